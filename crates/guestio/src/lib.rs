@@ -1,0 +1,1 @@
+//! (stands here for the workspace to resolve)

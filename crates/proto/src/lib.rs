@@ -1,0 +1,24 @@
+//! The gRPC boundaries between Rigbox's roles, as generated from `proto/*.proto`, and what all callers share:
+//! faults with a stable code ([`fault`]) and the rules of the guest's byte stream ([`stream`]).
+
+pub mod fault;
+pub mod stream;
+
+/// Control and node.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
+pub mod node {
+    tonic::include_proto!("rigbox.node.v1");
+}
+/// Node and guestio.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
+pub mod attend {
+    tonic::include_proto!("rigbox.attend.v1");
+}
+/// The agent in a VM.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
+pub mod guest {
+    tonic::include_proto!("rigbox.guest.v1");
+}
+
+/// Request header that names the workspace when control calls the guest service on guestio.
+pub const WORKSPACE_HEADER: &str = "rigbox-workspace";

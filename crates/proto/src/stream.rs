@@ -1,0 +1,1 @@
+//! The rules of the guest's byte stream.
