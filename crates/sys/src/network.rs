@@ -1,0 +1,110 @@
+//! Making a tap device, and giving an interface its address, by the classic ioctls of netdevice(7): on both sides of a VM's wire.
+//! All of it acts in the network namespace of the calling thread.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::libc;
+
+mod request {
+    use nix::libc;
+    // linux/if_tun.h: TUNSETIFF is _IOW('T', 202, int), although it takes a `struct ifreq`.
+    nix::ioctl_write_ptr_bad!(tunsetiff, nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
+    nix::ioctl_write_ptr_bad!(siocsifaddr, libc::SIOCSIFADDR, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(siocsifnetmask, libc::SIOCSIFNETMASK, libc::ifreq);
+    nix::ioctl_read_bad!(siocgifflags, libc::SIOCGIFFLAGS, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(siocsifflags, libc::SIOCSIFFLAGS, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(siocaddrt, libc::SIOCADDRT, libc::rtentry);
+}
+
+/// Makes the tap device `name` and returns the descriptor that carries its frames (with a `virtio_net_hdr` before each). The
+/// device goes when the last copy of the descriptor is closed.
+///
+/// # Errors
+/// No `/dev/net/tun`, no permission, or a device of that name exists.
+pub fn tap(name: &str) -> io::Result<OwnedFd> {
+    let file: File = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    let mut ifreq = ifreq(name)?;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    ifreq.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: `ifreq` is a valid `struct ifreq` that lives through the call.
+    unsafe { request::tunsetiff(file.as_raw_fd(), &ifreq) }?;
+    Ok(file.into())
+}
+
+/// Gives `interface` an address and brings it up.
+///
+/// # Errors
+/// No such interface, or no permission.
+pub fn configure(interface: &str, address: Ipv4Addr, netmask: Ipv4Addr) -> io::Result<()> {
+    let socket = control_socket()?;
+    let mut ifreq = ifreq(interface)?;
+    ifreq.ifr_ifru.ifru_addr = sockaddr(address);
+    // SAFETY: `ifreq` is a valid `struct ifreq` with an AF_INET address, and lives through the call.
+    unsafe { request::siocsifaddr(socket.as_raw_fd(), &ifreq) }?;
+    ifreq.ifr_ifru.ifru_netmask = sockaddr(netmask);
+    // SAFETY: as above.
+    unsafe { request::siocsifnetmask(socket.as_raw_fd(), &ifreq) }?;
+    up(interface)
+}
+
+/// Brings `interface` up.
+///
+/// # Errors
+/// No such interface, or no permission.
+pub fn up(interface: &str) -> io::Result<()> {
+    let socket = control_socket()?;
+    let mut ifreq = ifreq(interface)?;
+    // SAFETY: the kernel fills in the flags of a valid `struct ifreq` that lives through the call.
+    unsafe { request::siocgifflags(socket.as_raw_fd(), &mut ifreq) }?;
+    // SAFETY: the call above has set this member of the union.
+    unsafe { ifreq.ifr_ifru.ifru_flags |= (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short };
+    // SAFETY: `ifreq` is a valid `struct ifreq` that lives through the call.
+    unsafe { request::siocsifflags(socket.as_raw_fd(), &ifreq) }?;
+    Ok(())
+}
+
+/// Adds the default route by way of `gateway`.
+///
+/// # Errors
+/// The gateway is not on a connected network, or no permission.
+pub fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
+    let socket = control_socket()?;
+    // SAFETY: `rtentry` is plain data for which all zeroes is a valid value.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = sockaddr(Ipv4Addr::UNSPECIFIED);
+    route.rt_genmask = sockaddr(Ipv4Addr::UNSPECIFIED);
+    route.rt_gateway = sockaddr(gateway);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    // SAFETY: `route` is a valid `struct rtentry` whose device pointer is null, and lives through the call.
+    unsafe { request::siocaddrt(socket.as_raw_fd(), &route) }?;
+    Ok(())
+}
+
+fn control_socket() -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
+}
+
+fn ifreq(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
+    let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.is_empty() || name.len() >= ifreq.ifr_name.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{name}` is no interface name")));
+    }
+    for (to, from) in ifreq.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(ifreq)
+}
+
+fn sockaddr(address: Ipv4Addr) -> libc::sockaddr {
+    let mut data = [0; 14];
+    // Of `sockaddr_in`: two bytes of port, then the address in network order.
+    for (to, from) in data.iter_mut().skip(2).zip(address.octets()) {
+        *to = from as libc::c_char;
+    }
+    libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
+}
