@@ -1,1 +1,71 @@
-//! (stands here for the workspace to resolve)
+//! `guestio`: the role that talks to guests and their VMMs, so that no root process parses a byte of them. It owns nothing: the node
+//! hands it connected sockets ([`fds`]), tells it which VMs there are and hears what became of them ([`attendance`]); control
+//! calls the guests through it ([`proxy`]). Each VM has an agent session ([`agent`]) and a QMP connection ([`qmp`],
+//! [`qmp_task`]), both
+//! hostile: bounded and timed out.
+
+mod agent;
+mod attendance;
+mod fds;
+mod proxy;
+mod qmp;
+mod qmp_task;
+mod text;
+mod vm;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use rigbox_proto::guest::guest_server::GuestServer;
+use rigbox_proto::{stream, unix};
+
+/// Where the role finds its neighbours.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's attendance socket.
+    pub attend_socket: PathBuf,
+    /// The node's descriptor socket.
+    pub fd_socket: PathBuf,
+    /// Where this role listens for control.
+    pub guest_socket: PathBuf,
+    /// Uid of control, the only caller.
+    pub control_uid: u32,
+}
+
+/// Why the role ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket for control cannot be made.
+    #[error("cannot listen at {}: {source}", path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The gRPC server failed.
+    #[error("the guest service failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Runs the role until `shutdown`. VMs and their guests are not touched by its end.
+///
+/// # Errors
+/// [`Error`]
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    let incoming = unix::listen(&config.guest_socket, vec![config.control_uid])
+        .map_err(|source| Error::Listen { path: config.guest_socket.clone(), source })?;
+    let vms = vm::Vms::new(fds::Fds::new(config.fd_socket.clone()));
+    let attendance = tokio::spawn(attendance::attend(config.attend_socket.clone(), vms.clone()));
+    let service = GuestServer::new(proxy::Proxy::new(vms))
+        .max_decoding_message_size(stream::MESSAGE_LIMIT)
+        .max_encoding_message_size(stream::MESSAGE_LIMIT);
+    let result = tonic::transport::Server::builder()
+        .initial_stream_window_size(stream::WINDOW)
+        .initial_connection_window_size(stream::CONNECTION_WINDOW)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, shutdown)
+        .await;
+    attendance.abort();
+    Ok(result?)
+}

@@ -1,8 +1,10 @@
 //! The gRPC boundaries between Rigbox's roles, as generated from `proto/*.proto`, and what all callers share:
-//! faults with a stable code ([`fault`]) and the rules of the guest's byte stream ([`stream`]).
+//! faults with a stable code ([`fault`]), the rules of the guest's byte stream
+//! ([`stream`]), and unix sockets with known peers ([`unix`]).
 
 pub mod fault;
 pub mod stream;
+pub mod unix;
 
 /// Control and node.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated

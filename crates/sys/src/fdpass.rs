@@ -79,7 +79,10 @@ pub fn receive(socket: impl AsFd, limit: usize) -> io::Result<(Vec<u8>, Vec<Owne
         .flatten()
         .collect();
     if received.flags.contains(ReturnFlags::TRUNC) || received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message longer than {limit} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a message longer than {limit} bytes"),
+        ));
     }
     message.truncate(received.bytes);
     Ok((message, fds))

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)] // this crate is its one place; clippy demands a SAFETY comment for each block
 
+pub mod async_file;
 pub mod block;
 pub mod fdpass;
 pub mod network;

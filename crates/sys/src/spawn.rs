@@ -58,9 +58,10 @@ pub fn surround(command: &mut Command, surroundings: Surroundings) {
             check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
         }
         if let Some(who) = &surroundings.credentials {
-            // SAFETY: pointer and length are of one live vector. The bare system calls, because the C library's wrappers
-            // would try to tell threads that the child does not have.
-            check(unsafe { libc::syscall(libc::SYS_setgroups, who.groups.len(), who.groups.as_ptr()) } as i32)?;
+            // The bare system calls, because the C library's wrappers would try to tell threads that the child does not have.
+            let (count, list) = (who.groups.len(), who.groups.as_ptr());
+            // SAFETY: pointer and length are of one live vector.
+            check(unsafe { libc::syscall(libc::SYS_setgroups, count, list) } as i32)?;
             // SAFETY: plain integers.
             check(unsafe { libc::syscall(libc::SYS_setresgid, who.gid, who.gid, who.gid) } as i32)?;
             // SAFETY: plain integers.
@@ -70,6 +71,15 @@ pub fn surround(command: &mut Command, surroundings: Surroundings) {
     };
     // SAFETY: the closure only makes async-signal-safe system calls and allocates nothing.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Sends any signal by its number, real-time ones included; a negative `pid` means a process group, as in kill(2).
+///
+/// # Errors
+/// As kill(2).
+pub fn signal(pid: i32, number: i32) -> io::Result<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::kill(pid, number) })
 }
 
 fn restore_signals() -> io::Result<()> {
@@ -146,7 +156,10 @@ mod tests {
     fn the_child_leads_a_session_of_its_own() {
         let mut command = Command::new("sh");
         command.args(["-c", "ps -o sid= -p $$ | tr -d ' '; echo $$"]);
-        surround(&mut command, Surroundings { new_session: true, oom_score_adj: Some(500), ..Default::default() });
+        surround(
+            &mut command,
+            Surroundings { new_session: true, oom_score_adj: Some(500), ..Default::default() },
+        );
         let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
         let mut lines = output.lines();
         assert_eq!(lines.next().unwrap(), lines.next().unwrap());

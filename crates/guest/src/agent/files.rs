@@ -1,0 +1,196 @@
+//! Reading and writing a file as one of the guest's users. The kernel checks the permissions: the work is done by a child that has
+//! become that user, so that no path, link or mount in the guest can make the agent do with root's rights what the user may not.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rigbox_proto::fault;
+use rigbox_proto::guest::{
+    FileInfo, ReadFileOutput, ReadFileRequest, WriteFileInput, WriteFileOpen, read_file_output,
+    write_file_input,
+};
+use rigbox_proto::stream::CHUNK;
+use rigbox_sys::spawn::{Surroundings, surround};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio_stream::Stream;
+use tonic::{Code, Status, Streaming};
+
+use crate::users::User;
+
+/// Writes beside the target and renames, so that the file is there whole or not at all. `$0` path, `$1` mode, `$2` parents.
+const WRITE: &str = r#"set -eu
+[ -z "$2" ] || mkdir -p -- "$(dirname -- "$0")"
+if [ -d "$0" ]; then echo "$0: is a directory" >&2; exit 1; fi
+new=$(mktemp -- "$0.XXXXXX")
+trap 'rm -f -- "$new"' EXIT
+trap 'exit 1' TERM
+cat > "$new"
+chmod -- "$1" "$new"
+mv -f -- "$new" "$0"
+trap - EXIT TERM"#;
+
+/// First a line with size, mode and time, then the bytes. `$0` path, `$1` offset + 1, `$2` length or nothing.
+const READ: &str = r#"set -eu
+exec 3< "$0"
+stat -L -c '%F/%s/%a/%Y' /proc/self/fd/3
+tail -c "+$1" <&3 | if [ -n "$2" ]; then head -c "$2"; else cat; fi"#;
+
+pub(super) async fn write(mut input: Streaming<WriteFileInput>) -> Result<u64, Status> {
+    let Some(WriteFileInput { input: Some(write_file_input::Input::Open(open)) }) = input.message().await?
+    else {
+        return Err(bad_request("the first input of a write must be `open`"));
+    };
+    let WriteFileOpen { path, user, mode, create_parents } = open;
+    let user = User::find(&user).map_err(bad_request)?;
+    let path = absolute(&path, &user)?;
+    let mode = if mode == 0 { 0o644 } else { mode & 0o7777 };
+    let mut child =
+        run(&user, WRITE, &path, [format!("{mode:o}"), if create_parents { "yes" } else { "" }.to_owned()])?;
+    let mut size = 0;
+    // Taken out of the child so that closing it is the end of the file.
+    if let Some(mut stdin) = child.stdin.take() {
+        loop {
+            match input.message().await {
+                Ok(Some(WriteFileInput { input: Some(write_file_input::Input::Data(data)) })) => {
+                    if stdin.write_all(&data).await.is_err() {
+                        break; // The child says why below.
+                    }
+                    size += data.len() as u64;
+                }
+                Ok(None) => break,
+                Ok(Some(_)) => {
+                    kill(&mut child).await;
+                    return Err(bad_request("after `open` only data may come"));
+                }
+                // The caller went away: half a file is not what it wanted to write.
+                Err(status) => {
+                    kill(&mut child).await;
+                    return Err(status);
+                }
+            }
+        }
+    }
+    finish(child).await.map(|()| size)
+}
+
+pub(super) async fn read(
+    request: ReadFileRequest,
+) -> Result<impl Stream<Item = Result<ReadFileOutput, Status>> + use<>, Status> {
+    let user = User::find(&request.user).map_err(bad_request)?;
+    let path = absolute(&request.path, &user)?;
+    let limit = if request.limit == 0 { String::new() } else { request.limit.to_string() };
+    let mut child = run(&user, READ, &path, [(request.offset.saturating_add(1)).to_string(), limit])?;
+    let Some(mut stdout) = child.stdout.take() else {
+        return Err(Status::internal("no output of the reader"));
+    };
+    let mut line = Vec::new();
+    loop {
+        match stdout.read_u8().await {
+            Ok(b'\n') => break,
+            Ok(byte) if line.len() < 128 => line.push(byte),
+            _ => {
+                return Err(finish(child)
+                    .await
+                    .err()
+                    .unwrap_or_else(|| Status::internal("the reader said nothing")));
+            }
+        }
+    }
+    let info = parse_stat(&line).ok_or_else(|| Status::internal("the reader said something else"))?;
+    let (kind, info) = info;
+    if kind == "directory" {
+        return Err(bad_request(format!("{}: is a directory", path.display())));
+    }
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(async move {
+        let send = |output| sender.send(Ok(ReadFileOutput { output: Some(output) }));
+        if send(read_file_output::Output::Info(info)).await.is_err() {
+            return kill(&mut child).await;
+        }
+        loop {
+            let mut chunk = Vec::with_capacity(CHUNK);
+            match stdout.read_buf(&mut chunk).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {
+                    if send(read_file_output::Output::Data(chunk.into())).await.is_err() {
+                        return kill(&mut child).await;
+                    }
+                }
+            }
+        }
+        if let Err(status) = finish(child).await {
+            let _ = sender.send(Err(status)).await;
+        }
+    });
+    Ok(tokio_stream::wrappers::ReceiverStream::new(receiver))
+}
+
+fn parse_stat(line: &[u8]) -> Option<(String, FileInfo)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let mut fields = text.rsplitn(4, '/');
+    let modified_unix_s = fields.next()?.parse().ok()?;
+    let mode = u32::from_str_radix(fields.next()?, 8).ok()?;
+    let size = fields.next()?.parse().ok()?;
+    Some((fields.next()?.to_owned(), FileInfo { size, mode, modified_unix_s }))
+}
+
+fn absolute(path: &str, user: &User) -> Result<PathBuf, Status> {
+    if path.is_empty() || path.contains('\0') {
+        return Err(bad_request("a path must not be empty or contain a NUL byte"));
+    }
+    Ok(user.home.join(Path::new(path)))
+}
+
+fn run(user: &User, script: &str, path: &Path, arguments: [String; 2]) -> Result<Child, Status> {
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", script]).arg(path).args(arguments);
+    command.env_clear().envs(user.environment()).env("LC_ALL", "C").current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let credentials = Some(user.credentials.clone());
+    surround(
+        &mut command,
+        Surroundings { credentials, oom_score_adj: Some(0), nice: Some(0), ..Default::default() },
+    );
+    let mut command = Command::from(command);
+    command.kill_on_drop(true).spawn().map_err(|error| Status::internal(format!("/bin/sh: {error}")))
+}
+
+async fn kill(child: &mut Child) {
+    // TERM first: the shell acts on it when the end of its input has ended `cat`, and removes the half-written file.
+    if let Some(pid) = child.id() {
+        let _ = rigbox_sys::spawn::signal(pid.cast_signed(), 15);
+    }
+    drop(child.stdin.take());
+    if tokio::time::timeout(std::time::Duration::from_secs(5), child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+/// The child's verdict: what it wrote to standard error becomes the message.
+async fn finish(mut child: Child) -> Result<(), Status> {
+    let mut message = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(1024).read_to_end(&mut message).await;
+    }
+    let status = child.wait().await.map_err(|error| Status::internal(error.to_string()))?;
+    if status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&message);
+    let message = message.lines().next().unwrap_or("the file could not be read or written").to_owned();
+    let (code, name) = if message.contains("No such file") || message.contains("cannot open") {
+        (Code::NotFound, "file_not_found")
+    } else if message.contains("Permission denied") {
+        (Code::PermissionDenied, "permission_denied")
+    } else if message.contains("No space left") {
+        (Code::ResourceExhausted, "guest_disk_full")
+    } else {
+        (Code::FailedPrecondition, "file_error")
+    };
+    Err(fault::status(code, name, message))
+}
+
+fn bad_request(message: impl Into<String>) -> Status {
+    fault::status(Code::InvalidArgument, "bad_request", message)
+}

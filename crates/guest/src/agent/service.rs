@@ -1,0 +1,135 @@
+//! The guest service of `guest.proto`: takes the calls of the host apart and hands each to the file that does it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::pin::Pin;
+use std::time::Duration;
+
+use rigbox_proto::guest::guest_server::Guest;
+use rigbox_proto::guest::{
+    EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse, ReadFileOutput, ReadFileRequest,
+    ShutDownRequest, ShutDownResponse, WatchEndRequest, WriteFileInput, WriteFileResponse,
+};
+use rustix::time::{ClockId, Timespec};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{end, exec, files};
+
+type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Clocks that differ by less are left alone: setting one makes it jump for everybody in the guest.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
+
+/// The agent, one per VM.
+#[derive(Clone)]
+pub(super) struct Agent {
+    execs: exec::Execs,
+}
+
+impl Agent {
+    pub(super) fn new() -> Self {
+        Self { execs: exec::Execs::new() }
+    }
+}
+
+#[tonic::async_trait]
+impl Guest for Agent {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        let hello = request.into_inner();
+        set_clock(hello.now_unix_ns);
+        write_about(&hello.about_json)
+            .map_err(|error| Status::internal(format!("/run/rigbox/workspace.json: {error}")))?;
+        let kernel_boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_err(|error| Status::internal(format!("the kernel's boot id: {error}")))?;
+        Ok(Response::new(HelloResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel_boot_id: kernel_boot_id.trim().to_owned(),
+        }))
+    }
+
+    type ExecStream = Output<ExecOutput>;
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecInput>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        Ok(Response::new(Box::pin(self.execs.start(request.into_inner()).await?)))
+    }
+
+    async fn write_file(
+        &self,
+        request: Request<Streaming<WriteFileInput>>,
+    ) -> Result<Response<WriteFileResponse>, Status> {
+        let size = files::write(request.into_inner()).await?;
+        Ok(Response::new(WriteFileResponse { size }))
+    }
+
+    type ReadFileStream = Output<ReadFileOutput>;
+    async fn read_file(
+        &self,
+        request: Request<ReadFileRequest>,
+    ) -> Result<Response<Self::ReadFileStream>, Status> {
+        Ok(Response::new(Box::pin(files::read(request.into_inner()).await?)))
+    }
+
+    async fn shut_down(
+        &self,
+        request: Request<ShutDownRequest>,
+    ) -> Result<Response<ShutDownResponse>, Status> {
+        let grace = Duration::from_millis(request.into_inner().grace_ms.into());
+        tokio::spawn(shut_down(grace));
+        Ok(Response::new(ShutDownResponse {}))
+    }
+
+    type WatchEndStream = Output<EndAnnouncement>;
+    async fn watch_end(&self, _: Request<WatchEndRequest>) -> Result<Response<Self::WatchEndStream>, Status> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            let kind = tokio::select! {
+                kind = end::announced() => kind,
+                () = sender.closed() => return,
+            };
+            // A receiver that is gone needs no answer.
+            let _ = sender.send(Ok(EndAnnouncement { kind: kind.into() })).await;
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+    }
+}
+
+/// systemd's signals (systemd(1), "Signals"): real-time signals count from 34 with glibc.
+const POWEROFF_IN_ORDER: i32 = 34 + 4;
+
+/// Asks systemd to power off; after half the time that is left, does by itself what protects the data most.
+async fn shut_down(grace: Duration) {
+    let deadline = tokio::time::Instant::now() + grace / 2;
+    // PID 1 gets no signal that it has no handler for, so early in its start this is lost, and said again.
+    while tokio::time::Instant::now() < deadline {
+        let _ = rigbox_sys::spawn::signal(1, POWEROFF_IN_ORDER);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    eprintln!("rigbox-agent: systemd did not end the system in time: syncing and powering off");
+    rustix::fs::sync();
+    let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF);
+}
+
+fn set_clock(host_unix_ns: i64) {
+    let now = rustix::time::clock_gettime(ClockId::Realtime);
+    let own = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    if (own - i128::from(host_unix_ns)).unsigned_abs() > CLOCK_TOLERANCE.as_nanos() {
+        let host = Timespec {
+            tv_sec: host_unix_ns.div_euclid(1_000_000_000),
+            tv_nsec: host_unix_ns.rem_euclid(1_000_000_000),
+        };
+        if let Err(error) = rustix::time::clock_settime(ClockId::Realtime, host) {
+            eprintln!("rigbox-agent: the clock cannot be set: {error}");
+        }
+    }
+}
+
+fn write_about(json: &str) -> std::io::Result<()> {
+    let path = "/run/rigbox/workspace.json";
+    let new = "/run/rigbox/.workspace.json.new";
+    fs::write(new, json)?;
+    fs::set_permissions(new, fs::Permissions::from_mode(0o644))?;
+    fs::rename(new, path)
+}

@@ -1,0 +1,57 @@
+//! Asks the node for a connection to a VM's agent or VMM: one packet there, one back with the descriptor beside it.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prost::Message;
+use rigbox_proto::attend::fd_request::Channel;
+use rigbox_proto::attend::{FdReply, FdRequest};
+use rigbox_sys::fdpass;
+
+/// Longest answer, bytes.
+const LIMIT: usize = 4096;
+
+/// The node's descriptor socket.
+#[derive(Clone)]
+pub(crate) struct Fds {
+    path: Arc<PathBuf>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FdError {
+    #[error("the node does not answer on its descriptor socket: {0}")]
+    Node(#[from] std::io::Error),
+    #[error("the node refused: {0}")]
+    Refused(String),
+}
+
+impl Fds {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path: Arc::new(path) }
+    }
+
+    /// A fresh connection to `channel` of the VM of this boot.
+    pub(crate) async fn get(
+        &self,
+        boot_id: &str,
+        channel: Channel,
+    ) -> Result<tokio::net::UnixStream, FdError> {
+        let path = Arc::clone(&self.path);
+        let request = FdRequest { boot_id: boot_id.to_owned(), channel: channel.into() }.encode_to_vec();
+        let asked = tokio::task::spawn_blocking(move || -> Result<UnixStream, FdError> {
+            let socket = fdpass::connect_to(&path)?;
+            fdpass::send(&socket, &request, &[])?;
+            let (message, mut fds) = fdpass::receive(&socket, LIMIT)?;
+            let reply = FdReply::decode(message.as_slice()).map_err(std::io::Error::other)?;
+            match fds.pop() {
+                Some(fd) if reply.error.is_empty() => Ok(UnixStream::from(fd)),
+                _ => Err(FdError::Refused(reply.error)),
+            }
+        });
+        let stream = asked.await.map_err(std::io::Error::other)??;
+        stream.set_nonblocking(true)?;
+        Ok(tokio::net::UnixStream::from_std(stream)?)
+    }
+}

@@ -1,0 +1,69 @@
+//! A device (the port to the host, a terminal) as an asynchronous byte stream.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// An open device that never blocks.
+pub struct AsyncFile {
+    file: AsyncFd<File>,
+}
+
+impl AsyncFile {
+    /// Makes `file` non-blocking; the caller is inside a tokio runtime.
+    ///
+    /// # Errors
+    /// `file` is of a kind that cannot be polled.
+    pub fn new(file: File) -> io::Result<Self> {
+        fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
+        // SAFETY: a `File` owns its descriptor and names the same one for as long as it lives; `AsyncFd` owns the `File`.
+        let file = unsafe { AsyncFd::register(file) }?;
+        Ok(Self { file })
+    }
+}
+
+impl AsyncRead for AsyncFile {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.file.poll_read_ready(cx))?;
+            let space = buffer.initialize_unfilled();
+            match guard.try_io(|file| file.get_ref().read(space)) {
+                Ok(Ok(count)) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl AsyncWrite for AsyncFile {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.file.poll_write_ready(cx))?;
+            match guard.try_io(|file| file.get_ref().write(bytes)) {
+                Ok(result) => return Poll::Ready(result),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
