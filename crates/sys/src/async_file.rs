@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -66,4 +68,15 @@ impl AsyncWrite for AsyncFile {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+}
+
+/// Waits until `fd` is readable: for a process's descriptor, until the process has ended.
+///
+/// # Errors
+/// `fd` cannot be polled.
+pub async fn readable(fd: OwnedFd) -> io::Result<()> {
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives; `AsyncFd` owns it.
+    let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+    fd.readable().await?.retain_ready();
+    Ok(())
 }

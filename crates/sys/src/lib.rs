@@ -6,5 +6,6 @@ pub mod async_file;
 pub mod block;
 pub mod fdpass;
 pub mod network;
+pub mod privileges;
 pub mod spawn;
 pub mod tsc;

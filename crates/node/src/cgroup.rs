@@ -1,0 +1,191 @@
+//! Control groups: one per VM, on version 2 (one hierarchy) or version 1 (one per controller). Their processes are how leftovers are
+//! found, whatever became of pids.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// Controllers of version 1 in which each VM gets a group.
+const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "blkio", "freezer"];
+/// From KILL to an empty group: the kernel only has to tear down memory.
+const EMPTY_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a VMM may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) memory_bytes: u64,
+    /// Thousandths of a CPU.
+    pub(crate) millicpus: u64,
+    pub(crate) pids: u32,
+}
+
+/// The groups of this installation.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroups {
+    version: Version,
+    /// The installation's group in each hierarchy.
+    parents: Vec<(&'static str, PathBuf)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies; `name` is the installation's group.
+    pub(crate) fn find(name: &str) -> Result<Self, Error> {
+        if Path::new(ROOT).join("cgroup.controllers").exists() {
+            let parents = vec![("", Path::new(ROOT).join(name))];
+            return Ok(Self { version: Version::Two, parents });
+        }
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(Error::system("/proc/self/cgroup"))?;
+        let mut parents = Vec::new();
+        for controller in CONTROLLERS {
+            let group = group_of(&own, controller).ok_or_else(|| Error::System {
+                what: "control groups",
+                source: io::Error::other(format!("no hierarchy for the controller `{controller}` is mounted")),
+            })?;
+            let path = Path::new(ROOT).join(controller).join(group.trim_start_matches('/')).join(name);
+            parents.push((controller, path));
+        }
+        Ok(Self { version: Version::One, parents })
+    }
+
+    /// Makes the group `vm` with its limits and returns the files that a process writes `0` into to join.
+    pub(crate) fn create(&self, vm: &str, limits: Limits) -> Result<Vec<PathBuf>, Error> {
+        let mut procs = Vec::new();
+        for (controller, parent) in &self.parents {
+            let group = parent.join(vm);
+            fs::create_dir_all(&group).map_err(Error::at("cannot be made", &group))?;
+            if self.version == Version::Two {
+                enable_controllers(parent)?;
+            }
+            for (file, value) in self.settings(controller, limits) {
+                let path = group.join(file);
+                match fs::write(&path, &value) {
+                    // Swap accounting is off on some kernels; without it the group has no swap to limit.
+                    Err(_) if file.contains("swap") || file.contains("memsw") => {}
+                    result => result.map_err(Error::at("cannot be set", &path))?,
+                }
+            }
+            procs.push(group.join("cgroup.procs"));
+        }
+        Ok(procs)
+    }
+
+    fn settings(&self, controller: &str, limits: Limits) -> Vec<(&'static str, String)> {
+        const PERIOD_US: u64 = 100_000;
+        let quota = limits.millicpus * PERIOD_US / 1000;
+        let memory = limits.memory_bytes.to_string();
+        let pids = limits.pids.to_string();
+        match (self.version, controller) {
+            (Version::Two, _) => vec![
+                ("memory.max", memory),
+                ("memory.swap.max", "0".into()),
+                ("cpu.max", format!("{quota} {PERIOD_US}")),
+                ("pids.max", pids),
+            ],
+            (Version::One, "memory") => vec![
+                ("memory.limit_in_bytes", memory.clone()),
+                ("memory.memsw.limit_in_bytes", memory),
+                ("memory.swappiness", "0".into()),
+            ],
+            (Version::One, "cpu") => {
+                vec![("cpu.cfs_period_us", PERIOD_US.to_string()), ("cpu.cfs_quota_us", quota.to_string())]
+            }
+            (Version::One, "pids") => vec![("pids.max", pids)],
+            (Version::One, _) => Vec::new(),
+        }
+    }
+
+    /// Names of the groups that exist.
+    pub(crate) fn list(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .parents
+            .iter()
+            .filter_map(|(_, parent)| fs::read_dir(parent).ok())
+            .flatten()
+            .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Kills what is in the group `vm` and removes it, in every hierarchy.
+    pub(crate) fn remove(&self, vm: &str) -> Result<(), Error> {
+        for (_, parent) in &self.parents {
+            let group = parent.join(vm);
+            let deadline = Instant::now() + EMPTY_WITHIN;
+            loop {
+                kill(&group);
+                match fs::remove_dir(&group) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == ErrorKind::NotFound => break,
+                    Err(error) if Instant::now() > deadline => {
+                        return Err(Error::at("cannot be removed", &group)(error));
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the installation's own groups once no VM has one.
+    pub(crate) fn remove_parents(&self) {
+        for (_, parent) in &self.parents {
+            // Not empty: a VM is still there.
+            let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
+fn kill(group: &Path) {
+    if fs::write(group.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    for pid in procs.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
+        // The group was read a moment ago, and its members are VMMs only: no other pid can be meant before they are reaped.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// Hands the controllers down to the groups below `parent` (version 2).
+fn enable_controllers(parent: &Path) -> Result<(), Error> {
+    for dir in [Path::new(ROOT), parent] {
+        let path = dir.join("cgroup.subtree_control");
+        fs::write(&path, "+cpu +memory +pids").map_err(Error::at("cannot enable cpu, memory and pids", &path))?;
+    }
+    Ok(())
+}
+
+/// The path of the calling process's group for a controller of version 1, from cgroups(7)'s `/proc/self/cgroup`.
+fn group_of<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
+    own.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let controllers = fields.nth(1)?;
+        controllers.split(',').any(|name| name == controller).then(|| fields.next()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_group_is_found_by_its_controller() {
+        let own = "12:pids:/user\n4:cpu,cpuacct:/a:b\n1:name=systemd:/x\n0::/y\n";
+        assert_eq!(group_of(own, "cpu"), Some("/a:b"));
+        assert_eq!(group_of(own, "pids"), Some("/user"));
+        assert_eq!(group_of(own, "memory"), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! Images as this node uses them: copied once onto the volume, where disks are cloned from them, with the initramfs that joins the
+//! image's modules and this version's agent.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rigbox_image::Image;
+use rigbox_image::cpio::Cpio;
+use rustix::fs::SeekFrom as Extent;
+
+use crate::config::Config;
+use crate::disks::Disks;
+use crate::error::Error;
+
+/// An image on the volume.
+#[derive(Debug, Clone)]
+pub(crate) struct Local {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) min_disk_mb: u32,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+}
+
+/// Images by version; the newest of each name comes last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Images {
+    by_version: BTreeMap<String, Local>,
+}
+
+impl Images {
+    /// Takes the newest image of each name from the cache, keeps older ones that lie on the volume (disks boot from them), and
+    /// writes each one's initramfs for the agent in `config.guest_dir`.
+    pub(crate) fn open(config: &Config, disks: &Disks) -> Result<Self, Error> {
+        let dir = disks.volume().root().join("images");
+        fs::create_dir_all(&dir).map_err(Error::at("cannot be made", &dir))?;
+        let agent = agent_archive(&config.guest_dir)?;
+        let agent_hash = blake3::hash(&agent).to_hex();
+        for image in Image::newest_of_each(&config.image_cache).map_err(|error| {
+            Error::at("cannot be searched for images", &config.image_cache)(std::io::Error::other(error))
+        })? {
+            import(&image, &dir)?;
+        }
+        let mut by_version = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(Error::at("cannot be listed", &dir))? {
+            let folder = entry.map_err(Error::at("cannot be listed", &dir))?.path();
+            if folder.extension().is_some_and(|extension| extension == "new") {
+                fs::remove_dir_all(&folder).map_err(Error::at("cannot be removed", &folder))?;
+                continue;
+            }
+            let image = Image::load(&folder)
+                .map_err(|error| Error::at("is no image", &folder)(std::io::Error::other(error)))?;
+            let initramfs = folder.join(format!("initramfs-{}.cpio", agent_hash.get(..16).unwrap_or_default()));
+            write_initramfs(&image, &agent, &initramfs)?;
+            let used = fs::metadata(image.rootfs()).map_err(Error::at("cannot be looked at", &folder))?;
+            disks.reserve_image(std::os::unix::fs::MetadataExt::blocks(&used) * 512 / (1 << 20) + 128)?;
+            let local = Local {
+                name: image.name.clone(),
+                version: image.version.clone(),
+                min_disk_mb: u32::try_from(image.min_disk_mb).unwrap_or(u32::MAX),
+                rootfs: image.rootfs(),
+                kernel: image.vmlinux(),
+                initramfs,
+            };
+            by_version.insert(image.version, local);
+        }
+        Ok(Self { by_version })
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Local> {
+        self.by_version.values()
+    }
+
+    pub(crate) fn newest(&self, name: &str) -> Result<&Local, Error> {
+        // Versions begin with the name and the date.
+        self.all().filter(|image| image.name == name).last().ok_or_else(|| Error::NoImage(name.to_owned()))
+    }
+
+    pub(crate) fn version(&self, version: &str) -> Result<&Local, Error> {
+        self.by_version.get(version).ok_or_else(|| Error::NoImage(version.to_owned()))
+    }
+}
+
+/// The second half of the initramfs: the agent as `/init`, and `rig` for use in the VM.
+fn agent_archive(guest_dir: &Path) -> Result<Vec<u8>, Error> {
+    let read = |name: &str| {
+        let path = guest_dir.join(name);
+        fs::read(&path).map_err(Error::at("the guest's program cannot be read (cargo xtask builds it)", &path))
+    };
+    let mut archive = Cpio::default();
+    archive.program("init", &read("init")?);
+    archive.folder("rigbox");
+    archive.program("rigbox/rig", &read("rig")?);
+    Ok(archive.finish())
+}
+
+fn import(image: &Image, dir: &Path) -> Result<(), Error> {
+    let target = dir.join(&image.version);
+    if target.exists() {
+        return Ok(());
+    }
+    let new = dir.join(format!("{}.new", image.version));
+    let copy = || -> std::io::Result<()> {
+        let _ = fs::remove_dir_all(&new);
+        fs::create_dir(&new)?;
+        for from in [image.rootfs(), image.vmlinux(), image.modules(), image.dir().join("image.json")] {
+            let to = new.join(from.file_name().unwrap_or_default());
+            copy_sparse(&from, &to)?;
+        }
+        fs::rename(&new, &target)?;
+        File::open(dir)?.sync_all()
+    };
+    copy().map_err(Error::at("the image cannot be copied to the volume", &new))
+}
+
+/// Copies a file without filling its holes.
+fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
+    let (mut from, mut to) = (File::open(from)?, File::create(to)?);
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let start = match rustix::fs::seek(&from, Extent::Data(at)) {
+            Ok(start) => start,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = rustix::fs::seek(&from, Extent::Hole(start))?;
+        from.seek(SeekFrom::Start(start))?;
+        to.seek(SeekFrom::Start(start))?;
+        std::io::copy(&mut Read::by_ref(&mut from).take(end - start), &mut to)?;
+        at = end;
+    }
+    to.sync_all()
+}
+
+fn write_initramfs(image: &Image, agent: &[u8], path: &Path) -> Result<(), Error> {
+    if path.exists() {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&new)?;
+        file.write_all(&fs::read(image.modules())?)?;
+        file.write_all(agent)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(Error::at("the initramfs cannot be written", &new))
+}
