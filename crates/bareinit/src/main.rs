@@ -33,12 +33,14 @@ fn main() {
 
 fn boot() -> Result<std::convert::Infallible, String> {
     fs::create_dir_all("/dev").map_err(|e| format!("create /dev: {e}"))?;
-    mount("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, None).map_err(|e| format!("mount /dev: {e}"))?;
+    mount("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, None)
+        .map_err(|e| format!("mount /dev: {e}"))?;
     load_modules().map_err(|e| format!("load modules: {e}"))?;
     wait_for(Path::new("/dev/vda"))?;
 
     fs::create_dir_all(NEW_ROOT).map_err(|e| format!("create {NEW_ROOT}: {e}"))?;
-    mount("/dev/vda", NEW_ROOT, "ext4", MountFlags::empty(), None).map_err(|e| format!("mount /dev/vda: {e}"))?;
+    mount("/dev/vda", NEW_ROOT, "ext4", MountFlags::empty(), None)
+        .map_err(|e| format!("mount /dev/vda: {e}"))?;
     for (kind, place, flags, data) in KERNEL_FILE_SYSTEMS {
         let target = format!("{NEW_ROOT}/{place}");
         let data = std::ffi::CString::new(*data).map_err(|e| format!("mount {place}: {e}"))?;

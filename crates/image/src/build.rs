@@ -10,7 +10,11 @@ use crate::rootfs::{self, Work};
 use crate::{disk, host, inputs, kernel, modules};
 
 /// See [`Image::build`].
-pub(crate) fn build(recipe_dir: &Path, cache: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, Error> {
+pub(crate) fn build(
+    recipe_dir: &Path,
+    cache: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<PathBuf, Error> {
     let recipe = Recipe::load(recipe_dir)?;
     let inputs = inputs::hash(recipe_dir)?;
     let finished = cache::image_dir(cache, &recipe.name, &inputs);

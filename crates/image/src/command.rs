@@ -10,7 +10,8 @@ const TAIL_LINES: usize = 20;
 
 /// Runs `command` to its end and returns what it printed on standard output.
 pub(crate) fn output(command: &mut Command, purpose: &str) -> Result<String, Error> {
-    let out = command.stdin(Stdio::null()).output().map_err(|e| failed(command, purpose, &e.to_string(), ""))?;
+    let out =
+        command.stdin(Stdio::null()).output().map_err(|e| failed(command, purpose, &e.to_string(), ""))?;
     if !out.status.success() {
         let said = String::from_utf8_lossy(&out.stderr);
         return Err(failed(command, purpose, &out.status.to_string(), &said));

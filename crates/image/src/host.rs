@@ -12,8 +12,17 @@ pub const HOST_PACKAGES: &[&str] =
     &["mmdebstrap", "e2fsprogs", "debian-archive-keyring", "util-linux", "apt", "dpkg"];
 
 /// The programs the builder calls; all come with [`HOST_PACKAGES`].
-const PROGRAMS: &[&str] =
-    &["mmdebstrap", "mkfs.ext4", "unshare", "setpriv", "apt-config", "apt-get", "dpkg-deb", "dpkg-query", "chroot"];
+const PROGRAMS: &[&str] = &[
+    "mmdebstrap",
+    "mkfs.ext4",
+    "unshare",
+    "setpriv",
+    "apt-config",
+    "apt-get",
+    "dpkg-deb",
+    "dpkg-query",
+    "chroot",
+];
 
 /// Fails, naming the line to type, when this machine cannot build images.
 pub(crate) fn check() -> Result<(), Error> {

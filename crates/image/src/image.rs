@@ -139,9 +139,18 @@ pub(crate) mod tests {
     #[test]
     fn an_image_is_read_back_and_knows_its_parts() {
         let dir = tempfile::tempdir().unwrap();
-        put(dir.path(), "base", "0123456789abcdef", OffsetDateTime::from_unix_timestamp(1_795_392_000).unwrap());
+        put(
+            dir.path(),
+            "base",
+            "0123456789abcdef",
+            OffsetDateTime::from_unix_timestamp(1_795_392_000).unwrap(),
+        );
         let image = Image::load(dir.path()).unwrap();
-        assert!(image.version.starts_with("base-20") && image.version.ends_with("-01234567"), "{}", image.version);
+        assert!(
+            image.version.starts_with("base-20") && image.version.ends_with("-01234567"),
+            "{}",
+            image.version
+        );
         assert!(image.rootfs().is_file() && image.vmlinux().is_file() && image.modules().is_file());
     }
 

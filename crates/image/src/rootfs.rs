@@ -204,5 +204,6 @@ fn parents(path: &Path) -> Result<(), Error> {
     parents(parent)?;
     std::fs::create_dir(parent).map_err(Error::file("create", parent))?;
     // Not the umask's choice: a folder that only root may enter would break the VM's users.
-    std::fs::set_permissions(parent, Permissions::from_mode(0o755)).map_err(Error::file("set the mode of", parent))
+    std::fs::set_permissions(parent, Permissions::from_mode(0o755))
+        .map_err(Error::file("set the mode of", parent))
 }

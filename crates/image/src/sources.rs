@@ -79,7 +79,9 @@ fn paragraph(lines: &[&str]) -> Option<Source> {
         let at = fields.iter().position(|(field, _)| field == name)?;
         Some(fields.swap_remove(at).1)
     };
-    let first_is = |values: Option<Vec<String>>, word: &str| values.is_some_and(|v| v.first().is_some_and(|w| w == word));
+    let first_is = |values: Option<Vec<String>>, word: &str| {
+        values.is_some_and(|v| v.first().is_some_and(|w| w == word))
+    };
     if first_is(take("enabled"), "no") || !take("types")?.iter().any(|t| t == "deb") {
         return None;
     }
@@ -175,7 +177,8 @@ Components: main
 
     #[test]
     fn continuation_lines_belong_to_the_field_above() {
-        let text = "Types: deb\nURIs: http://a.example\n http://b.example\nSuites: bookworm\nComponents: main\n";
+        let text =
+            "Types: deb\nURIs: http://a.example\n http://b.example\nSuites: bookworm\nComponents: main\n";
         assert_eq!(parse_deb822(text)[0].uris, ["http://a.example", "http://b.example"]);
     }
 
