@@ -3,6 +3,13 @@
 /// Every entry begins at a multiple of this, and so does every file's content.
 const ALIGN: usize = 4;
 
+/// The last part of an initramfs: `init` as `/init`, to be put behind an image's `modules.cpio`.
+pub fn init_archive(init: &[u8]) -> Vec<u8> {
+    let mut cpio = Cpio::default();
+    cpio.program("init", init);
+    cpio.finish()
+}
+
 /// An archive that grows in memory.
 #[derive(Default)]
 pub(crate) struct Cpio {
@@ -19,6 +26,11 @@ impl Cpio {
     /// Adds a regular file that root may read.
     pub(crate) fn file(&mut self, path: &str, content: &[u8]) {
         self.entry(path, 0o100_644, 1, content);
+    }
+
+    /// Adds a program that everybody may run.
+    pub(crate) fn program(&mut self, path: &str, content: &[u8]) {
+        self.entry(path, 0o100_755, 1, content);
     }
 
     /// Ends the archive. Another archive may follow it: the kernel reads concatenated ones.
@@ -72,6 +84,11 @@ mod tests {
             entries.push((name, mode, bytes[content..content + size].to_vec()));
             at = (content + size).next_multiple_of(4);
         }
+    }
+
+    #[test]
+    fn init_is_a_program_at_the_root() {
+        assert_eq!(read(&init_archive(b"ELF")), [("init".to_owned(), 0o100755, b"ELF".to_vec())]);
     }
 
     #[test]

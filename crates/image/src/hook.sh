@@ -19,6 +19,17 @@ cp -a "$WORK/kernel/lib/modules/$version" "$root/usr/lib/modules/"
 cp "$WORK/kernel/boot/config-$version" "$root/boot/"
 chroot "$root" depmod "$version"
 
+# Nodes whose first use loads a module (/dev/fuse, /dev/net/tun): what kmod-static-nodes.service would work out at
+# each boot, for the one kernel that this disk ever boots.
+sed -n 's|^[^ #]* \([^ ]*\) \([cb]\)\([0-9]*:[0-9]*\)$|\2! /dev/\1 0600 - - - \3|p' \
+    "$root/usr/lib/modules/$version/modules.devname" >"$WORK/nodes"
+mkdir -p "$root/etc/tmpfiles.d"
+{
+    echo "# Made when the image was built, from modules.devname of kernel $version."
+    sed -n 's|^..* \(/dev/.*\)/[^/]* 0600.*$|d \1 0755 - - -|p' "$WORK/nodes" | sort -u
+    cat "$WORK/nodes"
+} >"$root/etc/tmpfiles.d/static-nodes.conf"
+
 chroot "$root" groupadd --gid 1000 developer
 chroot "$root" useradd --uid 1000 --gid 1000 --groups sudo --create-home --shell /bin/bash developer
 

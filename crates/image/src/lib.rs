@@ -29,6 +29,7 @@ mod rootfs;
 mod sources;
 
 pub use cache::default_cache_dir;
+pub use cpio::init_archive;
 pub use error::Error;
 pub use host::HOST_PACKAGES;
 pub use image::{Image, Package};
