@@ -5,6 +5,9 @@ use std::process::{Command, Stdio};
 
 use crate::error::Error;
 
+/// Where the programs for root lie too: a root's `PATH` need not name `sbin` (after `su`, in some services).
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// How many lines of a failed program's output an error repeats.
 const TAIL_LINES: usize = 20;
 

@@ -21,7 +21,6 @@ pub(crate) fn format(tree: &Path, path: &Path, size_mb: u64) -> Result<(), Error
     mkfs.arg("-E").arg(format!("resize={GROW_TO_BLOCKS},lazy_itable_init=0,lazy_journal_init=0"));
     // One user's disk needs little in reserve for root: 1 % is enough to repair a full one.
     mkfs.args(["-q", "-F", "-b", "4096", "-m", "1", "-L", "rigbox-root", "-d"]).arg(tree).arg(path);
-    // sbin is not on every user's path.
-    mkfs.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    mkfs.env("PATH", command::PATH);
     command::output(&mut mkfs, "making the root file system").map(drop)
 }

@@ -34,10 +34,7 @@ pub(crate) fn check() -> Result<(), Error> {
 }
 
 fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // mkfs and chroot live in folders that a plain user's PATH often lacks.
-    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).any(|dir| dir.join(program).is_file())
+    std::env::split_paths(command::PATH).any(|dir| dir.join(program).is_file())
 }
 
 /// The machine's own Debian sources for `suite`, so that its mirror is used; Debian's public mirror when the

@@ -74,8 +74,7 @@ pub(crate) fn install(recipe: &Recipe, work: &Work, progress: &mut dyn FnMut(&st
     }
     command.arg(&recipe.suite).arg(&work.root).arg(&sources);
     command.env("WORK", &work.dir).env("KERNEL", &recipe.kernel).env("LC_ALL", "C.UTF-8");
-    // The C library of another distribution's root may live elsewhere than a sudo's narrowed PATH says.
-    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("PATH", command::PATH);
     command::watched(&mut command, "installing the packages", &mut |line| {
         if let Some(step) = line.strip_prefix("I: ") {
             progress(step);
@@ -89,7 +88,7 @@ pub(crate) fn customize(recipe: &Recipe, recipe_dir: &Path, work: &Work) -> Resu
     for path in HOST_TRACES {
         remove(&root.join(path))?;
     }
-    for path in glob_host_keys(root)? {
+    for path in host_keys(root)? {
         remove(&path)?;
     }
     for path in &recipe.removed {
@@ -155,7 +154,7 @@ fn stamp(root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn glob_host_keys(root: &Path) -> Result<Vec<PathBuf>, Error> {
+fn host_keys(root: &Path) -> Result<Vec<PathBuf>, Error> {
     let ssh = root.join("etc/ssh");
     let mut keys = Vec::new();
     if ssh.is_dir() {
