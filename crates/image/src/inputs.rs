@@ -1,0 +1,105 @@
+//! What an image is made from, and the hash of it that names the image's folder.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// Changes whenever the builder makes another image from the same recipe.
+const BUILDER: &str = "rigbox-image 1";
+
+/// One file of a recipe's `files/`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OverlayFile {
+    /// Where it goes, relative to the root.
+    pub(crate) path: PathBuf,
+    pub(crate) content: Vec<u8>,
+    pub(crate) executable: bool,
+}
+
+/// All files of the recipe's overlay, in the order of their paths. Links belong into `recipe.toml`.
+pub(crate) fn overlay_files(recipe_dir: &Path) -> Result<Vec<OverlayFile>, Error> {
+    let base = recipe_dir.join("files");
+    let mut files = Vec::new();
+    let mut folders = if base.is_dir() { vec![base.clone()] } else { vec![] };
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(Error::file("list", &folder))? {
+            let path = entry.map_err(Error::file("list", &folder))?.path();
+            let found = path.symlink_metadata().map_err(Error::file("read", &path))?;
+            if found.is_dir() {
+                folders.push(path);
+            } else if found.is_file() {
+                let content = std::fs::read(&path).map_err(Error::file("read", &path))?;
+                let executable = found.permissions().mode() & 0o100 != 0;
+                let path = path.strip_prefix(&base).unwrap_or(&path).to_owned();
+                files.push(OverlayFile { path, content, executable });
+            } else {
+                let problem = format!("{} is no plain file; write links into [links]", path.display());
+                return Err(Error::Recipe { path: recipe_dir.join("recipe.toml"), problem });
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+/// The hash of all inputs as 16 hexadecimal digits.
+///
+/// Package versions are no input: what apt offered on the day of the build is in the image's list, and a newer
+/// offer must not make an existing image unusable without a network.
+pub(crate) fn hash(recipe_dir: &Path) -> Result<String, Error> {
+    let mut hasher = blake3::Hasher::new();
+    // Each part goes in with its length, so that no two different inputs read the same.
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&bytes.len().to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(BUILDER.as_bytes());
+    part(include_bytes!("hook.sh"));
+    let recipe = recipe_dir.join("recipe.toml");
+    part(&std::fs::read(&recipe).map_err(Error::file("read", &recipe))?);
+    for file in overlay_files(recipe_dir)? {
+        part(file.path.as_os_str().as_encoded_bytes());
+        part(&[u8::from(file.executable)]);
+        part(&file.content);
+    }
+    Ok(hasher.finalize().to_hex().chars().take(16).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_input_changes_the_hash_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("recipe.toml", "name = \"x\"");
+        write("files/etc/a", "1");
+        let first = hash(dir.path()).unwrap();
+        assert_eq!(first.len(), 16);
+        assert_eq!(hash(dir.path()).unwrap(), first);
+        write("notes.md", "not an input");
+        assert_eq!(hash(dir.path()).unwrap(), first);
+        write("files/etc/a", "2");
+        let second = hash(dir.path()).unwrap();
+        write("files/etc/b", "");
+        let third = hash(dir.path()).unwrap();
+        write("recipe.toml", "name = \"y\"");
+        let fourth = hash(dir.path()).unwrap();
+        let all = std::collections::BTreeSet::from([first, second, third, fourth]);
+        assert_eq!(all.len(), 4);
+    }
+
+    #[test]
+    fn links_in_the_overlay_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("files")).unwrap();
+        std::os::unix::fs::symlink("/run/x", dir.path().join("files/x")).unwrap();
+        assert!(overlay_files(dir.path()).unwrap_err().to_string().contains("[links]"));
+    }
+}
