@@ -2,6 +2,7 @@
 //!
 //! It lies outside `target/`, because an image outlives many builds of the program.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -68,16 +69,24 @@ impl BuildLock {
 
 /// The image called `name` in `cache` that was built last.
 pub(crate) fn find_newest(cache: &Path, name: &str) -> Result<Image, Error> {
-    let images = cache.join("images");
-    let entries = std::fs::read_dir(&images).into_iter().flatten().flatten();
-    entries
-        // A folder that is no image (another builder's, a damaged one) is no reason to find none.
-        .filter_map(|entry| Image::load(&entry.path()).ok())
-        .filter(|image| image.name == name && image.dir() == image_dir(cache, name, &image.inputs))
-        .max_by_key(|image| image.built_at)
+    newest_of_each(cache)
+        .remove(name)
         .ok_or_else(|| Error::NotBuilt { name: name.to_owned(), cache: cache.to_owned() })
 }
 
+/// Of each name in `cache`, the image that was built last.
+pub(crate) fn newest_of_each(cache: &Path) -> BTreeMap<String, Image> {
+    let entries = std::fs::read_dir(cache.join("images")).into_iter().flatten().flatten();
+    let mut newest: BTreeMap<String, Image> = BTreeMap::new();
+    // A folder that is no image (another builder's, a damaged one) is no reason to find none.
+    for image in entries.filter_map(|entry| Image::load(&entry.path()).ok()) {
+        let is_whole = image.dir() == image_dir(cache, &image.name, &image.inputs);
+        if is_whole && newest.get(&image.name).is_none_or(|other| other.built_at < image.built_at) {
+            newest.insert(image.name.clone(), image);
+        }
+    }
+    newest
+}
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,14 +12,14 @@ pub fn init_archive(init: &[u8]) -> Vec<u8> {
 
 /// An archive that grows in memory.
 #[derive(Default)]
-pub(crate) struct Cpio {
+pub struct Cpio {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Cpio {
     /// Adds a folder; the kernel makes no missing parents, so add these first.
-    pub(crate) fn folder(&mut self, path: &str) {
+    pub fn folder(&mut self, path: &str) {
         self.entry(path, 0o040_755, 2, &[]);
     }
 
@@ -29,12 +29,12 @@ impl Cpio {
     }
 
     /// Adds a program that everybody may run.
-    pub(crate) fn program(&mut self, path: &str, content: &[u8]) {
+    pub fn program(&mut self, path: &str, content: &[u8]) {
         self.entry(path, 0o100_755, 1, content);
     }
 
     /// Ends the archive. Another archive may follow it: the kernel reads concatenated ones.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, 1, &[]);
         self.bytes
     }

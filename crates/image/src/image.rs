@@ -78,6 +78,11 @@ impl Image {
         cache::find_newest(cache_dir, name)
     }
 
+    /// Of each name in `cache_dir`, the image that was built last.
+    pub fn newest_of_each(cache_dir: &Path) -> Vec<Self> {
+        cache::newest_of_each(cache_dir).into_values().collect()
+    }
+
     /// The folder that the image was loaded from.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -29,7 +29,7 @@ mod rootfs;
 mod sources;
 
 pub use cache::default_cache_dir;
-pub use cpio::init_archive;
+pub use cpio::{Cpio, init_archive};
 pub use error::Error;
 pub use host::HOST_PACKAGES;
 pub use image::{Image, Package};

@@ -75,7 +75,8 @@ impl Attendees {
         let serve = move || {
             loop {
                 let Ok(peer) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) else { continue };
-                let allowed = rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|cred| cred.uid.as_raw() == uid);
+                let allowed =
+                    rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|cred| cred.uid.as_raw() == uid);
                 // A peer that asks nothing must not stop the others.
                 let limit = Some(std::time::Duration::from_secs(1));
                 let timeout = rustix::net::sockopt::Timeout::Recv;
@@ -129,7 +130,8 @@ impl Attendees {
             });
             Ok(Order { order: Some(order::Order::Roster(Roster { vms: vms.collect() })) })
         });
-        let orders = orders.map(|order| order.map_err(|_| Status::data_loss("guestio is too slow: begin again")));
+        let orders =
+            orders.map(|order| order.map_err(|_| Status::data_loss("guestio is too slow: begin again")));
         rosters.merge(orders)
     }
 }

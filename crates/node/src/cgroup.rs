@@ -49,7 +49,9 @@ impl Cgroups {
         for controller in CONTROLLERS {
             let group = group_of(&own, controller).ok_or_else(|| Error::System {
                 what: "control groups",
-                source: io::Error::other(format!("no hierarchy for the controller `{controller}` is mounted")),
+                source: io::Error::other(format!(
+                    "no hierarchy for the controller `{controller}` is mounted"
+                )),
             })?;
             let path = Path::new(ROOT).join(controller).join(group.trim_start_matches('/')).join(name);
             parents.push((controller, path));
@@ -163,7 +165,8 @@ fn kill(group: &Path) {
 fn enable_controllers(parent: &Path) -> Result<(), Error> {
     for dir in [Path::new(ROOT), parent] {
         let path = dir.join("cgroup.subtree_control");
-        fs::write(&path, "+cpu +memory +pids").map_err(Error::at("cannot enable cpu, memory and pids", &path))?;
+        fs::write(&path, "+cpu +memory +pids")
+            .map_err(Error::at("cannot enable cpu, memory and pids", &path))?;
     }
     Ok(())
 }

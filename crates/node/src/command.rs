@@ -6,7 +6,8 @@ use crate::error::Error;
 
 /// Runs to the end; returns standard output.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, Error> {
-    let failed = |output: String| Error::Program { program: format!("{program} {}", arguments.join(" ")), output };
+    let failed =
+        |output: String| Error::Program { program: format!("{program} {}", arguments.join(" ")), output };
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())

@@ -81,7 +81,12 @@ impl Disks {
     }
 
     /// Makes the disk as a clone of `image`, `size_mb` large. One that is there already is made anew: it may be half there.
-    pub(crate) fn create(&self, workspace: &WorkspaceId, image: &std::path::Path, size_mb: u32) -> Result<(), Error> {
+    pub(crate) fn create(
+        &self,
+        workspace: &WorkspaceId,
+        image: &std::path::Path,
+        size_mb: u32,
+    ) -> Result<(), Error> {
         {
             // Held while the volume grows, so that two do not count on the same room.
             let mut reserved = self.reserved();
@@ -108,7 +113,11 @@ impl Disks {
 
     pub(crate) fn open_disk(&self, workspace: &WorkspaceId) -> Result<File, Error> {
         let path = self.path(workspace);
-        File::options().read(true).write(true).open(&path).map_err(Error::at("the disk cannot be opened", &path))
+        File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(Error::at("the disk cannot be opened", &path))
     }
 
     pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {

@@ -12,7 +12,9 @@ pub enum Error {
     #[error("{1}")]
     Refused(&'static str, String),
     /// The disk's size cannot be set aside.
-    #[error("the node has no room for {wanted_mb} MiB more ({detail}): delete workspaces or give the state folder more room")]
+    #[error(
+        "the node has no room for {wanted_mb} MiB more ({detail}): delete workspaces or give the state folder more room"
+    )]
     DiskFull {
         /// MiB.
         wanted_mb: u64,
@@ -77,7 +79,9 @@ impl From<Error> for Status {
             }
             Error::NoImage(_) => (Code::NotFound, "no_image"),
             Error::Launch(_) => (Code::Aborted, "start_failed"),
-            Error::Path { .. } | Error::Program { .. } | Error::System { .. } => (Code::Internal, "node_error"),
+            Error::Path { .. } | Error::Program { .. } | Error::System { .. } => {
+                (Code::Internal, "node_error")
+            }
         };
         fault::status(code, name, error.to_string())
     }

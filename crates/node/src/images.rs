@@ -6,8 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use rigbox_image::Image;
-use rigbox_image::cpio::Cpio;
+use rigbox_image::{Cpio, Image};
 use rustix::fs::SeekFrom as Extent;
 
 use crate::config::Config;
@@ -19,13 +18,14 @@ use crate::error::Error;
 pub(crate) struct Local {
     pub(crate) name: String,
     pub(crate) version: String,
+    pub(crate) built_at: std::time::SystemTime,
     pub(crate) min_disk_mb: u32,
     pub(crate) rootfs: PathBuf,
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
 }
 
-/// Images by version; the newest of each name comes last.
+/// Images by version.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Images {
     by_version: BTreeMap<String, Local>,
@@ -39,9 +39,7 @@ impl Images {
         fs::create_dir_all(&dir).map_err(Error::at("cannot be made", &dir))?;
         let agent = agent_archive(&config.guest_dir)?;
         let agent_hash = blake3::hash(&agent).to_hex();
-        for image in Image::newest_of_each(&config.image_cache).map_err(|error| {
-            Error::at("cannot be searched for images", &config.image_cache)(std::io::Error::other(error))
-        })? {
+        for image in Image::newest_of_each(&config.image_cache) {
             import(&image, &dir)?;
         }
         let mut by_version = BTreeMap::new();
@@ -53,13 +51,15 @@ impl Images {
             }
             let image = Image::load(&folder)
                 .map_err(|error| Error::at("is no image", &folder)(std::io::Error::other(error)))?;
-            let initramfs = folder.join(format!("initramfs-{}.cpio", agent_hash.get(..16).unwrap_or_default()));
+            let initramfs =
+                folder.join(format!("initramfs-{}.cpio", agent_hash.get(..16).unwrap_or_default()));
             write_initramfs(&image, &agent, &initramfs)?;
             let used = fs::metadata(image.rootfs()).map_err(Error::at("cannot be looked at", &folder))?;
             disks.reserve_image(std::os::unix::fs::MetadataExt::blocks(&used) * 512 / (1 << 20) + 128)?;
             let local = Local {
                 name: image.name.clone(),
                 version: image.version.clone(),
+                built_at: image.built_at.into(),
                 min_disk_mb: u32::try_from(image.min_disk_mb).unwrap_or(u32::MAX),
                 rootfs: image.rootfs(),
                 kernel: image.vmlinux(),
@@ -75,8 +75,8 @@ impl Images {
     }
 
     pub(crate) fn newest(&self, name: &str) -> Result<&Local, Error> {
-        // Versions begin with the name and the date.
-        self.all().filter(|image| image.name == name).last().ok_or_else(|| Error::NoImage(name.to_owned()))
+        let newest = self.all().filter(|image| image.name == name).max_by_key(|image| image.built_at);
+        newest.ok_or_else(|| Error::NoImage(name.to_owned()))
     }
 
     pub(crate) fn version(&self, version: &str) -> Result<&Local, Error> {
@@ -88,7 +88,8 @@ impl Images {
 fn agent_archive(guest_dir: &Path) -> Result<Vec<u8>, Error> {
     let read = |name: &str| {
         let path = guest_dir.join(name);
-        fs::read(&path).map_err(Error::at("the guest's program cannot be read (cargo xtask builds it)", &path))
+        fs::read(&path)
+            .map_err(Error::at("the guest's program cannot be read (cargo xtask builds it)", &path))
     };
     let mut archive = Cpio::default();
     archive.program("init", &read("init")?);

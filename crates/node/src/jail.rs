@@ -57,10 +57,11 @@ pub(crate) struct Launched {
 pub(crate) fn launch(plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Launched, Error> {
     let launch_error = |what: &str, error: io::Error| Error::Launch(format!("{what}: {error}"));
     let (ours, theirs) = fdpass::pair().map_err(Error::system("a socket pair"))?;
-    let (stderr, stderr_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(Error::system("a pipe"))?;
+    let (stderr, stderr_writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Error::system("a pipe"))?;
     let flags = rustix::fs::fcntl_getfl(&stderr).map_err(Error::system("a pipe"))?;
-    rustix::fs::fcntl_setfl(&stderr, flags | rustix::fs::OFlags::NONBLOCK).map_err(Error::system("a pipe"))?;
+    rustix::fs::fcntl_setfl(&stderr, flags | rustix::fs::OFlags::NONBLOCK)
+        .map_err(Error::system("a pipe"))?;
     let mut launcher = Command::new("/proc/self/exe")
         .arg("vmm-jail")
         .env_clear()
@@ -156,7 +157,8 @@ pub fn inner(plan: &str) -> io::Result<std::convert::Infallible> {
 /// Shows `from` at `to`, read-only.
 fn bind(from: &Path, to: &Path) -> io::Result<()> {
     let none = None::<&str>;
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let flags =
+        MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some(from), to, none, MsFlags::MS_BIND, none).map_err(|errno| named(from, errno.into()))?;
     mount(none, to, none, flags, none).map_err(|errno| named(to, errno.into()))
 }

@@ -126,7 +126,9 @@ impl Journal {
     pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         let (path, _) = self.paths(workspace.as_str());
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("cannot be removed", &path)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::at("cannot be removed", &path)(error))
+            }
             _ => sync(&self.dir).map_err(Error::at("cannot be synced", &self.dir)),
         }
     }

@@ -54,7 +54,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let control = unix::listen(&config.node_socket, vec![config.control_uid])
         .map_err(Error::at("cannot listen", &config.node_socket))?;
     let attendance = attend::Service { attendees: Arc::new(node.attendees.clone()) };
-    let for_guestio = Server::builder().add_service(AttendanceServer::new(attendance)).serve_with_incoming(attend);
+    let for_guestio =
+        Server::builder().add_service(AttendanceServer::new(attendance)).serve_with_incoming(attend);
     let for_control = Server::builder().add_service(NodeServer::new(service)).serve_with_incoming(control);
     tokio::select! {
         result = for_guestio => result,

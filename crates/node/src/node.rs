@@ -108,7 +108,11 @@ impl Node {
                 if total > reserved + 4096 { Level::Ok } else { Level::Warning },
                 "disk",
                 format!("{reserved} of {total} MiB are set aside for disks and images"),
-                if total > reserved + 4096 { "" } else { "delete workspaces or give the state folder more room" },
+                if total > reserved + 4096 {
+                    ""
+                } else {
+                    "delete workspaces or give the state folder more room"
+                },
             ),
             Err(error) => add(Level::Error, "disk", error.to_string(), "look at the state folder"),
         }

@@ -92,7 +92,9 @@ pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
 
 fn remove_dir(dir: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::at("cannot be removed", dir)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::at("cannot be removed", dir)(error))
+        }
         _ => Ok(()),
     }
 }

@@ -8,8 +8,9 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::fault;
 use rigbox_proto::node::node_server;
 use rigbox_proto::node::{
-    DeleteRequest, DeleteResponse, DescribeRequest, Image, NodeDescription, ProvisionRequest, ProvisionResponse,
-    StartRequest, StartResponse, StopRequest, StopResponse, Synced, WatchEvent, WatchRequest, watch_event,
+    DeleteRequest, DeleteResponse, DescribeRequest, Image, NodeDescription, ProvisionRequest,
+    ProvisionResponse, StartRequest, StartResponse, StopRequest, StopResponse, Synced, WatchEvent,
+    WatchRequest, watch_event,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt};
@@ -70,9 +71,14 @@ impl Service {
         }
         // Slot 0 is the probe's.
         let taken: std::collections::HashSet<u32> = workspaces.values().map(|entry| entry.slot).collect();
-        let slot = (1..self.node.config.vm_uid_count).find(|slot| !taken.contains(slot)).ok_or_else(|| {
-            fault::status(Code::ResourceExhausted, "node_full", "the node has as many workspaces as it has uids for")
-        })?;
+        let slot =
+            (1..self.node.config.vm_uid_count).find(|slot| !taken.contains(slot)).ok_or_else(|| {
+                fault::status(
+                    Code::ResourceExhausted,
+                    "node_full",
+                    "the node has as many workspaces as it has uids for",
+                )
+            })?;
         let entry = self.spawn(id.clone(), slot, Workspace::new(Arc::clone(&self.node), id.clone(), slot));
         let requests = entry.requests.clone();
         workspaces.insert(id.clone(), entry);
@@ -85,9 +91,9 @@ impl Service {
         create: bool,
         request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
     ) -> Result<Option<T>, Status> {
-        let id: WorkspaceId = workspace_id
-            .parse()
-            .map_err(|error: rigbox_core::ids::BadId| fault::status(Code::InvalidArgument, "bad_request", error.to_string()))?;
+        let id: WorkspaceId = workspace_id.parse().map_err(|error: rigbox_core::ids::BadId| {
+            fault::status(Code::InvalidArgument, "bad_request", error.to_string())
+        })?;
         let Some(task) = self.task(&id, create)? else { return Ok(None) };
         let (answer, answered) = oneshot::channel();
         let busy = || fault::status(Code::Unavailable, "busy", format!("{id} is being deleted: ask again"));
@@ -103,7 +109,10 @@ fn unknown(workspace_id: &str) -> Status {
 
 #[tonic::async_trait]
 impl node_server::Node for Service {
-    async fn describe(&self, _: tonic::Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
+    async fn describe(
+        &self,
+        _: tonic::Request<DescribeRequest>,
+    ) -> Result<Response<NodeDescription>, Status> {
         let (disk_total_mb, disk_reserved_mb) = self.node.disks.space_mb()?;
         let images = self.node.images.all().map(|image| Image {
             name: image.name.clone(),
@@ -151,7 +160,10 @@ impl node_server::Node for Service {
         stopped.map(|()| Response::new(StopResponse {})).ok_or_else(|| unknown(&id))
     }
 
-    async fn delete(&self, request: tonic::Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+    async fn delete(
+        &self,
+        request: tonic::Request<DeleteRequest>,
+    ) -> Result<Response<DeleteResponse>, Status> {
         let DeleteRequest { workspace_id, generation } = request.into_inner();
         // A workspace that is not known is gone already.
         self.ask(&workspace_id, false, |answer| Request::Delete(generation, answer)).await?;

@@ -72,11 +72,13 @@ impl Volume {
         if reserved_mb <= usable_mb(size_mb) {
             return Ok(());
         }
-        let wanted_mb = (reserved_mb * 100 / (100 - OVERHEAD_PERCENT) + OVERHEAD_MB).next_multiple_of(STEP_MB);
+        let wanted_mb =
+            (reserved_mb * 100 / (100 - OVERHEAD_PERCENT) + OVERHEAD_MB).next_multiple_of(STEP_MB);
         let missing_mb = wanted_mb - size_mb;
         let room_mb = host_room_mb(file)?;
         if missing_mb > room_mb {
-            let detail = format!("the volume would have to grow by {missing_mb} MiB, the host has {room_mb} MiB");
+            let detail =
+                format!("the volume would have to grow by {missing_mb} MiB, the host has {room_mb} MiB");
             return Err(Error::DiskFull { wanted_mb: missing_mb, detail });
         }
         self.grow(file, wanted_mb)
@@ -101,7 +103,8 @@ fn usable_mb(size_mb: u64) -> u64 {
 
 /// Size and free room of the file system at `path`, MiB.
 fn space_mb(path: &Path) -> Result<(u64, u64), Error> {
-    let space = rustix::fs::statvfs(path).map_err(|errno| Error::at("cannot be looked at", path)(errno.into()))?;
+    let space =
+        rustix::fs::statvfs(path).map_err(|errno| Error::at("cannot be looked at", path)(errno.into()))?;
     Ok((space.f_blocks * space.f_frsize / MIB, space.f_bavail * space.f_frsize / MIB))
 }
 

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::attend::{Report, ended, report};
-use rigbox_proto::node::{
-    Cause, End, ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport,
-};
+use rigbox_proto::node::{Cause, End, ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -160,7 +158,8 @@ impl Workspace {
     fn accept(&self, generation: u64) -> Result<(), Error> {
         if generation < self.record.generation {
             let (id, newer) = (&self.id, self.record.generation);
-            let message = format!("{id}: generation {generation} is older than {newer}, which was carried out");
+            let message =
+                format!("{id}: generation {generation} is older than {newer}, which was carried out");
             return Err(Error::Refused("stale_generation", message));
         }
         Ok(())
@@ -204,7 +203,10 @@ impl Workspace {
             if self.record.generation == request.generation && !boot.stopping {
                 return Ok(boot.boot_id.clone());
             }
-            return Err(Error::Refused("still_running", format!("{}'s last boot has not ended yet", self.id)));
+            return Err(Error::Refused(
+                "still_running",
+                format!("{}'s last boot has not ended yet", self.id),
+            ));
         }
         let boot = Boot {
             boot_id: random_uuid().map_err(Error::system("the kernel's random UUID"))?,
@@ -218,7 +220,8 @@ impl Workspace {
         self.record.last_end = None;
         self.record.boot = Some(boot.clone());
         self.save()?;
-        let (node, id, record, machine) = (Arc::clone(&self.node), self.id.clone(), self.record.clone(), request.clone());
+        let (node, id, record, machine) =
+            (Arc::clone(&self.node), self.id.clone(), self.record.clone(), request.clone());
         let launched = blocking(move || launch(&node, &id, &record, &machine)).await.and_then(|launched| {
             let (handle, process) = Handle::open(launched.pid).map_err(|_| {
                 let mut stderr = launched.stderr.try_clone();
@@ -318,12 +321,20 @@ impl Workspace {
             Event::Report(report::Report::Ended(end)) => (cause_of(end.cause()), end.detail),
             Event::Died => {
                 let said = vm.stderr.as_mut().map(jail::said).unwrap_or_default();
-                (Cause::VmmDied, format!("the VMM ended by itself{}{said}", if said.is_empty() { "" } else { ": " }))
+                (
+                    Cause::VmmDied,
+                    format!("the VMM ended by itself{}{said}", if said.is_empty() { "" } else { ": " }),
+                )
             }
-            Event::TooLate if boot.stopping => (Cause::Requested, "did not end in time and was killed".to_owned()),
+            Event::TooLate if boot.stopping => {
+                (Cause::Requested, "did not end in time and was killed".to_owned())
+            }
             Event::TooLate => {
                 let limit = self.node.config.boot_timeout.as_secs();
-                (Cause::AgentNeverAnswered, format!("the agent did not say hello within {limit} s; the VM was killed"))
+                (
+                    Cause::AgentNeverAnswered,
+                    format!("the agent did not say hello within {limit} s; the VM was killed"),
+                )
             }
         };
         let (cause, detail) = if boot.stopping { (Cause::Requested, ended.1) } else { ended };
@@ -419,7 +430,12 @@ fn cause_of(cause: ended::Cause) -> Cause {
 }
 
 /// Makes everything that the VM needs, and the VM. What an earlier try left is removed first.
-fn launch(node: &Node, id: &WorkspaceId, record: &Record, request: &StartRequest) -> Result<jail::Launched, Error> {
+fn launch(
+    node: &Node,
+    id: &WorkspaceId,
+    record: &Record,
+    request: &StartRequest,
+) -> Result<jail::Launched, Error> {
     node.tear_down(id)?;
     let image = node.images.version(&record.image_version)?;
     let machine = Machine {
@@ -462,7 +478,9 @@ fn random_uuid() -> std::io::Result<String> {
 }
 
 /// Runs what may take a while beside the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(Error::System { what: "a task of the node", source: error.into() }))
 }

@@ -28,16 +28,18 @@ pub(crate) fn accelerator(qemu: &Path, image: Option<&Local>, uid: u32) -> Verdi
         reason: format!("software emulation (slow, the same isolation): {why}"),
     };
     let Ok(device) = std::fs::metadata("/dev/kvm") else {
-        return tcg("this machine has no /dev/kvm: enable virtualisation in its firmware, or nested virtualisation".into());
+        return tcg(
+            "this machine has no /dev/kvm: enable virtualisation in its firmware, or nested virtualisation"
+                .into(),
+        );
     };
     let Some(image) = image else {
         return tcg("there is no image to try KVM with: build one with `cargo xtask image base`".into());
     };
     match boots(qemu, image, uid, std::os::unix::fs::MetadataExt::gid(&device)) {
-        Ok(()) => Verdict {
-            accelerator: Accelerator::Kvm,
-            reason: "KVM: the guest's kernel booted on it".into(),
-        },
+        Ok(()) => {
+            Verdict { accelerator: Accelerator::Kvm, reason: "KVM: the guest's kernel booted on it".into() }
+        }
         Err(why) => tcg(format!("/dev/kvm is there, but the guest's kernel does not boot on it ({why})")),
     }
 }

@@ -76,8 +76,7 @@ impl Qemu {
 
     fn command(&self, machine: &Machine) -> Vec<String> {
         let [disk, tap, agent, monitor] = [0, 1, 2, 3].map(|offset| FIRST_FD + offset);
-        let kernel_line =
-            format!("{} rigbox.hostname={}", kernel_words(self.tsc_khz), machine.hostname);
+        let kernel_line = format!("{} rigbox.hostname={}", kernel_words(self.tsc_khz), machine.hostname);
         let mut command = vec![self.program.display().to_string()];
         command.extend(MACHINE.map(String::from));
         command.extend(self.accelerator.arguments());
