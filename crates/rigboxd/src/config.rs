@@ -1,0 +1,256 @@
+//! The installation's configuration: `/etc/rigbox/rigbox.toml`, where everything has a default and a typo is an error that names the
+//! line. And what follows from it: the installation's id, its folders, its uids.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// Where the configuration is looked for.
+pub(crate) const DEFAULT_PATH: &str = "/etc/rigbox/rigbox.toml";
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    /// State folder.
+    state: PathBuf,
+    /// Folder for sockets, mounts and namespaces; emptied by a reboot of the host.
+    run: PathBuf,
+    /// First of the uids that roles and VMs run as; without it, a range that follows from the state folder's path.
+    uid_base: Option<u32>,
+    api: Api,
+    node: Node,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Api {
+    listen: SocketAddr,
+    /// How clients reach it; without it, `http://localhost:<port of listen>`.
+    url: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Node {
+    /// `none`: nothing leaves a VM's network. The only value so far.
+    uplink: Uplink,
+    image_cache: Option<PathBuf>,
+    guest_dir: Option<PathBuf>,
+    qemu: PathBuf,
+    disk_reserve: f64,
+    boot_timeout_s: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Uplink {
+    None,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            state: "/var/lib/rigbox".into(),
+            run: "/run/rigbox".into(),
+            uid_base: None,
+            api: Api::default(),
+            node: Node::default(),
+        }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7070)), url: None }
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            uplink: Uplink::None,
+            image_cache: None,
+            guest_dir: None,
+            qemu: "/usr/bin/qemu-system-x86_64".into(),
+            disk_reserve: 1.0,
+            boot_timeout_s: 120,
+        }
+    }
+}
+
+/// Uids below this are in use by systems (systemd's UIDS-GIDS: 1879048192 to 2147352575 is nobody's).
+const UID_FLOOR: u32 = 1_879_048_192;
+/// Uids of one installation: its roles, then its VMs.
+const UIDS: u32 = 65_536;
+/// Ranges between the floor and the ceiling.
+const RANGES: u32 = 4_090;
+/// Of an installation's uids, those for roles.
+const ROLE_UIDS: u32 = 16;
+
+/// An installation: the configuration and what follows from it.
+#[derive(Debug, Clone)]
+pub(crate) struct Installation {
+    file: File,
+    /// 8 lower-case base32 characters of a hash of the state folder's path.
+    pub(crate) id: String,
+}
+
+impl Installation {
+    /// Reads the configuration at `path`; without one at the default place, defaults hold.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
+                String::new()
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let file = parse(&text).with_context(|| format!("{} is not valid", path.display()))?;
+        std::fs::create_dir_all(&file.state)
+            .with_context(|| format!("cannot make the state folder {}", file.state.display()))?;
+        let state = file.state.canonicalize().context("the state folder's path")?;
+        let hash = blake3::hash(state.as_os_str().as_encoded_bytes());
+        let id = data_encoding::BASE32_NOPAD.encode(hash.as_bytes()).to_lowercase();
+        let id = id.get(..8).unwrap_or_default().to_owned();
+        Ok(Self { file: File { state, ..file }, id })
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.file.state
+    }
+
+    /// This installation's part of the run folder.
+    pub(crate) fn run(&self) -> PathBuf {
+        self.file.run.join(&self.id)
+    }
+
+    fn uid_base(&self) -> u32 {
+        self.file.uid_base.unwrap_or_else(|| {
+            let hash = blake3::hash(self.id.as_bytes());
+            let number = hash.as_bytes().iter().take(4).fold(0u32, |n, byte| n << 8 | u32::from(*byte));
+            UID_FLOOR + number % RANGES * UIDS
+        })
+    }
+
+    /// The uid (and gid) of a role.
+    pub(crate) fn uid(&self, role: Role) -> u32 {
+        match role {
+            Role::Node => 0,
+            Role::Control => self.uid_base(),
+            Role::Guestio => self.uid_base() + 1,
+        }
+    }
+
+    /// Settings of the node.
+    pub(crate) fn node(&self) -> Result<rigbox_node::Config> {
+        let settings = &self.file.node;
+        let sockets = self.run().join("node");
+        let image_cache = match &settings.image_cache {
+            Some(dir) => dir.clone(),
+            None => rigbox_image::default_cache_dir()?,
+        };
+        let guest_dir = match &settings.guest_dir {
+            Some(dir) => dir.clone(),
+            None => std::env::current_exe()?.with_file_name("guest"),
+        };
+        anyhow::ensure!(
+            (0.0..=1.0).contains(&settings.disk_reserve),
+            "node.disk_reserve is {}, which is not between 0.0 and 1.0",
+            settings.disk_reserve
+        );
+        Ok(rigbox_node::Config {
+            installation: self.id.clone(),
+            state_dir: self.state().join("node"),
+            run_dir: sockets.join("own"),
+            node_socket: sockets.join("control.sock"),
+            attend_socket: sockets.join("attend.sock"),
+            fd_socket: sockets.join("fds.sock"),
+            control_uid: self.uid(Role::Control),
+            guestio_uid: self.uid(Role::Guestio),
+            vm_uid_base: self.uid_base() + ROLE_UIDS,
+            vm_uid_count: UIDS - ROLE_UIDS,
+            image_cache,
+            guest_dir,
+            qemu: settings.qemu.clone(),
+            disk_reserve: settings.disk_reserve,
+            boot_timeout: Duration::from_secs(settings.boot_timeout_s),
+        })
+    }
+
+    /// Settings of guestio, whose root is the run folder.
+    pub(crate) fn guestio(&self) -> rigbox_guestio::Config {
+        rigbox_guestio::Config {
+            attend_socket: "/node/attend.sock".into(),
+            fd_socket: "/node/fds.sock".into(),
+            guest_socket: "/guestio/guest.sock".into(),
+            control_uid: self.uid(Role::Control),
+        }
+    }
+
+    /// Settings of control, which finds its part of the state at `private`.
+    pub(crate) fn control(&self, private: &Path) -> rigbox_control::Config {
+        let api = &self.file.api;
+        rigbox_control::Config {
+            database: private.join("rigbox.db"),
+            token_key: private.join("token.key"),
+            api_listen: api.listen,
+            public_api_url: self.api_url(),
+            node_socket: self.run().join("node/control.sock"),
+            guestio_socket: self.run().join("guestio/guest.sock"),
+            timeouts: rigbox_control::Timeouts::default(),
+        }
+    }
+
+    /// How clients reach the API.
+    pub(crate) fn api_url(&self) -> String {
+        let api = &self.file.api;
+        api.url.clone().unwrap_or_else(|| format!("http://localhost:{}", api.listen.port()))
+    }
+}
+
+/// A process of its own, with only the privileges that it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Database, policy, API.
+    Control,
+    /// VMs; root.
+    Node,
+    /// Talks to guests.
+    Guestio,
+}
+
+fn parse(text: &str) -> Result<File> {
+    let document = toml::Deserializer::parse(text)?;
+    Ok(serde_path_to_error::deserialize(document)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typo_is_an_error_that_names_the_line() {
+        let error = parse("state = \"/tmp/x\"\n[api]\nlisten_on = \"127.0.0.1:1\"\n").unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("line 3") && text.contains("listen_on"), "{text}");
+    }
+
+    #[test]
+    fn two_installations_have_nothing_in_common() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |name: &str| {
+            let path = dir.path().join(format!("{name}.toml"));
+            let state = dir.path().join(name);
+            std::fs::write(&path, format!("state = {:?}", state.display().to_string())).unwrap();
+            Installation::load(&path).unwrap()
+        };
+        let (one, two) = (load("one"), load("two"));
+        assert_ne!(one.id, two.id);
+        assert_ne!(one.run(), two.run());
+        assert_ne!(one.uid(Role::Control), two.uid(Role::Control));
+        assert!(one.node().unwrap().attend_socket.as_os_str().len() < 100);
+    }
+}
