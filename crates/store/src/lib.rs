@@ -1,1 +1,136 @@
-//! (stands here for the workspace to resolve)
+//! Control's database: opening and migrating it, and one file of queries per noun. No other crate writes SQL.
+//!
+//! SQLite on one machine. The text of the queries keeps to what PostgreSQL takes too.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+mod api_keys;
+mod idempotency;
+pub mod secret;
+mod users;
+mod workspaces;
+
+pub use api_keys::NewKey;
+pub use idempotency::{Once, Replay};
+pub use users::User;
+pub use workspaces::{Page, Quota, Usage, Workspace};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// What can go wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database was written by a newer version of Rigbox.
+    #[error(
+        "the database has schema version {0}, which this version does not know: it was written by a newer rigboxd; start that one, or restore a backup from before the upgrade"
+    )]
+    NewerSchema(i64),
+    /// A migration did not run.
+    #[error("the database could not be brought to this version's schema: {0}")]
+    Migration(MigrateError),
+    /// The file is there and cannot be used.
+    #[error("file {path}: {problem}")]
+    File {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The system has no random numbers.
+    #[error("no random numbers from the system: {0}")]
+    Random(String),
+    /// A value in the database is none that this program writes.
+    #[error("the database has a damaged value: {0}")]
+    Damaged(String),
+    /// Another workspace of the user has the name.
+    #[error("name taken")]
+    NameTaken,
+    /// A quota would be exceeded.
+    #[error("{limit_name}: {limit} would be exceeded")]
+    Quota {
+        /// Name of the limit.
+        limit_name: &'static str,
+        /// Its value.
+        limit: u64,
+    },
+    /// The idempotency key was used for another request.
+    #[error("idempotency key used for another request")]
+    KeyReused,
+    /// There is a user already.
+    #[error("there is a first user already")]
+    UserExists,
+    /// Anything else from the database.
+    #[error("database: {0}")]
+    Sql(#[from] sqlx::Error),
+}
+
+/// The open database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: SqlitePool,
+}
+
+impl Store {
+    /// Opens the database, makes it where there is none, and brings it to this version's schema.
+    pub async fn open(path: &Path) -> Result<Self, Error> {
+        let fresh = !path.exists();
+        if fresh {
+            secret::create_private(path, &[])?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            // What was acknowledged survives a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .min_connections(1)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options)
+            .await?;
+        MIGRATIONS.run(&pool).await.map_err(|error| match error {
+            MigrateError::VersionMissing(version) => Error::NewerSchema(version),
+            other => Error::Migration(other),
+        })?;
+        Ok(Self { pool })
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Closes all connections; what is under way is finished first.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// A transaction that will write: it waits for its turn at the beginning, so it never fails half-way for another's.
+    async fn write(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, Error> {
+        Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Random(error.to_string()))?;
+    Ok(bytes)
+}
+
+pub(crate) fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Error>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| Error::Damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! The HTTP API: handlers that parse, call one service and render. One file per noun; the way of a request through
+//! guards, authentication and routes is here and in `routes`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware;
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::auth::Auth;
+use crate::service::guests::Guests;
+use crate::service::health::Health;
+use crate::service::machine::Machine;
+use crate::service::users::Users;
+use crate::service::workspaces::Workspaces;
+
+mod doctor;
+mod document;
+mod error;
+mod exec;
+mod exec_socket;
+mod extract;
+mod files;
+mod guard;
+mod health;
+mod machine;
+mod routes;
+mod shapes;
+mod templates;
+mod users;
+mod workspaces;
+
+pub(crate) use guard::AllowedHosts;
+
+/// What handlers work with.
+pub(crate) struct Parts {
+    pub(crate) auth: Auth,
+    pub(crate) users: Users,
+    pub(crate) workspaces: Workspaces,
+    pub(crate) guests: Guests,
+    pub(crate) machine: Machine,
+    pub(crate) health: Health,
+    pub(crate) hosts: AllowedHosts,
+}
+
+#[derive(Clone)]
+pub(crate) struct App(pub(crate) Arc<Parts>);
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// Serves until `ended` is true and the requests under way are answered.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    app: App,
+    mut ended: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    // Events of a command are small and must not wait for more.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    axum::serve(listener, router(app))
+        .with_graceful_shutdown(async move {
+            // A vanished sender means the end too.
+            let _ = ended.wait_for(|ended| *ended).await;
+        })
+        .await
+}
+
+fn router(app: App) -> Router {
+    let (api, root, document) = routes::all(&app);
+    Router::new()
+        .nest("/api/v1", api.clone())
+        .nest("/v1", api)
+        .merge(root)
+        .merge(document::route(document))
+        .fallback(|request: Request| async move { error::no_route(request.uri().path()) })
+        .method_not_allowed_fallback(error::no_method)
+        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .with_state(app)
+}

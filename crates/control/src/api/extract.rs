@@ -1,0 +1,118 @@
+//! What handlers take in: the caller, JSON bodies and queries, with errors that name the field.
+
+use std::marker::PhantomData;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use bytes::Bytes;
+use http::StatusCode;
+use http::request::Parts;
+use rigbox_core::permit::{self, Action, Permit, Principal, Target};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::App;
+use super::error::ApiError;
+use crate::service::workspaces::Problem;
+
+/// Largest body of a request, unless a route says otherwise.
+pub(super) const BODY: usize = 1024 * 1024;
+
+/// Who calls a route of action `A`; made by the route's own layer.
+pub(super) struct Caller<A> {
+    principal: Principal,
+    action: PhantomData<fn() -> A>,
+}
+
+// Not derived: that would ask actions to be cloned.
+impl<A> Clone for Caller<A> {
+    fn clone(&self) -> Self {
+        Self { principal: self.principal.clone(), action: PhantomData }
+    }
+}
+
+impl<A: Action> Caller<A> {
+    pub(super) fn new(principal: Principal) -> Self {
+        Self { principal, action: PhantomData }
+    }
+
+    /// The permit for the route's action on `target`.
+    pub(super) fn permit(&self, target: Target) -> Result<Permit<A>, ApiError> {
+        Ok(permit::permit(&self.principal, target)?)
+    }
+
+    /// The permit for the route's action on the workspace that the path names.
+    pub(super) async fn workspace(&self, app: &App, id: &str) -> Result<Permit<A>, Problem> {
+        app.workspaces.permit(&self.principal, id).await
+    }
+}
+
+impl<A: Action> FromRequestParts<App> for Caller<A> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
+        let caller = parts.extensions.remove::<Self>();
+        caller.ok_or_else(|| ApiError::internal(&format!("a route without the action {}", A::NAME)))
+    }
+}
+
+/// A JSON body of at most `MOST` bytes.
+pub(super) struct JsonBody<T, const MOST: usize = BODY>(pub(super) T);
+
+impl<T: DeserializeOwned, const MOST: usize> FromRequest<App> for JsonBody<T, MOST> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
+        parse(&read(request.into_body(), MOST).await?).map(Self)
+    }
+}
+
+async fn read(body: Body, most: usize) -> Result<Bytes, ApiError> {
+    to_bytes(body, most).await.map_err(|error| {
+        let mut source: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(cause) = source {
+            if cause.to_string().contains("length limit exceeded") {
+                return ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "too_large",
+                    format!("the body is larger than {most} bytes"),
+                );
+            }
+            source = cause.source();
+        }
+        ApiError::bad_request("the body did not come to its end")
+    })
+}
+
+/// `bytes` as a `T`; what is wrong is said with the field it is wrong in.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner().to_string();
+        let field = match reason.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+            Some((field, _)) => Some(field.to_owned()),
+            None => (path != "." && path != "?").then_some(path),
+        };
+        match field {
+            Some(field) => {
+                ApiError::bad_request(format!("{field}: {reason}")).with_details(json!({"field": field}))
+            }
+            None => ApiError::bad_request(format!("the body is not what is expected here: {reason}")),
+        }
+    })?;
+    json.end().map_err(|error| ApiError::bad_request(format!("after the body's JSON: {error}")))?;
+    Ok(value)
+}
+
+/// The part of the URL after `?`.
+pub(super) struct QueryOf<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for QueryOf<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
+        let query: Result<Query<T>, _> = Query::try_from_uri(&parts.uri);
+        query.map(|Query(value)| Self(value)).map_err(|error| ApiError::bad_request(error.body_text()))
+    }
+}

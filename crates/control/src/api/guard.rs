@@ -1,0 +1,119 @@
+//! What every request must pass before anything looks at it: the host it was sent to, and no key in its URL.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::HOST;
+use http::{HeaderMap, StatusCode, Uri};
+
+use super::App;
+use super::error::ApiError;
+
+/// The names under which this API answers, lower case, with port. A page whose name was made to point here
+/// (DNS rebinding) has another name.
+pub(crate) struct AllowedHosts(HashSet<String>);
+
+impl AllowedHosts {
+    /// `None` when the URL is none.
+    pub(crate) fn new(public_url: &str, listen: SocketAddr) -> Option<Self> {
+        let uri: Uri = public_url.parse().ok()?;
+        let host = uri.host()?.to_ascii_lowercase();
+        let default = match uri.scheme_str()? {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        let port = uri.port_u16().unwrap_or(default);
+        let mut hosts = HashSet::from([format!("{host}:{port}")]);
+        if port == default {
+            hosts.insert(host);
+        }
+        for local in ["localhost", "127.0.0.1", "[::1]"] {
+            hosts.extend([port, listen.port()].map(|port| format!("{local}:{port}")));
+            if port == default {
+                hosts.insert(local.to_owned());
+            }
+        }
+        Some(Self(hosts))
+    }
+
+    fn has(&self, host: &str) -> bool {
+        self.0.contains(&host.to_ascii_lowercase())
+    }
+}
+
+pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
+    // Whoever probes for life may use an address.
+    let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
+    if !probe && !host_fits(&app.hosts, request.uri(), request.headers()) {
+        return ApiError::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "unknown_host",
+            "this server does not answer to that Host: use the API's own URL",
+        )
+        .into_response();
+    }
+    if request.uri().path_and_query().is_some_and(|text| holds_key(text.as_str())) {
+        return ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "key_in_url",
+            "there is a key in the URL, where logs and histories keep it: send it as `Authorization: Bearer`, and revoke this one",
+        )
+        .into_response();
+    }
+    next.run(request).await
+}
+
+fn host_fits(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(HOST).iter();
+    let (Some(host), None) = (values.next(), values.next()) else { return false };
+    let target = uri.authority().is_none_or(|authority| hosts.has(authority.as_str()));
+    target && host.to_str().is_ok_and(|host| hosts.has(host))
+}
+
+/// Whether `text` has in it what any of our keys looks like.
+fn holds_key(text: &str) -> bool {
+    const DIGITS: usize = 43;
+    text.match_indices("rb").any(|(at, _)| {
+        let rest = text.get(at..).unwrap_or("");
+        ["rb_ws_", "rb_", "rbd_"].iter().any(|prefix| {
+            rest.strip_prefix(prefix)
+                .is_some_and(|rest| rest.bytes().take_while(u8::is_ascii_alphanumeric).count() >= DIGITS)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_names_with_our_port_are_ours() {
+        let listen = "127.0.0.1:7070".parse().unwrap();
+        let hosts = AllowedHosts::new("http://rigbox.example:7070", listen).unwrap();
+        for good in
+            ["rigbox.example:7070", "RIGBOX.example:7070", "localhost:7070", "127.0.0.1:7070", "[::1]:7070"]
+        {
+            assert!(hosts.has(good), "{good}");
+        }
+        for bad in ["rigbox.example", "localhost", "evil.example:7070", "localhost:80", "", "localhost:7070."]
+        {
+            assert!(!hosts.has(bad), "{bad}");
+        }
+        let tls = AllowedHosts::new("https://rigbox.example", listen).unwrap();
+        assert!(tls.has("rigbox.example") && tls.has("rigbox.example:443") && tls.has("localhost:7070"));
+        assert!(AllowedHosts::new("rigbox", listen).is_none());
+    }
+
+    #[test]
+    fn keys_are_found_wherever_they_stand() {
+        let secret = "a".repeat(43);
+        for prefix in ["rb_", "rb_ws_", "rbd_"] {
+            assert!(holds_key(&format!("/v1/workspaces?key={prefix}{secret}")));
+        }
+        assert!(!holds_key("/v1/workspaces?name=rb_short"));
+    }
+}

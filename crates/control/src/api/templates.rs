@@ -1,0 +1,63 @@
+//! `/templates`: what workspaces are made from.
+
+use axum::Json;
+use rigbox_core::templates::{self, Template};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// All templates.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TemplatesResponse {
+    templates: Vec<WorkspaceTemplate>,
+}
+
+/// An image with the smallest sizes that make sense for it.
+#[derive(Debug, Serialize, ToSchema)]
+struct WorkspaceTemplate {
+    id: &'static str,
+    name: &'static str,
+    description: &'static str,
+    icon: &'static str,
+    category: &'static str,
+    image: &'static str,
+    ram_mb: u32,
+    vcpu_count: u32,
+    disk_size_mb: u32,
+    default_log_sources: Vec<TemplateLogSourcePreset>,
+    expected_apps: Vec<String>,
+    coming_soon: bool,
+}
+
+/// Where to read logs.
+#[derive(Debug, Serialize, ToSchema)]
+struct TemplateLogSourcePreset {
+    source_type: &'static str,
+    source_ref: &'static str,
+    display_name: &'static str,
+    is_primary: bool,
+}
+
+impl From<&Template> for WorkspaceTemplate {
+    fn from(template: &Template) -> Self {
+        Self {
+            id: template.id,
+            name: template.name,
+            description: template.description,
+            icon: template.icon,
+            category: template.category,
+            image: template.image,
+            ram_mb: template.ram_mb,
+            vcpu_count: template.vcpu_count,
+            disk_size_mb: template.disk_size_mb,
+            default_log_sources: Vec::new(),
+            expected_apps: Vec::new(),
+            coming_soon: false,
+        }
+    }
+}
+
+/// What workspaces can be made from
+#[utoipa::path(get, path = "/templates", tag = "templates", responses((status = 200, body = TemplatesResponse)))]
+pub(super) async fn list() -> Json<TemplatesResponse> {
+    Json(TemplatesResponse { templates: templates::ALL.iter().map(Into::into).collect() })
+}

@@ -1,0 +1,201 @@
+//! `/workspaces`: create, read, and ask for another state.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use rigbox_core::permit::{
+    CreateWorkspace, DeleteWorkspace, ListWorkspaces, OperateWorkspace, ReadWorkspace, Target,
+};
+use rigbox_core::status::Status;
+use rigbox_store::{Once, Page, Workspace};
+
+use super::App;
+use super::error::{ApiError, ApiErrorBody};
+use super::extract::{Caller, JsonBody, QueryOf};
+
+mod shapes;
+
+use shapes::{
+    CreateWorkspaceRequest, GetQuery, GetWorkspaceResponse, ListQuery, ListWorkspacesResponse,
+    MessageResponse,
+};
+
+const PAGE: u32 = 100;
+const LARGEST_PAGE: u32 = 1_000;
+const WAIT_S: u32 = 30;
+const LONGEST_WAIT_S: u32 = 120;
+const LONGEST_KEY: usize = 255;
+
+/// The caller's workspaces, oldest first
+#[utoipa::path(
+    get, path = "/workspaces", tag = "workspaces", params(ListQuery),
+    responses((status = 200, body = ListWorkspacesResponse), (status = 400, body = ApiErrorBody)),
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller<ListWorkspaces>,
+    QueryOf(query): QueryOf<ListQuery>,
+) -> Result<Json<ListWorkspacesResponse>, ApiError> {
+    let limit = query.limit.unwrap_or(PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        return Err(ApiError::bad_request(format!("limit: {limit} is not between 1 and {LARGEST_PAGE}")));
+    }
+    let status = query.status.as_deref().map(parse_status).transpose()?;
+    let after = query.cursor.as_deref().map(read_cursor).transpose()?;
+    // One more than asked tells whether there is a next page.
+    let page = Page { name: query.name, status, after, limit: limit + 1 };
+    let mut found = app.workspaces.list(&caller.permit(Target::Account)?, &page).await?;
+    let wanted = limit as usize;
+    let more = found.len() > wanted;
+    found.truncate(wanted);
+    let next_cursor = found.last().filter(|_| more).map(cursor);
+    Ok(Json(ListWorkspacesResponse { vms: found.iter().map(Into::into).collect(), next_cursor }))
+}
+
+/// Make a workspace; it is not started
+#[utoipa::path(
+    post, path = "/workspaces", tag = "workspaces", request_body = CreateWorkspaceRequest,
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body gets the same answer")),
+    responses(
+        (status = 201, body = GetWorkspaceResponse),
+        (status = 400, body = ApiErrorBody),
+        (status = 402, body = ApiErrorBody, description = "A limit of the plan or the machine; the message names it"),
+        (status = 409, body = ApiErrorBody, description = "The name is taken, or the Idempotency-Key was used for another request"),
+        (status = 413, body = ApiErrorBody),
+    ),
+)]
+pub(super) async fn create(
+    State(app): State<App>,
+    caller: Caller<CreateWorkspace>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<CreateWorkspaceRequest>,
+) -> Result<Response, ApiError> {
+    let once = once(&headers, &body)?;
+    let wanted = body.wanted()?;
+    let permit = caller.permit(Target::Account)?;
+    let render = |made: &Workspace| {
+        serde_json::to_string(&GetWorkspaceResponse::from(made)).unwrap_or_else(|_| "{}".to_owned())
+    };
+    let answer = app.workspaces.create(&permit, &wanted, once.as_ref(), render).await?;
+    Ok((StatusCode::CREATED, [(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+/// One workspace; with `wait_until_not` the answer comes when its status changes
+#[utoipa::path(
+    get, path = "/workspaces/{id}", tag = "workspaces", params(("id" = String, Path), GetQuery),
+    responses(
+        (status = 200, body = GetWorkspaceResponse),
+        (status = 400, body = ApiErrorBody),
+        (status = 404, body = ApiErrorBody),
+    ),
+)]
+pub(super) async fn get(
+    State(app): State<App>,
+    caller: Caller<ReadWorkspace>,
+    Path(id): Path<String>,
+    QueryOf(query): QueryOf<GetQuery>,
+) -> Result<Json<GetWorkspaceResponse>, ApiError> {
+    let permit = caller.workspace(&app, &id).await?;
+    let workspace = match query.wait_until_not.as_deref() {
+        None => app.workspaces.get(&permit).await?,
+        Some(status) => {
+            let seconds = query.timeout_s.unwrap_or(WAIT_S);
+            if seconds > LONGEST_WAIT_S {
+                return Err(ApiError::bad_request(format!(
+                    "timeout_s: {seconds} is more than {LONGEST_WAIT_S}: ask again instead"
+                )));
+            }
+            let limit = Duration::from_secs(seconds.into());
+            app.workspaces.wait_until_not(&permit, parse_status(status)?, limit).await?
+        }
+    };
+    Ok(Json((&workspace).into()))
+}
+
+/// Remove a workspace and every trace of it; it is gone when reading it answers 404
+#[utoipa::path(
+    delete, path = "/workspaces/{id}", tag = "workspaces", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = MessageResponse),
+        (status = 404, body = ApiErrorBody),
+        (status = 409, body = ApiErrorBody),
+    ),
+)]
+pub(super) async fn delete(
+    State(app): State<App>,
+    caller: Caller<DeleteWorkspace>,
+    Path(id): Path<String>,
+) -> Result<Json<MessageResponse>, ApiError> {
+    let permit = caller.workspace(&app, &id).await?;
+    let workspace = app.workspaces.delete(&permit).await?;
+    let message = format!("workspace {} is being deleted", workspace.id);
+    Ok(Json(MessageResponse { message, status: workspace.life.status.into() }))
+}
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident, $path:literal;)*) => {$(
+        $(#[$doc])*
+        #[utoipa::path(
+            post, path = $path, tag = "workspaces", params(("id" = String, Path)),
+            responses(
+                (status = 200, body = GetWorkspaceResponse),
+                (status = 404, body = ApiErrorBody),
+                (status = 409, body = ApiErrorBody, description = "Not in this state; the message says what is allowed"),
+            ),
+        )]
+        pub(super) async fn $name(
+            State(app): State<App>,
+            caller: Caller<OperateWorkspace>,
+            Path(id): Path<String>,
+        ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
+            let permit = caller.workspace(&app, &id).await?;
+            Ok(Json((&app.workspaces.$name(&permit).await?).into()))
+        }
+    )*};
+}
+
+operations! {
+    /// Boot a workspace
+    start, "/workspaces/{id}/start";
+    /// Shut a workspace down; its disk is kept
+    stop, "/workspaces/{id}/stop";
+    /// Give up a start (ends in stopped) or a creation (ends in deleting)
+    cancel, "/workspaces/{id}/cancel";
+    /// Start a failed workspace again
+    retry, "/workspaces/{id}/retry";
+}
+
+fn once(headers: &HeaderMap, body: &CreateWorkspaceRequest) -> Result<Option<Once>, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len())).ok_or_else(|| {
+        ApiError::bad_request(format!("Idempotency-Key: expected 1 to {LONGEST_KEY} printable characters"))
+    })?;
+    // What was understood, so that blanks and the order of fields make no difference.
+    let request = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error))?;
+    Ok(Some(Once::new(key, &[b"POST /workspaces\n".as_slice(), &request].concat())))
+}
+
+fn parse_status(text: &str) -> Result<Status, ApiError> {
+    text.parse().map_err(|error: rigbox_core::status::BadStatus| ApiError::bad_request(error.to_string()))
+}
+
+fn cursor(last: &Workspace) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}:{}", last.created_at.unix_ms(), last.id))
+}
+
+fn read_cursor(text: &str) -> Result<(i64, String), ApiError> {
+    let read = || {
+        let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (time, id) = plain.split_once(':')?;
+        Some((time.parse().ok()?, id.to_owned()))
+    };
+    read().ok_or_else(|| {
+        ApiError::bad_request("cursor: not one that this API gave: take `next_cursor` as it is")
+    })
+}

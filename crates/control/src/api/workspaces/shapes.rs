@@ -1,0 +1,222 @@
+//! JSON shapes of workspaces.
+
+use rigbox_core::sizes::AskedSizes;
+use rigbox_core::status::Status;
+use rigbox_store::Workspace;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::api::error::ApiError;
+use crate::api::shapes::date;
+use crate::service::workspaces::Wanted;
+
+/// What a workspace is doing.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::api) enum VmStatus {
+    Provisioned,
+    Provisioning,
+    Starting,
+    Running,
+    Stopping,
+    Stopped,
+    Deleting,
+    Failed,
+}
+
+impl From<Status> for VmStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Provisioned => Self::Provisioned,
+            Status::Provisioning => Self::Provisioning,
+            Status::Starting => Self::Starting,
+            Status::Running => Self::Running,
+            Status::Stopping => Self::Stopping,
+            Status::Stopped => Self::Stopped,
+            Status::Deleting => Self::Deleting,
+            Status::Failed => Self::Failed,
+        }
+    }
+}
+
+/// A workspace.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct Vm {
+    id: String,
+    user_id: String,
+    node_id: String,
+    name: String,
+    status: VmStatus,
+    image: String,
+    template_id: String,
+    ram_mb: u32,
+    vcpu_count: u32,
+    disk_size_mb: u32,
+    /// `lost` while the agent of a running workspace does not answer: stop and start it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    failure_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    failure_reason: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+}
+
+impl From<&Workspace> for Vm {
+    fn from(workspace: &Workspace) -> Self {
+        let (life, failure) = (&workspace.life, workspace.life.failure.as_ref());
+        Self {
+            id: workspace.id.to_string(),
+            user_id: workspace.user_id.to_string(),
+            node_id: workspace.node_id.to_string(),
+            name: workspace.name.to_string(),
+            status: life.status.into(),
+            image: workspace.image.clone(),
+            template_id: workspace.template_id.clone(),
+            ram_mb: workspace.sizes.ram_mb(),
+            vcpu_count: workspace.sizes.vcpu_count(),
+            disk_size_mb: workspace.sizes.disk_size_mb(),
+            agent: life.agent_lost.then(|| "lost".to_owned()),
+            failure_code: failure.map(|failure| failure.code.clone()),
+            failure_reason: failure.map(|failure| failure.message.clone()),
+            created_at: date(workspace.created_at),
+            updated_at: date(workspace.updated_at),
+        }
+    }
+}
+
+/// Why a workspace is in `failed`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct WorkspaceFailure {
+    code: String,
+    message: String,
+    /// Whether `retry` may help.
+    retryable: bool,
+    attempts: u32,
+    #[serde(with = "time::serde::rfc3339")]
+    occurred_at: OffsetDateTime,
+}
+
+/// One workspace.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct GetWorkspaceResponse {
+    vm: Vm,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    failure: Option<WorkspaceFailure>,
+}
+
+impl From<&Workspace> for GetWorkspaceResponse {
+    fn from(workspace: &Workspace) -> Self {
+        let failure = workspace.life.failure.as_ref().map(|failure| WorkspaceFailure {
+            code: failure.code.clone(),
+            message: failure.message.clone(),
+            retryable: failure.retryable,
+            attempts: workspace.life.attempts,
+            occurred_at: date(failure.occurred_at),
+        });
+        Self { vm: workspace.into(), failure }
+    }
+}
+
+/// A page of workspaces.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct ListWorkspacesResponse {
+    pub(super) vms: Vec<Vm>,
+    /// Present when there is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) next_cursor: Option<String>,
+}
+
+/// What is being done now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct MessageResponse {
+    pub(super) message: String,
+    pub(super) status: VmStatus,
+}
+
+/// A workspace to be made.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api) struct CreateWorkspaceRequest {
+    /// 1 to 40 characters of a-z, 0-9 and `-`; unique among your workspaces.
+    name: String,
+    /// `base` when left out; `GET /templates` lists them.
+    template_id: Option<String>,
+    /// The template's image, or left out.
+    image: Option<String>,
+    /// Raised to the template's floor.
+    ram_mb: Option<u32>,
+    /// Raised to the template's floor.
+    vcpu_count: Option<u32>,
+    /// Raised to the template's floor.
+    disk_size_mb: Option<u32>,
+    /// Not available yet: empty or left out.
+    catalog_ids: Option<Vec<String>>,
+    /// Not available yet: empty or left out.
+    service_spec_ids: Option<Vec<String>>,
+    /// Not available yet: empty or left out.
+    setup_script_ids: Option<Vec<String>>,
+}
+
+impl CreateWorkspaceRequest {
+    pub(super) fn wanted(self) -> Result<Wanted, ApiError> {
+        for (field, ids) in [
+            ("catalog_ids", &self.catalog_ids),
+            ("service_spec_ids", &self.service_spec_ids),
+            ("setup_script_ids", &self.setup_script_ids),
+        ] {
+            if let Some(id) = ids.as_ref().and_then(|ids| ids.first()) {
+                let id: String = id.chars().take(64).collect();
+                return Err(ApiError::bad_request(format!(
+                    "{field}: there is no `{id}`: leave the field out"
+                ))
+                .with_details(serde_json::json!({"field": field})));
+            }
+        }
+        Ok(Wanted {
+            name: self.name,
+            template_id: self.template_id,
+            image: self.image,
+            sizes: AskedSizes {
+                ram_mb: self.ram_mb,
+                vcpu_count: self.vcpu_count,
+                disk_size_mb: self.disk_size_mb,
+            },
+        })
+    }
+}
+
+/// Which part of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::api) struct ListQuery {
+    /// Only the workspace of this name.
+    pub(super) name: Option<String>,
+    /// Only workspaces in this status.
+    pub(super) status: Option<String>,
+    /// 100 when left out, 1,000 at most.
+    pub(super) limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    pub(super) cursor: Option<String>,
+}
+
+/// Whether to wait.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::api) struct GetQuery {
+    /// Answer when the status is not this one any more.
+    pub(super) wait_until_not: Option<String>,
+    /// Answer after so many seconds at the latest; 30 when left out.
+    pub(super) timeout_s: Option<u32>,
+}

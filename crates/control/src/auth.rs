@@ -1,0 +1,47 @@
+//! Whose request this is: the API key in `Authorization: Bearer`.
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use rigbox_core::permit::Principal;
+use rigbox_store::secret::{ApiKey, TokenKey};
+use rigbox_store::{Error, Store};
+
+pub(crate) struct Auth {
+    store: Store,
+    token_key: TokenKey,
+}
+
+/// Why nobody is known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthError {
+    #[error("no API key: send `Authorization: Bearer rb_...`")]
+    Missing,
+    #[error("the Authorization header holds no API key: expected `Bearer rb_` and 43 letters and digits")]
+    Malformed,
+    #[error("this API key is not known: it may have been revoked; log in again")]
+    Unknown,
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl Auth {
+    pub(crate) fn new(store: Store, token_key: TokenKey) -> Self {
+        Self { store, token_key }
+    }
+
+    pub(crate) async fn principal(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let value = values.next().ok_or(AuthError::Missing)?;
+        if values.next().is_some() {
+            return Err(AuthError::Malformed);
+        }
+        let (scheme, key) =
+            value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(AuthError::Malformed)?;
+        let key = ApiKey::parse(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
+        let key = key.ok_or(AuthError::Malformed)?;
+        // The look-up compares keyed hashes: its time says nothing about the key.
+        let user = self.store.user_of_key(&self.token_key.hash(key.reveal())).await?;
+        let user = user.ok_or(AuthError::Unknown)?;
+        Ok(Principal { user: user.id, plan: user.plan })
+    }
+}

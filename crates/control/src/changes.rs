@@ -1,0 +1,66 @@
+//! The one place where a workspace's life is written, and where those who wait for a change hear of it.
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_core::lifecycle::Lifecycle;
+use rigbox_core::time::Moment;
+use rigbox_store::{Error, Store, Workspace};
+use tokio::sync::broadcast;
+use tracing::info;
+
+use crate::clock;
+
+/// Waiters that fall further behind look at the database again.
+const BACKLOG: usize = 1024;
+
+#[derive(Clone)]
+pub(crate) struct Lives {
+    store: Store,
+    changed: broadcast::Sender<WorkspaceId>,
+}
+
+impl Lives {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, changed: broadcast::channel(BACKLOG).0 }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<WorkspaceId> {
+        self.changed.subscribe()
+    }
+
+    /// Tells everybody that a workspace is another than before.
+    pub(crate) fn announce(&self, id: &WorkspaceId) {
+        // Nobody listening is fine.
+        let _ = self.changed.send(id.clone());
+    }
+
+    /// Gives a workspace the life that `next` makes of its present one (`None`: leave it), however many others write at
+    /// the same time. Answers the workspace as it is afterwards, or `None` when it does not exist.
+    pub(crate) async fn change<E: From<Error>>(
+        &self,
+        id: &WorkspaceId,
+        mut next: impl FnMut(&Workspace, Moment) -> Result<Option<Lifecycle>, E>,
+    ) -> Result<Option<Workspace>, E> {
+        loop {
+            let Some(mut workspace) = self.store.workspace(id).await? else { return Ok(None) };
+            let now = clock::now();
+            let Some(life) = next(&workspace, now)?.filter(|life| *life != workspace.life) else {
+                return Ok(Some(workspace));
+            };
+            if self.store.update_life(&workspace, &life, now).await? {
+                if life.status != workspace.life.status {
+                    let failure = life.failure.as_ref().map(|failure| failure.code.as_str());
+                    info!(workspace = %id, from = %workspace.life.status, to = %life.status, failure, "moved");
+                }
+                workspace.life = life;
+                workspace.revision += 1;
+                workspace.updated_at = now;
+                self.announce(id);
+                return Ok(Some(workspace));
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The agents in the VMs, reached through guestio. Streams are pulled: what a slow client does not take, the guest keeps.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::guest::guest_client::GuestClient as Grpc;
+use rigbox_proto::guest::{
+    ExecInput, ExecOutput, ReadFileOutput, ReadFileRequest, WriteFileInput, WriteFileOpen, exec_input,
+    write_file_input,
+};
+use rigbox_proto::{WORKSPACE_HEADER, fault};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+use crate::unix;
+
+/// Calls to guests at one time, all workspaces together: times the stream window it bounds our memory.
+const MOST_CALLS: usize = 256;
+/// Payload of one message.
+pub(crate) const CHUNK: usize = 32 * 1024;
+const LARGEST_MESSAGE: usize = 128 * 1024;
+/// Messages of one caller that wait for the guest.
+const AHEAD: usize = 4;
+
+/// Why a call to a guest failed, with a stable code.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct GuestError {
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+impl From<Status> for GuestError {
+    fn from(status: Status) -> Self {
+        Self { code: fault::code(&status).to_owned(), message: status.message().to_owned() }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct GuestClient {
+    grpc: Grpc<Channel>,
+    calls: Arc<Semaphore>,
+}
+
+/// A running command: dropping it ends the command's process group.
+pub(crate) struct Running {
+    pub(crate) input: Input<ExecInput>,
+    pub(crate) output: Output<ExecOutput>,
+}
+
+impl GuestClient {
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self {
+            grpc: Grpc::new(unix::channel(socket)).max_decoding_message_size(LARGEST_MESSAGE),
+            calls: Arc::new(Semaphore::new(MOST_CALLS)),
+        }
+    }
+
+    pub(crate) async fn exec(
+        &self,
+        id: &WorkspaceId,
+        start: rigbox_proto::guest::ExecStart,
+    ) -> Result<Running, GuestError> {
+        let slot = self.slot()?;
+        let (input, feed) = feed();
+        input.send(ExecInput { input: Some(exec_input::Input::Start(start)) }).await;
+        let stream = self.grpc.clone().exec(addressed(id, feed)?).await?.into_inner();
+        Ok(Running { input, output: Output { stream, _slot: slot } })
+    }
+
+    pub(crate) async fn read_file(
+        &self,
+        id: &WorkspaceId,
+        request: ReadFileRequest,
+    ) -> Result<Output<ReadFileOutput>, GuestError> {
+        let slot = self.slot()?;
+        let stream = self.grpc.clone().read_file(addressed(id, request)?).await?.into_inner();
+        Ok(Output { stream, _slot: slot })
+    }
+
+    /// Writes `content`; the file appears only when all of it has come without an error. Answers its size.
+    pub(crate) async fn write_file<E>(
+        &self,
+        id: &WorkspaceId,
+        open: WriteFileOpen,
+        mut content: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<u64, WriteError<E>> {
+        let _slot = self.slot()?;
+        let (input, feed) = feed();
+        let message = |part| WriteFileInput { input: Some(part) };
+        input.send(message(write_file_input::Input::Open(open))).await;
+        let mut grpc = self.grpc.clone();
+        let call = grpc.write_file(addressed(id, feed)?);
+        tokio::pin!(call);
+        let feeding = async {
+            while let Some(bytes) = content.next().await {
+                let mut bytes = bytes.map_err(WriteError::Content)?;
+                while !bytes.is_empty() {
+                    let part = bytes.split_to(bytes.len().min(CHUNK));
+                    input.send(message(write_file_input::Input::Data(part))).await;
+                }
+            }
+            input.finish().await;
+            Ok::<(), WriteError<E>>(())
+        };
+        tokio::pin!(feeding);
+        tokio::select! {
+            // An answer before the end of the content is a refusal.
+            answer = &mut call => Ok(answer.map_err(GuestError::from)?.into_inner().size),
+            fed = &mut feeding => {
+                fed?;
+                Ok(call.await.map_err(GuestError::from)?.into_inner().size)
+            }
+        }
+    }
+
+    fn slot(&self) -> Result<OwnedSemaphorePermit, GuestError> {
+        self.calls.clone().try_acquire_owned().map_err(|_| GuestError {
+            code: "busy".to_owned(),
+            message: format!("{MOST_CALLS} commands and file transfers are under way already"),
+        })
+    }
+}
+
+/// Why a file was not written.
+#[derive(Debug)]
+pub(crate) enum WriteError<E> {
+    /// The content did not come to its end.
+    Content(E),
+    Guest(GuestError),
+}
+
+impl<E> From<GuestError> for WriteError<E> {
+    fn from(error: GuestError) -> Self {
+        Self::Guest(error)
+    }
+}
+
+/// What comes from a guest.
+pub(crate) struct Output<T> {
+    stream: Streaming<T>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl<T> Output<T> {
+    pub(crate) async fn next(&mut self) -> Result<Option<T>, GuestError> {
+        Ok(self.stream.message().await?)
+    }
+}
+
+/// What goes to a guest.
+pub(crate) struct Input<T>(mpsc::Sender<Option<T>>);
+
+impl<T> Input<T> {
+    /// Waits while the guest does not take more; nothing happens when it has gone.
+    pub(crate) async fn send(&self, message: T) {
+        let _ = self.0.send(Some(message)).await;
+    }
+
+    /// Ends the stream in order.
+    async fn finish(&self) {
+        let _ = self.0.send(None).await;
+    }
+}
+
+/// A stream that ends only by `finish`. When its feeder vanishes it hangs until the call is dropped with it: an orderly
+/// end would tell the guest that a file cut short is complete.
+fn feed<T: Send + 'static>() -> (Input<T>, impl Stream<Item = T> + Send + 'static) {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let stream =
+        futures_util::stream::unfold(receiver, |mut receiver: mpsc::Receiver<Option<T>>| async move {
+            match receiver.recv().await {
+                Some(Some(message)) => Some((message, receiver)),
+                Some(None) => None,
+                None => std::future::pending().await,
+            }
+        });
+    (Input(sender), stream)
+}
+
+fn addressed<T>(id: &WorkspaceId, message: T) -> Result<Request<T>, GuestError> {
+    let mut request = Request::new(message);
+    let value = MetadataValue::try_from(id.as_str())
+        .map_err(|error| GuestError { code: "internal".to_owned(), message: error.to_string() })?;
+    request.metadata_mut().insert(WORKSPACE_HEADER, value);
+    Ok(request)
+}

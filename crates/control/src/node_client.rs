@@ -1,0 +1,214 @@
+//! The node as control sees it: each verb with its time-out, and its faults in two kinds: not there, or refused.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_core::lifecycle::{End, EndCause, Report, Seen};
+use rigbox_proto::fault;
+use rigbox_proto::node::node_client::NodeClient as Grpc;
+use rigbox_proto::node::{
+    Cause, DeleteRequest, DescribeRequest, NodeDescription, ProvisionRequest, StartRequest, State,
+    StopRequest, WatchEvent, WatchRequest, WorkspaceReport, watch_event,
+};
+use rigbox_store::Workspace;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::unix;
+
+/// For verbs that the node answers at once.
+const QUICK: Duration = Duration::from_secs(10);
+/// For verbs that wait for disks and processes.
+const SLOW: Duration = Duration::from_secs(100);
+/// How long a guest may take to shut down in order.
+const STOP_GRACE_MS: u32 = 30_000;
+/// How old a description of the node may be.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// Why the node did not do it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeError {
+    /// It does not answer, or cannot now: trying again is right.
+    #[error("the node does not answer: {0}")]
+    Unreachable(String),
+    /// It will not, with a stable code.
+    #[error("{message}")]
+    Refused { code: String, message: String },
+}
+
+impl From<Status> for NodeError {
+    fn from(status: Status) -> Self {
+        let code = fault::code(&status);
+        let temporary = matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted
+        );
+        if code == "unreachable" || (temporary && code == "internal") {
+            Self::Unreachable(status.message().to_owned())
+        } else {
+            Self::Refused { code: code.to_owned(), message: status.message().to_owned() }
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct NodeClient {
+    grpc: Grpc<Channel>,
+    described: Arc<Mutex<Option<(Instant, Arc<NodeDescription>)>>>,
+}
+
+/// What the node's stream of reports says.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Report(WorkspaceId, Report),
+    Synced,
+}
+
+impl NodeClient {
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self { grpc: Grpc::new(unix::channel(socket)), described: Arc::default() }
+    }
+
+    /// What the node is and can hold; a few seconds old at most.
+    pub(crate) async fn describe(&self) -> Result<Arc<NodeDescription>, NodeError> {
+        let mut described = self.described.lock().await;
+        if let Some((when, description)) = described.as_ref()
+            && when.elapsed() < FRESH
+        {
+            return Ok(description.clone());
+        }
+        let answer = self.grpc.clone().describe(timed(DescribeRequest {}, QUICK)).await?.into_inner();
+        let description = Arc::new(answer);
+        *described = Some((Instant::now(), description.clone()));
+        Ok(description)
+    }
+
+    pub(crate) async fn provision(&self, workspace: &Workspace) -> Result<(), NodeError> {
+        let request = ProvisionRequest {
+            workspace_id: workspace.id.to_string(),
+            generation: workspace.life.generation,
+            image: workspace.image.clone(),
+            disk_size_mb: workspace.sizes.disk_size_mb(),
+        };
+        self.grpc.clone().provision(timed(request, SLOW)).await?;
+        Ok(())
+    }
+
+    /// Answers the boot's id.
+    pub(crate) async fn start(&self, workspace: &Workspace, about_json: String) -> Result<String, NodeError> {
+        let request = StartRequest {
+            workspace_id: workspace.id.to_string(),
+            generation: workspace.life.generation,
+            ram_mb: workspace.sizes.ram_mb(),
+            vcpu_count: workspace.sizes.vcpu_count(),
+            name: workspace.name.to_string(),
+            about_json,
+        };
+        Ok(self.grpc.clone().start(timed(request, SLOW)).await?.into_inner().boot_id)
+    }
+
+    pub(crate) async fn stop(&self, workspace: &Workspace) -> Result<(), NodeError> {
+        let request = StopRequest {
+            workspace_id: workspace.id.to_string(),
+            generation: workspace.life.generation,
+            grace_ms: STOP_GRACE_MS,
+        };
+        self.grpc.clone().stop(timed(request, QUICK)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn delete(&self, id: &WorkspaceId, generation: u64) -> Result<(), NodeError> {
+        let request = DeleteRequest { workspace_id: id.to_string(), generation };
+        self.grpc.clone().delete(timed(request, SLOW)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn watch(&self) -> Result<Reports, NodeError> {
+        Ok(Reports(self.grpc.clone().watch(WatchRequest {}).await?.into_inner()))
+    }
+
+    /// What the node knows of one workspace now.
+    pub(crate) async fn look(&self, id: &WorkspaceId) -> Result<Report, NodeError> {
+        let look = async {
+            let mut reports = self.watch().await?;
+            let mut found = Report { generation: 0, seen: Seen::Absent };
+            loop {
+                match reports.next().await? {
+                    Some(Event::Report(about, report)) if about == *id => found = report,
+                    Some(Event::Report(..)) => {}
+                    Some(Event::Synced) => return Ok(found),
+                    None => return Err(NodeError::Unreachable("its reports ended".to_owned())),
+                }
+            }
+        };
+        match tokio::time::timeout(QUICK, look).await {
+            Ok(found) => found,
+            Err(_) => Err(NodeError::Unreachable("its reports take too long".to_owned())),
+        }
+    }
+}
+
+/// The node's stream of reports.
+pub(crate) struct Reports(Streaming<WatchEvent>);
+
+impl Reports {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, NodeError> {
+        loop {
+            match self.0.message().await? {
+                None => return Ok(None),
+                Some(WatchEvent { event: Some(watch_event::Event::Synced(_)) }) => {
+                    return Ok(Some(Event::Synced));
+                }
+                Some(WatchEvent { event: Some(watch_event::Event::Report(report)) }) => {
+                    if let Some((id, report)) = understood(report) {
+                        return Ok(Some(Event::Report(id, report)));
+                    }
+                }
+                Some(WatchEvent { event: None }) => {}
+            }
+        }
+    }
+}
+
+/// A report in the terms of the rules; `None` for one that a newer node may send.
+fn understood(report: WorkspaceReport) -> Option<(WorkspaceId, Report)> {
+    let id = report.workspace_id.parse().ok()?;
+    let generation = report.generation;
+    let boot = report.boot_id.clone();
+    let seen = match report.state() {
+        State::Unspecified => return None,
+        State::Resting => Seen::Resting {
+            ended: report.end.map(|end| End { cause: cause(end.cause()), detail: end.detail, boot }),
+        },
+        State::Booting => Seen::Booting { boot },
+        State::Running => Seen::Running { boot, agent_lost: report.agent_lost },
+        State::Stopping => Seen::Stopping,
+        State::Absent => Seen::Absent,
+    };
+    Some((id, Report { generation, seen }))
+}
+
+fn cause(cause: Cause) -> EndCause {
+    match cause {
+        Cause::Requested => EndCause::Requested,
+        Cause::Poweroff => EndCause::Poweroff,
+        Cause::Reboot => EndCause::Reboot,
+        Cause::Halt => EndCause::Halt,
+        Cause::KernelPanic => EndCause::KernelPanic,
+        Cause::VmmDied => EndCause::VmmDied,
+        Cause::AgentNeverAnswered => EndCause::AgentNeverAnswered,
+        Cause::Unspecified | Cause::EndedUnobserved => EndCause::Unobserved,
+        Cause::HostWentDown => EndCause::HostWentDown,
+        Cause::StartFailed => EndCause::StartFailed,
+    }
+}
+
+fn timed<T>(message: T, limit: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    request
+}

@@ -1,0 +1,121 @@
+//! Follows the node's reports and lets them move the workspaces' lives; what the node has and nobody owns is removed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_core::lifecycle::{Report, Seen};
+use tracing::{info, warn};
+
+use super::{Reconciler, lock};
+use crate::node_client::{Event, NodeError, Reports};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Reconciler {
+    pub(super) async fn follow(&self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let outcome = match self.0.node.watch().await {
+                Ok(reports) => self.take_in(reports).await,
+                Err(error) => Err(error),
+            };
+            if self.0.synced.send_replace(false) {
+                pause = FIRST_PAUSE;
+            }
+            match outcome {
+                Ok(()) => info!("the node's reports ended; asking again"),
+                Err(error) => info!(%error, "no reports from the node; asking again"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn take_in(&self, mut reports: Reports) -> Result<(), NodeError> {
+        let mut first = Some(HashMap::new());
+        while let Some(event) = reports.next().await? {
+            match event {
+                Event::Report(id, report) => match &mut first {
+                    Some(known) => {
+                        known.insert(id, report);
+                    }
+                    None => {
+                        self.remember(&id, &report);
+                        self.apply(&id, &report).await;
+                    }
+                },
+                Event::Synced => {
+                    if let Some(known) = first.take() {
+                        self.compare(known).await;
+                        self.0.synced.send_replace(true);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remember(&self, id: &WorkspaceId, report: &Report) {
+        let mut seen = lock(&self.0.seen);
+        if report.seen == Seen::Absent {
+            seen.remove(id);
+        } else {
+            seen.insert(id.clone(), report.clone());
+        }
+    }
+
+    /// Everything that the node knows against everything that the database knows.
+    async fn compare(&self, known: HashMap<WorkspaceId, Report>) {
+        *lock(&self.0.seen) = known.clone();
+        let rows = loop {
+            match self.0.lives.store().all_workspaces().await {
+                Ok(rows) => break rows,
+                Err(error) => {
+                    // Without it every workspace would look like an orphan.
+                    warn!(%error, "cannot read the workspaces; trying again");
+                    tokio::time::sleep(LONGEST_PAUSE).await;
+                }
+            }
+        };
+        for (id, _) in rows.iter().filter(|(id, _)| !known.contains_key(id)) {
+            self.apply(id, &Report { generation: 0, seen: Seen::Absent }).await;
+        }
+        for (id, report) in &known {
+            self.apply(id, report).await;
+        }
+    }
+
+    /// Lets a report move a life, and has the worker look at the outcome.
+    pub(super) async fn apply(&self, id: &WorkspaceId, report: &Report) {
+        let moved = self
+            .0
+            .lives
+            .change::<rigbox_store::Error>(id, |workspace, now| Ok(workspace.life.observe(report, now)));
+        match moved.await {
+            Ok(Some(_)) => self.poke(id),
+            Ok(None) if report.seen != Seen::Absent => self.remove_orphan(id.clone(), report.generation),
+            Ok(None) => {}
+            Err(error) => {
+                warn!(workspace = %id, %error, "cannot store what the node reported");
+                lock(&self.0.troubled).insert(id.clone(), error.to_string());
+            }
+        }
+    }
+
+    /// The database was read and does not have it.
+    fn remove_orphan(&self, id: WorkspaceId, generation: u64) {
+        warn!(workspace = %id, "the node has a workspace that nobody owns: removing it");
+        let this = self.clone();
+        self.spawn(async move {
+            match this.0.node.delete(&id, generation.saturating_add(1)).await {
+                Ok(()) => {
+                    lock(&this.0.seen).remove(&id);
+                }
+                // It is reported again when the node is back.
+                Err(error) => warn!(workspace = %id, %error, "the workspace that nobody owns is still there"),
+            }
+        });
+    }
+}

@@ -1,0 +1,219 @@
+//! One worker's look at one workspace: what is due, done until nothing is.
+
+use std::time::Duration;
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_core::lifecycle::{Lifecycle, Report, Seen, Step};
+use rigbox_core::status::Status;
+use rigbox_core::time::Moment;
+use rigbox_store::{Error, Workspace};
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+
+use super::{Reconciler, lock};
+use crate::node_client::NodeError;
+
+/// A stop that shows no effect is asked for again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// A verb is given up now and then to look at the clock.
+const LONGEST_STEP: Duration = Duration::from_secs(5);
+
+/// What a step came to.
+enum Outcome {
+    /// Look again at once.
+    Moved,
+    /// Wait for a report or a request.
+    Wait,
+    /// Try again at the next tick.
+    Later(String),
+}
+
+impl Reconciler {
+    pub(super) async fn work(&self, id: &WorkspaceId, wake: &Notify) {
+        loop {
+            match self.advance(id, wake).await {
+                Ok(Outcome::Moved) => {}
+                Ok(Outcome::Wait) => {
+                    lock(&self.0.troubled).remove(id);
+                    return;
+                }
+                Ok(Outcome::Later(trouble)) => {
+                    debug!(workspace = %id, trouble, "trying again soon");
+                    lock(&self.0.troubled).insert(id.clone(), trouble);
+                    return;
+                }
+                Err(error) => {
+                    warn!(workspace = %id, %error, "cannot read or write its state; trying again soon");
+                    lock(&self.0.troubled).insert(id.clone(), error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn advance(&self, id: &WorkspaceId, wake: &Notify) -> Result<Outcome, Error> {
+        let Some(workspace) = self.0.lives.store().workspace(id).await? else { return Ok(Outcome::Wait) };
+        if self.timed_out(&workspace).await? {
+            return Ok(Outcome::Moved);
+        }
+        let seen = lock(&self.0.seen).get(id).map(|report| report.seen.clone());
+        let step = workspace.life.next_step(seen.as_ref());
+        if step == Step::Wait {
+            return Ok(Outcome::Wait);
+        }
+        let perform = self.perform(step, &workspace);
+        tokio::pin!(perform);
+        loop {
+            tokio::select! {
+                outcome = &mut perform => return outcome,
+                // A newer intention: the verb under way is dropped, and refused by the node once the newer one is there.
+                () = self.superseded(step, &workspace, wake) => return Ok(Outcome::Moved),
+                () = tokio::time::sleep(LONGEST_STEP) => {
+                    if self.timed_out(&workspace).await? {
+                        return Ok(Outcome::Moved);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn timed_out(&self, workspace: &Workspace) -> Result<bool, Error> {
+        let late = |life: &Lifecycle, now: Moment| life.time_out(now, self.0.began, &self.0.timeouts);
+        if late(&workspace.life, crate::clock::now()).is_none() {
+            return Ok(false);
+        }
+        let trouble = lock(&self.0.troubled).get(&workspace.id).cloned();
+        let moved = self.0.lives.change::<Error>(&workspace.id, |workspace, now| {
+            let mut life = late(&workspace.life, now);
+            if let (Some(failure), Some(trouble)) = (life.as_mut().and_then(|l| l.failure.as_mut()), &trouble)
+            {
+                failure.message = format!("{} (last: {trouble})", failure.message);
+            }
+            Ok(life)
+        });
+        Ok(moved.await?.is_some_and(|after| after.life.status == Status::Failed))
+    }
+
+    async fn superseded(&self, step: Step, seen: &Workspace, wake: &Notify) {
+        loop {
+            wake.notified().await;
+            match self.0.lives.store().workspace(&seen.id).await {
+                Ok(Some(now))
+                    if now.life.generation == seen.life.generation
+                        && (step != Step::Stop || now.life.status == seen.life.status) => {}
+                Ok(_) => return,
+                Err(error) => warn!(workspace = %seen.id, %error, "cannot read its state"),
+            }
+        }
+    }
+
+    async fn perform(&self, step: Step, workspace: &Workspace) -> Result<Outcome, Error> {
+        let done = match step {
+            Step::Wait => return Ok(Outcome::Wait),
+            Step::Provision => match self.0.node.provision(workspace).await {
+                Ok(()) => return self.settle(workspace, Lifecycle::disk_made).await,
+                Err(error) => Err(error),
+            },
+            Step::Start => {
+                let about = self.about(workspace).await?;
+                match self.0.node.start(workspace, about).await {
+                    Ok(boot) => {
+                        self.settle(workspace, |life, _| life.boot_begun(&boot)).await?;
+                        return Ok(Outcome::Wait);
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Step::Stop => self.stop(workspace).await,
+            Step::Delete => match self.0.node.delete(&workspace.id, workspace.life.generation).await {
+                Ok(()) => return self.forget(workspace).await,
+                Err(error) => Err(error),
+            },
+        };
+        match done {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => self.refused(step, workspace, error).await,
+        }
+    }
+
+    /// Asks for the end and looks whether it has come already: then no report may follow.
+    async fn stop(&self, workspace: &Workspace) -> Result<Outcome, NodeError> {
+        self.0.node.stop(workspace).await?;
+        let mut report = self.0.node.look(&workspace.id).await?;
+        if matches!(report.seen, Seen::Resting { .. } | Seen::Absent) {
+            // It was asked for after the stop was answered, so it is about this generation, whatever led to it.
+            report.generation = report.generation.max(workspace.life.generation);
+            lock(&self.0.seen).insert(workspace.id.clone(), report.clone());
+            self.apply(&workspace.id, &report).await;
+            return Ok(Outcome::Wait);
+        }
+        // The report of the end ends this wait by a new generation or status; otherwise ask again.
+        tokio::time::sleep(ASK_AGAIN).await;
+        Ok(Outcome::Moved)
+    }
+
+    async fn forget(&self, workspace: &Workspace) -> Result<Outcome, Error> {
+        if !self.0.lives.store().forget_workspace(workspace).await? {
+            return Ok(Outcome::Moved);
+        }
+        lock(&self.0.seen).remove(&workspace.id);
+        self.0.lives.announce(&workspace.id);
+        Ok(Outcome::Wait)
+    }
+
+    async fn refused(&self, step: Step, workspace: &Workspace, error: NodeError) -> Result<Outcome, Error> {
+        let (code, message) = match error {
+            NodeError::Unreachable(_) => return Ok(Outcome::Later(error.to_string())),
+            NodeError::Refused { code, message } => (code, message),
+        };
+        match (step, code.as_str()) {
+            // The database lags behind the node: what it says raises our generation.
+            (_, "stale_generation") => {
+                if let Ok(report) = self.0.node.look(&workspace.id).await {
+                    let next = Report { generation: report.generation.saturating_add(1), ..report };
+                    self.apply(&workspace.id, &next).await;
+                }
+                Ok(Outcome::Later(message))
+            }
+            (Step::Stop, "not_found") => {
+                let gone = Report { generation: workspace.life.generation, seen: Seen::Absent };
+                lock(&self.0.seen).remove(&workspace.id);
+                self.apply(&workspace.id, &gone).await;
+                Ok(Outcome::Wait)
+            }
+            (Step::Provision | Step::Start, _) => {
+                warn!(workspace = %workspace.id, ?step, code, message, "the node cannot do it");
+                self.settle(workspace, |life, now| life.step_failed(&code, &message, now)).await
+            }
+            _ => Ok(Outcome::Later(format!("{code}: {message}"))),
+        }
+    }
+
+    /// Stores what a step came to, unless the intention has changed meanwhile.
+    async fn settle(
+        &self,
+        asked: &Workspace,
+        next: impl Fn(&Lifecycle, Moment) -> Lifecycle,
+    ) -> Result<Outcome, Error> {
+        self.0
+            .lives
+            .change::<Error>(&asked.id, |workspace, now| {
+                let same = workspace.life.generation == asked.life.generation;
+                Ok(same.then(|| next(&workspace.life, now)))
+            })
+            .await?;
+        Ok(Outcome::Moved)
+    }
+
+    /// What the VM may know about itself.
+    async fn about(&self, workspace: &Workspace) -> Result<String, Error> {
+        let owner = self.0.lives.store().user(&workspace.user_id).await?;
+        let about = serde_json::json!({
+            "id": workspace.id.as_str(),
+            "name": workspace.name.as_str(),
+            "owner_email": owner.map(|owner| owner.email),
+            "api_url": self.0.api_url,
+        });
+        Ok(about.to_string())
+    }
+}

@@ -1,0 +1,20 @@
+//! What the platform does, one file per noun. A function that changes something takes the permit for it.
+
+pub(crate) mod guests;
+pub(crate) mod health;
+pub(crate) mod machine;
+pub(crate) mod users;
+pub(crate) mod workspaces;
+
+use rigbox_core::plans::Machine;
+use rigbox_proto::node::NodeDescription;
+
+/// What the node has, as the rules count it.
+fn machine_of(description: &NodeDescription) -> Machine {
+    let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Machine {
+        vcpus: description.vcpus,
+        ram_mb: small(description.ram_mb),
+        disk_total_mb: small(description.disk_total_mb),
+    }
+}

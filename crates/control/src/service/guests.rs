@@ -1,0 +1,91 @@
+//! What is done inside a running workspace: commands and files. The permit says in which one.
+
+use bytes::Bytes;
+use futures_util::Stream;
+use rigbox_core::permit::{Action, Exec, Permit, ReadFiles, WriteFiles};
+use rigbox_core::status::Status;
+use rigbox_proto::guest::{ExecStart, ReadFileOutput, ReadFileRequest, WriteFileOpen};
+
+use crate::changes::Lives;
+use crate::guest_client::{GuestClient, GuestError, Output, Running, WriteError};
+
+#[derive(Clone)]
+pub(crate) struct Guests {
+    lives: Lives,
+    guests: GuestClient,
+}
+
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GuestProblem {
+    #[error("no workspace `{0}`: not found")]
+    NotFound(String),
+    #[error("the workspace is `{status}`: this needs `running`; allowed is {}", allowed.join(" or "))]
+    NotRunning { status: Status, allowed: Vec<&'static str> },
+    #[error("the workspace's agent does not answer: stop the workspace and start it again")]
+    AgentLost,
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error("the content did not come to its end: {0}")]
+    Content(String),
+    #[error(transparent)]
+    Store(#[from] rigbox_store::Error),
+}
+
+impl<E: std::fmt::Display> From<WriteError<E>> for GuestProblem {
+    fn from(error: WriteError<E>) -> Self {
+        match error {
+            WriteError::Content(error) => Self::Content(error.to_string()),
+            WriteError::Guest(error) => Self::Guest(error),
+        }
+    }
+}
+
+impl Guests {
+    pub(crate) fn new(lives: Lives, guests: GuestClient) -> Self {
+        Self { lives, guests }
+    }
+
+    pub(crate) async fn exec(
+        &self,
+        permit: &Permit<Exec>,
+        start: ExecStart,
+    ) -> Result<Running, GuestProblem> {
+        Ok(self.guests.exec(self.running(permit).await?, start).await?)
+    }
+
+    pub(crate) async fn read_file(
+        &self,
+        permit: &Permit<ReadFiles>,
+        request: ReadFileRequest,
+    ) -> Result<Output<ReadFileOutput>, GuestProblem> {
+        Ok(self.guests.read_file(self.running(permit).await?, request).await?)
+    }
+
+    pub(crate) async fn write_file<E: std::fmt::Display>(
+        &self,
+        permit: &Permit<WriteFiles>,
+        open: WriteFileOpen,
+        content: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<u64, GuestProblem> {
+        Ok(self.guests.write_file(self.running(permit).await?, open, content).await?)
+    }
+
+    /// The permit's workspace, if something in it can answer.
+    async fn running<'a, A: Action>(
+        &self,
+        permit: &'a Permit<A>,
+    ) -> Result<&'a rigbox_core::ids::WorkspaceId, GuestProblem> {
+        let Some(id) = permit.workspace() else { return Err(GuestProblem::NotFound(A::NAME.to_owned())) };
+        let workspace = self.lives.store().workspace(id).await?;
+        let life = workspace.ok_or_else(|| GuestProblem::NotFound(id.to_string()))?.life;
+        match life.status {
+            Status::Running if life.agent_lost => Err(GuestProblem::AgentLost),
+            Status::Running => Ok(id),
+            status => Err(GuestProblem::NotRunning {
+                status,
+                allowed: life.allowed().into_iter().map(|request| request.as_str()).collect(),
+            }),
+        }
+    }
+}

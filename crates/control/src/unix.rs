@@ -1,0 +1,28 @@
+//! gRPC channels over unix sockets. They connect at the first call and again after a break.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+/// What a stream may have in flight before its reader has taken it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Never the bottleneck: a reader that stalls must hold up its own stream only. See `GuestClient`'s limit of calls.
+const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
+
+pub(crate) fn channel(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    Endpoint::from_static("http://unix.invalid")
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .connect_timeout(Duration::from_secs(5))
+        .connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        }))
+}

@@ -1,0 +1,242 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MOVES: &[(Status, Status)] = {
+    use Status::*;
+    &[
+        (Provisioning, Provisioned),
+        (Provisioning, Deleting),
+        (Provisioned, Starting),
+        (Starting, Running),
+        (Starting, Stopping),
+        // Running in between, and the report of it overtaken: starting -> running -> stopped.
+        (Starting, Stopped),
+        (Running, Stopping),
+        (Running, Stopped),
+        (Running, Starting),
+        (Running, Failed),
+        (Stopping, Stopped),
+        (Stopped, Starting),
+        (Failed, Starting),
+        (Provisioned, Deleting),
+        (Running, Deleting),
+        (Stopped, Deleting),
+        (Failed, Deleting),
+        (Provisioning, Failed),
+        (Starting, Failed),
+        (Stopping, Failed),
+        (Deleting, Failed),
+    ]
+};
+
+fn at(ms: i64) -> Moment {
+    Moment::from_unix_ms(ms)
+}
+
+fn running() -> Lifecycle {
+    let life = Lifecycle::created(at(0)).disk_made(at(1)).request(Request::Start, at(2)).unwrap();
+    let generation = life.generation;
+    life.boot_begun("b1")
+        .observe(&Report { generation, seen: Seen::Running { boot: "b1".into(), agent_lost: false } }, at(3))
+        .unwrap()
+}
+
+fn ended(life: &Lifecycle, cause: EndCause) -> Lifecycle {
+    let end = End { boot: "b1".into(), cause, detail: String::new() };
+    let report = Report { generation: life.generation, seen: Seen::Resting { ended: Some(end) } };
+    life.observe(&report, at(10)).unwrap()
+}
+
+#[test]
+fn each_end_of_a_running_guest_has_its_move() {
+    for (cause, status, code) in [
+        (EndCause::Requested, Status::Stopped, None),
+        (EndCause::Poweroff, Status::Stopped, None),
+        (EndCause::Halt, Status::Stopped, None),
+        (EndCause::Reboot, Status::Starting, None),
+        (EndCause::HostWentDown, Status::Starting, None),
+        (EndCause::KernelPanic, Status::Failed, Some("kernel_panic")),
+        (EndCause::VmmDied, Status::Failed, Some("vmm_died")),
+        (EndCause::AgentNeverAnswered, Status::Failed, Some("agent_never_answered")),
+        (EndCause::Unobserved, Status::Failed, Some("ended_unobserved")),
+        (EndCause::StartFailed, Status::Failed, Some("start_failed")),
+    ] {
+        let before = running();
+        let after = ended(&before, cause);
+        assert_eq!(after.status, status, "{cause:?}");
+        assert_eq!(after.failure.as_ref().map(|f| f.code.as_str()), code, "{cause:?}");
+        let wanted = if status == Status::Starting { Desired::Running } else { Desired::Stopped };
+        assert_eq!(after.desired, wanted, "{cause:?}");
+        if status == Status::Starting {
+            assert!(after.generation > before.generation, "a new boot is a new generation");
+            assert_eq!(after.next_step(None), Step::Start);
+        }
+    }
+}
+
+#[test]
+fn the_rest_from_before_a_start_does_not_stop_it() {
+    let stopped = ended(&running(), EndCause::Poweroff);
+    let starting = stopped.request(Request::Start, at(20)).unwrap();
+    let old = End { boot: "b1".into(), cause: EndCause::Poweroff, detail: String::new() };
+    for generation in [starting.generation - 1, starting.generation] {
+        let report = Report { generation, seen: Seen::Resting { ended: Some(old.clone()) } };
+        assert_eq!(starting.observe(&report, at(21)), None);
+    }
+}
+
+#[test]
+fn a_cancelled_creation_is_deleted_and_a_cancelled_start_is_stopped() {
+    let made = Lifecycle::created(at(0));
+    assert_eq!(made.request(Request::Cancel, at(1)).unwrap().status, Status::Deleting);
+    let starting = made.disk_made(at(1)).request(Request::Start, at(2)).unwrap();
+    assert_eq!(starting.request(Request::Cancel, at(3)).unwrap().status, Status::Stopping);
+}
+
+#[test]
+fn an_illegal_request_names_the_state_and_what_is_allowed() {
+    let error = running().request(Request::Start, at(5)).unwrap_err().to_string();
+    assert!(error.contains("`running`") && error.contains("stop or delete"), "{error}");
+}
+
+#[test]
+fn a_guest_that_reboots_before_it_ever_runs_runs_out_of_time() {
+    let mut life = Lifecycle::created(at(0)).disk_made(at(0)).request(Request::Start, at(0)).unwrap();
+    for i in 0..20 {
+        let end = End { boot: format!("b{i}"), cause: EndCause::Reboot, detail: String::new() };
+        let report = Report { generation: life.generation, seen: Seen::Resting { ended: Some(end) } };
+        life = life.observe(&report, at(i * 10_000)).unwrap();
+    }
+    let late = life.time_out(at(200_000), at(0), &Timeouts::default()).unwrap();
+    assert_eq!(late.failure.unwrap().code, "timeout_starting");
+}
+
+#[test]
+fn a_failed_workspace_that_still_runs_is_stopped() {
+    let life = Lifecycle::created(at(0)).disk_made(at(0)).request(Request::Start, at(0)).unwrap();
+    let failed = life.time_out(at(1_000_000), at(0), &Timeouts::default()).unwrap();
+    assert!(failed.generation > life.generation);
+    assert_eq!(failed.next_step(Some(&Seen::Booting { boot: "b".into() })), Step::Stop);
+}
+
+#[test]
+fn a_retry_after_a_failed_creation_makes_the_disk_first() {
+    let failed = Lifecycle::created(at(0)).step_failed("disk_full", "no room", at(1));
+    let again = failed.request(Request::Retry, at(2)).unwrap();
+    assert_eq!((again.status, again.next_step(None)), (Status::Starting, Step::Provision));
+    assert_eq!(again.disk_made(at(3)).next_step(None), Step::Start);
+}
+
+#[test]
+fn a_half_deleted_workspace_can_only_be_deleted() {
+    let deleting = running().request(Request::Delete, at(5)).unwrap();
+    let failed = deleting.time_out(at(1_000_000), at(0), &Timeouts::default()).unwrap();
+    assert_eq!(failed.allowed(), [Request::Delete]);
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Ask(Request),
+    DiskMade,
+    BootBegun(u8),
+    StepFailed,
+    TimeOut,
+    Report(Report),
+}
+
+fn boots() -> impl Strategy<Value = String> {
+    (0u8..4).prop_map(|n| format!("b{n}"))
+}
+
+fn seen() -> impl Strategy<Value = Seen> {
+    let cause = prop::sample::select(vec![
+        EndCause::Requested,
+        EndCause::Poweroff,
+        EndCause::Reboot,
+        EndCause::Halt,
+        EndCause::KernelPanic,
+        EndCause::VmmDied,
+        EndCause::AgentNeverAnswered,
+        EndCause::Unobserved,
+        EndCause::HostWentDown,
+        EndCause::StartFailed,
+    ]);
+    let end = (boots(), cause).prop_map(|(boot, cause)| End { boot, cause, detail: String::new() });
+    prop_oneof![
+        prop::option::of(end).prop_map(|ended| Seen::Resting { ended }),
+        boots().prop_map(|boot| Seen::Booting { boot }),
+        (boots(), any::<bool>()).prop_map(|(boot, agent_lost)| Seen::Running { boot, agent_lost }),
+        Just(Seen::Stopping),
+        Just(Seen::Absent),
+    ]
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        prop::sample::select(vec![
+            Request::Start,
+            Request::Stop,
+            Request::Cancel,
+            Request::Retry,
+            Request::Delete
+        ])
+        .prop_map(Event::Ask),
+        Just(Event::DiskMade),
+        (0u8..4).prop_map(Event::BootBegun),
+        Just(Event::StepFailed),
+        Just(Event::TimeOut),
+        (0u64..12, seen()).prop_map(|(generation, seen)| Event::Report(Report { generation, seen })),
+    ]
+}
+
+fn apply(life: &Lifecycle, event: &Event, now: Moment) -> Lifecycle {
+    match event {
+        Event::Ask(request) => life.request(*request, now).unwrap_or_else(|_| life.clone()),
+        Event::DiskMade => life.disk_made(now),
+        Event::BootBegun(n) => life.boot_begun(&format!("b{n}")),
+        Event::StepFailed => life.step_failed("broken", "it broke", now),
+        Event::TimeOut => {
+            life.time_out(at(i64::MAX), now, &Timeouts::default()).unwrap_or_else(|| life.clone())
+        }
+        Event::Report(report) => life.observe(report, now).unwrap_or_else(|| life.clone()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn no_history_makes_an_illegal_move(history in prop::collection::vec(events(), 1..40)) {
+        let mut life = Lifecycle::created(at(0));
+        for (i, event) in history.iter().enumerate() {
+            let next = apply(&life, event, at(i as i64));
+            prop_assert!(
+                next.status == life.status || MOVES.contains(&(life.status, next.status)),
+                "{} -> {} by {event:?}", life.status, next.status
+            );
+            prop_assert!(next.generation >= life.generation);
+            prop_assert_eq!(next.failure.is_some(), next.status == Status::Failed);
+            prop_assert_eq!(next.desired == Desired::Deleted, next.status == Status::Deleting);
+            prop_assert!(!next.agent_lost || next.status == Status::Running);
+            life = next;
+        }
+    }
+
+    #[test]
+    fn every_transient_state_ends_by_time_and_every_resting_state_can_be_deleted(
+        history in prop::collection::vec(events(), 0..40),
+    ) {
+        let life = history
+            .iter()
+            .fold(Lifecycle::created(at(0)), |life, event| apply(&life, event, at(1)));
+        let late = life.time_out(at(i64::MAX), at(0), &Timeouts::default());
+        prop_assert_eq!(late.is_some(), life.status.is_transient());
+        if let Some(late) = late {
+            prop_assert_eq!(late.status, Status::Failed);
+            prop_assert!(late.generation > life.generation);
+        } else {
+            prop_assert!(life.allowed().contains(&Request::Delete));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+use std::os::unix::fs::PermissionsExt;
+
+use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
+use rigbox_core::lifecycle::Lifecycle;
+use rigbox_core::sizes::Sizes;
+use rigbox_core::status::{Request, Status};
+use rigbox_core::time::Moment;
+use tempfile::TempDir;
+
+use super::*;
+use crate::secret::{ApiKey, TokenKey};
+
+const QUOTA: Quota = Quota { max_vms: 3, max_ram_total_mb: 10_000, max_disk_total_mb: 100_000 };
+
+fn now() -> Moment {
+    Moment::from_unix_ms(1_000)
+}
+
+struct Fixture {
+    folder: TempDir,
+    store: Store,
+    user: UserId,
+    key: ApiKey,
+    token_key: TokenKey,
+}
+
+async fn fixture() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("rigbox.db")).await.unwrap();
+    let token_key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
+    let key = ApiKey::mint().unwrap();
+    let user = store
+        .create_first_user("a@example.com", &NewKey::of(&key, "first", &token_key), now())
+        .await
+        .unwrap();
+    Fixture { folder, store, user, key, token_key }
+}
+
+fn new(user: &UserId, n: u8, name: &str) -> Workspace {
+    Workspace {
+        id: WorkspaceId::from_random([n; 5]),
+        user_id: user.clone(),
+        node_id: NodeId::from_random([0; 5]),
+        name: name.parse().unwrap(),
+        template_id: "base".into(),
+        image: "base".into(),
+        sizes: Sizes::new(512, 1, 4096).unwrap(),
+        revision: 1,
+        life: Lifecycle::created(now()),
+        created_at: now(),
+        updated_at: now(),
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_is_read_as_it_was_written() {
+    let f = fixture().await;
+    let mut made = new(&f.user, 1, "one");
+    f.store.create_workspace(&made, QUOTA, None).await.unwrap();
+    assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made.clone()));
+
+    let failed = made.life.step_failed("disk_full", "no room", now());
+    assert!(f.store.update_life(&made, &failed, now()).await.unwrap());
+    made.life = failed;
+    made.revision += 1;
+    assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made));
+}
+
+#[tokio::test]
+async fn a_writer_that_has_seen_an_older_row_is_refused() {
+    let f = fixture().await;
+    let made = new(&f.user, 1, "one");
+    f.store.create_workspace(&made, QUOTA, None).await.unwrap();
+    let ready = made.life.disk_made(now());
+    assert!(f.store.update_life(&made, &ready, now()).await.unwrap());
+    let cancelled = made.life.request(Request::Cancel, now()).unwrap();
+    assert!(!f.store.update_life(&made, &cancelled, now()).await.unwrap());
+    assert_eq!(f.store.workspace(&made.id).await.unwrap().unwrap().life.status, Status::Provisioned);
+}
+
+#[tokio::test]
+async fn names_are_unique_per_user_and_quotas_hold_under_concurrency() {
+    let f = fixture().await;
+    f.store.create_workspace(&new(&f.user, 1, "one"), QUOTA, None).await.unwrap();
+    let again = f.store.create_workspace(&new(&f.user, 2, "one"), QUOTA, None).await;
+    assert!(matches!(again, Err(Error::NameTaken)));
+
+    let tasks: Vec<_> = (3..11)
+        .map(|n| {
+            let (store, new) = (f.store.clone(), new(&f.user, n, &format!("w{n}")));
+            tokio::spawn(async move { store.create_workspace(&new, QUOTA, None).await })
+        })
+        .collect();
+    let mut made = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(_) => made += 1,
+            Err(Error::Quota { limit_name: "max_vms", limit: 3 }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!((made, f.store.usage(&f.user).await.unwrap().workspaces), (2, 3));
+}
+
+#[tokio::test]
+async fn a_repeated_create_is_answered_from_memory_and_a_changed_one_is_refused() {
+    let f = fixture().await;
+    let once = Once::new("k1", b"one");
+    let first = new(&f.user, 1, "one");
+    assert_eq!(
+        f.store.create_workspace(&first, QUOTA, Some((&once, "answer"))).await.unwrap(),
+        Replay::Fresh(())
+    );
+    let second = new(&f.user, 2, "one");
+    assert_eq!(
+        f.store.create_workspace(&second, QUOTA, Some((&once, "other"))).await.unwrap(),
+        Replay::Before("answer".into())
+    );
+    let changed = Once::new("k1", b"two");
+    let third = f.store.create_workspace(&new(&f.user, 3, "two"), QUOTA, Some((&changed, ""))).await;
+    assert!(matches!(third, Err(Error::KeyReused)));
+}
+
+#[tokio::test]
+async fn pages_cover_every_workspace_once() {
+    let f = fixture().await;
+    for n in 1..4 {
+        f.store.create_workspace(&new(&f.user, n, &format!("w{n}")), QUOTA, None).await.unwrap();
+    }
+    let (mut page, mut names) = (Page { limit: 2, ..Page::default() }, Vec::new());
+    loop {
+        let some = f.store.workspaces_of(&f.user, &page).await.unwrap();
+        let Some(last) = some.last() else { break };
+        page.after = Some((last.created_at.unix_ms(), last.id.to_string()));
+        names.extend(some.iter().map(|w| w.name.to_string()));
+    }
+    assert_eq!(names, ["w1", "w2", "w3"]);
+}
+
+#[tokio::test]
+async fn a_key_opens_its_users_account_and_is_stored_as_a_hash_only() {
+    let f = fixture().await;
+    let found = f.store.user_of_key(&f.token_key.hash(f.key.reveal())).await.unwrap();
+    assert_eq!(found.map(|user| user.id), Some(f.user.clone()));
+    let other = ApiKey::mint().unwrap();
+    assert_eq!(f.store.user_of_key(&f.token_key.hash(other.reveal())).await.unwrap(), None);
+
+    f.store.close().await;
+    let secret = f.key.reveal().as_bytes();
+    for entry in std::fs::read_dir(f.folder.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+    }
+}
+
+#[tokio::test]
+async fn there_is_one_first_user() {
+    let f = fixture().await;
+    let key = NewKey::of(&ApiKey::mint().unwrap(), "x", &f.token_key);
+    let second = f.store.create_first_user("b@example.com", &key, now()).await;
+    assert!(matches!(second, Err(Error::UserExists)));
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_with_the_reason() {
+    let f = fixture().await;
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'later', TRUE, x'00', 0)",
+    )
+    .execute(&f.store.pool)
+    .await
+    .unwrap();
+    f.store.close().await;
+    let error = Store::open(&f.folder.path().join("rigbox.db")).await.unwrap_err().to_string();
+    assert!(error.contains("9999") && error.contains("newer rigboxd"), "{error}");
+}
+
+#[test]
+fn secrets_do_not_print_and_their_file_is_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token.key");
+    let key = TokenKey::load_or_create(&path).unwrap();
+    assert_eq!(format!("{key:?}"), "TokenKey(..)");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(TokenKey::load_or_create(&path).unwrap().hash("x"), key.hash("x"));
+
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(TokenKey::load_or_create(&path).unwrap_err().to_string().contains("chmod 600"));
+
+    let secret = ApiKey::mint().unwrap();
+    assert_eq!(format!("{secret:?}"), "ApiKey(..)");
+    assert_eq!(secret.reveal().len(), 46);
+    assert!(ApiKey::parse(secret.reveal()).is_some());
+    assert!(ApiKey::parse("rb_short").is_none());
+}

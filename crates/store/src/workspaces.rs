@@ -1,0 +1,338 @@
+//! Workspaces. A row is written only by a writer that has seen its latest revision.
+
+use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
+use rigbox_core::lifecycle::{Desired, Failure, Lifecycle};
+use rigbox_core::names::WorkspaceName;
+use rigbox_core::sizes::Sizes;
+use rigbox_core::status::Status;
+use rigbox_core::time::Moment;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use crate::idempotency::{self, Once, Replay};
+use crate::{Error, Store, parsed};
+
+/// A workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workspace {
+    /// Which one.
+    pub id: WorkspaceId,
+    /// Whose.
+    pub user_id: UserId,
+    /// Where.
+    pub node_id: NodeId,
+    /// What its owner calls it.
+    pub name: WorkspaceName,
+    /// What it was made from.
+    pub template_id: String,
+    /// Name of the image.
+    pub image: String,
+    /// How large it is.
+    pub sizes: Sizes,
+    /// Counts writes of the row.
+    pub revision: i64,
+    /// Where it is in its life.
+    pub life: Lifecycle,
+    /// When it was asked for.
+    pub created_at: Moment,
+    /// When its row changed last.
+    pub updated_at: Moment,
+}
+
+/// What of a list is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Only this name.
+    pub name: Option<String>,
+    /// Only this status.
+    pub status: Option<Status>,
+    /// Only what comes after this creation time and id.
+    pub after: Option<(i64, String)>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// What a user's workspaces come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// How many.
+    pub workspaces: u64,
+    /// MiB of memory of all.
+    pub ram_mb: u64,
+    /// MiB of disk of all.
+    pub disk_mb: u64,
+    /// Processors of those that run or are about to.
+    pub running_vcpus: u64,
+}
+
+/// Ceilings on [`Usage`], checked in the transaction that adds to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Workspaces.
+    pub max_vms: u32,
+    /// MiB of memory.
+    pub max_ram_total_mb: u32,
+    /// MiB of disk.
+    pub max_disk_total_mb: u32,
+}
+
+macro_rules! columns {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, revision, ",
+            "status, status_since, desired, generation, has_disk, boot_id, last_boot_id, agent_lost, attempts, ",
+            "failure_code, failure_message, failure_retryable, failure_at, created_at, updated_at ",
+            "FROM workspaces ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// The workspace of this id.
+    pub async fn workspace(&self, id: &WorkspaceId) -> Result<Option<Workspace>, Error> {
+        sqlx::query(columns!("WHERE id = $1"))
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await?
+            .map(|row| workspace(&row))
+            .transpose()
+    }
+
+    /// A page of a user's workspaces, oldest first.
+    pub async fn workspaces_of(&self, user: &UserId, page: &Page) -> Result<Vec<Workspace>, Error> {
+        let (after_time, after_id) = page.after.clone().unwrap_or((i64::MIN, String::new()));
+        let rows = sqlx::query(columns!(
+            "WHERE user_id = $1 AND (created_at > $2 OR (created_at = $2 AND id > $3)) \
+             AND ($4 = '' OR name = $4) AND ($5 = '' OR status = $5) \
+             ORDER BY created_at, id LIMIT $6"
+        ))
+        .bind(user.as_str())
+        .bind(after_time)
+        .bind(after_id)
+        .bind(page.name.as_deref().unwrap_or(""))
+        .bind(page.status.map_or("", Status::as_str))
+        .bind(i64::from(page.limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(workspace).collect()
+    }
+
+    /// Every workspace of the installation with its life's status.
+    pub async fn all_workspaces(&self) -> Result<Vec<(WorkspaceId, Status)>, Error> {
+        let rows = sqlx::query("SELECT id, status FROM workspaces").fetch_all(&self.pool).await?;
+        rows.iter().map(id_and_status).collect()
+    }
+
+    /// The workspaces that must not stay as they are.
+    pub async fn transient_workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
+        let rows = sqlx::query(
+            "SELECT id, status FROM workspaces \
+             WHERE status IN ('provisioning', 'starting', 'stopping', 'deleting')",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| Ok(id_and_status(row)?.0)).collect()
+    }
+
+    /// What a user's workspaces come to.
+    pub async fn usage(&self, user: &UserId) -> Result<Usage, Error> {
+        let mut connection = self.pool.acquire().await?;
+        usage(&mut connection, user).await
+    }
+
+    /// Adds a workspace within the quota; with `once`, only if that was not done before. `answer` is what to remember.
+    pub async fn create_workspace(
+        &self,
+        new: &Workspace,
+        quota: Quota,
+        once: Option<(&Once, &str)>,
+    ) -> Result<Replay<()>, Error> {
+        let mut tx = self.write().await?;
+        if let Some((once, _)) = once
+            && let Some(answer) = idempotency::recall(&mut tx, &new.user_id, once, new.created_at).await?
+        {
+            tx.commit().await?;
+            return Ok(Replay::Before(answer));
+        }
+        check_quota(usage(&mut tx, &new.user_id).await?, new.sizes, quota)?;
+        insert(&mut tx, new).await?;
+        if let Some((once, answer)) = once {
+            idempotency::remember(&mut tx, &new.user_id, once, answer, new.created_at).await?;
+        }
+        tx.commit().await?;
+        Ok(Replay::Fresh(()))
+    }
+
+    /// Stores a new life for a workspace, unless its row has changed since it was read: then `false`.
+    pub async fn update_life(&self, seen: &Workspace, life: &Lifecycle, now: Moment) -> Result<bool, Error> {
+        let failure = life.failure.as_ref();
+        let done = sqlx::query(
+            "UPDATE workspaces SET revision = revision + 1, status = $1, status_since = $2, desired = $3, \
+             generation = $4, has_disk = $5, boot_id = $6, last_boot_id = $7, agent_lost = $8, attempts = $9, \
+             failure_code = $10, failure_message = $11, failure_retryable = $12, failure_at = $13, \
+             updated_at = $14 WHERE id = $15 AND revision = $16",
+        )
+        .bind(life.status.as_str())
+        .bind(life.since.unix_ms())
+        .bind(desired_text(life.desired))
+        .bind(i64::try_from(life.generation).unwrap_or(i64::MAX))
+        .bind(life.has_disk)
+        .bind(life.boot.as_deref())
+        .bind(life.last_boot.as_deref())
+        .bind(life.agent_lost)
+        .bind(i64::from(life.attempts))
+        .bind(failure.map(|failure| failure.code.as_str()))
+        .bind(failure.map(|failure| failure.message.as_str()))
+        .bind(failure.map(|failure| failure.retryable))
+        .bind(failure.map(|failure| failure.occurred_at.unix_ms()))
+        .bind(now.unix_ms())
+        .bind(seen.id.as_str())
+        .bind(seen.revision)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Removes a workspace that is still being deleted for this generation; `false` when it is not.
+    pub async fn forget_workspace(&self, seen: &Workspace) -> Result<bool, Error> {
+        let done = sqlx::query("DELETE FROM workspaces WHERE id = $1 AND status = $2 AND generation = $3")
+            .bind(seen.id.as_str())
+            .bind(Status::Deleting.as_str())
+            .bind(i64::try_from(seen.life.generation).unwrap_or(i64::MAX))
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+fn check_quota(used: Usage, more: Sizes, quota: Quota) -> Result<(), Error> {
+    for (limit_name, used, more, limit) in [
+        ("max_vms", used.workspaces, 1, quota.max_vms),
+        ("max_ram_total_mb", used.ram_mb, more.ram_mb(), quota.max_ram_total_mb),
+        ("max_disk_total_mb", used.disk_mb, more.disk_size_mb(), quota.max_disk_total_mb),
+    ] {
+        if used + u64::from(more) > u64::from(limit) {
+            return Err(Error::Quota { limit_name, limit: u64::from(limit) });
+        }
+    }
+    Ok(())
+}
+
+async fn usage(connection: &mut SqliteConnection, user: &UserId) -> Result<Usage, Error> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) AS workspaces, CAST(COALESCE(SUM(ram_mb), 0) AS BIGINT) AS ram, \
+         CAST(COALESCE(SUM(disk_size_mb), 0) AS BIGINT) AS disk, \
+         CAST(COALESCE(SUM(CASE WHEN status IN ('starting', 'running', 'stopping') THEN vcpu_count ELSE 0 END), 0) \
+         AS BIGINT) AS vcpus FROM workspaces WHERE user_id = $1",
+    )
+    .bind(user.as_str())
+    .fetch_one(connection)
+    .await?;
+    let number = |column: &str| -> Result<u64, Error> {
+        Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+    };
+    Ok(Usage {
+        workspaces: number("workspaces")?,
+        ram_mb: number("ram")?,
+        disk_mb: number("disk")?,
+        running_vcpus: number("vcpus")?,
+    })
+}
+
+async fn insert(connection: &mut SqliteConnection, new: &Workspace) -> Result<(), Error> {
+    let life = &new.life;
+    sqlx::query(
+        "INSERT INTO workspaces (id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, \
+         revision, status, status_since, desired, generation, has_disk, agent_lost, attempts, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+    )
+    .bind(new.id.as_str())
+    .bind(new.user_id.as_str())
+    .bind(new.node_id.as_str())
+    .bind(new.name.as_str())
+    .bind(&new.template_id)
+    .bind(&new.image)
+    .bind(i64::from(new.sizes.ram_mb()))
+    .bind(i64::from(new.sizes.vcpu_count()))
+    .bind(i64::from(new.sizes.disk_size_mb()))
+    .bind(new.revision)
+    .bind(life.status.as_str())
+    .bind(life.since.unix_ms())
+    .bind(desired_text(life.desired))
+    .bind(i64::try_from(life.generation).unwrap_or(i64::MAX))
+    .bind(life.has_disk)
+    .bind(life.agent_lost)
+    .bind(i64::from(life.attempts))
+    .bind(new.created_at.unix_ms())
+    .bind(new.updated_at.unix_ms())
+    .execute(connection)
+    .await
+    .map_err(|error| match error.as_database_error() {
+        Some(database) if database.is_unique_violation() => Error::NameTaken,
+        _ => Error::Sql(error),
+    })?;
+    Ok(())
+}
+
+fn id_and_status(row: &SqliteRow) -> Result<(WorkspaceId, Status), Error> {
+    Ok((parsed(row.try_get("id")?)?, parsed(row.try_get("status")?)?))
+}
+
+fn workspace(row: &SqliteRow) -> Result<Workspace, Error> {
+    let size = |column: &str| -> Result<u32, Error> {
+        let value: i64 = row.try_get(column)?;
+        u32::try_from(value).map_err(|_| Error::Damaged(format!("{column} {value}")))
+    };
+    let moment = |column: &str| -> Result<Moment, Error> { Ok(Moment::from_unix_ms(row.try_get(column)?)) };
+    let failure = match row.try_get::<Option<String>, _>("failure_code")? {
+        None => None,
+        Some(code) => Some(Failure {
+            code,
+            message: row.try_get::<Option<String>, _>("failure_message")?.unwrap_or_default(),
+            retryable: row.try_get::<Option<bool>, _>("failure_retryable")?.unwrap_or(false),
+            occurred_at: moment("failure_at")?,
+        }),
+    };
+    Ok(Workspace {
+        id: parsed(row.try_get("id")?)?,
+        user_id: parsed(row.try_get("user_id")?)?,
+        node_id: parsed(row.try_get("node_id")?)?,
+        name: parsed(row.try_get("name")?)?,
+        template_id: row.try_get("template_id")?,
+        image: row.try_get("image")?,
+        sizes: Sizes::new(size("ram_mb")?, size("vcpu_count")?, size("disk_size_mb")?)
+            .map_err(|error| Error::Damaged(error.to_string()))?,
+        revision: row.try_get("revision")?,
+        life: Lifecycle {
+            status: parsed(row.try_get("status")?)?,
+            since: moment("status_since")?,
+            desired: desired(row.try_get("desired")?)?,
+            generation: u64::try_from(row.try_get::<i64, _>("generation")?)
+                .map_err(|error| Error::Damaged(error.to_string()))?,
+            has_disk: row.try_get("has_disk")?,
+            boot: row.try_get("boot_id")?,
+            last_boot: row.try_get("last_boot_id")?,
+            agent_lost: row.try_get("agent_lost")?,
+            failure,
+            attempts: size("attempts")?,
+        },
+        created_at: moment("created_at")?,
+        updated_at: moment("updated_at")?,
+    })
+}
+
+fn desired_text(desired: Desired) -> &'static str {
+    match desired {
+        Desired::Stopped => "stopped",
+        Desired::Running => "running",
+        Desired::Deleted => "deleted",
+    }
+}
+
+fn desired(text: &str) -> Result<Desired, Error> {
+    [Desired::Stopped, Desired::Running, Desired::Deleted]
+        .into_iter()
+        .find(|desired| desired_text(*desired) == text)
+        .ok_or_else(|| Error::Damaged(format!("desired `{text}`")))
+}
