@@ -31,7 +31,8 @@ mkdir -p "$root/etc/tmpfiles.d"
 } >"$root/etc/tmpfiles.d/static-nodes.conf"
 
 chroot "$root" groupadd --gid 1000 developer
-chroot "$root" useradd --uid 1000 --gid 1000 --groups sudo --create-home --shell /bin/bash developer
+# No password fits `*`; useradd's own `!` would mean a locked account, to which an sshd without PAM refuses keys.
+chroot "$root" useradd --uid 1000 --gid 1000 --groups sudo --create-home --shell /bin/bash --password '*' developer
 
 chroot "$root" ldconfig
 chroot "$root" journalctl --update-catalog
