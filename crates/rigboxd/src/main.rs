@@ -67,7 +67,9 @@ struct Place {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::VmmJail => Ok(rigbox_node::jail::outer()?),
-        Command::VmmJailInner { plan } => rigbox_node::jail::inner(&plan).map(|never| match never {}).map_err(Into::into),
+        Command::VmmJailInner { plan } => {
+            rigbox_node::jail::inner(&plan).map(|never| match never {}).map_err(Into::into)
+        }
         command => main_with_log(command),
     }
 }
@@ -86,7 +88,7 @@ fn main_with_log(command: Command) -> Result<()> {
         }
         Command::Bootstrap { place, email } => {
             let user = role::bootstrap(&Installation::load(&place.config)?, &email)?;
-            println!("{}", user.api_key.expose());
+            println!("{}", user.api_key.reveal());
             Ok(())
         }
         Command::Purge { place, everything } => {

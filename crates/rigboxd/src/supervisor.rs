@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use crate::config::{Installation, Role};
 use crate::role;
 
-const ROLES: [(Role, &str); 3] = [(Role::Node, "node"), (Role::Guestio, "guestio"), (Role::Control, "control")];
+const ROLES: [(Role, &str); 3] =
+    [(Role::Node, "node"), (Role::Guestio, "guestio"), (Role::Control, "control")];
 /// After a role's end it is started again: at once, then ever later.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -61,7 +62,7 @@ async fn keep(role: &'static str, config: std::path::PathBuf, mut stopped: watch
             Ok(mut child) => {
                 tokio::select! {
                     status = child.wait() => tracing::error!(role, ?status, "the role ended; starting it again"),
-                    _ = stopped.wait_for(|stop| *stop) => return end(role, child).await,
+                    () = asked(&mut stopped) => return end(role, child).await,
                 }
             }
             Err(error) => tracing::error!(role, %error, "the role could not be started"),
@@ -69,9 +70,15 @@ async fn keep(role: &'static str, config: std::path::PathBuf, mut stopped: watch
         pause = if started.elapsed() > STEADY { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = stopped.wait_for(|stop| *stop) => return,
+            () = asked(&mut stopped) => return,
         }
     }
+}
+
+/// Waits until the supervisor has been asked to end.
+async fn asked(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the supervisor has gone.
+    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 fn spawn(role: &str, config: &Path) -> std::io::Result<Child> {

@@ -64,7 +64,8 @@ enum Command {
 #[serde(untagged)]
 pub(super) enum ExecEvent {
     /// What the command wrote.
-    #[cfg_attr(not(test), allow(dead_code))] // Described here for the document; written by `output_line`.
+    #[cfg_attr(not(test), allow(dead_code))]
+    // Described here for the document; written by `output_line`.
     Output {
         /// `stdout` or `stderr`.
         stream: String,
