@@ -63,6 +63,7 @@ pub(crate) fn launch(plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Launched, Er
     rustix::fs::fcntl_setfl(&stderr, flags | rustix::fs::OFlags::NONBLOCK)
         .map_err(Error::system("a pipe"))?;
     let mut launcher = Command::new("/proc/self/exe")
+        .arg0("rigboxd")
         .arg("vmm-jail")
         .env_clear()
         .stdin(Stdio::from(theirs))
@@ -112,6 +113,7 @@ pub fn outer() -> io::Result<()> {
     )?;
     let kept = place(fds)?;
     let child = Command::new("/proc/self/exe")
+        .arg0("rigboxd")
         .arg("vmm-jail-inner")
         .arg(String::from_utf8(message).map_err(io::Error::other)?)
         .env_clear()

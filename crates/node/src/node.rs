@@ -46,9 +46,9 @@ impl Node {
         let vmm_dir = config.state_dir.join("vmm");
         std::fs::create_dir_all(&vmm_dir).map_err(Error::at("cannot be made", &vmm_dir))?;
         let root = files::gather(&config.qemu, &vmm_dir)?;
-        let verdict = probe::accelerator(&config.qemu, images.all().last(), config.vm_uid_base);
+        let verdict = probe::remembered(&config, images.all().last());
         tracing::info!(accelerator = verdict.accelerator.name(), reason = verdict.reason, "VMM chosen: qemu");
-        let vmm = Qemu::new(verdict.accelerator, config.qemu.clone(), root);
+        let vmm = Qemu::new(verdict.accelerator, config.qemu.clone(), files::firmware()?, root);
         Ok(Arc::new(Self {
             cgroups: Cgroups::find(&config.cgroup())?,
             journal,

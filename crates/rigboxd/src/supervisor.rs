@@ -83,6 +83,7 @@ async fn asked(stopped: &mut watch::Receiver<bool>) {
 
 fn spawn(role: &str, config: &Path) -> std::io::Result<Child> {
     Command::new("/proc/self/exe")
+        .arg0("rigboxd")
         .args(["role", role, "--supervisor", &std::process::id().to_string(), "--config"])
         .arg(config)
         .stdin(Stdio::null())

@@ -11,7 +11,7 @@ use crate::error::Error;
 /// Made for one version of the files; a changed file gives another folder.
 pub(crate) fn gather(qemu: &Path, into: &Path) -> Result<PathBuf, Error> {
     let mut files = BTreeSet::from([qemu.to_owned()]);
-    files.extend(firmware()?);
+    files.insert(firmware()?);
     files.extend(accelerators());
     for program in files.clone() {
         if program.extension().is_none_or(|extension| extension == "so") {
@@ -48,21 +48,19 @@ pub(crate) fn gather(qemu: &Path, into: &Path) -> Result<PathBuf, Error> {
     Ok(root)
 }
 
-/// The firmware that `-M microvm` loads, where distributions keep it.
-pub(crate) const FIRMWARE_DIRS: [&str; 3] = ["/usr/share/seabios", "/usr/share/qemu", "/usr/share/qemu-kvm"];
+/// qboot, the firmware that microvm boots a kernel with when it has no option ROMs. Never SeaBIOS's file of the same name
+/// (`/usr/share/seabios/bios-microvm.bin`), which waits for one for ever.
+const FIRMWARE: [&str; 2] = ["/usr/share/qemu/qboot.rom", "/usr/share/qemu/bios-microvm.bin"];
 
-fn firmware() -> Result<Vec<PathBuf>, Error> {
-    let found: Vec<PathBuf> = FIRMWARE_DIRS
-        .iter()
-        .map(|dir| Path::new(dir).join("bios-microvm.bin"))
-        .filter(|path| path.exists())
-        .collect();
-    if found.is_empty() {
-        let path = Path::new("bios-microvm.bin");
+/// Path of the firmware, the same in the jail.
+pub(crate) fn firmware() -> Result<PathBuf, Error> {
+    let found = FIRMWARE.iter().map(PathBuf::from).find(|path| path.exists());
+    found.ok_or_else(|| {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(Error::at("QEMU's firmware for microvm (Debian: package seabios)", path)(missing));
-    }
-    Ok(found)
+        Error::at("QEMU's firmware for microvm (Debian: package qemu-system-data)", Path::new(FIRMWARE[0]))(
+            missing,
+        )
+    })
 }
 
 /// Debian builds accelerators as modules of their own.

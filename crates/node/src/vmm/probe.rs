@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use rigbox_sys::spawn::{Credentials, Surroundings, surround};
 
+use serde::{Deserialize, Serialize};
+
 use super::qemu::{Accelerator, MACHINE, kernel_words};
+use crate::config::Config;
 use crate::images::Local;
 
 /// A stock kernel with working KVM needs less than one.
@@ -16,13 +19,39 @@ const WITHIN: Duration = Duration::from_secs(15);
 const WORD: &str = "rigbox-probe: it works";
 
 /// Which accelerator to use, and why, for people.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     pub(crate) accelerator: Accelerator,
     pub(crate) reason: String,
 }
 
+/// As [`accelerator`], tried once per boot of the host, QEMU and image: a node that is started again must not wait for it.
+pub(crate) fn remembered(config: &Config, image: Option<&Local>) -> Verdict {
+    let path = config.run_dir.join("probe.json");
+    let boot = crate::process::host_boot_id().unwrap_or_default();
+    let qemu = std::fs::metadata(&config.qemu).and_then(|meta| meta.modified()).ok();
+    let of = format!("{boot} {qemu:?} {:?}", image.map(|image| &image.version));
+    let known = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Remembered>(&text).ok());
+    if let Some(known) = known.filter(|known| known.of == of) {
+        return known.verdict;
+    }
+    let verdict = accelerator(&config.qemu, image, config.vm_uid_base);
+    let remembered = Remembered { of, verdict: verdict.clone() };
+    // Not remembered: tried again.
+    if let Ok(text) = serde_json::to_vec(&remembered) {
+        let _ = std::fs::write(&path, text);
+    }
+    verdict
+}
+
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    of: String,
+    verdict: Verdict,
+}
+
 /// Tries KVM by booting `image` to its first line as the unprivileged `uid`.
-pub(crate) fn accelerator(qemu: &Path, image: Option<&Local>, uid: u32) -> Verdict {
+fn accelerator(qemu: &Path, image: Option<&Local>, uid: u32) -> Verdict {
     let tcg = |why: String| Verdict {
         accelerator: Accelerator::Tcg,
         reason: format!("software emulation (slow, the same isolation): {why}"),

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cgroup::Limits;
 use crate::error::Error;
 use crate::jail::{FIRST_FD, Launched, Plan};
@@ -18,7 +20,8 @@ const OWN_MB: u32 = 64;
 const CONSOLE_BYTES: u32 = 64 * 1024;
 
 /// How instructions are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Accelerator {
     Kvm,
     Tcg,
@@ -64,14 +67,21 @@ pub(crate) struct Qemu {
     accelerator: Accelerator,
     /// The program's path, the same in the jail.
     program: PathBuf,
+    firmware: PathBuf,
     /// See [`super::files`].
     root: PathBuf,
     tsc_khz: u64,
 }
 
 impl Qemu {
-    pub(crate) fn new(accelerator: Accelerator, program: PathBuf, root: PathBuf) -> Self {
-        Self { accelerator, program, root, tsc_khz: rigbox_sys::tsc::khz(Duration::from_millis(50)) }
+    pub(crate) fn new(accelerator: Accelerator, program: PathBuf, firmware: PathBuf, root: PathBuf) -> Self {
+        Self {
+            accelerator,
+            program,
+            firmware,
+            root,
+            tsc_khz: rigbox_sys::tsc::khz(Duration::from_millis(50)),
+        }
     }
 
     fn command(&self, machine: &Machine) -> Vec<String> {
@@ -80,10 +90,8 @@ impl Qemu {
         let mut command = vec![self.program.display().to_string()];
         command.extend(MACHINE.map(String::from));
         command.extend(self.accelerator.arguments());
-        for dir in super::files::FIRMWARE_DIRS {
-            command.extend(["-L".into(), dir.into()]);
-        }
         let mut add = |option: &str, value: String| command.extend([option.to_owned(), value]);
+        add("-bios", self.firmware.display().to_string());
         add("-smp", machine.vcpu_count.to_string());
         add("-m", format!("{}M", machine.ram_mb));
         add("-kernel", "/vm/kernel".into());
