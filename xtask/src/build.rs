@@ -1,0 +1,80 @@
+//! Builds the programs, and the static ones that go into every VM; installs Debian packages that are missing.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::place::{checkout, program};
+use crate::steps::step;
+
+/// What running Rigbox needs of Debian.
+pub(crate) const RUN_PACKAGES: &[&str] = &["qemu-system-x86", "xfsprogs", "util-linux", "mount", "iproute2"];
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Runs a program to its end, with its output on the terminal.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    anyhow::ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
+}
+
+/// The cargo that runs this.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Installs the packages that are not there yet.
+pub(crate) fn install_packages(lists: &[&[&str]]) -> Result<()> {
+    let missing: Vec<&str> =
+        lists.iter().flat_map(|list| *list).copied().filter(|name| !is_installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let name = format!("install Debian packages: {}", missing.join(" "));
+    let remedy = "run it as root, on Debian 12, with working apt sources";
+    step(&name, remedy, || {
+        let apt = || {
+            let mut command = Command::new("apt-get");
+            command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-y"]).stdout(Stdio::null());
+            command
+        };
+        run(apt().arg("update"))?;
+        run(apt().args(["install", "--no-install-recommends"]).args(&missing))
+    })
+}
+
+fn is_installed(package: &str) -> bool {
+    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]).output();
+    query.is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Builds all programs.
+pub(crate) fn everything() -> Result<()> {
+    let remedy = "read the compiler's message above";
+    step("build the programs", remedy, || {
+        run(cargo().args(["build", "--release", "--workspace", "--bins", "--quiet"]))
+    })?;
+    step("build the guest's programs", remedy, guest)
+}
+
+/// The agent and `rig` for use in a VM run on any distribution's C library, and without one: they are linked statically.
+fn guest() -> Result<()> {
+    run(cargo()
+        .env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C target-feature=+crt-static -C strip=symbols",
+        )
+        .args(["build", "--release", "--quiet", "--target", TARGET])
+        .args(["-p", "rigbox-guest", "-p", "rig", "-p", "rigbox-bareinit"]))?;
+    let built = checkout().join("target").join(TARGET).join("release");
+    let folder = program("guest");
+    fs::create_dir_all(&folder)?;
+    for (from, to) in [("rigbox-guest", "init"), ("rig", "rig"), ("rigbox-bareinit", "bare-init")] {
+        // A new file under the name, because the old one may be in use.
+        let new = folder.join(format!("{to}.new"));
+        fs::copy(built.join(from), &new).with_context(|| from.to_owned())?;
+        fs::rename(&new, folder.join(to))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! `cargo xtask test`: every test there is, and one line that adds them up.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::build::{self, cargo, run};
+use crate::image;
+use crate::place::program;
+use crate::steps::step;
+
+/// What tests said.
+#[derive(Default, Clone, Copy)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Counts {
+    /// Adds a line such as `test result: ok. 5 passed; 0 failed; 0 ignored; ...`. Ignored ones are those that said why they were
+    /// skipped.
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.trim().strip_prefix("test result: ") else { return };
+        let words: Vec<&str> = result.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let [number, what] = pair else { continue };
+            let Ok(number) = number.parse::<u64>() else { continue };
+            match what.trim_end_matches([';', '.']) {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs all tests; fails when one failed.
+pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
+    build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
+    let remedy = "read the message above";
+    if filter.is_none() {
+        step("formatting", "cargo fmt", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    }
+    build::everything()?;
+    let mut counts = Counts::default();
+    let mut broken = Vec::new();
+    if filter.is_none() {
+        step("lints", remedy, || {
+            run(cargo().args([
+                "clippy",
+                "--release",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ]))
+        })?;
+        // `--no-fail-fast`: the sum is of all tests.
+        let mut units = cargo();
+        units.args(["test", "--release", "--workspace", "--exclude", "rigbox-tests", "--no-fail-fast"]);
+        let ended = step("unit tests", remedy, || watch(units.env_remove("RUST_BACKTRACE"), &mut counts))?;
+        broken.extend((!ended).then_some("unit tests"));
+    }
+    image::build("base")?;
+    step("build the end-to-end tests", remedy, || {
+        run(cargo().args(["build", "--release", "--quiet", "--package", "rigbox-tests"]))
+    })?;
+    let mut suite = Command::new(program("rigbox-tests"));
+    suite.args(filter);
+    if soak {
+        suite.env("RIGBOX_SOAK", "1");
+    }
+    let ended = step("end-to-end tests", remedy, || watch(&mut suite, &mut counts))?;
+    broken.extend((!ended).then_some("end-to-end tests"));
+
+    let Counts { passed, failed, skipped } = counts;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    anyhow::ensure!(failed == 0 && broken.is_empty(), "failed: {}", broken.join(", "));
+    Ok(())
+}
+
+/// Runs a test program, shows its output and counts; returns whether it ended well.
+fn watch(command: &mut Command, counts: &mut Counts) -> Result<bool> {
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("{:?}", command.get_program()))?;
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            println!("{line}");
+            counts.add(&line);
+        }
+    }
+    Ok(child.wait()?.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_add_up() {
+        let mut counts = Counts::default();
+        counts.add(
+            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.1s",
+        );
+        counts.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured");
+        counts.add("a line about 7 passed; things");
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (8, 2, 1));
+    }
+}

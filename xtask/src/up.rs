@@ -1,0 +1,187 @@
+//! `cargo xtask up`: from a checkout to the output of a command in a fresh VM. Idempotent: what is there is kept.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::place::{Place, cli_config, program, server_of};
+use crate::steps::step;
+use crate::{build, image};
+
+/// The probe for KVM takes up to 15 s of it, copying an image some more.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const EMAIL: &str = "admin@rigbox.invalid";
+const WORKSPACE: &str = "hello";
+
+/// Brings everything up.
+pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "Rigbox makes VMs, namespaces and mounts: run `cargo xtask up` as root"
+    );
+    let port = port_base.checked_add(70).context("--port-base is too large")?;
+    build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
+    build::everything()?;
+    image::build("base")?;
+    let url = format!("http://localhost:{port}");
+    step("start Rigbox", &format!("read {}", place.log().display()), || start(place, port))?;
+    step("create the first user", "`cargo xtask down --purge` begins anew", || first_user(place, &url))?;
+    save_cli_config(place, &url)?;
+    let look = format!("`target/release/rig doctor`, and {}", place.log().display());
+    step("spawn a workspace", &look, || spawn(place))?;
+    step("run a command in it", &look, || show(place))?;
+    eprintln!();
+    eprintln!("Rigbox runs at {url}. Try:");
+    eprintln!("    target/release/rig status");
+    eprintln!("    target/release/rig exec -it {WORKSPACE} -- bash");
+    eprintln!("    target/release/rig workspace spawn -n another");
+    eprintln!("    target/release/rig workspace rm -n {WORKSPACE} --force");
+    eprintln!("The log is {}. `cargo xtask down` stops everything.", place.log().display());
+    Ok(())
+}
+
+fn start(place: &Place, port: u16) -> Result<()> {
+    fs::create_dir_all(&place.state)?;
+    let config = format!(
+        "state = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n[node]\nuplink = \"none\"\n",
+        place.state.display().to_string()
+    );
+    let changed = fs::read_to_string(place.config()).map_or(true, |old| old != config);
+    fs::write(place.config(), config)?;
+    if let Some(pid) = place.supervisor()? {
+        if !changed && runs(pid, &program("rigboxd")) {
+            eprintln!("    it runs already (pid {pid})");
+            return wait_ready(place, port);
+        }
+        eprintln!("    the program or the configuration is new: starting it again; VMs stay");
+        crate::down::stop_supervisor(place)?;
+    }
+    let log = fs::File::options().create(true).append(true).open(place.log())?;
+    Command::new(program("rigboxd"))
+        .args(["up", "--config"])
+        .arg(place.config())
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log))
+        // It must not end with this terminal.
+        .process_group(0)
+        .spawn()
+        .context("rigboxd")?;
+    wait_ready(place, port)
+}
+
+/// Whether the process runs this very file (a rebuilt one has another inode).
+fn runs(pid: u32, file: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(one), Ok(two)) = (fs::metadata(format!("/proc/{pid}/exe")), fs::metadata(file)) else {
+        return false;
+    };
+    (one.dev(), one.ino()) == (two.dev(), two.ino())
+}
+
+fn wait_ready(place: &Place, port: u16) -> Result<()> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        if answers_ready(port).unwrap_or(false) {
+            return Ok(());
+        }
+        if Instant::now() > deadline
+            || place.supervisor()?.is_none()
+                && Instant::now() + READY_WITHIN > deadline + Duration::from_secs(5)
+        {
+            let log = fs::read_to_string(place.log()).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(10).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            anyhow::bail!("Rigbox did not become ready; the end of its log:\n{}", tail.join("\n"));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// One plain request, so that this program needs no HTTP library.
+fn answers_ready(port: u16) -> Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200"))
+}
+
+fn first_user(place: &Place, url: &str) -> Result<()> {
+    if server_of(&place.admin()).as_deref() == Some(url)
+        && place.rig()?.arg("whoami").output()?.status.success()
+    {
+        eprintln!("    there is one already");
+        return Ok(());
+    }
+    let output = Command::new(program("rigboxd"))
+        .args(["bootstrap", "--email", EMAIL, "--config"])
+        .arg(place.config())
+        .stderr(Stdio::inherit())
+        .output()?;
+    anyhow::ensure!(output.status.success(), "rigboxd bootstrap ended with {}", output.status);
+    let key = String::from_utf8(output.stdout)?;
+    let admin = serde_json::json!({"api_url": url, "api_key": key.trim(), "user_email": EMAIL});
+    write_private(&place.admin(), &admin.to_string())
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file.write_all(text.as_bytes())?)
+}
+
+/// Makes `rig` work at once, without touching a configuration for another server.
+fn save_cli_config(place: &Place, url: &str) -> Result<()> {
+    let admin = fs::read_to_string(place.admin())?;
+    let Some(path) = cli_config() else { return Ok(()) };
+    if path.exists() && server_of(&path).as_deref() != Some(url) {
+        eprintln!("    {} is for another server and is left alone; for this one:", path.display());
+        let admin: serde_json::Value = serde_json::from_str(&admin)?;
+        for (variable, field) in [("RIG_API_URL", "api_url"), ("RIG_API_KEY", "api_key")] {
+            eprintln!(
+                "    export {variable}={}",
+                admin.get(field).and_then(|v| v.as_str()).unwrap_or_default()
+            );
+        }
+        return Ok(());
+    }
+    write_private(&path, &admin)
+}
+
+fn spawn(place: &Place) -> Result<()> {
+    let output = place.rig()?.args(["workspace", "ls", "--output", "json"]).output()?;
+    anyhow::ensure!(output.status.success(), "rig workspace ls: {}", String::from_utf8_lossy(&output.stdout));
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let vms = listed.get("vms").and_then(|vms| vms.as_array()).context("rig workspace ls said no `vms`")?;
+    let status = vms
+        .iter()
+        .find(|vm| vm.get("name").and_then(|name| name.as_str()) == Some(WORKSPACE))
+        .and_then(|vm| vm.get("status")?.as_str());
+    match status {
+        None => build::run(place.rig()?.args(["workspace", "spawn", "-n", WORKSPACE])),
+        Some("running") => {
+            eprintln!("    {WORKSPACE} runs already");
+            Ok(())
+        }
+        Some(_) => build::run(place.rig()?.args(["workspace", "start", "-n", WORKSPACE])),
+    }
+}
+
+fn show(place: &Place) -> Result<()> {
+    let host = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    eprintln!("    this host's kernel: {}", host.trim());
+    eprintln!("    $ rig exec {WORKSPACE} -- uname -a");
+    build::run(place.rig()?.args(["exec", WORKSPACE, "--", "uname", "-a"]))
+}
