@@ -22,7 +22,8 @@ use utoipa::ToSchema;
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, JsonBody};
-use crate::guest_client::{CHUNK, GuestError, Input, Running};
+use crate::feed::Input;
+use crate::guest_client::{CHUNK, GuestError, Running};
 
 /// stdin that comes with the request.
 const MOST_STDIN: usize = 1024 * 1024;
@@ -64,7 +65,8 @@ enum Command {
 #[serde(untagged)]
 pub(super) enum ExecEvent {
     /// What the command wrote.
-    #[cfg_attr(not(test), allow(dead_code))] // Described here for the document; written by `output_line`.
+    #[cfg_attr(not(test), allow(dead_code))]
+    // Described here for the document; written by `output_line`.
     Output {
         /// `stdout` or `stderr`.
         stream: String,
