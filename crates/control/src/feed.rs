@@ -1,8 +1,8 @@
 //! What we send to a guest while a call lasts, and the difference between its end and our vanishing.
 //!
-//! A gRPC client can only end its stream in order, which tells a guest that a file cut short is complete; and a stream
-//! that just stays open keeps the call alive after everybody has forgotten it. So the body of a call whose feeder has
-//! vanished fails, and HTTP/2 resets the call.
+//! A gRPC client can only end its stream in order, and a stream that just stays open keeps the call alive after
+//! everybody has forgotten it. So the body of a call whose feeder has vanished fails, and HTTP/2 resets the call.
+//! (A tonic server may still see that as an end, hence `done` in `WriteFileInput`.)
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -110,6 +110,7 @@ impl GuestClient {
                     input.send(message(write_file_input::Input::Data(part))).await;
                 }
             }
+            input.send(message(write_file_input::Input::Done(true))).await;
             input.finish().await;
             Ok::<(), WriteError<E>>(())
         };

@@ -1,5 +1,8 @@
 //! Commands and files, against simulated guests.
 
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use std::sync::atomic::Ordering;
@@ -183,7 +186,12 @@ async fn files_come_back_as_they_were_written() {
 async fn a_file_whose_content_breaks_off_does_not_appear() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
-    let broken = stream::iter([Ok(vec![b'x'; 100_000]), Err(std::io::Error::other("the cable was cut"))]);
+    let guests = rig.guests.clone();
+    let cut = stream::once(async move {
+        eventually("the guest has a part", || async { guests.begun.load(Ordering::SeqCst) > 0 }).await;
+        Err(std::io::Error::other("the cable was cut"))
+    });
+    let broken = stream::iter([Ok(vec![b'x'; 100_000])]).chain(cut);
     let put = rig
         .request(Method::PUT, &format!("/workspaces/{id}/files?path=/tmp/cut"))
         .body(Body::wrap_stream(broken));

@@ -1,5 +1,8 @@
 //! What the API promises about workspaces, against a simulated node.
 
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use reqwest::Method;

@@ -23,6 +23,8 @@ pub(crate) struct Guests {
     pub(crate) files: Mutex<HashMap<String, Vec<u8>>>,
     /// Commands whose caller went away.
     pub(crate) abandoned: AtomicUsize,
+    /// Files whose content has begun to come.
+    pub(crate) begun: AtomicUsize,
     /// Bytes that a flood has been able to write.
     pub(crate) written: AtomicUsize,
     pub(crate) resized: Mutex<Option<(u32, u32)>>,
@@ -152,10 +154,16 @@ impl Guest for Served {
         while let Some(message) = input.message().await? {
             match message.input.unwrap() {
                 write_file_input::Input::Open(open) => path = open.path,
-                write_file_input::Input::Data(data) => content.extend_from_slice(&data),
+                write_file_input::Input::Data(data) => {
+                    content.extend_from_slice(&data);
+                    self.0.begun.fetch_add(1, Ordering::SeqCst);
+                }
+                write_file_input::Input::Done(done) => unfinished.0 = unfinished.0.take().filter(|_| !done),
             }
         }
-        unfinished.0 = None;
+        if unfinished.0.is_some() {
+            return Err(fault::status(Code::Aborted, "incomplete", "the content broke off"));
+        }
         if path.starts_with("/forbidden") {
             return Err(fault::status(Code::PermissionDenied, "permission_denied", "not yours"));
         }

@@ -184,11 +184,8 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        for runtime in [self.control.take(), self.node_runtime.take(), self.guests_runtime.take()] {
-            if let Some(runtime) = runtime {
-                runtime.shutdown_background();
-            }
-        }
+        let runtimes = [self.control.take(), self.node_runtime.take(), self.guests_runtime.take()];
+        runtimes.into_iter().flatten().for_each(Runtime::shutdown_background);
     }
 }
 
