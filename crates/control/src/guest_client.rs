@@ -12,11 +12,14 @@ use rigbox_proto::guest::{
     write_file_input,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
+use tower::util::MapRequest;
 
+use crate::feed::{Input, feed, guarded};
 use crate::unix;
 
 /// Calls to guests at one time, all workspaces together: times the stream window it bounds our memory.
@@ -24,8 +27,6 @@ const MOST_CALLS: usize = 256;
 /// Payload of one message.
 pub(crate) const CHUNK: usize = 32 * 1024;
 const LARGEST_MESSAGE: usize = 128 * 1024;
-/// Messages of one caller that wait for the guest.
-const AHEAD: usize = 4;
 
 /// Why a call to a guest failed, with a stable code.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,9 +42,11 @@ impl From<Status> for GuestError {
     }
 }
 
+type Guarded = MapRequest<Channel, fn(http::Request<Body>) -> http::Request<Body>>;
+
 #[derive(Clone)]
 pub(crate) struct GuestClient {
-    grpc: Grpc<Channel>,
+    grpc: Grpc<Guarded>,
     calls: Arc<Semaphore>,
 }
 
@@ -55,8 +58,10 @@ pub(crate) struct Running {
 
 impl GuestClient {
     pub(crate) fn new(socket: &Path) -> Self {
+        let guarded: fn(http::Request<Body>) -> http::Request<Body> = guarded;
         Self {
-            grpc: Grpc::new(unix::channel(socket)).max_decoding_message_size(LARGEST_MESSAGE),
+            grpc: Grpc::new(MapRequest::new(unix::channel(socket), guarded))
+                .max_decoding_message_size(LARGEST_MESSAGE),
             calls: Arc::new(Semaphore::new(MOST_CALLS)),
         }
     }
@@ -79,7 +84,7 @@ impl GuestClient {
         request: ReadFileRequest,
     ) -> Result<Output<ReadFileOutput>, GuestError> {
         let slot = self.slot()?;
-        let stream = self.grpc.clone().read_file(addressed(id, request)?).await?.into_inner();
+        let stream = self.grpc.clone().read_file(addressed(id, Request::new(request))?).await?.into_inner();
         Ok(Output { stream, _slot: slot })
     }
 
@@ -105,6 +110,7 @@ impl GuestClient {
                     input.send(message(write_file_input::Input::Data(part))).await;
                 }
             }
+            input.send(message(write_file_input::Input::Done(true))).await;
             input.finish().await;
             Ok::<(), WriteError<E>>(())
         };
@@ -153,38 +159,7 @@ impl<T> Output<T> {
     }
 }
 
-/// What goes to a guest.
-pub(crate) struct Input<T>(mpsc::Sender<Option<T>>);
-
-impl<T> Input<T> {
-    /// Waits while the guest does not take more; nothing happens when it has gone.
-    pub(crate) async fn send(&self, message: T) {
-        let _ = self.0.send(Some(message)).await;
-    }
-
-    /// Ends the stream in order.
-    async fn finish(&self) {
-        let _ = self.0.send(None).await;
-    }
-}
-
-/// A stream that ends only by `finish`. When its feeder vanishes it hangs until the call is dropped with it: an orderly
-/// end would tell the guest that a file cut short is complete.
-fn feed<T: Send + 'static>() -> (Input<T>, impl Stream<Item = T> + Send + 'static) {
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    let stream =
-        futures_util::stream::unfold(receiver, |mut receiver: mpsc::Receiver<Option<T>>| async move {
-            match receiver.recv().await {
-                Some(Some(message)) => Some((message, receiver)),
-                Some(None) => None,
-                None => std::future::pending().await,
-            }
-        });
-    (Input(sender), stream)
-}
-
-fn addressed<T>(id: &WorkspaceId, message: T) -> Result<Request<T>, GuestError> {
-    let mut request = Request::new(message);
+fn addressed<T>(id: &WorkspaceId, mut request: Request<T>) -> Result<Request<T>, GuestError> {
     let value = MetadataValue::try_from(id.as_str())
         .map_err(|error| GuestError { code: "internal".to_owned(), message: error.to_string() })?;
     request.metadata_mut().insert(WORKSPACE_HEADER, value);

@@ -17,6 +17,7 @@ mod api;
 mod auth;
 mod changes;
 mod clock;
+mod feed;
 mod guest_client;
 mod node_client;
 mod reconciler;

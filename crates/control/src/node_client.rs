@@ -58,7 +58,12 @@ impl From<Status> for NodeError {
 #[derive(Clone)]
 pub(crate) struct NodeClient {
     grpc: Grpc<Channel>,
-    described: Arc<Mutex<Option<(Instant, Arc<NodeDescription>)>>>,
+    described: Arc<Mutex<Option<Described>>>,
+}
+
+struct Described {
+    when: Instant,
+    description: Arc<NodeDescription>,
 }
 
 /// What the node's stream of reports says.
@@ -76,14 +81,14 @@ impl NodeClient {
     /// What the node is and can hold; a few seconds old at most.
     pub(crate) async fn describe(&self) -> Result<Arc<NodeDescription>, NodeError> {
         let mut described = self.described.lock().await;
-        if let Some((when, description)) = described.as_ref()
-            && when.elapsed() < FRESH
+        if let Some(known) = described.as_ref()
+            && known.when.elapsed() < FRESH
         {
-            return Ok(description.clone());
+            return Ok(known.description.clone());
         }
         let answer = self.grpc.clone().describe(timed(DescribeRequest {}, QUICK)).await?.into_inner();
         let description = Arc::new(answer);
-        *described = Some((Instant::now(), description.clone()));
+        *described = Some(Described { when: Instant::now(), description: description.clone() });
         Ok(description)
     }
 

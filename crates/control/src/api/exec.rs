@@ -22,7 +22,8 @@ use utoipa::ToSchema;
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, JsonBody};
-use crate::guest_client::{CHUNK, GuestError, Input, Running};
+use crate::feed::Input;
+use crate::guest_client::{CHUNK, GuestError, Running};
 
 /// stdin that comes with the request.
 const MOST_STDIN: usize = 1024 * 1024;

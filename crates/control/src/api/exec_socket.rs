@@ -13,7 +13,8 @@ use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::exec::{self, ExecEvent, ExecRequest};
 use super::extract::{Caller, parse};
-use crate::guest_client::{Input, Running};
+use crate::feed::Input;
+use crate::guest_client::Running;
 
 /// As much as one request's stdin needs.
 const LARGEST_MESSAGE: usize = 2 * 1024 * 1024;

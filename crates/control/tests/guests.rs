@@ -1,0 +1,204 @@
+//! Commands and files, against simulated guests.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::{SinkExt, StreamExt, stream};
+use reqwest::{Body, Method};
+use serde_json::{Value, json};
+use support::{Rig, eventually};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Message, http::HeaderValue};
+
+async fn exec(rig: &Rig, id: &str, body: Value) -> Vec<Value> {
+    let request = rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&body);
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    let text = response.text().await.unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_commands_output_and_end_come_as_lines() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    assert_eq!(
+        exec(&rig, &id, json!({"command": ["echo", "hi"]})).await,
+        [json!({"stream": "stdout", "data_b64": "aGk="}), json!({"exit_code": 0, "duration_us": 7})]
+    );
+    assert_eq!(exec(&rig, &id, json!({"command": ["exit", "3"]})).await[0]["exit_code"], 3);
+    let lines = exec(&rig, &id, json!({"command": ["cat"], "stdin_b64": STANDARD.encode("in")})).await;
+    assert_eq!(lines[0]["data_b64"], STANDARD.encode("in"));
+    assert_eq!(exec(&rig, &id, json!({"command": ["nothing"]})).await[0]["error"]["code"], "not_found");
+    assert_eq!(exec(&rig, &id, json!({"command": ["crash"]})).await[0]["error"]["code"], "agent_lost");
+}
+
+#[tokio::test]
+async fn a_bad_command_is_refused_before_it_runs() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let stopped = rig.provisioned("two").await;
+    for (id, body, code) in [
+        (&id, json!({"command": []}), 400),
+        (&id, json!({"command": " "}), 400),
+        (&id, json!({"command": 5}), 400),
+        (&id, json!({"command": ["x"], "user": "admin"}), 400),
+        (&id, json!({"command": ["x"], "cwd": "here"}), 400),
+        (&id, json!({"command": ["x"], "timeout_s": -1}), 400),
+        (&id, json!({"command": ["x"], "stdin_b64": "?"}), 400),
+        (&id, json!({"command": ["x"], "env": {"A=B": "c"}}), 400),
+        (&id, json!({"command": ["x"], "tty": true}), 400),
+        (&id, json!({"command": ["x"], "shell": "zsh"}), 400),
+        (&id, json!({"command": ["x"], "stdin_b64": STANDARD.encode(vec![0; 1024 * 1024 + 3])}), 400),
+        (&stopped, json!({"command": ["x"]}), 409),
+        (&"ws-zzzzzzzz".to_owned(), json!({"command": ["x"]}), 404),
+    ] {
+        let (status, answer) = rig.call(Method::POST, &format!("/workspaces/{id}/exec"), Some(body)).await;
+        assert_eq!(status, code, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_come_whole_and_fast() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let request = rig
+        .request(Method::POST, &format!("/workspaces/{id}/exec"))
+        .json(&json!({"command": ["flood", "100"]}));
+    let began = Instant::now();
+    let mut body = request.send().await.unwrap().bytes_stream();
+    let (mut bytes, mut tail) = (0, Vec::new());
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.unwrap();
+        bytes += chunk.len();
+        tail.extend_from_slice(&chunk);
+        tail.drain(..tail.len().saturating_sub(64));
+    }
+    let line =
+        STANDARD.encode(vec![b'x'; 32 * 1024]).len() + "{\"stream\":\"stdout\",\"data_b64\":\"\"}\n".len();
+    let end = b"{\"exit_code\":0,\"duration_us\":7}\n";
+    assert_eq!(bytes, 3200 * line + end.len());
+    assert!(tail.ends_with(end));
+    println!("100 MiB in {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_up_its_command_and_no_other() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let request = rig
+            .request(Method::POST, &format!("/workspaces/{id}/exec"))
+            .json(&json!({"command": ["flood", "100"]}));
+        stalled.push(request.send().await.unwrap());
+    }
+    let written = || rig.guests.written.load(Ordering::SeqCst);
+    let mut last = usize::MAX;
+    while last != written() {
+        last = written();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(last < 8 * 20 * 1024 * 1024, "{last} bytes were taken for clients that read none");
+    assert_eq!(exec(&rig, &id, json!({"command": ["exit", "0"]})).await[0]["exit_code"], 0);
+    drop(stalled);
+    eventually("all are ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 8 }).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_command_along() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let request =
+        rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&json!({"command": ["sleep"]}));
+    drop(request.send().await.unwrap());
+    eventually("it is ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
+}
+
+#[tokio::test]
+async fn a_web_socket_carries_live_input() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let mut request =
+        format!("ws://{}/api/v1/workspaces/{id}/exec", rig.address).into_client_request().unwrap();
+    let key = HeaderValue::from_str(&format!("Bearer {}", rig.key)).unwrap();
+    request.headers_mut().insert("authorization", key);
+    let connect = || tokio_tungstenite::connect_async(request.clone());
+    let say = |value: Value| Message::text(value.to_string());
+
+    let (mut socket, _) = connect().await.unwrap();
+    socket.send(say(json!({"command": ["cat"], "tty": true, "rows": 10, "cols": 20}))).await.unwrap();
+    socket.send(say(json!({"stdin_b64": STANDARD.encode("one")}))).await.unwrap();
+    let heard = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&heard).unwrap()["data_b64"], STANDARD.encode("one"));
+    socket.send(say(json!({"resize": {"rows": 30, "cols": 40}}))).await.unwrap();
+    eventually("resized", || async { *rig.guests.resized.lock().unwrap() == Some((30, 40)) }).await;
+    socket.send(say(json!({"signal": "INT"}))).await.unwrap();
+    let heard = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&heard).unwrap()["signal"], "INT");
+
+    let (mut socket, _) = connect().await.unwrap();
+    socket.send(say(json!({"command": ["cat"]}))).await.unwrap();
+    socket.send(say(json!({"bogus": 1}))).await.unwrap();
+    let heard = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&heard).unwrap()["error"]["code"], "bad_request");
+    eventually("abandoned", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
+
+    let (mut socket, _) = connect().await.unwrap();
+    socket.send(say(json!({"command": ["sleep"]}))).await.unwrap();
+    drop(socket);
+    eventually("ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 2 }).await;
+    assert_eq!(rig.get(&format!("/workspaces/{id}/exec")).await.0, 426);
+}
+
+#[tokio::test]
+async fn files_come_back_as_they_were_written() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let content: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    let url = format!("/workspaces/{id}/files?path=/tmp/a");
+    let put =
+        rig.request(Method::PUT, &format!("{url}&mode=600")).body(content.clone()).send().await.unwrap();
+    assert_eq!(put.status(), 200);
+    assert_eq!(put.json::<Value>().await.unwrap()["size"], 3_000_000);
+    let got = rig.request(Method::GET, &url).send().await.unwrap();
+    assert_eq!(got.headers()["x-rigbox-file-size"], "3000000");
+    assert_eq!(got.bytes().await.unwrap(), content);
+
+    assert_eq!(rig.get(&format!("/workspaces/{id}/files?path=/nothing")).await.0, 404);
+    assert_eq!(rig.get(&format!("/workspaces/{id}/files")).await.0, 400);
+    let denied = rig.request(Method::PUT, &format!("/workspaces/{id}/files?path=/forbidden/x")).body("x");
+    assert_eq!(denied.send().await.unwrap().status(), 403);
+    let mode = rig.request(Method::PUT, &format!("{url}&mode=999")).body("x");
+    assert_eq!(mode.send().await.unwrap().status(), 400);
+}
+
+#[tokio::test]
+async fn a_file_whose_content_breaks_off_does_not_appear() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let guests = rig.guests.clone();
+    let cut = stream::once(async move {
+        eventually("the guest has a part", || async { guests.begun.load(Ordering::SeqCst) > 0 }).await;
+        Err(std::io::Error::other("the cable was cut"))
+    });
+    let broken = stream::iter([Ok(vec![b'x'; 100_000])]).chain(cut);
+    let put = rig
+        .request(Method::PUT, &format!("/workspaces/{id}/files?path=/tmp/cut"))
+        .body(Body::wrap_stream(broken));
+    assert!(put.send().await.is_err());
+    let whole = rig.request(Method::PUT, &format!("/workspaces/{id}/files?path=/tmp/whole")).body("x");
+    assert_eq!(whole.send().await.unwrap().status(), 200);
+    eventually("the guest hears of it", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
+    let files = rig.guests.files.lock().unwrap();
+    assert!(files.contains_key("/tmp/whole") && !files.contains_key("/tmp/cut"));
+}

@@ -1,0 +1,200 @@
+//! Guests without VMs, speaking the real protocol: a few commands, and files in memory.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use rigbox_proto::fault;
+use rigbox_proto::guest::guest_server::{Guest, GuestServer};
+use rigbox_proto::guest::*;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+#[derive(Default)]
+pub(crate) struct Guests {
+    pub(crate) files: Mutex<HashMap<String, Vec<u8>>>,
+    /// Commands whose caller went away.
+    pub(crate) abandoned: AtomicUsize,
+    /// Files whose content has begun to come.
+    pub(crate) begun: AtomicUsize,
+    /// Bytes that a flood has been able to write.
+    pub(crate) written: AtomicUsize,
+    pub(crate) resized: Mutex<Option<(u32, u32)>>,
+}
+
+pub(crate) struct Served(Arc<Guests>);
+
+pub(crate) fn serve(runtime: &Runtime, guests: Arc<Guests>, socket: &Path) {
+    let _inside = runtime.enter();
+    let listener = UnixListener::bind(socket).unwrap();
+    let server = tonic::transport::Server::builder().add_service(GuestServer::new(Served(guests)));
+    runtime
+        .spawn(async move { server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap() });
+}
+
+/// Counts a call that was dropped, which is how a reset shows.
+struct Unfinished(Option<Arc<Guests>>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(guests) = &self.0 {
+            guests.abandoned.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn stdout(bytes: Bytes) -> ExecOutput {
+    ExecOutput { output: Some(exec_output::Output::Stdout(bytes)) }
+}
+
+fn end(end: exec_end::End) -> ExecOutput {
+    ExecOutput { output: Some(exec_output::Output::End(ExecEnd { end: Some(end), duration_us: 7 })) }
+}
+
+async fn run(
+    guests: Arc<Guests>,
+    start: ExecStart,
+    mut input: Streaming<ExecInput>,
+    out: mpsc::Sender<Result<ExecOutput, Status>>,
+) {
+    let argv: Vec<_> = start.argv.iter().map(String::as_str).collect();
+    match argv.as_slice() {
+        ["echo", text] => {
+            let _ = out.send(Ok(stdout(Bytes::copy_from_slice(text.as_bytes())))).await;
+            let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+        }
+        ["exit", code] => {
+            let _ = out.send(Ok(end(exec_end::End::ExitCode(code.parse().unwrap())))).await;
+        }
+        ["flood", mebibytes] => {
+            let chunk = Bytes::from(vec![b'x'; 32 * 1024]);
+            for _ in 0..mebibytes.parse::<usize>().unwrap() * 32 {
+                if out.send(Ok(stdout(chunk.clone()))).await.is_err() {
+                    guests.abandoned.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+                guests.written.fetch_add(chunk.len(), Ordering::SeqCst);
+            }
+            let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+        }
+        ["sleep"] => {
+            out.closed().await;
+            guests.abandoned.fetch_add(1, Ordering::SeqCst);
+        }
+        ["crash"] => {
+            let _ =
+                out.send(Err(fault::status(Code::Unavailable, "agent_lost", "the agent went away"))).await;
+        }
+        ["cat"] => loop {
+            match input.message().await {
+                Ok(Some(ExecInput { input: Some(exec_input::Input::Stdin(data)) })) => {
+                    let _ = out.send(Ok(stdout(data))).await;
+                }
+                Ok(Some(ExecInput { input: Some(exec_input::Input::Signal(name)) })) => {
+                    let _ = out.send(Ok(end(exec_end::End::Signal(name)))).await;
+                    return;
+                }
+                Ok(Some(ExecInput { input: Some(exec_input::Input::Resize(size)) })) => {
+                    *guests.resized.lock().unwrap() = Some((size.rows, size.cols));
+                }
+                Ok(Some(ExecInput { input: Some(exec_input::Input::Eof(true)) })) => {
+                    let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+                    return;
+                }
+                _ => {
+                    guests.abandoned.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+            }
+        },
+        other => {
+            let error = Error { code: "not_found".into(), message: format!("{other:?}") };
+            let _ = out.send(Ok(end(exec_end::End::Error(error)))).await;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Guest for Served {
+    type ExecStream = Out<ExecOutput>;
+    type ReadFileStream = Out<ReadFileOutput>;
+    type WatchEndStream = Out<EndAnnouncement>;
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecInput>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        assert!(request.metadata().contains_key(rigbox_proto::WORKSPACE_HEADER));
+        let mut input = request.into_inner();
+        let Some(ExecInput { input: Some(exec_input::Input::Start(start)) }) = input.message().await? else {
+            return Err(fault::status(Code::InvalidArgument, "bad_request", "no start"));
+        };
+        let (out, stream) = mpsc::channel(1);
+        tokio::spawn(run(self.0.clone(), start, input, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn write_file(
+        &self,
+        request: Request<Streaming<WriteFileInput>>,
+    ) -> Result<Response<WriteFileResponse>, Status> {
+        let mut input = request.into_inner();
+        let (mut path, mut content) = (String::new(), Vec::new());
+        let mut unfinished = Unfinished(Some(self.0.clone()));
+        while let Some(message) = input.message().await? {
+            match message.input.unwrap() {
+                write_file_input::Input::Open(open) => path = open.path,
+                write_file_input::Input::Data(data) => {
+                    content.extend_from_slice(&data);
+                    self.0.begun.fetch_add(1, Ordering::SeqCst);
+                }
+                write_file_input::Input::Done(done) => unfinished.0 = unfinished.0.take().filter(|_| !done),
+            }
+        }
+        if unfinished.0.is_some() {
+            return Err(fault::status(Code::Aborted, "incomplete", "the content broke off"));
+        }
+        if path.starts_with("/forbidden") {
+            return Err(fault::status(Code::PermissionDenied, "permission_denied", "not yours"));
+        }
+        let size = content.len() as u64;
+        self.0.files.lock().unwrap().insert(path, content);
+        Ok(Response::new(WriteFileResponse { size }))
+    }
+
+    async fn read_file(&self, r: Request<ReadFileRequest>) -> Result<Response<Self::ReadFileStream>, Status> {
+        let content = self.0.files.lock().unwrap().get(&r.into_inner().path).cloned();
+        let Some(content) = content else {
+            return Err(fault::status(Code::NotFound, "not_found", "no such file"));
+        };
+        let info = FileInfo { size: content.len() as u64, mode: 0o644, modified_unix_s: 1 };
+        let mut messages = vec![Ok(ReadFileOutput { output: Some(read_file_output::Output::Info(info)) })];
+        messages.extend(content.chunks(32 * 1024).map(|chunk| {
+            let data = Bytes::copy_from_slice(chunk);
+            Ok(ReadFileOutput { output: Some(read_file_output::Output::Data(data)) })
+        }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        Err(Status::unimplemented("not for control"))
+    }
+
+    async fn shut_down(&self, _: Request<ShutDownRequest>) -> Result<Response<ShutDownResponse>, Status> {
+        Err(Status::unimplemented("not for control"))
+    }
+
+    async fn watch_end(&self, _: Request<WatchEndRequest>) -> Result<Response<Self::WatchEndStream>, Status> {
+        Err(Status::unimplemented("not for control"))
+    }
+}

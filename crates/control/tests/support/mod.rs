@@ -1,0 +1,210 @@
+//! A control role with a simulated node agent and simulated guests behind real sockets, and a client for its API.
+#![allow(dead_code)] // Each test binary uses its part.
+
+pub(crate) mod guests;
+pub(crate) mod node;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use rigbox_control::{Config, Timeouts};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use node::Node;
+
+pub(crate) struct Rig {
+    folder: TempDir,
+    pub(crate) node: Arc<Node>,
+    node_runtime: Option<Runtime>,
+    pub(crate) guests: Arc<guests::Guests>,
+    guests_runtime: Option<Runtime>,
+    control: Option<Runtime>,
+    pub(crate) key: String,
+    pub(crate) client: Client,
+    pub(crate) address: SocketAddr,
+    pub(crate) timeouts: Timeouts,
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        Self::with(Timeouts::default()).await
+    }
+
+    pub(crate) async fn with(timeouts: Timeouts) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (database, token_key) = (folder.path().join("rigbox.db"), folder.path().join("token.key"));
+        let made = rigbox_control::bootstrap(&database, &token_key, "a@example.com").await.unwrap();
+        let mut rig = Self {
+            folder,
+            node: Arc::default(),
+            node_runtime: None,
+            guests: Arc::default(),
+            guests_runtime: None,
+            control: None,
+            key: made.api_key.reveal().to_owned(),
+            client: Client::new(),
+            address,
+            timeouts,
+        };
+        rig.start_node();
+        rig.start_guests();
+        rig.start_control().await;
+        rig
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn start_node(&mut self) {
+        let runtime = runtime();
+        node::serve(&runtime, self.node.clone(), &self.path("node.sock"));
+        self.node_runtime = Some(runtime);
+    }
+
+    /// As `kill -9` of the node: its VMs live on in `self.node`.
+    pub(crate) fn kill_node(&mut self) {
+        if let Some(runtime) = self.node_runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    fn start_guests(&mut self) {
+        let runtime = runtime();
+        guests::serve(&runtime, self.guests.clone(), &self.path("guestio.sock"));
+        self.guests_runtime = Some(runtime);
+    }
+
+    pub(crate) async fn start_control(&mut self) {
+        let config = Config {
+            database: self.path("rigbox.db"),
+            token_key: self.path("token.key"),
+            api_listen: self.address,
+            public_api_url: format!("http://{}", self.address),
+            node_socket: self.path("node.sock"),
+            guestio_socket: self.path("guestio.sock"),
+            timeouts: self.timeouts,
+        };
+        let runtime = runtime();
+        runtime.spawn(async move { rigbox_control::run(config, std::future::pending()).await.unwrap() });
+        self.control = Some(runtime);
+        eventually("the API answers", || async {
+            self.client.get(self.url("/healthz")).send().await.is_ok()
+        })
+        .await;
+    }
+
+    /// As `kill -9` of control: nothing of it runs on.
+    pub(crate) fn kill_control(&mut self) {
+        if let Some(runtime) = self.control.take() {
+            runtime.shutdown_background();
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpListener::bind(self.address).is_err() {
+            assert!(Instant::now() < deadline, "control does not die");
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(&format!("/api/v1{path}"))).bearer_auth(&self.key)
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let request = self.request(method, path);
+        answer(match body {
+            Some(body) => request.json(&body),
+            None => request,
+        })
+        .await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str) -> (StatusCode, Value) {
+        self.call(Method::POST, path, None).await
+    }
+
+    /// A workspace in `provisioning`.
+    pub(crate) async fn create(&self, name: &str) -> String {
+        let (status, body) = self.call(Method::POST, "/workspaces", Some(json!({"name": name}))).await;
+        assert_eq!(status, 201, "{body}");
+        assert_eq!(body["vm"]["status"], "provisioning");
+        body["vm"]["id"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn provisioned(&self, name: &str) -> String {
+        let id = self.create(name).await;
+        self.until(&id, "provisioned").await;
+        id
+    }
+
+    pub(crate) async fn running(&self, name: &str) -> String {
+        let id = self.provisioned(name).await;
+        let (status, body) = self.post(&format!("/workspaces/{id}/start")).await;
+        assert_eq!((status.as_u16(), body["vm"]["status"].as_str()), (200, Some("starting")), "{body}");
+        self.until(&id, "running").await;
+        id
+    }
+
+    /// Waits as `rig` does.
+    pub(crate) async fn until(&self, id: &str, wanted: &str) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut last = String::from("?");
+        loop {
+            assert!(Instant::now() < deadline, "{id} is {last}, never {wanted}");
+            let path = match last.as_str() {
+                "?" => format!("/workspaces/{id}"),
+                last => format!("/workspaces/{id}?wait_until_not={last}&timeout_s=2"),
+            };
+            let (status, body) = self.get(&path).await;
+            if status == 404 && wanted == "gone" {
+                return body;
+            }
+            assert_eq!(status, 200, "{body}");
+            last = body["vm"]["status"].as_str().unwrap().to_owned();
+            if last == wanted {
+                return body;
+            }
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let runtimes = [self.control.take(), self.node_runtime.take(), self.guests_runtime.take()];
+        runtimes.into_iter().flatten().for_each(Runtime::shutdown_background);
+    }
+}
+
+pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    let text = response.text().await.unwrap();
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// Waits for a condition; never longer than 20 s.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}

@@ -1,0 +1,272 @@
+//! A node agent without VMs, speaking the real protocol: it keeps the node's promises (idempotent verbs, refused old
+//! generations, reports), and lets a test hold or fail each verb.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use futures_util::{Stream, StreamExt, stream};
+use rigbox_proto::fault;
+use rigbox_proto::node::node_server::{Node as Service, NodeServer};
+use rigbox_proto::node::*;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::sync::{broadcast, watch};
+use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
+use tonic::{Code, Request, Response, Status};
+
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) generation: u64,
+    pub(crate) state: State,
+    pub(crate) boot: String,
+    pub(crate) end: Option<End>,
+    pub(crate) agent_lost: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    known: BTreeMap<String, Known>,
+    boots: u32,
+    calls: Vec<(&'static str, String, u64)>,
+    faults: HashMap<&'static str, (&'static str, &'static str)>,
+    silent_boots: bool,
+}
+
+pub(crate) struct Node {
+    inner: Mutex<Inner>,
+    held: watch::Sender<HashSet<&'static str>>,
+    events: broadcast::Sender<WorkspaceReport>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            held: watch::channel(HashSet::new()).0,
+            events: broadcast::channel(1024).0,
+        }
+    }
+}
+
+fn report(id: &str, known: &Known) -> WorkspaceReport {
+    WorkspaceReport {
+        workspace_id: id.to_owned(),
+        generation: known.generation,
+        state: known.state.into(),
+        boot_id: known.boot.clone(),
+        end: known.end.clone(),
+        agent_lost: known.agent_lost,
+    }
+}
+
+impl Node {
+    /// The verb answers only after `release`.
+    pub(crate) fn hold(&self, verb: &'static str) {
+        self.held.send_modify(|held| {
+            held.insert(verb);
+        });
+    }
+
+    pub(crate) fn release(&self, verb: &'static str) {
+        self.held.send_modify(|held| {
+            held.remove(verb);
+        });
+    }
+
+    pub(crate) fn fail(&self, verb: &'static str, code: &'static str, message: &'static str) {
+        self.inner.lock().unwrap().faults.insert(verb, (code, message));
+    }
+
+    pub(crate) fn mend(&self, verb: &'static str) {
+        self.inner.lock().unwrap().faults.remove(verb);
+    }
+
+    /// Boots never come to their agent's hello.
+    pub(crate) fn silence_boots(&self) {
+        self.inner.lock().unwrap().silent_boots = true;
+    }
+
+    pub(crate) fn calls(&self, verb: &str) -> usize {
+        self.inner.lock().unwrap().calls.iter().filter(|(called, ..)| *called == verb).count()
+    }
+
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        self.inner.lock().unwrap().known.contains_key(id)
+    }
+
+    pub(crate) fn boot(&self, id: &str) -> Option<String> {
+        self.inner.lock().unwrap().known.get(id).map(|known| known.boot.clone())
+    }
+
+    pub(crate) fn alive(&self, id: &str) -> bool {
+        let inner = self.inner.lock().unwrap();
+        inner
+            .known
+            .get(id)
+            .is_some_and(|known| matches!(known.state, State::Booting | State::Running | State::Stopping))
+    }
+
+    /// Something that nobody asked for.
+    pub(crate) fn plant(&self, id: &str, generation: u64, state: State, boot: &str) {
+        let known = Known { generation, state, boot: boot.to_owned(), ..Known::default() };
+        let _ = self.events.send(report(id, &known));
+        self.inner.lock().unwrap().known.insert(id.to_owned(), known);
+    }
+
+    /// As if the journal had been lost.
+    pub(crate) fn forget(&self, id: &str) {
+        self.inner.lock().unwrap().known.remove(id);
+    }
+
+    /// The VM ends.
+    pub(crate) fn end(&self, id: &str, cause: Cause) {
+        self.change(id, |known| {
+            known.state = State::Resting;
+            known.end = Some(End { cause: cause.into(), detail: String::new() });
+        });
+    }
+
+    pub(crate) fn lose_agent(&self, id: &str, lost: bool) {
+        self.change(id, |known| known.agent_lost = lost);
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Known)) {
+        let mut inner = self.inner.lock().unwrap();
+        let known = inner.known.get_mut(id).unwrap();
+        change(known);
+        let _ = self.events.send(report(id, known));
+    }
+
+    async fn verb(&self, verb: &'static str, id: &str, generation: u64) -> Result<(), Status> {
+        self.inner.lock().unwrap().calls.push((verb, id.to_owned(), generation));
+        let mut held = self.held.subscribe();
+        held.wait_for(|held| !held.contains(verb)).await.unwrap();
+        let mut inner = self.inner.lock().unwrap();
+        if let Some((code, message)) = inner.faults.get(verb) {
+            return Err(fault::status(Code::FailedPrecondition, code, *message));
+        }
+        if let Some(known) = inner.known.get_mut(id) {
+            if generation < known.generation {
+                return Err(fault::status(Code::Aborted, "stale_generation", "an older intention"));
+            }
+            known.generation = generation;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) struct Served(Arc<Node>);
+
+pub(crate) fn serve(runtime: &Runtime, node: Arc<Node>, socket: &Path) {
+    let _ = std::fs::remove_file(socket);
+    let _inside = runtime.enter();
+    let listener = UnixListener::bind(socket).unwrap();
+    let server = tonic::transport::Server::builder().add_service(NodeServer::new(Served(node)));
+    runtime
+        .spawn(async move { server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap() });
+}
+
+#[tonic::async_trait]
+impl Service for Served {
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
+        Ok(Response::new(NodeDescription {
+            node_id: "node-aaaaaaaa".into(),
+            driver: "qemu".into(),
+            accelerator: "tcg".into(),
+            reason: "simulated".into(),
+            images: vec![Image { name: "base".into(), version: "base-1".into(), min_disk_mb: 2048 }],
+            vcpus: 4,
+            ram_mb: 8192,
+            disk_total_mb: 100_000,
+            disk_reserved_mb: 10_000,
+            findings: vec![Finding {
+                level: finding::Level::Warning.into(),
+                subject: "kvm".into(),
+                message: "not here".into(),
+                remedy: "enable it".into(),
+            }],
+        }))
+    }
+
+    async fn provision(&self, r: Request<ProvisionRequest>) -> Result<Response<ProvisionResponse>, Status> {
+        let r = r.into_inner();
+        self.0.verb("provision", &r.workspace_id, r.generation).await?;
+        let mut inner = self.0.inner.lock().unwrap();
+        let known = inner.known.entry(r.workspace_id.clone()).or_default();
+        if known.state == State::Unspecified {
+            (known.state, known.generation) = (State::Resting, r.generation);
+        }
+        let _ = self.0.events.send(report(&r.workspace_id, known));
+        Ok(Response::new(ProvisionResponse { image_version: "base-1".into() }))
+    }
+
+    async fn start(&self, r: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
+        let r = r.into_inner();
+        self.0.verb("start", &r.workspace_id, r.generation).await?;
+        let mut inner = self.0.inner.lock().unwrap();
+        inner.boots += 1;
+        let (boot, silent) = (format!("boot-{}", inner.boots), inner.silent_boots);
+        let Some(known) = inner.known.get_mut(&r.workspace_id) else {
+            return Err(fault::status(Code::NotFound, "not_found", "no disk of that workspace"));
+        };
+        if known.state == State::Resting {
+            (known.state, known.boot, known.end) = (State::Booting, boot, None);
+            let _ = self.0.events.send(report(&r.workspace_id, known));
+            if !silent {
+                known.state = State::Running;
+                let _ = self.0.events.send(report(&r.workspace_id, known));
+            }
+        }
+        Ok(Response::new(StartResponse { boot_id: known.boot.clone() }))
+    }
+
+    async fn stop(&self, r: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
+        let r = r.into_inner();
+        self.0.verb("stop", &r.workspace_id, r.generation).await?;
+        let alive = self.0.alive(&r.workspace_id);
+        if !self.0.knows(&r.workspace_id) {
+            return Err(fault::status(Code::NotFound, "not_found", "no such workspace"));
+        }
+        if alive {
+            self.0.change(&r.workspace_id, |known| known.state = State::Stopping);
+            let (node, id) = (self.0.clone(), r.workspace_id);
+            tokio::spawn(async move {
+                let mut held = node.held.subscribe();
+                held.wait_for(|held| !held.contains("end")).await.unwrap();
+                if node.alive(&id) {
+                    node.end(&id, Cause::Requested);
+                }
+            });
+        }
+        Ok(Response::new(StopResponse {}))
+    }
+
+    async fn delete(&self, r: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let r = r.into_inner();
+        self.0.verb("delete", &r.workspace_id, r.generation).await?;
+        self.0.inner.lock().unwrap().known.remove(&r.workspace_id);
+        let gone = Known { generation: r.generation, state: State::Absent, ..Known::default() };
+        let _ = self.0.events.send(report(&r.workspace_id, &gone));
+        Ok(Response::new(DeleteResponse {}))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let inner = self.0.inner.lock().unwrap();
+        let later = BroadcastStream::new(self.0.events.subscribe()).map(|report| {
+            let report = report.map_err(|_| Status::data_loss("too slow"))?;
+            Ok(WatchEvent { event: Some(watch_event::Event::Report(report)) })
+        });
+        let first: Vec<_> = inner
+            .known
+            .iter()
+            .map(|(id, known)| watch_event::Event::Report(report(id, known)))
+            .chain([watch_event::Event::Synced(Synced {})])
+            .map(|event| Ok(WatchEvent { event: Some(event) }))
+            .collect();
+        Ok(Response::new(Box::pin(stream::iter(first).chain(later))))
+    }
+}

@@ -1,0 +1,274 @@
+//! What the API promises about workspaces, against a simulated node.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use reqwest::Method;
+use serde_json::json;
+use support::{Rig, answer};
+
+#[tokio::test]
+async fn a_workspace_is_made_started_stopped_and_removed() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let (_, body) = rig.get(&format!("/workspaces/{id}")).await;
+    for field in [
+        "id",
+        "user_id",
+        "node_id",
+        "name",
+        "status",
+        "image",
+        "ram_mb",
+        "vcpu_count",
+        "disk_size_mb",
+        "created_at",
+        "updated_at",
+    ] {
+        assert!(!body["vm"][field].is_null(), "{field}: {body}");
+    }
+    assert!(!body.to_string().contains("null"), "{body}");
+
+    let (status, body) = rig.post(&format!("/workspaces/{id}/stop")).await;
+    assert_eq!((status.as_u16(), body["vm"]["status"].as_str()), (200, Some("stopping")));
+    rig.until(&id, "stopped").await;
+    assert!(!rig.node.alive(&id));
+
+    let (status, body) = rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
+    assert_eq!((status.as_u16(), body["status"].as_str()), (200, Some("deleting")), "{body}");
+    let body = rig.until(&id, "gone").await;
+    assert!(body["error"]["message"].as_str().unwrap().contains("not found"));
+    assert!(!rig.node.knows(&id));
+}
+
+#[tokio::test]
+async fn a_running_workspace_can_be_deleted_and_its_name_used_again() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
+    rig.until(&id, "gone").await;
+    assert!(!rig.node.knows(&id));
+    rig.provisioned("one").await;
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_with_the_reason() {
+    let rig = Rig::new().await;
+    for (body, code, says) in [
+        (json!({"name": "a", "colour": 1}), 400, "colour"),
+        (json!({}), 400, "name"),
+        (json!({"name": "A_b"}), 400, "a-z"),
+        (json!({"name": 5}), 400, "name"),
+        (json!({"name": "a", "ram_mb": 0}), 400, "ram_mb is 0"),
+        (json!({"name": "a", "ram_mb": -1}), 400, "ram_mb"),
+        (json!({"name": "a", "vcpu_count": 0}), 400, "vcpu_count"),
+        (json!({"name": "a", "disk_size_mb": 4_000_000_000u32}), 402, "max_disk_total_mb"),
+        (json!({"name": "a", "ram_mb": 10_000}), 402, "max_ram_per_vm_mb"),
+        (json!({"name": "a", "template_id": "windows"}), 400, "windows"),
+        (json!({"name": "a", "image": "other"}), 400, "image"),
+        (json!({"name": "a", "setup_script_ids": ["x"]}), 400, "setup_script_ids"),
+        (json!([]), 400, "expected"),
+    ] {
+        let (status, answer) = rig.call(Method::POST, "/workspaces", Some(body.clone())).await;
+        assert_eq!(status, code, "{body} {answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(says), "{body}: {message}");
+        assert!(answer["error"]["code"].is_string());
+    }
+    let huge = rig.request(Method::POST, "/workspaces").body("x".repeat(1024 * 1024 + 1));
+    assert_eq!(answer(huge).await.0, 413);
+    assert_eq!(answer(rig.request(Method::POST, "/workspaces").body("{")).await.0, 400);
+    assert_eq!(rig.get("/workspaces?limit=0").await.0, 400);
+    assert_eq!(rig.get("/workspaces?limit=1001").await.0, 400);
+    assert_eq!(rig.get("/workspaces?colour=1").await.0, 400);
+    assert_eq!(rig.get("/workspaces?cursor=%00").await.0, 400);
+    assert_eq!(rig.get("/nothing").await.0, 404);
+    assert_eq!(rig.call(Method::PATCH, "/workspaces", None).await.0, 405);
+    assert_eq!(rig.get("/workspaces").await.1["vms"], json!([]), "nothing was made");
+}
+
+#[tokio::test]
+async fn sizes_below_the_templates_floor_are_raised() {
+    let rig = Rig::new().await;
+    let body = json!({"name": "a", "template_id": "dev", "ram_mb": 1, "disk_size_mb": 20_000});
+    let (_, body) = rig.call(Method::POST, "/workspaces", Some(body)).await;
+    let vm = &body["vm"];
+    assert_eq!(
+        (&vm["ram_mb"], &vm["vcpu_count"], &vm["disk_size_mb"]),
+        (&json!(1024), &json!(2), &json!(20_000))
+    );
+}
+
+#[tokio::test]
+async fn an_illegal_move_names_the_state_and_what_is_allowed() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    for verb in ["start", "cancel", "retry"] {
+        let (status, body) = rig.post(&format!("/workspaces/{id}/{verb}")).await;
+        assert_eq!((status.as_u16(), body["error"]["code"].as_str()), (409, Some("invalid_state")), "{verb}");
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.contains("running") && message.contains("stop or delete"), "{message}");
+    }
+    let (status, body) = rig.call(Method::POST, "/workspaces", Some(json!({"name": "one"}))).await;
+    assert_eq!((status.as_u16(), body["error"]["code"].as_str()), (409, Some("name_taken")));
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_a_key_and_no_key_travels_in_a_url() {
+    let rig = Rig::new().await;
+    for path in ["/api/v1/workspaces", "/v1/users/me", "/api/v1/doctor", "/api/v1/workspaces/ws-aaaaaaaa"] {
+        for key in [None, Some("rb_short".to_owned()), Some(format!("rb_{}", "a".repeat(43)))] {
+            let request = rig.client.get(rig.url(path));
+            let request = match &key {
+                Some(key) => request.bearer_auth(key),
+                None => request,
+            };
+            let (status, body) = answer(request).await;
+            assert_eq!(
+                (status.as_u16(), body["error"]["code"].as_str()),
+                (401, Some("unauthorized")),
+                "{path}"
+            );
+        }
+    }
+    let (status, body) = rig.get(&format!("/workspaces?name={}", rig.key)).await;
+    assert_eq!((status.as_u16(), body["error"]["code"].as_str()), (400, Some("key_in_url")));
+    assert!(!body.to_string().contains(&rig.key));
+}
+
+#[tokio::test]
+async fn an_unknown_host_is_misdirected() {
+    let rig = Rig::new().await;
+    let ask = |host: String| answer(rig.request(Method::GET, "/workspaces").header("host", host));
+    let port = rig.address.port();
+    assert_eq!(ask("evil.example".into()).await.0, 421);
+    assert_eq!(ask(format!("evil.example:{port}")).await.0, 421);
+    for good in [format!("localhost:{port}"), format!("[::1]:{port}"), format!("127.0.0.1:{port}")] {
+        assert_eq!(ask(good).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_create_makes_one_workspace() {
+    let rig = Rig::new().await;
+    let create = |name: &str| {
+        let body = json!({"name": name});
+        answer(rig.request(Method::POST, "/workspaces").header("idempotency-key", "k").json(&body))
+    };
+    let (first, second) = (create("one").await, create("one").await);
+    assert_eq!(first.0, 201);
+    assert_eq!(first, second);
+    let (status, body) = create("two").await;
+    assert_eq!((status.as_u16(), body["error"]["code"].as_str()), (409, Some("idempotency_key_reused")));
+    assert_eq!(rig.get("/workspaces").await.1["vms"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn lists_are_paged_and_filtered() {
+    let rig = Rig::new().await;
+    for name in ["a", "b", "c"] {
+        rig.create(name).await;
+    }
+    let (_, page) = rig.get("/workspaces?limit=2").await;
+    assert_eq!(page["vms"].as_array().unwrap().len(), 2);
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let (_, rest) = rig.get(&format!("/workspaces?limit=2&cursor={cursor}")).await;
+    assert_eq!(rest["vms"].as_array().unwrap().len(), 1);
+    assert!(rest.get("next_cursor").is_none());
+    let (_, one) = rig.get("/workspaces?name=b").await;
+    assert_eq!((one["vms"].as_array().unwrap().len(), &one["vms"][0]["name"]), (1, &json!("b")));
+}
+
+#[tokio::test]
+async fn waiting_answers_at_the_change_or_at_its_time() {
+    let rig = Rig::new().await;
+    rig.node.hold("provision");
+    let id = rig.create("one").await;
+    let (_, body) = rig.get(&format!("/workspaces/{id}?wait_until_not=provisioning&timeout_s=1")).await;
+    assert_eq!(body["vm"]["status"], "provisioning");
+    let path = format!("/workspaces/{id}?wait_until_not=provisioning&timeout_s=60");
+    let (waited, ()) = tokio::join!(rig.get(&path), async { rig.node.release("provision") });
+    assert_eq!(waited.1["vm"]["status"], "provisioned");
+    assert_eq!(rig.get(&format!("/workspaces/{id}?wait_until_not=asleep")).await.0, 400);
+}
+
+#[tokio::test]
+async fn what_is_public_is_public_and_the_account_is_told() {
+    let rig = Rig::new().await;
+    let public = |path: &str| answer(rig.client.get(rig.url(path)));
+    let (_, templates) = public("/api/v1/templates").await;
+    assert_eq!(templates["templates"].as_array().unwrap().len(), 2);
+    assert_eq!(public("/v1/capacity").await.1["disk_free_mb"], 90_000);
+    assert_eq!(public("/healthz").await.1["status"], "ok");
+    let (_, me) = rig.get("/users/me").await;
+    assert_eq!((&me["email"], &me["plan"]), (&json!("a@example.com"), &json!("owner")));
+    rig.create("one").await;
+    let (_, limits) = rig.get("/users/me/limits").await;
+    assert_eq!(limits["usage"]["workspace_count"], 1);
+    assert_eq!(limits["limits"]["max_ram_per_vm_mb"], 8192);
+    let (_, doctor) = rig.get("/doctor").await;
+    assert_eq!(doctor["findings"][1]["subject"], "kvm");
+}
+
+#[tokio::test]
+async fn without_its_node_the_api_says_when_to_come_back() {
+    let mut rig = Rig::new().await;
+    rig.kill_node();
+    let response = rig.request(Method::POST, "/workspaces").json(&json!({"name": "a"})).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    let (status, doctor) = rig.get("/doctor").await;
+    assert_eq!((status.as_u16(), &doctor["healthy"]), (200, &json!(false)), "the doctor is for bad days");
+    support::eventually("not ready", || async {
+        rig.client.get(rig.url("/readyz")).send().await.unwrap().status() == 503
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_document_lists_every_route() {
+    let rig = Rig::new().await;
+    let (_, document) = answer(rig.client.get(rig.url("/api-docs/openapi.json"))).await;
+    let mut listed = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            listed.push(format!("{} {path}", method.to_uppercase()));
+            let public =
+                ["/healthz", "/readyz", "/api/v1/templates", "/api/v1/capacity"].contains(&path.as_str());
+            assert_eq!(operation.get("security").is_none(), public, "{method} {path}");
+        }
+    }
+    listed.sort();
+    assert_eq!(
+        listed,
+        [
+            "DELETE /api/v1/workspaces/{id}",
+            "GET /api/v1/capacity",
+            "GET /api/v1/doctor",
+            "GET /api/v1/templates",
+            "GET /api/v1/users/me",
+            "GET /api/v1/users/me/limits",
+            "GET /api/v1/workspaces",
+            "GET /api/v1/workspaces/{id}",
+            "GET /api/v1/workspaces/{id}/exec",
+            "GET /api/v1/workspaces/{id}/files",
+            "GET /healthz",
+            "GET /readyz",
+            "POST /api/v1/workspaces",
+            "POST /api/v1/workspaces/{id}/cancel",
+            "POST /api/v1/workspaces/{id}/exec",
+            "POST /api/v1/workspaces/{id}/retry",
+            "POST /api/v1/workspaces/{id}/start",
+            "POST /api/v1/workspaces/{id}/stop",
+            "PUT /api/v1/workspaces/{id}/files",
+        ]
+    );
+    assert!(document["components"]["securitySchemes"]["bearer"].is_object());
+    let text = document.to_string();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(document["components"]["schemas"][name].is_object(), "{name} is described");
+    }
+}
