@@ -90,21 +90,9 @@ fn relay<T: Send + 'static>(answers: Streaming<T>, gone: CancellationToken) -> O
     }))
 }
 
-/// The caller's messages. When the caller breaks off, `broken` is cancelled and the stream neither goes on nor ends: half a file
-/// must not look whole.
-fn inputs<T: Send + 'static>(
-    messages: Streaming<T>,
-    broken: CancellationToken,
-) -> impl Stream<Item = T> + Send + 'static {
-    stream::unfold((messages, broken), |(mut messages, broken)| async {
-        match messages.message().await {
-            Ok(message) => message.map(|message| (message, (messages, broken))),
-            Err(_) => {
-                broken.cancel();
-                std::future::pending().await
-            }
-        }
-    })
+/// The caller's messages. A caller that breaks off ends them; it also drops the answers, which ends the call to the agent.
+fn inputs<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Item = T> + Send + 'static {
+    tokio_stream::StreamExt::map_while(messages, Result::ok)
 }
 
 fn vm_ended() -> Status {
@@ -127,8 +115,7 @@ impl Guest for Proxy {
         request: Request<Streaming<ExecInput>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
         let (mut agent, gone) = self.agent(request.metadata())?;
-        // A caller that is gone drops the answers too, which ends the call to the agent.
-        let messages = inputs(request.into_inner(), CancellationToken::new());
+        let messages = inputs(request.into_inner());
         let answers = agent.exec(messages).await.map_err(|status| checked(&status))?;
         Ok(Response::new(relay(answers.into_inner(), gone)))
     }
@@ -138,13 +125,11 @@ impl Guest for Proxy {
         request: Request<Streaming<WriteFileInput>>,
     ) -> Result<Response<WriteFileResponse>, Status> {
         let (mut agent, gone) = self.agent(request.metadata())?;
-        let broken = CancellationToken::new();
-        let messages = inputs(request.into_inner(), broken.clone());
+        let messages = inputs(request.into_inner());
         tokio::select! {
             written = agent.write_file(messages) => {
                 Ok(Response::new(written.map_err(|status| checked(&status))?.into_inner()))
             }
-            () = broken.cancelled() => Err(Status::cancelled("the caller broke off")),
             () = gone.cancelled() => Err(vm_ended()),
         }
     }

@@ -49,28 +49,28 @@ pub(super) async fn write(mut input: Streaming<WriteFileInput>) -> Result<u64, S
         run(&user, WRITE, &path, [format!("{mode:o}"), if create_parents { "yes" } else { "" }.to_owned()])?;
     let mut size = 0;
     // Taken out of the child so that closing it is the end of the file.
-    if let Some(mut stdin) = child.stdin.take() {
-        loop {
-            match input.message().await {
-                Ok(Some(WriteFileInput { input: Some(write_file_input::Input::Data(data)) })) => {
-                    if stdin.write_all(&data).await.is_err() {
-                        break; // The child says why below.
-                    }
-                    size += data.len() as u64;
+    let mut stdin = child.stdin.take();
+    loop {
+        match input.message().await {
+            Ok(Some(WriteFileInput { input: Some(write_file_input::Input::Data(data)) })) => {
+                size += data.len() as u64;
+                if let Some(pipe) = &mut stdin
+                    && pipe.write_all(&data).await.is_err()
+                {
+                    // The child says why below.
+                    stdin = None;
                 }
-                Ok(None) => break,
-                Ok(Some(_)) => {
-                    kill(&mut child).await;
-                    return Err(bad_request("after `open` only data may come"));
-                }
-                // The caller went away: half a file is not what it wanted to write.
-                Err(status) => {
-                    kill(&mut child).await;
-                    return Err(status);
-                }
+            }
+            Ok(Some(WriteFileInput { input: Some(write_file_input::Input::Done(true)) })) => break,
+            // The caller went away: half a file is not what it wanted to write.
+            Ok(_) | Err(_) => {
+                child.stdin = stdin;
+                kill(&mut child).await;
+                return Err(bad_request("the content did not end with `done`: nothing was written"));
             }
         }
     }
+    drop(stdin);
     finish(child).await.map(|()| size)
 }
 
