@@ -62,13 +62,12 @@ fn lost(message: &str) -> Status {
 
 /// A status of the guest, bounded; faults only from the list of those that an agent may name.
 fn checked(status: &Status) -> Status {
-    const KNOWN: [(&str, Code); 6] = [
+    const KNOWN: [(&str, Code); 5] = [
         ("bad_request", Code::InvalidArgument),
-        ("too_many_execs", Code::ResourceExhausted),
-        ("file_not_found", Code::NotFound),
+        ("busy", Code::ResourceExhausted),
+        ("not_found", Code::NotFound),
         ("permission_denied", Code::PermissionDenied),
-        ("guest_disk_full", Code::ResourceExhausted),
-        ("file_error", Code::FailedPrecondition),
+        ("no_space", Code::ResourceExhausted),
     ];
     let code = fault::code(status);
     match KNOWN.iter().find(|(known, _)| *known == code) {
@@ -96,7 +95,7 @@ fn inputs<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Item = T> + 
 }
 
 fn vm_ended() -> Status {
-    fault::status(Code::Unavailable, "vm_ended", "the workspace's VM ended")
+    fault::status(Code::FailedPrecondition, "not_running", "the workspace's VM ended")
 }
 
 fn not_offered() -> Status {

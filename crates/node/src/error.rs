@@ -11,6 +11,9 @@ pub enum Error {
     /// The request contradicts what the node knows.
     #[error("{1}")]
     Refused(&'static str, String),
+    /// The request has to be repeated a little later.
+    #[error("{0}: ask again")]
+    NotNow(String),
     /// The disk's size cannot be set aside.
     #[error(
         "the node has no room for {wanted_mb} MiB more ({detail}): delete workspaces or give the state folder more room"
@@ -72,6 +75,8 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
         let (code, name) = match &error {
+            // Without a fault: control asks again.
+            Error::NotNow(_) => return Status::unavailable(error.to_string()),
             Error::Refused(name, _) => (Code::FailedPrecondition, *name),
             Error::DiskFull { .. } => (Code::ResourceExhausted, "disk_full"),
             Error::Path { source, .. } | Error::System { source, .. } if full(source) => {

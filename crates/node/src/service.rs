@@ -96,7 +96,8 @@ impl Service {
         })?;
         let Some(task) = self.task(&id, create)? else { return Ok(None) };
         let (answer, answered) = oneshot::channel();
-        let busy = || fault::status(Code::Unavailable, "busy", format!("{id} is being deleted: ask again"));
+        // Without a fault: control asks again.
+        let busy = || Status::unavailable(format!("{id} is being deleted: ask again"));
         task.send(request(answer)).await.map_err(|_| busy())?;
         Ok(Some(answered.await.map_err(|_| busy())??))
     }
@@ -104,7 +105,7 @@ impl Service {
 
 fn unknown(workspace_id: &str) -> Status {
     let message = format!("this node has nothing of {workspace_id}");
-    fault::status(Code::NotFound, "unknown_workspace", message)
+    fault::status(Code::NotFound, "not_found", message)
 }
 
 #[tonic::async_trait]

@@ -203,10 +203,7 @@ impl Workspace {
             if self.record.generation == request.generation && !boot.stopping {
                 return Ok(boot.boot_id.clone());
             }
-            return Err(Error::Refused(
-                "still_running",
-                format!("{}'s last boot has not ended yet", self.id),
-            ));
+            return Err(Error::NotNow(format!("{}'s last boot has not ended yet", self.id)));
         }
         let boot = Boot {
             boot_id: random_uuid().map_err(Error::system("the kernel's random UUID"))?,

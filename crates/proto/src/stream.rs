@@ -29,8 +29,8 @@ pub const GIVE_UP_BYTES: usize = 64 << 20;
 pub const CHUNK: usize = 32 * 1024;
 /// HTTP/2 flow-control window of one stream, bytes. Larger ones were slower on an emulated CPU.
 pub const WINDOW: u32 = 256 * 1024;
-/// The same of a whole connection: so that one call whose reader has stopped does not stop the others.
-pub const CONNECTION_WINDOW: u32 = 4 * WINDOW;
+/// The same of a whole connection: large, so that calls whose readers have stopped do not stop the others.
+pub const CONNECTION_WINDOW: u32 = 64 * WINDOW;
 /// A message larger than this is refused, bytes.
 pub const MESSAGE_LIMIT: usize = 128 * 1024;
 

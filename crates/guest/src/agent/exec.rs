@@ -2,7 +2,6 @@
 //! back-pressure, its end told. When the caller goes, so does the group.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -57,7 +56,7 @@ impl Execs {
     ) -> Result<ReceiverStream<Result<ExecOutput, Status>>, Status> {
         let permit = Arc::clone(&self.running).try_acquire_owned().map_err(|_| {
             let message = format!("{MOST} commands are running in this workspace: wait for one to end");
-            fault::status(Code::ResourceExhausted, "too_many_execs", message)
+            fault::status(Code::ResourceExhausted, "busy", message)
         })?;
         let Some(ExecInput { input: Some(Input::Start(start)) }) = input.message().await? else {
             return Err(fault::status(
@@ -263,12 +262,17 @@ impl Running {
         };
         let mut timed_out = false;
         let run = async { tokio::join!(wait, output).0 };
-        tokio::pin!(run, stdin);
+        let gone = async {
+            tokio::select! {
+                () = stdin => {}
+                () = sender.closed() => {}
+            }
+        };
+        tokio::pin!(run, gone);
         let (status, duration_us) = loop {
             tokio::select! {
                 finished = &mut run => break finished,
-                never = &mut stdin => match never {},
-                () = sender.closed() => {
+                () = &mut gone => {
                     self.group.signal(Signal::SIGHUP);
                     let _ = tokio::time::timeout(LAST_GRACE, &mut run).await;
                     self.group.kill();
@@ -320,7 +324,10 @@ fn end_of(status: io::Result<ExitStatus>) -> End {
     }
 }
 
-/// Sends what comes out of `reader`; once `ended`, only what is there already.
+/// A pipe can hold no more (`/proc/sys/fs/pipe-max-size`, as it is by default).
+const PIPE_MAX: usize = 1 << 20;
+
+/// Sends what comes out of `reader`; once `ended`, only what is there already: background processes may write for ever.
 async fn pump(
     reader: Option<Reader>,
     sender: &mpsc::Sender<Result<ExecOutput, Status>>,
@@ -328,7 +335,8 @@ async fn pump(
     ended: &tokio_util::sync::CancellationToken,
 ) {
     let Some(mut reader) = reader else { return };
-    loop {
+    let mut left_after_end = PIPE_MAX;
+    while left_after_end > 0 {
         let mut chunk = Vec::with_capacity(CHUNK);
         let count = tokio::select! {
             biased;
@@ -336,20 +344,23 @@ async fn pump(
             () = ended.cancelled() => return,
         };
         // A terminal ends with EIO when its last process has gone.
-        let Ok(1..) = count else { return };
+        let Ok(count @ 1..) = count else { return };
+        if ended.is_cancelled() {
+            left_after_end = left_after_end.saturating_sub(count);
+        }
         if sender.send(Ok(ExecOutput { output: Some(wrap(chunk.into())) })).await.is_err() {
             return;
         }
     }
 }
 
-/// Carries the caller's input to the command.
+/// Carries the caller's input to the command, until the caller is gone: one that only has no more input says `eof` and stays.
 async fn feed(
     mut input: Streaming<ExecInput>,
     stdin: Option<Writer>,
     terminal: Option<OwnedFd>,
     group: &Group,
-) -> Infallible {
+) {
     let mut stdin = stdin;
     while let Ok(Some(message)) = input.message().await {
         match message.input {
@@ -383,6 +394,4 @@ async fn feed(
             Some(Input::Start(_)) | None => {}
         }
     }
-    // The caller says no more. The pipe stays open until it has said so (`eof`), or the command ends.
-    std::future::pending().await
 }

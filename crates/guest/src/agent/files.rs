@@ -180,13 +180,13 @@ async fn finish(mut child: Child) -> Result<(), Status> {
     let message = String::from_utf8_lossy(&message);
     let message = message.lines().next().unwrap_or("the file could not be read or written").to_owned();
     let (code, name) = if message.contains("No such file") || message.contains("cannot open") {
-        (Code::NotFound, "file_not_found")
+        (Code::NotFound, "not_found")
     } else if message.contains("Permission denied") {
         (Code::PermissionDenied, "permission_denied")
     } else if message.contains("No space left") {
-        (Code::ResourceExhausted, "guest_disk_full")
+        (Code::ResourceExhausted, "no_space")
     } else {
-        (Code::FailedPrecondition, "file_error")
+        (Code::InvalidArgument, "bad_request")
     };
     Err(fault::status(code, name, message))
 }
