@@ -1,0 +1,226 @@
+//! The HTTP API as a client sees it, and the few calls that every test makes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+pub(crate) struct Api {
+    pub(crate) url: String,
+    pub(crate) key: String,
+    client: reqwest::Client,
+    runtime: tokio::runtime::Runtime,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) fn expect(self, status: u16) -> Result<Value> {
+        anyhow::ensure!(self.status == status, "expected {status}, got {}: {}", self.status, self.body);
+        Ok(self.body)
+    }
+
+    /// Code of the error.
+    pub(crate) fn code(&self) -> &str {
+        self.body.pointer("/error/code").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Message of the error.
+    pub(crate) fn message(&self) -> &str {
+        self.body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// What a command said.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    /// The last event.
+    pub(crate) end: Value,
+}
+
+impl Ran {
+    pub(crate) fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim().to_owned()
+    }
+
+    pub(crate) fn exit_code(&self) -> Option<i64> {
+        self.end.get("exit_code").and_then(Value::as_i64)
+    }
+}
+
+impl Api {
+    pub(crate) fn new(url: &str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(180)).build()?;
+        Ok(Self { url: url.to_owned(), key: String::new(), client, runtime })
+    }
+
+    fn request(&self, method: &str, path: &str) -> Result<reqwest::RequestBuilder> {
+        let method = method.parse::<reqwest::Method>()?;
+        let path = if path.starts_with("/readyz") { path.to_owned() } else { format!("/api/v1{path}") };
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        Ok(if self.key.is_empty() { request } else { request.bearer_auth(&self.key) })
+    }
+
+    fn answer(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
+        self.runtime.block_on(async {
+            let response = request.send().await?;
+            let status = response.status().as_u16();
+            let text = response.text().await?;
+            Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
+        })
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Result<Answer> {
+        self.answer(self.request("GET", path)?)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.answer(self.request("POST", path)?.json(body))
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Result<Answer> {
+        self.answer(self.request("DELETE", path)?)
+    }
+
+    pub(crate) fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Answer> {
+        self.answer(self.request(method, path)?.body(body))
+    }
+
+    pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
+        let request = self.request("GET", path)?;
+        self.runtime.block_on(async { Ok(request.send().await?.error_for_status()?.bytes().await?.to_vec()) })
+    }
+
+    /// Creates a workspace and waits until it has its disk.
+    pub(crate) fn create(&self, name: &str) -> Result<String> {
+        let created = self.post("/workspaces", &json!({"name": name}))?.expect(201)?;
+        let id = created.pointer("/vm/id").and_then(Value::as_str).context("no id")?.to_owned();
+        self.wait(&id, "provisioned")?;
+        Ok(id)
+    }
+
+    /// Creates, starts, waits.
+    pub(crate) fn spawn(&self, name: &str) -> Result<String> {
+        let id = self.create(name)?;
+        self.start(&id)?;
+        Ok(id)
+    }
+
+    pub(crate) fn start(&self, id: &str) -> Result<()> {
+        self.post(&format!("/workspaces/{id}/start"), &json!({}))?.expect(200)?;
+        self.wait(id, "running")
+    }
+
+    pub(crate) fn stop(&self, id: &str) -> Result<()> {
+        self.post(&format!("/workspaces/{id}/stop"), &json!({}))?.expect(200)?;
+        self.wait(id, "stopped")
+    }
+
+    /// Deletes and waits until it is gone.
+    pub(crate) fn remove(&self, id: &str) -> Result<()> {
+        self.delete(&format!("/workspaces/{id}"))?.expect(200)?;
+        self.wait_gone(id)
+    }
+
+    pub(crate) fn wait_gone(&self, id: &str) -> Result<()> {
+        crate::installation::eventually("the workspace is gone", Duration::from_secs(60), || {
+            Ok((self.get(&format!("/workspaces/{id}"))?.status == 404).then_some(()))
+        })
+    }
+
+    pub(crate) fn vm(&self, id: &str) -> Result<Value> {
+        let body = self.get(&format!("/workspaces/{id}"))?.expect(200)?;
+        body.get("vm").cloned().context("no vm")
+    }
+
+    pub(crate) fn status(&self, id: &str) -> Result<String> {
+        Ok(self.vm(id)?.get("status").and_then(Value::as_str).context("no status")?.to_owned())
+    }
+
+    /// Waits for a status; a failure on the way there is an error with its reason.
+    pub(crate) fn wait(&self, id: &str, wanted: &str) -> Result<()> {
+        crate::installation::eventually(&format!("{id} is {wanted}"), Duration::from_secs(150), || {
+            let vm = match self.vm(id) {
+                Ok(vm) => vm,
+                // Control may just be started again.
+                Err(_) => return Ok(None),
+            };
+            Ok((vm.get("status").and_then(Value::as_str) == Some(wanted)).then_some(()))
+        })
+        .with_context(|| format!("it is {:?}", self.vm(id)))
+    }
+
+    pub(crate) fn exec(&self, id: &str, body: &Value) -> Result<Ran> {
+        let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
+        self.runtime.block_on(async {
+            let response = request.send().await?;
+            let status = response.status().as_u16();
+            if status != 200 {
+                anyhow::bail!("exec: {status}: {}", response.text().await?);
+            }
+            let mut ran = Ran::default();
+            let mut stream = response.bytes_stream();
+            let mut rest = Vec::new();
+            while let Some(chunk) = stream.next().await {
+                rest.extend_from_slice(&chunk?);
+                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = rest.drain(..=end).collect();
+                    let event: Value = serde_json::from_slice(&line)?;
+                    match (
+                        event.get("stream").and_then(Value::as_str),
+                        event.get("data_b64").and_then(Value::as_str),
+                    ) {
+                        (Some("stdout"), Some(data)) => ran.stdout.extend(BASE64.decode(data)?),
+                        (Some("stderr"), Some(data)) => ran.stderr.extend(BASE64.decode(data)?),
+                        _ => ran.end = event,
+                    }
+                }
+            }
+            anyhow::ensure!(rest.is_empty() && !ran.end.is_null(), "exec ended without an end");
+            Ok(ran)
+        })
+    }
+
+    /// Runs a shell line that must succeed; its output without white space around it.
+    pub(crate) fn sh(&self, id: &str, line: &str) -> Result<String> {
+        self.sh_as(id, "developer", line)
+    }
+
+    /// The same as root.
+    pub(crate) fn sudo(&self, id: &str, line: &str) -> Result<String> {
+        self.sh_as(id, "root", line)
+    }
+
+    fn sh_as(&self, id: &str, user: &str, line: &str) -> Result<String> {
+        let ran = self.exec(id, &json!({"command": line, "user": user}))?;
+        anyhow::ensure!(
+            ran.exit_code() == Some(0),
+            "`{line}`: {} {}{}",
+            ran.end,
+            ran.out(),
+            String::from_utf8_lossy(&ran.stderr)
+        );
+        Ok(ran.out())
+    }
+
+    /// Starts an exec and goes away after the first bytes.
+    pub(crate) fn exec_and_leave(&self, id: &str, line: &str) -> Result<()> {
+        let request =
+            self.request("POST", &format!("/workspaces/{id}/exec"))?.json(&json!({"command": line}));
+        self.runtime.block_on(async {
+            let mut stream = request.send().await?.error_for_status()?.bytes_stream();
+            stream.next().await.context("no output")??;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! The installation under test: a real `rigboxd` with its state in the scratch folder, and how tests break it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::api::Api;
+
+const PORT: u16 = 7070;
+
+pub(crate) struct Installation {
+    pub(crate) scratch: PathBuf,
+    programs: PathBuf,
+    supervisor: Mutex<Option<Child>>,
+    pub(crate) key: String,
+    /// Its id, which all it makes carries.
+    pub(crate) id: String,
+    pub(crate) api: Api,
+}
+
+/// Polls until `check` gives a value; fails after `within`.
+pub(crate) fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut check: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        let last = match check() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if Instant::now() > deadline {
+            return Err(last.unwrap_or_else(|| anyhow::anyhow!("not seen")))
+                .with_context(|| format!("{what}: not within {} s", within.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Installation {
+    pub(crate) fn start() -> Result<Self> {
+        let scratch = PathBuf::from(std::env::var_os(crate::host::SCRATCH).context("the scratch folder")?);
+        let programs = std::env::current_exe()?.parent().context("the programs' folder")?.to_owned();
+        // A state folder that the roles' users cannot enter, as below a private home.
+        let home = scratch.join("home");
+        fs::create_dir(&home)?;
+        fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        let config = scratch.join("rigbox.toml");
+        let state = home.join("state");
+        fs::write(
+            &config,
+            format!("state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n", state.display().to_string()),
+        )?;
+        let mut installation = Self {
+            api: Api::new(&format!("http://localhost:{PORT}"))?,
+            scratch,
+            programs,
+            supervisor: Mutex::new(None),
+            key: String::new(),
+            id: String::new(),
+        };
+        installation.start_supervisor()?;
+        installation.wait_ready()?;
+        let run = fs::read_dir("/run/rigbox")?.next().context("/run/rigbox is empty")??;
+        installation.id = run.file_name().to_string_lossy().into_owned();
+        fs::write(installation.scratch.join("installation"), &installation.id)?;
+        let mut bootstrap = installation.command("rigboxd");
+        bootstrap.args(["bootstrap", "--email", "owner@example.org", "--config"]).arg(installation.config());
+        let output = bootstrap.stderr(Stdio::inherit()).output()?;
+        anyhow::ensure!(output.status.success(), "rigboxd bootstrap failed");
+        installation.key = String::from_utf8(output.stdout)?.trim().to_owned();
+        installation.api.key = installation.key.clone();
+        Ok(installation)
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.scratch.join("home/state")
+    }
+
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        Path::new("/run/rigbox").join(&self.id)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.scratch.join("rigbox.toml")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.scratch.join("rigboxd.log")
+    }
+
+    pub(crate) fn log_tail(&self, lines: usize) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let all: Vec<&str> = log.lines().collect();
+        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+    }
+
+    /// One of the programs that were built with this suite.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        Command::new(self.programs.join(program))
+    }
+
+    /// The CLI as the owner.
+    pub(crate) fn rig(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command("rig");
+        command.args(arguments).env("RIG_API_URL", &self.api.url).env("RIG_API_KEY", &self.key);
+        command.env("HOME", &self.scratch).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn start_supervisor(&self) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.log())?;
+        let child = self
+            .command("rigboxd")
+            .args(["up", "--config"])
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        *self.supervisor.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    pub(crate) fn wait_ready(&self) -> Result<()> {
+        eventually("the installation is ready", Duration::from_secs(90), || {
+            Ok(self.api.get("/readyz").ok().filter(|answer| answer.status == 200).map(drop))
+        })
+    }
+
+    /// Kills the supervisor; its roles end with it.
+    pub(crate) fn kill_supervisor(&self) -> Result<()> {
+        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = supervisor.take().context("the supervisor")?;
+        child.kill()?;
+        child.wait()?;
+        eventually("the roles end with their supervisor", Duration::from_secs(10), || {
+            Ok(self.role_pids()?.is_empty().then_some(()))
+        })
+    }
+
+    /// Pids of `rigboxd role NAME`, and of jail launchers (`vmm-jail`).
+    pub(crate) fn role_pids(&self) -> Result<Vec<(String, i32)>> {
+        let mut found = Vec::new();
+        for (pid, arguments) in processes()? {
+            if let [program, first, second, ..] = arguments.as_slice()
+                && program == "rigboxd"
+                && first == "role"
+            {
+                found.push((second.clone(), pid));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Kills a role with SIGKILL.
+    pub(crate) fn kill_role(&self, role: &str) -> Result<()> {
+        let pids = self.role_pids()?;
+        // A role that is just being started again is dead already.
+        for (_, pid) in pids.iter().filter(|(name, _)| name == role) {
+            let _ = rigbox_sys::spawn::signal(*pid, 9);
+        }
+        Ok(())
+    }
+
+    /// Pids of VMMs: in this host there are no others.
+    pub(crate) fn vmm_pids(&self) -> Result<Vec<i32>> {
+        let vmms = processes()?.into_iter().filter(|(_, arguments)| {
+            arguments.first().is_some_and(|program| program.contains("qemu-system"))
+        });
+        Ok(vmms.map(|(pid, _)| pid).collect())
+    }
+}
+
+/// Every process of this host, with its arguments.
+pub(crate) fn processes() -> Result<Vec<(i32, Vec<String>)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that has just ended is none.
+        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        let arguments = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+        found.push((pid, arguments.collect()));
+    }
+    Ok(found)
+}

@@ -1,0 +1,135 @@
+//! The claims of isolation that hold without a network: own kernel, own processes, an empty room for the VMM.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use crate::{Kept, World};
+
+pub(crate) const PROMISES: &[crate::Promise] = &[
+    (
+        "two_workspaces_share_nothing_and_a_panic_stays_at_home",
+        two_workspaces_share_nothing_and_a_panic_stays_at_home,
+    ),
+    ("a_vmm_runs_in_an_empty_room", a_vmm_runs_in_an_empty_room),
+    ("roles_have_only_what_they_need", roles_have_only_what_they_need),
+];
+
+fn two_workspaces_share_nothing_and_a_panic_stays_at_home(world: &World) -> Kept {
+    let api = &world.api;
+    let (one, two) = (api.spawn("one")?, api.spawn("two")?);
+    for file in ["/proc/sys/kernel/random/boot_id", "/etc/machine-id"] {
+        ensure!(
+            api.sh(&one, &format!("cat {file}"))? != api.sh(&two, &format!("cat {file}"))?,
+            "{file} is the same"
+        );
+    }
+    api.sudo(&one, "echo mine > /root/secret; sync")?;
+    ensure!(
+        api.exec(&two, &json!({"command": "cat /root/secret", "user": "root"}))?.exit_code() == Some(1),
+        "a shared disk"
+    );
+    // Filling up one disk hurts neither the other nor the host.
+    let full = api.exec(&one, &json!({"command": "head -c 20G /dev/zero > /var/tmp/fill; df --output=avail / | tail -1; rm /var/tmp/fill", "user": "root"}))?;
+    ensure!(String::from_utf8_lossy(&full.stderr).contains("No space left"), "{full:?}");
+    api.sh(&two, "head -c 1M /dev/urandom > here; sync")?;
+    fs::write(world.scratch.join("host-writes"), vec![1; 1 << 20])?;
+
+    let boot_id = api.sh(&two, "cat /proc/sys/kernel/random/boot_id")?;
+    api.exec_and_leave(&one, "echo on; sleep 0.5; sudo sh -c 'echo c > /proc/sysrq-trigger'")?;
+    // The caller has left, so the command may be gone too: once more, and stay.
+    let _ = api.exec(&one, &json!({"command": "echo c > /proc/sysrq-trigger", "user": "root"}));
+    api.wait(&one, "failed")?;
+    let failed = api.get(&format!("/workspaces/{one}"))?.expect(200)?;
+    ensure!(failed.pointer("/failure/code").is_some_and(|code| code == "kernel_panic"), "{failed}");
+    ensure!(api.sh(&two, "cat /proc/sys/kernel/random/boot_id")? == boot_id, "the other one booted again");
+    api.post(&format!("/workspaces/{one}/retry"), &json!({}))?.expect(200)?;
+    api.wait(&one, "running")?;
+    ensure!(api.sudo(&one, "cat /root/secret")? == "mine", "the disk is kept");
+    api.remove(&one)?;
+    api.remove(&two)
+}
+
+/// A line of `/proc/<pid>/status`.
+fn status(pid: i32, field: &str) -> anyhow::Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).context("no such field")?;
+    Ok(line.trim().to_owned())
+}
+
+fn a_vmm_runs_in_an_empty_room(world: &World) -> Kept {
+    let api = &world.api;
+    let second = api.spawn("second")?;
+    let pids = world.vmm_pids()?;
+    ensure!(pids.len() >= 2, "two VMs run: {pids:?}");
+    let mut uids = Vec::new();
+    for pid in &pids {
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            ensure!(status(*pid, set)?.trim_matches('0').is_empty(), "{pid} has {set}");
+        }
+        ensure!(status(*pid, "NoNewPrivs")? == "1" && status(*pid, "Seccomp")? == "2", "{pid}: no filter");
+        let ids = status(*pid, "Uid")?;
+        let ids: Vec<&str> = ids.split_whitespace().collect();
+        ensure!(ids.iter().all(|id| Some(id) == ids.first() && *id != "0"), "{pid}: {ids:?}");
+        uids.push(ids.concat());
+        for kind in ["mnt", "pid", "net", "ipc", "uts"] {
+            let own = fs::read_link(format!("/proc/{pid}/ns/{kind}"))?;
+            ensure!(
+                own != fs::read_link(format!("/proc/self/ns/{kind}"))?,
+                "{pid} shares the host's {kind} namespace"
+            );
+        }
+        let root = Path::new("/proc").join(pid.to_string()).join("root");
+        for hidden in ["etc", "home", "root", "proc", "sys", "run", "tmp", "var", "bin/sh", "usr/bin/env"] {
+            ensure!(!root.join(hidden).exists(), "{pid} sees /{hidden}");
+        }
+        let mut devices: Vec<_> =
+            fs::read_dir(root.join("dev"))?.map(|e| Ok(e?.file_name())).collect::<std::io::Result<_>>()?;
+        devices.sort();
+        devices.retain(|name| name != "kvm");
+        ensure!(devices == ["null", "urandom"], "{pid} has {devices:?}");
+        // Every mount it sees is read-only.
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+        for line in mounts.lines() {
+            let options = line.split(' ').nth(5).unwrap_or_default();
+            ensure!(options.split(',').any(|option| option == "ro"), "{pid}: {line}");
+        }
+        ensure!(
+            fs::read_to_string(format!("/proc/{pid}/limits"))?.contains("Max core file size        0"),
+            "core dumps"
+        );
+    }
+    uids.sort();
+    uids.dedup();
+    ensure!(uids.len() == pids.len(), "two VMMs share a uid: {uids:?}");
+    api.remove(&second)
+}
+
+fn roles_have_only_what_they_need(world: &World) -> Kept {
+    for (role, pid) in world.role_pids()? {
+        let root = status(pid, "Uid")?.starts_with("0\t");
+        ensure!(root == (role == "node"), "{role} runs as {}", status(pid, "Uid")?);
+        if role != "node" {
+            ensure!(status(pid, "CapBnd")?.trim_matches('0').is_empty(), "{role} can have capabilities");
+            ensure!(status(pid, "NoNewPrivs")? == "1", "{role} can gain privileges");
+        }
+    }
+    let guestio = world.role_pids()?.into_iter().find(|(role, _)| role == "guestio").context("guestio")?.1;
+    let root = Path::new("/proc").join(guestio.to_string()).join("root");
+    ensure!(!root.join("etc").exists() && !root.join("usr").exists(), "guestio has a file system");
+    // Strangers, root included, get no answer on the roles' sockets.
+    for socket in ["node/control.sock", "node/attend.sock", "guestio/guest.sock"] {
+        let mut stream = std::os::unix::net::UnixStream::connect(world.run_dir().join(socket))?;
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+        // An HTTP/2 client's first bytes; a server that talks answers with its settings.
+        let _ =
+            std::io::Write::write_all(&mut stream, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+        let mut byte = [0];
+        let answered = std::io::Read::read(&mut stream, &mut byte).is_ok_and(|count| count > 0);
+        ensure!(!answered, "{socket} talks to a stranger");
+    }
+    Ok(())
+}

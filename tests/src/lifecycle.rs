@@ -1,0 +1,148 @@
+//! A workspace's life: every end is noticed and named, whoever causes it.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use crate::installation::eventually;
+use crate::{Kept, World};
+
+pub(crate) const PROMISES: &[crate::Promise] = &[
+    ("four_spawns_at_once_all_succeed", four_spawns_at_once_all_succeed),
+    ("a_guest_that_ends_itself_is_noticed", a_guest_that_ends_itself_is_noticed),
+    ("a_stop_is_orderly_and_a_cancel_ends_a_start", a_stop_is_orderly_and_a_cancel_ends_a_start),
+    ("a_killed_vmm_is_a_failure_that_can_be_retried", a_killed_vmm_is_a_failure_that_can_be_retried),
+    (
+        "a_guest_that_takes_over_its_agent_hurts_only_itself",
+        a_guest_that_takes_over_its_agent_hurts_only_itself,
+    ),
+];
+
+fn four_spawns_at_once_all_succeed(world: &World) -> Kept {
+    let api = &world.api;
+    let ids = ["a", "b", "c", "d"].map(|name| api.create(&format!("four-{name}")));
+    let ids = ids.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    for id in &ids {
+        api.post(&format!("/workspaces/{id}/start"), &json!({}))?.expect(200)?;
+    }
+    for id in &ids {
+        api.wait(id, "running")?;
+        api.sh(id, "true")?;
+    }
+    for id in &ids {
+        api.delete(&format!("/workspaces/{id}"))?.expect(200)?;
+    }
+    ids.iter().try_for_each(|id| api.wait_gone(id))
+}
+
+fn kernel_boot(world: &World, id: &str) -> anyhow::Result<String> {
+    world.api.sh(id, "cat /proc/sys/kernel/random/boot_id")
+}
+
+fn a_guest_that_ends_itself_is_noticed(world: &World) -> Kept {
+    let api = &world.api;
+    let id = api.spawn("ender")?;
+    let command = |line: &str| {
+        // The answer may be cut off by the end that it causes.
+        let _ = api.exec(&id, &json!({"command": line, "user": "root"}));
+    };
+    api.sh(&id, "echo kept > file")?;
+    let first = kernel_boot(world, &id)?;
+    command("reboot -f");
+    eventually("the reboot is over", Duration::from_secs(90), || {
+        Ok(kernel_boot(world, &id).ok().filter(|boot| *boot != first))
+    })?;
+    // Ends that systemd carries out need it to be up.
+    let up = || {
+        eventually("systemd is up", Duration::from_secs(90), || {
+            Ok(api.sh(&id, "systemctl is-active multi-user.target").ok().map(drop))
+        })
+    };
+    up()?;
+    command("systemctl poweroff");
+    api.wait(&id, "stopped")?;
+    api.start(&id)?;
+    up()?;
+    command("systemctl halt");
+    api.wait(&id, "stopped")?;
+    api.start(&id)?;
+    up()?;
+    let before = kernel_boot(world, &id)?;
+    command("systemctl reboot");
+    eventually("the second reboot is over", Duration::from_secs(90), || {
+        Ok(kernel_boot(world, &id).ok().filter(|boot| *boot != before))
+    })?;
+    ensure!(api.sh(&id, "cat file")? == "kept", "the disk is kept");
+    api.remove(&id)
+}
+
+fn a_stop_is_orderly_and_a_cancel_ends_a_start(world: &World) -> Kept {
+    let api = &world.api;
+    let id = api.spawn("stopper")?;
+    // Written, not synced: only an orderly end brings it to the disk.
+    api.sh(&id, "echo unsynced > file")?;
+    api.stop(&id)?;
+    api.post(&format!("/workspaces/{id}/start"), &json!({}))?.expect(200)?;
+    api.post(&format!("/workspaces/{id}/cancel"), &json!({}))?.expect(200)?;
+    api.wait(&id, "stopped")?;
+    api.start(&id)?;
+    ensure!(api.sh(&id, "cat file")? == "unsynced", "the stop was not orderly");
+    // From running: ends the VM, then everything.
+    api.remove(&id)
+}
+
+fn a_killed_vmm_is_a_failure_that_can_be_retried(world: &World) -> Kept {
+    let api = &world.api;
+    let before = world.vmm_pids()?;
+    let id = api.spawn("victim")?;
+    let pid = world.vmm_pids()?.into_iter().find(|pid| !before.contains(pid)).context("the new VMM")?;
+    rigbox_sys::spawn::signal(pid, 9)?;
+    api.wait(&id, "failed")?;
+    let failed = api.get(&format!("/workspaces/{id}"))?.expect(200)?;
+    ensure!(failed.pointer("/failure/code").is_some_and(|code| code == "vmm_died"), "{failed}");
+    ensure!(failed.pointer("/failure/retryable") == Some(&Value::Bool(true)), "{failed}");
+    let refused = api.post(&format!("/workspaces/{id}/exec"), &json!({"command": "true"}))?;
+    ensure!(refused.status == 409, "{}", refused.body);
+    api.post(&format!("/workspaces/{id}/retry"), &json!({}))?.expect(200)?;
+    api.wait(&id, "running")?;
+    api.remove(&id)
+}
+
+fn a_guest_that_takes_over_its_agent_hurts_only_itself(world: &World) -> Kept {
+    let api = &world.api;
+    let (id, other) = (api.spawn("taker")?, api.spawn("bystander")?);
+    // Root kills the agent and floods the host over its port.
+    let line = "port=/dev/$(ls /sys/class/virtio-ports | head -1); \
+        systemd-run --quiet sh -c \"kill -9 \\$(pgrep -f '^@rigbox-agent'); while :; do cat /dev/zero > $port; done\"";
+    eventually("systemd takes the job", Duration::from_secs(60), || {
+        let ran = api.exec(&id, &json!({"command": line, "user": "root"}));
+        // Cut off by the agent's end, or a system bus that is not up yet.
+        Ok(match ran {
+            Ok(ran) if ran.exit_code().is_some_and(|code| code != 0) => None,
+            _ => Some(()),
+        })
+    })?;
+    eventually("the agent is lost", Duration::from_secs(120), || {
+        Ok((api.vm(&id)?.get("agent").and_then(Value::as_str) == Some("lost")).then_some(()))
+    })?;
+    ensure!(api.status(&id)? == "running", "a lost agent leaves it running");
+    let refused = api.post(&format!("/workspaces/{id}/exec"), &json!({"command": "true"}))?;
+    ensure!(
+        refused.status == 503 && refused.message().contains("restart"),
+        "{} {}",
+        refused.status,
+        refused.body
+    );
+    let guestio = world.role_pids()?.into_iter().find(|(role, _)| role == "guestio").context("guestio")?.1;
+    let memory = std::fs::read_to_string(format!("/proc/{guestio}/status"))?;
+    let peak: u64 = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+        .context("VmHWM")?;
+    ensure!(peak < 200_000, "the flood took {peak} kB of guestio");
+    api.sh(&other, "true")?;
+    api.remove(&other)?;
+    // It can still be ended: by the power button, else by force.
+    api.remove(&id)
+}

@@ -1,0 +1,69 @@
+//! The end-to-end suite: one program over one installation of Rigbox and a few VMs, in a host of its own (network, mount and pid
+//! namespace), so that "nothing left behind" is checked for everything at once and two runs never meet. Tests stand in modules named
+//! after the promise they keep, and run one after the other.
+
+mod api;
+mod clients;
+mod host;
+mod installation;
+mod isolation;
+mod leftovers;
+mod lifecycle;
+mod recovery;
+mod refusals;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+
+use installation::Installation;
+
+/// What every test gets.
+type World = Arc<Installation>;
+/// A promise that was kept, or why not.
+type Kept = anyhow::Result<()>;
+/// Its name, and what shows it.
+type Promise = (&'static str, fn(&World) -> Kept);
+
+fn main() -> ExitCode {
+    match host::stage() {
+        host::Stage::Outside => host::run_inside(),
+        host::Stage::Reaper => host::reap(),
+        host::Stage::Inside => run(),
+    }
+}
+
+fn run() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let world = match Installation::start() {
+        Ok(installation) => Arc::new(installation),
+        Err(error) => {
+            eprintln!("the installation under test does not start: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut tests = Vec::new();
+    for (module, promises) in [
+        ("refusals", refusals::PROMISES),
+        ("clients", clients::PROMISES),
+        ("isolation", isolation::PROMISES),
+        ("lifecycle", lifecycle::PROMISES),
+        ("recovery", recovery::PROMISES),
+        // Last: it deletes everything.
+        ("leftovers", leftovers::PROMISES),
+    ] {
+        for (name, promise) in promises {
+            let world = Arc::clone(&world);
+            tests.push(Trial::test(format!("{module}::{name}"), move || {
+                promise(&world).map_err(|error| format!("{error:#}").into())
+            }));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    if conclusion.has_failed() {
+        eprintln!("the end of the installation's log:\n{}", world.log_tail(60));
+    }
+    conclusion.exit_code()
+}

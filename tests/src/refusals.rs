@@ -1,0 +1,104 @@
+//! Bad input gets a clear error and loses nothing.
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use crate::{Kept, World};
+
+pub(crate) const PROMISES: &[crate::Promise] = &[
+    ("a_bad_request_says_what_was_wrong", a_bad_request_says_what_was_wrong),
+    ("nobody_without_a_key_gets_anything", nobody_without_a_key_gets_anything),
+    (
+        "an_illegal_move_names_the_state_and_what_is_allowed",
+        an_illegal_move_names_the_state_and_what_is_allowed,
+    ),
+    (
+        "a_disk_that_does_not_fit_is_refused_and_leaves_nothing",
+        a_disk_that_does_not_fit_is_refused_and_leaves_nothing,
+    ),
+];
+
+fn a_bad_request_says_what_was_wrong(world: &World) -> Kept {
+    let api = &world.api;
+    let cases = [
+        (json!({}), 400, "name"),
+        (json!({"name": "ok", "nmae": 1}), 400, "nmae"),
+        (json!({"name": "Not A Name"}), 400, "name"),
+        (json!({"name": "x".repeat(41)}), 400, "name"),
+        (json!({"name": "ok", "template_id": "nonesuch"}), 400, "nonesuch"),
+        (json!({"name": "ok", "ram_mb": "much"}), 400, "ram_mb"),
+        (json!({"name": "ok", "ram_mb": -1}), 400, "ram_mb"),
+        (json!({"name": "ok", "ram_mb": 1_000_000_000}), 402, "ram"),
+        (json!({"name": "ok", "vcpu_count": 4096}), 402, "vcpu"),
+    ];
+    for (body, status, word) in cases {
+        let answer = api.post("/workspaces", &body)?;
+        ensure!(answer.status == status, "{body}: {} {}", answer.status, answer.body);
+        ensure!(answer.message().to_lowercase().contains(word), "{body}: {}", answer.message());
+    }
+    let listed = api.get("/workspaces")?.expect(200)?;
+    ensure!(
+        listed.get("vms").and_then(|vms| vms.as_array()).is_some_and(Vec::is_empty),
+        "something was made: {listed}"
+    );
+    let missing = api.get("/workspaces/ws-aaaaaaaa")?;
+    ensure!(missing.status == 404 && missing.message().contains("not found"), "{}", missing.body);
+    Ok(())
+}
+
+fn nobody_without_a_key_gets_anything(world: &World) -> Kept {
+    let mut stranger = crate::api::Api::new(&world.api.url)?;
+    for key in ["", "rb_wrong", &format!("{}x", world.key), &"rb_".repeat(20)] {
+        stranger.key = key.to_owned();
+        for path in ["/workspaces", "/workspaces/ws-aaaaaaaa", "/users/me", "/doctor"] {
+            let answer = stranger.get(path)?;
+            ensure!(answer.status == 401, "{path} with {key:?}: {}", answer.status);
+        }
+        ensure!(
+            stranger.post("/workspaces", &json!({"name": "mine"}))?.status == 401,
+            "created with {key:?}"
+        );
+    }
+    stranger.key = String::new();
+    for path in ["/templates", "/capacity"] {
+        stranger.get(path)?.expect(200)?;
+    }
+    let in_url = stranger.get(&format!("/workspaces?api_key={}", world.key))?;
+    ensure!(in_url.status >= 400, "a key in the URL was taken: {}", in_url.status);
+    Ok(())
+}
+
+fn an_illegal_move_names_the_state_and_what_is_allowed(world: &World) -> Kept {
+    let api = &world.api;
+    let id = api.create("moves")?;
+    for verb in ["stop", "cancel", "retry"] {
+        let answer = api.post(&format!("/workspaces/{id}/{verb}"), &json!({}))?;
+        ensure!(answer.status == 409 && answer.code() == "invalid_state", "{verb}: {}", answer.body);
+        let message = answer.message();
+        ensure!(message.contains("provisioned") && message.contains("start"), "{verb}: {message}");
+    }
+    let exec = api.post(&format!("/workspaces/{id}/exec"), &json!({"command": "true"}))?;
+    ensure!(exec.status == 409, "exec without a VM: {}", exec.body);
+    let twice = api.post("/workspaces", &json!({"name": "moves"}))?;
+    ensure!(twice.status == 409, "two of one name: {}", twice.body);
+    ensure!(api.status(&id)? == "provisioned", "a refused move moved it");
+    api.remove(&id)
+}
+
+fn a_disk_that_does_not_fit_is_refused_and_leaves_nothing(world: &World) -> Kept {
+    let api = &world.api;
+    let answer = api.post("/workspaces", &json!({"name": "huge", "disk_size_mb": 100_000_000}))?;
+    if answer.status == 201 {
+        let id = answer.body.pointer("/vm/id").and_then(|id| id.as_str()).context("id")?.to_owned();
+        api.wait(&id, "failed")?;
+        let failure = api.get(&format!("/workspaces/{id}"))?.expect(200)?;
+        ensure!(failure.pointer("/failure/code").is_some_and(|code| code == "disk_full"), "{failure}");
+        api.remove(&id)?;
+    } else {
+        ensure!(answer.status == 402, "{}", answer.body);
+        ensure!(answer.message().to_lowercase().contains("disk"), "{}", answer.message());
+    }
+    let disks = std::fs::read_dir(world.run_dir().join("node/own/volume/disks"))?.count();
+    ensure!(disks == 0, "{disks} disks are left");
+    Ok(())
+}
