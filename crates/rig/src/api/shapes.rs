@@ -1,0 +1,95 @@
+//! JSON of the API, as far as it is looked at here; what is not looked at is passed on as it came.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A workspace.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Vm {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) status: String,
+    #[serde(default)]
+    pub(crate) template_id: String,
+    #[serde(default)]
+    pub(crate) ram_mb: u32,
+    #[serde(default)]
+    pub(crate) vcpu_count: u32,
+    #[serde(default)]
+    pub(crate) disk_size_mb: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) agent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure_code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure_reason: Option<String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl Vm {
+    /// Whether it will change by itself.
+    pub(crate) fn is_in_motion(&self) -> bool {
+        matches!(self.status.as_str(), "provisioning" | "starting" | "stopping" | "deleting")
+    }
+}
+
+/// One workspace.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct GetWorkspace {
+    pub(crate) vm: Vm,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// A page of workspaces.
+#[derive(Debug, Deserialize)]
+pub(super) struct ListWorkspaces {
+    pub(super) vms: Vec<Vm>,
+    pub(super) next_cursor: Option<String>,
+}
+
+/// A workspace to be made.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct NewWorkspace<'a> {
+    pub(crate) name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) template_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ram_mb: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) vcpu_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disk_size_mb: Option<u32>,
+}
+
+/// Who calls.
+#[derive(Debug, Deserialize)]
+pub(crate) struct User {
+    pub(crate) id: String,
+    pub(crate) email: String,
+    #[serde(default)]
+    pub(crate) plan: String,
+}
+
+/// What workspaces can be made from.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Templates {
+    pub(crate) templates: Vec<Template>,
+}
+
+/// An image with sizes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Template {
+    pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) description: String,
+    #[serde(default)]
+    pub(crate) ram_mb: u32,
+    #[serde(default)]
+    pub(crate) vcpu_count: u32,
+    #[serde(default)]
+    pub(crate) disk_size_mb: u32,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}

@@ -1,0 +1,92 @@
+//! Workspaces over the API: found by name or id, made, moved from state to state, and waited for.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::Value;
+
+use super::shapes::ListWorkspaces;
+use super::{ANSWER, Api, ApiError, GetWorkspace, NewWorkspace, Vm};
+use crate::name;
+
+/// How long the server holds a question back until there is news.
+const HOLD_S: &str = "30";
+const HELD: Duration = Duration::from_secs(60);
+const PAGE: &str = "1000";
+
+impl Api {
+    /// All of the caller's workspaces.
+    pub(crate) async fn workspaces(&self) -> Result<Vec<Vm>, ApiError> {
+        let (mut all, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let mut query = vec![("limit", PAGE)];
+            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let page: ListWorkspaces = self.get_with(&["workspaces"], &query, ANSWER).await?;
+            all.extend(page.vms);
+            // A server that says the same cursor again would keep us for ever.
+            match page.next_cursor {
+                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// The workspace with this id or name. What looks like an id is one, unless there is none of it.
+    pub(crate) async fn find(&self, text: &str) -> Result<Vm, ApiError> {
+        if name::looks_like_id(text) {
+            match self.get::<GetWorkspace>(&["workspaces", text]).await {
+                Err(error) if error.is_not_found() => {}
+                found => return Ok(found?.vm),
+            }
+        }
+        self.find_name(text).await
+    }
+
+    /// Does something to the workspace with this id or name; an id is not looked up first.
+    pub(crate) async fn with_id<T>(
+        &self,
+        text: &str,
+        act: impl AsyncFn(&str) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        if name::looks_like_id(text) {
+            match act(text).await {
+                Err(error) if error.is_not_found() => {}
+                done => return done,
+            }
+        }
+        act(&self.find_name(text).await?.id).await
+    }
+
+    async fn find_name(&self, text: &str) -> Result<Vm, ApiError> {
+        let mut vms = Vec::new();
+        if name::is_name(text) {
+            let page: ListWorkspaces = self.get_with(&["workspaces"], &[("name", text)], ANSWER).await?;
+            vms = page.vms;
+        }
+        vms.into_iter().find(|vm| vm.name == text).ok_or_else(|| {
+            ApiError::not_found(format!("workspace `{text}` not found: `rig workspace ls` lists yours"))
+        })
+    }
+
+    /// Makes a workspace; it is not started. `once` keeps a repeated request from making two.
+    pub(crate) async fn create(&self, new: &NewWorkspace<'_>, once: &str) -> Result<GetWorkspace, ApiError> {
+        let request = self.request(Method::POST, &["workspaces"], &[])?;
+        self.call(request.header("Idempotency-Key", once).json(new).timeout(ANSWER)).await
+    }
+
+    /// `start`, `stop`, `cancel` or `retry`: answers at once, with the state it is in now.
+    pub(crate) async fn operate(&self, id: &str, operation: &str) -> Result<GetWorkspace, ApiError> {
+        self.send(Method::POST, &["workspaces", id, operation]).await
+    }
+
+    /// Asks for the removal.
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), ApiError> {
+        self.send::<Value>(Method::DELETE, &["workspaces", id]).await.map(drop)
+    }
+
+    /// The workspace once its status is another one, or after a while.
+    pub(crate) async fn news(&self, id: &str, status: &str) -> Result<GetWorkspace, ApiError> {
+        let query = [("wait_until_not", status), ("timeout_s", HOLD_S)];
+        self.get_with(&["workspaces", id], &query, HELD).await
+    }
+}

@@ -1,0 +1,228 @@
+//! The command line as types: what may be said, in which words. Checks that need the server are made elsewhere.
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::output::Format;
+
+/// Micro-VMs to run untrusted code in
+#[derive(Debug, Parser)]
+#[command(name = "rig", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// Tables for people, or one JSON object per line for programs
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make, list, start, stop and remove workspaces
+    #[command(visible_alias = "ws", subcommand)]
+    Workspace(WorkspaceCommand),
+    /// Run a command in a workspace
+    Exec(ExecArguments),
+    /// Say who you are to the server; inside a workspace, which one it is
+    Whoami,
+    /// Say how the server is
+    Status,
+    /// Show your limits and what you use of them
+    Limits,
+    /// What workspaces can be made from
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Find what is wrong with the installation, and how to mend it
+    Doctor,
+    /// Print a script that completes `rig` in your shell
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceCommand {
+    /// Make a workspace, start it, and wait until it runs
+    Spawn(NewArguments),
+    /// Make a workspace without starting it
+    New(NewArguments),
+    /// List your workspaces
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Start a workspace and wait until it runs
+    Start(Which),
+    /// Shut a workspace down; its disk is kept
+    Stop(Which),
+    /// Shut a workspace down and start it again
+    Restart(Which),
+    /// Remove a workspace and everything in it
+    Rm {
+        #[command(flatten)]
+        which: Which,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// List the templates
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+/// A workspace that exists.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// Name or id of the workspace
+    #[arg(value_name = "WORKSPACE")]
+    positional: Option<String>,
+    /// The same, as an option
+    #[arg(
+        short = 'n',
+        long = "name",
+        visible_short_alias = 'w',
+        visible_alias = "workspace",
+        value_name = "WORKSPACE"
+    )]
+    named: Option<String>,
+}
+
+impl Which {
+    /// Name or id, as it was given.
+    pub(crate) fn text(&self) -> &str {
+        self.positional.as_deref().or(self.named.as_deref()).unwrap_or_default()
+    }
+}
+
+/// A workspace that is to be made.
+#[derive(Debug, Args)]
+pub(crate) struct NewArguments {
+    /// Its name: 1 to 40 characters of a-z, 0-9 and `-`; made up when left out
+    #[arg(value_name = "NAME", conflicts_with = "name")]
+    positional: Option<String>,
+    /// The same, as an option
+    #[arg(short, long)]
+    name: Option<String>,
+    /// What to make it from; `rig template ls` lists the templates
+    #[arg(long)]
+    pub(crate) template: Option<String>,
+    /// Memory in MiB
+    #[arg(long)]
+    pub(crate) ram_mb: Option<u32>,
+    /// Processors
+    #[arg(long)]
+    pub(crate) vcpus: Option<u32>,
+    /// Disk in MiB
+    #[arg(long)]
+    pub(crate) disk_mb: Option<u32>,
+}
+
+impl NewArguments {
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.positional.as_deref().or(self.name.as_deref())
+    }
+}
+
+/// `rig exec`.
+#[derive(Debug, Args)]
+pub(crate) struct ExecArguments {
+    /// Forward what is typed: stdin even when it is a terminal
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// `developer` (when left out) or `root`
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Working directory, an absolute path; the user's home when left out
+    #[arg(long)]
+    pub(crate) cwd: Option<String>,
+    /// An environment variable; may be given more than once
+    #[arg(short, long, value_name = "K=V", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// The command and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// The format asked for by arguments that could not be understood as a whole.
+pub(crate) fn format_of(arguments: impl Iterator<Item = String>) -> Format {
+    let mut arguments = arguments.take_while(|argument| argument != "--");
+    while let Some(argument) = arguments.next() {
+        let value = match argument.as_str() {
+            "--output" => arguments.next(),
+            other => other.strip_prefix("--output=").map(str::to_owned),
+        };
+        if value.as_deref() == Some("json") {
+            return Format::Json;
+        }
+    }
+    Format::Text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_workspace_is_named_in_three_ways_and_never_in_two_at_once() {
+        for line in ["web", "-n web", "-w web", "--name web", "--workspace web"] {
+            let parsed = parse(&format!("rig workspace start {line}")).unwrap();
+            let Command::Workspace(WorkspaceCommand::Start(which)) = parsed.command else { panic!("{line}") };
+            assert_eq!(which.text(), "web", "{line}");
+        }
+        assert!(parse("rig workspace start").is_err());
+        assert!(parse("rig workspace start web -n web").is_err());
+        assert!(parse("rig workspace spawn web -n web").is_err());
+    }
+
+    #[test]
+    fn options_after_the_dashes_belong_to_the_command() {
+        let parsed = parse("rig exec -it -u root -e A=b=c web -- ls --output json -n x").unwrap();
+        assert_eq!(parsed.output, Format::Text);
+        let Command::Exec(exec) = parsed.command else { panic!() };
+        assert!(exec.interactive && exec.tty);
+        assert_eq!(exec.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(exec.command, ["ls", "--output", "json", "-n", "x"]);
+        assert!(parse("rig exec web").is_err());
+        assert!(parse("rig exec web ls").is_err());
+        assert!(parse("rig exec -e A web -- ls").is_err());
+    }
+
+    #[test]
+    fn the_format_is_found_in_arguments_that_make_no_sense() {
+        for (line, format) in [
+            ("workspace frobnicate --output json", Format::Json),
+            ("--output=json nonsense", Format::Json),
+            ("--output text nonsense", Format::Text),
+            ("exec -- --output json", Format::Text),
+        ] {
+            assert_eq!(format_of(line.split_whitespace().map(str::to_owned)), format, "{line}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The commands, one file per noun. Each takes its arguments, asks the server, and prints.
+
+mod completion;
+mod doctor;
+mod exec;
+mod limits;
+mod status;
+mod template;
+mod whoami;
+mod workspace;
+
+use crate::api::Api;
+use crate::args::Command;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Runs one; the exit code is the command's own where it has one.
+pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
+    if let Command::Completion { shell } = command {
+        return completion::run(shell, out).map(|()| 0);
+    }
+    let config = Config::load()?;
+    if let Some(warning) = &config.warning {
+        out.warn(warning);
+    }
+    let api = Api::new(&config)?;
+    match command {
+        Command::Exec(arguments) => return exec::run(&api, out, arguments).await,
+        Command::Workspace(command) => workspace::run(&api, out, command).await?,
+        Command::Whoami => whoami::run(&api, out).await?,
+        Command::Status => status::run(&api, out).await?,
+        Command::Limits => limits::run(&api, out).await?,
+        Command::Template(command) => template::run(&api, out, &command).await?,
+        Command::Doctor => doctor::run(&api, out).await?,
+        Command::Completion { .. } => {}
+    }
+    Ok(0)
+}

@@ -1,0 +1,76 @@
+//! `rig status`: whether the server answers, what the machine can hold, and how many workspaces there are.
+
+use serde_json::{Map, Value, json};
+
+use crate::api::{Api, ApiError, Vm};
+use crate::failure::Failure;
+use crate::output::{Output, plain};
+
+pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
+    let health: Map<String, Value> = api.root("healthz").await?;
+    let capacity = api.public::<Map<String, Value>>("capacity").await;
+    let workspaces = match api.config().key {
+        Some(_) => Some(api.workspaces().await),
+        None => None,
+    };
+    let address = api.config().address();
+    let version = health.get("version").and_then(Value::as_str).unwrap_or("?");
+    out.answer("status", event(address, &health, capacity.as_ref().ok(), workspaces.as_ref()))?;
+
+    out.say(&format!("server      {address}, version {}", plain(version)))?;
+    if let Ok(capacity) = &capacity {
+        out.say(&format!("machine     {}", machine(capacity)))?;
+    }
+    match &workspaces {
+        Some(Ok(all)) => out.say(&format!("workspaces  {} ({} running)", all.len(), running(all)))?,
+        Some(Err(_)) => {}
+        None => out
+            .say("workspaces  unknown without a key: set RIG_API_KEY, or api_key in ~/.rigbox/config.json")?,
+    }
+    // What is wrong comes last, and decides the exit code: a key to be mended goes before a machine to be mended.
+    if let Some(Err(error)) = workspaces {
+        return Err(error.into());
+    }
+    capacity.map(drop).map_err(unready)
+}
+
+fn event(
+    address: &str,
+    health: &Map<String, Value>,
+    capacity: Option<&Map<String, Value>>,
+    workspaces: Option<&Result<Vec<Vm>, ApiError>>,
+) -> Map<String, Value> {
+    let mut fields = health.clone();
+    fields.insert("api_url".to_owned(), address.into());
+    if let Some(capacity) = capacity {
+        fields.insert("capacity".to_owned(), capacity.clone().into());
+    }
+    if let Some(Ok(all)) = workspaces {
+        fields.insert("workspaces".to_owned(), json!({"total": all.len(), "running": running(all)}));
+    }
+    fields
+}
+
+fn running(all: &[Vm]) -> usize {
+    all.iter().filter(|vm| vm.status == "running").count()
+}
+
+fn machine(capacity: &Map<String, Value>) -> String {
+    let number = |name: &str| capacity.get(name).and_then(Value::as_u64).unwrap_or_default();
+    format!(
+        "{} vCPUs, {} MB of memory, {} of {} MB of disk free",
+        number("vcpus"),
+        number("ram_mb"),
+        number("disk_free_mb"),
+        number("disk_total_mb"),
+    )
+}
+
+fn unready(error: ApiError) -> Failure {
+    match error {
+        ApiError::Refused { code, message, .. } => {
+            Failure::new(code, format!("the server answers, but cannot work: {message}; see `rig doctor`"))
+        }
+        other => other.into(),
+    }
+}

@@ -1,0 +1,27 @@
+//! `rig template`.
+
+use crate::api::{Api, Templates};
+use crate::args::TemplateCommand;
+use crate::failure::Failure;
+use crate::output::{Output, answer_of};
+
+pub(super) async fn run(api: &Api, out: &Output, command: &TemplateCommand) -> Result<(), Failure> {
+    match command {
+        TemplateCommand::Ls => ls(api, out).await,
+    }
+}
+
+async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
+    let answer: Templates = api.public("templates").await?;
+    out.answer("template_ls", answer_of(&answer)?)?;
+    let rows = answer.templates.iter().map(|template| {
+        vec![
+            template.id.clone(),
+            template.ram_mb.to_string(),
+            template.vcpu_count.to_string(),
+            template.disk_size_mb.to_string(),
+            template.description.clone(),
+        ]
+    });
+    out.table(&["TEMPLATE", "RAM MB", "VCPUS", "DISK MB", "WHAT IT IS"], rows)
+}

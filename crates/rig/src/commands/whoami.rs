@@ -1,0 +1,93 @@
+//! `rig whoami`: who the key belongs to; inside a workspace without a server, which workspace it is.
+
+use std::path::Path;
+
+use crate::api::{Api, ApiError, User};
+use crate::config::{Source, WITHIN};
+use crate::failure::Failure;
+use crate::output::{Event, FoundWorkspace, Identity, Output, plain};
+
+pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
+    let config = api.config();
+    if config.url_source == Source::None
+        && let Some(workspace) = workspace_at(Path::new(WITHIN))?
+    {
+        return say_workspace(&workspace, out);
+    }
+    let source = config.key_source.as_str();
+    let why = match api.get::<User>(&["users", "me"]).await {
+        Ok(user) => return say_user(&user, source, out),
+        Err(ApiError::LogIn { message }) => message,
+        Err(error) => return Err(error.into()),
+    };
+    out.event(&Event::Whoami(Identity { source, ..Default::default() }))?;
+    out.say(&format!("nobody: {}", plain(&why)))
+}
+
+fn say_user(user: &User, source: &str, out: &Output) -> Result<(), Failure> {
+    out.event(&Event::Whoami(Identity {
+        authed: true,
+        user_email: Some(&user.email),
+        user_id: Some(&user.id),
+        source,
+        subscription: subscription(&user.plan),
+        workspace: None,
+    }))?;
+    let from = if source == "env" { "RIG_API_KEY" } else { "~/.rigbox/config.json" };
+    out.say(&format!("{} ({}), by the key in {from}", plain(&user.email), plain(&user.id)))
+}
+
+/// Programs know these two and refuse any other.
+fn subscription(plan: &str) -> Option<&str> {
+    Some(plan).filter(|plan| matches!(*plan, "free" | "pro"))
+}
+
+fn say_workspace(workspace: &FoundWorkspace, out: &Output) -> Result<(), Failure> {
+    let identity = Identity { source: "none", workspace: Some(workspace), ..Default::default() };
+    out.event(&Event::Whoami(identity))?;
+    let field = |name: &str| workspace.get(name).and_then(|value| value.as_str()).unwrap_or("?");
+    out.say(&format!("workspace {} ({})", plain(field("name")), plain(field("id"))))
+}
+
+/// What the workspace that we are in knows about itself; nothing outside of one.
+fn workspace_at(path: &Path) -> Result<Option<FoundWorkspace>, Failure> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(bad(path, &error)),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| bad(path, &error))
+}
+
+fn bad(path: &Path, problem: &dyn std::fmt::Display) -> Failure {
+    Failure::new("bad_workspace_file", format!("{} cannot be read: {problem}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plans_that_programs_know_are_subscriptions() {
+        for (plan, shown) in [("free", Some("free")), ("pro", Some("pro")), ("owner", None), ("", None)] {
+            assert_eq!(subscription(plan), shown);
+        }
+    }
+
+    #[test]
+    fn a_workspace_is_known_by_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("workspace.json");
+        assert!(workspace_at(&path).unwrap().is_none());
+        std::fs::write(&path, r#"{"id":"ws-aaaaaaaa","name":"web"}"#).unwrap();
+        let workspace = workspace_at(&path).unwrap().unwrap();
+        let event =
+            Event::Whoami(Identity { source: "none", workspace: Some(&workspace), ..Default::default() });
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"whoami","authed":false,"source":"none","workspace":{"id":"ws-aaaaaaaa","name":"web"}}"#
+        );
+        std::fs::write(&path, "{").unwrap();
+        assert!(workspace_at(&path).is_err());
+    }
+}

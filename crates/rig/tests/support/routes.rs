@@ -1,0 +1,195 @@
+//! The routes of the small server, apart from exec.
+
+use std::collections::HashMap;
+
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::{KEY, Shared, Workspace, exec};
+
+pub fn all(world: Shared) -> Router {
+    let private = Router::new()
+        .route("/users/me", get(me))
+        .route("/users/me/limits", get(limits))
+        .route("/doctor", get(doctor))
+        .route("/workspaces", get(list).post(create))
+        .route("/workspaces/{id}", get(one).delete(delete))
+        .route("/workspaces/{id}/exec", post(exec::plain).get(exec::socket))
+        .route("/workspaces/{id}/{operation}", post(operate))
+        .route_layer(middleware::from_fn(authenticate));
+    let public = Router::new().route("/templates", get(templates)).route("/capacity", get(capacity));
+    Router::new()
+        .route("/healthz", get(async || Json(json!({"status": "ok", "version": "1.2.3"}))))
+        .nest("/api/v1", private.merge(public))
+        .layer(middleware::from_fn_with_state(world.clone(), note))
+        .with_state(world)
+}
+
+pub fn refusal(status: StatusCode, code: &str, message: &str, details: Value) -> Response {
+    (status, Json(json!({"error": {"code": code, "message": message, "details": details}}))).into_response()
+}
+
+pub fn not_found() -> Response {
+    refusal(StatusCode::NOT_FOUND, "not_found", "workspace not found", Value::Null)
+}
+
+async fn note(State(world): State<Shared>, request: Request, next: Next) -> Response {
+    let busy = world.with(|world| {
+        world.seen.push(format!("{} {}", request.method(), request.uri()));
+        let busy = world.busy > 0;
+        world.busy = world.busy.saturating_sub(1);
+        busy
+    });
+    if busy {
+        let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "slowly", Value::Null);
+        response.headers_mut().insert("retry-after", "1".parse().unwrap());
+        return response;
+    }
+    next.run(request).await
+}
+
+async fn authenticate(headers: HeaderMap, request: Request, next: Next) -> Response {
+    let wanted = format!("Bearer {KEY}");
+    if headers.get("authorization").is_some_and(|given| given.as_bytes() == wanted.as_bytes()) {
+        return next.run(request).await;
+    }
+    refusal(StatusCode::UNAUTHORIZED, "unauthorized", "no such key", Value::Null)
+}
+
+async fn me(State(world): State<Shared>) -> Json<Value> {
+    let plan = world.with(|world| world.plan);
+    Json(
+        json!({"id": "us-aaaaaaaa", "email": "a@example.org", "plan": plan, "created_at": "2026-01-01T00:00:00Z"}),
+    )
+}
+
+async fn limits() -> Json<Value> {
+    Json(json!({"plan": "owner", "custom": false, "limits": {"max_vms": 9}, "usage": {"workspace_count": 1}}))
+}
+
+async fn doctor(State(world): State<Shared>) -> Json<Value> {
+    let findings = world.with(|world| world.findings.clone());
+    let healthy = findings.iter().all(|finding| finding["level"] != "error");
+    Json(json!({"healthy": healthy, "findings": findings}))
+}
+
+async fn templates() -> Json<Value> {
+    Json(
+        json!({"templates": [{"id": "base", "name": "Base", "description": "\u{1b}[31mDebian", "image": "base",
+        "ram_mb": 512, "vcpu_count": 1, "disk_size_mb": 4096, "expected_apps": [], "coming_soon": false}]}),
+    )
+}
+
+async fn capacity() -> Json<Value> {
+    Json(json!({"vcpus": 2, "ram_mb": 8000, "disk_total_mb": 10, "disk_reserved_mb": 4, "disk_free_mb": 6}))
+}
+
+fn vm(id: &str, workspace: &Workspace) -> Value {
+    let mut vm = json!({"id": id, "user_id": "us-aaaaaaaa", "name": workspace.name, "status": workspace.status,
+        "template_id": "base", "ram_mb": workspace.ram_mb, "vcpu_count": workspace.vcpus,
+        "disk_size_mb": workspace.disk_mb, "new_field": 1});
+    if workspace.status == "failed" {
+        vm["failure_code"] = "no_image".into();
+        vm["failure_reason"] = "the image is\u{7} missing".into();
+    }
+    vm
+}
+
+/// Two per page, so that paging is needed soon.
+async fn list(State(world): State<Shared>, Query(query): Query<HashMap<String, String>>) -> Json<Value> {
+    let from: usize = query.get("cursor").map_or(0, |cursor| cursor.parse().unwrap());
+    world.with(|world| {
+        let fits = |workspace: &Workspace| query.get("name").is_none_or(|name| *name == workspace.name);
+        let all: Vec<_> =
+            world.workspaces.iter().filter(|(_, one)| fits(one)).map(|(id, one)| vm(id, one)).collect();
+        let mut page = json!({"vms": all.iter().skip(from).take(2).collect::<Vec<_>>()});
+        if all.len() > from + 2 {
+            page["next_cursor"] = (from + 2).to_string().into();
+        }
+        Json(page)
+    })
+}
+
+async fn create(State(world): State<Shared>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+    let number = |field: &str, floor: u64| body[field].as_u64().unwrap_or(floor).max(floor);
+    let workspace = Workspace {
+        name: body["name"].as_str().unwrap().to_owned(),
+        status: "provisioning",
+        deleted: false,
+        ram_mb: number("ram_mb", 512),
+        vcpus: number("vcpu_count", 1),
+        disk_mb: number("disk_size_mb", 4096),
+    };
+    if workspace.ram_mb > 10_000 {
+        return refusal(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", "ram_mb is too much", Value::Null);
+    }
+    world.with(|world| {
+        world.once.push(headers["idempotency-key"].to_str().unwrap().to_owned());
+        let answer = json!({"vm": vm("ws-newnewne", &workspace)});
+        world.workspaces.insert("ws-newnewne".to_owned(), workspace);
+        (StatusCode::CREATED, Json(answer)).into_response()
+    })
+}
+
+async fn one(
+    State(world): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    world.with(|world| {
+        let broken = world.broken;
+        let Some(workspace) = world.workspaces.get_mut(&id) else { return not_found() };
+        if query.get("wait_until_not").is_some_and(|status| status == workspace.status) {
+            workspace.status = match workspace.status {
+                "provisioning" => "provisioned",
+                "starting" if broken => "failed",
+                "starting" => "running",
+                "stopping" if workspace.deleted => "deleting",
+                "stopping" => "stopped",
+                "deleting" => {
+                    world.workspaces.remove(&id);
+                    return not_found();
+                }
+                other => other,
+            };
+        }
+        Json(json!({"vm": vm(&id, workspace)})).into_response()
+    })
+}
+
+fn illegal(status: &str, allowed: &[&str]) -> Response {
+    let details = json!({"status": status, "allowed": allowed});
+    refusal(StatusCode::CONFLICT, "invalid_state", &format!("not while it is `{status}`"), details)
+}
+
+async fn operate(State(world): State<Shared>, Path((id, operation)): Path<(String, String)>) -> Response {
+    world.with(|world| {
+        let Some(workspace) = world.workspaces.get_mut(&id) else { return not_found() };
+        workspace.status = match (operation.as_str(), workspace.status) {
+            ("start", "provisioned" | "stopped") | ("retry", "failed") => "starting",
+            ("stop", "running") | ("cancel", "starting") => "stopping",
+            ("cancel", "provisioning") => "deleting",
+            (_, status) => return illegal(status, &[]),
+        };
+        Json(json!({"vm": vm(&id, workspace)})).into_response()
+    })
+}
+
+async fn delete(State(world): State<Shared>, Path(id): Path<String>) -> Response {
+    world.with(|world| {
+        let Some(workspace) = world.workspaces.get_mut(&id) else { return not_found() };
+        workspace.status = match workspace.status {
+            "running" => "stopping",
+            "starting" | "provisioning" => return illegal(workspace.status, &["cancel"]),
+            "stopping" | "deleting" => return illegal(workspace.status, &[]),
+            _ => "deleting",
+        };
+        workspace.deleted = true;
+        Json(json!({"message": "is being deleted", "status": workspace.status})).into_response()
+    })
+}
