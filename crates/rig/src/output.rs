@@ -21,9 +21,8 @@ use crate::failure::Failure;
 /// For whom the output is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// People.
+    // No comments for the help: the option's own says which is for whom.
     Text,
-    /// Programs.
     Json,
 }
 

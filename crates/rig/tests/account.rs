@@ -1,5 +1,8 @@
 //! Everything that is not a workspace: who one is, how the server is, what is wrong, and how `rig` itself fails.
 
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,8 @@
 //! `rig exec` against a server: bytes, exit codes, signals and terminals.
 
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use std::fs::File;

@@ -1,5 +1,8 @@
 //! `rig workspace` against a server: what is printed, in which order, and what the exit code is.
 
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use serde_json::json;

@@ -49,6 +49,17 @@ pub(super) struct ListWorkspaces {
     pub(super) next_cursor: Option<String>,
 }
 
+/// A workspace that is on its way out.
+#[derive(Debug, Deserialize)]
+pub(super) struct Deletion {
+    #[serde(default = "deleting")]
+    pub(super) status: String,
+}
+
+fn deleting() -> String {
+    "deleting".to_owned()
+}
+
 /// A workspace to be made.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct NewWorkspace<'a> {

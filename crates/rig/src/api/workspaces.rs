@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::Value;
 
-use super::shapes::ListWorkspaces;
+use super::shapes::{Deletion, ListWorkspaces};
 use super::{ANSWER, Api, ApiError, GetWorkspace, NewWorkspace, Vm};
 use crate::name;
 
@@ -79,9 +78,10 @@ impl Api {
         self.send(Method::POST, &["workspaces", id, operation]).await
     }
 
-    /// Asks for the removal.
-    pub(crate) async fn delete(&self, id: &str) -> Result<(), ApiError> {
-        self.send::<Value>(Method::DELETE, &["workspaces", id]).await.map(drop)
+    /// Asks for the removal; the status it is in now.
+    pub(crate) async fn delete(&self, id: &str) -> Result<String, ApiError> {
+        let answer: Deletion = self.send(Method::DELETE, &["workspaces", id]).await?;
+        Ok(answer.status)
     }
 
     /// The workspace once its status is another one, or after a while.

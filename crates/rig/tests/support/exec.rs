@@ -42,7 +42,7 @@ fn lines(request: &Value) -> Vec<Value> {
     }
 }
 
-pub async fn plain(
+pub(crate) async fn plain(
     State(world): State<Shared>,
     Path(id): Path<String>,
     Json(request): Json<Value>,
@@ -62,7 +62,7 @@ pub async fn plain(
     ([("content-type", "application/x-ndjson")], body).into_response()
 }
 
-pub async fn socket(
+pub(crate) async fn socket(
     State(world): State<Shared>,
     Path(id): Path<String>,
     upgrade: WebSocketUpgrade,

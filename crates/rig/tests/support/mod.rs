@@ -1,7 +1,7 @@
 //! The real binary, and a small server that speaks the documented API. A workspace moves on by one state each time it
 //! is waited for, so that what a test sees does not depend on time.
 
-#![allow(dead_code)]
+#![allow(dead_code)] // Each test binary uses its part.
 
 mod exec;
 mod routes;
@@ -14,54 +14,54 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub const KEY: &str = "rb_good";
+pub(crate) const KEY: &str = "rb_good";
 
 /// What a test may look at and change.
 #[derive(Default)]
-pub struct World {
-    pub workspaces: BTreeMap<String, Workspace>,
+pub(crate) struct World {
+    pub(crate) workspaces: BTreeMap<String, Workspace>,
     /// Method and URL of each request.
-    pub seen: Vec<String>,
+    pub(crate) seen: Vec<String>,
     /// So many requests are refused with 429 first.
-    pub busy: u32,
+    pub(crate) busy: u32,
     /// Starts end in `failed`.
-    pub broken: bool,
+    pub(crate) broken: bool,
     /// Idempotency keys.
-    pub once: Vec<String>,
+    pub(crate) once: Vec<String>,
     /// What clients said over WebSockets, and the request of the last exec.
-    pub said: Vec<Value>,
+    pub(crate) said: Vec<Value>,
     /// `GET /doctor`'s findings.
-    pub findings: Vec<Value>,
-    pub plan: &'static str,
+    pub(crate) findings: Vec<Value>,
+    pub(crate) plan: &'static str,
 }
 
-pub struct Workspace {
-    pub name: String,
-    pub status: &'static str,
-    pub deleted: bool,
-    pub ram_mb: u64,
-    pub vcpus: u64,
-    pub disk_mb: u64,
+pub(crate) struct Workspace {
+    pub(crate) name: String,
+    pub(crate) status: &'static str,
+    pub(crate) deleted: bool,
+    pub(crate) ram_mb: u64,
+    pub(crate) vcpus: u64,
+    pub(crate) disk_mb: u64,
 }
 
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<World>>);
+pub(crate) struct Shared(Arc<Mutex<World>>);
 
 impl Shared {
-    pub fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
         look(&mut self.0.lock().unwrap())
     }
 }
 
-pub struct Server {
-    pub world: Shared,
-    pub address: SocketAddr,
-    pub home: TempDir,
+pub(crate) struct Server {
+    pub(crate) world: Shared,
+    pub(crate) address: SocketAddr,
+    pub(crate) home: TempDir,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let world = Shared::default();
@@ -72,35 +72,35 @@ impl Server {
         Self { world, address, home: tempfile::tempdir().unwrap(), _runtime: runtime }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// With a workspace in a state.
-    pub fn with_workspace(self, id: &str, name: &str, status: &'static str) -> Self {
+    pub(crate) fn with_workspace(self, id: &str, name: &str, status: &'static str) -> Self {
         let workspace =
             Workspace { name: name.into(), status, deleted: false, ram_mb: 512, vcpus: 1, disk_mb: 4096 };
         self.world.with(|world| world.workspaces.insert(id.to_owned(), workspace));
         self
     }
 
-    pub fn command(&self, line: &[&str]) -> Command {
+    pub(crate) fn command(&self, line: &[&str]) -> Command {
         let mut command = rig(&self.home, line);
         command.env("RIG_API_URL", self.url()).env("RIG_API_KEY", KEY);
         command
     }
 
-    pub fn run(&self, line: &[&str]) -> Ended {
+    pub(crate) fn run(&self, line: &[&str]) -> Ended {
         Ended::of(self.command(line).output().unwrap())
     }
 
-    pub fn json(&self, line: &[&str]) -> Ended {
+    pub(crate) fn json(&self, line: &[&str]) -> Ended {
         self.run(&[&["--output", "json"], line].concat())
     }
 }
 
 /// The binary, with nobody at stdin and an environment of its own.
-pub fn rig(home: &TempDir, line: &[&str]) -> Command {
+pub(crate) fn rig(home: &TempDir, line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rig"));
     command.args(line).env_clear().env("HOME", home.path()).stdin(Stdio::null());
     command
@@ -108,24 +108,24 @@ pub fn rig(home: &TempDir, line: &[&str]) -> Command {
 
 /// How the binary ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: Vec<u8>,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let stderr = String::from_utf8(output.stderr).unwrap();
         Self { code: output.status.code(), stdout: output.stdout, stderr }
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).unwrap()
     }
 
     /// Each line of stdout must be an event.
-    pub fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         let events: Vec<Value> = self
             .text()
             .lines()
@@ -135,7 +135,7 @@ impl Ended {
         events
     }
 
-    pub fn event_names(&self) -> Vec<String> {
+    pub(crate) fn event_names(&self) -> Vec<String> {
         self.events().iter().map(|event| event["event"].as_str().unwrap().to_owned()).collect()
     }
 }

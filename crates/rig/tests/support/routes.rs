@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{KEY, Shared, Workspace, exec};
 
-pub fn all(world: Shared) -> Router {
+pub(crate) fn all(world: Shared) -> Router {
     let private = Router::new()
         .route("/users/me", get(me))
         .route("/users/me/limits", get(limits))
@@ -30,11 +30,11 @@ pub fn all(world: Shared) -> Router {
         .with_state(world)
 }
 
-pub fn refusal(status: StatusCode, code: &str, message: &str, details: Value) -> Response {
+pub(crate) fn refusal(status: StatusCode, code: &str, message: &str, details: Value) -> Response {
     (status, Json(json!({"error": {"code": code, "message": message, "details": details}}))).into_response()
 }
 
-pub fn not_found() -> Response {
+pub(crate) fn not_found() -> Response {
     refusal(StatusCode::NOT_FOUND, "not_found", "workspace not found", Value::Null)
 }
 

@@ -17,8 +17,9 @@ pub(super) async fn rm(api: &Api, out: &Output, text: &str, force: bool) -> Resu
     let progress = out.progress();
     progress.now(&format!("removing {}", vm.name));
     let watch = Watch::new(api, out, &progress);
-    ask_for_removal(api, &watch, vm.clone()).await?;
-    wait_until_gone(api, &watch, &progress, vm.clone()).await?;
+    if let Some(going) = ask_for_removal(api, &watch, vm.clone()).await? {
+        wait_until_gone(&watch, &progress, going).await?;
+    }
     drop(progress);
     out.event(&Event::Removed { workspace: &vm.name, workspace_id: &vm.id })?;
     out.say(&format!("{} ({}) is removed", plain(&vm.name), plain(&vm.id)))
@@ -40,12 +41,15 @@ fn confirm(vm: &Vm) -> Result<(), Failure> {
     }
 }
 
-/// Until the server agrees: what moves cannot be removed, only given up or waited for.
-async fn ask_for_removal(api: &Api, watch: &Watch<'_>, mut vm: Vm) -> Result<(), Failure> {
+/// Until the server agrees: what moves cannot be removed, only given up or waited for. Nothing when it is gone already.
+async fn ask_for_removal(api: &Api, watch: &Watch<'_>, mut vm: Vm) -> Result<Option<Vm>, Failure> {
     loop {
         let refusal = match api.delete(&vm.id).await {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_not_found() => return Ok(()),
+            Ok(status) => {
+                vm.status = status;
+                return Ok(Some(vm));
+            }
+            Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => error,
         };
         let ApiError::Refused { code, details, .. } = &refusal else { return Err(refusal.into()) };
@@ -56,7 +60,7 @@ async fn ask_for_removal(api: &Api, watch: &Watch<'_>, mut vm: Vm) -> Result<(),
             vm.status = status.to_owned();
         }
         if vm.status == "deleting" {
-            return Ok(());
+            return Ok(Some(vm));
         }
         if !vm.is_in_motion() {
             return Err(refusal.into());
@@ -67,7 +71,7 @@ async fn ask_for_removal(api: &Api, watch: &Watch<'_>, mut vm: Vm) -> Result<(),
         }
         match watch.change(&vm).await? {
             Some(changed) => vm = changed.vm,
-            None => return Ok(()),
+            None => return Ok(None),
         }
     }
 }
@@ -77,27 +81,13 @@ fn allows(details: &Value, request: &str) -> bool {
     allowed.is_some_and(|allowed| allowed.iter().any(|one| one == request))
 }
 
-async fn wait_until_gone(
-    api: &Api,
-    watch: &Watch<'_>,
-    progress: &Progress,
-    mut vm: Vm,
-) -> Result<(), Failure> {
-    let now = match api.find(&vm.id).await {
-        Err(error) if error.is_not_found() => return Ok(()),
-        now => now?,
-    };
-    if now.id != vm.id {
-        // Another workspace whose name is this id.
-        return Ok(());
-    }
-    vm = now;
+async fn wait_until_gone(watch: &Watch<'_>, progress: &Progress, mut vm: Vm) -> Result<(), Failure> {
     loop {
         progress.now(&format!("{} is {}", vm.name, vm.status));
-        if vm.status == "failed" {
-            return Err(ended_otherwise(&vm, "deleting"));
-        }
         match watch.change(&vm).await? {
+            Some(changed) if changed.vm.status == "failed" => {
+                return Err(ended_otherwise(&changed.vm, "deleting"));
+            }
             Some(changed) => vm = changed.vm,
             None => return Ok(()),
         }
