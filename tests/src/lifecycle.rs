@@ -129,7 +129,7 @@ fn a_guest_that_takes_over_its_agent_hurts_only_itself(world: &World) -> Kept {
     ensure!(api.status(&id)? == "running", "a lost agent leaves it running");
     let refused = api.post(&format!("/workspaces/{id}/exec"), &json!({"command": "true"}))?;
     ensure!(
-        refused.status == 503 && refused.message().contains("restart"),
+        refused.status == 503 && refused.message().contains("start it again"),
         "{} {}",
         refused.status,
         refused.body

@@ -4,6 +4,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::response::Response;
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use http::StatusCode;
 use rigbox_core::permit::{Exec, Permit};
 use rigbox_proto::guest::{ExecInput, WindowSize, exec_input};
@@ -86,20 +87,27 @@ async fn begin(
 }
 
 /// Carries messages both ways until the command or the client is gone.
+///
+/// The two ways do not wait for each other: a command may stop reading its input until somebody reads its output.
 async fn carry(Running { input, mut output }: Running, socket: &mut WebSocket) -> Result<(), ApiError> {
-    loop {
-        tokio::select! {
-            message = output.next() => {
-                let (line, last) = exec::render(message);
-                if !send(socket, &line).await || last {
-                    return Ok(());
-                }
-            }
-            text = next_text(socket) => match text? {
-                Some(text) => tell(&input, parse(text.as_bytes())?).await?,
-                None => return Ok(()),
+    let (mut to_client, mut from_client) = socket.split();
+    let outward = async {
+        loop {
+            let (line, last) = exec::render(output.next().await);
+            if !send(&mut to_client, &line).await || last {
+                return Ok(());
             }
         }
+    };
+    let inward = async {
+        while let Some(text) = next_text(&mut from_client).await? {
+            tell(&input, parse(text.as_bytes())?).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        done = outward => done,
+        gone = inward => gone,
     }
 }
 
@@ -130,9 +138,11 @@ async fn tell(input: &Input<ExecInput>, live: Live) -> Result<(), ApiError> {
 }
 
 /// The client's next message; `None` when it has gone.
-async fn next_text(socket: &mut WebSocket) -> Result<Option<String>, ApiError> {
+async fn next_text(
+    socket: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+) -> Result<Option<String>, ApiError> {
     loop {
-        match socket.recv().await {
+        match socket.next().await {
             Some(Ok(Message::Text(text))) => return Ok(Some(text.to_string())),
             Some(Ok(Message::Binary(_))) => {
                 return Err(ApiError::bad_request("expected text messages of JSON"));
@@ -144,7 +154,7 @@ async fn next_text(socket: &mut WebSocket) -> Result<Option<String>, ApiError> {
 }
 
 /// One object per message; `false` when the client has gone.
-async fn send(socket: &mut WebSocket, line: &[u8]) -> bool {
+async fn send(socket: &mut (impl Sink<Message> + Unpin), line: &[u8]) -> bool {
     match std::str::from_utf8(line).map(str::trim_end) {
         Ok("") | Err(_) => true,
         Ok(text) => socket.send(Message::text(text)).await.is_ok(),

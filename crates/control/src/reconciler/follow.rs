@@ -16,17 +16,23 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 impl Reconciler {
     pub(super) async fn follow(&self) {
         let mut pause = FIRST_PAUSE;
+        // Said once per absence: the node may be away for long.
+        let mut was_there = true;
         loop {
             let outcome = match self.0.node.watch().await {
                 Ok(reports) => self.take_in(reports).await,
                 Err(error) => Err(error),
             };
-            if self.0.synced.send_replace(false) {
+            let synced = self.0.synced.send_replace(false);
+            if synced {
                 pause = FIRST_PAUSE;
             }
-            match outcome {
-                Ok(()) => info!("the node's reports ended; asking again"),
-                Err(error) => info!(%error, "no reports from the node; asking again"),
+            was_there |= synced;
+            if std::mem::take(&mut was_there) {
+                match outcome {
+                    Ok(()) => info!("the node's reports ended; asking again"),
+                    Err(error) => info!(%error, "no reports from the node; asking again"),
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -179,10 +179,10 @@ async fn finish(mut child: Child) -> Result<(), Status> {
     }
     let message = String::from_utf8_lossy(&message);
     let message = message.lines().next().unwrap_or("the file could not be read or written").to_owned();
-    let (code, name) = if message.contains("No such file") || message.contains("cannot open") {
-        (Code::NotFound, "not_found")
-    } else if message.contains("Permission denied") {
+    let (code, name) = if message.contains("Permission denied") {
         (Code::PermissionDenied, "permission_denied")
+    } else if message.contains("No such file") || message.contains("cannot open") {
+        (Code::NotFound, "not_found")
     } else if message.contains("No space left") {
         (Code::ResourceExhausted, "no_space")
     } else {
