@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rigbox_image::{Image, default_cache_dir, init_archive};
+use rigbox_sys::spawn::{Surroundings, surround};
 
 use crate::host::command_line;
 use crate::installation::{Installation, program};
@@ -43,15 +44,14 @@ pub(crate) enum Then {
 
 impl<'a> Bare<'a> {
     /// The bare counterpart of the VM whose VMM is `pid`.
-    pub(crate) fn like(installation: &'a Installation, pid: u32) -> Result<Self> {
+    pub(crate) fn like(installation: &'a Installation, pid: u32, disk_bytes: u64) -> Result<Self> {
         let version = Image::find_newest(&default_cache_dir()?, "base")?.version;
         let image = installation.volume()?.join("images").join(version);
         let mut initramfs = fs::read(image.join("modules.cpio"))?;
         initramfs.extend(init_archive(&fs::read(program("guest/bare-init")?)?));
         let path = installation.dir().join("bare-initramfs.cpio");
         fs::write(&path, initramfs)?;
-        let disk = fs::metadata(format!("/proc/{pid}/fd/{DISK_FD}")).context("the VM's disk")?;
-        Ok(Self { installation, command: command_line(pid)?, image, initramfs: path, disk_bytes: disk.len() })
+        Ok(Self { installation, command: command_line(pid)?, image, initramfs: path, disk_bytes })
     }
 
     /// Clones the image's root file system to `path`, as the node does for a workspace.
@@ -105,13 +105,10 @@ impl<'a> Bare<'a> {
         ];
         let wires = wires.into_iter().map(|(at, fd)| place(&fd, at)).collect::<Result<Vec<_>>>()?;
         let qemu = self.command.first().context("an empty command line")?;
-        let mut child = Command::new(qemu)
-            .args(self.arguments(then))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| qemu.clone())?;
+        let mut command = Command::new(qemu);
+        command.args(self.arguments(then)).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
+        surround(&mut command, Surroundings::default());
+        let mut child = command.spawn().with_context(|| qemu.clone())?;
         drop(wires);
         let console = listen(child.stdout.take().context("no console")?);
         let pid = self.installation.adopt(child);

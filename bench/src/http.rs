@@ -12,6 +12,7 @@ const SILENCE: Duration = Duration::from_secs(180);
 /// A connection that is kept alive.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
+    port: u16,
     key: String,
 }
 
@@ -29,14 +30,15 @@ impl Connection {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
-        Ok(Self { stream: BufReader::with_capacity(64 * 1024, stream), key: key.to_owned() })
+        Ok(Self { stream: BufReader::with_capacity(64 * 1024, stream), port, key: key.to_owned() })
     }
 
     /// Sends a request and reads the answer's head.
     pub(crate) fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Body<'_>)> {
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\nAuthorization: Bearer {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            self.port,
             self.key,
             body.len()
         )

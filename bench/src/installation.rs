@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rigbox_sys::spawn::{Surroundings, surround};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -52,16 +52,12 @@ impl Installation {
     /// Starts Rigbox, makes its first user and returns the user's key.
     pub(crate) fn start(&self) -> Result<String> {
         let log = File::options().create(true).append(true).open(self.log())?;
-        let child = Command::new(program("rigboxd")?)
-            .args(["up", "--config"])
-            .arg(self.config())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // A Ctrl-C is for the bench, which ends it in order.
-            .process_group(0)
-            .spawn()
-            .context("rigboxd")?;
+        let mut command = Command::new(program("rigboxd")?);
+        command.args(["up", "--config"]).arg(self.config());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A Ctrl-C is for the bench, which ends it in order; and the signals that the bench blocks are not blocked there.
+        surround(&mut command, Surroundings { new_session: true, ..Default::default() });
+        let child = command.spawn().context("rigboxd")?;
         self.mine().supervisor = Some(child);
         let deadline = Instant::now() + READY_WITHIN;
         while !self.is_ready() {

@@ -39,7 +39,7 @@ pub(crate) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
     for (other, _) in others {
         api.delete(other)?;
     }
-    let bare = Bare::like(installation, vmm(name)?)?;
+    let bare = Bare::like(installation, vmm(name)?, api.disk_bytes(id)?)?;
     tell("commands");
     let commands = {
         let vm = bare.start(Then::Serve)?;

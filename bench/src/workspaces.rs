@@ -50,6 +50,13 @@ impl Workspaces {
         Ok(id)
     }
 
+    /// Size of its disk, bytes.
+    pub(crate) fn disk_bytes(&mut self, id: &str) -> Result<u64> {
+        let answer = self.api.json("GET", &format!("/api/v1/workspaces/{id}"), b"")?;
+        let megabytes = answer.pointer("/vm/disk_size_mb").and_then(Value::as_u64).context("no disk size")?;
+        Ok(megabytes << 20)
+    }
+
     /// Waits until the workspace has left `from`, which must lead to `to`.
     fn pass(&mut self, id: &str, from: &str, to: &str) -> Result<()> {
         loop {
