@@ -20,6 +20,8 @@ pub(crate) struct Installation {
     /// Its id, which all it makes carries.
     pub(crate) id: String,
     pub(crate) api: Api,
+    /// Mounts that were there before it.
+    pub(crate) mounts_before: String,
 }
 
 /// Polls until `check` gives a value; fails after `within`.
@@ -64,6 +66,7 @@ impl Installation {
             supervisor: Mutex::new(None),
             key: String::new(),
             id: String::new(),
+            mounts_before: fs::read_to_string("/proc/self/mountinfo")?,
         };
         installation.start_supervisor()?;
         installation.wait_ready()?;

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything that is done with a checkout. `up` and `test` are all the set-up there is.
 
+mod bench;
 mod build;
 mod down;
 mod image;
@@ -57,6 +58,17 @@ enum Task {
         /// Name of the recipe.
         name: String,
     },
+    /// Measure Rigbox beside the plain thing that it is made of, on this machine.
+    Bench {
+        /// What to measure: `spawn`.
+        name: String,
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+        /// Boots of each side; the median counts.
+        #[arg(long)]
+        rounds: Option<u32>,
+    },
     /// Build everything, the guest's static programs included.
     Build,
 }
@@ -79,6 +91,7 @@ fn main() -> Result<()> {
             build::install_packages(&[rigbox_image::HOST_PACKAGES])?;
             image::build(&name).map(drop)
         }
+        Task::Bench { name, json, rounds } => bench::bench(&name, json, rounds),
         Task::Build => build::everything(),
     }
 }

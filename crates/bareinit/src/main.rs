@@ -3,6 +3,8 @@
 //! It is the yardstick of `cargo xtask bench spawn` (what does the agent cost?) and the way to look at an image
 //! by itself. It boots what the agent boots: `/modules/*` from the initramfs and the root on `/dev/vda`.
 
+mod serve;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -50,6 +52,12 @@ fn boot() -> Result<std::convert::Infallible, String> {
     say("bare: root mounted");
 
     enter_root().map_err(|e| format!("enter the root file system: {e}"))?;
+    if fs::read_to_string("/proc/cmdline")
+        .is_ok_and(|line| line.split_whitespace().any(|w| w == "bare.serve"))
+    {
+        say("bare: serving");
+        return serve::serve().map_err(|e| format!("serve the port: {e}"));
+    }
     Err(format!("execute /sbin/init: {}", Command::new("/sbin/init").exec()))
 }
 

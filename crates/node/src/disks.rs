@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rigbox_core::ids::WorkspaceId;
@@ -81,12 +81,7 @@ impl Disks {
     }
 
     /// Makes the disk as a clone of `image`, `size_mb` large. One that is there already is made anew: it may be half there.
-    pub(crate) fn create(
-        &self,
-        workspace: &WorkspaceId,
-        image: &std::path::Path,
-        size_mb: u32,
-    ) -> Result<(), Error> {
+    pub(crate) fn create(&self, workspace: &WorkspaceId, image: &Path, size_mb: u32) -> Result<(), Error> {
         {
             // Held while the volume grows, so that two do not count on the same room.
             let mut reserved = self.reserved();
@@ -96,15 +91,8 @@ impl Disks {
             reserved.disks_mb.insert(workspace.clone(), share);
         }
         let path = self.path(workspace);
-        let clone = || -> io::Result<()> {
-            let _ = fs::remove_file(&path);
-            let disk = File::options().read(true).write(true).create_new(true).open(&path)?;
-            rustix::fs::fchmod(&disk, rustix::fs::Mode::from_raw_mode(0o600))?;
-            rustix::fs::ioctl_ficlone(&disk, File::open(image)?)?;
-            disk.set_len(u64::from(size_mb) * MIB)?;
-            disk.sync_all()
-        };
-        clone().map_err(|source| {
+        let _ = fs::remove_file(&path);
+        clone_disk(image, &path, u64::from(size_mb) * MIB).map_err(|source| {
             self.reserved().disks_mb.remove(workspace);
             let _ = fs::remove_file(&path);
             Error::at("the disk cannot be made", &path)(source)
@@ -144,4 +132,16 @@ impl Disks {
         }
         Ok(())
     }
+}
+
+/// Makes a new file at `path` that shares the blocks of `image` and is `size_bytes` large, on the disk before this returns.
+///
+/// # Errors
+/// There is a file at `path`, or the file system does not share blocks, or it is full.
+pub fn clone_disk(image: &Path, path: &Path, size_bytes: u64) -> io::Result<()> {
+    let disk = File::options().read(true).write(true).create_new(true).open(path)?;
+    rustix::fs::fchmod(&disk, rustix::fs::Mode::from_raw_mode(0o600))?;
+    rustix::fs::ioctl_ficlone(&disk, File::open(image)?)?;
+    disk.set_len(size_bytes)?;
+    disk.sync_all()
 }

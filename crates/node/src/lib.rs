@@ -32,6 +32,7 @@ use rigbox_proto::unix;
 use tonic::transport::Server;
 
 pub use config::Config;
+pub use disks::clone_disk;
 pub use error::Error;
 pub use recovery::purge;
 

@@ -34,6 +34,8 @@ const CGROUPS: &str = "/sys/fs/cgroup/rigbox/exec";
 const LAST_GRACE: Duration = Duration::from_secs(5);
 /// Commands that may run at one time; each holds descriptors and buffers.
 const MOST: usize = 200;
+/// From a command's end to the removal of what it had, which need not delay the answer.
+const TIDY_AFTER: Duration = Duration::from_millis(20);
 /// Messages on their way to the host for one command.
 const QUEUE: usize = 4;
 
@@ -68,14 +70,18 @@ impl Execs {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
-            let end = match Running::spawn(&start, number) {
-                Ok(running) => running.attend(&start, input, &sender).await,
-                Err(error) => Some(ExecEnd { end: Some(End::Error(error)), duration_us: 0 }),
+            let (end, running) = match Running::spawn(&start, number) {
+                Ok(mut running) => (running.attend(&start, input, &sender).await, Some(running)),
+                Err(error) => (Some(ExecEnd { end: Some(End::Error(error)), duration_us: 0 }), None),
             };
             if let Some(end) = end {
                 // A caller that is gone needs no end.
                 let _ = sender.send(Ok(ExecOutput { output: Some(Output::End(end)) })).await;
             }
+            drop(sender);
+            // The end goes out before the control group is removed.
+            tokio::time::sleep(TIDY_AFTER).await;
+            drop(running);
             drop(permit);
         });
         Ok(ReceiverStream::new(receiver))
@@ -235,7 +241,7 @@ impl Running {
 
     /// Streams until the command has ended and its output has been read. `None`: the caller is gone.
     async fn attend(
-        mut self,
+        &mut self,
         start: &ExecStart,
         input: Streaming<ExecInput>,
         sender: &mpsc::Sender<Result<ExecOutput, Status>>,

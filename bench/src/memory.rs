@@ -1,0 +1,24 @@
+//! Memory that Rigbox's own processes have: each page counted by its share (PSS), because they run one program.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::host;
+use crate::installation::Installation;
+
+/// Of supervisor and roles, MB. VMMs are no children of them.
+pub(crate) fn of_ours(installation: &Installation) -> Result<f64> {
+    let supervisor = installation.supervisor()?;
+    let mut kilobytes = pss_kb(supervisor)?;
+    for role in host::children(supervisor)? {
+        kilobytes += pss_kb(role)?;
+    }
+    Ok(f64::from(kilobytes) * 1024.0 / 1e6)
+}
+
+fn pss_kb(pid: u32) -> Result<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss in smaps_rollup")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

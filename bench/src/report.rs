@@ -1,0 +1,112 @@
+//! What was measured, for people and for programs.
+
+use anyhow::Result;
+use comfy_table::Table;
+use serde::Serialize;
+
+/// One measure; `theirs` is the plain thing's, where there is one.
+#[derive(Debug, Serialize)]
+pub(crate) struct Measure {
+    name: &'static str,
+    ours: f64,
+    theirs: Option<f64>,
+    ratio: Option<f64>,
+    unit: &'static str,
+    target: String,
+    holds: bool,
+}
+
+/// What is promised.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// Ours is less than this.
+    Below(f64),
+    /// Ours is at most so many times theirs.
+    AtMostTimes(f64),
+    /// Ours is at least so many times theirs.
+    AtLeastTimes(f64),
+}
+
+impl Measure {
+    pub(crate) fn new(
+        name: &'static str,
+        unit: &'static str,
+        ours: f64,
+        theirs: Option<f64>,
+        target: Target,
+    ) -> Self {
+        let ratio = theirs.map(|theirs| ours / theirs);
+        let (target, holds) = match target {
+            Target::Below(limit) => (format!("< {limit} {unit}"), ours < limit),
+            Target::AtMostTimes(limit) => (format!("<= {limit} x"), ratio.is_some_and(|r| r <= limit)),
+            Target::AtLeastTimes(limit) => (format!(">= {limit} x"), ratio.is_some_and(|r| r >= limit)),
+        };
+        Self { name, ours, theirs, ratio, unit, target, holds }
+    }
+
+    /// A measure of something that either succeeds or ends the bench.
+    pub(crate) fn succeeded(name: &'static str, unit: &'static str, ours: f64, target: &str) -> Self {
+        Self { name, ours, theirs: None, ratio: None, unit, target: target.to_owned(), holds: true }
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    bench: &'a str,
+    measures: &'a [Measure],
+}
+
+pub(crate) fn print(bench: &str, measures: &[Measure], json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&Document { bench, measures })?);
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["measure", "ours", "theirs", "ratio", "unit", "target", "holds"]);
+    let optional = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+    for measure in measures {
+        table.add_row([
+            measure.name.to_owned(),
+            format!("{:.2}", measure.ours),
+            optional(measure.theirs),
+            optional(measure.ratio),
+            measure.unit.to_owned(),
+            measure.target.clone(),
+            if measure.holds { "yes" } else { "NO" }.to_owned(),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// The middle of `values`, or the mean of the two in the middle.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    if values.len() % 2 == 1 { at(middle) } else { (at(middle.wrapping_sub(1)) + at(middle)) / 2.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&mut []).is_nan());
+    }
+
+    #[test]
+    fn a_target_holds_or_not() {
+        let holds = |ours, theirs, target| Measure::new("", "", ours, theirs, target).holds;
+        assert!(holds(1.0, None, Target::Below(2.0)) && !holds(2.0, None, Target::Below(2.0)));
+        assert!(holds(1.3, Some(1.0), Target::AtMostTimes(1.3)));
+        assert!(!holds(1.4, Some(1.0), Target::AtMostTimes(1.3)));
+        assert!(holds(0.5, Some(1.0), Target::AtLeastTimes(0.5)));
+        assert!(!holds(0.4, Some(1.0), Target::AtLeastTimes(0.5)));
+        assert!(!holds(1.0, None, Target::AtLeastTimes(0.5)));
+    }
+}

@@ -1,0 +1,23 @@
+//! `cargo xtask bench NAME`: builds everything and runs the bench program, which says the rest.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::place::program;
+use crate::{build, image};
+
+pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
+    build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
+    build::everything()?;
+    image::build("base")?;
+    let mut command = Command::new(program("rigbox-bench"));
+    command.arg(name);
+    if json {
+        command.arg("--json");
+    }
+    if let Some(rounds) = rounds {
+        command.args(["--rounds", &rounds.to_string()]);
+    }
+    build::run(&mut command)
+}
