@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -58,13 +58,13 @@ fn start(place: &Place, port: u16) -> Result<()> {
     if let Some(pid) = place.supervisor()? {
         if !changed && runs(pid, &program("rigboxd")) {
             eprintln!("    it runs already (pid {pid})");
-            return wait_ready(place, port);
+            return wait_ready(place, port, None);
         }
         eprintln!("    the program or the configuration is new: starting it again; VMs stay");
         crate::down::stop_supervisor(place)?;
     }
     let log = fs::File::options().create(true).append(true).open(place.log())?;
-    Command::new(program("rigboxd"))
+    let started = Command::new(program("rigboxd"))
         .args(["up", "--config"])
         .arg(place.config())
         .stdin(Stdio::null())
@@ -74,7 +74,7 @@ fn start(place: &Place, port: u16) -> Result<()> {
         .process_group(0)
         .spawn()
         .context("rigboxd")?;
-    wait_ready(place, port)
+    wait_ready(place, port, Some(started))
 }
 
 /// Whether the process runs this very file (a rebuilt one has another inode).
@@ -86,23 +86,20 @@ fn runs(pid: u32, file: &Path) -> bool {
     (one.dev(), one.ino()) == (two.dev(), two.ino())
 }
 
-fn wait_ready(place: &Place, port: u16) -> Result<()> {
+/// Waits until the API answers; gives up at once when `started` has ended.
+fn wait_ready(place: &Place, port: u16, mut started: Option<Child>) -> Result<()> {
     let deadline = Instant::now() + READY_WITHIN;
-    loop {
-        if answers_ready(port).unwrap_or(false) {
-            return Ok(());
-        }
-        if Instant::now() > deadline
-            || place.supervisor()?.is_none()
-                && Instant::now() + READY_WITHIN > deadline + Duration::from_secs(5)
-        {
+    while !answers_ready(port).unwrap_or(false) {
+        let ended = started.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        if ended.is_some() || Instant::now() > deadline {
             let log = fs::read_to_string(place.log()).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(10).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            anyhow::bail!("Rigbox did not become ready; the end of its log:\n{}", tail.join("\n"));
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join("\n");
+            anyhow::bail!("Rigbox did not become ready; the end of its log:\n{tail}");
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+    Ok(())
 }
 
 /// One plain request, so that this program needs no HTTP library.

@@ -74,7 +74,11 @@ impl Attendees {
         let attendees = self.clone();
         let serve = move || {
             loop {
-                let Ok(peer) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) else { continue };
+                let Ok(peer) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) else {
+                    // Out of descriptors, perhaps: they come back.
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    continue;
+                };
                 let allowed =
                     rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|cred| cred.uid.as_raw() == uid);
                 // A peer that asks nothing must not stop the others.

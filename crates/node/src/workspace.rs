@@ -353,7 +353,8 @@ impl Workspace {
             self.node.attendees.remove(&boot.boot_id);
         }
         self.vm = None;
-        self.node.tear_down(&self.id)?;
+        // The kernel may take a moment to end the processes.
+        tokio::task::block_in_place(|| self.node.tear_down(&self.id))?;
         self.record.boot = None;
         self.record.last_end = end;
         self.save()
