@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::build::run;
-use crate::place::{Place, cli_config, program, server_of};
+use crate::place::{Place, cli_config, field_of, program};
 use crate::steps::step;
 
 const END_WITHIN: Duration = Duration::from_secs(30);
@@ -34,8 +34,10 @@ pub(crate) fn down(place: &Place, purge: bool) -> Result<()> {
         run(if purge { command.arg("--everything") } else { &mut command })
     })?;
     if purge {
-        if let Some(config) = cli_config()
-            .filter(|config| server_of(config).is_some_and(|url| server_of(&place.admin()) == Some(url)))
+        // Not one for another server, nor one that this key is not in.
+        let key = field_of(&place.admin(), "api_key");
+        if let Some(config) =
+            cli_config().filter(|config| key.is_some() && field_of(config, "api_key") == key)
         {
             fs::remove_file(config)?;
         }

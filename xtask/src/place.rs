@@ -54,27 +54,28 @@ impl Place {
 
     /// The CLI, speaking to this installation.
     pub(crate) fn rig(&self) -> Result<Command> {
-        let text = fs::read_to_string(self.admin()).context("the administrator's key")?;
-        let admin: serde_json::Value = serde_json::from_str(&text)?;
         let mut command = Command::new(program("rig"));
-        for (variable, field) in [("RIG_API_URL", "api_url"), ("RIG_API_KEY", "api_key")] {
-            command.env(
-                variable,
-                admin.get(field).and_then(|value| value.as_str()).context("the administrator's key")?,
-            );
+        for (variable, field) in RIG_ENVIRONMENT {
+            let value = field_of(&self.admin(), field);
+            command
+                .env(variable, value.with_context(|| format!("no {field} in {}", self.admin().display()))?);
         }
         Ok(command)
     }
 }
+
+/// Variables that `rig` reads instead of its configuration, and the fields that they stand for.
+pub(crate) const RIG_ENVIRONMENT: [(&str, &str); 2] =
+    [("RIG_API_URL", "api_url"), ("RIG_API_KEY", "api_key")];
 
 /// The CLI's own configuration file.
 pub(crate) fn cli_config() -> Option<PathBuf> {
     Some(PathBuf::from(std::env::var_os("HOME")?).join(".rigbox/config.json"))
 }
 
-/// The server that a CLI configuration is for.
-pub(crate) fn server_of(path: &Path) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
+/// A field of a CLI configuration, e.g. `api_url`.
+pub(crate) fn field_of(config: &Path, field: &str) -> Option<String> {
+    let text = fs::read_to_string(config).ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;
-    Some(config.get("api_url")?.as_str()?.to_owned())
+    Some(config.get(field)?.as_str()?.to_owned())
 }

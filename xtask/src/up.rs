@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::place::{Place, cli_config, program, server_of};
+use crate::place::{Place, RIG_ENVIRONMENT, cli_config, field_of, program};
 use crate::steps::step;
 use crate::{build, image};
 
@@ -113,21 +113,35 @@ fn answers_ready(port: u16) -> Result<bool> {
 }
 
 fn first_user(place: &Place, url: &str) -> Result<()> {
-    if server_of(&place.admin()).as_deref() == Some(url)
-        && place.rig()?.arg("whoami").output()?.status.success()
-    {
-        eprintln!("    there is one already");
-        return Ok(());
+    if let Some(key) = field_of(&place.admin(), "api_key") {
+        // Under the port of this time, which may be another one.
+        let admin = serde_json::json!({"api_url": url, "api_key": key, "user_email": EMAIL});
+        write_private(&place.admin(), &admin.to_string())?;
+        if place.rig()?.args(["workspace", "ls"]).output()?.status.success() {
+            eprintln!("    there is one already");
+            return Ok(());
+        }
     }
-    let output = Command::new(program("rigboxd"))
-        .args(["bootstrap", "--email", EMAIL, "--config"])
-        .arg(place.config())
-        .stderr(Stdio::inherit())
-        .output()?;
-    anyhow::ensure!(output.status.success(), "rigboxd bootstrap ended with {}", output.status);
-    let key = String::from_utf8(output.stdout)?;
+    // A key that was lost is replaced; before the first user there is none to be lost.
+    let key = match rigboxd(place, &["bootstrap", "--email", EMAIL])? {
+        Ok(key) => key,
+        Err(said) if said.contains("there is a first user already") => {
+            eprintln!("    the saved key is not valid: making another one");
+            rigboxd(place, &["admin-key"])?.map_err(anyhow::Error::msg)?
+        }
+        Err(said) => anyhow::bail!(said),
+    };
     let admin = serde_json::json!({"api_url": url, "api_key": key.trim(), "user_email": EMAIL});
     write_private(&place.admin(), &admin.to_string())
+}
+
+/// What a command of `rigboxd` prints, or what it says of its failure.
+fn rigboxd(place: &Place, arguments: &[&str]) -> Result<Result<String, String>> {
+    let mut command = Command::new(program("rigboxd"));
+    let output = command.args(arguments).arg("--config").arg(place.config()).output()?;
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    let said = String::from_utf8_lossy(&said).into_owned();
+    Ok(if output.status.success() { Ok(said) } else { Err(said) })
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {
@@ -141,20 +155,15 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
 
 /// Makes `rig` work at once, without touching a configuration for another server.
 fn save_cli_config(place: &Place, url: &str) -> Result<()> {
-    let admin = fs::read_to_string(place.admin())?;
     let Some(path) = cli_config() else { return Ok(()) };
-    if path.exists() && server_of(&path).as_deref() != Some(url) {
+    if path.exists() && field_of(&path, "api_url").as_deref() != Some(url) {
         eprintln!("    {} is for another server and is left alone; for this one:", path.display());
-        let admin: serde_json::Value = serde_json::from_str(&admin)?;
-        for (variable, field) in [("RIG_API_URL", "api_url"), ("RIG_API_KEY", "api_key")] {
-            eprintln!(
-                "    export {variable}={}",
-                admin.get(field).and_then(|v| v.as_str()).unwrap_or_default()
-            );
+        for (variable, field) in RIG_ENVIRONMENT {
+            eprintln!("    export {variable}={}", field_of(&place.admin(), field).unwrap_or_default());
         }
         return Ok(());
     }
-    write_private(&path, &admin)
+    write_private(&path, &fs::read_to_string(place.admin())?)
 }
 
 fn spawn(place: &Place) -> Result<()> {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -17,6 +16,7 @@ use crate::service::machine::Machine;
 use crate::service::users::Users;
 use crate::service::workspaces::Workspaces;
 
+mod connections;
 mod doctor;
 mod document;
 mod error;
@@ -61,18 +61,9 @@ impl std::ops::Deref for App {
 pub(crate) async fn serve(
     listener: TcpListener,
     app: App,
-    mut ended: watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    // Events of a command are small and must not wait for more.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    axum::serve(listener, router(app))
-        .with_graceful_shutdown(async move {
-            // A vanished sender means the end too.
-            let _ = ended.wait_for(|ended| *ended).await;
-        })
-        .await
+    connections::serve(listener, router(app), connections::BOUNDS, ended).await
 }
 
 fn router(app: App) -> Router {

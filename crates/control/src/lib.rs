@@ -66,7 +66,7 @@ pub enum Error {
     #[error("public_api_url `{0}` is not a URL: expected e.g. http://localhost:7070")]
     PublicUrl(String),
     /// The installation has its first user already.
-    #[error("there is a first user already")]
+    #[error("there is a first user already; `rigboxd admin-key` prints a further key of theirs")]
     UserExists,
     /// The installation has no user yet.
     #[error("there is no user yet: bootstrap first")]

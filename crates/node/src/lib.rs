@@ -47,7 +47,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     });
     let node = opened.await.map_err(Error::system("opening the node"))??;
     let service = service::Service::new(Arc::clone(&node));
-    recovery::recover(&node, &service).await?;
+    recovery::recover(&node, &service)?;
 
     node.attendees.serve_descriptors(&config.fd_socket, config.guestio_uid)?;
     let attend = unix::listen(&config.attend_socket, vec![config.guestio_uid])

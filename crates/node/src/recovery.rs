@@ -1,5 +1,6 @@
 //! What a node does when it starts: takes over what is on record, and removes what nobody owns.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,30 +15,34 @@ use crate::node::Node;
 use crate::service::Service;
 use crate::workspace::Workspace;
 
-/// Compares record and kernel and starts the workspaces' tasks.
-pub(crate) async fn recover(node: &Arc<Node>, service: &Service) -> Result<(), Error> {
+/// Compares record and kernel and starts the workspaces' tasks. What takes time (and may not succeed at once) is left to them and to a
+/// thread, so that one VM that does not go keeps nobody waiting.
+pub(crate) fn recover(node: &Arc<Node>, service: &Service) -> Result<(), Error> {
     let records = node.journal.load()?;
-    let known: std::collections::BTreeSet<WorkspaceId> = records.iter().map(|(id, _)| id.clone()).collect();
+    let known: BTreeSet<WorkspaceId> = records.iter().map(|(id, _)| id.clone()).collect();
+    node.disks.retain(&|id| known.contains(id))?;
+    // Listed before there can be a new workspace.
+    let mut unowned = Vec::new();
     for name in leftovers(&node.config, &node.cgroups)? {
         match name.parse::<WorkspaceId>() {
             Ok(id) if known.contains(&id) => {}
-            Ok(id) => {
-                tracing::warn!(workspace = %id, "removing what is left of a workspace that nobody owns");
-                node.tear_down(&id)?;
-            }
+            Ok(id) => unowned.push(id),
             Err(_) => tracing::warn!(name, "this is not of a workspace and is left alone"),
         }
     }
-    node.disks.retain(&|id| known.contains(id))?;
     for (id, record) in records {
-        let slot = record.slot;
-        let recovering = {
-            let (node, id) = (Arc::clone(node), id.clone());
-            tokio::task::spawn_blocking(move || Workspace::recover(node, id, record))
-        };
-        let workspace = recovering.await.map_err(Error::system("taking a workspace over"))??;
+        let (slot, workspace) = (record.slot, Workspace::on_record(Arc::clone(node), id.clone(), record));
         service.adopt(id, slot, workspace);
     }
+    let node = Arc::clone(node);
+    tokio::task::spawn_blocking(move || {
+        for id in unowned {
+            tracing::warn!(workspace = %id, "removing what is left of a workspace that nobody owns");
+            if let Err(error) = node.tear_down(&id) {
+                tracing::error!(workspace = %id, %error, "it does not go; the next start of the node tries again");
+            }
+        }
+    });
     Ok(())
 }
 

@@ -33,6 +33,9 @@ pub(crate) enum Request {
 /// After the guest has powered off or the process was killed: how long the process may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
 
+/// From a try to clean up to the next.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
 /// A VM that runs.
 struct Vm {
     handle: Handle,
@@ -44,12 +47,19 @@ struct Vm {
     agent_lost: bool,
 }
 
+/// A boot that has ended, of which something is left that could not be removed yet.
+struct Remains {
+    end: Option<Ended>,
+    try_again: Instant,
+}
+
 /// The task's state.
 pub(crate) struct Workspace {
     node: Arc<Node>,
     id: WorkspaceId,
     record: Record,
     vm: Option<Vm>,
+    remains: Option<Remains>,
 }
 
 /// Why the task goes on or ends.
@@ -71,36 +81,37 @@ impl Workspace {
             boot: None,
             last_end: None,
         };
-        Self { node, id, record, vm: None }
+        Self { node, id, record, vm: None, remains: None }
     }
 
-    /// A workspace on record: takes its running VM over, or notes how it ended and cleans up. What cannot be cleaned up now is an
-    /// error, and the record stays.
-    pub(crate) fn recover(node: Arc<Node>, id: WorkspaceId, record: Record) -> Result<Self, Error> {
-        let mut workspace = Self { node, id, record, vm: None };
-        if workspace.record.phase == Phase::Provisioned {
-            workspace.node.disks.adopt(&workspace.id, workspace.record.disk_size_mb);
+    /// A workspace on record. Its disk counts and control hears of it at once; all else waits for the task.
+    pub(crate) fn on_record(node: Arc<Node>, id: WorkspaceId, record: Record) -> Self {
+        if record.phase == Phase::Provisioned {
+            node.disks.adopt(&id, record.disk_size_mb);
         }
-        let Some(boot) = workspace.record.boot.clone() else { return Ok(workspace) };
-        let same_host = boot.host_boot_id == workspace.node.host_boot_id;
+        let workspace = Self { node, id, record, vm: None, remains: None };
+        workspace.tell();
+        workspace
+    }
+
+    /// Takes a VM on record over if it runs; otherwise notes how it ended and cleans up.
+    fn recover(&mut self) {
+        let Some(boot) = self.record.boot.clone() else { return };
+        let same_host = boot.host_boot_id == self.node.host_boot_id;
         let handle = boot.process.filter(|_| same_host).and_then(Handle::reopen);
         if let Some(handle) = handle {
-            tracing::info!(workspace = %workspace.id, boot = %boot.boot_id, "taking over a running VM");
-            workspace.attend(handle, None, &boot);
-            return Ok(workspace);
+            tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
+            self.attend(handle, None, &boot);
+            return;
         }
         let (cause, detail) = match (boot.stopping, same_host, boot.process) {
             (true, ..) => (Cause::Requested, "the VM ended while the node was away"),
             (_, false, _) => (Cause::HostWentDown, "the host went down while the VM ran"),
             // Never answered to control, which asks again.
-            (_, _, None) => {
-                workspace.clean_up(None)?;
-                return Ok(workspace);
-            }
+            (_, _, None) => return self.clean_up(None),
             _ => (Cause::EndedUnobserved, "the VM ended while the node was away"),
         };
-        workspace.clean_up(Some(Ended::new(&boot.boot_id, cause, detail)))?;
-        Ok(workspace)
+        self.clean_up(Some(Ended::new(&boot.boot_id, cause, detail)));
     }
 
     /// Runs until the workspace is deleted.
@@ -108,6 +119,7 @@ impl Workspace {
         if self.record.phase == Phase::Deleting && self.delete().await.is_ok() {
             return;
         }
+        self.recover();
         self.tell();
         loop {
             let step = tokio::select! {
@@ -118,6 +130,10 @@ impl Workspace {
                 },
                 event = next_event(&mut self.vm) => {
                     self.react(event).await;
+                    Step::Next
+                }
+                end = removable(&mut self.remains) => {
+                    self.clean_up(end);
                     Step::Next
                 }
             };
@@ -238,7 +254,7 @@ impl Workspace {
             }
             Err(error) => {
                 tracing::warn!(workspace = %self.id, %error, "VM could not be started");
-                self.clean_up(Some(Ended::new(&boot.boot_id, Cause::StartFailed, error.to_string())))?;
+                self.clean_up(Some(Ended::new(&boot.boot_id, Cause::StartFailed, error.to_string())));
                 Err(error)
             }
         }
@@ -263,6 +279,7 @@ impl Workspace {
             self.node.attendees.remove(&boot.boot_id);
         }
         self.vm = None;
+        self.remains = None;
         let (node, id) = (Arc::clone(&self.node), self.id.clone());
         blocking(move || {
             node.tear_down(&id)?;
@@ -341,23 +358,29 @@ impl Workspace {
         if tokio::time::timeout(GONE_WITHIN, vm.handle.ended()).await.is_err() {
             tracing::error!(workspace = %self.id, "the VMM's process does not go");
         }
-        // Kept for another try (delete, start) when it fails: what is left is named by the record.
-        if let Err(error) = self.clean_up(Some(end)) {
-            tracing::error!(workspace = %self.id, %error, "cannot clean up after the VM");
-        }
+        self.clean_up(Some(end));
     }
 
-    /// Removes everything of the last boot and notes how it ended.
-    fn clean_up(&mut self, end: Option<Ended>) -> Result<(), Error> {
+    /// Removes everything of the last boot and notes how it ended. While something does not go, the record keeps the boot, so that it
+    /// is not forgotten and no other boot begins, and it is tried again.
+    fn clean_up(&mut self, end: Option<Ended>) {
         if let Some(boot) = &self.record.boot {
             self.node.attendees.remove(&boot.boot_id);
         }
         self.vm = None;
         // The kernel may take a moment to end the processes.
-        tokio::task::block_in_place(|| self.node.tear_down(&self.id))?;
-        self.record.boot = None;
-        self.record.last_end = end;
-        self.save()
+        let removed = tokio::task::block_in_place(|| self.node.tear_down(&self.id)).and_then(|()| {
+            let record = Record { boot: None, last_end: end.clone(), ..self.record.clone() };
+            self.node.journal.save(&record)?;
+            Ok(record)
+        });
+        match removed {
+            Ok(record) => self.record = record,
+            Err(error) => {
+                tracing::error!(workspace = %self.id, %error, "cannot clean up after the VM yet");
+                self.remains = Some(Remains { end, try_again: Instant::now() + TRY_AGAIN });
+            }
+        }
     }
 
     fn save(&self) -> Result<(), Error> {
@@ -415,6 +438,13 @@ async fn next_event(vm: &mut Option<Vm>) -> Event {
         _ = vm.handle.ended() => Event::Died,
         () = too_late => Event::TooLate,
     }
+}
+
+/// Waits until what is left of a boot is to be removed once more.
+async fn removable(remains: &mut Option<Remains>) -> Option<Ended> {
+    let Some(waiting) = remains else { return std::future::pending().await };
+    tokio::time::sleep_until(waiting.try_again).await;
+    remains.take().and_then(|remains| remains.end)
 }
 
 fn cause_of(cause: ended::Cause) -> Cause {

@@ -33,6 +33,14 @@ enum Command {
         #[arg(long)]
         email: String,
     },
+    /// Print a further API key of the administrator, for when the first one was lost.
+    AdminKey {
+        #[command(flatten)]
+        place: Place,
+        /// What the key is listed as.
+        #[arg(long, default_value = "recovered")]
+        name: String,
+    },
     /// End all VMs of an installation that does not run, and unmount its disks.
     Purge {
         #[command(flatten)]
@@ -87,8 +95,19 @@ fn main_with_log(command: Command) -> Result<()> {
             role::run(&installation, role)
         }
         Command::Bootstrap { place, email } => {
-            let user = role::bootstrap(&Installation::load(&place.config)?, &email)?;
-            println!("{}", user.api_key.reveal());
+            let installation = Installation::load(&place.config)?;
+            let made = role::as_control(&installation, async |config| {
+                rigbox_control::bootstrap(&config.database, &config.token_key, &email).await
+            })?;
+            println!("{}", made.api_key.reveal());
+            Ok(())
+        }
+        Command::AdminKey { place, name } => {
+            let installation = Installation::load(&place.config)?;
+            let made = role::as_control(&installation, async |config| {
+                rigbox_control::mint_key(&config.database, &config.token_key, &name).await
+            })?;
+            println!("{}", made.api_key.reveal());
             Ok(())
         }
         Command::Purge { place, everything } => {

@@ -101,13 +101,16 @@ pub(crate) fn run(installation: &Installation, role: Role) -> Result<()> {
     })
 }
 
-/// Creates the first user, as control, and prints the key.
-pub(crate) fn bootstrap(installation: &Installation, email: &str) -> Result<rigbox_control::Bootstrap> {
+/// Does something to the database beside a control role that may run, with its uid and its view of the files.
+pub(crate) fn as_control<T>(
+    installation: &Installation,
+    work: impl AsyncFnOnce(rigbox_control::Config) -> Result<T, rigbox_control::Error>,
+) -> Result<T> {
     prepare_folders(installation)?;
     enter(installation, Role::Control)?;
     let config = installation.control(&private(installation));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(rigbox_control::bootstrap(&config.database, &config.token_key, email))?)
+    Ok(runtime.block_on(work(config))?)
 }
 
 /// The lock that keeps a second supervisor from the same state folder; free again when its process has ended, however it did.

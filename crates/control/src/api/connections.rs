@@ -1,0 +1,115 @@
+//! The API's connections: how many there may be, how long one may take to say what it wants, and how they end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+/// What strangers may have of this process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Connections at one time; more wait in the kernel. Those that became WebSockets are not counted: they have a permit.
+    pub(super) most: u32,
+    /// A request's head has to be there, and an idle connection ends, after this.
+    pub(super) head_within: Duration,
+}
+
+pub(super) const BOUNDS: Bounds = Bounds { most: 2_000, head_within: Duration::from_secs(20) };
+/// Out of descriptors, perhaps: they come back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `ended` is true and the requests under way are answered.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    bounds: Bounds,
+    mut ended: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.head_within);
+    let room = Arc::new(Semaphore::new(bounds.most as usize));
+    loop {
+        let next = async {
+            let place = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => return Ok::<_, io::Error>((place, stream)),
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                }
+            }
+        };
+        let (place, stream) = tokio::select! {
+            next = next => next?,
+            () = over(&mut ended) => break,
+        };
+        // Events of a command are small and must not wait for more.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let mut ended = ended.clone();
+        tokio::spawn(async move {
+            tokio::pin!(connection);
+            // How a client ends its connection is its own affair.
+            let gone = tokio::select! {
+                _ = &mut connection => true,
+                () = over(&mut ended) => false,
+            };
+            if !gone {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+            drop(place);
+        });
+    }
+    // Every place is free again when the last connection has ended.
+    room.acquire_many(bounds.most).await.map(drop).map_err(io::Error::other)
+}
+
+/// Waits for the end; a vanished sender means it too.
+async fn over(ended: &mut watch::Receiver<bool>) {
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    const BOUNDS: Bounds = Bounds { most: 2, head_within: Duration::from_millis(200) };
+
+    async fn answer(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_loses_the_connection_and_keeps_nobody_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (end, ended) = watch::channel(false);
+        let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
+        let serving = tokio::spawn(serve(listener, router, BOUNDS, ended));
+
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
+        // Both places are taken: this one is answered when the first of them loses its place.
+        let mut third = TcpStream::connect(address).await.unwrap();
+        assert!(answer(&mut third).await.ends_with("hello"));
+        let mut rest = Vec::new();
+        silent.read_to_end(&mut rest).await.unwrap();
+        slow.read_to_end(&mut rest).await.unwrap();
+
+        end.send(true).unwrap();
+        serving.await.unwrap().unwrap();
+    }
+}
