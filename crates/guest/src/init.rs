@@ -92,10 +92,15 @@ fn prepare_run() -> Result<()> {
     mount_at("tmpfs", &run, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=20%")?;
     fs::create_dir_all(format!("{run}/rigbox/bin"))?;
     fs::create_dir_all(format!("{run}/rigbox/ssh"))?;
-    if Path::new("/rigbox/rig").exists() {
+    let rig = Path::new("/rigbox/rig");
+    if rig.exists() {
+        // Shown, not copied: it stays in the memory where the kernel unpacked it.
         let target = format!("{run}/rigbox/bin/rig");
-        fs::copy("/rigbox/rig", &target)?;
-        fs::set_permissions(target, fs::Permissions::from_mode(0o755))?;
+        File::create(&target)?;
+        let bind = MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let (from, none) = (Some(rig), None::<&str>);
+        mount(from, target.as_str(), none, MsFlags::MS_BIND, none)?;
+        mount(from, target.as_str(), none, bind | MsFlags::MS_REMOUNT, none)?;
     }
     Ok(())
 }

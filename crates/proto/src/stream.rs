@@ -160,30 +160,69 @@ fn missing(seen: &[u8], wanted: &[u8]) -> usize {
 /// # Errors
 /// The stream ended or broke.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
-    let mut window = Window { bytes: [0; WORD] };
-    let mut current = None;
+    // What may be the beginning of a word, and then what has just come.
+    let mut seen = Vec::with_capacity(WORD + GREETING_CHUNK);
+    let nonce = greet(stream, &mut seen).await?;
+    go_on(stream, nonce, seen).await
+}
+
+/// The host has been repeating itself while the guest booted, behind a long flush: read in large pieces, because nothing behind a
+/// hello belongs to a session before it has been echoed, and echoed once.
+const GREETING_CHUNK: usize = 4096;
+
+/// Waits for a hello and echoes the last of those that came together. Leaves the bytes behind it in `seen`.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    seen: &mut Vec<u8>,
+) -> io::Result<[u8; NONCE]> {
     loop {
-        // After a hello the next word may be the `go`, and nothing behind it belongs to the handshake.
+        let kept = seen.len().saturating_sub(WORD - 1);
+        seen.drain(..kept);
+        let start = seen.len();
+        seen.resize(start + GREETING_CHUNK, 0);
+        let count = stream.read(seen.get_mut(start..).unwrap_or_default()).await?;
+        seen.truncate(start + count);
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some((end, nonce)) = last_hello(seen) {
+            seen.drain(..end);
+            stream.write_all(&word(HELLO, nonce)).await?;
+            return Ok(nonce);
+        }
+    }
+}
+
+/// Where the last hello in `bytes` ends, and its nonce.
+fn last_hello(bytes: &[u8]) -> Option<(usize, [u8; NONCE])> {
+    let (at, word) = bytes.windows(WORD).enumerate().rfind(|(_, word)| word.starts_with(&HELLO))?;
+    Some((at + WORD, word.get(16..)?.try_into().ok()?))
+}
+
+/// Waits for the go of the host that was greeted, or of another one after its hello, and echoes it.
+async fn go_on<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    nonce: [u8; NONCE],
+    behind: Vec<u8>,
+) -> io::Result<()> {
+    let (mut window, mut nonce) = (Window { bytes: [0; WORD] }, nonce);
+    behind.into_iter().for_each(|byte| window.push(byte));
+    loop {
+        // Nothing behind the go belongs to the handshake.
         let mut chunk = [0; WORD];
-        let wanted = match current {
-            None => WORD,
-            Some(nonce) => missing(&window.bytes, &word(GO, nonce)),
-        };
-        let chunk = chunk.get_mut(..wanted).unwrap_or_default();
+        let chunk = chunk.get_mut(..missing(&window.bytes, &word(GO, nonce))).unwrap_or_default();
         let count = stream.read(chunk).await?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         for byte in chunk.iter().take(count) {
             window.push(*byte);
-            if let Some(nonce) = window.nonce_after(HELLO) {
-                current = Some(nonce);
+            if let Some(another) = window.nonce_after(HELLO) {
+                nonce = another;
                 stream.write_all(&word(HELLO, nonce)).await?;
             }
         }
-        if let Some(nonce) = current
-            && window.bytes == word(GO, nonce)
-        {
+        if window.bytes == word(GO, nonce) {
             return stream.write_all(&word(GO, nonce)).await;
         }
     }
