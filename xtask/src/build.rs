@@ -71,10 +71,15 @@ fn guest() -> Result<()> {
     let folder = program("guest");
     fs::create_dir_all(&folder)?;
     for (from, to) in [("rigbox-guest", "init"), ("rig", "rig"), ("rigbox-bareinit", "bare-init")] {
+        let (from, to) = (built.join(from), folder.join(to));
+        let program = fs::read(&from).with_context(|| from.display().to_string())?;
+        if fs::read(&to).is_ok_and(|old| old == program) {
+            continue;
+        }
         // A new file under the name, because the old one may be in use.
-        let new = folder.join(format!("{to}.new"));
-        fs::copy(built.join(from), &new).with_context(|| from.to_owned())?;
-        fs::rename(&new, folder.join(to))?;
+        let new = to.with_extension("new");
+        fs::copy(&from, &new)?;
+        fs::rename(&new, to)?;
     }
     Ok(())
 }

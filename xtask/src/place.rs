@@ -36,6 +36,11 @@ impl Place {
         self.state.join("rigboxd.log")
     }
 
+    /// The supervisor's lock, written when it starts.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+
     /// The administrator's address and key, in the form of the CLI's configuration.
     pub(crate) fn admin(&self) -> PathBuf {
         self.state.join("admin.json")
@@ -43,7 +48,7 @@ impl Place {
 
     /// The supervisor's pid, while it runs: it holds the lock in which the number stands.
     pub(crate) fn supervisor(&self) -> Result<Option<u32>> {
-        let path = self.state.join("lock");
+        let path = self.lock();
         let Ok(lock) = fs::File::open(&path) else { return Ok(None) };
         if lock.try_lock_shared().is_ok() {
             return Ok(None);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -29,9 +29,9 @@ pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
     let port = port_base.checked_add(70).context("--port-base is too large")?;
     build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
     build::everything()?;
-    image::build("base")?;
+    let image = image::build("base")?;
     let url = format!("http://localhost:{port}");
-    step("start Rigbox", &format!("read {}", place.log().display()), || start(place, port))?;
+    step("start Rigbox", &format!("read {}", place.log().display()), || start(place, port, &image))?;
     step("create the first user", "`cargo xtask down --purge` begins anew", || first_user(place, &url))?;
     save_cli_config(place, &url)?;
     let look = format!("`target/release/rig doctor`, and {}", place.log().display());
@@ -47,7 +47,7 @@ pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
     Ok(())
 }
 
-fn start(place: &Place, port: u16) -> Result<()> {
+fn start(place: &Place, port: u16, image: &Path) -> Result<()> {
     fs::create_dir_all(&place.state)?;
     let config = format!(
         "state = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n[node]\nuplink = \"none\"\n",
@@ -56,11 +56,11 @@ fn start(place: &Place, port: u16) -> Result<()> {
     let changed = fs::read_to_string(place.config()).map_or(true, |old| old != config);
     fs::write(place.config(), config)?;
     if let Some(pid) = place.supervisor()? {
-        if !changed && runs(pid, &program("rigboxd")) {
+        if !changed && is_current(place, pid, image)? {
             eprintln!("    it runs already (pid {pid})");
             return wait_ready(place, port, None);
         }
-        eprintln!("    the program or the configuration is new: starting it again; VMs stay");
+        eprintln!("    the program, the image or the configuration is new: starting it again; VMs stay");
         crate::down::stop_supervisor(place)?;
     }
     let log = fs::File::options().create(true).append(true).open(place.log())?;
@@ -77,13 +77,16 @@ fn start(place: &Place, port: u16) -> Result<()> {
     wait_ready(place, port, Some(started))
 }
 
-/// Whether the process runs this very file (a rebuilt one has another inode).
-fn runs(pid: u32, file: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let (Ok(one), Ok(two)) = (fs::metadata(format!("/proc/{pid}/exe")), fs::metadata(file)) else {
-        return false;
-    };
-    (one.dev(), one.ino()) == (two.dev(), two.ino())
+/// Whether the process was started from the programs and the image that are there now. It read them when it took its lock.
+fn is_current(place: &Place, pid: u32, image: &Path) -> Result<bool> {
+    let (own, new) = (fs::metadata(format!("/proc/{pid}/exe"))?, fs::metadata(program("rigboxd"))?);
+    // A rebuilt program has another inode.
+    let mut current = (own.dev(), own.ino()) == (new.dev(), new.ino());
+    let since = fs::metadata(place.lock())?.modified()?;
+    for path in [&program("guest/init"), &program("guest/rig"), image] {
+        current &= fs::metadata(path)?.modified()? < since;
+    }
+    Ok(current)
 }
 
 /// Waits until the API answers; gives up at once when `started` has ended.

@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::io;
 
-const NICE: i32 = 0;
+/// Later than the first commands, sooner than anybody needs the room.
+const NICE: i32 = 10;
 
 /// Does nothing when the file system already fills its device. A failure is told on the console: the VM works with less room.
 pub(super) fn to_device() {
-    // Not before the agent, whose first answer somebody waits for. (Of this thread alone; a failure is of no consequence.)
+    // For this thread alone; a failure costs a moment.
     let _ = rustix::process::setpriority_process(None, NICE);
     if let Err(error) = try_to_device() {
         eprintln!("rigbox-agent: the root file system cannot be grown to its disk: {error}");
