@@ -18,6 +18,10 @@ pub(crate) const PROMISES: &[crate::Promise] = &[
     ("a_command_whose_caller_leaves_is_ended", a_command_whose_caller_leaves_is_ended),
     ("a_file_is_written_whole_or_not_at_all", a_file_is_written_whole_or_not_at_all),
     ("the_cli_passes_codes_and_streams_on", the_cli_passes_codes_and_streams_on),
+    (
+        "a_limited_key_uses_its_workspace_until_it_is_revoked",
+        a_limited_key_uses_its_workspace_until_it_is_revoked,
+    ),
 ];
 
 /// The workspace that this module shares.
@@ -191,5 +195,33 @@ fn the_cli_passes_codes_and_streams_on(world: &World) -> Kept {
     )?;
     ensure!(last.get("event").and_then(Value::as_str) == Some("error"), "{last}");
     ensure!(last.get("code").and_then(Value::as_str) == Some("invalid_state"), "{last}");
+    Ok(())
+}
+
+fn a_limited_key_uses_its_workspace_until_it_is_revoked(world: &World) -> Kept {
+    let event = |arguments: &[&str]| -> anyhow::Result<Value> {
+        let output = world.rig(&[&["--output", "json"], arguments].concat()).output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let text = |event: &Value, at: &str| -> anyhow::Result<String> {
+        Ok(event.pointer(at).and_then(Value::as_str).with_context(|| format!("{at} in {event}"))?.to_owned())
+    };
+    let made = event(&["api-key", "new", "agent", "-w", "shared", "--role", "operate"])?;
+    let id = text(&made, "/api_key/id")?;
+    let run = |key: &str| -> anyhow::Result<Option<i32>> {
+        let mut command = world.rig(&["exec", "shared", "--", "true"]);
+        Ok(command.env("RIG_API_KEY", key).output()?.status.code())
+    };
+    let first = text(&made, "/key")?;
+    ensure!(run(&first)? == Some(0), "exec with the limited key");
+    let spawn = world.rig(&["workspace", "new", "-n", "more"]).env("RIG_API_KEY", &first).output()?;
+    ensure!(spawn.status.code() == Some(1), "it made a workspace");
+    let second = text(&event(&["api-key", "rotate", &id])?, "/key")?;
+    ensure!(run(&first)? == Some(255) && run(&second)? == Some(0), "after the rotation");
+    let listed = event(&["api-key", "ls"])?.to_string();
+    ensure!(listed.contains(&id) && !listed.contains(&second), "{listed}");
+    event(&["api-key", "rm", &id])?;
+    ensure!(run(&second)? == Some(255), "exec with a revoked key");
     Ok(())
 }

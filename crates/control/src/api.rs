@@ -10,12 +10,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::auth::Auth;
+use crate::rates::Rates;
+use crate::service::api_keys::ApiKeys;
 use crate::service::guests::Guests;
 use crate::service::health::Health;
 use crate::service::machine::Machine;
 use crate::service::users::Users;
 use crate::service::workspaces::Workspaces;
 
+mod api_keys;
 mod connections;
 mod doctor;
 mod document;
@@ -26,6 +29,7 @@ mod extract;
 mod files;
 mod guard;
 mod health;
+mod limits;
 mod machine;
 mod routes;
 mod shapes;
@@ -38,6 +42,8 @@ pub(crate) use guard::AllowedHosts;
 /// What handlers work with.
 pub(crate) struct Parts {
     pub(crate) auth: Auth,
+    pub(crate) rates: Arc<Rates>,
+    pub(crate) keys: ApiKeys,
     pub(crate) users: Users,
     pub(crate) workspaces: Workspaces,
     pub(crate) guests: Guests,

@@ -20,6 +20,7 @@ mod clock;
 mod feed;
 mod guest_client;
 mod node_client;
+mod rates;
 mod reconciler;
 mod service;
 mod unix;
@@ -95,8 +96,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         config.timeouts,
         config.public_api_url.clone(),
     );
+    let rates = Arc::new(rates::Rates::new());
     let app = api::App(Arc::new(api::Parts {
-        auth: auth::Auth::new(store.clone(), token_key),
+        rates: rates.clone(),
+        auth: auth::Auth::new(store.clone(), token_key.clone()),
+        keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
         users: service::users::Users::new(store.clone(), node.clone()),
         workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone()),
         guests: service::guests::Guests::new(lives, guests),
@@ -106,7 +110,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
     }));
 
     let (end, ended) = watch::channel(false);
-    let work = tokio::spawn(reconciler.run());
+    let work = tokio::spawn(async move { tokio::join!(reconciler.run(), rates.keep_small()) });
     let serving = tokio::spawn(api::serve(listener, app, ended));
     info!(address = %config.api_listen, url = config.public_api_url, "the API answers");
     let stop = serving.abort_handle();
@@ -160,7 +164,7 @@ pub async fn mint_key(database: &Path, token_key: &Path, name: &str) -> Result<B
     let api_key = ApiKey::mint()?;
     let record = NewKey::of(&api_key, name, &TokenKey::load_or_create(token_key)?);
     let user = store.first_user().await?.ok_or(Error::NoUser)?;
-    store.add_key(&user.id, &record, clock::now()).await?;
+    store.add_key(&user.id, &record, u32::MAX, None, clock::now()).await?;
     store.close().await;
     Ok(Bootstrap { user_id: user.id, api_key })
 }

@@ -1,5 +1,6 @@
 //! What the platform does, one file per noun. A function that changes something takes the permit for it.
 
+pub(crate) mod api_keys;
 pub(crate) mod guests;
 pub(crate) mod health;
 pub(crate) mod machine;

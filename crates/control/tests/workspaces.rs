@@ -244,7 +244,9 @@ async fn the_document_lists_every_route() {
     assert_eq!(
         listed,
         [
+            "DELETE /api/v1/api-keys/{id}",
             "DELETE /api/v1/workspaces/{id}",
+            "GET /api/v1/api-keys",
             "GET /api/v1/capacity",
             "GET /api/v1/doctor",
             "GET /api/v1/templates",
@@ -256,6 +258,8 @@ async fn the_document_lists_every_route() {
             "GET /api/v1/workspaces/{id}/files",
             "GET /healthz",
             "GET /readyz",
+            "POST /api/v1/api-keys",
+            "POST /api/v1/api-keys/{id}/rotate",
             "POST /api/v1/workspaces",
             "POST /api/v1/workspaces/{id}/cancel",
             "POST /api/v1/workspaces/{id}/exec",

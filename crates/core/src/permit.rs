@@ -1,9 +1,11 @@
 //! Who may do what. [`permit`] is the only maker of a [`Permit`], and a service function that acts takes one:
 //! there is no path to an effect without a decision.
 
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
+use std::str::FromStr;
 
-use crate::ids::{UserId, WorkspaceId};
+use crate::ids::{KeyId, UserId, WorkspaceId};
 use crate::plans::Plan;
 
 /// Who asks, once the credential has been checked.
@@ -13,6 +15,59 @@ pub struct Principal {
     pub user: UserId,
     /// The user's plan; `owner` is the installation's administrator.
     pub plan: Plan,
+    /// The key that was shown.
+    pub key: KeyId,
+    /// How much of the account it opens.
+    pub scope: Scope,
+}
+
+/// How much of its user's account a credential opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it.
+    Account,
+    /// The listed workspaces; all others do not exist for it.
+    Workspaces {
+        /// Which ones.
+        ids: BTreeSet<WorkspaceId>,
+        /// What may be done in them.
+        role: Role,
+    },
+}
+
+/// What a credential that is limited to some workspaces may do in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Look.
+    Read,
+    /// Use: start, stop, run commands, read and write files.
+    Operate,
+}
+
+/// A text that is no role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a role: expected read or operate")]
+pub struct BadRole(String);
+
+impl Role {
+    /// The role's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = BadRole;
+
+    fn from_str(text: &str) -> Result<Self, BadRole> {
+        [Self::Read, Self::Operate]
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| BadRole(text.chars().take(64).collect()))
+    }
 }
 
 /// What is acted on.
@@ -48,41 +103,50 @@ pub trait Action: Send + Sync + 'static {
     const NAME: &'static str;
     /// What it acts on.
     const ON: Kind;
+    /// The least role with which a credential limited to some workspaces may; none: only the whole account may.
+    const SCOPED: Option<Role>;
 }
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident, $text:literal, $kind:ident;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $text:literal, $kind:ident, $scoped:expr;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy)]
         pub struct $name;
         impl Action for $name {
             const NAME: &'static str = $text;
             const ON: Kind = Kind::$kind;
+            const SCOPED: Option<Role> = $scoped;
         }
     )*};
 }
 
 actions! {
     /// Read the own account.
-    ReadAccount, "account.read", Account;
+    ReadAccount, "account.read", Account, Some(Role::Read);
+    /// Read the account's limits and what is used of them.
+    ReadLimits, "account.limits", Account, None;
     /// List the own workspaces.
-    ListWorkspaces, "workspace.list", Account;
+    ListWorkspaces, "workspace.list", Account, Some(Role::Read);
     /// Make a workspace.
-    CreateWorkspace, "workspace.create", Account;
+    CreateWorkspace, "workspace.create", Account, None;
     /// Read a workspace.
-    ReadWorkspace, "workspace.read", Workspace;
+    ReadWorkspace, "workspace.read", Workspace, Some(Role::Read);
     /// Start, stop, cancel or retry a workspace.
-    OperateWorkspace, "workspace.operate", Workspace;
+    OperateWorkspace, "workspace.operate", Workspace, Some(Role::Operate);
     /// Delete a workspace.
-    DeleteWorkspace, "workspace.delete", Workspace;
+    DeleteWorkspace, "workspace.delete", Workspace, None;
     /// Run a command in a workspace.
-    Exec, "workspace.exec", Workspace;
+    Exec, "workspace.exec", Workspace, Some(Role::Operate);
     /// Read a workspace's files.
-    ReadFiles, "files.read", Workspace;
+    ReadFiles, "files.read", Workspace, Some(Role::Operate);
     /// Write a workspace's files.
-    WriteFiles, "files.write", Workspace;
+    WriteFiles, "files.write", Workspace, Some(Role::Operate);
+    /// List the account's API keys.
+    ListKeys, "key.list", Account, None;
+    /// Make, replace or revoke the account's API keys.
+    ManageKeys, "key.manage", Account, None;
     /// Look at the machine's condition.
-    Diagnose, "installation.diagnose", Installation;
+    Diagnose, "installation.diagnose", Installation, None;
 }
 
 /// Proof that a principal may do `A` to one target.
@@ -114,21 +178,42 @@ pub enum Denied {
     /// The principal is not to learn that the target exists (404).
     #[error("hidden")]
     Hidden,
-    /// The principal may know and may not act (403).
+    /// Only the installation's administrator may (403).
     #[error("not allowed: {0} needs the plan `owner`")]
-    Forbidden(&'static str),
+    NotOwner(&'static str),
+    /// The credential is limited to less than that (403).
+    #[error("not allowed: this key is limited to some workspaces and does not cover {0}")]
+    OutOfScope(&'static str),
 }
 
 /// Decides.
 pub fn permit<A: Action>(principal: &Principal, target: Target) -> Result<Permit<A>, Denied> {
-    let allowed = match (&target, A::ON) {
-        (Target::Account, Kind::Account) => Ok(()),
-        (Target::Workspace { owner, .. }, Kind::Workspace) if *owner == principal.user => Ok(()),
-        (Target::Workspace { .. }, _) => Err(Denied::Hidden),
-        (Target::Installation, Kind::Installation) if principal.plan == Plan::Owner => Ok(()),
-        (Target::Installation | Target::Account, _) => Err(Denied::Forbidden(A::NAME)),
-    };
-    allowed.map(|()| Permit { principal: principal.clone(), target, action: PhantomData })
+    decide::<A>(principal, &target)?;
+    Ok(Permit { principal: principal.clone(), target, action: PhantomData })
+}
+
+fn decide<A: Action>(principal: &Principal, target: &Target) -> Result<(), Denied> {
+    // Existence first: what is hidden is hidden whatever was asked.
+    match (target, A::ON) {
+        (Target::Workspace { id, owner }, Kind::Workspace) => {
+            let covered = match &principal.scope {
+                Scope::Account => true,
+                Scope::Workspaces { ids, .. } => ids.contains(id),
+            };
+            if *owner != principal.user || !covered {
+                return Err(Denied::Hidden);
+            }
+        }
+        (Target::Workspace { .. }, _) => return Err(Denied::Hidden),
+        (Target::Account, Kind::Account) => {}
+        (Target::Installation, Kind::Installation) if principal.plan == Plan::Owner => {}
+        (Target::Installation | Target::Account, _) => return Err(Denied::NotOwner(A::NAME)),
+    }
+    match (&principal.scope, A::SCOPED) {
+        (Scope::Account, _) => Ok(()),
+        (Scope::Workspaces { role, .. }, Some(least)) if *role >= least => Ok(()),
+        (Scope::Workspaces { .. }, _) => Err(Denied::OutOfScope(A::NAME)),
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +221,12 @@ mod tests {
     use super::*;
 
     fn user(n: u8, plan: Plan) -> Principal {
-        Principal { user: UserId::from_random([n; 5]), plan }
+        Principal {
+            user: UserId::from_random([n; 5]),
+            plan,
+            key: KeyId::from_random([n; 5]),
+            scope: Scope::Account,
+        }
     }
 
     #[test]
@@ -153,7 +243,7 @@ mod tests {
         assert!(permit::<Diagnose>(&user(1, Plan::Owner), Target::Installation).is_ok());
         assert!(matches!(
             permit::<Diagnose>(&user(1, Plan::Pro), Target::Installation),
-            Err(Denied::Forbidden(_))
+            Err(Denied::NotOwner(_))
         ));
     }
 
@@ -161,5 +251,43 @@ mod tests {
     fn an_action_does_not_fit_another_kind_of_target() {
         assert!(permit::<Diagnose>(&user(1, Plan::Owner), Target::Account).is_err());
         assert!(permit::<CreateWorkspace>(&user(1, Plan::Owner), Target::Installation).is_err());
+    }
+
+    /// Every action, by every kind of credential: this table is the rule, spelled out.
+    #[test]
+    fn a_scoped_credential_may_what_the_table_says() {
+        let id = |n| WorkspaceId::from_random([n; 5]);
+        let limited = |role| Principal {
+            scope: Scope::Workspaces { ids: BTreeSet::from([id(1)]), role },
+            ..user(1, Plan::Owner)
+        };
+        let mine = |n| Target::Workspace { id: id(n), owner: user(1, Plan::Owner).user };
+        // Inside the scope: what `read` gets, what `operate` gets; outside of it nothing exists.
+        macro_rules! check {
+            ($($action:ident, $target:expr, $read:literal, $operate:literal;)*) => {$(
+                assert_eq!(permit::<$action>(&limited(Role::Read), $target).is_ok(), $read, stringify!($action));
+                assert_eq!(permit::<$action>(&limited(Role::Operate), $target).is_ok(), $operate, stringify!($action));
+                assert!(permit::<$action>(&user(1, Plan::Owner), $target).is_ok(), stringify!($action));
+                if $action::ON == Kind::Workspace {
+                    let outside = permit::<$action>(&limited(Role::Operate), mine(2));
+                    assert_eq!(outside.unwrap_err(), Denied::Hidden, stringify!($action));
+                }
+            )*};
+        }
+        check! {
+            ReadAccount, Target::Account, true, true;
+            ListWorkspaces, Target::Account, true, true;
+            ReadLimits, Target::Account, false, false;
+            CreateWorkspace, Target::Account, false, false;
+            ListKeys, Target::Account, false, false;
+            ManageKeys, Target::Account, false, false;
+            ReadWorkspace, mine(1), true, true;
+            OperateWorkspace, mine(1), false, true;
+            DeleteWorkspace, mine(1), false, false;
+            Exec, mine(1), false, true;
+            ReadFiles, mine(1), false, true;
+            WriteFiles, mine(1), false, true;
+            Diagnose, Target::Installation, false, false;
+        }
     }
 }

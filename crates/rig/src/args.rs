@@ -29,6 +29,9 @@ pub(crate) enum Command {
     Status,
     /// Show your limits and what you use of them
     Limits,
+    /// Make, list, replace and revoke API keys
+    #[command(subcommand)]
+    ApiKey(ApiKeyCommand),
     /// What workspaces can be made from
     #[command(subcommand)]
     Template(TemplateCommand),
@@ -64,6 +67,45 @@ pub(crate) enum WorkspaceCommand {
         #[arg(short, long)]
         force: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApiKeyCommand {
+    /// List your keys
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Make a key and show its secret, this once
+    New(NewKeyArguments),
+    /// Give a key another secret and show it, this once
+    Rotate {
+        /// The key's id
+        id: String,
+        /// For how long the old secret is still good, in seconds
+        #[arg(long, default_value_t = 0)]
+        grace_s: u32,
+    },
+    /// End a key at once
+    #[command(visible_alias = "revoke")]
+    Rm {
+        /// The key's id
+        id: String,
+    },
+}
+
+/// A key that is to be made.
+#[derive(Debug, Args)]
+pub(crate) struct NewKeyArguments {
+    /// What it is listed as
+    pub(crate) name: String,
+    /// When it ends, e.g. 2027-01-31T12:00:00Z; never when left out
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires_at: Option<String>,
+    /// A workspace that it is limited to; may be given more than once
+    #[arg(short, long = "workspace", value_name = "WORKSPACE")]
+    pub(crate) workspaces: Vec<String>,
+    /// What it may do there: `read` or `operate`
+    #[arg(long, requires = "workspaces")]
+    pub(crate) role: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! The commands, one file per noun. Each takes its arguments, asks the server, and prints.
 
+mod api_key;
 mod completion;
 mod doctor;
 mod exec;
@@ -31,6 +32,7 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
         Command::Whoami => whoami::run(&api, out).await?,
         Command::Status => status::run(&api, out).await?,
         Command::Limits => limits::run(&api, out).await?,
+        Command::ApiKey(command) => api_key::run(&api, out, command).await?,
         Command::Template(command) => template::run(&api, out, &command).await?,
         Command::Doctor => doctor::run(&api, out).await?,
         Command::Completion { .. } => {}

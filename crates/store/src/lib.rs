@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rigbox_core::ids::WorkspaceId;
 use sqlx::SqlitePool;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -15,7 +16,7 @@ pub mod secret;
 mod users;
 mod workspaces;
 
-pub use api_keys::NewKey;
+pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
 pub use idempotency::{Once, Replay};
 pub use users::User;
 pub use workspaces::{Page, Quota, Usage, Workspace};
@@ -61,6 +62,9 @@ pub enum Error {
     /// The idempotency key was used for another request.
     #[error("idempotency key used for another request")]
     KeyReused,
+    /// The user has no such workspace.
+    #[error("no workspace `{0}`: not found")]
+    NoWorkspace(WorkspaceId),
     /// There is a user already.
     #[error("there is a first user already")]
     UserExists,

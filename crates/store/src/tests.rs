@@ -1,7 +1,9 @@
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::Lifecycle;
+use rigbox_core::permit::{Principal, Role, Scope};
 use rigbox_core::sizes::Sizes;
 use rigbox_core::status::{Request, Status};
 use rigbox_core::time::Moment;
@@ -34,6 +36,27 @@ async fn fixture() -> Fixture {
         .await
         .unwrap();
     Fixture { folder, store, user, key, token_key }
+}
+
+impl Fixture {
+    async fn holder(&self, key: &ApiKey, at: Moment) -> Option<Holder> {
+        self.store.holder_of_key(&self.token_key.hash(key.reveal()), at).await.unwrap()
+    }
+
+    async fn principal(&self) -> Principal {
+        self.holder(&self.key, now()).await.unwrap().principal
+    }
+
+    /// A key of the first user.
+    async fn add(&self, scope: Scope, expires_at: Option<Moment>) -> (KeyRecord, ApiKey) {
+        let key = ApiKey::mint().unwrap();
+        let new = NewKey { scope, expires_at, ..NewKey::of(&key, "another", &self.token_key) };
+        let Replay::Fresh(record) = self.store.add_key(&self.user, &new, 9, None, now()).await.unwrap()
+        else {
+            panic!("made before")
+        };
+        (record, key)
+    }
 }
 
 fn new(user: &UserId, n: u8, name: &str) -> Workspace {
@@ -129,7 +152,7 @@ async fn pages_cover_every_workspace_once() {
     }
     let (mut page, mut names) = (Page { limit: 2, ..Page::default() }, Vec::new());
     loop {
-        let some = f.store.workspaces_of(&f.user, &page).await.unwrap();
+        let some = f.store.workspaces_of(&f.principal().await, &page).await.unwrap();
         let Some(last) = some.last() else { break };
         page.after = Some((last.created_at.unix_ms(), last.id.to_string()));
         names.extend(some.iter().map(|w| w.name.to_string()));
@@ -140,10 +163,8 @@ async fn pages_cover_every_workspace_once() {
 #[tokio::test]
 async fn a_key_opens_its_users_account_and_is_stored_as_a_hash_only() {
     let f = fixture().await;
-    let found = f.store.user_of_key(&f.token_key.hash(f.key.reveal())).await.unwrap();
-    assert_eq!(found.map(|user| user.id), Some(f.user.clone()));
-    let other = ApiKey::mint().unwrap();
-    assert_eq!(f.store.user_of_key(&f.token_key.hash(other.reveal())).await.unwrap(), None);
+    assert_eq!(f.principal().await.user, f.user);
+    assert_eq!(f.holder(&ApiKey::mint().unwrap(), now()).await, None);
 
     f.store.close().await;
     let secret = f.key.reveal().as_bytes();
@@ -151,6 +172,66 @@ async fn a_key_opens_its_users_account_and_is_stored_as_a_hash_only() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(secret.len()).any(|window| window == secret));
     }
+}
+
+#[tokio::test]
+async fn a_key_ends_when_it_was_to_end_or_is_revoked() {
+    let f = fixture().await;
+    let end = now().after(Duration::from_secs(60));
+    let (record, key) = f.add(Scope::Account, Some(end)).await;
+    assert!(f.holder(&key, now()).await.is_some());
+    assert_eq!(f.holder(&key, end).await, None);
+    assert!(f.store.revoke_key(&f.user, &record.id).await.unwrap());
+    assert_eq!(f.holder(&key, now()).await, None);
+    assert!(!f.store.revoke_key(&f.user, &record.id).await.unwrap());
+    // Nobody ends somebody else's.
+    let first = f.principal().await.key;
+    assert!(!f.store.revoke_key(&UserId::from_random([9; 5]), &first).await.unwrap());
+    assert!(f.holder(&f.key, now()).await.is_some());
+}
+
+#[tokio::test]
+async fn after_a_rotation_the_old_secret_is_good_for_its_grace_only() {
+    let f = fixture().await;
+    let (record, old) = f.add(Scope::Account, None).await;
+    let rotate = async |until: Moment| {
+        let key = ApiKey::mint().unwrap();
+        let secret = NewSecret::of(&key, &f.token_key);
+        f.store.rotate_key(&f.user, &record.id, &secret, until).await.unwrap().unwrap();
+        key
+    };
+    let until = now().after(Duration::from_secs(10));
+    let second = rotate(until).await;
+    assert!(f.holder(&old, now()).await.is_some() && f.holder(&second, now()).await.is_some());
+    assert!(f.holder(&old, until).await.is_none() && f.holder(&second, until).await.is_some());
+    // The one before the last is gone at once, grace or not.
+    let third = rotate(until).await;
+    assert!(f.holder(&old, now()).await.is_none() && f.holder(&second, now()).await.is_some());
+    assert!(f.holder(&third, now()).await.is_some());
+}
+
+#[tokio::test]
+async fn a_limited_key_covers_what_it_names_and_its_users_own_only() {
+    let f = fixture().await;
+    for (n, name) in [(1, "w1"), (2, "w2")] {
+        f.store.create_workspace(&new(&f.user, n, name), QUOTA, None).await.unwrap();
+    }
+    let id = WorkspaceId::from_random([2; 5]);
+    let scope = Scope::Workspaces { ids: BTreeSet::from([id.clone()]), role: Role::Operate };
+    let (_, key) = f.add(scope.clone(), None).await;
+    let principal = f.holder(&key, now()).await.unwrap().principal;
+    assert_eq!(principal.scope, scope);
+    let page = Page { limit: 9, ..Page::default() };
+    let names = |found: Vec<Workspace>| found.iter().map(|w| w.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(f.store.workspaces_of(&principal, &page).await.unwrap()), ["w2"]);
+    assert_eq!(names(f.store.workspaces_of(&f.principal().await, &page).await.unwrap()), ["w1", "w2"]);
+
+    let strange =
+        Scope::Workspaces { ids: BTreeSet::from([WorkspaceId::from_random([7; 5])]), role: Role::Read };
+    let new = NewKey { scope: strange, ..NewKey::of(&ApiKey::mint().unwrap(), "x", &f.token_key) };
+    let refused = f.store.add_key(&f.user, &new, 9, None, now()).await;
+    assert!(matches!(refused, Err(Error::NoWorkspace(_))), "{refused:?}");
+    assert_eq!(f.store.keys_of(&f.user).await.unwrap().len(), 2, "nothing of it is left");
 }
 
 #[tokio::test]

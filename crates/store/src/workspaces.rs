@@ -3,6 +3,7 @@
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::{Desired, Failure, Lifecycle};
 use rigbox_core::names::WorkspaceName;
+use rigbox_core::permit::{Principal, Scope};
 use rigbox_core::sizes::Sizes;
 use rigbox_core::status::Status;
 use rigbox_core::time::Moment;
@@ -99,19 +100,25 @@ impl Store {
             .transpose()
     }
 
-    /// A page of a user's workspaces, oldest first.
-    pub async fn workspaces_of(&self, user: &UserId, page: &Page) -> Result<Vec<Workspace>, Error> {
+    /// A page of the workspaces that the principal's key covers, oldest first.
+    pub async fn workspaces_of(&self, principal: &Principal, page: &Page) -> Result<Vec<Workspace>, Error> {
+        let limited_key = match &principal.scope {
+            Scope::Account => "",
+            Scope::Workspaces { .. } => principal.key.as_str(),
+        };
         let (after_time, after_id) = page.after.clone().unwrap_or((i64::MIN, String::new()));
         let rows = sqlx::query(columns!(
             "WHERE user_id = $1 AND (created_at > $2 OR (created_at = $2 AND id > $3)) \
              AND ($4 = '' OR name = $4) AND ($5 = '' OR status = $5) \
-             ORDER BY created_at, id LIMIT $6"
+             AND ($6 = '' OR id IN (SELECT workspace_id FROM api_key_workspaces WHERE key_id = $6)) \
+             ORDER BY created_at, id LIMIT $7"
         ))
-        .bind(user.as_str())
+        .bind(principal.user.as_str())
         .bind(after_time)
         .bind(after_id)
         .bind(page.name.as_deref().unwrap_or(""))
         .bind(page.status.map_or("", Status::as_str))
+        .bind(limited_key)
         .bind(i64::from(page.limit))
         .fetch_all(&self.pool)
         .await?;

@@ -1,15 +1,19 @@
 //! The API's connections: how many there may be, how long one may take to say what it wants, and how they end.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt;
 
 /// What strangers may have of this process.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +25,10 @@ pub(super) struct Bounds {
 }
 
 pub(super) const BOUNDS: Bounds = Bounds { most: 2_000, head_within: Duration::from_secs(20) };
+/// The other end's address, in the extensions of every request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
 /// Out of descriptors, perhaps: they come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -39,18 +47,23 @@ pub(super) async fn serve(
             let place = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => return Ok::<_, io::Error>((place, stream)),
+                    Ok((stream, peer)) => return Ok::<_, io::Error>((place, stream, Peer(peer.ip()))),
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             }
         };
-        let (place, stream) = tokio::select! {
+        let (place, stream, peer) = tokio::select! {
             next = next => next?,
             () = over(&mut ended) => break,
         };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let router = router.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            router.clone().oneshot(request)
+        });
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut ended = ended.clone();
         tokio::spawn(async move {

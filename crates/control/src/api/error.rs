@@ -142,7 +142,9 @@ impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Hidden => Self::new(StatusCode::NOT_FOUND, "not_found", "not found"),
-            Denied::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, "forbidden", denied.to_string()),
+            Denied::NotOwner(_) | Denied::OutOfScope(_) => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", denied.to_string())
+            }
         }
     }
 }
@@ -151,7 +153,10 @@ impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
         let message = problem.to_string();
         match problem {
-            Problem::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            Problem::NotFound(_) | Problem::NoKey(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", message)
+            }
+            Problem::ShownOnce(_) => Self::new(StatusCode::CONFLICT, "secret_shown_once", message),
             Problem::Denied(denied) => denied.into(),
             Problem::BadName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
             Problem::BadSize(BadSize::Zero { field }) => {

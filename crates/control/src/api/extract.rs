@@ -5,9 +5,11 @@ use std::marker::PhantomData;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use bytes::Bytes;
-use http::StatusCode;
 use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use rigbox_core::permit::{self, Action, Permit, Principal, Target};
+use rigbox_store::Once;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -63,7 +65,9 @@ impl<T: DeserializeOwned, const MOST: usize> FromRequest<App> for JsonBody<T, MO
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
-        parse(&read(request.into_body(), MOST).await?).map(Self)
+        let bytes = read(request.into_body(), MOST).await?;
+        // No body is an object without fields: whether that is enough is the type's affair.
+        parse(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
     }
 }
 
@@ -103,6 +107,24 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })?;
     json.end().map_err(|error| ApiError::bad_request(format!("after the body's JSON: {error}")))?;
     Ok(value)
+}
+
+/// Longest `Idempotency-Key`.
+const LONGEST_KEY: usize = 255;
+
+/// What `Idempotency-Key` makes of a create: `route` and `body` are what it is told by from another request.
+pub(super) fn once(
+    headers: &HeaderMap,
+    route: &str,
+    body: &impl Serialize,
+) -> Result<Option<Once>, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len())).ok_or_else(|| {
+        ApiError::bad_request(format!("Idempotency-Key: expected 1 to {LONGEST_KEY} printable characters"))
+    })?;
+    // What was understood, so that blanks and the order of fields make no difference.
+    let request = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error))?;
+    Ok(Some(Once::new(key, &[route.as_bytes(), b"\n", &request].concat())))
 }
 
 /// The part of the URL after `?`.

@@ -1,10 +1,11 @@
-//! Every route with its action. A route cannot be added without saying which action it is, or that it is public;
+//! Every route with its action and the class that it counts as. A route cannot be added without saying both, or that it is public;
 //! what is said here is also what the OpenAPI document says.
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
 use rigbox_core::permit::{self, Action};
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation;
@@ -15,8 +16,12 @@ use utoipa_axum::routes;
 
 use super::extract::Caller;
 use super::{
-    App, doctor, document, error, exec, exec_socket, files, health, machine, templates, users, workspaces,
+    App, api_keys, doctor, document, error, exec, exec_socket, files, health, limits, machine, templates,
+    users, workspaces,
 };
+
+use crate::auth::AuthError;
+use crate::rates::Class;
 
 struct Routes {
     router: OpenApiRouter<App>,
@@ -28,39 +33,83 @@ impl Routes {
         Self { router: OpenApiRouter::new(), app: app.clone() }
     }
 
-    /// For anybody.
-    fn public(self, routes: UtoipaMethodRouter<App>) -> Self {
+    /// For programs that watch this one: anybody, at any rate.
+    fn probe(self, routes: UtoipaMethodRouter<App>) -> Self {
         Self { router: self.router.routes(routes), ..self }
     }
 
-    /// For callers who may do `A` to what they name: the handler can get a permit for `A` and no other.
-    fn action<A: Action>(self, routes: UtoipaMethodRouter<App>) -> Self {
+    /// For anybody; each address has its limit.
+    fn public(self, class: Class, routes: UtoipaMethodRouter<App>) -> Self {
+        let state = (self.app.clone(), class);
+        self.with(routes, &[TOO_MANY], false, |methods| {
+            methods.route_layer(middleware::from_fn_with_state(state, limit_address))
+        })
+    }
+
+    /// For callers who may do `A` to what they name: the handler can get a permit for `A` and no other. Each user has a limit.
+    fn action<A: Action>(self, class: Class, routes: UtoipaMethodRouter<App>) -> Self {
+        let state = (self.app.clone(), class);
+        self.with(routes, &[UNAUTHORIZED, TOO_MANY, UNAVAILABLE], true, |methods| {
+            methods.route_layer(middleware::from_fn_with_state(state, authenticate::<A>))
+        })
+    }
+
+    fn with(
+        self,
+        routes: UtoipaMethodRouter<App>,
+        answers: &[(&str, &str)],
+        secured: bool,
+        layer: impl FnOnce(MethodRouter<App>) -> MethodRouter<App>,
+    ) -> Self {
         let (schemas, mut paths, methods) = routes;
         for item in paths.paths.values_mut() {
             let operations =
                 [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
-            operations.into_iter().flatten().for_each(describe);
+            operations.into_iter().flatten().for_each(|operation| describe(operation, answers, secured));
         }
-        let methods =
-            methods.route_layer(middleware::from_fn_with_state(self.app.clone(), authenticate::<A>));
-        Self { router: self.router.routes((schemas, paths, methods)), ..self }
+        Self { router: self.router.routes((schemas, paths, layer(methods))), ..self }
     }
 }
 
-async fn authenticate<A: Action>(State(app): State<App>, mut request: Request, next: Next) -> Response {
+async fn authenticate<A: Action>(
+    State((app, class)): State<(App, Class)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     match app.auth.principal(request.headers()).await {
-        Ok(principal) => {
-            request.extensions_mut().insert(Caller::<A>::new(principal));
-            next.run(request).await
-        }
-        Err(error) => error::ApiError::from(error).into_response(),
+        Ok(principal) => match app.rates.user(&principal, class) {
+            Ok(allowance) => {
+                request.extensions_mut().insert(Caller::<A>::new(principal));
+                limits::told(next.run(request).await, allowance)
+            }
+            Err(too_many) => limits::refusal(too_many),
+        },
+        // Not the caller's fault.
+        Err(error @ AuthError::Store(_)) => error::ApiError::from(error).into_response(),
+        Err(error) => match app.rates.address(limits::address(&request), Class::Authentication) {
+            Ok(allowance) => limits::told(error::ApiError::from(error).into_response(), Some(allowance)),
+            Err(too_many) => limits::refusal(too_many),
+        },
     }
 }
 
-/// What all authenticated routes have in common.
-fn describe(operation: &mut Operation) {
-    operation.security = Some(vec![SecurityRequirement::new(document::BEARER, Vec::<String>::new())]);
-    for (status, text) in [("401", "No valid API key"), ("503", "The node or the database does not answer")] {
+async fn limit_address(State((app, class)): State<(App, Class)>, request: Request, next: Next) -> Response {
+    match app.rates.address(limits::address(&request), class) {
+        Ok(allowance) => limits::told(next.run(request).await, Some(allowance)),
+        Err(too_many) => limits::refusal(too_many),
+    }
+}
+
+const UNAUTHORIZED: (&str, &str) = ("401", "No valid API key");
+const TOO_MANY: (&str, &str) = ("429", "Too many requests; Retry-After says when the next may come");
+const UNAVAILABLE: (&str, &str) = ("503", "The node or the database does not answer");
+
+/// What routes have in common.
+fn describe(operation: &mut Operation, answers: &[(&str, &str)], secured: bool) {
+    if secured {
+        operation.security = Some(vec![SecurityRequirement::new(document::BEARER, Vec::<String>::new())]);
+    }
+    for &(status, text) in answers {
         let documented: Documented = ResponseBuilder::new()
             .description(text)
             .content(
@@ -77,24 +126,28 @@ fn describe(operation: &mut Operation) {
 /// The routes below `/api/v1`, those beside it, and the document of both.
 pub(super) fn all(app: &App) -> (Router<App>, Router<App>, OpenApi) {
     let api = Routes::new(app)
-        .action::<permit::ListWorkspaces>(routes!(workspaces::list))
-        .action::<permit::CreateWorkspace>(routes!(workspaces::create))
-        .action::<permit::ReadWorkspace>(routes!(workspaces::get))
-        .action::<permit::DeleteWorkspace>(routes!(workspaces::delete))
-        .action::<permit::OperateWorkspace>(routes!(workspaces::start))
-        .action::<permit::OperateWorkspace>(routes!(workspaces::stop))
-        .action::<permit::OperateWorkspace>(routes!(workspaces::cancel))
-        .action::<permit::OperateWorkspace>(routes!(workspaces::retry))
-        .action::<permit::Exec>(routes!(exec::exec))
-        .action::<permit::Exec>(routes!(exec_socket::exec_socket))
-        .action::<permit::ReadFiles>(routes!(files::read))
-        .action::<permit::WriteFiles>(routes!(files::write))
-        .action::<permit::ReadAccount>(routes!(users::me))
-        .action::<permit::ReadAccount>(routes!(users::limits))
-        .action::<permit::Diagnose>(routes!(doctor::doctor))
-        .public(routes!(templates::list))
-        .public(routes!(machine::capacity));
-    let root = Routes::new(app).public(routes!(health::healthz)).public(routes!(health::readyz));
+        .action::<permit::ListWorkspaces>(Class::Workspaces, routes!(workspaces::list))
+        .action::<permit::CreateWorkspace>(Class::Workspaces, routes!(workspaces::create))
+        .action::<permit::ReadWorkspace>(Class::Workspaces, routes!(workspaces::get))
+        .action::<permit::DeleteWorkspace>(Class::Workspaces, routes!(workspaces::delete))
+        .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::start))
+        .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::stop))
+        .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::cancel))
+        .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::retry))
+        .action::<permit::Exec>(Class::Workspaces, routes!(exec::exec))
+        .action::<permit::Exec>(Class::Workspaces, routes!(exec_socket::exec_socket))
+        .action::<permit::ReadFiles>(Class::Workspaces, routes!(files::read))
+        .action::<permit::WriteFiles>(Class::Workspaces, routes!(files::write))
+        .action::<permit::ReadAccount>(Class::Authentication, routes!(users::me))
+        .action::<permit::ReadLimits>(Class::Authentication, routes!(users::limits))
+        .action::<permit::ListKeys>(Class::Authentication, routes!(api_keys::list))
+        .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::create))
+        .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::rotate))
+        .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::revoke))
+        .action::<permit::Diagnose>(Class::Workspaces, routes!(doctor::doctor))
+        .public(Class::Workspaces, routes!(templates::list))
+        .public(Class::Workspaces, routes!(machine::capacity));
+    let root = Routes::new(app).probe(routes!(health::healthz)).probe(routes!(health::readyz));
     let (api, api_document) = api.router.split_for_parts();
     let (root, root_document) = root.router.split_for_parts();
     let document = document::complete(root_document.nest("/api/v1", api_document));

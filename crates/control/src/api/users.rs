@@ -2,13 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use rigbox_core::permit::{ReadAccount, Target};
+use rigbox_core::permit::{ReadAccount, ReadLimits, Target};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, ApiErrorBody};
 use super::extract::Caller;
 use super::shapes::date;
 
@@ -65,10 +65,10 @@ struct LimitsUsage {
 }
 
 /// The caller's limits, and what is used of them
-#[utoipa::path(get, path = "/users/me/limits", tag = "users", responses((status = 200, body = GetUserLimitsResponse)))]
+#[utoipa::path(get, path = "/users/me/limits", tag = "users", responses((status = 200, body = GetUserLimitsResponse), (status = 403, body = ApiErrorBody)))]
 pub(super) async fn limits(
     State(app): State<App>,
-    caller: Caller<ReadAccount>,
+    caller: Caller<ReadLimits>,
 ) -> Result<Json<GetUserLimitsResponse>, ApiError> {
     let (plan, limits, usage) = app.users.limits(&caller.permit(Target::Account)?).await?;
     Ok(Json(GetUserLimitsResponse {

@@ -13,11 +13,11 @@ use rigbox_core::permit::{
     CreateWorkspace, DeleteWorkspace, ListWorkspaces, OperateWorkspace, ReadWorkspace, Target,
 };
 use rigbox_core::status::Status;
-use rigbox_store::{Once, Page, Workspace};
+use rigbox_store::{Page, Workspace};
 
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
-use super::extract::{Caller, JsonBody, QueryOf};
+use super::extract::{Caller, JsonBody, QueryOf, once};
 
 mod shapes;
 
@@ -30,7 +30,6 @@ const PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 1_000;
 const WAIT_S: u32 = 30;
 const LONGEST_WAIT_S: u32 = 120;
-const LONGEST_KEY: usize = 255;
 
 /// The caller's workspaces, oldest first
 #[utoipa::path(
@@ -76,7 +75,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     JsonBody(body): JsonBody<CreateWorkspaceRequest>,
 ) -> Result<Response, ApiError> {
-    let once = once(&headers, &body)?;
+    let once = once(&headers, "POST /workspaces", &body)?;
     let wanted = body.wanted()?;
     let permit = caller.permit(Target::Account)?;
     let render = |made: &Workspace| {
@@ -169,16 +168,6 @@ operations! {
     cancel, "/workspaces/{id}/cancel";
     /// Start a failed workspace again
     retry, "/workspaces/{id}/retry";
-}
-
-fn once(headers: &HeaderMap, body: &CreateWorkspaceRequest) -> Result<Option<Once>, ApiError> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len())).ok_or_else(|| {
-        ApiError::bad_request(format!("Idempotency-Key: expected 1 to {LONGEST_KEY} printable characters"))
-    })?;
-    // What was understood, so that blanks and the order of fields make no difference.
-    let request = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error))?;
-    Ok(Some(Once::new(key, &[b"POST /workspaces\n".as_slice(), &request].concat())))
 }
 
 fn parse_status(text: &str) -> Result<Status, ApiError> {

@@ -1,6 +1,6 @@
 //! The caller's own account.
 
-use rigbox_core::permit::{Permit, ReadAccount};
+use rigbox_core::permit::{Permit, ReadAccount, ReadLimits};
 use rigbox_core::plans::{Limits, Plan};
 use rigbox_store::{Store, Usage, User};
 
@@ -24,10 +24,7 @@ impl Users {
         self.store.user(id).await?.ok_or_else(|| Problem::NotFound(id.to_string()))
     }
 
-    pub(crate) async fn limits(
-        &self,
-        permit: &Permit<ReadAccount>,
-    ) -> Result<(Plan, Limits, Usage), Problem> {
+    pub(crate) async fn limits(&self, permit: &Permit<ReadLimits>) -> Result<(Plan, Limits, Usage), Problem> {
         let plan = permit.principal().plan;
         let machine = machine_of(&*self.node.describe().await?);
         Ok((plan, plan.limits(machine), self.store.usage(&permit.principal().user).await?))

@@ -61,6 +61,12 @@ pub(crate) enum Problem {
     Quota { limit_name: &'static str, limit: u64 },
     #[error("this Idempotency-Key was used for another request: use a new one")]
     KeyReused,
+    #[error("no API key `{0}`: not found")]
+    NoKey(String),
+    #[error(
+        "this was done before and made the key `{0}`, whose secret was shown then: rotate it for another"
+    )]
+    ShownOnce(String),
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error(transparent)]
@@ -74,6 +80,7 @@ impl From<rigbox_store::Error> for Problem {
         match error {
             rigbox_store::Error::Quota { limit_name, limit } => Self::Quota { limit_name, limit },
             rigbox_store::Error::KeyReused => Self::KeyReused,
+            rigbox_store::Error::NoWorkspace(id) => Self::NotFound(id.to_string()),
             other => Self::Store(other),
         }
     }
@@ -165,7 +172,7 @@ impl Workspaces {
         permit: &Permit<ListWorkspaces>,
         page: &Page,
     ) -> Result<Vec<Workspace>, Problem> {
-        Ok(self.lives.store().workspaces_of(&permit.principal().user, page).await?)
+        Ok(self.lives.store().workspaces_of(permit.principal(), page).await?)
     }
 
     pub(crate) async fn get(&self, permit: &Permit<ReadWorkspace>) -> Result<Workspace, Problem> {

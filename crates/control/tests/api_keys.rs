@@ -1,0 +1,201 @@
+//! What the API promises about keys: made, limited, replaced, revoked.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use support::{Rig, answer, eventually};
+
+/// Makes a key and returns its id and secret.
+async fn make(rig: &Rig, body: Value) -> (String, String) {
+    let (status, made) = rig.call(Method::POST, "/api-keys", Some(body)).await;
+    assert_eq!(status, 201, "{made}");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&made["api_key"]["id"]), text(&made["key"]))
+}
+
+async fn with(rig: &Rig, key: &str, method: Method, path: &str) -> (StatusCode, Value) {
+    answer(rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key)).await
+}
+
+async fn opens(rig: &Rig, key: &str) -> bool {
+    match with(rig, key, Method::GET, "/workspaces").await.0.as_u16() {
+        200 => true,
+        401 => false,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_and_listed_with_its_last_use() {
+    let rig = Rig::new().await;
+    let (id, key) = make(&rig, json!({"name": "ci"})).await;
+    assert!(key.starts_with("rb_") && key.len() == 46);
+    assert!(opens(&rig, &key).await);
+    eventually("its use is noted", || async {
+        let (_, listed) = rig.get("/api-keys").await;
+        assert!(!listed.to_string().contains(&key));
+        let own = listed["api_keys"].as_array().unwrap().iter().find(|key| key["id"] == *id).unwrap();
+        assert_eq!((&own["name"], own["preview"].as_str().unwrap().chars().count()), (&json!("ci"), 10));
+        own["last_used_at"].is_string()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_on_the_next_request() {
+    let rig = Rig::new().await;
+    let (id, key) = make(&rig, json!({"name": "gone soon"})).await;
+    assert!(opens(&rig, &key).await);
+    let path = format!("/api-keys/{id}");
+    assert_eq!(rig.call(Method::DELETE, &path, None).await.0, 200);
+    assert!(!opens(&rig, &key).await);
+    let (status, body) = rig.call(Method::DELETE, &path, None).await;
+    assert_eq!(status, 404);
+    assert!(body["error"]["message"].as_str().unwrap().contains("not found"));
+}
+
+#[tokio::test]
+async fn a_rotated_key_leaves_its_old_secret_as_long_as_was_asked() {
+    let rig = Rig::new().await;
+    let (id, first) = make(&rig, json!({"name": "ci"})).await;
+    let rotate = async |body: Option<Value>| {
+        let (status, body) = rig.call(Method::POST, &format!("/api-keys/{id}/rotate"), body).await;
+        assert_eq!(status, 200, "{body}");
+        body["key"].as_str().unwrap().to_owned()
+    };
+    let second = rotate(Some(json!({"grace_s": 60}))).await;
+    assert!(opens(&rig, &first).await && opens(&rig, &second).await);
+    let third = rotate(None).await;
+    assert!(!opens(&rig, &first).await && !opens(&rig, &second).await && opens(&rig, &third).await);
+    let too_long =
+        rig.call(Method::POST, &format!("/api-keys/{id}/rotate"), Some(json!({"grace_s": 604_801}))).await;
+    assert_eq!(too_long.0, 400);
+    assert!(opens(&rig, &third).await);
+}
+
+#[tokio::test]
+async fn a_limited_key_sees_its_workspaces_and_nothing_else() {
+    let rig = Rig::new().await;
+    let (mine, other) = (rig.running("mine").await, rig.provisioned("other").await);
+    let (_, read) = make(&rig, json!({"name": "r", "workspaces": [mine]})).await;
+    let (_, operate) = make(&rig, json!({"name": "o", "workspaces": [mine], "role": "operate"})).await;
+    for key in [&read, &operate] {
+        let (_, listed) = with(&rig, key, Method::GET, "/workspaces").await;
+        assert_eq!(listed["vms"].as_array().unwrap().len(), 1, "{listed}");
+        for (method, path, status) in [
+            (Method::GET, format!("/workspaces/{mine}"), 200),
+            (Method::GET, format!("/workspaces/{other}"), 404),
+            (Method::POST, format!("/workspaces/{other}/start"), 404),
+            (Method::DELETE, format!("/workspaces/{other}"), 404),
+            (Method::DELETE, format!("/workspaces/{mine}"), 403),
+            (Method::POST, "/workspaces".to_owned(), 403),
+            (Method::GET, "/api-keys".to_owned(), 403),
+            (Method::POST, "/api-keys".to_owned(), 403),
+            (Method::GET, "/users/me".to_owned(), 200),
+            (Method::GET, "/users/me/limits".to_owned(), 403),
+            (Method::GET, "/doctor".to_owned(), 403),
+        ] {
+            let request =
+                rig.client.request(method.clone(), rig.url(&format!("/api/v1{path}"))).bearer_auth(key);
+            let (got, body) = answer(request.json(&json!({"name": "x"}))).await;
+            assert_eq!(got, status, "{method} {path}: {body}");
+        }
+    }
+    let stop = format!("/workspaces/{mine}/stop");
+    assert_eq!(with(&rig, &read, Method::POST, &stop).await.0, 403);
+    assert_eq!(rig.get(&format!("/workspaces/{mine}")).await.1["vm"]["status"], "running");
+    assert_eq!(with(&rig, &operate, Method::POST, &stop).await.0, 200);
+    rig.until(&mine, "stopped").await;
+    assert_eq!(rig.get(&format!("/workspaces/{other}")).await.1["vm"]["status"], "provisioned");
+}
+
+#[tokio::test]
+async fn a_bad_key_is_refused_and_none_is_made() {
+    let rig = Rig::new().await;
+    let too_many: Vec<String> = vec!["ws-aaaaaaaa".to_owned(); 101];
+    for (body, status, says) in [
+        (json!({}), 400, "name"),
+        (json!({"name": ""}), 400, "name"),
+        (json!({"name": "x".repeat(65)}), 400, "name"),
+        (json!({"name": "a\u{7}b"}), 400, "name"),
+        (json!({"name": "x", "colour": 1}), 400, "colour"),
+        (json!({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}), 400, "passed"),
+        (json!({"name": "x", "expires_at": "soon"}), 400, "expires_at"),
+        (json!({"name": "x", "role": "read"}), 400, "workspaces"),
+        (json!({"name": "x", "workspaces": []}), 400, "workspaces"),
+        (json!({"name": "x", "workspaces": too_many}), 400, "workspaces"),
+        (json!({"name": "x", "workspaces": ["ws-aaaaaaaa"], "role": "own"}), 400, "role"),
+        (json!({"name": "x", "workspaces": ["ws-aaaaaaaa"]}), 404, "not found"),
+        (json!({"name": "x", "workspaces": ["nonsense"]}), 404, "not found"),
+    ] {
+        // As a client would: more than a burst of these are slowed down.
+        let (got, answer) = loop {
+            let (got, answer) = rig.call(Method::POST, "/api-keys", Some(body.clone())).await;
+            if got != 429 {
+                break (got, answer);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        };
+        assert_eq!(got, status, "{body}: {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(says), "{body}: {answer}");
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    assert_eq!(rig.get("/api-keys").await.1["api_keys"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_repeated_create_makes_one_key_and_never_shows_a_secret_twice() {
+    let rig = Rig::new().await;
+    let create = || {
+        let request = rig.request(Method::POST, "/api-keys").header("idempotency-key", "k");
+        answer(request.json(&json!({"name": "ci"})))
+    };
+    let (first, second) = (create().await, create().await);
+    assert_eq!(first.0, 201);
+    assert_eq!((second.0.as_u16(), second.1["error"]["code"].as_str()), (409, Some("secret_shown_once")));
+    assert!(second.1.to_string().contains(first.1["api_key"]["id"].as_str().unwrap()));
+    assert_eq!(rig.get("/api-keys").await.1["api_keys"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn more_than_a_burst_is_refused_until_it_may_come() {
+    let rig = Rig::new().await;
+    let me = || rig.request(Method::GET, "/users/me").send();
+    let mut passed = 0;
+    let refused = loop {
+        let response = me().await.unwrap();
+        if response.status() == 429 {
+            break response;
+        }
+        assert_eq!(response.headers()["ratelimit-limit"], "120");
+        passed += 1;
+    };
+    // One comes back every half second.
+    assert!((12..15).contains(&passed), "{passed}");
+    assert_eq!(
+        (&refused.headers()["ratelimit-remaining"], &refused.headers()["retry-after"]),
+        (&"0".parse().unwrap(), &"1".parse().unwrap())
+    );
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(body["error"]["code"], "rate_limited");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(me().await.unwrap().status(), 200);
+
+    // The administrator's workspaces are not limited, and strangers have a limit of their own.
+    for _ in 0..30 {
+        let response = rig.request(Method::GET, "/workspaces").send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(!response.headers().contains_key("ratelimit-limit"));
+    }
+    let wrong = format!("rb_{}", "x".repeat(43));
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        seen.push(with(&rig, &wrong, Method::GET, "/workspaces").await.0.as_u16());
+    }
+    assert!(seen.starts_with(&[401; 12]) && seen.ends_with(&[429]), "{seen:?}");
+    assert!(opens(&rig, &rig.key).await);
+}
