@@ -57,6 +57,19 @@ impl Ran {
     }
 }
 
+/// As clients do: who is too fast waits as long as was said.
+async fn patiently(request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
+    loop {
+        let again = request.try_clone().context("a request that cannot be repeated")?;
+        let response = again.send().await?;
+        if response.status() != reqwest::StatusCode::TOO_MANY_REQUESTS {
+            return Ok(response);
+        }
+        let wait = response.headers().get("retry-after").context("429 without Retry-After")?;
+        tokio::time::sleep(Duration::from_secs(wait.to_str()?.parse()?)).await;
+    }
+}
+
 impl Api {
     pub(crate) fn new(url: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -73,16 +86,7 @@ impl Api {
 
     fn answer(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
         self.runtime.block_on(async {
-            // As clients do: who is too fast waits as long as was said.
-            let response = loop {
-                let again = request.try_clone().context("a request that cannot be repeated")?;
-                let response = again.send().await?;
-                if response.status() != reqwest::StatusCode::TOO_MANY_REQUESTS {
-                    break response;
-                }
-                let wait = response.headers().get("retry-after").context("429 without Retry-After")?;
-                tokio::time::sleep(Duration::from_secs(wait.to_str()?.parse()?)).await;
-            };
+            let response = patiently(request).await?;
             let status = response.status().as_u16();
             let text = response.text().await?;
             Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
@@ -172,16 +176,7 @@ impl Api {
     pub(crate) fn exec(&self, id: &str, body: &Value) -> Result<Ran> {
         let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
         self.runtime.block_on(async {
-            // As clients do: who is too fast waits as long as was said.
-            let response = loop {
-                let again = request.try_clone().context("a request that cannot be repeated")?;
-                let response = again.send().await?;
-                if response.status() != reqwest::StatusCode::TOO_MANY_REQUESTS {
-                    break response;
-                }
-                let wait = response.headers().get("retry-after").context("429 without Retry-After")?;
-                tokio::time::sleep(Duration::from_secs(wait.to_str()?.parse()?)).await;
-            };
+            let response = patiently(request).await?;
             let status = response.status().as_u16();
             if status != 200 {
                 anyhow::bail!("exec: {status}: {}", response.text().await?);

@@ -132,18 +132,10 @@ async fn a_bad_key_is_refused_and_none_is_made() {
         (json!({"name": "x", "workspaces": ["ws-aaaaaaaa"]}), 404, "not found"),
         (json!({"name": "x", "workspaces": ["nonsense"]}), 404, "not found"),
     ] {
-        // As a client would: more than a burst of these are slowed down.
-        let (got, answer) = loop {
-            let (got, answer) = rig.call(Method::POST, "/api-keys", Some(body.clone())).await;
-            if got != 429 {
-                break (got, answer);
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        };
+        let (got, answer) = rig.call(Method::POST, "/api-keys", Some(body.clone())).await;
         assert_eq!(got, status, "{body}: {answer}");
         assert!(answer["error"]["message"].as_str().unwrap().contains(says), "{body}: {answer}");
     }
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     assert_eq!(rig.get("/api-keys").await.1["api_keys"].as_array().unwrap().len(), 1);
 }
 
@@ -182,8 +174,7 @@ async fn more_than_a_burst_is_refused_until_it_may_come() {
     );
     let body: Value = refused.json().await.unwrap();
     assert_eq!(body["error"]["code"], "rate_limited");
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    assert_eq!(me().await.unwrap().status(), 200);
+    eventually("the next one passes", || async { me().await.unwrap().status() == 200 }).await;
 
     // The administrator's workspaces are not limited, and strangers have a limit of their own.
     for _ in 0..30 {
@@ -194,7 +185,8 @@ async fn more_than_a_burst_is_refused_until_it_may_come() {
     let wrong = format!("rb_{}", "x".repeat(43));
     let mut seen = Vec::new();
     for _ in 0..20 {
-        seen.push(with(&rig, &wrong, Method::GET, "/workspaces").await.0.as_u16());
+        let request = rig.client.get(rig.url("/api/v1/workspaces")).bearer_auth(&wrong);
+        seen.push(request.send().await.unwrap().status().as_u16());
     }
     assert!(seen.starts_with(&[401; 12]) && seen.ends_with(&[429]), "{seen:?}");
     assert!(opens(&rig, &rig.key).await);

@@ -13,6 +13,7 @@ mod error;
 mod images;
 pub mod jail;
 mod journal;
+mod launch;
 mod net;
 mod node;
 mod process;

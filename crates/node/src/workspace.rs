@@ -2,25 +2,21 @@
 //! so nothing of a workspace ever happens twice at a time.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::attend::{Report, ended, report};
 use rigbox_proto::node::{Cause, End, ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::attend::Attendee;
-use crate::config::{agent_socket, qmp_socket};
 use crate::error::Error;
-use crate::jail;
 use crate::journal::{Boot, Ended, Phase, Record};
+use crate::launch;
 use crate::node::Node;
 use crate::process::Handle;
-use crate::vmm::{Machine, Room, Wires};
 
 /// What a workspace's task is asked.
 pub(crate) enum Request {
@@ -235,14 +231,15 @@ impl Workspace {
         self.save()?;
         let (node, id, record, machine) =
             (Arc::clone(&self.node), self.id.clone(), self.record.clone(), request.clone());
-        let launched = blocking(move || launch(&node, &id, &record, &machine)).await.and_then(|launched| {
-            let (handle, process) = Handle::open(launched.pid).map_err(|_| {
-                let mut stderr = launched.stderr.try_clone();
-                let said = stderr.as_mut().map(jail::said).unwrap_or_default();
-                Error::Launch(format!("the VMM ended at once: {said}"))
-            })?;
-            Ok((handle, process, launched.stderr))
-        });
+        let launched =
+            blocking(move || launch::launch(&node, &id, &record, &machine)).await.and_then(|launched| {
+                let (handle, process) = Handle::open(launched.pid).map_err(|_| {
+                    let mut stderr = launched.stderr.try_clone();
+                    let said = stderr.as_mut().map(crate::jail::said).unwrap_or_default();
+                    Error::Launch(format!("the VMM ended at once: {said}"))
+                })?;
+                Ok((handle, process, launched.stderr))
+            });
         match launched {
             Ok((handle, process, stderr)) => {
                 let boot = Boot { process: Some(process), ..boot };
@@ -334,7 +331,7 @@ impl Workspace {
             }
             Event::Report(report::Report::Ended(end)) => (cause_of(end.cause()), end.detail),
             Event::Died => {
-                let said = vm.stderr.as_mut().map(jail::said).unwrap_or_default();
+                let said = vm.stderr.as_mut().map(crate::jail::said).unwrap_or_default();
                 (
                     Cause::VmmDied,
                     format!("the VMM ended by itself{}{said}", if said.is_empty() { "" } else { ": " }),
@@ -455,50 +452,6 @@ fn cause_of(cause: ended::Cause) -> Cause {
         ended::Cause::KernelPanic => Cause::KernelPanic,
         ended::Cause::Unobserved | ended::Cause::Unspecified => Cause::EndedUnobserved,
     }
-}
-
-/// Makes everything that the VM needs, and the VM. What an earlier try left is removed first.
-fn launch(
-    node: &Node,
-    id: &WorkspaceId,
-    record: &Record,
-    request: &StartRequest,
-) -> Result<jail::Launched, Error> {
-    node.tear_down(id)?;
-    let image = node.images.version(&record.image_version)?;
-    let machine = Machine {
-        ram_mb: request.ram_mb,
-        vcpu_count: request.vcpu_count,
-        hostname: request.name.clone(),
-        kernel: image.kernel.clone(),
-        initramfs: image.initramfs.clone(),
-        disk_size_bytes: u64::from(record.disk_size_mb) << 20,
-    };
-    let vm_dir = node.config.vm_dir(id);
-    std::fs::create_dir_all(&vm_dir).map_err(Error::at("cannot be made", &vm_dir))?;
-    let wires = Wires {
-        disk: node.disks.open_disk(id)?,
-        tap: crate::net::create(&node.config.netns(id))?,
-        agent: listening(&agent_socket(&vm_dir))?,
-        monitor: listening(&qmp_socket(&vm_dir))?,
-    };
-    let room = Room {
-        uid: node.vm_uid(record.slot),
-        cgroup_procs: node.cgroups.create(id.as_str(), node.vmm.limits(&machine))?,
-        mount_point: node.jail_mount_point(),
-    };
-    node.vmm.boot(&machine, wires, room)
-}
-
-/// A listening socket in the workspace's folder, which only root can enter or change.
-fn listening(path: &std::path::Path) -> Result<OwnedFd, Error> {
-    let listen_at = || {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        bind(&socket, &SocketAddrUnix::new(path)?)?;
-        listen(&socket, 4)?;
-        Ok::<_, rustix::io::Errno>(socket)
-    };
-    listen_at().map_err(|errno| Error::at("cannot listen", path)(errno.into()))
 }
 
 fn random_uuid() -> std::io::Result<String> {

@@ -24,7 +24,7 @@ struct WorkspaceTemplate {
     vcpu_count: u32,
     disk_size_mb: u32,
     default_log_sources: Vec<TemplateLogSourcePreset>,
-    expected_apps: Vec<String>,
+    expected_apps: Vec<TemplateExpectedApp>,
     coming_soon: bool,
 }
 
@@ -35,6 +35,16 @@ struct TemplateLogSourcePreset {
     source_ref: &'static str,
     display_name: &'static str,
     is_primary: bool,
+}
+
+/// An app that the template brings along; no template does yet.
+#[derive(Debug, Serialize, ToSchema)]
+struct TemplateExpectedApp {
+    name: &'static str,
+    port: u16,
+    protocol: &'static str,
+    managed: bool,
+    system_tags: Vec<&'static str>,
 }
 
 impl From<&Template> for WorkspaceTemplate {

@@ -189,8 +189,16 @@ impl Drop for Rig {
     }
 }
 
+/// The answer; as clients do, who is too fast waits as long as was said.
 pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
-    let response = request.send().await.unwrap();
+    let response = loop {
+        let response = request.try_clone().unwrap().send().await.unwrap();
+        if response.status() != StatusCode::TOO_MANY_REQUESTS {
+            break response;
+        }
+        let wait = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+    };
     let status = response.status();
     let text = response.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))

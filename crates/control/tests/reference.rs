@@ -1,0 +1,150 @@
+//! The published document against the contract that existing clients were written for (`reference/api-v1.json`): for the routes that
+//! both have, whatever a client may rely on is there, with the same type.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use support::{Rig, answer};
+
+/// One of the two documents.
+struct Document(Value);
+
+impl Document {
+    fn resolve<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
+        while let Some(reference) = schema["$ref"].as_str() {
+            schema = &self.0["components"]["schemas"][reference.rsplit('/').next().unwrap()];
+        }
+        schema
+    }
+
+    /// What the schema is made of: `oneOf`, `anyOf` and `allOf` with their parts, but not `null`.
+    fn parts<'a>(&'a self, schema: &'a Value) -> Vec<&'a Value> {
+        let schema = self.resolve(schema);
+        let below = ["oneOf", "anyOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
+        let mut parts: Vec<_> = below.flat_map(|part| self.parts(part)).collect();
+        if !schema["type"].is_null() && schema["type"] != "null" {
+            parts.push(schema);
+        }
+        parts
+    }
+
+    fn types(&self, schema: &Value) -> BTreeSet<String> {
+        let names = |part: &Value| match &part["type"] {
+            Value::Array(names) => names.clone(),
+            name => vec![name.clone()],
+        };
+        let names = self.parts(schema).into_iter().flat_map(names);
+        names.filter_map(|name| name.as_str().map(str::to_owned)).filter(|name| name != "null").collect()
+    }
+
+    fn properties<'a>(&'a self, schema: &'a Value) -> (BTreeMap<&'a str, &'a Value>, BTreeSet<&'a str>) {
+        let (mut all, mut required) = (BTreeMap::new(), BTreeSet::new());
+        for part in self.parts(schema) {
+            all.extend(part["properties"].as_object().into_iter().flatten().map(|(n, v)| (n.as_str(), v)));
+            required.extend(part["required"].as_array().into_iter().flatten().filter_map(Value::as_str));
+        }
+        (all, required)
+    }
+}
+
+/// Both documents, and what was found.
+struct Comparison {
+    theirs: Document,
+    ours: Document,
+    differences: Vec<String>,
+}
+
+impl Comparison {
+    fn differ(&mut self, at: &str, how: impl std::fmt::Display) {
+        self.differences.push(format!("{at}: {how}"));
+    }
+
+    /// What a client reads: all that was promised is there; more is fine.
+    fn answer(&mut self, theirs: &Value, ours: &Value, at: &str) {
+        let (their_types, our_types) = (self.theirs.types(theirs), self.ours.types(ours));
+        if their_types != our_types && !their_types.is_empty() {
+            self.differ(at, format!("{our_types:?} instead of {their_types:?}"));
+        }
+        if their_types.contains("array") {
+            let of = |document: &Document, schema: &Value| {
+                document.parts(schema).first().map(|part| part["items"].clone())
+            };
+            if let (Some(theirs), Some(ours)) = (of(&self.theirs, theirs), of(&self.ours, ours)) {
+                self.answer(&theirs, &ours, &format!("{at}[]"));
+            }
+            return;
+        }
+        let own = |(all, required): (BTreeMap<&str, &Value>, BTreeSet<&str>)| {
+            let all: Vec<_> =
+                all.into_iter().map(|(name, schema)| (name.to_owned(), schema.clone())).collect();
+            (all, required.into_iter().map(str::to_owned).collect::<BTreeSet<_>>())
+        };
+        let (their_fields, promised) = own(self.theirs.properties(theirs));
+        let (our_fields, always) = own(self.ours.properties(ours));
+        for (name, theirs) in their_fields {
+            let at = format!("{at}.{name}");
+            if promised.contains(&name) && !always.contains(&name) {
+                self.differ(&at, "promised, and not always there");
+            }
+            if let Some((_, ours)) = our_fields.iter().find(|(our_name, _)| *our_name == name) {
+                self.answer(&theirs, ours, &at);
+            }
+        }
+    }
+
+    fn operation(&mut self, theirs: &Value, ours: &Value, at: &str) {
+        let json = |answer: &Value| answer["content"]["application/json"]["schema"].clone();
+        for (status, answer) in theirs["responses"].as_object().unwrap() {
+            if status.starts_with('2') {
+                if ours["responses"][status].is_null() {
+                    self.differ(at, format!("no {status}"));
+                }
+                self.answer(&json(answer), &json(&ours["responses"][status]), &format!("{at} {status}"));
+            }
+        }
+        // SPEC: of the statuses, these and no others.
+        let known = [
+            "200", "201", "101", "400", "401", "402", "403", "404", "409", "413", "422", "426", "429", "503",
+        ];
+        for status in ours["responses"].as_object().unwrap().keys() {
+            if !known.contains(&status.as_str()) {
+                self.differ(at, format!("the status {status}"));
+            }
+        }
+        // What a client sends is enough.
+        let (theirs, ours) = (json(&theirs["requestBody"]), json(&ours["requestBody"]));
+        let (_, sent) = self.theirs.properties(&theirs);
+        let (_, wanted) = self.ours.properties(&ours);
+        let more: Vec<_> = wanted.difference(&sent).map(|name| format!("wants {name}")).collect();
+        more.iter().for_each(|more| self.differ(at, more));
+    }
+}
+
+#[tokio::test]
+async fn what_existing_clients_rely_on_is_kept() {
+    let rig = Rig::new().await;
+    let (_, ours) = answer(rig.client.get(rig.url("/api-docs/openapi.json"))).await;
+    let theirs: Value = serde_json::from_str(include_str!("reference/api-v1.json")).unwrap();
+    let mut comparison = Comparison {
+        theirs: Document(theirs.clone()),
+        ours: Document(ours.clone()),
+        differences: Vec::new(),
+    };
+    let mut compared = 0;
+    for (path, methods) in theirs["paths"].as_object().unwrap() {
+        let Some(our_methods) = ours["paths"].get(path) else { continue };
+        for (method, theirs) in methods.as_object().unwrap() {
+            // Routes that are to come are in ARCHITECTURE.md.
+            let Some(ours) = our_methods.get(method) else { continue };
+            comparison.operation(theirs, ours, &format!("{method} {path}"));
+            compared += 1;
+        }
+    }
+    assert!(compared >= 9, "only {compared} operations are in both documents");
+    assert!(comparison.differences.is_empty(), "{:#?}", comparison.differences);
+}
