@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::auth::Auth;
 use crate::rates::Rates;
 use crate::service::api_keys::ApiKeys;
+use crate::service::audit::Audit;
 use crate::service::guests::Guests;
 use crate::service::health::Health;
 use crate::service::machine::Machine;
@@ -19,6 +20,7 @@ use crate::service::users::Users;
 use crate::service::workspaces::Workspaces;
 
 mod api_keys;
+mod audit;
 mod connections;
 mod doctor;
 mod document;
@@ -43,6 +45,7 @@ pub(crate) use guard::AllowedHosts;
 pub(crate) struct Parts {
     pub(crate) auth: Auth,
     pub(crate) rates: Arc<Rates>,
+    pub(crate) audit: Audit,
     pub(crate) keys: ApiKeys,
     pub(crate) users: Users,
     pub(crate) workspaces: Workspaces,

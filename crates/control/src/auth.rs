@@ -1,9 +1,13 @@
 //! Whose request this is: the API key in `Authorization: Bearer`.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use rigbox_core::ids::KeyId;
 use rigbox_core::permit::Principal;
 use rigbox_store::secret::{ApiKey, TokenKey};
 use rigbox_store::{Error, Holder, Store};
@@ -16,7 +20,12 @@ const USED_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Auth {
     store: Store,
     token_key: TokenKey,
+    /// Keys and addresses that are on record, so that not every request asks the database.
+    seen: Mutex<HashSet<(KeyId, IpAddr)>>,
 }
+
+/// As many are remembered; then all are forgotten and asked for again.
+const MOST_SEEN: usize = 10_000;
 
 /// Why nobody is known.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +42,18 @@ pub(crate) enum AuthError {
 
 impl Auth {
     pub(crate) fn new(store: Store, token_key: TokenKey) -> Self {
-        Self { store, token_key }
+        Self { store, token_key, seen: Mutex::default() }
     }
 
-    pub(crate) async fn principal(&self, headers: &HeaderMap) -> Result<Principal, AuthError> {
+    fn is_new(&self, principal: &Principal, from: IpAddr) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= MOST_SEEN {
+            seen.clear();
+        }
+        seen.insert((principal.key.clone(), from))
+    }
+
+    pub(crate) async fn principal(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(AuthError::Missing)?;
         if values.next().is_some() {
@@ -49,7 +66,16 @@ impl Auth {
         // The look-up compares keyed hashes: its time says nothing about the key.
         let now = clock::now();
         let holder = self.store.holder_of_key(&self.token_key.hash(key.reveal()), now).await?;
-        let Holder { principal, last_used_at } = holder.ok_or(AuthError::Unknown)?;
+        let Holder { mut principal, last_used_at } = holder.ok_or(AuthError::Unknown)?;
+        principal.from = Some(from);
+        if self.is_new(&principal, from) {
+            let (store, principal) = (self.store.clone(), principal.clone());
+            tokio::spawn(async move {
+                if let Err(error) = store.key_used_from(&principal, now).await {
+                    tracing::warn!(%error, "where a key was used from could not be noted");
+                }
+            });
+        }
         if last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY) {
             // Whoever calls does not wait for it.
             let (store, key) = (self.store.clone(), principal.key.clone());

@@ -3,7 +3,7 @@
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::time::Moment;
-use rigbox_store::{Error, Store, Workspace};
+use rigbox_store::{Act, Error, Store, Workspace};
 use tokio::sync::broadcast;
 use tracing::info;
 
@@ -38,10 +38,11 @@ impl Lives {
     }
 
     /// Gives a workspace the life that `next` makes of its present one (`None`: leave it), however many others write at
-    /// the same time. Answers the workspace as it is afterwards, or `None` when it does not exist.
+    /// the same time; `act` is who asked for it. Answers the workspace as it is afterwards, or `None` when it does not exist.
     pub(crate) async fn change<E: From<Error>>(
         &self,
         id: &WorkspaceId,
+        act: Option<&Act>,
         mut next: impl FnMut(&Workspace, Moment) -> Result<Option<Lifecycle>, E>,
     ) -> Result<Option<Workspace>, E> {
         loop {
@@ -50,7 +51,7 @@ impl Lives {
             let Some(life) = next(&workspace, now)?.filter(|life| *life != workspace.life) else {
                 return Ok(Some(workspace));
             };
-            if self.store.update_life(&workspace, &life, now).await? {
+            if self.store.update_life(&workspace, &life, act, now).await? {
                 if life.status != workspace.life.status {
                     let failure = life.failure.as_ref().map(|failure| failure.code.as_str());
                     info!(workspace = %id, from = %workspace.life.status, to = %life.status, failure, "moved");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rigbox_core::ids::UserId;
 use rigbox_store::secret::{ApiKey, TokenKey};
-use rigbox_store::{NewKey, Store};
+use rigbox_store::{Act, NewKey, Store};
 use tokio::sync::watch;
 use tracing::info;
 
@@ -81,8 +81,8 @@ pub enum Error {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
     let hosts = api::AllowedHosts::new(&config.public_api_url, config.api_listen)
         .ok_or_else(|| Error::PublicUrl(config.public_api_url.clone()))?;
-    let store = Store::open(&config.database).await?;
     let token_key = TokenKey::load_or_create(&config.token_key)?;
+    let store = Store::open(&config.database, &token_key).await?;
     let listener = tokio::net::TcpListener::bind(config.api_listen)
         .await
         .map_err(|problem| Error::Listen { address: config.api_listen, problem })?;
@@ -100,6 +100,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
     let app = api::App(Arc::new(api::Parts {
         rates: rates.clone(),
         auth: auth::Auth::new(store.clone(), token_key.clone()),
+        audit: service::audit::Audit::new(store.clone()),
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
         users: service::users::Users::new(store.clone(), node.clone()),
         workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone()),
@@ -146,9 +147,10 @@ pub struct Bootstrap {
 
 /// Makes the installation's first user, its administrator, with one API key.
 pub async fn bootstrap(database: &Path, token_key: &Path, email: &str) -> Result<Bootstrap, Error> {
-    let store = Store::open(database).await?;
+    let token_key = TokenKey::load_or_create(token_key)?;
+    let store = Store::open(database, &token_key).await?;
     let api_key = ApiKey::mint()?;
-    let record = NewKey::of(&api_key, "bootstrap", &TokenKey::load_or_create(token_key)?);
+    let record = NewKey::of(&api_key, "bootstrap", &token_key);
     let made = store.create_first_user(email, &record, clock::now()).await;
     store.close().await;
     match made {
@@ -158,13 +160,23 @@ pub async fn bootstrap(database: &Path, token_key: &Path, email: &str) -> Result
     }
 }
 
+/// Follows the audit log's chain: how many entries it has, or the first that does not fit.
+pub async fn verify_audit(database: &Path, token_key: &Path) -> Result<Result<u64, i64>, Error> {
+    let store = Store::open(database, &TokenKey::load_or_create(token_key)?).await?;
+    let verdict = store.verify_audit().await?;
+    store.close().await;
+    Ok(verdict)
+}
+
 /// A further key of the first user, for when the saved one was lost. Whoever can read the database may do this.
 pub async fn mint_key(database: &Path, token_key: &Path, name: &str) -> Result<Bootstrap, Error> {
-    let store = Store::open(database).await?;
+    let token_key = TokenKey::load_or_create(token_key)?;
+    let store = Store::open(database, &token_key).await?;
     let api_key = ApiKey::mint()?;
-    let record = NewKey::of(&api_key, name, &TokenKey::load_or_create(token_key)?);
+    let record = NewKey::of(&api_key, name, &token_key);
     let user = store.first_user().await?.ok_or(Error::NoUser)?;
-    store.add_key(&user.id, &record, u32::MAX, None, clock::now()).await?;
+    let act = Act::on_machine(&user.id, "key.create", "");
+    store.add_key(&user.id, &record, u32::MAX, None, act, clock::now()).await?;
     store.close().await;
     Ok(Bootstrap { user_id: user.id, api_key })
 }

@@ -191,3 +191,44 @@ async fn more_than_a_burst_is_refused_until_it_may_come() {
     assert!(seen.starts_with(&[401; 12]) && seen.ends_with(&[429]), "{seen:?}");
     assert!(opens(&rig, &rig.key).await);
 }
+
+#[tokio::test]
+async fn what_was_done_is_on_record_for_its_owner() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let (key_id, key) = make(&rig, json!({"name": "ci", "workspaces": [id], "role": "operate"})).await;
+    assert_eq!(with(&rig, &key, Method::POST, &format!("/workspaces/{id}/stop")).await.0, 200);
+    // A refused request is no act.
+    assert_eq!(rig.post(&format!("/workspaces/{id}/cancel")).await.0, 409);
+    assert_eq!(with(&rig, &key, Method::GET, "/audit-log").await.0, 403);
+    rig.call(Method::DELETE, &format!("/api-keys/{key_id}"), None).await;
+
+    let read = async |query: &str| rig.get(&format!("/audit-log{query}")).await.1;
+    // First uses are noted beside the request.
+    eventually("both first uses are noted", || async {
+        read("").await["entries"].as_array().unwrap().len() == 9
+    })
+    .await;
+    let log = read("").await;
+    let entries: Vec<_> = log["entries"].as_array().unwrap().iter().rev().cloned().collect();
+    let of = |action: &str| entries.iter().filter(|entry| entry["action"] == action).collect::<Vec<_>>();
+    for (action, target) in [
+        ("workspace.create", &id),
+        ("workspace.start", &id),
+        ("workspace.stop", &id),
+        ("key.revoke", &key_id),
+    ] {
+        assert_eq!((of(action).len(), &of(action)[0]["target"]), (1, &json!(target)), "{action}: {log}");
+        assert_eq!(of(action)[0]["address"], "127.0.0.1");
+    }
+    assert_eq!(of("workspace.stop")[0]["key_id"], json!(key_id));
+    assert_eq!((of("key.create").len(), of("key.first_use").len(), of("user.create").len()), (2, 2, 1));
+    assert!(!log.to_string().contains(&key));
+
+    let newest = read("?limit=1").await;
+    let cursor = newest["next_cursor"].as_str().unwrap();
+    assert_eq!(read(&format!("?limit=1&cursor={cursor}")).await["entries"][0], log["entries"][1]);
+    assert_eq!(rig.get("/audit-log?cursor=x").await.0, 400);
+    let (database, token_key) = (rig.path("rigbox.db"), rig.path("token.key"));
+    assert_eq!(rigbox_control::verify_audit(&database, &token_key).await.unwrap(), Ok(9));
+}

@@ -247,6 +247,7 @@ async fn the_document_lists_every_route() {
             "DELETE /api/v1/api-keys/{id}",
             "DELETE /api/v1/workspaces/{id}",
             "GET /api/v1/api-keys",
+            "GET /api/v1/audit-log",
             "GET /api/v1/capacity",
             "GET /api/v1/doctor",
             "GET /api/v1/templates",

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::ids::{KeyId, UserId, WorkspaceId};
@@ -19,6 +20,8 @@ pub struct Principal {
     pub key: KeyId,
     /// How much of the account it opens.
     pub scope: Scope,
+    /// Where the request came from, as far as that is known.
+    pub from: Option<IpAddr>,
 }
 
 /// How much of its user's account a credential opens.
@@ -145,6 +148,8 @@ actions! {
     ListKeys, "key.list", Account, None;
     /// Make, replace or revoke the account's API keys.
     ManageKeys, "key.manage", Account, None;
+    /// Read the account's audit log.
+    ReadAudit, "audit.read", Account, None;
     /// Look at the machine's condition.
     Diagnose, "installation.diagnose", Installation, None;
 }
@@ -226,6 +231,7 @@ mod tests {
             plan,
             key: KeyId::from_random([n; 5]),
             scope: Scope::Account,
+            from: None,
         }
     }
 
@@ -281,6 +287,7 @@ mod tests {
             CreateWorkspace, Target::Account, false, false;
             ListKeys, Target::Account, false, false;
             ManageKeys, Target::Account, false, false;
+            ReadAudit, Target::Account, false, false;
             ReadWorkspace, mine(1), true, true;
             OperateWorkspace, mine(1), false, true;
             DeleteWorkspace, mine(1), false, false;

@@ -21,7 +21,7 @@ use crate::config::Config;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// For an answer that is not waited for on purpose.
-const ANSWER: Duration = Duration::from_secs(60);
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Of a refusal's text.
 const LONGEST_REFUSAL: usize = 64 * 1024;

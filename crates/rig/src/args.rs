@@ -32,6 +32,12 @@ pub(crate) enum Command {
     /// Make, list, replace and revoke API keys
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
+    /// Show what was done with your keys, newest first
+    Audit {
+        /// At most so many entries, up to 1,000
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
     /// What workspaces can be made from
     #[command(subcommand)]
     Template(TemplateCommand),

@@ -41,6 +41,8 @@ enum Command {
         #[arg(long, default_value = "recovered")]
         name: String,
     },
+    /// Follow the audit log's chain and say whether it is whole.
+    AuditVerify(Place),
     /// End all VMs of an installation that does not run, and unmount its disks.
     Purge {
         #[command(flatten)]
@@ -108,6 +110,19 @@ fn main_with_log(command: Command) -> Result<()> {
                 rigbox_control::mint_key(&config.database, &config.token_key, &name).await
             })?;
             println!("{}", made.api_key.reveal());
+            Ok(())
+        }
+        Command::AuditVerify(place) => {
+            let installation = Installation::load(&place.config)?;
+            let verdict = role::as_control(&installation, async |config| {
+                rigbox_control::verify_audit(&config.database, &config.token_key).await
+            })?;
+            match verdict {
+                Ok(entries) => println!("the audit log is whole: {entries} entries"),
+                Err(seq) => {
+                    anyhow::bail!("the audit log was changed: entry {seq} is the first that does not fit")
+                }
+            }
             Ok(())
         }
         Command::Purge { place, everything } => {

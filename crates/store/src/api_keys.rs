@@ -8,6 +8,7 @@ use rigbox_core::time::Moment;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
+use crate::audit::{self, Act};
 use crate::idempotency::{self, Once, Replay};
 use crate::secret::{ApiKey, TokenHash, TokenKey};
 use crate::{Error, Store, parsed, random};
@@ -105,7 +106,7 @@ impl Store {
         let scope = scope(&mut connection, &key, row.try_get("role")?).await?;
         let (user, plan) = (parsed(row.try_get("user_id")?)?, parsed(row.try_get("plan")?)?);
         Ok(Some(Holder {
-            principal: Principal { user, plan, key, scope },
+            principal: Principal { user, plan, key, scope, from: None },
             last_used_at: moment(&row, "last_used_at")?,
         }))
     }
@@ -121,13 +122,14 @@ impl Store {
     }
 
     /// Adds a key for a user who has fewer than `most`; with `once`, only if that was not done before (the answer kept is the id: the
-    /// secret is kept nowhere).
+    /// secret is kept nowhere). `act` gets the new id as its target.
     pub async fn add_key(
         &self,
         user: &UserId,
         key: &NewKey,
         most: u32,
         once: Option<&Once>,
+        act: Act,
         now: Moment,
     ) -> Result<Replay<KeyRecord>, Error> {
         let mut tx = self.write().await?;
@@ -148,6 +150,7 @@ impl Store {
         if let Some(once) = once {
             idempotency::remember(&mut tx, user, once, id.as_str(), now).await?;
         }
+        audit::append(&mut tx, &self.chain, &act.to(&id), now).await?;
         tx.commit().await?;
         Ok(Replay::Fresh(KeyRecord {
             id,
@@ -183,6 +186,8 @@ impl Store {
         key: &KeyId,
         secret: &NewSecret,
         old_until: Moment,
+        act: &Act,
+        now: Moment,
     ) -> Result<Option<KeyRecord>, Error> {
         let mut tx = self.write().await?;
         sqlx::query(
@@ -202,7 +207,10 @@ impl Store {
             .fetch_optional(&mut *tx)
             .await?;
         let rotated = match &row {
-            Some(row) => Some(record(&mut tx, row).await?),
+            Some(row) => {
+                audit::append(&mut tx, &self.chain, act, now).await?;
+                Some(record(&mut tx, row).await?)
+            }
             None => None,
         };
         tx.commit().await?;
@@ -210,13 +218,25 @@ impl Store {
     }
 
     /// Ends a user's key; `false`: the user has no such key.
-    pub async fn revoke_key(&self, user: &UserId, key: &KeyId) -> Result<bool, Error> {
+    pub async fn revoke_key(
+        &self,
+        user: &UserId,
+        key: &KeyId,
+        act: &Act,
+        now: Moment,
+    ) -> Result<bool, Error> {
+        let mut tx = self.write().await?;
         let done = sqlx::query("DELETE FROM api_keys WHERE id = $1 AND user_id = $2")
             .bind(key.as_str())
             .bind(user.as_str())
-            .execute(&self.pool)
+            .execute(&mut *tx)
             .await?;
-        Ok(done.rows_affected() == 1)
+        let revoked = done.rows_affected() == 1;
+        if revoked {
+            audit::append(&mut tx, &self.chain, act, now).await?;
+        }
+        tx.commit().await?;
+        Ok(revoked)
     }
 }
 

@@ -11,12 +11,14 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 mod api_keys;
+mod audit;
 mod idempotency;
 pub mod secret;
 mod users;
 mod workspaces;
 
 pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
+pub use audit::{Act, AuditEntry};
 pub use idempotency::{Once, Replay};
 pub use users::User;
 pub use workspaces::{Page, Quota, Usage, Workspace};
@@ -77,11 +79,12 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
+    chain: audit::ChainKey,
 }
 
 impl Store {
     /// Opens the database, makes it where there is none, and brings it to this version's schema.
-    pub async fn open(path: &Path) -> Result<Self, Error> {
+    pub async fn open(path: &Path, token_key: &secret::TokenKey) -> Result<Self, Error> {
         let fresh = !path.exists();
         if fresh {
             secret::create_private(path, &[])?;
@@ -103,7 +106,7 @@ impl Store {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;
-        Ok(Self { pool })
+        Ok(Self { pool, chain: audit::ChainKey::of(token_key) })
     }
 
     /// Whether the database answers.

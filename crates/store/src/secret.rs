@@ -50,6 +50,11 @@ impl TokenKey {
         Ok(Self(key))
     }
 
+    /// A key for another purpose, from which this one does not follow.
+    pub(crate) fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
+        blake3::derive_key(purpose, &self.0)
+    }
+
     /// What is stored instead of `token`.
     pub fn hash(&self, token: &str) -> TokenHash {
         TokenHash(blake3::keyed_hash(&self.0, token.as_bytes()).to_hex().to_string())

@@ -18,6 +18,11 @@ fn now() -> Moment {
     Moment::from_unix_ms(1_000)
 }
 
+/// Somebody's doing, where it does not matter whose.
+fn act() -> Act {
+    Act::on_machine(&UserId::from_random([1; 5]), "test", "")
+}
+
 struct Fixture {
     folder: TempDir,
     store: Store,
@@ -28,8 +33,8 @@ struct Fixture {
 
 async fn fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("rigbox.db")).await.unwrap();
     let token_key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
+    let store = Store::open(&folder.path().join("rigbox.db"), &token_key).await.unwrap();
     let key = ApiKey::mint().unwrap();
     let user = store
         .create_first_user("a@example.com", &NewKey::of(&key, "first", &token_key), now())
@@ -51,7 +56,8 @@ impl Fixture {
     async fn add(&self, scope: Scope, expires_at: Option<Moment>) -> (KeyRecord, ApiKey) {
         let key = ApiKey::mint().unwrap();
         let new = NewKey { scope, expires_at, ..NewKey::of(&key, "another", &self.token_key) };
-        let Replay::Fresh(record) = self.store.add_key(&self.user, &new, 9, None, now()).await.unwrap()
+        let Replay::Fresh(record) =
+            self.store.add_key(&self.user, &new, 9, None, act(), now()).await.unwrap()
         else {
             panic!("made before")
         };
@@ -79,11 +85,11 @@ fn new(user: &UserId, n: u8, name: &str) -> Workspace {
 async fn a_workspace_is_read_as_it_was_written() {
     let f = fixture().await;
     let mut made = new(&f.user, 1, "one");
-    f.store.create_workspace(&made, QUOTA, None).await.unwrap();
+    f.store.create_workspace(&made, QUOTA, None, &act()).await.unwrap();
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made.clone()));
 
     let failed = made.life.step_failed("disk_full", "no room", now());
-    assert!(f.store.update_life(&made, &failed, now()).await.unwrap());
+    assert!(f.store.update_life(&made, &failed, None, now()).await.unwrap());
     made.life = failed;
     made.revision += 1;
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made));
@@ -93,25 +99,25 @@ async fn a_workspace_is_read_as_it_was_written() {
 async fn a_writer_that_has_seen_an_older_row_is_refused() {
     let f = fixture().await;
     let made = new(&f.user, 1, "one");
-    f.store.create_workspace(&made, QUOTA, None).await.unwrap();
+    f.store.create_workspace(&made, QUOTA, None, &act()).await.unwrap();
     let ready = made.life.disk_made(now());
-    assert!(f.store.update_life(&made, &ready, now()).await.unwrap());
+    assert!(f.store.update_life(&made, &ready, None, now()).await.unwrap());
     let cancelled = made.life.request(Request::Cancel, now()).unwrap();
-    assert!(!f.store.update_life(&made, &cancelled, now()).await.unwrap());
+    assert!(!f.store.update_life(&made, &cancelled, None, now()).await.unwrap());
     assert_eq!(f.store.workspace(&made.id).await.unwrap().unwrap().life.status, Status::Provisioned);
 }
 
 #[tokio::test]
 async fn names_are_unique_per_user_and_quotas_hold_under_concurrency() {
     let f = fixture().await;
-    f.store.create_workspace(&new(&f.user, 1, "one"), QUOTA, None).await.unwrap();
-    let again = f.store.create_workspace(&new(&f.user, 2, "one"), QUOTA, None).await;
+    f.store.create_workspace(&new(&f.user, 1, "one"), QUOTA, None, &act()).await.unwrap();
+    let again = f.store.create_workspace(&new(&f.user, 2, "one"), QUOTA, None, &act()).await;
     assert!(matches!(again, Err(Error::NameTaken)));
 
     let tasks: Vec<_> = (3..11)
         .map(|n| {
             let (store, new) = (f.store.clone(), new(&f.user, n, &format!("w{n}")));
-            tokio::spawn(async move { store.create_workspace(&new, QUOTA, None).await })
+            tokio::spawn(async move { store.create_workspace(&new, QUOTA, None, &act()).await })
         })
         .collect();
     let mut made = 0;
@@ -131,16 +137,16 @@ async fn a_repeated_create_is_answered_from_memory_and_a_changed_one_is_refused(
     let once = Once::new("k1", b"one");
     let first = new(&f.user, 1, "one");
     assert_eq!(
-        f.store.create_workspace(&first, QUOTA, Some((&once, "answer"))).await.unwrap(),
+        f.store.create_workspace(&first, QUOTA, Some((&once, "answer")), &act()).await.unwrap(),
         Replay::Fresh(())
     );
     let second = new(&f.user, 2, "one");
     assert_eq!(
-        f.store.create_workspace(&second, QUOTA, Some((&once, "other"))).await.unwrap(),
+        f.store.create_workspace(&second, QUOTA, Some((&once, "other")), &act()).await.unwrap(),
         Replay::Before("answer".into())
     );
     let changed = Once::new("k1", b"two");
-    let third = f.store.create_workspace(&new(&f.user, 3, "two"), QUOTA, Some((&changed, ""))).await;
+    let third = f.store.create_workspace(&new(&f.user, 3, "two"), QUOTA, Some((&changed, "")), &act()).await;
     assert!(matches!(third, Err(Error::KeyReused)));
 }
 
@@ -148,7 +154,7 @@ async fn a_repeated_create_is_answered_from_memory_and_a_changed_one_is_refused(
 async fn pages_cover_every_workspace_once() {
     let f = fixture().await;
     for n in 1..4 {
-        f.store.create_workspace(&new(&f.user, n, &format!("w{n}")), QUOTA, None).await.unwrap();
+        f.store.create_workspace(&new(&f.user, n, &format!("w{n}")), QUOTA, None, &act()).await.unwrap();
     }
     let (mut page, mut names) = (Page { limit: 2, ..Page::default() }, Vec::new());
     loop {
@@ -181,12 +187,12 @@ async fn a_key_ends_when_it_was_to_end_or_is_revoked() {
     let (record, key) = f.add(Scope::Account, Some(end)).await;
     assert!(f.holder(&key, now()).await.is_some());
     assert_eq!(f.holder(&key, end).await, None);
-    assert!(f.store.revoke_key(&f.user, &record.id).await.unwrap());
+    assert!(f.store.revoke_key(&f.user, &record.id, &act(), now()).await.unwrap());
     assert_eq!(f.holder(&key, now()).await, None);
-    assert!(!f.store.revoke_key(&f.user, &record.id).await.unwrap());
+    assert!(!f.store.revoke_key(&f.user, &record.id, &act(), now()).await.unwrap());
     // Nobody ends somebody else's.
     let first = f.principal().await.key;
-    assert!(!f.store.revoke_key(&UserId::from_random([9; 5]), &first).await.unwrap());
+    assert!(!f.store.revoke_key(&UserId::from_random([9; 5]), &first, &act(), now()).await.unwrap());
     assert!(f.holder(&f.key, now()).await.is_some());
 }
 
@@ -197,7 +203,7 @@ async fn after_a_rotation_the_old_secret_is_good_for_its_grace_only() {
     let rotate = async |until: Moment| {
         let key = ApiKey::mint().unwrap();
         let secret = NewSecret::of(&key, &f.token_key);
-        f.store.rotate_key(&f.user, &record.id, &secret, until).await.unwrap().unwrap();
+        f.store.rotate_key(&f.user, &record.id, &secret, until, &act(), now()).await.unwrap().unwrap();
         key
     };
     let until = now().after(Duration::from_secs(10));
@@ -214,7 +220,7 @@ async fn after_a_rotation_the_old_secret_is_good_for_its_grace_only() {
 async fn a_limited_key_covers_what_it_names_and_its_users_own_only() {
     let f = fixture().await;
     for (n, name) in [(1, "w1"), (2, "w2")] {
-        f.store.create_workspace(&new(&f.user, n, name), QUOTA, None).await.unwrap();
+        f.store.create_workspace(&new(&f.user, n, name), QUOTA, None, &act()).await.unwrap();
     }
     let id = WorkspaceId::from_random([2; 5]);
     let scope = Scope::Workspaces { ids: BTreeSet::from([id.clone()]), role: Role::Operate };
@@ -229,7 +235,7 @@ async fn a_limited_key_covers_what_it_names_and_its_users_own_only() {
     let strange =
         Scope::Workspaces { ids: BTreeSet::from([WorkspaceId::from_random([7; 5])]), role: Role::Read };
     let new = NewKey { scope: strange, ..NewKey::of(&ApiKey::mint().unwrap(), "x", &f.token_key) };
-    let refused = f.store.add_key(&f.user, &new, 9, None, now()).await;
+    let refused = f.store.add_key(&f.user, &new, 9, None, act(), now()).await;
     assert!(matches!(refused, Err(Error::NoWorkspace(_))), "{refused:?}");
     assert_eq!(f.store.keys_of(&f.user).await.unwrap().len(), 2, "nothing of it is left");
 }
@@ -253,7 +259,7 @@ async fn a_newer_schema_is_refused_with_the_reason() {
     .await
     .unwrap();
     f.store.close().await;
-    let error = Store::open(&f.folder.path().join("rigbox.db")).await.unwrap_err().to_string();
+    let error = Store::open(&f.folder.path().join("rigbox.db"), &f.token_key).await.unwrap_err().to_string();
     assert!(error.contains("9999") && error.contains("newer rigboxd"), "{error}");
 }
 
@@ -274,4 +280,47 @@ fn secrets_do_not_print_and_their_file_is_private() {
     assert_eq!(secret.reveal().len(), 46);
     assert!(ApiKey::parse(secret.reveal()).is_some());
     assert!(ApiKey::parse("rb_short").is_none());
+}
+
+#[tokio::test]
+async fn a_change_of_the_audit_log_shows() {
+    let f = fixture().await;
+    for (n, name) in [(1, "w1"), (2, "w2"), (3, "w3")] {
+        let act = Act::by(&f.principal().await, "workspace.create", name);
+        f.store.create_workspace(&new(&f.user, n, name), QUOTA, None, &act).await.unwrap();
+    }
+    // The user, the first key and three workspaces, newest first.
+    let entries = f.store.audit_of(&f.user, None, 9).await.unwrap();
+    let told: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.action.as_str())).collect();
+    let made = "workspace.create";
+    assert_eq!(told, [(5, made), (4, made), (3, made), (2, "key.create"), (1, "user.create")]);
+    assert_eq!(f.store.audit_of(&f.user, Some(3), 1).await.unwrap(), entries[3..4]);
+    assert_eq!(f.store.verify_audit().await.unwrap(), Ok(5));
+
+    for (change, back, first) in [
+        (
+            "UPDATE audit_log SET target = 'w9' WHERE seq = 4",
+            "UPDATE audit_log SET target = 'w2' WHERE seq = 4",
+            4,
+        ),
+        ("UPDATE audit_log SET seq = 9 WHERE seq = 3", "UPDATE audit_log SET seq = 3 WHERE seq = 9", 4),
+        ("UPDATE audit_log SET hash = 'x' WHERE seq = 1", "SELECT 1", 1),
+    ] {
+        sqlx::query(change).execute(&f.store.pool).await.unwrap();
+        assert_eq!(f.store.verify_audit().await.unwrap(), Err(first), "{change}");
+        sqlx::query(back).execute(&f.store.pool).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_keys_first_use_from_an_address_is_told_once() {
+    let f = fixture().await;
+    for (address, entries) in [("192.0.2.1", 3), ("192.0.2.1", 3), ("2001:db8::1", 4), ("192.0.2.1", 4)] {
+        let principal = Principal { from: Some(address.parse().unwrap()), ..f.principal().await };
+        f.store.key_used_from(&principal, now()).await.unwrap();
+        assert_eq!(f.store.audit_of(&f.user, None, 9).await.unwrap().len(), entries, "{address}");
+    }
+    let newest = &f.store.audit_of(&f.user, None, 1).await.unwrap()[0];
+    assert_eq!((newest.action.as_str(), newest.address.as_deref()), ("key.first_use", Some("2001:db8::1")));
+    assert_eq!(f.store.verify_audit().await.unwrap(), Ok(4));
 }

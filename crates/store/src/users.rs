@@ -6,6 +6,7 @@ use rigbox_core::time::Moment;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::audit::{self, Act};
 use crate::{Error, NewKey, Store, api_keys, parsed, random};
 
 /// A user.
@@ -56,7 +57,10 @@ impl Store {
             .bind(now.unix_ms())
             .execute(&mut *tx)
             .await?;
-        api_keys::insert(&mut tx, &id, key, now).await?;
+        let key = api_keys::insert(&mut tx, &id, key, now).await?;
+        for act in [Act::on_machine(&id, "user.create", &id), Act::on_machine(&id, "key.create", key)] {
+            audit::append(&mut tx, &self.chain, &act, now).await?;
+        }
         tx.commit().await?;
         Ok(id)
     }

@@ -10,6 +10,7 @@ use rigbox_core::time::Moment;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
+use crate::audit::{self, Act};
 use crate::idempotency::{self, Once, Replay};
 use crate::{Error, Store, parsed};
 
@@ -154,6 +155,7 @@ impl Store {
         new: &Workspace,
         quota: Quota,
         once: Option<(&Once, &str)>,
+        act: &Act,
     ) -> Result<Replay<()>, Error> {
         let mut tx = self.write().await?;
         if let Some((once, _)) = once
@@ -167,12 +169,21 @@ impl Store {
         if let Some((once, answer)) = once {
             idempotency::remember(&mut tx, &new.user_id, once, answer, new.created_at).await?;
         }
+        audit::append(&mut tx, &self.chain, act, new.created_at).await?;
         tx.commit().await?;
         Ok(Replay::Fresh(()))
     }
 
-    /// Stores a new life for a workspace, unless its row has changed since it was read: then `false`.
-    pub async fn update_life(&self, seen: &Workspace, life: &Lifecycle, now: Moment) -> Result<bool, Error> {
+    /// Stores a new life for a workspace, unless its row has changed since it was read: then `false`. `act` is whose doing that was,
+    /// if anybody's.
+    pub async fn update_life(
+        &self,
+        seen: &Workspace,
+        life: &Lifecycle,
+        act: Option<&Act>,
+        now: Moment,
+    ) -> Result<bool, Error> {
+        let mut tx = self.write().await?;
         let failure = life.failure.as_ref();
         let done = sqlx::query(
             "UPDATE workspaces SET revision = revision + 1, status = $1, status_since = $2, desired = $3, \
@@ -196,9 +207,14 @@ impl Store {
         .bind(now.unix_ms())
         .bind(seen.id.as_str())
         .bind(seen.revision)
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
-        Ok(done.rows_affected() == 1)
+        let stored = done.rows_affected() == 1;
+        if let Some(act) = act.filter(|_| stored) {
+            audit::append(&mut tx, &self.chain, act, now).await?;
+        }
+        tx.commit().await?;
+        Ok(stored)
     }
 
     /// Removes a workspace that is still being deleted for this generation; `false` when it is not.

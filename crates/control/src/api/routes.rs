@@ -16,8 +16,8 @@ use utoipa_axum::routes;
 
 use super::extract::Caller;
 use super::{
-    App, api_keys, doctor, document, error, exec, exec_socket, files, health, limits, machine, templates,
-    users, workspaces,
+    App, api_keys, audit, doctor, document, error, exec, exec_socket, files, health, limits, machine,
+    templates, users, workspaces,
 };
 
 use crate::auth::AuthError;
@@ -76,7 +76,7 @@ async fn authenticate<A: Action>(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match app.auth.principal(request.headers()).await {
+    match app.auth.principal(request.headers(), limits::address(&request)).await {
         Ok(principal) => match app.rates.user(&principal, class) {
             Ok(allowance) => {
                 request.extensions_mut().insert(Caller::<A>::new(principal));
@@ -144,6 +144,7 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>, OpenApi) {
         .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::create))
         .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::rotate))
         .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::revoke))
+        .action::<permit::ReadAudit>(Class::Authentication, routes!(audit::list))
         .action::<permit::Diagnose>(Class::Workspaces, routes!(doctor::doctor))
         .public(Class::Workspaces, routes!(templates::list))
         .public(Class::Workspaces, routes!(machine::capacity));

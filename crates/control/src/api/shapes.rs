@@ -3,6 +3,21 @@
 use rigbox_core::time::Moment;
 use time::OffsetDateTime;
 
+use super::error::ApiError;
+
+const PAGE: u32 = 100;
+const LARGEST_PAGE: u32 = 1_000;
+
+/// How many a list answers with.
+pub(super) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
+    let limit = limit.unwrap_or(PAGE);
+    if (1..=LARGEST_PAGE).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err(ApiError::bad_request(format!("limit: {limit} is not between 1 and {LARGEST_PAGE}")))
+    }
+}
+
 /// A moment as clients read it (RFC 3339).
 pub(super) fn date(moment: Moment) -> OffsetDateTime {
     let nanos = i128::from(moment.unix_ms()) * 1_000_000;

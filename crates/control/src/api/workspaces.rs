@@ -18,6 +18,7 @@ use rigbox_store::{Page, Workspace};
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, JsonBody, QueryOf, once};
+use super::shapes::page_size;
 
 mod shapes;
 
@@ -26,8 +27,6 @@ use shapes::{
     MessageResponse,
 };
 
-const PAGE: u32 = 100;
-const LARGEST_PAGE: u32 = 1_000;
 const WAIT_S: u32 = 30;
 const LONGEST_WAIT_S: u32 = 120;
 
@@ -41,10 +40,7 @@ pub(super) async fn list(
     caller: Caller<ListWorkspaces>,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Json<ListWorkspacesResponse>, ApiError> {
-    let limit = query.limit.unwrap_or(PAGE);
-    if !(1..=LARGEST_PAGE).contains(&limit) {
-        return Err(ApiError::bad_request(format!("limit: {limit} is not between 1 and {LARGEST_PAGE}")));
-    }
+    let limit = page_size(query.limit)?;
     let status = query.status.as_deref().map(parse_status).transpose()?;
     let after = query.cursor.as_deref().map(read_cursor).transpose()?;
     // One more than asked tells whether there is a next page.

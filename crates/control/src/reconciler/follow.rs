@@ -95,10 +95,9 @@ impl Reconciler {
 
     /// Lets a report move a life, and has the worker look at the outcome.
     pub(super) async fn apply(&self, id: &WorkspaceId, report: &Report) {
-        let moved = self
-            .0
-            .lives
-            .change::<rigbox_store::Error>(id, |workspace, now| Ok(workspace.life.observe(report, now)));
+        let moved = self.0.lives.change::<rigbox_store::Error>(id, None, |workspace, now| {
+            Ok(workspace.life.observe(report, now))
+        });
         match moved.await {
             Ok(Some(_)) => self.poke(id),
             Ok(None) if report.seen != Seen::Absent => self.remove_orphan(id.clone(), report.generation),

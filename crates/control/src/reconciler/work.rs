@@ -83,7 +83,7 @@ impl Reconciler {
             return Ok(false);
         }
         let trouble = lock(&self.0.troubled).get(&workspace.id).cloned();
-        let moved = self.0.lives.change::<Error>(&workspace.id, |workspace, now| {
+        let moved = self.0.lives.change::<Error>(&workspace.id, None, |workspace, now| {
             let mut life = late(&workspace.life, now);
             if let (Some(failure), Some(trouble)) = (life.as_mut().and_then(|l| l.failure.as_mut()), &trouble)
             {
@@ -197,7 +197,7 @@ impl Reconciler {
     ) -> Result<Outcome, Error> {
         self.0
             .lives
-            .change::<Error>(&asked.id, |workspace, now| {
+            .change::<Error>(&asked.id, None, |workspace, now| {
                 let same = workspace.life.generation == asked.life.generation;
                 Ok(same.then(|| next(&workspace.life, now)))
             })

@@ -7,7 +7,7 @@ use rigbox_core::ids::{BadId, KeyId, WorkspaceId};
 use rigbox_core::permit::{BadRole, ListKeys, ManageKeys, Permit, Role, Scope};
 use rigbox_core::time::Moment;
 use rigbox_store::secret::{ApiKey, TokenKey};
-use rigbox_store::{KeyRecord, NewKey, NewSecret, Once, Replay, Store};
+use rigbox_store::{Act, KeyRecord, NewKey, NewSecret, Once, Replay, Store};
 
 use super::workspaces::Problem;
 use crate::clock;
@@ -59,7 +59,8 @@ impl ApiKeys {
             scope: scope(wanted.workspaces, wanted.role.as_deref())?,
             expires_at: wanted.expires_at,
         };
-        match self.store.add_key(&permit.principal().user, &new, MOST, once, now).await? {
+        let act = Act::by(permit.principal(), "key.create", "");
+        match self.store.add_key(&permit.principal().user, &new, MOST, once, act, now).await? {
             Replay::Fresh(record) => Ok((record, key)),
             Replay::Before(id) => Err(Problem::ShownOnce(id)),
         }
@@ -78,15 +79,17 @@ impl ApiKeys {
         }
         let (key, id) = (ApiKey::mint()?, key_id(id)?);
         let secret = NewSecret::of(&key, &self.token_key);
-        let until = clock::now().after(grace);
-        let rotated = self.store.rotate_key(&permit.principal().user, &id, &secret, until).await?;
+        let now = clock::now();
+        let (user, act) = (&permit.principal().user, Act::by(permit.principal(), "key.rotate", &id));
+        let rotated = self.store.rotate_key(user, &id, &secret, now.after(grace), &act, now).await?;
         rotated.map(|record| (record, key)).ok_or_else(|| Problem::NoKey(id.to_string()))
     }
 
     /// Ends a key for the next request.
     pub(crate) async fn revoke(&self, permit: &Permit<ManageKeys>, id: &str) -> Result<KeyId, Problem> {
         let id = key_id(id)?;
-        match self.store.revoke_key(&permit.principal().user, &id).await? {
+        let act = Act::by(permit.principal(), "key.revoke", &id);
+        match self.store.revoke_key(&permit.principal().user, &id, &act, clock::now()).await? {
             true => Ok(id),
             false => Err(Problem::NoKey(id.to_string())),
         }

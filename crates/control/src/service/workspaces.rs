@@ -12,7 +12,7 @@ use rigbox_core::permit::{
 use rigbox_core::sizes::{AskedSizes, BadSize, Ceiling, Sizes};
 use rigbox_core::status::{Request, Status};
 use rigbox_core::templates::{self, Template};
-use rigbox_store::{Once, Page, Quota, Replay, Workspace};
+use rigbox_store::{Act, Once, Page, Quota, Replay, Workspace};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
@@ -147,8 +147,9 @@ impl Workspaces {
         };
         for _ in 0..DRAWS {
             let answer = render(&new);
+            let act = Act::by(owner, CreateWorkspace::NAME, &new.id);
             let once = once.map(|once| (once, answer.as_str()));
-            match self.lives.store().create_workspace(&new, quota, once).await {
+            match self.lives.store().create_workspace(&new, quota, once, &act).await {
                 Ok(Replay::Fresh(())) => {
                     self.lives.announce(&new.id);
                     return Ok(answer);
@@ -227,8 +228,11 @@ impl Workspaces {
 
     async fn request<A: Action>(&self, permit: &Permit<A>, request: Request) -> Result<Workspace, Problem> {
         let id = id_of(permit)?;
+        let act = Act::by(permit.principal(), format!("workspace.{}", request.as_str()), id);
         self.lives
-            .change(id, |workspace, now| Ok::<_, Problem>(Some(workspace.life.request(request, now)?)))
+            .change(id, Some(&act), |workspace, now| {
+                Ok::<_, Problem>(Some(workspace.life.request(request, now)?))
+            })
             .await?
             .ok_or_else(|| Problem::NotFound(id.to_string()))
     }

@@ -1,0 +1,87 @@
+//! `/audit-log`: what was done with the account's credentials.
+
+use axum::Json;
+use axum::extract::State;
+use rigbox_core::permit::{ReadAudit, Target};
+use rigbox_store::AuditEntry;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+
+use super::App;
+use super::error::{ApiError, ApiErrorBody};
+use super::extract::{Caller, QueryOf};
+use super::shapes::{date, page_size};
+
+/// Which part of the log.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AuditQuery {
+    /// At most so many: 100 when left out, 1,000 at most.
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Something that was done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditLogEntry {
+    /// Its place in the installation's log.
+    id: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    /// E.g. `workspace.start`.
+    action: String,
+    /// What it was done to.
+    target: String,
+    /// The key that was shown; absent for what was done on the machine itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+}
+
+impl From<AuditEntry> for AuditLogEntry {
+    fn from(entry: AuditEntry) -> Self {
+        let AuditEntry { seq, at, user: _, key, address, action, target } = entry;
+        Self { id: seq, at: date(at), action, target, key_id: key, address }
+    }
+}
+
+/// A page of the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditLogResponse {
+    entries: Vec<AuditLogEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// What was done with the account's credentials, newest first
+#[utoipa::path(
+    get, path = "/audit-log", tag = "audit", params(AuditQuery),
+    responses(
+        (status = 200, body = AuditLogResponse),
+        (status = 400, body = ApiErrorBody),
+        (status = 403, body = ApiErrorBody),
+    ),
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller<ReadAudit>,
+    QueryOf(query): QueryOf<AuditQuery>,
+) -> Result<Json<AuditLogResponse>, ApiError> {
+    let limit = page_size(query.limit)?;
+    let before = query.cursor.map(|cursor| {
+        cursor.parse().map_err(|_| {
+            ApiError::bad_request("cursor: not one that this API gave: take `next_cursor` as it is")
+        })
+    });
+    let permit = caller.permit(Target::Account)?;
+    // One more than asked tells whether there is a next page.
+    let mut entries = app.audit.list(&permit, before.transpose()?, limit + 1).await?;
+    let more = entries.len() > limit as usize;
+    entries.truncate(limit as usize);
+    let next_cursor = entries.last().filter(|_| more).map(|last| last.seq.to_string());
+    Ok(Json(AuditLogResponse { entries: entries.into_iter().map(Into::into).collect(), next_cursor }))
+}

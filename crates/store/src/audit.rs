@@ -1,0 +1,230 @@
+//! The audit log: added to in the transaction of what it tells, never changed, and chained by keyed hashes so that a change shows. (A
+//! log whose end was cut off is whole up to there: only a copy elsewhere would tell.)
+
+use std::net::IpAddr;
+
+use rigbox_core::ids::{KeyId, UserId};
+use rigbox_core::permit::Principal;
+use rigbox_core::time::Moment;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use crate::secret::TokenKey;
+use crate::{Error, Store, parsed};
+
+/// Something that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Act {
+    user: UserId,
+    key: Option<KeyId>,
+    address: Option<IpAddr>,
+    action: String,
+    target: String,
+}
+
+impl Act {
+    /// What `principal` does to `target`, e.g. `workspace.start` to `ws-aaaaaaaa`.
+    pub fn by(principal: &Principal, action: impl Into<String>, target: impl ToString) -> Self {
+        Self {
+            user: principal.user.clone(),
+            key: Some(principal.key.clone()),
+            address: principal.from,
+            action: action.into(),
+            target: target.to_string(),
+        }
+    }
+
+    /// What is done to a user's account on the machine itself.
+    pub fn on_machine(user: &UserId, action: &str, target: impl ToString) -> Self {
+        let (action, target) = (action.to_owned(), target.to_string());
+        Self { user: user.clone(), key: None, address: None, action, target }
+    }
+
+    /// The same, done to something whose name was not known before.
+    #[must_use]
+    pub fn to(self, target: impl ToString) -> Self {
+        Self { target: target.to_string(), ..self }
+    }
+}
+
+/// An act on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Its place in the log, from 1.
+    pub seq: i64,
+    /// When it was done.
+    pub at: Moment,
+    /// Whose account.
+    pub user: UserId,
+    /// By which key; none for what was done on the machine itself.
+    pub key: Option<String>,
+    /// From where.
+    pub address: Option<String>,
+    /// What.
+    pub action: String,
+    /// To what.
+    pub target: String,
+}
+
+/// Key of the chain: a copy of the database alone does not suffice to forge it.
+#[derive(Clone)]
+pub(crate) struct ChainKey([u8; 32]);
+
+impl std::fmt::Debug for ChainKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ChainKey(..)")
+    }
+}
+
+impl ChainKey {
+    pub(crate) fn of(token_key: &TokenKey) -> Self {
+        Self(token_key.derive("Rigbox audit chain, version 1"))
+    }
+
+    /// The hash that an entry has behind one with the hash `before`.
+    fn hash(&self, before: &str, entry: &AuditEntry) -> String {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        let (seq, at) = (entry.seq.to_string(), entry.at.unix_ms().to_string());
+        // Nothing and an empty text are not the same.
+        let optional =
+            |text: &Option<String>| text.as_ref().map_or("-".to_owned(), |text| format!("={text}"));
+        let (key, address) = (optional(&entry.key), optional(&entry.address));
+        let parts = [before, &seq, &at, entry.user.as_str(), &key, &address, &entry.action, &entry.target];
+        for part in parts {
+            // With its length, so that no two rows read alike.
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// Adds an act at the end; the transaction is one that writes, so nobody else does meanwhile.
+pub(crate) async fn append(
+    connection: &mut SqliteConnection,
+    chain: &ChainKey,
+    act: &Act,
+    now: Moment,
+) -> Result<(), Error> {
+    let last = sqlx::query("SELECT seq, hash FROM audit_log ORDER BY seq DESC LIMIT 1")
+        .fetch_optional(&mut *connection)
+        .await?;
+    let (last, before) = match &last {
+        Some(row) => (row.try_get("seq")?, row.try_get("hash")?),
+        None => (0, ""),
+    };
+    let entry = AuditEntry {
+        seq: last + 1,
+        at: now,
+        user: act.user.clone(),
+        key: act.key.as_ref().map(ToString::to_string),
+        address: act.address.as_ref().map(ToString::to_string),
+        action: act.action.clone(),
+        target: act.target.clone(),
+    };
+    sqlx::query(
+        "INSERT INTO audit_log (seq, at, user_id, key_id, address, action, target, hash) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(entry.seq)
+    .bind(entry.at.unix_ms())
+    .bind(entry.user.as_str())
+    .bind(&entry.key)
+    .bind(&entry.address)
+    .bind(&entry.action)
+    .bind(&entry.target)
+    .bind(chain.hash(before, &entry))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Entries read at one time when all are.
+const PAGE: i64 = 1_000;
+
+impl Store {
+    /// A user's entries before `before` (all when none), newest first.
+    pub async fn audit_of(
+        &self,
+        user: &UserId,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, Error> {
+        let rows = sqlx::query(
+            "SELECT seq, at, user_id, key_id, address, action, target, hash FROM audit_log \
+             WHERE user_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3",
+        )
+        .bind(user.as_str())
+        .bind(before.unwrap_or(i64::MAX))
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(entry).collect()
+    }
+
+    /// Follows the whole chain; answers how many entries it has, or the first that does not fit.
+    pub async fn verify_audit(&self) -> Result<Result<u64, i64>, Error> {
+        let (mut last, mut before) = (0, String::new());
+        loop {
+            let rows = sqlx::query(
+                "SELECT seq, at, user_id, key_id, address, action, target, hash FROM audit_log \
+                 WHERE seq > $1 ORDER BY seq LIMIT $2",
+            )
+            .bind(last)
+            .bind(PAGE)
+            .fetch_all(&self.pool)
+            .await?;
+            if rows.is_empty() {
+                return Ok(Ok(u64::try_from(last).unwrap_or(0)));
+            }
+            for row in &rows {
+                let seq = row.try_get("seq")?;
+                let hash: String = row.try_get("hash")?;
+                // A row that cannot be read was not written by this program.
+                let fits = entry(row).is_ok_and(|entry| self.chain.hash(&before, &entry) == hash);
+                if seq != last + 1 || !fits {
+                    return Ok(Err(seq));
+                }
+                (last, before) = (seq, hash);
+            }
+        }
+    }
+
+    /// Notes where a key is used from; the first time from there is an act.
+    pub async fn key_used_from(&self, principal: &Principal, now: Moment) -> Result<(), Error> {
+        let Some(address) = principal.from else { return Ok(()) };
+        let mut tx = self.write().await?;
+        let known: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM api_key_addresses WHERE key_id = $1 AND address = $2")
+                .bind(principal.key.as_str())
+                .bind(address.to_string())
+                .fetch_one(&mut *tx)
+                .await?;
+        // The key may have been revoked meanwhile.
+        let done = sqlx::query(
+            "INSERT INTO api_key_addresses (key_id, address) SELECT id, $1 FROM api_keys WHERE id = $2 AND $3 = 0",
+        )
+        .bind(address.to_string())
+        .bind(principal.key.as_str())
+        .bind(known)
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 1 {
+            let act = Act::by(principal, "key.first_use", &principal.key);
+            append(&mut tx, &self.chain, &act, now).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+fn entry(row: &SqliteRow) -> Result<AuditEntry, Error> {
+    Ok(AuditEntry {
+        seq: row.try_get("seq")?,
+        at: Moment::from_unix_ms(row.try_get("at")?),
+        user: parsed(row.try_get("user_id")?)?,
+        key: row.try_get("key_id")?,
+        address: row.try_get("address")?,
+        action: row.try_get("action")?,
+        target: row.try_get("target")?,
+    })
+}
