@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::time::Instant;
+
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use support::{Rig, answer, eventually};
@@ -157,7 +159,7 @@ async fn a_repeated_create_makes_one_key_and_never_shows_a_secret_twice() {
 async fn more_than_a_burst_is_refused_until_it_may_come() {
     let rig = Rig::new().await;
     let me = || rig.request(Method::GET, "/users/me").send();
-    let mut passed = 0;
+    let (mut passed, began) = (0, Instant::now());
     let refused = loop {
         let response = me().await.unwrap();
         if response.status() == 429 {
@@ -165,9 +167,11 @@ async fn more_than_a_burst_is_refused_until_it_may_come() {
         }
         assert_eq!(response.headers()["ratelimit-limit"], "120");
         passed += 1;
+        assert!(passed < 1_000, "there is no limit");
     };
     // One comes back every half second.
-    assert!((12..15).contains(&passed), "{passed}");
+    let most = 12 + began.elapsed().as_millis() / 500 + 1;
+    assert!((12..=most).contains(&passed), "{passed}");
     assert_eq!(
         (&refused.headers()["ratelimit-remaining"], &refused.headers()["retry-after"]),
         (&"0".parse().unwrap(), &"1".parse().unwrap())
@@ -183,12 +187,16 @@ async fn more_than_a_burst_is_refused_until_it_may_come() {
         assert!(!response.headers().contains_key("ratelimit-limit"));
     }
     let wrong = format!("rb_{}", "x".repeat(43));
-    let mut seen = Vec::new();
-    for _ in 0..20 {
+    let mut refusals = 0;
+    loop {
         let request = rig.client.get(rig.url("/api/v1/workspaces")).bearer_auth(&wrong);
-        seen.push(request.send().await.unwrap().status().as_u16());
+        match request.send().await.unwrap().status().as_u16() {
+            401 if refusals < 1_000 => refusals += 1,
+            429 => break,
+            other => panic!("{other}"),
+        }
     }
-    assert!(seen.starts_with(&[401; 12]) && seen.ends_with(&[429]), "{seen:?}");
+    assert!(refusals >= 12, "{refusals}");
     assert!(opens(&rig, &rig.key).await);
 }
 
