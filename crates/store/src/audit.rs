@@ -193,19 +193,13 @@ impl Store {
     pub async fn key_used_from(&self, principal: &Principal, now: Moment) -> Result<(), Error> {
         let Some(address) = principal.from else { return Ok(()) };
         let mut tx = self.write().await?;
-        let known: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM api_key_addresses WHERE key_id = $1 AND address = $2")
-                .bind(principal.key.as_str())
-                .bind(address.to_string())
-                .fetch_one(&mut *tx)
-                .await?;
         // The key may have been revoked meanwhile.
         let done = sqlx::query(
-            "INSERT INTO api_key_addresses (key_id, address) SELECT id, $1 FROM api_keys WHERE id = $2 AND $3 = 0",
+            "INSERT INTO api_key_addresses (key_id, address) SELECT id, $1 FROM api_keys WHERE id = $2 \
+             ON CONFLICT DO NOTHING",
         )
         .bind(address.to_string())
         .bind(principal.key.as_str())
-        .bind(known)
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 1 {

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, QueryOf};
-use super::shapes::{date, page_size};
+use super::shapes::{bad_cursor, date, page_size};
 
 /// Which part of the log.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -72,14 +72,10 @@ pub(super) async fn list(
     QueryOf(query): QueryOf<AuditQuery>,
 ) -> Result<Json<AuditLogResponse>, ApiError> {
     let limit = page_size(query.limit)?;
-    let before = query.cursor.map(|cursor| {
-        cursor.parse().map_err(|_| {
-            ApiError::bad_request("cursor: not one that this API gave: take `next_cursor` as it is")
-        })
-    });
+    let before = query.cursor.map(|cursor| cursor.parse().map_err(|_| bad_cursor())).transpose()?;
     let permit = caller.permit(Target::Account)?;
     // One more than asked tells whether there is a next page.
-    let mut entries = app.audit.list(&permit, before.transpose()?, limit + 1).await?;
+    let mut entries = app.audit.list(&permit, before, limit + 1).await?;
     let more = entries.len() > limit as usize;
     entries.truncate(limit as usize);
     let next_cursor = entries.last().filter(|_| more).map(|last| last.seq.to_string());

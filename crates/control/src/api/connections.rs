@@ -25,6 +25,7 @@ pub(super) struct Bounds {
 }
 
 pub(super) const BOUNDS: Bounds = Bounds { most: 2_000, head_within: Duration::from_secs(20) };
+
 /// The other end's address, in the extensions of every request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);

@@ -8,6 +8,11 @@ use super::error::ApiError;
 const PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 1_000;
 
+/// What a cursor is answered with that cannot be read.
+pub(super) fn bad_cursor() -> ApiError {
+    ApiError::bad_request("cursor: not one that this API gave: take `next_cursor` as it is")
+}
+
 /// How many a list answers with.
 pub(super) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
     let limit = limit.unwrap_or(PAGE);

@@ -18,7 +18,7 @@ use rigbox_store::{Page, Workspace};
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, JsonBody, QueryOf, once};
-use super::shapes::page_size;
+use super::shapes::{bad_cursor, page_size};
 
 mod shapes;
 
@@ -180,7 +180,5 @@ fn read_cursor(text: &str) -> Result<(i64, String), ApiError> {
         let (time, id) = plain.split_once(':')?;
         Some((time.parse().ok()?, id.to_owned()))
     };
-    read().ok_or_else(|| {
-        ApiError::bad_request("cursor: not one that this API gave: take `next_cursor` as it is")
-    })
+    read().ok_or_else(bad_cursor)
 }
