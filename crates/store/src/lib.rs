@@ -12,14 +12,23 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 mod api_keys;
 mod audit;
+mod envelope;
+mod environment;
 mod idempotency;
+mod master_key;
+mod rotation;
 pub mod secret;
 mod users;
+mod vault;
+mod workspace_keys;
 mod workspaces;
 
 pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
 pub use audit::{Act, AuditEntry};
+pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{Once, Replay};
+pub use master_key::{KeySource, MasterKeyId};
+pub use rotation::Rotation;
 pub use users::User;
 pub use workspaces::{Page, Quota, Usage, Workspace};
 
@@ -67,6 +76,41 @@ pub enum Error {
     /// The user has no such workspace.
     #[error("no workspace `{0}`: not found")]
     NoWorkspace(WorkspaceId),
+    /// The master keys cannot be had.
+    #[error("no master key from {origin}: {problem}")]
+    MasterKeySource {
+        /// Where they come from.
+        origin: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The master key is another one than the database's.
+    #[error(
+        "wrong master key: secrets in the database are encrypted with the master key {wanted}, which {origin} does not have; nothing was changed: put that key back, from its backup if need be"
+    )]
+    WrongMasterKey {
+        /// The id of the key that is wanted.
+        wanted: MasterKeyId,
+        /// Where it was looked for.
+        origin: String,
+    },
+    /// A rotation cannot begin.
+    #[error("the master key cannot be rotated: {0}")]
+    Rotation(String),
+    /// The master keys were not given to this handle.
+    #[error("the database was opened without its master key")]
+    Locked,
+    /// A secret is not what this program wrote there.
+    #[error("a secret in {table}.{column} does not open: it was changed, or moved from another row")]
+    DoesNotOpen {
+        /// In which table.
+        table: &'static str,
+        /// In which column.
+        column: &'static str,
+    },
+    /// The cipher refused to encrypt.
+    #[error("the cipher failed")]
+    Cipher,
     /// There is a user already.
     #[error("there is a first user already")]
     UserExists,
@@ -80,6 +124,8 @@ pub enum Error {
 pub struct Store {
     pool: SqlitePool,
     chain: audit::ChainKey,
+    /// What opens secrets; see [`Store::unlock`].
+    vault: Option<vault::Vault>,
 }
 
 impl Store {
@@ -106,7 +152,7 @@ impl Store {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;
-        Ok(Self { pool, chain: audit::ChainKey::of(token_key) })
+        Ok(Self { pool, chain: audit::ChainKey::of(token_key), vault: None })
     }
 
     /// Whether the database answers.

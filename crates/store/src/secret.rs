@@ -1,4 +1,4 @@
-//! Secrets of the control role: the key that tokens are hashed with, and API keys as they are handed out.
+//! Secrets of the control role: the key that tokens are hashed with, and tokens (API keys, workspace keys) as they are handed out.
 //!
 //! None of these types prints its content.
 
@@ -8,10 +8,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use crate::{Error, random};
 
 const KEY_BYTES: usize = 32;
-const PREFIX: &str = "rb_";
 const DIGITS: usize = 43;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -77,50 +78,72 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// A user's API key in clear: exists where it is minted and where it is presented, nowhere else.
-#[derive(Clone)]
-pub struct ApiKey(String);
+/// Characters of a preview after the prefix.
+const SHOWN: usize = 6;
 
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiKey(..)")
-    }
+macro_rules! tokens {
+    ($($(#[$doc:meta])* $name:ident, $prefix:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $name(Zeroizing<String>);
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        }
+
+        impl $name {
+            /// A new one: 43 base62 characters carry 256 bits.
+            pub fn mint() -> Result<Self, Error> {
+                mint($prefix).map(Self)
+            }
+
+            /// The token in `text`, if it looks like one.
+            pub fn parse(text: &str) -> Option<Self> {
+                let digits = text.strip_prefix($prefix)?;
+                let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                fits.then(|| Self(Zeroizing::new(text.to_owned())))
+            }
+
+            /// The token itself, to be shown once or hashed.
+            pub fn reveal(&self) -> &str {
+                &self.0
+            }
+        }
+    )*};
+}
+
+tokens! {
+    /// A user's API key in clear: exists where it is minted and where it is presented, nowhere else.
+    ApiKey, "rb_";
+    /// The key that a workspace has of itself for one boot, in clear: exists on its way into the VM and where it is presented.
+    WorkspaceKey, "rb_ws_";
 }
 
 impl ApiKey {
-    /// A new one: 43 base62 characters carry 256 bits.
-    pub fn mint() -> Result<Self, Error> {
-        let mut text = PREFIX.to_owned();
-        while text.len() < PREFIX.len() + DIGITS {
-            // Bytes above 247 are dropped, so that all 62 digits are equally likely.
-            text.extend(
-                random::<64>()?
-                    .into_iter()
-                    .filter(|byte| *byte < 248)
-                    .filter_map(|byte| BASE62.get(usize::from(byte) % BASE62.len()))
-                    .map(|digit| char::from(*digit))
-                    .take(PREFIX.len() + DIGITS - text.len()),
-            );
-        }
-        Ok(Self(text))
-    }
-
-    /// The key in `text`, if it looks like one.
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix(PREFIX)?;
-        let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        fits.then(|| Self(text.to_owned()))
-    }
-
-    /// The key itself, to be shown once or hashed.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-
     /// Enough to tell keys apart, too little to use.
     pub fn preview(&self) -> String {
-        format!("{}…", self.0.chars().take(PREFIX.len() + 6).collect::<String>())
+        format!("{}…", self.0.chars().take("rb_".len() + SHOWN).collect::<String>())
     }
+}
+
+fn mint(prefix: &str) -> Result<Zeroizing<String>, Error> {
+    let mut text = Zeroizing::new(String::with_capacity(prefix.len() + DIGITS));
+    text.push_str(prefix);
+    while text.len() < prefix.len() + DIGITS {
+        let missing = prefix.len() + DIGITS - text.len();
+        // Bytes above 247 are dropped, so that all 62 digits are equally likely.
+        text.extend(
+            random::<64>()?
+                .into_iter()
+                .filter(|byte| *byte < 248)
+                .filter_map(|byte| BASE62.get(usize::from(byte) % BASE62.len()))
+                .map(|digit| char::from(*digit))
+                .take(missing),
+        );
+    }
+    Ok(text)
 }
 
 /// Creates a file that only its owner may read, with its content on disk before it has its name.

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::secret::{ApiKey, TokenKey};
 
+mod secrets;
+
 const QUOTA: Quota = Quota { max_vms: 3, max_ram_total_mb: 10_000, max_disk_total_mb: 100_000 };
 
 fn now() -> Moment {
@@ -76,6 +78,7 @@ fn new(user: &UserId, n: u8, name: &str) -> Workspace {
         sizes: Sizes::new(512, 1, 4096).unwrap(),
         revision: 1,
         life: Lifecycle::created(now()),
+        environment: EnvironmentNames::default(),
         created_at: now(),
         updated_at: now(),
     }
