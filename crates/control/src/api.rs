@@ -13,6 +13,7 @@ use crate::auth::Auth;
 use crate::rates::Rates;
 use crate::service::api_keys::ApiKeys;
 use crate::service::audit::Audit;
+use crate::service::environment::Environments;
 use crate::service::guests::Guests;
 use crate::service::health::Health;
 use crate::service::machine::Machine;
@@ -24,6 +25,7 @@ mod audit;
 mod connections;
 mod doctor;
 mod document;
+mod environment;
 mod error;
 mod exec;
 mod exec_socket;
@@ -46,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) auth: Auth,
     pub(crate) rates: Arc<Rates>,
     pub(crate) audit: Audit,
+    pub(crate) environments: Environments,
     pub(crate) keys: ApiKeys,
     pub(crate) users: Users,
     pub(crate) workspaces: Workspaces,

@@ -1,4 +1,4 @@
-//! Whose request this is: the API key in `Authorization: Bearer`.
+//! Whose request this is: the key in `Authorization: Bearer`, an API key of a user or the key that a running workspace has of itself.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use rigbox_core::permit::{Credential, Principal};
-use rigbox_store::secret::{ApiKey, TokenKey};
+use rigbox_store::secret::{ApiKey, TokenKey, WorkspaceKey};
 use rigbox_store::{Error, Holder, Store};
 
 use crate::clock;
@@ -60,9 +60,16 @@ impl Auth {
         }
         let (scheme, key) =
             value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(AuthError::Malformed)?;
-        let key = ApiKey::parse(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
+        let key = Some(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
         let key = key.ok_or(AuthError::Malformed)?;
-        // The look-up compares keyed hashes: its time says nothing about the key.
+        // Look-ups compare keyed hashes: their time says nothing about the key.
+        if let Some(key) = WorkspaceKey::parse(key) {
+            let holder = self.store.holder_of_workspace_key(&self.token_key.hash(key.reveal())).await?;
+            return holder
+                .map(|principal| Principal { from: Some(from), ..principal })
+                .ok_or(AuthError::Unknown);
+        }
+        let key = ApiKey::parse(key).ok_or(AuthError::Malformed)?;
         let now = clock::now();
         let holder = self.store.holder_of_key(&self.token_key.hash(key.reveal()), now).await?;
         let Holder { mut principal, last_used_at } = holder.ok_or(AuthError::Unknown)?;

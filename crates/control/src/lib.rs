@@ -17,6 +17,7 @@ mod api;
 mod auth;
 mod changes;
 mod clock;
+mod deliveries;
 mod feed;
 mod guest_client;
 mod node_client;
@@ -26,6 +27,7 @@ mod service;
 mod unix;
 
 pub use rigbox_core::lifecycle::Timeouts;
+pub use rigbox_store::{KeySource, Rotation};
 
 /// After a signal to end, answers under way get this long.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -37,6 +39,8 @@ pub struct Config {
     pub database: PathBuf,
     /// File of the key that tokens are hashed with; made where there is none.
     pub token_key: PathBuf,
+    /// Where the master keys come from that secrets in the database are encrypted with.
+    pub master_key: KeySource,
     /// Where the HTTP API listens.
     pub api_listen: SocketAddr,
     /// How clients reach it, e.g. `http://localhost:7070`.
@@ -83,6 +87,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         .ok_or_else(|| Error::PublicUrl(config.public_api_url.clone()))?;
     let token_key = TokenKey::load_or_create(&config.token_key)?;
     let store = Store::open(&config.database, &token_key).await?;
+    let store = store.unlock(config.master_key, clock::now()).await?;
     let listener = tokio::net::TcpListener::bind(config.api_listen)
         .await
         .map_err(|problem| Error::Listen { address: config.api_listen, problem })?;
@@ -90,9 +95,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
     let lives = changes::Lives::new(store.clone());
     let node = node_client::NodeClient::new(&config.node_socket);
     let guests = guest_client::GuestClient::new(&config.guestio_socket);
+    let deliveries = deliveries::Deliveries::new(store.clone(), token_key.clone(), guests.clone());
     let reconciler = reconciler::Reconciler::new(
         lives.clone(),
         node.clone(),
+        deliveries.clone(),
         config.timeouts,
         config.public_api_url.clone(),
     );
@@ -101,6 +108,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         rates: rates.clone(),
         auth: auth::Auth::new(store.clone(), token_key.clone()),
         audit: service::audit::Audit::new(store.clone()),
+        environments: service::environment::Environments::new(lives.clone(), deliveries),
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
         users: service::users::Users::new(store.clone(), node.clone()),
         workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone()),
@@ -158,6 +166,15 @@ pub async fn bootstrap(database: &Path, token_key: &Path, email: &str) -> Result
         Err(rigbox_store::Error::UserExists) => Err(Error::UserExists),
         Err(other) => Err(other.into()),
     }
+}
+
+/// Encrypts all secrets with another master key, beside a control role that may run; finishes a rotation that was interrupted.
+pub async fn rotate_master_key(config: &Config) -> Result<Rotation, Error> {
+    let store = Store::open(&config.database, &TokenKey::load_or_create(&config.token_key)?).await?;
+    let store = store.unlock(config.master_key.clone(), clock::now()).await?;
+    let done = store.rotate_master_key(clock::now()).await;
+    store.close().await;
+    Ok(done?)
 }
 
 /// Follows the audit log's chain: how many entries it has, or the first that does not fit.

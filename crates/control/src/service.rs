@@ -2,6 +2,7 @@
 
 pub(crate) mod api_keys;
 pub(crate) mod audit;
+pub(crate) mod environment;
 pub(crate) mod guests;
 pub(crate) mod health;
 pub(crate) mod machine;

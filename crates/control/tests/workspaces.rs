@@ -246,6 +246,7 @@ async fn the_document_lists_every_route() {
         [
             "DELETE /api/v1/api-keys/{id}",
             "DELETE /api/v1/workspaces/{id}",
+            "DELETE /api/v1/workspaces/{id}/env/{key}",
             "GET /api/v1/api-keys",
             "GET /api/v1/audit-log",
             "GET /api/v1/capacity",
@@ -255,6 +256,7 @@ async fn the_document_lists_every_route() {
             "GET /api/v1/users/me/limits",
             "GET /api/v1/workspaces",
             "GET /api/v1/workspaces/{id}",
+            "GET /api/v1/workspaces/{id}/env",
             "GET /api/v1/workspaces/{id}/exec",
             "GET /api/v1/workspaces/{id}/files",
             "GET /healthz",
@@ -263,6 +265,7 @@ async fn the_document_lists_every_route() {
             "POST /api/v1/api-keys/{id}/rotate",
             "POST /api/v1/workspaces",
             "POST /api/v1/workspaces/{id}/cancel",
+            "POST /api/v1/workspaces/{id}/env",
             "POST /api/v1/workspaces/{id}/exec",
             "POST /api/v1/workspaces/{id}/retry",
             "POST /api/v1/workspaces/{id}/start",

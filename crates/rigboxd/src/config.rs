@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rigbox_control::KeySource;
 use serde::Deserialize;
 
 /// Where the configuration is looked for.
@@ -22,6 +23,7 @@ pub(crate) struct File {
     uid_base: Option<u32>,
     api: Api,
     node: Node,
+    secrets: Secrets,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -44,6 +46,23 @@ struct Node {
     boot_timeout_s: u64,
 }
 
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Secrets {
+    /// Where the master keys come from; without it, `master.key` in control's part of the state folder.
+    master_key: Option<MasterKey>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum MasterKey {
+    /// A file of control's own user, in a folder that it may write for a rotation.
+    File(PathBuf),
+    Env(String),
+    /// Program and arguments, run as control's user.
+    Command(Vec<String>),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Uplink {
@@ -58,6 +77,7 @@ impl Default for File {
             uid_base: None,
             api: Api::default(),
             node: Node::default(),
+            secrets: Secrets::default(),
         }
     }
 }
@@ -196,11 +216,25 @@ impl Installation {
         rigbox_control::Config {
             database: private.join("rigbox.db"),
             token_key: private.join("token.key"),
+            master_key: match &self.file.secrets.master_key {
+                None => KeySource::File(private.join("master.key")),
+                Some(MasterKey::File(path)) => KeySource::File(path.clone()),
+                Some(MasterKey::Env(name)) => KeySource::Env(name.clone()),
+                Some(MasterKey::Command(words)) => KeySource::Command(words.clone()),
+            },
             api_listen: api.listen,
             public_api_url: self.api_url(),
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
             timeouts: rigbox_control::Timeouts::default(),
+        }
+    }
+
+    /// The variable that the master keys are in, which is for no role but control.
+    pub(crate) fn secret_variable(&self) -> Option<&str> {
+        match &self.file.secrets.master_key {
+            Some(MasterKey::Env(name)) => Some(name),
+            _ => None,
         }
     }
 
@@ -236,6 +270,27 @@ mod tests {
         let error = parse("state = \"/tmp/x\"\n[api]\nlisten_on = \"127.0.0.1:1\"\n").unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("line 3") && text.contains("listen_on"), "{text}");
+    }
+
+    #[test]
+    fn master_keys_come_from_a_file_a_variable_or_a_command() {
+        let source = |text: &str| {
+            let file = parse(text).unwrap();
+            let installation = Installation { file, id: "id".to_owned() };
+            installation.control(Path::new("/private")).master_key
+        };
+        for (text, wanted) in [
+            ("", KeySource::File("/private/master.key".into())),
+            ("[secrets]\nmaster_key = { file = \"/k\" }", KeySource::File("/k".into())),
+            ("[secrets]\nmaster_key = { env = \"K\" }", KeySource::Env("K".into())),
+            (
+                "[secrets]\nmaster_key = { command = [\"kms\", \"get\"] }",
+                KeySource::Command(vec!["kms".into(), "get".into()]),
+            ),
+        ] {
+            assert_eq!(source(text), wanted, "{text}");
+        }
+        assert!(parse("[secrets]\nmaster_key = { fiel = \"/k\" }").is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
-use rigbox_control::{Config, Timeouts};
+use rigbox_control::{Config, KeySource, Timeouts};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -81,16 +81,22 @@ impl Rig {
         self.guests_runtime = Some(runtime);
     }
 
-    pub(crate) async fn start_control(&mut self) {
-        let config = Config {
+    /// What control runs with.
+    pub(crate) fn config(&self) -> Config {
+        Config {
             database: self.path("rigbox.db"),
             token_key: self.path("token.key"),
+            master_key: KeySource::File(self.path("master.key")),
             api_listen: self.address,
             public_api_url: format!("http://{}", self.address),
             node_socket: self.path("node.sock"),
             guestio_socket: self.path("guestio.sock"),
             timeouts: self.timeouts,
-        };
+        }
+    }
+
+    pub(crate) async fn start_control(&mut self) {
+        let config = self.config();
         let runtime = runtime();
         runtime.spawn(async move { rigbox_control::run(config, std::future::pending()).await.unwrap() });
         self.control = Some(runtime);
