@@ -114,6 +114,16 @@ impl Api {
         self.runtime.block_on(async { Ok(request.send().await?.error_for_status()?.bytes().await?.to_vec()) })
     }
 
+    /// The same API for whoever has `key`.
+    pub(crate) fn with_key(&self, key: &str) -> Result<Self> {
+        Ok(Self { key: key.to_owned(), ..Self::new(&self.url)? })
+    }
+
+    /// Sets variables of a workspace's environment.
+    pub(crate) fn set_env(&self, id: &str, env_vars: &Value) -> Result<Value> {
+        self.post(&format!("/workspaces/{id}/env"), &json!({"env_vars": env_vars}))?.expect(200)
+    }
+
     /// Creates a workspace and waits until it has its disk.
     pub(crate) fn create(&self, name: &str) -> Result<String> {
         let created = self.post("/workspaces", &json!({"name": name}))?.expect(201)?;
