@@ -73,6 +73,56 @@ pub(crate) enum WorkspaceCommand {
         #[arg(short, long)]
         force: bool,
     },
+    /// Environment variables of a workspace: for its commands, login shells and services
+    #[command(subcommand)]
+    Env(EnvCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnvCommand {
+    /// List the names; values are never shown
+    #[command(visible_alias = "list")]
+    Ls(Which),
+    /// Set variables; a running workspace has them at once
+    #[command(
+        override_usage = "rig workspace env set <WORKSPACE> <NAME[=VALUE]>...\n       rig workspace env set -n <WORKSPACE> <NAME[=VALUE]>..."
+    )]
+    Set(OfWorkspace),
+    /// Remove variables
+    #[command(
+        visible_alias = "rm",
+        override_usage = "rig workspace env unset <WORKSPACE> <NAME>...\n       rig workspace env unset -n <WORKSPACE> <NAME>..."
+    )]
+    Unset(OfWorkspace),
+}
+
+/// A workspace that exists, and words about it.
+#[derive(Debug, Args)]
+pub(crate) struct OfWorkspace {
+    /// Name or id of the workspace, unless it is given as an option; then NAME=VALUE, or NAME alone to be asked for the value (or to have it
+    /// read from stdin), so that it stands in no history
+    #[arg(required = true, value_name = "WORDS")]
+    words: Vec<String>,
+    /// Name or id of the workspace
+    #[arg(
+        short = 'n',
+        long = "name",
+        visible_short_alias = 'w',
+        visible_alias = "workspace",
+        value_name = "WORKSPACE"
+    )]
+    named: Option<String>,
+}
+
+impl OfWorkspace {
+    /// Name or id of the workspace, and the words; `None` when there are none.
+    pub(crate) fn parts(&self) -> Option<(&str, &[String])> {
+        let (workspace, words) = match &self.named {
+            Some(named) => (named.as_str(), self.words.as_slice()),
+            None => self.words.split_first().map(|(first, rest)| (first.as_str(), rest))?,
+        };
+        (!words.is_empty()).then_some((workspace, words))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -247,6 +297,25 @@ mod tests {
         assert!(parse("rig workspace start").is_err());
         assert!(parse("rig workspace start web -n web").is_err());
         assert!(parse("rig workspace spawn web -n web").is_err());
+    }
+
+    #[test]
+    fn words_about_a_workspace_follow_its_name_or_stand_alone() {
+        for (line, wanted) in [
+            ("web A=b C", Some(("web", vec!["A=b", "C"]))),
+            ("-n web A=b", Some(("web", vec!["A=b"]))),
+            ("A=b -w web", Some(("web", vec!["A=b"]))),
+            ("web", None),
+        ] {
+            let parsed = parse(&format!("rig workspace env set {line}")).unwrap();
+            let Command::Workspace(WorkspaceCommand::Env(EnvCommand::Set(of))) = parsed.command else {
+                panic!("{line}")
+            };
+            let parts =
+                of.parts().map(|(workspace, words)| (workspace, words.iter().map(String::as_str).collect()));
+            assert_eq!(parts, wanted, "{line}");
+        }
+        assert!(parse("rig workspace env set").is_err());
     }
 
     #[test]

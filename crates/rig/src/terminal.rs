@@ -4,7 +4,9 @@
 use std::io::{IsTerminal, stdin, stdout};
 
 use rustix::fs::{FileType, fstat, major, minor};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
+};
 
 /// What stands behind our stdin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +48,38 @@ pub(crate) fn size() -> Option<Size> {
     (size.ws_row > 0 && size.ws_col > 0).then_some(Size { rows: size.ws_row, cols: size.ws_col })
 }
 
+/// The character of Ctrl-C.
+const INTERRUPT: u8 = 3;
+
+/// What somebody types at our stdin without it being shown; nothing when they give up (Ctrl-C, Ctrl-D).
+pub(crate) fn read_hidden() -> std::io::Result<Option<String>> {
+    let before = tcgetattr(stdin())?;
+    let mut hidden = before.clone();
+    // Ctrl-C as a signal would end us with the terminal still silent: here it ends the line.
+    hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+    hidden.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
+    tcsetattr(stdin(), OptionalActions::Flush, &hidden)?;
+    let _restored = Restored { before };
+    let mut line = String::new();
+    stdin().read_line(&mut line)?;
+    let text = line.strip_suffix('\n').filter(|text| !text.contains(char::from(INTERRUPT)));
+    Ok(text.map(str::to_owned))
+}
+
+/// The terminal is as before when this is dropped.
+struct Restored {
+    before: Termios,
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
 /// Every key goes to the command; the terminal is as before when this is dropped.
 pub(crate) struct RawMode {
-    before: Termios,
+    _restored: Restored,
 }
 
 impl RawMode {
@@ -57,12 +88,6 @@ impl RawMode {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
+        Ok(Self { _restored: Restored { before } })
     }
 }

@@ -56,6 +56,13 @@ pub(super) struct Deletion {
     pub(super) status: String,
 }
 
+/// What has become of a change of the environment.
+#[derive(Debug, Deserialize)]
+pub(super) struct EnvironmentChange {
+    #[serde(default)]
+    pub(super) live: bool,
+}
+
 fn deleting() -> String {
     "deleting".to_owned()
 }

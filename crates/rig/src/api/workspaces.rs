@@ -1,10 +1,12 @@
 //! Workspaces over the API: found by name or id, made, moved from state to state, and waited for.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Method;
+use serde_json::{Map, Value, json};
 
-use super::shapes::{Deletion, ListWorkspaces};
+use super::shapes::{Deletion, EnvironmentChange, ListWorkspaces};
 use super::{ANSWER, Api, ApiError, GetWorkspace, NewWorkspace, Vm};
 use crate::name;
 
@@ -88,5 +90,26 @@ impl Api {
     pub(crate) async fn news(&self, id: &str, status: &str) -> Result<GetWorkspace, ApiError> {
         let query = [("wait_until_not", status), ("timeout_s", HOLD_S)];
         self.get_with(&["workspaces", id], &query, HELD).await
+    }
+
+    /// The environment: names, and what stands for their values.
+    pub(crate) async fn environment(&self, id: &str) -> Result<Map<String, Value>, ApiError> {
+        self.get(&["workspaces", id, "env"]).await
+    }
+
+    /// Sets variables; whether the workspace has them already.
+    pub(crate) async fn set_variables(
+        &self,
+        id: &str,
+        variables: &BTreeMap<&str, String>,
+    ) -> Result<bool, ApiError> {
+        let request = self.request(Method::POST, &["workspaces", id, "env"], &[])?;
+        let request = request.json(&json!({"env_vars": variables})).timeout(ANSWER);
+        Ok(self.call::<EnvironmentChange>(request).await?.live)
+    }
+
+    /// Removes a variable; whether the workspace knows already.
+    pub(crate) async fn unset_variable(&self, id: &str, name: &str) -> Result<bool, ApiError> {
+        Ok(self.send::<EnvironmentChange>(Method::DELETE, &["workspaces", id, "env", name]).await?.live)
     }
 }

@@ -1,6 +1,7 @@
 //! `rig workspace`: listing, and moving a workspace that exists between its states. Making one is in `make`, removing
-//! one in `remove`, waiting in `wait`.
+//! one in `remove`, its environment in `env`, waiting in `wait`.
 
+mod env;
 mod make;
 mod remove;
 mod wait;
@@ -21,6 +22,7 @@ pub(super) async fn run(api: &Api, out: &Output, command: WorkspaceCommand) -> R
         WorkspaceCommand::Start(which) => start(api, out, which.text()).await,
         WorkspaceCommand::Stop(which) => stop(api, out, which.text()).await,
         WorkspaceCommand::Restart(which) => restart(api, out, which.text()).await,
+        WorkspaceCommand::Env(command) => env::run(api, out, &command).await,
         WorkspaceCommand::Rm { which, force } => remove::rm(api, out, which.text(), force).await,
     }
 }

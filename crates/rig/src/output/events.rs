@@ -24,6 +24,10 @@ pub(crate) enum Event<'a> {
     Ready { id: &'a str, name: &'a str, ssh_user: &'a str, ssh_host: &'a str },
     /// It is gone, with every trace.
     Removed { workspace: &'a str, workspace_id: &'a str },
+    /// Variables of its environment have values.
+    Set { workspace: &'a str, keys: &'a [&'a str] },
+    /// Variables of its environment are gone.
+    Unset { workspace: &'a str, keys: &'a [&'a str] },
     /// What the command wrote.
     Stdout(Piece<'a>),
     /// What the command wrote.
@@ -90,6 +94,14 @@ mod tests {
             (
                 Event::Removed { workspace: "n", workspace_id: "i" },
                 r#"{"event":"removed","workspace":"n","workspace_id":"i"}"#,
+            ),
+            (
+                Event::Set { workspace: "n", keys: &["A", "B"] },
+                r#"{"event":"set","workspace":"n","keys":["A","B"]}"#,
+            ),
+            (
+                Event::Unset { workspace: "n", keys: &["A"] },
+                r#"{"event":"unset","workspace":"n","keys":["A"]}"#,
             ),
             (Event::Stdout(Piece::Data("a\n")), r#"{"event":"stdout","data":"a\n"}"#),
             (Event::Stderr(Piece::DataB64("/w==".into())), r#"{"event":"stderr","data_b64":"/w=="}"#),

@@ -42,6 +42,7 @@ pub(crate) struct Workspace {
     pub(crate) ram_mb: u64,
     pub(crate) vcpus: u64,
     pub(crate) disk_mb: u64,
+    pub(crate) env: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Default)]
@@ -78,8 +79,9 @@ impl Server {
 
     /// With a workspace in a state.
     pub(crate) fn with_workspace(self, id: &str, name: &str, status: &'static str) -> Self {
+        let (deleted, env) = (false, BTreeMap::new());
         let workspace =
-            Workspace { name: name.into(), status, deleted: false, ram_mb: 512, vcpus: 1, disk_mb: 4096 };
+            Workspace { name: name.into(), status, deleted, ram_mb: 512, vcpus: 1, disk_mb: 4096, env };
         self.world.with(|world| world.workspaces.insert(id.to_owned(), workspace));
         self
     }

@@ -1,6 +1,6 @@
 //! The routes of the small server, apart from exec.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -20,6 +20,8 @@ pub(crate) fn all(world: Shared) -> Router {
         .route("/workspaces", get(list).post(create))
         .route("/workspaces/{id}", get(one).delete(delete))
         .route("/workspaces/{id}/exec", post(exec::plain).get(exec::socket))
+        .route("/workspaces/{id}/env", get(environment).post(set_environment))
+        .route("/workspaces/{id}/env/{name}", axum::routing::delete(unset))
         .route("/workspaces/{id}/{operation}", post(operate))
         .route_layer(middleware::from_fn(authenticate));
     let public = Router::new().route("/templates", get(templates)).route("/capacity", get(capacity));
@@ -124,6 +126,7 @@ async fn create(State(world): State<Shared>, headers: HeaderMap, Json(body): Jso
         ram_mb: number("ram_mb", 512),
         vcpus: number("vcpu_count", 1),
         disk_mb: number("disk_size_mb", 4096),
+        env: BTreeMap::new(),
     };
     if workspace.ram_mb > 10_000 {
         return refusal(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", "ram_mb is too much", Value::Null);
@@ -159,6 +162,40 @@ async fn one(
             };
         }
         Json(json!({"vm": vm(&id, workspace)})).into_response()
+    })
+}
+
+async fn environment(State(world): State<Shared>, Path(id): Path<String>) -> Response {
+    world.with(|world| match world.workspaces.get(&id) {
+        None => not_found(),
+        Some(workspace) => {
+            let hidden: HashMap<&str, &str> =
+                workspace.env.keys().map(|name| (name.as_str(), "***")).collect();
+            Json(json!({"env_vars": hidden})).into_response()
+        }
+    })
+}
+
+async fn set_environment(
+    State(world): State<Shared>,
+    Path(id): Path<String>,
+    Json(body): Json<Value>,
+) -> Response {
+    world.with(|world| {
+        let Some(workspace) = world.workspaces.get_mut(&id) else { return not_found() };
+        for (name, value) in body["env_vars"].as_object().unwrap() {
+            workspace.env.insert(name.clone(), value.as_str().unwrap().to_owned());
+        }
+        Json(json!({"message": "is changed", "live": workspace.status == "running"})).into_response()
+    })
+}
+
+async fn unset(State(world): State<Shared>, Path((id, name)): Path<(String, String)>) -> Response {
+    world.with(|world| {
+        match world.workspaces.get_mut(&id).and_then(|workspace| workspace.env.remove(&name)) {
+            None => refusal(StatusCode::NOT_FOUND, "not_found", "no such variable: not found", Value::Null),
+            Some(_) => Json(json!({"message": "is changed", "live": true})).into_response(),
+        }
     })
 }
 
