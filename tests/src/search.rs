@@ -107,7 +107,8 @@ impl Search {
         loop {
             let data = match lseek(&file, at, Whence::SeekData) {
                 Ok(data) => data,
-                Err(Errno::ENXIO) => return Ok(bytes),
+                // No more data; or a namespace's name, which has none.
+                Err(Errno::ENXIO | Errno::ESPIPE) => return Ok(bytes),
                 Err(error) => return Err(error).with_context(|| path.display().to_string()),
             };
             let hole = lseek(&file, data, Whence::SeekHole)?;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::guest::DeliverRequest;
@@ -12,6 +12,7 @@ use rigbox_store::secret::{TokenKey, WorkspaceKey};
 use rigbox_store::{Error, Store};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
+use tracing::info;
 
 use crate::guest_client::{GuestClient, GuestError};
 
@@ -72,9 +73,12 @@ impl Deliveries {
         let expose = |(name, value): (_, &secrecy::SecretString)| (name, value.expose_secret().to_owned());
         let env =
             environment.variables.iter().map(|(name, value)| expose((name.to_string(), value))).collect();
+        let began = Instant::now();
         if let Err(error) = self.0.guests.deliver(id, DeliverRequest { env, workspace_key }).await {
             return Ok(Err(error));
         }
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(workspace = %id, boot, revision = environment.revision, took_ms, "secrets delivered");
         let delivered = Delivered { boot: boot.to_owned(), revision: environment.revision };
         self.0.delivered.send_modify(|all| drop(all.insert(id.clone(), delivered)));
         Ok(Ok(()))

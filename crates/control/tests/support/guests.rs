@@ -40,8 +40,8 @@ impl Guests {
         let delivered = self.delivered.lock().unwrap();
         let all = delivered.get(id).map_or(&[][..], Vec::as_slice);
         let env = all.last().map(|last| last.env.clone().into_iter().collect()).unwrap_or_default();
-        let keys = all.iter().map(|one| one.workspace_key.clone()).filter(|key| !key.is_empty());
-        (all.len(), env, keys.last().unwrap_or_default())
+        let mut keys = all.iter().map(|one| one.workspace_key.clone()).filter(|key| !key.is_empty());
+        (all.len(), env, keys.next_back().unwrap_or_default())
     }
 }
 
