@@ -76,12 +76,11 @@ pub(crate) async fn serve(
 }
 
 fn router(app: App) -> Router {
-    let (api, root, document) = routes::all(&app);
+    let (api, root) = routes::all(&app);
     Router::new()
         .nest("/api/v1", api.clone())
         .nest("/v1", api)
         .merge(root)
-        .merge(document::route(document))
         .fallback(|request: Request| async move { error::no_route(request.uri().path()) })
         .method_not_allowed_fallback(error::no_method)
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))

@@ -32,6 +32,7 @@ pub(super) struct ApiErrorDetail {
     /// For people: what was wrong and what would be right.
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     details: Option<Value>,
 }
 

@@ -1,14 +1,15 @@
 //! Every route with its action and the class that it counts as. A route cannot be added without saying both, or that it is public;
 //! what is said here is also what the OpenAPI document says.
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
-use rigbox_core::permit::{self, Action};
-use utoipa::openapi::OpenApi;
+use axum::{Extension, Router};
+use rigbox_core::permit::{self, Action, Kind, Role};
+use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Ref, Response as Documented, ResponseBuilder};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
@@ -33,15 +34,20 @@ impl Routes {
         Self { router: OpenApiRouter::new(), app: app.clone() }
     }
 
-    /// For programs that watch this one: anybody, at any rate.
+    /// For programs that watch this one: anybody, at any rate, under any name of this host.
     fn probe(self, routes: UtoipaMethodRouter<App>) -> Self {
-        Self { router: self.router.routes(routes), ..self }
+        self.with(routes, &[MALFORMED], false, |methods| methods)
+    }
+
+    /// For anybody, at any rate.
+    fn free(self, routes: UtoipaMethodRouter<App>) -> Self {
+        self.with(routes, &[MALFORMED, MISDIRECTED], false, |methods| methods)
     }
 
     /// For anybody; each address has its limit.
     fn public(self, class: Class, routes: UtoipaMethodRouter<App>) -> Self {
         let state = (self.app.clone(), class);
-        self.with(routes, &[TOO_MANY], false, |methods| {
+        self.with(routes, &[MALFORMED, MISDIRECTED, TOO_MANY], false, |methods| {
             methods.route_layer(middleware::from_fn_with_state(state, limit_address))
         })
     }
@@ -49,7 +55,15 @@ impl Routes {
     /// For callers who may do `A` to what they name: the handler can get a permit for `A` and no other. Each user has a limit.
     fn action<A: Action>(self, class: Class, routes: UtoipaMethodRouter<App>) -> Self {
         let state = (self.app.clone(), class);
-        self.with(routes, &[UNAUTHORIZED, TOO_MANY, UNAVAILABLE], true, |methods| {
+        let mut answers = vec![MALFORMED, UNAUTHORIZED, MISDIRECTED, TOO_MANY, UNAVAILABLE];
+        // Some credential may not do everything here that another may.
+        if A::SCOPED != Some(Role::Read) || A::ON == Kind::Installation {
+            answers.push(FORBIDDEN);
+        }
+        if A::ON == Kind::Workspace {
+            answers.push(MISSING);
+        }
+        self.with(routes, &answers, true, |methods| {
             methods.route_layer(middleware::from_fn_with_state(state, authenticate::<A>))
         })
     }
@@ -100,6 +114,13 @@ async fn limit_address(State((app, class)): State<(App, Class)>, request: Reques
     }
 }
 
+// What is said to a request whatever it is for.
+const MALFORMED: (&str, &str) =
+    ("400", "The request is malformed, or has a key in its URL; the message says where");
+const MISDIRECTED: (&str, &str) = ("421", "This server does not answer to that Host");
+// What is said where a credential is needed.
+const FORBIDDEN: (&str, &str) = ("403", "The key does not cover this");
+const MISSING: (&str, &str) = ("404", "There is no such workspace for this key");
 const UNAUTHORIZED: (&str, &str) = ("401", "No valid API key");
 const TOO_MANY: (&str, &str) = ("429", "Too many requests; Retry-After says when the next may come");
 const UNAVAILABLE: (&str, &str) = ("503", "The node or the database does not answer");
@@ -110,21 +131,29 @@ fn describe(operation: &mut Operation, answers: &[(&str, &str)], secured: bool) 
         operation.security = Some(vec![SecurityRequirement::new(document::BEARER, Vec::<String>::new())]);
     }
     for &(status, text) in answers {
-        let documented: Documented = ResponseBuilder::new()
-            .description(text)
-            .content(
-                "application/json",
-                utoipa::openapi::ContentBuilder::new()
-                    .schema(Some(Ref::from_schema_name("ApiErrorBody")))
-                    .build(),
-            )
-            .build();
+        let documented = ResponseBuilder::new().description(text).content(
+            "application/json",
+            utoipa::openapi::ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("ApiErrorBody")))
+                .build(),
+        );
+        let documented = match status {
+            "429" | "503" => documented.header("Retry-After", seconds()),
+            _ => documented,
+        };
+        let documented: Documented = documented.build();
         operation.responses.responses.entry(status.to_owned()).or_insert_with(|| documented.into());
     }
 }
 
-/// The routes below `/api/v1`, those beside it, and the document of both.
-pub(super) fn all(app: &App) -> (Router<App>, Router<App>, OpenApi) {
+/// After how many seconds to come again.
+fn seconds() -> Header {
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build();
+    HeaderBuilder::new().schema(Some(schema)).description(Some("Seconds after which to try again")).build()
+}
+
+/// The routes below `/api/v1`, and those beside it; one of them answers with the document of all.
+pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
     let api = Routes::new(app)
         .action::<permit::ListWorkspaces>(Class::Workspaces, routes!(workspaces::list))
         .action::<permit::CreateWorkspace>(Class::Workspaces, routes!(workspaces::create))
@@ -148,9 +177,12 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>, OpenApi) {
         .action::<permit::Diagnose>(Class::Workspaces, routes!(doctor::doctor))
         .public(Class::Workspaces, routes!(templates::list))
         .public(Class::Workspaces, routes!(machine::capacity));
-    let root = Routes::new(app).probe(routes!(health::healthz)).probe(routes!(health::readyz));
+    let root = Routes::new(app)
+        .probe(routes!(health::healthz))
+        .probe(routes!(health::readyz))
+        .free(routes!(document::document));
     let (api, api_document) = api.router.split_for_parts();
     let (root, root_document) = root.router.split_for_parts();
     let document = document::complete(root_document.nest("/api/v1", api_document));
-    (api, root, document)
+    (api, root.layer(Extension(document::Published::new(&document))))
 }

@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use rigbox_contract::{Contract, Exchange};
 use rigbox_control::{Config, Timeouts};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,10 +27,25 @@ pub(crate) struct Rig {
     pub(crate) guests: Arc<guests::Guests>,
     guests_runtime: Option<Runtime>,
     control: Option<Runtime>,
+    /// What the API says of itself; every answer is held against it.
+    contract: Option<Contract>,
     pub(crate) key: String,
     pub(crate) client: Client,
     pub(crate) address: SocketAddr,
     pub(crate) timeouts: Timeouts,
+}
+
+/// An answer that is as the document says.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
 }
 
 impl Rig {
@@ -47,6 +65,7 @@ impl Rig {
             guests: Arc::default(),
             guests_runtime: None,
             control: None,
+            contract: None,
             key: made.api_key.reveal().to_owned(),
             client: Client::new(),
             address,
@@ -98,6 +117,10 @@ impl Rig {
             self.client.get(self.url("/healthz")).send().await.is_ok()
         })
         .await;
+        if self.contract.is_none() {
+            let document = self.client.get(self.url("/api-docs/openapi.json")).send().await.unwrap();
+            self.contract = Some(Contract::new(&document.text().await.unwrap()).unwrap());
+        }
     }
 
     /// As `kill -9` of control: nothing of it runs on.
@@ -122,11 +145,62 @@ impl Rig {
 
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let request = self.request(method, path);
-        answer(match body {
+        self.answer(match body {
             Some(body) => request.json(&body),
             None => request,
         })
         .await
+    }
+
+    /// The answer; as clients do, who is too fast waits as long as was said.
+    pub(crate) async fn answer(&self, request: RequestBuilder) -> (StatusCode, Value) {
+        let answer = loop {
+            let answer = self.send(request.try_clone().unwrap()).await;
+            if answer.status != StatusCode::TOO_MANY_REQUESTS {
+                break answer;
+            }
+            let wait = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+        };
+        let text = || Value::String(String::from_utf8_lossy(&answer.body).into_owned());
+        (answer.status, serde_json::from_slice(&answer.body).unwrap_or_else(|_| text()))
+    }
+
+    /// The whole answer, whatever it is.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.client.execute(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes().await.unwrap();
+        self.check(&method, &path, status, &headers, Some(&body));
+        Answer { status, headers, body }
+    }
+
+    /// An answer whose body the test reads by itself, or leaves.
+    pub(crate) async fn begin(&self, request: RequestBuilder) -> Response {
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.client.execute(request).await.unwrap();
+        self.check(&method, &path, response.status(), response.headers(), None);
+        response
+    }
+
+    fn check(
+        &self,
+        method: &Method,
+        path: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: Option<&[u8]>,
+    ) {
+        let content_type = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap());
+        let exchange = Exchange { method, path, status, content_type, body };
+        self.contract().check(&exchange).unwrap_or_else(|breach| panic!("{breach}"));
+    }
+
+    pub(crate) fn contract(&self) -> &Contract {
+        self.contract.as_ref().unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {
@@ -187,21 +261,6 @@ impl Drop for Rig {
         let runtimes = [self.control.take(), self.node_runtime.take(), self.guests_runtime.take()];
         runtimes.into_iter().flatten().for_each(Runtime::shutdown_background);
     }
-}
-
-/// The answer; as clients do, who is too fast waits as long as was said.
-pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
-    let response = loop {
-        let response = request.try_clone().unwrap().send().await.unwrap();
-        if response.status() != StatusCode::TOO_MANY_REQUESTS {
-            break response;
-        }
-        let wait = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-        tokio::time::sleep(Duration::from_secs(wait)).await;
-    };
-    let status = response.status();
-    let text = response.text().await.unwrap();
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
 /// Waits for a condition; never longer than 20 s.
