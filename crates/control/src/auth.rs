@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use rigbox_core::ids::KeyId;
-use rigbox_core::permit::Principal;
+use rigbox_core::permit::{Credential, Principal};
 use rigbox_store::secret::{ApiKey, TokenKey};
 use rigbox_store::{Error, Holder, Store};
 
@@ -21,7 +20,7 @@ pub(crate) struct Auth {
     store: Store,
     token_key: TokenKey,
     /// Keys and addresses that are on record, so that not every request asks the database.
-    seen: Mutex<HashSet<(KeyId, IpAddr)>>,
+    seen: Mutex<HashSet<(Credential, IpAddr)>>,
 }
 
 /// As many are remembered; then all are forgotten and asked for again.
@@ -50,7 +49,7 @@ impl Auth {
         if seen.len() >= MOST_SEEN {
             seen.clear();
         }
-        seen.insert((principal.key.clone(), from))
+        seen.insert((principal.credential.clone(), from))
     }
 
     pub(crate) async fn principal(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
@@ -76,9 +75,11 @@ impl Auth {
                 }
             });
         }
-        if last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY) {
+        if let Credential::Key(key) = &principal.credential
+            && last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY)
+        {
             // Whoever calls does not wait for it.
-            let (store, key) = (self.store.clone(), principal.key.clone());
+            let (store, key) = (self.store.clone(), key.clone());
             tokio::spawn(async move {
                 if let Err(error) = store.key_used(&key, now).await {
                     tracing::warn!(%error, "when a key was used last could not be noted");

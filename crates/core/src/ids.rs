@@ -69,6 +69,10 @@ id! {
     KeyId, "ak-", "an API key id"
 }
 id! {
+    /// A browser that somebody signed in with.
+    SessionId, "se-", "a session id"
+}
+id! {
     /// A node.
     NodeId, "node-", "a node id"
 }

@@ -2,11 +2,12 @@
 //! there is no path to an effect without a decision.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::ids::{KeyId, UserId, WorkspaceId};
+use crate::ids::{KeyId, SessionId, UserId, WorkspaceId};
 use crate::plans::Plan;
 
 /// Who asks, once the credential has been checked.
@@ -16,12 +17,33 @@ pub struct Principal {
     pub user: UserId,
     /// The user's plan; `owner` is the installation's administrator.
     pub plan: Plan,
-    /// The key that was shown.
-    pub key: KeyId,
+    /// What was shown.
+    pub credential: Credential,
     /// How much of the account it opens.
     pub scope: Scope,
     /// Where the request came from, as far as that is known.
     pub from: Option<IpAddr>,
+}
+
+/// What somebody showed to be known by: its id, never its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Credential {
+    /// An API key of the user.
+    Key(KeyId),
+    /// A browser that the user signed in with.
+    Session(SessionId),
+    /// The key that a running workspace has of itself.
+    Workspace(WorkspaceId),
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key(id) => id.as_str(),
+            Self::Session(id) => id.as_str(),
+            Self::Workspace(id) => id.as_str(),
+        })
+    }
 }
 
 /// How much of its user's account a credential opens.
@@ -36,6 +58,8 @@ pub enum Scope {
         /// What may be done in them.
         role: Role,
     },
+    /// What a workspace may know and do of itself, and nothing else.
+    Within(WorkspaceId),
 }
 
 /// What a credential that is limited to some workspaces may do in them.
@@ -108,10 +132,12 @@ pub trait Action: Send + Sync + 'static {
     const ON: Kind;
     /// The least role with which a credential limited to some workspaces may; none: only the whole account may.
     const SCOPED: Option<Role>;
+    /// Whether a workspace may do it to itself with its own key.
+    const WITHIN: bool;
 }
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident, $text:literal, $kind:ident, $scoped:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $text:literal, $kind:ident, $scoped:expr, $within:literal;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy)]
         pub struct $name;
@@ -119,39 +145,40 @@ macro_rules! actions {
             const NAME: &'static str = $text;
             const ON: Kind = Kind::$kind;
             const SCOPED: Option<Role> = $scoped;
+            const WITHIN: bool = $within;
         }
     )*};
 }
 
 actions! {
     /// Read the own account.
-    ReadAccount, "account.read", Account, Some(Role::Read);
+    ReadAccount, "account.read", Account, Some(Role::Read), false;
     /// Read the account's limits and what is used of them.
-    ReadLimits, "account.limits", Account, None;
+    ReadLimits, "account.limits", Account, None, false;
     /// List the own workspaces.
-    ListWorkspaces, "workspace.list", Account, Some(Role::Read);
+    ListWorkspaces, "workspace.list", Account, Some(Role::Read), true;
     /// Make a workspace.
-    CreateWorkspace, "workspace.create", Account, None;
+    CreateWorkspace, "workspace.create", Account, None, false;
     /// Read a workspace.
-    ReadWorkspace, "workspace.read", Workspace, Some(Role::Read);
+    ReadWorkspace, "workspace.read", Workspace, Some(Role::Read), true;
     /// Start, stop, cancel or retry a workspace.
-    OperateWorkspace, "workspace.operate", Workspace, Some(Role::Operate);
+    OperateWorkspace, "workspace.operate", Workspace, Some(Role::Operate), false;
     /// Delete a workspace.
-    DeleteWorkspace, "workspace.delete", Workspace, None;
+    DeleteWorkspace, "workspace.delete", Workspace, None, false;
     /// Run a command in a workspace.
-    Exec, "workspace.exec", Workspace, Some(Role::Operate);
+    Exec, "workspace.exec", Workspace, Some(Role::Operate), false;
     /// Read a workspace's files.
-    ReadFiles, "files.read", Workspace, Some(Role::Operate);
+    ReadFiles, "files.read", Workspace, Some(Role::Operate), false;
     /// Write a workspace's files.
-    WriteFiles, "files.write", Workspace, Some(Role::Operate);
+    WriteFiles, "files.write", Workspace, Some(Role::Operate), false;
     /// List the account's API keys.
-    ListKeys, "key.list", Account, None;
+    ListKeys, "key.list", Account, None, false;
     /// Make, replace or revoke the account's API keys.
-    ManageKeys, "key.manage", Account, None;
+    ManageKeys, "key.manage", Account, None, false;
     /// Read the account's audit log.
-    ReadAudit, "audit.read", Account, None;
+    ReadAudit, "audit.read", Account, None, false;
     /// Look at the machine's condition.
-    Diagnose, "installation.diagnose", Installation, None;
+    Diagnose, "installation.diagnose", Installation, None, false;
 }
 
 /// Proof that a principal may do `A` to one target.
@@ -187,7 +214,9 @@ pub enum Denied {
     #[error("not allowed: {0} needs the plan `owner`")]
     NotOwner(&'static str),
     /// The credential is limited to less than that (403).
-    #[error("not allowed: this key is limited to some workspaces and does not cover {0}")]
+    #[error(
+        "not allowed: this key is limited to some workspaces, or is a workspace's own, and does not cover {0}"
+    )]
     OutOfScope(&'static str),
 }
 
@@ -204,6 +233,7 @@ fn decide<A: Action>(principal: &Principal, target: &Target) -> Result<(), Denie
             let covered = match &principal.scope {
                 Scope::Account => true,
                 Scope::Workspaces { ids, .. } => ids.contains(id),
+                Scope::Within(own) => own == id,
             };
             if *owner != principal.user || !covered {
                 return Err(Denied::Hidden);
@@ -214,11 +244,12 @@ fn decide<A: Action>(principal: &Principal, target: &Target) -> Result<(), Denie
         (Target::Installation, Kind::Installation) if principal.plan == Plan::Owner => {}
         (Target::Installation | Target::Account, _) => return Err(Denied::NotOwner(A::NAME)),
     }
-    match (&principal.scope, A::SCOPED) {
-        (Scope::Account, _) => Ok(()),
-        (Scope::Workspaces { role, .. }, Some(least)) if *role >= least => Ok(()),
-        (Scope::Workspaces { .. }, _) => Err(Denied::OutOfScope(A::NAME)),
-    }
+    let covered = match &principal.scope {
+        Scope::Account => true,
+        Scope::Workspaces { role, .. } => A::SCOPED.is_some_and(|least| *role >= least),
+        Scope::Within(_) => A::WITHIN,
+    };
+    if covered { Ok(()) } else { Err(Denied::OutOfScope(A::NAME)) }
 }
 
 #[cfg(test)]
@@ -229,7 +260,7 @@ mod tests {
         Principal {
             user: UserId::from_random([n; 5]),
             plan,
-            key: KeyId::from_random([n; 5]),
+            credential: Credential::Key(KeyId::from_random([n; 5])),
             scope: Scope::Account,
             from: None,
         }
@@ -267,34 +298,42 @@ mod tests {
             scope: Scope::Workspaces { ids: BTreeSet::from([id(1)]), role },
             ..user(1, Plan::Owner)
         };
+        let within = Principal {
+            credential: Credential::Workspace(id(1)),
+            scope: Scope::Within(id(1)),
+            ..user(1, Plan::Owner)
+        };
         let mine = |n| Target::Workspace { id: id(n), owner: user(1, Plan::Owner).user };
-        // Inside the scope: what `read` gets, what `operate` gets; outside of it nothing exists.
+        // Inside the scope: what `read` gets, what `operate` gets, what a workspace's own key gets; outside of it nothing exists.
         macro_rules! check {
-            ($($action:ident, $target:expr, $read:literal, $operate:literal;)*) => {$(
+            ($($action:ident, $target:expr, $read:literal, $operate:literal, $within:literal;)*) => {$(
                 assert_eq!(permit::<$action>(&limited(Role::Read), $target).is_ok(), $read, stringify!($action));
                 assert_eq!(permit::<$action>(&limited(Role::Operate), $target).is_ok(), $operate, stringify!($action));
+                assert_eq!(permit::<$action>(&within, $target).is_ok(), $within, stringify!($action));
                 assert!(permit::<$action>(&user(1, Plan::Owner), $target).is_ok(), stringify!($action));
                 if $action::ON == Kind::Workspace {
-                    let outside = permit::<$action>(&limited(Role::Operate), mine(2));
-                    assert_eq!(outside.unwrap_err(), Denied::Hidden, stringify!($action));
+                    for other in [&limited(Role::Operate), &within] {
+                        let outside = permit::<$action>(other, mine(2));
+                        assert_eq!(outside.unwrap_err(), Denied::Hidden, stringify!($action));
+                    }
                 }
             )*};
         }
         check! {
-            ReadAccount, Target::Account, true, true;
-            ListWorkspaces, Target::Account, true, true;
-            ReadLimits, Target::Account, false, false;
-            CreateWorkspace, Target::Account, false, false;
-            ListKeys, Target::Account, false, false;
-            ManageKeys, Target::Account, false, false;
-            ReadAudit, Target::Account, false, false;
-            ReadWorkspace, mine(1), true, true;
-            OperateWorkspace, mine(1), false, true;
-            DeleteWorkspace, mine(1), false, false;
-            Exec, mine(1), false, true;
-            ReadFiles, mine(1), false, true;
-            WriteFiles, mine(1), false, true;
-            Diagnose, Target::Installation, false, false;
+            ReadAccount, Target::Account, true, true, false;
+            ListWorkspaces, Target::Account, true, true, true;
+            ReadLimits, Target::Account, false, false, false;
+            CreateWorkspace, Target::Account, false, false, false;
+            ListKeys, Target::Account, false, false, false;
+            ManageKeys, Target::Account, false, false, false;
+            ReadAudit, Target::Account, false, false, false;
+            ReadWorkspace, mine(1), true, true, true;
+            OperateWorkspace, mine(1), false, true, false;
+            DeleteWorkspace, mine(1), false, false, false;
+            Exec, mine(1), false, true, false;
+            ReadFiles, mine(1), false, true, false;
+            WriteFiles, mine(1), false, true, false;
+            Diagnose, Target::Installation, false, false, false;
         }
     }
 }

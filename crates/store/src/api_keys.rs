@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rigbox_core::ids::{KeyId, UserId, WorkspaceId};
-use rigbox_core::permit::{Principal, Role, Scope};
+use rigbox_core::permit::{Credential, Principal, Role, Scope};
 use rigbox_core::time::Moment;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -106,7 +106,7 @@ impl Store {
         let scope = scope(&mut connection, &key, row.try_get("role")?).await?;
         let (user, plan) = (parsed(row.try_get("user_id")?)?, parsed(row.try_get("plan")?)?);
         Ok(Some(Holder {
-            principal: Principal { user, plan, key, scope, from: None },
+            principal: Principal { user, plan, credential: Credential::Key(key), scope, from: None },
             last_used_at: moment(&row, "last_used_at")?,
         }))
     }
@@ -249,6 +249,7 @@ pub(crate) async fn insert(
     let id = KeyId::from_random(random()?);
     let role = match &key.scope {
         Scope::Account => None,
+        Scope::Within(id) => return Err(Error::Damaged(format!("an API key cannot be {id}'s own"))),
         Scope::Workspaces { role, .. } => Some(role.as_str()),
     };
     sqlx::query(

@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use rigbox_core::ids::{KeyId, UserId};
-use rigbox_core::permit::Principal;
+use rigbox_core::ids::UserId;
+use rigbox_core::permit::{Credential, Principal};
 use rigbox_core::time::Moment;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -16,7 +16,7 @@ use crate::{Error, Store, parsed};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Act {
     user: UserId,
-    key: Option<KeyId>,
+    credential: Option<Credential>,
     address: Option<IpAddr>,
     action: String,
     target: String,
@@ -27,7 +27,7 @@ impl Act {
     pub fn by(principal: &Principal, action: impl Into<String>, target: impl ToString) -> Self {
         Self {
             user: principal.user.clone(),
-            key: Some(principal.key.clone()),
+            credential: Some(principal.credential.clone()),
             address: principal.from,
             action: action.into(),
             target: target.to_string(),
@@ -37,7 +37,7 @@ impl Act {
     /// What is done to a user's account on the machine itself.
     pub fn on_machine(user: &UserId, action: &str, target: impl ToString) -> Self {
         let (action, target) = (action.to_owned(), target.to_string());
-        Self { user: user.clone(), key: None, address: None, action, target }
+        Self { user: user.clone(), credential: None, address: None, action, target }
     }
 
     /// The same, done to something whose name was not known before.
@@ -56,7 +56,7 @@ pub struct AuditEntry {
     pub at: Moment,
     /// Whose account.
     pub user: UserId,
-    /// By which key; none for what was done on the machine itself.
+    /// By which key or session; none for what was done on the machine itself.
     pub key: Option<String>,
     /// From where.
     pub address: Option<String>,
@@ -116,7 +116,7 @@ pub(crate) async fn append(
         seq: last + 1,
         at: now,
         user: act.user.clone(),
-        key: act.key.as_ref().map(ToString::to_string),
+        key: act.credential.as_ref().map(ToString::to_string),
         address: act.address.as_ref().map(ToString::to_string),
         action: act.action.clone(),
         target: act.target.clone(),
@@ -191,7 +191,9 @@ impl Store {
 
     /// Notes where a key is used from; the first time from there is an act.
     pub async fn key_used_from(&self, principal: &Principal, now: Moment) -> Result<(), Error> {
-        let Some(address) = principal.from else { return Ok(()) };
+        let (Some(address), Credential::Key(key)) = (principal.from, &principal.credential) else {
+            return Ok(());
+        };
         let mut tx = self.write().await?;
         // The key may have been revoked meanwhile.
         let done = sqlx::query(
@@ -199,11 +201,11 @@ impl Store {
              ON CONFLICT DO NOTHING",
         )
         .bind(address.to_string())
-        .bind(principal.key.as_str())
+        .bind(key.as_str())
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 1 {
-            let act = Act::by(principal, "key.first_use", &principal.key);
+            let act = Act::by(principal, "key.first_use", key);
             append(&mut tx, &self.chain, &act, now).await?;
         }
         tx.commit().await?;

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::Lifecycle;
-use rigbox_core::permit::{Principal, Role, Scope};
+use rigbox_core::permit::{Credential, Principal, Role, Scope};
 use rigbox_core::sizes::Sizes;
 use rigbox_core::status::{Request, Status};
 use rigbox_core::time::Moment;
@@ -191,7 +191,7 @@ async fn a_key_ends_when_it_was_to_end_or_is_revoked() {
     assert_eq!(f.holder(&key, now()).await, None);
     assert!(!f.store.revoke_key(&f.user, &record.id, &act(), now()).await.unwrap());
     // Nobody ends somebody else's.
-    let first = f.principal().await.key;
+    let Credential::Key(first) = f.principal().await.credential else { panic!() };
     assert!(!f.store.revoke_key(&UserId::from_random([9; 5]), &first, &act(), now()).await.unwrap());
     assert!(f.holder(&f.key, now()).await.is_some());
 }

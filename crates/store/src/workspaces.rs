@@ -3,7 +3,7 @@
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::{Desired, Failure, Lifecycle};
 use rigbox_core::names::WorkspaceName;
-use rigbox_core::permit::{Principal, Scope};
+use rigbox_core::permit::{Credential, Principal, Scope};
 use rigbox_core::sizes::Sizes;
 use rigbox_core::status::Status;
 use rigbox_core::time::Moment;
@@ -103,16 +103,19 @@ impl Store {
 
     /// A page of the workspaces that the principal's key covers, oldest first.
     pub async fn workspaces_of(&self, principal: &Principal, page: &Page) -> Result<Vec<Workspace>, Error> {
-        let limited_key = match &principal.scope {
-            Scope::Account => "",
-            Scope::Workspaces { .. } => principal.key.as_str(),
+        let (limited_key, only) = match (&principal.scope, &principal.credential) {
+            (Scope::Account, _) => ("", ""),
+            (Scope::Workspaces { .. }, Credential::Key(key)) => (key.as_str(), ""),
+            (Scope::Within(id), _) => ("", id.as_str()),
+            // No credential of another kind is limited so: it covers nothing.
+            (Scope::Workspaces { .. }, _) => return Ok(Vec::new()),
         };
         let (after_time, after_id) = page.after.clone().unwrap_or((i64::MIN, String::new()));
         let rows = sqlx::query(columns!(
             "WHERE user_id = $1 AND (created_at > $2 OR (created_at = $2 AND id > $3)) \
              AND ($4 = '' OR name = $4) AND ($5 = '' OR status = $5) \
              AND ($6 = '' OR id IN (SELECT workspace_id FROM api_key_workspaces WHERE key_id = $6)) \
-             ORDER BY created_at, id LIMIT $7"
+             AND ($7 = '' OR id = $7) ORDER BY created_at, id LIMIT $8"
         ))
         .bind(principal.user.as_str())
         .bind(after_time)
@@ -120,6 +123,7 @@ impl Store {
         .bind(page.name.as_deref().unwrap_or(""))
         .bind(page.status.map_or("", Status::as_str))
         .bind(limited_key)
+        .bind(only)
         .bind(i64::from(page.limit))
         .fetch_all(&self.pool)
         .await?;

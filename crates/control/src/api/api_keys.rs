@@ -75,7 +75,8 @@ pub(super) struct ApiKey {
 impl From<&KeyRecord> for ApiKey {
     fn from(key: &KeyRecord) -> Self {
         let (role, workspaces) = match &key.scope {
-            Scope::Account => (None, None),
+            // The latter is no API key's scope.
+            Scope::Account | Scope::Within(_) => (None, None),
             Scope::Workspaces { ids, role } => {
                 (Some(role.as_str()), Some(ids.iter().map(ToString::to_string).collect()))
             }
