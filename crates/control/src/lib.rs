@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::ids::UserId;
+use rigbox_core::plans::Plans;
 use rigbox_store::secret::{ApiKey, TokenKey};
 use rigbox_store::{Act, NewKey, Store};
 use tokio::sync::watch;
@@ -47,6 +48,8 @@ pub struct Config {
     pub guestio_socket: PathBuf,
     /// How long transient states may last.
     pub timeouts: Timeouts,
+    /// What the plans are, where it is not the default.
+    pub plans: Plans,
 }
 
 /// Why the control role cannot run.
@@ -96,14 +99,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         config.timeouts,
         config.public_api_url.clone(),
     );
-    let rates = Arc::new(rates::Rates::new());
+    let rates = Arc::new(rates::Rates::new(config.plans));
     let app = api::App(Arc::new(api::Parts {
         rates: rates.clone(),
         auth: auth::Auth::new(store.clone(), token_key.clone()),
         audit: service::audit::Audit::new(store.clone()),
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
-        users: service::users::Users::new(store.clone(), node.clone()),
-        workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone()),
+        users: service::users::Users::new(store.clone(), node.clone(), config.plans),
+        workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone(), config.plans),
         guests: service::guests::Guests::new(lives, guests),
         machine: service::machine::Machine::new(node),
         health: service::health::Health::new(store.clone(), reconciler.synced()),

@@ -14,6 +14,7 @@ mod api_keys;
 mod audit;
 mod idempotency;
 pub mod secret;
+mod user_limits;
 mod users;
 mod workspaces;
 

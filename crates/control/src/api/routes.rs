@@ -57,7 +57,7 @@ impl Routes {
         let state = (self.app.clone(), class);
         let mut answers = vec![MALFORMED, UNAUTHORIZED, MISDIRECTED, TOO_MANY, UNAVAILABLE];
         // Some credential may not do everything here that another may.
-        if A::SCOPED != Some(Role::Read) || A::ON == Kind::Installation {
+        if A::SCOPED != Some(Role::Read) || !A::WITHIN || A::ON == Kind::Installation {
             answers.push(FORBIDDEN);
         }
         if A::ON == Kind::Workspace {
@@ -101,7 +101,7 @@ async fn authenticate<A: Action>(
         // Not the caller's fault.
         Err(error @ AuthError::Store(_)) => error::ApiError::from(error).into_response(),
         Err(error) => match app.rates.address(limits::address(&request), Class::Authentication) {
-            Ok(allowance) => limits::told(error::ApiError::from(error).into_response(), Some(allowance)),
+            Ok(allowance) => limits::told(error::ApiError::from(error).into_response(), allowance),
             Err(too_many) => limits::refusal(too_many),
         },
     }
@@ -109,7 +109,7 @@ async fn authenticate<A: Action>(
 
 async fn limit_address(State((app, class)): State<(App, Class)>, request: Request, next: Next) -> Response {
     match app.rates.address(limits::address(&request), class) {
-        Ok(allowance) => limits::told(next.run(request).await, Some(allowance)),
+        Ok(allowance) => limits::told(next.run(request).await, allowance),
         Err(too_many) => limits::refusal(too_many),
     }
 }

@@ -14,6 +14,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
 use rigbox_control::{Config, Timeouts};
+use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -33,6 +34,7 @@ pub(crate) struct Rig {
     pub(crate) client: Client,
     pub(crate) address: SocketAddr,
     pub(crate) timeouts: Timeouts,
+    pub(crate) plans: Plans,
 }
 
 /// An answer that is as the document says.
@@ -54,6 +56,10 @@ impl Rig {
     }
 
     pub(crate) async fn with(timeouts: Timeouts) -> Self {
+        Self::with_plans(timeouts, Plans::default()).await
+    }
+
+    pub(crate) async fn with_plans(timeouts: Timeouts, plans: Plans) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (database, token_key) = (folder.path().join("rigbox.db"), folder.path().join("token.key"));
@@ -70,6 +76,7 @@ impl Rig {
             client: Client::new(),
             address,
             timeouts,
+            plans,
         };
         rig.start_node();
         rig.start_guests();
@@ -109,6 +116,7 @@ impl Rig {
             node_socket: self.path("node.sock"),
             guestio_socket: self.path("guestio.sock"),
             timeouts: self.timeouts,
+            plans: self.plans,
         };
         let runtime = runtime();
         runtime.spawn(async move { rigbox_control::run(config, std::future::pending()).await.unwrap() });
