@@ -1,6 +1,7 @@
 //! Whose request this is: the API key in `Authorization: Bearer`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use rigbox_core::permit::{Credential, Principal};
+use rigbox_core::time::Moment;
 use rigbox_store::secret::{ApiKey, TokenKey};
 use rigbox_store::{Error, Holder, Store};
 
@@ -19,8 +21,8 @@ const USED_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Auth {
     store: Store,
     token_key: TokenKey,
-    /// Keys and addresses that are on record, so that not every request asks the database.
-    seen: Mutex<HashSet<(Credential, IpAddr)>>,
+    /// Keys and addresses that are on record, and when that was, so that not every request asks the database.
+    seen: Mutex<HashMap<(Credential, IpAddr), Moment>>,
 }
 
 /// As many are remembered; then all are forgotten and asked for again.
@@ -39,17 +41,44 @@ pub(crate) enum AuthError {
     Store(#[from] Error),
 }
 
+/// What of a use is not on record yet.
+struct ToNote {
+    /// Where it came from.
+    place: bool,
+    /// That it was now.
+    time: bool,
+}
+
 impl Auth {
     pub(crate) fn new(store: Store, token_key: TokenKey) -> Self {
         Self { store, token_key, seen: Mutex::default() }
     }
 
-    fn is_new(&self, principal: &Principal, from: IpAddr) -> bool {
+    /// What is to be noted of a use; the next caller is told that it was.
+    fn to_note(
+        &self,
+        principal: &Principal,
+        from: IpAddr,
+        last_used_at: Option<Moment>,
+        now: Moment,
+    ) -> ToNote {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= MOST_SEEN {
             seen.clear();
         }
-        seen.insert((principal.credential.clone(), from))
+        match seen.entry((principal.credential.clone(), from)) {
+            Entry::Vacant(entry) => {
+                entry.insert(now);
+                ToNote { place: true, time: last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY) }
+            }
+            Entry::Occupied(mut entry) => {
+                let time = now.since(*entry.get()) >= USED_EVERY;
+                if time {
+                    entry.insert(now);
+                }
+                ToNote { place: false, time }
+            }
+        }
     }
 
     pub(crate) async fn principal(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
@@ -67,7 +96,8 @@ impl Auth {
         let holder = self.store.holder_of_key(&self.token_key.hash(key.reveal()), now).await?;
         let Holder { mut principal, last_used_at } = holder.ok_or(AuthError::Unknown)?;
         principal.from = Some(from);
-        if self.is_new(&principal, from) {
+        let to_note = self.to_note(&principal, from, last_used_at, now);
+        if to_note.place {
             let (store, principal) = (self.store.clone(), principal.clone());
             tokio::spawn(async move {
                 if let Err(error) = store.key_used_from(&principal, now).await {
@@ -76,7 +106,7 @@ impl Auth {
             });
         }
         if let Credential::Key(key) = &principal.credential
-            && last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY)
+            && to_note.time
         {
             // Whoever calls does not wait for it.
             let (store, key) = (self.store.clone(), key.clone());

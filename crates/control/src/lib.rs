@@ -82,6 +82,24 @@ pub enum Error {
 
 /// Serves until `shutdown` is done, then drains.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    serve(config, api::router, shutdown).await
+}
+
+/// The yardstick of the bench, which no Rigbox runs: lists the workspaces of `user` to anybody, by the same handler without what
+/// guards it (key, limits, host).
+pub async fn run_bare(
+    config: Config,
+    user: UserId,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    serve(config, |app| api::bare_router(app, user), shutdown).await
+}
+
+async fn serve(
+    config: Config,
+    router: impl FnOnce(api::App) -> axum::Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
     let hosts = api::AllowedHosts::new(&config.public_api_url, config.api_listen)
         .ok_or_else(|| Error::PublicUrl(config.public_api_url.clone()))?;
     let token_key = TokenKey::load_or_create(&config.token_key)?;
@@ -115,7 +133,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
 
     let (end, ended) = watch::channel(false);
     let work = tokio::spawn(async move { tokio::join!(reconciler.run(), rates.keep_small()) });
-    let serving = tokio::spawn(api::serve(listener, app, ended));
+    let serving = tokio::spawn(api::serve(listener, router(app), ended));
     info!(address = %config.api_listen, url = config.public_api_url, "the API answers");
     let stop = serving.abort_handle();
     tokio::pin!(serving);
