@@ -2,7 +2,7 @@
 //! the database may do this.
 
 use rigbox_core::ids::UserId;
-use rigbox_core::plans::Plan;
+use rigbox_core::plans::{Overrides, Plan};
 use rigbox_store::secret::{ApiKey, TokenKey};
 use rigbox_store::{Act, NewKey, Store, User};
 
@@ -70,6 +70,14 @@ pub async fn mint_key(config: &Config, name: &str) -> Result<KeyMade, Error> {
     let act = Act::on_machine(&user.id, "key.create", "");
     store.add_key(&user.id, &record, u32::MAX, None, act, clock::now()).await?;
     Ok(KeyMade { user_id: user.id, api_key })
+}
+
+/// Sets what a user may otherwise than by the plan, from the next request on; none takes back all that was set.
+pub async fn set_limits(config: &Config, email: &str, limits: Option<Overrides>) -> Result<(), Error> {
+    let opened = Opened::of(config).await?;
+    let user = opened.user(email).await?;
+    opened.store.set_user_limits(&user.id, limits, clock::now()).await?;
+    Ok(())
 }
 
 /// Makes a user, who signs in by a link.

@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware;
+use axum::routing::get;
+use axum::{Extension, middleware};
+use rigbox_core::ids::{KeyId, UserId};
+use rigbox_core::permit::{Credential, ListWorkspaces, Principal, Scope};
+use rigbox_core::plans::{Overrides, Plan};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -44,6 +48,7 @@ mod templates;
 mod users;
 mod workspaces;
 
+use extract::Caller;
 pub(crate) use guard::AllowedHosts;
 
 /// What handlers work with.
@@ -77,13 +82,14 @@ impl std::ops::Deref for App {
 /// Serves until `ended` is true and the requests under way are answered.
 pub(crate) async fn serve(
     listener: TcpListener,
-    app: App,
+    router: Router,
     ended: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    connections::serve(listener, router(app), connections::BOUNDS, ended).await
+    connections::serve(listener, router, connections::BOUNDS, ended).await
 }
 
-fn router(app: App) -> Router {
+/// Every route, guarded.
+pub(crate) fn router(app: App) -> Router {
     let (api, root) = routes::all(&app);
     Router::new()
         .nest("/api/v1", api.clone())
@@ -92,5 +98,21 @@ fn router(app: App) -> Router {
         .fallback(|request: Request| async move { error::no_route(request.uri().path()) })
         .method_not_allowed_fallback(error::no_method)
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .with_state(app)
+}
+
+/// The list of `user`'s workspaces for anybody: what the bench compares the guarded one with.
+pub(crate) fn bare_router(app: App, user: UserId) -> Router {
+    let principal = Principal {
+        user,
+        plan: Plan::Owner,
+        limits: Overrides::default(),
+        credential: Credential::Key(KeyId::from_random([0; 5])),
+        scope: Scope::Account,
+        from: None,
+    };
+    Router::new()
+        .route("/api/v1/workspaces", get(workspaces::list))
+        .layer(Extension(Caller::<ListWorkspaces>::new(principal)))
         .with_state(app)
 }

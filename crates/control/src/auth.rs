@@ -1,6 +1,7 @@
 //! Whose request this is: by the API key in `Authorization: Bearer`, or by the session in the cookie of the console.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -24,8 +25,8 @@ pub(crate) struct Auth {
     store: Store,
     token_key: TokenKey,
     console: Console,
-    /// Keys and addresses that are on record, so that not every request asks the database.
-    seen: Mutex<HashSet<(Credential, IpAddr)>>,
+    /// Credentials and addresses that are on record, and when that was, so that not every request asks the database.
+    seen: Mutex<HashMap<(Credential, IpAddr), Moment>>,
 }
 
 /// As many are remembered; then all are forgotten and asked for again.
@@ -46,17 +47,44 @@ pub(crate) enum AuthError {
     Store(#[from] Error),
 }
 
+/// What of a use is not on record yet.
+struct ToNote {
+    /// Where it came from.
+    place: bool,
+    /// That it was now.
+    time: bool,
+}
+
 impl Auth {
     pub(crate) fn new(store: Store, token_key: TokenKey, console: Console) -> Self {
         Self { store, token_key, console, seen: Mutex::default() }
     }
 
-    fn is_new(&self, principal: &Principal, from: IpAddr) -> bool {
+    /// What is to be noted of a use; the next caller is told that it was.
+    fn to_note(
+        &self,
+        principal: &Principal,
+        from: IpAddr,
+        last_used_at: Option<Moment>,
+        now: Moment,
+    ) -> ToNote {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= MOST_SEEN {
             seen.clear();
         }
-        seen.insert((principal.credential.clone(), from))
+        match seen.entry((principal.credential.clone(), from)) {
+            Entry::Vacant(entry) => {
+                entry.insert(now);
+                ToNote { place: true, time: last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY) }
+            }
+            Entry::Occupied(mut entry) => {
+                let time = now.since(*entry.get()) >= USED_EVERY;
+                if time {
+                    entry.insert(now);
+                }
+                ToNote { place: false, time }
+            }
+        }
     }
 
     /// Who calls the API.
@@ -112,7 +140,8 @@ impl Auth {
     fn known(&self, holder: Holder, from: IpAddr, now: Moment) -> Principal {
         let Holder { mut principal, last_used_at } = holder;
         principal.from = Some(from);
-        if self.is_new(&principal, from) {
+        let to_note = self.to_note(&principal, from, last_used_at, now);
+        if to_note.place {
             let (store, principal) = (self.store.clone(), principal.clone());
             tokio::spawn(async move {
                 if let Err(error) = store.key_used_from(&principal, now).await {
@@ -120,7 +149,7 @@ impl Auth {
                 }
             });
         }
-        if last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY) {
+        if to_note.time {
             let (store, credential) = (self.store.clone(), principal.credential.clone());
             tokio::spawn(async move {
                 let noted = match &credential {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rigbox_core::ids::UserId;
+use rigbox_core::plans::Plans;
 use rigbox_store::Store;
 use rigbox_store::secret::TokenKey;
 use tokio::sync::watch;
@@ -54,6 +56,8 @@ pub struct Config {
     pub guestio_socket: PathBuf,
     /// How long transient states may last.
     pub timeouts: Timeouts,
+    /// What the plans are, where it is not the default.
+    pub plans: Plans,
 }
 
 /// Why the control role cannot run.
@@ -107,6 +111,24 @@ pub enum Error {
 
 /// Serves until `shutdown` is done, then drains.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    serve(config, api::router, shutdown).await
+}
+
+/// The yardstick of the bench, which no Rigbox runs: lists the workspaces of `user` to anybody, by the same handler without what
+/// guards it (key, limits, host).
+pub async fn run_bare(
+    config: Config,
+    user: UserId,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    serve(config, |app| api::bare_router(app, user), shutdown).await
+}
+
+async fn serve(
+    config: Config,
+    router: impl FnOnce(api::App) -> axum::Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
     let console = console(&config)?;
     let mailer = mail::Mailer::new(config.mail.as_ref())?;
     let hosts = api::AllowedHosts::new(&config.public_api_url, console.host(), config.api_listen)
@@ -126,7 +148,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         config.timeouts,
         config.public_api_url.clone(),
     );
-    let rates = Arc::new(rates::Rates::new());
+    let rates = Arc::new(rates::Rates::new(config.plans));
     let app = api::App(Arc::new(api::Parts {
         rates: rates.clone(),
         auth: auth::Auth::new(store.clone(), token_key.clone(), console.clone()),
@@ -135,8 +157,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         console,
         audit: service::audit::Audit::new(store.clone()),
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
-        users: service::users::Users::new(store.clone(), node.clone()),
-        workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone()),
+        users: service::users::Users::new(store.clone(), node.clone(), config.plans),
+        workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone(), config.plans),
         guests: service::guests::Guests::new(lives, guests),
         machine: service::machine::Machine::new(node),
         health: service::health::Health::new(store.clone(), reconciler.synced()),
@@ -145,7 +167,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
 
     let (end, ended) = watch::channel(false);
     let work = tokio::spawn(async move { tokio::join!(reconciler.run(), rates.keep_small()) });
-    let serving = tokio::spawn(api::serve(listener, app, ended));
+    let serving = tokio::spawn(api::serve(listener, router(app), ended));
     info!(address = %config.api_listen, url = config.public_api_url, "the API answers");
     let stop = serving.abort_handle();
     tokio::pin!(serving);

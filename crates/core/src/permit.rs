@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::ids::{KeyId, SessionId, UserId, WorkspaceId};
-use crate::plans::Plan;
+use crate::plans::{Overrides, Plan};
 
 /// Who asks, once the credential has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Principal {
     pub user: UserId,
     /// The user's plan; `owner` is the installation's administrator.
     pub plan: Plan,
+    /// What is set for this user otherwise than for the plan.
+    pub limits: Overrides,
     /// What was shown.
     pub credential: Credential,
     /// How much of the account it opens.
@@ -264,6 +266,7 @@ mod tests {
         Principal {
             user: UserId::from_random([n; 5]),
             plan,
+            limits: Overrides::default(),
             credential: Credential::Key(KeyId::from_random([n; 5])),
             scope: Scope::Account,
             from: None,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rigbox_core::plans::Plans;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -25,6 +26,8 @@ pub(crate) struct File {
     /// How letters are sent; without it, sign-in links are in the log.
     mail: Option<Mail>,
     node: Node,
+    /// `[plans.free]` and so on: numbers of a plan that are not the default.
+    plans: Plans,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -73,6 +76,7 @@ impl Default for File {
             api: Api::default(),
             mail: None,
             node: Node::default(),
+            plans: Plans::default(),
         }
     }
 }
@@ -221,6 +225,7 @@ impl Installation {
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
             timeouts: rigbox_control::Timeouts::default(),
+            plans: self.file.plans,
         }
     }
 
@@ -271,6 +276,22 @@ mod tests {
         let error = parse("state = \"/tmp/x\"\n[api]\nlisten_on = \"127.0.0.1:1\"\n").unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("line 3") && text.contains("listen_on"), "{text}");
+    }
+
+    #[test]
+    fn a_plan_is_set_by_its_name_and_no_rate_is_zero() {
+        let plans = |text: &str| parse(text).map(|file| file.plans);
+        let set = plans("[plans.free]\nmax_vms = 3\nworkspaces_per_min = 600\n").unwrap();
+        assert_eq!((set.free.max_vms, set.pro.max_vms), (Some(3), None));
+        for (bad, says) in [
+            ("[plans.fre]\nmax_vms = 3\n", "fre"),
+            ("[plans.free]\nmax_vm = 3\n", "line 2"),
+            ("[plans.pro]\nmax_vms = 3\napps_per_min = 0\n", "line 3"),
+            ("[plans.pro]\nmax_vms = \"many\"\n", "line 2"),
+        ] {
+            let text = format!("{:#}", plans(bad).unwrap_err());
+            assert!(text.contains(says), "{bad}: {text}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sqlx::{Row, SqliteConnection};
 use crate::audit::{self, Act};
 use crate::idempotency::{self, Once, Replay};
 use crate::secret::{ApiKey, TokenHash, TokenKey};
-use crate::{Error, Store, moment, parsed, random};
+use crate::{Error, Store, moment, parsed, random, user_limits};
 
 /// A secret about to be stored: nothing in it opens anything.
 #[derive(Debug, Clone)]
@@ -90,10 +90,16 @@ macro_rules! keys {
 }
 
 impl Store {
-    /// Whose key this is, if it is good at this moment.
-    pub async fn holder_of_key(&self, hash: &TokenHash, now: Moment) -> Result<Option<Holder>, Error> {
+    /// Whose key this is, if it is good at this moment, and until when it is, if it ends by itself.
+    pub(crate) async fn read_holder(
+        &self,
+        hash: &TokenHash,
+        now: Moment,
+    ) -> Result<Option<(Holder, Option<Moment>)>, Error> {
         let row = sqlx::query(
-            "SELECT api_keys.id, api_keys.role, api_keys.last_used_at, users.id AS user_id, users.plan \
+            "SELECT api_keys.id, api_keys.role, api_keys.last_used_at, api_keys.expires_at, \
+             CASE WHEN api_keys.hash = $1 THEN NULL ELSE api_keys.old_hash_until END AS replaced_at, \
+             users.id AS user_id, users.plan, users.limits \
              FROM api_keys JOIN users ON users.id = api_keys.user_id \
              WHERE (api_keys.hash = $1 OR (api_keys.old_hash = $1 AND api_keys.old_hash_until > $2)) \
              AND (api_keys.expires_at IS NULL OR api_keys.expires_at > $2) AND users.disabled_at IS NULL",
@@ -107,10 +113,13 @@ impl Store {
         let key: KeyId = parsed(row.try_get("id")?)?;
         let scope = scope(&mut connection, &key, row.try_get("role")?).await?;
         let (user, plan) = (parsed(row.try_get("user_id")?)?, parsed(row.try_get("plan")?)?);
-        Ok(Some(Holder {
-            principal: Principal { user, plan, credential: Credential::Key(key), scope, from: None },
+        let limits = user_limits::read(row.try_get("limits")?)?;
+        let holder = Holder {
+            principal: Principal { user, plan, limits, credential: Credential::Key(key), scope, from: None },
             last_used_at: moment(&row, "last_used_at")?,
-        }))
+        };
+        let ends = [moment(&row, "expires_at")?, moment(&row, "replaced_at")?];
+        Ok(Some((holder, ends.into_iter().flatten().min())))
     }
 
     /// Notes that a key was used.

@@ -3,6 +3,7 @@
 //! SQLite on one machine. The text of the queries keeps to what PostgreSQL takes too.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
@@ -14,9 +15,12 @@ use sqlx::{Row, SqlitePool};
 mod api_keys;
 mod audit;
 mod devices;
+mod holders;
+mod hot;
 mod idempotency;
 pub mod secret;
 mod sessions;
+mod user_limits;
 mod users;
 mod workspaces;
 
@@ -78,12 +82,17 @@ pub enum Error {
     /// Anything else from the database.
     #[error("database: {0}")]
     Sql(#[from] sqlx::Error),
+    /// The same, from a connection that only reads.
+    #[error("database: {0}")]
+    Read(#[from] rusqlite::Error),
 }
 
 /// The open database.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
+    hot: Arc<hot::Hot>,
+    holders: Arc<holders::Holders>,
     chain: audit::ChainKey,
 }
 
@@ -111,7 +120,12 @@ impl Store {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;
-        Ok(Self { pool, chain: audit::ChainKey::of(token_key) })
+        Ok(Self {
+            pool,
+            hot: Arc::new(hot::Hot::new(path)),
+            holders: Arc::default(),
+            chain: audit::ChainKey::of(token_key),
+        })
     }
 
     /// Whether the database answers.
@@ -122,6 +136,8 @@ impl Store {
 
     /// Closes all connections; what is under way is finished first.
     pub async fn close(&self) {
+        // The last connection tidies up, and one that only reads could not.
+        self.hot.close();
         self.pool.close().await;
     }
 

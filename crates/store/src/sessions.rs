@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use rigbox_core::ids::{SessionId, UserId};
 use rigbox_core::permit::{Credential, Principal, Scope};
+use rigbox_core::plans::Overrides;
 use rigbox_core::time::Moment;
 use sqlx::Row;
 
 use crate::audit::{self, Act};
 use crate::secret::{LinkToken, SessionToken, TokenKey};
-use crate::{Error, Holder, Store, User, parsed, random, users};
+use crate::{Error, Holder, Store, User, parsed, random, user_limits, users};
 
 /// A session about to be stored.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +125,7 @@ impl Store {
         let principal = Principal {
             user: user.id.clone(),
             plan: user.plan,
+            limits: Overrides::default(),
             credential: Credential::Session(id.clone()),
             scope: Scope::Account,
             from,
@@ -142,7 +144,7 @@ impl Store {
         now: Moment,
     ) -> Result<Option<Holder>, Error> {
         let row = sqlx::query(
-            "SELECT sessions.id, sessions.idle_at, users.id AS user_id, users.plan \
+            "SELECT sessions.id, sessions.idle_at, users.id AS user_id, users.plan, users.limits \
              FROM sessions JOIN users ON users.id = sessions.user_id \
              WHERE hash = $1 AND idle_at > $2 AND ends_at > $2 AND disabled_at IS NULL",
         )
@@ -157,6 +159,7 @@ impl Store {
             principal: Principal {
                 user: parsed(row.try_get("user_id")?)?,
                 plan: parsed(row.try_get("plan")?)?,
+                limits: user_limits::read(row.try_get("limits")?)?,
                 credential: Credential::Session(parsed(row.try_get("id")?)?),
                 scope: Scope::Account,
                 from: None,

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::secret::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
+mod grants;
+
 const QUOTA: Quota = Quota { max_vms: 3, max_ram_total_mb: 10_000, max_disk_total_mb: 100_000 };
 
 fn now() -> Moment {

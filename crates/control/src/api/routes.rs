@@ -119,7 +119,7 @@ async fn authenticate<A: Action>(
         // Not the caller's fault.
         Err(error @ AuthError::Store(_)) => error::ApiError::from(error).into_response(),
         Err(error) => match app.rates.address(limits::address(&request), Class::Authentication) {
-            Ok(allowance) => limits::told(error::ApiError::from(error).into_response(), Some(allowance)),
+            Ok(allowance) => limits::told(error::ApiError::from(error).into_response(), allowance),
             Err(too_many) => limits::refusal(too_many),
         },
     }
@@ -127,7 +127,7 @@ async fn authenticate<A: Action>(
 
 async fn limit_address(State((app, class)): State<(App, Class)>, request: Request, next: Next) -> Response {
     match app.rates.address(limits::address(&request), class) {
-        Ok(allowance) => limits::told(next.run(request).await, Some(allowance)),
+        Ok(allowance) => limits::told(next.run(request).await, allowance),
         Err(too_many) => limits::refusal(too_many),
     }
 }

@@ -14,6 +14,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
 use rigbox_control::{Config, Timeouts};
+use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -33,6 +34,7 @@ pub(crate) struct Rig {
     pub(crate) client: Client,
     pub(crate) address: SocketAddr,
     pub(crate) timeouts: Timeouts,
+    pub(crate) plans: Plans,
 }
 
 /// An answer that is as the document says.
@@ -54,9 +56,13 @@ impl Rig {
     }
 
     pub(crate) async fn with(timeouts: Timeouts) -> Self {
+        Self::with_plans(timeouts, Plans::default()).await
+    }
+
+    pub(crate) async fn with_plans(timeouts: Timeouts, plans: Plans) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = config(folder.path(), address, timeouts);
+        let config = config(folder.path(), address, timeouts, plans);
         let made = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
         let mut rig = Self {
             folder,
@@ -70,6 +76,7 @@ impl Rig {
             client: client(address),
             address,
             timeouts,
+            plans,
         };
         rig.start_node();
         rig.start_guests();
@@ -78,7 +85,7 @@ impl Rig {
     }
 
     pub(crate) fn config(&self) -> Config {
-        config(self.folder.path(), self.address, self.timeouts)
+        config(self.folder.path(), self.address, self.timeouts, self.plans)
     }
 
     /// Where people sign in; it answers at `self.address`.
@@ -257,7 +264,7 @@ impl Rig {
     }
 }
 
-fn config(folder: &std::path::Path, address: SocketAddr, timeouts: Timeouts) -> Config {
+fn config(folder: &std::path::Path, address: SocketAddr, timeouts: Timeouts, plans: Plans) -> Config {
     Config {
         database: folder.join("rigbox.db"),
         token_key: folder.join("token.key"),
@@ -268,6 +275,7 @@ fn config(folder: &std::path::Path, address: SocketAddr, timeouts: Timeouts) -> 
         node_socket: folder.join("node.sock"),
         guestio_socket: folder.join("guestio.sock"),
         timeouts,
+        plans,
     }
 }
 
