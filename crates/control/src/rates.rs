@@ -147,7 +147,7 @@ impl Rates {
 
     /// Counts a request of somebody unknown.
     pub(crate) fn address(&self, address: IpAddr, class: Class) -> Result<Option<Allowance>, TooMany> {
-        let limit = class.of(&plans::Rates::DEFAULT);
+        let limit = class.of(&self.plans.rates_of_strangers());
         limit.map(|per_minute| self.addresses.check(class, per_minute, &network(address))).transpose()
     }
 

@@ -75,9 +75,16 @@ pub struct Plans {
     pub free: Overrides,
     /// For [`Plan::Pro`].
     pub pro: Overrides,
+    /// For each address from which no valid credential comes; only rates count.
+    pub strangers: Overrides,
 }
 
 impl Plans {
+    /// How often one address may ask without a valid credential.
+    pub fn rates_of_strangers(&self) -> Rates {
+        Terms(self.strangers.over(Plan::Free.defaults())).rates()
+    }
+
     /// What a user of `plan` may, with what is set for that user alone.
     pub fn terms(&self, plan: Plan, user: Overrides) -> Terms {
         let of_plan = match plan {

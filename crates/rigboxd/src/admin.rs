@@ -1,9 +1,11 @@
 //! `rigboxd admin`: what the operator does on the machine itself, beside a control role that may run.
 
+use std::num::NonZeroU32;
+
 use anyhow::Result;
 use clap::Subcommand;
 use rigbox_control::admin;
-use rigbox_core::plans::Plan;
+use rigbox_core::plans::{Overrides, Plan};
 
 use crate::Place;
 use crate::config::Installation;
@@ -58,6 +60,15 @@ pub(crate) enum UserCommand {
         #[arg(value_parser = plan)]
         plan: Plan,
     },
+    /// Set limits for one user otherwise than for the plan; without any, take back what was set
+    SetLimits {
+        #[command(flatten)]
+        place: Place,
+        /// The user's e-mail address
+        email: String,
+        #[command(flatten)]
+        limits: Limits,
+    },
     /// Make everything that a user has open nothing, at once
     Disable {
         #[command(flatten)]
@@ -72,6 +83,56 @@ pub(crate) enum UserCommand {
         /// The user's e-mail address
         email: String,
     },
+}
+
+/// What may be set for one user.
+#[derive(clap::Args)]
+pub(crate) struct Limits {
+    /// Workspaces
+    #[arg(long)]
+    max_vms: Option<u32>,
+    /// MiB of memory of one workspace
+    #[arg(long)]
+    max_ram_per_vm_mb: Option<u32>,
+    /// Processors of one workspace
+    #[arg(long)]
+    max_vcpu_per_vm: Option<u32>,
+    /// MiB of disk of one workspace
+    #[arg(long)]
+    max_disk_per_vm_mb: Option<u32>,
+    /// Requests a minute for keys and the account
+    #[arg(long)]
+    authentication_per_min: Option<NonZeroU32>,
+    /// Requests a minute for workspaces and what is in them
+    #[arg(long)]
+    workspaces_per_min: Option<NonZeroU32>,
+    /// Requests a minute for apps
+    #[arg(long)]
+    apps_per_min: Option<NonZeroU32>,
+}
+
+impl From<Limits> for Option<Overrides> {
+    fn from(limits: Limits) -> Self {
+        let Limits {
+            max_vms,
+            max_ram_per_vm_mb,
+            max_vcpu_per_vm,
+            max_disk_per_vm_mb,
+            authentication_per_min,
+            workspaces_per_min,
+            apps_per_min,
+        } = limits;
+        let set = Overrides {
+            max_vms,
+            max_ram_per_vm_mb,
+            max_vcpu_per_vm,
+            max_disk_per_vm_mb,
+            authentication_per_min,
+            workspaces_per_min,
+            apps_per_min,
+        };
+        (set != Overrides::default()).then_some(set)
+    }
 }
 
 #[derive(Subcommand)]
@@ -137,6 +198,9 @@ fn user(command: UserCommand) -> Result<()> {
         }
         UserCommand::SetPlan { place, email, plan } => {
             as_control(&place, async |config| admin::set_plan(&config, &email, plan).await)?;
+        }
+        UserCommand::SetLimits { place, email, limits } => {
+            as_control(&place, async |config| admin::set_limits(&config, &email, limits.into()).await)?;
         }
         UserCommand::Disable { place, email } => {
             as_control(&place, async |config| admin::set_disabled(&config, &email, true).await)?;
