@@ -170,6 +170,16 @@ impl Api {
         })
     }
 
+    /// The same API for whoever has `key`.
+    pub(crate) fn with_key(&self, key: &str) -> Result<Self> {
+        Ok(Self { key: key.to_owned(), ..Self::new(&self.url)? })
+    }
+
+    /// Sets variables of a workspace's environment.
+    pub(crate) fn set_env(&self, id: &str, env_vars: &Value) -> Result<Value> {
+        self.post(&format!("/workspaces/{id}/env"), &json!({"env_vars": env_vars}))?.expect(200)
+    }
+
     /// Creates a workspace and waits until it has its disk.
     pub(crate) fn create(&self, name: &str) -> Result<String> {
         let created = self.post("/workspaces", &json!({"name": name}))?.expect(201)?;

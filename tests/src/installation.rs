@@ -94,7 +94,7 @@ impl Installation {
         self.scratch.join("rigbox.toml")
     }
 
-    fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.scratch.join("rigboxd.log")
     }
 

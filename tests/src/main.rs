@@ -3,6 +3,7 @@
 //! after the promise they keep, and run one after the other.
 
 mod api;
+mod canary;
 mod clients;
 mod host;
 mod installation;
@@ -11,6 +12,8 @@ mod leftovers;
 mod lifecycle;
 mod recovery;
 mod refusals;
+mod search;
+mod secrets;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,6 +53,8 @@ fn run() -> ExitCode {
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
         ("lifecycle", lifecycle::PROMISES),
+        ("secrets", secrets::PROMISES),
+        ("canary", canary::PROMISES),
         ("recovery", recovery::PROMISES),
         // Last: it deletes everything.
         ("leftovers", leftovers::PROMISES),

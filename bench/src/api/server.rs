@@ -50,6 +50,7 @@ pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
     Config {
         database: folder.join("rigbox.db"),
         token_key: folder.join("token.key"),
+        master_key: rigbox_control::KeySource::File(folder.join("master.key")),
         api_listen: listen,
         public_api_url: format!("http://{listen}"),
         console_url: format!("http://console.localhost:{}", listen.port()),

@@ -4,7 +4,7 @@
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::{Overrides, Plan};
 use rigbox_store::secret::{ApiKey, TokenKey};
-use rigbox_store::{Act, NewKey, Store, User};
+use rigbox_store::{Act, NewKey, Rotation, Store, User};
 
 use crate::service::sign_in;
 use crate::{Config, Error, clock, mail};
@@ -123,4 +123,11 @@ pub async fn login_link(config: &Config, email: &str) -> Result<String, Error> {
 /// Follows the audit log's chain: how many entries it has, or the first that does not fit.
 pub async fn verify_audit(config: &Config) -> Result<Result<u64, i64>, Error> {
     Ok(Opened::of(config).await?.store.verify_audit().await?)
+}
+
+/// Encrypts all secrets with another master key, beside a control role that may run; finishes a rotation that was interrupted.
+pub async fn rotate_master_key(config: &Config) -> Result<Rotation, Error> {
+    let Opened { store, .. } = Opened::of(config).await?;
+    let store = store.unlock(config.master_key.clone(), clock::now()).await?;
+    Ok(store.rotate_master_key(clock::now()).await?)
 }

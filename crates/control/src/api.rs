@@ -19,6 +19,7 @@ use crate::rates::Rates;
 use crate::service::api_keys::ApiKeys;
 use crate::service::audit::Audit;
 use crate::service::devices::Devices;
+use crate::service::environment::Environments;
 use crate::service::guests::Guests;
 use crate::service::health::Health;
 use crate::service::machine::Machine;
@@ -32,6 +33,7 @@ mod auth;
 mod connections;
 mod doctor;
 mod document;
+mod environment;
 mod error;
 mod exec;
 mod exec_socket;
@@ -58,6 +60,7 @@ pub(crate) struct Parts {
     pub(crate) audit: Audit,
     pub(crate) console: Console,
     pub(crate) devices: Devices,
+    pub(crate) environments: Environments,
     pub(crate) keys: ApiKeys,
     pub(crate) sign_in: SignIn,
     pub(crate) users: Users,

@@ -1,4 +1,5 @@
-//! Whose request this is: by the API key in `Authorization: Bearer`, or by the session in the cookie of the console.
+//! Whose request this is: by the key in `Authorization: Bearer`, an API key of a user or the key that a running workspace has of itself,
+//! or by the session in the cookie of the console.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,7 +11,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
 use rigbox_core::permit::{Credential, Principal};
 use rigbox_core::time::Moment;
-use rigbox_store::secret::{ApiKey, TokenKey};
+use rigbox_store::secret::{ApiKey, TokenKey, WorkspaceKey};
 use rigbox_store::{Error, Holder, Store};
 use tracing::warn;
 
@@ -128,9 +129,16 @@ impl Auth {
         }
         let (scheme, key) =
             value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(AuthError::Malformed)?;
-        let key = ApiKey::parse(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
+        let key = Some(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
         let key = key.ok_or(AuthError::Malformed)?;
-        // The look-up compares keyed hashes: its time says nothing about the key.
+        // Look-ups compare keyed hashes: their time says nothing about the key.
+        if let Some(key) = WorkspaceKey::parse(key) {
+            let holder = self.store.holder_of_workspace_key(&self.token_key.hash(key.reveal())).await?;
+            return holder
+                .map(|principal| Principal { from: Some(from), ..principal })
+                .ok_or(AuthError::Unknown);
+        }
+        let key = ApiKey::parse(key).ok_or(AuthError::Malformed)?;
         let now = clock::now();
         let holder = self.store.holder_of_key(&self.token_key.hash(key.reveal()), now).await?;
         Ok(self.known(holder.ok_or(AuthError::Unknown)?, from, now))

@@ -20,6 +20,7 @@ mod auth;
 mod changes;
 mod clock;
 mod console;
+mod deliveries;
 mod feed;
 mod guest_client;
 mod mail;
@@ -31,6 +32,7 @@ mod unix;
 
 pub use mail::{MailConfig, MailError};
 pub use rigbox_core::lifecycle::Timeouts;
+pub use rigbox_store::{KeySource, Rotation};
 
 /// After a signal to end, answers under way get this long.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -42,6 +44,8 @@ pub struct Config {
     pub database: PathBuf,
     /// File of the key that tokens are hashed with; made where there is none.
     pub token_key: PathBuf,
+    /// Where the master keys come from that secrets in the database are encrypted with.
+    pub master_key: KeySource,
     /// Where the HTTP API listens.
     pub api_listen: SocketAddr,
     /// How clients reach it, e.g. `http://localhost:7070`.
@@ -135,6 +139,7 @@ async fn serve(
         .ok_or_else(|| Error::PublicUrl(config.public_api_url.clone()))?;
     let token_key = TokenKey::load_or_create(&config.token_key)?;
     let store = Store::open(&config.database, &token_key).await?;
+    let store = store.unlock(config.master_key, clock::now()).await?;
     let listener = tokio::net::TcpListener::bind(config.api_listen)
         .await
         .map_err(|problem| Error::Listen { address: config.api_listen, problem })?;
@@ -142,9 +147,11 @@ async fn serve(
     let lives = changes::Lives::new(store.clone());
     let node = node_client::NodeClient::new(&config.node_socket);
     let guests = guest_client::GuestClient::new(&config.guestio_socket);
+    let deliveries = deliveries::Deliveries::new(store.clone(), token_key.clone(), guests.clone());
     let reconciler = reconciler::Reconciler::new(
         lives.clone(),
         node.clone(),
+        deliveries.clone(),
         config.timeouts,
         config.public_api_url.clone(),
     );
@@ -156,6 +163,7 @@ async fn serve(
         sign_in: service::sign_in::SignIn::new(store.clone(), token_key.clone(), mailer, console.clone()),
         console,
         audit: service::audit::Audit::new(store.clone()),
+        environments: service::environment::Environments::new(lives.clone(), deliveries),
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
         users: service::users::Users::new(store.clone(), node.clone(), config.plans),
         workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone(), config.plans),

@@ -17,8 +17,10 @@ use tracing::warn;
 
 use crate::changes::Lives;
 use crate::clock;
+use crate::deliveries::Deliveries;
 use crate::node_client::NodeClient;
 
+mod deliver;
 mod follow;
 mod work;
 
@@ -31,6 +33,7 @@ pub(crate) struct Reconciler(Arc<Parts>);
 struct Parts {
     lives: Lives,
     node: NodeClient,
+    deliveries: Deliveries,
     timeouts: Timeouts,
     api_url: String,
     /// When this process began: states are not blamed for the time before.
@@ -45,10 +48,17 @@ struct Parts {
 }
 
 impl Reconciler {
-    pub(crate) fn new(lives: Lives, node: NodeClient, timeouts: Timeouts, api_url: String) -> Self {
+    pub(crate) fn new(
+        lives: Lives,
+        node: NodeClient,
+        deliveries: Deliveries,
+        timeouts: Timeouts,
+        api_url: String,
+    ) -> Self {
         Self(Arc::new(Parts {
             lives,
             node,
+            deliveries,
             timeouts,
             api_url,
             began: clock::now(),

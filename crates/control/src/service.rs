@@ -3,6 +3,7 @@
 pub(crate) mod api_keys;
 pub(crate) mod audit;
 pub(crate) mod devices;
+pub(crate) mod environment;
 pub(crate) mod guests;
 pub(crate) mod health;
 pub(crate) mod machine;

@@ -67,7 +67,13 @@ async fn every_route_is_in_the_matrix() {
     // What the document says of who needs a credential is what the matrix tests.
     for route in ROUTES {
         let operation = &document["paths"][route.path][route.method.to_lowercase()];
-        assert_eq!(operation.get("security").is_some(), route.needs_credential(), "{} {}", route.method, route.path);
+        assert_eq!(
+            operation.get("security").is_some(),
+            route.needs_credential(),
+            "{} {}",
+            route.method,
+            route.path
+        );
     }
 }
 

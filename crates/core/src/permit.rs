@@ -173,6 +173,10 @@ actions! {
     ReadFiles, "files.read", Workspace, Some(Role::Operate), false;
     /// Write a workspace's files.
     WriteFiles, "files.write", Workspace, Some(Role::Operate), false;
+    /// Read which variables a workspace's environment has.
+    ReadEnv, "env.read", Workspace, Some(Role::Read), false;
+    /// Change a workspace's environment.
+    WriteEnv, "env.write", Workspace, Some(Role::Operate), false;
     /// List the account's API keys.
     ListKeys, "key.list", Account, None, false;
     /// Make, replace or revoke the account's API keys.
@@ -342,6 +346,8 @@ mod tests {
             Exec, mine(1), false, true, false;
             ReadFiles, mine(1), false, true, false;
             WriteFiles, mine(1), false, true, false;
+            ReadEnv, mine(1), true, true, false;
+            WriteEnv, mine(1), false, true, false;
             Diagnose, Target::Installation, false, false, false;
         }
     }

@@ -31,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
         println!("rigbox-probe: it works");
         nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT)?;
     }
+    no_core_dumps();
     load_modules().context("cannot load the kernel modules of the initramfs")?;
     mount_root()?;
     prepare_run().context("cannot prepare /run")?;
@@ -56,6 +57,12 @@ fn mount_api_file_systems() -> Result<()> {
     mount_at("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
     // `favordynmods`: each command gets a group of its own, which otherwise waits for a grace period of RCU.
     mount_at("cgroup2", "/sys/fs/cgroup", plain, "nsdelegate,memory_recursiveprot,favordynmods")
+}
+
+/// The memory of a process that crashes, with the workspace's secrets in it, is written to no disk.
+fn no_core_dumps() {
+    // A kernel that cannot dump has no such file.
+    let _ = fs::write("/proc/sys/kernel/core_pattern", "|/bin/false");
 }
 
 /// Loads `/modules/*` in the order of their names, which the image builder chose.

@@ -7,8 +7,9 @@ use futures_util::stream;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
-    EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse, ReadFileOutput, ReadFileRequest,
-    ShutDownRequest, ShutDownResponse, WatchEndRequest, WriteFileInput, WriteFileResponse,
+    DeliverRequest, DeliverResponse, EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse,
+    ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse, WatchEndRequest, WriteFileInput,
+    WriteFileResponse,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio_stream::Stream;
@@ -141,6 +142,17 @@ impl Guest for Proxy {
         let (mut agent, gone) = self.agent(request.metadata())?;
         let answers = agent.read_file(request.into_inner()).await.map_err(|status| checked(&status))?;
         Ok(Response::new(relay(answers.into_inner(), gone)))
+    }
+
+    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+        let (mut agent, gone) = self.agent(request.metadata())?;
+        tokio::select! {
+            delivered = agent.deliver(request.into_inner()) => {
+                delivered.map_err(|status| checked(&status))?;
+                Ok(Response::new(DeliverResponse {}))
+            }
+            () = gone.cancelled() => Err(vm_ended()),
+        }
     }
 
     async fn shut_down(&self, _: Request<ShutDownRequest>) -> Result<Response<ShutDownResponse>, Status> {

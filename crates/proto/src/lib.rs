@@ -22,5 +22,11 @@ pub mod guest {
     tonic::include_proto!("rigbox.guest.v1");
 }
 
+impl std::fmt::Debug for guest::DeliverRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DeliverRequest(..)")
+    }
+}
+
 /// Request header that names the workspace when control calls the guest service on guestio.
 pub const WORKSPACE_HEADER: &str = "rigbox-workspace";

@@ -31,6 +31,8 @@ pub(crate) enum Command {
         /// The user's e-mail address
         email: String,
     },
+    /// Encrypt all secrets with another master key, while everything runs
+    RotateMasterKey(Place),
     /// The audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -170,6 +172,12 @@ pub(crate) fn run(command: Command) -> Result<()> {
         }
         Command::LoginLink { place, email } => {
             println!("{}", as_control(&place, async |config| admin::login_link(&config, &email).await)?);
+            Ok(())
+        }
+        Command::RotateMasterKey(place) => {
+            let done = as_control(&place, async |config| admin::rotate_master_key(&config).await)?;
+            let how = if done.resumed { "an interrupted rotation is finished" } else { "rotated" };
+            println!("{how}: {} secrets are encrypted with the master key {} now", done.records, done.to);
             Ok(())
         }
         Command::Audit(AuditCommand::Verify(place)) => {

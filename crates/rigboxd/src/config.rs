@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rigbox_control::KeySource;
 use rigbox_core::plans::Plans;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -28,6 +29,7 @@ pub(crate) struct File {
     node: Node,
     /// `[plans.free]` and so on: numbers of a plan that are not the default.
     plans: Plans,
+    secrets: Secrets,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -61,6 +63,23 @@ struct Node {
     boot_timeout_s: u64,
 }
 
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Secrets {
+    /// Where the master keys come from; without it, `master.key` in control's part of the state folder.
+    master_key: Option<MasterKey>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum MasterKey {
+    /// A file of control's own user, in a folder that it may write for a rotation.
+    File(PathBuf),
+    Env(String),
+    /// Program and arguments, run as control's user.
+    Command(Vec<String>),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Uplink {
@@ -77,6 +96,7 @@ impl Default for File {
             mail: None,
             node: Node::default(),
             plans: Plans::default(),
+            secrets: Secrets::default(),
         }
     }
 }
@@ -215,6 +235,12 @@ impl Installation {
         rigbox_control::Config {
             database: private.join("rigbox.db"),
             token_key: private.join("token.key"),
+            master_key: match &self.file.secrets.master_key {
+                None => KeySource::File(private.join("master.key")),
+                Some(MasterKey::File(path)) => KeySource::File(path.clone()),
+                Some(MasterKey::Env(name)) => KeySource::Env(name.clone()),
+                Some(MasterKey::Command(words)) => KeySource::Command(words.clone()),
+            },
             api_listen: api.listen,
             public_api_url: self.api_url(),
             console_url: self.console_url(),
@@ -232,6 +258,14 @@ impl Installation {
     /// Where people sign in.
     fn console_url(&self) -> String {
         self.file.api.console_url.clone().unwrap_or_else(|| console_beside(&self.api_url()))
+    }
+
+    /// The variable that the master keys are in, which is for no role but control.
+    pub(crate) fn secret_variable(&self) -> Option<&str> {
+        match &self.file.secrets.master_key {
+            Some(MasterKey::Env(name)) => Some(name),
+            _ => None,
+        }
     }
 
     /// How clients reach the API.
@@ -309,6 +343,27 @@ mod tests {
     fn a_mail_servers_password_is_not_shown() {
         let file = parse("[mail]\nsmtp_url = \"smtps://u:hunter2@x\"\nfrom = \"a@b.example\"\n").unwrap();
         assert!(!format!("{file:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn master_keys_come_from_a_file_a_variable_or_a_command() {
+        let source = |text: &str| {
+            let file = parse(text).unwrap();
+            let installation = Installation { file, id: "id".to_owned() };
+            installation.control(Path::new("/private")).master_key
+        };
+        for (text, wanted) in [
+            ("", KeySource::File("/private/master.key".into())),
+            ("[secrets]\nmaster_key = { file = \"/k\" }", KeySource::File("/k".into())),
+            ("[secrets]\nmaster_key = { env = \"K\" }", KeySource::Env("K".into())),
+            (
+                "[secrets]\nmaster_key = { command = [\"kms\", \"get\"] }",
+                KeySource::Command(vec!["kms".into(), "get".into()]),
+            ),
+        ] {
+            assert_eq!(source(text), wanted, "{text}");
+        }
+        assert!(parse("[secrets]\nmaster_key = { fiel = \"/k\" }").is_err());
     }
 
     #[test]

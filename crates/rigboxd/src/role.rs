@@ -1,7 +1,7 @@
 //! One role's process: takes its place (mount namespace, root, uid) while it is still root and has one thread, then runs.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -31,9 +31,13 @@ pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
     folder(installation.state().join("node"), 0o700, 0)?;
     let private = installation.state().join("control");
     folder(private.clone(), 0o700, control)?;
-    // The uids follow from the state folder's path, which may have been moved.
+    // The uids follow from the state folder's path, which may have been moved. Control writes this folder, so no link in it is followed.
     for entry in fs::read_dir(&private)? {
-        chown(entry?.path(), Some(control), Some(control))?;
+        match lchown(entry?.path(), Some(control), Some(control)) {
+            // It may run, and replace a file.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            done => done?,
+        }
     }
     Ok(())
 }

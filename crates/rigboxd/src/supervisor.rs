@@ -31,7 +31,10 @@ pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
-        let roles = ROLES.map(|(_, name)| tokio::spawn(keep(name, config.to_owned(), stopped.clone())));
+        let roles = ROLES.map(|(role, name)| {
+            let hidden = installation.secret_variable().filter(|_| role != Role::Control).map(str::to_owned);
+            tokio::spawn(keep(name, config.to_owned(), hidden, stopped.clone()))
+        });
         tracing::info!(installation = %installation.id, state = %installation.state().display(), "rigboxd is up");
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {
@@ -54,11 +57,17 @@ fn write_pid(lock: &std::fs::File) -> Result<()> {
     writeln!(&mut &*lock, "{}", std::process::id()).context("the lock file")
 }
 
-async fn keep(role: &'static str, config: std::path::PathBuf, mut stopped: watch::Receiver<bool>) {
+/// Keeps a role running, without the variable `hidden` in its environment.
+async fn keep(
+    role: &'static str,
+    config: std::path::PathBuf,
+    hidden: Option<String>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
-        match spawn(role, &config) {
+        match spawn(role, &config, hidden.as_deref()) {
             Ok(mut child) => {
                 tokio::select! {
                     status = child.wait() => tracing::error!(role, ?status, "the role ended; starting it again"),
@@ -81,8 +90,12 @@ async fn asked(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-fn spawn(role: &str, config: &Path) -> std::io::Result<Child> {
-    Command::new("/proc/self/exe")
+fn spawn(role: &str, config: &Path, hidden: Option<&str>) -> std::io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(hidden) = hidden {
+        command.env_remove(hidden);
+    }
+    command
         .arg0("rigboxd")
         .args(["role", role, "--supervisor", &std::process::id().to_string(), "--config"])
         .arg(config)

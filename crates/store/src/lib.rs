@@ -15,19 +15,28 @@ use sqlx::{Row, SqlitePool};
 mod api_keys;
 mod audit;
 mod devices;
+mod envelope;
+mod environment;
 mod holders;
 mod hot;
 mod idempotency;
+mod master_key;
+mod rotation;
 pub mod secret;
 mod sessions;
 mod user_limits;
 mod users;
+mod vault;
+mod workspace_keys;
 mod workspaces;
 
 pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
 pub use audit::{Act, AuditEntry};
 pub use devices::{DeviceLogin, Poll};
+pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{Once, Replay};
+pub use master_key::{KeySource, MasterKeyId};
+pub use rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use users::User;
 pub use workspaces::{Page, Quota, Usage, Workspace};
@@ -76,6 +85,41 @@ pub enum Error {
     /// The user has no such workspace.
     #[error("no workspace `{0}`: not found")]
     NoWorkspace(WorkspaceId),
+    /// The master keys cannot be had.
+    #[error("no master key from {origin}: {problem}")]
+    MasterKeySource {
+        /// Where they come from.
+        origin: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The master key is another one than the database's.
+    #[error(
+        "wrong master key: secrets in the database are encrypted with the master key {wanted}, which {origin} does not have; nothing was changed: put that key back, from its backup if need be"
+    )]
+    WrongMasterKey {
+        /// The id of the key that is wanted.
+        wanted: MasterKeyId,
+        /// Where it was looked for.
+        origin: String,
+    },
+    /// A rotation cannot begin.
+    #[error("the master key cannot be rotated: {0}")]
+    Rotation(String),
+    /// The master keys were not given to this handle.
+    #[error("the database was opened without its master key")]
+    Locked,
+    /// A secret is not what this program wrote there.
+    #[error("a secret in {table}.{column} does not open: it was changed, or moved from another row")]
+    DoesNotOpen {
+        /// In which table.
+        table: &'static str,
+        /// In which column.
+        column: &'static str,
+    },
+    /// The cipher refused to encrypt.
+    #[error("the cipher failed")]
+    Cipher,
     /// There is a first user, or one with this e-mail address, already.
     #[error("there is such a user already")]
     UserExists,
@@ -94,6 +138,8 @@ pub struct Store {
     hot: Arc<hot::Hot>,
     holders: Arc<holders::Holders>,
     chain: audit::ChainKey,
+    /// What opens secrets; see [`Store::unlock`].
+    vault: Option<vault::Vault>,
 }
 
 impl Store {
@@ -125,6 +171,7 @@ impl Store {
             hot: Arc::new(hot::Hot::new(path)),
             holders: Arc::default(),
             chain: audit::ChainKey::of(token_key),
+            vault: None,
         })
     }
 

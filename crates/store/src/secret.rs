@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use crate::{Error, random};
 
 const KEY_BYTES: usize = 32;
@@ -80,7 +82,7 @@ macro_rules! token {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
         #[derive(Clone)]
-        pub struct $name(String);
+        pub struct $name(Zeroizing<String>);
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,14 +93,14 @@ macro_rules! token {
         impl $name {
             /// A new one: 43 base62 characters carry 256 bits.
             pub fn mint() -> Result<Self, Error> {
-                Ok(Self(format!("{}{}", $prefix, digits()?)))
+                drawn($prefix, BASE62, DIGITS).map(Self)
             }
 
             /// The token in `text`, if it looks like one.
             pub fn parse(text: &str) -> Option<Self> {
                 let digits = text.strip_prefix($prefix)?;
                 let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
-                fits.then(|| Self(text.to_owned()))
+                fits.then(|| Self(Zeroizing::new(text.to_owned())))
             }
 
             /// The token itself, to be handed out once or hashed.
@@ -112,6 +114,10 @@ macro_rules! token {
 token! {
     /// A user's API key in clear: exists where it is minted and where it is presented, nowhere else.
     ApiKey, "rb_"
+}
+token! {
+    /// The key that a workspace has of itself for one boot, in clear: exists on its way into the VM and where it is presented.
+    WorkspaceKey, "rb_ws_"
 }
 token! {
     /// What a signed-in browser has in its cookie.
@@ -133,17 +139,13 @@ impl ApiKey {
     }
 }
 
-fn digits() -> Result<String, Error> {
-    drawn(BASE62, DIGITS)
-}
-
 /// Alphabet of codes that people type: no vowels, so no words (RFC 8628, section 6.1).
 const CODE_LETTERS: &[u8] = b"BCDFGHJKLMNPQRSTVWXZ";
 const CODE_LENGTH: usize = 8;
 
 /// What a user compares or types to approve a machine: 34 bits, good for minutes, behind a sign-in and a rate limit.
 #[derive(Clone, PartialEq, Eq)]
-pub struct UserCode(String);
+pub struct UserCode(Zeroizing<String>);
 
 impl fmt::Debug for UserCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,7 +156,7 @@ impl fmt::Debug for UserCode {
 impl UserCode {
     /// A new one.
     pub fn mint() -> Result<Self, Error> {
-        Ok(Self(drawn(CODE_LETTERS, CODE_LENGTH)?))
+        drawn("", CODE_LETTERS, CODE_LENGTH).map(Self)
     }
 
     /// The code in what somebody typed, with or without blanks and dashes.
@@ -166,7 +168,7 @@ impl UserCode {
             .map(|character| character.to_ascii_uppercase())
             .collect();
         let fits = code.len() == CODE_LENGTH && code.bytes().all(|byte| CODE_LETTERS.contains(&byte));
-        fits.then_some(Self(code))
+        fits.then(|| Self(Zeroizing::new(code)))
     }
 
     /// As people read it: `BCDF-GHJK`.
@@ -181,19 +183,23 @@ impl UserCode {
     }
 }
 
-/// Random characters of an alphabet, all equally likely.
-fn drawn(alphabet: &[u8], length: usize) -> Result<String, Error> {
+/// A prefix and random characters of an alphabet, all equally likely.
+fn drawn(prefix: &str, alphabet: &[u8], length: usize) -> Result<Zeroizing<String>, Error> {
+    let length = prefix.len() + length;
+    // Never moved to a larger place, where it would leave a copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(length));
+    text.push_str(prefix);
     // Bytes above the largest multiple of the alphabet's size would make some characters likelier.
     let fair = 256 - 256 % alphabet.len();
-    let mut text = String::new();
     while text.len() < length {
+        let missing = length - text.len();
         text.extend(
             random::<64>()?
                 .into_iter()
                 .filter(|byte| usize::from(*byte) < fair)
                 .filter_map(|byte| alphabet.get(usize::from(byte) % alphabet.len()))
                 .map(|digit| char::from(*digit))
-                .take(length - text.len()),
+                .take(missing),
         );
     }
     Ok(text)

@@ -14,6 +14,8 @@ use crate::secret::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, Use
 
 mod grants;
 
+mod secrets;
+
 const QUOTA: Quota = Quota { max_vms: 3, max_ram_total_mb: 10_000, max_disk_total_mb: 100_000 };
 
 fn now() -> Moment {
@@ -78,6 +80,7 @@ fn new(user: &UserId, n: u8, name: &str) -> Workspace {
         sizes: Sizes::new(512, 1, 4096).unwrap(),
         revision: 1,
         life: Lifecycle::created(now()),
+        environment: EnvironmentNames::default(),
         created_at: now(),
         updated_at: now(),
     }

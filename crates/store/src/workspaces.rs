@@ -12,8 +12,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::audit::{self, Act};
+use crate::environment::EnvironmentNames;
 use crate::idempotency::{self, Once, Replay};
-use crate::{Error, Store, parsed};
+use crate::{Error, Store, parsed, workspace_keys};
 
 /// A workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Workspace {
     pub revision: i64,
     /// Where it is in its life.
     pub life: Lifecycle,
+    /// What it has as environment, without the values.
+    pub environment: EnvironmentNames,
     /// When it was asked for.
     pub created_at: Moment,
     /// When its row changed last.
@@ -84,7 +87,8 @@ macro_rules! columns {
         concat!(
             "SELECT id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, revision, ",
             "status, status_since, desired, generation, has_disk, boot_id, last_boot_id, agent_lost, attempts, ",
-            "failure_code, failure_message, failure_retryable, failure_at, created_at, updated_at ",
+            "failure_code, failure_message, failure_retryable, failure_at, env_names, env_revision, ",
+            "created_at, updated_at ",
             "FROM workspaces ",
             $rest
         )
@@ -221,6 +225,9 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         let stored = done.rows_affected() == 1;
+        if stored {
+            workspace_keys::follow(&mut tx, &seen.id, &seen.life, life).await?;
+        }
         if let Some(act) = act.filter(|_| stored) {
             audit::append(&mut tx, &self.chain, act, now).await?;
         }
@@ -352,8 +359,9 @@ fn workspace(row: &Row<'_>) -> Result<Workspace, Error> {
             failure,
             attempts: number(18)?,
         },
-        created_at: moment(23)?,
-        updated_at: moment(24)?,
+        environment: EnvironmentNames::parse(text(23)?, row.get(24)?)?,
+        created_at: moment(25)?,
+        updated_at: moment(26)?,
     })
 }
 

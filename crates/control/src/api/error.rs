@@ -166,7 +166,7 @@ impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
         let message = problem.to_string();
         match problem {
-            Problem::NotFound(_) | Problem::NoKey(_) => {
+            Problem::NotFound(_) | Problem::NoKey(_) | Problem::NoVariable(_) => {
                 Self::new(StatusCode::NOT_FOUND, "not_found", message)
             }
             Problem::ShownOnce(_) => Self::new(StatusCode::CONFLICT, "secret_shown_once", message),
@@ -186,7 +186,8 @@ impl From<Problem> for ApiError {
                     .with_details(json!({"status": illegal.status.as_str(), "allowed": allowed}))
             }
             Problem::NameTaken(_) => Self::new(StatusCode::CONFLICT, "name_taken", message),
-            Problem::Quota { limit_name, limit } => {
+            Problem::BadVariable(_) => Self::bad_request(message).with_details(json!({"field": "env_vars"})),
+            Problem::Quota { limit_name, limit } | Problem::EnvironmentTooLarge { limit_name, limit } => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
             }

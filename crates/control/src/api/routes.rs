@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 
 use super::extract::Caller;
 use super::{
-    App, api_keys, audit, auth, doctor, document, error, exec, exec_socket, files, health, limits, machine,
-    pages, templates, users, workspaces,
+    App, api_keys, audit, auth, doctor, document, environment, error, exec, exec_socket, files, health,
+    limits, machine, pages, templates, users, workspaces,
 };
 
 use crate::auth::AuthError;
@@ -195,6 +195,9 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .action::<permit::Exec>(Class::Workspaces, routes!(exec_socket::exec_socket))
         .action::<permit::ReadFiles>(Class::Workspaces, routes!(files::read))
         .action::<permit::WriteFiles>(Class::Workspaces, routes!(files::write))
+        .action::<permit::ReadEnv>(Class::Workspaces, routes!(environment::list))
+        .action::<permit::WriteEnv>(Class::Workspaces, routes!(environment::set))
+        .action::<permit::WriteEnv>(Class::Workspaces, routes!(environment::unset))
         .action::<permit::ReadAccount>(Class::Authentication, routes!(users::me))
         .action::<permit::ReadLimits>(Class::Authentication, routes!(users::limits))
         .action::<permit::ListKeys>(Class::Authentication, routes!(api_keys::list))

@@ -20,7 +20,7 @@ use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, IdOf, JsonBody, QueryOf, once};
 use super::shapes::{bad_cursor, page_size};
 
-mod shapes;
+pub(super) mod shapes;
 
 use shapes::{
     CreateWorkspaceRequest, GetQuery, GetWorkspaceResponse, ListQuery, ListWorkspacesResponse,

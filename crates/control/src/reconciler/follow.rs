@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Report, Seen};
+use rigbox_core::status::Status;
 use tracing::{info, warn};
 
 use super::{Reconciler, lock};
@@ -93,10 +94,18 @@ impl Reconciler {
         }
     }
 
-    /// Lets a report move a life, and has the worker look at the outcome.
+    /// Lets a report move a life, and has the worker look at the outcome. A boot whose agent has answered still counts as booting until
+    /// the worker has delivered its secrets: whoever sees `running` sees a workspace that has them.
     pub(super) async fn apply(&self, id: &WorkspaceId, report: &Report) {
+        let booting = match &report.seen {
+            Seen::Running { boot, .. } => {
+                Some(Report { seen: Seen::Booting { boot: boot.clone() }, ..report.clone() })
+            }
+            _ => None,
+        };
         let moved = self.0.lives.change::<rigbox_store::Error>(id, None, |workspace, now| {
-            Ok(workspace.life.observe(report, now))
+            let undelivered = booting.as_ref().filter(|_| workspace.life.status == Status::Starting);
+            Ok(workspace.life.observe(undelivered.unwrap_or(report), now))
         });
         match moved.await {
             Ok(Some(_)) => self.poke(id),

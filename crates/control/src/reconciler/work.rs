@@ -19,7 +19,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const LONGEST_STEP: Duration = Duration::from_secs(5);
 
 /// What a step came to.
-enum Outcome {
+pub(super) enum Outcome {
     /// Look again at once.
     Moved,
     /// Wait for a report or a request.
@@ -56,12 +56,18 @@ impl Reconciler {
         if self.timed_out(&workspace).await? {
             return Ok(Outcome::Moved);
         }
-        let seen = lock(&self.0.seen).get(id).map(|report| report.seen.clone());
-        let step = workspace.life.next_step(seen.as_ref());
-        if step == Step::Wait {
+        let report = lock(&self.0.seen).get(id).cloned();
+        let step = workspace.life.next_step(report.as_ref().map(|report| &report.seen));
+        let due = report.filter(|report| step == Step::Wait && self.is_delivery_due(&workspace, report));
+        if step == Step::Wait && due.is_none() {
             return Ok(Outcome::Wait);
         }
-        let perform = self.perform(step, &workspace);
+        let perform = async {
+            match &due {
+                Some(report) => self.deliver(&workspace, report).await,
+                None => self.perform(step, &workspace).await,
+            }
+        };
         tokio::pin!(perform);
         loop {
             tokio::select! {
@@ -119,7 +125,10 @@ impl Reconciler {
                 match self.0.node.start(workspace, about).await {
                     Ok(boot) => {
                         self.settle(workspace, |life, _| life.boot_begun(&boot)).await?;
-                        return Ok(Outcome::Wait);
+                        // While it boots, so that nobody waits for it later.
+                        self.0.deliveries.prepare(&workspace.id, &boot).await?;
+                        // The report that the agent has answered may have come before.
+                        return Ok(Outcome::Moved);
                     }
                     Err(error) => Err(error),
                 }
@@ -157,6 +166,7 @@ impl Reconciler {
             return Ok(Outcome::Moved);
         }
         lock(&self.0.seen).remove(&workspace.id);
+        self.0.deliveries.forget(&workspace.id);
         self.0.lives.announce(&workspace.id);
         Ok(Outcome::Wait)
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rigbox_core::environment::BadVariable;
 use rigbox_core::ids::{BadId, NodeId, WorkspaceId};
 use rigbox_core::lifecycle::{IllegalMove, Lifecycle};
 use rigbox_core::names::{BadName, WorkspaceName};
@@ -13,7 +14,7 @@ use rigbox_core::plans::Plans;
 use rigbox_core::sizes::{AskedSizes, BadSize, Ceiling, Sizes};
 use rigbox_core::status::{Request, Status};
 use rigbox_core::templates::{self, Template};
-use rigbox_store::{Act, Once, Page, Quota, Replay, Workspace};
+use rigbox_store::{Act, EnvironmentNames, Once, Page, Quota, Replay, Workspace};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
@@ -61,6 +62,14 @@ pub(crate) enum Problem {
         "the limit {limit_name} of {limit} would be exceeded: delete a workspace or choose a smaller size"
     )]
     Quota { limit_name: &'static str, limit: u64 },
+    #[error("env_vars: {0}")]
+    BadVariable(#[from] BadVariable),
+    #[error("the workspace has no variable `{0}`: not found")]
+    NoVariable(String),
+    #[error(
+        "the limit {limit_name} of {limit} would be exceeded: remove variables, or put large values into files"
+    )]
+    EnvironmentTooLarge { limit_name: &'static str, limit: u64 },
     #[error("this Idempotency-Key was used for another request: use a new one")]
     KeyReused,
     #[error("no API key `{0}`: not found")]
@@ -144,6 +153,7 @@ impl Workspaces {
             sizes: Sizes::resolve(wanted.sizes, template, ceiling)?,
             revision: 1,
             life: Lifecycle::created(now),
+            environment: EnvironmentNames::default(),
             created_at: now,
             updated_at: now,
         };
@@ -245,7 +255,7 @@ impl Workspaces {
     }
 }
 
-fn id_of<A: Action>(permit: &Permit<A>) -> Result<&WorkspaceId, Problem> {
+pub(super) fn id_of<A: Action>(permit: &Permit<A>) -> Result<&WorkspaceId, Problem> {
     permit.workspace().ok_or_else(|| Problem::Internal(format!("{} names no workspace", A::NAME)))
 }
 

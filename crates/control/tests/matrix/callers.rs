@@ -68,7 +68,10 @@ impl Caller {
 
     /// Whether what it does is done to the owner's account.
     pub(crate) fn acts_for_owner(self) -> bool {
-        !matches!(self, Self::Anonymous | Self::OtherUser | Self::Revoked | Self::Expired | Self::ExpiredSession)
+        !matches!(
+            self,
+            Self::Anonymous | Self::OtherUser | Self::Revoked | Self::Expired | Self::ExpiredSession
+        )
     }
 }
 
@@ -108,7 +111,9 @@ async fn add(store: &Store, token_key: &TokenKey, user: &UserId, scope: Scope) -
     let key = ApiKey::mint().unwrap();
     let new = NewKey { scope, ..NewKey::of(&key, "matrix", token_key) };
     let act = Act::on_machine(user, "key.create", "");
-    let Replay::Fresh(record) = store.add_key(user, &new, 99, None, act, now()).await.unwrap() else { panic!() };
+    let Replay::Fresh(record) = store.add_key(user, &new, 99, None, act, now()).await.unwrap() else {
+        panic!()
+    };
     (record.id, key)
 }
 

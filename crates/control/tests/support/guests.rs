@@ -1,11 +1,11 @@
 //! Guests without VMs, speaking the real protocol: a few commands, and files in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -28,6 +28,21 @@ pub(crate) struct Guests {
     /// Bytes that a flood has been able to write.
     pub(crate) written: AtomicUsize,
     pub(crate) resized: Mutex<Option<(u32, u32)>>,
+    /// What each workspace has been given, in order.
+    pub(crate) delivered: Mutex<HashMap<String, Vec<DeliverRequest>>>,
+    /// Deliveries fail.
+    pub(crate) deaf: AtomicBool,
+}
+
+impl Guests {
+    /// How often a workspace has been given something, its variables, and the key that it was given last.
+    pub(crate) fn given(&self, id: &str) -> (usize, BTreeMap<String, String>, String) {
+        let delivered = self.delivered.lock().unwrap();
+        let all = delivered.get(id).map_or(&[][..], Vec::as_slice);
+        let env = all.last().map(|last| last.env.clone().into_iter().collect()).unwrap_or_default();
+        let keys = all.iter().map(|one| one.workspace_key.clone()).filter(|key| !key.is_empty());
+        (all.len(), env, keys.last().unwrap_or_default())
+    }
 }
 
 pub(crate) struct Served(Arc<Guests>);
@@ -184,6 +199,15 @@ impl Guest for Served {
             Ok(ReadFileOutput { output: Some(read_file_output::Output::Data(data)) })
         }));
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+        if self.0.deaf.load(Ordering::SeqCst) {
+            return Err(fault::status(Code::Unavailable, "agent_lost", "not now"));
+        }
+        let id = request.metadata().get(rigbox_proto::WORKSPACE_HEADER).unwrap().to_str().unwrap().to_owned();
+        self.0.delivered.lock().unwrap().entry(id).or_default().push(request.into_inner());
+        Ok(Response::new(DeliverResponse {}))
     }
 
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {

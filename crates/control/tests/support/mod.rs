@@ -13,7 +13,7 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
-use rigbox_control::{Config, Timeouts};
+use rigbox_control::{Config, KeySource, Timeouts};
 use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -268,6 +268,7 @@ fn config(folder: &std::path::Path, address: SocketAddr, timeouts: Timeouts, pla
     Config {
         database: folder.join("rigbox.db"),
         token_key: folder.join("token.key"),
+        master_key: KeySource::File(folder.join("master.key")),
         api_listen: address,
         public_api_url: format!("http://{address}"),
         console_url: format!("http://console.localhost:{}", address.port()),

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use super::secrets::{Environment, Variables};
 use super::terminal::{self, Terminal};
 use crate::users::User;
 
@@ -44,11 +45,14 @@ const QUEUE: usize = 4;
 pub(super) struct Execs {
     running: Arc<tokio::sync::Semaphore>,
     next: Arc<AtomicU64>,
+    environment: Environment,
 }
 
 impl Execs {
-    pub(super) fn new() -> Self {
-        Self { running: Arc::new(tokio::sync::Semaphore::new(MOST)), next: Arc::new(AtomicU64::new(1)) }
+    /// Every command gets the workspace's `environment` as it then is.
+    pub(super) fn new(environment: Environment) -> Self {
+        let running = Arc::new(tokio::sync::Semaphore::new(MOST));
+        Self { running, next: Arc::new(AtomicU64::new(1)), environment }
     }
 
     /// Starts what the first input says. What is wrong with the command itself comes as its end, not as a status.
@@ -69,8 +73,9 @@ impl Execs {
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let variables = self.environment.now();
         tokio::spawn(async move {
-            let (end, running) = match Running::spawn(&start, number) {
+            let (end, running) = match Running::spawn(&start, &variables, number) {
                 Ok(mut running) => (running.attend(&start, input, &sender).await, Some(running)),
                 Err(error) => (Some(ExecEnd { end: Some(End::Error(error)), duration_us: 0 }), None),
             };
@@ -132,8 +137,8 @@ fn error(code: &str, message: impl Into<String>) -> Error {
     Error { code: code.to_owned(), message: message.into() }
 }
 
-/// Program, arguments and environment of a request.
-fn command(start: &ExecStart, user: &User) -> Result<std::process::Command, Error> {
+/// Program, arguments and environment of a request: the user's, then the workspace's `variables`, then the request's own, which wins.
+fn command(start: &ExecStart, user: &User, variables: &Variables) -> Result<std::process::Command, Error> {
     let mut argv: Vec<&str> = start.argv.iter().map(String::as_str).collect();
     if !start.shell.is_empty() {
         argv = vec!["/bin/bash", "-lc", &start.shell];
@@ -144,6 +149,11 @@ fn command(start: &ExecStart, user: &User) -> Result<std::process::Command, Erro
     let mut environment: BTreeMap<String, String> = user.environment();
     if start.tty.is_some() {
         environment.insert("TERM".into(), "xterm-256color".into());
+    }
+    environment.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
+    if !start.shell.is_empty() {
+        // The image's profile would read the workspace's variables in once more, over the request's.
+        environment.insert("RIGBOX_ENV".into(), "given".into());
     }
     environment.extend(start.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     if environment.iter().any(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0'))
@@ -178,9 +188,9 @@ fn find_program(program: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
 }
 
 impl Running {
-    fn spawn(start: &ExecStart, number: u64) -> Result<Self, Error> {
+    fn spawn(start: &ExecStart, variables: &Variables, number: u64) -> Result<Self, Error> {
         let user = User::find(&start.user).map_err(|message| error("bad_request", message))?;
-        let mut command = command(start, &user)?;
+        let mut command = command(start, &user, variables)?;
         let cgroup = PathBuf::from(format!("{CGROUPS}/{number}"));
         let io_error = |what: &str, failure: io::Error| error("internal", format!("{what}: {failure}"));
         fs::create_dir_all(&cgroup).map_err(|failure| io_error("control group", failure))?;

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
-    EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse, ReadFileOutput, ReadFileRequest,
-    ShutDownRequest, ShutDownResponse, WatchEndRequest, WriteFileInput, WriteFileResponse,
+    DeliverRequest, DeliverResponse, EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse,
+    ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse, WatchEndRequest, WriteFileInput,
+    WriteFileResponse,
 };
 use rustix::time::{ClockId, Timespec};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{end, exec, files};
+use super::{end, exec, files, secrets};
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -25,11 +26,13 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(super) struct Agent {
     execs: exec::Execs,
+    environment: secrets::Environment,
 }
 
 impl Agent {
     pub(super) fn new() -> Self {
-        Self { execs: exec::Execs::new() }
+        let environment = secrets::Environment::default();
+        Self { execs: exec::Execs::new(environment.clone()), environment }
     }
 }
 
@@ -70,6 +73,12 @@ impl Guest for Agent {
         request: Request<ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
         Ok(Response::new(Box::pin(files::read(request.into_inner()).await?)))
+    }
+
+    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+        secrets::deliver(&self.environment, request.into_inner())
+            .map_err(|error| Status::internal(format!("{}: {error}", secrets::FOLDER)))?;
+        Ok(Response::new(DeliverResponse {}))
     }
 
     async fn shut_down(

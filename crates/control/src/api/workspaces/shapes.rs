@@ -1,8 +1,11 @@
 //! JSON shapes of workspaces.
 
+use std::collections::BTreeMap;
+
+use rigbox_core::environment::HIDDEN;
 use rigbox_core::sizes::AskedSizes;
 use rigbox_core::status::Status;
-use rigbox_store::Workspace;
+use rigbox_store::{EnvironmentNames, Workspace};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
@@ -53,6 +56,10 @@ pub(in crate::api) struct Vm {
     ram_mb: u32,
     vcpu_count: u32,
     disk_size_mb: u32,
+    /// The workspace's environment: names, each with `***` in place of its value. Absent when it is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    env_vars: Option<BTreeMap<String, String>>,
     /// `lost` while the agent of a running workspace does not answer: stop and start it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -83,6 +90,7 @@ impl From<&Workspace> for Vm {
             ram_mb: workspace.sizes.ram_mb(),
             vcpu_count: workspace.sizes.vcpu_count(),
             disk_size_mb: workspace.sizes.disk_size_mb(),
+            env_vars: Some(hidden(&workspace.environment)).filter(|env_vars| !env_vars.is_empty()),
             agent: life.agent_lost.then(|| "lost".to_owned()),
             failure_code: failure.map(|failure| failure.code.clone()),
             failure_reason: failure.map(|failure| failure.message.clone()),
@@ -90,6 +98,11 @@ impl From<&Workspace> for Vm {
             updated_at: date(workspace.updated_at),
         }
     }
+}
+
+/// The names of an environment, each with what stands for its value.
+pub(in crate::api) fn hidden(environment: &EnvironmentNames) -> BTreeMap<String, String> {
+    environment.names.iter().map(|name| (name.to_string(), HIDDEN.to_owned())).collect()
 }
 
 /// Why a workspace is in `failed`.

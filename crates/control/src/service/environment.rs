@@ -1,0 +1,112 @@
+//! A workspace's environment: its names read, its variables set and removed. The values go in and never come out again; the delivering
+//! is the reconciler's, and a change is answered once a running workspace has it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rigbox_core::environment::{BadVariable, VariableName};
+use rigbox_core::permit::{Action, Permit, ReadEnv, WriteEnv};
+use rigbox_core::status::Status;
+use rigbox_store::{Act, EnvironmentNames};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::workspaces::{Problem, id_of};
+use crate::changes::Lives;
+use crate::clock;
+use crate::deliveries::Deliveries;
+
+/// How long a change waits for a workspace to have taken it.
+const LIVE_WITHIN: Duration = Duration::from_secs(5);
+/// Of what the audit log tells about a change.
+const LONGEST_TARGET: usize = 256;
+
+#[derive(Clone)]
+pub(crate) struct Environments {
+    lives: Lives,
+    deliveries: Deliveries,
+}
+
+/// What has become of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// The workspace has it.
+    Live,
+    /// The workspace has it when it runs.
+    AtStart,
+    /// The workspace runs and has not taken it yet.
+    Soon,
+}
+
+impl Environments {
+    pub(crate) fn new(lives: Lives, deliveries: Deliveries) -> Self {
+        Self { lives, deliveries }
+    }
+
+    pub(crate) async fn names(&self, permit: &Permit<ReadEnv>) -> Result<EnvironmentNames, Problem> {
+        let id = id_of(permit)?;
+        let workspace = self.lives.store().workspace(id).await?;
+        Ok(workspace.ok_or_else(|| Problem::NotFound(id.to_string()))?.environment)
+    }
+
+    /// Adds variables, or gives them other values.
+    pub(crate) async fn set(
+        &self,
+        permit: &Permit<WriteEnv>,
+        variables: BTreeMap<String, SecretString>,
+    ) -> Result<Effect, Problem> {
+        let id = id_of(permit)?;
+        let mut checked = BTreeMap::new();
+        for (name, value) in variables {
+            let name: VariableName = name.parse()?;
+            name.check_value(value.expose_secret())?;
+            checked.insert(name, value);
+        }
+        let act = act(permit, "secret.write", checked.keys())?;
+        let changed = self.lives.store().set_variables(id, &checked, &act, clock::now()).await;
+        let names = match changed {
+            Ok(names) => names.ok_or_else(|| Problem::NotFound(id.to_string()))?,
+            Err(rigbox_store::Error::Quota { limit_name, limit }) => {
+                return Err(Problem::EnvironmentTooLarge { limit_name, limit });
+            }
+            Err(other) => return Err(other.into()),
+        };
+        self.effect(permit, names.revision).await
+    }
+
+    pub(crate) async fn unset(&self, permit: &Permit<WriteEnv>, name: &str) -> Result<Effect, Problem> {
+        let missing = || Problem::NoVariable(name.chars().take(64).collect());
+        let name: VariableName = name.parse().map_err(|_: BadVariable| missing())?;
+        let act = act(permit, "secret.delete", [&name])?;
+        let names = self.lives.store().remove_variable(id_of(permit)?, &name, &act, clock::now()).await?;
+        self.effect(permit, names.ok_or_else(missing)?.revision).await
+    }
+
+    /// Has the change delivered, and waits for it a little.
+    async fn effect(&self, permit: &Permit<WriteEnv>, revision: i64) -> Result<Effect, Problem> {
+        let id = id_of(permit)?;
+        self.lives.announce(id);
+        let workspace = self.lives.store().workspace(id).await?;
+        let Some(life) = workspace.map(|workspace| workspace.life) else { return Ok(Effect::AtStart) };
+        let (Status::Running, Some(boot)) = (life.status, &life.boot) else { return Ok(Effect::AtStart) };
+        if !life.agent_lost && self.deliveries.until(id, boot, revision, LIVE_WITHIN).await {
+            Ok(Effect::Live)
+        } else {
+            Ok(Effect::Soon)
+        }
+    }
+}
+
+/// What the audit log tells: which variables, never their values.
+fn act<'a, A: Action>(
+    permit: &Permit<A>,
+    action: &str,
+    names: impl IntoIterator<Item = &'a VariableName>,
+) -> Result<Act, Problem> {
+    let names: Vec<&str> = names.into_iter().map(VariableName::as_str).collect();
+    let target = format!("{}/env/{}", id_of(permit)?, names.join(","));
+    let target = match target.get(..LONGEST_TARGET) {
+        Some(start) if target.len() > LONGEST_TARGET => format!("{start}…"),
+        _ => target,
+    };
+    Ok(Act::by(permit.principal(), action, target))
+}

@@ -1,0 +1,264 @@
+//! A workspace's environment and its own key, against a simulated node and simulated guests.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use rigbox_control::{KeySource, Timeouts};
+use rigbox_proto::node::Cause;
+use serde_json::{Value, json};
+use support::{Rig, answer, eventually};
+
+fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
+    of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+async fn set(rig: &Rig, id: &str, env_vars: Value) -> (StatusCode, Value) {
+    rig.call(Method::POST, &format!("/workspaces/{id}/env"), Some(json!({"env_vars": env_vars}))).await
+}
+
+async fn as_key(rig: &Rig, key: &str, method: Method, path: &str) -> (u16, Value) {
+    let request = rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key);
+    let (status, body) = answer(request).await;
+    (status.as_u16(), body)
+}
+
+#[tokio::test]
+async fn values_go_in_and_never_come_out() {
+    let rig = Rig::new().await;
+    let id = rig.provisioned("one").await;
+    assert_eq!(rig.get(&format!("/workspaces/{id}/env")).await.1, json!({"env_vars": {}}));
+    let (status, body) = set(&rig, &id, json!({"B": "secret-1", "A": "secret-2"})).await;
+    assert_eq!((status.as_u16(), &body["live"]), (200, &json!(false)), "{body}");
+    assert!(body["message"].as_str().unwrap().contains("when it runs"));
+    set(&rig, &id, json!({"B": "secret-3"})).await;
+    let shown = json!({"A": "***", "B": "***"});
+    let (_, one) = rig.get(&format!("/workspaces/{id}")).await;
+    let (_, all) = rig.get("/workspaces").await;
+    let (_, names) = rig.get(&format!("/workspaces/{id}/env")).await;
+    assert_eq!((&one["vm"]["env_vars"], &all["vms"][0]["env_vars"]), (&shown, &shown));
+    assert_eq!(names, json!({"env_vars": shown}));
+    let (_, log) = rig.get("/audit-log").await;
+    assert!(log.to_string().contains(&format!("{id}/env/A,B")), "{log}");
+    for body in [one, all, names, log] {
+        assert!(!body.to_string().contains("secret-"), "{body}");
+    }
+
+    let path = format!("/workspaces/{id}/env/A");
+    assert_eq!(rig.call(Method::DELETE, &path, None).await.0, 200);
+    let (status, body) = rig.call(Method::DELETE, &path, None).await;
+    assert!(status == 404 && body["error"]["message"].as_str().unwrap().contains("not found"), "{body}");
+    assert_eq!(rig.get(&format!("/workspaces/{id}/env")).await.1, json!({"env_vars": {"B": "***"}}));
+    let (_, log) = rig.get("/audit-log").await;
+    assert_eq!(log["entries"][0]["action"], "secret.delete", "{log}");
+}
+
+#[tokio::test]
+async fn what_no_environment_can_hold_is_refused() {
+    let rig = Rig::new().await;
+    let id = rig.provisioned("one").await;
+    let long = "x".repeat(32 * 1024 + 1);
+    let large: BTreeMap<_, _> = ["A", "B", "C"].map(|name| (name, "x".repeat(30_000))).into();
+    for (env_vars, code, says) in [
+        (json!({"1A": "x"}), 400, "1A"),
+        (json!({"A-B": "x"}), 400, "A-B"),
+        (json!({"": "x"}), 400, "name"),
+        (json!({"UID": "x"}), 400, "shell"),
+        (json!({"A": "x\u{0}y"}), 400, "NUL"),
+        (json!({"A": "***"}), 400, "hidden"),
+        (json!({"A": long}), 400, "32768"),
+        (json!({"A": 5}), 400, "env_vars.A"),
+        (json!(["A"]), 400, "env_vars"),
+        (json!(large), 402, "max_env_bytes"),
+    ] {
+        let (status, body) = set(&rig, &id, env_vars).await;
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(status == code && message.contains(says), "{says}: {status} {body}");
+    }
+    let (status, _) = rig.call(Method::POST, &format!("/workspaces/{id}/env"), Some(json!({}))).await;
+    assert_eq!(status, 400);
+    assert_eq!(set(&rig, "ws-aaaaaaaa", json!({"A": "x"})).await.0, 404);
+    assert_eq!(rig.get(&format!("/workspaces/{id}/env")).await.1, json!({"env_vars": {}}));
+}
+
+#[tokio::test]
+async fn a_workspace_runs_only_once_it_has_its_environment_and_its_key() {
+    let rig = Rig::new().await;
+    let id = rig.provisioned("one").await;
+    set(&rig, &id, json!({"A": "a"})).await;
+    rig.guests.deaf.store(true, Ordering::SeqCst);
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    eventually("it boots", || async { rig.node.alive(&id) }).await;
+    let wait = format!("/workspaces/{id}?wait_until_not=starting&timeout_s=2");
+    assert_eq!(rig.get(&wait).await.1["vm"]["status"], "starting");
+    rig.guests.deaf.store(false, Ordering::SeqCst);
+    rig.until(&id, "running").await;
+    let (times, env, key) = rig.guests.given(&id);
+    assert_eq!((times, env, key.len()), (1, map(&[("A", "a")]), 49));
+    assert!(key.starts_with("rb_ws_"));
+}
+
+#[tokio::test]
+async fn a_start_whose_secrets_cannot_be_delivered_fails_in_time() {
+    let short = Duration::from_millis(1500);
+    let rig = Rig::with(Timeouts { starting: short, ..Timeouts::default() }).await;
+    let id = rig.provisioned("one").await;
+    rig.guests.deaf.store(true, Ordering::SeqCst);
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    let body = rig.until(&id, "failed").await;
+    assert_eq!(body["failure"]["code"], "timeout_starting");
+    assert!(body["failure"]["message"].as_str().unwrap().contains("cannot be delivered"), "{body}");
+    eventually("it is ended", || async { !rig.node.alive(&id) }).await;
+}
+
+#[tokio::test]
+async fn a_change_is_live_when_it_is_answered() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let key = rig.guests.given(&id).2;
+    for (value, times) in [("one", 2), ("two", 3)] {
+        let (_, body) = set(&rig, &id, json!({"A": value})).await;
+        assert_eq!(
+            (&body["live"], rig.guests.given(&id)),
+            (&json!(true), (times, map(&[("A", value)]), key.clone()))
+        );
+    }
+    rig.call(Method::DELETE, &format!("/workspaces/{id}/env/A"), None).await;
+    assert_eq!(rig.guests.given(&id).1, map(&[]));
+    // The key went in once.
+    let keys =
+        rig.guests.delivered.lock().unwrap()[&id].iter().filter(|one| !one.workspace_key.is_empty()).count();
+    assert_eq!(keys, 1);
+}
+
+#[tokio::test]
+async fn a_change_while_the_agent_is_lost_is_there_when_it_is_back() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    rig.guests.deaf.store(true, Ordering::SeqCst);
+    rig.node.lose_agent(&id, true);
+    let lost = || async { rig.get(&format!("/workspaces/{id}")).await.1["vm"]["agent"] == "lost" };
+    eventually("lost", lost).await;
+    let (status, body) = set(&rig, &id, json!({"A": "later"})).await;
+    assert_eq!((status.as_u16(), &body["live"]), (200, &json!(false)));
+    rig.guests.deaf.store(false, Ordering::SeqCst);
+    rig.node.lose_agent(&id, false);
+    eventually("delivered", || async { rig.guests.given(&id).1 == map(&[("A", "later")]) }).await;
+}
+
+#[tokio::test]
+async fn every_boot_has_a_key_of_its_own_and_control_can_go_and_come() {
+    let mut rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let path = format!("/workspaces/{id}");
+    set(&rig, &id, json!({"A": "a"})).await;
+    let first = rig.guests.given(&id).2;
+    assert_eq!(as_key(&rig, &first, Method::GET, &path).await.0, 200);
+    // What was delivered stays; what is to change still does.
+    rig.kill_control();
+    rig.start_control().await;
+    set(&rig, &id, json!({"B": "b"})).await;
+    eventually("delivered", || async { rig.guests.given(&id).1 == map(&[("A", "a"), ("B", "b")]) }).await;
+    assert_eq!(rig.guests.given(&id).2, first);
+    assert_eq!(as_key(&rig, &first, Method::GET, &path).await.0, 200);
+
+    let boot = rig.node.boot(&id);
+    rig.node.end(&id, Cause::Reboot);
+    eventually("another boot", || async { rig.node.boot(&id) != boot }).await;
+    rig.until(&id, "running").await;
+    let (_, env, second) = rig.guests.given(&id);
+    assert_eq!(env, map(&[("A", "a"), ("B", "b")]));
+    assert_eq!(as_key(&rig, &first, Method::GET, &path).await.0, 401);
+    assert_eq!(as_key(&rig, &second, Method::GET, &path).await.0, 200);
+    rig.post(&format!("{path}/stop")).await;
+    assert_eq!(as_key(&rig, &second, Method::GET, &path).await.0, 401, "at once, not when it has stopped");
+}
+
+#[tokio::test]
+async fn control_that_dies_before_the_delivery_leaves_nobody_without_secrets() {
+    let mut rig = Rig::new().await;
+    let id = rig.provisioned("one").await;
+    set(&rig, &id, json!({"A": "a"})).await;
+    rig.guests.deaf.store(true, Ordering::SeqCst);
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    eventually("it boots", || async { rig.node.alive(&id) }).await;
+    rig.kill_control();
+    rig.guests.deaf.store(false, Ordering::SeqCst);
+    rig.start_control().await;
+    rig.until(&id, "running").await;
+    let (_, env, key) = rig.guests.given(&id);
+    assert_eq!(env, map(&[("A", "a")]));
+    assert_eq!(as_key(&rig, &key, Method::GET, &format!("/workspaces/{id}")).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_workspaces_own_key_opens_nothing_but_a_look_at_itself() {
+    let rig = Rig::new().await;
+    let (id, other) = (rig.running("one").await, rig.running("two").await);
+    set(&rig, &id, json!({"A": "a"})).await;
+    let key = rig.guests.given(&id).2;
+    let (status, body) = as_key(&rig, &key, Method::GET, "/workspaces").await;
+    assert_eq!((status, body["vms"].as_array().unwrap().len(), &body["vms"][0]["id"]), (200, 1, &json!(id)));
+    for (method, path, code) in [
+        (Method::GET, format!("/workspaces/{id}"), 200),
+        (Method::GET, format!("/workspaces/{other}"), 404),
+        (Method::POST, format!("/workspaces/{other}/stop"), 404),
+        (Method::POST, format!("/workspaces/{id}/stop"), 403),
+        (Method::GET, format!("/workspaces/{id}/env"), 403),
+        (Method::DELETE, format!("/workspaces/{id}/env/A"), 403),
+        (Method::DELETE, format!("/workspaces/{id}"), 403),
+        (Method::GET, format!("/workspaces/{id}/files?path=/etc/passwd"), 403),
+        (Method::GET, "/users/me".to_owned(), 403),
+        (Method::GET, "/users/me/limits".to_owned(), 403),
+        (Method::GET, "/api-keys".to_owned(), 403),
+        (Method::GET, "/audit-log".to_owned(), 403),
+    ] {
+        assert_eq!(as_key(&rig, &key, method.clone(), &path).await.0, code, "{method} {path}");
+    }
+    for unknown in [format!("rb_ws_{}", "a".repeat(43)), "rb_ws_short".to_owned()] {
+        assert_eq!(as_key(&rig, &unknown, Method::GET, "/workspaces").await.0, 401);
+    }
+    rig.node.end(&id, Cause::KernelPanic);
+    rig.until(&id, "failed").await;
+    assert_eq!(as_key(&rig, &key, Method::GET, &format!("/workspaces/{id}")).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_deleted_workspace_leaves_no_environment_behind() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    set(&rig, &id, json!({"A": "a"})).await;
+    rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
+    rig.until(&id, "gone").await;
+    assert_eq!(rig.get(&format!("/workspaces/{id}/env")).await.0, 404);
+    let done = rigbox_control::admin::rotate_master_key(&rig.config()).await.unwrap();
+    assert_eq!(done.records, 0, "no record is left to be taken over");
+}
+
+#[tokio::test]
+async fn the_master_key_rotates_under_a_control_that_runs() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    set(&rig, &id, json!({"A": "a"})).await;
+    let before = std::fs::read(rig.path("master.key")).unwrap();
+    let done = rigbox_control::admin::rotate_master_key(&rig.config()).await.unwrap();
+    assert_eq!((done.records, done.resumed), (1, false));
+    assert_ne!(std::fs::read(rig.path("master.key")).unwrap(), before);
+    let (_, body) = set(&rig, &id, json!({"B": "b"})).await;
+    assert_eq!((&body["live"], rig.guests.given(&id).1), (&json!(true), map(&[("A", "a"), ("B", "b")])));
+
+    // Another installation's key is refused with the reason.
+    std::fs::write(rig.path("other.key"), &before).unwrap();
+    std::fs::set_permissions(rig.path("other.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    let config =
+        rigbox_control::Config { master_key: KeySource::File(rig.path("other.key")), ..rig.config() };
+    let refused = rigbox_control::admin::rotate_master_key(&config).await.unwrap_err().to_string();
+    assert!(refused.contains("wrong master key"), "{refused}");
+}

@@ -1,0 +1,121 @@
+//! Secrets are where they belong and nowhere else: unique values are planted, a workspace is created, used and stopped, and then its
+//! memory, its disk, the logs, the state folder and the database are searched for them.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use crate::search::{Needle, Search, Seen};
+use crate::{Kept, World};
+
+pub(crate) const PROMISES: &[crate::Promise] = &[(
+    "secrets_are_in_the_memory_of_their_workspace_and_nowhere_else",
+    secrets_are_in_the_memory_of_their_workspace_and_nowhere_else,
+)];
+
+/// What may be in the workspace's memory; nothing else may be anywhere.
+const IN_MEMORY: [&str; 2] = ["environment value", "workspace key"];
+/// Not secret: these show that the search finds what there is.
+const ON_DISK_MARK: &str = "mark in a file";
+const IN_PROCESS_MARK: &str = "mark in a process";
+/// The two files that are a secret's own place.
+const OWN_PLACES: [(&str, &str); 2] = [("token key", "token.key"), ("master key", "master.key")];
+
+fn unique(prefix: &str) -> anyhow::Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    Ok(format!("{prefix}{}", id.trim().replace('-', "")))
+}
+
+fn needle(kind: &'static str, text: &str) -> Needle {
+    Needle { kind, bytes: text.as_bytes().to_vec() }
+}
+
+fn kinds(seen: &Seen) -> Vec<&'static str> {
+    let mut kinds: Vec<_> = seen.iter().map(|(kind, _)| *kind).collect();
+    kinds.dedup();
+    kinds
+}
+
+fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) -> Kept {
+    let api = &world.api;
+    let (value, in_file, in_process) = (unique("canary")?, unique("infile")?, unique("inproc")?);
+    let before = world.vmm_pids()?;
+    let id = api.create("canary")?;
+    api.set_env(&id, &json!({"CANARY": value}))?;
+    api.start(&id)?;
+    let vmm = world.vmm_pids()?.into_iter().find(|pid| !before.contains(pid)).context("the new VMM")?;
+
+    // Used in every way there is, so that whatever keeps something has the occasion to.
+    ensure!(api.sh(&id, "printf %s \"$CANARY\"")? == value, "the value is there");
+    api.sudo(&id, "env -i bash -lc 'test -n \"$CANARY\"'; sync")?;
+    let key = api.sh(&id, "cat /run/rigbox/key")?;
+    ensure!(api.with_key(&key)?.get(&format!("/workspaces/{id}"))?.status == 200, "the workspace's own key");
+    let rig = world.rig(&["exec", "canary", "--", "sh", "-c", "kill -ABRT $$"]).output()?;
+    ensure!(rig.status.code() == Some(134), "{}", crate::host::ending(rig.status));
+    api.sh(&id, &format!("printf %s {in_file} > file; sync; sleep 1000 {in_process} & true"))?;
+    api.set_env(&id, &json!({"OTHER": "x"}))?;
+
+    let control = world.state().join("control");
+    let token_key = std::fs::read(control.join("token.key"))?;
+    let master_key = std::fs::read_to_string(control.join("master.key"))?;
+    let master_key = STANDARD.decode(master_key.trim()).context("the master key")?;
+    let search = Search::new(&[
+        needle("API key", &world.key),
+        needle("workspace key", &key),
+        needle("environment value", &value),
+        Needle { kind: "token key", bytes: token_key },
+        Needle { kind: "master key", bytes: master_key },
+        // Further kinds of secret (a session's cookie, a login link, a device's secret) are planted above and named here.
+        needle(ON_DISK_MARK, &in_file),
+        needle(IN_PROCESS_MARK, &in_process),
+    ])?;
+
+    let mut memory = Seen::new();
+    let searched = search.memory(vmm, &mut memory)?;
+    eprintln!("{} MiB of memory", searched >> 20);
+    ensure!(searched > 512 << 20, "that is less than the guest has");
+    let expected = ["environment value", IN_PROCESS_MARK, ON_DISK_MARK, "workspace key"];
+    let (mut found, mut wanted) = (kinds(&memory), expected.to_vec());
+    found.sort_unstable();
+    wanted.sort_unstable();
+    ensure!(found == wanted, "in the memory of the VM: {memory:?}");
+
+    api.stop(&id)?;
+    let disk = world.run_dir().join("node/own/volume/disks").join(format!("{id}.ext4"));
+    let mut on_disk = Seen::new();
+    let searched = search.file(&disk, &mut on_disk)?;
+    eprintln!("{} MiB of disk", searched >> 20);
+    ensure!(searched > 500 << 20, "that is less than the image has");
+    ensure!(kinds(&on_disk) == [ON_DISK_MARK], "on the disk: {on_disk:?}");
+
+    // The state folder (with all disks once more where they are files of a volume), the logs, whatever else the suite has written, and
+    // the run folder. The two keys' own files show that the search comes there.
+    let (mut strays, mut own) = (Vec::new(), Vec::new());
+    let mut with = |path: &Path, seen: Seen| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for (kind, form) in seen {
+            if OWN_PLACES.contains(&(kind, name.as_str())) && path.starts_with(&control) {
+                own.push(kind);
+            } else if kind != ON_DISK_MARK {
+                strays.push(format!("{kind} ({form}) in {}", path.display()));
+            }
+        }
+    };
+    let mut searched = search.folder(&world.scratch, &mut with)?;
+    searched += search.folder(&world.run_dir(), &mut with)?;
+    eprintln!("{} MiB of files", searched >> 20);
+    own.sort_unstable();
+    own.dedup();
+    ensure!(own == ["master key", "token key"], "the search has not seen the keys' own files: {own:?}");
+    ensure!(strays.is_empty(), "where they do not belong:\n{}", strays.join("\n"));
+    ensure!(
+        memory.iter().all(|(kind, _)| IN_MEMORY.contains(kind) || kind.starts_with("mark")),
+        "{memory:?}"
+    );
+    let log = std::fs::read_to_string(world.log())?;
+    ensure!(log.contains(&id), "the log that was searched is the one that is written");
+    api.remove(&id)
+}

@@ -1,0 +1,158 @@
+//! Looks for secrets in files, sparse ones included, and in the memory of processes: as they are, in hexadecimal and in base64.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+const CHUNK: usize = 4 << 20;
+/// Of a process, at most so much is read.
+const MOST_MEMORY: u64 = 8 << 30;
+
+/// Something that is looked for.
+pub(crate) struct Needle {
+    pub(crate) kind: &'static str,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// All needles at once.
+pub(crate) struct Search {
+    matcher: AhoCorasick,
+    /// Kind and form of each pattern.
+    patterns: Vec<(&'static str, &'static str)>,
+    longest: usize,
+}
+
+/// Where a needle was seen: its kind and form.
+pub(crate) type Seen = std::collections::BTreeSet<(&'static str, &'static str)>;
+
+fn forms(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut forms = vec![
+        ("plain", bytes.to_vec()),
+        ("hexadecimal", hex.to_uppercase().into_bytes()),
+        ("hexadecimal", hex.into_bytes()),
+    ];
+    // In base64 a text looks different at each of three places; what its neighbours have a part in is left out.
+    for (before, shared) in [(0, 0), (1, 2), (2, 3)] {
+        let moved = [&vec![0; before], bytes].concat();
+        let whole = moved.len() * 8 / 6;
+        for text in [STANDARD_NO_PAD.encode(&moved), URL_SAFE_NO_PAD.encode(&moved)] {
+            forms.push(("base64", text.as_bytes()[shared..whole].to_vec()));
+        }
+    }
+    forms.sort();
+    forms.dedup();
+    forms
+}
+
+impl Search {
+    pub(crate) fn new(needles: &[Needle]) -> Result<Self> {
+        let (mut patterns, mut all) = (Vec::new(), Vec::new());
+        for needle in needles {
+            anyhow::ensure!(needle.bytes.len() >= 16, "{} is too short to be told from chance", needle.kind);
+            for (form, bytes) in forms(&needle.bytes) {
+                patterns.push((needle.kind, form));
+                all.push(bytes);
+            }
+        }
+        let longest = all.iter().map(Vec::len).max().context("nothing to look for")?;
+        let matcher = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(&all)?;
+        Ok(Self { matcher, patterns, longest })
+    }
+
+    fn look(&self, bytes: &[u8], seen: &mut Seen) {
+        for found in self.matcher.find_overlapping_iter(bytes) {
+            seen.insert(self.patterns[found.pattern().as_usize()]);
+        }
+    }
+
+    /// What `read` gives between two offsets, in pieces that overlap. A piece that cannot be read is passed over.
+    fn range(
+        &self,
+        mut at: u64,
+        end: u64,
+        seen: &mut Seen,
+        read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    ) -> u64 {
+        let (mut buffer, mut kept, mut bytes) = (vec![0; CHUNK], 0, 0);
+        while at < end {
+            let room = (CHUNK - kept).min(usize::try_from(end - at).unwrap_or(CHUNK));
+            match read(&mut buffer[kept..kept + room], at) {
+                Ok(0) => break,
+                Ok(count) => {
+                    let filled = kept + count;
+                    self.look(&buffer[..filled], seen);
+                    kept = filled.min(self.longest - 1);
+                    buffer.copy_within(filled - kept..filled, 0);
+                    (at, bytes) = (at + count as u64, bytes + count as u64);
+                }
+                Err(_) => (at, kept) = (at + 4096, 0),
+            }
+        }
+        bytes
+    }
+
+    /// A file's data; holes are not read. Answers how many bytes that were.
+    pub(crate) fn file(&self, path: &Path, seen: &mut Seen) -> Result<u64> {
+        let file = File::open(path).with_context(|| path.display().to_string())?;
+        let (mut at, mut bytes) = (0, 0);
+        loop {
+            let data = match lseek(&file, at, Whence::SeekData) {
+                Ok(data) => data,
+                Err(Errno::ENXIO) => return Ok(bytes),
+                Err(error) => return Err(error).with_context(|| path.display().to_string()),
+            };
+            let hole = lseek(&file, data, Whence::SeekHole)?;
+            bytes += self.range(data as u64, hole as u64, seen, |buffer, at| file.read_at(buffer, at));
+            at = hole;
+        }
+    }
+
+    /// Every file below `folder` (no pipes, no sockets, no links); `with` gets each with what was seen in it.
+    pub(crate) fn folder(&self, folder: &Path, with: &mut impl FnMut(&Path, Seen)) -> Result<u64> {
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+            let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+            if kind.is_dir() {
+                bytes += self.folder(&path, with)?;
+            } else if kind.is_file() {
+                let mut seen = Seen::new();
+                match self.file(&path, &mut seen) {
+                    Ok(read) => bytes += read,
+                    // One that has just been removed holds nothing.
+                    Err(_) if !path.exists() => continue,
+                    Err(error) => return Err(error),
+                }
+                with(&path, seen);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// What a process can write to: its memory without its programs. Answers how many bytes that were.
+    pub(crate) fn memory(&self, pid: i32, seen: &mut Seen) -> Result<u64> {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let memory = File::open(format!("/proc/{pid}/mem"))?;
+        let mut bytes = 0;
+        for line in maps.lines() {
+            let mut words = line.split_whitespace();
+            let (Some(range), Some(modes)) = (words.next(), words.next()) else { continue };
+            let Some((start, end)) = range.split_once('-') else { continue };
+            if !modes.starts_with("rw") || line.contains("[v") {
+                continue;
+            }
+            let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+            bytes += self.range(start, end, seen, |buffer, at| memory.read_at(buffer, at));
+            anyhow::ensure!(bytes < MOST_MEMORY, "process {pid} has more memory than is searched");
+        }
+        Ok(bytes)
+    }
+}
