@@ -1,6 +1,7 @@
 //! `rigbox-bench`: measures Rigbox beside the plain thing that it is made of, both in one run and in turns. `cargo xtask bench`
 //! builds what it needs and runs it.
 
+mod api;
 mod bare;
 mod exec;
 mod host;
@@ -28,7 +29,7 @@ struct Arguments {
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
-    /// Boots of each side; the median counts.
+    /// Rounds of each side; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 }
@@ -37,17 +38,28 @@ struct Arguments {
 enum Name {
     /// From the request to a command's output, commands, their output, disks and memory.
     Spawn,
+    /// The list of workspaces over HTTP: how fast, and what guarding it costs.
+    Api,
+    /// A server of `api` (started by it).
+    #[value(hide = true)]
+    ServeApi,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    match arguments.name {
+        Name::Spawn => spawn(&arguments),
+        Name::Api => report::print("api", &api::measure(arguments.rounds)?, arguments.json),
+        Name::ServeApi => api::serve(),
+    }
+}
+
+fn spawn(arguments: &Arguments) -> Result<()> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "the bench starts Rigbox: run it as root");
     let installation = Arc::new(Installation::new()?);
     clean_up_on_signals(Arc::clone(&installation))?;
     let _cleaned_up = CleanedUp(&installation);
-    let measures = match arguments.name {
-        Name::Spawn => spawn::measure(&installation, arguments.rounds),
-    };
+    let measures = spawn::measure(&installation, arguments.rounds);
     let measures = measures.with_context(|| installation.end_of_log())?;
     report::print("spawn", &measures, arguments.json)
 }

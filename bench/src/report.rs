@@ -21,6 +21,8 @@ pub(crate) struct Measure {
 pub(crate) enum Target {
     /// Ours is less than this.
     Below(f64),
+    /// Ours is this or more.
+    AtLeast(f64),
     /// Ours is at most so many times theirs.
     AtMostTimes(f64),
     /// Ours is at least so many times theirs.
@@ -38,6 +40,7 @@ impl Measure {
         let ratio = theirs.map(|theirs| ours / theirs);
         let (target, holds) = match target {
             Target::Below(limit) => (format!("< {limit} {unit}"), ours < limit),
+            Target::AtLeast(limit) => (format!(">= {limit} {unit}"), ours >= limit),
             Target::AtMostTimes(limit) => (format!("<= {limit} x"), ratio.is_some_and(|r| r <= limit)),
             Target::AtLeastTimes(limit) => (format!(">= {limit} x"), ratio.is_some_and(|r| r >= limit)),
         };
@@ -48,6 +51,11 @@ impl Measure {
     pub(crate) fn succeeded(name: &'static str, unit: &'static str, ours: f64, target: &str) -> Self {
         Self { name, ours, theirs: None, ratio: None, unit, target: target.to_owned(), holds: true }
     }
+}
+
+/// Says on standard error what is being done.
+pub(crate) fn tell(step: &str) {
+    eprintln!("==> {step}");
 }
 
 #[derive(Serialize)]
@@ -103,6 +111,7 @@ mod tests {
     fn a_target_holds_or_not() {
         let holds = |ours, theirs, target| Measure::new("", "", ours, theirs, target).holds;
         assert!(holds(1.0, None, Target::Below(2.0)) && !holds(2.0, None, Target::Below(2.0)));
+        assert!(holds(2.0, None, Target::AtLeast(2.0)) && !holds(1.9, None, Target::AtLeast(2.0)));
         assert!(holds(1.3, Some(1.0), Target::AtMostTimes(1.3)));
         assert!(!holds(1.4, Some(1.0), Target::AtMostTimes(1.3)));
         assert!(holds(0.5, Some(1.0), Target::AtLeastTimes(0.5)));

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::bare::{Bare, Then};
 use crate::installation::Installation;
-use crate::report::{Measure, Target, median};
+use crate::report::{Measure, Target, median, tell};
 use crate::workspaces::Workspaces;
 use crate::{exec, host, memory};
 
@@ -62,10 +62,6 @@ pub(crate) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
     let each_mb = (with_vms_mb - fresh_mb) / 4.0;
     measures.push(Measure::new("our processes, more per VM", "MB", each_mb, None, Target::Below(4.0)));
     Ok(measures)
-}
-
-fn tell(step: &str) {
-    eprintln!("==> {step}");
 }
 
 /// The VMM of the workspace of this name.

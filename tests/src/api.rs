@@ -1,11 +1,15 @@
-//! The HTTP API as a client sees it, and the few calls that every test makes.
+//! The HTTP API as a client sees it, and the few calls that every test makes. Every answer is held against the API's own document.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::StreamExt;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{RequestBuilder, Response, StatusCode};
+use rigbox_contract::{Contract, Exchange};
 use serde_json::{Value, json};
 
 pub(crate) struct Api {
@@ -13,6 +17,8 @@ pub(crate) struct Api {
     pub(crate) key: String,
     client: reqwest::Client,
     runtime: tokio::runtime::Runtime,
+    /// What the API says of itself, once it was asked.
+    contract: OnceLock<Contract>,
 }
 
 #[derive(Debug)]
@@ -57,40 +63,86 @@ impl Ran {
     }
 }
 
-/// As clients do: who is too fast waits as long as was said.
-async fn patiently(request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
-    loop {
-        let again = request.try_clone().context("a request that cannot be repeated")?;
-        let response = again.send().await?;
-        if response.status() != reqwest::StatusCode::TOO_MANY_REQUESTS {
-            return Ok(response);
-        }
-        let wait = response.headers().get("retry-after").context("429 without Retry-After")?;
-        tokio::time::sleep(Duration::from_secs(wait.to_str()?.parse()?)).await;
-    }
+/// A request under way, or answered.
+struct Asked {
+    method: reqwest::Method,
+    path: String,
+    response: Response,
 }
 
 impl Api {
     pub(crate) fn new(url: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(180)).build()?;
-        Ok(Self { url: url.to_owned(), key: String::new(), client, runtime })
+        Ok(Self { url: url.to_owned(), key: String::new(), client, runtime, contract: OnceLock::new() })
     }
 
-    fn request(&self, method: &str, path: &str) -> Result<reqwest::RequestBuilder> {
+    fn request(&self, method: &str, path: &str) -> Result<RequestBuilder> {
         let method = method.parse::<reqwest::Method>()?;
         let path = if path.starts_with("/readyz") { path.to_owned() } else { format!("/api/v1{path}") };
         let request = self.client.request(method, format!("{}{path}", self.url));
         Ok(if self.key.is_empty() { request } else { request.bearer_auth(&self.key) })
     }
 
-    fn answer(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
+    fn answer(&self, request: RequestBuilder) -> Result<Answer> {
         self.runtime.block_on(async {
-            let response = patiently(request).await?;
-            let status = response.status().as_u16();
-            let text = response.text().await?;
-            Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
+            let (status, body) = self.whole(self.patiently(request).await?).await?;
+            let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
+            Ok(Answer {
+                status: status.as_u16(),
+                body: serde_json::from_slice(&body).unwrap_or_else(|_| text()),
+            })
         })
+    }
+
+    /// As clients do: who is too fast waits as long as was said.
+    async fn patiently(&self, request: RequestBuilder) -> Result<Asked> {
+        loop {
+            let again = request.try_clone().context("a request that cannot be repeated")?.build()?;
+            let (method, path) = (again.method().clone(), again.url().path().to_owned());
+            let asked = Asked { method, path, response: self.client.execute(again).await? };
+            if asked.response.status() != StatusCode::TOO_MANY_REQUESTS {
+                return Ok(asked);
+            }
+            let wait = asked.response.headers().get("retry-after").context("429 without Retry-After")?;
+            let wait = Duration::from_secs(wait.to_str()?.parse()?);
+            self.whole(asked).await?;
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// The answer's body, when the document has all of the answer.
+    async fn whole(&self, asked: Asked) -> Result<(StatusCode, Vec<u8>)> {
+        let Asked { method, path, response } = asked;
+        let (status, kind) = (response.status(), response.headers().get(CONTENT_TYPE).cloned());
+        let body = response.bytes().await?.to_vec();
+        let content_type = kind.as_ref().map(|kind| kind.to_str()).transpose()?;
+        let exchange = Exchange { method: &method, path: &path, status, content_type, body: Some(&body) };
+        self.contract().await?.check(&exchange)?;
+        Ok((status, body))
+    }
+
+    /// The answer whose body is yet to come, when the document has its head and it is a success.
+    async fn begun(&self, asked: Asked) -> Result<Response> {
+        if !asked.response.status().is_success() {
+            let (status, body) = self.whole(asked).await?;
+            anyhow::bail!("{status}: {}", String::from_utf8_lossy(&body));
+        }
+        let Asked { method, path, response } = asked;
+        let status = response.status();
+        let content_type = response.headers().get(CONTENT_TYPE).map(|kind| kind.to_str()).transpose()?;
+        let exchange = Exchange { method: &method, path: &path, status, content_type, body: None };
+        self.contract().await?.check(&exchange)?;
+        Ok(response)
+    }
+
+    async fn contract(&self) -> Result<&Contract> {
+        if let Some(contract) = self.contract.get() {
+            return Ok(contract);
+        }
+        let response = self.client.get(format!("{}/api-docs/openapi.json", self.url)).send().await?;
+        let contract = Contract::new(&response.error_for_status()?.text().await?)?;
+        Ok(self.contract.get_or_init(|| contract))
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<Answer> {
@@ -111,7 +163,11 @@ impl Api {
 
     pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
         let request = self.request("GET", path)?;
-        self.runtime.block_on(async { Ok(request.send().await?.error_for_status()?.bytes().await?.to_vec()) })
+        self.runtime.block_on(async {
+            let (status, body) = self.whole(self.patiently(request).await?).await?;
+            anyhow::ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
+            Ok(body)
+        })
     }
 
     /// The same API for whoever has `key`.
@@ -186,11 +242,8 @@ impl Api {
     pub(crate) fn exec(&self, id: &str, body: &Value) -> Result<Ran> {
         let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
         self.runtime.block_on(async {
-            let response = patiently(request).await?;
-            let status = response.status().as_u16();
-            if status != 200 {
-                anyhow::bail!("exec: {status}: {}", response.text().await?);
-            }
+            let response = self.begun(self.patiently(request).await?).await?;
+            let contract = self.contract().await?;
             let mut ran = Ran::default();
             let mut stream = response.bytes_stream();
             let mut rest = Vec::new();
@@ -199,6 +252,7 @@ impl Api {
                 while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = rest.drain(..=end).collect();
                     let event: Value = serde_json::from_slice(&line)?;
+                    contract.check_value("ExecEvent", &event).map_err(anyhow::Error::msg)?;
                     match (
                         event.get("stream").and_then(Value::as_str),
                         event.get("data_b64").and_then(Value::as_str),
@@ -241,7 +295,7 @@ impl Api {
         let request =
             self.request("POST", &format!("/workspaces/{id}/exec"))?.json(&json!({"command": line}));
         self.runtime.block_on(async {
-            let mut stream = request.send().await?.error_for_status()?.bytes_stream();
+            let mut stream = self.begun(self.patiently(request).await?).await?.bytes_stream();
             stream.next().await.context("no output")??;
             Ok(())
         })

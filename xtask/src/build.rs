@@ -58,6 +58,12 @@ pub(crate) fn everything() -> Result<()> {
     step("build the guest's programs", remedy, guest)
 }
 
+/// Builds the bench program alone.
+pub(crate) fn bench() -> Result<()> {
+    let arguments = ["build", "--release", "--package", "rigbox-bench", "--quiet"];
+    step("build the bench", "read the compiler's message above", || run(cargo().args(arguments)))
+}
+
 /// The agent and `rig` for use in a VM run on any distribution's C library, and without one: they are linked statically.
 fn guest() -> Result<()> {
     run(cargo()

@@ -60,12 +60,12 @@ enum Task {
     },
     /// Measure Rigbox beside the plain thing that it is made of, on this machine.
     Bench {
-        /// What to measure: `spawn`.
+        /// What to measure: `spawn` or `api`.
         name: String,
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,
-        /// Boots of each side; the median counts.
+        /// Rounds of each side; the median counts.
         #[arg(long)]
         rounds: Option<u32>,
     },

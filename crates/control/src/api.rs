@@ -5,23 +5,31 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware;
+use axum::routing::get;
+use axum::{Extension, middleware};
+use rigbox_core::ids::{KeyId, UserId};
+use rigbox_core::permit::{Credential, ListWorkspaces, Principal, Scope};
+use rigbox_core::plans::{Overrides, Plan};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::auth::Auth;
+use crate::console::Console;
 use crate::rates::Rates;
 use crate::service::api_keys::ApiKeys;
 use crate::service::audit::Audit;
+use crate::service::devices::Devices;
 use crate::service::environment::Environments;
 use crate::service::guests::Guests;
 use crate::service::health::Health;
 use crate::service::machine::Machine;
+use crate::service::sign_in::SignIn;
 use crate::service::users::Users;
 use crate::service::workspaces::Workspaces;
 
 mod api_keys;
 mod audit;
+mod auth;
 mod connections;
 mod doctor;
 mod document;
@@ -35,12 +43,14 @@ mod guard;
 mod health;
 mod limits;
 mod machine;
+mod pages;
 mod routes;
 mod shapes;
 mod templates;
 mod users;
 mod workspaces;
 
+use extract::Caller;
 pub(crate) use guard::AllowedHosts;
 
 /// What handlers work with.
@@ -48,8 +58,11 @@ pub(crate) struct Parts {
     pub(crate) auth: Auth,
     pub(crate) rates: Arc<Rates>,
     pub(crate) audit: Audit,
+    pub(crate) console: Console,
+    pub(crate) devices: Devices,
     pub(crate) environments: Environments,
     pub(crate) keys: ApiKeys,
+    pub(crate) sign_in: SignIn,
     pub(crate) users: Users,
     pub(crate) workspaces: Workspaces,
     pub(crate) guests: Guests,
@@ -72,21 +85,37 @@ impl std::ops::Deref for App {
 /// Serves until `ended` is true and the requests under way are answered.
 pub(crate) async fn serve(
     listener: TcpListener,
-    app: App,
+    router: Router,
     ended: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    connections::serve(listener, router(app), connections::BOUNDS, ended).await
+    connections::serve(listener, router, connections::BOUNDS, ended).await
 }
 
-fn router(app: App) -> Router {
-    let (api, root, document) = routes::all(&app);
+/// Every route, guarded.
+pub(crate) fn router(app: App) -> Router {
+    let (api, root) = routes::all(&app);
     Router::new()
         .nest("/api/v1", api.clone())
         .nest("/v1", api)
         .merge(root)
-        .merge(document::route(document))
         .fallback(|request: Request| async move { error::no_route(request.uri().path()) })
         .method_not_allowed_fallback(error::no_method)
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .with_state(app)
+}
+
+/// The list of `user`'s workspaces for anybody: what the bench compares the guarded one with.
+pub(crate) fn bare_router(app: App, user: UserId) -> Router {
+    let principal = Principal {
+        user,
+        plan: Plan::Owner,
+        limits: Overrides::default(),
+        credential: Credential::Key(KeyId::from_random([0; 5])),
+        scope: Scope::Account,
+        from: None,
+    };
+    Router::new()
+        .route("/api/v1/workspaces", get(workspaces::list))
+        .layer(Extension(Caller::<ListWorkspaces>::new(principal)))
         .with_state(app)
 }

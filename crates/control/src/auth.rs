@@ -1,17 +1,23 @@
-//! Whose request this is: the key in `Authorization: Bearer`, an API key of a user or the key that a running workspace has of itself.
+//! Whose request this is: by the key in `Authorization: Bearer`, an API key of a user or the key that a running workspace has of itself,
+//! or by the session in the cookie of the console.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method};
 use rigbox_core::permit::{Credential, Principal};
+use rigbox_core::time::Moment;
 use rigbox_store::secret::{ApiKey, TokenKey, WorkspaceKey};
 use rigbox_store::{Error, Holder, Store};
+use tracing::warn;
 
 use crate::clock;
+use crate::console::Console;
+use crate::service::sign_in;
 
 /// When a key was used last is noted no more often than this.
 const USED_EVERY: Duration = Duration::from_secs(60);
@@ -19,8 +25,9 @@ const USED_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Auth {
     store: Store,
     token_key: TokenKey,
-    /// Keys and addresses that are on record, so that not every request asks the database.
-    seen: Mutex<HashSet<(Credential, IpAddr)>>,
+    console: Console,
+    /// Credentials and addresses that are on record, and when that was, so that not every request asks the database.
+    seen: Mutex<HashMap<(Credential, IpAddr), Moment>>,
 }
 
 /// As many are remembered; then all are forgotten and asked for again.
@@ -31,6 +38,8 @@ const MOST_SEEN: usize = 10_000;
 pub(crate) enum AuthError {
     #[error("no API key: send `Authorization: Bearer rb_...`")]
     Missing,
+    #[error("this request comes from a page that is not the console's own: a session counts there only")]
+    CrossSite,
     #[error("the Authorization header holds no API key: expected `Bearer rb_` and 43 letters and digits")]
     Malformed,
     #[error("this API key is not known: it may have ended or been revoked; log in again")]
@@ -39,20 +48,80 @@ pub(crate) enum AuthError {
     Store(#[from] Error),
 }
 
+/// What of a use is not on record yet.
+struct ToNote {
+    /// Where it came from.
+    place: bool,
+    /// That it was now.
+    time: bool,
+}
+
 impl Auth {
-    pub(crate) fn new(store: Store, token_key: TokenKey) -> Self {
-        Self { store, token_key, seen: Mutex::default() }
+    pub(crate) fn new(store: Store, token_key: TokenKey, console: Console) -> Self {
+        Self { store, token_key, console, seen: Mutex::default() }
     }
 
-    fn is_new(&self, principal: &Principal, from: IpAddr) -> bool {
+    /// What is to be noted of a use; the next caller is told that it was.
+    fn to_note(
+        &self,
+        principal: &Principal,
+        from: IpAddr,
+        last_used_at: Option<Moment>,
+        now: Moment,
+    ) -> ToNote {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= MOST_SEEN {
             seen.clear();
         }
-        seen.insert((principal.credential.clone(), from))
+        match seen.entry((principal.credential.clone(), from)) {
+            Entry::Vacant(entry) => {
+                entry.insert(now);
+                ToNote { place: true, time: last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY) }
+            }
+            Entry::Occupied(mut entry) => {
+                let time = now.since(*entry.get()) >= USED_EVERY;
+                if time {
+                    entry.insert(now);
+                }
+                ToNote { place: false, time }
+            }
+        }
     }
 
-    pub(crate) async fn principal(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
+    /// Who calls the API.
+    pub(crate) async fn principal(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Principal, AuthError> {
+        if headers.contains_key(AUTHORIZATION) {
+            return self.bearer(headers, from).await;
+        }
+        match self.visitor(headers, from).await? {
+            // A browser sends its cookie whatever page asks.
+            Some(_) if !self.console.is_own(method, headers) => Err(AuthError::CrossSite),
+            Some(principal) => Ok(principal),
+            None => Err(AuthError::Missing),
+        }
+    }
+
+    /// Who looks at a page of the console, if they are signed in.
+    pub(crate) async fn visitor(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Option<Principal>, AuthError> {
+        if !self.console.is_asked(headers) {
+            return Ok(None);
+        }
+        let Some(token) = self.console.session(headers) else { return Ok(None) };
+        let now = clock::now();
+        let holder = self.store.holder_of_session(&token, &self.token_key, sign_in::IDLE, now).await?;
+        Ok(holder.map(|holder| self.known(holder, from, now)))
+    }
+
+    async fn bearer(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(AuthError::Missing)?;
         if values.next().is_some() {
@@ -72,27 +141,35 @@ impl Auth {
         let key = ApiKey::parse(key).ok_or(AuthError::Malformed)?;
         let now = clock::now();
         let holder = self.store.holder_of_key(&self.token_key.hash(key.reveal()), now).await?;
-        let Holder { mut principal, last_used_at } = holder.ok_or(AuthError::Unknown)?;
+        Ok(self.known(holder.ok_or(AuthError::Unknown)?, from, now))
+    }
+
+    /// Somebody known, with what is to be noted about it. Whoever calls does not wait for that.
+    fn known(&self, holder: Holder, from: IpAddr, now: Moment) -> Principal {
+        let Holder { mut principal, last_used_at } = holder;
         principal.from = Some(from);
-        if self.is_new(&principal, from) {
+        let to_note = self.to_note(&principal, from, last_used_at, now);
+        if to_note.place {
             let (store, principal) = (self.store.clone(), principal.clone());
             tokio::spawn(async move {
                 if let Err(error) = store.key_used_from(&principal, now).await {
-                    tracing::warn!(%error, "where a key was used from could not be noted");
+                    warn!(%error, "where a key was used from could not be noted");
                 }
             });
         }
-        if let Credential::Key(key) = &principal.credential
-            && last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY)
-        {
-            // Whoever calls does not wait for it.
-            let (store, key) = (self.store.clone(), key.clone());
+        if to_note.time {
+            let (store, credential) = (self.store.clone(), principal.credential.clone());
             tokio::spawn(async move {
-                if let Err(error) = store.key_used(&key, now).await {
-                    tracing::warn!(%error, "when a key was used last could not be noted");
+                let noted = match &credential {
+                    Credential::Key(key) => store.key_used(key, now).await,
+                    Credential::Session(session) => store.session_used(session, sign_in::IDLE, now).await,
+                    Credential::Workspace(_) => Ok(()),
+                };
+                if let Err(error) = noted {
+                    warn!(%error, "when a credential was used last could not be noted");
                 }
             });
         }
-        Ok(principal)
+        principal
     }
 }

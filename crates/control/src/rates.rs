@@ -1,8 +1,11 @@
 //! How often one caller may call: smooth limits (GCRA, ITU-T I.371) per user and class of routes, and per address for those who have
 //! shown no valid key. Per process: several replicas would each count for themselves.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -11,34 +14,30 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use rigbox_core::ids::UserId;
 use rigbox_core::permit::Principal;
-use rigbox_core::plans::Plan;
+use rigbox_core::plans::{self, Plans};
 
 /// What a route counts as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Class {
-    /// Keys, the account, and everything that shows no valid key: 120 a minute.
+    /// Keys, the account, and everything that shows no valid key.
     Authentication,
-    /// Workspaces and what is in them: 180 a minute.
+    /// Workspaces and what is in them.
     Workspaces,
 }
 
 impl Class {
-    /// Requests a minute.
-    fn per_minute(self) -> NonZeroU32 {
+    /// Requests a minute; none is no limit.
+    fn of(self, rates: &plans::Rates) -> Option<NonZeroU32> {
         match self {
-            Self::Authentication => const { NonZeroU32::new(120).unwrap() },
-            Self::Workspaces => const { NonZeroU32::new(180).unwrap() },
+            Self::Authentication => rates.authentication,
+            Self::Workspaces => rates.workspaces,
         }
     }
+}
 
-    /// One tenth of them may come at once.
-    fn burst(self) -> NonZeroU32 {
-        NonZeroU32::new(self.per_minute().get() / 10).unwrap_or(NonZeroU32::MIN)
-    }
-
-    fn quota(self) -> Quota {
-        Quota::per_minute(self.per_minute()).allow_burst(self.burst())
-    }
+/// So many may come at once.
+fn burst(per_minute: NonZeroU32) -> NonZeroU32 {
+    NonZeroU32::new(per_minute.get() / 10).unwrap_or(NonZeroU32::MIN)
 }
 
 /// What is left after a request that was let through.
@@ -60,23 +59,24 @@ pub(crate) struct TooMany {
 
 type Keyed<K, C> = RateLimiter<K, DashMapStateStore<K>, C, StateInformationMiddleware>;
 
-/// One class's limit for many callers.
-struct Limiter<K: std::hash::Hash + Eq + Clone, C: Clock + Clone> {
-    class: Class,
+/// One limit for many callers.
+struct Limiter<K: Hash + Eq + Clone, C: Clock + Clone> {
+    per_minute: NonZeroU32,
     keyed: Keyed<K, C>,
     clock: C,
 }
 
-impl<K: std::hash::Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
-    fn new(class: Class, clock: &C) -> Self {
-        let keyed = RateLimiter::new(class.quota(), DashMapStateStore::default(), clock.clone());
-        Self { class, keyed, clock: clock.clone() }
+impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
+    fn new(per_minute: NonZeroU32, clock: &C) -> Self {
+        let quota = Quota::per_minute(per_minute).allow_burst(burst(per_minute));
+        let keyed = RateLimiter::new(quota, DashMapStateStore::default(), clock.clone());
+        Self { per_minute, keyed, clock: clock.clone() }
     }
 
     fn check(&self, key: &K) -> Result<Allowance, TooMany> {
-        let per_minute = self.class.per_minute().get();
+        let per_minute = self.per_minute.get();
         let allowance = |remaining: u32| {
-            let used = u64::from(self.class.burst().get().saturating_sub(remaining));
+            let used = u64::from(burst(self.per_minute).get().saturating_sub(remaining));
             Allowance { per_minute, remaining, reset_s: (used * 60).div_ceil(per_minute.into()) }
         };
         match self.keyed.check_key(key) {
@@ -89,70 +89,74 @@ impl<K: std::hash::Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
         }
     }
 
-    fn forget_idle(&self) {
+    /// Forgets who has been quiet; whether anybody is left.
+    fn forget_idle(&self) -> bool {
         self.keyed.retain_recent();
         self.keyed.shrink_to_fit();
+        !self.keyed.is_empty()
     }
 }
 
-/// A limiter per class.
-struct Limiters<K: std::hash::Hash + Eq + Clone> {
-    authentication: Limiter<K, DefaultClock>,
-    workspaces: Limiter<K, DefaultClock>,
+/// A limiter for each class and each number of requests a minute that somebody has: few, because only operators set such numbers.
+struct Limiters<K: Hash + Eq + Clone, C: Clock + Clone> {
+    clock: C,
+    limiters: RwLock<HashMap<(Class, NonZeroU32), Limiter<K, C>>>,
 }
 
-impl<K: std::hash::Hash + Eq + Clone> Limiters<K> {
-    fn new() -> Self {
-        let clock = DefaultClock::default();
-        Self {
-            authentication: Limiter::new(Class::Authentication, &clock),
-            workspaces: Limiter::new(Class::Workspaces, &clock),
-        }
+impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiters<K, C> {
+    fn new(clock: C) -> Self {
+        Self { clock, limiters: RwLock::default() }
     }
 
-    fn of(&self, class: Class) -> &Limiter<K, DefaultClock> {
-        match class {
-            Class::Authentication => &self.authentication,
-            Class::Workspaces => &self.workspaces,
+    fn check(&self, class: Class, per_minute: NonZeroU32, key: &K) -> Result<Allowance, TooMany> {
+        let place = (class, per_minute);
+        if let Some(limiter) = self.limiters.read().unwrap_or_else(PoisonError::into_inner).get(&place) {
+            return limiter.check(key);
         }
+        let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
+        limiters.entry(place).or_insert_with(|| Limiter::new(per_minute, &self.clock)).check(key)
+    }
+
+    fn forget_idle(&self) {
+        let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
+        limiters.retain(|_, limiter| limiter.forget_idle());
     }
 }
 
 /// All limits.
 pub(crate) struct Rates {
-    users: Limiters<UserId>,
-    addresses: Limiters<IpAddr>,
+    plans: Plans,
+    users: Limiters<UserId, DefaultClock>,
+    addresses: Limiters<IpAddr, DefaultClock>,
 }
 
 /// How often callers that have been quiet are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 impl Rates {
-    pub(crate) fn new() -> Self {
-        Self { users: Limiters::new(), addresses: Limiters::new() }
+    pub(crate) fn new(plans: Plans) -> Self {
+        let clock = DefaultClock::default();
+        Self { plans, users: Limiters::new(clock.clone()), addresses: Limiters::new(clock) }
     }
 
-    /// Counts a user's request. The administrator is limited in authentication only: `None` is no limit.
+    /// Counts a user's request; `None` is no limit.
     pub(crate) fn user(&self, principal: &Principal, class: Class) -> Result<Option<Allowance>, TooMany> {
-        if principal.plan == Plan::Owner && class != Class::Authentication {
-            return Ok(None);
-        }
-        self.users.of(class).check(&principal.user).map(Some)
+        let rates = self.plans.terms(principal.plan, principal.limits).rates();
+        class.of(&rates).map(|per_minute| self.users.check(class, per_minute, &principal.user)).transpose()
     }
 
     /// Counts a request of somebody unknown.
-    pub(crate) fn address(&self, address: IpAddr, class: Class) -> Result<Allowance, TooMany> {
-        self.addresses.of(class).check(&network(address))
+    pub(crate) fn address(&self, address: IpAddr, class: Class) -> Result<Option<Allowance>, TooMany> {
+        let limit = class.of(&self.plans.rates_of_strangers());
+        limit.map(|per_minute| self.addresses.check(class, per_minute, &network(address))).transpose()
     }
 
     /// Forgets who has been quiet, for ever.
     pub(crate) async fn keep_small(&self) {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
-            for class in [Class::Authentication, Class::Workspaces] {
-                self.users.of(class).forget_idle();
-                self.addresses.of(class).forget_idle();
-            }
+            self.users.forget_idle();
+            self.addresses.forget_idle();
         }
     }
 }
@@ -168,38 +172,91 @@ fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use governor::clock::FakeRelativeClock;
+    use rigbox_core::ids::KeyId;
+    use rigbox_core::permit::{Credential, Scope};
+    use rigbox_core::plans::{Overrides, Plan};
 
     use super::*;
 
+    /// A plan's numbers, and some that operators set.
+    const NUMBERS: [u32; 6] = [120, 180, 240, 1_000, 36, 5];
+
+    fn limiter(per_minute: u32) -> (Limiter<u8, FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        (Limiter::new(NonZeroU32::new(per_minute).unwrap(), &clock), clock)
+    }
+
     #[test]
     fn a_minutes_worth_passes_when_evenly_spaced() {
-        let clock = FakeRelativeClock::default();
-        let limiter = Limiter::new(Class::Authentication, &clock);
-        for request in 0..240 {
-            assert!(limiter.check(&1).is_ok(), "request {request}");
-            clock.advance(Duration::from_millis(500));
+        for number in NUMBERS {
+            let (limiter, clock) = limiter(number);
+            for request in 0..2 * number {
+                assert!(limiter.check(&1).is_ok(), "request {request} of {number} a minute");
+                clock.advance(Duration::from_mins(1) / number);
+            }
         }
     }
 
     #[test]
     fn a_burst_is_a_tenth_and_not_one_more() {
-        for class in [Class::Authentication, Class::Workspaces] {
-            let clock = FakeRelativeClock::default();
-            let limiter = Limiter::new(class, &clock);
-            let burst = class.per_minute().get() / 10;
+        for number in NUMBERS {
+            let (limiter, clock) = limiter(number);
+            let burst = (number / 10).max(1);
             let remaining: Vec<u32> = (0..burst).map(|_| limiter.check(&1).unwrap().remaining).collect();
             assert_eq!(remaining, (0..burst).rev().collect::<Vec<_>>());
-            assert_eq!(limiter.check(&1).unwrap_err().retry_after_s, 1);
+            let refused = limiter.check(&1).unwrap_err();
+            assert_eq!(refused.retry_after_s, 60_u32.div_ceil(number));
+            assert_eq!(refused.allowance.per_minute, number);
             // Somebody else is not concerned.
             assert!(limiter.check(&2).is_ok());
             // One comes back after its share of a minute, and no second one.
-            clock.advance(Duration::from_mins(1) / class.per_minute().get());
+            clock.advance(Duration::from_mins(1) / number);
             assert!(limiter.check(&1).is_ok());
             assert!(limiter.check(&1).is_err());
             // The whole burst comes back after as long as it takes, and no more than that ever.
             clock.advance(Duration::from_mins(10));
             assert_eq!((0..burst + 5).filter(|_| limiter.check(&1).is_ok()).count(), burst as usize);
         }
+    }
+
+    #[test]
+    fn each_user_has_the_rate_that_is_set() {
+        let number = |number| NonZeroU32::new(number);
+        let set = |number| Overrides { workspaces_per_min: number, ..Overrides::default() };
+        let rates = Rates::new(Plans { free: set(number(50)), ..Plans::default() });
+        let mut next = 0;
+        let mut passed = |plan, limits| {
+            next += 1;
+            let principal = Principal {
+                user: UserId::from_random([next; 5]),
+                plan,
+                limits,
+                credential: Credential::Key(KeyId::from_random([next; 5])),
+                scope: Scope::Account,
+                from: None,
+            };
+            let allowance = rates.user(&principal, Class::Workspaces).unwrap();
+            allowance.map(|allowance| (allowance.per_minute, allowance.remaining))
+        };
+        assert_eq!(passed(Plan::Pro, Overrides::default()), Some((180, 17)));
+        assert_eq!(passed(Plan::Free, Overrides::default()), Some((50, 4)));
+        assert_eq!(passed(Plan::Free, set(number(1_000))), Some((1_000, 99)));
+        assert_eq!(passed(Plan::Owner, Overrides::default()), None);
+        assert_eq!(passed(Plan::Owner, set(number(10))), Some((10, 0)));
+        // Two of the same number have a share each.
+        assert_eq!(passed(Plan::Free, Overrides::default()), Some((50, 4)));
+    }
+
+    #[test]
+    fn who_has_been_quiet_is_forgotten() {
+        let clock = FakeRelativeClock::default();
+        let limiters: Limiters<u8, _> = Limiters::new(clock.clone());
+        limiters.check(Class::Workspaces, NonZeroU32::MIN, &1).unwrap();
+        limiters.forget_idle();
+        assert_eq!(limiters.limiters.read().unwrap().len(), 1);
+        clock.advance(Duration::from_mins(3));
+        limiters.forget_idle();
+        assert!(limiters.limiters.read().unwrap().is_empty());
     }
 
     #[test]

@@ -237,7 +237,7 @@ async fn a_deleted_workspace_leaves_no_environment_behind() {
     rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
     rig.until(&id, "gone").await;
     assert_eq!(rig.get(&format!("/workspaces/{id}/env")).await.0, 404);
-    let done = rigbox_control::rotate_master_key(&rig.config()).await.unwrap();
+    let done = rigbox_control::admin::rotate_master_key(&rig.config()).await.unwrap();
     assert_eq!(done.records, 0, "no record is left to be taken over");
 }
 
@@ -247,7 +247,7 @@ async fn the_master_key_rotates_under_a_control_that_runs() {
     let id = rig.running("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
     let before = std::fs::read(rig.path("master.key")).unwrap();
-    let done = rigbox_control::rotate_master_key(&rig.config()).await.unwrap();
+    let done = rigbox_control::admin::rotate_master_key(&rig.config()).await.unwrap();
     assert_eq!((done.records, done.resumed), (1, false));
     assert_ne!(std::fs::read(rig.path("master.key")).unwrap(), before);
     let (_, body) = set(&rig, &id, json!({"B": "b"})).await;
@@ -259,6 +259,6 @@ async fn the_master_key_rotates_under_a_control_that_runs() {
         .unwrap();
     let config =
         rigbox_control::Config { master_key: KeySource::File(rig.path("other.key")), ..rig.config() };
-    let refused = rigbox_control::rotate_master_key(&config).await.unwrap_err().to_string();
+    let refused = rigbox_control::admin::rotate_master_key(&config).await.unwrap_err().to_string();
     assert!(refused.contains("wrong master key"), "{refused}");
 }

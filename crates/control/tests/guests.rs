@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::{SinkExt, StreamExt, stream};
+use futures_util::{SinkExt, Stream, StreamExt, stream};
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
 use support::{Rig, eventually};
@@ -19,10 +19,10 @@ use tokio_tungstenite::tungstenite::{Message, http::HeaderValue};
 
 async fn exec(rig: &Rig, id: &str, body: Value) -> Vec<Value> {
     let request = rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&body);
-    let response = request.send().await.unwrap();
-    assert_eq!(response.status(), 200);
-    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
-    let text = response.text().await.unwrap();
+    let answer = rig.send(request).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.headers["content-type"], "application/x-ndjson");
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -74,7 +74,7 @@ async fn a_hundred_megabytes_come_whole_and_fast() {
         .request(Method::POST, &format!("/workspaces/{id}/exec"))
         .json(&json!({"command": ["flood", "100"]}));
     let began = Instant::now();
-    let mut body = request.send().await.unwrap().bytes_stream();
+    let mut body = rig.begin(request).await.bytes_stream();
     let (mut bytes, mut tail) = (0, Vec::new());
     while let Some(chunk) = body.next().await {
         let chunk = chunk.unwrap();
@@ -100,7 +100,7 @@ async fn a_client_that_does_not_read_holds_up_its_command_and_no_other() {
         let request = rig
             .request(Method::POST, &format!("/workspaces/{id}/exec"))
             .json(&json!({"command": ["flood", "100"]}));
-        stalled.push(request.send().await.unwrap());
+        stalled.push(rig.begin(request).await);
     }
     let written = || rig.guests.written.load(Ordering::SeqCst);
     let mut last = usize::MAX;
@@ -120,8 +120,19 @@ async fn a_client_that_goes_away_takes_its_command_along() {
     let id = rig.running("one").await;
     let request =
         rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&json!({"command": ["sleep"]}));
-    drop(request.send().await.unwrap());
+    drop(rig.begin(request).await);
     eventually("it is ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
+}
+
+/// The next event, which is as the document says.
+async fn hear(
+    rig: &Rig,
+    socket: &mut (impl Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin),
+) -> Value {
+    let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    let event = serde_json::from_str(&text).unwrap();
+    rig.contract().check_value("ExecEvent", &event).unwrap();
+    event
 }
 
 #[tokio::test]
@@ -138,19 +149,16 @@ async fn a_web_socket_carries_live_input() {
     let (mut socket, _) = connect().await.unwrap();
     socket.send(say(json!({"command": ["cat"], "tty": true, "rows": 10, "cols": 20}))).await.unwrap();
     socket.send(say(json!({"stdin_b64": STANDARD.encode("one")}))).await.unwrap();
-    let heard = socket.next().await.unwrap().unwrap().into_text().unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&heard).unwrap()["data_b64"], STANDARD.encode("one"));
+    assert_eq!(hear(&rig, &mut socket).await["data_b64"], STANDARD.encode("one"));
     socket.send(say(json!({"resize": {"rows": 30, "cols": 40}}))).await.unwrap();
     eventually("resized", || async { *rig.guests.resized.lock().unwrap() == Some((30, 40)) }).await;
     socket.send(say(json!({"signal": "INT"}))).await.unwrap();
-    let heard = socket.next().await.unwrap().unwrap().into_text().unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&heard).unwrap()["signal"], "INT");
+    assert_eq!(hear(&rig, &mut socket).await["signal"], "INT");
 
     let (mut socket, _) = connect().await.unwrap();
     socket.send(say(json!({"command": ["cat"]}))).await.unwrap();
     socket.send(say(json!({"bogus": 1}))).await.unwrap();
-    let heard = socket.next().await.unwrap().unwrap().into_text().unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&heard).unwrap()["error"]["code"], "bad_request");
+    assert_eq!(hear(&rig, &mut socket).await["error"]["code"], "bad_request");
     eventually("abandoned", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
 
     let (mut socket, _) = connect().await.unwrap();
@@ -166,20 +174,19 @@ async fn files_come_back_as_they_were_written() {
     let id = rig.running("one").await;
     let content: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     let url = format!("/workspaces/{id}/files?path=/tmp/a");
-    let put =
-        rig.request(Method::PUT, &format!("{url}&mode=600")).body(content.clone()).send().await.unwrap();
-    assert_eq!(put.status(), 200);
-    assert_eq!(put.json::<Value>().await.unwrap()["size"], 3_000_000);
-    let got = rig.request(Method::GET, &url).send().await.unwrap();
-    assert_eq!(got.headers()["x-rigbox-file-size"], "3000000");
-    assert_eq!(got.bytes().await.unwrap(), content);
+    let put = rig.request(Method::PUT, &format!("{url}&mode=600")).body(content.clone());
+    let put = rig.send(put).await;
+    assert_eq!((put.status.as_u16(), &put.json()["size"]), (200, &json!(3_000_000)));
+    let got = rig.send(rig.request(Method::GET, &url)).await;
+    assert_eq!(got.headers["x-rigbox-file-size"], "3000000");
+    assert_eq!(got.body, content);
 
     assert_eq!(rig.get(&format!("/workspaces/{id}/files?path=/nothing")).await.0, 404);
     assert_eq!(rig.get(&format!("/workspaces/{id}/files")).await.0, 400);
     let denied = rig.request(Method::PUT, &format!("/workspaces/{id}/files?path=/forbidden/x")).body("x");
-    assert_eq!(denied.send().await.unwrap().status(), 403);
+    assert_eq!(rig.send(denied).await.status, 403);
     let mode = rig.request(Method::PUT, &format!("{url}&mode=999")).body("x");
-    assert_eq!(mode.send().await.unwrap().status(), 400);
+    assert_eq!(rig.send(mode).await.status, 400);
 }
 
 #[tokio::test]
@@ -197,7 +204,7 @@ async fn a_file_whose_content_breaks_off_does_not_appear() {
         .body(Body::wrap_stream(broken));
     assert!(put.send().await.is_err());
     let whole = rig.request(Method::PUT, &format!("/workspaces/{id}/files?path=/tmp/whole")).body("x");
-    assert_eq!(whole.send().await.unwrap().status(), 200);
+    assert_eq!(rig.send(whole).await.status, 200);
     eventually("the guest hears of it", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
     let files = rig.guests.files.lock().unwrap();
     assert!(files.contains_key("/tmp/whole") && !files.contains_key("/tmp/cut"));

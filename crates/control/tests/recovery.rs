@@ -193,10 +193,7 @@ async fn a_restart_of_control_keeps_the_boot() {
     let boot = rig.node.boot(&id);
     rig.kill_control();
     rig.start_control().await;
-    eventually("ready", || async {
-        rig.client.get(rig.url("/readyz")).send().await.unwrap().status() == 200
-    })
-    .await;
+    eventually("ready", || async { rig.send(rig.client.get(rig.url("/readyz"))).await.status == 200 }).await;
     assert_eq!(rig.get(&format!("/workspaces/{id}")).await.1["vm"]["status"], "running");
     assert_eq!((rig.node.boot(&id), rig.node.calls("start")), (boot, 1));
 }

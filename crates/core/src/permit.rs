@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::ids::{KeyId, SessionId, UserId, WorkspaceId};
-use crate::plans::Plan;
+use crate::plans::{Overrides, Plan};
 
 /// Who asks, once the credential has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Principal {
     pub user: UserId,
     /// The user's plan; `owner` is the installation's administrator.
     pub plan: Plan,
+    /// What is set for this user otherwise than for the plan.
+    pub limits: Overrides,
     /// What was shown.
     pub credential: Credential,
     /// How much of the account it opens.
@@ -179,6 +181,10 @@ actions! {
     ListKeys, "key.list", Account, None, false;
     /// Make, replace or revoke the account's API keys.
     ManageKeys, "key.manage", Account, None, false;
+    /// End the credential that is shown: sign out.
+    EndCredential, "credential.end", Account, Some(Role::Read), false;
+    /// Let a machine in that asks to act for the account.
+    ApproveDevice, "device.approve", Account, None, false;
     /// Read the account's audit log.
     ReadAudit, "audit.read", Account, None, false;
     /// Look at the machine's condition.
@@ -264,6 +270,7 @@ mod tests {
         Principal {
             user: UserId::from_random([n; 5]),
             plan,
+            limits: Overrides::default(),
             credential: Credential::Key(KeyId::from_random([n; 5])),
             scope: Scope::Account,
             from: None,
@@ -330,6 +337,8 @@ mod tests {
             CreateWorkspace, Target::Account, false, false, false;
             ListKeys, Target::Account, false, false, false;
             ManageKeys, Target::Account, false, false, false;
+            EndCredential, Target::Account, true, true, false;
+            ApproveDevice, Target::Account, false, false, false;
             ReadAudit, Target::Account, false, false, false;
             ReadWorkspace, mine(1), true, true, true;
             OperateWorkspace, mine(1), false, true, false;

@@ -99,7 +99,7 @@ impl Api {
     ) -> Result<RequestBuilder, ApiError> {
         let key = self.config.key.as_ref().ok_or_else(|| ApiError::LogIn {
             message: format!(
-                "there is no API key for {}: set RIG_API_KEY, or api_key in ~/.rigbox/config.json",
+                "there is no API key for {}: run `rig login`, or set RIG_API_KEY",
                 self.config.address()
             ),
         })?;
@@ -108,6 +108,11 @@ impl Api {
             url.query_pairs_mut().extend_pairs(query);
         }
         Ok(self.http.request(method, url).header(AUTHORIZATION, key.bearer()))
+    }
+
+    /// A request of nobody: those that lead to a key.
+    pub(crate) fn anonymous(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.http.request(method, self.url(&[&["api", "v1"], path].concat())).timeout(ANSWER)
     }
 
     pub(crate) async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ApiError> {

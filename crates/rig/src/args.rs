@@ -23,6 +23,10 @@ pub(crate) enum Command {
     Workspace(WorkspaceCommand),
     /// Run a command in a workspace
     Exec(ExecArguments),
+    /// Get a key for this machine: you approve it in a browser
+    Login,
+    /// Forget this machine's key, and end it if `rig login` made it
+    Logout,
     /// Say who you are to the server; inside a workspace, which one it is
     Whoami,
     /// Say how the server is

@@ -6,6 +6,7 @@ mod completion;
 mod doctor;
 mod exec;
 mod limits;
+mod login;
 mod status;
 mod template;
 mod whoami;
@@ -30,6 +31,8 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
     match command {
         Command::Exec(arguments) => return exec::run(&api, out, arguments).await,
         Command::Workspace(command) => workspace::run(&api, out, command).await?,
+        Command::Login => login::login(&api, out).await?,
+        Command::Logout => login::logout(&api, out).await?,
         Command::Whoami => whoami::run(&api, out).await?,
         Command::Status => status::run(&api, out).await?,
         Command::Limits => limits::run(&api, out).await?,

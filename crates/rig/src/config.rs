@@ -1,12 +1,14 @@
 //! Which server, and with which key: the environment first, then `~/.rigbox/config.json`, then this machine.
 
 use std::fmt;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 const DEFAULT_URL: &str = "http://localhost:7070";
 const URL_VARIABLE: &str = "RIG_API_URL";
@@ -82,22 +84,65 @@ pub(crate) enum ConfigError {
     BadUrl { place: String, value: String },
     #[error("{place} has a user or password in it: leave it out, the key goes into {KEY_VARIABLE}")]
     SecretInUrl { place: String },
+    #[error("{path} cannot be written: {problem}")]
+    Unwritable { path: String, problem: String },
+    #[error("there is no home folder to keep the key in: set HOME, or use {KEY_VARIABLE}")]
+    NoHome,
     #[error("the key in {place} has characters that no key has")]
     BadKey { place: String },
 }
 
-/// The file as it is written.
+/// The file as it is read.
 #[derive(Debug, Default, Deserialize)]
 struct File {
     api_url: Option<String>,
     api_key: Option<String>,
 }
 
+/// Where the file is.
+fn path() -> Option<PathBuf> {
+    std::env::home_dir().map(|home| home.join(".rigbox/config.json"))
+}
+
+/// Keeps a key; answers where.
+pub(crate) fn save(api_url: &str, api_key: &str, user_email: &str) -> Result<PathBuf, ConfigError> {
+    let path = path().ok_or(ConfigError::NoHome)?;
+    write(&path, &json!({"api_url": api_url, "api_key": api_key, "user_email": user_email}))?;
+    Ok(path)
+}
+
+/// Forgets the key, but not whose server it was for; answers where it was.
+pub(crate) fn forget_key() -> Result<PathBuf, ConfigError> {
+    let path = path().ok_or(ConfigError::NoHome)?;
+    let (file, _) = read(&path)?;
+    let kept = file.api_url.map_or_else(|| json!({}), |url| json!({"api_url": url}));
+    write(&path, &kept)?;
+    Ok(path)
+}
+
+/// Writes the whole file or nothing, for its owner's eyes only.
+fn write(path: &Path, content: &Value) -> Result<(), ConfigError> {
+    let written = || -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let new = path.with_extension("json.new");
+        let _ = std::fs::remove_file(&new);
+        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(content.to_string().as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    written().map_err(|error| ConfigError::Unwritable {
+        path: path.display().to_string(),
+        problem: error.to_string(),
+    })
+}
+
 impl Config {
     /// Reads environment and file.
     pub(crate) fn load() -> Result<Self, ConfigError> {
         let variable = |name: &str| std::env::var(name).ok();
-        let path = std::env::home_dir().map(|home| home.join(".rigbox/config.json"));
+        let path = path();
         let (file, warning) = match &path {
             Some(path) => read(path)?,
             None => (File::default(), None),

@@ -3,21 +3,28 @@
 //! SQLite on one machine. The text of the queries keeps to what PostgreSQL takes too.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use sqlx::SqlitePool;
+use rigbox_core::time::Moment;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row, SqlitePool};
 
 mod api_keys;
 mod audit;
+mod devices;
 mod envelope;
 mod environment;
+mod holders;
+mod hot;
 mod idempotency;
 mod master_key;
 mod rotation;
 pub mod secret;
+mod sessions;
+mod user_limits;
 mod users;
 mod vault;
 mod workspace_keys;
@@ -25,10 +32,12 @@ mod workspaces;
 
 pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
 pub use audit::{Act, AuditEntry};
+pub use devices::{DeviceLogin, Poll};
 pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{Once, Replay};
 pub use master_key::{KeySource, MasterKeyId};
 pub use rotation::Rotation;
+pub use sessions::{NewSession, SignedIn};
 pub use users::User;
 pub use workspaces::{Page, Quota, Usage, Workspace};
 
@@ -111,18 +120,23 @@ pub enum Error {
     /// The cipher refused to encrypt.
     #[error("the cipher failed")]
     Cipher,
-    /// There is a user already.
-    #[error("there is a first user already")]
+    /// There is a first user, or one with this e-mail address, already.
+    #[error("there is such a user already")]
     UserExists,
     /// Anything else from the database.
     #[error("database: {0}")]
     Sql(#[from] sqlx::Error),
+    /// The same, from a connection that only reads.
+    #[error("database: {0}")]
+    Read(#[from] rusqlite::Error),
 }
 
 /// The open database.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
+    hot: Arc<hot::Hot>,
+    holders: Arc<holders::Holders>,
     chain: audit::ChainKey,
     /// What opens secrets; see [`Store::unlock`].
     vault: Option<vault::Vault>,
@@ -152,7 +166,13 @@ impl Store {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;
-        Ok(Self { pool, chain: audit::ChainKey::of(token_key), vault: None })
+        Ok(Self {
+            pool,
+            hot: Arc::new(hot::Hot::new(path)),
+            holders: Arc::default(),
+            chain: audit::ChainKey::of(token_key),
+            vault: None,
+        })
     }
 
     /// Whether the database answers.
@@ -163,6 +183,8 @@ impl Store {
 
     /// Closes all connections; what is under way is finished first.
     pub async fn close(&self) {
+        // The last connection tidies up, and one that only reads could not.
+        self.hot.close();
         self.pool.close().await;
     }
 
@@ -183,6 +205,11 @@ where
     T::Err: std::fmt::Display,
 {
     text.parse().map_err(|error: T::Err| Error::Damaged(error.to_string()))
+}
+
+/// A column of a moment that may be missing.
+pub(crate) fn moment(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Option<Moment>, Error> {
+    Ok(row.try_get::<Option<i64>, _>(column)?.map(Moment::from_unix_ms))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Secrets of the control role: the key that tokens are hashed with, and tokens (API keys, workspace keys) as they are handed out.
+//! Secrets of the control role: the key that tokens are hashed with, and tokens as they are handed out.
 //!
 //! None of these types prints its content.
 
@@ -78,11 +78,8 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// Characters of a preview after the prefix.
-const SHOWN: usize = 6;
-
-macro_rules! tokens {
-    ($($(#[$doc:meta])* $name:ident, $prefix:literal;)*) => {$(
+macro_rules! token {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
         #[derive(Clone)]
         pub struct $name(Zeroizing<String>);
@@ -96,7 +93,7 @@ macro_rules! tokens {
         impl $name {
             /// A new one: 43 base62 characters carry 256 bits.
             pub fn mint() -> Result<Self, Error> {
-                mint($prefix).map(Self)
+                drawn($prefix, BASE62, DIGITS).map(Self)
             }
 
             /// The token in `text`, if it looks like one.
@@ -106,39 +103,101 @@ macro_rules! tokens {
                 fits.then(|| Self(Zeroizing::new(text.to_owned())))
             }
 
-            /// The token itself, to be shown once or hashed.
+            /// The token itself, to be handed out once or hashed.
             pub fn reveal(&self) -> &str {
                 &self.0
             }
         }
-    )*};
+    };
 }
 
-tokens! {
+token! {
     /// A user's API key in clear: exists where it is minted and where it is presented, nowhere else.
-    ApiKey, "rb_";
+    ApiKey, "rb_"
+}
+token! {
     /// The key that a workspace has of itself for one boot, in clear: exists on its way into the VM and where it is presented.
-    WorkspaceKey, "rb_ws_";
+    WorkspaceKey, "rb_ws_"
+}
+token! {
+    /// What a signed-in browser has in its cookie.
+    SessionToken, "rbs_"
+}
+token! {
+    /// What makes a link that signs in; good once. It has to stand in a URL, so it is good for nothing else and not for long.
+    LinkToken, "rbl_"
+}
+token! {
+    /// What a machine polls with while its user approves its log-in.
+    DeviceSecret, "rbv_"
 }
 
 impl ApiKey {
     /// Enough to tell keys apart, too little to use.
     pub fn preview(&self) -> String {
-        format!("{}…", self.0.chars().take("rb_".len() + SHOWN).collect::<String>())
+        format!("{}…", self.0.chars().take(9).collect::<String>())
     }
 }
 
-fn mint(prefix: &str) -> Result<Zeroizing<String>, Error> {
-    let mut text = Zeroizing::new(String::with_capacity(prefix.len() + DIGITS));
+/// Alphabet of codes that people type: no vowels, so no words (RFC 8628, section 6.1).
+const CODE_LETTERS: &[u8] = b"BCDFGHJKLMNPQRSTVWXZ";
+const CODE_LENGTH: usize = 8;
+
+/// What a user compares or types to approve a machine: 34 bits, good for minutes, behind a sign-in and a rate limit.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserCode(Zeroizing<String>);
+
+impl fmt::Debug for UserCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UserCode(..)")
+    }
+}
+
+impl UserCode {
+    /// A new one.
+    pub fn mint() -> Result<Self, Error> {
+        drawn("", CODE_LETTERS, CODE_LENGTH).map(Self)
+    }
+
+    /// The code in what somebody typed, with or without blanks and dashes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let code: String = text
+            .chars()
+            .take(64)
+            .filter(|character| !matches!(character, ' ' | '-'))
+            .map(|character| character.to_ascii_uppercase())
+            .collect();
+        let fits = code.len() == CODE_LENGTH && code.bytes().all(|byte| CODE_LETTERS.contains(&byte));
+        fits.then(|| Self(Zeroizing::new(code)))
+    }
+
+    /// As people read it: `BCDF-GHJK`.
+    pub fn shown(&self) -> String {
+        let (first, second) = self.0.split_at_checked(CODE_LENGTH / 2).unwrap_or((&self.0, ""));
+        format!("{first}-{second}")
+    }
+
+    /// What is hashed.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A prefix and random characters of an alphabet, all equally likely.
+fn drawn(prefix: &str, alphabet: &[u8], length: usize) -> Result<Zeroizing<String>, Error> {
+    let length = prefix.len() + length;
+    // Never moved to a larger place, where it would leave a copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(length));
     text.push_str(prefix);
-    while text.len() < prefix.len() + DIGITS {
-        let missing = prefix.len() + DIGITS - text.len();
-        // Bytes above 247 are dropped, so that all 62 digits are equally likely.
+    // Bytes above the largest multiple of the alphabet's size would make some characters likelier.
+    let fair = 256 - 256 % alphabet.len();
+    while text.len() < length {
+        let missing = length - text.len();
         text.extend(
             random::<64>()?
                 .into_iter()
-                .filter(|byte| *byte < 248)
-                .filter_map(|byte| BASE62.get(usize::from(byte) % BASE62.len()))
+                .filter(|byte| usize::from(*byte) < fair)
+                .filter_map(|byte| alphabet.get(usize::from(byte) % alphabet.len()))
                 .map(|digit| char::from(*digit))
                 .take(missing),
         );
@@ -166,4 +225,30 @@ pub(crate) fn create_private(path: &Path, content: &[u8]) -> Result<(), Error> {
 
 fn file(path: &Path, problem: impl fmt::Display) -> Error {
     Error::File { path: path.display().to_string(), problem: problem.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_understood_however_it_is_typed() {
+        let code = UserCode::mint().unwrap();
+        let shown = code.shown();
+        assert_eq!((shown.len(), shown.get(4..5)), (9, Some("-")));
+        for typed in [shown.clone(), shown.to_lowercase(), shown.replace('-', ""), format!(" {shown} ")] {
+            assert!(UserCode::parse(&typed) == Some(code.clone()), "{typed}");
+        }
+        for wrong in ["", "BCDF-GHJ", "BCDF-GHJKL", "ACDF-GHJK", "BCDF_GHJK", "BCDF-GHJ\u{c4}"] {
+            assert!(UserCode::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_kind_of_token_is_not_taken_for_another() {
+        let (key, session) = (ApiKey::mint().unwrap(), SessionToken::mint().unwrap());
+        assert!(ApiKey::parse(key.reveal()).is_some() && SessionToken::parse(session.reveal()).is_some());
+        assert!(SessionToken::parse(key.reveal()).is_none() && ApiKey::parse(session.reveal()).is_none());
+        assert_eq!(format!("{key:?} {session:?}"), "ApiKey(..) SessionToken(..)");
+    }
 }

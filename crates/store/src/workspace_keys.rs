@@ -7,15 +7,16 @@ use rigbox_core::status::Status;
 use sqlx::{Row, SqliteConnection};
 
 use crate::secret::TokenHash;
-use crate::{Error, Store, parsed};
+use crate::{Error, Store, parsed, user_limits};
 
 impl Store {
     /// Whose workspace key this is, if it is good.
     pub async fn holder_of_workspace_key(&self, hash: &TokenHash) -> Result<Option<Principal>, Error> {
         let row = sqlx::query(
-            "SELECT workspaces.id, workspaces.user_id, users.plan FROM workspace_keys \
+            "SELECT workspaces.id, workspaces.user_id, users.plan, users.limits FROM workspace_keys \
              JOIN workspaces ON workspaces.id = workspace_keys.workspace_id \
-             JOIN users ON users.id = workspaces.user_id WHERE workspace_keys.hash = $1",
+             JOIN users ON users.id = workspaces.user_id \
+             WHERE workspace_keys.hash = $1 AND users.disabled_at IS NULL",
         )
         .bind(hash.as_str())
         .fetch_optional(&self.pool)
@@ -25,6 +26,7 @@ impl Store {
         Ok(Some(Principal {
             user: parsed(row.try_get("user_id")?)?,
             plan: parsed(row.try_get("plan")?)?,
+            limits: user_limits::read(row.try_get("limits")?)?,
             credential: Credential::Workspace(id.clone()),
             scope: Scope::Within(id),
             from: None,

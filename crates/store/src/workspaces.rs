@@ -7,8 +7,9 @@ use rigbox_core::permit::{Credential, Principal, Scope};
 use rigbox_core::sizes::Sizes;
 use rigbox_core::status::Status;
 use rigbox_core::time::Moment;
+use rusqlite::{Row, params};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection};
 
 use crate::audit::{self, Act};
 use crate::environment::EnvironmentNames;
@@ -97,12 +98,11 @@ macro_rules! columns {
 impl Store {
     /// The workspace of this id.
     pub async fn workspace(&self, id: &WorkspaceId) -> Result<Option<Workspace>, Error> {
-        sqlx::query(columns!("WHERE id = $1"))
-            .bind(id.as_str())
-            .fetch_optional(&self.pool)
-            .await?
-            .map(|row| workspace(&row))
-            .transpose()
+        self.hot.read(|connection| {
+            let mut statement = connection.prepare_cached(columns!("WHERE id = ?1"))?;
+            let mut rows = statement.query([id.as_str()])?;
+            rows.next()?.map(workspace).transpose()
+        })
     }
 
     /// A page of the workspaces that the principal's key covers, oldest first.
@@ -114,24 +114,31 @@ impl Store {
             // No credential of another kind is limited so: it covers nothing.
             (Scope::Workspaces { .. }, _) => return Ok(Vec::new()),
         };
-        let (after_time, after_id) = page.after.clone().unwrap_or((i64::MIN, String::new()));
-        let rows = sqlx::query(columns!(
-            "WHERE user_id = $1 AND (created_at > $2 OR (created_at = $2 AND id > $3)) \
-             AND ($4 = '' OR name = $4) AND ($5 = '' OR status = $5) \
-             AND ($6 = '' OR id IN (SELECT workspace_id FROM api_key_workspaces WHERE key_id = $6)) \
-             AND ($7 = '' OR id = $7) ORDER BY created_at, id LIMIT $8"
-        ))
-        .bind(principal.user.as_str())
-        .bind(after_time)
-        .bind(after_id)
-        .bind(page.name.as_deref().unwrap_or(""))
-        .bind(page.status.map_or("", Status::as_str))
-        .bind(limited_key)
-        .bind(only)
-        .bind(i64::from(page.limit))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(workspace).collect()
+        let (after_time, after_id) =
+            page.after.as_ref().map_or((i64::MIN, ""), |(time, id)| (*time, id.as_str()));
+        self.hot.read(|connection| {
+            let mut statement = connection.prepare_cached(columns!(
+                "WHERE user_id = ?1 AND (created_at, id) > (?2, ?3) AND (?4 = '' OR name = ?4) \
+                 AND (?5 = '' OR status = ?5) \
+                 AND (?6 = '' OR id IN (SELECT workspace_id FROM api_key_workspaces WHERE key_id = ?6)) \
+                 AND (?7 = '' OR id = ?7) ORDER BY created_at, id LIMIT ?8"
+            ))?;
+            let mut rows = statement.query(params![
+                principal.user.as_str(),
+                after_time,
+                after_id,
+                page.name.as_deref().unwrap_or(""),
+                page.status.map_or("", Status::as_str),
+                limited_key,
+                only,
+                page.limit,
+            ])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push(workspace(row)?);
+            }
+            Ok(found)
+        })
     }
 
     /// Every workspace of the installation with its life's status.
@@ -313,47 +320,48 @@ fn id_and_status(row: &SqliteRow) -> Result<(WorkspaceId, Status), Error> {
     Ok((parsed(row.try_get("id")?)?, parsed(row.try_get("status")?)?))
 }
 
-fn workspace(row: &SqliteRow) -> Result<Workspace, Error> {
-    let size = |column: &str| -> Result<u32, Error> {
-        let value: i64 = row.try_get(column)?;
-        u32::try_from(value).map_err(|_| Error::Damaged(format!("{column} {value}")))
-    };
-    let moment = |column: &str| -> Result<Moment, Error> { Ok(Moment::from_unix_ms(row.try_get(column)?)) };
-    let failure = match row.try_get::<Option<String>, _>("failure_code")? {
+/// A row of `columns!`, by the places that the columns have there.
+fn workspace(row: &Row<'_>) -> Result<Workspace, Error> {
+    let text = |at: usize| Ok::<_, Error>(row.get_ref(at)?.as_str().map_err(rusqlite::Error::from)?);
+    let optional =
+        |at: usize| Ok::<_, Error>(row.get_ref(at)?.as_str_or_null().map_err(rusqlite::Error::from)?);
+    let number = |at: usize| row.get::<_, u32>(at);
+    let moment = |at: usize| Ok::<_, Error>(Moment::from_unix_ms(row.get(at)?));
+    let failure = match optional(19)? {
         None => None,
         Some(code) => Some(Failure {
-            code,
-            message: row.try_get::<Option<String>, _>("failure_message")?.unwrap_or_default(),
-            retryable: row.try_get::<Option<bool>, _>("failure_retryable")?.unwrap_or(false),
-            occurred_at: moment("failure_at")?,
+            code: code.to_owned(),
+            message: optional(20)?.unwrap_or_default().to_owned(),
+            retryable: row.get::<_, Option<bool>>(21)?.unwrap_or(false),
+            occurred_at: moment(22)?,
         }),
     };
     Ok(Workspace {
-        id: parsed(row.try_get("id")?)?,
-        user_id: parsed(row.try_get("user_id")?)?,
-        node_id: parsed(row.try_get("node_id")?)?,
-        name: parsed(row.try_get("name")?)?,
-        template_id: row.try_get("template_id")?,
-        image: row.try_get("image")?,
-        sizes: Sizes::new(size("ram_mb")?, size("vcpu_count")?, size("disk_size_mb")?)
+        id: parsed(text(0)?)?,
+        user_id: parsed(text(1)?)?,
+        node_id: parsed(text(2)?)?,
+        name: parsed(text(3)?)?,
+        template_id: text(4)?.to_owned(),
+        image: text(5)?.to_owned(),
+        sizes: Sizes::new(number(6)?, number(7)?, number(8)?)
             .map_err(|error| Error::Damaged(error.to_string()))?,
-        revision: row.try_get("revision")?,
+        revision: row.get(9)?,
         life: Lifecycle {
-            status: parsed(row.try_get("status")?)?,
-            since: moment("status_since")?,
-            desired: desired(row.try_get("desired")?)?,
-            generation: u64::try_from(row.try_get::<i64, _>("generation")?)
+            status: parsed(text(10)?)?,
+            since: moment(11)?,
+            desired: desired(text(12)?)?,
+            generation: u64::try_from(row.get::<_, i64>(13)?)
                 .map_err(|error| Error::Damaged(error.to_string()))?,
-            has_disk: row.try_get("has_disk")?,
-            boot: row.try_get("boot_id")?,
-            last_boot: row.try_get("last_boot_id")?,
-            agent_lost: row.try_get("agent_lost")?,
+            has_disk: row.get(14)?,
+            boot: optional(15)?.map(str::to_owned),
+            last_boot: optional(16)?.map(str::to_owned),
+            agent_lost: row.get(17)?,
             failure,
-            attempts: size("attempts")?,
+            attempts: number(18)?,
         },
-        environment: EnvironmentNames::parse(row.try_get("env_names")?, row.try_get("env_revision")?)?,
-        created_at: moment("created_at")?,
-        updated_at: moment("updated_at")?,
+        environment: EnvironmentNames::parse(text(23)?, row.get(24)?)?,
+        created_at: moment(25)?,
+        updated_at: moment(26)?,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use rigbox_core::permit::{ListKeys, ManageKeys, Scope, Target};
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
-use super::extract::{Caller, JsonBody, once};
+use super::extract::{Caller, IdOf, JsonBody, once};
 use super::shapes::date;
 use crate::service::api_keys::WantedKey;
 
@@ -52,18 +52,23 @@ pub(super) struct ApiKey {
     preview: String,
     /// `read` or `operate` for a key that is limited to `workspaces`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     workspaces: Option<Vec<String>>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     expires_at: Option<OffsetDateTime>,
     /// To the minute.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     last_used_at: Option<OffsetDateTime>,
     /// Until when the secret before the last rotation is good.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     old_secret_until: Option<OffsetDateTime>,
 }
 
@@ -175,7 +180,7 @@ pub(super) async fn create(
 pub(super) async fn rotate(
     State(app): State<App>,
     caller: Caller<ManageKeys>,
-    Path(id): Path<String>,
+    IdOf(id): IdOf,
     JsonBody(body): JsonBody<RotateApiKeyRequest>,
 ) -> Result<Response, ApiError> {
     let grace = Duration::from_secs(body.grace_s.unwrap_or(0).into());
@@ -195,7 +200,7 @@ pub(super) async fn rotate(
 pub(super) async fn revoke(
     State(app): State<App>,
     caller: Caller<ManageKeys>,
-    Path(id): Path<String>,
+    IdOf(id): IdOf,
 ) -> Result<Json<RevokeApiKeyResponse>, ApiError> {
     let id = app.keys.revoke(&caller.permit(Target::Account)?, &id).await?;
     Ok(Json(RevokeApiKeyResponse { message: format!("API key {id} is revoked") }))

@@ -37,8 +37,10 @@ pub(super) struct AuditLogEntry {
     target: String,
     /// The key that was shown; absent for what was done on the machine itself.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     key_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     address: Option<String>,
 }
 
@@ -54,6 +56,7 @@ impl From<AuditEntry> for AuditLogEntry {
 pub(super) struct AuditLogResponse {
     entries: Vec<AuditLogEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     next_cursor: Option<String>,
 }
 

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::get;
+use axum::Extension;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Components, InfoBuilder, OpenApi};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::App;
-use super::error::{ApiErrorBody, ApiErrorDetail};
+use super::error::{ApiError, ApiErrorBody, ApiErrorDetail};
 
-/// Name of the security scheme.
+/// Name of the security scheme of keys.
 pub(super) const BEARER: &str = "bearer";
+/// Name of the console's.
+pub(super) const SESSION: &str = "session";
 
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     document.info = InfoBuilder::new()
@@ -26,24 +27,32 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
         .build();
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme(BEARER, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    let cookie = ApiKeyValue::with_description(
+        "rigbox_session",
+        "A signed-in browser, on the console's host and from its own pages only; `__Host-rigbox_session` with TLS",
+    );
+    components.add_security_scheme(SESSION, SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     components.schemas.insert(ApiErrorBody::name().into_owned(), ApiErrorBody::schema());
     components.schemas.insert(ApiErrorDetail::name().into_owned(), ApiErrorDetail::schema());
     document
 }
 
-pub(super) fn route(document: OpenApi) -> Router<App> {
-    // It does not change while the process lives.
-    let text = Arc::new(document.to_json().map(Bytes::from));
-    Router::new().route(
-        "/api-docs/openapi.json",
-        get(move || {
-            let text = text.clone();
-            async move {
-                match text.as_ref() {
-                    Ok(text) => Ok(([(CONTENT_TYPE, "application/json")], text.clone())),
-                    Err(error) => Err(super::error::ApiError::internal(error)),
-                }
-            }
-        }),
-    )
+/// The document as it is sent. It does not change while the process lives.
+#[derive(Clone)]
+pub(super) struct Published(Result<Bytes, Arc<str>>);
+
+impl Published {
+    pub(super) fn new(document: &OpenApi) -> Self {
+        Self(document.to_json().map(Bytes::from).map_err(|error| error.to_string().into()))
+    }
+}
+
+/// This document
+#[utoipa::path(
+    get, path = "/api-docs/openapi.json", tag = "health",
+    responses((status = 200, body = HashMap<String, Value>, description = "OpenAPI 3.1, generated from the handlers")),
+)]
+pub(super) async fn document(Extension(published): Extension<Published>) -> Result<Response, ApiError> {
+    let text = published.0.map_err(|error| ApiError::internal(&error))?;
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
-use super::extract::{Caller, JsonBody};
+use super::extract::{Caller, IdOf, JsonBody};
 use crate::feed::Input;
 use crate::guest_client::{CHUNK, GuestError, Running};
 
@@ -185,7 +185,7 @@ pub(super) async fn send_eof(input: &Input<ExecInput>) {
 pub(super) async fn exec(
     State(app): State<App>,
     caller: Caller<Exec>,
-    Path(id): Path<String>,
+    IdOf(id): IdOf,
     JsonBody(request): JsonBody<ExecRequest, BODY>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&app, &id).await?;

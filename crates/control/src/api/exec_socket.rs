@@ -1,8 +1,8 @@
 //! `GET /workspaces/{id}/exec` as a WebSocket: a command with live input, and terminals.
 
+use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use http::StatusCode;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::exec::{self, ExecEvent, ExecRequest};
-use super::extract::{Caller, parse};
+use super::extract::{Caller, IdOf, parse};
 use crate::feed::Input;
 use crate::guest_client::Running;
 
@@ -48,7 +48,7 @@ enum Live {
 pub(super) async fn exec_socket(
     State(app): State<App>,
     caller: Caller<Exec>,
-    Path(id): Path<String>,
+    IdOf(id): IdOf,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&app, &id).await?;

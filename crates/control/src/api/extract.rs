@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
@@ -125,6 +125,19 @@ pub(super) fn once(
     // What was understood, so that blanks and the order of fields make no difference.
     let request = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error))?;
     Ok(Some(Once::new(key, &[route.as_bytes(), b"\n", &request].concat())))
+}
+
+/// The `{id}` in the URL's path.
+pub(super) struct IdOf(pub(super) String);
+
+impl FromRequestParts<App> for IdOf {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let id: Result<Path<String>, _> = Path::from_request_parts(parts, app).await;
+        id.map(|Path(id)| Self(id))
+            .map_err(|error| ApiError::bad_request(format!("id: {}", error.body_text())))
+    }
 }
 
 /// The part of the URL after `?`.

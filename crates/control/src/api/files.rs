@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::exec::user;
-use super::extract::{Caller, QueryOf};
+use super::extract::{Caller, IdOf, QueryOf};
 use crate::guest_client::{GuestError, Output};
 
 const LONGEST_PATH: usize = 4096;
@@ -71,7 +71,7 @@ pub(super) struct WrittenFile {
 pub(super) async fn read(
     State(app): State<App>,
     caller: Caller<ReadFiles>,
-    Path(id): Path<String>,
+    IdOf(id): IdOf,
     QueryOf(query): QueryOf<ReadQuery>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
@@ -130,7 +130,7 @@ fn content(output: Output<ReadFileOutput>) -> impl stream::Stream<Item = Result<
 pub(super) async fn write(
     State(app): State<App>,
     caller: Caller<WriteFiles>,
-    Path(id): Path<String>,
+    IdOf(id): IdOf,
     QueryOf(query): QueryOf<WriteQuery>,
     request: Request,
 ) -> Result<Json<WrittenFile>, ApiError> {

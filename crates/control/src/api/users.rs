@@ -11,6 +11,7 @@ use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::extract::Caller;
 use super::shapes::date;
+use crate::service::users::UserLimits;
 
 /// Who calls.
 #[derive(Debug, Serialize, ToSchema)]
@@ -70,10 +71,11 @@ pub(super) async fn limits(
     State(app): State<App>,
     caller: Caller<ReadLimits>,
 ) -> Result<Json<GetUserLimitsResponse>, ApiError> {
-    let (plan, limits, usage) = app.users.limits(&caller.permit(Target::Account)?).await?;
+    let UserLimits { plan, custom, limits, usage } =
+        app.users.limits(&caller.permit(Target::Account)?).await?;
     Ok(Json(GetUserLimitsResponse {
         plan: plan.as_str(),
-        custom: false,
+        custom,
         limits: EffectiveLimits {
             max_vms: limits.max_vms,
             max_ram_per_vm_mb: limits.max_ram_per_vm_mb,

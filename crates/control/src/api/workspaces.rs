@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,7 +17,7 @@ use rigbox_store::{Page, Workspace};
 
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
-use super::extract::{Caller, JsonBody, QueryOf, once};
+use super::extract::{Caller, IdOf, JsonBody, QueryOf, once};
 use super::shapes::{bad_cursor, page_size};
 
 pub(super) mod shapes;
@@ -93,7 +93,7 @@ pub(super) async fn create(
 pub(super) async fn get(
     State(app): State<App>,
     caller: Caller<ReadWorkspace>,
-    Path(id): Path<String>,
+    IdOf(id): IdOf,
     QueryOf(query): QueryOf<GetQuery>,
 ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
@@ -125,7 +125,7 @@ pub(super) async fn get(
 pub(super) async fn delete(
     State(app): State<App>,
     caller: Caller<DeleteWorkspace>,
-    Path(id): Path<String>,
+    IdOf(id): IdOf,
 ) -> Result<Json<MessageResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
     let workspace = app.workspaces.delete(&permit).await?;
@@ -147,7 +147,7 @@ macro_rules! operations {
         pub(super) async fn $name(
             State(app): State<App>,
             caller: Caller<OperateWorkspace>,
-            Path(id): Path<String>,
+            IdOf(id): IdOf,
         ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
             let permit = caller.workspace(&app, &id).await?;
             Ok(Json((&app.workspaces.$name(&permit).await?).into()))

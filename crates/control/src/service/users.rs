@@ -1,7 +1,7 @@
 //! The caller's own account.
 
 use rigbox_core::permit::{Permit, ReadAccount, ReadLimits};
-use rigbox_core::plans::{Limits, Plan};
+use rigbox_core::plans::{Limits, Overrides, Plan, Plans};
 use rigbox_store::{Store, Usage, User};
 
 use super::machine_of;
@@ -12,11 +12,21 @@ use crate::node_client::NodeClient;
 pub(crate) struct Users {
     store: Store,
     node: NodeClient,
+    plans: Plans,
+}
+
+/// What a user may have, and has.
+pub(crate) struct UserLimits {
+    pub(crate) plan: Plan,
+    /// Whether something is set for this user alone.
+    pub(crate) custom: bool,
+    pub(crate) limits: Limits,
+    pub(crate) usage: Usage,
 }
 
 impl Users {
-    pub(crate) fn new(store: Store, node: NodeClient) -> Self {
-        Self { store, node }
+    pub(crate) fn new(store: Store, node: NodeClient, plans: Plans) -> Self {
+        Self { store, node, plans }
     }
 
     pub(crate) async fn me(&self, permit: &Permit<ReadAccount>) -> Result<User, Problem> {
@@ -24,9 +34,14 @@ impl Users {
         self.store.user(id).await?.ok_or_else(|| Problem::NotFound(id.to_string()))
     }
 
-    pub(crate) async fn limits(&self, permit: &Permit<ReadLimits>) -> Result<(Plan, Limits, Usage), Problem> {
-        let plan = permit.principal().plan;
+    pub(crate) async fn limits(&self, permit: &Permit<ReadLimits>) -> Result<UserLimits, Problem> {
+        let caller = permit.principal();
         let machine = machine_of(&*self.node.describe().await?);
-        Ok((plan, plan.limits(machine), self.store.usage(&permit.principal().user).await?))
+        Ok(UserLimits {
+            plan: caller.plan,
+            custom: caller.limits != Overrides::default(),
+            limits: self.plans.terms(caller.plan, caller.limits).limits(machine),
+            usage: self.store.usage(&caller.user).await?,
+        })
     }
 }

@@ -10,6 +10,7 @@ use rigbox_core::permit::{
     Action, CreateWorkspace, DeleteWorkspace, Denied, ListWorkspaces, OperateWorkspace, Permit, Principal,
     ReadWorkspace, Target, permit,
 };
+use rigbox_core::plans::Plans;
 use rigbox_core::sizes::{AskedSizes, BadSize, Ceiling, Sizes};
 use rigbox_core::status::{Request, Status};
 use rigbox_core::templates::{self, Template};
@@ -29,6 +30,7 @@ const DRAWS: usize = 4;
 pub(crate) struct Workspaces {
     lives: Lives,
     node: NodeClient,
+    plans: Plans,
 }
 
 /// What a new workspace is to be.
@@ -96,8 +98,8 @@ impl From<rigbox_store::Error> for Problem {
 }
 
 impl Workspaces {
-    pub(crate) fn new(lives: Lives, node: NodeClient) -> Self {
-        Self { lives, node }
+    pub(crate) fn new(lives: Lives, node: NodeClient, plans: Plans) -> Self {
+        Self { lives, node, plans }
     }
 
     /// The permit for `A` on the workspace that a path names; whose it is not may not learn that it exists.
@@ -127,7 +129,7 @@ impl Workspaces {
         let name: WorkspaceName = wanted.name.parse()?;
         let template = template_of(wanted)?;
         let node = self.node.describe().await?;
-        let limits = owner.plan.limits(machine_of(&node));
+        let limits = self.plans.terms(owner.plan, owner.limits).limits(machine_of(&node));
         let ceiling = Ceiling {
             ram_mb: limits.max_ram_per_vm_mb,
             vcpu_count: limits.max_vcpu_per_vm,

@@ -9,8 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use rigbox_contract::{Contract, Exchange};
 use rigbox_control::{Config, KeySource, Timeouts};
+use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -24,10 +28,26 @@ pub(crate) struct Rig {
     pub(crate) guests: Arc<guests::Guests>,
     guests_runtime: Option<Runtime>,
     control: Option<Runtime>,
+    /// What the API says of itself; every answer is held against it.
+    contract: Option<Contract>,
     pub(crate) key: String,
     pub(crate) client: Client,
     pub(crate) address: SocketAddr,
     pub(crate) timeouts: Timeouts,
+    pub(crate) plans: Plans,
+}
+
+/// An answer that is as the document says.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
 }
 
 impl Rig {
@@ -36,10 +56,14 @@ impl Rig {
     }
 
     pub(crate) async fn with(timeouts: Timeouts) -> Self {
+        Self::with_plans(timeouts, Plans::default()).await
+    }
+
+    pub(crate) async fn with_plans(timeouts: Timeouts, plans: Plans) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (database, token_key) = (folder.path().join("rigbox.db"), folder.path().join("token.key"));
-        let made = rigbox_control::bootstrap(&database, &token_key, "a@example.com").await.unwrap();
+        let config = config(folder.path(), address, timeouts, plans);
+        let made = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
         let mut rig = Self {
             folder,
             node: Arc::default(),
@@ -47,15 +71,26 @@ impl Rig {
             guests: Arc::default(),
             guests_runtime: None,
             control: None,
+            contract: None,
             key: made.api_key.reveal().to_owned(),
-            client: Client::new(),
+            client: client(address),
             address,
             timeouts,
+            plans,
         };
         rig.start_node();
         rig.start_guests();
         rig.start_control().await;
         rig
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        config(self.folder.path(), self.address, self.timeouts, self.plans)
+    }
+
+    /// Where people sign in; it answers at `self.address`.
+    pub(crate) fn console(&self) -> String {
+        format!("http://console.localhost:{}", self.address.port())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -81,20 +116,6 @@ impl Rig {
         self.guests_runtime = Some(runtime);
     }
 
-    /// What control runs with.
-    pub(crate) fn config(&self) -> Config {
-        Config {
-            database: self.path("rigbox.db"),
-            token_key: self.path("token.key"),
-            master_key: KeySource::File(self.path("master.key")),
-            api_listen: self.address,
-            public_api_url: format!("http://{}", self.address),
-            node_socket: self.path("node.sock"),
-            guestio_socket: self.path("guestio.sock"),
-            timeouts: self.timeouts,
-        }
-    }
-
     pub(crate) async fn start_control(&mut self) {
         let config = self.config();
         let runtime = runtime();
@@ -104,6 +125,10 @@ impl Rig {
             self.client.get(self.url("/healthz")).send().await.is_ok()
         })
         .await;
+        if self.contract.is_none() {
+            let document = self.client.get(self.url("/api-docs/openapi.json")).send().await.unwrap();
+            self.contract = Some(Contract::new(&document.text().await.unwrap()).unwrap());
+        }
     }
 
     /// As `kill -9` of control: nothing of it runs on.
@@ -128,11 +153,62 @@ impl Rig {
 
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let request = self.request(method, path);
-        answer(match body {
+        self.answer(match body {
             Some(body) => request.json(&body),
             None => request,
         })
         .await
+    }
+
+    /// The answer; as clients do, who is too fast waits as long as was said.
+    pub(crate) async fn answer(&self, request: RequestBuilder) -> (StatusCode, Value) {
+        let answer = loop {
+            let answer = self.send(request.try_clone().unwrap()).await;
+            if answer.status != StatusCode::TOO_MANY_REQUESTS {
+                break answer;
+            }
+            let wait = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+        };
+        let text = || Value::String(String::from_utf8_lossy(&answer.body).into_owned());
+        (answer.status, serde_json::from_slice(&answer.body).unwrap_or_else(|_| text()))
+    }
+
+    /// The whole answer, whatever it is.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.client.execute(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes().await.unwrap();
+        self.check(&method, &path, status, &headers, Some(&body));
+        Answer { status, headers, body }
+    }
+
+    /// An answer whose body the test reads by itself, or leaves.
+    pub(crate) async fn begin(&self, request: RequestBuilder) -> Response {
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.client.execute(request).await.unwrap();
+        self.check(&method, &path, response.status(), response.headers(), None);
+        response
+    }
+
+    fn check(
+        &self,
+        method: &Method,
+        path: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: Option<&[u8]>,
+    ) {
+        let content_type = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap());
+        let exchange = Exchange { method, path, status, content_type, body };
+        self.contract().check(&exchange).unwrap_or_else(|breach| panic!("{breach}"));
+    }
+
+    pub(crate) fn contract(&self) -> &Contract {
+        self.contract.as_ref().unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {
@@ -188,26 +264,27 @@ impl Rig {
     }
 }
 
+fn config(folder: &std::path::Path, address: SocketAddr, timeouts: Timeouts, plans: Plans) -> Config {
+    Config {
+        database: folder.join("rigbox.db"),
+        token_key: folder.join("token.key"),
+        master_key: KeySource::File(folder.join("master.key")),
+        api_listen: address,
+        public_api_url: format!("http://{address}"),
+        console_url: format!("http://console.localhost:{}", address.port()),
+        mail: None,
+        node_socket: folder.join("node.sock"),
+        guestio_socket: folder.join("guestio.sock"),
+        timeouts,
+        plans,
+    }
+}
+
 impl Drop for Rig {
     fn drop(&mut self) {
         let runtimes = [self.control.take(), self.node_runtime.take(), self.guests_runtime.take()];
         runtimes.into_iter().flatten().for_each(Runtime::shutdown_background);
     }
-}
-
-/// The answer; as clients do, who is too fast waits as long as was said.
-pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
-    let response = loop {
-        let response = request.try_clone().unwrap().send().await.unwrap();
-        if response.status() != StatusCode::TOO_MANY_REQUESTS {
-            break response;
-        }
-        let wait = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-        tokio::time::sleep(Duration::from_secs(wait)).await;
-    };
-    let status = response.status();
-    let text = response.text().await.unwrap();
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
 /// Waits for a condition; never longer than 20 s.
@@ -221,4 +298,10 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut conditi
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Follows nothing by itself, and knows where the console is.
+fn client(address: SocketAddr) -> Client {
+    let redirects = reqwest::redirect::Policy::none();
+    Client::builder().redirect(redirects).resolve("console.localhost", address).build().unwrap()
 }

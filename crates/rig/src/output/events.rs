@@ -8,6 +8,16 @@ use serde_json::{Map, Value};
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event<'a> {
+    /// `login` begins; the page that approves it shows the same code.
+    SessionCreated { code: &'a str },
+    /// Where it is approved.
+    BrowserUrl { url: &'a str },
+    /// Nobody has decided yet.
+    Polling { elapsed_ms: u64 },
+    /// The user has approved.
+    Approved { user_email: &'a str },
+    /// The key is kept here.
+    Saved { path: &'a str },
     /// Who the key belongs to.
     Whoami(Identity<'a>),
     /// `workspace spawn` begins.
@@ -76,6 +86,14 @@ mod tests {
     fn events_are_written_as_programs_expect_them() {
         let reason = "why";
         for (event, text) in [
+            (
+                Event::SessionCreated { code: "BCDF-GHJK" },
+                r#"{"event":"session_created","code":"BCDF-GHJK"}"#,
+            ),
+            (Event::BrowserUrl { url: "u" }, r#"{"event":"browser_url","url":"u"}"#),
+            (Event::Polling { elapsed_ms: 7 }, r#"{"event":"polling","elapsed_ms":7}"#),
+            (Event::Approved { user_email: "a@b" }, r#"{"event":"approved","user_email":"a@b"}"#),
+            (Event::Saved { path: "p" }, r#"{"event":"saved","path":"p"}"#),
             (Event::Creating { name: "web" }, r#"{"event":"creating","name":"web"}"#),
             (
                 Event::FloorBumped { resource: "ram", from_mb: 1, to_mb: 512, reason },

@@ -16,6 +16,7 @@ pub(crate) fn all(world: Shared) -> Router {
     let private = Router::new()
         .route("/users/me", get(me))
         .route("/users/me/limits", get(limits))
+        .route("/auth/sign-out", post(sign_out))
         .route("/doctor", get(doctor))
         .route("/workspaces", get(list).post(create))
         .route("/workspaces/{id}", get(one).delete(delete))
@@ -24,7 +25,11 @@ pub(crate) fn all(world: Shared) -> Router {
         .route("/workspaces/{id}/env/{name}", axum::routing::delete(unset))
         .route("/workspaces/{id}/{operation}", post(operate))
         .route_layer(middleware::from_fn(authenticate));
-    let public = Router::new().route("/templates", get(templates)).route("/capacity", get(capacity));
+    let public = Router::new()
+        .route("/auth/device", post(device))
+        .route("/auth/device/poll", post(poll_device))
+        .route("/templates", get(templates))
+        .route("/capacity", get(capacity));
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok", "version": "1.2.3"}))))
         .nest("/api/v1", private.merge(public))
@@ -68,6 +73,32 @@ async fn me(State(world): State<Shared>) -> Json<Value> {
     Json(
         json!({"id": "us-aaaaaaaa", "email": "a@example.org", "plan": plan, "created_at": "2026-01-01T00:00:00Z"}),
     )
+}
+
+async fn device(State(world): State<Shared>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
+    world.with(|world| world.said.push(body));
+    let answer = json!({"device_secret": "rbv_x", "user_code": "BCDF-GHJK", "verification_url": "http://c/device",
+        "expires_in_s": 600, "interval_s": 1});
+    (StatusCode::CREATED, Json(answer))
+}
+
+/// Approved when it is asked about for the second time, or as the test wants it.
+async fn poll_device(State(world): State<Shared>, Json(body): Json<Value>) -> Response {
+    world.with(|world| {
+        assert_eq!(body, json!({"device_secret": "rbv_x"}));
+        world.said.push(body);
+        match (world.broken, world.said.len()) {
+            (true, _) => refusal(StatusCode::FORBIDDEN, "denied", "denied", Value::Null),
+            (false, ..3) => Json(json!({"status": "pending"})).into_response(),
+            _ => Json(json!({"status": "approved", "api_key": KEY, "user_id": "us-aaaaaaaa",
+                "user_email": "a@example.org"}))
+            .into_response(),
+        }
+    })
+}
+
+async fn sign_out() -> Json<Value> {
+    Json(json!({"ended": true, "message": "signed out"}))
 }
 
 async fn limits() -> Json<Value> {

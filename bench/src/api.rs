@@ -1,0 +1,100 @@
+//! The bench `api`: the list of one's workspaces with everything that guards it, beside the same handler without; and among many
+//! workspaces of others, beside few.
+
+use anyhow::{Context, Result};
+
+use crate::host;
+use crate::report::{Measure, Target, median, tell};
+
+mod database;
+mod load;
+mod server;
+
+pub(crate) use server::serve;
+
+use database::Database;
+use load::Load;
+use server::Server;
+
+/// Workspaces of others.
+const FEW: u32 = 100;
+const MANY: u32 = 1_000_000;
+/// Requests of one server in one round.
+const REQUESTS: u32 = 40_000;
+/// Requests before anything is measured.
+const WARM_UP: u32 = 10_000;
+
+/// One server under load, by rounds.
+struct Side {
+    server: Server,
+    /// With the key that it wants, if it wants one.
+    load: Load,
+    per_second: Vec<f64>,
+    p99_ms: Vec<f64>,
+    /// Time of all processors that the server took for one request.
+    cpu_us: Vec<f64>,
+}
+
+impl Side {
+    fn new(server: Server, key: Option<&str>) -> Result<Self> {
+        let load = Load::new(server.port(), "/api/v1/workspaces", key);
+        load.run(WARM_UP)?;
+        Ok(Self { server, load, per_second: Vec::new(), p99_ms: Vec::new(), cpu_us: Vec::new() })
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let before = host::cpu_time(self.server.pid())?;
+        let told = self.load.run(REQUESTS).with_context(|| self.server.name())?;
+        let cpu_us = (host::cpu_time(self.server.pid())? - before) * 1e6 / f64::from(REQUESTS);
+        self.cpu_us.push(cpu_us);
+        self.per_second.push(told.per_second);
+        self.p99_ms.push(told.p99_ms);
+        tell(&format!(
+            "{}: {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms, {cpu_us:.0} us of the server's CPU time each",
+            self.server.name(),
+            told.per_second,
+            told.p50_ms,
+            told.p99_ms
+        ));
+        Ok(())
+    }
+}
+
+/// Runs everything; each step is told on standard error.
+pub(crate) fn measure(rounds: u32) -> Result<Vec<Measure>> {
+    let folder = tempfile::Builder::new().prefix("rigbox-bench-").tempdir()?;
+    tell(&format!("a database with {FEW} workspaces of others, and one with {MANY}"));
+    let few = Database::make(&folder.path().join("few"), FEW)?;
+    let many = Database::make(&folder.path().join("many"), MANY)?;
+    let mut whole = Side::new(Server::start("whole", &few, false)?, Some(&few.key))?;
+    let mut bare = Side::new(Server::start("bare", &few, true)?, None)?;
+    let mut among_many = Side::new(Server::start("among many", &many, false)?, Some(&many.key))?;
+    for round in 1..=rounds {
+        tell(&format!("round {round} of {rounds}"));
+        for side in [&mut whole, &mut bare, &mut among_many] {
+            side.round()?;
+        }
+    }
+    let [ours, theirs, crowded] =
+        [&mut whole, &mut bare, &mut among_many].map(|side| median(&mut side.per_second));
+    let p99 = |side: &mut Side| median(&mut side.p99_ms);
+    let each = |per_second: f64| 1e6 / per_second;
+    Ok(vec![
+        Measure::new("list of 10 workspaces", "requests/s", ours, None, Target::AtLeast(10_000.0)),
+        Measure::new("beside the bare handler", "requests/s", ours, Some(theirs), Target::AtLeastTimes(0.5)),
+        Measure::new(
+            "99 of 100 answers within",
+            "ms",
+            p99(&mut whole),
+            Some(p99(&mut bare)),
+            Target::Below(10.0),
+        ),
+        Measure::new(
+            "a request among 1,000,000 workspaces of others, beside 100",
+            "us",
+            each(crowded),
+            Some(each(ours)),
+            Target::AtMostTimes(1.3),
+        ),
+    ])
+}

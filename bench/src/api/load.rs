@@ -1,0 +1,163 @@
+//! A lean client: a few threads that each keep some connections busy with one request after the other, until so many are answered.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::event::epoll;
+use rustix::fd::{AsFd, OwnedFd};
+
+/// They share the machine's processors with the server.
+const THREADS: usize = 2;
+/// Connections of one thread.
+const CONNECTIONS: usize = 16;
+/// A server that says nothing for this long is broken.
+const SILENCE: Duration = Duration::from_secs(10);
+const ROOM: usize = 64 * 1024;
+
+/// One kind of request to one server.
+pub(super) struct Load {
+    port: u16,
+    request: Vec<u8>,
+}
+
+/// What came of a run.
+pub(super) struct Told {
+    pub(super) per_second: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+}
+
+impl Load {
+    /// `GET path`, with a key or without.
+    pub(super) fn new(port: u16, path: &str, key: Option<&str>) -> Self {
+        let key = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{key}\r\n").into_bytes();
+        Self { port, request }
+    }
+
+    /// Asks `requests` times.
+    pub(super) fn run(&self, requests: u32) -> Result<Told> {
+        let left = AtomicU32::new(requests);
+        let began = Instant::now();
+        let mut latencies = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| self.thread(&left))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
+                .collect::<Result<Vec<_>>>()
+        })?
+        .concat();
+        let took = began.elapsed();
+        latencies.sort_unstable();
+        let quantile = |share: f64| -> Result<f64> {
+            let at = ((latencies.len() as f64 - 1.0) * share).round() as usize;
+            Ok(latencies.get(at).context("nothing was answered")?.as_secs_f64() * 1e3)
+        };
+        let per_second = latencies.len() as f64 / took.as_secs_f64();
+        Ok(Told { per_second, p50_ms: quantile(0.5)?, p99_ms: quantile(0.99)? })
+    }
+
+    /// Time of each answer that this thread got.
+    fn thread(&self, left: &AtomicU32) -> Result<Vec<Duration>> {
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut connections =
+            (0..CONNECTIONS).map(|at| Connection::open(self.port, &poll, at)).collect::<Result<Vec<_>>>()?;
+        let mut latencies = Vec::new();
+        let mut busy = 0;
+        for connection in &mut connections {
+            busy += usize::from(connection.ask(&self.request, left)?);
+        }
+        let mut events = Vec::with_capacity(CONNECTIONS);
+        let timeout = SILENCE.try_into()?;
+        while busy > 0 {
+            events.clear();
+            epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&timeout))?;
+            anyhow::ensure!(!events.is_empty(), "no answer for {} s", SILENCE.as_secs());
+            for event in &events {
+                let at = usize::try_from(event.data.u64())?;
+                let connection = connections.get_mut(at).context("a connection of this thread")?;
+                if let Some(took) = connection.hear()? {
+                    latencies.push(took);
+                    busy -= usize::from(!connection.ask(&self.request, left)?);
+                }
+            }
+        }
+        Ok(latencies)
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    asked: Instant,
+    answer: Vec<u8>,
+    have: usize,
+    /// Length of the whole answer, once its head is there.
+    length: Option<usize>,
+}
+
+impl Connection {
+    fn open(port: u16, poll: &OwnedFd, at: usize) -> Result<Self> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let data = epoll::EventData::new_u64(at as u64);
+        epoll::add(poll, stream.as_fd(), data, epoll::EventFlags::IN)?;
+        Ok(Self { stream, asked: Instant::now(), answer: vec![0; ROOM], have: 0, length: None })
+    }
+
+    /// Asks, unless enough was asked; whether it did.
+    fn ask(&mut self, request: &[u8], left: &AtomicU32) -> Result<bool> {
+        let take = |left: u32| left.checked_sub(1);
+        if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            return Ok(false);
+        }
+        (self.have, self.length, self.asked) = (0, None, Instant::now());
+        // A request fits into an empty socket.
+        self.stream.write_all(request)?;
+        Ok(true)
+    }
+
+    /// Takes what has come; the time since the question when the answer is whole.
+    fn hear(&mut self) -> Result<Option<Duration>> {
+        let room = self.answer.get_mut(self.have..).context("room for the answer")?;
+        let read = match self.stream.read(room) {
+            Ok(0) => anyhow::bail!("the server closed a connection, or its answer is too long"),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        self.have += read;
+        if self.length.is_none() {
+            self.length = length(self.answer.get(..self.have).unwrap_or_default())?;
+        }
+        Ok(self.length.filter(|length| *length <= self.have).map(|_| self.asked.elapsed()))
+    }
+}
+
+/// How long an answer is with its head, if the head is there; anything but success is an error.
+fn length(answer: &[u8]) -> Result<Option<usize>> {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let head = std::str::from_utf8(answer.get(..end).unwrap_or_default())?;
+    anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length").then_some(value)
+    });
+    Ok(Some(end + 4 + length.context("an answer without a length")?.parse::<usize>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_as_long_as_its_head_says() {
+        assert_eq!(length(b"HTTP/1.1 200 OK\r\nContent-Le").unwrap(), None);
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(length(whole).unwrap(), Some(whole.len()));
+        assert!(length(b"HTTP/1.1 429 Too Many Requests\r\n\r\n").is_err());
+    }
+}

@@ -1,0 +1,101 @@
+//! What the API promises about limits: they hold under any number of requests at once, and change with the next one.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::num::NonZeroU32;
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use rigbox_control::{Timeouts, admin};
+use rigbox_core::plans::{Overrides, Plan, Plans};
+use rigbox_core::time::Moment;
+use rigbox_store::secret::{ApiKey, TokenKey};
+use rigbox_store::{Act, NewKey, Store};
+use serde_json::{Value, json};
+use support::Rig;
+
+/// Of the plan `free`.
+const VMS: u32 = 2;
+
+const EMAIL: &str = "free@example.com";
+
+/// A rig whose client is a user of the plan `free`.
+async fn rig(free: Overrides) -> Rig {
+    let mut rig = Rig::with_plans(Timeouts::default(), Plans { free, ..Plans::default() }).await;
+    let user = admin::add_user(&rig.config(), EMAIL, Plan::Free).await.unwrap();
+    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
+    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
+    let key = ApiKey::mint().unwrap();
+    let (new, now) = (NewKey::of(&key, "test", &token_key), Moment::from_unix_ms(1));
+    store.add_key(&user, &new, 1, None, Act::on_machine(&user, "key.create", ""), now).await.unwrap();
+    rig.key = key.reveal().to_owned();
+    rig
+}
+
+async fn limits(rig: &Rig) -> Value {
+    rig.get("/users/me/limits").await.1
+}
+
+/// As an operator does it, beside the running server.
+async fn set(rig: &Rig, limits: Option<Overrides>) {
+    admin::set_limits(&rig.config(), EMAIL, limits).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hundred_creates_at_once_make_no_more_than_the_quota() {
+    let rig = rig(Overrides { workspaces_per_min: NonZeroU32::new(100_000), ..Overrides::default() }).await;
+    let create = async |number: u32| {
+        rig.call(Method::POST, "/workspaces", Some(json!({"name": format!("w{number}")}))).await
+    };
+    let answers = join_all((0..100).map(create)).await;
+    let (made, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(status, _)| *status == 201);
+    assert_eq!(made.len(), VMS as usize);
+    for (status, body) in refused {
+        assert_eq!(
+            (status.as_u16(), body["error"]["code"].as_str()),
+            (402, Some("limit_exceeded")),
+            "{body}"
+        );
+        assert_eq!(body["error"]["details"], json!({"limit": "max_vms", "max": VMS}));
+        assert!(body["error"]["message"].as_str().unwrap().contains("max_vms"), "{body}");
+    }
+    assert_eq!(rig.get("/workspaces").await.1["vms"].as_array().unwrap().len(), VMS as usize);
+}
+
+#[tokio::test]
+async fn what_is_set_for_a_user_holds_on_the_next_request() {
+    let rig = rig(Overrides::default()).await;
+    let before = limits(&rig).await;
+    assert_eq!((&before["custom"], &before["limits"]["max_vms"]), (&json!(false), &json!(VMS)));
+    let own = Overrides {
+        max_vms: Some(1),
+        max_ram_per_vm_mb: Some(600),
+        workspaces_per_min: NonZeroU32::new(1_000),
+        ..Overrides::default()
+    };
+    set(&rig, Some(own)).await;
+    let set_now = limits(&rig).await;
+    assert_eq!((&set_now["custom"], &set_now["limits"]["max_vms"]), (&json!(true), &json!(1)));
+    assert_eq!(set_now["limits"]["max_ram_per_vm_mb"], 600);
+    let create = |name: &str, ram: u32| {
+        let body = json!({"name": name, "ram_mb": ram});
+        rig.request(Method::POST, "/workspaces").json(&body)
+    };
+    let too_large = rig.send(create("large", 700)).await;
+    assert_eq!(
+        (too_large.status.as_u16(), &too_large.headers["ratelimit-limit"]),
+        (402, &"1000".parse().unwrap())
+    );
+    assert_eq!(rig.answer(create("one", 600)).await.0, 201);
+    assert_eq!(rig.answer(create("two", 600)).await.0, 402);
+
+    set(&rig, None).await;
+    assert_eq!(limits(&rig).await["custom"], false);
+    assert_eq!(rig.answer(create("two", 700)).await.0, 201);
+    let log = rig.get("/audit-log").await.1;
+    let told = log["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == "user.limits");
+    assert_eq!(told.count(), 2);
+}

@@ -1,0 +1,232 @@
+//! The callers of the matrix, and the world that they call in: an owner with two running workspaces and one of each kind of
+//! credential, and somebody else.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder};
+use rigbox_control::{Timeouts, admin};
+use rigbox_core::ids::{KeyId, UserId};
+use rigbox_core::permit::{Role, Scope};
+use rigbox_core::plans::{Overrides, Plan, Plans};
+use rigbox_core::time::Moment;
+use rigbox_store::secret::{ApiKey, LinkToken, SessionToken, TokenKey};
+use rigbox_store::{Act, NewKey, NewSession, Replay, Store};
+
+use super::table::{On, Route};
+use crate::support::Rig;
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Anonymous,
+    /// A key to the whole account.
+    Owner,
+    /// A browser of the owner's, on a page of the console.
+    Session,
+    /// The same browser, on somebody else's page.
+    CrossSite,
+    OtherUser,
+    /// The key that the workspace has of itself.
+    OwnWorkspace,
+    /// That of another workspace of the owner's.
+    OtherWorkspace,
+    /// A key limited to the workspace.
+    Read,
+    Operate,
+    /// A key limited to the other workspace.
+    ScopedElsewhere,
+    Revoked,
+    Expired,
+    ExpiredSession,
+    KeyInUrl,
+}
+
+pub(crate) const ALL: &[Caller] = &[
+    Caller::Anonymous,
+    Caller::Revoked,
+    Caller::Expired,
+    Caller::ExpiredSession,
+    Caller::KeyInUrl,
+    Caller::CrossSite,
+    Caller::OtherUser,
+    Caller::OtherWorkspace,
+    Caller::OwnWorkspace,
+    Caller::ScopedElsewhere,
+    Caller::Read,
+    Caller::Operate,
+    Caller::Owner,
+    // Last: one route ends it.
+    Caller::Session,
+];
+
+impl Caller {
+    pub(crate) fn is_browser(self) -> bool {
+        matches!(self, Self::Session | Self::CrossSite | Self::ExpiredSession)
+    }
+
+    /// Whether what it does is done to the owner's account.
+    pub(crate) fn acts_for_owner(self) -> bool {
+        !matches!(
+            self,
+            Self::Anonymous | Self::OtherUser | Self::Revoked | Self::Expired | Self::ExpiredSession
+        )
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) rig: Rig,
+    store: Store,
+    owner: UserId,
+    /// The workspace that routes are about.
+    pub(crate) mine: String,
+    /// The key that routes are about.
+    key: String,
+    other_user: ApiKey,
+    workspace_keys: [String; 2],
+    read: ApiKey,
+    operate: ApiKey,
+    elsewhere: ApiKey,
+    revoked: ApiKey,
+    expired: ApiKey,
+    session: SessionToken,
+    expired_session: SessionToken,
+}
+
+/// Rates that no test reaches.
+fn unlimited() -> Plans {
+    let many = NonZeroU32::new(1_000_000);
+    let rates = Overrides { authentication_per_min: many, workspaces_per_min: many, ..Default::default() };
+    Plans { owner: rates, free: rates, pro: rates, strangers: rates }
+}
+
+fn now() -> Moment {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Moment::from_unix_ms(since.as_millis().try_into().unwrap())
+}
+
+/// Adds a key for a user behind the API's back.
+async fn add(store: &Store, token_key: &TokenKey, user: &UserId, scope: Scope) -> (KeyId, ApiKey) {
+    let key = ApiKey::mint().unwrap();
+    let new = NewKey { scope, ..NewKey::of(&key, "matrix", token_key) };
+    let act = Act::on_machine(user, "key.create", "");
+    let Replay::Fresh(record) = store.add_key(user, &new, 99, None, act, now()).await.unwrap() else {
+        panic!()
+    };
+    (record.id, key)
+}
+
+async fn session(store: &Store, token_key: &TokenKey, user: &UserId, longest: Duration) -> SessionToken {
+    let (link, token) = (LinkToken::mint().unwrap(), SessionToken::mint().unwrap());
+    store.add_link(user, &link, token_key, now().after(Duration::from_mins(1)), now()).await.unwrap();
+    let new = NewSession { token: &token, idle: Duration::from_hours(1), longest };
+    store.sign_in(&link, new, token_key, None, now()).await.unwrap().unwrap();
+    token
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let rig = Rig::with_plans(Timeouts::default(), unlimited()).await;
+        let (mine, other) = (rig.running("mine").await, rig.running("other").await);
+        let config = rig.config();
+        let token_key = TokenKey::load_or_create(&config.token_key).unwrap();
+        let store = Store::open(&config.database, &token_key).await.unwrap();
+        let owner = store.first_user().await.unwrap().unwrap().id;
+        let somebody = admin::add_user(&config, "b@example.com", Plan::Free).await.unwrap();
+        let limited = |id: &str, role| Scope::Workspaces { ids: BTreeSet::from([id.parse().unwrap()]), role };
+        let account = async |user: &UserId| add(&store, &token_key, user, Scope::Account).await;
+        let (key, _) = account(&owner).await;
+        let (revoked_id, revoked) = account(&owner).await;
+        let act = Act::on_machine(&owner, "key.revoke", &revoked_id);
+        assert!(store.revoke_key(&owner, &revoked_id, &act, now()).await.unwrap());
+        let expired = ApiKey::mint().unwrap();
+        let ended = NewKey { expires_at: Some(now()), ..NewKey::of(&expired, "ended", &token_key) };
+        let act = Act::on_machine(&owner, "key.create", "");
+        store.add_key(&owner, &ended, 99, None, act, now()).await.unwrap();
+        rig.guests.files.lock().unwrap().insert("/there".to_owned(), b"content".to_vec());
+        Self {
+            other_user: account(&somebody).await.1,
+            workspace_keys: [&mine, &other].map(|id| rig.guests.given(id).2),
+            read: add(&store, &token_key, &owner, limited(&mine, Role::Read)).await.1,
+            operate: add(&store, &token_key, &owner, limited(&mine, Role::Operate)).await.1,
+            elsewhere: add(&store, &token_key, &owner, limited(&other, Role::Operate)).await.1,
+            session: session(&store, &token_key, &owner, Duration::from_hours(1)).await,
+            expired_session: session(&store, &token_key, &owner, Duration::ZERO).await,
+            key: key.to_string(),
+            revoked,
+            expired,
+            rig,
+            store,
+            owner,
+            mine,
+        }
+    }
+
+    /// The route's path with its parameters, about a workspace or key.
+    pub(crate) fn path(&self, route: &Route, about: &str) -> String {
+        let about = if route.on == On::Key && about == self.mine { &self.key } else { about };
+        let path = route.path.replace("{id}", about).replace("{key}", "A");
+        if path.ends_with("/files") { format!("{path}?path=/there") } else { path }
+    }
+
+    /// An identifier that the route is about, and one of the kind that nobody has.
+    pub(crate) fn with_and_without(&self, route: &Route) -> (String, String) {
+        match route.on {
+            On::Key => (self.key.clone(), "ak-aaaaaaaa".to_owned()),
+            _ => (self.mine.clone(), "ws-aaaaaaaa".to_owned()),
+        }
+    }
+
+    pub(crate) fn request(&self, route: &Route, path: &str, caller: Caller) -> RequestBuilder {
+        let method: Method = route.method.parse().unwrap();
+        let host = if caller.is_browser() { self.rig.console() } else { self.rig.url("") };
+        let mut url = format!("{host}{path}");
+        if caller == Caller::KeyInUrl {
+            url = format!("{url}{}key={}", if url.contains('?') { '&' } else { '?' }, self.rig.key);
+        }
+        let mut request = self.rig.client.request(method, url);
+        if let Some(body) = route.body {
+            let form = route.on == On::Page;
+            let kind = if form { "application/x-www-form-urlencoded" } else { "application/json" };
+            request = request.header("content-type", kind).body(body);
+        }
+        let cookie = |request: RequestBuilder, token: &SessionToken, origin: &str| {
+            request.header("cookie", format!("rigbox_session={}", token.reveal())).header("origin", origin)
+        };
+        let console = self.rig.console();
+        match caller {
+            Caller::Anonymous | Caller::KeyInUrl => request,
+            Caller::Owner => request.bearer_auth(&self.rig.key),
+            Caller::Session => cookie(request, &self.session, &console),
+            Caller::CrossSite => cookie(request, &self.session, "http://web.rigbox.localhost:7080"),
+            Caller::ExpiredSession => cookie(request, &self.expired_session, &console),
+            Caller::OtherUser => request.bearer_auth(self.other_user.reveal()),
+            Caller::OwnWorkspace => request.bearer_auth(&self.workspace_keys[0]),
+            Caller::OtherWorkspace => request.bearer_auth(&self.workspace_keys[1]),
+            Caller::Read => request.bearer_auth(self.read.reveal()),
+            Caller::Operate => request.bearer_auth(self.operate.reveal()),
+            Caller::ScopedElsewhere => request.bearer_auth(self.elsewhere.reveal()),
+            Caller::Revoked => request.bearer_auth(self.revoked.reveal()),
+            Caller::Expired => request.bearer_auth(self.expired.reveal()),
+        }
+    }
+
+    /// Everything of the owner's, apart from what every use of a key leaves behind.
+    pub(crate) async fn owners(&self) -> String {
+        let workspaces = self.store.all_workspaces().await.unwrap();
+        let mut rows = Vec::new();
+        for (id, _) in &workspaces {
+            let row = self.store.workspace(id).await.unwrap();
+            rows.extend(row.filter(|row| row.user_id == self.owner));
+        }
+        let mut keys = self.store.keys_of(&self.owner).await.unwrap();
+        for key in &mut keys {
+            key.last_used_at = None;
+        }
+        let mut log = self.store.audit_of(&self.owner, None, 1_000).await.unwrap();
+        log.retain(|entry| entry.action != "key.first_use");
+        let limits = self.store.user_limits(&self.owner).await.unwrap();
+        format!("{rows:#?}{keys:#?}{log:#?}{limits:#?}")
+    }
+}

@@ -1,0 +1,116 @@
+//! The table: each route, what it acts on, which limited credentials may, and how it answers those who may.
+
+use super::callers::Caller;
+
+/// What a route acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    /// Anybody may, with or without a credential.
+    Anything,
+    /// A page for people.
+    Page,
+    /// The caller's account.
+    Account,
+    /// A key of the account.
+    Key,
+    /// A workspace.
+    Workspace,
+    /// The installation.
+    Installation,
+}
+
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) on: On,
+    /// Whether keys limited to the workspace with these roles may, and the workspace's own.
+    pub(crate) read: bool,
+    pub(crate) operate: bool,
+    pub(crate) within: bool,
+    /// JSON, or a form for pages.
+    pub(crate) body: Option<&'static str>,
+    answers: &'static [u16],
+}
+
+impl Route {
+    pub(crate) fn needs_credential(&self) -> bool {
+        !matches!(self.on, On::Anything | On::Page)
+    }
+
+    pub(crate) fn answers(&self, caller: Caller) -> &'static [u16] {
+        // Pages are on the console's host, where a form from elsewhere is refused; all others are sent there.
+        match (self.on, self.method, caller.is_browser()) {
+            (On::Page, "GET", false) => &[303],
+            (On::Page, _, false) => &[421],
+            (On::Page, "POST", true) if caller == Caller::CrossSite => &[403],
+            _ => self.answers,
+        }
+    }
+}
+
+const fn row(method: &'static str, path: &'static str, on: On, answers: &'static [u16]) -> Route {
+    Route { method, path, on, read: false, operate: false, within: false, body: None, answers }
+}
+
+impl Route {
+    const fn read(self) -> Self {
+        Self { read: true, operate: true, ..self }
+    }
+
+    const fn operate(self) -> Self {
+        Self { operate: true, ..self }
+    }
+
+    const fn within(self) -> Self {
+        Self { within: true, ..self }
+    }
+
+    const fn body(self, body: &'static str) -> Self {
+        Self { body: Some(body), ..self }
+    }
+}
+
+use On::*;
+
+pub(crate) const ROUTES: &[Route] = &[
+    row("GET", "/healthz", Anything, &[200]),
+    row("GET", "/readyz", Anything, &[200]),
+    row("GET", "/api-docs/openapi.json", Anything, &[200]),
+    row("GET", "/api/v1/templates", Anything, &[200]),
+    row("GET", "/api/v1/capacity", Anything, &[200]),
+    row("POST", "/api/v1/auth/link", Anything, &[202]).body(r#"{"email":"nobody@example.com"}"#),
+    row("POST", "/api/v1/auth/device", Anything, &[201]).body(r#"{"machine":"laptop"}"#),
+    row("POST", "/api/v1/auth/device/poll", Anything, &[404]).body(r#"{"device_secret":"rbv_x"}"#),
+    row("GET", "/sign-in", Page, &[200]),
+    row("POST", "/sign-in", Page, &[200]).body("email=nobody%40example.com"),
+    row("GET", "/sign-in/link", Page, &[400]),
+    row("POST", "/sign-in/link", Page, &[404]).body("token=rbl_x"),
+    row("POST", "/sign-out", Page, &[303]),
+    row("GET", "/device", Page, &[200, 303]),
+    row("POST", "/device", Page, &[404, 303]).body("code=BCDF-GHJK&decision=approve"),
+    row("POST", "/api/v1/auth/sign-out", Account, &[200]).read(),
+    row("GET", "/api/v1/users/me", Account, &[200]).read(),
+    row("GET", "/api/v1/users/me/limits", Account, &[200]),
+    row("GET", "/api/v1/audit-log", Account, &[200]),
+    row("GET", "/api/v1/api-keys", Account, &[200]),
+    row("POST", "/api/v1/api-keys", Account, &[201]).body(r#"{"name":"another"}"#),
+    row("POST", "/api/v1/api-keys/{id}/rotate", Key, &[200]).body("{}"),
+    row("DELETE", "/api/v1/api-keys/{id}", Key, &[200, 404]),
+    row("GET", "/api/v1/workspaces", Account, &[200]).read().within(),
+    row("POST", "/api/v1/workspaces", Account, &[201, 409]).body(r#"{"name":"another"}"#),
+    row("GET", "/api/v1/workspaces/{id}", Workspace, &[200]).read().within(),
+    row("DELETE", "/api/v1/workspaces/{id}", Workspace, &[200, 404, 409]),
+    row("POST", "/api/v1/workspaces/{id}/start", Workspace, &[200, 409]).operate(),
+    row("POST", "/api/v1/workspaces/{id}/stop", Workspace, &[200, 409]).operate(),
+    row("POST", "/api/v1/workspaces/{id}/cancel", Workspace, &[200, 409]).operate(),
+    row("POST", "/api/v1/workspaces/{id}/retry", Workspace, &[200, 409]).operate(),
+    row("POST", "/api/v1/workspaces/{id}/exec", Workspace, &[200]).operate().body(r#"{"command":["hello"]}"#),
+    // Without the headers of a WebSocket.
+    row("GET", "/api/v1/workspaces/{id}/exec", Workspace, &[400, 426]).operate(),
+    row("GET", "/api/v1/workspaces/{id}/files", Workspace, &[200]).operate(),
+    row("PUT", "/api/v1/workspaces/{id}/files", Workspace, &[200]).operate().body("content"),
+    row("GET", "/api/v1/workspaces/{id}/env", Workspace, &[200]).read(),
+    row("POST", "/api/v1/workspaces/{id}/env", Workspace, &[200]).operate().body(r#"{"env_vars":{"A":"b"}}"#),
+    row("DELETE", "/api/v1/workspaces/{id}/env/{key}", Workspace, &[200, 404]).operate(),
+    row("GET", "/api/v1/doctor", Installation, &[200]),
+];
