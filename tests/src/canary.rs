@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::search::{Needle, Search, Seen};
 use crate::{Kept, World};
@@ -41,6 +41,11 @@ fn kinds(seen: &Seen) -> Vec<&'static str> {
 
 fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) -> Kept {
     let api = &world.api;
+    let link = || world.admin(&["admin", "login-link", "owner@example.org"]);
+    let (session, unused_link) = (api.follow_link(&link()?)?, link()?);
+    let unused_link = unused_link.split_once("token=").context("the link's token")?.1;
+    let device = api.post("/auth/device", &json!({"machine": "canary"}))?.expect(201)?;
+    let device = device.get("device_secret").and_then(Value::as_str).context("the device's secret")?;
     let (value, in_file, in_process) = (unique("canary")?, unique("infile")?, unique("inproc")?);
     let before = world.vmm_pids()?;
     let id = api.create("canary")?;
@@ -68,7 +73,9 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
         needle("environment value", &value),
         Needle { kind: "token key", bytes: token_key },
         Needle { kind: "master key", bytes: master_key },
-        // Further kinds of secret (a session's cookie, a login link, a device's secret) are planted above and named here.
+        needle("session", &session),
+        needle("link that signs in", unused_link),
+        needle("secret of a machine that logs in", device),
         needle(ON_DISK_MARK, &in_file),
         needle(IN_PROCESS_MARK, &in_process),
     ])?;

@@ -109,6 +109,15 @@ impl Installation {
         Command::new(self.programs.join(program))
     }
 
+    /// What a command of `rigboxd` prints beside the installation that runs.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command("rigboxd");
+        let output = command.args(arguments).arg("--config").arg(self.config()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "rigboxd {arguments:?}: {said}");
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
     /// The CLI as the owner.
     pub(crate) fn rig(&self, arguments: &[&str]) -> Command {
         let mut command = self.command("rig");

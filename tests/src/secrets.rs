@@ -14,6 +14,7 @@ pub(crate) const PROMISES: &[crate::Promise] = &[
         an_environment_reaches_commands_login_shells_and_services,
     ),
     ("a_change_is_live_and_a_reboot_keeps_it", a_change_is_live_and_a_reboot_keeps_it),
+    ("the_master_key_rotates_while_everything_runs", the_master_key_rotates_while_everything_runs),
     (
         "a_workspaces_own_key_opens_itself_and_nothing_else",
         a_workspaces_own_key_opens_itself_and_nothing_else,
@@ -108,6 +109,28 @@ fn a_change_is_live_and_a_reboot_keeps_it(world: &World) -> Kept {
     ensure!(unset.status.success(), "{unset:?}");
     let left = "printenv PLAIN; env -i bash -lc 'printenv PLAIN'; grep -c PLAIN /run/rigbox/env; true";
     ensure!(api.sh(&id, left)? == "0", "after it was removed");
+    Ok(())
+}
+
+fn the_master_key_rotates_while_everything_runs(world: &World) -> Kept {
+    let (api, id) = (&world.api, shared(world)?);
+    let file = world.state().join("control/master.key");
+    let before = std::fs::read(&file)?;
+    let said = world.admin(&["admin", "rotate-master-key"])?;
+    ensure!(said.starts_with("rotated: "), "{said}");
+    let after = std::fs::read(&file)?;
+    ensure!(before != after && before.len() == after.len(), "one key in place of the other");
+    // Control meets the new key by itself, also after it was started again.
+    for value in ["three", "four"] {
+        eventually("a change is live", Duration::from_secs(60), || {
+            let changed = api.set_env(&id, &json!({"ROTATED": value})).ok();
+            Ok(changed.filter(|answer| answer.get("live") == Some(&Value::Bool(true))))
+        })?;
+        let seen = api.sh(&id, "printf '%s %s' \"$ROTATED\" \"$TRICKY\"")?;
+        ensure!(seen == format!("{value} {TRICKY}"), "{seen}");
+        world.kill_role("control")?;
+        world.wait_ready()?;
+    }
     Ok(())
 }
 
