@@ -130,7 +130,7 @@ fn first_user(place: &Place, url: &str) -> Result<()> {
         Ok(key) => key,
         Err(said) if said.contains("there is a first user already") => {
             eprintln!("    the saved key is not valid: making another one");
-            rigboxd(place, &["admin-key"])?.map_err(anyhow::Error::msg)?
+            rigboxd(place, &["admin", "key"])?.map_err(anyhow::Error::msg)?
         }
         Err(said) => anyhow::bail!(said),
     };

@@ -1,20 +1,22 @@
 //! Databases of the bench `api`: one user with a few workspaces, among as many of others as are wanted.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rigbox_control::admin;
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::plans::Overrides;
-use rigbox_core::time::Moment;
-use rigbox_store::Store;
-use rigbox_store::secret::TokenKey;
 use rusqlite::{Connection, params};
+
+use super::server::config;
 
 /// Workspaces of the user who asks, and of each other user.
 const EACH: u32 = 10;
 /// A limit that is looked at, and never reached.
 const RATE: Option<NonZeroU32> = NonZeroU32::new(600_000_000);
+const EMAIL: &str = "bench@rigbox.invalid";
 const NOW_MS: i64 = 1_800_000_000_000;
 
 pub(super) struct Database {
@@ -28,17 +30,16 @@ impl Database {
     /// A database in a new folder.
     pub(super) fn make(folder: &Path, others: u32) -> Result<Self> {
         std::fs::create_dir(folder)?;
-        let (path, token_key) = (folder.join("rigbox.db"), folder.join("token.key"));
+        // Where it will listen is not known yet, and does not matter here.
+        let config = config(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let made = runtime.block_on(async {
-            let made = rigbox_control::bootstrap(&path, &token_key, "bench@rigbox.invalid").await?;
-            let store = Store::open(&path, &TokenKey::load_or_create(&token_key)?).await?;
+            let made = admin::bootstrap(&config, EMAIL).await?;
             let limits = Overrides { workspaces_per_min: RATE, ..Overrides::default() };
-            store.set_user_limits(&made.user_id, Some(limits), Moment::from_unix_ms(NOW_MS)).await?;
-            store.close().await;
+            admin::set_limits(&config, EMAIL, Some(limits)).await?;
             anyhow::Ok(made)
         })?;
-        fill(&path, &made.user_id, others).context("filling the database")?;
+        fill(&config.database, &made.user_id, others).context("filling the database")?;
         Ok(Self {
             folder: folder.to_owned(),
             user: made.user_id.to_string(),

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,17 +33,7 @@ pub(crate) fn serve() -> Result<()> {
     let mut order = String::new();
     std::io::stdin().lock().read_line(&mut order)?;
     let Order { folder, listen, bare } = serde_json::from_str(&order)?;
-    let config = Config {
-        database: folder.join("rigbox.db"),
-        token_key: folder.join("token.key"),
-        api_listen: listen,
-        public_api_url: format!("http://{listen}"),
-        // Nobody is there, and none of this asks them.
-        node_socket: folder.join("node.sock"),
-        guestio_socket: folder.join("guestio.sock"),
-        timeouts: rigbox_control::Timeouts::default(),
-        plans: Plans::default(),
-    };
+    let config = config(&folder, listen);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     let end = async {
         let _ = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_to_end(&mut Vec::new())).await;
@@ -53,6 +43,23 @@ pub(crate) fn serve() -> Result<()> {
         Some(user) => runtime.block_on(rigbox_control::run_bare(config, user.parse::<UserId>()?, end))?,
     }
     Ok(())
+}
+
+/// The control role of the database in `folder`.
+pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
+    Config {
+        database: folder.join("rigbox.db"),
+        token_key: folder.join("token.key"),
+        api_listen: listen,
+        public_api_url: format!("http://{listen}"),
+        console_url: format!("http://console.localhost:{}", listen.port()),
+        mail: None,
+        // Nobody is there, and none of this asks them.
+        node_socket: folder.join("node.sock"),
+        guestio_socket: folder.join("guestio.sock"),
+        timeouts: rigbox_control::Timeouts::default(),
+        plans: Plans::default(),
+    }
 }
 
 /// A server that runs; it ends with this value, and with this program.

@@ -14,17 +14,21 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::auth::Auth;
+use crate::console::Console;
 use crate::rates::Rates;
 use crate::service::api_keys::ApiKeys;
 use crate::service::audit::Audit;
+use crate::service::devices::Devices;
 use crate::service::guests::Guests;
 use crate::service::health::Health;
 use crate::service::machine::Machine;
+use crate::service::sign_in::SignIn;
 use crate::service::users::Users;
 use crate::service::workspaces::Workspaces;
 
 mod api_keys;
 mod audit;
+mod auth;
 mod connections;
 mod doctor;
 mod document;
@@ -37,6 +41,7 @@ mod guard;
 mod health;
 mod limits;
 mod machine;
+mod pages;
 mod routes;
 mod shapes;
 mod templates;
@@ -51,7 +56,10 @@ pub(crate) struct Parts {
     pub(crate) auth: Auth,
     pub(crate) rates: Arc<Rates>,
     pub(crate) audit: Audit,
+    pub(crate) console: Console,
+    pub(crate) devices: Devices,
     pub(crate) keys: ApiKeys,
+    pub(crate) sign_in: SignIn,
     pub(crate) users: Users,
     pub(crate) workspaces: Workspaces,
     pub(crate) guests: Guests,

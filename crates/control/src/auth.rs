@@ -1,4 +1,4 @@
-//! Whose request this is: the API key in `Authorization: Bearer`.
+//! Whose request this is: by the API key in `Authorization: Bearer`, or by the session in the cookie of the console.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,14 +6,17 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method};
 use rigbox_core::permit::{Credential, Principal};
 use rigbox_core::time::Moment;
 use rigbox_store::secret::{ApiKey, TokenKey};
 use rigbox_store::{Error, Holder, Store};
+use tracing::warn;
 
 use crate::clock;
+use crate::console::Console;
+use crate::service::sign_in;
 
 /// When a key was used last is noted no more often than this.
 const USED_EVERY: Duration = Duration::from_secs(60);
@@ -21,7 +24,8 @@ const USED_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Auth {
     store: Store,
     token_key: TokenKey,
-    /// Keys and addresses that are on record, and when that was, so that not every request asks the database.
+    console: Console,
+    /// Credentials and addresses that are on record, and when that was, so that not every request asks the database.
     seen: Mutex<HashMap<(Credential, IpAddr), Moment>>,
 }
 
@@ -33,6 +37,8 @@ const MOST_SEEN: usize = 10_000;
 pub(crate) enum AuthError {
     #[error("no API key: send `Authorization: Bearer rb_...`")]
     Missing,
+    #[error("this request comes from a page that is not the console's own: a session counts there only")]
+    CrossSite,
     #[error("the Authorization header holds no API key: expected `Bearer rb_` and 43 letters and digits")]
     Malformed,
     #[error("this API key is not known: it may have ended or been revoked; log in again")]
@@ -50,8 +56,8 @@ struct ToNote {
 }
 
 impl Auth {
-    pub(crate) fn new(store: Store, token_key: TokenKey) -> Self {
-        Self { store, token_key, seen: Mutex::default() }
+    pub(crate) fn new(store: Store, token_key: TokenKey, console: Console) -> Self {
+        Self { store, token_key, console, seen: Mutex::default() }
     }
 
     /// What is to be noted of a use; the next caller is told that it was.
@@ -81,7 +87,40 @@ impl Auth {
         }
     }
 
-    pub(crate) async fn principal(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
+    /// Who calls the API.
+    pub(crate) async fn principal(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Principal, AuthError> {
+        if headers.contains_key(AUTHORIZATION) {
+            return self.bearer(headers, from).await;
+        }
+        match self.visitor(headers, from).await? {
+            // A browser sends its cookie whatever page asks.
+            Some(_) if !self.console.is_own(method, headers) => Err(AuthError::CrossSite),
+            Some(principal) => Ok(principal),
+            None => Err(AuthError::Missing),
+        }
+    }
+
+    /// Who looks at a page of the console, if they are signed in.
+    pub(crate) async fn visitor(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Option<Principal>, AuthError> {
+        if !self.console.is_asked(headers) {
+            return Ok(None);
+        }
+        let Some(token) = self.console.session(headers) else { return Ok(None) };
+        let now = clock::now();
+        let holder = self.store.holder_of_session(&token, &self.token_key, sign_in::IDLE, now).await?;
+        Ok(holder.map(|holder| self.known(holder, from, now)))
+    }
+
+    async fn bearer(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(AuthError::Missing)?;
         if values.next().is_some() {
@@ -94,28 +133,35 @@ impl Auth {
         // The look-up compares keyed hashes: its time says nothing about the key.
         let now = clock::now();
         let holder = self.store.holder_of_key(&self.token_key.hash(key.reveal()), now).await?;
-        let Holder { mut principal, last_used_at } = holder.ok_or(AuthError::Unknown)?;
+        Ok(self.known(holder.ok_or(AuthError::Unknown)?, from, now))
+    }
+
+    /// Somebody known, with what is to be noted about it. Whoever calls does not wait for that.
+    fn known(&self, holder: Holder, from: IpAddr, now: Moment) -> Principal {
+        let Holder { mut principal, last_used_at } = holder;
         principal.from = Some(from);
         let to_note = self.to_note(&principal, from, last_used_at, now);
         if to_note.place {
             let (store, principal) = (self.store.clone(), principal.clone());
             tokio::spawn(async move {
                 if let Err(error) = store.key_used_from(&principal, now).await {
-                    tracing::warn!(%error, "where a key was used from could not be noted");
+                    warn!(%error, "where a key was used from could not be noted");
                 }
             });
         }
-        if let Credential::Key(key) = &principal.credential
-            && to_note.time
-        {
-            // Whoever calls does not wait for it.
-            let (store, key) = (self.store.clone(), key.clone());
+        if to_note.time {
+            let (store, credential) = (self.store.clone(), principal.credential.clone());
             tokio::spawn(async move {
-                if let Err(error) = store.key_used(&key, now).await {
-                    tracing::warn!(%error, "when a key was used last could not be noted");
+                let noted = match &credential {
+                    Credential::Key(key) => store.key_used(key, now).await,
+                    Credential::Session(session) => store.session_used(session, sign_in::IDLE, now).await,
+                    Credential::Workspace(_) => Ok(()),
+                };
+                if let Err(error) = noted {
+                    warn!(%error, "when a credential was used last could not be noted");
                 }
             });
         }
-        Ok(principal)
+        principal
     }
 }

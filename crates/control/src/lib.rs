@@ -3,29 +3,33 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plans;
-use rigbox_store::secret::{ApiKey, TokenKey};
-use rigbox_store::{Act, NewKey, Store};
+use rigbox_store::Store;
+use rigbox_store::secret::TokenKey;
 use tokio::sync::watch;
 use tracing::info;
 
+pub mod admin;
 mod api;
 mod auth;
 mod changes;
 mod clock;
+mod console;
 mod feed;
 mod guest_client;
+mod mail;
 mod node_client;
 mod rates;
 mod reconciler;
 mod service;
 mod unix;
 
+pub use mail::{MailConfig, MailError};
 pub use rigbox_core::lifecycle::Timeouts;
 
 /// After a signal to end, answers under way get this long.
@@ -42,6 +46,10 @@ pub struct Config {
     pub api_listen: SocketAddr,
     /// How clients reach it, e.g. `http://localhost:7070`.
     pub public_api_url: String,
+    /// Where people sign in, e.g. `http://console.localhost:7070`; an origin, without a path.
+    pub console_url: String,
+    /// How letters are sent; into the log when there is none.
+    pub mail: Option<MailConfig>,
     /// The node's socket.
     pub node_socket: PathBuf,
     /// guestio's socket.
@@ -69,12 +77,33 @@ pub enum Error {
     /// The public URL is none.
     #[error("public_api_url `{0}` is not a URL: expected e.g. http://localhost:7070")]
     PublicUrl(String),
+    /// The console's URL is none.
+    #[error("console_url `{0}` is not an origin: expected e.g. http://console.localhost:7070")]
+    ConsoleUrl(String),
+    /// How letters are to be sent.
+    #[error(transparent)]
+    Mail(#[from] MailError),
     /// The installation has its first user already.
-    #[error("there is a first user already; `rigboxd admin-key` prints a further key of theirs")]
+    #[error("there is a first user already; `rigboxd admin key` prints a further key of theirs")]
     UserExists,
     /// The installation has no user yet.
     #[error("there is no user yet: bootstrap first")]
     NoUser,
+    /// Not an e-mail address.
+    #[error("`{0}` is no e-mail address: expected e.g. ada@example.org")]
+    BadEmail(String),
+    /// There is a user with the address already.
+    #[error("there is a user with the address {0} already")]
+    EmailTaken(String),
+    /// There is no user with the address.
+    #[error("no user with the address {0}: not found; `rigboxd admin user ls` lists them")]
+    UnknownUser(String),
+    /// Nothing of the user's opens anything.
+    #[error("the user {0} is disabled: `rigboxd admin user enable {0}` first")]
+    Disabled(String),
+    /// The first user is the one who can let others in.
+    #[error("the installation's administrator cannot be disabled or get another plan")]
+    Administrator,
     /// Serving ended.
     #[error("the API ended: {0}")]
     Serve(std::io::Error),
@@ -100,7 +129,9 @@ async fn serve(
     router: impl FnOnce(api::App) -> axum::Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    let hosts = api::AllowedHosts::new(&config.public_api_url, config.api_listen)
+    let console = console(&config)?;
+    let mailer = mail::Mailer::new(config.mail.as_ref())?;
+    let hosts = api::AllowedHosts::new(&config.public_api_url, console.host(), config.api_listen)
         .ok_or_else(|| Error::PublicUrl(config.public_api_url.clone()))?;
     let token_key = TokenKey::load_or_create(&config.token_key)?;
     let store = Store::open(&config.database, &token_key).await?;
@@ -120,7 +151,10 @@ async fn serve(
     let rates = Arc::new(rates::Rates::new(config.plans));
     let app = api::App(Arc::new(api::Parts {
         rates: rates.clone(),
-        auth: auth::Auth::new(store.clone(), token_key.clone()),
+        auth: auth::Auth::new(store.clone(), token_key.clone(), console.clone()),
+        devices: service::devices::Devices::new(store.clone(), token_key.clone()),
+        sign_in: service::sign_in::SignIn::new(store.clone(), token_key.clone(), mailer, console.clone()),
+        console,
         audit: service::audit::Audit::new(store.clone()),
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
         users: service::users::Users::new(store.clone(), node.clone(), config.plans),
@@ -157,47 +191,6 @@ async fn serve(
     }
 }
 
-/// What [`bootstrap`] made.
-#[derive(Debug, Clone)]
-pub struct Bootstrap {
-    /// The first user.
-    pub user_id: UserId,
-    /// The user's key: shown once, stored as a hash.
-    pub api_key: ApiKey,
-}
-
-/// Makes the installation's first user, its administrator, with one API key.
-pub async fn bootstrap(database: &Path, token_key: &Path, email: &str) -> Result<Bootstrap, Error> {
-    let token_key = TokenKey::load_or_create(token_key)?;
-    let store = Store::open(database, &token_key).await?;
-    let api_key = ApiKey::mint()?;
-    let record = NewKey::of(&api_key, "bootstrap", &token_key);
-    let made = store.create_first_user(email, &record, clock::now()).await;
-    store.close().await;
-    match made {
-        Ok(user_id) => Ok(Bootstrap { user_id, api_key }),
-        Err(rigbox_store::Error::UserExists) => Err(Error::UserExists),
-        Err(other) => Err(other.into()),
-    }
-}
-
-/// Follows the audit log's chain: how many entries it has, or the first that does not fit.
-pub async fn verify_audit(database: &Path, token_key: &Path) -> Result<Result<u64, i64>, Error> {
-    let store = Store::open(database, &TokenKey::load_or_create(token_key)?).await?;
-    let verdict = store.verify_audit().await?;
-    store.close().await;
-    Ok(verdict)
-}
-
-/// A further key of the first user, for when the saved one was lost. Whoever can read the database may do this.
-pub async fn mint_key(database: &Path, token_key: &Path, name: &str) -> Result<Bootstrap, Error> {
-    let token_key = TokenKey::load_or_create(token_key)?;
-    let store = Store::open(database, &token_key).await?;
-    let api_key = ApiKey::mint()?;
-    let record = NewKey::of(&api_key, name, &token_key);
-    let user = store.first_user().await?.ok_or(Error::NoUser)?;
-    let act = Act::on_machine(&user.id, "key.create", "");
-    store.add_key(&user.id, &record, u32::MAX, None, act, clock::now()).await?;
-    store.close().await;
-    Ok(Bootstrap { user_id: user.id, api_key })
+fn console(config: &Config) -> Result<console::Console, Error> {
+    console::Console::new(&config.console_url).ok_or_else(|| Error::ConsoleUrl(config.console_url.clone()))
 }

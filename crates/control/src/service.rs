@@ -2,9 +2,11 @@
 
 pub(crate) mod api_keys;
 pub(crate) mod audit;
+pub(crate) mod devices;
 pub(crate) mod guests;
 pub(crate) mod health;
 pub(crate) mod machine;
+pub(crate) mod sign_in;
 pub(crate) mod users;
 pub(crate) mod workspaces;
 

@@ -237,6 +237,5 @@ async fn what_was_done_is_on_record_for_its_owner() {
     let cursor = newest["next_cursor"].as_str().unwrap();
     assert_eq!(read(&format!("?limit=1&cursor={cursor}")).await["entries"][0], log["entries"][1]);
     assert_eq!(rig.get("/audit-log?cursor=x").await.0, 400);
-    let (database, token_key) = (rig.path("rigbox.db"), rig.path("token.key"));
-    assert_eq!(rigbox_control::verify_audit(&database, &token_key).await.unwrap(), Ok(9));
+    assert_eq!(rigbox_control::admin::verify_audit(&rig.config()).await.unwrap(), Ok(9));
 }

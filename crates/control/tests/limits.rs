@@ -9,18 +9,30 @@ use std::num::NonZeroU32;
 
 use futures_util::future::join_all;
 use reqwest::Method;
-use rigbox_control::Timeouts;
-use rigbox_core::plans::{Overrides, Plans};
+use rigbox_control::{Timeouts, admin};
+use rigbox_core::plans::{Overrides, Plan, Plans};
 use rigbox_core::time::Moment;
-use rigbox_store::Store;
-use rigbox_store::secret::TokenKey;
+use rigbox_store::secret::{ApiKey, TokenKey};
+use rigbox_store::{Act, NewKey, Store};
 use serde_json::{Value, json};
 use support::Rig;
 
+/// Of the plan `free`.
 const VMS: u32 = 2;
 
-async fn rig(set: Overrides) -> Rig {
-    Rig::with_plans(Timeouts::default(), Plans { owner: set, ..Plans::default() }).await
+const EMAIL: &str = "free@example.com";
+
+/// A rig whose client is a user of the plan `free`.
+async fn rig(free: Overrides) -> Rig {
+    let mut rig = Rig::with_plans(Timeouts::default(), Plans { free, ..Plans::default() }).await;
+    let user = admin::add_user(&rig.config(), EMAIL, Plan::Free).await.unwrap();
+    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
+    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
+    let key = ApiKey::mint().unwrap();
+    let (new, now) = (NewKey::of(&key, "test", &token_key), Moment::from_unix_ms(1));
+    store.add_key(&user, &new, 1, None, Act::on_machine(&user, "key.create", ""), now).await.unwrap();
+    rig.key = key.reveal().to_owned();
+    rig
 }
 
 async fn limits(rig: &Rig) -> Value {
@@ -29,17 +41,12 @@ async fn limits(rig: &Rig) -> Value {
 
 /// As an operator does it, beside the running server.
 async fn set(rig: &Rig, limits: Option<Overrides>) {
-    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
-    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
-    let user = store.first_user().await.unwrap().unwrap().id;
-    assert!(store.set_user_limits(&user, limits, Moment::from_unix_ms(1)).await.unwrap());
-    assert_eq!(store.user_limits(&user).await.unwrap(), Some(limits.unwrap_or_default()));
-    store.close().await;
+    admin::set_limits(&rig.config(), EMAIL, limits).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_hundred_creates_at_once_make_no_more_than_the_quota() {
-    let rig = rig(Overrides { max_vms: Some(VMS), ..Overrides::default() }).await;
+    let rig = rig(Overrides { workspaces_per_min: NonZeroU32::new(100_000), ..Overrides::default() }).await;
     let create = async |number: u32| {
         rig.call(Method::POST, "/workspaces", Some(json!({"name": format!("w{number}")}))).await
     };
@@ -60,7 +67,7 @@ async fn a_hundred_creates_at_once_make_no_more_than_the_quota() {
 
 #[tokio::test]
 async fn what_is_set_for_a_user_holds_on_the_next_request() {
-    let rig = rig(Overrides { max_vms: Some(VMS), ..Overrides::default() }).await;
+    let rig = rig(Overrides::default()).await;
     let before = limits(&rig).await;
     assert_eq!((&before["custom"], &before["limits"]["max_vms"]), (&json!(false), &json!(VMS)));
     let own = Overrides {

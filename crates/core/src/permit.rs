@@ -177,6 +177,10 @@ actions! {
     ListKeys, "key.list", Account, None, false;
     /// Make, replace or revoke the account's API keys.
     ManageKeys, "key.manage", Account, None, false;
+    /// End the credential that is shown: sign out.
+    EndCredential, "credential.end", Account, Some(Role::Read), false;
+    /// Let a machine in that asks to act for the account.
+    ApproveDevice, "device.approve", Account, None, false;
     /// Read the account's audit log.
     ReadAudit, "audit.read", Account, None, false;
     /// Look at the machine's condition.
@@ -329,6 +333,8 @@ mod tests {
             CreateWorkspace, Target::Account, false, false, false;
             ListKeys, Target::Account, false, false, false;
             ManageKeys, Target::Account, false, false, false;
+            EndCredential, Target::Account, true, true, false;
+            ApproveDevice, Target::Account, false, false, false;
             ReadAudit, Target::Account, false, false, false;
             ReadWorkspace, mine(1), true, true, true;
             OperateWorkspace, mine(1), false, true, false;

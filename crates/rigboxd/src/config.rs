@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rigbox_core::plans::Plans;
+use secrecy::SecretString;
 use serde::Deserialize;
 
 /// Where the configuration is looked for.
@@ -22,6 +23,8 @@ pub(crate) struct File {
     /// First of the uids that roles and VMs run as; without it, a range that follows from the state folder's path.
     uid_base: Option<u32>,
     api: Api,
+    /// How letters are sent; without it, sign-in links are in the log.
+    mail: Option<Mail>,
     node: Node,
     /// `[plans.free]` and so on: numbers of a plan that are not the default.
     plans: Plans,
@@ -33,6 +36,17 @@ struct Api {
     listen: SocketAddr,
     /// How clients reach it; without it, `http://localhost:<port of listen>`.
     url: Option<String>,
+    /// Where people sign in; without it, `console.localhost` where the API is on `localhost`, else the API's own host.
+    console_url: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mail {
+    /// E.g. `smtps://user:password@smtp.example.org`.
+    smtp_url: SecretString,
+    /// E.g. `Rigbox <rigbox@example.org>`.
+    from: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -60,6 +74,7 @@ impl Default for File {
             run: "/run/rigbox".into(),
             uid_base: None,
             api: Api::default(),
+            mail: None,
             node: Node::default(),
             plans: Plans::default(),
         }
@@ -68,7 +83,7 @@ impl Default for File {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7070)), url: None }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7070)), url: None, console_url: None }
     }
 }
 
@@ -202,6 +217,11 @@ impl Installation {
             token_key: private.join("token.key"),
             api_listen: api.listen,
             public_api_url: self.api_url(),
+            console_url: self.console_url(),
+            mail: self.file.mail.as_ref().map(|mail| rigbox_control::MailConfig {
+                smtp_url: mail.smtp_url.clone(),
+                from: mail.from.clone(),
+            }),
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
             timeouts: rigbox_control::Timeouts::default(),
@@ -209,11 +229,26 @@ impl Installation {
         }
     }
 
+    /// Where people sign in.
+    fn console_url(&self) -> String {
+        self.file.api.console_url.clone().unwrap_or_else(|| console_beside(&self.api_url()))
+    }
+
     /// How clients reach the API.
     pub(crate) fn api_url(&self) -> String {
         let api = &self.file.api;
         api.url.clone().unwrap_or_else(|| format!("http://localhost:{}", api.listen.port()))
     }
+}
+
+/// The console beside an API at `api_url`: under a name of its own where that needs no DNS, so that its cookie is not that of every
+/// service on `localhost`.
+fn console_beside(api_url: &str) -> String {
+    let origin = match api_url.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.split('/').next().unwrap_or_default()),
+        None => api_url.to_owned(),
+    };
+    origin.replacen("://localhost", "://console.localhost", 1)
 }
 
 /// A process of its own, with only the privileges that it needs.
@@ -257,6 +292,23 @@ mod tests {
             let text = format!("{:#}", plans(bad).unwrap_err());
             assert!(text.contains(says), "{bad}: {text}");
         }
+    }
+
+    #[test]
+    fn the_console_is_beside_the_api() {
+        for (api, console) in [
+            ("http://localhost:7070", "http://console.localhost:7070"),
+            ("https://rigbox.example", "https://rigbox.example"),
+            ("https://rigbox.example:8443/", "https://rigbox.example:8443"),
+        ] {
+            assert_eq!(console_beside(api), console);
+        }
+    }
+
+    #[test]
+    fn a_mail_servers_password_is_not_shown() {
+        let file = parse("[mail]\nsmtp_url = \"smtps://u:hunter2@x\"\nfrom = \"a@b.example\"\n").unwrap();
+        assert!(!format!("{file:?}").contains("hunter2"));
     }
 
     #[test]

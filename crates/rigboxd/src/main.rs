@@ -1,6 +1,7 @@
 //! `rigboxd`: one program in roles. `up` supervises, `role` is one of the supervised processes, and two hidden commands are steps of a
 //! VMM's way into its jail.
 
+mod admin;
 mod config;
 mod role;
 mod supervisor;
@@ -33,16 +34,9 @@ enum Command {
         #[arg(long)]
         email: String,
     },
-    /// Print a further API key of the administrator, for when the first one was lost.
-    AdminKey {
-        #[command(flatten)]
-        place: Place,
-        /// What the key is listed as.
-        #[arg(long, default_value = "recovered")]
-        name: String,
-    },
-    /// Follow the audit log's chain and say whether it is whole.
-    AuditVerify(Place),
+    /// Users, keys, links, the audit log: whoever is root here may.
+    #[command(subcommand)]
+    Admin(admin::Command),
     /// End all VMs of an installation that does not run, and unmount its disks.
     Purge {
         #[command(flatten)]
@@ -99,32 +93,12 @@ fn main_with_log(command: Command) -> Result<()> {
         Command::Bootstrap { place, email } => {
             let installation = Installation::load(&place.config)?;
             let made = role::as_control(&installation, async |config| {
-                rigbox_control::bootstrap(&config.database, &config.token_key, &email).await
+                rigbox_control::admin::bootstrap(&config, &email).await
             })?;
             println!("{}", made.api_key.reveal());
             Ok(())
         }
-        Command::AdminKey { place, name } => {
-            let installation = Installation::load(&place.config)?;
-            let made = role::as_control(&installation, async |config| {
-                rigbox_control::mint_key(&config.database, &config.token_key, &name).await
-            })?;
-            println!("{}", made.api_key.reveal());
-            Ok(())
-        }
-        Command::AuditVerify(place) => {
-            let installation = Installation::load(&place.config)?;
-            let verdict = role::as_control(&installation, async |config| {
-                rigbox_control::verify_audit(&config.database, &config.token_key).await
-            })?;
-            match verdict {
-                Ok(entries) => println!("the audit log is whole: {entries} entries"),
-                Err(seq) => {
-                    anyhow::bail!("the audit log was changed: entry {seq} is the first that does not fit")
-                }
-            }
-            Ok(())
-        }
+        Command::Admin(command) => admin::run(command),
         Command::Purge { place, everything } => {
             let installation = Installation::load(&place.config)?;
             let _lock = role::lock(installation.state())?;

@@ -11,7 +11,7 @@ use sqlx::{Row, SqliteConnection};
 use crate::audit::{self, Act};
 use crate::idempotency::{self, Once, Replay};
 use crate::secret::{ApiKey, TokenHash, TokenKey};
-use crate::{Error, Store, parsed, random, user_limits};
+use crate::{Error, Store, moment, parsed, random, user_limits};
 
 /// A secret about to be stored: nothing in it opens anything.
 #[derive(Debug, Clone)]
@@ -38,13 +38,15 @@ pub struct NewKey {
     pub scope: Scope,
     /// When it ends; never when none.
     pub expires_at: Option<Moment>,
+    /// Whether `rig login` made it: then `rig logout` ends it.
+    pub by_login: bool,
 }
 
 impl NewKey {
     /// A key to the whole account, for ever.
     pub fn of(key: &ApiKey, name: &str, token_key: &TokenKey) -> Self {
         let secret = NewSecret::of(key, token_key);
-        Self { name: name.to_owned(), secret, scope: Scope::Account, expires_at: None }
+        Self { name: name.to_owned(), secret, scope: Scope::Account, expires_at: None, by_login: false }
     }
 }
 
@@ -100,7 +102,7 @@ impl Store {
              users.id AS user_id, users.plan, users.limits \
              FROM api_keys JOIN users ON users.id = api_keys.user_id \
              WHERE (api_keys.hash = $1 OR (api_keys.old_hash = $1 AND api_keys.old_hash_until > $2)) \
-             AND (api_keys.expires_at IS NULL OR api_keys.expires_at > $2)",
+             AND (api_keys.expires_at IS NULL OR api_keys.expires_at > $2) AND users.disabled_at IS NULL",
         )
         .bind(hash.as_str())
         .bind(now.unix_ms())
@@ -226,6 +228,21 @@ impl Store {
         Ok(rotated)
     }
 
+    /// Ends a key if `rig login` made it; `false`: it did not.
+    pub async fn end_login_key(&self, key: &KeyId, act: &Act, now: Moment) -> Result<bool, Error> {
+        let mut tx = self.write().await?;
+        let done = sqlx::query("DELETE FROM api_keys WHERE id = $1 AND by_login")
+            .bind(key.as_str())
+            .execute(&mut *tx)
+            .await?;
+        let ended = done.rows_affected() == 1;
+        if ended {
+            audit::append(&mut tx, &self.chain, act, now).await?;
+        }
+        tx.commit().await?;
+        Ok(ended)
+    }
+
     /// Ends a user's key; `false`: the user has no such key.
     pub async fn revoke_key(
         &self,
@@ -262,8 +279,8 @@ pub(crate) async fn insert(
         Scope::Workspaces { role, .. } => Some(role.as_str()),
     };
     sqlx::query(
-        "INSERT INTO api_keys (id, user_id, name, hash, preview, created_at, expires_at, role) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO api_keys (id, user_id, name, hash, preview, created_at, expires_at, role, by_login) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(id.as_str())
     .bind(user.as_str())
@@ -273,6 +290,7 @@ pub(crate) async fn insert(
     .bind(now.unix_ms())
     .bind(key.expires_at.map(Moment::unix_ms))
     .bind(role)
+    .bind(key.by_login)
     .execute(&mut *connection)
     .await?;
     if let Scope::Workspaces { ids, .. } = &key.scope {
@@ -320,8 +338,4 @@ async fn record(connection: &mut SqliteConnection, row: &SqliteRow) -> Result<Ke
         last_used_at: moment(row, "last_used_at")?,
         old_secret_until: moment(row, "old_hash_until")?,
     })
-}
-
-fn moment(row: &SqliteRow, column: &str) -> Result<Option<Moment>, Error> {
-    Ok(row.try_get::<Option<i64>, _>(column)?.map(Moment::from_unix_ms))
 }

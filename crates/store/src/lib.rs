@@ -7,23 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use sqlx::SqlitePool;
+use rigbox_core::time::Moment;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row, SqlitePool};
 
 mod api_keys;
 mod audit;
+mod devices;
 mod holders;
 mod hot;
 mod idempotency;
 pub mod secret;
+mod sessions;
 mod user_limits;
 mod users;
 mod workspaces;
 
 pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
 pub use audit::{Act, AuditEntry};
+pub use devices::{DeviceLogin, Poll};
 pub use idempotency::{Once, Replay};
+pub use sessions::{NewSession, SignedIn};
 pub use users::User;
 pub use workspaces::{Page, Quota, Usage, Workspace};
 
@@ -71,8 +76,8 @@ pub enum Error {
     /// The user has no such workspace.
     #[error("no workspace `{0}`: not found")]
     NoWorkspace(WorkspaceId),
-    /// There is a user already.
-    #[error("there is a first user already")]
+    /// There is a first user, or one with this e-mail address, already.
+    #[error("there is such a user already")]
     UserExists,
     /// Anything else from the database.
     #[error("database: {0}")]
@@ -153,6 +158,11 @@ where
     T::Err: std::fmt::Display,
 {
     text.parse().map_err(|error: T::Err| Error::Damaged(error.to_string()))
+}
+
+/// A column of a moment that may be missing.
+pub(crate) fn moment(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Option<Moment>, Error> {
+    Ok(row.try_get::<Option<i64>, _>(column)?.map(Moment::from_unix_ms))
 }
 
 #[cfg(test)]

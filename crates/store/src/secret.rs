@@ -1,4 +1,4 @@
-//! Secrets of the control role: the key that tokens are hashed with, and API keys as they are handed out.
+//! Secrets of the control role: the key that tokens are hashed with, and tokens as they are handed out.
 //!
 //! None of these types prints its content.
 
@@ -11,7 +11,6 @@ use std::path::Path;
 use crate::{Error, random};
 
 const KEY_BYTES: usize = 32;
-const PREFIX: &str = "rb_";
 const DIGITS: usize = 43;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -77,50 +76,127 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// A user's API key in clear: exists where it is minted and where it is presented, nowhere else.
-#[derive(Clone)]
-pub struct ApiKey(String);
+macro_rules! token {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $name(String);
 
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiKey(..)")
-    }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        }
+
+        impl $name {
+            /// A new one: 43 base62 characters carry 256 bits.
+            pub fn mint() -> Result<Self, Error> {
+                Ok(Self(format!("{}{}", $prefix, digits()?)))
+            }
+
+            /// The token in `text`, if it looks like one.
+            pub fn parse(text: &str) -> Option<Self> {
+                let digits = text.strip_prefix($prefix)?;
+                let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                fits.then(|| Self(text.to_owned()))
+            }
+
+            /// The token itself, to be handed out once or hashed.
+            pub fn reveal(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+token! {
+    /// A user's API key in clear: exists where it is minted and where it is presented, nowhere else.
+    ApiKey, "rb_"
+}
+token! {
+    /// What a signed-in browser has in its cookie.
+    SessionToken, "rbs_"
+}
+token! {
+    /// What makes a link that signs in; good once. It has to stand in a URL, so it is good for nothing else and not for long.
+    LinkToken, "rbl_"
+}
+token! {
+    /// What a machine polls with while its user approves its log-in.
+    DeviceSecret, "rbv_"
 }
 
 impl ApiKey {
-    /// A new one: 43 base62 characters carry 256 bits.
+    /// Enough to tell keys apart, too little to use.
+    pub fn preview(&self) -> String {
+        format!("{}…", self.0.chars().take(9).collect::<String>())
+    }
+}
+
+fn digits() -> Result<String, Error> {
+    drawn(BASE62, DIGITS)
+}
+
+/// Alphabet of codes that people type: no vowels, so no words (RFC 8628, section 6.1).
+const CODE_LETTERS: &[u8] = b"BCDFGHJKLMNPQRSTVWXZ";
+const CODE_LENGTH: usize = 8;
+
+/// What a user compares or types to approve a machine: 34 bits, good for minutes, behind a sign-in and a rate limit.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserCode(String);
+
+impl fmt::Debug for UserCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UserCode(..)")
+    }
+}
+
+impl UserCode {
+    /// A new one.
     pub fn mint() -> Result<Self, Error> {
-        let mut text = PREFIX.to_owned();
-        while text.len() < PREFIX.len() + DIGITS {
-            // Bytes above 247 are dropped, so that all 62 digits are equally likely.
-            text.extend(
-                random::<64>()?
-                    .into_iter()
-                    .filter(|byte| *byte < 248)
-                    .filter_map(|byte| BASE62.get(usize::from(byte) % BASE62.len()))
-                    .map(|digit| char::from(*digit))
-                    .take(PREFIX.len() + DIGITS - text.len()),
-            );
-        }
-        Ok(Self(text))
+        Ok(Self(drawn(CODE_LETTERS, CODE_LENGTH)?))
     }
 
-    /// The key in `text`, if it looks like one.
+    /// The code in what somebody typed, with or without blanks and dashes.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix(PREFIX)?;
-        let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        fits.then(|| Self(text.to_owned()))
+        let code: String = text
+            .chars()
+            .take(64)
+            .filter(|character| !matches!(character, ' ' | '-'))
+            .map(|character| character.to_ascii_uppercase())
+            .collect();
+        let fits = code.len() == CODE_LENGTH && code.bytes().all(|byte| CODE_LETTERS.contains(&byte));
+        fits.then_some(Self(code))
     }
 
-    /// The key itself, to be shown once or hashed.
+    /// As people read it: `BCDF-GHJK`.
+    pub fn shown(&self) -> String {
+        let (first, second) = self.0.split_at_checked(CODE_LENGTH / 2).unwrap_or((&self.0, ""));
+        format!("{first}-{second}")
+    }
+
+    /// What is hashed.
     pub fn reveal(&self) -> &str {
         &self.0
     }
+}
 
-    /// Enough to tell keys apart, too little to use.
-    pub fn preview(&self) -> String {
-        format!("{}…", self.0.chars().take(PREFIX.len() + 6).collect::<String>())
+/// Random characters of an alphabet, all equally likely.
+fn drawn(alphabet: &[u8], length: usize) -> Result<String, Error> {
+    // Bytes above the largest multiple of the alphabet's size would make some characters likelier.
+    let fair = 256 - 256 % alphabet.len();
+    let mut text = String::new();
+    while text.len() < length {
+        text.extend(
+            random::<64>()?
+                .into_iter()
+                .filter(|byte| usize::from(*byte) < fair)
+                .filter_map(|byte| alphabet.get(usize::from(byte) % alphabet.len()))
+                .map(|digit| char::from(*digit))
+                .take(length - text.len()),
+        );
     }
+    Ok(text)
 }
 
 /// Creates a file that only its owner may read, with its content on disk before it has its name.
@@ -143,4 +219,30 @@ pub(crate) fn create_private(path: &Path, content: &[u8]) -> Result<(), Error> {
 
 fn file(path: &Path, problem: impl fmt::Display) -> Error {
     Error::File { path: path.display().to_string(), problem: problem.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_understood_however_it_is_typed() {
+        let code = UserCode::mint().unwrap();
+        let shown = code.shown();
+        assert_eq!((shown.len(), shown.get(4..5)), (9, Some("-")));
+        for typed in [shown.clone(), shown.to_lowercase(), shown.replace('-', ""), format!(" {shown} ")] {
+            assert!(UserCode::parse(&typed) == Some(code.clone()), "{typed}");
+        }
+        for wrong in ["", "BCDF-GHJ", "BCDF-GHJKL", "ACDF-GHJK", "BCDF_GHJK", "BCDF-GHJ\u{c4}"] {
+            assert!(UserCode::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_kind_of_token_is_not_taken_for_another() {
+        let (key, session) = (ApiKey::mint().unwrap(), SessionToken::mint().unwrap());
+        assert!(ApiKey::parse(key.reveal()).is_some() && SessionToken::parse(session.reveal()).is_some());
+        assert!(SessionToken::parse(key.reveal()).is_none() && ApiKey::parse(session.reveal()).is_none());
+        assert_eq!(format!("{key:?} {session:?}"), "ApiKey(..) SessionToken(..)");
+    }
 }

@@ -10,7 +10,7 @@ use rigbox_core::time::Moment;
 use tempfile::TempDir;
 
 use super::*;
-use crate::secret::{ApiKey, TokenKey};
+use crate::secret::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
 mod grants;
 
@@ -325,4 +325,80 @@ async fn a_keys_first_use_from_an_address_is_told_once() {
     let newest = &f.store.audit_of(&f.user, None, 1).await.unwrap()[0];
     assert_eq!((newest.action.as_str(), newest.address.as_deref()), ("key.first_use", Some("2001:db8::1")));
     assert_eq!(f.store.verify_audit().await.unwrap(), Ok(4));
+}
+
+#[tokio::test]
+async fn a_link_is_good_once_and_not_for_long() {
+    let f = fixture().await;
+    let until = now().after(Duration::from_secs(60));
+    let token = || SessionToken::mint().unwrap();
+    let sign_in = async |link: &LinkToken, at: Moment| {
+        let session = NewSession { token: &token(), idle: IDLE, longest: LONGEST };
+        f.store.sign_in(link, session, &f.token_key, None, at).await.unwrap().is_some()
+    };
+    let link = LinkToken::mint().unwrap();
+    f.store.add_link(&f.user, &link, &f.token_key, until, now()).await.unwrap();
+    assert!(f.store.user_of_link(&link, &f.token_key, now()).await.unwrap().is_some());
+    assert!(sign_in(&link, now()).await && !sign_in(&link, now()).await);
+    let late = LinkToken::mint().unwrap();
+    f.store.add_link(&f.user, &late, &f.token_key, until, now()).await.unwrap();
+    assert!(f.store.user_of_link(&late, &f.token_key, until).await.unwrap().is_none());
+    assert!(!sign_in(&late, until).await);
+    // One that came too late does not come back.
+    assert!(!sign_in(&late, now()).await);
+}
+
+const IDLE: Duration = Duration::from_secs(100);
+const LONGEST: Duration = Duration::from_secs(250);
+
+#[tokio::test]
+async fn a_session_ends_when_it_is_not_used_and_in_the_end_however_much_it_is() {
+    let f = fixture().await;
+    let (link, token) = (LinkToken::mint().unwrap(), SessionToken::mint().unwrap());
+    let at = |seconds| now().after(Duration::from_secs(seconds));
+    f.store.add_link(&f.user, &link, &f.token_key, at(60), now()).await.unwrap();
+    let session = NewSession { token: &token, idle: IDLE, longest: LONGEST };
+    let begun = f.store.sign_in(&link, session, &f.token_key, None, now()).await.unwrap().unwrap();
+    let is_good = async |seconds| {
+        f.store.holder_of_session(&token, &f.token_key, IDLE, at(seconds)).await.unwrap().is_some()
+    };
+    assert!(is_good(99).await && !is_good(100).await);
+    f.store.session_used(&begun.session, IDLE, at(99)).await.unwrap();
+    assert!(is_good(198).await && !is_good(199).await);
+    f.store.session_used(&begun.session, IDLE, at(198)).await.unwrap();
+    assert!(is_good(249).await && !is_good(250).await);
+    f.store.end_session(&begun.session, &act(), at(249)).await.unwrap();
+    assert!(!is_good(0).await);
+}
+
+#[tokio::test]
+async fn a_machines_log_in_ends_and_is_collected_once() {
+    let f = fixture().await;
+    let by = f.principal().await;
+    let until = now().after(Duration::from_secs(60));
+    let from = "192.0.2.1".parse().unwrap();
+    let ask = async || {
+        let (secret, code) = (DeviceSecret::mint().unwrap(), UserCode::mint().unwrap());
+        let tokens = (&secret, &code, &f.token_key);
+        assert!(f.store.add_device_login(tokens, "laptop", from, until, now()).await.unwrap());
+        (secret, code)
+    };
+    let poll = async |secret: &DeviceSecret, at: Moment| {
+        let key = NewKey::of(&ApiKey::mint().unwrap(), "", &f.token_key);
+        f.store.poll_device_login(secret, key, &f.token_key, at).await.unwrap()
+    };
+    let (secret, code) = ask().await;
+    assert_eq!(poll(&secret, now()).await, Poll::Pending);
+    let decided = f.store.decide_device_login(&by, &code, &f.token_key, true, until).await.unwrap();
+    assert_eq!(decided, None, "approved after its end");
+    let decided = f.store.decide_device_login(&by, &code, &f.token_key, true, now()).await.unwrap();
+    assert_eq!(decided.as_deref(), Some("laptop"));
+    assert_eq!(poll(&secret, until).await, Poll::Unknown, "collected after its end");
+    assert!(matches!(poll(&secret, now()).await, Poll::Approved(user) if user.id == f.user));
+    assert_eq!(poll(&secret, now()).await, Poll::Unknown, "collected twice");
+    // Who was disabled between the click and the collection gets nothing.
+    let (secret, code) = ask().await;
+    f.store.decide_device_login(&by, &code, &f.token_key, true, now()).await.unwrap();
+    f.store.set_disabled(&f.user, true, now()).await.unwrap();
+    assert_eq!(poll(&secret, now()).await, Poll::Unknown);
 }

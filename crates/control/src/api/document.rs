@@ -6,14 +6,16 @@ use axum::Extension;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Components, InfoBuilder, OpenApi};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::error::{ApiError, ApiErrorBody, ApiErrorDetail};
 
-/// Name of the security scheme.
+/// Name of the security scheme of keys.
 pub(super) const BEARER: &str = "bearer";
+/// Name of the console's.
+pub(super) const SESSION: &str = "session";
 
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     document.info = InfoBuilder::new()
@@ -25,6 +27,11 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
         .build();
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme(BEARER, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    let cookie = ApiKeyValue::with_description(
+        "rigbox_session",
+        "A signed-in browser, on the console's host and from its own pages only; `__Host-rigbox_session` with TLS",
+    );
+    components.add_security_scheme(SESSION, SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     components.schemas.insert(ApiErrorBody::name().into_owned(), ApiErrorBody::schema());
     components.schemas.insert(ApiErrorDetail::name().into_owned(), ApiErrorDetail::schema());
     document

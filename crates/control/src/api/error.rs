@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use rigbox_core::permit::Denied;
 use rigbox_core::sizes::BadSize;
 use serde::Serialize;
@@ -15,7 +15,9 @@ use utoipa::ToSchema;
 use crate::auth::AuthError;
 use crate::guest_client::GuestError;
 use crate::node_client::NodeError;
+use crate::service::devices::DeviceProblem;
 use crate::service::guests::GuestProblem;
+use crate::service::sign_in::SignInProblem;
 use crate::service::workspaces::Problem;
 
 /// What every failed request is answered with.
@@ -74,6 +76,16 @@ impl ApiError {
         Self { details: Some(details), ..self }
     }
 
+    /// Which status it is answered with.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// When to come again, if that is known.
+    pub(super) fn retry_after(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.retry_after_s.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds)))
+    }
+
     /// Code and message, for a stream that has begun.
     pub(super) fn into_code_and_message(self) -> (String, String) {
         (self.code, self.message)
@@ -82,13 +94,12 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let retry_after = self.retry_after();
         let body = ApiErrorBody {
             error: ApiErrorDetail { code: self.code, message: self.message, details: self.details },
         };
         let mut response = (self.status, Json(body)).into_response();
-        if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        response.headers_mut().extend(retry_after);
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -117,6 +128,7 @@ impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Store(error) => error.into(),
+            AuthError::CrossSite => Self::new(StatusCode::FORBIDDEN, "cross_site", error.to_string()),
             other => Self::new(StatusCode::UNAUTHORIZED, "unauthorized", other.to_string()),
         }
     }
@@ -182,6 +194,35 @@ impl From<Problem> for ApiError {
             Problem::Node(error) => error.into(),
             Problem::Store(error) => error.into(),
             Problem::Internal(_) => Self::internal(&message),
+        }
+    }
+}
+
+impl From<SignInProblem> for ApiError {
+    fn from(problem: SignInProblem) -> Self {
+        let message = problem.to_string();
+        match problem {
+            SignInProblem::BadEmail(_) => Self::bad_request(message).with_details(json!({"field": "email"})),
+            SignInProblem::TooMany(seconds) => Self {
+                retry_after_s: Some(seconds),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
+            },
+            SignInProblem::Busy => Self::unavailable("busy", message),
+            SignInProblem::BadLink => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            SignInProblem::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeviceProblem> for ApiError {
+    fn from(problem: DeviceProblem) -> Self {
+        let message = problem.to_string();
+        match problem {
+            DeviceProblem::BadName => Self::bad_request(message).with_details(json!({"field": "machine"})),
+            DeviceProblem::TooMany => Self::unavailable("busy", message),
+            DeviceProblem::Unknown => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            DeviceProblem::Denied => Self::new(StatusCode::FORBIDDEN, "denied", message),
+            DeviceProblem::Store(error) => Problem::from(error).into(),
         }
     }
 }

@@ -17,8 +17,8 @@ use super::error::ApiError;
 pub(crate) struct AllowedHosts(HashSet<String>);
 
 impl AllowedHosts {
-    /// `None` when the URL is none.
-    pub(crate) fn new(public_url: &str, listen: SocketAddr) -> Option<Self> {
+    /// `None` when the URL is none. `console` is the console's host as browsers send it.
+    pub(crate) fn new(public_url: &str, console: &str, listen: SocketAddr) -> Option<Self> {
         let uri: Uri = public_url.parse().ok()?;
         let host = uri.host()?.to_ascii_lowercase();
         let default = match uri.scheme_str()? {
@@ -27,7 +27,7 @@ impl AllowedHosts {
             _ => return None,
         };
         let port = uri.port_u16().unwrap_or(default);
-        let mut hosts = HashSet::from([format!("{host}:{port}")]);
+        let mut hosts = HashSet::from([format!("{host}:{port}"), console.to_owned()]);
         if port == default {
             hosts.insert(host);
         }
@@ -79,7 +79,7 @@ fn holds_key(text: &str) -> bool {
     const DIGITS: usize = 43;
     text.match_indices("rb").any(|(at, _)| {
         let rest = text.get(at..).unwrap_or("");
-        ["rb_ws_", "rb_", "rbd_"].iter().any(|prefix| {
+        ["rb_ws_", "rb_", "rbd_", "rbs_", "rbv_"].iter().any(|prefix| {
             rest.strip_prefix(prefix)
                 .is_some_and(|rest| rest.bytes().take_while(u8::is_ascii_alphanumeric).count() >= DIGITS)
         })
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn only_our_own_names_with_our_port_are_ours() {
         let listen = "127.0.0.1:7070".parse().unwrap();
-        let hosts = AllowedHosts::new("http://rigbox.example:7070", listen).unwrap();
+        let hosts = AllowedHosts::new("http://rigbox.example:7070", "console.example", listen).unwrap();
         for good in
             ["rigbox.example:7070", "RIGBOX.example:7070", "localhost:7070", "127.0.0.1:7070", "[::1]:7070"]
         {
@@ -103,17 +103,19 @@ mod tests {
         {
             assert!(!hosts.has(bad), "{bad}");
         }
-        let tls = AllowedHosts::new("https://rigbox.example", listen).unwrap();
+        let tls = AllowedHosts::new("https://rigbox.example", "rigbox.example", listen).unwrap();
         assert!(tls.has("rigbox.example") && tls.has("rigbox.example:443") && tls.has("localhost:7070"));
-        assert!(AllowedHosts::new("rigbox", listen).is_none());
+        assert!(AllowedHosts::new("rigbox", "rigbox", listen).is_none());
     }
 
     #[test]
     fn keys_are_found_wherever_they_stand() {
         let secret = "a".repeat(43);
-        for prefix in ["rb_", "rb_ws_", "rbd_"] {
+        for prefix in ["rb_", "rb_ws_", "rbd_", "rbs_", "rbv_"] {
             assert!(holds_key(&format!("/v1/workspaces?key={prefix}{secret}")));
         }
         assert!(!holds_key("/v1/workspaces?name=rb_short"));
+        // A link to sign in has to stand in a URL.
+        assert!(!holds_key(&format!("/sign-in/link?token=rbl_{secret}")));
     }
 }

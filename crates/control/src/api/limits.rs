@@ -1,19 +1,35 @@
 //! Rate limits as clients see them: headers on every answer, and the refusal.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 
-use axum::extract::Request;
+use axum::extract::{FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
+use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
 use super::connections::Peer;
 use super::error::ApiError;
 use crate::rates::{Allowance, TooMany};
 
+/// Where the request came from, for handlers.
+pub(super) struct Address(pub(super) IpAddr);
+
+impl<S: Sync> FromRequestParts<S> for Address {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.extensions.get::<Peer>().map_or(UNKNOWN, |peer| peer.0)))
+    }
+}
+
+/// Where a request came from whose connection nobody noted.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// Where the request came from.
 pub(super) fn address(request: &Request) -> IpAddr {
-    request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0)
+    request.extensions().get::<Peer>().map_or(UNKNOWN, |peer| peer.0)
 }
 
 /// The answer with what is left of the caller's allowance, if there is a limit.

@@ -6,7 +6,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use axum::{Extension, Router};
-use rigbox_core::permit::{self, Action, Kind, Role};
+use rigbox_core::permit::{self, Action, Kind};
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
@@ -17,12 +17,23 @@ use utoipa_axum::routes;
 
 use super::extract::Caller;
 use super::{
-    App, api_keys, audit, doctor, document, error, exec, exec_socket, files, health, limits, machine,
-    templates, users, workspaces,
+    App, api_keys, audit, auth, doctor, document, error, exec, exec_socket, files, health, limits, machine,
+    pages, templates, users, workspaces,
 };
 
 use crate::auth::AuthError;
 use crate::rates::Class;
+
+/// Who a route's answers are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Programs, whoever runs them.
+    Anybody,
+    /// Programs that show a credential.
+    Holders,
+    /// People, as pages.
+    People,
+}
 
 struct Routes {
     router: OpenApiRouter<App>,
@@ -36,34 +47,39 @@ impl Routes {
 
     /// For programs that watch this one: anybody, at any rate, under any name of this host.
     fn probe(self, routes: UtoipaMethodRouter<App>) -> Self {
-        self.with(routes, &[MALFORMED], false, |methods| methods)
+        self.with(routes, &[MALFORMED], For::Anybody, |methods| methods)
     }
 
     /// For anybody, at any rate.
     fn free(self, routes: UtoipaMethodRouter<App>) -> Self {
-        self.with(routes, &[MALFORMED, MISDIRECTED], false, |methods| methods)
+        self.with(routes, &[MALFORMED, MISDIRECTED], For::Anybody, |methods| methods)
     }
 
     /// For anybody; each address has its limit.
     fn public(self, class: Class, routes: UtoipaMethodRouter<App>) -> Self {
         let state = (self.app.clone(), class);
-        self.with(routes, &[MALFORMED, MISDIRECTED, TOO_MANY], false, |methods| {
+        self.with(routes, &[MALFORMED, MISDIRECTED, TOO_MANY], For::Anybody, |methods| {
             methods.route_layer(middleware::from_fn_with_state(state, limit_address))
+        })
+    }
+
+    /// A page of the console, for anybody: what it shows and does depends on who is signed in. Each address has its limit.
+    fn page(self, routes: UtoipaMethodRouter<App>) -> Self {
+        let app = self.app.clone();
+        let limit = middleware::from_fn_with_state((app.clone(), Class::Authentication), limit_address);
+        self.with(routes, &[MALFORMED, MISDIRECTED, TOO_MANY, UNAVAILABLE], For::People, |methods| {
+            methods.route_layer(middleware::from_fn_with_state(app, pages::on_console)).route_layer(limit)
         })
     }
 
     /// For callers who may do `A` to what they name: the handler can get a permit for `A` and no other. Each user has a limit.
     fn action<A: Action>(self, class: Class, routes: UtoipaMethodRouter<App>) -> Self {
         let state = (self.app.clone(), class);
-        let mut answers = vec![MALFORMED, UNAUTHORIZED, MISDIRECTED, TOO_MANY, UNAVAILABLE];
-        // Some credential may not do everything here that another may.
-        if A::SCOPED != Some(Role::Read) || !A::WITHIN || A::ON == Kind::Installation {
-            answers.push(FORBIDDEN);
-        }
+        let mut answers = vec![MALFORMED, UNAUTHORIZED, FORBIDDEN, MISDIRECTED, TOO_MANY, UNAVAILABLE];
         if A::ON == Kind::Workspace {
             answers.push(MISSING);
         }
-        self.with(routes, &answers, true, |methods| {
+        self.with(routes, &answers, For::Holders, |methods| {
             methods.route_layer(middleware::from_fn_with_state(state, authenticate::<A>))
         })
     }
@@ -72,14 +88,16 @@ impl Routes {
         self,
         routes: UtoipaMethodRouter<App>,
         answers: &[(&str, &str)],
-        secured: bool,
+        readers: For,
         layer: impl FnOnce(MethodRouter<App>) -> MethodRouter<App>,
     ) -> Self {
         let (schemas, mut paths, methods) = routes;
         for item in paths.paths.values_mut() {
             let operations =
                 [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
-            operations.into_iter().flatten().for_each(|operation| describe(operation, answers, secured));
+            operations.into_iter().flatten().for_each(|operation| {
+                describe(operation, answers, readers);
+            });
         }
         Self { router: self.router.routes((schemas, paths, layer(methods))), ..self }
     }
@@ -90,7 +108,7 @@ async fn authenticate<A: Action>(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match app.auth.principal(request.headers(), limits::address(&request)).await {
+    match app.auth.principal(request.method(), request.headers(), limits::address(&request)).await {
         Ok(principal) => match app.rates.user(&principal, class) {
             Ok(allowance) => {
                 request.extensions_mut().insert(Caller::<A>::new(principal));
@@ -119,16 +137,18 @@ const MALFORMED: (&str, &str) =
     ("400", "The request is malformed, or has a key in its URL; the message says where");
 const MISDIRECTED: (&str, &str) = ("421", "This server does not answer to that Host");
 // What is said where a credential is needed.
-const FORBIDDEN: (&str, &str) = ("403", "The key does not cover this");
+const FORBIDDEN: (&str, &str) = ("403", "The key does not cover this, or a page of another site asked");
 const MISSING: (&str, &str) = ("404", "There is no such workspace for this key");
 const UNAUTHORIZED: (&str, &str) = ("401", "No valid API key");
 const TOO_MANY: (&str, &str) = ("429", "Too many requests; Retry-After says when the next may come");
 const UNAVAILABLE: (&str, &str) = ("503", "The node or the database does not answer");
 
 /// What routes have in common.
-fn describe(operation: &mut Operation, answers: &[(&str, &str)], secured: bool) {
-    if secured {
-        operation.security = Some(vec![SecurityRequirement::new(document::BEARER, Vec::<String>::new())]);
+fn describe(operation: &mut Operation, answers: &[(&str, &str)], readers: For) {
+    if readers == For::Holders {
+        let either = [document::BEARER, document::SESSION];
+        let none = Vec::<String>::new;
+        operation.security = Some(either.map(|scheme| SecurityRequirement::new(scheme, none())).into());
     }
     for &(status, text) in answers {
         let documented = ResponseBuilder::new().description(text).content(
@@ -137,6 +157,14 @@ fn describe(operation: &mut Operation, answers: &[(&str, &str)], secured: bool) 
                 .schema(Some(Ref::from_schema_name("ApiErrorBody")))
                 .build(),
         );
+        // What a page says is a page, what is said before it is reached is not.
+        let documented = if readers == For::People {
+            let text = ObjectBuilder::new().schema_type(Type::String).build();
+            let page = utoipa::openapi::ContentBuilder::new().schema(Some(text)).build();
+            documented.content("text/html", page)
+        } else {
+            documented
+        };
         let documented = match status {
             "429" | "503" => documented.header("Retry-After", seconds()),
             _ => documented,
@@ -175,12 +203,20 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::revoke))
         .action::<permit::ReadAudit>(Class::Authentication, routes!(audit::list))
         .action::<permit::Diagnose>(Class::Workspaces, routes!(doctor::doctor))
+        .public(Class::Authentication, routes!(auth::link))
+        .public(Class::Authentication, routes!(auth::device))
+        .public(Class::Authentication, routes!(auth::poll))
+        .action::<permit::EndCredential>(Class::Authentication, routes!(auth::sign_out))
         .public(Class::Workspaces, routes!(templates::list))
         .public(Class::Workspaces, routes!(machine::capacity));
     let root = Routes::new(app)
         .probe(routes!(health::healthz))
         .probe(routes!(health::readyz))
-        .free(routes!(document::document));
+        .free(routes!(document::document))
+        .page(routes!(pages::sign_in::show, pages::sign_in::ask))
+        .page(routes!(pages::sign_in::link, pages::sign_in::follow))
+        .page(routes!(pages::sign_in::sign_out))
+        .page(routes!(pages::device::show, pages::device::decide));
     let (api, api_document) = api.router.split_for_parts();
     let (root, root_document) = root.router.split_for_parts();
     let document = document::complete(root_document.nest("/api/v1", api_document));

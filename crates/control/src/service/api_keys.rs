@@ -58,6 +58,7 @@ impl ApiKeys {
             secret: NewSecret::of(&key, &self.token_key),
             scope: scope(wanted.workspaces, wanted.role.as_deref())?,
             expires_at: wanted.expires_at,
+            by_login: false,
         };
         let act = Act::by(permit.principal(), "key.create", "");
         match self.store.add_key(&permit.principal().user, &new, MOST, once, act, now).await? {

@@ -62,8 +62,8 @@ impl Rig {
     pub(crate) async fn with_plans(timeouts: Timeouts, plans: Plans) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (database, token_key) = (folder.path().join("rigbox.db"), folder.path().join("token.key"));
-        let made = rigbox_control::bootstrap(&database, &token_key, "a@example.com").await.unwrap();
+        let config = config(folder.path(), address, timeouts, plans);
+        let made = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
         let mut rig = Self {
             folder,
             node: Arc::default(),
@@ -73,7 +73,7 @@ impl Rig {
             control: None,
             contract: None,
             key: made.api_key.reveal().to_owned(),
-            client: Client::new(),
+            client: client(address),
             address,
             timeouts,
             plans,
@@ -82,6 +82,15 @@ impl Rig {
         rig.start_guests();
         rig.start_control().await;
         rig
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        config(self.folder.path(), self.address, self.timeouts, self.plans)
+    }
+
+    /// Where people sign in; it answers at `self.address`.
+    pub(crate) fn console(&self) -> String {
+        format!("http://console.localhost:{}", self.address.port())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -108,16 +117,7 @@ impl Rig {
     }
 
     pub(crate) async fn start_control(&mut self) {
-        let config = Config {
-            database: self.path("rigbox.db"),
-            token_key: self.path("token.key"),
-            api_listen: self.address,
-            public_api_url: format!("http://{}", self.address),
-            node_socket: self.path("node.sock"),
-            guestio_socket: self.path("guestio.sock"),
-            timeouts: self.timeouts,
-            plans: self.plans,
-        };
+        let config = self.config();
         let runtime = runtime();
         runtime.spawn(async move { rigbox_control::run(config, std::future::pending()).await.unwrap() });
         self.control = Some(runtime);
@@ -264,6 +264,21 @@ impl Rig {
     }
 }
 
+fn config(folder: &std::path::Path, address: SocketAddr, timeouts: Timeouts, plans: Plans) -> Config {
+    Config {
+        database: folder.join("rigbox.db"),
+        token_key: folder.join("token.key"),
+        api_listen: address,
+        public_api_url: format!("http://{address}"),
+        console_url: format!("http://console.localhost:{}", address.port()),
+        mail: None,
+        node_socket: folder.join("node.sock"),
+        guestio_socket: folder.join("guestio.sock"),
+        timeouts,
+        plans,
+    }
+}
+
 impl Drop for Rig {
     fn drop(&mut self) {
         let runtimes = [self.control.take(), self.node_runtime.take(), self.guests_runtime.take()];
@@ -282,4 +297,10 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut conditi
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Follows nothing by itself, and knows where the console is.
+fn client(address: SocketAddr) -> Client {
+    let redirects = reqwest::redirect::Policy::none();
+    Client::builder().redirect(redirects).resolve("console.localhost", address).build().unwrap()
 }

@@ -1,0 +1,169 @@
+//! Pages to sign in and out: a link is asked for, followed, and its button pressed. Opening the link alone signs nobody in: programs that
+//! look at letters open links too.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::SET_COOKIE;
+use maud::html;
+use rigbox_core::permit::{EndCredential, Target, permit};
+use rigbox_store::secret::UserCode;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{AskedOf, FormOf, PageError, page, redirect};
+use crate::api::App;
+use crate::api::error::ApiError;
+use crate::api::limits::Address;
+use crate::service::sign_in::LONGEST;
+
+/// Where signing in is to lead.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::api) struct SignInQuery {
+    /// Code of a machine's log-in that is to be approved then.
+    device: Option<String>,
+}
+
+/// Who wants to sign in.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api) struct SignInForm {
+    email: String,
+    device: Option<String>,
+}
+
+/// A link as it was followed.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::api) struct FollowedLink {
+    token: String,
+    /// Code of a machine's log-in that is to be approved then.
+    device: Option<String>,
+}
+
+/// The code, if it looks like one: nothing else of what a link says is followed.
+fn code(device: Option<&str>) -> Option<UserCode> {
+    device.and_then(UserCode::parse)
+}
+
+/// Sign in, or see who is signed in
+#[utoipa::path(get, path = "/sign-in", tag = "pages", params(SignInQuery), responses(
+    (status = 200, content_type = "text/html", body = String),
+    (status = 303, description = "Pages are on the console's own host"),
+))]
+pub(in crate::api) async fn show(
+    State(app): State<App>,
+    Address(from): Address,
+    AskedOf(query): AskedOf<SignInQuery>,
+    headers: http::HeaderMap,
+) -> Result<Response, PageError> {
+    let code = code(query.device.as_deref());
+    let Some(principal) = app.auth.visitor(&headers, from).await? else {
+        let content = html! {
+            p { "You get a letter with a link." }
+            form method="post" action="/sign-in" {
+                label { "E-mail address" input type="email" name="email" required autofocus autocomplete="email"; }
+                @if let Some(code) = code { input type="hidden" name="device" value=(code.shown()); }
+                button { "Send the link" }
+            }
+        };
+        return Ok(page(StatusCode::OK, "Sign in", &content));
+    };
+    let user = app.users.me(&permit(&principal, Target::Account).map_err(ApiError::from)?).await?;
+    let content = html! {
+        p { "You are signed in as " strong { (user.email) } "." }
+        @if let Some(code) = code { p { a href={"/device?code=" (code.shown())} { "Approve a machine" } } }
+        form method="post" action="/sign-out" { button { "Sign out" } }
+    };
+    Ok(page(StatusCode::OK, "Signed in", &content))
+}
+
+/// Ask for a link
+#[utoipa::path(post, path = "/sign-in", tag = "pages",
+    request_body(content = SignInForm, content_type = "application/x-www-form-urlencoded"), responses(
+    (status = 200, content_type = "text/html", body = String, description = "The same whether or not there is such a user"),
+    (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
+    (status = 503, content_type = "text/html", body = String),
+))]
+pub(in crate::api) async fn ask(
+    State(app): State<App>,
+    FormOf(form): FormOf<SignInForm>,
+) -> Result<Response, PageError> {
+    app.sign_in.ask(&form.email, code(form.device.as_deref()))?;
+    let content = html! {
+        p { "If there is a user with this address, a link is on its way. It is good once, for 15 minutes." }
+    };
+    Ok(page(StatusCode::OK, "Look for a letter", &content))
+}
+
+/// The link in the letter: shows whom it would sign in
+#[utoipa::path(get, path = "/sign-in/link", tag = "pages", params(FollowedLink), responses(
+    (status = 200, content_type = "text/html", body = String),
+    (status = 303, description = "Pages are on the console's own host"),
+    (status = 404, content_type = "text/html", body = String, description = "It is not good (any more)"),
+    (status = 503, content_type = "text/html", body = String),
+))]
+pub(in crate::api) async fn link(
+    State(app): State<App>,
+    AskedOf(link): AskedOf<FollowedLink>,
+) -> Result<Response, PageError> {
+    let user = app.sign_in.look(&link.token).await?;
+    let content = html! {
+        p { "Sign in as " strong { (user.email) } "?" }
+        form method="post" action="/sign-in/link" {
+            input type="hidden" name="token" value=(link.token);
+            @if let Some(code) = code(link.device.as_deref()) {
+                input type="hidden" name="device" value=(code.shown());
+            }
+            button autofocus { "Sign in" }
+        }
+    };
+    Ok(page(StatusCode::OK, "Sign in", &content))
+}
+
+/// Follow the link: begins a session
+#[utoipa::path(post, path = "/sign-in/link", tag = "pages",
+    request_body(content = FollowedLink, content_type = "application/x-www-form-urlencoded"), responses(
+    (status = 303, description = "Signed in; the session is in the cookie"),
+    (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
+    (status = 404, content_type = "text/html", body = String, description = "It is not good (any more)"),
+    (status = 503, content_type = "text/html", body = String),
+))]
+pub(in crate::api) async fn follow(
+    State(app): State<App>,
+    Address(from): Address,
+    FormOf(link): FormOf<FollowedLink>,
+) -> Result<Response, PageError> {
+    let token = app.sign_in.follow(&link.token, from).await?;
+    let mut response = match code(link.device.as_deref()) {
+        Some(code) => redirect(&format!("/device?code={}", code.shown())),
+        None => redirect("/sign-in"),
+    };
+    response
+        .headers_mut()
+        .extend(app.console.cookie(Some(&token), LONGEST.as_secs()).map(|cookie| (SET_COOKIE, cookie)));
+    Ok(response)
+}
+
+/// Sign out: ends the session
+#[utoipa::path(post, path = "/sign-out", tag = "pages", responses(
+    (status = 303, description = "Signed out"),
+    (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
+    (status = 503, content_type = "text/html", body = String),
+))]
+pub(in crate::api) async fn sign_out(
+    State(app): State<App>,
+    Address(from): Address,
+    headers: http::HeaderMap,
+) -> Result<Response, PageError> {
+    if let Some(principal) = app.auth.visitor(&headers, from).await? {
+        let permit = permit::<EndCredential>(&principal, Target::Account).map_err(ApiError::from)?;
+        app.sign_in.end(&permit).await?;
+    }
+    let mut response = redirect("/sign-in").into_response();
+    response.headers_mut().extend(app.console.cookie(None, 0).map(|cookie| (SET_COOKIE, cookie)));
+    Ok(response)
+}

@@ -1,0 +1,352 @@
+//! What the API promises about signing in: links, sessions of browsers, and machines that log in.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder};
+use rigbox_control::admin;
+use rigbox_core::plans::Plan;
+use serde_json::{Value, json};
+use support::{Answer, Rig};
+
+const EMAIL: &str = "a@example.com";
+
+/// A browser on the console.
+struct Browser<'a> {
+    rig: &'a Rig,
+    cookie: Option<String>,
+}
+
+impl<'a> Browser<'a> {
+    fn new(rig: &'a Rig) -> Self {
+        Self { rig, cookie: None }
+    }
+
+    /// Signed in by a link that the operator printed.
+    async fn signed_in(rig: &'a Rig, email: &str) -> Self {
+        let mut browser = Self::new(rig);
+        let link = admin::login_link(&rig.config(), email).await.unwrap();
+        let (_, token) = link.split_once("token=").unwrap();
+        let answer = browser.submit("/sign-in/link", &[("token", token)]).await;
+        assert_eq!(answer.status, 303, "{}", text(&answer));
+        assert!(browser.cookie.is_some());
+        browser
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.rig.client.request(method, format!("{}{path}", self.rig.console()));
+        match &self.cookie {
+            Some(cookie) => request.header("cookie", cookie),
+            None => request,
+        }
+    }
+
+    async fn open(&self, path: &str) -> Answer {
+        self.rig.send(self.request(Method::GET, path)).await
+    }
+
+    /// Sends a form as a page of the console does.
+    async fn submit(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let request = self.request(Method::POST, path).header("origin", self.rig.console());
+        let answer = self.rig.send(form(request, fields)).await;
+        if let Some(cookie) = answer.headers.get("set-cookie") {
+            let cookie = cookie.to_str().unwrap();
+            assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"), "{cookie}");
+            assert!(!cookie.contains("Domain"), "{cookie}");
+            self.cookie = Some(cookie.split(';').next().unwrap().to_owned());
+        }
+        answer
+    }
+
+    /// The API's status for a page of this browser.
+    async fn api(&self, path: &str) -> u16 {
+        self.open(&format!("/api/v1{path}")).await.status.as_u16()
+    }
+}
+
+fn form(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
+    let mut url = reqwest::Url::parse("http://form").unwrap();
+    url.query_pairs_mut().extend_pairs(fields);
+    let content_type = "application/x-www-form-urlencoded";
+    request.header("content-type", content_type).body(url.query().unwrap_or("").to_owned())
+}
+
+fn text(answer: &Answer) -> String {
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+async fn post(rig: &Rig, path: &str, body: Value) -> (u16, Value) {
+    let (status, body) = rig.answer(rig.client.post(rig.url(&format!("/api/v1{path}"))).json(&body)).await;
+    (status.as_u16(), body)
+}
+
+#[tokio::test]
+async fn a_link_signs_in_once_and_only_when_its_button_is_pressed() {
+    let rig = Rig::new().await;
+    let mut browser = Browser::new(&rig);
+    assert_eq!(browser.api("/users/me").await, 401);
+    let link = admin::login_link(&rig.config(), EMAIL).await.unwrap();
+    let path = link.strip_prefix(&rig.console()).unwrap();
+    for _ in 0..2 {
+        let shown = browser.open(path).await;
+        assert_eq!(shown.status, 200);
+        assert!(text(&shown).contains(EMAIL) && shown.headers.get("set-cookie").is_none());
+        let policy = shown.headers["content-security-policy"].to_str().unwrap();
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
+    }
+    let token = path.split_once("token=").unwrap().1;
+    // Not from one of our pages: whoever sends it does not sign a victim in.
+    for origin in [None, Some("http://evil.example"), Some("null")] {
+        let request = form(browser.request(Method::POST, "/sign-in/link"), &[("token", token)]);
+        let request = match origin {
+            Some(origin) => request.header("origin", origin),
+            None => request,
+        };
+        assert_eq!(rig.send(request).await.status, 403, "{origin:?}");
+    }
+    let followed = browser.submit("/sign-in/link", &[("token", token)]).await;
+    assert_eq!(followed.status, 303);
+    assert_eq!(followed.headers["location"], "/sign-in");
+    assert_eq!(browser.api("/users/me").await, 200);
+    assert!(text(&browser.open("/sign-in").await).contains(EMAIL));
+    assert_eq!(browser.open(path).await.status, 404);
+    assert_eq!(browser.submit("/sign-in/link", &[("token", token)]).await.status, 404);
+}
+
+#[tokio::test]
+async fn signing_in_leads_nowhere_but_to_our_own_pages() {
+    let rig = Rig::new().await;
+    let mut browser = Browser::new(&rig);
+    for device in ["//evil.example", "http://evil.example", "BCDF-GHJK\r\nSet-Cookie: x=y", ""] {
+        let link = admin::login_link(&rig.config(), EMAIL).await.unwrap();
+        let token = link.split_once("token=").unwrap().1;
+        let followed = browser.submit("/sign-in/link", &[("token", token), ("device", device)]).await;
+        assert_eq!(followed.headers["location"], "/sign-in", "{device}");
+    }
+    // Another of our names sends people to the console, with nothing of theirs but the path.
+    let answer = rig.send(rig.client.get(rig.url("/sign-in"))).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.headers["location"].to_str().unwrap().to_owned()),
+        (303, format!("{}/sign-in", rig.console()))
+    );
+    let answer = rig.send(form(rig.client.post(rig.url("/sign-in")), &[("email", EMAIL)])).await;
+    assert_eq!(answer.status, 421);
+}
+
+#[tokio::test]
+async fn a_session_counts_on_the_console_and_for_its_own_pages_only() {
+    let rig = Rig::new().await;
+    let browser = Browser::signed_in(&rig, EMAIL).await;
+    let cookie = browser.cookie.clone().unwrap();
+    let elsewhere = rig.client.get(rig.url("/api/v1/users/me")).header("cookie", &cookie);
+    assert_eq!(rig.send(elsewhere).await.status, 401);
+    let create = |origin: Option<&str>| {
+        let request = browser.request(Method::POST, "/api/v1/workspaces").json(&json!({"name": "mine"}));
+        match origin {
+            Some(origin) => request.header("origin", origin),
+            None => request,
+        }
+    };
+    for origin in [None, Some("null"), Some("http://web.rigbox.localhost:7080")] {
+        assert_eq!(rig.send(create(origin)).await.status, 403, "{origin:?}");
+    }
+    let site = browser.request(Method::GET, "/api/v1/users/me").header("sec-fetch-site", "same-site");
+    assert_eq!(rig.send(site).await.status, 403);
+    assert_eq!(rig.get("/workspaces").await.1["vms"], json!([]));
+    assert_eq!(rig.send(create(Some(&rig.console()))).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_session_ends_on_the_next_request_after_signing_out() {
+    let rig = Rig::new().await;
+    let mut browser = Browser::signed_in(&rig, EMAIL).await;
+    let before = Browser { rig: &rig, cookie: browser.cookie.clone() };
+    assert_eq!(before.api("/users/me").await, 200);
+    assert_eq!(browser.submit("/sign-out", &[]).await.status, 303);
+    assert_eq!((before.api("/users/me").await, browser.api("/users/me").await), (401, 401));
+    let by_api = Browser::signed_in(&rig, EMAIL).await;
+    let request = by_api.request(Method::POST, "/api/v1/auth/sign-out").header("origin", rig.console());
+    assert_eq!(rig.send(request).await.status, 200);
+    assert_eq!(by_api.api("/users/me").await, 401);
+    let (_, log) = rig.get("/audit-log").await;
+    let actions: Vec<&str> =
+        log["entries"].as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions.iter().filter(|action| **action == "session.create").count(), 2);
+    assert_eq!(actions.iter().filter(|action| **action == "session.end").count(), 2);
+}
+
+#[tokio::test]
+async fn asking_for_a_link_does_not_tell_who_there_is() {
+    let rig = Rig::new().await;
+    let ask = async |email: &str| post(&rig, "/auth/link", json!({"email": email})).await;
+    let (known, unknown) = (ask(EMAIL).await, ask("b@example.com").await);
+    assert_eq!((known.0, &known), (202, &unknown));
+    // One address is asked for no more often than a person does, whether or not anybody has it.
+    for email in [EMAIL, "b@example.com"] {
+        for _ in 1..5 {
+            assert_eq!(ask(email).await.0, 202);
+        }
+        let request = rig.client.post(rig.url("/api/v1/auth/link")).json(&json!({"email": email}));
+        let over = rig.send(request).await;
+        assert_eq!(over.status, 429, "{email}");
+        assert!(over.headers.contains_key("retry-after"));
+    }
+    assert_eq!(ask("nobody").await.0, 400);
+}
+
+#[tokio::test]
+async fn the_answer_to_asking_waits_for_nothing_that_depends_on_the_user() {
+    let rig = Rig::new().await;
+    // While somebody else writes, a link for a user who exists cannot be stored.
+    let mut writer = std::process::Command::new("python3")
+        .args(["-c", "import sqlite3,sys;c=sqlite3.connect(sys.argv[1],isolation_level=None);c.execute('BEGIN IMMEDIATE');print('held',flush=True);sys.stdin.read()"])
+        .arg(rig.path("rigbox.db"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(writer.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    assert_eq!(line.trim(), "held");
+    for email in [EMAIL, "b@example.com"] {
+        assert_eq!(post(&rig, "/auth/link", json!({"email": email})).await.0, 202);
+    }
+    // It was held all the time.
+    assert!(writer.try_wait().unwrap().is_none());
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
+}
+
+/// Asks as `rig login` does; answers the secret and the code.
+async fn ask_device(rig: &Rig, machine: &str) -> (String, String) {
+    let (status, asked) = post(rig, "/auth/device", json!({"machine": machine})).await;
+    assert_eq!(status, 201, "{asked}");
+    let text = |name: &str| asked[name].as_str().unwrap().to_owned();
+    let (secret, code) = (text("device_secret"), text("user_code"));
+    assert!(text("verification_url").ends_with(&format!("/device?code={code}")));
+    assert!(!text("verification_url").contains(&secret));
+    (secret, code)
+}
+
+async fn poll(rig: &Rig, secret: &str) -> (u16, Value) {
+    post(rig, "/auth/device/poll", json!({"device_secret": secret})).await
+}
+
+#[tokio::test]
+async fn a_machine_gets_its_key_once_after_its_user_has_clicked() {
+    let rig = Rig::new().await;
+    let (secret, code) = ask_device(&rig, "laptop").await;
+    assert_eq!(poll(&rig, &secret).await, (200, json!({"status": "pending"})));
+    let stranger = Browser::new(&rig);
+    let sent_on = stranger.open(&format!("/device?code={code}")).await;
+    assert_eq!(
+        (sent_on.status.as_u16(), sent_on.headers["location"].to_str().unwrap()),
+        (303, &*format!("/sign-in?device={code}"))
+    );
+    let mut browser = Browser::signed_in(&rig, EMAIL).await;
+    let shown = text(&browser.open(&format!("/device?code={code}")).await);
+    assert!(shown.contains("laptop") && shown.contains("127.0.0.1") && shown.contains(&code), "{shown}");
+    // To look is not to approve, and neither is a form from elsewhere.
+    let foreign = browser.request(Method::POST, "/device").header("origin", "http://evil.example");
+    assert_eq!(rig.send(form(foreign, &[("code", &code), ("decision", "approve")])).await.status, 403);
+    assert_eq!(poll(&rig, &secret).await.1["status"], "pending");
+    let approved = browser.submit("/device", &[("code", &code), ("decision", "approve")]).await;
+    assert_eq!(approved.status, 200, "{}", text(&approved));
+    let (status, collected) = poll(&rig, &secret).await;
+    assert_eq!(
+        (status, &collected["status"], &collected["user_email"]),
+        (200, &json!("approved"), &json!(EMAIL))
+    );
+    let key = collected["api_key"].as_str().unwrap();
+    assert_eq!(poll(&rig, &secret).await.0, 404);
+    let with_key = |method: Method, path: &str| {
+        rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key)
+    };
+    let (_, keys) = rig.answer(with_key(Method::GET, "/api-keys")).await;
+    assert!(keys["api_keys"].as_array().unwrap().iter().any(|key| key["name"] == "rig on laptop"), "{keys}");
+    // Signing out ends the key that logging in made, and no other.
+    assert_eq!(rig.post("/auth/sign-out").await.1["ended"], false);
+    assert_eq!(rig.get("/users/me").await.0, 200);
+    assert_eq!(rig.answer(with_key(Method::POST, "/auth/sign-out")).await.1["ended"], true);
+    assert_eq!(rig.answer(with_key(Method::GET, "/users/me")).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_denied_or_unknown_machine_gets_nothing() {
+    let rig = Rig::new().await;
+    let (secret, code) = ask_device(&rig, "strange <b>machine</b>").await;
+    let mut browser = Browser::signed_in(&rig, EMAIL).await;
+    let shown = text(&browser.open(&format!("/device?code={code}")).await);
+    assert!(shown.contains("strange &lt;b&gt;machine"), "{shown}");
+    assert_eq!(browser.submit("/device", &[("code", &code), ("decision", "deny")]).await.status, 200);
+    assert_eq!(poll(&rig, &secret).await.0, 403);
+    // What was decided is not decided again.
+    assert_eq!(browser.submit("/device", &[("code", &code), ("decision", "approve")]).await.status, 404);
+    assert_eq!(poll(&rig, &secret).await.0, 403);
+    assert_eq!(browser.open("/device?code=BCDF-GHJK").await.status, 404);
+    assert_eq!(browser.open("/device?code=nonsense").await.status, 400);
+    for wrong in ["", "rbv_short", &format!("rbv_{}", "a".repeat(43))] {
+        assert_eq!(poll(&rig, wrong).await.0, 404, "{wrong}");
+    }
+    for machine in ["", "\n", &"x".repeat(49)] {
+        assert_eq!(post(&rig, "/auth/device", json!({"machine": machine})).await.0, 400, "{machine:?}");
+    }
+    assert_eq!(rig.get("/api-keys").await.1["api_keys"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_of_a_disabled_user_opens_anything() {
+    let rig = Rig::new().await;
+    let config = rig.config();
+    admin::add_user(&config, "Bob@Example.com", Plan::Free).await.unwrap();
+    let browser = Browser::signed_in(&rig, "bob@example.com").await;
+    let request = browser.request(Method::POST, "/api/v1/api-keys").header("origin", rig.console());
+    let made = rig.send(request.json(&json!({"name": "ci"}))).await;
+    assert_eq!(made.status, 201);
+    let key = serde_json::from_slice::<Value>(&made.body).unwrap()["key"].as_str().unwrap().to_owned();
+    let with_key =
+        async |key: &str| rig.answer(rig.client.get(rig.url("/api/v1/users/me")).bearer_auth(key)).await;
+    assert_eq!((with_key(&key).await.0.as_u16(), browser.api("/users/me").await), (200, 200));
+    admin::set_disabled(&config, "bob@example.com", true).await.unwrap();
+    let (status, disabled) = with_key(&key).await;
+    assert_eq!((status.as_u16(), browser.api("/users/me").await), (401, 401));
+    // And nobody learns from the answer that the key was ever good.
+    assert_eq!(disabled, with_key(&format!("rb_{}", "a".repeat(43))).await.1);
+    assert!(admin::login_link(&config, "bob@example.com").await.is_err());
+    admin::set_disabled(&config, "bob@example.com", false).await.unwrap();
+    assert_eq!((with_key(&key).await.0.as_u16(), browser.api("/users/me").await), (200, 401));
+    assert!(admin::set_disabled(&config, EMAIL, true).await.is_err(), "the administrator locked out");
+    assert!(admin::add_user(&config, "BOB@example.com", Plan::Pro).await.is_err(), "one address, two users");
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_throttled_by_address() {
+    let rig = Rig::new().await;
+    let attempts = [
+        rig.client.get(rig.url("/api/v1/users/me")).bearer_auth(format!("rb_{}", "a".repeat(43))),
+        rig.client.post(rig.url("/api/v1/auth/device/poll")).json(&json!({"device_secret": "rbv_x"})),
+        rig.client.get(format!("{}/sign-in/link?token=rbl_x", rig.console())),
+        rig.client.get(format!("{}/device?code=BCDF-GHJK", rig.console())),
+    ];
+    let mut refused = 0;
+    for attempt in attempts.iter().cycle().take(24) {
+        let answer = rig.send(attempt.try_clone().unwrap()).await;
+        refused += u32::from(answer.status == 429);
+    }
+    // A burst of 12, whatever was tried, and what a few seconds add to it.
+    assert!((8..=12).contains(&refused), "{refused}");
+    // Who has a good key is not concerned.
+    assert_eq!(rig.get("/users/me").await.0, 200);
+    // The next try is told when it may come.
+    let over = rig.send(attempts[0].try_clone().unwrap()).await;
+    let wait: u64 = over.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!(Duration::from_secs(wait) <= Duration::from_secs(1), "{wait}");
+}
