@@ -175,30 +175,6 @@ impl Api {
         Ok(Self { key: key.to_owned(), ..Self::new(&self.url)? })
     }
 
-    /// Follows a link that signs in as the console's page does; the session's token, as it is in the cookie.
-    pub(crate) fn follow_link(&self, link: &str) -> Result<String> {
-        let (origin, token) = link.split_once("/sign-in/link?token=").context("a link that signs in")?;
-        let host = origin.split_once("://").context("the console's origin")?.1;
-        let client =
-            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
-        // The console's name need not be known to this host.
-        let request = client
-            .post(format!("{}/sign-in/link", self.url))
-            .header("host", host)
-            .header("origin", origin)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(format!("token={token}"));
-        self.runtime.block_on(async {
-            let response = request.send().await?;
-            let cookie = response.headers().get("set-cookie").context("no session")?.to_str()?;
-            let pair = cookie.split(';').next().unwrap_or_default();
-            let seen =
-                client.get(format!("{}/sign-in", self.url)).header("host", host).header("cookie", pair);
-            anyhow::ensure!(seen.send().await?.text().await?.contains("signed in as"), "the session is none");
-            Ok(pair.split_once('=').context("the cookie's value")?.1.to_owned())
-        })
-    }
-
     /// Sets variables of a workspace's environment.
     pub(crate) fn set_env(&self, id: &str, env_vars: &Value) -> Result<Value> {
         self.post(&format!("/workspaces/{id}/env"), &json!({"env_vars": env_vars}))?.expect(200)

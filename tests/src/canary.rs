@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::search::{Needle, Search, Seen};
 use crate::{Kept, World};
@@ -41,11 +41,6 @@ fn kinds(seen: &Seen) -> Vec<&'static str> {
 
 fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) -> Kept {
     let api = &world.api;
-    let link = || world.admin(&["admin", "login-link", "owner@example.org"]);
-    let (session, unused_link) = (api.follow_link(&link()?)?, link()?);
-    let unused_link = unused_link.split_once("token=").context("the link's token")?.1;
-    let device = api.post("/auth/device", &json!({"machine": "canary"}))?.expect(201)?;
-    let device = device.get("device_secret").and_then(Value::as_str).context("the device's secret")?;
     let (value, in_file, in_process) = (unique("canary")?, unique("infile")?, unique("inproc")?);
     let before = world.vmm_pids()?;
     let id = api.create("canary")?;
@@ -63,6 +58,17 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
     api.sh(&id, &format!("printf %s {in_file} > file; sync; sleep 1000 {in_process} & true"))?;
     api.set_env(&id, &json!({"OTHER": "x"}))?;
 
+    // Of the account: a browser that is signed in, a link that waits to be followed, a machine that waits to be approved.
+    let link = || crate::sign_in::admin(world, &["login-link", "owner@example.org"]);
+    let mut browser = crate::console::Console::new(world)?;
+    browser.follow(&link()?)?;
+    let session = browser.cookie.as_deref().and_then(|cookie| cookie.split_once('=')).context("no cookie")?;
+    let (session, link) = (session.1.to_owned(), link()?);
+    let link = link.split_once("token=").context("no token")?.1.to_owned();
+    let device = api.post("/auth/device", &json!({"machine": "canary"}))?.expect(201)?;
+    let device =
+        device.get("device_secret").and_then(|secret| secret.as_str()).context("no secret")?.to_owned();
+
     let control = world.state().join("control");
     let token_key = std::fs::read(control.join("token.key"))?;
     let master_key = std::fs::read_to_string(control.join("master.key"))?;
@@ -74,8 +80,8 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
         Needle { kind: "token key", bytes: token_key },
         Needle { kind: "master key", bytes: master_key },
         needle("session", &session),
-        needle("link that signs in", unused_link),
-        needle("secret of a machine that logs in", device),
+        needle("login link", &link),
+        needle("device secret", &device),
         needle(ON_DISK_MARK, &in_file),
         needle(IN_PROCESS_MARK, &in_process),
     ])?;

@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use crate::api::Api;
 
 const PORT: u16 = 7070;
+/// Where the installation brings its letters.
+pub(crate) const MAIL_PORT: u16 = 2525;
 
 pub(crate) struct Installation {
     pub(crate) scratch: PathBuf,
@@ -57,7 +59,11 @@ impl Installation {
         let state = home.join("state");
         fs::write(
             &config,
-            format!("state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n", state.display().to_string()),
+            format!(
+                "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[mail]\n\
+                 smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n",
+                state.display().to_string()
+            ),
         )?;
         let mut installation = Self {
             api: Api::new(&format!("http://localhost:{PORT}"))?,
@@ -90,7 +96,7 @@ impl Installation {
         Path::new("/run/rigbox").join(&self.id)
     }
 
-    fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.scratch.join("rigbox.toml")
     }
 
@@ -107,15 +113,6 @@ impl Installation {
     /// One of the programs that were built with this suite.
     pub(crate) fn command(&self, program: &str) -> Command {
         Command::new(self.programs.join(program))
-    }
-
-    /// What a command of `rigboxd` prints beside the installation that runs.
-    pub(crate) fn admin(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.command("rigboxd");
-        let output = command.args(arguments).arg("--config").arg(self.config()).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "rigboxd {arguments:?}: {said}");
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
     /// The CLI as the owner.

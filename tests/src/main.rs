@@ -5,6 +5,7 @@
 mod api;
 mod canary;
 mod clients;
+mod console;
 mod host;
 mod installation;
 mod isolation;
@@ -14,6 +15,7 @@ mod recovery;
 mod refusals;
 mod search;
 mod secrets;
+mod sign_in;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,6 +55,7 @@ fn run() -> ExitCode {
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
         ("lifecycle", lifecycle::PROMISES),
+        ("sign_in", sign_in::PROMISES),
         ("secrets", secrets::PROMISES),
         ("canary", canary::PROMISES),
         ("recovery", recovery::PROMISES),

@@ -10,6 +10,9 @@ use crate::image;
 use crate::place::program;
 use crate::steps::step;
 
+/// What the tests need of Debian: a mail server.
+const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd"];
+
 /// What tests said.
 #[derive(Default, Clone, Copy)]
 struct Counts {
@@ -39,7 +42,7 @@ impl Counts {
 
 /// Runs all tests; fails when one failed.
 pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
-    build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
+    build::install_packages(&[build::RUN_PACKAGES, TEST_PACKAGES, rigbox_image::HOST_PACKAGES])?;
     let remedy = "read the message above";
     if filter.is_none() {
         step("formatting", "cargo fmt", || run(cargo().args(["fmt", "--all", "--check"])))?;

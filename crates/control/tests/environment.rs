@@ -13,7 +13,7 @@ use reqwest::{Method, StatusCode};
 use rigbox_control::{KeySource, Timeouts};
 use rigbox_proto::node::Cause;
 use serde_json::{Value, json};
-use support::{Rig, answer, eventually};
+use support::{Rig, eventually};
 
 fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
     of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -25,7 +25,7 @@ async fn set(rig: &Rig, id: &str, env_vars: Value) -> (StatusCode, Value) {
 
 async fn as_key(rig: &Rig, key: &str, method: Method, path: &str) -> (u16, Value) {
     let request = rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key);
-    let (status, body) = answer(request).await;
+    let (status, body) = rig.answer(request).await;
     (status.as_u16(), body)
 }
 

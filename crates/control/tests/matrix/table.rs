@@ -78,7 +78,8 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/api-docs/openapi.json", Anything, &[200]),
     row("GET", "/api/v1/templates", Anything, &[200]),
     row("GET", "/api/v1/capacity", Anything, &[200]),
-    row("POST", "/api/v1/auth/link", Anything, &[202]).body(r#"{"email":"nobody@example.com"}"#),
+    // Many callers, one address.
+    row("POST", "/api/v1/auth/link", Anything, &[202, 429]).body(r#"{"email":"nobody@example.com"}"#),
     row("POST", "/api/v1/auth/device", Anything, &[201]).body(r#"{"machine":"laptop"}"#),
     row("POST", "/api/v1/auth/device/poll", Anything, &[404]).body(r#"{"device_secret":"rbv_x"}"#),
     row("GET", "/sign-in", Page, &[200]),

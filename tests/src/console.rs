@@ -1,0 +1,79 @@
+//! A browser on the console, as far as tests need one: it keeps the session's cookie and sends forms as the console's pages do.
+
+use anyhow::{Context, Result, ensure};
+use reqwest::header::{COOKIE, LOCATION, ORIGIN, SET_COOKIE};
+
+use crate::World;
+
+pub(crate) struct Console {
+    origin: String,
+    client: reqwest::Client,
+    runtime: tokio::runtime::Runtime,
+    /// The session, as it is sent.
+    pub(crate) cookie: Option<String>,
+}
+
+/// What the console answered.
+pub(crate) struct Shown {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    pub(crate) text: String,
+}
+
+impl Console {
+    pub(crate) fn new(world: &World) -> Result<Self> {
+        let port = world.api.url.rsplit(':').next().context("the API's port")?;
+        let origin = format!("http://console.localhost:{port}");
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .resolve("console.localhost", format!("127.0.0.1:{port}").parse()?)
+            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { origin, client, runtime, cookie: None })
+    }
+
+    /// Follows a sign-in link to its end.
+    pub(crate) fn follow(&mut self, link: &str) -> Result<()> {
+        let path = link.strip_prefix(&self.origin).with_context(|| format!("not the console's: {link}"))?;
+        let shown = self.open(path)?;
+        ensure!(shown.status == 200, "{path}: {} {}", shown.status, shown.text);
+        let token = path.split_once("token=").and_then(|(_, rest)| rest.split('&').next());
+        let followed = self.submit("/sign-in/link", &[("token", token.context("no token")?)])?;
+        ensure!(followed.status == 303 && self.cookie.is_some(), "{} {}", followed.status, followed.text);
+        Ok(())
+    }
+
+    pub(crate) fn open(&mut self, path: &str) -> Result<Shown> {
+        let request = self.client.get(format!("{}{path}", self.origin));
+        self.send(request)
+    }
+
+    /// Sends a form from one of the console's pages.
+    pub(crate) fn submit(&mut self, path: &str, fields: &[(&str, &str)]) -> Result<Shown> {
+        let mut form = reqwest::Url::parse("http://form")?;
+        form.query_pairs_mut().extend_pairs(fields);
+        let request = self
+            .client
+            .post(format!("{}{path}", self.origin))
+            .header(ORIGIN, &self.origin)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.query().unwrap_or_default().to_owned());
+        self.send(request)
+    }
+
+    fn send(&mut self, mut request: reqwest::RequestBuilder) -> Result<Shown> {
+        if let Some(cookie) = &self.cookie {
+            request = request.header(COOKIE, cookie);
+        }
+        self.runtime.block_on(async {
+            let answer = request.send().await?;
+            if let Some(cookie) = answer.headers().get(SET_COOKIE) {
+                self.cookie = cookie.to_str()?.split(';').next().map(str::to_owned);
+            }
+            let location = answer.headers().get(LOCATION).map(|place| place.to_str()).transpose()?;
+            let (status, location) = (answer.status().as_u16(), location.map(str::to_owned));
+            Ok(Shown { status, location, text: answer.text().await? })
+        })
+    }
+}
