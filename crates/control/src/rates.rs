@@ -12,8 +12,8 @@ use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
-use rigbox_core::ids::UserId;
-use rigbox_core::permit::Principal;
+use rigbox_core::ids::{UserId, WorkspaceId};
+use rigbox_core::permit::{Credential, Principal};
 use rigbox_core::plans::{self, Plans};
 
 /// What a route counts as.
@@ -123,10 +123,18 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiters<K, C> {
     }
 }
 
+/// Whose requests are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Known {
+    User(UserId),
+    /// By its own key: code in a VM must not use up what its owner may ask.
+    Workspace(WorkspaceId),
+}
+
 /// All limits.
 pub(crate) struct Rates {
     plans: Plans,
-    users: Limiters<UserId, DefaultClock>,
+    known: Limiters<Known, DefaultClock>,
     addresses: Limiters<IpAddr, DefaultClock>,
 }
 
@@ -136,13 +144,24 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 impl Rates {
     pub(crate) fn new(plans: Plans) -> Self {
         let clock = DefaultClock::default();
-        Self { plans, users: Limiters::new(clock.clone()), addresses: Limiters::new(clock) }
+        Self { plans, known: Limiters::new(clock.clone()), addresses: Limiters::new(clock) }
     }
 
-    /// Counts a user's request; `None` is no limit.
-    pub(crate) fn user(&self, principal: &Principal, class: Class) -> Result<Option<Allowance>, TooMany> {
-        let rates = self.plans.terms(principal.plan, principal.limits).rates();
-        class.of(&rates).map(|per_minute| self.users.check(class, per_minute, &principal.user)).transpose()
+    /// Counts a request of a user, or of a workspace by its own key; `None` is no limit.
+    pub(crate) fn principal(
+        &self,
+        principal: &Principal,
+        class: Class,
+    ) -> Result<Option<Allowance>, TooMany> {
+        let (known, rates) = match &principal.credential {
+            // Whatever its owner may: what is in a VM is a stranger's.
+            Credential::Workspace(id) => (Known::Workspace(id.clone()), self.plans.rates_of_strangers()),
+            Credential::Key(_) | Credential::Session(_) => {
+                let terms = self.plans.terms(principal.plan, principal.limits);
+                (Known::User(principal.user.clone()), terms.rates())
+            }
+        };
+        class.of(&rates).map(|per_minute| self.known.check(class, per_minute, &known)).transpose()
     }
 
     /// Counts a request of somebody unknown.
@@ -155,7 +174,7 @@ impl Rates {
     pub(crate) async fn keep_small(&self) {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
-            self.users.forget_idle();
+            self.known.forget_idle();
             self.addresses.forget_idle();
         }
     }
@@ -173,7 +192,7 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use governor::clock::FakeRelativeClock;
     use rigbox_core::ids::KeyId;
-    use rigbox_core::permit::{Credential, Scope};
+    use rigbox_core::permit::Scope;
     use rigbox_core::plans::{Overrides, Plan};
 
     use super::*;
@@ -235,7 +254,7 @@ mod tests {
                 scope: Scope::Account,
                 from: None,
             };
-            let allowance = rates.user(&principal, Class::Workspaces).unwrap();
+            let allowance = rates.principal(&principal, Class::Workspaces).unwrap();
             allowance.map(|allowance| (allowance.per_minute, allowance.remaining))
         };
         assert_eq!(passed(Plan::Pro, Overrides::default()), Some((180, 17)));
@@ -257,6 +276,29 @@ mod tests {
         clock.advance(Duration::from_mins(3));
         limiters.forget_idle();
         assert!(limiters.limiters.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_workspaces_own_key_does_not_use_up_what_its_owner_may_ask() {
+        let rates = Rates::new(Plans::default());
+        let owner = Principal {
+            user: UserId::from_random([1; 5]),
+            plan: Plan::Owner,
+            limits: Overrides::default(),
+            credential: Credential::Key(KeyId::from_random([1; 5])),
+            scope: Scope::Account,
+            from: None,
+        };
+        let id = WorkspaceId::from_random([2; 5]);
+        let within = Principal {
+            credential: Credential::Workspace(id.clone()),
+            scope: Scope::Within(id),
+            ..owner.clone()
+        };
+        let refused =
+            |principal: &Principal| (0..100).any(|_| rates.principal(principal, Class::Workspaces).is_err());
+        assert!(refused(&within), "without a limit");
+        assert!(!refused(&owner), "the owner's own requests");
     }
 
     #[test]

@@ -109,7 +109,7 @@ async fn authenticate<A: Action>(
     next: Next,
 ) -> Response {
     match app.auth.principal(request.method(), request.headers(), limits::address(&request)).await {
-        Ok(principal) => match app.rates.user(&principal, class) {
+        Ok(principal) => match app.rates.principal(&principal, class) {
             Ok(allowance) => {
                 request.extensions_mut().insert(Caller::<A>::new(principal));
                 limits::told(next.run(request).await, allowance)
