@@ -12,6 +12,8 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
 use serde_json::{Value, json};
 
+mod sign_in;
+
 pub(crate) struct Api {
     pub(crate) url: String,
     pub(crate) key: String,

@@ -5,6 +5,7 @@
 mod api;
 mod canary;
 mod clients;
+mod contract;
 mod host;
 mod installation;
 mod isolation;
@@ -50,6 +51,7 @@ fn run() -> ExitCode {
     let mut tests = Vec::new();
     for (module, promises) in [
         ("refusals", refusals::PROMISES),
+        ("contract", contract::PROMISES),
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
         ("lifecycle", lifecycle::PROMISES),

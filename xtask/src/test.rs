@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::build::{self, cargo, run};
-use crate::image;
 use crate::place::program;
 use crate::steps::step;
+use crate::{image, schemathesis};
 
 /// What tests said.
 #[derive(Default, Clone, Copy)]
@@ -39,7 +39,7 @@ impl Counts {
 
 /// Runs all tests; fails when one failed.
 pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
-    build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
+    build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES, schemathesis::PACKAGES])?;
     let remedy = "read the message above";
     if filter.is_none() {
         step("formatting", "cargo fmt", || run(cargo().args(["fmt", "--all", "--check"])))?;
@@ -67,11 +67,12 @@ pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
         broken.extend((!ended).then_some("unit tests"));
     }
     image::build("base")?;
+    let schemathesis = schemathesis::install()?;
     step("build the end-to-end tests", remedy, || {
         run(cargo().args(["build", "--release", "--quiet", "--package", "rigbox-tests"]))
     })?;
     let mut suite = Command::new(program("rigbox-tests"));
-    suite.args(filter);
+    suite.args(filter).env("RIGBOX_SCHEMATHESIS", schemathesis);
     if soak {
         suite.env("RIGBOX_SOAK", "1");
     }
