@@ -59,7 +59,7 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
     api.set_env(&id, &json!({"OTHER": "x"}))?;
 
     // Of the account: a browser that is signed in, a link that waits to be followed, a machine that waits to be approved.
-    let link = || crate::sign_in::admin(world, &["login-link", "owner@example.org"]);
+    let link = || world.admin(&["login-link", "owner@example.org"]);
     let mut browser = crate::console::Console::new(world)?;
     browser.follow(&link()?)?;
     let session = browser.cookie.as_deref().and_then(|cookie| cookie.split_once('=')).context("no cookie")?;

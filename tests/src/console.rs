@@ -44,6 +44,16 @@ impl Console {
         Ok(())
     }
 
+    /// A key to the account that is signed in.
+    pub(crate) fn make_key(&mut self, name: &str) -> Result<String> {
+        let request =
+            self.client.post(format!("{}/api/v1/api-keys", self.origin)).header(ORIGIN, &self.origin);
+        let made = self.send(request.json(&serde_json::json!({"name": name})))?;
+        ensure!(made.status == 201, "{} {}", made.status, made.text);
+        let made: serde_json::Value = serde_json::from_str(&made.text)?;
+        Ok(made.get("key").and_then(|key| key.as_str()).context("no key")?.to_owned())
+    }
+
     pub(crate) fn open(&mut self, path: &str) -> Result<Shown> {
         let request = self.client.get(format!("{}{path}", self.origin));
         self.send(request)

@@ -13,6 +13,9 @@ use crate::api::Api;
 const PORT: u16 = 7070;
 /// Where the installation brings its letters.
 pub(crate) const MAIL_PORT: u16 = 2525;
+/// Made-up requests come faster than people's; the administrator's rates are as they are.
+const RATES: &str = "[plans.free]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n\
+    [plans.strangers]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n";
 
 pub(crate) struct Installation {
     pub(crate) scratch: PathBuf,
@@ -61,7 +64,7 @@ impl Installation {
             &config,
             format!(
                 "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[mail]\n\
-                 smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n",
+                 smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
                 state.display().to_string()
             ),
         )?;
@@ -113,6 +116,15 @@ impl Installation {
     /// One of the programs that were built with this suite.
     pub(crate) fn command(&self, program: &str) -> Command {
         Command::new(self.programs.join(program))
+    }
+
+    /// What `rigboxd admin` prints.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command("rigboxd");
+        let output = command.arg("admin").args(arguments).arg("--config").arg(self.config()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "rigboxd admin {}: {said}", arguments.join(" "));
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
     /// The CLI as the owner.

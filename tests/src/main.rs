@@ -6,6 +6,7 @@ mod api;
 mod canary;
 mod clients;
 mod console;
+mod contract;
 mod host;
 mod installation;
 mod isolation;
@@ -52,6 +53,7 @@ fn run() -> ExitCode {
     let mut tests = Vec::new();
     for (module, promises) in [
         ("refusals", refusals::PROMISES),
+        ("contract", contract::PROMISES),
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
         ("lifecycle", lifecycle::PROMISES),

@@ -116,7 +116,7 @@ fn the_master_key_rotates_while_everything_runs(world: &World) -> Kept {
     let (api, id) = (&world.api, shared(world)?);
     let file = world.state().join("control/master.key");
     let before = std::fs::read(&file)?;
-    let said = crate::sign_in::admin(world, &["rotate-master-key"])?;
+    let said = world.admin(&["rotate-master-key"])?;
     ensure!(said.starts_with("rotated: "), "{said}");
     let after = std::fs::read(&file)?;
     ensure!(before != after && before.len() == after.len(), "one key in place of the other");

@@ -64,19 +64,10 @@ impl Drop for MailServer {
     }
 }
 
-/// What `rigboxd admin` prints.
-pub(crate) fn admin(world: &World, arguments: &[&str]) -> Result<String> {
-    let mut command = world.command("rigboxd");
-    let output = command.arg("admin").args(arguments).arg("--config").arg(world.config()).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "rigboxd admin {arguments:?}: {said}");
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
 fn a_user_signs_in_by_letter_and_lets_a_machine_in(world: &World) -> Kept {
     let mail = MailServer::start(world)?;
-    admin(world, &["user", "add", USER, "--plan", "pro"])?;
-    ensure!(admin(world, &["user", "ls"])?.lines().count() == 2, "two users");
+    world.admin(&["user", "add", USER, "--plan", "pro"])?;
+    ensure!(world.admin(&["user", "ls"])?.lines().count() == 2, "two users");
 
     let mut browser = Console::new(world)?;
     let asked = browser.submit("/sign-in", &[("email", "Bob@Example.org")])?;
@@ -120,19 +111,19 @@ fn a_user_signs_in_by_letter_and_lets_a_machine_in(world: &World) -> Kept {
     ensure!(who.get("user_email").and_then(Value::as_str) == Some(USER), "{who}");
     ensure!(who.get("subscription").and_then(Value::as_str) == Some("pro"), "{who}");
     // Limits for this user alone count at once.
-    admin(world, &["user", "set-limits", USER, "--max-vms", "0"])?;
+    world.admin(&["user", "set-limits", USER, "--max-vms", "0"])?;
     let refused = rig(&["workspace", "new", "mine"]).output()?;
     ensure!(String::from_utf8_lossy(&refused.stdout).contains("limit_exceeded"), "{refused:?}");
 
-    admin(world, &["user", "disable", USER])?;
+    world.admin(&["user", "disable", USER])?;
     ensure!(browser.open("/device")?.location.as_deref() == Some("/sign-in"), "the session still opens");
     ensure!(whoami()?.get("authed") == Some(&Value::Bool(false)), "the key still opens");
-    admin(world, &["user", "enable", USER])?;
+    world.admin(&["user", "enable", USER])?;
     ensure!(whoami()?.get("authed") == Some(&Value::Bool(true)), "the key is good again");
     ensure!(rig(&["logout"]).output()?.status.success(), "rig logout");
     ensure!(whoami()?.get("authed") == Some(&Value::Bool(false)), "logged out");
-    admin(world, &["user", "disable", USER])?;
-    ensure!(admin(world, &["audit", "verify"])?.contains("is whole"), "the audit log");
+    world.admin(&["user", "disable", USER])?;
+    ensure!(world.admin(&["audit", "verify"])?.contains("is whole"), "the audit log");
     Ok(())
 }
 
@@ -145,7 +136,7 @@ fn the_operator_is_told_what_is_wrong(world: &World) -> Kept {
         (&["login-link", "stranger@example.org"], "not found"),
     ] {
         let error =
-            admin(world, arguments).err().with_context(|| format!("{arguments:?} was done"))?.to_string();
+            world.admin(arguments).err().with_context(|| format!("{arguments:?} was done"))?.to_string();
         ensure!(error.contains(says), "{arguments:?}: {error}");
     }
     Ok(())

@@ -5,6 +5,7 @@ mod build;
 mod down;
 mod image;
 mod place;
+mod schemathesis;
 mod steps;
 mod test;
 mod up;

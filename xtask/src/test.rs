@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::build::{self, cargo, run};
-use crate::image;
 use crate::place::program;
 use crate::steps::step;
+use crate::{image, schemathesis};
 
 /// What the tests need of Debian: a mail server.
 const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd"];
@@ -42,7 +42,8 @@ impl Counts {
 
 /// Runs all tests; fails when one failed.
 pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
-    build::install_packages(&[build::RUN_PACKAGES, TEST_PACKAGES, rigbox_image::HOST_PACKAGES])?;
+    let packages = [build::RUN_PACKAGES, TEST_PACKAGES, rigbox_image::HOST_PACKAGES, schemathesis::PACKAGES];
+    build::install_packages(&packages)?;
     let remedy = "read the message above";
     if filter.is_none() {
         step("formatting", "cargo fmt", || run(cargo().args(["fmt", "--all", "--check"])))?;
@@ -72,8 +73,9 @@ pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
         broken.extend((!ended).then_some("unit tests"));
     }
     image::build("base")?;
+    let schemathesis = schemathesis::install()?;
     let mut suite = Command::new(program("rigbox-tests"));
-    suite.args(filter);
+    suite.args(filter).env("RIGBOX_SCHEMATHESIS", schemathesis);
     if soak {
         suite.env("RIGBOX_SOAK", "1");
     }

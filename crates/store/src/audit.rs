@@ -195,7 +195,6 @@ impl Store {
             return Ok(());
         };
         let mut tx = self.write().await?;
-        // The key may have been revoked meanwhile.
         let done = sqlx::query(
             "INSERT INTO api_key_addresses (key_id, address) SELECT id, $1 FROM api_keys WHERE id = $2 \
              ON CONFLICT DO NOTHING",
@@ -204,7 +203,11 @@ impl Store {
         .bind(key.as_str())
         .execute(&mut *tx)
         .await?;
-        if done.rows_affected() == 1 {
+        // A key that was revoked meanwhile, perhaps by whoever should not have had it, was used all the same.
+        let revoked = "SELECT COUNT(*) FROM api_keys WHERE id = $1";
+        let revoked =
+            sqlx::query_scalar::<_, i64>(revoked).bind(key.as_str()).fetch_one(&mut *tx).await? == 0;
+        if done.rows_affected() == 1 || revoked {
             let act = Act::by(principal, "key.first_use", key);
             append(&mut tx, &self.chain, &act, now).await?;
         }

@@ -331,6 +331,18 @@ async fn a_keys_first_use_from_an_address_is_told_once() {
 }
 
 #[tokio::test]
+async fn to_revoke_a_key_at_once_does_not_hide_its_use() {
+    let f = fixture().await;
+    let (record, key) = f.add(Scope::Account, None).await;
+    let used = f.holder(&key, now()).await.unwrap().principal;
+    f.store.revoke_key(&f.user, &record.id, &act(), now()).await.unwrap();
+    let from = Some("192.0.2.1".parse().unwrap());
+    f.store.key_used_from(&Principal { from, ..used }, now()).await.unwrap();
+    let newest = &f.store.audit_of(&f.user, None, 1).await.unwrap()[0];
+    assert_eq!((newest.action.as_str(), newest.target.as_str()), ("key.first_use", record.id.as_str()));
+}
+
+#[tokio::test]
 async fn a_link_is_good_once_and_not_for_long() {
     let f = fixture().await;
     let until = now().after(Duration::from_secs(60));

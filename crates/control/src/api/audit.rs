@@ -19,6 +19,7 @@ use super::shapes::{bad_cursor, date, page_size};
 #[into_params(parameter_in = Query)]
 pub(super) struct AuditQuery {
     /// At most so many: 100 when left out, 1,000 at most.
+    #[param(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,

@@ -47,8 +47,10 @@ pub(super) struct ExecRequest {
     /// Over a WebSocket: a terminal instead of pipes.
     tty: Option<bool>,
     /// Height of the terminal, 24 when left out.
+    #[schema(maximum = 65_535)]
     rows: Option<u16>,
     /// Width of the terminal, 80 when left out.
+    #[schema(maximum = 65_535)]
     cols: Option<u16>,
 }
 

@@ -59,7 +59,7 @@ pub(crate) enum Problem {
     #[error("you have a workspace named `{0}` already: choose another name or delete it")]
     NameTaken(String),
     #[error(
-        "the limit {limit_name} of {limit} would be exceeded: delete a workspace or choose a smaller size"
+        "the limit {limit_name} of {limit} would be exceeded: remove what is not needed, or ask for less"
     )]
     Quota { limit_name: &'static str, limit: u64 },
     #[error("env_vars: {0}")]

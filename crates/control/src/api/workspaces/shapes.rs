@@ -218,6 +218,7 @@ pub(in crate::api) struct ListQuery {
     /// Only workspaces in this status.
     pub(super) status: Option<String>,
     /// 100 when left out, 1,000 at most.
+    #[param(minimum = 1, maximum = 1_000)]
     pub(super) limit: Option<u32>,
     /// `next_cursor` of the page before.
     pub(super) cursor: Option<String>,
@@ -231,5 +232,6 @@ pub(in crate::api) struct GetQuery {
     /// Answer when the status is not this one any more.
     pub(super) wait_until_not: Option<String>,
     /// Answer after so many seconds at the latest; 30 when left out.
+    #[param(maximum = 120)]
     pub(super) timeout_s: Option<u32>,
 }
