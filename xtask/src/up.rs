@@ -43,6 +43,7 @@ pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
     eprintln!("    target/release/rig exec -it {WORKSPACE} -- bash");
     eprintln!("    target/release/rig workspace spawn -n another");
     eprintln!("    target/release/rig workspace rm -n {WORKSPACE} --force");
+    eprintln!("    target/release/rigboxd admin login-link {EMAIL} --config {}", place.config().display());
     eprintln!("The log is {}. `cargo xtask down` stops everything.", place.log().display());
     Ok(())
 }

@@ -97,15 +97,14 @@ pub(super) async fn get(
     QueryOf(query): QueryOf<GetQuery>,
 ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
+    let seconds = query.timeout_s.unwrap_or(WAIT_S);
+    if seconds > LONGEST_WAIT_S {
+        let message = format!("timeout_s: {seconds} is more than {LONGEST_WAIT_S}: ask again instead");
+        return Err(ApiError::bad_request(message));
+    }
     let workspace = match query.wait_until_not.as_deref() {
         None => app.workspaces.get(&permit).await?,
         Some(status) => {
-            let seconds = query.timeout_s.unwrap_or(WAIT_S);
-            if seconds > LONGEST_WAIT_S {
-                return Err(ApiError::bad_request(format!(
-                    "timeout_s: {seconds} is more than {LONGEST_WAIT_S}: ask again instead"
-                )));
-            }
             let limit = Duration::from_secs(seconds.into());
             app.workspaces.wait_until_not(&permit, parse_status(status)?, limit).await?
         }
