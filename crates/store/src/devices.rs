@@ -158,14 +158,7 @@ impl Store {
                 .await?;
         let Some(row) = row else { return Ok(Poll::Unknown) };
         let (user, machine): (String, String) = (row.try_get("user_id")?, row.try_get("machine")?);
-        let row = sqlx::query(
-            "SELECT id, email, plan, created_at, disabled_at FROM users WHERE id = $1 AND disabled_at IS NULL",
-        )
-        .bind(&user)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(row) = row else { return Ok(Poll::Unknown) };
-        let user = users::user(&row)?;
+        let Some(user) = users::enabled(&mut tx, &user).await? else { return Ok(Poll::Unknown) };
         let keys: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM api_keys WHERE user_id = $1")
             .bind(user.id.as_str())
             .fetch_one(&mut *tx)

@@ -94,18 +94,11 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let good = row.try_get::<i64, _>("expires_at")? > now.unix_ms();
         let user: String = row.try_get("user_id")?;
-        let row = sqlx::query(
-            "SELECT id, email, plan, created_at, disabled_at FROM users WHERE id = $1 AND disabled_at IS NULL",
-        )
-        .bind(&user)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(row) = row.filter(|_| good) else {
+        let Some(user) = users::enabled(&mut tx, &user).await?.filter(|_| good) else {
             // Used up all the same.
             tx.commit().await?;
             return Ok(None);
         };
-        let user = users::user(&row)?;
         let id = SessionId::from_random(random()?);
         sqlx::query("DELETE FROM sessions WHERE idle_at <= $1 OR ends_at <= $1")
             .bind(now.unix_ms())

@@ -151,6 +151,16 @@ async fn insert(
     Ok(id)
 }
 
+/// The user of this id, if what is theirs opens anything.
+pub(crate) async fn enabled(connection: &mut SqliteConnection, id: &str) -> Result<Option<User>, Error> {
+    sqlx::query(users!("WHERE id = $1 AND disabled_at IS NULL"))
+        .bind(id)
+        .fetch_optional(connection)
+        .await?
+        .map(|row| user(&row))
+        .transpose()
+}
+
 pub(crate) fn user(row: &SqliteRow) -> Result<User, Error> {
     Ok(User {
         id: parsed(row.try_get("id")?)?,

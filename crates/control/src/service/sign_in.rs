@@ -17,7 +17,7 @@ use crate::console::Console;
 use crate::mail::{self, Mailer};
 
 /// A link is good for so long.
-const LINK_MINUTES: u64 = 15;
+pub(crate) const LINK_MINUTES: u64 = 15;
 /// A session that is not used ends after this.
 pub(crate) const IDLE: Duration = Duration::from_mins(30);
 /// However much it is used, it ends after this.

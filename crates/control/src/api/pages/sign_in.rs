@@ -15,7 +15,7 @@ use super::{AskedOf, FormOf, PageError, page, redirect};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::limits::Address;
-use crate::service::sign_in::LONGEST;
+use crate::service::sign_in::{LINK_MINUTES, LONGEST};
 
 /// Where signing in is to lead.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -94,7 +94,7 @@ pub(in crate::api) async fn ask(
 ) -> Result<Response, PageError> {
     app.sign_in.ask(&form.email, code(form.device.as_deref()))?;
     let content = html! {
-        p { "If there is a user with this address, a link is on its way. It is good once, for 15 minutes." }
+        p { "If there is a user with this address, a link is on its way. It is good once, for " (LINK_MINUTES) " minutes." }
     };
     Ok(page(StatusCode::OK, "Look for a letter", &content))
 }
