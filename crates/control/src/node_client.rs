@@ -112,6 +112,7 @@ impl NodeClient {
             vcpu_count: workspace.sizes.vcpu_count(),
             name: workspace.name.to_string(),
             about_json,
+            network: None,
         };
         Ok(self.grpc.clone().start(timed(request, SLOW)).await?.into_inner().boot_id)
     }

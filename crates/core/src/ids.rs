@@ -73,6 +73,10 @@ id! {
     SessionId, "se-", "a session id"
 }
 id! {
+    /// An app: a port of a workspace with a name in the world.
+    AppId, "ap-", "an app id"
+}
+id! {
     /// A node.
     NodeId, "node-", "a node id"
 }

@@ -161,6 +161,13 @@ impl node_server::Node for Service {
         stopped.map(|()| Response::new(StopResponse {})).ok_or_else(|| unknown(&id))
     }
 
+    async fn set_network(
+        &self,
+        _request: tonic::Request<rigbox_proto::node::SetNetworkRequest>,
+    ) -> Result<Response<rigbox_proto::node::SetNetworkResponse>, Status> {
+        Err(Status::unimplemented("network policies"))
+    }
+
     async fn delete(
         &self,
         request: tonic::Request<DeleteRequest>,

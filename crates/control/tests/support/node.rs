@@ -222,6 +222,13 @@ impl Service for Served {
         Ok(Response::new(StartResponse { boot_id: known.boot.clone() }))
     }
 
+    async fn set_network(
+        &self,
+        _: Request<rigbox_proto::node::SetNetworkRequest>,
+    ) -> Result<Response<rigbox_proto::node::SetNetworkResponse>, Status> {
+        Ok(Response::new(rigbox_proto::node::SetNetworkResponse {}))
+    }
+
     async fn stop(&self, r: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
         let r = r.into_inner();
         self.0.verb("stop", &r.workspace_id, r.generation).await?;
