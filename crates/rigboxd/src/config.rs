@@ -183,6 +183,16 @@ impl Installation {
         }
     }
 
+    /// The uid (and gid) of the role that serves apps.
+    fn edge_uid(&self) -> u32 {
+        self.uid_base() + 2
+    }
+
+    /// Where that role asks the node for connections to VMs.
+    fn dial_socket(&self) -> PathBuf {
+        self.run().join("node/dial.sock")
+    }
+
     /// Settings of the node.
     pub(crate) fn node(&self) -> Result<rigbox_node::Config> {
         let settings = &self.file.node;
@@ -207,8 +217,10 @@ impl Installation {
             node_socket: sockets.join("control.sock"),
             attend_socket: sockets.join("attend.sock"),
             fd_socket: sockets.join("fds.sock"),
+            dial_socket: self.dial_socket(),
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
+            edge_uid: self.edge_uid(),
             vm_uid_base: self.uid_base() + ROLE_UIDS,
             vm_uid_count: UIDS - ROLE_UIDS,
             image_cache,
