@@ -18,6 +18,7 @@ use crate::console::Console;
 use crate::gateways::Gateways;
 use crate::rates::Rates;
 use crate::service::api_keys::ApiKeys;
+use crate::service::app_services::AppServices;
 use crate::service::apps::Apps;
 use crate::service::audit::Audit;
 use crate::service::devices::Devices;
@@ -31,6 +32,7 @@ use crate::service::visitors::Visitors;
 use crate::service::workspaces::Workspaces;
 
 mod api_keys;
+mod app_services;
 mod apps;
 mod audit;
 mod auth;
@@ -62,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) auth: Auth,
     pub(crate) rates: Arc<Rates>,
     pub(crate) apps: Apps,
+    pub(crate) app_services: AppServices,
     pub(crate) gateways: Gateways,
     pub(crate) audit: Audit,
     pub(crate) console: Console,

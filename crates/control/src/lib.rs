@@ -197,19 +197,16 @@ async fn serve(
         config.public_api_url.clone(),
     );
     let rates = Arc::new(rates::Rates::new(config.plans));
+    let apps =
+        service::apps::Apps::new(store.clone(), gateways.clone(), networks.clone(), domain, config.plans);
     let app = api::App(Arc::new(api::Parts {
         rates: rates.clone(),
         auth: auth::Auth::new(store.clone(), token_key.clone(), console.clone()),
         devices: service::devices::Devices::new(store.clone(), token_key.clone()),
         sign_in: service::sign_in::SignIn::new(store.clone(), token_key.clone(), mailer, console.clone()),
         console,
-        apps: service::apps::Apps::new(
-            store.clone(),
-            gateways.clone(),
-            networks.clone(),
-            domain,
-            config.plans,
-        ),
+        app_services: service::app_services::AppServices::new(store.clone(), guests.clone(), apps.clone()),
+        apps,
         gateways: gateways.clone(),
         visitors: visitors.clone(),
         audit: service::audit::Audit::new(store.clone()),

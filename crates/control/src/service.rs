@@ -1,6 +1,7 @@
 //! What the platform does, one file per noun. A function that changes something takes the permit for it.
 
 pub(crate) mod api_keys;
+pub(crate) mod app_services;
 pub(crate) mod apps;
 pub(crate) mod audit;
 pub(crate) mod devices;

@@ -9,6 +9,7 @@ use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
 use rigbox_core::time::Moment;
+use rigbox_proto::guest::ListeningPort;
 use rigbox_store::secret::{ApiKey, TokenKey};
 use rigbox_store::{Act, NewKey, Store};
 use serde_json::{Value, json};
@@ -194,4 +195,97 @@ async fn code_in_a_workspace_shows_its_apps_to_fewer_people_and_not_to_more() {
     assert_eq!(from_inside(json!({"allowed_emails": ["a@x.example"]})).await, 200);
     assert_eq!(from_inside(json!({"visibility": "private"})).await, 200);
     assert_eq!(from_inside(json!({"port": 8001})).await, 200);
+}
+
+/// Something that listens on a port of every guest.
+fn listens(rig: &Rig, port: u32, address: &str) {
+    let what = ListeningPort {
+        port,
+        address: address.to_owned(),
+        pid: 7,
+        process: "python3".to_owned(),
+        command: vec!["python3".to_owned(), "-m".to_owned(), "http server".to_owned()],
+        cwd: "/home/developer".to_owned(),
+        env_names: vec!["PATH".to_owned()],
+        uid: 1000,
+        ..ListeningPort::default()
+    };
+    rig.guests.ports.lock().unwrap().push(what);
+}
+
+#[tokio::test]
+async fn what_listens_becomes_an_app_and_a_service_that_starts_and_stops() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    listens(&rig, 8000, "0.0.0.0");
+    listens(&rig, 9000, "127.0.0.1");
+    let path = format!("/workspaces/{workspace}/expose-port");
+    let (_, detected) = rig.call(Method::POST, &path, Some(json!({"port": 8000, "step": "detect"}))).await;
+    assert_eq!(detected["command"], "python3 -m http server");
+    assert_eq!((&detected["step"], &detected["suggested_name"]), (&json!("detect"), &json!("python3-8000")));
+    let nothing = rig.call(Method::POST, &path, Some(json!({"port": 1, "step": "detect"}))).await;
+    assert_eq!(nothing.0, 400, "{}", nothing.1);
+
+    let (status, wrapped) =
+        rig.call(Method::POST, &path, Some(json!({"port": 8000, "step": "wrap", "name": "web"}))).await;
+    assert_eq!(status, 200, "{wrapped}");
+    assert_eq!(wrapped["service_name"], "rigbox-svc-web.service");
+    let app = wrapped["app"]["id"].as_str().unwrap();
+    let files = rig.guests.files.lock().unwrap().clone();
+    let unit = String::from_utf8(files["/etc/systemd/system/rigbox-svc-web.service"].clone()).unwrap();
+    assert!(unit.contains("ExecStart=\"python3\" \"-m\" \"http server\"\n"), "{unit}");
+    assert!(unit.contains("User=developer\nWorkingDirectory=/home/developer\n"), "{unit}");
+
+    let (_, ports) = rig.get(&format!("/workspaces/{workspace}/listening-ports")).await;
+    let exposed: Vec<_> =
+        ports["ports"].as_array().unwrap().iter().map(|port| &port["already_exposed"]).collect();
+    assert_eq!(exposed, [&json!(true), &json!(false)]);
+
+    rig.call(Method::PATCH, &format!("/apps/{app}/params"), Some(json!({"params": {"MODE": "a \"b\" $c"}})))
+        .await;
+    for (act, status) in [("stop", "inactive"), ("start", "active"), ("restart", "active")] {
+        let (_, body) = rig.post(&format!("/apps/{app}/{act}")).await;
+        assert_eq!(body["app"]["status"], status, "{body}");
+        let ran = rig.guests.commands.lock().unwrap().last().cloned().unwrap();
+        assert_eq!(ran, format!("systemctl {act} rigbox-svc-web.service"));
+    }
+    let params = rig.guests.files.lock().unwrap()["/etc/rigbox/apps/web.env"].clone();
+    assert_eq!(String::from_utf8(params).unwrap(), "MODE=\"a \\\"b\\\" \\$c\"\n");
+
+    let (_, health) = rig.get(&format!("/apps/{app}/health")).await;
+    assert_eq!(
+        health,
+        json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active"})
+    );
+    let (_, logs) = rig.get(&format!("/apps/{app}/logs?lines=5")).await;
+    let said: Vec<_> =
+        logs["lines"].as_array().unwrap().iter().map(|line| line["message"].as_str().unwrap()).collect();
+    assert_eq!((said, logs["cursor"].as_str()), (vec!["line 1", "line 2"], Some("c2")));
+    assert_eq!(logs["source"]["source_ref"], "rigbox-svc-web.service");
+    rig.get(&format!("/apps/{app}/logs?cursor=c2")).await;
+    let ran = rig.guests.commands.lock().unwrap().last().cloned().unwrap();
+    assert!(ran.ends_with("--after-cursor=c2"), "{ran}");
+    let stream =
+        rig.begin(rig.request(Method::GET, &format!("/apps/{app}/logs/stream"))).await.text().await.unwrap();
+    assert!(stream.contains("id: c1\n") && stream.contains("\"message\":\"line 2\""), "{stream}");
+    for bad in ["lines=0", "lines=1001", "cursor=a%20b"] {
+        assert_eq!(rig.get(&format!("/apps/{app}/logs?{bad}")).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_without_a_service_is_stopped_at_the_edge_and_has_no_log() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    listens(&rig, 8000, "127.0.0.1");
+    let app = new_app(&rig, &workspace, "web").await;
+    let path = format!("/apps/{}", id(&app));
+    let (_, body) = rig.post(&format!("{path}/stop")).await;
+    assert_eq!((&body["app"]["status"], &body["service_name"]), (&json!("inactive"), &json!("")));
+    assert!(rig.guests.commands.lock().unwrap().is_empty());
+    assert_eq!(rig.get(&format!("{path}/logs")).await.0, 409);
+    rig.post(&format!("{path}/start")).await;
+    // What is bound to a loopback address is not reached.
+    let (_, health) = rig.get(&format!("{path}/health")).await;
+    assert_eq!((&health["live"], &health["service_status"]), (&json!(false), &json!("unmanaged")));
 }

@@ -184,11 +184,7 @@ async fn a_credential_stands_for_whom_it_stands() {
     // Nobody has followed a link to this address.
     assert!(!owner.email_verified && !owner.assertion.is_empty());
     let (_, limited) = rig
-        .call(
-            Method::POST,
-            "/api-keys",
-            Some(json!({"name": "k", "workspaces": [other], "role": "operate"})),
-        )
+        .call(Method::POST, "/api-keys", Some(json!({"name": "k", "workspaces": [other], "role": "operate"})))
         .await;
     let limited = by_key(limited["key"].as_str().unwrap()).await;
     assert_eq!((limited.kind(), limited.in_scope), (Who::User, false));

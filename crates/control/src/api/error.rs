@@ -224,7 +224,7 @@ impl From<AppProblem> for ApiError {
             }
             AppProblem::KeyReused => conflict("idempotency_key_reused"),
             AppProblem::Widens => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
-            AppProblem::NoPort(..) | AppProblem::NoService(_) | AppProblem::Crossed => conflict("conflict"),
+            AppProblem::NoService(_) | AppProblem::Crossed => conflict("conflict"),
             AppProblem::NotRunning(status) => {
                 conflict("invalid_state").with_details(json!({"status": status.as_str()}))
             }

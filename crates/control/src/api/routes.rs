@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 
 use super::extract::Caller;
 use super::{
-    App, api_keys, apps, audit, auth, doctor, document, environment, error, exec, exec_socket, files, health,
-    limits, machine, pages, templates, users, workspaces,
+    App, api_keys, app_services, apps, audit, auth, doctor, document, environment, error, exec, exec_socket,
+    files, health, limits, machine, pages, templates, users, workspaces,
 };
 
 use crate::auth::AuthError;
@@ -206,6 +206,14 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .action::<permit::ManageApp>(Class::Apps, routes!(apps::delete))
         .action::<permit::ReadApp>(Class::Apps, routes!(apps::params))
         .action::<permit::ManageApp>(Class::Apps, routes!(apps::set_params))
+        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::start))
+        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::stop))
+        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::restart))
+        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::health))
+        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::logs))
+        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::log_stream))
+        .action::<permit::ReadPorts>(Class::Apps, routes!(app_services::listening_ports))
+        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::expose_port))
         .action::<permit::ReadAccount>(Class::Authentication, routes!(users::me))
         .action::<permit::ReadLimits>(Class::Authentication, routes!(users::limits))
         .action::<permit::ListKeys>(Class::Authentication, routes!(api_keys::list))

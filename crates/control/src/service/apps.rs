@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use rigbox_core::access::{Visibility, widens};
-use rigbox_core::apps::{AppKind, AppName, BadAppName, BadDomain};
+use rigbox_core::apps::{AppKind, BadAppName, BadDomain};
 use rigbox_core::ids::{AppId, BadId, WorkspaceId};
-use rigbox_core::permit::{
-    Action, Denied, ListApps, ManageApp, Permit, Principal, ReadApp, Scope, Target, permit,
-};
+use rigbox_core::permit::{Action, Denied, ListApps, ManageApp, Permit, Principal, Scope, Target, permit};
 use rigbox_core::plans::Plans;
 use rigbox_store::{Act, App, AppAt, AppPage, Once, Replay, Store};
 
@@ -45,6 +43,20 @@ pub(crate) struct WantedApp {
     pub(crate) protocol: Option<String>,
     pub(crate) description: Option<String>,
     pub(crate) metadata: serde_json::Value,
+}
+
+impl WantedApp {
+    /// Something that listens on a port.
+    pub(crate) fn service(name: String, port: u16) -> Self {
+        Self {
+            name,
+            port: Some(port),
+            kind: AppKind::Service,
+            protocol: None,
+            description: None,
+            metadata: serde_json::Value::Null,
+        }
+    }
 }
 
 /// What is to become of an app: what is none stays.
@@ -95,8 +107,6 @@ pub(crate) enum AppProblem {
         "not allowed: from inside a workspace an app can be shown to fewer people, not to more; its owner can, from outside, or by setting apps_from_inside to `any`"
     )]
     Widens,
-    #[error("the app `{0}` is a program without a port: there is nothing to {1}")]
-    NoPort(String, &'static str),
     #[error("the app `{0}` has no service: expose its port with step `wrap` first, which makes one")]
     NoService(String),
     #[error("the app was changed by somebody else at the same time: try again")]

@@ -13,6 +13,7 @@ use rigbox_core::ids::{AppId, KeyId, SessionId, UserId};
 use rigbox_core::permit::{Credential, Principal, Role, Scope};
 use rigbox_core::plans::{Overrides, Plan, Plans};
 use rigbox_core::time::Moment;
+use rigbox_proto::guest::ListeningPort;
 use rigbox_store::secret::{ApiKey, LinkToken, SessionToken, TokenKey};
 use rigbox_store::{Act, App, AppAt, AppPage, NewKey, NewSession, Replay, Store};
 
@@ -144,7 +145,7 @@ async fn app(store: &Store, owner: &UserId, workspace: &str) -> String {
         metadata: serde_json::json!({}),
         description: None,
         stopped: false,
-        service: None,
+        service: Some("rigbox-svc-web.service".to_owned()),
         custom_domain: None,
         domain_verified_at: None,
         created_at: now(),
@@ -182,6 +183,8 @@ impl World {
         let act = Act::on_machine(&owner, "key.create", "");
         store.add_key(&owner, &ended, 99, None, act, now()).await.unwrap();
         let app = app(&store, &owner, &mine).await;
+        let port = ListeningPort { port: 8000, address: "0.0.0.0".to_owned(), ..ListeningPort::default() };
+        rig.guests.ports.lock().unwrap().push(port);
         rig.guests.files.lock().unwrap().insert("/there".to_owned(), b"content".to_vec());
         Self {
             other_user: account(&somebody).await.1,

@@ -128,6 +128,17 @@ pub(crate) const ROUTES: &[Route] = &[
         .body(r#"{"visibility":"private"}"#),
     row("GET", "/api/v1/apps/{id}/params", App, &[200]).read().within(),
     row("PATCH", "/api/v1/apps/{id}/params", App, &[200]).operate().within().body(r#"{"params":{"A":"b"}}"#),
+    row("POST", "/api/v1/apps/{id}/start", App, &[200]).operate().within(),
+    row("POST", "/api/v1/apps/{id}/stop", App, &[200]).operate().within(),
+    row("POST", "/api/v1/apps/{id}/restart", App, &[200]).operate().within(),
+    row("GET", "/api/v1/apps/{id}/health", App, &[200]).read().within(),
+    row("GET", "/api/v1/apps/{id}/logs", App, &[200]).read().within(),
+    row("GET", "/api/v1/apps/{id}/logs/stream", App, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces/{id}/listening-ports", Workspace, &[200]).read().within(),
+    row("POST", "/api/v1/workspaces/{id}/expose-port", Workspace, &[200])
+        .operate()
+        .within()
+        .body(r#"{"port":8000,"step":"detect"}"#),
     row("GET", "/open/{app}", Page, &[303, 403]),
     row("GET", "/api/v1/doctor", Installation, &[200]),
 ];

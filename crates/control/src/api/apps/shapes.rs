@@ -174,10 +174,10 @@ pub(in crate::api) struct AppMessageResponse {
 /// What was done to an app and its service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::api) struct ServiceActionResponse {
-    pub(super) message: String,
-    pub(super) app: App,
+    pub(in crate::api) message: String,
+    pub(in crate::api) app: App,
     /// The systemd unit; empty when the app has none.
-    pub(super) service_name: String,
+    pub(in crate::api) service_name: String,
 }
 
 /// An app to be made.
