@@ -262,6 +262,8 @@ impl Installation {
             }),
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
+            apps_url: "http://rigbox.localhost:7080".to_owned(),
+            gateways: None,
             timeouts: rigbox_control::Timeouts::default(),
             plans: self.file.plans,
         }
