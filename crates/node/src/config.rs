@@ -39,10 +39,21 @@ pub struct Config {
     pub guest_dir: PathBuf,
     /// QEMU for this machine's architecture.
     pub qemu: PathBuf,
+    /// How VMs reach the outside.
+    pub uplink: UplinkMode,
     /// How much of a disk's size is set aside for it, 0.0 to 1.0.
     pub disk_reserve: f64,
     /// From the VMM's start to the agent's hello.
     pub boot_timeout: Duration,
+}
+
+/// How VMs reach the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkMode {
+    /// By a veth pair into the host's own network, which masquerades them.
+    Veth,
+    /// Not at all.
+    None,
 }
 
 impl Config {

@@ -14,6 +14,7 @@ use crate::disks::Disks;
 use crate::error::Error;
 use crate::images::Images;
 use crate::journal::Journal;
+use crate::net::uplink::{self, Uplink};
 use crate::reports::Reports;
 use crate::vmm::qemu::Qemu;
 use crate::vmm::{Vmm, files, probe};
@@ -32,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) host_boot_id: String,
     pub(crate) attendees: Attendees,
     pub(crate) doors: Doors,
+    pub(crate) uplink: Option<Uplink>,
     pub(crate) reports: Reports,
 }
 
@@ -62,6 +64,7 @@ impl Node {
             host_boot_id: crate::process::host_boot_id().map_err(Error::system("the host's boot id"))?,
             attendees: Attendees::default(),
             doors: Doors::default(),
+            uplink: uplink::open(&config)?,
             reports: Reports::default(),
             config,
         }))
@@ -80,6 +83,11 @@ impl Node {
     /// The uid of a slot.
     pub(crate) fn vm_uid(&self, slot: u32) -> u32 {
         self.config.vm_uid_base + slot
+    }
+
+    /// The way out for the VM in `slot`.
+    pub(crate) fn way_out(&self, slot: u32) -> Option<(&Uplink, u32)> {
+        self.uplink.as_ref().map(|uplink| (uplink, slot))
     }
 
     /// For `doctor`.

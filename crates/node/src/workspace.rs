@@ -100,7 +100,8 @@ impl Workspace {
         let handle = boot.process.filter(|_| same_host).and_then(Handle::reopen);
         if let Some(handle) = handle {
             tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
-            if let Err(error) = crate::net::renew(&self.node.config.netns(&self.id), &self.record.network) {
+            let out = self.node.way_out(self.record.slot);
+            if let Err(error) = crate::net::renew(&self.node.config.netns(&self.id), &self.record.network, out) {
                 tracing::error!(workspace = %self.id, %error, "the VM's network is as it was");
             }
             self.attend(handle, None, &boot);

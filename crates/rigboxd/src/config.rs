@@ -54,7 +54,7 @@ struct Mail {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Node {
-    /// `none`: nothing leaves a VM's network. The only value so far.
+    /// `veth`: by the host's own network, masqueraded; `none`: nothing leaves a VM's network.
     uplink: Uplink,
     image_cache: Option<PathBuf>,
     guest_dir: Option<PathBuf>,
@@ -83,6 +83,7 @@ enum MasterKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Uplink {
+    Veth,
     None,
 }
 
@@ -110,7 +111,7 @@ impl Default for Api {
 impl Default for Node {
     fn default() -> Self {
         Self {
-            uplink: Uplink::None,
+            uplink: Uplink::Veth,
             image_cache: None,
             guest_dir: None,
             qemu: "/usr/bin/qemu-system-x86_64".into(),
@@ -226,6 +227,10 @@ impl Installation {
             image_cache,
             guest_dir,
             qemu: settings.qemu.clone(),
+            uplink: match settings.uplink {
+                Uplink::Veth => rigbox_node::UplinkMode::Veth,
+                Uplink::None => rigbox_node::UplinkMode::None,
+            },
             disk_reserve: settings.disk_reserve,
             boot_timeout: Duration::from_secs(settings.boot_timeout_s),
         })

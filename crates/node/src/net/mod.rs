@@ -3,6 +3,7 @@
 
 pub(crate) mod policy;
 mod rules;
+pub(crate) mod uplink;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -16,6 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::command;
 use crate::error::Error;
 use policy::Policy;
+use uplink::Uplink;
 
 const TAP: &str = "tap0";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
@@ -31,15 +33,14 @@ pub(crate) fn vm_mac() -> String {
 }
 
 /// Makes the namespace, kept by a mount at `path`, and the tap in it, which lives as long as its descriptor. Nothing passes before the
-/// rules are there.
-pub(crate) fn create(path: &Path, policy: &Policy) -> Result<OwnedFd, Error> {
+/// rules are there. `out` is the way out, for the VM in that slot.
+pub(crate) fn create(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) -> Result<OwnedFd, Error> {
     remove(path)?;
     File::create(path).map_err(Error::at("cannot be made", path))?;
     let (target, rules) = (path.to_owned(), rules::whole(policy));
-    on_a_thread(path, move || -> io::Result<OwnedFd> {
+    let tap = on_a_thread(path, move || -> io::Result<OwnedFd> {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        let own = Some("/proc/thread-self/ns/net");
-        mount(own, &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount_own(&target)?;
         no_ipv6()?;
         let tap = rigbox_sys::network::tap(TAP)?;
         rules::apply(&rules)?;
@@ -48,7 +49,11 @@ pub(crate) fn create(path: &Path, policy: &Policy) -> Result<OwnedFd, Error> {
         rigbox_sys::network::configure(TAP, ADDRESS, NETMASK)?;
         rigbox_sys::network::neighbour(TAP, VM_ADDRESS, VM_MAC)?;
         Ok(tap)
-    })
+    })?;
+    if let Some((uplink, slot)) = out {
+        uplink.attach(path, slot)?;
+    }
+    Ok(tap)
 }
 
 /// Puts `policy` in force in a namespace; connections that it does not allow end.
@@ -68,7 +73,10 @@ pub(crate) fn set_policy(path: &Path, policy: &Policy) -> Result<(), Error> {
 }
 
 /// As [`set_policy`], for a namespace that an older node may have made: when its rules are others, all are loaded.
-pub(crate) fn renew(path: &Path, policy: &Policy) -> Result<(), Error> {
+pub(crate) fn renew(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) -> Result<(), Error> {
+    if let Some((uplink, slot)) = out {
+        uplink.ensure_attached(path, slot)?;
+    }
     set_policy(path, policy).or_else(|_| {
         let document = rules::whole(policy);
         on_a_thread(path, in_namespace(path, move || rules::apply(&document)))
@@ -79,8 +87,16 @@ pub(crate) fn renew(path: &Path, policy: &Policy) -> Result<(), Error> {
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     if path.exists() {
         // What is no namespace (any more) has no sockets.
-        let _ = on_a_thread(path, in_namespace(path, || destroy_sockets(&["-tua"])));
+        let _ = on_a_thread(path, in_namespace(path, || {
+            uplink::detach()?;
+            destroy_sockets(&["-tua"])
+        }));
     }
+    unmount(path)
+}
+
+/// Lets a namespace go that is kept at `path`.
+fn unmount(path: &Path) -> Result<(), Error> {
     match umount2(path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
         Err(errno) => return Err(Error::at("cannot be unmounted", path)(errno.into())),
@@ -89,6 +105,12 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("cannot be removed", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Keeps the calling thread's namespace at `path`.
+fn mount_own(path: &Path) -> io::Result<()> {
+    let own = Some("/proc/thread-self/ns/net");
+    Ok(mount(own, path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
 
 /// Moves the calling thread into the namespace at `path`.
