@@ -7,8 +7,10 @@ mod canary;
 mod clients;
 mod console;
 mod contract;
+mod dialling;
 mod host;
 mod installation;
+mod internet;
 mod isolation;
 mod leftovers;
 mod lifecycle;
@@ -61,6 +63,7 @@ fn run() -> ExitCode {
         ("contract", contract::PROMISES),
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
+        ("dialling", dialling::PROMISES),
         ("network", network::PROMISES),
         ("lifecycle", lifecycle::PROMISES),
         ("sign_in", sign_in::PROMISES),

@@ -191,7 +191,8 @@ impl Reports {
                         return Ok(Some(Event::Report(id, report)));
                     }
                 }
-                Some(WatchEvent { event: None }) => {}
+                // Told by the node's log for now: they are not kept.
+                Some(WatchEvent { event: Some(watch_event::Event::EgressRefused(_)) | None }) => {}
             }
         }
     }

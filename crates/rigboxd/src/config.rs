@@ -1,7 +1,7 @@
 //! The installation's configuration: `/etc/rigbox/rigbox.toml`, where everything has a default and a typo is an error that names the
 //! line. And what follows from it: the installation's id, its folders, its uids.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ struct Mail {
 struct Node {
     /// `veth`: by the host's own network, masqueraded; `none`: nothing leaves a VM's network.
     uplink: Uplink,
+    /// Resolvers for VMs' names; without them, those of the host's `/etc/resolv.conf`.
+    dns: Option<Vec<IpAddr>>,
     image_cache: Option<PathBuf>,
     guest_dir: Option<PathBuf>,
     qemu: PathBuf,
@@ -112,6 +114,7 @@ impl Default for Node {
     fn default() -> Self {
         Self {
             uplink: Uplink::Veth,
+            dns: None,
             image_cache: None,
             guest_dir: None,
             qemu: "/usr/bin/qemu-system-x86_64".into(),
@@ -136,6 +139,8 @@ pub(crate) struct Installation {
     file: File,
     /// 8 lower-case base32 characters of a hash of the state folder's path.
     pub(crate) id: String,
+    /// Who is asked for VMs' names. Read early: a role may not see the host's files any more.
+    resolvers: Vec<SocketAddr>,
 }
 
 impl Installation {
@@ -155,7 +160,8 @@ impl Installation {
         let hash = blake3::hash(state.as_os_str().as_encoded_bytes());
         let id = data_encoding::BASE32_NOPAD.encode(hash.as_bytes()).to_lowercase();
         let id = id.get(..8).unwrap_or_default().to_owned();
-        Ok(Self { file: File { state, ..file }, id })
+        let resolvers = resolvers(file.node.dns.clone());
+        Ok(Self { file: File { state, ..file }, id, resolvers })
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -243,6 +249,7 @@ impl Installation {
             fd_socket: "/node/fds.sock".into(),
             guest_socket: "/guestio/guest.sock".into(),
             control_uid: self.uid(Role::Control),
+            resolvers: self.resolvers.clone(),
         }
     }
 
@@ -292,6 +299,16 @@ impl Installation {
         let api = &self.file.api;
         api.url.clone().unwrap_or_else(|| format!("http://localhost:{}", api.listen.port()))
     }
+}
+
+/// Those that are named, or else the host's.
+fn resolvers(named: Option<Vec<IpAddr>>) -> Vec<SocketAddr> {
+    let addresses = named.unwrap_or_else(|| {
+        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let address = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse().ok();
+        text.lines().filter_map(address).collect()
+    });
+    addresses.into_iter().take(3).map(|address| SocketAddr::new(address, 53)).collect()
 }
 
 /// The console beside an API at `api_url`: under a name of its own where that needs no DNS, so that its cookie is not that of every
@@ -368,7 +385,7 @@ mod tests {
     fn master_keys_come_from_a_file_a_variable_or_a_command() {
         let source = |text: &str| {
             let file = parse(text).unwrap();
-            let installation = Installation { file, id: "id".to_owned() };
+            let installation = Installation { file, id: "id".to_owned(), resolvers: Vec::new() };
             installation.control(Path::new("/private")).master_key
         };
         for (text, wanted) in [

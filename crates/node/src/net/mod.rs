@@ -1,21 +1,25 @@
 //! A VM's network: a namespace of its own with one tap device. The same addresses in each, so there is nothing to allocate; two VMs
 //! have no common wire. What may pass is in `vm.nft`, what control may change of it in [`policy`].
 
+pub(crate) mod names;
 pub(crate) mod policy;
+mod refusals;
 mod rules;
 pub(crate) mod uplink;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::command;
 use crate::error::Error;
+use names::Names;
 use policy::Policy;
 use uplink::Uplink;
 
@@ -57,40 +61,40 @@ pub(crate) fn create(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) 
 }
 
 /// Puts `policy` in force in a namespace; connections that it does not allow end.
-pub(crate) fn set_policy(path: &Path, policy: &Policy) -> Result<(), Error> {
-    let document = rules::of_policy(policy);
-    let kept: Vec<String> = policy.app_ports().map(|port| format!("dport != :{port}")).collect();
-    on_a_thread(
-        path,
-        in_namespace(path, move || {
-            rules::apply(&document)?;
-            // So that whoever holds a socket to a port that is no longer listed hears of it.
-            let dialled = format!("dst {VM_ADDRESS}");
-            let filter = [vec![dialled], kept].concat().join(" and ");
-            destroy_sockets(&["-t", &filter])
-        }),
-    )
+pub(crate) fn set_policy(path: &Path, policy: &Policy, names: &Names) -> Result<(), Error> {
+    names.set_policy(path, policy)?;
+    destroy_unlisted(path, policy)
 }
 
-/// As [`set_policy`], for a namespace that an older node may have made: when its rules are others, all are loaded.
+/// Puts what is on record in force once more, in a namespace that an earlier node made: when its rules are others, all are loaded.
 pub(crate) fn renew(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) -> Result<(), Error> {
     if let Some((uplink, slot)) = out {
         uplink.ensure_attached(path, slot)?;
     }
-    set_policy(path, policy).or_else(|_| {
-        let document = rules::whole(policy);
-        on_a_thread(path, in_namespace(path, move || rules::apply(&document)))
-    })
+    let apply = |document: String| on_a_thread(path, in_namespace(path, move || rules::apply(&document)));
+    apply(rules::of_policy(policy)).or_else(|_| apply(rules::whole(policy)))?;
+    destroy_unlisted(path, policy)
+}
+
+/// So that whoever holds a socket to a port that is not listed any more hears of it.
+fn destroy_unlisted(path: &Path, policy: &Policy) -> Result<(), Error> {
+    let dialled = format!("dst {VM_ADDRESS}");
+    let kept: Vec<String> = policy.app_ports().map(|port| format!("dport != :{port}")).collect();
+    let filter = [vec![dialled], kept].concat().join(" and ");
+    on_a_thread(path, in_namespace(path, move || destroy_sockets(&["-t", &filter])))
 }
 
 /// Removes the namespace; one that is not there is fine. Sockets in it that somebody still holds end at once.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     if path.exists() {
         // What is no namespace (any more) has no sockets.
-        let _ = on_a_thread(path, in_namespace(path, || {
-            uplink::detach()?;
-            destroy_sockets(&["-tua"])
-        }));
+        let _ = on_a_thread(
+            path,
+            in_namespace(path, || {
+                uplink::detach()?;
+                destroy_sockets(&["-tua"])
+            }),
+        );
     }
     unmount(path)
 }
@@ -141,6 +145,29 @@ fn on_a_thread<T: Send + 'static>(
     let done = thread.join();
     done.unwrap_or_else(|_| Err(io::Error::other("the thread for the network namespace panicked")))
         .map_err(Error::at("the network namespace", path))
+}
+
+/// A service's socket for the VM, bound at `ADDRESS` in the namespace at `path`.
+pub(crate) fn service_socket(path: &Path, kind: SocketType, port: u16) -> Result<OwnedFd, Error> {
+    on_a_thread(
+        path,
+        in_namespace(path, move || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET, kind, flags, None)?;
+            // An earlier one may have connections that are not quite over.
+            rustix::net::sockopt::set_socket_reuseaddr(&socket, kind == SocketType::STREAM)?;
+            bind(&socket, &SocketAddrV4::new(ADDRESS, port))?;
+            if kind == SocketType::STREAM {
+                listen(&socket, 16)?;
+            }
+            Ok(socket)
+        }),
+    )
+}
+
+/// A netlink socket on which the kernel tells what the rules of the namespace at `path` refused.
+pub(crate) fn refusals_socket(path: &Path) -> Result<OwnedFd, Error> {
+    on_a_thread(path, in_namespace(path, refusals::subscribe))
 }
 
 /// Ends sockets of the calling thread's namespace, whoever holds them: they read an error at once.

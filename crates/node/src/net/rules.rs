@@ -5,6 +5,7 @@
 use std::fmt::{Display, Write};
 use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use rigbox_core::egress::{Egress, NEVER};
 
@@ -35,7 +36,12 @@ const LISTED: [&str; 9] = [
 /// All rules of a VM's namespace, for its beginning.
 pub(super) fn whole(policy: &Policy) -> String {
     let mut document = VM.to_owned();
-    add(&mut document, "rigbox", "never", NEVER.iter().map(|(network, prefix)| format!("{network}/{prefix}")));
+    add(
+        &mut document,
+        "rigbox",
+        "never",
+        NEVER.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
+    );
     document + &of_policy(policy)
 }
 
@@ -63,10 +69,36 @@ pub(super) fn of_policy(policy: &Policy) -> String {
     document
 }
 
+/// Lets addresses of names through for a while, anew if they are through already.
+pub(super) fn of_names(addresses: impl Iterator<Item = (Ipv4Addr, Duration)>) -> String {
+    let mut document = String::new();
+    for (address, time) in addresses {
+        // Added first, so that one that is not there can be deleted: not every kernel sets the time of an element anew.
+        line(&mut document, format_args!("add element inet rigbox named {{ {address} }}"));
+        line(&mut document, format_args!("delete element inet rigbox named {{ {address} }}"));
+        let seconds = time.as_secs().max(1);
+        line(&mut document, format_args!("add element inet rigbox named {{ {address} timeout {seconds}s }}"));
+    }
+    document
+}
+
+/// These addresses of names and no others; what is in use of them stays so.
+pub(super) fn of_names_alone(addresses: &[(Ipv4Addr, Duration)]) -> String {
+    let mut document = String::from("flush set inet rigbox named\nflush set inet rigbox live\n");
+    let counting = addresses.iter().filter(|(_, time)| !time.is_zero());
+    add(
+        &mut document,
+        "rigbox",
+        "named",
+        counting.map(|(a, time)| format!("{a} timeout {}s", time.as_secs().max(1))),
+    );
+    add(&mut document, "rigbox", "live", addresses.iter().map(|(address, _)| address));
+    document
+}
+
 /// The host's side of the uplink `link`, with all VMs behind `peer`; `table` is the installation's own.
 pub(super) fn host(table: &str, link: &str, peer: Ipv4Addr, switched: &[String]) -> String {
-    let mut document =
-        HOST.replace("TABLE", table).replace("LINK", link).replace("PEER", &peer.to_string());
+    let mut document = HOST.replace("TABLE", table).replace("LINK", link).replace("PEER", &peer.to_string());
     add(&mut document, table, "never", NEVER.iter().map(|(network, prefix)| format!("{network}/{prefix}")));
     add(&mut document, table, "switched", switched.iter().map(|name| format!("{name:?}")));
     document

@@ -79,7 +79,8 @@ pub(crate) fn close(config: &Config) -> Result<(), Error> {
         command::run("ip", &["link", "delete", &names.link])?;
     }
     if linked || names.egress.exists() {
-        rules::apply(&rules::no_host(&names.table)).map_err(Error::system("the host's rules for the uplink"))?;
+        rules::apply(&rules::no_host(&names.table))
+            .map_err(Error::system("the host's rules for the uplink"))?;
     }
     for device in fs::read_to_string(&names.switched).unwrap_or_default().lines() {
         match fs::write(forwarding(device), "0") {
@@ -112,17 +113,23 @@ impl Uplink {
              link set {device} up\n\
              route add {address}/32 dev {device}\n"
         );
-        on_a_thread(&self.egress, in_namespace(&self.egress, move || {
-            if exists(&device) {
-                command::run("ip", &["link", "delete", &device]).map_err(io::Error::other)?;
-            }
-            command::feed("ip", &["-batch", "-"], &batch).map(drop).map_err(io::Error::other)
-        }))?;
-        on_a_thread(netns, in_namespace(netns, move || {
-            rigbox_sys::network::configure(OUT, address, Ipv4Addr::new(255, 255, 0, 0))?;
-            rigbox_sys::network::default_route(GATEWAY)?;
-            fs::write("/proc/sys/net/ipv4/ip_forward", "1")
-        }))
+        on_a_thread(
+            &self.egress,
+            in_namespace(&self.egress, move || {
+                if exists(&device) {
+                    command::run("ip", &["link", "delete", &device]).map_err(io::Error::other)?;
+                }
+                command::feed("ip", &["-batch", "-"], &batch).map(drop).map_err(io::Error::other)
+            }),
+        )?;
+        on_a_thread(
+            netns,
+            in_namespace(netns, move || {
+                rigbox_sys::network::configure(OUT, address, Ipv4Addr::new(255, 255, 0, 0))?;
+                rigbox_sys::network::default_route(GATEWAY)?;
+                fs::write("/proc/sys/net/ipv4/ip_forward", "1")
+            }),
+        )
     }
 
     /// The same for one that may have it already.
@@ -161,14 +168,19 @@ fn build(names: &Names, address: Ipv4Addr) -> Result<(), Error> {
     command::run("ip", &["link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", &at])?;
     let no_ipv6 = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"));
     match fs::write(&no_ipv6, "1") {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::at("IPv6 stays on", &no_ipv6)(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::at("IPv6 stays on", &no_ipv6)(error));
+        }
         _ => {}
     }
     rigbox_sys::network::configure(link, address, NETMASK).map_err(Error::system("the uplink's address"))?;
-    on_a_thread(egress, in_namespace(egress, move || {
-        rigbox_sys::network::configure("uplink", next(address), NETMASK)?;
-        rigbox_sys::network::default_route(address)
-    }))
+    on_a_thread(
+        egress,
+        in_namespace(egress, move || {
+            rigbox_sys::network::configure("uplink", next(address), NETMASK)?;
+            rigbox_sys::network::default_route(address)
+        }),
+    )
 }
 
 /// Makes the uplink and the devices with a default route forward, and no others. Returns those that did not before.
@@ -186,7 +198,8 @@ fn forward(names: &Names) -> Result<Vec<String>, Error> {
         if !switched.contains(&device) {
             switched.push(device);
         }
-        fs::write(&names.switched, switched.join("\n")).map_err(Error::at("cannot be written", &names.switched))?;
+        fs::write(&names.switched, switched.join("\n"))
+            .map_err(Error::at("cannot be written", &names.switched))?;
         fs::write(&path, "1").map_err(Error::at("forwarding cannot be switched on", &path))?;
     }
     Ok(switched)
