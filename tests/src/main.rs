@@ -12,8 +12,10 @@ mod installation;
 mod isolation;
 mod leftovers;
 mod lifecycle;
+mod network;
 mod recovery;
 mod refusals;
+mod roles;
 mod search;
 mod secrets;
 mod sign_in;
@@ -33,6 +35,9 @@ type Kept = anyhow::Result<()>;
 type Promise = (&'static str, fn(&World) -> Kept);
 
 fn main() -> ExitCode {
+    if let Some(ended) = roles::main() {
+        return ended;
+    }
     match host::stage() {
         host::Stage::Outside => host::run_inside(),
         host::Stage::Reaper => host::reap(),
@@ -56,6 +61,7 @@ fn run() -> ExitCode {
         ("contract", contract::PROMISES),
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
+        ("network", network::PROMISES),
         ("lifecycle", lifecycle::PROMISES),
         ("sign_in", sign_in::PROMISES),
         ("secrets", secrets::PROMISES),

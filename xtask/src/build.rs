@@ -9,7 +9,8 @@ use crate::place::{checkout, program};
 use crate::steps::step;
 
 /// What running Rigbox needs of Debian.
-pub(crate) const RUN_PACKAGES: &[&str] = &["qemu-system-x86", "xfsprogs", "util-linux", "mount", "iproute2"];
+pub(crate) const RUN_PACKAGES: &[&str] =
+    &["qemu-system-x86", "xfsprogs", "util-linux", "mount", "iproute2", "nftables"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Runs a program to its end, with its output on the terminal.

@@ -15,8 +15,11 @@ use tokio::sync::watch;
 
 use crate::auth::Auth;
 use crate::console::Console;
+use crate::gateways::Gateways;
 use crate::rates::Rates;
 use crate::service::api_keys::ApiKeys;
+use crate::service::app_services::AppServices;
+use crate::service::apps::Apps;
 use crate::service::audit::Audit;
 use crate::service::devices::Devices;
 use crate::service::environment::Environments;
@@ -25,9 +28,12 @@ use crate::service::health::Health;
 use crate::service::machine::Machine;
 use crate::service::sign_in::SignIn;
 use crate::service::users::Users;
+use crate::service::visitors::Visitors;
 use crate::service::workspaces::Workspaces;
 
 mod api_keys;
+mod app_services;
+mod apps;
 mod audit;
 mod auth;
 mod connections;
@@ -57,6 +63,9 @@ pub(crate) use guard::AllowedHosts;
 pub(crate) struct Parts {
     pub(crate) auth: Auth,
     pub(crate) rates: Arc<Rates>,
+    pub(crate) apps: Apps,
+    pub(crate) app_services: AppServices,
+    pub(crate) gateways: Gateways,
     pub(crate) audit: Audit,
     pub(crate) console: Console,
     pub(crate) devices: Devices,
@@ -64,6 +73,7 @@ pub(crate) struct Parts {
     pub(crate) keys: ApiKeys,
     pub(crate) sign_in: SignIn,
     pub(crate) users: Users,
+    pub(crate) visitors: Visitors,
     pub(crate) workspaces: Workspaces,
     pub(crate) guests: Guests,
     pub(crate) machine: Machine,

@@ -9,8 +9,8 @@ use futures_util::{Stream, StreamExt};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::guest::guest_client::GuestClient as Grpc;
 use rigbox_proto::guest::{
-    DeliverRequest, ExecInput, ExecOutput, ReadFileOutput, ReadFileRequest, WriteFileInput, WriteFileOpen,
-    exec_input, write_file_input,
+    DeliverRequest, ExecInput, ExecOutput, ExecStart, ListPortsRequest, ListeningPort, ReadFileOutput,
+    ReadFileRequest, WriteFileInput, WriteFileOpen, exec_end, exec_input, exec_output, write_file_input,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,6 +28,11 @@ const MOST_CALLS: usize = 256;
 /// Payload of one message.
 pub(crate) const CHUNK: usize = 32 * 1024;
 const LARGEST_MESSAGE: usize = 128 * 1024;
+/// The agent only looks something up.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
+const COMMAND_WITHIN: Duration = Duration::from_secs(20);
+const MOST_OUTPUT: usize = 1024 * 1024;
+const MOST_ERROR: usize = 4096;
 /// The agent only writes two small files in memory.
 const DELIVER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -89,6 +94,42 @@ impl GuestClient {
         Ok(())
     }
 
+    /// What listens in a workspace: all ports, or one and all about it.
+    pub(crate) async fn list_ports(
+        &self,
+        id: &WorkspaceId,
+        port: u16,
+    ) -> Result<Vec<ListeningPort>, GuestError> {
+        let mut request = Request::new(ListPortsRequest { port: port.into() });
+        request.set_timeout(LOOK_WITHIN);
+        Ok(self.grpc.clone().list_ports(addressed(id, request)?).await?.into_inner().ports)
+    }
+
+    /// Runs a short command as root and keeps what it says, as far as that is bounded.
+    pub(crate) async fn output(&self, id: &WorkspaceId, command: &[&str]) -> Result<Said, GuestError> {
+        let start = ExecStart {
+            argv: command.iter().map(|word| (*word).to_owned()).collect(),
+            user: "root".to_owned(),
+            timeout_ms: u32::try_from(COMMAND_WITHIN.as_millis()).unwrap_or(u32::MAX),
+            ..ExecStart::default()
+        };
+        let mut running = self.exec(id, start).await?;
+        let mut said = Said::default();
+        running.input.send(ExecInput { input: Some(exec_input::Input::Eof(true)) }).await;
+        while let Some(output) = running.output.next().await? {
+            match output.output {
+                Some(exec_output::Output::Stdout(bytes)) => said.keep(&bytes),
+                Some(exec_output::Output::Stderr(bytes)) => said.keep_error(&bytes),
+                Some(exec_output::Output::End(end)) => {
+                    said.succeeded = end.end == Some(exec_end::End::ExitCode(0));
+                    break;
+                }
+                None => {}
+            }
+        }
+        Ok(said)
+    }
+
     pub(crate) async fn read_file(
         &self,
         id: &WorkspaceId,
@@ -141,6 +182,30 @@ impl GuestClient {
             code: "busy".to_owned(),
             message: format!("{MOST_CALLS} commands and file transfers are under way already"),
         })
+    }
+}
+
+/// What a short command said.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) succeeded: bool,
+    pub(crate) stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Said {
+    fn keep(&mut self, bytes: &[u8]) {
+        self.stdout.extend(bytes.iter().take(MOST_OUTPUT.saturating_sub(self.stdout.len())));
+    }
+
+    fn keep_error(&mut self, bytes: &[u8]) {
+        self.stderr.extend(bytes.iter().take(MOST_ERROR.saturating_sub(self.stderr.len())));
+    }
+
+    /// What it complained of, for people.
+    pub(crate) fn complaint(&self) -> String {
+        let text = String::from_utf8_lossy(&self.stderr);
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 }
 

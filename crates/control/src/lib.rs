@@ -7,21 +7,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use app_tokens::Tokens;
+use apps_domain::AppsDomain;
+use gateways::Gateways;
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plans;
 use rigbox_store::Store;
 use rigbox_store::secret::TokenKey;
+use service::networks::Networks;
+use service::visitors::Visitors;
 use tokio::sync::watch;
 use tracing::info;
 
 pub mod admin;
 mod api;
+mod app_tokens;
+mod apps_domain;
 mod auth;
 mod changes;
 mod clock;
 mod console;
 mod deliveries;
 mod feed;
+mod gateways;
 mod guest_client;
 mod mail;
 mod node_client;
@@ -58,10 +66,23 @@ pub struct Config {
     pub node_socket: PathBuf,
     /// guestio's socket.
     pub guestio_socket: PathBuf,
+    /// The origin below which apps live, e.g. `http://rigbox.localhost:7080`.
+    pub apps_url: String,
+    /// Where gateways call; none: there are no gateways.
+    pub gateways: Option<GatewaysConfig>,
     /// How long transient states may last.
     pub timeouts: Timeouts,
     /// What the plans are, where it is not the default.
     pub plans: Plans,
+}
+
+/// Where gateways call, and which do.
+#[derive(Debug, Clone)]
+pub struct GatewaysConfig {
+    /// The socket.
+    pub socket: PathBuf,
+    /// Uids of the gateways' roles.
+    pub uids: Vec<u32>,
 }
 
 /// Why the control role cannot run.
@@ -84,6 +105,20 @@ pub enum Error {
     /// The console's URL is none.
     #[error("console_url `{0}` is not an origin: expected e.g. http://console.localhost:7070")]
     ConsoleUrl(String),
+    /// The origin of apps is none.
+    #[error("apps url `{0}` is not an origin: expected e.g. http://rigbox.localhost:7080")]
+    AppsUrl(String),
+    /// The gateways' socket.
+    #[error("cannot listen at {}: {problem}", path.display())]
+    Gateways {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        problem: std::io::Error,
+    },
+    /// The keys of assertions.
+    #[error("the key that vouches for apps' visitors cannot be made: {0}")]
+    Assertions(String),
     /// How letters are to be sent.
     #[error(transparent)]
     Mail(#[from] MailError),
@@ -148,33 +183,63 @@ async fn serve(
     let node = node_client::NodeClient::new(&config.node_socket);
     let guests = guest_client::GuestClient::new(&config.guestio_socket);
     let deliveries = deliveries::Deliveries::new(store.clone(), token_key.clone(), guests.clone());
+    let domain = AppsDomain::new(&config.apps_url).ok_or_else(|| Error::AppsUrl(config.apps_url.clone()))?;
+    let tokens = Tokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
+    let gateways = Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some())?;
+    let networks = Networks::new(store.clone(), node.clone());
+    let visitors = Visitors::new(store.clone(), token_key.clone(), tokens, domain.clone(), console.clone());
     let reconciler = reconciler::Reconciler::new(
         lives.clone(),
         node.clone(),
         deliveries.clone(),
+        networks.clone(),
         config.timeouts,
         config.public_api_url.clone(),
     );
     let rates = Arc::new(rates::Rates::new(config.plans));
+    let apps =
+        service::apps::Apps::new(store.clone(), gateways.clone(), networks.clone(), domain, config.plans);
     let app = api::App(Arc::new(api::Parts {
         rates: rates.clone(),
         auth: auth::Auth::new(store.clone(), token_key.clone(), console.clone()),
         devices: service::devices::Devices::new(store.clone(), token_key.clone()),
         sign_in: service::sign_in::SignIn::new(store.clone(), token_key.clone(), mailer, console.clone()),
         console,
+        app_services: service::app_services::AppServices::new(store.clone(), guests.clone(), apps.clone()),
+        apps,
+        gateways: gateways.clone(),
+        visitors: visitors.clone(),
         audit: service::audit::Audit::new(store.clone()),
         environments: service::environment::Environments::new(lives.clone(), deliveries),
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
         users: service::users::Users::new(store.clone(), node.clone(), config.plans),
         workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone(), config.plans),
-        guests: service::guests::Guests::new(lives, guests),
+        guests: service::guests::Guests::new(lives.clone(), guests),
         machine: service::machine::Machine::new(node),
         health: service::health::Health::new(store.clone(), reconciler.synced()),
         hosts,
     }));
 
+    let told = lives;
     let (end, ended) = watch::channel(false);
-    let work = tokio::spawn(async move { tokio::join!(reconciler.run(), rates.keep_small()) });
+    let for_gateways = match &config.gateways {
+        Some(config) => Some(gateways::service::listen(config, gateways.clone(), visitors)?),
+        None => None,
+    };
+    let synced = reconciler.synced();
+    let work = tokio::spawn(async move {
+        tokio::join!(
+            reconciler.run(),
+            networks.run(synced),
+            gateways.run(&told),
+            async {
+                if let Some(serving) = for_gateways {
+                    serving.await;
+                }
+            },
+            rates.keep_small(),
+        )
+    });
     let serving = tokio::spawn(api::serve(listener, router(app), ended));
     info!(address = %config.api_listen, url = config.public_api_url, "the API answers");
     let stop = serving.abort_handle();

@@ -9,8 +9,9 @@ use rigbox_core::lifecycle::{End, EndCause, Report, Seen};
 use rigbox_proto::fault;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
 use rigbox_proto::node::{
-    Cause, DeleteRequest, DescribeRequest, NodeDescription, ProvisionRequest, StartRequest, State,
-    StopRequest, WatchEvent, WatchRequest, WorkspaceReport, watch_event,
+    Cause, DeleteRequest, DescribeRequest, NetworkPolicy, NodeDescription, ProvisionRequest,
+    SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent, WatchRequest, WorkspaceReport,
+    watch_event,
 };
 use rigbox_store::Workspace;
 use tokio::sync::Mutex;
@@ -104,7 +105,12 @@ impl NodeClient {
     }
 
     /// Answers the boot's id.
-    pub(crate) async fn start(&self, workspace: &Workspace, about_json: String) -> Result<String, NodeError> {
+    pub(crate) async fn start(
+        &self,
+        workspace: &Workspace,
+        about_json: String,
+        network: NetworkPolicy,
+    ) -> Result<String, NodeError> {
         let request = StartRequest {
             workspace_id: workspace.id.to_string(),
             generation: workspace.life.generation,
@@ -112,7 +118,7 @@ impl NodeClient {
             vcpu_count: workspace.sizes.vcpu_count(),
             name: workspace.name.to_string(),
             about_json,
-            network: None,
+            network: Some(network),
         };
         Ok(self.grpc.clone().start(timed(request, SLOW)).await?.into_inner().boot_id)
     }
@@ -124,6 +130,17 @@ impl NodeClient {
             grace_ms: STOP_GRACE_MS,
         };
         self.grpc.clone().stop(timed(request, QUICK)).await?;
+        Ok(())
+    }
+
+    /// What a workspace lets through from now on.
+    pub(crate) async fn set_network(
+        &self,
+        id: &WorkspaceId,
+        network: NetworkPolicy,
+    ) -> Result<(), NodeError> {
+        let request = SetNetworkRequest { workspace_id: id.to_string(), network: Some(network) };
+        self.grpc.clone().set_network(timed(request, QUICK)).await?;
         Ok(())
     }
 

@@ -23,6 +23,8 @@ pub(crate) enum Class {
     Authentication,
     /// Workspaces and what is in them.
     Workspaces,
+    /// Apps.
+    Apps,
 }
 
 impl Class {
@@ -31,6 +33,7 @@ impl Class {
         match self {
             Self::Authentication => rates.authentication,
             Self::Workspaces => rates.workspaces,
+            Self::Apps => rates.apps,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::changes::Lives;
 use crate::clock;
 use crate::deliveries::Deliveries;
 use crate::node_client::NodeClient;
+use crate::service::networks::Networks;
 
 mod deliver;
 mod follow;
@@ -34,6 +35,7 @@ struct Parts {
     lives: Lives,
     node: NodeClient,
     deliveries: Deliveries,
+    networks: Networks,
     timeouts: Timeouts,
     api_url: String,
     /// When this process began: states are not blamed for the time before.
@@ -52,6 +54,7 @@ impl Reconciler {
         lives: Lives,
         node: NodeClient,
         deliveries: Deliveries,
+        networks: Networks,
         timeouts: Timeouts,
         api_url: String,
     ) -> Self {
@@ -59,6 +62,7 @@ impl Reconciler {
             lives,
             node,
             deliveries,
+            networks,
             timeouts,
             api_url,
             began: clock::now(),

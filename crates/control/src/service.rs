@@ -1,14 +1,18 @@
 //! What the platform does, one file per noun. A function that changes something takes the permit for it.
 
 pub(crate) mod api_keys;
+pub(crate) mod app_services;
+pub(crate) mod apps;
 pub(crate) mod audit;
 pub(crate) mod devices;
 pub(crate) mod environment;
 pub(crate) mod guests;
 pub(crate) mod health;
 pub(crate) mod machine;
+pub(crate) mod networks;
 pub(crate) mod sign_in;
 pub(crate) mod users;
+pub(crate) mod visitors;
 pub(crate) mod workspaces;
 
 use rigbox_core::plans::Machine;

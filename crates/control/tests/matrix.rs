@@ -40,9 +40,9 @@ fn wanted(route: &Route, caller: Caller) -> Wanted {
         (Caller::Owner | Caller::Session, _) => Wanted::Answer,
         // Their own account is theirs to act on; what is the owner's is not there.
         (Caller::OtherUser, Account) => Wanted::Answer,
-        (Caller::OtherUser, Key | Workspace) => hidden,
+        (Caller::OtherUser, Key | Workspace | App | NewApp) => hidden,
         (Caller::OtherUser, Installation) => forbidden,
-        (Caller::ScopedElsewhere | Caller::OtherWorkspace, Workspace) => hidden,
+        (Caller::ScopedElsewhere | Caller::OtherWorkspace, Workspace | App | NewApp) => hidden,
         (Caller::Read, _) => allowed(route.read),
         (Caller::Operate | Caller::ScopedElsewhere, _) => allowed(route.operate),
         (Caller::OwnWorkspace | Caller::OtherWorkspace, _) => allowed(route.within),

@@ -215,6 +215,18 @@ pub fn may_see(app: &App, user: &User) -> bool {
         }
 }
 
+/// Whether an app that showed itself to `before` would show itself to more people: what code in a VM may not decide by itself.
+pub fn widens(before: (Visibility, &[String]), after: (Visibility, &[String])) -> bool {
+    match (before.0, after.0) {
+        (Visibility::Public, _) | (_, Visibility::Private) => false,
+        (_, Visibility::Public) => true,
+        (Visibility::Private, Visibility::Privileged) => true,
+        (Visibility::Privileged, Visibility::Privileged) => {
+            after.1.iter().any(|email| !before.1.contains(email))
+        }
+    }
+}
+
 /// Whether a credential was sent because its holder wants this request. Apps of one installation are one site to a browser, so its
 /// cookies come along with what a page of any of them makes it ask.
 fn is_meant(by: By, kind: Kind, source: Source) -> bool {

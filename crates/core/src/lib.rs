@@ -1,6 +1,8 @@
 //! Rigbox's rules as plain functions on plain types: no I/O, no async, no clock (time comes in as a value).
 
 pub mod access;
+pub mod apps;
+pub mod egress;
 pub mod environment;
 pub mod ids;
 pub mod lifecycle;

@@ -177,6 +177,18 @@ actions! {
     ReadEnv, "env.read", Workspace, Some(Role::Read), false;
     /// Change a workspace's environment.
     WriteEnv, "env.write", Workspace, Some(Role::Operate), false;
+    /// List the apps of the own workspaces.
+    ListApps, "app.list", Account, Some(Role::Read), true;
+    /// Read an app, and how it is.
+    ReadApp, "app.read", Workspace, Some(Role::Read), true;
+    /// Make, change, start, stop or delete apps.
+    ManageApp, "app.manage", Workspace, Some(Role::Operate), true;
+    /// Read what listens in a workspace.
+    ReadPorts, "port.read", Workspace, Some(Role::Read), true;
+    /// Read what may pass between a workspace and the network.
+    ReadNetwork, "network.read", Workspace, Some(Role::Read), true;
+    /// Change that.
+    WriteNetwork, "network.write", Workspace, Some(Role::Operate), false;
     /// List the account's API keys.
     ListKeys, "key.list", Account, None, false;
     /// Make, replace or revoke the account's API keys.
@@ -348,6 +360,12 @@ mod tests {
             WriteFiles, mine(1), false, true, false;
             ReadEnv, mine(1), true, true, false;
             WriteEnv, mine(1), false, true, false;
+            ListApps, Target::Account, true, true, true;
+            ReadApp, mine(1), true, true, true;
+            ManageApp, mine(1), false, true, true;
+            ReadPorts, mine(1), true, true, true;
+            ReadNetwork, mine(1), true, true, true;
+            WriteNetwork, mine(1), false, true, false;
             Diagnose, Target::Installation, false, false, false;
         }
     }

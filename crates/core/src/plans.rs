@@ -38,6 +38,9 @@ pub struct Overrides {
     /// MiB of disk of one workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_disk_per_vm_mb: Option<u32>,
+    /// Apps of one workspace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_apps_per_vm: Option<u32>,
     /// Requests a minute for keys and the account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication_per_min: Option<NonZeroU32>,
@@ -58,6 +61,7 @@ impl Overrides {
             max_ram_per_vm_mb: self.max_ram_per_vm_mb.or(below.max_ram_per_vm_mb),
             max_vcpu_per_vm: self.max_vcpu_per_vm.or(below.max_vcpu_per_vm),
             max_disk_per_vm_mb: self.max_disk_per_vm_mb.or(below.max_disk_per_vm_mb),
+            max_apps_per_vm: self.max_apps_per_vm.or(below.max_apps_per_vm),
             authentication_per_min: self.authentication_per_min.or(below.authentication_per_min),
             workspaces_per_min: self.workspaces_per_min.or(below.workspaces_per_min),
             apps_per_min: self.apps_per_min.or(below.apps_per_min),
@@ -130,6 +134,11 @@ impl Terms {
         }
     }
 
+    /// How many apps one workspace of the user may have.
+    pub fn max_apps_per_vm(&self) -> u32 {
+        self.0.max_apps_per_vm.unwrap_or(UNLIMITED).min(UNLIMITED)
+    }
+
     /// What the user may have on this machine.
     pub fn limits(&self, machine: Machine) -> Limits {
         let Overrides { max_vms, max_ram_per_vm_mb, max_vcpu_per_vm, max_disk_per_vm_mb, .. } = self.0;
@@ -196,11 +205,12 @@ impl Plan {
 
     /// What the plan is where nothing is set otherwise.
     fn defaults(self) -> Overrides {
-        let ceilings = |vms, ram, vcpu, disk| Overrides {
+        let ceilings = |vms, ram, vcpu, disk, apps| Overrides {
             max_vms: Some(vms),
             max_ram_per_vm_mb: Some(ram),
             max_vcpu_per_vm: Some(vcpu),
             max_disk_per_vm_mb: Some(disk),
+            max_apps_per_vm: Some(apps),
             authentication_per_min: Rates::DEFAULT.authentication,
             workspaces_per_min: Rates::DEFAULT.workspaces,
             apps_per_min: Rates::DEFAULT.apps,
@@ -209,8 +219,8 @@ impl Plan {
             Self::Owner => {
                 Overrides { authentication_per_min: Rates::DEFAULT.authentication, ..Overrides::default() }
             }
-            Self::Free => ceilings(2, 1_024, 1, 4_096),
-            Self::Pro => ceilings(10, 4_096, 4, 10_240),
+            Self::Free => ceilings(2, 1_024, 1, 4_096, 5),
+            Self::Pro => ceilings(10, 4_096, 4, 10_240, 20),
         }
     }
 }
@@ -236,6 +246,7 @@ mod tests {
         max_ram_per_vm_mb: None,
         max_vcpu_per_vm: None,
         max_disk_per_vm_mb: None,
+        max_apps_per_vm: None,
         authentication_per_min: None,
         workspaces_per_min: None,
         apps_per_min: None,
@@ -257,6 +268,8 @@ mod tests {
         let owner = limits(Plan::Owner);
         assert_eq!((owner.max_vms, owner.max_ram_per_vm_mb), (UNLIMITED, 16_000));
         assert_eq!((owner.max_disk_total_mb, owner.max_running_vcpus), (200_000, UNLIMITED));
+        let apps = |plan| Plans::default().terms(plan, NOTHING).max_apps_per_vm();
+        assert_eq!([Plan::Free, Plan::Pro, Plan::Owner].map(apps), [5, 20, UNLIMITED]);
         let rates = |plan| Plans::default().terms(plan, NOTHING).rates();
         assert_eq!((rates(Plan::Free), rates(Plan::Pro)), (Rates::DEFAULT, Rates::DEFAULT));
         assert_eq!(rates(Plan::Owner), Rates { workspaces: None, apps: None, ..Rates::DEFAULT });

@@ -2,14 +2,15 @@
 //! message at a time is on its way, so the slowest of the two ends sets the pace.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::stream;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
     DeliverRequest, DeliverResponse, EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse,
-    ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse, WatchEndRequest, WriteFileInput,
-    WriteFileResponse,
+    ListPortsRequest, ListPortsResponse, ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse,
+    WatchEndRequest, WriteFileInput, WriteFileResponse,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio_stream::Stream;
@@ -19,6 +20,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::vm::{AgentState, Vms};
+
+/// For what an agent only has to look up.
+const QUICK: Duration = Duration::from_secs(10);
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -150,6 +154,21 @@ impl Guest for Proxy {
             delivered = agent.deliver(request.into_inner()) => {
                 delivered.map_err(|status| checked(&status))?;
                 Ok(Response::new(DeliverResponse {}))
+            }
+            () = gone.cancelled() => Err(vm_ended()),
+        }
+    }
+
+    async fn list_ports(
+        &self,
+        request: Request<ListPortsRequest>,
+    ) -> Result<Response<ListPortsResponse>, Status> {
+        let (mut agent, gone) = self.agent(request.metadata())?;
+        let mut inner = Request::new(request.into_inner());
+        inner.set_timeout(QUICK);
+        tokio::select! {
+            listed = agent.list_ports(inner) => {
+                Ok(Response::new(listed.map_err(|status| checked(&status))?.into_inner()))
             }
             () = gone.cancelled() => Err(vm_ended()),
         }

@@ -12,6 +12,7 @@ use rigbox_proto::attend::attendance_server::Attendance;
 use rigbox_proto::attend::fd_request::Channel;
 use rigbox_proto::attend::{FdReply, FdRequest, Order, Report, Roster, ShutDown, Vm, order};
 use rigbox_sys::fdpass;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::{Stream, StreamExt};
@@ -19,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::config::{agent_socket, qmp_socket};
 use crate::error::Error;
+use crate::packets;
 
 /// A VM that guestio attends to.
 #[derive(Clone)]
@@ -60,41 +62,14 @@ impl Attendees {
         let _ = self.orders.send(Order { order: Some(order) });
     }
 
-    /// Serves descriptors at `path` on a thread of its own, to `uid` only.
+    /// Serves descriptors at `path`, to `uid` only: one answer per connection.
     pub(crate) fn serve_descriptors(&self, path: &Path, uid: u32) -> Result<(), Error> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::at("cannot be removed", path)(error));
-            }
-            _ => {}
-        }
-        let listener = fdpass::listen_at(path).map_err(Error::at("cannot listen", path))?;
-        let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        std::fs::set_permissions(path, everyone).map_err(Error::at("cannot be opened to its peer", path))?;
         let attendees = self.clone();
-        let serve = move || {
-            loop {
-                let Ok(peer) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) else {
-                    // Out of descriptors, perhaps: they come back.
-                    std::thread::sleep(std::time::Duration::from_millis(50));
-                    continue;
-                };
-                let allowed =
-                    rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|cred| cred.uid.as_raw() == uid);
-                // A peer that asks nothing must not stop the others.
-                let limit = Some(std::time::Duration::from_secs(1));
-                let timeout = rustix::net::sockopt::Timeout::Recv;
-                if allowed && rustix::net::sockopt::set_socket_timeout(&peer, timeout, limit).is_ok() {
-                    // A peer that went away is its own affair.
-                    let _ = attendees.answer(&peer);
-                }
-            }
-        };
-        std::thread::Builder::new()
-            .name("descriptors".into())
-            .spawn(serve)
-            .map(drop)
-            .map_err(Error::system("a thread for descriptors"))
+        packets::listen(path, uid, "descriptors", move |peer| {
+            // A peer that asks nothing must not stop the others; one that went away is its own affair.
+            let _ = packets::limit(&peer, Timeout::Recv, std::time::Duration::from_secs(1))
+                .and_then(|()| attendees.answer(&peer));
+        })
     }
 
     fn answer(&self, peer: &impl AsFd) -> std::io::Result<()> {

@@ -21,10 +21,14 @@ pub struct Config {
     pub attend_socket: PathBuf,
     /// Where guestio asks for descriptors.
     pub fd_socket: PathBuf,
+    /// Where `edge` asks for connections to VMs.
+    pub dial_socket: PathBuf,
     /// The only uid that may use `node_socket`.
     pub control_uid: u32,
     /// The only uid that may use `attend_socket` and `fd_socket`.
     pub guestio_uid: u32,
+    /// The only uid that may use `dial_socket`.
+    pub edge_uid: u32,
     /// First of the uids that VMMs run as.
     pub vm_uid_base: u32,
     /// How many there are: also the most workspaces this node can have.

@@ -10,6 +10,7 @@ use rigbox_proto::node::Cause;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::net::policy::Policy;
 
 /// All that is known of one workspace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     pub(crate) boot: Option<Boot>,
     pub(crate) last_end: Option<Ended>,
+    /// What the network lets through, now or at the next start.
+    #[serde(default)]
+    pub(crate) network: Policy,
 }
 
 /// How far the disk is.
@@ -156,6 +160,7 @@ mod tests {
             phase: Phase::Provisioned,
             boot: None,
             last_end: Some(Ended::new("b", Cause::Halt, "halted")),
+            network: Policy::default(),
         }
     }
 

@@ -8,6 +8,7 @@ mod attend;
 mod cgroup;
 mod command;
 mod config;
+mod dial;
 mod disks;
 mod error;
 mod images;
@@ -16,6 +17,7 @@ mod journal;
 mod launch;
 mod net;
 mod node;
+mod packets;
 mod process;
 mod recovery;
 mod reports;
@@ -51,6 +53,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     recovery::recover(&node, &service)?;
 
     node.attendees.serve_descriptors(&config.fd_socket, config.guestio_uid)?;
+    node.doors.serve(&config.dial_socket, config.edge_uid)?;
     let attend = unix::listen(&config.attend_socket, vec![config.guestio_uid])
         .map_err(Error::at("cannot listen", &config.attend_socket))?;
     let control = unix::listen(&config.node_socket, vec![config.control_uid])

@@ -9,6 +9,7 @@ use rigbox_proto::node::{Finding, finding::Level};
 use crate::attend::Attendees;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
+use crate::dial::Doors;
 use crate::disks::Disks;
 use crate::error::Error;
 use crate::images::Images;
@@ -30,6 +31,7 @@ pub(crate) struct Node {
     pub(crate) reason: String,
     pub(crate) host_boot_id: String,
     pub(crate) attendees: Attendees,
+    pub(crate) doors: Doors,
     pub(crate) reports: Reports,
 }
 
@@ -59,6 +61,7 @@ impl Node {
             reason: verdict.reason,
             host_boot_id: crate::process::host_boot_id().map_err(Error::system("the host's boot id"))?,
             attendees: Attendees::default(),
+            doors: Doors::default(),
             reports: Reports::default(),
             config,
         }))
@@ -121,6 +124,7 @@ impl Node {
 
     /// Removes everything of a boot that may be there: processes, control groups, namespace, sockets. Nothing of it need exist.
     pub(crate) fn tear_down(&self, workspace: &WorkspaceId) -> Result<(), Error> {
+        self.doors.close(workspace);
         self.cgroups.remove(workspace.as_str())?;
         crate::net::remove(&self.config.netns(workspace))?;
         let dir = self.config.vm_dir(workspace);

@@ -9,14 +9,15 @@ use rigbox_proto::fault;
 use rigbox_proto::node::node_server;
 use rigbox_proto::node::{
     DeleteRequest, DeleteResponse, DescribeRequest, Image, NodeDescription, ProvisionRequest,
-    ProvisionResponse, StartRequest, StartResponse, StopRequest, StopResponse, Synced, WatchEvent,
-    WatchRequest, watch_event,
+    ProvisionResponse, SetNetworkRequest, SetNetworkResponse, StartRequest, StartResponse, StopRequest,
+    StopResponse, Synced, WatchEvent, WatchRequest, watch_event,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Response, Status};
 
 use crate::error::Error;
+use crate::net::policy::Policy;
 use crate::node::Node;
 use crate::workspace::{Request, Workspace};
 
@@ -163,9 +164,12 @@ impl node_server::Node for Service {
 
     async fn set_network(
         &self,
-        _request: tonic::Request<rigbox_proto::node::SetNetworkRequest>,
-    ) -> Result<Response<rigbox_proto::node::SetNetworkResponse>, Status> {
-        Err(Status::unimplemented("network policies"))
+        request: tonic::Request<SetNetworkRequest>,
+    ) -> Result<Response<SetNetworkResponse>, Status> {
+        let SetNetworkRequest { workspace_id: id, network } = request.into_inner();
+        let policy = Policy::try_from(network.unwrap_or_default())?;
+        let set = self.ask(&id, false, |answer| Request::SetNetwork(policy, answer)).await?;
+        set.map(|()| Response::new(SetNetworkResponse {})).ok_or_else(|| unknown(&id))
     }
 
     async fn delete(

@@ -15,6 +15,7 @@ use crate::attend::Attendee;
 use crate::error::Error;
 use crate::journal::{Boot, Ended, Phase, Record};
 use crate::launch;
+use crate::net::policy::Policy;
 use crate::node::Node;
 use crate::process::Handle;
 
@@ -23,6 +24,7 @@ pub(crate) enum Request {
     Provision(ProvisionRequest, oneshot::Sender<Result<String, Error>>),
     Start(StartRequest, oneshot::Sender<Result<String, Error>>),
     Stop(StopRequest, oneshot::Sender<Result<(), Error>>),
+    SetNetwork(Policy, oneshot::Sender<Result<(), Error>>),
     Delete(u64, oneshot::Sender<Result<(), Error>>),
 }
 
@@ -76,6 +78,7 @@ impl Workspace {
             phase: Phase::Provisioning,
             boot: None,
             last_end: None,
+            network: Policy::default(),
         };
         Self { node, id, record, vm: None, remains: None }
     }
@@ -97,6 +100,9 @@ impl Workspace {
         let handle = boot.process.filter(|_| same_host).and_then(Handle::reopen);
         if let Some(handle) = handle {
             tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
+            if let Err(error) = crate::net::renew(&self.node.config.netns(&self.id), &self.record.network) {
+                tracing::error!(workspace = %self.id, %error, "the VM's network is as it was");
+            }
             self.attend(handle, None, &boot);
             return;
         }
@@ -151,6 +157,9 @@ impl Workspace {
             }
             Request::Stop(request, answer) => {
                 let _ = answer.send(self.stop(&request));
+            }
+            Request::SetNetwork(policy, answer) => {
+                let _ = answer.send(self.set_network(policy).await);
             }
             Request::Delete(generation, answer) => {
                 let result = match self.accept(generation) {
@@ -225,6 +234,9 @@ impl Workspace {
             ready: false,
             stopping: false,
         };
+        if let Some(network) = request.network.clone() {
+            self.record.network = network.try_into()?;
+        }
         self.record.generation = request.generation;
         self.record.last_end = None;
         self.record.boot = Some(boot.clone());
@@ -269,6 +281,16 @@ impl Workspace {
         self.save()
     }
 
+    async fn set_network(&mut self, policy: Policy) -> Result<(), Error> {
+        self.record.network = policy.clone();
+        self.save()?;
+        let (Some(boot), Some(_)) = (&self.record.boot, &self.vm) else { return Ok(()) };
+        let netns = self.node.config.netns(&self.id);
+        // First, so that nothing is dialled that is about to end.
+        self.node.doors.open(&self.id, &boot.boot_id, netns.clone(), policy.clone());
+        blocking(move || crate::net::set_policy(&netns, &policy)).await
+    }
+
     async fn delete(&mut self) -> Result<(), Error> {
         self.record.phase = Phase::Deleting;
         self.save()?;
@@ -305,6 +327,8 @@ impl Workspace {
         };
         self.vm = Some(Vm { handle, reports, stderr, deadline, agent_lost: false });
         self.node.attendees.add(&boot.boot_id, attendee);
+        let netns = self.node.config.netns(&self.id);
+        self.node.doors.open(&self.id, &boot.boot_id, netns, self.record.network.clone());
     }
 
     async fn react(&mut self, event: Event) {

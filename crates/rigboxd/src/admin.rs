@@ -102,6 +102,9 @@ pub(crate) struct Limits {
     /// MiB of disk of one workspace
     #[arg(long)]
     max_disk_per_vm_mb: Option<u32>,
+    /// Apps of one workspace
+    #[arg(long)]
+    max_apps_per_vm: Option<u32>,
     /// Requests a minute for keys and the account
     #[arg(long)]
     authentication_per_min: Option<NonZeroU32>,
@@ -120,6 +123,7 @@ impl From<Limits> for Option<Overrides> {
             max_ram_per_vm_mb,
             max_vcpu_per_vm,
             max_disk_per_vm_mb,
+            max_apps_per_vm,
             authentication_per_min,
             workspaces_per_min,
             apps_per_min,
@@ -129,6 +133,7 @@ impl From<Limits> for Option<Overrides> {
             max_ram_per_vm_mb,
             max_vcpu_per_vm,
             max_disk_per_vm_mb,
+            max_apps_per_vm,
             authentication_per_min,
             workspaces_per_min,
             apps_per_min,

@@ -202,6 +202,16 @@ impl Installation {
         }
     }
 
+    /// The uid (and gid) of the role that serves apps.
+    fn edge_uid(&self) -> u32 {
+        self.uid_base() + 2
+    }
+
+    /// Where that role asks the node for connections to VMs.
+    fn dial_socket(&self) -> PathBuf {
+        self.run().join("node/dial.sock")
+    }
+
     /// Settings of the node.
     pub(crate) fn node(&self) -> Result<rigbox_node::Config> {
         let settings = &self.file.node;
@@ -226,8 +236,10 @@ impl Installation {
             node_socket: sockets.join("control.sock"),
             attend_socket: sockets.join("attend.sock"),
             fd_socket: sockets.join("fds.sock"),
+            dial_socket: self.dial_socket(),
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
+            edge_uid: self.edge_uid(),
             vm_uid_base: self.uid_base() + ROLE_UIDS,
             vm_uid_count: UIDS - ROLE_UIDS,
             image_cache,
@@ -294,6 +306,8 @@ impl Installation {
             }),
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
+            apps_url: "http://rigbox.localhost:7080".to_owned(),
+            gateways: None,
             timeouts: rigbox_control::Timeouts::default(),
             plans: self.file.plans,
         }

@@ -26,10 +26,10 @@ struct Known {
 }
 
 impl Holders {
-    fn get(&self, hash: &TokenHash, epoch: i64, now: Moment) -> Option<Holder> {
+    fn get(&self, hash: &TokenHash, epoch: i64, now: Moment) -> Option<(Holder, Option<Moment>)> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let known = known.get(hash).filter(|known| known.epoch == epoch)?;
-        known.until.is_none_or(|until| now < until).then(|| known.holder.clone())
+        known.until.is_none_or(|until| now < until).then(|| (known.holder.clone(), known.until))
     }
 
     fn put(&self, hash: &TokenHash, known: Known) {
@@ -44,14 +44,23 @@ impl Holders {
 impl Store {
     /// Whose key this is, if it is good at this moment.
     pub async fn holder_of_key(&self, hash: &TokenHash, now: Moment) -> Result<Option<Holder>, Error> {
+        Ok(self.holder_of_key_until(hash, now).await?.map(|(holder, _)| holder))
+    }
+
+    /// The same, and when the secret ends by itself, if it does.
+    pub async fn holder_of_key_until(
+        &self,
+        hash: &TokenHash,
+        now: Moment,
+    ) -> Result<Option<(Holder, Option<Moment>)>, Error> {
         // Before the holder is read: what changes in between has another number.
         let epoch = self.epoch()?;
-        if let Some(holder) = self.holders.get(hash, epoch, now) {
-            return Ok(Some(holder));
+        if let Some(known) = self.holders.get(hash, epoch, now) {
+            return Ok(Some(known));
         }
         let Some((holder, until)) = self.read_holder(hash, now).await? else { return Ok(None) };
         self.holders.put(hash, Known { holder: holder.clone(), epoch, until });
-        Ok(Some(holder))
+        Ok(Some((holder, until)))
     }
 
     /// How often what some credential opens has changed.

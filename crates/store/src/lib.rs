@@ -13,6 +13,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row, SqlitePool};
 
 mod api_keys;
+mod app_sessions;
+mod apps;
 mod audit;
 mod devices;
 mod envelope;
@@ -21,6 +23,7 @@ mod holders;
 mod hot;
 mod idempotency;
 mod master_key;
+mod networks;
 mod rotation;
 pub mod secret;
 mod sessions;
@@ -31,11 +34,14 @@ mod workspace_keys;
 mod workspaces;
 
 pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
+pub use app_sessions::SessionHolder;
+pub use apps::{App, AppAt, AppHost, AppPage};
 pub use audit::{Act, AuditEntry};
 pub use devices::{DeviceLogin, Poll};
 pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{Once, Replay};
 pub use master_key::{KeySource, MasterKeyId};
+pub use networks::{EgressMode, EgressSettings, NetworkSettings};
 pub use rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use users::User;
@@ -68,7 +74,7 @@ pub enum Error {
     /// A value in the database is none that this program writes.
     #[error("the database has a damaged value: {0}")]
     Damaged(String),
-    /// Another workspace of the user has the name.
+    /// Another one has the name: a workspace of the user, or an app.
     #[error("name taken")]
     NameTaken,
     /// A quota would be exceeded.

@@ -52,7 +52,7 @@ impl TokenKey {
     }
 
     /// A key for another purpose, from which this one does not follow.
-    pub(crate) fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
+    pub fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
         blake3::derive_key(purpose, &self.0)
     }
 
@@ -126,6 +126,11 @@ token! {
 token! {
     /// What makes a link that signs in; good once. It has to stand in a URL, so it is good for nothing else and not for long.
     LinkToken, "rbl_"
+}
+token! {
+    /// What a browser brings from the console to an app; good once. It has to stand in a URL, so it is good for nothing else, with
+    /// nobody else's state, and not for long.
+    AppCode, "rbo_"
 }
 token! {
     /// What a machine polls with while its user approves its log-in.

@@ -65,7 +65,7 @@ impl Store {
         now: Moment,
     ) -> Result<Option<User>, Error> {
         sqlx::query(
-            "SELECT users.id, email, plan, created_at, disabled_at FROM login_links \
+            "SELECT users.id, email, email_verified, plan, created_at, disabled_at FROM login_links \
              JOIN users ON users.id = login_links.user_id \
              WHERE hash = $1 AND expires_at > $2 AND disabled_at IS NULL",
         )
@@ -99,6 +99,11 @@ impl Store {
             tx.commit().await?;
             return Ok(None);
         };
+        // The link was sent to the address.
+        sqlx::query("UPDATE users SET email_verified = TRUE WHERE id = $1 AND NOT email_verified")
+            .bind(user.id.as_str())
+            .execute(&mut *tx)
+            .await?;
         let id = SessionId::from_random(random()?);
         sqlx::query("DELETE FROM sessions WHERE idle_at <= $1 OR ends_at <= $1")
             .bind(now.unix_ms())

@@ -16,6 +16,8 @@ pub struct User {
     pub id: UserId,
     /// Where to write to.
     pub email: String,
+    /// The user has followed a link that was sent there.
+    pub email_verified: bool,
     /// What the user may have.
     pub plan: Plan,
     /// Since when.
@@ -26,7 +28,7 @@ pub struct User {
 
 macro_rules! users {
     ($rest:literal) => {
-        concat!("SELECT id, email, plan, created_at, disabled_at FROM users ", $rest)
+        concat!("SELECT id, email, email_verified, plan, created_at, disabled_at FROM users ", $rest)
     };
 }
 
@@ -165,6 +167,7 @@ pub(crate) fn user(row: &SqliteRow) -> Result<User, Error> {
     Ok(User {
         id: parsed(row.try_get("id")?)?,
         email: row.try_get("email")?,
+        email_verified: row.try_get("email_verified")?,
         plan: parsed(row.try_get("plan")?)?,
         created_at: Moment::from_unix_ms(row.try_get("created_at")?),
         disabled_at: moment(row, "disabled_at")?,

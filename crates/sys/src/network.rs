@@ -21,6 +21,8 @@ mod request {
     nix::ioctl_read_bad!(siocgifflags, libc::SIOCGIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(siocsifflags, libc::SIOCSIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(siocaddrt, libc::SIOCADDRT, libc::rtentry);
+    nix::ioctl_write_ptr_bad!(siocsifhwaddr, libc::SIOCSIFHWADDR, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(siocsarp, libc::SIOCSARP, libc::arpreq);
 }
 
 /// Makes the tap device `name` and returns the descriptor that carries its frames (with a `virtio_net_hdr` before each). The
@@ -70,6 +72,36 @@ pub fn up(interface: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives `interface`, which is down, the address `mac`.
+///
+/// # Errors
+/// No such interface, or no permission.
+pub fn set_mac(interface: &str, mac: [u8; 6]) -> io::Result<()> {
+    let socket = control_socket()?;
+    let mut ifreq = ifreq(interface)?;
+    ifreq.ifr_ifru.ifru_hwaddr = hardware(mac);
+    // SAFETY: `ifreq` is a valid `struct ifreq` with an Ethernet address, and lives through the call.
+    unsafe { request::siocsifhwaddr(socket.as_raw_fd(), &ifreq) }?;
+    Ok(())
+}
+
+/// Notes for good that `address` is found at `mac` on `interface`: nobody is asked for it, and nobody can say otherwise.
+///
+/// # Errors
+/// No such interface, or no permission.
+pub fn neighbour(interface: &str, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
+    let socket = control_socket()?;
+    // SAFETY: `arpreq` is plain data for which all zeroes is a valid value.
+    let mut arpreq: libc::arpreq = unsafe { std::mem::zeroed() };
+    arpreq.arp_pa = sockaddr(address);
+    arpreq.arp_ha = hardware(mac);
+    arpreq.arp_flags = libc::ATF_COM | libc::ATF_PERM;
+    arpreq.arp_dev = ifreq(interface)?.ifr_name;
+    // SAFETY: `arpreq` is a valid `struct arpreq` that lives through the call.
+    unsafe { request::siocsarp(socket.as_raw_fd(), &arpreq) }?;
+    Ok(())
+}
+
 /// Adds the default route by way of `gateway`.
 ///
 /// # Errors
@@ -102,6 +134,14 @@ fn ifreq(name: &str) -> io::Result<libc::ifreq> {
         *to = from as libc::c_char;
     }
     Ok(ifreq)
+}
+
+fn hardware(mac: [u8; 6]) -> libc::sockaddr {
+    let mut data = [0; 14];
+    for (to, from) in data.iter_mut().zip(mac) {
+        *to = from as libc::c_char;
+    }
+    libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data }
 }
 
 fn sockaddr(address: Ipv4Addr) -> libc::sockaddr {

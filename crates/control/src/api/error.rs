@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::auth::AuthError;
 use crate::guest_client::GuestError;
 use crate::node_client::NodeError;
+use crate::service::apps::AppProblem;
 use crate::service::devices::DeviceProblem;
 use crate::service::guests::GuestProblem;
 use crate::service::sign_in::SignInProblem;
@@ -195,6 +196,45 @@ impl From<Problem> for ApiError {
             Problem::Node(error) => error.into(),
             Problem::Store(error) => error.into(),
             Problem::Internal(_) => Self::internal(&message),
+        }
+    }
+}
+
+impl From<AppProblem> for ApiError {
+    fn from(problem: AppProblem) -> Self {
+        let message = problem.to_string();
+        let conflict = |code| Self::new(StatusCode::CONFLICT, code, message.clone());
+        match problem {
+            AppProblem::NoApp(_) | AppProblem::NoWorkspace(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", message)
+            }
+            AppProblem::Denied(denied) => denied.into(),
+            AppProblem::BadName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
+            AppProblem::BadDomain(_) => {
+                Self::bad_request(message).with_details(json!({"field": "custom_domain"}))
+            }
+            AppProblem::BadValue { field, .. } => {
+                Self::bad_request(message).with_details(json!({"field": field}))
+            }
+            AppProblem::NameTaken(_) => conflict("name_taken"),
+            AppProblem::DomainTaken(_) => conflict("domain_taken"),
+            AppProblem::Quota { limit_name, limit } => {
+                Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
+                    .with_details(json!({"limit": limit_name, "max": limit}))
+            }
+            AppProblem::KeyReused => conflict("idempotency_key_reused"),
+            AppProblem::Widens => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            AppProblem::NoService(_) | AppProblem::Crossed => conflict("conflict"),
+            AppProblem::NotRunning(status) => {
+                conflict("invalid_state").with_details(json!({"status": status.as_str()}))
+            }
+            AppProblem::Unverifiable(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unverifiable_domain", message)
+            }
+            AppProblem::Guest(error) => error.into(),
+            AppProblem::Node(error) => error.into(),
+            AppProblem::Store(error) => error.into(),
+            AppProblem::Internal(_) => Self::internal(&message),
         }
     }
 }

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use rigbox_core::permit::{self, Action, Permit, Principal, Target};
-use rigbox_store::Once;
+use rigbox_store::{AppAt, Once};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::App;
 use super::error::ApiError;
+use crate::service::apps::AppProblem;
 use crate::service::workspaces::Problem;
 
 /// Largest body of a request, unless a route says otherwise.
@@ -46,6 +47,13 @@ impl<A: Action> Caller<A> {
     /// The permit for the route's action on the workspace that the path names.
     pub(super) async fn workspace(&self, app: &App, id: &str) -> Result<Permit<A>, Problem> {
         app.workspaces.permit(&self.principal, id).await
+    }
+}
+
+impl<A: Action> Caller<A> {
+    /// The permit for the route's action on the app that the path names, and the app.
+    pub(super) fn app(&self, app: &App, id: &str) -> Result<(Permit<A>, AppAt), AppProblem> {
+        app.apps.permit(&self.principal, id)
     }
 }
 

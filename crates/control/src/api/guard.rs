@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::HOST;
 use http::{HeaderMap, StatusCode, Uri};
+use tracing::warn;
 
 use super::App;
 use super::error::ApiError;
@@ -64,7 +65,13 @@ pub(super) async fn check(State(app): State<App>, request: Request, next: Next) 
         )
         .into_response();
     }
-    next.run(request).await
+    let changes = !request.method().is_safe();
+    let response = next.run(request).await;
+    // Whoever is told that something is revoked may rely on it.
+    if changes && let Err(error) = app.gateways.settle().await {
+        warn!(%error, "cannot read whether credentials have changed; gateways hear of it later");
+    }
+    response
 }
 
 fn host_fits(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {

@@ -1,6 +1,7 @@
 //! The console's pages for people: how they look and what protects them. One file per subject.
 
 pub(super) mod device;
+pub(super) mod open;
 pub(super) mod sign_in;
 
 use axum::extract::{FromRequest, FromRequestParts, Query, RawForm, Request, State};

@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 
 use super::extract::Caller;
 use super::{
-    App, api_keys, audit, auth, doctor, document, environment, error, exec, exec_socket, files, health,
-    limits, machine, pages, templates, users, workspaces,
+    App, api_keys, app_services, apps, audit, auth, doctor, document, environment, error, exec, exec_socket,
+    files, health, limits, machine, pages, templates, users, workspaces,
 };
 
 use crate::auth::AuthError;
@@ -198,6 +198,22 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .action::<permit::ReadEnv>(Class::Workspaces, routes!(environment::list))
         .action::<permit::WriteEnv>(Class::Workspaces, routes!(environment::set))
         .action::<permit::WriteEnv>(Class::Workspaces, routes!(environment::unset))
+        .action::<permit::ListApps>(Class::Apps, routes!(apps::list))
+        .action::<permit::ManageApp>(Class::Apps, routes!(apps::create))
+        .action::<permit::ReadApp>(Class::Apps, routes!(apps::get))
+        .action::<permit::ManageApp>(Class::Apps, routes!(apps::update))
+        .action::<permit::ManageApp>(Class::Apps, routes!(apps::set_visibility))
+        .action::<permit::ManageApp>(Class::Apps, routes!(apps::delete))
+        .action::<permit::ReadApp>(Class::Apps, routes!(apps::params))
+        .action::<permit::ManageApp>(Class::Apps, routes!(apps::set_params))
+        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::start))
+        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::stop))
+        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::restart))
+        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::health))
+        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::logs))
+        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::log_stream))
+        .action::<permit::ReadPorts>(Class::Apps, routes!(app_services::listening_ports))
+        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::expose_port))
         .action::<permit::ReadAccount>(Class::Authentication, routes!(users::me))
         .action::<permit::ReadLimits>(Class::Authentication, routes!(users::limits))
         .action::<permit::ListKeys>(Class::Authentication, routes!(api_keys::list))
@@ -219,6 +235,7 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .page(routes!(pages::sign_in::show, pages::sign_in::ask))
         .page(routes!(pages::sign_in::link, pages::sign_in::follow))
         .page(routes!(pages::sign_in::sign_out))
+        .page(routes!(pages::open::show))
         .page(routes!(pages::device::show, pages::device::decide));
     let (api, api_document) = api.router.split_for_parts();
     let (root, root_document) = root.router.split_for_parts();

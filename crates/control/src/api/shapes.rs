@@ -1,5 +1,7 @@
 //! JSON shapes that several nouns share.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rigbox_core::time::Moment;
 use time::OffsetDateTime;
 
@@ -11,6 +13,20 @@ const LARGEST_PAGE: u32 = 1_000;
 /// What a cursor is answered with that cannot be read.
 pub(super) fn bad_cursor() -> ApiError {
     ApiError::bad_request("cursor: not one that this API gave: take `next_cursor` as it is")
+}
+
+/// Where a list that is sorted by creation goes on after what was made then with that id.
+pub(super) fn cursor(created_at: Moment, id: &str) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}:{id}", created_at.unix_ms()))
+}
+
+pub(super) fn read_cursor(text: &str) -> Result<(i64, String), ApiError> {
+    let read = || {
+        let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (time, id) = plain.split_once(':')?;
+        Some((time.parse().ok()?, id.to_owned()))
+    };
+    read().ok_or_else(bad_cursor)
 }
 
 /// How many a list answers with.

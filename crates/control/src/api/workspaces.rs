@@ -5,8 +5,6 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use rigbox_core::permit::{
@@ -18,7 +16,7 @@ use rigbox_store::{Page, Workspace};
 use super::App;
 use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, IdOf, JsonBody, QueryOf, once};
-use super::shapes::{bad_cursor, page_size};
+use super::shapes::{cursor, page_size, read_cursor};
 
 pub(super) mod shapes;
 
@@ -49,7 +47,7 @@ pub(super) async fn list(
     let wanted = limit as usize;
     let more = found.len() > wanted;
     found.truncate(wanted);
-    let next_cursor = found.last().filter(|_| more).map(cursor);
+    let next_cursor = found.last().filter(|_| more).map(|last| cursor(last.created_at, last.id.as_str()));
     Ok(Json(ListWorkspacesResponse { vms: found.iter().map(Into::into).collect(), next_cursor }))
 }
 
@@ -167,17 +165,4 @@ operations! {
 
 fn parse_status(text: &str) -> Result<Status, ApiError> {
     text.parse().map_err(|error: rigbox_core::status::BadStatus| ApiError::bad_request(error.to_string()))
-}
-
-fn cursor(last: &Workspace) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}:{}", last.created_at.unix_ms(), last.id))
-}
-
-fn read_cursor(text: &str) -> Result<(i64, String), ApiError> {
-    let read = || {
-        let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-        let (time, id) = plain.split_once(':')?;
-        Some((time.parse().ok()?, id.to_owned()))
-    };
-    read().ok_or_else(bad_cursor)
 }

@@ -122,7 +122,8 @@ impl Reconciler {
             },
             Step::Start => {
                 let about = self.about(workspace).await?;
-                match self.0.node.start(workspace, about).await {
+                let network = self.0.networks.policy(&workspace.id)?;
+                match self.0.node.start(workspace, about, network).await {
                     Ok(boot) => {
                         self.settle(workspace, |life, _| life.boot_begun(&boot)).await?;
                         // While it boots, so that nobody waits for it later.

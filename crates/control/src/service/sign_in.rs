@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use rigbox_core::permit::{Credential, EndCredential, Permit, Principal};
-use rigbox_store::secret::{LinkToken, SessionToken, TokenKey, UserCode};
+use rigbox_store::secret::{LinkToken, SessionToken, TokenKey};
 use rigbox_store::{Act, NewSession, Store, User};
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -69,8 +69,8 @@ impl SignIn {
         }
     }
 
-    /// Has a link sent, if there is a user to send it to. It leads on to the approval of `device`, if there is one.
-    pub(crate) fn ask(&self, email: &str, device: Option<UserCode>) -> Result<(), SignInProblem> {
+    /// Has a link sent, if there is a user to send it to; `next` is what its query says besides, of where it leads.
+    pub(crate) fn ask(&self, email: &str, next: Option<String>) -> Result<(), SignInProblem> {
         let address =
             mail::address(email).ok_or_else(|| SignInProblem::BadEmail(email.chars().take(64).collect()))?;
         if self.by_address.len() >= MOST_ADDRESSES {
@@ -89,7 +89,7 @@ impl SignIn {
         tokio::spawn(async move {
             let link = match store.user_by_email(&address).await {
                 Ok(Some(user)) if user.disabled_at.is_none() => {
-                    new_link(&store, &token_key, &origin, &user, device.as_ref()).await
+                    new_link(&store, &token_key, &origin, &user, next.as_deref()).await
                 }
                 Ok(_) => return,
                 Err(error) => Err(error),
@@ -148,11 +148,11 @@ pub(crate) async fn new_link(
     token_key: &TokenKey,
     origin: &str,
     user: &User,
-    device: Option<&UserCode>,
+    next: Option<&str>,
 ) -> Result<String, rigbox_store::Error> {
     let token = LinkToken::mint()?;
     let now = clock::now();
     store.add_link(&user.id, &token, token_key, now.after(Duration::from_mins(LINK_MINUTES)), now).await?;
-    let device = device.map(|code| format!("&device={}", code.shown())).unwrap_or_default();
-    Ok(format!("{origin}/sign-in/link?token={}{device}", token.reveal()))
+    let next = next.map(|next| format!("&{next}")).unwrap_or_default();
+    Ok(format!("{origin}/sign-in/link?token={}{next}", token.reveal()))
 }

@@ -1,18 +1,21 @@
 //! The callers of the matrix, and the world that they call in: an owner with two running workspaces and one of each kind of
 //! credential, and somebody else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use rigbox_control::{Timeouts, admin};
-use rigbox_core::ids::{KeyId, UserId};
-use rigbox_core::permit::{Role, Scope};
+use rigbox_core::access::Visibility;
+use rigbox_core::apps::AppKind;
+use rigbox_core::ids::{AppId, KeyId, SessionId, UserId};
+use rigbox_core::permit::{Credential, Principal, Role, Scope};
 use rigbox_core::plans::{Overrides, Plan, Plans};
 use rigbox_core::time::Moment;
+use rigbox_proto::guest::ListeningPort;
 use rigbox_store::secret::{ApiKey, LinkToken, SessionToken, TokenKey};
-use rigbox_store::{Act, NewKey, NewSession, Replay, Store};
+use rigbox_store::{Act, App, AppAt, AppPage, NewKey, NewSession, Replay, Store};
 
 use super::table::{On, Route};
 use crate::support::Rig;
@@ -83,6 +86,8 @@ pub(crate) struct World {
     pub(crate) mine: String,
     /// The key that routes are about.
     key: String,
+    /// The app that routes are about.
+    app: String,
     other_user: ApiKey,
     workspace_keys: [String; 2],
     read: ApiKey,
@@ -97,7 +102,12 @@ pub(crate) struct World {
 /// Rates that no test reaches.
 fn unlimited() -> Plans {
     let many = NonZeroU32::new(1_000_000);
-    let rates = Overrides { authentication_per_min: many, workspaces_per_min: many, ..Default::default() };
+    let rates = Overrides {
+        authentication_per_min: many,
+        workspaces_per_min: many,
+        apps_per_min: many,
+        ..Default::default()
+    };
     Plans { owner: rates, free: rates, pro: rates, strangers: rates }
 }
 
@@ -115,6 +125,34 @@ async fn add(store: &Store, token_key: &TokenKey, user: &UserId, scope: Scope) -
         panic!()
     };
     (record.id, key)
+}
+
+/// Adds an app behind the API's back.
+async fn app(store: &Store, owner: &UserId, workspace: &str) -> String {
+    let id = AppId::from_random([7; 5]);
+    let new = App {
+        id: id.clone(),
+        workspace_id: workspace.parse().unwrap(),
+        user_id: owner.clone(),
+        name: "web".parse().unwrap(),
+        kind: AppKind::Service,
+        port: Some(8000),
+        protocol: "http".to_owned(),
+        visibility: Visibility::Private,
+        shared_with: Vec::new(),
+        cors_origins: Vec::new(),
+        params: BTreeMap::new(),
+        metadata: serde_json::json!({}),
+        description: None,
+        stopped: false,
+        service: Some("rigbox-svc-web.service".to_owned()),
+        custom_domain: None,
+        domain_verified_at: None,
+        created_at: now(),
+        updated_at: now(),
+    };
+    store.add_app(&new, 9, None, &Act::on_machine(owner, "app.create", &id)).await.unwrap();
+    id.to_string()
 }
 
 async fn session(store: &Store, token_key: &TokenKey, user: &UserId, longest: Duration) -> SessionToken {
@@ -144,6 +182,9 @@ impl World {
         let ended = NewKey { expires_at: Some(now()), ..NewKey::of(&expired, "ended", &token_key) };
         let act = Act::on_machine(&owner, "key.create", "");
         store.add_key(&owner, &ended, 99, None, act, now()).await.unwrap();
+        let app = app(&store, &owner, &mine).await;
+        let port = ListeningPort { port: 8000, address: "0.0.0.0".to_owned(), ..ListeningPort::default() };
+        rig.guests.ports.lock().unwrap().push(port);
         rig.guests.files.lock().unwrap().insert("/there".to_owned(), b"content".to_vec());
         Self {
             other_user: account(&somebody).await.1,
@@ -154,6 +195,7 @@ impl World {
             session: session(&store, &token_key, &owner, Duration::from_hours(1)).await,
             expired_session: session(&store, &token_key, &owner, Duration::ZERO).await,
             key: key.to_string(),
+            app,
             revoked,
             expired,
             rig,
@@ -163,17 +205,28 @@ impl World {
         }
     }
 
-    /// The route's path with its parameters, about a workspace or key.
+    /// The route's path with its parameters, about a workspace, key or app.
     pub(crate) fn path(&self, route: &Route, about: &str) -> String {
-        let about = if route.on == On::Key && about == self.mine { &self.key } else { about };
-        let path = route.path.replace("{id}", about).replace("{key}", "A");
-        if path.ends_with("/files") { format!("{path}?path=/there") } else { path }
+        let about = match route.on {
+            On::Key if about == self.mine => &self.key,
+            On::App if about == self.mine => &self.app,
+            _ => about,
+        };
+        let path = route.path.replace("{id}", about).replace("{key}", "A").replace("{app}", &self.app);
+        match route.on {
+            // Not sent: which workspace the body is to name.
+            On::NewApp => format!("{path}#{about}"),
+            On::Page if path.starts_with("/open/") => format!("{path}?state={}", "s".repeat(43)),
+            _ if path.ends_with("/files") => format!("{path}?path=/there"),
+            _ => path,
+        }
     }
 
     /// An identifier that the route is about, and one of the kind that nobody has.
     pub(crate) fn with_and_without(&self, route: &Route) -> (String, String) {
         match route.on {
             On::Key => (self.key.clone(), "ak-aaaaaaaa".to_owned()),
+            On::App => (self.app.clone(), "ap-aaaaaaaa".to_owned()),
             _ => (self.mine.clone(), "ws-aaaaaaaa".to_owned()),
         }
     }
@@ -181,11 +234,15 @@ impl World {
     pub(crate) fn request(&self, route: &Route, path: &str, caller: Caller) -> RequestBuilder {
         let method: Method = route.method.parse().unwrap();
         let host = if caller.is_browser() { self.rig.console() } else { self.rig.url("") };
+        let (path, workspace) = path.split_once('#').map_or((path, None), |(path, id)| (path, Some(id)));
         let mut url = format!("{host}{path}");
         if caller == Caller::KeyInUrl {
             url = format!("{url}{}key={}", if url.contains('?') { '&' } else { '?' }, self.rig.key);
         }
         let mut request = self.rig.client.request(method, url);
+        if let Some(id) = workspace {
+            request = request.json(&serde_json::json!({"name": "another", "workspace_id": id, "port": 80}));
+        }
         if let Some(body) = route.body {
             let form = route.on == On::Page;
             let kind = if form { "application/x-www-form-urlencoded" } else { "application/json" };
@@ -226,7 +283,20 @@ impl World {
         }
         let mut log = self.store.audit_of(&self.owner, None, 1_000).await.unwrap();
         log.retain(|entry| entry.action != "key.first_use");
+        let apps = self.apps();
         let limits = self.store.user_limits(&self.owner).await.unwrap();
-        format!("{rows:#?}{keys:#?}{log:#?}{limits:#?}")
+        format!("{rows:#?}{keys:#?}{apps:#?}{log:#?}{limits:#?}")
+    }
+
+    fn apps(&self) -> Vec<AppAt> {
+        let owner = Principal {
+            user: self.owner.clone(),
+            plan: Plan::Owner,
+            limits: Overrides::default(),
+            credential: Credential::Session(SessionId::from_random([0; 5])),
+            scope: Scope::Account,
+            from: None,
+        };
+        self.store.apps_of(&owner, &AppPage { limit: 1_000, ..AppPage::default() }).unwrap()
     }
 }

@@ -15,6 +15,10 @@ pub(crate) enum On {
     Key,
     /// A workspace.
     Workspace,
+    /// An app, and so its workspace.
+    App,
+    /// A workspace that is named in the body.
+    NewApp,
     /// The installation.
     Installation,
 }
@@ -113,5 +117,28 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/api/v1/workspaces/{id}/env", Workspace, &[200]).read(),
     row("POST", "/api/v1/workspaces/{id}/env", Workspace, &[200]).operate().body(r#"{"env_vars":{"A":"b"}}"#),
     row("DELETE", "/api/v1/workspaces/{id}/env/{key}", Workspace, &[200, 404]).operate(),
+    row("GET", "/api/v1/apps", Account, &[200]).read().within(),
+    row("POST", "/api/v1/apps", NewApp, &[201, 409]).operate().within(),
+    row("GET", "/api/v1/apps/{id}", App, &[200]).read().within(),
+    row("PATCH", "/api/v1/apps/{id}", App, &[200]).operate().within().body(r#"{"port":8001}"#),
+    row("DELETE", "/api/v1/apps/{id}", App, &[200, 404]).operate().within(),
+    row("PUT", "/api/v1/apps/{id}/visibility", App, &[200])
+        .operate()
+        .within()
+        .body(r#"{"visibility":"private"}"#),
+    row("GET", "/api/v1/apps/{id}/params", App, &[200]).read().within(),
+    row("PATCH", "/api/v1/apps/{id}/params", App, &[200]).operate().within().body(r#"{"params":{"A":"b"}}"#),
+    row("POST", "/api/v1/apps/{id}/start", App, &[200]).operate().within(),
+    row("POST", "/api/v1/apps/{id}/stop", App, &[200]).operate().within(),
+    row("POST", "/api/v1/apps/{id}/restart", App, &[200]).operate().within(),
+    row("GET", "/api/v1/apps/{id}/health", App, &[200]).read().within(),
+    row("GET", "/api/v1/apps/{id}/logs", App, &[200]).read().within(),
+    row("GET", "/api/v1/apps/{id}/logs/stream", App, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces/{id}/listening-ports", Workspace, &[200]).read().within(),
+    row("POST", "/api/v1/workspaces/{id}/expose-port", Workspace, &[200])
+        .operate()
+        .within()
+        .body(r#"{"port":8000,"step":"detect"}"#),
+    row("GET", "/open/{app}", Page, &[303, 403]),
     row("GET", "/api/v1/doctor", Installation, &[200]),
 ];

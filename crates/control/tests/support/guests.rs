@@ -30,6 +30,10 @@ pub(crate) struct Guests {
     pub(crate) resized: Mutex<Option<(u32, u32)>>,
     /// What each workspace has been given, in order.
     pub(crate) delivered: Mutex<HashMap<String, Vec<DeliverRequest>>>,
+    /// What listens in every guest.
+    pub(crate) ports: Mutex<Vec<ListeningPort>>,
+    /// Command lines that somebody ran as root.
+    pub(crate) commands: Mutex<Vec<String>>,
     /// Deliveries fail.
     pub(crate) deaf: AtomicBool,
 }
@@ -132,6 +136,22 @@ async fn run(
                 }
             }
         },
+        ["systemctl", ..] => {
+            guests.commands.lock().unwrap().push(argv.join(" "));
+            let _ = out.send(Ok(stdout(Bytes::from_static(b"active\n")))).await;
+            let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+        }
+        ["journalctl", ..] => {
+            guests.commands.lock().unwrap().push(argv.join(" "));
+            let line = |n: u32| {
+                let entry = format!(
+                    r#"{{"__CURSOR":"c{n}","__REALTIME_TIMESTAMP":"{n}000000","MESSAGE":"line {n}"}}"#
+                );
+                format!("{entry}\n")
+            };
+            let _ = out.send(Ok(stdout(Bytes::from(line(1) + "no json\n" + &line(2))))).await;
+            let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+        }
         other => {
             let error = Error { code: "not_found".into(), message: format!("{other:?}") };
             let _ = out.send(Ok(end(exec_end::End::Error(error)))).await;
@@ -208,6 +228,13 @@ impl Guest for Served {
         let id = request.metadata().get(rigbox_proto::WORKSPACE_HEADER).unwrap().to_str().unwrap().to_owned();
         self.0.delivered.lock().unwrap().entry(id).or_default().push(request.into_inner());
         Ok(Response::new(DeliverResponse {}))
+    }
+
+    async fn list_ports(&self, r: Request<ListPortsRequest>) -> Result<Response<ListPortsResponse>, Status> {
+        let only = r.into_inner().port;
+        let mut ports = self.0.ports.lock().unwrap().clone();
+        ports.retain(|port| only == 0 || port.port == only);
+        Ok(Response::new(ListPortsResponse { ports }))
     }
 
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {

@@ -1,6 +1,7 @@
 //! A control role with a simulated node agent and simulated guests behind real sockets, and a client for its API.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub(crate) mod browser;
 pub(crate) mod guests;
 pub(crate) mod node;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
-use rigbox_control::{Config, KeySource, Timeouts};
+use rigbox_control::{Config, GatewaysConfig, KeySource, Timeouts};
 use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -35,6 +36,8 @@ pub(crate) struct Rig {
     pub(crate) address: SocketAddr,
     pub(crate) timeouts: Timeouts,
     pub(crate) plans: Plans,
+    /// Whether gateways may come.
+    gateways: bool,
 }
 
 /// An answer that is as the document says.
@@ -60,9 +63,18 @@ impl Rig {
     }
 
     pub(crate) async fn with_plans(timeouts: Timeouts, plans: Plans) -> Self {
+        Self::with_all(timeouts, plans, false).await
+    }
+
+    /// One that gateways may call, at `gateway.sock`.
+    pub(crate) async fn with_gateways() -> Self {
+        Self::with_all(Timeouts::default(), Plans::default(), true).await
+    }
+
+    async fn with_all(timeouts: Timeouts, plans: Plans, gateways: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = config(folder.path(), address, timeouts, plans);
+        let config = config(folder.path(), address, timeouts, plans, gateways);
         let made = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
         let mut rig = Self {
             folder,
@@ -77,6 +89,7 @@ impl Rig {
             address,
             timeouts,
             plans,
+            gateways,
         };
         rig.start_node();
         rig.start_guests();
@@ -85,7 +98,7 @@ impl Rig {
     }
 
     pub(crate) fn config(&self) -> Config {
-        config(self.folder.path(), self.address, self.timeouts, self.plans)
+        config(self.folder.path(), self.address, self.timeouts, self.plans, self.gateways)
     }
 
     /// Where people sign in; it answers at `self.address`.
@@ -264,7 +277,13 @@ impl Rig {
     }
 }
 
-fn config(folder: &std::path::Path, address: SocketAddr, timeouts: Timeouts, plans: Plans) -> Config {
+fn config(
+    folder: &std::path::Path,
+    address: SocketAddr,
+    timeouts: Timeouts,
+    plans: Plans,
+    gateways: bool,
+) -> Config {
     Config {
         database: folder.join("rigbox.db"),
         token_key: folder.join("token.key"),
@@ -275,6 +294,8 @@ fn config(folder: &std::path::Path, address: SocketAddr, timeouts: Timeouts, pla
         mail: None,
         node_socket: folder.join("node.sock"),
         guestio_socket: folder.join("guestio.sock"),
+        apps_url: "http://rigbox.localhost:7080".to_owned(),
+        gateways: gateways.then(|| GatewaysConfig { socket: folder.join("gateway.sock"), uids: vec![0] }),
         timeouts,
         plans,
     }

@@ -113,3 +113,22 @@ fn visibilities_have_their_names_back() {
     }
     assert!("Public".parse::<Visibility>().is_err());
 }
+
+#[test]
+fn what_shows_an_app_to_more_people_widens() {
+    use Visibility::{Private, Privileged, Public};
+    let (none, one, two) = (vec![], vec!["a@b.c".to_owned()], vec!["a@b.c".to_owned(), "d@e.f".to_owned()]);
+    for (before, after, wider) in [
+        ((Private, &none), (Private, &two), false),
+        ((Private, &none), (Privileged, &none), true),
+        ((Private, &none), (Public, &none), true),
+        ((Privileged, &two), (Privileged, &one), false),
+        ((Privileged, &one), (Privileged, &two), true),
+        ((Privileged, &one), (Private, &one), false),
+        ((Privileged, &one), (Public, &one), true),
+        ((Public, &none), (Privileged, &two), false),
+        ((Public, &none), (Public, &two), false),
+    ] {
+        assert_eq!(widens((before.0, before.1), (after.0, after.1)), wider, "{before:?} {after:?}");
+    }
+}

@@ -6,6 +6,7 @@ mod exec;
 mod files;
 mod grow;
 mod port;
+mod ports;
 mod secrets;
 mod service;
 mod terminal;

@@ -8,14 +8,14 @@ use std::time::Duration;
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
     DeliverRequest, DeliverResponse, EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse,
-    ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse, WatchEndRequest, WriteFileInput,
-    WriteFileResponse,
+    ListPortsRequest, ListPortsResponse, ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse,
+    WatchEndRequest, WriteFileInput, WriteFileResponse,
 };
 use rustix::time::{ClockId, Timespec};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{end, exec, files, secrets};
+use super::{end, exec, files, ports, secrets};
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -79,6 +79,17 @@ impl Guest for Agent {
         secrets::deliver(&self.environment, request.into_inner())
             .map_err(|error| Status::internal(format!("{}: {error}", secrets::FOLDER)))?;
         Ok(Response::new(DeliverResponse {}))
+    }
+
+    async fn list_ports(
+        &self,
+        request: Request<ListPortsRequest>,
+    ) -> Result<Response<ListPortsResponse>, Status> {
+        let only = request.into_inner().port;
+        let listed = tokio::task::spawn_blocking(move || ports::list(only)).await;
+        let ports = listed.map_err(|error| Status::internal(error.to_string()))?;
+        let ports = ports.map_err(|error| Status::internal(format!("/proc/net/tcp: {error}")))?;
+        Ok(Response::new(ListPortsResponse { ports }))
     }
 
     async fn shut_down(

@@ -107,7 +107,7 @@ impl Qemu {
         add("-blockdev", "driver=raw,file=file,node-name=disk,discard=unmap".into());
         add("-device", "virtio-blk-device,drive=disk".into());
         add("-netdev", format!("tap,id=net,fd={tap}"));
-        add("-device", "virtio-net-device,netdev=net,mac=02:72:69:67:00:02".into());
+        add("-device", format!("virtio-net-device,netdev=net,mac={}", crate::net::vm_mac()));
         add("-device", "virtio-serial-device".into());
         add("-chardev", format!("socket,id=agent,fd={agent},server=on,wait=off"));
         add("-device", "virtserialport,chardev=agent,name=rigbox.agent".into());

@@ -5,12 +5,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::SET_COOKIE;
-use maud::html;
+use maud::{Markup, html};
 use rigbox_core::permit::{EndCredential, Target, permit};
 use rigbox_store::secret::UserCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
+use super::open::Opening;
 use super::{AskedOf, FormOf, PageError, page, redirect};
 use crate::api::App;
 use crate::api::error::ApiError;
@@ -24,6 +25,10 @@ use crate::service::sign_in::{LINK_MINUTES, LONGEST};
 pub(in crate::api) struct SignInQuery {
     /// Code of a machine's log-in that is to be approved then.
     device: Option<String>,
+    /// The app that is to be opened then.
+    app: Option<String>,
+    /// What that app's host knows this browser by.
+    state: Option<String>,
 }
 
 /// Who wants to sign in.
@@ -32,6 +37,8 @@ pub(in crate::api) struct SignInQuery {
 pub(in crate::api) struct SignInForm {
     email: String,
     device: Option<String>,
+    app: Option<String>,
+    state: Option<String>,
 }
 
 /// A link as it was followed.
@@ -42,6 +49,39 @@ pub(in crate::api) struct FollowedLink {
     token: String,
     /// Code of a machine's log-in that is to be approved then.
     device: Option<String>,
+    /// The app that is to be opened then.
+    app: Option<String>,
+    /// What that app's host knows the browser by that asked for it.
+    state: Option<String>,
+}
+
+/// Where a form or a link leads after signing in.
+enum Next {
+    Device(UserCode),
+    App(Opening),
+}
+
+impl Next {
+    /// Nothing else of a link is followed.
+    fn of(device: Option<&str>, app: Option<&str>, state: Option<&str>) -> Option<Self> {
+        code(device).map(Self::Device).or_else(|| Opening::of(app, state).map(Self::App))
+    }
+
+    /// To have the next form say it again.
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Device(code) => vec![("device", code.shown())],
+            Self::App(opening) => opening.fields().map(|(name, value)| (name, value.to_owned())).to_vec(),
+        }
+    }
+}
+
+fn hidden(next: Option<&Next>) -> Markup {
+    html! {
+        @for (name, value) in next.map(Next::fields).unwrap_or_default() {
+            input type="hidden" name=(name) value=(value);
+        }
+    }
 }
 
 /// The code, if it looks like one: nothing else of what a link says is followed.
@@ -60,13 +100,13 @@ pub(in crate::api) async fn show(
     AskedOf(query): AskedOf<SignInQuery>,
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
-    let code = code(query.device.as_deref());
+    let next = Next::of(query.device.as_deref(), query.app.as_deref(), query.state.as_deref());
     let Some(principal) = app.auth.visitor(&headers, from).await? else {
         let content = html! {
             p { "You get a letter with a link." }
             form method="post" action="/sign-in" {
                 label { "E-mail address" input type="email" name="email" required autofocus autocomplete="email"; }
-                @if let Some(code) = code { input type="hidden" name="device" value=(code.shown()); }
+                (hidden(next.as_ref()))
                 button { "Send the link" }
             }
         };
@@ -75,7 +115,11 @@ pub(in crate::api) async fn show(
     let user = app.users.me(&permit(&principal, Target::Account).map_err(ApiError::from)?).await?;
     let content = html! {
         p { "You are signed in as " strong { (user.email) } "." }
-        @if let Some(code) = code { p { a href={"/device?code=" (code.shown())} { "Approve a machine" } } }
+        @match &next {
+            Some(Next::Device(code)) => { p { a href={"/device?code=" (code.shown())} { "Approve a machine" } } }
+            Some(Next::App(opening)) => { p { a href=(opening.path()) { "Go on to the app" } } }
+            None => {}
+        }
         form method="post" action="/sign-out" { button { "Sign out" } }
     };
     Ok(page(StatusCode::OK, "Signed in", &content))
@@ -92,7 +136,12 @@ pub(in crate::api) async fn ask(
     State(app): State<App>,
     FormOf(form): FormOf<SignInForm>,
 ) -> Result<Response, PageError> {
-    app.sign_in.ask(&form.email, code(form.device.as_deref()))?;
+    let next = Next::of(form.device.as_deref(), form.app.as_deref(), form.state.as_deref());
+    let query = next.map(|next| match next {
+        Next::Device(code) => format!("device={}", code.shown()),
+        Next::App(opening) => opening.query(),
+    });
+    app.sign_in.ask(&form.email, query)?;
     let content = html! {
         p { "If there is a user with this address, a link is on its way. It is good once, for " (LINK_MINUTES) " minutes." }
     };
@@ -111,13 +160,12 @@ pub(in crate::api) async fn link(
     AskedOf(link): AskedOf<FollowedLink>,
 ) -> Result<Response, PageError> {
     let user = app.sign_in.look(&link.token).await?;
+    let next = Next::of(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
     let content = html! {
         p { "Sign in as " strong { (user.email) } "?" }
         form method="post" action="/sign-in/link" {
             input type="hidden" name="token" value=(link.token);
-            @if let Some(code) = code(link.device.as_deref()) {
-                input type="hidden" name="device" value=(code.shown());
-            }
+            (hidden(next.as_ref()))
             button autofocus { "Sign in" }
         }
     };
@@ -138,8 +186,11 @@ pub(in crate::api) async fn follow(
     FormOf(link): FormOf<FollowedLink>,
 ) -> Result<Response, PageError> {
     let token = app.sign_in.follow(&link.token, from).await?;
-    let mut response = match code(link.device.as_deref()) {
-        Some(code) => redirect(&format!("/device?code={}", code.shown())),
+    let next = Next::of(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
+    let mut response = match next {
+        Some(Next::Device(code)) => redirect(&format!("/device?code={}", code.shown())),
+        // By a page of our own: a form may lead nowhere else (`form-action` in its policy).
+        Some(Next::App(opening)) => redirect(&format!("/sign-in?{}", opening.query())),
         None => redirect("/sign-in"),
     };
     response

@@ -1,0 +1,227 @@
+//! Who visits an app: what gateways ask of a host, of a credential, and of the code that a browser brings from the console.
+
+use std::time::Duration;
+
+use rigbox_core::access::{self, By, User};
+use rigbox_core::ids::{AppId, UserId};
+use rigbox_core::permit::{Principal, ReadApp, Target, permit};
+use rigbox_core::time::Moment;
+use rigbox_store::secret::{ApiKey, AppCode, TokenKey, WorkspaceKey};
+use rigbox_store::{App, AppAt, Error, Store};
+use secrecy::{ExposeSecret, SecretString};
+use tracing::warn;
+
+use crate::app_tokens::{AppSession, Tokens};
+use crate::apps_domain::AppsDomain;
+use crate::clock;
+use crate::console::Console;
+use crate::service::sign_in::IDLE;
+
+/// A gateway asks again after this, so that a use is noted and an end by time is seen.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+/// A browser is on its way from the console to the app for no longer.
+const CODE_LIVES: Duration = Duration::from_secs(60);
+/// When a credential was used last is noted no more often than this.
+const USED_EVERY: Duration = Duration::from_secs(60);
+
+/// What was shown to an app's host.
+pub(crate) enum Shown {
+    Key(SecretString),
+    Session(SecretString),
+}
+
+/// Whom it stands for.
+pub(crate) enum Visitor {
+    Unknown,
+    Workspace,
+    User(Known),
+}
+
+/// A user at an app.
+pub(crate) struct Known {
+    pub(crate) user: User,
+    /// To be asked for again then.
+    pub(crate) until: Moment,
+    pub(crate) assertion: String,
+    pub(crate) assertion_until: Moment,
+}
+
+#[derive(Clone)]
+pub(crate) struct Visitors {
+    store: Store,
+    token_key: TokenKey,
+    tokens: Tokens,
+    domain: AppsDomain,
+    console: Console,
+}
+
+impl Visitors {
+    pub(crate) fn new(
+        store: Store,
+        token_key: TokenKey,
+        tokens: Tokens,
+        domain: AppsDomain,
+        console: Console,
+    ) -> Self {
+        Self { store, token_key, tokens, domain, console }
+    }
+
+    /// The app that a request's host means.
+    pub(crate) fn app_at(&self, host: &str) -> Result<Option<AppAt>, Error> {
+        match self.domain.app_host(host) {
+            Some(host) => Ok(self.store.app_at(&host)?.filter(|found| found.app.port.is_some())),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn origin(&self, app: &App) -> String {
+        self.domain.origin(app)
+    }
+
+    /// Where a browser signs in for an app.
+    pub(crate) fn sign_in_url(&self, app: &App) -> String {
+        format!("{}/open/{}", self.console.origin(), app.id)
+    }
+
+    /// Whom a credential stands for at an app.
+    pub(crate) async fn identify(&self, app: &AppId, shown: &Shown) -> Result<Visitor, Error> {
+        let Some(found) = self.store.app(app)? else { return Ok(Visitor::Unknown) };
+        match shown {
+            Shown::Key(key) => self.by_key(&found.app, key.expose_secret()).await,
+            Shown::Session(session) => self.by_session(&found.app, session.expose_secret()).await,
+        }
+    }
+
+    async fn by_key(&self, app: &App, key: &str) -> Result<Visitor, Error> {
+        if let Some(key) = WorkspaceKey::parse(key) {
+            let holder = self.store.holder_of_workspace_key(&self.token_key.hash(key.reveal())).await?;
+            return Ok(if holder.is_some() { Visitor::Workspace } else { Visitor::Unknown });
+        }
+        let Some(key) = ApiKey::parse(key) else { return Ok(Visitor::Unknown) };
+        let now = clock::now();
+        let hash = self.token_key.hash(key.reveal());
+        let Some((holder, ends)) = self.store.holder_of_key_until(&hash, now).await? else {
+            return Ok(Visitor::Unknown);
+        };
+        let principal = holder.principal;
+        let Some(user) = self.store.user(&principal.user).await? else { return Ok(Visitor::Unknown) };
+        if holder.last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY)
+            && let rigbox_core::permit::Credential::Key(key) = &principal.credential
+        {
+            noted(self.store.key_used(key, now).await);
+        }
+        let user = User {
+            in_scope: covers(&principal, app),
+            id: user.id,
+            email: user.email,
+            email_verified: user.email_verified,
+            by: By::Key,
+        };
+        self.known(app, user, ends, now)
+    }
+
+    async fn by_session(&self, app: &App, session: &str) -> Result<Visitor, Error> {
+        let now = clock::now();
+        let Some(session) = self.tokens.open_session(session, &app.id, now) else {
+            return Ok(Visitor::Unknown);
+        };
+        let Some(holder) = self.store.session_holder(&session, now).await? else {
+            return Ok(Visitor::Unknown);
+        };
+        // Who is at work in an app is at work.
+        if holder.idle_at.since(now) + USED_EVERY <= IDLE {
+            noted(self.store.session_used(&holder.id, IDLE, now).await);
+        }
+        let user = User {
+            id: holder.user,
+            email: holder.email,
+            email_verified: true,
+            in_scope: true,
+            by: By::Cookie,
+        };
+        self.known(app, user, Some(holder.ends_at), now)
+    }
+
+    fn known(&self, app: &App, user: User, ends: Option<Moment>, now: Moment) -> Result<Visitor, Error> {
+        let (assertion, assertion_until) =
+            self.tokens.assertion(app, &self.domain.origin(app), &user, now).map_err(Error::Random)?;
+        let until = now.after(KNOWN_FOR).min(ends.unwrap_or(Moment::from_unix_ms(i64::MAX)));
+        Ok(Visitor::User(Known { user, until, assertion, assertion_until }))
+    }
+
+    /// Turns the code that a browser brought into a session of the app, and says until when that lasts at most.
+    pub(crate) async fn redeem(
+        &self,
+        app: &AppId,
+        code: &str,
+        state: &str,
+    ) -> Result<Option<(String, Moment)>, Error> {
+        let Some(code) = AppCode::parse(code) else { return Ok(None) };
+        let now = clock::now();
+        let holder = self.store.redeem_app_code(&code, &self.token_key, app, state, now).await?;
+        Ok(holder.map(|holder| {
+            let session = AppSession { app: app.clone(), session: holder.id, ends_at: holder.ends_at };
+            (self.tokens.seal_session(&session), holder.ends_at)
+        }))
+    }
+
+    /// Sends somebody who is signed in on to an app with a code, if they may see it; to nowhere otherwise.
+    pub(crate) async fn send(
+        &self,
+        principal: &Principal,
+        app: &str,
+        state: &str,
+    ) -> Result<Option<String>, Error> {
+        let Ok(app) = app.parse::<AppId>() else { return Ok(None) };
+        let (Some(found), rigbox_core::permit::Credential::Session(session)) =
+            (self.store.app(&app)?, &principal.credential)
+        else {
+            return Ok(None);
+        };
+        if found.app.port.is_none() || !self.may_see(&principal.user, &found.app).await? {
+            return Ok(None);
+        }
+        let code = AppCode::mint()?;
+        let now = clock::now();
+        self.store.add_app_code(&code, &self.token_key, &app, session, state, CODE_LIVES, now).await?;
+        // The host is the app's own, whatever was asked for.
+        let origin = self.domain.origin(&found.app);
+        Ok(Some(format!("{origin}/.rigbox/callback?code={}&state={state}", code.reveal())))
+    }
+
+    async fn may_see(&self, user: &UserId, app: &App) -> Result<bool, Error> {
+        let Some(user) = self.store.user(user).await? else { return Ok(false) };
+        let user = User {
+            id: user.id,
+            email: user.email,
+            email_verified: user.email_verified,
+            in_scope: true,
+            by: By::Cookie,
+        };
+        Ok(access::may_see(&subject(app), &user))
+    }
+}
+
+/// An app, as the table of who may see it has it.
+fn subject(app: &App) -> access::App {
+    access::App {
+        id: app.id.clone(),
+        workspace: app.workspace_id.clone(),
+        owner: app.user_id.clone(),
+        visibility: app.visibility,
+        shared_with: app.shared_with.clone(),
+    }
+}
+
+/// Whether a key's own limits cover an app's workspace, whosever that is.
+fn covers(principal: &Principal, app: &App) -> bool {
+    let target = Target::Workspace { id: app.workspace_id.clone(), owner: principal.user.clone() };
+    permit::<ReadApp>(principal, target).is_ok()
+}
+
+/// Nobody waits for it, and it is tried again at the next use.
+fn noted(outcome: Result<(), Error>) {
+    if let Err(error) = outcome {
+        warn!(%error, "when a credential was used last could not be noted");
+    }
+}

@@ -1,0 +1,291 @@
+//! What the API promises about apps: names, quotas, changes, and what code inside a workspace may not do.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use reqwest::Method;
+use rigbox_control::admin;
+use rigbox_core::plans::Plan;
+use rigbox_core::time::Moment;
+use rigbox_proto::guest::ListeningPort;
+use rigbox_store::secret::{ApiKey, TokenKey};
+use rigbox_store::{Act, NewKey, Store};
+use serde_json::{Value, json};
+use support::Rig;
+
+async fn new_app(rig: &Rig, workspace: &str, name: &str) -> Value {
+    let body = json!({"name": name, "workspace_id": workspace, "port": 8000});
+    let (status, body) = rig.call(Method::POST, "/apps", Some(body)).await;
+    assert_eq!(status, 201, "{body}");
+    body["app"].clone()
+}
+
+fn id(app: &Value) -> &str {
+    app["id"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn an_app_is_made_private_found_changed_and_deleted() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    let app = new_app(&rig, &workspace, "web").await;
+    assert_eq!(app["visibility"], "private");
+    assert_eq!(app["status"], "active");
+    assert_eq!(app["url"], "http://web.rigbox.localhost:7080");
+    assert_eq!((&app["workspace_id"], &app["port"]), (&json!(workspace), &json!(8000)));
+    let path = format!("/apps/{}", id(&app));
+    assert_eq!(rig.get(&path).await.1["app"], app);
+
+    let changes = json!({
+        "port": 9000, "description": "a page", "allowed_emails": ["Ada@Example.org", "ada@example.org"],
+        "visibility": "privileged", "metadata": {"a": [1]}, "cors_origins": ["https://x.example"],
+        "custom_domain": "Shop.Example.org",
+    });
+    let (status, body) = rig.call(Method::PATCH, &path, Some(changes)).await;
+    assert_eq!(status, 200, "{body}");
+    let changed = &body["app"];
+    assert_eq!(changed["allowed_emails"], json!(["ada@example.org"]));
+    assert_eq!((&changed["port"], &changed["visibility"]), (&json!(9000), &json!("privileged")));
+    assert_eq!(
+        (&changed["custom_domain"], &changed["custom_domain_verified"]),
+        (&json!("shop.example.org"), &json!(false))
+    );
+    // What is not verified is not where it is reached.
+    assert_eq!(changed["url"], app["url"]);
+
+    let (_, body) =
+        rig.call(Method::PATCH, &path, Some(json!({"description": null, "custom_domain": null}))).await;
+    assert!(body["app"].get("description").is_none() && body["app"].get("custom_domain").is_none());
+    let (_, body) = rig.call(Method::PATCH, &path, Some(json!({"status": "inactive"}))).await;
+    assert_eq!(body["app"]["status"], "inactive");
+
+    let (_, body) =
+        rig.call(Method::PATCH, &format!("{path}/params"), Some(json!({"params": {"A": "b"}}))).await;
+    assert_eq!(body["params"], json!({"A": "b"}));
+    let (_, body) =
+        rig.call(Method::PATCH, &format!("{path}/params"), Some(json!({"params": {"A": null}}))).await;
+    assert_eq!(body["params"], json!({}));
+
+    assert_eq!(rig.call(Method::DELETE, &path, None).await.0, 200);
+    assert_eq!(rig.get(&path).await.0, 404);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_paged() {
+    let rig = Rig::new().await;
+    let (one, two) = (rig.running("one").await, rig.running("two").await);
+    for (workspace, name) in [(&one, "aaa"), (&one, "bbb"), (&two, "ccc")] {
+        new_app(&rig, workspace, name).await;
+    }
+    let names = |body: &Value| -> Vec<String> {
+        let apps = body["apps"].as_array().unwrap();
+        apps.iter().map(|app| app["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&rig.get("/apps").await.1), ["aaa", "bbb", "ccc"]);
+    assert_eq!(names(&rig.get(&format!("/apps?workspace_id={two}")).await.1), ["ccc"]);
+    assert_eq!(names(&rig.get("/apps?name=bbb").await.1), ["bbb"]);
+    assert!(names(&rig.get("/apps?workspace_id=nonsense").await.1).is_empty());
+    let (_, first) = rig.get("/apps?limit=2").await;
+    let next = first["next_cursor"].as_str().unwrap();
+    let (_, second) = rig.get(&format!("/apps?limit=2&cursor={next}")).await;
+    assert_eq!((names(&second), second.get("next_cursor")), (vec!["ccc".to_owned()], None));
+}
+
+#[tokio::test]
+async fn bad_values_are_refused_by_name_and_change_nothing() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    let app = new_app(&rig, &workspace, "web").await;
+    let path = format!("/apps/{}", id(&app));
+    for (body, status, field) in [
+        (json!({"name": "ab"}), 400, "name"),
+        (json!({"name": "www"}), 400, "name"),
+        (json!({"port": 0}), 400, "port"),
+        (json!({"port": 65536}), 400, "port"),
+        (json!({"visibility": "everyone"}), 400, "visibility"),
+        (json!({"allowed_emails": ["nobody"]}), 400, "allowed_emails"),
+        (json!({"cors_origins": ["https://x.example/path"]}), 400, "cors_origins"),
+        (json!({"cors_origins": ["*"]}), 400, "cors_origins"),
+        (json!({"custom_domain": "localhost"}), 400, "custom_domain"),
+        (json!({"custom_domain": "x.rigbox.localhost"}), 400, "custom_domain"),
+        (json!({"metadata": [1]}), 400, "metadata"),
+        (json!({"prot": 1}), 400, "prot"),
+    ] {
+        let (answered, answer) = rig.call(Method::PATCH, &path, Some(body.clone())).await;
+        assert_eq!(answered, status, "{body}: {answer}");
+        let named = answer["error"]["details"]["field"].as_str().unwrap();
+        assert!(named.starts_with(field), "{body}: {answer}");
+    }
+    assert_eq!(rig.get(&path).await.1["app"], app);
+    for body in [
+        json!({"name": "api", "workspace_id": workspace, "port": 80}),
+        json!({"name": "good", "workspace_id": workspace}),
+        json!({"name": "good", "workspace_id": workspace, "port": 80, "app_kind": "cli"}),
+        json!({"name": "good", "workspace_id": workspace, "port": 80, "protocol": "gopher"}),
+    ] {
+        assert_eq!(rig.call(Method::POST, "/apps", Some(body.clone())).await.0, 400, "{body}");
+    }
+    let elsewhere = json!({"name": "good", "workspace_id": "ws-aaaaaaaa", "port": 80});
+    assert_eq!(rig.call(Method::POST, "/apps", Some(elsewhere)).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_name_is_one_apps_and_a_plan_has_its_number_of_apps() {
+    let mut rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    new_app(&rig, &workspace, "web").await;
+    let again = json!({"name": "web", "workspace_id": workspace, "port": 1});
+    let (status, body) = rig.call(Method::POST, "/apps", Some(again)).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (409, &json!("name_taken")));
+
+    // Another user cannot have it either, and of the plan `free` has five.
+    let user = admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
+    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
+    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
+    let key = ApiKey::mint().unwrap();
+    let (new, now) = (NewKey::of(&key, "test", &token_key), Moment::from_unix_ms(1));
+    store.add_key(&user, &new, 1, None, Act::on_machine(&user, "key.create", ""), now).await.unwrap();
+    rig.key = key.reveal().to_owned();
+    let workspace = rig.running("mine").await;
+    let taken = json!({"name": "web", "workspace_id": workspace, "port": 1});
+    assert_eq!(rig.call(Method::POST, "/apps", Some(taken)).await.0, 409);
+    let create = async |n: u32| {
+        let body = json!({"name": format!("app{n}"), "workspace_id": workspace, "port": 1});
+        rig.call(Method::POST, "/apps", Some(body)).await.0.as_u16()
+    };
+    let answers = futures_util::future::join_all((0..8).map(create)).await;
+    assert_eq!(answers.iter().filter(|status| **status == 201).count(), 5, "{answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 402).count(), 3, "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_repeated_create_makes_one_app() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    let create = async |port: u16| {
+        let body = json!({"name": "web", "workspace_id": workspace, "port": port});
+        let request = rig.request(Method::POST, "/apps").header("idempotency-key", "k").json(&body);
+        rig.answer(request).await
+    };
+    let (first, second) = (create(80).await, create(80).await);
+    assert_eq!((first.0.as_u16(), second.0.as_u16()), (201, 201));
+    assert_eq!(first.1["app"]["id"], second.1["app"]["id"]);
+    assert_eq!(create(81).await.0, 409);
+}
+
+#[tokio::test]
+async fn code_in_a_workspace_shows_its_apps_to_fewer_people_and_not_to_more() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    let app = new_app(&rig, &workspace, "web").await;
+    let path = format!("/apps/{}", id(&app));
+    let inside = rig.guests.given(&workspace).2;
+    let from_inside = async |body: Value| {
+        let request = rig.client.patch(rig.url(&format!("/api/v1{path}"))).bearer_auth(&inside).json(&body);
+        rig.answer(request).await.0.as_u16()
+    };
+    assert_eq!(from_inside(json!({"visibility": "public"})).await, 403);
+    assert_eq!(from_inside(json!({"visibility": "privileged"})).await, 403);
+    assert_eq!(from_inside(json!({"cors_origins": ["https://evil.example"]})).await, 403);
+    let shared = json!({"visibility": "privileged", "allowed_emails": ["a@x.example", "b@x.example"]});
+    assert_eq!(rig.call(Method::PATCH, &path, Some(shared)).await.0, 200);
+    assert_eq!(from_inside(json!({"allowed_emails": ["c@x.example"]})).await, 403);
+    assert_eq!(from_inside(json!({"allowed_emails": ["a@x.example"]})).await, 200);
+    assert_eq!(from_inside(json!({"visibility": "private"})).await, 200);
+    assert_eq!(from_inside(json!({"port": 8001})).await, 200);
+}
+
+/// Something that listens on a port of every guest.
+fn listens(rig: &Rig, port: u32, address: &str) {
+    let what = ListeningPort {
+        port,
+        address: address.to_owned(),
+        pid: 7,
+        process: "python3".to_owned(),
+        command: vec!["python3".to_owned(), "-m".to_owned(), "http server".to_owned()],
+        cwd: "/home/developer".to_owned(),
+        env_names: vec!["PATH".to_owned()],
+        uid: 1000,
+        ..ListeningPort::default()
+    };
+    rig.guests.ports.lock().unwrap().push(what);
+}
+
+#[tokio::test]
+async fn what_listens_becomes_an_app_and_a_service_that_starts_and_stops() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    listens(&rig, 8000, "0.0.0.0");
+    listens(&rig, 9000, "127.0.0.1");
+    let path = format!("/workspaces/{workspace}/expose-port");
+    let (_, detected) = rig.call(Method::POST, &path, Some(json!({"port": 8000, "step": "detect"}))).await;
+    assert_eq!(detected["command"], "python3 -m http server");
+    assert_eq!((&detected["step"], &detected["suggested_name"]), (&json!("detect"), &json!("python3-8000")));
+    let nothing = rig.call(Method::POST, &path, Some(json!({"port": 1, "step": "detect"}))).await;
+    assert_eq!(nothing.0, 400, "{}", nothing.1);
+
+    let (status, wrapped) =
+        rig.call(Method::POST, &path, Some(json!({"port": 8000, "step": "wrap", "name": "web"}))).await;
+    assert_eq!(status, 200, "{wrapped}");
+    assert_eq!(wrapped["service_name"], "rigbox-svc-web.service");
+    let app = wrapped["app"]["id"].as_str().unwrap();
+    let files = rig.guests.files.lock().unwrap().clone();
+    let unit = String::from_utf8(files["/etc/systemd/system/rigbox-svc-web.service"].clone()).unwrap();
+    assert!(unit.contains("ExecStart=\"python3\" \"-m\" \"http server\"\n"), "{unit}");
+    assert!(unit.contains("User=developer\nWorkingDirectory=/home/developer\n"), "{unit}");
+
+    let (_, ports) = rig.get(&format!("/workspaces/{workspace}/listening-ports")).await;
+    let exposed: Vec<_> =
+        ports["ports"].as_array().unwrap().iter().map(|port| &port["already_exposed"]).collect();
+    assert_eq!(exposed, [&json!(true), &json!(false)]);
+
+    rig.call(Method::PATCH, &format!("/apps/{app}/params"), Some(json!({"params": {"MODE": "a \"b\" $c"}})))
+        .await;
+    for (act, status) in [("stop", "inactive"), ("start", "active"), ("restart", "active")] {
+        let (_, body) = rig.post(&format!("/apps/{app}/{act}")).await;
+        assert_eq!(body["app"]["status"], status, "{body}");
+        let ran = rig.guests.commands.lock().unwrap().last().cloned().unwrap();
+        assert_eq!(ran, format!("systemctl {act} rigbox-svc-web.service"));
+    }
+    let params = rig.guests.files.lock().unwrap()["/etc/rigbox/apps/web.env"].clone();
+    assert_eq!(String::from_utf8(params).unwrap(), "MODE=\"a \\\"b\\\" \\$c\"\n");
+
+    let (_, health) = rig.get(&format!("/apps/{app}/health")).await;
+    assert_eq!(
+        health,
+        json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active"})
+    );
+    let (_, logs) = rig.get(&format!("/apps/{app}/logs?lines=5")).await;
+    let said: Vec<_> =
+        logs["lines"].as_array().unwrap().iter().map(|line| line["message"].as_str().unwrap()).collect();
+    assert_eq!((said, logs["cursor"].as_str()), (vec!["line 1", "line 2"], Some("c2")));
+    assert_eq!(logs["source"]["source_ref"], "rigbox-svc-web.service");
+    rig.get(&format!("/apps/{app}/logs?cursor=c2")).await;
+    let ran = rig.guests.commands.lock().unwrap().last().cloned().unwrap();
+    assert!(ran.ends_with("--after-cursor=c2"), "{ran}");
+    let stream =
+        rig.begin(rig.request(Method::GET, &format!("/apps/{app}/logs/stream"))).await.text().await.unwrap();
+    assert!(stream.contains("id: c1\n") && stream.contains("\"message\":\"line 2\""), "{stream}");
+    for bad in ["lines=0", "lines=1001", "cursor=a%20b"] {
+        assert_eq!(rig.get(&format!("/apps/{app}/logs?{bad}")).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_without_a_service_is_stopped_at_the_edge_and_has_no_log() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    listens(&rig, 8000, "127.0.0.1");
+    let app = new_app(&rig, &workspace, "web").await;
+    let path = format!("/apps/{}", id(&app));
+    let (_, body) = rig.post(&format!("{path}/stop")).await;
+    assert_eq!((&body["app"]["status"], &body["service_name"]), (&json!("inactive"), &json!("")));
+    assert!(rig.guests.commands.lock().unwrap().is_empty());
+    assert_eq!(rig.get(&format!("{path}/logs")).await.0, 409);
+    rig.post(&format!("{path}/start")).await;
+    // What is bound to a loopback address is not reached.
+    let (_, health) = rig.get(&format!("{path}/health")).await;
+    assert_eq!((&health["live"], &health["service_status"]), (&json!(false), &json!("unmanaged")));
+}

@@ -1,0 +1,101 @@
+//! What control said may pass between a VM and the rest of the world, checked once more and kept in the journal.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
+use rigbox_core::egress::Egress;
+use rigbox_proto::node::{NetworkPolicy, egress::Mode};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Most ports of one workspace that gateways may dial.
+const MOST_PORTS: usize = 256;
+
+/// A policy that makes sense. Without a word from control no port is open and the public internet is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Policy {
+    app_ports: BTreeSet<NonZeroU16>,
+    egress: Egress,
+}
+
+impl Policy {
+    /// Ports that gateways may dial.
+    pub(crate) fn app_ports(&self) -> impl Iterator<Item = u16> + '_ {
+        self.app_ports.iter().map(|port| port.get())
+    }
+
+    pub(crate) fn allows_dial(&self, port: u32) -> Option<u16> {
+        let port = NonZeroU16::new(u16::try_from(port).ok()?)?;
+        self.app_ports.contains(&port).then_some(port.get())
+    }
+}
+
+impl TryFrom<NetworkPolicy> for Policy {
+    type Error = Error;
+
+    fn try_from(policy: NetworkPolicy) -> Result<Self, Error> {
+        let bad = |message: String| Error::Refused("bad_request", message);
+        let port = |port: u32| {
+            let port = u16::try_from(port).ok().and_then(NonZeroU16::new);
+            port.ok_or_else(|| bad("a port of the policy is not between 1 and 65535".to_owned()))
+        };
+        let app_ports = policy.app_ports.into_iter().map(port).collect::<Result<BTreeSet<_>, _>>()?;
+        if app_ports.len() > MOST_PORTS {
+            return Err(bad(format!("the policy has more than {MOST_PORTS} ports")));
+        }
+        let egress = match policy.egress {
+            None => Egress::default(),
+            Some(egress) => match egress.mode() {
+                Mode::Internet => Egress::Internet,
+                Mode::List => {
+                    let (domains, cidrs) = (&egress.domains, &egress.cidrs);
+                    Egress::list(domains.iter().map(String::as_str), cidrs.iter().map(String::as_str))
+                        .map_err(|error| bad(error.to_string()))?
+                }
+                Mode::None => Egress::None,
+                Mode::Unspecified => return Err(bad("the policy's egress has no mode".to_owned())),
+            },
+        };
+        Ok(Self { app_ports, egress })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rigbox_proto::node::Egress as Wire;
+
+    fn policy(app_ports: &[u32], egress: Option<Wire>) -> Result<Policy, Error> {
+        NetworkPolicy { app_ports: app_ports.to_vec(), egress }.try_into()
+    }
+
+    #[test]
+    fn a_policy_that_makes_no_sense_is_refused() {
+        let wire = |mode: Mode, cidr: &str| {
+            Some(Wire { mode: mode.into(), domains: vec![], cidrs: vec![cidr.to_owned()] })
+        };
+        assert!(policy(&[80, 65535], None).is_ok());
+        assert!(policy(&[], wire(Mode::List, "8.8.8.0/24")).is_ok());
+        for bad in [
+            policy(&[0], None),
+            policy(&[65536], None),
+            policy(&(1..=257).collect::<Vec<_>>(), None),
+            policy(&[], wire(Mode::Unspecified, "8.8.8.0/24")),
+            policy(&[], wire(Mode::List, "10.0.0.0/8")),
+            policy(&[], wire(Mode::List, "8.8.8.8 } ; flush ruleset")),
+        ] {
+            assert!(bad.is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_listed_ports_are_dialled() {
+        let policy = policy(&[80, 8080], None).unwrap();
+        assert_eq!(policy.allows_dial(8080), Some(8080));
+        for other in [0, 22, 65536 + 80] {
+            assert_eq!(policy.allows_dial(other), None);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Speaks with the node as another role does. A role is known by its uid and by nothing else, so each question is asked by a process of
+//! that uid: this program once more, which gets the question on its standard input and passes the answer back.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use prost::Message;
+use rigbox_proto::dial::{DialReply, DialRequest};
+use rigbox_proto::node::node_client::NodeClient;
+use rigbox_proto::node::{NetworkPolicy, SetNetworkRequest};
+use rigbox_sys::fdpass;
+
+use crate::World;
+
+const VERB: &str = "RIGBOX_TEST_ASK";
+const SOCKET: &str = "RIGBOX_TEST_SOCKET";
+const LIMIT: usize = 16 * 1024;
+
+/// Dials as `edge`: a connected (or connecting) socket, or the code of the refusal.
+pub(crate) fn dial(
+    world: &World,
+    workspace_id: &str,
+    boot_id: &str,
+    port: u32,
+) -> Result<Result<OwnedFd, String>> {
+    dial_as(world, edge_uid(world)?, workspace_id, boot_id, port)
+}
+
+/// The same for a process of any uid.
+pub(crate) fn dial_as(
+    world: &World,
+    uid: u32,
+    workspace_id: &str,
+    boot_id: &str,
+    port: u32,
+) -> Result<Result<OwnedFd, String>> {
+    let request = DialRequest { workspace_id: workspace_id.to_owned(), boot_id: boot_id.to_owned(), port };
+    let (reply, mut fds) =
+        ask(uid, "dial", world.run_dir().join("node/dial.sock"), &request.encode_to_vec())?;
+    let reply = DialReply::decode(reply.as_slice())?;
+    match fds.pop() {
+        Some(socket) => Ok(Ok(socket)),
+        None => Ok(Err(reply.code)),
+    }
+}
+
+/// Sets a workspace's network as `control`.
+pub(crate) fn set_network(world: &World, workspace_id: &str, network: NetworkPolicy) -> Result<()> {
+    let request = SetNetworkRequest { workspace_id: workspace_id.to_owned(), network: Some(network) };
+    let (said, _) = ask(
+        control_uid(world)?,
+        "set-network",
+        world.run_dir().join("node/control.sock"),
+        &request.encode_to_vec(),
+    )?;
+    anyhow::ensure!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    Ok(())
+}
+
+fn control_uid(world: &World) -> Result<u32> {
+    let pid = world.role_pids()?.into_iter().find(|(role, _)| role == "control").context("control")?.1;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).context("no uid")?;
+    Ok(line.split_whitespace().next().context("no uid")?.parse()?)
+}
+
+/// The roles' uids stand in a row, control's first.
+fn edge_uid(world: &World) -> Result<u32> {
+    Ok(control_uid(world)? + 2)
+}
+
+fn ask(uid: u32, verb: &str, socket: PathBuf, message: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (ours, theirs) = fdpass::pair()?;
+    let mut child = Command::new("/proc/self/exe")
+        .env(VERB, verb)
+        .env(SOCKET, socket)
+        .uid(uid)
+        .gid(uid)
+        .stdin(Stdio::from(theirs))
+        .spawn()?;
+    fdpass::send(&ours, message, &[])?;
+    let answer = fdpass::receive(&ours, LIMIT);
+    let status = child.wait()?;
+    anyhow::ensure!(status.success(), "{verb} as {uid}: {}", crate::host::ending(status));
+    Ok(answer?)
+}
+
+/// The process that asks, if this is one.
+pub(crate) fn main() -> Option<ExitCode> {
+    let verb = std::env::var(VERB).ok()?;
+    let asked = answer(&verb);
+    Some(match asked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{verb}: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn answer(verb: &str) -> Result<()> {
+    let asker = std::io::stdin();
+    let socket = PathBuf::from(std::env::var_os(SOCKET).context("no socket")?);
+    let (message, _) = fdpass::receive(&asker, LIMIT)?;
+    match verb {
+        "dial" => {
+            let node = fdpass::connect_to(&socket)?;
+            // One that is refused by its uid finds the connection closed.
+            let asked = fdpass::send(&node, &message, &[]).and_then(|()| fdpass::receive(&node, LIMIT));
+            let reply = match asked {
+                Ok((reply, fds)) if !reply.is_empty() || !fds.is_empty() => (reply, fds),
+                _ => (DialReply { code: "closed".into(), ..Default::default() }.encode_to_vec(), vec![]),
+            };
+            let fds: Vec<_> = reply.1.iter().map(AsFd::as_fd).collect();
+            fdpass::send(&asker, &reply.0, &fds)?;
+        }
+        "set-network" => {
+            let request = SetNetworkRequest::decode(message.as_slice())?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let said = runtime.block_on(async {
+                let mut node = NodeClient::new(rigbox_proto::unix::channel(&socket));
+                node.set_network(request).await.err().map(|status| status.message().to_owned())
+            });
+            fdpass::send(&asker, said.unwrap_or_default().as_bytes(), &[])?;
+        }
+        other => bail!("no such question: {other}"),
+    }
+    Ok(())
+}
