@@ -12,7 +12,7 @@ use rigbox_core::access::Refusal;
 use crate::body::Down;
 use crate::dial::DialError;
 use crate::exchange::Ended;
-use crate::facts::wants_page;
+use crate::facts;
 use crate::pool::ConnectError;
 use crate::route::Route;
 
@@ -24,6 +24,27 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ances
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:36rem;margin:15vh auto;padding:0 1rem;\
 color:#1d2330;background:#fff}h1{font-size:1.3rem}a{color:#0b57d0}\
 @media(prefers-color-scheme:dark){body{color:#e4e7ee;background:#14171d}a{color:#8ab4f8}}";
+
+/// The form of an answer of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Page,
+    Json,
+    Grpc,
+}
+
+impl Wanted {
+    /// By a request with `headers`.
+    pub(crate) fn by(headers: &HeaderMap) -> Self {
+        if facts::is_grpc(headers) {
+            Self::Grpc
+        } else if facts::wants_page(headers) {
+            Self::Page
+        } else {
+            Self::Json
+        }
+    }
+}
 
 /// Something that is said instead of what was asked for.
 #[derive(Debug, Clone)]
@@ -48,7 +69,34 @@ impl Message {
 
     /// As an answer to a request with `headers`.
     pub(crate) fn answer(&self, headers: &HeaderMap) -> Answer {
-        if wants_page(headers) { self.page() } else { self.json() }
+        self.said(Wanted::by(headers))
+    }
+
+    /// As an answer of this form.
+    pub(crate) fn said(&self, wanted: Wanted) -> Answer {
+        match wanted {
+            Wanted::Page => self.page(),
+            Wanted::Json => self.json(),
+            Wanted::Grpc => self.grpc(),
+        }
+    }
+
+    /// The status of the call beside that of HTTP (gRPC over HTTP/2, "Trailers-Only").
+    fn grpc(&self) -> Answer {
+        let code = match self.status.as_u16() {
+            400 => "3",
+            403 => "7",
+            404 | 421 => "5",
+            _ => "14",
+        };
+        let mut answer = own(self.status, None);
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(code));
+        if let Ok(text) = HeaderValue::from_str(&self.text) {
+            headers.insert("grpc-message", text);
+        }
+        answer
     }
 
     fn page(&self) -> Answer {

@@ -1,8 +1,8 @@
 //! What a request says about itself, in the words of the table in `rigbox_core::access`.
 
 use http::header::{
-    ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, HeaderName, ORIGIN, REFERER, SEC_WEBSOCKET_KEY,
-    UPGRADE,
+    ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, CONTENT_TYPE, HeaderName, ORIGIN, REFERER,
+    SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{HeaderMap, Method, Request, Version};
 use rigbox_core::access::{Kind, Source, Told};
@@ -59,6 +59,15 @@ fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
             && only(headers, SEC_FETCH_DEST) == Some("document");
     }
     !headers.contains_key(ORIGIN) && wants_page(headers)
+}
+
+/// Whether it is a call of gRPC (not gRPC-Web, which is HTTP like any other).
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        kind.as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+    })
 }
 
 /// Whether whoever asks can show a page.

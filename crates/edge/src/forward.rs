@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HOST, TE};
+use http::header::{HOST, TE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::Core;
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, Message, Wanted};
 use crate::body::{App, Down, Up};
 use crate::exchange::{Ended, Exchange};
 use crate::facts;
@@ -46,17 +46,17 @@ pub(crate) async fn forward(leave: Leave<'_>, request: Request<Incoming>) -> Ans
         State::AppStopped => return answer::app_stopped(&route).answer(request.headers()),
         State::WorkspaceDown => return answer::workspace_down(&route).answer(request.headers()),
     }
-    let page = facts::wants_page(request.headers());
+    let wanted = Wanted::by(request.headers());
     let core = leave.core;
     let forwarded = if facts::is_websocket(&request) {
         websocket::open(leave, request).await
     } else {
         send(leave, request).await
     };
-    forwarded.unwrap_or_else(|failed| failure(core, &route, &failed, page))
+    forwarded.unwrap_or_else(|failed| failure(core, &route, &failed).said(wanted))
 }
 
-fn failure(core: &Core, route: &Route, failed: &Failed, page: bool) -> Answer {
+fn failure(core: &Core, route: &Route, failed: &Failed) -> Message {
     let message = match failed {
         Failed::Connect(error) => {
             // What control said of this VM may be out of date; the next request asks again.
@@ -69,17 +69,15 @@ fn failure(core: &Core, route: &Route, failed: &Failed, page: bool) -> Answer {
         Failed::Ended(why) => answer::ended(*why, route),
     };
     tracing::debug!(app = %route.name, error = %failed, "no answer of an app");
-    let mut headers = http::HeaderMap::new();
-    if page {
-        headers.insert(http::header::ACCEPT, HeaderValue::from_static("text/html"));
-    }
-    message.answer(&headers)
+    message
 }
 
 async fn send(leave: Leave<'_>, request: Request<Incoming>) -> Result<Answer, Failed> {
     let Leave { core, client, host, decided } = leave;
     let exchange = Arc::clone(&decided.exchange);
-    let grpc = is_grpc(&request);
+    // HTTP/2 goes to the app only for what needs it.
+    let grpc = request.version() == Version::HTTP_2 && facts::is_grpc(request.headers());
+    let wanted = Wanted::by(request.headers());
     let request = for_app(core, client, host, &decided, request, grpc);
     let (response, back) = if grpc {
         (shared(core, &decided, request).await?, None)
@@ -88,19 +86,9 @@ async fn send(leave: Leave<'_>, request: Request<Incoming>) -> Result<Answer, Fa
         (response, Some((sender, Arc::clone(core))))
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(answer::app_failed(&exchange.route).answer(&http::HeaderMap::new()));
+        return Ok(answer::app_failed(&exchange.route).said(wanted));
     }
     Ok(for_client(core, exchange, response, back))
-}
-
-/// HTTP/2 goes to the app for gRPC only, which needs it; gRPC-Web is HTTP/1.
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    request.version() == Version::HTTP_2
-        && request.headers().get(CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes()
-                .strip_prefix(b"application/grpc")
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
-        })
 }
 
 fn for_app(

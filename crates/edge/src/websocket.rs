@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, Wanted};
 use crate::body::{Down, Up};
 use crate::exchange::{Ended, Exchange};
 use crate::forward::{Failed, Leave, for_client};
@@ -37,7 +37,7 @@ pub(crate) async fn open(leave: Leave<'_>, mut request: Request<Incoming>) -> Re
         return Ok(for_client(core, exchange, response, None));
     }
     if !headers::lists(response.headers(), &UPGRADE, "websocket") {
-        return Ok(answer::app_failed(&exchange.route).answer(&http::HeaderMap::new()));
+        return Ok(answer::app_failed(&exchange.route).said(Wanted::Json));
     }
     let on_app = hyper::upgrade::on(&mut response);
     client.switch.to_raw();

@@ -144,6 +144,8 @@ const UIDS: u32 = 65_536;
 const RANGES: u32 = 4_090;
 /// Below the run folder: where control listens for gateways.
 const GATEWAY_SOCKET: &str = "control/gateway.sock";
+/// Below the run folder: where the node listens for gateways.
+const DIAL_SOCKET: &str = "node/dial.sock";
 /// Of an installation's uids, those for roles.
 const ROLE_UIDS: u32 = 16;
 
@@ -202,14 +204,9 @@ impl Installation {
         }
     }
 
-    /// The uid (and gid) of the role that serves apps.
-    fn edge_uid(&self) -> u32 {
-        self.uid_base() + 2
-    }
-
-    /// Where that role asks the node for connections to VMs.
+    /// Where edge asks the node for connections to VMs.
     fn dial_socket(&self) -> PathBuf {
-        self.run().join("node/dial.sock")
+        self.run().join(DIAL_SOCKET)
     }
 
     /// Settings of the node.
@@ -239,7 +236,7 @@ impl Installation {
             dial_socket: self.dial_socket(),
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
-            edge_uid: self.edge_uid(),
+            edge_uid: self.uid(Role::Edge),
             vm_uid_base: self.uid_base() + ROLE_UIDS,
             vm_uid_count: UIDS - ROLE_UIDS,
             image_cache,
@@ -274,14 +271,23 @@ impl Installation {
             listen: *listen,
             domain: domain.clone(),
             gateway_socket: Path::new("/").join(GATEWAY_SOCKET),
-            dial_socket: "/node/dial.sock".into(),
+            dial_socket: Path::new("/").join(DIAL_SOCKET),
             cores: None,
             limits: rigbox_edge::Limits::default(),
         })
     }
 
+    /// The origin that apps are below.
+    fn apps_url(&self) -> String {
+        let Apps { listen, domain } = &self.file.apps;
+        match listen.port() {
+            80 => format!("http://{domain}"),
+            port => format!("http://{domain}:{port}"),
+        }
+    }
+
     /// Where control listens for gateways.
-    pub(crate) fn gateway_socket(&self) -> PathBuf {
+    fn gateway_socket(&self) -> PathBuf {
         self.run().join(GATEWAY_SOCKET)
     }
 
@@ -306,8 +312,11 @@ impl Installation {
             }),
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
-            apps_url: "http://rigbox.localhost:7080".to_owned(),
-            gateways: None,
+            apps_url: self.apps_url(),
+            gateways: Some(rigbox_control::GatewaysConfig {
+                socket: self.gateway_socket(),
+                uids: vec![self.uid(Role::Edge)],
+            }),
             timeouts: rigbox_control::Timeouts::default(),
             plans: self.file.plans,
         }
