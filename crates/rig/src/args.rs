@@ -1,6 +1,6 @@
 //! The command line as types: what may be said, in which words. Checks that need the server are made elsewhere.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::output::Format;
@@ -215,7 +215,8 @@ pub(crate) struct NewAppArguments {
 
 /// Who may see an app.
 #[derive(Debug, Args)]
-#[group(id = "audience", required = true, multiple = false, args = ["public", "private", "with"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("audience").required(true).args(["public", "private", "with"])))]
 pub(crate) struct ShareArguments {
     /// Name or id of the app
     pub(crate) app: String,

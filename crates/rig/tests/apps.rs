@@ -43,7 +43,8 @@ fn an_app_is_made_and_shown_to_others() {
             json!({"visibility": "privileged", "allowed_emails": ["a@x.y", "b@x.y"]}),
         ),
     ] {
-        assert_eq!(server.run(&[&["app", "share", "web"], line].concat()).code, Some(0));
+        let shared = server.run(&[&["app", "share", "web"], line].concat());
+        assert_eq!(shared.code, Some(0), "{shared:?}");
         assert_eq!(said(&server), body);
     }
     // Said in one way, or not at all.
