@@ -262,6 +262,7 @@ impl Installation {
             }),
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
+            dns: vec![],
             apps_url: "http://rigbox.localhost:7080".to_owned(),
             gateways: None,
             timeouts: rigbox_control::Timeouts::default(),
