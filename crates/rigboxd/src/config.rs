@@ -312,6 +312,7 @@ impl Installation {
             }),
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
+            dns: vec![],
             apps_url: self.apps_url(),
             gateways: Some(rigbox_control::GatewaysConfig {
                 socket: self.gateway_socket(),
