@@ -3,6 +3,7 @@
 //! after the promise they keep, and run one after the other.
 
 mod api;
+mod apps;
 mod canary;
 mod clients;
 mod console;
@@ -19,6 +20,7 @@ mod roles;
 mod search;
 mod secrets;
 mod sign_in;
+mod visitor;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,6 +64,7 @@ fn run() -> ExitCode {
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
         ("network", network::PROMISES),
+        ("apps", apps::PROMISES),
         ("lifecycle", lifecycle::PROMISES),
         ("sign_in", sign_in::PROMISES),
         ("secrets", secrets::PROMISES),
