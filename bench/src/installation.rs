@@ -36,10 +36,14 @@ impl Installation {
     pub(crate) fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("rigbox-bench-").tempdir()?;
         // Free now; whoever takes it meanwhile makes the start fail.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let (api, apps) = (free()?, free()?);
+        let (port, apps_port) = (api.local_addr()?.port(), apps.local_addr()?.port());
+        drop((api, apps));
         let text = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
-            "state = {:?}\nrun = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n[node]\nuplink = \"none\"\n",
+            "state = {:?}\nrun = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n\
+             [apps]\nlisten = \"127.0.0.1:{apps_port}\"\n\n[node]\nuplink = \"none\"\n",
             text("state"),
             text("run")
         );

@@ -161,6 +161,11 @@ impl Api {
         self.answer(self.request(method, path)?.body(body))
     }
 
+    pub(crate) fn send_json(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+        let request = self.request(method, path)?.header(CONTENT_TYPE, "application/json");
+        self.answer(request.body(body.to_owned()))
+    }
+
     pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
         let request = self.request("GET", path)?;
         self.runtime.block_on(async {

@@ -117,9 +117,11 @@ fn roles_have_only_what_they_need(world: &World) -> Kept {
             ensure!(status(pid, "NoNewPrivs")? == "1", "{role} can gain privileges");
         }
     }
-    let guestio = world.role_pids()?.into_iter().find(|(role, _)| role == "guestio").context("guestio")?.1;
-    let root = Path::new("/proc").join(guestio.to_string()).join("root");
-    ensure!(!root.join("etc").exists() && !root.join("usr").exists(), "guestio has a file system");
+    for role in ["guestio", "edge"] {
+        let pid = world.role_pids()?.into_iter().find(|(name, _)| name == role).context(role)?.1;
+        let root = Path::new("/proc").join(pid.to_string()).join("root");
+        ensure!(!root.join("etc").exists() && !root.join("usr").exists(), "{role} has a file system");
+    }
     // Strangers, root included, get no answer on the roles' sockets.
     for socket in ["node/control.sock", "node/attend.sock", "guestio/guest.sock"] {
         let mut stream = std::os::unix::net::UnixStream::connect(world.run_dir().join(socket))?;

@@ -3,6 +3,8 @@
 //! after the promise they keep, and run one after the other.
 
 mod api;
+mod apps;
+mod browser;
 mod canary;
 mod clients;
 mod console;
@@ -21,6 +23,7 @@ mod roles;
 mod search;
 mod secrets;
 mod sign_in;
+mod visitor;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -65,6 +68,8 @@ fn run() -> ExitCode {
         ("isolation", isolation::PROMISES),
         ("dialling", dialling::PROMISES),
         ("network", network::PROMISES),
+        ("browser", browser::PROMISES),
+        ("apps", apps::PROMISES),
         ("lifecycle", lifecycle::PROMISES),
         ("sign_in", sign_in::PROMISES),
         ("secrets", secrets::PROMISES),

@@ -24,7 +24,7 @@ fn shell_works(world: &World, id: &str) -> anyhow::Result<String> {
 fn a_running_vm_outlives_every_role(world: &World) -> Kept {
     let id = world.api.spawn("survivor")?;
     let boot = shell_works(world, &id)?;
-    for role in ["control", "guestio", "node"] {
+    for role in ["control", "edge", "guestio", "node"] {
         world.kill_role(role)?;
         ensure!(shell_works(world, &id)? == boot, "the VM booted again after {role} was killed");
     }

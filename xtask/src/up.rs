@@ -51,8 +51,11 @@ pub(crate) fn up(place: &Place, port_base: u16, uplink: &str) -> Result<()> {
 fn start(place: &Place, port: u16, uplink: &str, image: &Path) -> Result<()> {
     fs::create_dir_all(&place.state)?;
     let config = format!(
-        "state = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n[node]\nuplink = {uplink:?}\n",
-        place.state.display().to_string()
+        "state = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n[apps]\nlisten = \"127.0.0.1:{}\"\n\n\
+         [node]\nuplink = {uplink:?}\n",
+        place.state.display().to_string(),
+        // 7080 beside 7070.
+        port.saturating_add(10)
     );
     let changed = fs::read_to_string(place.config()).map_or(true, |old| old != config);
     fs::write(place.config(), config)?;

@@ -58,6 +58,7 @@ pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
         // Nobody is there, and none of this asks them.
         node_socket: folder.join("node.sock"),
         guestio_socket: folder.join("guestio.sock"),
+        dns: vec![],
         apps_url: "http://rigbox.localhost:7080".to_owned(),
         gateways: None,
         timeouts: rigbox_control::Timeouts::default(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use app_tokens::Tokens;
 use apps_domain::AppsDomain;
+use domains::Domains;
 use gateways::Gateways;
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plans;
@@ -28,6 +29,7 @@ mod changes;
 mod clock;
 mod console;
 mod deliveries;
+mod domains;
 mod feed;
 mod gateways;
 mod guest_client;
@@ -68,6 +70,8 @@ pub struct Config {
     pub guestio_socket: PathBuf,
     /// The origin below which apps live, e.g. `http://rigbox.localhost:7080`.
     pub apps_url: String,
+    /// DNS servers that are asked whose a domain is; none: those that the system asks.
+    pub dns: Vec<SocketAddr>,
     /// Where gateways call; none: there are no gateways.
     pub gateways: Option<GatewaysConfig>,
     /// How long transient states may last.
@@ -116,6 +120,9 @@ pub enum Error {
         /// Why not.
         problem: std::io::Error,
     },
+    /// DNS servers.
+    #[error("no DNS resolver: {0}")]
+    Dns(String),
     /// The keys of assertions.
     #[error("the key that vouches for apps' visitors cannot be made: {0}")]
     Assertions(String),
@@ -197,8 +204,15 @@ async fn serve(
         config.public_api_url.clone(),
     );
     let rates = Arc::new(rates::Rates::new(config.plans));
-    let apps =
-        service::apps::Apps::new(store.clone(), gateways.clone(), networks.clone(), domain, config.plans);
+    let domains = Domains::new(&token_key, &config.dns).map_err(Error::Dns)?;
+    let apps = service::apps::Apps::new(
+        store.clone(),
+        gateways.clone(),
+        networks.clone(),
+        domain,
+        domains,
+        config.plans,
+    );
     let app = api::App(Arc::new(api::Parts {
         rates: rates.clone(),
         auth: auth::Auth::new(store.clone(), token_key.clone(), console.clone()),

@@ -5,6 +5,9 @@
 
 mod support;
 
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::rdata::TXT;
+use hickory_resolver::proto::rr::{RData, Record};
 use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
@@ -14,6 +17,76 @@ use rigbox_store::secret::{ApiKey, TokenKey};
 use rigbox_store::{Act, NewKey, Store};
 use serde_json::{Value, json};
 use support::Rig;
+
+/// A DNS server whose only record is a text at one name; it answers one server's worth of questions.
+async fn dns_with(name: String, text: String) -> std::net::SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
+            answer.metadata.recursion_available = true;
+            let question = query.queries[0].clone();
+            if question.name().to_string().to_lowercase() == name {
+                let data = RData::TXT(TXT::new(vec![text.clone()]));
+                answer.add_answer(Record::from_rdata(question.name().clone(), 60, data));
+            } else {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+            }
+            answer.add_query(question);
+            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_domain_leads_to_an_app_once_its_dns_says_so() {
+    let mut rig = Rig::with_gateways().await;
+    let workspace = rig.running("one").await;
+    let app = new_app(&rig, &workspace, "web").await;
+    let path = format!("/apps/{}", id(&app));
+    rig.call(Method::PATCH, &path, Some(json!({"custom_domain": "shop.example.org"}))).await;
+    // Asked of nobody yet: the message says what to put where.
+    rig.dns = vec![dns_with("nothing.".to_owned(), String::new()).await];
+    rig.kill_control();
+    rig.start_control().await;
+    let verify = format!("{path}/verify-domain");
+    let (status, body) = rig.post(&verify).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (422, &json!("unverifiable_domain")), "{body}");
+    let message = body["error"]["message"].as_str().unwrap();
+    let (_, text) = message.split_once("at _rigbox.shop.example.org with the text ").unwrap();
+    let text = text.split(',').next().unwrap().to_owned();
+
+    rig.dns =
+        vec![dns_with("_rigbox.shop.example.org.".to_owned(), "rigbox-domain=another".to_owned()).await];
+    rig.kill_control();
+    rig.start_control().await;
+    assert_eq!(rig.post(&verify).await.0, 422);
+
+    rig.dns = vec![dns_with("_rigbox.shop.example.org.".to_owned(), text).await];
+    rig.kill_control();
+    rig.start_control().await;
+    let (status, body) = rig.post(&verify).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["app"]["url"], "http://shop.example.org:7080");
+    assert_eq!(body["app"]["custom_domain_verified"], true);
+    // Another app cannot have it, whatever DNS says of it; and another domain is not verified by this one.
+    let other = new_app(&rig, &workspace, "other").await;
+    let (_, body) = rig
+        .call(
+            Method::PATCH,
+            &format!("/apps/{}", id(&other)),
+            Some(json!({"custom_domain": "shop.example.org"})),
+        )
+        .await;
+    assert_eq!(body["app"]["custom_domain_verified"], false);
+    assert_eq!(rig.post(&format!("/apps/{}/verify-domain", id(&other))).await.0, 422);
+    let (_, body) = rig.call(Method::PATCH, &path, Some(json!({"custom_domain": "x.example.org"}))).await;
+    assert_eq!(body["app"]["custom_domain_verified"], false);
+}
 
 async fn new_app(rig: &Rig, workspace: &str, name: &str) -> Value {
     let body = json!({"name": name, "workspace_id": workspace, "port": 8000});

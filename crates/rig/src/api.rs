@@ -1,6 +1,7 @@
 //! The server's HTTP API as this program needs it: requests with the key in a header (never in a URL), answers as types,
 //! refusals as `ApiError`. What is too much or not ready now (429, 503) is asked again for a while.
 
+mod apps;
 mod backoff;
 mod error;
 mod shapes;
@@ -13,7 +14,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirec
 use serde::de::DeserializeOwned;
 
 pub(crate) use error::ApiError;
-pub(crate) use shapes::{GetWorkspace, NewWorkspace, Templates, User, Vm};
+pub(crate) use shapes::{App, GetWorkspace, NewWorkspace, Templates, User, Vm};
 
 use backoff::Backoff;
 

@@ -1,6 +1,6 @@
 //! The command line as types: what may be said, in which words. Checks that need the server are made elsewhere.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::output::Format;
@@ -21,6 +21,9 @@ pub(crate) enum Command {
     /// Make, list, start, stop and remove workspaces
     #[command(visible_alias = "ws", subcommand)]
     Workspace(WorkspaceCommand),
+    /// Give ports of workspaces a name in the world, and say who may see them
+    #[command(subcommand)]
+    App(AppCommand),
     /// Run a command in a workspace
     Exec(ExecArguments),
     /// Get a key for this machine: you approve it in a browser
@@ -127,6 +130,132 @@ impl OfWorkspace {
         };
         (!words.is_empty()).then_some((workspace, words))
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppCommand {
+    /// List your apps
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only those of this workspace
+        #[arg(short, long)]
+        workspace: Option<String>,
+    },
+    /// Make an app of a port; you alone see it at first
+    New(NewAppArguments),
+    /// Have requests go to an app again, and start its service
+    Start {
+        /// Name or id of the app
+        app: String,
+    },
+    /// Have no request go to an app, and stop its service
+    Stop {
+        /// Name or id of the app
+        app: String,
+    },
+    /// Start an app's service anew
+    Restart {
+        /// Name or id of the app
+        app: String,
+    },
+    /// Delete an app; its workspace stays
+    Rm {
+        /// Name or id of the app
+        app: String,
+    },
+    /// Show the log of an app's service
+    Logs {
+        /// Name or id of the app
+        app: String,
+        /// At most so many lines, up to 1,000
+        #[arg(long, default_value_t = 100)]
+        lines: u32,
+        /// Go on as it is written
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Say who may see an app; it counts from the next request
+    Share(ShareArguments),
+    /// Print an app's URL
+    #[command(visible_alias = "url")]
+    Open {
+        /// Name or id of the app
+        app: String,
+    },
+    /// Say whether an app listens, and how its service is
+    Health {
+        /// Name or id of the app
+        app: String,
+    },
+    /// Look whether an app's own domain has the DNS record that shows it is yours
+    VerifyDomain {
+        /// Name or id of the app
+        app: String,
+    },
+    /// Environment variables of an app's service
+    #[command(subcommand)]
+    Param(ParamCommand),
+}
+
+/// An app that is to be made.
+#[derive(Debug, Args)]
+pub(crate) struct NewAppArguments {
+    /// Its name: 3 to 40 characters of a-z, 0-9 and `-`; it becomes part of its URL
+    pub(crate) name: String,
+    /// Where it listens in the workspace
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: u16,
+    /// Name or id of the workspace
+    #[arg(short, long)]
+    pub(crate) workspace: String,
+    /// What it is, for people
+    #[arg(long)]
+    pub(crate) description: Option<String>,
+}
+
+/// Who may see an app.
+#[derive(Debug, Args)]
+#[group(skip)]
+#[command(group(ArgGroup::new("audience").required(true).args(["public", "private", "with"])))]
+pub(crate) struct ShareArguments {
+    /// Name or id of the app
+    pub(crate) app: String,
+    /// Everybody
+    #[arg(long)]
+    pub(crate) public: bool,
+    /// You alone
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// You and users with these e-mail addresses; may be given more than once
+    #[arg(long, value_name = "EMAIL", value_delimiter = ',')]
+    pub(crate) with: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ParamCommand {
+    /// List them
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Name or id of the app
+        app: String,
+    },
+    /// Set some; the service has them when it starts next
+    Set {
+        /// Name or id of the app
+        app: String,
+        /// Which, and their values
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = variable)]
+        params: Vec<(String, String)>,
+    },
+    /// Remove some
+    #[command(visible_alias = "rm")]
+    Unset {
+        /// Name or id of the app
+        app: String,
+        /// Which
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

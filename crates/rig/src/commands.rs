@@ -1,6 +1,7 @@
 //! The commands, one file per noun. Each takes its arguments, asks the server, and prints.
 
 mod api_key;
+mod app;
 mod audit;
 mod completion;
 mod doctor;
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
         Command::Status => status::run(&api, out).await?,
         Command::Limits => limits::run(&api, out).await?,
         Command::ApiKey(command) => api_key::run(&api, out, command).await?,
+        Command::App(command) => app::run(&api, out, command).await?,
         Command::Audit { limit } => audit::run(&api, out, limit).await?,
         Command::Template(command) => template::run(&api, out, &command).await?,
         Command::Doctor => doctor::run(&api, out).await?,

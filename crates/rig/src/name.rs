@@ -7,9 +7,18 @@ pub(crate) fn id_suffix(id: &str) -> &str {
     id.strip_prefix("ws-").unwrap_or(id)
 }
 
-/// Whether a text has the form of an id. A name may have it too.
+/// Whether a text has the form of a workspace's id. A name may have it too.
 pub(crate) fn looks_like_id(text: &str) -> bool {
-    text.strip_prefix("ws-")
+    has_form(text, "ws-")
+}
+
+/// Whether a text has the form of an app's id. A name may have it too.
+pub(crate) fn looks_like_app_id(text: &str) -> bool {
+    has_form(text, "ap-")
+}
+
+fn has_form(text: &str, prefix: &str) -> bool {
+    text.strip_prefix(prefix)
         .is_some_and(|rest| rest.len() == 8 && rest.bytes().all(|byte| ALPHABET.contains(&byte)))
 }
 

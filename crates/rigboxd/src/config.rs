@@ -24,6 +24,7 @@ pub(crate) struct File {
     /// First of the uids that roles and VMs run as; without it, a range that follows from the state folder's path.
     uid_base: Option<u32>,
     api: Api,
+    apps: Apps,
     /// How letters are sent; without it, sign-in links are in the log.
     mail: Option<Mail>,
     node: Node,
@@ -40,6 +41,14 @@ struct Api {
     url: Option<String>,
     /// Where people sign in; without it, `console.localhost` where the API is on `localhost`, else the API's own host.
     console_url: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Apps {
+    listen: SocketAddr,
+    /// Apps are at `<app>.<domain>`; not the domain that the console is below.
+    domain: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -96,6 +105,7 @@ impl Default for File {
             run: "/run/rigbox".into(),
             uid_base: None,
             api: Api::default(),
+            apps: Apps::default(),
             mail: None,
             node: Node::default(),
             plans: Plans::default(),
@@ -107,6 +117,12 @@ impl Default for File {
 impl Default for Api {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 7070)), url: None, console_url: None }
+    }
+}
+
+impl Default for Apps {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7080)), domain: "rigbox.localhost".to_owned() }
     }
 }
 
@@ -130,6 +146,10 @@ const UID_FLOOR: u32 = 1_879_048_192;
 const UIDS: u32 = 65_536;
 /// Ranges between the floor and the ceiling.
 const RANGES: u32 = 4_090;
+/// Below the run folder: where control listens for gateways.
+const GATEWAY_SOCKET: &str = "control/gateway.sock";
+/// Below the run folder: where the node listens for gateways.
+const DIAL_SOCKET: &str = "node/dial.sock";
 /// Of an installation's uids, those for roles.
 const ROLE_UIDS: u32 = 16;
 
@@ -187,17 +207,13 @@ impl Installation {
             Role::Node => 0,
             Role::Control => self.uid_base(),
             Role::Guestio => self.uid_base() + 1,
+            Role::Edge => self.uid_base() + 2,
         }
     }
 
-    /// The uid (and gid) of the role that serves apps.
-    fn edge_uid(&self) -> u32 {
-        self.uid_base() + 2
-    }
-
-    /// Where that role asks the node for connections to VMs.
+    /// Where edge asks the node for connections to VMs.
     fn dial_socket(&self) -> PathBuf {
-        self.run().join("node/dial.sock")
+        self.run().join(DIAL_SOCKET)
     }
 
     /// Settings of the node.
@@ -227,7 +243,7 @@ impl Installation {
             dial_socket: self.dial_socket(),
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
-            edge_uid: self.edge_uid(),
+            edge_uid: self.uid(Role::Edge),
             vm_uid_base: self.uid_base() + ROLE_UIDS,
             vm_uid_count: UIDS - ROLE_UIDS,
             image_cache,
@@ -253,6 +269,40 @@ impl Installation {
         }
     }
 
+    /// Settings of edge, whose root is the run folder.
+    pub(crate) fn edge(&self) -> Result<rigbox_edge::Config> {
+        let Apps { listen, domain } = &self.file.apps;
+        let is_name = |label: &str| {
+            !label.is_empty() && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        };
+        anyhow::ensure!(
+            domain.split('.').all(is_name),
+            "apps.domain is `{domain}`, which is no domain in lower case, such as `apps.example.org`"
+        );
+        Ok(rigbox_edge::Config {
+            listen: *listen,
+            domain: domain.clone(),
+            gateway_socket: Path::new("/").join(GATEWAY_SOCKET),
+            dial_socket: Path::new("/").join(DIAL_SOCKET),
+            cores: None,
+            limits: rigbox_edge::Limits::default(),
+        })
+    }
+
+    /// The origin that apps are below.
+    fn apps_url(&self) -> String {
+        let Apps { listen, domain } = &self.file.apps;
+        match listen.port() {
+            80 => format!("http://{domain}"),
+            port => format!("http://{domain}:{port}"),
+        }
+    }
+
+    /// Where control listens for gateways.
+    fn gateway_socket(&self) -> PathBuf {
+        self.run().join(GATEWAY_SOCKET)
+    }
+
     /// Settings of control, which finds its part of the state at `private`.
     pub(crate) fn control(&self, private: &Path) -> rigbox_control::Config {
         let api = &self.file.api;
@@ -274,8 +324,12 @@ impl Installation {
             }),
             node_socket: self.run().join("node/control.sock"),
             guestio_socket: self.run().join("guestio/guest.sock"),
-            apps_url: "http://rigbox.localhost:7080".to_owned(),
-            gateways: None,
+            dns: vec![],
+            apps_url: self.apps_url(),
+            gateways: Some(rigbox_control::GatewaysConfig {
+                socket: self.gateway_socket(),
+                uids: vec![self.uid(Role::Edge)],
+            }),
             timeouts: rigbox_control::Timeouts::default(),
             plans: self.file.plans,
         }
@@ -330,6 +384,8 @@ pub(crate) enum Role {
     Node,
     /// Talks to guests.
     Guestio,
+    /// Reverse proxy of apps.
+    Edge,
 }
 
 fn parse(text: &str) -> Result<File> {
@@ -372,6 +428,18 @@ mod tests {
             ("https://rigbox.example:8443/", "https://rigbox.example:8443"),
         ] {
             assert_eq!(console_beside(api), console);
+        }
+    }
+
+    #[test]
+    fn the_domain_of_apps_is_a_domain() {
+        let edge = |domain: &str| {
+            let file = parse(&format!("[apps]\ndomain = {domain:?}")).unwrap();
+            Installation { file, id: "id".to_owned(), resolvers: Vec::new() }.edge().map(|edge| edge.domain)
+        };
+        assert_eq!(edge("apps.example.org").unwrap(), "apps.example.org");
+        for bad in ["", ".example", "Example.org", "a..b", "example.org/", "a:80"] {
+            assert!(edge(bad).unwrap_err().to_string().contains("apps.domain"), "{bad}");
         }
     }
 

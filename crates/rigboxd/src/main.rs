@@ -86,9 +86,10 @@ fn main_with_log(command: Command) -> Result<()> {
         Command::Up(place) => supervisor::run(&Installation::load(&place.config)?, &place.config),
         Command::Role { role, place, supervisor } => {
             let installation = Installation::load(&place.config)?;
+            let bound = role::bind(&installation, role)?;
             role::enter(&installation, role)?;
             role::end_with(supervisor)?;
-            role::run(&installation, role)
+            role::run(&installation, role, bound)
         }
         Command::Bootstrap { place, email } => {
             let installation = Installation::load(&place.config)?;

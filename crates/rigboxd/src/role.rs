@@ -28,6 +28,7 @@ pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
     folder(run.join("node"), 0o755, 0)?;
     folder(run.join("node/own"), 0o700, 0)?;
     folder(run.join("guestio"), 0o755, installation.uid(Role::Guestio))?;
+    folder(run.join("control"), 0o755, control)?;
     folder(installation.state().join("node"), 0o700, 0)?;
     let private = installation.state().join("control");
     folder(private.clone(), 0o700, control)?;
@@ -59,7 +60,7 @@ pub(crate) fn enter(installation: &Installation, role: Role) -> Result<()> {
             mount(Some(&part), &private(installation), none, MsFlags::MS_BIND, none)
                 .with_context(|| format!("cannot bind {}", part.display()))?;
         }
-        Role::Guestio => {
+        Role::Guestio | Role::Edge => {
             std::env::set_current_dir(&run)?;
             nix::unistd::chroot(".").context("cannot make the run folder the root")?;
         }
@@ -84,8 +85,20 @@ pub(crate) fn end_with(supervisor: i32) -> Result<()> {
     Ok(())
 }
 
+/// What only root can get, before [`enter`]: edge's ports may be below 1024.
+pub(crate) fn bind(installation: &Installation, role: Role) -> Result<Option<Box<rigbox_edge::Bound>>> {
+    if role != Role::Edge {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(rigbox_edge::bind(installation.edge()?)?)))
+}
+
 /// Runs `role` until it is asked to end.
-pub(crate) fn run(installation: &Installation, role: Role) -> Result<()> {
+pub(crate) fn run(
+    installation: &Installation,
+    role: Role,
+    bound: Option<Box<rigbox_edge::Bound>>,
+) -> Result<()> {
     // Two threads are enough for a machine's traffic and keep the idle processes small.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -95,6 +108,10 @@ pub(crate) fn run(installation: &Installation, role: Role) -> Result<()> {
         };
         match role {
             Role::Node => rigbox_node::run(installation.node()?, shutdown).await?,
+            Role::Edge => {
+                let bound = bound.context("edge listens before it runs")?;
+                bound.run(shutdown).await?;
+            }
             Role::Guestio => rigbox_guestio::run(installation.guestio(), shutdown).await?,
             Role::Control => {
                 let config = installation.control(&private(installation));

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use crate::config::{Installation, Role};
 use crate::role;
 
-const ROLES: [(Role, &str); 3] =
-    [(Role::Node, "node"), (Role::Guestio, "guestio"), (Role::Control, "control")];
+const ROLES: [(Role, &str); 4] =
+    [(Role::Node, "node"), (Role::Guestio, "guestio"), (Role::Control, "control"), (Role::Edge, "edge")];
 /// After a role's end it is started again: at once, then ever later.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -17,7 +17,7 @@ pub(super) mod shapes;
 
 use shapes::{
     App, AppMessageResponse, AppParamsResponse, CreateAppRequest, GetAppResponse, ListAppsQuery,
-    ListAppsResponse, SetVisibilityRequest, UpdateAppParamsRequest, UpdateAppRequest,
+    ListAppsResponse, SetVisibilityRequest, UpdateAppParamsRequest, UpdateAppRequest, VerifyDomainResponse,
 };
 
 impl Server {
@@ -165,6 +165,29 @@ pub(super) async fn delete(
     let (permit, found) = caller.app(&server, &id)?;
     server.apps.delete(&permit, &found.app).await?;
     Ok(Json(AppMessageResponse { message: format!("app {} is deleted", found.app.name) }))
+}
+
+/// Look whether an app's own domain has the DNS record that shows it is the owner's; then it leads to the app
+#[utoipa::path(
+    post, path = "/apps/{id}/verify-domain", tag = "apps", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = VerifyDomainResponse),
+        (status = 400, body = ApiErrorBody, description = "The app has no domain of its own"),
+        (status = 404, body = ApiErrorBody),
+        (status = 409, body = ApiErrorBody, description = "The domain is another app's"),
+        (status = 422, body = ApiErrorBody, description = "The record is not there; the message says which"),
+    ),
+)]
+pub(super) async fn verify_domain(
+    State(server): State<Server>,
+    caller: Caller<ManageApp>,
+    Path(id): Path<String>,
+) -> Result<Json<VerifyDomainResponse>, ApiError> {
+    let (permit, found) = caller.app(&server, &id)?;
+    let verified = server.apps.verify_domain(&permit, &found.app).await?;
+    let domain = verified.app.custom_domain.as_ref().map(ToString::to_string).unwrap_or_default();
+    let message = format!("{domain} leads to {}", verified.app.name);
+    Ok(Json(VerifyDomainResponse { message, app: server.shown(verified) }))
 }
 
 /// An app's parameters

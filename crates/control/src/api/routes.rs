@@ -204,6 +204,7 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .action::<permit::ManageApp>(Class::Apps, routes!(apps::update))
         .action::<permit::ManageApp>(Class::Apps, routes!(apps::set_visibility))
         .action::<permit::ManageApp>(Class::Apps, routes!(apps::delete))
+        .action::<permit::ManageApp>(Class::Apps, routes!(apps::verify_domain))
         .action::<permit::ReadApp>(Class::Apps, routes!(apps::params))
         .action::<permit::ManageApp>(Class::Apps, routes!(apps::set_params))
         .action::<permit::ManageApp>(Class::Apps, routes!(app_services::start))

@@ -11,6 +11,7 @@ use rigbox_store::{Act, App, AppAt, AppPage, Once, Replay, Store};
 
 use super::networks::Networks;
 use crate::apps_domain::AppsDomain;
+use crate::domains::Domains;
 use crate::gateways::Gateways;
 use crate::guest_client::GuestError;
 use crate::node_client::NodeError;
@@ -32,6 +33,7 @@ pub(crate) struct Apps {
     gateways: Gateways,
     networks: Networks,
     domain: AppsDomain,
+    domains: Domains,
     plans: Plans,
 }
 
@@ -146,9 +148,10 @@ impl Apps {
         gateways: Gateways,
         networks: Networks,
         domain: AppsDomain,
+        domains: Domains,
         plans: Plans,
     ) -> Self {
-        Self { store, gateways, networks, domain, plans }
+        Self { store, gateways, networks, domain, domains, plans }
     }
 
     /// The permit for `A` on the app that a path names, by id or by name, and the app; whose it is not may not learn that it exists.
@@ -269,6 +272,33 @@ impl Apps {
             }
         }
         Err(AppProblem::Crossed)
+    }
+
+    /// Looks whether an app's own domain is its owner's, and has it lead to the app then.
+    pub(crate) async fn verify_domain(
+        &self,
+        permit: &Permit<ManageApp>,
+        app: &App,
+    ) -> Result<AppAt, AppProblem> {
+        let domain = app
+            .custom_domain
+            .as_ref()
+            .ok_or_else(|| bad("custom_domain", "the app has none: set one first"))?;
+        let challenge = self.domains.challenge(&app.id, domain);
+        let wanted =
+            format!("put a DNS record of type TXT at {} with the text {}", challenge.name, challenge.value);
+        match self.domains.is_met(&challenge).await {
+            Ok(true) => {
+                let change = Change { verified: Some(domain.to_string()), ..Change::default() };
+                self.change(permit, &app.id, &change, "app.verify_domain").await
+            }
+            Ok(false) => Err(AppProblem::Unverifiable(format!(
+                "nothing shows that {domain} is yours: {wanted}, and try again"
+            ))),
+            Err(problem) => Err(AppProblem::Unverifiable(format!(
+                "whose {domain} is cannot be asked ({problem}): {wanted}, and try again"
+            ))),
+        }
     }
 
     pub(crate) async fn delete(&self, permit: &Permit<ManageApp>, app: &App) -> Result<(), AppProblem> {

@@ -126,6 +126,7 @@ pub(crate) const ROUTES: &[Route] = &[
         .operate()
         .within()
         .body(r#"{"visibility":"private"}"#),
+    row("POST", "/api/v1/apps/{id}/verify-domain", App, &[400]).operate().within(),
     row("GET", "/api/v1/apps/{id}/params", App, &[200]).read().within(),
     row("PATCH", "/api/v1/apps/{id}/params", App, &[200]).operate().within().body(r#"{"params":{"A":"b"}}"#),
     row("POST", "/api/v1/apps/{id}/start", App, &[200]).operate().within(),

@@ -38,6 +38,8 @@ pub(crate) struct Rig {
     pub(crate) plans: Plans,
     /// Whether gateways may come.
     gateways: bool,
+    /// Which DNS servers control asks, from its next start.
+    pub(crate) dns: Vec<SocketAddr>,
 }
 
 /// An answer that is as the document says.
@@ -74,7 +76,7 @@ impl Rig {
     async fn with_all(timeouts: Timeouts, plans: Plans, gateways: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = config(folder.path(), address, timeouts, plans, gateways);
+        let config = config(folder.path(), address, timeouts, plans, gateways, vec![]);
         let made = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
         let mut rig = Self {
             folder,
@@ -90,6 +92,7 @@ impl Rig {
             timeouts,
             plans,
             gateways,
+            dns: Vec::new(),
         };
         rig.start_node();
         rig.start_guests();
@@ -98,7 +101,7 @@ impl Rig {
     }
 
     pub(crate) fn config(&self) -> Config {
-        config(self.folder.path(), self.address, self.timeouts, self.plans, self.gateways)
+        config(self.folder.path(), self.address, self.timeouts, self.plans, self.gateways, self.dns.clone())
     }
 
     /// Where people sign in; it answers at `self.address`.
@@ -283,6 +286,7 @@ fn config(
     timeouts: Timeouts,
     plans: Plans,
     gateways: bool,
+    dns: Vec<SocketAddr>,
 ) -> Config {
     Config {
         database: folder.join("rigbox.db"),
@@ -294,6 +298,7 @@ fn config(
         mail: None,
         node_socket: folder.join("node.sock"),
         guestio_socket: folder.join("guestio.sock"),
+        dns,
         apps_url: "http://rigbox.localhost:7080".to_owned(),
         gateways: gateways.then(|| GatewaysConfig { socket: folder.join("gateway.sock"), uids: vec![0] }),
         timeouts,

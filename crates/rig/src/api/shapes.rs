@@ -81,6 +81,35 @@ pub(crate) struct NewWorkspace<'a> {
     pub(crate) disk_size_mb: Option<u32>,
 }
 
+/// An app, with what programs rely on; a field that the server does not say is left out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct App {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) workspace_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
+    #[serde(default)]
+    pub(crate) port: u16,
+    pub(crate) status: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) visibility: Option<String>,
+}
+
+/// One app.
+#[derive(Debug, Deserialize)]
+pub(super) struct GetApp {
+    pub(super) app: App,
+}
+
+/// A page of apps.
+#[derive(Debug, Deserialize)]
+pub(super) struct ListApps {
+    pub(super) apps: Vec<App>,
+    pub(super) next_cursor: Option<String>,
+}
+
 /// Who calls.
 #[derive(Debug, Deserialize)]
 pub(crate) struct User {

@@ -4,6 +4,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::api::App;
+
 /// One line of `--output json`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -38,6 +40,10 @@ pub(crate) enum Event<'a> {
     Set { workspace: &'a str, keys: &'a [&'a str] },
     /// Variables of its environment are gone.
     Unset { workspace: &'a str, keys: &'a [&'a str] },
+    /// The caller's apps.
+    Apps { apps: &'a [App] },
+    /// A line of a log.
+    Log { timestamp: &'a str, message: &'a str },
     /// What the command wrote.
     Stdout(Piece<'a>),
     /// What the command wrote.

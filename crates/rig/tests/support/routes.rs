@@ -24,6 +24,12 @@ pub(crate) fn all(world: Shared) -> Router {
         .route("/workspaces/{id}/env", get(environment).post(set_environment))
         .route("/workspaces/{id}/env/{name}", axum::routing::delete(unset))
         .route("/workspaces/{id}/{operation}", post(operate))
+        .route("/apps", get(apps).post(new_app))
+        .route("/apps/{id}", get(app).delete(app_done))
+        .route("/apps/{id}/visibility", axum::routing::put(app_said))
+        .route("/apps/{id}/logs", get(app_logs))
+        .route("/apps/{id}/params", get(app_params).patch(app_params))
+        .route("/apps/{id}/{act}", get(app_health).post(app_done))
         .route_layer(middleware::from_fn(authenticate));
     let public = Router::new()
         .route("/auth/device", post(device))
@@ -99,6 +105,54 @@ async fn poll_device(State(world): State<Shared>, Json(body): Json<Value>) -> Re
 
 async fn sign_out() -> Json<Value> {
     Json(json!({"ended": true, "message": "signed out"}))
+}
+
+const APP: &str = r#"{"id":"ap-aaaaaaaa","name":"web","workspace_id":"ws-aaaaaaaa","url":"http://web.x","port":8000,
+    "status":"active","visibility":"private","subdomain":"web"}"#;
+
+fn an_app() -> Value {
+    serde_json::from_str(APP).unwrap()
+}
+
+async fn apps(request: Request) -> Json<Value> {
+    let wanted = request.uri().query().unwrap_or_default().contains("name=other");
+    Json(json!({"apps": if wanted { vec![] } else { vec![an_app()] }}))
+}
+
+async fn app() -> Json<Value> {
+    Json(json!({"app": an_app()}))
+}
+
+async fn new_app(State(world): State<Shared>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
+    world.with(|world| world.said.push(body));
+    (StatusCode::CREATED, Json(json!({"app": an_app()})))
+}
+
+async fn app_said(State(world): State<Shared>, Json(body): Json<Value>) -> Json<Value> {
+    world.with(|world| world.said.push(body));
+    Json(json!({"app": an_app()}))
+}
+
+async fn app_done() -> Json<Value> {
+    Json(json!({"message": "it is done"}))
+}
+
+async fn app_logs() -> Json<Value> {
+    Json(
+        json!({"lines": [{"line_number": 1, "message": "\u{1b}[2Jhello", "timestamp": "2026-01-01T00:00:00Z"}],
+        "has_more": false, "cursor": "c1"}),
+    )
+}
+
+async fn app_params(State(world): State<Shared>, body: Option<Json<Value>>) -> Json<Value> {
+    if let Some(Json(body)) = body {
+        world.with(|world| world.said.push(body));
+    }
+    Json(json!({"params": {"A": "b"}}))
+}
+
+async fn app_health() -> Json<Value> {
+    Json(json!({"live": false, "port_open": false, "port_drift": false, "service_status": "unmanaged"}))
 }
 
 async fn limits() -> Json<Value> {

@@ -171,6 +171,13 @@ pub(in crate::api) struct AppMessageResponse {
     pub(super) message: String,
 }
 
+/// An app whose own domain leads to it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct VerifyDomainResponse {
+    pub(super) message: String,
+    pub(super) app: App,
+}
+
 /// What was done to an app and its service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::api) struct ServiceActionResponse {

@@ -1,0 +1,106 @@
+//! Who is slow, or silent, does not hold up the others.
+
+use std::time::{Duration, Instant};
+
+use rigbox_edge::Limits;
+use rigbox_proto::gateway::Visibility;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::http::{get, raw};
+use crate::support::{HOST, World, backend, soon};
+
+async fn public(limits: Limits) -> World {
+    let world = World::with(limits).await;
+    world.app(Visibility::Public);
+    assert_eq!(get(world.edge, "/", &[]).await.status, 200);
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_comes_drop_by_drop_is_cut_off() {
+    let limits = Limits { head: Duration::from_secs(1), ..Limits::default() };
+    let world = public(limits).await;
+    for start in ["", "G", "PRI * HTTP/2", "GET / HTTP/1.1\r\nHost: web.rigbox.localhost\r\nX: "] {
+        let (mut read, mut write) = TcpStream::connect(world.edge).await.unwrap().into_split();
+        write.write_all(start.as_bytes()).await.unwrap();
+        let began = Instant::now();
+        let drops = tokio::spawn(async move {
+            while write.write_all(b"a").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        let mut answer = Vec::new();
+        let _ = soon("the connection is closed", read.read_to_end(&mut answer)).await;
+        drops.abort();
+        assert!(began.elapsed() < Duration::from_secs(4), "{start:?}");
+        // What is wrong from its first byte on may be told so.
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{start:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_asks_nothing_is_closed_and_one_that_waits_for_an_answer_is_not() {
+    let limits = Limits { between: Duration::from_millis(500), ..Limits::default() };
+    let world = public(limits).await;
+    let mut stream = TcpStream::connect(world.edge).await.unwrap();
+    stream.write_all(format!("GET /sse HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    let began = Instant::now();
+    let mut room = [0; 4096];
+    while began.elapsed() < Duration::from_secs(2) {
+        assert!(soon("the stream", stream.read(&mut room)).await.unwrap() > 0, "closed under way");
+    }
+    drop(stream);
+    let mut stream = TcpStream::connect(world.edge).await.unwrap();
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon("it is closed", stream.read_to_end(&mut answer)).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_does_not_answer_is_given_up() {
+    let limits = Limits { answer: Duration::from_secs(1), ..Limits::default() };
+    let world = public(limits).await;
+    let reply = get(world.edge, "/hang", &[]).await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "app_timeout"));
+    for (says, status) in [
+        (&b"SSH-2.0-OpenSSH\r\n"[..], 502),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 502),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 502),
+        (b"", 502),
+    ] {
+        let address = backend::saying(says).await;
+        world.node.listens(crate::support::WORKSPACE, crate::support::BOOT, crate::support::PORT, address);
+        world.gateway.workspace_changed().await;
+        let reply = get(world.edge, "/", &[]).await;
+        assert!(reply.status == status || (says.is_empty() && reply.status == 504), "{says:?} {reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_than_there_may_be_are_turned_away() {
+    let limits = Limits { connections: 8, head: Duration::from_secs(60), ..Limits::default() };
+    let world = public(limits).await;
+    let mut held = Vec::new();
+    let mut turned_away = 0;
+    for _ in 0..32 {
+        let mut stream = TcpStream::connect(world.edge).await.unwrap();
+        let _ = stream.write_all(b"GET").await;
+        let closed = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
+        turned_away += usize::from(closed.is_ok());
+        held.push(stream);
+    }
+    assert!(turned_away >= 32 - 8, "{turned_away}");
+    drop(held);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+    let mut answered = false;
+    for _ in 0..100 {
+        if raw(world.edge, request.as_bytes()).await.is_some_and(|reply| reply.status == 200) {
+            answered = true;
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(answered, "there is room again");
+}

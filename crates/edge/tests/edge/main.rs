@@ -1,0 +1,14 @@
+//! The edge role over real sockets: a real server in front of a real backend; control and the node are stood in for by a table
+//! (`support::gateway`) and by a socket that connects to the backend (`support::node`).
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // clippy knows the functions of tests only by their attribute
+
+mod grpc;
+mod limits;
+mod sign_in;
+mod smuggling;
+mod streams;
+mod stripping;
+mod support;
+mod table;
+mod websockets;

@@ -1,0 +1,114 @@
+//! The hand-off from the console: good for the browser that began it, for one app, once, and back to that app only.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+
+use crate::support::gateway::shown;
+use crate::support::http::{NAVIGATES, Reply, ask, get};
+use crate::support::{ORIGIN, SIBLING, World};
+
+/// The state that goes through the console, and the browser's cookie.
+fn begun(reply: &Reply) -> (String, String) {
+    assert_eq!(reply.status, 302, "{reply:?}");
+    let (console, state) = reply.header("location").split_once("?state=").unwrap();
+    assert_eq!(console, "http://console.localhost:7070/apps/web/sign-in");
+    let cookie = reply.header("set-cookie");
+    assert!(cookie.ends_with("; Path=/; Max-Age=600; HttpOnly; SameSite=Lax"), "{cookie}");
+    let (pair, _) = cookie.split_once(';').unwrap();
+    (state.to_owned(), pair.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_signs_in_and_comes_back_to_where_it_was() {
+    let world = World::new().await;
+    let (state, cookie) = begun(&get(world.edge, "/deep/page?x=1", &NAVIGATES).await);
+    let nonce = cookie.trim_start_matches("rigbox_state=").split('.').next().unwrap();
+    assert_eq!(state, BASE64.encode(digest(&SHA256, nonce.as_bytes())));
+    world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), shown("cookie", "owner")));
+    let back = format!("/.rigbox/callback?code=C0DE&state={state}");
+    let reply = get(world.edge, &back, &[("cookie", &cookie)]).await;
+    assert_eq!((reply.status, reply.header("location")), (302, "/deep/page?x=1"), "{reply:?}");
+    let cookies = reply.all("set-cookie");
+    let [session, forgotten] = cookies[..] else { panic!("{cookies:?}") };
+    let age = session.split("; ").find_map(|part| part.strip_prefix("Max-Age=")?.parse::<u64>().ok());
+    assert!(age.is_some_and(|age| (3590..=3600).contains(&age)), "{session}");
+    assert!(session.starts_with("rigbox_app=session-of-owner; Path=/; "), "{session}");
+    assert!(session.ends_with("; HttpOnly; SameSite=Lax"));
+    assert!(forgotten.starts_with("rigbox_state=; Path=/; Max-Age=0"));
+    let mut headers = NAVIGATES.to_vec();
+    headers.push(("cookie", "rigbox_app=session-of-owner"));
+    assert_eq!(get(world.edge, "/deep/page?x=1", &headers).await.status, 200);
+    // Once.
+    assert_eq!(get(world.edge, &back, &[("cookie", &cookie)]).await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_of_no_use_in_another_browser() {
+    let world = World::new().await;
+    let (state, cookie) = begun(&get(world.edge, "/", &NAVIGATES).await);
+    let (other_state, other_cookie) = begun(&get(world.edge, "/", &NAVIGATES).await);
+    world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), shown("cookie", "owner")));
+    let twice = format!("{cookie}; {cookie}");
+    for (query, cookie) in [
+        (format!("code=C0DE&state={state}"), ""),
+        (format!("code=C0DE&state={state}"), other_cookie.as_str()),
+        (format!("code=C0DE&state={state}"), twice.as_str()),
+        (format!("code=C0DE&state={other_state}"), cookie.as_str()),
+        ("code=C0DE".to_owned(), cookie.as_str()),
+        (format!("code=C0DE&state={state}&state={state}"), cookie.as_str()),
+        (format!("code={}&state={state}", "x".repeat(600)), cookie.as_str()),
+    ] {
+        let reply = get(world.edge, &format!("/.rigbox/callback?{query}"), &[("cookie", cookie)]).await;
+        assert_eq!(reply.status, 403, "{query} {cookie}");
+        assert!(reply.all("set-cookie").is_empty());
+    }
+    assert_eq!(world.gateway.table().redeemed, 0, "control is not asked about what cannot be right");
+    // In a browser of its own it is, though control has the last word.
+    let query = format!("code=C0DE&state={other_state}");
+    let reply = get(world.edge, &format!("/.rigbox/callback?{query}"), &[("cookie", &other_cookie)]).await;
+    assert_eq!((reply.status, world.gateway.table().redeemed), (403, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_leads_nowhere_else() {
+    let world = World::new().await;
+    for (to, returned) in [
+        ("%2Fpage", "/page"),
+        ("%2F%2Fevil.example", "/"),
+        ("%2F%5Cevil.example", "/"),
+        ("https%3A%2F%2Fevil.example", "/"),
+        ("%2Fa%0d%0aSet-Cookie:%20x=y", "/"),
+        ("/.rigbox/sign-in", "/"),
+        ("", "/"),
+    ] {
+        let (state, cookie) = begun(&get(world.edge, &format!("/.rigbox/sign-in?to={to}"), &[]).await);
+        world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), "s".to_owned()));
+        let back = format!("/.rigbox/callback?code=C0DE&state={state}");
+        let reply = get(world.edge, &back, &[("cookie", &cookie)]).await;
+        assert_eq!((reply.status, reply.header("location")), (302, returned), "{to}");
+    }
+    // The browser's owner may have written something else into the cookie: still nowhere else.
+    let (state, cookie) = begun(&get(world.edge, "/.rigbox/sign-in", &[]).await);
+    world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), "s".to_owned()));
+    let nonce = cookie.split('.').next().unwrap();
+    let forged = format!("{nonce}.{}", BASE64.encode("//evil.example"));
+    let reply =
+        get(world.edge, &format!("/.rigbox/callback?code=C0DE&state={state}"), &[("cookie", &forged)]).await;
+    assert_eq!(reply.header("location"), "/");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signing_out_is_asked_for_by_the_apps_own_pages() {
+    let world = World::new().await;
+    let out = "/.rigbox/sign-out";
+    assert_eq!(get(world.edge, out, &[]).await.status, 405);
+    for origin in [SIBLING, "null"] {
+        assert_eq!(ask(world.edge, "POST", out, &[("origin", origin)]).await.status, 403);
+    }
+    assert_eq!(ask(world.edge, "POST", out, &[]).await.status, 403);
+    let reply = ask(world.edge, "POST", out, &[("origin", ORIGIN)]).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.header("set-cookie").starts_with("rigbox_app=; Path=/; Max-Age=0"));
+    assert_eq!(world.backend.requests(), 0);
+}

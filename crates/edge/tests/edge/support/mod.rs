@@ -1,0 +1,116 @@
+//! What the tests stand on.
+
+pub(crate) mod backend;
+pub(crate) mod gateway;
+pub(crate) mod http;
+pub(crate) mod node;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rigbox_edge::{Config, Limits};
+use rigbox_proto::gateway::{Route, State, Visibility};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use backend::Backend;
+use gateway::Gateway;
+use node::Node;
+
+pub(crate) const HOST: &str = "web.rigbox.localhost";
+pub(crate) const ORIGIN: &str = "http://web.rigbox.localhost:7080";
+pub(crate) const SIBLING: &str = "http://evil.rigbox.localhost:7080";
+pub(crate) const WORKSPACE: &str = "ws-aaaaaaaa";
+pub(crate) const APP: &str = "ap-aaaaaaaa";
+pub(crate) const OWNER: &str = "us-aaaaaaaa";
+pub(crate) const FRIEND: &str = "us-bbbbbbbb";
+pub(crate) const STRANGER: &str = "us-cccccccc";
+pub(crate) const BOOT: &str = "boot-1";
+pub(crate) const PORT: u32 = 3000;
+
+/// Everything, running.
+pub(crate) struct World {
+    pub(crate) edge: SocketAddr,
+    pub(crate) gateway: Gateway,
+    pub(crate) backend: Backend,
+    pub(crate) node: Node,
+    _folder: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(Limits::default()).await
+    }
+
+    pub(crate) async fn with(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let gateway = Gateway::start(&folder.path().join("gateway.sock"));
+        let backend = Backend::start().await;
+        let node = Node::start(&folder.path().join("dial.sock"));
+        node.listens(WORKSPACE, BOOT, PORT, backend.address);
+        let config = Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            domain: "rigbox.localhost".to_owned(),
+            gateway_socket: folder.path().join("gateway.sock"),
+            dial_socket: folder.path().join("dial.sock"),
+            cores: std::num::NonZeroUsize::new(2),
+            limits,
+        };
+        let bound = rigbox_edge::bind(config).unwrap();
+        let edge = bound.address();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let shutdown = async move { drop(stopped.await) };
+            // A failed test ends its runtime, and this with it.
+            drop(bound.run(shutdown).await);
+        });
+        let world = Self { edge, gateway, backend, node, _folder: folder, stop: Some(stop) };
+        world.app(Visibility::Private);
+        world
+    }
+
+    /// The app at [`HOST`], with this visibility; said to be new.
+    pub(crate) fn app(&self, visibility: Visibility) {
+        self.gateway.set_route(HOST, Some(route(visibility)));
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+    }
+}
+
+pub(crate) fn route(visibility: Visibility) -> Route {
+    Route {
+        app_id: APP.to_owned(),
+        app_name: "web".to_owned(),
+        workspace_id: WORKSPACE.to_owned(),
+        owner: OWNER.to_owned(),
+        visibility: visibility.into(),
+        shared_with: vec!["friend@example.org".to_owned()],
+        cors_origins: vec!["https://front.example".to_owned()],
+        state: State::Up.into(),
+        boot_id: BOOT.to_owned(),
+        port: PORT,
+        sign_in_url: "http://console.localhost:7070/apps/web/sign-in".to_owned(),
+        origin: ORIGIN.to_owned(),
+    }
+}
+
+/// Waits for a condition.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Gives a promise ten seconds.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not in 10 s"))
+}

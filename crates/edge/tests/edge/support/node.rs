@@ -1,0 +1,63 @@
+//! The node's socket for gateways: hands out connections to where a port of a workspace is said to be.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use prost::Message;
+use rigbox_proto::dial::{DialReply, DialRequest};
+use rigbox_sys::fdpass;
+
+type Ports = Arc<Mutex<HashMap<(String, String, u32), SocketAddr>>>;
+
+pub(crate) struct Node {
+    ports: Ports,
+    pub(crate) dialled: Arc<Mutex<Vec<DialRequest>>>,
+}
+
+impl Node {
+    pub(crate) fn start(path: &Path) -> Self {
+        let listener = fdpass::listen_at(path).unwrap();
+        let (ports, dialled) = (Ports::default(), Arc::<Mutex<Vec<DialRequest>>>::default());
+        let (these, log) = (Arc::clone(&ports), Arc::clone(&dialled));
+        std::thread::spawn(move || {
+            while let Ok(peer) = rustix::net::accept(&listener) {
+                let Ok((message, _)) = fdpass::receive(&peer, 1024) else { continue };
+                let request = DialRequest::decode(message.as_slice()).unwrap();
+                log.lock().unwrap().push(request.clone());
+                let key = (request.workspace_id, request.boot_id, request.port);
+                let address = these.lock().unwrap().get(&key).copied();
+                let no_vm = DialReply { code: "no_vm".to_owned(), message: String::new() };
+                let Some(address) = address else {
+                    let _ = fdpass::send(&peer, &no_vm.encode_to_vec(), &[]);
+                    continue;
+                };
+                // As the node's: it may still be connecting, and may be refused.
+                let socket = connecting(address);
+                let _ = fdpass::send(&peer, &DialReply::default().encode_to_vec(), &[socket.as_fd()]);
+            }
+        });
+        Self { ports, dialled }
+    }
+
+    pub(crate) fn listens(&self, workspace: &str, boot: &str, port: u32, address: SocketAddr) {
+        self.ports.lock().unwrap().insert((workspace.to_owned(), boot.to_owned(), port), address);
+    }
+
+    pub(crate) fn forget(&self) {
+        self.ports.lock().unwrap().clear();
+    }
+}
+
+fn connecting(address: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    match connect(&socket, &address) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(error) => panic!("{error}"),
+    }
+    TcpStream::from(socket)
+}

@@ -1,0 +1,89 @@
+//! `rig app`.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::Server;
+
+fn server() -> Server {
+    Server::start().with_workspace("ws-aaaaaaaa", "web", "running")
+}
+
+fn said(server: &Server) -> Value {
+    server.world.with(|world| world.said.last().cloned().unwrap())
+}
+
+#[test]
+fn apps_are_listed_as_programs_expect_them() {
+    let server = server();
+    let app = json!({"id": "ap-aaaaaaaa", "name": "web", "workspace_id": "ws-aaaaaaaa", "url": "http://web.x",
+        "port": 8000, "status": "active", "visibility": "private"});
+    for line in [&["app", "ls"][..], &["app", "ls", "-w", "web"]] {
+        assert_eq!(server.json(line).events(), [json!({"event": "apps", "apps": [app]})]);
+    }
+    let listed = server.run(&["app", "ls"]);
+    let table = listed.text();
+    assert!(table.contains("web   ap-aaaaaaaa  active  8000  private"), "{table}");
+}
+
+#[test]
+fn an_app_is_made_and_shown_to_others() {
+    let server = server();
+    let made = server.run(&["app", "new", "web", "--port", "8000", "-w", "web"]);
+    assert!(made.text().contains("http://web.x"), "{made:?}");
+    assert_eq!(said(&server), json!({"name": "web", "workspace_id": "ws-aaaaaaaa", "port": 8000}));
+    for (line, body) in [
+        (&["--public"][..], json!({"visibility": "public"})),
+        (&["--private"], json!({"visibility": "private"})),
+        (
+            &["--with", "a@x.y", "--with", "b@x.y"],
+            json!({"visibility": "privileged", "allowed_emails": ["a@x.y", "b@x.y"]}),
+        ),
+    ] {
+        let shared = server.run(&[&["app", "share", "web"], line].concat());
+        assert_eq!(shared.code, Some(0), "{shared:?}");
+        assert_eq!(said(&server), body);
+    }
+    // Said in one way, or not at all.
+    for line in [
+        &["app", "share", "web"][..],
+        &["app", "share", "web", "--public", "--private"],
+        &["app", "new", "web", "-w", "web"],
+    ] {
+        assert_eq!(server.run(line).code, Some(1), "{line:?}");
+    }
+}
+
+#[test]
+fn what_is_done_to_an_app_is_said() {
+    let server = server();
+    for act in ["start", "stop", "restart", "rm"] {
+        let ended = server.json(&["app", act, "web"]);
+        assert_eq!(
+            ended.events(),
+            [json!({"event": format!("app_{act}"), "message": "it is done"})],
+            "{ended:?}"
+        );
+    }
+    assert_eq!(
+        server.json(&["app", "open", "ap-aaaaaaaa"]).events(),
+        [json!({"event": "app_open", "url": "http://web.x"})]
+    );
+    let log = server.json(&["app", "logs", "web"]);
+    assert_eq!(
+        log.events(),
+        [json!({"event": "log", "timestamp": "2026-01-01T00:00:00Z", "message": "\u{1b}[2Jhello"})]
+    );
+    // What a guest writes does nothing to a terminal.
+    assert!(server.run(&["app", "logs", "web"]).text().contains("\\u{1b}[2Jhello"));
+    assert!(server.run(&["app", "health", "web"]).text().contains("0.0.0.0"));
+    server.run(&["app", "param", "set", "web", "A=b=c"]);
+    assert_eq!(said(&server), json!({"params": {"A": "b=c"}}));
+    server.run(&["app", "param", "unset", "web", "A"]);
+    assert_eq!(said(&server), json!({"params": {"A": null}}));
+    let missing = server.json(&["app", "open", "other"]);
+    assert_eq!((missing.code, missing.events()[0]["code"].as_str()), (Some(1), Some("not_found")));
+}

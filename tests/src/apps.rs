@@ -1,0 +1,361 @@
+//! Apps in real VMs, asked through the edge: who sees them, what they are told, and what never reaches them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::console::Console;
+use crate::installation::eventually;
+use crate::visitor::{Asked, Visitor};
+use crate::{Kept, World};
+
+pub(crate) const PROMISES: &[crate::Promise] = &[
+    (
+        "an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else",
+        an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else,
+    ),
+    (
+        "a_change_counts_from_the_next_request_and_ends_what_is_open",
+        a_change_counts_from_the_next_request_and_ends_what_is_open,
+    ),
+    ("no_credential_of_the_platform_reaches_an_app", no_credential_of_the_platform_reaches_an_app),
+    (
+        "an_app_follows_its_workspace_and_becomes_a_service",
+        an_app_follows_its_workspace_and_becomes_a_service,
+    ),
+];
+
+/// The workspace that this module and `browser` share, with `python3 -m http.server` on port 8000.
+pub(crate) fn shared(world: &World) -> Result<String> {
+    let listed = world.api.get("/workspaces?name=apps")?.expect(200)?;
+    if let Some(id) = listed.pointer("/vms/0/id").and_then(Value::as_str) {
+        return Ok(id.to_owned());
+    }
+    let id = world.api.spawn("apps")?;
+    serve_files(world, &id)?;
+    Ok(id)
+}
+
+/// Starts the file server, and waits until it listens.
+fn serve_files(world: &World, id: &str) -> Result<()> {
+    let start = "mkdir -p /home/developer/site && cd /home/developer/site && echo 'hello from the app' > index.html && \
+                 setsid nohup python3 -m http.server 8000 > /dev/null 2>&1 < /dev/null &";
+    world.api.sh(id, start)?;
+    listens(world, id, 8000)
+}
+
+fn listens(world: &World, id: &str, port: u16) -> Result<()> {
+    eventually(&format!("port {port} is listened on"), Duration::from_secs(40), || {
+        let ports = world.api.get(&format!("/workspaces/{id}/listening-ports"))?.expect(200)?;
+        let ports = ports.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
+        Ok(ports.iter().any(|one| one.get("port") == Some(&json!(port))).then_some(()))
+    })
+}
+
+/// An app of the shared workspace: its id.
+pub(crate) fn app(world: &World, name: &str, port: u16) -> Result<String> {
+    let workspace = shared(world)?;
+    let body = json!({"name": name, "workspace_id": workspace, "port": port});
+    let made = world.api.post("/apps", &body)?.expect(201)?;
+    Ok(made.pointer("/app/id").and_then(Value::as_str).context("no id")?.to_owned())
+}
+
+pub(crate) fn show(world: &World, app: &str, visibility: &str, emails: &[&str]) -> Result<()> {
+    let body = json!({"visibility": visibility, "allowed_emails": emails}).to_string();
+    world.api.send_json("PUT", &format!("/apps/{app}/visibility"), &body)?.expect(200)?;
+    Ok(())
+}
+
+/// A user with a key; the address is verified by a sign-in.
+pub(crate) fn user(world: &World, email: &str) -> Result<String> {
+    if !world.admin(&["user", "ls"])?.contains(email) {
+        world.admin(&["user", "add", email])?;
+    }
+    let mut console = Console::new(world)?;
+    console.follow(&world.admin(&["login-link", email])?)?;
+    console.make_key("apps")
+}
+
+fn an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else(world: &World) -> Kept {
+    shared(world)?;
+    let made = world.rig(&["app", "new", "web", "--port", "8000", "-w", "apps"]).output()?;
+    ensure!(made.status.success(), "rig app new: {made:?}");
+    let said = String::from_utf8_lossy(&made.stdout);
+    ensure!(said.contains("http://web.rigbox.localhost:7080"), "{said}");
+    let app = world.api.get("/apps?name=web")?.expect(200)?;
+    let app = app.pointer("/apps/0/id").and_then(Value::as_str).context("no app")?.to_owned();
+    let web = Visitor::of("web");
+
+    let owner = web.with_key(&world.key).get("/")?;
+    ensure!(owner.status == 200 && owner.body.contains("hello from the app"), "{owner:?}");
+    let missing = web.with_key(&world.key).get("/nothing-here")?;
+    ensure!(
+        missing.status == 404 && missing.header("server").is_some_and(|by| by.contains("SimpleHTTP")),
+        "{missing:?}"
+    );
+
+    // Everybody else, for every visibility.
+    let (friend, stranger) = (user(world, "friend@example.org")?, user(world, "stranger@example.org")?);
+    let workspace_key = world.api.sh(&shared(world)?, "cat /run/rigbox/key")?;
+    let unknown = format!("rb_{}", "a".repeat(43));
+    for (visibility, emails, friend_sees, all_see) in [
+        ("private", &[][..], false, false),
+        ("privileged", &["friend@example.org"], true, false),
+        ("public", &[], true, true),
+        ("private", &["friend@example.org"], false, false),
+    ] {
+        show(world, &app, visibility, emails)?;
+        let is_seen = |visitor: &Visitor| -> Result<bool> {
+            let asked = visitor.get("/")?;
+            ensure!(asked.status == 200 || asked.status == 403, "{visibility}: {asked:?}");
+            ensure!(
+                (asked.status == 200) == asked.body.contains("hello from the app"),
+                "{visibility}: {asked:?}"
+            );
+            Ok(asked.status == 200)
+        };
+        ensure!(is_seen(&web.with_key(&world.key))?, "{visibility}: its owner");
+        ensure!(is_seen(&web.with_key(&friend))? == friend_sees, "{visibility}: a friend");
+        for nobody in
+            [web.clone(), web.with_key(&stranger), web.with_key(&workspace_key), web.with_key(&unknown)]
+        {
+            ensure!(is_seen(&nobody)? == all_see, "{visibility}: {nobody:?}");
+        }
+        // A browser without a session is sent to sign in, where that would help.
+        let page = web
+            .clone()
+            .with("accept", "text/html")
+            .with("sec-fetch-mode", "navigate")
+            .with("sec-fetch-dest", "document");
+        let page = page.get("/a?b=c")?;
+        let sent = page
+            .header("location")
+            .is_some_and(|to| to.starts_with(&format!("http://console.localhost:7070/open/{app}?state=")));
+        ensure!(sent == !all_see && (page.status == 302) == sent, "{visibility}: {page:?}");
+    }
+    let nowhere = Visitor::of("nothing-here").get("/")?;
+    ensure!(nowhere.status == 404 && nowhere.body.contains("not_found"), "{nowhere:?}");
+    world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    let gone = web.with_key(&world.key).get("/")?;
+    ensure!(gone.status == 404, "{gone:?}");
+    Ok(())
+}
+
+fn a_change_counts_from_the_next_request_and_ends_what_is_open(world: &World) -> Kept {
+    let workspace = shared(world)?;
+    // Sends a line every tenth of a second, for ever.
+    let endless = "import http.server, time\n\
+        class H(http.server.BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200); self.end_headers()\n        \
+        while True: self.wfile.write(b'tick\\n'); self.wfile.flush(); time.sleep(0.1)\n\
+        http.server.ThreadingHTTPServer(('', 8001), H).serve_forever()";
+    let write = format!(
+        "cat > /tmp/endless.py <<'EOF'\n{endless}\nEOF\nsetsid nohup python3 /tmp/endless.py > /dev/null 2>&1 < /dev/null &"
+    );
+    world.api.sh(&workspace, &write)?;
+    listens(world, &workspace, 8001)?;
+    let app = app(world, "endless", 8001)?;
+    let endless = Visitor::of("endless");
+    let friend = user(world, "friend@example.org")?;
+    show(world, &app, "privileged", &["friend@example.org"])?;
+    let mut own = endless.with_key(&world.key).open("/")?;
+    let mut friends = endless.with_key(&friend).open("/")?;
+    own.read_some()?;
+    friends.read_some()?;
+    show(world, &app, "private", &[])?;
+    ensure!(endless.with_key(&friend).get("/")?.status == 403, "the next request");
+    friends.read_to_end(Duration::from_secs(3)).context("the friend's stream goes on")?;
+    own.read_some().context("the owner's stream ended")?;
+
+    // A key that is revoked ends its streams too.
+    let made = world.api.post("/api-keys", &json!({"name": "short"}))?.expect(201)?;
+    let text = |at: &str| made.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut short = endless.with_key(&text("/key")).open("/")?;
+    short.read_some()?;
+    world.api.delete(&format!("/api-keys/{}", text("/api_key/id")))?.expect(200)?;
+    ensure!(endless.with_key(&text("/key")).get("/")?.status == 403, "a revoked key");
+    short.read_to_end(Duration::from_secs(3)).context("the stream of a revoked key goes on")?;
+    // So does a stop, and a user that the operator disables.
+    world.api.post(&format!("/apps/{app}/stop"), &json!({}))?.expect(200)?;
+    own.read_to_end(Duration::from_secs(3)).context("the stream of a stopped app goes on")?;
+    let stopped = endless.with_key(&world.key).get("/")?;
+    ensure!(stopped.status == 503, "{stopped:?}");
+    world.api.post(&format!("/apps/{app}/start"), &json!({}))?.expect(200)?;
+    show(world, &app, "privileged", &["friend@example.org"])?;
+    let mut friends = endless.with_key(&friend).open("/")?;
+    friends.read_some()?;
+    world.admin(&["user", "disable", "friend@example.org"])?;
+    friends.read_to_end(Duration::from_secs(3)).context("the stream of a disabled user goes on")?;
+    world.admin(&["user", "enable", "friend@example.org"])?;
+    world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    Ok(())
+}
+
+/// Answers every request, and keeps every byte that it gets.
+const RECORDER: &str = r#"
+import socketserver
+class H(socketserver.StreamRequestHandler):
+    def handle(self):
+        while True:
+            head = b''
+            while not head.endswith(b'\r\n\r\n'):
+                byte = self.rfile.read(1)
+                if not byte: return
+                head += byte
+            length = 0
+            for line in head.split(b'\r\n'):
+                if line.lower().startswith(b'content-length:'): length = int(line.split(b':')[1])
+            body = self.rfile.read(length)
+            with open('/tmp/record', 'ab') as record: record.write(head + body)
+            self.wfile.write(b'HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok'); self.wfile.flush()
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer(('', 8002), H).serve_forever()
+"#;
+
+fn no_credential_of_the_platform_reaches_an_app(world: &World) -> Kept {
+    let workspace = shared(world)?;
+    let start = format!(
+        "cat > /tmp/recorder.py <<'EOF'\n{RECORDER}\nEOF\nsetsid nohup python3 /tmp/recorder.py > /tmp/recorder.log 2>&1 < /dev/null &"
+    );
+    world.api.sh(&workspace, &start)?;
+    listens(world, &workspace, 8002)?;
+    let app = app(world, "recorder", 8002)?;
+    let recorder = Visitor::of("recorder");
+    let friend = user(world, "friend@example.org")?;
+    let workspace_key = world.api.sh(&workspace, "cat /run/rigbox/key")?;
+
+    // A session of the app, by the way that a browser goes.
+    let mut console = Console::new(world)?;
+    console.follow(&world.admin(&["login-link", "owner@example.org"])?)?;
+    let page = recorder.clone().with("sec-fetch-mode", "navigate").with("sec-fetch-dest", "document");
+    let sent = page.get("/deep/page?x=1")?;
+    let state_cookie = sent.cookie("rigbox_state").context("no state cookie")?;
+    let to = sent.header("location").context("no location")?;
+    let answer =
+        console.open(to.strip_prefix("http://console.localhost:7070").context("not the console")?)?;
+    let callback = answer.location.context("the console sends nowhere")?;
+    let path =
+        callback.strip_prefix("http://recorder.rigbox.localhost:7080").context("not the app")?.to_owned();
+    let back = recorder.clone().with("cookie", &format!("rigbox_state={state_cookie}")).get(&path)?;
+    ensure!(back.header("location") == Some("/deep/page?x=1"), "{back:?}");
+    let session = back.cookie("rigbox_app").context("no session cookie")?;
+    // The code is used up, and was another browser's anyway.
+    ensure!(recorder.get(&path)?.cookie("rigbox_app").is_none(), "a code without its state");
+
+    let secrets: Vec<String> = vec![
+        world.key.clone(),
+        friend.clone(),
+        workspace_key.clone(),
+        session.clone(),
+        state_cookie.clone(),
+        console
+            .cookie
+            .clone()
+            .and_then(|cookie| cookie.split_once('=').map(|(_, value)| value.to_owned()))
+            .context("no session")?,
+    ];
+    let cookies =
+        format!("own=1; rigbox_app={session}; a=b; rigbox_state={state_cookie}; __Host-rigbox_app={session}");
+    for visibility in ["public", "private", "privileged"] {
+        show(world, &app, visibility, &["friend@example.org"])?;
+        for key in [Some(world.key.as_str()), Some(&friend), Some(&workspace_key), None] {
+            for (name, value) in [
+                ("x-ordinary", "1".to_owned()),
+                ("cookie", cookies.clone()),
+                ("authorization", format!("Bearer {}", world.key)),
+                ("authorization", "Bearer the-apps-own".to_owned()),
+                ("x-rigbox-user", "us-forged".to_owned()),
+                ("x_rigbox_user", "us-forged".to_owned()),
+                ("connection", "x-rigbox-key, x-rigbox-user".to_owned()),
+            ] {
+                let mut visitor = recorder
+                    .clone()
+                    .with(name, &value)
+                    .with("origin", "http://recorder.rigbox.localhost:7080");
+                if let Some(key) = key {
+                    visitor = visitor.with_key(key);
+                }
+                let asked = visitor.get("/some/path")?;
+                ensure!(matches!(asked.status, 200 | 403), "{visibility}, {name}: {asked:?}");
+                visitor.with("upgrade", "websocket").with("connection", "upgrade").get("/socket")?;
+            }
+        }
+        let asked = recorder.get(&format!("/path?key={}", world.key))?;
+        ensure!(asked.status == 400, "a key in a URL: {asked:?}");
+    }
+    let record = world.api.sh(&workspace, "cat /tmp/record")?;
+    ensure!(record.matches("GET /some/path").count() > 40, "the recorder records: {record}");
+    for secret in &secrets {
+        ensure!(!record.contains(secret.as_str()), "a credential reached the app");
+    }
+    for (what, text) in
+        [("a forged name", "us-forged"), ("our header", "x-rigbox-key"), ("our cookie", "rigbox_app")]
+    {
+        ensure!(!record.to_lowercase().contains(text), "{what} reached the app: {record}");
+    }
+    for (what, text) in [
+        ("its own cookies", "cookie: own=1; a=b\r\n"),
+        ("its own authorization", "authorization: Bearer the-apps-own\r\n"),
+        ("who asks", "x-rigbox-email: owner@example.org\r\n"),
+        ("a friend", "x-rigbox-email: friend@example.org\r\n"),
+        ("an assertion", "x-rigbox-assertion: ey"),
+    ] {
+        ensure!(
+            record.to_lowercase().contains(&text.to_lowercase()),
+            "{what} did not reach the app: {record}"
+        );
+    }
+    world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    Ok(())
+}
+
+fn an_app_follows_its_workspace_and_becomes_a_service(world: &World) -> Kept {
+    let workspace = shared(world)?;
+    let expose = |body: &Value| world.api.post(&format!("/workspaces/{workspace}/expose-port"), body);
+    let detected = expose(&json!({"port": 8000, "step": "detect"}))?.expect(200)?;
+    ensure!(detected.get("command") == Some(&json!("python3 -m http.server 8000")), "{detected}");
+    ensure!(detected.get("cwd") == Some(&json!("/home/developer/site")), "{detected}");
+    // systemd in the guest may still be starting.
+    let wrapped = eventually("a service is made", Duration::from_secs(90), || {
+        let asked = expose(&json!({"port": 8000, "step": "wrap", "name": "files"}))?;
+        if asked.status == 409 && asked.code() == "name_taken" {
+            let found = world.api.get("/apps?name=files")?.expect(200)?;
+            let id = found.pointer("/apps/0/id").and_then(Value::as_str).unwrap_or_default().to_owned();
+            world.api.delete(&format!("/apps/{id}"))?.expect(200)?;
+        }
+        Ok((asked.status == 200).then_some(asked.body))
+    })?;
+    let app = wrapped.pointer("/app/id").and_then(Value::as_str).context("no app")?.to_owned();
+    let files = Visitor::of("files").with_key(&world.key);
+    ensure!(files.get("/")?.status == 200, "it goes on as it was");
+    world.api.sudo(&workspace, "kill $(ss -Hltnp 'sport = :8000' | grep -o 'pid=[0-9]*' | cut -d= -f2)")?;
+    let started = |act: &str| -> Result<()> {
+        world.api.post(&format!("/apps/{app}/{act}"), &json!({}))?.expect(200)?;
+        listens(world, &workspace, 8000)
+    };
+    started("start")?;
+    let health = world.api.get(&format!("/apps/{app}/health"))?.expect(200)?;
+    ensure!(
+        health == json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active"}),
+        "{health}"
+    );
+    ensure!(files.get("/logged-path")?.status == 404, "it serves");
+    eventually("its log has the request", Duration::from_secs(20), || {
+        let logs = world.api.get(&format!("/apps/{app}/logs"))?.expect(200)?;
+        Ok(logs.to_string().contains("logged-path").then_some(()))
+    })?;
+
+    // The workspace's end and its next boot.
+    world.api.stop(&workspace)?;
+    let down = files.get("/")?;
+    ensure!(down.status == 503, "{down:?}");
+    world.api.start(&workspace)?;
+    // The service starts with the workspace; what is not there yet is said.
+    eventually("it is back by itself", Duration::from_secs(120), || {
+        let asked: Asked = files.get("/")?;
+        ensure!(matches!(asked.status, 200 | 502 | 503), "{asked:?}");
+        Ok((asked.status == 200 && asked.body.contains("hello from the app")).then_some(()))
+    })?;
+    world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    Ok(())
+}
