@@ -174,6 +174,31 @@ fn policy(mode: Mode, domains: &[&str], cidrs: &[String]) -> NetworkPolicy {
     }
 }
 
+/// Begins TLS at the first argument's port 443, asking for each of the other names (`-`: for none; `plain`: without TLS).
+const HELLO: &str = r#"
+import socket, ssl, sys
+for name in sys.argv[2:]:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    out = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=None if name == "-" else name)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    hello = b"GET / HTTP/1.0\r\n\r\n" if name == "plain" else out.read()
+    try:
+        stream = socket.create_connection((sys.argv[1], 443), 10)
+        stream.settimeout(15)
+        # In two pieces, as it may come.
+        stream.sendall(hello[:7])
+        stream.sendall(hello[7:])
+        said = stream.recv(999)
+    except OSError as error:
+        said = b""
+    print(name + (": answered" if b"hello" in said else ": nothing"))
+"#;
+
 fn an_allow_list_holds(world: &World) -> Kept {
     let api = &world.api;
     let id = api.spawn("listed")?;
@@ -237,6 +262,11 @@ fn an_allow_list_holds(world: &World) -> Kept {
     ensure!(seen("tcp", &other, 80, ""), "a refused connection is not told: {refused:?}");
     ensure!(seen("udp", &RESOLVER.to_string(), 53, ""), "a refused packet is not told: {refused:?}");
 
+    // Port 443 of the address goes by the name that TLS asks for: other names may be at the same address.
+    put(world, &id, "/tmp/hello.py", HELLO)?;
+    let said = api.sh(&id, "python3 /tmp/hello.py server.example server.example other.example - plain")?;
+    ensure!(said == "server.example: answered\nother.example: nothing\n-: nothing\nplain: nothing", "{said}");
+
     // Nothing at all, also for what is open.
     streams("server.example", "last")?;
     eventually("a stream begins", Duration::from_secs(20), || Ok((length("last")? > 50).then_some(())))?;
@@ -254,6 +284,7 @@ fn an_allow_list_holds(world: &World) -> Kept {
             .filter(|e| e.to_string().contains("nothing of"))
             .map(drop))
     })?;
+    eventually("commands run again", Duration::from_secs(20), || Ok(api.sh(&id, "true").ok().map(drop)))?;
     ensure!(!reaches(&server)?, "the node's restart opened the network");
     roles::set_network(world, &id, policy(Mode::Internet, &[], &[]))?;
     ensure!(reaches(&other)? && reaches("other.example")?, "the internet again");

@@ -1,5 +1,6 @@
 //! Asks the node for a descriptor of a VM: a connection to its agent or VMM, or a socket in its network. One packet there, one back with the descriptor beside it.
 
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -46,8 +47,18 @@ impl Fds {
 
     /// A fresh descriptor.
     pub(crate) async fn get(&self, boot_id: &str, channel: Channel) -> Result<OwnedFd, FdError> {
+        self.ask(FdRequest { boot_id: boot_id.to_owned(), channel: channel.into(), address: 0 }).await
+    }
+
+    /// A socket of the VM's network on its way to port 443 of `address`.
+    pub(crate) async fn towards(&self, boot_id: &str, address: Ipv4Addr) -> Result<OwnedFd, FdError> {
+        let (boot_id, channel) = (boot_id.to_owned(), Channel::Towards.into());
+        self.ask(FdRequest { boot_id, channel, address: address.to_bits() }).await
+    }
+
+    async fn ask(&self, request: FdRequest) -> Result<OwnedFd, FdError> {
         let path = Arc::clone(&self.path);
-        let request = FdRequest { boot_id: boot_id.to_owned(), channel: channel.into() }.encode_to_vec();
+        let request = request.encode_to_vec();
         let asked = tokio::task::spawn_blocking(move || -> Result<OwnedFd, FdError> {
             let socket = fdpass::connect_to(&path)?;
             fdpass::send(&socket, &request, &[])?;

@@ -14,6 +14,7 @@ mod qmp;
 mod qmp_task;
 mod refusals;
 mod text;
+mod tls;
 mod vm;
 
 use std::future::Future;

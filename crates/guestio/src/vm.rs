@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use crate::fds::Fds;
 use crate::names::Names;
 use crate::refusals::Refusals;
-use crate::{agent, dns, qmp_task, refusals};
+use crate::{agent, dns, qmp_task, refusals, tls};
 
 /// What the agent of a VM is to its callers.
 #[derive(Clone)]
@@ -114,7 +114,7 @@ impl Reports {
 struct Entry {
     vm: Arc<Vm>,
     cancel: CancellationToken,
-    _tasks: [AbortOnDropHandle<()>; 4],
+    _tasks: [AbortOnDropHandle<()>; 5],
 }
 
 /// All VMs, by boot.
@@ -195,6 +195,7 @@ impl Vms {
             AbortOnDropHandle::new(tokio::spawn(agent::attend(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(qmp_task::attend(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(dns::attend(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(tls::attend(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(refusals::attend(Arc::clone(&vm)))),
         ];
         Entry { vm, cancel: CancellationToken::new(), _tasks: tasks }

@@ -29,6 +29,8 @@ use crate::packets;
 
 /// Where VMs ask for names.
 const DNS_PORT: u16 = 53;
+/// Where `vm.nft` turns connections that have to be checked.
+const TLS_PORT: u16 = 8443;
 
 /// A VM that guestio attends to.
 #[derive(Clone)]
@@ -113,6 +115,8 @@ impl Attendees {
             Channel::Qmp => return connect_to(&qmp_socket(&attendee.vm_dir)),
             Channel::DnsUdp => net::service_socket(&attendee.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&attendee.netns, SocketType::STREAM, DNS_PORT),
+            Channel::Tls => net::service_socket(&attendee.netns, SocketType::STREAM, TLS_PORT),
+            Channel::Towards => net::socket_towards(&attendee.netns, Ipv4Addr::from_bits(request.address)),
             Channel::Refusals => net::refusals_socket(&attendee.netns),
             Channel::Unspecified => return Err("the request names no channel".into()),
         };

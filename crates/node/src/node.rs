@@ -114,6 +114,8 @@ impl Node {
             Some(image) => add(Level::Ok, "image", format!("newest image {}", image.version), ""),
             None => add(Level::Error, "image", "no image".into(), "cargo xtask image base"),
         }
+        let (good, message, remedy) = crate::net::doctor::look(&self.config);
+        add(if good { Level::Ok } else { Level::Warning }, "network", message, &remedy);
         match self.disks.space_mb() {
             Ok((total, reserved)) => add(
                 if total > reserved + 4096 { Level::Ok } else { Level::Warning },

@@ -1,6 +1,7 @@
 //! A VM's network: a namespace of its own with one tap device. The same addresses in each, so there is nothing to allocate; two VMs
 //! have no common wire. What may pass is in `vm.nft`, what control may change of it in [`policy`].
 
+pub(crate) mod doctor;
 pub(crate) mod names;
 pub(crate) mod policy;
 mod refusals;
@@ -161,6 +162,21 @@ pub(crate) fn service_socket(path: &Path, kind: SocketType, port: u16) -> Result
                 listen(&socket, 16)?;
             }
             Ok(socket)
+        }),
+    )
+}
+
+/// A TCP socket in the namespace at `path`, on its way to port 443 of `address`: where the rules there let it.
+pub(crate) fn socket_towards(path: &Path, address: Ipv4Addr) -> Result<OwnedFd, Error> {
+    on_a_thread(
+        path,
+        in_namespace(path, move || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+            match rustix::net::connect(&socket, &SocketAddrV4::new(address, 443)) {
+                Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
+                Err(errno) => Err(errno.into()),
+            }
         }),
     )
 }

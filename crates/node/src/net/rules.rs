@@ -17,20 +17,28 @@ const HOST: &str = include_str!("host.nft");
 /// Of the egress namespace.
 pub(super) const EGRESS: &str = include_str!("egress.nft");
 
+const CHAINS: [&str; 5] =
+    ["policy_out", "policy_in", "policy_check", "policy_checked_out", "policy_checked_in"];
 const ALL: [&str; 2] = ["policy_out accept", "policy_in accept"];
 const NOTHING: [&str; 2] = ["policy_out goto refuse", "policy_in drop"];
-/// The list is asked for each packet, both ways: an established connection has no privilege. What is in use stays in `live`. HTTP/3
-/// would hide the name that it asks for.
-const LISTED: [&str; 9] = [
+/// The list is asked for each packet, both ways: an established connection has no privilege. What is in use stays in `live`. To port 443
+/// of a name only what was checked goes on; HTTP/3 would hide the name that it asks for.
+const LISTED: [&str; 15] = [
     "policy_out ip daddr @cidrs accept",
-    "policy_out ip daddr @named udp dport 443 goto refuse",
+    "policy_out meta l4proto { tcp, udp } th dport 443 goto refuse",
     "policy_out ip daddr @named update @live { ip daddr } accept",
     "policy_out ip daddr @live ct state established update @live { ip daddr } accept",
     "policy_out goto refuse",
     "policy_in ip saddr @cidrs accept",
+    "policy_in tcp sport 443 drop",
     "policy_in ip saddr @named accept",
     "policy_in ip saddr @live accept",
     "policy_in drop",
+    "policy_check ip daddr != @cidrs ip daddr @named redirect to :8443",
+    "policy_checked_out tcp dport 443 ip daddr @named update @live { ip daddr } accept",
+    "policy_checked_out tcp dport 443 ip daddr @live ct state established update @live { ip daddr } accept",
+    "policy_checked_in ip saddr @named accept",
+    "policy_checked_in ip saddr @live accept",
 ];
 
 /// All rules of a VM's namespace, for its beginning.
@@ -60,7 +68,7 @@ pub(super) fn of_policy(policy: &Policy) -> String {
             &LISTED
         }
     };
-    for chain in ["policy_out", "policy_in"] {
+    for chain in CHAINS {
         line(&mut document, format_args!("flush chain inet rigbox {chain}"));
     }
     for rule in rules {
