@@ -10,8 +10,10 @@ use crate::apps::{app, show, user};
 use crate::installation::eventually;
 use crate::{Kept, World};
 
-pub(crate) const PROMISES: &[crate::Promise] =
-    &[("a_browser_sees_what_its_user_may_see_and_nothing_else", a_browser_sees_what_its_user_may_see_and_nothing_else)];
+pub(crate) const PROMISES: &[crate::Promise] = &[(
+    "a_browser_sees_what_its_user_may_see_and_nothing_else",
+    a_browser_sees_what_its_user_may_see_and_nothing_else,
+)];
 
 const PORT: u16 = 9515;
 
@@ -42,8 +44,15 @@ impl Browser {
             Ok(status.filter(|status| status.get("ready") == Some(&json!(true))).map(drop))
         })?;
         // Without a sandbox of its own, because tests run as root; the network namespace around it leads nowhere.
-        let arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update"];
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+        ];
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome", "goog:chromeOptions": {"args": arguments}}}});
         let made = browser.ask("POST", "/session", Some(wanted)).context("Chromium does not start")?;
@@ -91,12 +100,15 @@ impl Browser {
 
     /// Runs a script whose promise's value is the answer.
     fn wait_for(&self, script: &str) -> Result<Value> {
-        let script = format!("const done = arguments[arguments.length - 1]; ({script})().then(done, e => done(String(e)));");
+        let script = format!(
+            "const done = arguments[arguments.length - 1]; ({script})().then(done, e => done(String(e)));"
+        );
         self.command("POST", "/execute/async", Some(json!({"script": script, "args": []})))
     }
 
     fn find(&self, selector: &str) -> Result<String> {
-        let found = self.command("POST", "/element", Some(json!({"using": "css selector", "value": selector})))?;
+        let found =
+            self.command("POST", "/element", Some(json!({"using": "css selector", "value": selector})))?;
         let ids = found.as_object().context("no element")?;
         Ok(ids.values().next().and_then(Value::as_str).context("no element")?.to_owned())
     }
