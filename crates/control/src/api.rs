@@ -29,6 +29,7 @@ use crate::service::machine::Machine;
 use crate::service::sign_in::SignIn;
 use crate::service::users::Users;
 use crate::service::visitors::Visitors;
+use crate::service::workspace_logs::WorkspaceLogs;
 use crate::service::workspaces::Workspaces;
 
 mod api_keys;
@@ -36,6 +37,7 @@ mod app_services;
 mod apps;
 mod audit;
 mod auth;
+pub(crate) mod bridge;
 mod connections;
 mod doctor;
 mod document;
@@ -54,6 +56,7 @@ mod routes;
 mod shapes;
 mod templates;
 mod users;
+mod workspace_logs;
 mod workspaces;
 
 use extract::Caller;
@@ -74,6 +77,7 @@ pub(crate) struct Parts {
     pub(crate) sign_in: SignIn,
     pub(crate) users: Users,
     pub(crate) visitors: Visitors,
+    pub(crate) workspace_logs: WorkspaceLogs,
     pub(crate) workspaces: Workspaces,
     pub(crate) guests: Guests,
     pub(crate) machine: Machine,
@@ -110,6 +114,7 @@ pub(crate) fn router(app: App) -> Router {
         .merge(root)
         .fallback(|request: Request| async move { error::no_route(request.uri().path()) })
         .method_not_allowed_fallback(error::no_method)
+        .layer(middleware::from_fn_with_state(app.clone(), guard::settle))
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
         .with_state(app)
 }

@@ -18,10 +18,11 @@ use utoipa_axum::routes;
 use super::extract::Caller;
 use super::{
     App, api_keys, app_services, apps, audit, auth, doctor, document, environment, error, exec, exec_socket,
-    files, health, limits, machine, pages, templates, users, workspaces,
+    files, health, limits, machine, pages, templates, users, workspace_logs, workspaces,
 };
 
 use crate::auth::AuthError;
+use crate::bridge::Bridged;
 use crate::rates::Class;
 
 /// Who a route's answers are for.
@@ -108,6 +109,22 @@ async fn authenticate<A: Action>(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if let Some(bridged) = request.extensions().get::<Bridged>() {
+        let known = app.auth.bridged(&bridged.workspace, request.method(), request.headers()).await;
+        return match known {
+            Ok((own, principal)) => match (app.rates.principal(&own, class), principal) {
+                (Ok(allowance), Some(principal)) => {
+                    request.extensions_mut().insert(Caller::<A>::new(principal));
+                    limits::told(next.run(request).await, allowance)
+                }
+                (Ok(allowance), None) => {
+                    limits::told(error::ApiError::from(AuthError::WorkspaceKey).into_response(), allowance)
+                }
+                (Err(too_many), _) => limits::refusal(too_many),
+            },
+            Err(error) => error::ApiError::from(error).into_response(),
+        };
+    }
     match app.auth.principal(request.method(), request.headers(), limits::address(&request)).await {
         Ok(principal) => match app.rates.principal(&principal, class) {
             Ok(allowance) => {
@@ -191,6 +208,8 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::stop))
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::cancel))
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::retry))
+        .action::<permit::ReadLogs>(Class::Workspaces, routes!(workspace_logs::logs))
+        .action::<permit::ReadLogs>(Class::Workspaces, routes!(workspace_logs::log_stream))
         .action::<permit::Exec>(Class::Workspaces, routes!(exec::exec))
         .action::<permit::Exec>(Class::Workspaces, routes!(exec_socket::exec_socket))
         .action::<permit::ReadFiles>(Class::Workspaces, routes!(files::read))
