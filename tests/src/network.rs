@@ -18,6 +18,8 @@ pub(crate) const PROMISES: &[crate::Promise] = &[
     ("root_in_a_vm_reaches_nobody_but_the_internet", root_in_a_vm_reaches_nobody_but_the_internet),
     ("a_name_leads_to_no_private_address", a_name_leads_to_no_private_address),
     ("an_allow_list_holds_for_names_addresses_and_open_connections", an_allow_list_holds),
+    ("a_vm_speaks_with_its_own_bridge", a_vm_speaks_with_its_own_bridge),
+    ("what_the_host_lent_is_given_back", what_the_host_lent_is_given_back),
 ];
 
 const ATTACKS: &str = include_str!("attacks.py");
@@ -289,4 +291,54 @@ fn an_allow_list_holds(world: &World) -> Kept {
     roles::set_network(world, &id, policy(Mode::Internet, &[], &[]))?;
     ensure!(reaches(&other)? && reaches("other.example")?, "the internet again");
     api.remove(&id)
+}
+
+fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
+    let api = &world.api;
+    let (one, two) = (api.spawn("bridged-one")?, api.spawn("bridged-two")?);
+    for (id, other) in [(&one, &two), (&two, &one)] {
+        let said = api.sh(id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?;
+        ensure!(
+            said.contains(id.as_str()) && !said.contains(other.as_str()),
+            "the bridge of {id} says: {said}"
+        );
+    }
+    // It outlives its ends, and no VM takes more than its share of it.
+    for role in ["control", "node"] {
+        world.kill_role(role)?;
+        eventually("the bridge is back", Duration::from_secs(30), || {
+            let said = api.sh(&one, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?;
+            Ok(said.contains(&one).then_some(()))
+        })?;
+    }
+    let many = "import socket\nheld=[]\nfor n in range(200):\n s=socket.socket();s.settimeout(1);held.append(s)\n try: s.connect(('172.16.0.1',9090))\n except OSError: break\nprint(n)\n";
+    put(world, &one, "/tmp/many.py", many)?;
+    let most: u32 = api.sh(&one, "python3 /tmp/many.py")?.parse()?;
+    ensure!((100..=130).contains(&most), "{most} connections at once");
+    ensure!(
+        api.sh(&two, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?.contains(&two),
+        "the other's bridge"
+    );
+    api.remove(&one)?;
+    api.remove(&two)
+}
+
+fn what_the_host_lent_is_given_back(world: &World) -> Kept {
+    let (device, table) = (format!("rb-{}", world.id), format!("inet rigbox_{}", world.id));
+    let has = || -> Result<[bool; 3]> {
+        let rules = std::process::Command::new("nft").args(["list", "tables"]).output()?.stdout;
+        Ok([
+            std::fs::read_to_string("/proc/net/dev")?.contains(&device),
+            String::from_utf8(rules)?.contains(&table),
+            std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/forwarding")?.trim() == "1",
+        ])
+    };
+    ensure!(has()? == [true; 3], "the uplink is not there: {:?}", has()?);
+    world.kill_supervisor()?;
+    let purged = world.command("rigboxd").args(["purge", "--config"]).arg(world.config()).status()?;
+    ensure!(purged.success(), "rigboxd purge");
+    ensure!(has()? == [false; 3], "left on the host: {:?}", has()?);
+    ensure!(!std::fs::read_to_string("/proc/self/mountinfo")?.contains(&world.id), "a mount is left");
+    world.start_supervisor()?;
+    world.wait_ready()
 }

@@ -23,6 +23,8 @@ pub struct Config {
     pub fd_socket: PathBuf,
     /// Where `edge` asks for connections to VMs.
     pub dial_socket: PathBuf,
+    /// Where connections that VMs make to their bridge are brought.
+    pub bridge_socket: PathBuf,
     /// The only uid that may use `node_socket`.
     pub control_uid: u32,
     /// The only uid that may use `attend_socket` and `fd_socket`.

@@ -5,6 +5,7 @@
 //! Running VMs are no children of the node and outlive it.
 
 mod attend;
+mod bridge;
 mod cgroup;
 mod command;
 mod config;

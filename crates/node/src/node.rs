@@ -7,6 +7,7 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::node::{Finding, finding::Level};
 
 use crate::attend::Attendees;
+use crate::bridge::Bridge;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::dial::Doors;
@@ -33,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) host_boot_id: String,
     pub(crate) attendees: Attendees,
     pub(crate) doors: Doors,
+    pub(crate) bridge: Bridge,
     pub(crate) uplink: Option<Uplink>,
     pub(crate) reports: Reports,
 }
@@ -64,6 +66,7 @@ impl Node {
             host_boot_id: crate::process::host_boot_id().map_err(Error::system("the host's boot id"))?,
             attendees: Attendees::default(),
             doors: Doors::default(),
+            bridge: Bridge::new(config.bridge_socket.clone()),
             uplink: uplink::open(&config)?,
             reports: Reports::default(),
             config,

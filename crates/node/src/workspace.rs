@@ -13,6 +13,7 @@ use rigbox_proto::node::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::attend::Attendee;
 use crate::error::Error;
@@ -46,6 +47,8 @@ struct Vm {
     /// When the boot, or the stop, has taken too long.
     deadline: Option<Instant>,
     agent_lost: bool,
+    /// Listens for the VM while it runs.
+    _bridge: AbortOnDropHandle<()>,
 }
 
 /// A boot that has ended, of which something is left that could not be removed yet.
@@ -334,13 +337,14 @@ impl Workspace {
             names: Arc::default(),
             reports: sender,
         };
+        let bridge = self.node.bridge.attend(self.id.clone(), self.node.config.netns(&self.id));
         // A VM that was stopping when the node went away gets no second grace.
         let deadline = match (boot.stopping, boot.ready) {
             (true, _) => Some(Instant::now()),
             (false, true) => None,
             (false, false) => Some(Instant::now() + self.node.config.boot_timeout),
         };
-        self.vm = Some(Vm { handle, reports, stderr, deadline, agent_lost: false });
+        self.vm = Some(Vm { handle, reports, stderr, deadline, agent_lost: false, _bridge: bridge });
         self.node.attendees.add(&boot.boot_id, attendee);
         let netns = self.node.config.netns(&self.id);
         self.node.doors.open(&self.id, &boot.boot_id, netns, self.record.network.clone());

@@ -243,6 +243,7 @@ impl Installation {
             attend_socket: sockets.join("attend.sock"),
             fd_socket: sockets.join("fds.sock"),
             dial_socket: self.dial_socket(),
+            bridge_socket: self.run().join(BRIDGE_SOCKET),
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
             edge_uid: self.uid(Role::Edge),

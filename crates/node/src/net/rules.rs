@@ -34,7 +34,7 @@ const LISTED: [&str; 15] = [
     "policy_in ip saddr @named accept",
     "policy_in ip saddr @live accept",
     "policy_in drop",
-    "policy_check ip daddr != @cidrs ip daddr @named redirect to :8443",
+    "policy_check ip daddr != @cidrs ip daddr @named tcp dport 443 redirect to :8443",
     "policy_checked_out tcp dport 443 ip daddr @named update @live { ip daddr } accept",
     "policy_checked_out tcp dport 443 ip daddr @live ct state established update @live { ip daddr } accept",
     "policy_checked_in ip saddr @named accept",
