@@ -193,6 +193,18 @@ impl Installation {
         Ok(())
     }
 
+    /// Does something while a role stands still.
+    pub(crate) fn without_role(&self, role: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut pids = self.role_pids()?;
+        pids.retain(|(name, _)| name == role);
+        let send = |number| pids.iter().try_for_each(|(_, pid)| rigbox_sys::spawn::signal(*pid, number));
+        // SIGSTOP and SIGCONT
+        send(19)?;
+        let done = work();
+        send(18)?;
+        done
+    }
+
     /// Pids of VMMs: in this host there are no others.
     pub(crate) fn vmm_pids(&self) -> Result<Vec<i32>> {
         let vmms = processes()?.into_iter().filter(|(_, arguments)| {
