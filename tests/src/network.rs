@@ -326,7 +326,7 @@ fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
             Ok(said.contains(&one).then_some(()))
         })?;
     }
-    let many = "import socket\nheld=[]\nfor n in range(200):\n s=socket.socket();s.settimeout(1);held.append(s)\n try: s.connect(('172.16.0.1',9090))\n except OSError: break\nprint(n)\n";
+    let many = "import socket\nheld=[]\nfor n in range(200):\n s=socket.socket();s.settimeout(3);held.append(s)\n try: s.connect(('172.16.0.1',9090))\n except OSError: break\nprint(n)\n";
     put(world, &one, "/tmp/many.py", many)?;
     let most: u32 = api.sh(&one, "python3 /tmp/many.py")?.parse()?;
     ensure!((100..=130).contains(&most), "{most} connections at once");

@@ -159,7 +159,8 @@ pub(crate) fn service_socket(path: &Path, kind: SocketType, port: u16) -> Result
             rustix::net::sockopt::set_socket_reuseaddr(&socket, kind == SocketType::STREAM)?;
             bind(&socket, &SocketAddrV4::new(ADDRESS, port))?;
             if kind == SocketType::STREAM {
-                listen(&socket, 16)?;
+                // As many as a VM may have of the bridge: they may come in one moment.
+                listen(&socket, 128)?;
             }
             Ok(socket)
         }),
