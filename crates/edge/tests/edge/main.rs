@@ -11,4 +11,5 @@ mod streams;
 mod stripping;
 mod support;
 mod table;
+mod tls;
 mod websockets;
