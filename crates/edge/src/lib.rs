@@ -53,6 +53,10 @@ use watch::AssertionKeys;
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 4096;
+/// Enough for the default of [`Limits::connections`].
+const DESCRIPTORS: u64 = 131_072;
+/// Those that are not a client's connection or the one to its app.
+const DESCRIPTORS_BESIDE: usize = 512;
 /// How many ticks it is until waiting connections to apps and ended credentials are looked at.
 const SLOW: u32 = 4;
 
@@ -169,6 +173,7 @@ pub struct Bound {
     listeners: Vec<TcpListener>,
     /// As many, if there is TLS.
     tls_listeners: Vec<TcpListener>,
+    descriptors: usize,
 }
 
 /// Listens for clients.
@@ -183,7 +188,7 @@ pub fn bind(mut config: Config) -> Result<Bound, Error> {
         Some(tls) => listen_all(&mut tls.listen, cores)?,
         None => Vec::new(),
     };
-    Ok(Bound { config, listeners, tls_listeners })
+    Ok(Bound { config, listeners, tls_listeners, descriptors: descriptors() })
 }
 
 /// One socket for each core. The first may choose the port.
@@ -260,7 +265,10 @@ impl Bound {
         let (clock, limits) = (Clock::new(), self.config.limits);
         let control = Arc::new(Control::new(&self.config.gateway_socket));
         let assertion_keys = Arc::new(AssertionKeys::new("{\"keys\":[]}".to_owned()));
-        let most = limits.connections.min(descriptors() / 3).div_ceil(self.listeners.len().max(1));
+        let most = limits
+            .connections
+            .min(self.descriptors.saturating_sub(DESCRIPTORS_BESIDE) / 2)
+            .div_ceil(self.listeners.len().max(1));
         let domain: Arc<str> = format!(".{}", self.config.domain).into();
         let patience = Patience { head: limits.head, between: limits.between };
         let core = |_| {
@@ -293,13 +301,18 @@ fn entrances(
     Ok((Entrance::ToTls(tls.listen.port()), Some(Entrance::Tls(acceptor))))
 }
 
-/// As many descriptors as this process may have, which it takes.
+/// As many descriptors as this process can have, which it takes: root may raise the limit.
 fn descriptors() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // With fewer it goes on too.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    maximum.and_then(|maximum| usize::try_from(maximum).ok()).unwrap_or(usize::MAX)
+    let all = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
+    let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.max(DESCRIPTORS));
+    let taken = setrlimit(Resource::Nofile, all(wanted)).map(|()| wanted);
+    let taken = taken.or_else(|_| {
+        let maximum = maximum.unwrap_or(wanted);
+        setrlimit(Resource::Nofile, all(maximum)).map(|()| maximum)
+    });
+    taken.ok().and_then(|taken| usize::try_from(taken).ok()).unwrap_or(1024)
 }
 
 type Joined = std::thread::JoinHandle<Result<(), String>>;
