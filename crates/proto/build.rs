@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "proto/node.proto",
         "proto/attend.proto",
+        "proto/bridge.proto",
         "proto/dial.proto",
         "proto/gateway.proto",
         "proto/guest.proto",

@@ -4,6 +4,7 @@
 
 mod api;
 mod apps;
+mod browser;
 mod canary;
 mod clients;
 mod console;
@@ -64,6 +65,7 @@ fn run() -> ExitCode {
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
         ("network", network::PROMISES),
+        ("browser", browser::PROMISES),
         ("apps", apps::PROMISES),
         ("lifecycle", lifecycle::PROMISES),
         ("sign_in", sign_in::PROMISES),

@@ -10,8 +10,8 @@ use crate::place::program;
 use crate::steps::step;
 use crate::{image, schemathesis};
 
-/// What the tests need of Debian: a mail server.
-const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd"];
+/// What the tests need of Debian: a mail server and a browser.
+const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd", "chromium", "chromium-driver"];
 
 /// What tests said.
 #[derive(Default, Clone, Copy)]

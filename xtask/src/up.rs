@@ -19,6 +19,9 @@ use crate::{build, image};
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const EMAIL: &str = "admin@rigbox.invalid";
 const WORKSPACE: &str = "hello";
+const APP: &str = "hello-web";
+/// How long a web server in a VM may take to listen.
+const LISTENS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Brings everything up.
 pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
@@ -37,9 +40,14 @@ pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
     let look = format!("`target/release/rig doctor`, and {}", place.log().display());
     step("spawn a workspace", &look, || spawn(place))?;
     step("run a command in it", &look, || show(place))?;
+    let app = step("give a web server in it a URL", &look, || show_app(place, port.saturating_add(10)))?;
     eprintln!();
     eprintln!("Rigbox runs at {url}. Try:");
     eprintln!("    target/release/rig status");
+    eprintln!(
+        "    curl -H \"X-Rigbox-Key: $RIG_API_KEY\" {app}   # or in a browser, signed in by the link below"
+    );
+    eprintln!("    target/release/rig app share {APP} --public");
     eprintln!("    target/release/rig exec -it {WORKSPACE} -- bash");
     eprintln!("    target/release/rig workspace spawn -n another");
     eprintln!("    target/release/rig workspace rm -n {WORKSPACE} --force");
@@ -197,4 +205,41 @@ fn show(place: &Place) -> Result<()> {
     eprintln!("    this host's kernel: {}", host.trim());
     eprintln!("    $ rig exec {WORKSPACE} -- uname -a");
     build::run(place.rig()?.args(["exec", WORKSPACE, "--", "uname", "-a"]))
+}
+
+/// An app over `python3 -m http.server`, asked at its URL by its owner and by nobody; its URL.
+fn show_app(place: &Place, port: u16) -> Result<String> {
+    const SERVE: &str = "cd ~ && test -e index.html || echo 'Hello from a micro-VM.' > index.html; \
+                         pgrep -f 'http.server 8000' > /dev/null || setsid nohup python3 -m http.server 8000 > /dev/null 2>&1 < /dev/null &";
+    build::run(place.rig()?.args(["exec", WORKSPACE, "--", "bash", "-c", SERVE]))?;
+    let listed = place.rig()?.args(["app", "ls", "--output", "json"]).output()?;
+    if !String::from_utf8_lossy(&listed.stdout).contains(&format!("\"name\":\"{APP}\"")) {
+        eprintln!("    $ rig app new {APP} --port 8000 -w {WORKSPACE}");
+        build::run(place.rig()?.args(["app", "new", APP, "--port", "8000", "-w", WORKSPACE]))?;
+    }
+    let host = format!("{APP}.rigbox.localhost:{port}");
+    let key = field_of(&place.admin(), "api_key").context("no api_key")?;
+    let deadline = Instant::now() + LISTENS_WITHIN;
+    let owner = loop {
+        let answer = get(&host, port, &format!("X-Rigbox-Key: {key}\r\n"))?;
+        if answer.starts_with("HTTP/1.1 200") || Instant::now() > deadline {
+            break answer;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    anyhow::ensure!(owner.starts_with("HTTP/1.1 200"), "the app does not answer its owner: {owner}");
+    let nobody = get(&host, port, "")?;
+    anyhow::ensure!(nobody.starts_with("HTTP/1.1 403"), "the app answers others than its owner: {nobody}");
+    let said = owner.rsplit("\r\n").next().unwrap_or_default().trim();
+    eprintln!("    http://{host}/ answers its owner \"{said}\", and everybody else 403");
+    Ok(format!("http://{host}/"))
+}
+
+fn get(host: &str, port: u16, header: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\n{header}Connection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

@@ -60,6 +60,7 @@ pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
         guestio_socket: folder.join("guestio.sock"),
         dns: vec![],
         apps_url: "http://rigbox.localhost:7080".to_owned(),
+        bridge: None,
         gateways: None,
         timeouts: rigbox_control::Timeouts::default(),
         plans: Plans::default(),

@@ -36,6 +36,7 @@ mod app_services;
 mod apps;
 mod audit;
 mod auth;
+pub(crate) mod bridge;
 mod connections;
 mod doctor;
 mod document;
@@ -110,6 +111,7 @@ pub(crate) fn router(app: App) -> Router {
         .merge(root)
         .fallback(|request: Request| async move { error::no_route(request.uri().path()) })
         .method_not_allowed_fallback(error::no_method)
+        .layer(middleware::from_fn_with_state(app.clone(), guard::settle))
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
         .with_state(app)
 }

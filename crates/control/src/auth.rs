@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
+use rigbox_core::ids::WorkspaceId;
 use rigbox_core::permit::{Credential, Principal};
 use rigbox_core::time::Moment;
 use rigbox_store::secret::{ApiKey, TokenKey, WorkspaceKey};
@@ -42,6 +43,10 @@ pub(crate) enum AuthError {
     CrossSite,
     #[error("the Authorization header holds no API key: expected `Bearer rb_` and 43 letters and digits")]
     Malformed,
+    #[error(
+        "what changes something needs the workspace's own key: it is in /run/rigbox/key, for the group `developer`"
+    )]
+    WorkspaceKey,
     #[error("this API key is not known: it may have ended or been revoked; log in again")]
     Unknown,
     #[error(transparent)]
@@ -106,6 +111,28 @@ impl Auth {
         }
     }
 
+    /// The workspace that is at the other end of its bridge, and whom a request from there is made by: looking needs no key, all else
+    /// the workspace's own, and none other counts.
+    pub(crate) async fn bridged(
+        &self,
+        workspace: &WorkspaceId,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<(Principal, Option<Principal>), AuthError> {
+        let own = self.store.workspace_itself(workspace).await?.ok_or(AuthError::Unknown)?;
+        if !headers.contains_key(AUTHORIZATION) {
+            let looks = method.is_safe().then(|| own.clone());
+            return Ok((own, looks));
+        }
+        let shown = Self::bearer_token(headers)?;
+        let holder = match WorkspaceKey::parse(shown) {
+            Some(key) => self.store.holder_of_workspace_key(&self.token_key.hash(key.reveal())).await?,
+            None => None,
+        };
+        let fits = holder.filter(|holder| holder.scope == own.scope);
+        Ok((own, fits))
+    }
+
     /// Who looks at a page of the console, if they are signed in.
     pub(crate) async fn visitor(
         &self,
@@ -121,7 +148,7 @@ impl Auth {
         Ok(holder.map(|holder| self.known(holder, from, now)))
     }
 
-    async fn bearer(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
+    fn bearer_token(headers: &HeaderMap) -> Result<&str, AuthError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(AuthError::Missing)?;
         if values.next().is_some() {
@@ -130,7 +157,11 @@ impl Auth {
         let (scheme, key) =
             value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(AuthError::Malformed)?;
         let key = Some(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
-        let key = key.ok_or(AuthError::Malformed)?;
+        key.ok_or(AuthError::Malformed)
+    }
+
+    async fn bearer(&self, headers: &HeaderMap, from: IpAddr) -> Result<Principal, AuthError> {
+        let key = Self::bearer_token(headers)?;
         // Look-ups compare keyed hashes: their time says nothing about the key.
         if let Some(key) = WorkspaceKey::parse(key) {
             let holder = self.store.holder_of_workspace_key(&self.token_key.hash(key.reveal())).await?;

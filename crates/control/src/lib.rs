@@ -25,6 +25,7 @@ mod api;
 mod app_tokens;
 mod apps_domain;
 mod auth;
+mod bridge;
 mod changes;
 mod clock;
 mod console;
@@ -74,10 +75,21 @@ pub struct Config {
     pub dns: Vec<SocketAddr>,
     /// Where gateways call; none: there are no gateways.
     pub gateways: Option<GatewaysConfig>,
+    /// Where the node brings the connections of VMs, and its uid; none: nowhere.
+    pub bridge: Option<BridgeConfig>,
     /// How long transient states may last.
     pub timeouts: Timeouts,
     /// What the plans are, where it is not the default.
     pub plans: Plans,
+}
+
+/// Where the node brings the connections of VMs.
+#[derive(Debug, Clone)]
+pub struct BridgeConfig {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The node's uid.
+    pub uid: u32,
 }
 
 /// Where gateways call, and which do.
@@ -112,9 +124,9 @@ pub enum Error {
     /// The origin of apps is none.
     #[error("apps url `{0}` is not an origin: expected e.g. http://rigbox.localhost:7080")]
     AppsUrl(String),
-    /// The gateways' socket.
+    /// The socket of gateways, or of the bridge.
     #[error("cannot listen at {}: {problem}", path.display())]
-    Gateways {
+    Socket {
         /// Where.
         path: PathBuf,
         /// Why not.
@@ -240,6 +252,14 @@ async fn serve(
         Some(config) => Some(gateways::service::listen(config, gateways.clone(), visitors)?),
         None => None,
     };
+    let from_vms = match &config.bridge {
+        Some(config) => Some(
+            bridge::listen(&config.socket, config.uid)
+                .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?,
+        ),
+        None => None,
+    };
+    let (bridge_app, bridge_ended) = (app.clone(), ended.clone());
     let synced = reconciler.synced();
     let work = tokio::spawn(async move {
         tokio::join!(
@@ -249,6 +269,12 @@ async fn serve(
             async {
                 if let Some(serving) = for_gateways {
                     serving.await;
+                }
+            },
+            async {
+                if let Some(connections) = from_vms {
+                    let router = api::bridge::router(bridge_app);
+                    let _ = api::bridge::serve(connections, router, bridge_ended).await;
                 }
             },
             rates.keep_small(),

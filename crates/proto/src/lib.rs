@@ -16,6 +16,11 @@ pub mod node {
 pub mod attend {
     tonic::include_proto!("rigbox.attend.v1");
 }
+/// Connections of VMs, from the node to the role that answers.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
+pub mod bridge {
+    tonic::include_proto!("rigbox.bridge.v1");
+}
 /// Gateways and node: connections to ports of VMs.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
 pub mod dial {

@@ -66,7 +66,7 @@ impl Api {
 
     /// A public route, asked once: for those who want to know how the server is now.
     pub(crate) async fn public<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
-        let request = self.http.get(self.url(&["api", "v1", path])).timeout(ANSWER);
+        let request = self.http.get(self.url(&[&self.config.prefix()[..], &[path]].concat())).timeout(ANSWER);
         self.read(self.once(request).await?).await
     }
 
@@ -98,22 +98,27 @@ impl Api {
         path: &[&str],
         query: &[(&str, &str)],
     ) -> Result<RequestBuilder, ApiError> {
-        let key = self.config.key.as_ref().ok_or_else(|| ApiError::LogIn {
-            message: format!(
-                "there is no API key for {}: run `rig login`, or set RIG_API_KEY",
-                self.config.address()
-            ),
-        })?;
-        let mut url = self.url(&[&["api", "v1"], path].concat());
+        let mut url = self.url(&[&self.config.prefix()[..], path].concat());
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        Ok(self.http.request(method, url).header(AUTHORIZATION, key.bearer()))
+        let request = self.http.request(method, url);
+        match &self.config.key {
+            Some(key) => Ok(request.header(AUTHORIZATION, key.bearer())),
+            // Looking takes none there.
+            None if self.config.is_inside() => Ok(request),
+            None => Err(ApiError::LogIn {
+                message: format!(
+                    "there is no API key for {}: run `rig login`, or set RIG_API_KEY",
+                    self.config.address()
+                ),
+            }),
+        }
     }
 
     /// A request of nobody: those that lead to a key.
     pub(crate) fn anonymous(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        self.http.request(method, self.url(&[&["api", "v1"], path].concat())).timeout(ANSWER)
+        self.http.request(method, self.url(&[&self.config.prefix()[..], path].concat())).timeout(ANSWER)
     }
 
     pub(crate) async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ApiError> {

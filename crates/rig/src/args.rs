@@ -205,9 +205,9 @@ pub(crate) struct NewAppArguments {
     /// Where it listens in the workspace
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: u16,
-    /// Name or id of the workspace
+    /// Name or id of the workspace; inside one, that one when left out
     #[arg(short, long)]
-    pub(crate) workspace: String,
+    pub(crate) workspace: Option<String>,
     /// What it is, for people
     #[arg(long)]
     pub(crate) description: Option<String>,

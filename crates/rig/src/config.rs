@@ -1,4 +1,5 @@
-//! Which server, and with which key: the environment first, then `~/.rigbox/config.json`, then this machine.
+//! Which server, and with which key: the environment first, then `~/.rigbox/config.json`, then, inside a workspace, its bridge, then this
+//! machine.
 
 use std::fmt;
 use std::io::Write;
@@ -14,6 +15,10 @@ const DEFAULT_URL: &str = "http://localhost:7070";
 const URL_VARIABLE: &str = "RIG_API_URL";
 /// What a workspace knows about itself: where it is, `rig` runs inside one.
 pub(crate) const WITHIN: &str = "/run/rigbox/workspace.json";
+/// The key that a workspace has of itself, for the group `developer`.
+const OWN_KEY: &str = "/run/rigbox/key";
+/// Where a workspace reaches what is in its scope.
+const BRIDGE: &str = "http://172.16.0.1:9090";
 const KEY_VARIABLE: &str = "RIG_API_KEY";
 
 /// Where a value came from.
@@ -23,6 +28,8 @@ pub(crate) enum Source {
     Env,
     /// The file.
     Config,
+    /// The workspace that this runs in.
+    Bridge,
     /// Nobody said it.
     None,
 }
@@ -33,6 +40,7 @@ impl Source {
         match self {
             Self::Env => "env",
             Self::Config => "config",
+            Self::Bridge => "bridge",
             Self::None => "none",
         }
     }
@@ -148,13 +156,16 @@ impl Config {
             None => (File::default(), None),
         };
         let path = path.unwrap_or_else(|| PathBuf::from("~/.rigbox/config.json"));
-        Ok(Self { warning, ..Self::resolve(variable, file, &path)? })
+        let inside = Path::new(WITHIN).exists().then(|| std::fs::read_to_string(OWN_KEY).ok());
+        Ok(Self { warning, ..Self::resolve(variable, file, &path, inside)? })
     }
 
+    /// `inside`: this runs in a workspace, with the key that it has of itself, if that may be read.
     fn resolve(
         variable: impl Fn(&str) -> Option<String>,
         file: File,
         path: &Path,
+        inside: Option<Option<String>>,
     ) -> Result<Self, ConfigError> {
         let given = |name: &str| variable(name).filter(|value| !value.is_empty());
         let in_file = |field: &str| format!("{field} in {}", path.display());
@@ -165,8 +176,14 @@ impl Config {
         let (api_url, url_source) = match (env_url, file_url) {
             (Some(url), _) => (url, Source::Env),
             (None, Some(url)) => (url, Source::Config),
+            (None, None) if inside.is_some() => (url(BRIDGE, || "the bridge".to_owned())?, Source::Bridge),
             (None, None) => (url(DEFAULT_URL, || "the default".to_owned())?, Source::None),
         };
+        // The bridge knows who is at its other end, and takes no key but this.
+        if url_source == Source::Bridge {
+            let own = inside.flatten().map(|text| key(&text, || OWN_KEY.to_owned())).transpose()?;
+            return Ok(Self { api_url, url_source, key: own, key_source: Source::Bridge, warning: None });
+        }
         let (key, key_source) = match (given(KEY_VARIABLE), file_key) {
             (Some(text), _) => (Some(key(&text, || KEY_VARIABLE.to_owned())?), Source::Env),
             (None, Some(text)) => (Some(key(&text, || in_file("api_key"))?), Source::Config),
@@ -175,10 +192,20 @@ impl Config {
         Ok(Self { api_url, url_source, key, key_source, warning: None })
     }
 
+    /// Whether this runs in a workspace and speaks with its bridge.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.url_source == Source::Bridge
+    }
+
+    /// Where the API begins.
+    pub(crate) fn prefix(&self) -> [&'static str; 2] {
+        if self.is_inside() { ["rig", "v1"] } else { ["api", "v1"] }
+    }
+
     /// Whether the server is on this machine.
     pub(crate) fn is_local(&self) -> bool {
         match self.host().parse::<std::net::IpAddr>() {
-            Ok(address) => address.is_loopback(),
+            Ok(address) => address.is_loopback() || self.is_inside(),
             Err(_) => self.host() == "localhost" || self.host().ends_with(".localhost"),
         }
     }
@@ -242,7 +269,22 @@ mod tests {
         let variable =
             |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let file = File { api_url: file.0.map(str::to_owned), api_key: file.1.map(str::to_owned) };
-        Config::resolve(variable, file, Path::new("config.json"))
+        Config::resolve(variable, file, Path::new("config.json"), None)
+    }
+
+    #[test]
+    fn inside_a_workspace_its_bridge_is_asked_with_its_own_key_unless_another_server_is_named() {
+        let inside = |own: Option<&str>, env: Option<&str>| {
+            let variable = |name: &str| env.filter(|_| name == URL_VARIABLE).map(str::to_owned);
+            let own = own.map(str::to_owned);
+            Config::resolve(variable, File::default(), Path::new("config.json"), Some(own)).unwrap()
+        };
+        let config = inside(Some("rb_ws_x\n"), None);
+        assert_eq!((config.address(), config.prefix()), (BRIDGE, ["rig", "v1"]));
+        assert!(config.key.is_some() && config.key_source == Source::Bridge);
+        assert!(inside(None, None).key.is_none());
+        let other = inside(Some("rb_ws_x"), Some("http://other:7070"));
+        assert!(other.key.is_none() && !other.is_inside());
     }
 
     #[test]

@@ -165,6 +165,8 @@ const UID_FLOOR: u32 = 1_879_048_192;
 const UIDS: u32 = 65_536;
 /// Ranges between the floor and the ceiling.
 const RANGES: u32 = 4_090;
+/// Below the run folder: where control takes the connections of VMs from the node.
+const BRIDGE_SOCKET: &str = "control/bridge.sock";
 /// Below the run folder: where control listens for gateways.
 const GATEWAY_SOCKET: &str = "control/gateway.sock";
 /// Below the run folder: copies of certificates and keys for edge.
@@ -358,6 +360,7 @@ impl Installation {
             guestio_socket: self.run().join("guestio/guest.sock"),
             dns: vec![],
             apps_url: self.apps_url(),
+            bridge: Some(rigbox_control::BridgeConfig { socket: self.run().join(BRIDGE_SOCKET), uid: 0 }),
             gateways: Some(rigbox_control::GatewaysConfig {
                 socket: self.gateway_socket(),
                 uids: vec![self.uid(Role::Edge)],

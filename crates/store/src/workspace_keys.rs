@@ -33,6 +33,28 @@ impl Store {
         }))
     }
 
+    /// A workspace as one who asks, without any key: for whom else has made sure that it asks itself.
+    pub async fn workspace_itself(&self, id: &WorkspaceId) -> Result<Option<Principal>, Error> {
+        let row = sqlx::query(
+            "SELECT workspaces.user_id, users.plan, users.limits FROM workspaces \
+             JOIN users ON users.id = workspaces.user_id WHERE workspaces.id = $1 AND users.disabled_at IS NULL",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|row| {
+            Ok(Principal {
+                user: parsed(row.try_get("user_id")?)?,
+                plan: parsed(row.try_get("plan")?)?,
+                limits: user_limits::read(row.try_get("limits")?)?,
+                credential: Credential::Workspace(id.clone()),
+                scope: Scope::Within(id.clone()),
+                from: None,
+            })
+        })
+        .transpose()
+    }
+
     /// Whether a boot has its key inside the VM.
     pub async fn has_workspace_key(&self, id: &WorkspaceId, boot: &str) -> Result<bool, Error> {
         let delivered: Option<bool> = sqlx::query_scalar(

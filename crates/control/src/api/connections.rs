@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use futures_util::{Stream, StreamExt, stream};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
@@ -38,31 +39,47 @@ pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     bounds: Bounds,
+    ended: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let connections = stream::unfold(listener, async |listener| {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => return Some(((stream, Peer(peer.ip())), listener)),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    });
+    serve_all(connections, router, bounds, ended).await
+}
+
+/// The same for connections that come from anywhere, each with what is known of its other end.
+pub(super) async fn serve_all<E: Clone + Send + Sync + 'static>(
+    connections: impl Stream<Item = (TcpStream, E)> + Send,
+    router: Router,
+    bounds: Bounds,
     mut ended: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    tokio::pin!(connections);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(bounds.head_within);
     let room = Arc::new(Semaphore::new(bounds.most as usize));
     loop {
         let next = async {
             let place = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
-            loop {
-                match listener.accept().await {
-                    Ok((stream, peer)) => return Ok::<_, io::Error>((place, stream, Peer(peer.ip()))),
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                }
-            }
+            Ok::<_, io::Error>(connections.next().await.map(|(stream, peer)| (place, stream, peer)))
         };
-        let (place, stream, peer) = tokio::select! {
+        let next = tokio::select! {
             next = next => next?,
             () = over(&mut ended) => break,
         };
+        // No more will come.
+        let Some((place, stream, peer)) = next else { break };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
         let router = router.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(peer.clone());
             router.clone().oneshot(request)
         });
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
@@ -94,7 +111,6 @@ async fn over(ended: &mut watch::Receiver<bool>) {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     const BOUNDS: Bounds = Bounds { most: 2, head_within: Duration::from_millis(200) };
 

@@ -65,9 +65,13 @@ pub(super) async fn check(State(app): State<App>, request: Request, next: Next) 
         )
         .into_response();
     }
+    next.run(request).await
+}
+
+/// Whoever is told that something is revoked may rely on it: no answer to a change before gateways know.
+pub(super) async fn settle(State(app): State<App>, request: Request, next: Next) -> Response {
     let changes = !request.method().is_safe();
     let response = next.run(request).await;
-    // Whoever is told that something is revoked may rely on it.
     if changes && let Err(error) = app.gateways.settle().await {
         warn!(%error, "cannot read whether credentials have changed; gateways hear of it later");
     }

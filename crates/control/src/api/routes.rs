@@ -22,6 +22,7 @@ use super::{
 };
 
 use crate::auth::AuthError;
+use crate::bridge::Bridged;
 use crate::rates::Class;
 
 /// Who a route's answers are for.
@@ -108,6 +109,22 @@ async fn authenticate<A: Action>(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if let Some(bridged) = request.extensions().get::<Bridged>() {
+        let known = app.auth.bridged(&bridged.workspace, request.method(), request.headers()).await;
+        return match known {
+            Ok((own, principal)) => match (app.rates.principal(&own, class), principal) {
+                (Ok(allowance), Some(principal)) => {
+                    request.extensions_mut().insert(Caller::<A>::new(principal));
+                    limits::told(next.run(request).await, allowance)
+                }
+                (Ok(allowance), None) => {
+                    limits::told(error::ApiError::from(AuthError::WorkspaceKey).into_response(), allowance)
+                }
+                (Err(too_many), _) => limits::refusal(too_many),
+            },
+            Err(error) => error::ApiError::from(error).into_response(),
+        };
+    }
     match app.auth.principal(request.method(), request.headers(), limits::address(&request)).await {
         Ok(principal) => match app.rates.principal(&principal, class) {
             Ok(allowance) => {

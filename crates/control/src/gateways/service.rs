@@ -32,7 +32,7 @@ pub(crate) fn listen(
     visitors: Visitors,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
     let incoming = rigbox_proto::unix::listen(&config.socket, config.uids.clone())
-        .map_err(|problem| Error::Gateways { path: config.socket.clone(), problem })?;
+        .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?;
     let service = GatewayServer::new(Service { gateways, visitors });
     Ok(async move {
         let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
-use rigbox_control::{Config, GatewaysConfig, KeySource, Timeouts};
+use rigbox_control::{BridgeConfig, Config, GatewaysConfig, KeySource, Timeouts};
 use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -300,6 +300,7 @@ fn config(
         guestio_socket: folder.join("guestio.sock"),
         dns,
         apps_url: "http://rigbox.localhost:7080".to_owned(),
+        bridge: Some(BridgeConfig { socket: folder.join("bridge.sock"), uid: 0 }),
         gateways: gateways.then(|| GatewaysConfig { socket: folder.join("gateway.sock"), uids: vec![0] }),
         timeouts,
         plans,

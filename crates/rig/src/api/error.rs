@@ -24,6 +24,9 @@ pub(crate) enum ApiError {
         details: Value,
         retry_after: Option<Duration>,
     },
+    /// The command line does not say enough.
+    #[error("{message}")]
+    Usage { message: String },
     /// Nobody answers there.
     #[error("{address} cannot be reached: {reason}; {remedy}")]
     Unreachable { address: String, reason: String, remedy: String },
@@ -53,6 +56,7 @@ impl ApiError {
             Self::Refused { code, .. } => code,
             Self::Unreachable { .. } => "unreachable",
             Self::Strange { .. } => "unexpected_answer",
+            Self::Usage { .. } => "usage",
         }
     }
 
@@ -87,8 +91,8 @@ impl ApiError {
         let reason = reason(error);
         let remedy = if reason.contains("certificate") {
             "SSL_CERT_FILE may name a file of certificates to trust instead of the system's"
-        } else if config.url_source == Source::None && std::path::Path::new(crate::config::WITHIN).exists() {
-            "inside a workspace there is no server unless RIG_API_URL names one"
+        } else if config.is_inside() {
+            "this is the workspace's bridge to its server, which may just be starting: try again"
         } else if config.is_local() {
             "is Rigbox running on this machine? `cargo xtask up` starts it in a checkout, `rigboxd up` elsewhere"
         } else if config.url_source == Source::Env {

@@ -43,6 +43,20 @@ impl Api {
         self.find_name(text).await
     }
 
+    /// The workspace with this id or name; without one, that in which this runs.
+    pub(crate) async fn find_or_own(&self, text: Option<&str>) -> Result<Vm, ApiError> {
+        match text {
+            Some(text) => self.find(text).await,
+            None if self.config().is_inside() => {
+                let own = self.workspaces().await?.into_iter().next();
+                own.ok_or_else(|| {
+                    ApiError::not_found("the bridge does not know this workspace: not found".to_owned())
+                })
+            }
+            None => Err(ApiError::Usage { message: "which workspace? Say so with -w".to_owned() }),
+        }
+    }
+
     /// Does something to the workspace with this id or name; an id is not looked up first.
     pub(crate) async fn with_id<T>(
         &self,

@@ -57,7 +57,7 @@ async fn ls(api: &Api, out: &Output, workspace: Option<&str>) -> Result<(), Fail
 }
 
 async fn new(api: &Api, out: &Output, arguments: &NewAppArguments) -> Result<(), Failure> {
-    let workspace = api.find(&arguments.workspace).await?;
+    let workspace = api.find_or_own(arguments.workspace.as_deref()).await?;
     let mut body = json!({"name": arguments.name, "workspace_id": workspace.id, "port": arguments.port});
     if let (Some(body), Some(text)) = (body.as_object_mut(), &arguments.description) {
         body.insert("description".to_owned(), json!(text));

@@ -33,6 +33,9 @@ enum Polled {
 }
 
 pub(super) async fn login(api: &Api, out: &Output) -> Result<(), Failure> {
+    if api.config().is_inside() {
+        return Err(inside());
+    }
     let request = api.anonymous(Method::POST, &["auth", "device"]).json(&json!({"machine": machine()}));
     let asked: Asked = api.call(request).await?;
     out.event(&Event::SessionCreated { code: &asked.user_code })?;
@@ -47,6 +50,11 @@ pub(super) async fn login(api: &Api, out: &Output) -> Result<(), Failure> {
         out.warn("RIG_API_KEY is set and goes before the key that was saved");
     }
     out.say(&format!("logged in as {}", plain(&email)))
+}
+
+fn inside() -> Failure {
+    let message = "inside a workspace nobody logs in or out: `rig` acts for the workspace there; set RIG_API_URL for another server";
+    Failure::new("inside_workspace", message)
 }
 
 /// Waits for the user; answers the key and whose it is.
@@ -86,6 +94,7 @@ pub(super) async fn logout(api: &Api, out: &Output) -> Result<(), Failure> {
             out.answer("logout", answer_of(&json!({"ended": false}))?)?;
             return out.say("there was no key to forget");
         }
+        Source::Bridge => return Err(inside()),
         Source::Config => {}
     }
     // What the server does not know any more has ended.

@@ -1,15 +1,15 @@
-//! `rig whoami`: who the key belongs to; inside a workspace without a server, which workspace it is.
+//! `rig whoami`: who the key belongs to; inside a workspace, which one it is.
 
 use std::path::Path;
 
 use crate::api::{Api, ApiError, User};
-use crate::config::{Source, WITHIN};
+use crate::config::WITHIN;
 use crate::failure::Failure;
 use crate::output::{Event, FoundWorkspace, Identity, Output, plain};
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     let config = api.config();
-    if config.url_source == Source::None
+    if config.is_inside()
         && let Some(workspace) = workspace_at(Path::new(WITHIN))?
     {
         return say_workspace(&workspace, out);
@@ -43,7 +43,7 @@ fn subscription(plan: &str) -> Option<&str> {
 }
 
 fn say_workspace(workspace: &FoundWorkspace, out: &Output) -> Result<(), Failure> {
-    let identity = Identity { source: "none", workspace: Some(workspace), ..Default::default() };
+    let identity = Identity { source: "bridge", workspace: Some(workspace), ..Default::default() };
     out.event(&Event::Whoami(identity))?;
     let field = |name: &str| workspace.get(name).and_then(|value| value.as_str()).unwrap_or("?");
     out.say(&format!("workspace {} ({})", plain(field("name")), plain(field("id"))))
@@ -82,10 +82,10 @@ mod tests {
         std::fs::write(&path, r#"{"id":"ws-aaaaaaaa","name":"web"}"#).unwrap();
         let workspace = workspace_at(&path).unwrap().unwrap();
         let event =
-            Event::Whoami(Identity { source: "none", workspace: Some(&workspace), ..Default::default() });
+            Event::Whoami(Identity { source: "bridge", workspace: Some(&workspace), ..Default::default() });
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
-            r#"{"event":"whoami","authed":false,"source":"none","workspace":{"id":"ws-aaaaaaaa","name":"web"}}"#
+            r#"{"event":"whoami","authed":false,"source":"bridge","workspace":{"id":"ws-aaaaaaaa","name":"web"}}"#
         );
         std::fs::write(&path, "{").unwrap();
         assert!(workspace_at(&path).is_err());

@@ -1,0 +1,160 @@
+//! What the API promises on the bridge: who is at the other end is whom the node names, and only what is in scope there is answered.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use prost::Message;
+use rigbox_proto::bridge::Handover;
+use rigbox_sys::fdpass;
+use serde_json::{Value, json};
+use support::Rig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+struct Node {
+    socket: OwnedFd,
+    listener: TcpListener,
+}
+
+impl Node {
+    async fn of(rig: &Rig) -> Self {
+        let socket = fdpass::connect_to(&rig.path("bridge.sock")).unwrap();
+        Self { socket, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    /// A connection that the VM of `workspace` has made.
+    async fn connection(&self, workspace: &str) -> TcpStream {
+        let ours = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
+        let (theirs, _) = self.listener.accept().await.unwrap();
+        let packet = Handover { workspace_id: workspace.to_owned() }.encode_to_vec();
+        fdpass::send(&self.socket, &packet, &[theirs.as_fd()]).unwrap();
+        ours
+    }
+
+    async fn ask(
+        &self,
+        workspace: &str,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> (u16, Value) {
+        let mut stream = self.connection(workspace).await;
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 172.16.0.1:9090\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+}
+
+#[tokio::test]
+async fn a_vm_sees_itself_and_changes_its_apps_with_its_key() {
+    let rig = Rig::new().await;
+    let (workspace, other) = (rig.running("one").await, rig.running("two").await);
+    let node = Node::of(&rig).await;
+    let get = async |path: &str| node.ask(&workspace, "GET", path, "", "").await;
+    let (status, listed) = get("/rig/v1/workspaces").await;
+    assert_eq!((status, listed["vms"].as_array().unwrap().len()), (200, 1), "{listed}");
+    assert_eq!(listed["vms"][0]["id"], json!(workspace));
+    assert_eq!(get(&format!("/rig/v1/workspaces/{workspace}")).await.0, 200);
+    assert_eq!(get(&format!("/rig/v1/workspaces/{other}")).await.0, 404);
+    for outside in ["/rig/v1/users/me", "/rig/v1/api-keys", "/rig/v1/audit-log"] {
+        assert_eq!(get(outside).await.0, 403, "{outside}");
+    }
+    for elsewhere in ["/", "/api/v1/workspaces", "/v1/workspaces", "/v1/messages", "/sign-in", "/rig/v2"] {
+        let (status, body) = get(elsewhere).await;
+        assert_eq!((status, &body["error"]["code"]), (404, &json!("not_found")), "{elsewhere}");
+    }
+
+    // To change something takes the key, and this workspace's.
+    let body = json!({"name": "web", "workspace_id": workspace, "port": 8000}).to_string();
+    let create = async |headers: &str| node.ask(&workspace, "POST", "/rig/v1/apps", headers, &body).await;
+    let own = rig.guests.given(&workspace).2;
+    let wrong = [rig.guests.given(&other).2, rig.key.clone(), format!("rb_ws_{}", "a".repeat(43))];
+    for key in ["".to_owned()].into_iter().chain(wrong.map(|key| format!("Authorization: Bearer {key}\r\n")))
+    {
+        let (status, answer) = create(&key).await;
+        assert_eq!((status, &answer["error"]["code"]), (401, &json!("unauthorized")), "{key}: {answer}");
+    }
+    assert_eq!(rig.get("/apps").await.1["apps"], json!([]));
+    let (status, made) = create(&format!("Authorization: Bearer {own}\r\n")).await;
+    assert_eq!(status, 201, "{made}");
+    let open = format!("/rig/v1/apps/{}/visibility", made["app"]["id"].as_str().unwrap());
+    let public = node
+        .ask(
+            &workspace,
+            "PUT",
+            &open,
+            &format!("Authorization: Bearer {own}\r\n"),
+            r#"{"visibility":"public"}"#,
+        )
+        .await;
+    assert_eq!(public.0, 403, "{}", public.1);
+    // Somebody else's key does not even look.
+    assert_eq!(
+        node.ask(
+            &workspace,
+            "GET",
+            "/rig/v1/workspaces",
+            &format!("Authorization: Bearer {}\r\n", rig.key),
+            ""
+        )
+        .await
+        .0,
+        401
+    );
+}
+
+#[tokio::test]
+async fn a_page_in_a_vm_or_a_forger_gets_nothing() {
+    let rig = Rig::new().await;
+    let workspace = rig.running("one").await;
+    let node = Node::of(&rig).await;
+    for header in ["Origin: null", "Sec-Fetch-Site: none", "X-Forwarded-For: 10.0.0.1", "Host: localhost"] {
+        let (status, body) =
+            node.ask(&workspace, "GET", "/rig/v1/workspaces", &format!("{header}\r\n"), "").await;
+        assert!(status == 403 || status == 400, "{header}: {status} {body}");
+    }
+    // Whom the node does not name, nobody is.
+    let mut stream = node.connection("ws-nonsense").await;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+    assert_eq!(node.ask("ws-aaaaaaaa", "GET", "/rig/v1/workspaces", "", "").await.0, 401);
+}
+
+#[tokio::test]
+async fn a_workspace_has_its_number_of_connections_and_keeps_nobody_else_out() {
+    let rig = Rig::new().await;
+    let (workspace, other) = (rig.running("one").await, rig.running("two").await);
+    let node = Node::of(&rig).await;
+    let mut held = Vec::new();
+    for _ in 0..128 {
+        held.push(node.connection(&workspace).await);
+    }
+    let mut one_more = node.connection(&workspace).await;
+    let mut rest = Vec::new();
+    one_more.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(node.ask(&other, "GET", "/rig/v1/workspaces", "", "").await.0, 200);
+    held.clear();
+    // Their ends are noticed a moment later; until then one more is closed without an answer.
+    support::eventually("the places are free again", || async {
+        let mut stream = node.connection(&workspace).await;
+        let request = "GET /rig/v1/apps HTTP/1.1\r\nHost: 172.16.0.1:9090\r\nConnection: close\r\n\r\n";
+        let mut text = String::new();
+        let _ = stream.write_all(request.as_bytes()).await;
+        let _ = stream.read_to_string(&mut text).await;
+        text.starts_with("HTTP/1.1 200")
+    })
+    .await;
+}

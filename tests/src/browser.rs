@@ -1,0 +1,199 @@
+//! A real browser (Chromium, driven by the W3C's WebDriver protocol) signs in to an app, and loses it when it is not shared any more.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::apps::{app, show, user};
+use crate::installation::eventually;
+use crate::{Kept, World};
+
+pub(crate) const PROMISES: &[crate::Promise] = &[(
+    "a_browser_sees_what_its_user_may_see_and_nothing_else",
+    a_browser_sees_what_its_user_may_see_and_nothing_else,
+)];
+
+const PORT: u16 = 9515;
+
+/// Chromium with a profile of its own; it ends with this value.
+struct Browser {
+    driver: Child,
+    client: reqwest::Client,
+    runtime: tokio::runtime::Runtime,
+    session: String,
+}
+
+impl Browser {
+    fn start(world: &World) -> Result<Self> {
+        let log = std::fs::File::create(world.scratch.join("chromedriver.log"))?;
+        let driver = Command::new("chromedriver")
+            .args([&format!("--port={PORT}"), "--allowed-ips=127.0.0.1"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .env("HOME", &world.scratch)
+            .spawn()
+            .context("chromedriver")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build()?;
+        let mut browser = Self { driver, client, runtime, session: String::new() };
+        eventually("chromedriver answers", Duration::from_secs(60), || {
+            let status = browser.ask("GET", "/status", None).ok();
+            Ok(status.filter(|status| status.get("ready") == Some(&json!(true))).map(drop))
+        })?;
+        // Without a sandbox of its own, because tests run as root; the network namespace around it leads nowhere.
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+        ];
+        let wanted = json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome", "goog:chromeOptions": {"args": arguments}}}});
+        let made = browser.ask("POST", "/session", Some(wanted)).context("Chromium does not start")?;
+        browser.session = made.get("sessionId").and_then(Value::as_str).context("no session")?.to_owned();
+        Ok(browser)
+    }
+
+    /// A command of WebDriver (W3C Recommendation, section 6); its value.
+    fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+        let url = format!("http://127.0.0.1:{PORT}{path}");
+        let mut request = self.client.request(method.parse()?, url);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let (status, answer) = self.runtime.block_on(async {
+            let answer = request.send().await?;
+            Ok::<_, reqwest::Error>((answer.status(), answer.json::<Value>().await?))
+        })?;
+        let value = answer.get("value").cloned().unwrap_or_default();
+        ensure!(status.is_success(), "{method} {path}: {value}");
+        Ok(value)
+    }
+
+    fn command(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+        self.ask(method, &format!("/session/{}{path}", self.session), body)
+    }
+
+    /// Goes to an address and waits until the page is there.
+    fn go(&self, url: &str) -> Result<()> {
+        self.command("POST", "/url", Some(json!({"url": url}))).map(drop)
+    }
+
+    fn url(&self) -> Result<String> {
+        Ok(self.command("GET", "/url", None)?.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The text that somebody would see.
+    fn text(&self) -> Result<String> {
+        Ok(self.run("return document.body.innerText")?.as_str().unwrap_or_default().to_owned())
+    }
+
+    fn run(&self, script: &str) -> Result<Value> {
+        self.command("POST", "/execute/sync", Some(json!({"script": script, "args": []})))
+    }
+
+    /// Runs a script whose promise's value is the answer.
+    fn wait_for(&self, script: &str) -> Result<Value> {
+        let script = format!(
+            "const done = arguments[arguments.length - 1]; ({script})().then(done, e => done(String(e)));"
+        );
+        self.command("POST", "/execute/async", Some(json!({"script": script, "args": []})))
+    }
+
+    fn find(&self, selector: &str) -> Result<String> {
+        let found =
+            self.command("POST", "/element", Some(json!({"using": "css selector", "value": selector})))?;
+        let ids = found.as_object().context("no element")?;
+        Ok(ids.values().next().and_then(Value::as_str).context("no element")?.to_owned())
+    }
+
+    fn click(&self, selector: &str) -> Result<()> {
+        let element = self.find(selector)?;
+        self.command("POST", &format!("/element/{element}/click"), Some(json!({}))).map(drop)
+    }
+
+    fn type_into(&self, selector: &str, text: &str) -> Result<()> {
+        let element = self.find(selector)?;
+        self.command("POST", &format!("/element/{element}/value"), Some(json!({"text": text}))).map(drop)
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !self.session.is_empty() {
+            let _ = self.command("DELETE", "", None);
+        }
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+const FRIEND: &str = "reader@example.org";
+
+fn a_browser_sees_what_its_user_may_see_and_nothing_else(world: &World) -> Kept {
+    let private = app(world, "private-page", 8000)?;
+    let sibling = app(world, "sibling", 8000)?;
+    user(world, FRIEND)?;
+    show(world, &private, "privileged", &[FRIEND])?;
+    show(world, &sibling, "public", &[])?;
+    let browser = Browser::start(world)?;
+
+    // Nobody is signed in: the way leads to the console, over the letter's link, and back to the very page.
+    browser.go("http://private-page.rigbox.localhost:7080/index.html?a=b")?;
+    ensure!(browser.url()?.starts_with("http://console.localhost:7070/sign-in?app="), "{}", browser.url()?);
+    let asked = browser.url()?;
+    let (_, query) = asked.split_once('?').context("no query")?;
+    browser.type_into("input[name=email]", FRIEND)?;
+    browser.click("button")?;
+    ensure!(browser.text()?.contains("a link is on its way"), "{}", browser.text()?);
+    // As the letter's link does; the letter itself is another test's.
+    let link = world.admin(&["login-link", FRIEND])?;
+    browser.go(&format!("{link}&{query}"))?;
+    browser.click("form[action='/sign-in/link'] button")?;
+    browser.click("a[href^='/open/']")?;
+    eventually("the page of the app", Duration::from_secs(20), || {
+        Ok((browser.url()? == "http://private-page.rigbox.localhost:7080/index.html?a=b").then_some(()))
+    })?;
+    ensure!(browser.text()?.contains("hello from the app"), "{}", browser.text()?);
+    // What the page itself asks is answered; its scripts do not see the session.
+    let own = browser.wait_for("async () => (await fetch('/index.html')).status")?;
+    ensure!(own == json!(200), "{own}");
+    let cookies = browser.run("return document.cookie")?;
+    ensure!(cookies == json!(""), "a script sees {cookies}");
+
+    // A page of a sibling app is another site to it, though a browser sends the cookie along.
+    browser.go("http://sibling.rigbox.localhost:7080/")?;
+    ensure!(browser.text()?.contains("hello from the app"), "a public app needs no sign-in");
+    let across = "async () => { try { const r = await fetch('http://private-page.rigbox.localhost:7080/', \
+                  {credentials: 'include', mode: 'no-cors'}); return r.type + ' ' + r.status; } catch (e) { return 'refused'; } }";
+    browser.wait_for(across)?;
+    let framed = "async () => { const f = document.createElement('img'); return await new Promise(r => { f.onload = () => r('seen'); \
+                  f.onerror = () => r('not seen'); f.src = 'http://private-page.rigbox.localhost:7080/index.html'; document.body.append(f); }); }";
+    ensure!(browser.wait_for(framed)? == json!("not seen"), "a sibling's page shows what is private");
+    let socket = "async () => await new Promise(r => { const s = new WebSocket('ws://private-page.rigbox.localhost:7080/'); \
+                  s.onopen = () => r('open'); s.onerror = () => r('refused'); })";
+    ensure!(browser.wait_for(socket)? == json!("refused"), "a sibling's page opens a WebSocket");
+
+    // It is not shared any more.
+    show(world, &private, "private", &[])?;
+    browser.go("http://private-page.rigbox.localhost:7080/index.html")?;
+    ensure!(!browser.text()?.contains("hello from the app"), "{}", browser.text()?);
+    show(world, &private, "privileged", &[FRIEND])?;
+    browser.go("http://private-page.rigbox.localhost:7080/index.html")?;
+    ensure!(browser.text()?.contains("hello from the app"), "it is shared again: {}", browser.text()?);
+    // Signing out on the console ends it everywhere.
+    browser.go("http://console.localhost:7070/sign-in")?;
+    browser.click("form[action='/sign-out'] button")?;
+    browser.go("http://private-page.rigbox.localhost:7080/index.html")?;
+    ensure!(!browser.text()?.contains("hello from the app"), "signed out: {}", browser.text()?);
+    for app in [private, sibling] {
+        world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    }
+    Ok(())
+}
