@@ -29,6 +29,7 @@ use crate::service::machine::Machine;
 use crate::service::sign_in::SignIn;
 use crate::service::users::Users;
 use crate::service::visitors::Visitors;
+use crate::service::workspace_logs::WorkspaceLogs;
 use crate::service::workspaces::Workspaces;
 
 mod api_keys;
@@ -55,6 +56,7 @@ mod routes;
 mod shapes;
 mod templates;
 mod users;
+mod workspace_logs;
 mod workspaces;
 
 use extract::Caller;
@@ -75,6 +77,7 @@ pub(crate) struct Parts {
     pub(crate) sign_in: SignIn,
     pub(crate) users: Users,
     pub(crate) visitors: Visitors,
+    pub(crate) workspace_logs: WorkspaceLogs,
     pub(crate) workspaces: Workspaces,
     pub(crate) guests: Guests,
     pub(crate) machine: Machine,

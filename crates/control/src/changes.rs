@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use tracing::info;
 
 use crate::clock;
+use crate::service::workspace_logs::WorkspaceLogs;
 
 /// Waiters that fall further behind look at the database again.
 const BACKLOG: usize = 1024;
@@ -15,12 +16,18 @@ const BACKLOG: usize = 1024;
 #[derive(Clone)]
 pub(crate) struct Lives {
     store: Store,
+    logs: WorkspaceLogs,
     changed: broadcast::Sender<WorkspaceId>,
 }
 
 impl Lives {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, changed: broadcast::channel(BACKLOG).0 }
+        Self { logs: WorkspaceLogs::new(store.clone()), store, changed: broadcast::channel(BACKLOG).0 }
+    }
+
+    /// The workspaces' own logs.
+    pub(crate) fn logs(&self) -> &WorkspaceLogs {
+        &self.logs
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -55,6 +62,7 @@ impl Lives {
                 if life.status != workspace.life.status {
                     let failure = life.failure.as_ref().map(|failure| failure.code.as_str());
                     info!(workspace = %id, from = %workspace.life.status, to = %life.status, failure, "moved");
+                    self.logs.add(id, now, told(&life)).await;
                 }
                 workspace.life = life;
                 workspace.revision += 1;
@@ -63,5 +71,13 @@ impl Lives {
                 return Ok(Some(workspace));
             }
         }
+    }
+}
+
+/// What its owner reads of a new state.
+fn told(life: &Lifecycle) -> String {
+    match &life.failure {
+        Some(failure) => format!("the workspace is {}: {}", life.status, failure.message),
+        None => format!("the workspace is {}", life.status),
     }
 }

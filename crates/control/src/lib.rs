@@ -239,6 +239,7 @@ async fn serve(
         environments: service::environment::Environments::new(lives.clone(), deliveries),
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
         users: service::users::Users::new(store.clone(), node.clone(), config.plans),
+        workspace_logs: lives.logs().clone(),
         workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone(), config.plans),
         guests: service::guests::Guests::new(lives.clone(), guests),
         machine: service::machine::Machine::new(node),

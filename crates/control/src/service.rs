@@ -13,6 +13,7 @@ pub(crate) mod networks;
 pub(crate) mod sign_in;
 pub(crate) mod users;
 pub(crate) mod visitors;
+pub(crate) mod workspace_logs;
 pub(crate) mod workspaces;
 
 use rigbox_core::plans::Machine;

@@ -5,8 +5,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::Rig;
 
 #[tokio::test]
@@ -227,4 +229,39 @@ async fn without_its_node_the_api_says_when_to_come_back() {
         rig.send(rig.client.get(rig.url("/readyz"))).await.status == 503
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_workspaces_log_tells_what_has_become_of_it_and_goes_on() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let path = format!("/workspaces/{id}/logs");
+    let messages = |body: &Value| -> Vec<String> {
+        let lines = body["lines"].as_array().unwrap();
+        lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
+    };
+    let (_, log) = rig.get(&path).await;
+    let said = ["provisioned", "starting", "running"].map(|status| format!("the workspace is {status}"));
+    assert_eq!(messages(&log), said);
+    assert_eq!((&log["lines"][2]["line_number"], &log["has_more"]), (&json!(3), &json!(false)));
+    assert_eq!(messages(&rig.get(&format!("{path}?lines=1")).await.1), ["the workspace is running"]);
+
+    let mut stream = rig.begin(rig.request(Method::GET, &format!("{path}/stream?cursor=2"))).await;
+    let mut next = async || {
+        let chunk =
+            tokio::time::timeout(Duration::from_secs(5), stream.chunk()).await.unwrap().unwrap().unwrap();
+        String::from_utf8(chunk.to_vec()).unwrap()
+    };
+    let first = next().await;
+    assert!(first.contains("id: 3\n") && first.contains("the workspace is running"), "{first}");
+    rig.post(&format!("/workspaces/{id}/stop")).await;
+    let second = next().await;
+    assert!(second.contains("id: 4\n") && second.contains("the workspace is stopping"), "{second}");
+    let cursor = log["cursor"].as_str().unwrap();
+    rig.until(&id, "stopped").await;
+    let (_, rest) = rig.get(&format!("{path}?cursor={cursor}")).await;
+    assert_eq!(messages(&rest), ["the workspace is stopping", "the workspace is stopped"]);
+    for bad in ["lines=0", "cursor=x", "cursor=-1"] {
+        assert_eq!(rig.get(&format!("{path}?{bad}")).await.0, 400, "{bad}");
+    }
 }

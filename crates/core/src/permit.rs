@@ -183,6 +183,8 @@ actions! {
     ReadApp, "app.read", Workspace, Some(Role::Read), true;
     /// Make, change, start, stop or delete apps.
     ManageApp, "app.manage", Workspace, Some(Role::Operate), true;
+    /// Read a workspace's own log.
+    ReadLogs, "log.read", Workspace, Some(Role::Read), true;
     /// Read what listens in a workspace.
     ReadPorts, "port.read", Workspace, Some(Role::Read), true;
     /// Read what may pass between a workspace and the network.
@@ -363,6 +365,7 @@ mod tests {
             ListApps, Target::Account, true, true, true;
             ReadApp, mine(1), true, true, true;
             ManageApp, mine(1), false, true, true;
+            ReadLogs, mine(1), true, true, true;
             ReadPorts, mine(1), true, true, true;
             ReadNetwork, mine(1), true, true, true;
             WriteNetwork, mine(1), false, true, false;

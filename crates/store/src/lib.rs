@@ -31,6 +31,7 @@ mod user_limits;
 mod users;
 mod vault;
 mod workspace_keys;
+mod workspace_log;
 mod workspaces;
 
 pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
@@ -45,6 +46,7 @@ pub use networks::{EgressMode, EgressSettings, NetworkSettings};
 pub use rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use users::User;
+pub use workspace_log::LogEntry;
 pub use workspaces::{Page, Quota, Usage, Workspace};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

@@ -132,8 +132,11 @@ pub(super) struct LogLine {
 impl LogLine {
     fn new(number: usize, line: Line) -> Self {
         let moment = line.at_us.map(|us| rigbox_core::time::Moment::from_unix_ms(us / 1000));
-        let line_number = u32::try_from(number + 1).unwrap_or(u32::MAX);
-        Self { line_number, message: line.message, timestamp: moment.map(date) }
+        Self::of(u32::try_from(number + 1).unwrap_or(u32::MAX), line.message, moment.map(date))
+    }
+
+    pub(super) fn of(line_number: u32, message: String, timestamp: Option<OffsetDateTime>) -> Self {
+        Self { line_number, message, timestamp }
     }
 }
 

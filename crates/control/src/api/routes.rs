@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use super::extract::Caller;
 use super::{
     App, api_keys, app_services, apps, audit, auth, doctor, document, environment, error, exec, exec_socket,
-    files, health, limits, machine, pages, templates, users, workspaces,
+    files, health, limits, machine, pages, templates, users, workspace_logs, workspaces,
 };
 
 use crate::auth::AuthError;
@@ -208,6 +208,8 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::stop))
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::cancel))
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::retry))
+        .action::<permit::ReadLogs>(Class::Workspaces, routes!(workspace_logs::logs))
+        .action::<permit::ReadLogs>(Class::Workspaces, routes!(workspace_logs::log_stream))
         .action::<permit::Exec>(Class::Workspaces, routes!(exec::exec))
         .action::<permit::Exec>(Class::Workspaces, routes!(exec_socket::exec_socket))
         .action::<permit::ReadFiles>(Class::Workspaces, routes!(files::read))

@@ -135,6 +135,8 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/api/v1/apps/{id}/health", App, &[200]).read().within(),
     row("GET", "/api/v1/apps/{id}/logs", App, &[200]).read().within(),
     row("GET", "/api/v1/apps/{id}/logs/stream", App, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces/{id}/logs", Workspace, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces/{id}/logs/stream", Workspace, &[200]).read().within(),
     row("GET", "/api/v1/workspaces/{id}/listening-ports", Workspace, &[200]).read().within(),
     row("POST", "/api/v1/workspaces/{id}/expose-port", Workspace, &[200])
         .operate()

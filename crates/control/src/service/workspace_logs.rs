@@ -1,0 +1,64 @@
+//! A workspace's own log: what has become of it, and what its network refused it. Written beside what happens: nothing waits for it.
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_core::permit::{Permit, ReadLogs};
+use rigbox_core::time::Moment;
+use rigbox_store::{LogEntry, Store};
+use tokio::sync::broadcast;
+use tracing::warn;
+
+use super::workspaces::{Problem, id_of};
+
+/// Readers that fall further behind look at the database again.
+const BACKLOG: usize = 256;
+
+#[derive(Clone)]
+pub(crate) struct WorkspaceLogs {
+    store: Store,
+    written: broadcast::Sender<WorkspaceId>,
+}
+
+impl WorkspaceLogs {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, written: broadcast::channel(BACKLOG).0 }
+    }
+
+    /// Adds a line.
+    pub(crate) async fn add(&self, id: &WorkspaceId, at: Moment, message: String) {
+        match self.store.log(id, &[(at, message)]).await {
+            // Nobody reading is fine.
+            Ok(()) => drop(self.written.send(id.clone())),
+            Err(error) => warn!(workspace = %id, %error, "a line of the workspace's log is lost"),
+        }
+    }
+
+    /// The lines after `after`, or the last ones.
+    pub(crate) fn lines(
+        &self,
+        permit: &Permit<ReadLogs>,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<LogEntry>, Problem> {
+        Ok(self.store.log_of(id_of(permit)?, after, limit)?)
+    }
+
+    /// Waits until something may have been written to the permit's workspace; `false` when nothing will be any more.
+    pub(crate) async fn news(
+        &self,
+        permit: &Permit<ReadLogs>,
+        written: &mut broadcast::Receiver<WorkspaceId>,
+    ) -> bool {
+        loop {
+            match written.recv().await {
+                Ok(id) if permit.workspace() == Some(&id) => return true,
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => return true,
+                Err(broadcast::error::RecvError::Closed) => return false,
+            }
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<WorkspaceId> {
+        self.written.subscribe()
+    }
+}
