@@ -3,6 +3,7 @@
 
 mod api;
 mod bare;
+mod edge;
 mod exec;
 mod host;
 mod http;
@@ -40,9 +41,14 @@ enum Name {
     Spawn,
     /// The list of workspaces over HTTP: how fast, and what guarding it costs.
     Api,
+    /// The proxy of apps beside nginx.
+    Edge,
     /// A server of `api` (started by it).
     #[value(hide = true)]
     ServeApi,
+    /// The server of `edge` (started by it).
+    #[value(hide = true)]
+    ServeEdge,
 }
 
 fn main() -> Result<()> {
@@ -50,7 +56,9 @@ fn main() -> Result<()> {
     match arguments.name {
         Name::Spawn => spawn(&arguments),
         Name::Api => report::print("api", &api::measure(arguments.rounds)?, arguments.json),
+        Name::Edge => report::print("edge", &edge::measure(arguments.rounds)?, arguments.json),
         Name::ServeApi => api::serve(),
+        Name::ServeEdge => edge::serve(),
     }
 }
 

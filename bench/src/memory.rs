@@ -22,3 +22,10 @@ fn pss_kb(pid: u32) -> Result<u32> {
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss in smaps_rollup")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
+
+/// Memory that is in use by a process, shared pages in full, kB.
+pub(crate) fn rss_kb(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in status")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

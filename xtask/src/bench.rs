@@ -9,7 +9,10 @@ use crate::{build, image};
 
 pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
     // Only what starts VMs needs what VMs are made of.
-    if name == "api" {
+    if name == "edge" {
+        build::install_packages(&[&["nginx-light", "wrk"]])?;
+    }
+    if matches!(name, "api" | "edge") {
         build::bench()?;
     } else {
         build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;

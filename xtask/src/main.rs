@@ -9,6 +9,7 @@ mod schemathesis;
 mod steps;
 mod test;
 mod up;
+mod websocket_clients;
 
 use std::path::PathBuf;
 

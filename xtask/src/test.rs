@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::build::{self, cargo, run};
 use crate::place::program;
 use crate::steps::step;
-use crate::{image, schemathesis};
+use crate::{image, schemathesis, websocket_clients};
 
 /// What the tests need of Debian: a mail server and a browser.
 const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd", "chromium", "chromium-driver"];
@@ -42,7 +42,13 @@ impl Counts {
 
 /// Runs all tests; fails when one failed.
 pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
-    let packages = [build::RUN_PACKAGES, TEST_PACKAGES, rigbox_image::HOST_PACKAGES, schemathesis::PACKAGES];
+    let packages = [
+        build::RUN_PACKAGES,
+        TEST_PACKAGES,
+        rigbox_image::HOST_PACKAGES,
+        schemathesis::PACKAGES,
+        websocket_clients::PACKAGES,
+    ];
     build::install_packages(&packages)?;
     let remedy = "read the message above";
     if filter.is_none() {
@@ -69,6 +75,7 @@ pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
         // The whole workspace, as it was built: a part of it would be built anew with other features. (The end-to-end suite has no
         // unit tests, see its Cargo.toml.)
         units.args(["test", "--release", "--workspace", "--no-fail-fast"]);
+        units.env("RIGBOX_WEBSOCKET_CLIENTS", websocket_clients::install()?);
         let ended = step("unit tests", remedy, || watch(units.env_remove("RUST_BACKTRACE"), &mut counts))?;
         broken.extend((!ended).then_some("unit tests"));
     }

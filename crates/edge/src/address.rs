@@ -9,6 +9,7 @@ const OURS: &str = ".rigbox";
 const DECODINGS: usize = 3;
 /// What a token consists of after its prefix (see `rigbox_store::secret`).
 const DIGITS: usize = 43;
+const SHORTEST_TOKEN: usize = 3 + DIGITS;
 /// The longest first: one is the beginning of another.
 const PREFIXES: [&[u8]; 6] = [b"rb_ws_", b"rbd_", b"rbs_", b"rbl_", b"rbv_", b"rb_"];
 
@@ -100,6 +101,9 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Whether a token of the platform stands in an address, as written or percent-encoded.
 pub(crate) fn has_token(address: &str) -> bool {
+    if address.len() < SHORTEST_TOKEN {
+        return false;
+    }
     if find_token(address.as_bytes()) {
         return true;
     }

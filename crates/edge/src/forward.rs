@@ -51,7 +51,7 @@ pub(crate) async fn forward(leave: Leave<'_>, request: Request<Incoming>) -> Ans
     let forwarded = if facts::is_websocket(&request) {
         websocket::open(leave, request).await
     } else {
-        send(leave, request).await
+        send(leave, request, wanted).await
     };
     forwarded.unwrap_or_else(|failed| failure(core, &route, &failed).said(wanted))
 }
@@ -72,12 +72,11 @@ fn failure(core: &Core, route: &Route, failed: &Failed) -> Message {
     message
 }
 
-async fn send(leave: Leave<'_>, request: Request<Incoming>) -> Result<Answer, Failed> {
+async fn send(leave: Leave<'_>, request: Request<Incoming>, wanted: Wanted) -> Result<Answer, Failed> {
     let Leave { core, client, host, decided } = leave;
     let exchange = Arc::clone(&decided.exchange);
     // HTTP/2 goes to the app only for what needs it.
-    let grpc = request.version() == Version::HTTP_2 && facts::is_grpc(request.headers());
-    let wanted = Wanted::by(request.headers());
+    let grpc = request.version() == Version::HTTP_2 && wanted == Wanted::Grpc;
     let request = for_app(core, client, host, &decided, request, grpc);
     let (response, back) = if grpc {
         (shared(core, &decided, request).await?, None)

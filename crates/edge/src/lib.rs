@@ -26,6 +26,7 @@ mod remembered;
 mod route;
 mod serve;
 mod strict;
+mod tls;
 mod watch;
 mod websocket;
 
@@ -45,10 +46,17 @@ use dial::Dial;
 use exchange::Exchanges;
 use line::{Clock, Lines, Patience, TICK};
 use pool::Pool;
+use serve::Entrance;
+use tls::Certificates;
+pub use tls::TlsError;
 use watch::AssertionKeys;
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 4096;
+/// Enough for the default of [`Limits::connections`].
+const DESCRIPTORS: u64 = 131_072;
+/// Those that are not a client's connection or the one to its app.
+const DESCRIPTORS_BESIDE: usize = 512;
 /// How many ticks it is until waiting connections to apps and ended credentials are looked at.
 const SLOW: u32 = 4;
 
@@ -67,6 +75,17 @@ pub struct Config {
     pub cores: Option<NonZeroUsize>,
     /// What clients and apps are held to.
     pub limits: Limits,
+    /// With it, `listen` only sends clients there.
+    pub tls: Option<Tls>,
+}
+
+/// TLS with clients.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Where clients come in.
+    pub listen: SocketAddr,
+    /// Certificates and keys in PEM: `0.crt`, `0.key`, `1.crt` and so on. Looked at again every few seconds.
+    pub folder: PathBuf,
 }
 
 /// What clients and apps are held to.
@@ -116,6 +135,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// TLS cannot be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The TLS library refuses its settings.
+    #[error("TLS: {0}")]
+    TlsSettings(String),
     /// A core's thread cannot be made, or ended.
     #[error("a thread of the role failed: {0}")]
     Thread(String),
@@ -146,6 +171,9 @@ impl Core {
 pub struct Bound {
     config: Config,
     listeners: Vec<TcpListener>,
+    /// As many, if there is TLS.
+    tls_listeners: Vec<TcpListener>,
+    descriptors: usize,
 }
 
 /// Listens for clients.
@@ -155,15 +183,24 @@ pub struct Bound {
 pub fn bind(mut config: Config) -> Result<Bound, Error> {
     let cores =
         config.cores.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let listeners = listen_all(&mut config.listen, cores)?;
+    let tls_listeners = match &mut config.tls {
+        Some(tls) => listen_all(&mut tls.listen, cores)?,
+        None => Vec::new(),
+    };
+    Ok(Bound { config, listeners, tls_listeners, descriptors: descriptors() })
+}
+
+/// One socket for each core. The first may choose the port.
+fn listen_all(address: &mut SocketAddr, cores: usize) -> Result<Vec<TcpListener>, Error> {
     let mut listeners = Vec::with_capacity(cores);
     for _ in 0..cores {
-        let made = listen(config.listen).and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (address, listener) = made.map_err(|source| Error::Listen { address: config.listen, source })?;
-        // The first may have chosen the port.
-        config.listen = address;
+        let made = listen(*address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (chosen, listener) = made.map_err(|source| Error::Listen { address: *address, source })?;
+        *address = chosen;
         listeners.push(listener);
     }
-    Ok(Bound { config, listeners })
+    Ok(listeners)
 }
 
 /// A socket that shares its address with those of the other cores.
@@ -184,43 +221,35 @@ impl Bound {
         self.config.listen
     }
 
+    /// Where clients come in that speak TLS.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.config.tls.as_ref().map(|tls| tls.listen)
+    }
+
     /// Serves until `shutdown`.
     ///
     /// # Errors
-    /// [`Error::Thread`]
+    /// [`Error::Thread`], [`Error::Tls`]
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let clock = Clock::new();
-        let control = Arc::new(Control::new(&self.config.gateway_socket));
-        let assertion_keys = Arc::new(AssertionKeys::new("{\"keys\":[]}".to_owned()));
-        let most = self.config.limits.connections.div_ceil(self.listeners.len().max(1));
-        let domain: Arc<str> = format!(".{}", self.config.domain).into();
-        let cores: Vec<Arc<Core>> = self
-            .listeners
-            .iter()
-            .map(|_| {
-                let limits = self.config.limits;
-                let patience = Patience { head: limits.head, between: limits.between };
-                let dial = Dial { socket: self.config.dial_socket.clone(), patience: limits.connect };
-                Arc::new(Core {
-                    control: Arc::clone(&control),
-                    assertion_keys: Arc::clone(&assertion_keys),
-                    clock: Arc::clone(&clock),
-                    lines: Lines::new(Arc::clone(&clock), patience, most),
-                    exchanges: Exchanges::new(Arc::clone(&clock)),
-                    pool: Pool::new(Arc::clone(&clock), dial),
-                    limits,
-                    domain: Arc::clone(&domain),
-                })
-            })
-            .collect();
+        let certificates = match &self.config.tls {
+            Some(tls) => Some(Certificates::load(&tls.folder)?),
+            None => None,
+        };
+        let (plain, tls) = entrances(&self.config, certificates.as_ref())?;
+        let cores = self.cores();
         let (stop, stopped) = latest::channel(false);
+        let mut tls_listeners = self.tls_listeners.into_iter();
         let threads = cores
             .iter()
             .zip(self.listeners)
-            .map(|(core, listener)| thread(Arc::clone(core), listener, stopped.clone()))
+            .map(|(core, listener)| {
+                let mut doors = vec![(listener, plain.clone())];
+                doors.extend(tls_listeners.next().zip(tls.clone()));
+                thread(Arc::clone(core), doors, stopped.clone())
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let watching = tokio::spawn(watch::watch(cores.clone()));
-        let ticking = tokio::spawn(tick(cores));
+        let ticking = tokio::spawn(tick(cores, certificates));
         shutdown.await;
         stop.send_replace(true);
         let ended = tokio::task::spawn_blocking(move || {
@@ -231,19 +260,81 @@ impl Bound {
         ticking.abort();
         ended.map_err(Error::Thread)
     }
+
+    fn cores(&self) -> Vec<Arc<Core>> {
+        let (clock, limits) = (Clock::new(), self.config.limits);
+        let control = Arc::new(Control::new(&self.config.gateway_socket));
+        let assertion_keys = Arc::new(AssertionKeys::new("{\"keys\":[]}".to_owned()));
+        let most = limits
+            .connections
+            .min(self.descriptors.saturating_sub(DESCRIPTORS_BESIDE) / 2)
+            .div_ceil(self.listeners.len().max(1));
+        let domain: Arc<str> = format!(".{}", self.config.domain).into();
+        let patience = Patience { head: limits.head, between: limits.between };
+        let core = |_| {
+            let dial = Dial { socket: self.config.dial_socket.clone(), patience: limits.connect };
+            Arc::new(Core {
+                control: Arc::clone(&control),
+                assertion_keys: Arc::clone(&assertion_keys),
+                clock: Arc::clone(&clock),
+                lines: Lines::new(Arc::clone(&clock), patience, most),
+                exchanges: Exchanges::new(Arc::clone(&clock)),
+                pool: Pool::new(Arc::clone(&clock), dial),
+                limits,
+                domain: Arc::clone(&domain),
+            })
+        };
+        self.listeners.iter().map(core).collect()
+    }
+}
+
+/// What stands at the two ports.
+fn entrances(
+    config: &Config,
+    certificates: Option<&Arc<Certificates>>,
+) -> Result<(Entrance, Option<Entrance>), Error> {
+    let (Some(certificates), Some(tls)) = (certificates, &config.tls) else {
+        return Ok((Entrance::Plain, None));
+    };
+    let acceptor = tls::acceptor(Arc::clone(certificates));
+    let acceptor = acceptor.map_err(|error| Error::TlsSettings(error.to_string()))?;
+    Ok((Entrance::ToTls(tls.listen.port()), Some(Entrance::Tls(acceptor))))
+}
+
+/// As many descriptors as this process can have, which it takes: root may raise the limit.
+fn descriptors() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let all = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
+    let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.max(DESCRIPTORS));
+    let taken = setrlimit(Resource::Nofile, all(wanted)).map(|()| wanted);
+    let taken = taken.or_else(|_| {
+        let maximum = maximum.unwrap_or(wanted);
+        setrlimit(Resource::Nofile, all(maximum)).map(|()| maximum)
+    });
+    taken.ok().and_then(|taken| usize::try_from(taken).ok()).unwrap_or(1024)
 }
 
 type Joined = std::thread::JoinHandle<Result<(), String>>;
 
-fn thread(core: Arc<Core>, listener: TcpListener, stopped: latest::Receiver<bool>) -> Result<Joined, Error> {
+/// One core at work: `doors` are where its clients come in.
+fn thread(
+    core: Arc<Core>,
+    doors: Vec<(TcpListener, Entrance)>,
+    stopped: latest::Receiver<bool>,
+) -> Result<Joined, Error> {
     let body = move || -> Result<(), String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| error.to_string())?;
         runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
-            serve::serve(core, listener, stopped).await;
+            let doors = doors.into_iter().map(|(listener, entrance)| {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                Ok(serve::serve(Arc::clone(&core), listener, entrance, stopped.clone()))
+            });
+            let doors = doors.collect::<io::Result<Vec<_>>>().map_err(|error| error.to_string())?;
+            futures_util::future::join_all(doors).await;
             Ok(())
         })
     };
@@ -252,7 +343,7 @@ fn thread(core: Arc<Core>, listener: TcpListener, stopped: latest::Receiver<bool
 }
 
 /// Lets time pass: what has been silent for too long ends, and who was let in for a time is looked at again.
-async fn tick(cores: Vec<Arc<Core>>) {
+async fn tick(cores: Vec<Arc<Core>>, certificates: Option<Arc<Certificates>>) {
     let mut ticks = tokio::time::interval(TICK);
     let mut count: u32 = 0;
     loop {
@@ -260,6 +351,9 @@ async fn tick(cores: Vec<Arc<Core>>) {
         count = count.wrapping_add(1);
         let slow = count.is_multiple_of(SLOW);
         let now = control::now_ms();
+        if let Some(certificates) = certificates.as_ref().filter(|_| slow) {
+            certificates.look_again();
+        }
         for core in &cores {
             core.clock.tick();
             core.lines.close_overdue();

@@ -24,6 +24,9 @@ pub(crate) const FRESH_MS: u64 = 1_000;
 /// Largest head of an answer, bytes.
 const LARGEST_HEAD: usize = 64 * 1024;
 
+/// What is read at once: larger pieces leave the processor's caches before they are written.
+const BUFFER: usize = 64 * 1024;
+
 /// Sends requests on a connection that speaks HTTP/1.1.
 pub(crate) type Sender = http1::SendRequest<Up>;
 /// Sends requests on one that speaks HTTP/2, which many share.
@@ -82,6 +85,7 @@ impl Pool {
         let stream = self.dial.dial(permit, upstream).await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(LARGEST_HEAD)
+            .max_buf_size(BUFFER)
             .handshake::<_, Up>(TokioIo::new(stream))
             .await?;
         // Its errors are those of its requests.

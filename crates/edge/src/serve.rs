@@ -13,11 +13,11 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::Core;
 use crate::exchange::Busy;
 use crate::handle::{Client, handle};
-use crate::line::Place;
 use crate::strict::{Strict, Switch};
 
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
@@ -37,15 +37,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// For what is under way when the role ends.
 const END_WITHIN: Duration = Duration::from_secs(3);
 
+/// What stands at a port.
+#[derive(Clone)]
+pub(crate) enum Entrance {
+    Plain,
+    /// Clients are sent to that port.
+    ToTls(u16),
+    Tls(TlsAcceptor),
+}
+
 /// Takes connections until `stopped`.
-pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    core: Arc<Core>,
+    listener: TcpListener,
+    entrance: Entrance,
+    mut stopped: watch::Receiver<bool>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopped.wait_for(|stopped| *stopped) => break,
         };
         match accepted {
-            Ok((stream, peer)) => take(&core, stream, peer, &stopped),
+            Ok((stream, peer)) => take(&core, stream, peer, &entrance, &stopped),
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be taken");
                 tokio::time::sleep(PAUSE).await;
@@ -61,14 +75,37 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, mut stopped: w
     drop(tokio::time::timeout(END_WITHIN, empty).await);
 }
 
-fn take(core: &Arc<Core>, stream: TcpStream, peer: SocketAddr, stopped: &watch::Receiver<bool>) {
+fn take(
+    core: &Arc<Core>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    entrance: &Entrance,
+    stopped: &watch::Receiver<bool>,
+) {
     // Too many: closed at once, which the client may try again.
     let Some(place) = core.lines.open() else { return };
     let _ = stream.set_nodelay(true);
     let _ =
         sockopt::set_socket_keepalive(&stream, true).and_then(|()| sockopt::set_tcp_keepidle(&stream, ALIVE));
     let key = place.key();
-    let served = connection(Arc::clone(core), stream, peer, place, stopped.clone());
+    let client = Client {
+        address: Client::address(peer.ip()),
+        switch: Arc::new(Switch::default()),
+        place: Arc::new(place),
+        to_tls: if let Entrance::ToTls(port) = entrance { Some(*port) } else { None },
+    };
+    let (core_of_it, stopped) = (Arc::clone(core), stopped.clone());
+    let acceptor = if let Entrance::Tls(acceptor) = entrance { Some(acceptor.clone()) } else { None };
+    let served = async move {
+        match acceptor {
+            // Boxed: it is large, and over when the connection begins.
+            Some(acceptor) => {
+                let stream = Box::pin(acceptor.accept(stream)).await?;
+                connection(core_of_it, stream, client, stopped).await
+            }
+            None => connection(core_of_it, stream, client, stopped).await,
+        }
+    };
     let task = tokio::spawn(async move {
         if let Err(error) = served.await {
             tracing::debug!(%error, "a client's connection ended");
@@ -79,25 +116,8 @@ fn take(core: &Arc<Core>, stream: TcpStream, peer: SocketAddr, stopped: &watch::
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-async fn connection(
-    core: Arc<Core>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    place: Place,
-    stopped: watch::Receiver<bool>,
-) -> Result<(), Error> {
-    let place = Arc::new(place);
-    let client = |to_tls| Client {
-        address: Client::address(peer.ip()),
-        switch: Arc::new(Switch::default()),
-        place: Arc::clone(&place),
-        to_tls,
-    };
-    plain(core, stream, client(None), stopped).await
-}
-
 /// Serves what is not encrypted, or not any more.
-async fn plain<S>(
+async fn connection<S>(
     core: Arc<Core>,
     mut stream: S,
     client: Client,

@@ -49,6 +49,25 @@ struct Apps {
     listen: SocketAddr,
     /// Apps are at `<app>.<domain>`; not the domain that the console is below.
     domain: String,
+    /// With it, clients come in there, and `listen` sends them there.
+    tls: Option<AppsTls>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppsTls {
+    listen: SocketAddr,
+    /// Each is used for the names that stand in it.
+    certificates: Vec<Certificate>,
+}
+
+/// Files in PEM; what root may read will do.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Certificate {
+    /// With the chain that leads to it.
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -122,7 +141,11 @@ impl Default for Api {
 
 impl Default for Apps {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7080)), domain: "rigbox.localhost".to_owned() }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7080)),
+            domain: "rigbox.localhost".to_owned(),
+            tls: None,
+        }
     }
 }
 
@@ -150,6 +173,8 @@ const RANGES: u32 = 4_090;
 const BRIDGE_SOCKET: &str = "control/bridge.sock";
 /// Below the run folder: where control listens for gateways.
 const GATEWAY_SOCKET: &str = "control/gateway.sock";
+/// Below the run folder: copies of certificates and keys for edge.
+const TLS_FOLDER: &str = "edge/tls";
 /// Below the run folder: where the node listens for gateways.
 const DIAL_SOCKET: &str = "node/dial.sock";
 /// Of an installation's uids, those for roles.
@@ -274,13 +299,17 @@ impl Installation {
 
     /// Settings of edge, whose root is the run folder.
     pub(crate) fn edge(&self) -> Result<rigbox_edge::Config> {
-        let Apps { listen, domain } = &self.file.apps;
+        let Apps { listen, domain, tls } = &self.file.apps;
         let is_name = |label: &str| {
             !label.is_empty() && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         };
         anyhow::ensure!(
             domain.split('.').all(is_name),
             "apps.domain is `{domain}`, which is no domain in lower case, such as `apps.example.org`"
+        );
+        anyhow::ensure!(
+            tls.as_ref().is_none_or(|tls| !tls.certificates.is_empty()),
+            "apps.tls.certificates is empty: name at least one, as {{ certificate = \"...\", key = \"...\" }}"
         );
         Ok(rigbox_edge::Config {
             listen: *listen,
@@ -289,16 +318,31 @@ impl Installation {
             dial_socket: Path::new("/").join(DIAL_SOCKET),
             cores: None,
             limits: rigbox_edge::Limits::default(),
+            tls: tls
+                .as_ref()
+                .map(|tls| rigbox_edge::Tls { listen: tls.listen, folder: Path::new("/").join(TLS_FOLDER) }),
         })
     }
 
     /// The origin that apps are below.
     fn apps_url(&self) -> String {
-        let Apps { listen, domain } = &self.file.apps;
-        match listen.port() {
-            80 => format!("http://{domain}"),
-            port => format!("http://{domain}:{port}"),
+        let Apps { listen, domain, tls } = &self.file.apps;
+        let (scheme, port) = tls.as_ref().map_or(("http", listen.port()), |tls| ("https", tls.listen.port()));
+        match (scheme, port) {
+            ("http", 80) | ("https", 443) => format!("{scheme}://{domain}"),
+            _ => format!("{scheme}://{domain}:{port}"),
         }
+    }
+
+    /// Certificates of apps, with their keys.
+    pub(crate) fn certificates(&self) -> Vec<(&Path, &Path)> {
+        let tls = self.file.apps.tls.iter();
+        tls.flat_map(|tls| &tls.certificates).map(|pair| (&*pair.certificate, &*pair.key)).collect()
+    }
+
+    /// Where edge finds them.
+    pub(crate) fn tls_folder(&self) -> PathBuf {
+        self.run().join(TLS_FOLDER)
     }
 
     /// Where control listens for gateways.

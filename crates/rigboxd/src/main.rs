@@ -5,6 +5,7 @@ mod admin;
 mod config;
 mod role;
 mod supervisor;
+mod tls_files;
 
 use std::path::PathBuf;
 

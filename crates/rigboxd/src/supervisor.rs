@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Installation, Role};
-use crate::role;
+use crate::{role, tls_files};
 
 const ROLES: [(Role, &str); 4] =
     [(Role::Node, "node"), (Role::Guestio, "guestio"), (Role::Control, "control"), (Role::Edge, "edge")];
@@ -27,10 +27,12 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
     let lock = role::lock(installation.state())?;
     role::prepare_folders(installation)?;
+    tls_files::copy(installation)?;
     write_pid(&lock)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
+        let certificates = tokio::spawn(tls_files::keep(installation.clone()));
         let roles = ROLES.map(|(role, name)| {
             let hidden = installation.secret_variable().filter(|_| role != Role::Control).map(str::to_owned);
             tokio::spawn(keep(name, config.to_owned(), hidden, stopped.clone()))
@@ -43,6 +45,7 @@ pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
         }
         tracing::info!("ending the roles; VMs stay");
         stop.send_replace(true);
+        certificates.abort();
         for role in roles {
             role.await?;
         }

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use super::extract::Caller;
 use super::{
     App, api_keys, app_services, apps, audit, auth, doctor, document, environment, error, exec, exec_socket,
-    files, health, limits, machine, pages, templates, users, workspace_logs, workspaces,
+    files, health, limits, machine, pages, quick_deploy, templates, users, workspace_logs, workspaces,
 };
 
 use crate::auth::AuthError;
@@ -202,6 +202,7 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
     let api = Routes::new(app)
         .action::<permit::ListWorkspaces>(Class::Workspaces, routes!(workspaces::list))
         .action::<permit::CreateWorkspace>(Class::Workspaces, routes!(workspaces::create))
+        .action::<permit::CreateWorkspace>(Class::Workspaces, routes!(quick_deploy::deploy))
         .action::<permit::ReadWorkspace>(Class::Workspaces, routes!(workspaces::get))
         .action::<permit::DeleteWorkspace>(Class::Workspaces, routes!(workspaces::delete))
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::start))

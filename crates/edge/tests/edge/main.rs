@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // clippy knows the functions of tests only by their attribute
 
+mod clients;
 mod grpc;
 mod limits;
 mod sign_in;
@@ -11,4 +12,5 @@ mod streams;
 mod stripping;
 mod support;
 mod table;
+mod tls;
 mod websockets;

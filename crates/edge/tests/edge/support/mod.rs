@@ -8,7 +8,7 @@ pub(crate) mod node;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rigbox_edge::{Config, Limits};
+use rigbox_edge::{Config, Limits, Tls};
 use rigbox_proto::gateway::{Route, State, Visibility};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -31,6 +31,7 @@ pub(crate) const PORT: u32 = 3000;
 /// Everything, running.
 pub(crate) struct World {
     pub(crate) edge: SocketAddr,
+    pub(crate) tls: Option<SocketAddr>,
     pub(crate) gateway: Gateway,
     pub(crate) backend: Backend,
     pub(crate) node: Node,
@@ -44,6 +45,16 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
+        Self::start(limits, None).await
+    }
+
+    /// With TLS, by what is in this folder.
+    pub(crate) async fn with_tls(folder: &std::path::Path) -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start(Limits::default(), Some(Tls { listen, folder: folder.to_owned() })).await
+    }
+
+    async fn start(limits: Limits, tls: Option<Tls>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let gateway = Gateway::start(&folder.path().join("gateway.sock"));
         let backend = Backend::start().await;
@@ -56,16 +67,17 @@ impl World {
             dial_socket: folder.path().join("dial.sock"),
             cores: std::num::NonZeroUsize::new(2),
             limits,
+            tls,
         };
         let bound = rigbox_edge::bind(config).unwrap();
-        let edge = bound.address();
+        let (edge, tls) = (bound.address(), bound.tls_address());
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
             let shutdown = async move { drop(stopped.await) };
             // A failed test ends its runtime, and this with it.
             drop(bound.run(shutdown).await);
         });
-        let world = Self { edge, gateway, backend, node, _folder: folder, stop: Some(stop) };
+        let world = Self { edge, tls, gateway, backend, node, _folder: folder, stop: Some(stop) };
         world.app(Visibility::Private);
         world
     }
