@@ -132,7 +132,7 @@ fn an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else(world: &World) -
         let sent = page
             .header("location")
             .is_some_and(|to| to.starts_with(&format!("http://console.localhost:7070/open/{app}?state=")));
-        ensure!(sent == !all_see && (page.status == 302) == sent, "{visibility}: {page:?}");
+        ensure!(sent != all_see && (page.status == 302) == sent, "{visibility}: {page:?}");
     }
     let nowhere = Visitor::of("nothing-here").get("/")?;
     ensure!(nowhere.status == 404 && nowhere.body.contains("not_found"), "{nowhere:?}");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::api::Api;
+use crate::internet::{Internet, RESOLVER};
 
 const PORT: u16 = 7070;
 /// Where the installation brings its letters.
@@ -25,6 +26,7 @@ pub(crate) struct Installation {
     /// Its id, which all it makes carries.
     pub(crate) id: String,
     pub(crate) api: Api,
+    pub(crate) internet: Internet,
     /// Mounts that were there before it.
     pub(crate) mounts_before: String,
 }
@@ -63,12 +65,13 @@ impl Installation {
         fs::write(
             &config,
             format!(
-                "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[mail]\n\
+                "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n[mail]\n\
                  smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
                 state.display().to_string()
             ),
         )?;
         let mut installation = Self {
+            internet: Internet::start()?,
             api: Api::new(&format!("http://localhost:{PORT}"))?,
             scratch,
             programs,

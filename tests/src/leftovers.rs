@@ -66,7 +66,8 @@ fn traces(world: &World) -> anyhow::Result<Vec<String>> {
     // Devices of the host's own network namespace; each VM's are in its namespace, which a mount keeps.
     for line in fs::read_to_string("/proc/net/dev")?.lines().skip(2) {
         let name = line.split(':').next().unwrap_or_default().trim();
-        if name != "lo" {
+        // The host's own, and the uplink, which is no workspace's.
+        if !matches!(name, "lo" | "eth0") && name != format!("rb-{}", world.id) {
             found.push(format!("network device {name}"));
         }
     }

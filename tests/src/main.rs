@@ -9,8 +9,10 @@ mod canary;
 mod clients;
 mod console;
 mod contract;
+mod dialling;
 mod host;
 mod installation;
+mod internet;
 mod isolation;
 mod leftovers;
 mod lifecycle;
@@ -64,6 +66,7 @@ fn run() -> ExitCode {
         ("contract", contract::PROMISES),
         ("clients", clients::PROMISES),
         ("isolation", isolation::PROMISES),
+        ("dialling", dialling::PROMISES),
         ("network", network::PROMISES),
         ("browser", browser::PROMISES),
         ("apps", apps::PROMISES),

@@ -1,156 +1,344 @@
-//! The network around a VM: what a gateway may reach in it, and what the VM may reach outside.
+//! What a VM may reach outside: the public internet as far as its policy goes, and nothing else, whatever root in it sends.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use rigbox_proto::node::NetworkPolicy;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use anyhow::{Result, ensure};
+use rigbox_proto::node::egress::Mode;
+use rigbox_proto::node::{Egress, NetworkPolicy};
+use serde_json::json;
 
 use crate::installation::eventually;
+use crate::internet::{self, GREETING, HOST, OTHER, RESOLVER, Recorder, SERVER, STREAM};
 use crate::{Kept, World, roles};
 
-pub(crate) const PROMISES: &[crate::Promise] =
-    &[("a_gateway_reaches_listed_ports_of_one_boot_only", a_gateway_reaches_listed_ports_of_one_boot_only)];
+pub(crate) const PROMISES: &[crate::Promise] = &[
+    ("root_in_a_vm_reaches_nobody_but_the_internet", root_in_a_vm_reaches_nobody_but_the_internet),
+    ("a_name_leads_to_no_private_address", a_name_leads_to_no_private_address),
+    ("an_allow_list_holds_for_names_addresses_and_open_connections", an_allow_list_holds),
+    ("a_vm_speaks_with_its_own_bridge", a_vm_speaks_with_its_own_bridge),
+    ("what_the_host_lent_is_given_back", what_the_host_lent_is_given_back),
+];
 
-/// The boot that runs, as the node knows it.
-fn boot_of(world: &World, id: &str) -> Result<String> {
-    let text = std::fs::read_to_string(world.state().join(format!("node/journal/{id}.json")))?;
-    let record: serde_json::Value = serde_json::from_str(&text)?;
-    Ok(record.pointer("/boot/boot_id").and_then(|boot| boot.as_str()).context("no boot")?.to_owned())
+const ATTACKS: &str = include_str!("attacks.py");
+const MARK: &[u8] = b"rigbox-attack-mark";
+
+fn netns(world: &World, id: &str) -> PathBuf {
+    world.run_dir().join("node/own/netns").join(id)
 }
 
-fn ports(app_ports: &[u32]) -> NetworkPolicy {
-    NetworkPolicy { app_ports: app_ports.to_vec(), egress: None }
-}
-
-/// Waits for an event on a socket.
-fn happens(socket: &OwnedFd, what: PollFlags, within: Duration) -> Result<bool> {
-    let mut fds = [PollFd::new(socket, what)];
-    let within = Timespec { tv_sec: within.as_secs().try_into()?, tv_nsec: within.subsec_nanos().into() };
-    Ok(poll(&mut fds, Some(&within))? > 0)
-}
-
-/// Whether the connection that the socket is on its way to comes about.
-fn connects(socket: &OwnedFd) -> Result<bool> {
-    if !happens(socket, PollFlags::OUT, Duration::from_secs(3))? {
-        return Ok(false);
+fn put(world: &World, id: &str, path: &str, text: &str) -> Kept {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(text);
+    // In pieces: a command line has an end.
+    for (number, part) in text.as_bytes().chunks(60_000).enumerate() {
+        let to = if number == 0 { ">" } else { ">>" };
+        world.api.sudo(id, &format!("printf %s '{}' {to} {path}.b64", std::str::from_utf8(part)?))?;
     }
-    Ok(rustix::net::sockopt::socket_error(socket)?.is_ok())
+    world.api.sudo(id, &format!("base64 -d {path}.b64 > {path}")).map(drop)
 }
 
-/// Aims a socket at another place, as its holder can.
-fn aim(socket: &OwnedFd, address: Ipv4Addr, port: u16) -> Result<bool> {
-    rustix::net::connect_unspec(socket)?;
-    match rustix::net::connect(socket, &SocketAddrV4::new(address, port)) {
-        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => connects(socket),
-        Err(_) => Ok(false),
-    }
+fn fetch(world: &World, id: &str, place: &str) -> Result<bool> {
+    let ran = world.api.exec(id, &json!({"command": format!("curl -s -m 10 http://{place}/")}))?;
+    Ok(ran.out() == GREETING)
 }
 
-/// What a web server at the other end says.
-fn fetch(socket: OwnedFd) -> Result<String> {
-    ensure!(connects(&socket)?, "no connection");
-    let mut stream = TcpStream::from(socket);
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut said = String::new();
-    stream.read_to_string(&mut said)?;
-    Ok(said)
-}
-
-fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
+fn root_in_a_vm_reaches_nobody_but_the_internet(world: &World) -> Kept {
     let api = &world.api;
-    let id = api.spawn("dialled")?;
-    let boot = boot_of(world, &id)?;
-    for port in [8000, 8001] {
-        api.sh(&id, &format!("mkdir -p {port}; echo port {port} > {port}/index.html; setsid python3 -m http.server -d {port} {port} >/dev/null 2>&1 </dev/null &"))?;
-    }
-    api.sh(
-        &id,
-        "for i in $(seq 100); do curl -sf localhost:8000 localhost:8001 && exit 0; sleep 0.2; done; exit 1",
-    )?;
-    let dial = |boot: &str, port| roles::dial(world, &id, boot, port);
+    let (attacker, other) = (api.spawn("attacker")?, api.spawn("neighbour")?);
+    ensure!(fetch(world, &attacker, &SERVER.to_string())?, "the internet cannot be reached");
+    let listeners = Listeners::start()?;
+    let (outside, host) = (world.internet.record()?, Recorder::start(&internet::host())?);
+    let (neighbour, meeting) =
+        (Recorder::start(&netns(world, &other))?, Recorder::start(&world.run_dir().join("node/own/egress"))?);
 
-    let refused = |asked: Result<Result<OwnedFd, String>>, wanted: &str| -> Kept {
-        let code = asked?.err().context("a connection was given")?;
-        ensure!(code == wanted, "refused as `{code}`, not `{wanted}`");
+    put(world, &attacker, "/root/attacks.py", ATTACKS)?;
+    let said = api.sudo(&attacker, &format!("python3 /root/attacks.py {HOST}"))?;
+    ensure!(said.ends_with("reached nothing"), "{said}");
+    ensure!(said.starts_with("sent 2"), "hardly anything was sent: {said}");
+
+    let none = |seen: std::collections::BTreeMap<String, usize>, who: &str| -> Kept {
+        ensure!(seen.is_empty(), "{who} saw {seen:?}");
         Ok(())
     };
-    refused(dial(&boot, 8000), "port_not_listed")?;
-    roles::set_network(world, &id, ports(&[8000]))?;
-    let given = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
-    ensure!(fetch(given)?.ends_with("port 8000\n"), "another server answered");
-    refused(dial(&boot, 8001), "port_not_listed")?;
-    refused(dial("00000000-0000-0000-0000-000000000000", 8000), "stale_boot")?;
-    refused(roles::dial(world, "ws-aaaaaaaa", &boot, 8000), "no_vm")?;
-    for stranger in [0, 65534] {
-        refused(roles::dial_as(world, stranger, &id, &boot, 8000), "closed")?;
+    none(outside.marked(MARK), "the internet")?;
+    none(neighbour.marked(MARK), "the other VM")?;
+    // What is for the host's public address is for the internet as far as the VM's own network knows; it ends where it meets the host.
+    let but_for_host = |recorder: &Recorder| {
+        let mut seen = recorder.marked(MARK);
+        seen.retain(|what, _| !what.ends_with(&format!("-> {HOST}")));
+        seen
+    };
+    none(but_for_host(&host), "the host's network")?;
+    none(but_for_host(&meeting), "the egress namespace")?;
+    listeners.heard_nothing()?;
+    let ping = api.exec(&attacker, &json!({"command": format!("python3 - <<'E'\nimport os,socket\ns=socket.socket(socket.AF_INET,socket.SOCK_RAW,1)\ns.settimeout(2)\ns.sendto(b'\\x08\\0\\xf7\\xff\\0\\0\\0\\0',('{HOST}',0))\nprint(s.recvfrom(99)[1][0])\nE"), "user": "root"}))?;
+    ensure!(ping.exit_code() != Some(0), "the host's public address answers: {}", ping.out());
+
+    // Each of these would have seen it, and a packet that may pass does.
+    api.sudo(&attacker, &format!("echo -n rigbox-attack-mark > /dev/udp/{SERVER}/40404"))?;
+    eventually("the internet sees a packet", Duration::from_secs(5), || {
+        let all = [&outside, &host, &meeting].map(|recorder| recorder.marked(MARK));
+        let to_server = format!("-> {SERVER}");
+        Ok(all.iter().all(|seen| seen.keys().any(|what| what.ends_with(&to_server))).then_some(()))
+    })?;
+    api.sudo(&other, "echo -n rigbox-attack-mark > /dev/udp/172.16.0.1/40404")?;
+    eventually("the recorder at the other VM's wire", Duration::from_secs(5), || {
+        Ok((!neighbour.marked(MARK).is_empty()).then_some(()))
+    })?;
+    listeners.would_hear()?;
+    // Everything that came to the internet came from the host's address.
+    let private = outside.sent_to(|to| !rigbox_core::egress::is_public(to));
+    none(private, "the internet, for private addresses,")?;
+    ensure!(fetch(world, &attacker, &SERVER.to_string())?, "the VM cut itself off");
+
+    // Letters are not sent from here.
+    let letter =
+        api.exec(&attacker, &json!({"command": format!("timeout 10 bash -c ': < /dev/tcp/{SERVER}/25'")}))?;
+    ensure!(letter.exit_code() == Some(1), "port 25: {}", letter.end);
+    api.remove(&attacker)?;
+    api.remove(&other)
+}
+
+/// Services of the host, on all its addresses.
+struct Listeners {
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+impl Listeners {
+    fn start() -> Result<Self> {
+        let (tcp, udp) = (TcpListener::bind("0.0.0.0:40405")?, UdpSocket::bind("0.0.0.0:40405")?);
+        tcp.set_nonblocking(true)?;
+        udp.set_nonblocking(true)?;
+        Ok(Self { tcp, udp })
     }
-    ensure!(roles::set_network(world, "ws-aaaaaaaa", ports(&[1])).is_err(), "a policy for nobody");
 
-    // Whoever holds a socket may aim it elsewhere; it gets nowhere but to where it could be dialled.
-    let held = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
-    ensure!(connects(&held)?, "no connection");
-    for (address, port) in [
-        ([172, 16, 0, 2], 8001),
-        ([172, 16, 0, 2], 22),
-        ([172, 16, 0, 1], 8000),
-        ([127, 0, 0, 1], 8000),
-        ([172, 16, 0, 1], 53),
-        ([127, 0, 0, 1], 7070),
-        ([8, 8, 8, 8], 8000),
-    ] {
-        ensure!(!aim(&held, address.into(), port)?, "a dialled socket reached {address:?}:{port}");
+    fn heard_nothing(&self) -> Kept {
+        let nothing =
+            |error: Option<std::io::Error>| error.is_some_and(|e| e.kind() == ErrorKind::WouldBlock);
+        ensure!(nothing(self.tcp.accept().err()), "the host accepted a connection");
+        ensure!(nothing(self.udp.recv_from(&mut [0; 64]).err()), "the host received a packet");
+        Ok(())
     }
-    ensure!(aim(&held, [172, 16, 0, 2].into(), 8000)?, "the test cannot aim a socket");
 
-    // What is not listed any more ends at once, also for who holds it.
-    roles::set_network(world, &id, ports(&[8001]))?;
-    ended(&held, "a connection to a port that is not listed any more")?;
-    refused(dial(&boot, 8000), "port_not_listed")?;
-    let given = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
-    ensure!(fetch(given)?.ends_with("port 8001\n"), "another server answered");
+    fn would_hear(&self) -> Kept {
+        let _caller = TcpStream::connect((HOST, 40405))?;
+        UdpSocket::bind("0.0.0.0:0")?.send_to(MARK, (HOST, 40405))?;
+        eventually("the host's own call", Duration::from_secs(5), || {
+            Ok(self.tcp.accept().is_ok().then_some(()))
+        })?;
+        eventually("the host's own packet", Duration::from_secs(5), || {
+            Ok(self.udp.recv_from(&mut [0; 64]).is_ok().then_some(()))
+        })
+    }
+}
 
-    // The policy outlives the node, and what was dialled too.
-    let held = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
-    ensure!(connects(&held)?, "no connection");
-    world.kill_role("node")?;
-    let given = eventually("the node dials again", Duration::from_secs(20), || Ok(dial(&boot, 8001)?.ok()))?;
-    ensure!(fetch(given)?.ends_with("port 8001\n"), "another server answered");
-    ensure!(!happens(&held, PollFlags::IN, Duration::ZERO)?, "a connection ended with the node");
+/// What a program in the VM is told of a name.
+fn addresses(world: &World, id: &str, name: &str) -> Result<String> {
+    let ran = world
+        .api
+        .exec(id, &json!({"command": format!("getent ahosts {name} | awk '{{print $1}}' | sort -u")}))?;
+    Ok(ran.out())
+}
 
-    // A boot's end is heard of at the other end of its connections, however it comes: here the VM has no time to say so.
-    let pids = world.vmm_pids()?;
-    let vmm = vmm_of(&pids, world, &id)?;
-    rigbox_sys::spawn::signal(vmm, 9)?;
-    ended(&held, "a connection to a VM that was killed")?;
-    refused(dial(&boot, 8001), "no_vm")?;
-    api.wait(&id, "failed")?;
+fn a_name_leads_to_no_private_address(world: &World) -> Kept {
+    let api = &world.api;
+    let id = api.spawn("asker")?;
+    ensure!(addresses(world, &id, "server.example")? == SERVER.to_string(), "server.example");
+    ensure!(fetch(world, &id, "server.example")?, "a server cannot be reached by its name");
+    // It has an IPv6 address, which nobody was asked for.
+    ensure!(addresses(world, &id, "nobody.example")?.is_empty(), "nobody.example");
+    for name in ["inside.example", "metadata.example"] {
+        let before = world.internet.asked_for(name);
+        ensure!(addresses(world, &id, name)?.is_empty(), "{name} leads somewhere");
+        ensure!(world.internet.asked_for(name) > before, "the resolver would have said where {name} is");
+    }
+    // Answers that are too long for a packet come by a connection.
+    let ask = "import socket,struct\n\
+        q=struct.pack('!6H',7,256,1,0,0,0)+b'\\4long\\7example\\0'+struct.pack('!2H',16,1)\n\
+        u=socket.socket(2,2);u.settimeout(10);u.sendto(q,('172.16.0.1',53));r=u.recv(4096)\n\
+        assert r[2]&2,'not cut'\n\
+        t=socket.create_connection(('172.16.0.1',53),10);t.sendall(struct.pack('!H',len(q))+q)\n\
+        f=t.makefile('rb');n,=struct.unpack('!H',f.read(2));print(f.read(n).count(b'x'))\n";
+    put(world, &id, "/tmp/ask.py", ask)?;
+    ensure!(api.sh(&id, "python3 /tmp/ask.py")?.parse::<u32>()? >= 2000, "a long answer");
     api.remove(&id)
 }
 
-/// The VMM's pid as the node knows it.
-fn vmm_of(pids: &[i32], world: &World, id: &str) -> Result<i32> {
-    let text = std::fs::read_to_string(world.state().join(format!("node/journal/{id}.json")))?;
-    let record: serde_json::Value = serde_json::from_str(&text)?;
-    let pid =
-        record.pointer("/boot/process/pid").and_then(serde_json::Value::as_i64).context("no process")?;
-    let pid = i32::try_from(pid)?;
-    ensure!(pids.contains(&pid), "{pid} is no VMM");
-    Ok(pid)
+fn policy(mode: Mode, domains: &[&str], cidrs: &[String]) -> NetworkPolicy {
+    let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
+    NetworkPolicy {
+        app_ports: vec![],
+        egress: Some(Egress { mode: mode.into(), domains, cidrs: cidrs.to_vec() }),
+    }
 }
 
-/// The socket reads an error, and soon.
-fn ended(socket: &OwnedFd, what: &str) -> Kept {
-    let since = Instant::now();
-    ensure!(happens(socket, PollFlags::IN, Duration::from_secs(5))?, "{what} goes on");
-    let mut stream = TcpStream::from(socket.try_clone()?);
-    let error = stream.read(&mut [0]).err().with_context(|| format!("{what} has something to read"))?;
-    ensure!(error.kind() != ErrorKind::WouldBlock, "{what}: {error}");
-    eprintln!("{what} ended after {} ms: {error}", since.elapsed().as_millis());
-    Ok(())
+/// Begins TLS at the first argument's port 443, asking for each of the other names (`-`: for none; `plain`: without TLS).
+const HELLO: &str = r#"
+import socket, ssl, sys
+for name in sys.argv[2:]:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    out = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=None if name == "-" else name)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    hello = b"GET / HTTP/1.0\r\n\r\n" if name == "plain" else out.read()
+    try:
+        stream = socket.create_connection((sys.argv[1], 443), 10)
+        stream.settimeout(15)
+        # In two pieces, as it may come.
+        stream.sendall(hello[:7])
+        stream.sendall(hello[7:])
+        said = stream.recv(999)
+    except OSError as error:
+        said = b""
+    print(name + (": answered" if b"hello" in said else ": nothing"))
+"#;
+
+fn an_allow_list_holds(world: &World) -> Kept {
+    let api = &world.api;
+    let id = api.spawn("listed")?;
+    let reaches = |place: &str| fetch(world, &id, place);
+    let (server, other) = (SERVER.to_string(), OTHER.to_string());
+
+    // Connections that are open while the list comes.
+    let streams = |place: &str, file: &str| {
+        api.sh(&id, &format!("setsid nohup bash -c 'exec 3<>/dev/tcp/{place}/{STREAM}; while read -t 3 line <&3; do echo $line; echo >&3; done; echo over' > {file} 2>&1 </dev/null &"))
+    };
+    let length = |file: &str| -> Result<u64> { Ok(api.sh(&id, &format!("wc -c < {file}"))?.parse()?) };
+    streams(&server, "to-server")?;
+    streams(&other, "to-other")?;
+    for file in ["to-server", "to-other"] {
+        eventually("a stream begins", Duration::from_secs(20), || Ok((length(file)? > 50).then_some(())))?;
+    }
+    roles::set_network(world, &id, policy(Mode::List, &["server.example"], &[format!("{SERVER}/32")]))?;
+    eventually("the stream that is not listed ends", Duration::from_secs(20), || {
+        Ok(api.sh(&id, "tail -1 to-other")?.contains("over").then_some(()))
+    })?;
+    let goes_on = length("to-server")?;
+    eventually("the listed stream goes on", Duration::from_secs(10), || {
+        Ok((length("to-server")? > goes_on + 50).then_some(()))
+    })?;
+    ensure!(!api.sh(&id, "tail -1 to-server")?.contains("over"), "the listed stream ended");
+
+    // By name only: the address comes with the name's answer.
+    roles::set_network(world, &id, policy(Mode::List, &["server.example"], &[]))?;
+    ensure!(!reaches(&server)?, "an address that nobody looked up");
+    ensure!(reaches("server.example")?, "a listed name");
+    ensure!(reaches(&server)?, "the address of a listed name");
+    let refused = roles::refusals_during(world, || {
+        let before = world.internet.asked_for("other.example");
+        ensure!(!reaches("other.example")?, "a name that is not listed");
+        ensure!(world.internet.asked_for("other.example") == before, "the name left the house");
+        ensure!(!reaches(&other)?, "an address that is not listed");
+        ensure!(!reaches(&format!("{other}:8080"))?, "another port of it");
+        // Names by another resolver, and tunnels in what is left.
+        let tunnels = format!(
+            "import socket\n\
+             for kind,to in ((2,('{RESOLVER}',53)),(2,('{OTHER}',443)),(2,('{SERVER}',443))):\n\
+             \x20 u=socket.socket(2,kind);u.settimeout(2);u.connect(to)\n\
+             \x20 try: u.send(b'rigbox-tunnel');u.recv(99);print('through',to)\n\
+             \x20 except OSError: pass\n"
+        );
+        put(world, &id, "/tmp/tunnels.py", &tunnels)?;
+        let outside = world.internet.record()?;
+        let said = api.sudo(&id, "python3 /tmp/tunnels.py; ping -c1 -W2 5.6.7.8 || true")?;
+        ensure!(!said.contains("through") && outside.marked(b"rigbox-tunnel").is_empty(), "{said}");
+        Ok(())
+    })?;
+    let seen = |protocol: &str, address: &str, port: u32, name: &str| {
+        refused.iter().any(|one| {
+            (one.workspace_id.as_str(), one.protocol.as_str()) == (&id, protocol)
+                && (one.address.as_str(), one.port, one.name.as_str()) == (address, port, name)
+                && one.count > 0
+                && one.unix_ms > 1_700_000_000_000
+        })
+    };
+    ensure!(seen("dns", "", 0, "other.example"), "a refused name is not told: {refused:?}");
+    ensure!(seen("tcp", &other, 80, ""), "a refused connection is not told: {refused:?}");
+    ensure!(seen("udp", &RESOLVER.to_string(), 53, ""), "a refused packet is not told: {refused:?}");
+
+    // Port 443 of the address goes by the name that TLS asks for: other names may be at the same address.
+    put(world, &id, "/tmp/hello.py", HELLO)?;
+    let said = api.sh(&id, "python3 /tmp/hello.py server.example server.example other.example - plain")?;
+    ensure!(said == "server.example: answered\nother.example: nothing\n-: nothing\nplain: nothing", "{said}");
+
+    // Nothing at all, also for what is open.
+    streams("server.example", "last")?;
+    eventually("a stream begins", Duration::from_secs(20), || Ok((length("last")? > 50).then_some(())))?;
+    roles::set_network(world, &id, policy(Mode::None, &[], &[]))?;
+    eventually("the last stream ends", Duration::from_secs(20), || {
+        Ok(api.sh(&id, "tail -1 last")?.contains("over").then_some(()))
+    })?;
+    ensure!(!reaches("server.example")? && !reaches(&server)?, "nothing means nothing");
+
+    // It holds after the node was restarted, and for the next boot.
+    world.kill_role("node")?;
+    eventually("the node is back", Duration::from_secs(20), || {
+        Ok(roles::set_network(world, "ws-aaaaaaaa", NetworkPolicy::default())
+            .err()
+            .filter(|e| e.to_string().contains("nothing of"))
+            .map(drop))
+    })?;
+    eventually("commands run again", Duration::from_secs(20), || Ok(api.sh(&id, "true").ok().map(drop)))?;
+    ensure!(!reaches(&server)?, "the node's restart opened the network");
+    roles::set_network(world, &id, policy(Mode::Internet, &[], &[]))?;
+    ensure!(reaches(&other)? && reaches("other.example")?, "the internet again");
+    api.remove(&id)
+}
+
+fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
+    let api = &world.api;
+    let (one, two) = (api.spawn("bridged-one")?, api.spawn("bridged-two")?);
+    for (id, other) in [(&one, &two), (&two, &one)] {
+        let said = api.sh(id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?;
+        ensure!(
+            said.contains(id.as_str()) && !said.contains(other.as_str()),
+            "the bridge of {id} says: {said}"
+        );
+    }
+    // It outlives its ends, and no VM takes more than its share of it.
+    for role in ["control", "node"] {
+        world.kill_role(role)?;
+        eventually("the bridge is back", Duration::from_secs(30), || {
+            let said = api.sh(&one, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?;
+            Ok(said.contains(&one).then_some(()))
+        })?;
+    }
+    let many = "import socket\nheld=[]\nfor n in range(200):\n s=socket.socket();s.settimeout(1);held.append(s)\n try: s.connect(('172.16.0.1',9090))\n except OSError: break\nprint(n)\n";
+    put(world, &one, "/tmp/many.py", many)?;
+    let most: u32 = api.sh(&one, "python3 /tmp/many.py")?.parse()?;
+    ensure!((100..=130).contains(&most), "{most} connections at once");
+    ensure!(
+        api.sh(&two, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?.contains(&two),
+        "the other's bridge"
+    );
+    api.remove(&one)?;
+    api.remove(&two)
+}
+
+fn what_the_host_lent_is_given_back(world: &World) -> Kept {
+    let (device, table) = (format!("rb-{}", world.id), format!("inet rigbox_{}", world.id));
+    let has = || -> Result<[bool; 3]> {
+        let rules = std::process::Command::new("nft").args(["list", "tables"]).output()?.stdout;
+        Ok([
+            std::fs::read_to_string("/proc/net/dev")?.contains(&device),
+            String::from_utf8(rules)?.contains(&table),
+            std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/forwarding")?.trim() == "1",
+        ])
+    };
+    ensure!(has()? == [true; 3], "the uplink is not there: {:?}", has()?);
+    world.kill_supervisor()?;
+    let purged = world.command("rigboxd").args(["purge", "--config"]).arg(world.config()).status()?;
+    ensure!(purged.success(), "rigboxd purge");
+    ensure!(has()? == [false; 3], "left on the host: {:?}", has()?);
+    ensure!(!std::fs::read_to_string("/proc/self/mountinfo")?.contains(&world.id), "a mount is left");
+    world.start_supervisor()?;
+    world.wait_ready()
 }

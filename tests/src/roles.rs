@@ -3,21 +3,22 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use prost::Message;
 use rigbox_proto::dial::{DialReply, DialRequest};
 use rigbox_proto::node::node_client::NodeClient;
-use rigbox_proto::node::{NetworkPolicy, SetNetworkRequest};
+use rigbox_proto::node::{EgressRefused, NetworkPolicy, SetNetworkRequest, WatchRequest, watch_event};
 use rigbox_sys::fdpass;
 
 use crate::World;
 
 const VERB: &str = "RIGBOX_TEST_ASK";
 const SOCKET: &str = "RIGBOX_TEST_SOCKET";
-const LIMIT: usize = 16 * 1024;
+const LIMIT: usize = 64 * 1024;
 
 /// Dials as `edge`: a connected (or connecting) socket, or the code of the refusal.
 pub(crate) fn dial(
@@ -58,6 +59,47 @@ pub(crate) fn set_network(world: &World, workspace_id: &str, network: NetworkPol
     )?;
     anyhow::ensure!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
     Ok(())
+}
+
+/// What workspaces wanted outside and did not get, as the node tells `control` while `work` runs and for some seconds after it.
+pub(crate) fn refusals_during(
+    world: &World,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<Vec<EgressRefused>> {
+    let (uid, socket) = (control_uid(world)?, world.run_dir().join("node/control.sock"));
+    let watch = std::thread::spawn(move || ask(uid, "refusals", socket, b"watch"));
+    work()?;
+    let (told, _) = watch.join().map_err(|_| anyhow::anyhow!("the watch"))??;
+    let watched = WatchedRefusals::decode(told.as_slice())?;
+    Ok(watched.refused)
+}
+
+/// Several in one message.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WatchedRefusals {
+    #[prost(message, repeated, tag = "1")]
+    refused: Vec<EgressRefused>,
+}
+
+/// Longer than the node's neighbour counts the same refusal.
+const WATCHED_FOR: Duration = Duration::from_secs(20);
+
+async fn watch_refusals(socket: &Path) -> Result<WatchedRefusals> {
+    let mut node = NodeClient::new(rigbox_proto::unix::channel(socket));
+    let mut events = node.watch(WatchRequest {}).await?.into_inner();
+    let mut watched = WatchedRefusals::default();
+    let watch = async {
+        while let Some(event) = events.message().await? {
+            if let Some(watch_event::Event::EgressRefused(refused)) = event.event {
+                watched.refused.push(refused);
+            }
+        }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(WATCHED_FOR, watch).await {
+        Ok(ended) => ended.and_then(|()| bail!("the node's reports ended")),
+        Err(_) => Ok(watched),
+    }
 }
 
 fn control_uid(world: &World) -> Result<u32> {
@@ -125,6 +167,11 @@ fn answer(verb: &str) -> Result<()> {
                 node.set_network(request).await.err().map(|status| status.message().to_owned())
             });
             fdpass::send(&asker, said.unwrap_or_default().as_bytes(), &[])?;
+        }
+        "refusals" => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let watched = runtime.block_on(watch_refusals(&socket))?;
+            fdpass::send(&asker, &watched.encode_to_vec(), &[])?;
         }
         other => bail!("no such question: {other}"),
     }

@@ -35,8 +35,8 @@ enum Task {
         /// The API listens on this + 70.
         #[arg(long, default_value_t = 7000)]
         port_base: u16,
-        /// How VMs reach the outside: `none` is the only value so far.
-        #[arg(long, default_value = "none", value_parser = ["none"])]
+        /// How VMs reach the outside: by the host's own network (`veth`), or not at all (`none`).
+        #[arg(long, default_value = "veth", value_parser = ["veth", "none"])]
         uplink: String,
     },
     /// Stop Rigbox and all its VMs.
@@ -86,7 +86,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     std::env::set_current_dir(place::checkout())?;
     match arguments.task {
-        Task::Up { place, port_base, uplink: _ } => up::up(&Place::new(place.state)?, port_base),
+        Task::Up { place, port_base, uplink } => up::up(&Place::new(place.state)?, port_base, &uplink),
         Task::Down { place, purge } => down::down(&Place::new(place.state)?, purge),
         Task::Test { soak, filter } => test::test(soak, filter.as_deref()),
         Task::Image { name } => {

@@ -24,7 +24,7 @@ const APP: &str = "hello-web";
 const LISTENS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Brings everything up.
-pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
+pub(crate) fn up(place: &Place, port_base: u16, uplink: &str) -> Result<()> {
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
         "Rigbox makes VMs, namespaces and mounts: run `cargo xtask up` as root"
@@ -34,7 +34,7 @@ pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
     build::everything()?;
     let image = image::build("base")?;
     let url = format!("http://localhost:{port}");
-    step("start Rigbox", &format!("read {}", place.log().display()), || start(place, port, &image))?;
+    step("start Rigbox", &format!("read {}", place.log().display()), || start(place, port, uplink, &image))?;
     step("create the first user", "`cargo xtask down --purge` begins anew", || first_user(place, &url))?;
     save_cli_config(place, &url)?;
     let look = format!("`target/release/rig doctor`, and {}", place.log().display());
@@ -56,11 +56,11 @@ pub(crate) fn up(place: &Place, port_base: u16) -> Result<()> {
     Ok(())
 }
 
-fn start(place: &Place, port: u16, image: &Path) -> Result<()> {
+fn start(place: &Place, port: u16, uplink: &str, image: &Path) -> Result<()> {
     fs::create_dir_all(&place.state)?;
     let config = format!(
         "state = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n[apps]\nlisten = \"127.0.0.1:{}\"\n\n\
-         [node]\nuplink = \"none\"\n",
+         [node]\nuplink = {uplink:?}\n",
         place.state.display().to_string(),
         // 7080 beside 7070.
         port.saturating_add(10)

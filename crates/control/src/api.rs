@@ -26,6 +26,8 @@ use crate::service::environment::Environments;
 use crate::service::guests::Guests;
 use crate::service::health::Health;
 use crate::service::machine::Machine;
+use crate::service::networks::Networks;
+use crate::service::quick_deploy::QuickDeploy;
 use crate::service::sign_in::SignIn;
 use crate::service::users::Users;
 use crate::service::visitors::Visitors;
@@ -51,7 +53,9 @@ mod guard;
 mod health;
 mod limits;
 mod machine;
+mod networks;
 mod pages;
+mod quick_deploy;
 mod routes;
 mod shapes;
 mod templates;
@@ -74,6 +78,8 @@ pub(crate) struct Parts {
     pub(crate) devices: Devices,
     pub(crate) environments: Environments,
     pub(crate) keys: ApiKeys,
+    pub(crate) networks: Networks,
+    pub(crate) quick_deploy: QuickDeploy,
     pub(crate) sign_in: SignIn,
     pub(crate) users: Users,
     pub(crate) visitors: Visitors,

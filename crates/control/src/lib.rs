@@ -225,22 +225,30 @@ async fn serve(
         domains,
         config.plans,
     );
+    let environments = service::environment::Environments::new(lives.clone(), deliveries);
+    let workspaces = service::workspaces::Workspaces::new(lives.clone(), node.clone(), config.plans);
     let app = api::App(Arc::new(api::Parts {
         rates: rates.clone(),
         auth: auth::Auth::new(store.clone(), token_key.clone(), console.clone()),
         devices: service::devices::Devices::new(store.clone(), token_key.clone()),
         sign_in: service::sign_in::SignIn::new(store.clone(), token_key.clone(), mailer, console.clone()),
         console,
+        networks: networks.clone(),
+        quick_deploy: service::quick_deploy::QuickDeploy::new(
+            workspaces.clone(),
+            environments.clone(),
+            apps.clone(),
+        ),
         app_services: service::app_services::AppServices::new(store.clone(), guests.clone(), apps.clone()),
         apps,
         gateways: gateways.clone(),
         visitors: visitors.clone(),
         audit: service::audit::Audit::new(store.clone()),
-        environments: service::environment::Environments::new(lives.clone(), deliveries),
+        environments,
         keys: service::api_keys::ApiKeys::new(store.clone(), token_key),
         users: service::users::Users::new(store.clone(), node.clone(), config.plans),
         workspace_logs: lives.logs().clone(),
-        workspaces: service::workspaces::Workspaces::new(lives.clone(), node.clone(), config.plans),
+        workspaces,
         guests: service::guests::Guests::new(lives.clone(), guests),
         machine: service::machine::Machine::new(node),
         health: service::health::Health::new(store.clone(), reconciler.synced()),

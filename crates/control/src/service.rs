@@ -10,6 +10,7 @@ pub(crate) mod guests;
 pub(crate) mod health;
 pub(crate) mod machine;
 pub(crate) mod networks;
+pub(crate) mod quick_deploy;
 pub(crate) mod sign_in;
 pub(crate) mod users;
 pub(crate) mod visitors;

@@ -362,3 +362,44 @@ async fn an_app_without_a_service_is_stopped_at_the_edge_and_has_no_log() {
     let (_, health) = rig.get(&format!("{path}/health")).await;
     assert_eq!((&health["live"], &health["service_status"]), (&json!(false), &json!("unmanaged")));
 }
+
+#[tokio::test]
+async fn a_quick_deployment_is_all_there_or_not_at_all() {
+    let rig = Rig::new().await;
+    let deploy = async |body: Value| rig.call(Method::POST, "/quick-deploy", Some(body)).await;
+    let (status, made) = deploy(json!({
+        "template_id": "dev", "name": "one", "env_vars": {"A": "b"}, "app_params": {"preview": {"MODE": "fast"}},
+    }))
+    .await;
+    assert_eq!(status, 200, "{made}");
+    let id = made["workspace"]["id"].as_str().unwrap();
+    assert_eq!(made["workspace"]["status"], "starting");
+    let app = &made["expected_apps"][0];
+    let name = format!("preview-{}", id.trim_start_matches("ws-"));
+    assert_eq!(
+        (&app["name"], &app["port"], &app["visibility"]),
+        (&json!(name), &json!(3000), &json!("private"))
+    );
+    assert_eq!(made["installed_apps"], json!([name]));
+    let app = app["id"].as_str().unwrap();
+    assert_eq!(rig.get(&format!("/apps/{app}/params")).await.1["params"], json!({"MODE": "fast"}));
+    rig.until(id, "running").await;
+    assert_eq!(rig.guests.given(id).1["A"], "b");
+
+    for (body, status) in [
+        (json!({"template_id": "none"}), 400),
+        (json!({"template_id": "dev", "app_params": {"other": {}}}), 400),
+        (json!({"template_id": "dev", "name": "one"}), 409),
+        (json!({"template_id": "base", "setup_script_ids": ["x"]}), 400),
+        // Found wrong after the workspace was made.
+        (json!({"template_id": "dev", "name": "two", "env_vars": {"1": "b"}}), 400),
+        (json!({"template_id": "dev", "name": "three", "app_params": {"preview": {"1": "b"}}}), 400),
+    ] {
+        let (answered, answer) = deploy(body.clone()).await;
+        assert_eq!(answered, status, "{body}: {answer}");
+    }
+    support::eventually("nothing of what failed stays", || async {
+        rig.get("/workspaces").await.1["vms"].as_array().unwrap().len() == 1
+    })
+    .await;
+}

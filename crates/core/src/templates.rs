@@ -21,6 +21,17 @@ pub struct Template {
     pub vcpu_count: u32,
     /// Floor of the disk, MiB.
     pub disk_size_mb: u32,
+    /// Apps that a workspace made of it has from the start.
+    pub expected_apps: &'static [ExpectedApp],
+}
+
+/// An app that a template brings along: a name for what its user is expected to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpectedApp {
+    /// What the template calls it.
+    pub name: &'static str,
+    /// Where it listens.
+    pub port: u16,
 }
 
 /// The template of a request that names none.
@@ -38,6 +49,7 @@ pub const ALL: [Template; 2] = [
         ram_mb: 512,
         vcpu_count: 1,
         disk_size_mb: 4_096,
+        expected_apps: &[],
     },
     Template {
         id: "dev",
@@ -49,6 +61,7 @@ pub const ALL: [Template; 2] = [
         ram_mb: 1_024,
         vcpu_count: 2,
         disk_size_mb: 10_240,
+        expected_apps: &[ExpectedApp { name: "preview", port: 3000 }],
     },
 ];
 

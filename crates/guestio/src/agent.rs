@@ -66,7 +66,7 @@ impl Drop for ShutOnDrop {
 }
 
 async fn session(vm: &Vm) -> Result<(), SessionError> {
-    let mut io = vm.fds.get(&vm.boot_id, Channel::Agent).await?;
+    let mut io = vm.fds.connect(&vm.boot_id, Channel::Agent).await?;
     let copy = io.as_fd().try_clone_to_owned().map_err(crate::fds::FdError::Node)?;
     let _shut = ShutOnDrop(copy.into());
     let mut nonce = [0; stream::NONCE];

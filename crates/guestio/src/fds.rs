@@ -1,5 +1,7 @@
-//! Asks the node for a connection to a VM's agent or VMM: one packet there, one back with the descriptor beside it.
+//! Asks the node for a descriptor of a VM: a connection to its agent or VMM, or a socket in its network. One packet there, one back with the descriptor beside it.
 
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,25 +35,40 @@ impl Fds {
     }
 
     /// A fresh connection to `channel` of the VM of this boot.
-    pub(crate) async fn get(
+    pub(crate) async fn connect(
         &self,
         boot_id: &str,
         channel: Channel,
     ) -> Result<tokio::net::UnixStream, FdError> {
+        let stream = UnixStream::from(self.get(boot_id, channel).await?);
+        stream.set_nonblocking(true)?;
+        Ok(tokio::net::UnixStream::from_std(stream)?)
+    }
+
+    /// A fresh descriptor.
+    pub(crate) async fn get(&self, boot_id: &str, channel: Channel) -> Result<OwnedFd, FdError> {
+        self.ask(FdRequest { boot_id: boot_id.to_owned(), channel: channel.into(), address: 0 }).await
+    }
+
+    /// A socket of the VM's network on its way to port 443 of `address`.
+    pub(crate) async fn towards(&self, boot_id: &str, address: Ipv4Addr) -> Result<OwnedFd, FdError> {
+        let (boot_id, channel) = (boot_id.to_owned(), Channel::Towards.into());
+        self.ask(FdRequest { boot_id, channel, address: address.to_bits() }).await
+    }
+
+    async fn ask(&self, request: FdRequest) -> Result<OwnedFd, FdError> {
         let path = Arc::clone(&self.path);
-        let request = FdRequest { boot_id: boot_id.to_owned(), channel: channel.into() }.encode_to_vec();
-        let asked = tokio::task::spawn_blocking(move || -> Result<UnixStream, FdError> {
+        let request = request.encode_to_vec();
+        let asked = tokio::task::spawn_blocking(move || -> Result<OwnedFd, FdError> {
             let socket = fdpass::connect_to(&path)?;
             fdpass::send(&socket, &request, &[])?;
             let (message, mut fds) = fdpass::receive(&socket, LIMIT)?;
             let reply = FdReply::decode(message.as_slice()).map_err(std::io::Error::other)?;
             match fds.pop() {
-                Some(fd) if reply.error.is_empty() => Ok(UnixStream::from(fd)),
+                Some(fd) if reply.error.is_empty() => Ok(fd),
                 _ => Err(FdError::Refused(reply.error)),
             }
         });
-        let stream = asked.await.map_err(std::io::Error::other)??;
-        stream.set_nonblocking(true)?;
-        Ok(tokio::net::UnixStream::from_std(stream)?)
+        asked.await.map_err(std::io::Error::other)?
     }
 }

@@ -1,21 +1,27 @@
 //! `guestio`: the role that talks to guests and their VMMs, so that no root process parses a byte of them. It owns nothing: the node
 //! hands it connected sockets ([`fds`]), tells it which VMs there are and hears what became of them ([`attendance`]); control
 //! calls the guests through it ([`proxy`]). Each VM has an agent session ([`agent`]) and a QMP connection ([`qmp`],
-//! [`qmp_task`]), both
+//! [`qmp_task`]), a forwarder for names ([`dns`]) and a reader of what its network refused ([`refusals`]), all
 //! hostile: bounded and timed out.
 
 mod agent;
 mod attendance;
+mod dns;
 mod fds;
+mod names;
 mod proxy;
 mod qmp;
 mod qmp_task;
+mod refusals;
 mod text;
+mod tls;
 mod vm;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rigbox_proto::attend::attendance_client::AttendanceClient;
 use rigbox_proto::guest::guest_server::GuestServer;
 use rigbox_proto::{stream, unix};
 
@@ -30,6 +36,8 @@ pub struct Config {
     pub guest_socket: PathBuf,
     /// Uid of control, the only caller.
     pub control_uid: u32,
+    /// Who knows names: the host's resolvers.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// Why the role ended.
@@ -55,7 +63,9 @@ pub enum Error {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let incoming = unix::listen(&config.guest_socket, vec![config.control_uid])
         .map_err(|source| Error::Listen { path: config.guest_socket.clone(), source })?;
-    let vms = vm::Vms::new(fds::Fds::new(config.fd_socket.clone()));
+    let node = AttendanceClient::new(unix::channel(&config.attend_socket));
+    let fds = fds::Fds::new(config.fd_socket.clone());
+    let vms = vm::Vms::new(vm::Surroundings { fds, node, resolvers: config.resolvers.clone().into() });
     let attendance = tokio::spawn(attendance::attend(config.attend_socket.clone(), vms.clone()));
     let service = GuestServer::new(proxy::Proxy::new(vms))
         .max_decoding_message_size(stream::MESSAGE_LIMIT)

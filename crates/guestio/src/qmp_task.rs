@@ -32,7 +32,7 @@ enum SessionError {
 }
 
 async fn session(vm: &Vm) -> Result<(), SessionError> {
-    let mut qmp = Qmp::open(vm.fds.get(&vm.boot_id, Channel::Qmp).await?).await?;
+    let mut qmp = Qmp::open(vm.fds.connect(&vm.boot_id, Channel::Qmp).await?).await?;
     // The event may have come while nobody listened.
     if qmp.is_over().await? {
         return Ok(report_end(vm, &mut qmp, None).await?);

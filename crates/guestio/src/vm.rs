@@ -2,8 +2,11 @@
 //! entry.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rigbox_proto::attend::attendance_client::AttendanceClient;
 use rigbox_proto::attend::{Ended, Report, ended, report};
 use rigbox_proto::guest::guest_client::GuestClient;
 use tokio::sync::{Notify, mpsc, watch};
@@ -12,7 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use crate::fds::Fds;
-use crate::{agent, qmp_task};
+use crate::names::Names;
+use crate::refusals::Refusals;
+use crate::{agent, dns, qmp_task, refusals, tls};
 
 /// What the agent of a VM is to its callers.
 #[derive(Clone)]
@@ -30,6 +35,11 @@ pub(crate) struct Vm {
     pub(crate) boot_id: String,
     pub(crate) about_json: String,
     pub(crate) fds: Fds,
+    /// To have addresses let through.
+    pub(crate) node: AttendanceClient<Channel>,
+    pub(crate) resolvers: Arc<[SocketAddr]>,
+    pub(crate) names: watch::Sender<Names>,
+    pub(crate) refusals: Refusals,
     pub(crate) agent: watch::Sender<AgentState>,
     /// How systemd said the system would end.
     pub(crate) announced: watch::Sender<Option<ended::Cause>>,
@@ -42,7 +52,7 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    fn report(&self, report: report::Report) {
+    pub(crate) fn report(&self, report: report::Report) {
         self.reports.send(Report { boot_id: self.boot_id.clone(), report: Some(report) });
     }
 
@@ -104,7 +114,7 @@ impl Reports {
 struct Entry {
     vm: Arc<Vm>,
     cancel: CancellationToken,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 5],
 }
 
 /// All VMs, by boot.
@@ -112,15 +122,23 @@ struct Entry {
 pub(crate) struct Vms {
     entries: Arc<Mutex<HashMap<String, Entry>>>,
     reports: Reports,
-    fds: Fds,
+    surroundings: Surroundings,
+}
+
+/// What all VMs share.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) fds: Fds,
+    pub(crate) node: AttendanceClient<Channel>,
+    pub(crate) resolvers: Arc<[SocketAddr]>,
 }
 
 /// More reports on their way than this mean that the node does not read.
 const QUEUE: usize = 4096;
 
 impl Vms {
-    pub(crate) fn new(fds: Fds) -> Self {
-        Self { entries: Arc::default(), reports: Reports { sender: Arc::default() }, fds }
+    pub(crate) fn new(surroundings: Surroundings) -> Self {
+        Self { entries: Arc::default(), reports: Reports { sender: Arc::default() }, surroundings }
     }
 
     /// A new session with the node: what is known is said again, then each change, until the receiver is dropped.
@@ -144,7 +162,14 @@ impl Vms {
             entries.values().for_each(|entry| entry.vm.report_again());
         }
         for vm in roster {
-            entries.entry(vm.boot_id.clone()).or_insert_with(|| self.attend(vm));
+            match entries.entry(vm.boot_id.clone()) {
+                Slot::Occupied(entry) => {
+                    entry.get().vm.names.send_replace(Names::of(vm.names));
+                }
+                Slot::Vacant(entry) => {
+                    entry.insert(self.attend(vm));
+                }
+            }
         }
     }
 
@@ -153,7 +178,11 @@ impl Vms {
             workspace_id: vm.workspace_id,
             boot_id: vm.boot_id,
             about_json: vm.about_json,
-            fds: self.fds.clone(),
+            fds: self.surroundings.fds.clone(),
+            node: self.surroundings.node.clone(),
+            resolvers: Arc::clone(&self.surroundings.resolvers),
+            names: watch::Sender::new(Names::of(vm.names)),
+            refusals: Refusals::default(),
             agent: watch::Sender::new(AgentState::Awaited),
             announced: watch::Sender::new(None),
             ended: Mutex::default(),
@@ -165,6 +194,9 @@ impl Vms {
         let tasks = [
             AbortOnDropHandle::new(tokio::spawn(agent::attend(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(qmp_task::attend(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(dns::attend(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(tls::attend(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(refusals::attend(Arc::clone(&vm)))),
         ];
         Entry { vm, cancel: CancellationToken::new(), _tasks: tasks }
     }

@@ -2,15 +2,19 @@
 //! sockets. Nothing of a guest is read here.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use prost::Message;
+use rigbox_core::egress::Egress;
 use rigbox_proto::attend::attendance_server::Attendance;
 use rigbox_proto::attend::fd_request::Channel;
-use rigbox_proto::attend::{FdReply, FdRequest, Order, Report, Roster, ShutDown, Vm, order};
+use rigbox_proto::attend::{
+    AdmitRequest, AdmitResponse, FdReply, FdRequest, Names, Order, Report, Roster, ShutDown, Vm, names, order,
+};
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -20,7 +24,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::config::{agent_socket, qmp_socket};
 use crate::error::Error;
+use crate::net;
 use crate::packets;
+
+/// Where VMs ask for names.
+const DNS_PORT: u16 = 53;
+/// Where `vm.nft` turns connections that have to be checked.
+const TLS_PORT: u16 = 8443;
 
 /// A VM that guestio attends to.
 #[derive(Clone)]
@@ -28,6 +38,11 @@ pub(crate) struct Attendee {
     pub(crate) workspace: String,
     pub(crate) about_json: String,
     pub(crate) vm_dir: PathBuf,
+    pub(crate) netns: PathBuf,
+    /// What it may reach; none without a way out.
+    pub(crate) egress: Egress,
+    /// What it may reach by name.
+    pub(crate) names: Arc<net::names::Names>,
     /// Where its reports go.
     pub(crate) reports: mpsc::UnboundedSender<Report>,
 }
@@ -50,6 +65,17 @@ impl Attendees {
         self.roster.send_modify(|roster| {
             roster.insert(boot_id.to_owned(), attendee);
         });
+    }
+
+    /// What the VM may reach from now on; those of its names that were admitted, to be kept in step.
+    pub(crate) fn set_egress(&self, boot_id: &str, egress: Egress) -> Option<Arc<net::names::Names>> {
+        let mut names = None;
+        self.roster.send_if_modified(|roster| {
+            let Some(attendee) = roster.get_mut(boot_id) else { return false };
+            names = Some(Arc::clone(&attendee.names));
+            std::mem::replace(&mut attendee.egress, egress) != attendee.egress
+        });
+        names
     }
 
     pub(crate) fn remove(&self, boot_id: &str) {
@@ -81,22 +107,20 @@ impl Attendees {
         }
     }
 
-    fn connect(&self, request: &FdRequest) -> Result<std::os::fd::OwnedFd, String> {
+    fn connect(&self, request: &FdRequest) -> Result<OwnedFd, String> {
         let attendee = self.roster.borrow().get(&request.boot_id).cloned();
         let attendee = attendee.ok_or_else(|| format!("no VM has the boot {:?}", request.boot_id))?;
-        let path = match request.channel() {
-            Channel::Agent => agent_socket(&attendee.vm_dir),
-            Channel::Qmp => qmp_socket(&attendee.vm_dir),
+        let socket = match request.channel() {
+            Channel::Agent => return connect_to(&agent_socket(&attendee.vm_dir)),
+            Channel::Qmp => return connect_to(&qmp_socket(&attendee.vm_dir)),
+            Channel::DnsUdp => net::service_socket(&attendee.netns, SocketType::DGRAM, DNS_PORT),
+            Channel::DnsTcp => net::service_socket(&attendee.netns, SocketType::STREAM, DNS_PORT),
+            Channel::Tls => net::service_socket(&attendee.netns, SocketType::STREAM, TLS_PORT),
+            Channel::Towards => net::socket_towards(&attendee.netns, Ipv4Addr::from_bits(request.address)),
+            Channel::Refusals => net::refusals_socket(&attendee.netns),
             Channel::Unspecified => return Err("the request names no channel".into()),
         };
-        // Non-blocking: a VMM that does not accept must not stop the node.
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let connected = || {
-            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            connect(&socket, &SocketAddrUnix::new(&path)?)?;
-            Ok::<_, rustix::io::Errno>(socket)
-        };
-        connected().map_err(|errno| format!("{}: {errno}", path.display()))
+        socket.map_err(|error| error.to_string())
     }
 
     fn orders(&self) -> impl Stream<Item = Result<Order, Status>> + Send + use<> {
@@ -106,12 +130,37 @@ impl Attendees {
                 workspace_id: attendee.workspace,
                 boot_id,
                 about_json: attendee.about_json,
+                names: Some(names_of(&attendee.egress)),
             });
             Ok(Order { order: Some(order::Order::Roster(Roster { vms: vms.collect() })) })
         });
         let orders =
             orders.map(|order| order.map_err(|_| Status::data_loss("guestio is too slow: begin again")));
         rosters.merge(orders)
+    }
+}
+
+/// A connection to a VM's socket.
+fn connect_to(path: &Path) -> Result<OwnedFd, String> {
+    // Non-blocking: a VMM that does not accept must not stop the node.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok::<_, rustix::io::Errno>(socket)
+    };
+    connected().map_err(|errno| format!("{}: {errno}", path.display()))
+}
+
+/// The names that may be looked up.
+fn names_of(egress: &Egress) -> Names {
+    match egress {
+        Egress::Internet => Names { mode: names::Mode::Any.into(), domains: vec![] },
+        Egress::List { domains, .. } => Names {
+            mode: names::Mode::Listed.into(),
+            domains: domains.iter().map(ToString::to_string).collect(),
+        },
+        Egress::None => Names { mode: names::Mode::None.into(), domains: vec![] },
     }
 }
 
@@ -140,5 +189,20 @@ impl Attendance for Service {
             }
         });
         Ok(Response::new(Box::pin(self.attendees.orders())))
+    }
+
+    async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
+        let request = request.into_inner();
+        let attendees = Arc::clone(&self.attendees);
+        let admitted = tokio::task::spawn_blocking(move || {
+            let attendee = attendees.roster.borrow().get(&request.boot_id).cloned();
+            let Some(attendee) = attendee else { return Ok(()) };
+            let addresses: Vec<Ipv4Addr> = request.addresses.into_iter().map(Ipv4Addr::from_bits).collect();
+            let egress = || attendees.roster.borrow().get(&request.boot_id).map(|vm| vm.egress.clone());
+            let ttl = std::time::Duration::from_secs(request.ttl_s.into());
+            attendee.names.admit(&attendee.netns, egress, &request.name, &addresses, ttl)
+        });
+        admitted.await.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(AdmitResponse {}))
     }
 }

@@ -23,6 +23,8 @@ pub struct Config {
     pub fd_socket: PathBuf,
     /// Where `edge` asks for connections to VMs.
     pub dial_socket: PathBuf,
+    /// Where connections that VMs make to their bridge are brought.
+    pub bridge_socket: PathBuf,
     /// The only uid that may use `node_socket`.
     pub control_uid: u32,
     /// The only uid that may use `attend_socket` and `fd_socket`.
@@ -39,10 +41,21 @@ pub struct Config {
     pub guest_dir: PathBuf,
     /// QEMU for this machine's architecture.
     pub qemu: PathBuf,
+    /// How VMs reach the outside.
+    pub uplink: UplinkMode,
     /// How much of a disk's size is set aside for it, 0.0 to 1.0.
     pub disk_reserve: f64,
     /// From the VMM's start to the agent's hello.
     pub boot_timeout: Duration,
+}
+
+/// How VMs reach the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkMode {
+    /// By a veth pair into the host's own network, which masquerades them.
+    Veth,
+    /// Not at all.
+    None,
 }
 
 impl Config {

@@ -35,7 +35,7 @@ pub(crate) fn launch(
     std::fs::create_dir_all(&vm_dir).map_err(Error::at("cannot be made", &vm_dir))?;
     let wires = Wires {
         disk: node.disks.open_disk(id)?,
-        tap: crate::net::create(&node.config.netns(id), &record.network)?,
+        tap: crate::net::create(&node.config.netns(id), &record.network, node.way_out(record.slot))?,
         agent: listening(&agent_socket(&vm_dir))?,
         monitor: listening(&qmp_socket(&vm_dir))?,
     };

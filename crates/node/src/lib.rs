@@ -5,6 +5,7 @@
 //! Running VMs are no children of the node and outlive it.
 
 mod attend;
+mod bridge;
 mod cgroup;
 mod command;
 mod config;
@@ -34,7 +35,7 @@ use rigbox_proto::node::node_server::NodeServer;
 use rigbox_proto::unix;
 use tonic::transport::Server;
 
-pub use config::Config;
+pub use config::{Config, UplinkMode};
 pub use disks::clone_disk;
 pub use error::Error;
 pub use recovery::purge;

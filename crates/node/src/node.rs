@@ -7,6 +7,7 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::node::{Finding, finding::Level};
 
 use crate::attend::Attendees;
+use crate::bridge::Bridge;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::dial::Doors;
@@ -14,6 +15,7 @@ use crate::disks::Disks;
 use crate::error::Error;
 use crate::images::Images;
 use crate::journal::Journal;
+use crate::net::uplink::{self, Uplink};
 use crate::reports::Reports;
 use crate::vmm::qemu::Qemu;
 use crate::vmm::{Vmm, files, probe};
@@ -32,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) host_boot_id: String,
     pub(crate) attendees: Attendees,
     pub(crate) doors: Doors,
+    pub(crate) bridge: Bridge,
+    pub(crate) uplink: Option<Uplink>,
     pub(crate) reports: Reports,
 }
 
@@ -62,6 +66,8 @@ impl Node {
             host_boot_id: crate::process::host_boot_id().map_err(Error::system("the host's boot id"))?,
             attendees: Attendees::default(),
             doors: Doors::default(),
+            bridge: Bridge::new(config.bridge_socket.clone()),
+            uplink: uplink::open(&config)?,
             reports: Reports::default(),
             config,
         }))
@@ -80,6 +86,11 @@ impl Node {
     /// The uid of a slot.
     pub(crate) fn vm_uid(&self, slot: u32) -> u32 {
         self.config.vm_uid_base + slot
+    }
+
+    /// The way out for the VM in `slot`.
+    pub(crate) fn way_out(&self, slot: u32) -> Option<(&Uplink, u32)> {
+        self.uplink.as_ref().map(|uplink| (uplink, slot))
     }
 
     /// For `doctor`.
@@ -106,6 +117,8 @@ impl Node {
             Some(image) => add(Level::Ok, "image", format!("newest image {}", image.version), ""),
             None => add(Level::Error, "image", "no image".into(), "cargo xtask image base"),
         }
+        let (good, message, remedy) = crate::net::doctor::look(&self.config);
+        add(if good { Level::Ok } else { Level::Warning }, "network", message, &remedy);
         match self.disks.space_mb() {
             Ok((total, reserved)) => add(
                 if total > reserved + 4096 { Level::Ok } else { Level::Warning },

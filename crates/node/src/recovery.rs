@@ -76,6 +76,7 @@ pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
         remove_dir(&config.vms_dir().join(&name))?;
     }
     cgroups.remove_parents();
+    crate::net::uplink::close(config)?;
     let volume = config.run_dir.join("volume");
     if volume.exists() && crate::volume::is_mounted(&volume)? {
         crate::command::run("umount", &[&volume.display().to_string()])?;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use rigbox_proto::node::{State, WorkspaceReport};
+use rigbox_proto::node::watch_event::Event;
+use rigbox_proto::node::{EgressRefused, State, WorkspaceReport};
 use tokio::sync::broadcast;
 
 /// Changes that a slow listener may be behind before it has to begin again.
@@ -12,7 +13,7 @@ const BEHIND: usize = 1024;
 /// The newest report of each workspace.
 pub(crate) struct Reports {
     newest: Mutex<BTreeMap<String, WorkspaceReport>>,
-    changes: broadcast::Sender<WorkspaceReport>,
+    changes: broadcast::Sender<Event>,
 }
 
 impl Default for Reports {
@@ -34,11 +35,16 @@ impl Reports {
             newest.insert(report.workspace_id.clone(), report.clone());
         }
         // Sent under the lock, so that `watch` misses nothing between its two halves. Nobody listening is fine.
-        let _ = self.changes.send(report);
+        let _ = self.changes.send(Event::Report(report));
+    }
+
+    /// Tells whoever listens; it is not kept.
+    pub(crate) fn tell_refused(&self, refused: EgressRefused) {
+        let _ = self.changes.send(Event::EgressRefused(refused));
     }
 
     /// All newest reports, and the changes from then on.
-    pub(crate) fn watch(&self) -> (Vec<WorkspaceReport>, broadcast::Receiver<WorkspaceReport>) {
+    pub(crate) fn watch(&self) -> (Vec<WorkspaceReport>, broadcast::Receiver<Event>) {
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         (newest.values().cloned().collect(), self.changes.subscribe())
     }

@@ -186,10 +186,11 @@ impl node_server::Node for Service {
 
     async fn watch(&self, _: tonic::Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (known, changes) = self.node.reports.watch();
-        let report = |report| Ok(WatchEvent { event: Some(watch_event::Event::Report(report)) });
-        let synced = Ok(WatchEvent { event: Some(watch_event::Event::Synced(Synced {})) });
-        let known = tokio_stream::iter(known.into_iter().map(report).chain([synced]).collect::<Vec<_>>());
-        let changes = futures_changes(changes).map(move |change| change.and_then(report));
+        let event = |event| Ok(WatchEvent { event: Some(event) });
+        let synced = watch_event::Event::Synced(Synced {});
+        let known = known.into_iter().map(watch_event::Event::Report).chain([synced]).map(event);
+        let known = tokio_stream::iter(known.collect::<Vec<_>>());
+        let changes = futures_changes(changes).map(move |change| change.and_then(event));
         Ok(Response::new(Box::pin(known.chain(changes))))
     }
 }

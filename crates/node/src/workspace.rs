@@ -5,11 +5,15 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::attend::{Report, ended, report};
-use rigbox_proto::node::{Cause, End, ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport};
+use rigbox_proto::attend::{Refused, Report, ended, report};
+use rigbox_proto::node::{
+    Cause, EgressRefused, End, ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::attend::Attendee;
 use crate::error::Error;
@@ -43,6 +47,8 @@ struct Vm {
     /// When the boot, or the stop, has taken too long.
     deadline: Option<Instant>,
     agent_lost: bool,
+    /// Listens for the VM while it runs.
+    _bridge: AbortOnDropHandle<()>,
 }
 
 /// A boot that has ended, of which something is left that could not be removed yet.
@@ -100,7 +106,10 @@ impl Workspace {
         let handle = boot.process.filter(|_| same_host).and_then(Handle::reopen);
         if let Some(handle) = handle {
             tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
-            if let Err(error) = crate::net::renew(&self.node.config.netns(&self.id), &self.record.network) {
+            let out = self.node.way_out(self.record.slot);
+            if let Err(error) =
+                crate::net::renew(&self.node.config.netns(&self.id), &self.record.network, out)
+            {
                 tracing::error!(workspace = %self.id, %error, "the VM's network is as it was");
             }
             self.attend(handle, None, &boot);
@@ -286,9 +295,15 @@ impl Workspace {
         self.save()?;
         let (Some(boot), Some(_)) = (&self.record.boot, &self.vm) else { return Ok(()) };
         let netns = self.node.config.netns(&self.id);
-        // First, so that nothing is dialled that is about to end.
+        // First, so that nothing is dialled or looked up that is about to end.
         self.node.doors.open(&self.id, &boot.boot_id, netns.clone(), policy.clone());
-        blocking(move || crate::net::set_policy(&netns, &policy)).await
+        let names = self.node.attendees.set_egress(&boot.boot_id, self.egress()).unwrap_or_default();
+        blocking(move || crate::net::set_policy(&netns, &policy, &names)).await
+    }
+
+    /// What the VM may reach: without a way out, nothing.
+    fn egress(&self) -> Egress {
+        if self.node.uplink.is_some() { self.record.network.egress().clone() } else { Egress::None }
     }
 
     async fn delete(&mut self) -> Result<(), Error> {
@@ -317,15 +332,19 @@ impl Workspace {
             workspace: self.id.to_string(),
             about_json: boot.about_json.clone(),
             vm_dir: self.node.config.vm_dir(&self.id),
+            netns: self.node.config.netns(&self.id),
+            egress: self.egress(),
+            names: Arc::default(),
             reports: sender,
         };
+        let bridge = self.node.bridge.attend(self.id.clone(), self.node.config.netns(&self.id));
         // A VM that was stopping when the node went away gets no second grace.
         let deadline = match (boot.stopping, boot.ready) {
             (true, _) => Some(Instant::now()),
             (false, true) => None,
             (false, false) => Some(Instant::now() + self.node.config.boot_timeout),
         };
-        self.vm = Some(Vm { handle, reports, stderr, deadline, agent_lost: false });
+        self.vm = Some(Vm { handle, reports, stderr, deadline, agent_lost: false, _bridge: bridge });
         self.node.attendees.add(&boot.boot_id, attendee);
         let netns = self.node.config.netns(&self.id);
         self.node.doors.open(&self.id, &boot.boot_id, netns, self.record.network.clone());
@@ -352,6 +371,9 @@ impl Workspace {
                 tracing::warn!(workspace = %self.id, reason = lost.reason, "agent lost");
                 vm.agent_lost = boot.ready;
                 return;
+            }
+            Event::Report(report::Report::Refused(refused)) => {
+                return self.node.reports.tell_refused(refusal_of(&self.id, refused));
             }
             Event::Report(report::Report::Ended(end)) => (cause_of(end.cause()), end.detail),
             Event::Died => {
@@ -476,6 +498,11 @@ fn cause_of(cause: ended::Cause) -> Cause {
         ended::Cause::KernelPanic => Cause::KernelPanic,
         ended::Cause::Unobserved | ended::Cause::Unspecified => Cause::EndedUnobserved,
     }
+}
+
+fn refusal_of(id: &WorkspaceId, refused: Refused) -> EgressRefused {
+    let Refused { protocol, address, port, name, count, unix_ms } = refused;
+    EgressRefused { workspace_id: id.to_string(), unix_ms, protocol, address, port, name, count }
 }
 
 fn random_uuid() -> std::io::Result<String> {

@@ -80,6 +80,17 @@ pub(crate) enum WorkspaceCommand {
         #[arg(short, long)]
         force: bool,
     },
+    /// Show what has become of a workspace, and what its network refused it
+    Logs {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many lines, up to 1,000
+        #[arg(long, default_value_t = 100)]
+        lines: u32,
+        /// Go on as it is written
+        #[arg(short, long)]
+        follow: bool,
+    },
     /// Environment variables of a workspace: for its commands, login shells and services
     #[command(subcommand)]
     Env(EnvCommand),

@@ -8,6 +8,7 @@ mod doctor;
 mod exec;
 mod limits;
 mod login;
+mod logs;
 mod status;
 mod template;
 mod whoami;

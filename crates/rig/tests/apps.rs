@@ -77,6 +77,7 @@ fn what_is_done_to_an_app_is_said() {
         log.events(),
         [json!({"event": "log", "timestamp": "2026-01-01T00:00:00Z", "message": "\u{1b}[2Jhello"})]
     );
+    assert_eq!(server.json(&["workspace", "logs", "web"]).events(), log.events());
     // What a guest writes does nothing to a terminal.
     assert!(server.run(&["app", "logs", "web"]).text().contains("\\u{1b}[2Jhello"));
     assert!(server.run(&["app", "health", "web"]).text().contains("0.0.0.0"));

@@ -1,7 +1,7 @@
 //! The installation's configuration: `/etc/rigbox/rigbox.toml`, where everything has a default and a typo is an error that names the
 //! line. And what follows from it: the installation's id, its folders, its uids.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -82,8 +82,10 @@ struct Mail {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Node {
-    /// `none`: nothing leaves a VM's network. The only value so far.
+    /// `veth`: by the host's own network, masqueraded; `none`: nothing leaves a VM's network.
     uplink: Uplink,
+    /// Resolvers for VMs' names; without them, those of the host's `/etc/resolv.conf`.
+    dns: Option<Vec<IpAddr>>,
     image_cache: Option<PathBuf>,
     guest_dir: Option<PathBuf>,
     qemu: PathBuf,
@@ -111,6 +113,7 @@ enum MasterKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Uplink {
+    Veth,
     None,
 }
 
@@ -149,7 +152,8 @@ impl Default for Apps {
 impl Default for Node {
     fn default() -> Self {
         Self {
-            uplink: Uplink::None,
+            uplink: Uplink::Veth,
+            dns: None,
             image_cache: None,
             guest_dir: None,
             qemu: "/usr/bin/qemu-system-x86_64".into(),
@@ -182,6 +186,8 @@ pub(crate) struct Installation {
     file: File,
     /// 8 lower-case base32 characters of a hash of the state folder's path.
     pub(crate) id: String,
+    /// Who is asked for VMs' names. Read early: a role may not see the host's files any more.
+    resolvers: Vec<SocketAddr>,
 }
 
 impl Installation {
@@ -201,7 +207,8 @@ impl Installation {
         let hash = blake3::hash(state.as_os_str().as_encoded_bytes());
         let id = data_encoding::BASE32_NOPAD.encode(hash.as_bytes()).to_lowercase();
         let id = id.get(..8).unwrap_or_default().to_owned();
-        Ok(Self { file: File { state, ..file }, id })
+        let resolvers = resolvers(file.node.dns.clone());
+        Ok(Self { file: File { state, ..file }, id, resolvers })
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -261,6 +268,7 @@ impl Installation {
             attend_socket: sockets.join("attend.sock"),
             fd_socket: sockets.join("fds.sock"),
             dial_socket: self.dial_socket(),
+            bridge_socket: self.run().join(BRIDGE_SOCKET),
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
             edge_uid: self.uid(Role::Edge),
@@ -269,6 +277,10 @@ impl Installation {
             image_cache,
             guest_dir,
             qemu: settings.qemu.clone(),
+            uplink: match settings.uplink {
+                Uplink::Veth => rigbox_node::UplinkMode::Veth,
+                Uplink::None => rigbox_node::UplinkMode::None,
+            },
             disk_reserve: settings.disk_reserve,
             boot_timeout: Duration::from_secs(settings.boot_timeout_s),
         })
@@ -281,6 +293,7 @@ impl Installation {
             fd_socket: "/node/fds.sock".into(),
             guest_socket: "/guestio/guest.sock".into(),
             control_uid: self.uid(Role::Control),
+            resolvers: self.resolvers.clone(),
         }
     }
 
@@ -390,6 +403,16 @@ impl Installation {
     }
 }
 
+/// Those that are named, or else the host's.
+fn resolvers(named: Option<Vec<IpAddr>>) -> Vec<SocketAddr> {
+    let addresses = named.unwrap_or_else(|| {
+        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let address = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse().ok();
+        text.lines().filter_map(address).collect()
+    });
+    addresses.into_iter().take(3).map(|address| SocketAddr::new(address, 53)).collect()
+}
+
 /// The console beside an API at `api_url`: under a name of its own where that needs no DNS, so that its cookie is not that of every
 /// service on `localhost`.
 fn console_beside(api_url: &str) -> String {
@@ -460,7 +483,7 @@ mod tests {
     fn the_domain_of_apps_is_a_domain() {
         let edge = |domain: &str| {
             let file = parse(&format!("[apps]\ndomain = {domain:?}")).unwrap();
-            Installation { file, id: "id".to_owned() }.edge().map(|edge| edge.domain)
+            Installation { file, id: "id".to_owned(), resolvers: Vec::new() }.edge().map(|edge| edge.domain)
         };
         assert_eq!(edge("apps.example.org").unwrap(), "apps.example.org");
         for bad in ["", ".example", "Example.org", "a..b", "example.org/", "a:80"] {
@@ -478,7 +501,7 @@ mod tests {
     fn master_keys_come_from_a_file_a_variable_or_a_command() {
         let source = |text: &str| {
             let file = parse(text).unwrap();
-            let installation = Installation { file, id: "id".to_owned() };
+            let installation = Installation { file, id: "id".to_owned(), resolvers: Vec::new() };
             installation.control(Path::new("/private")).master_key
         };
         for (text, wanted) in [

@@ -24,16 +24,26 @@ pub struct SessionHolder {
     pub ends_at: Moment,
 }
 
+/// What a code stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct WayToApp<'a> {
+    /// Where it lets in.
+    pub app: &'a AppId,
+    /// Whose browser.
+    pub session: &'a SessionId,
+    /// What the browser has to know besides.
+    pub state: &'a str,
+    /// For how long.
+    pub lives: Duration,
+}
+
 impl Store {
-    /// Keeps a code that lets the browser of `session` in at `app`, if it also knows `state`.
+    /// Keeps a code that lets a browser in at an app.
     pub async fn add_app_code(
         &self,
         code: &AppCode,
         token_key: &TokenKey,
-        app: &AppId,
-        session: &SessionId,
-        state: &str,
-        lives: Duration,
+        way: &WayToApp<'_>,
         now: Moment,
     ) -> Result<(), Error> {
         let mut tx = self.write().await?;
@@ -45,10 +55,10 @@ impl Store {
             "INSERT INTO app_codes (hash, app_id, session_id, state, expires_at) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(token_key.hash(code.reveal()).as_str())
-        .bind(app.as_str())
-        .bind(session.as_str())
-        .bind(state)
-        .bind(now.after(lives).unix_ms())
+        .bind(way.app.as_str())
+        .bind(way.session.as_str())
+        .bind(way.state)
+        .bind(now.after(way.lives).unix_ms())
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;

@@ -35,7 +35,7 @@ mod workspace_log;
 mod workspaces;
 
 pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
-pub use app_sessions::SessionHolder;
+pub use app_sessions::{SessionHolder, WayToApp};
 pub use apps::{App, AppAt, AppHost, AppPage};
 pub use audit::{Act, AuditEntry};
 pub use devices::{DeviceLogin, Poll};

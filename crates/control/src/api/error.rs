@@ -18,6 +18,7 @@ use crate::node_client::NodeError;
 use crate::service::apps::AppProblem;
 use crate::service::devices::DeviceProblem;
 use crate::service::guests::GuestProblem;
+use crate::service::quick_deploy::DeployProblem;
 use crate::service::sign_in::SignInProblem;
 use crate::service::workspaces::Problem;
 
@@ -235,6 +236,15 @@ impl From<AppProblem> for ApiError {
             AppProblem::Node(error) => error.into(),
             AppProblem::Store(error) => error.into(),
             AppProblem::Internal(_) => Self::internal(&message),
+        }
+    }
+}
+
+impl From<DeployProblem> for ApiError {
+    fn from(problem: DeployProblem) -> Self {
+        match problem {
+            DeployProblem::Workspace(problem) => problem.into(),
+            DeployProblem::App(problem) => problem.into(),
         }
     }
 }

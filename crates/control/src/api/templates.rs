@@ -1,7 +1,7 @@
 //! `/templates`: what workspaces are made from.
 
 use axum::Json;
-use rigbox_core::templates::{self, Template};
+use rigbox_core::templates::{self, ExpectedApp, Template};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -37,7 +37,7 @@ struct TemplateLogSourcePreset {
     is_primary: bool,
 }
 
-/// An app that the template brings along; no template does yet.
+/// An app that the template brings along: `quick-deploy` makes it.
 #[derive(Debug, Serialize, ToSchema)]
 struct TemplateExpectedApp {
     name: &'static str,
@@ -45,6 +45,12 @@ struct TemplateExpectedApp {
     protocol: &'static str,
     managed: bool,
     system_tags: Vec<&'static str>,
+}
+
+impl From<&ExpectedApp> for TemplateExpectedApp {
+    fn from(app: &ExpectedApp) -> Self {
+        Self { name: app.name, port: app.port, protocol: "http", managed: false, system_tags: Vec::new() }
+    }
 }
 
 impl From<&Template> for WorkspaceTemplate {
@@ -60,7 +66,7 @@ impl From<&Template> for WorkspaceTemplate {
             vcpu_count: template.vcpu_count,
             disk_size_mb: template.disk_size_mb,
             default_log_sources: Vec::new(),
-            expected_apps: Vec::new(),
+            expected_apps: template.expected_apps.iter().map(Into::into).collect(),
             coming_soon: false,
         }
     }

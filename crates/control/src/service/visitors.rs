@@ -7,7 +7,7 @@ use rigbox_core::ids::{AppId, UserId};
 use rigbox_core::permit::{Principal, ReadApp, Target, permit};
 use rigbox_core::time::Moment;
 use rigbox_store::secret::{ApiKey, AppCode, TokenKey, WorkspaceKey};
-use rigbox_store::{App, AppAt, Error, Store};
+use rigbox_store::{App, AppAt, Error, Store, WayToApp};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
@@ -183,7 +183,8 @@ impl Visitors {
         }
         let code = AppCode::mint()?;
         let now = clock::now();
-        self.store.add_app_code(&code, &self.token_key, &app, session, state, CODE_LIVES, now).await?;
+        let way = WayToApp { app: &app, session, state, lives: CODE_LIVES };
+        self.store.add_app_code(&code, &self.token_key, &way, now).await?;
         // The host is the app's own, whatever was asked for.
         let origin = self.domain.origin(&found.app);
         Ok(Some(format!("{origin}/.rigbox/callback?code={}&state={state}", code.reveal())))

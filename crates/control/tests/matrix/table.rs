@@ -103,6 +103,8 @@ pub(crate) const ROUTES: &[Route] = &[
     row("DELETE", "/api/v1/api-keys/{id}", Key, &[200, 404]),
     row("GET", "/api/v1/workspaces", Account, &[200]).read().within(),
     row("POST", "/api/v1/workspaces", Account, &[201, 409]).body(r#"{"name":"another"}"#),
+    row("POST", "/api/v1/quick-deploy", Account, &[200, 409])
+        .body(r#"{"template_id":"base","name":"quick"}"#),
     row("GET", "/api/v1/workspaces/{id}", Workspace, &[200]).read().within(),
     row("DELETE", "/api/v1/workspaces/{id}", Workspace, &[200, 404, 409]),
     row("POST", "/api/v1/workspaces/{id}/start", Workspace, &[200, 409]).operate(),
@@ -135,6 +137,10 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/api/v1/apps/{id}/health", App, &[200]).read().within(),
     row("GET", "/api/v1/apps/{id}/logs", App, &[200]).read().within(),
     row("GET", "/api/v1/apps/{id}/logs/stream", App, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces/{id}/network", Workspace, &[200]).read().within(),
+    row("PATCH", "/api/v1/workspaces/{id}/network", Workspace, &[200])
+        .operate()
+        .body(r#"{"egress":{"mode":"none"}}"#),
     row("GET", "/api/v1/workspaces/{id}/logs", Workspace, &[200]).read().within(),
     row("GET", "/api/v1/workspaces/{id}/logs/stream", Workspace, &[200]).read().within(),
     row("GET", "/api/v1/workspaces/{id}/listening-ports", Workspace, &[200]).read().within(),

@@ -1,21 +1,28 @@
 //! A VM's network: a namespace of its own with one tap device. The same addresses in each, so there is nothing to allocate; two VMs
 //! have no common wire. What may pass is in `vm.nft`, what control may change of it in [`policy`].
 
+pub(crate) mod doctor;
+pub(crate) mod names;
 pub(crate) mod policy;
+mod refusals;
 mod rules;
+pub(crate) mod uplink;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::command;
 use crate::error::Error;
+use names::Names;
 use policy::Policy;
+use uplink::Uplink;
 
 const TAP: &str = "tap0";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
@@ -31,15 +38,14 @@ pub(crate) fn vm_mac() -> String {
 }
 
 /// Makes the namespace, kept by a mount at `path`, and the tap in it, which lives as long as its descriptor. Nothing passes before the
-/// rules are there.
-pub(crate) fn create(path: &Path, policy: &Policy) -> Result<OwnedFd, Error> {
+/// rules are there. `out` is the way out, for the VM in that slot.
+pub(crate) fn create(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) -> Result<OwnedFd, Error> {
     remove(path)?;
     File::create(path).map_err(Error::at("cannot be made", path))?;
     let (target, rules) = (path.to_owned(), rules::whole(policy));
-    on_a_thread(path, move || -> io::Result<OwnedFd> {
+    let tap = on_a_thread(path, move || -> io::Result<OwnedFd> {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        let own = Some("/proc/thread-self/ns/net");
-        mount(own, &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount_own(&target)?;
         no_ipv6()?;
         let tap = rigbox_sys::network::tap(TAP)?;
         rules::apply(&rules)?;
@@ -48,39 +54,54 @@ pub(crate) fn create(path: &Path, policy: &Policy) -> Result<OwnedFd, Error> {
         rigbox_sys::network::configure(TAP, ADDRESS, NETMASK)?;
         rigbox_sys::network::neighbour(TAP, VM_ADDRESS, VM_MAC)?;
         Ok(tap)
-    })
+    })?;
+    if let Some((uplink, slot)) = out {
+        uplink.attach(path, slot)?;
+    }
+    Ok(tap)
 }
 
 /// Puts `policy` in force in a namespace; connections that it does not allow end.
-pub(crate) fn set_policy(path: &Path, policy: &Policy) -> Result<(), Error> {
-    let document = rules::of_policy(policy);
-    let kept: Vec<String> = policy.app_ports().map(|port| format!("dport != :{port}")).collect();
-    on_a_thread(
-        path,
-        in_namespace(path, move || {
-            rules::apply(&document)?;
-            // So that whoever holds a socket to a port that is no longer listed hears of it.
-            let dialled = format!("dst {VM_ADDRESS}");
-            let filter = [vec![dialled], kept].concat().join(" and ");
-            destroy_sockets(&["-t", &filter])
-        }),
-    )
+pub(crate) fn set_policy(path: &Path, policy: &Policy, names: &Names) -> Result<(), Error> {
+    names.set_policy(path, policy)?;
+    destroy_unlisted(path, policy)
 }
 
-/// As [`set_policy`], for a namespace that an older node may have made: when its rules are others, all are loaded.
-pub(crate) fn renew(path: &Path, policy: &Policy) -> Result<(), Error> {
-    set_policy(path, policy).or_else(|_| {
-        let document = rules::whole(policy);
-        on_a_thread(path, in_namespace(path, move || rules::apply(&document)))
-    })
+/// Puts what is on record in force once more, in a namespace that an earlier node made: when its rules are others, all are loaded.
+pub(crate) fn renew(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) -> Result<(), Error> {
+    if let Some((uplink, slot)) = out {
+        uplink.ensure_attached(path, slot)?;
+    }
+    let apply = |document: String| on_a_thread(path, in_namespace(path, move || rules::apply(&document)));
+    apply(rules::of_policy(policy)).or_else(|_| apply(rules::whole(policy)))?;
+    destroy_unlisted(path, policy)
+}
+
+/// So that whoever holds a socket to a port that is not listed any more hears of it.
+fn destroy_unlisted(path: &Path, policy: &Policy) -> Result<(), Error> {
+    let dialled = format!("dst {VM_ADDRESS}");
+    let kept: Vec<String> = policy.app_ports().map(|port| format!("dport != :{port}")).collect();
+    let filter = [vec![dialled], kept].concat().join(" and ");
+    on_a_thread(path, in_namespace(path, move || destroy_sockets(&["-t", &filter])))
 }
 
 /// Removes the namespace; one that is not there is fine. Sockets in it that somebody still holds end at once.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     if path.exists() {
         // What is no namespace (any more) has no sockets.
-        let _ = on_a_thread(path, in_namespace(path, || destroy_sockets(&["-tua"])));
+        let _ = on_a_thread(
+            path,
+            in_namespace(path, || {
+                uplink::detach()?;
+                destroy_sockets(&["-tua"])
+            }),
+        );
     }
+    unmount(path)
+}
+
+/// Lets a namespace go that is kept at `path`.
+fn unmount(path: &Path) -> Result<(), Error> {
     match umount2(path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
         Err(errno) => return Err(Error::at("cannot be unmounted", path)(errno.into())),
@@ -89,6 +110,12 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("cannot be removed", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Keeps the calling thread's namespace at `path`.
+fn mount_own(path: &Path) -> io::Result<()> {
+    let own = Some("/proc/thread-self/ns/net");
+    Ok(mount(own, path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
 
 /// Moves the calling thread into the namespace at `path`.
@@ -119,6 +146,44 @@ fn on_a_thread<T: Send + 'static>(
     let done = thread.join();
     done.unwrap_or_else(|_| Err(io::Error::other("the thread for the network namespace panicked")))
         .map_err(Error::at("the network namespace", path))
+}
+
+/// A service's socket for the VM, bound at `ADDRESS` in the namespace at `path`.
+pub(crate) fn service_socket(path: &Path, kind: SocketType, port: u16) -> Result<OwnedFd, Error> {
+    on_a_thread(
+        path,
+        in_namespace(path, move || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET, kind, flags, None)?;
+            // An earlier one may have connections that are not quite over.
+            rustix::net::sockopt::set_socket_reuseaddr(&socket, kind == SocketType::STREAM)?;
+            bind(&socket, &SocketAddrV4::new(ADDRESS, port))?;
+            if kind == SocketType::STREAM {
+                listen(&socket, 16)?;
+            }
+            Ok(socket)
+        }),
+    )
+}
+
+/// A TCP socket in the namespace at `path`, on its way to port 443 of `address`: where the rules there let it.
+pub(crate) fn socket_towards(path: &Path, address: Ipv4Addr) -> Result<OwnedFd, Error> {
+    on_a_thread(
+        path,
+        in_namespace(path, move || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+            match rustix::net::connect(&socket, &SocketAddrV4::new(address, 443)) {
+                Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
+                Err(errno) => Err(errno.into()),
+            }
+        }),
+    )
+}
+
+/// A netlink socket on which the kernel tells what the rules of the namespace at `path` refused.
+pub(crate) fn refusals_socket(path: &Path) -> Result<OwnedFd, Error> {
+    on_a_thread(path, in_namespace(path, refusals::subscribe))
 }
 
 /// Ends sockets of the calling thread's namespace, whoever holds them: they read an error at once.

@@ -26,6 +26,12 @@ impl Policy {
         self.app_ports.iter().map(|port| port.get())
     }
 
+    /// What the VM may reach.
+    pub(crate) fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
+    /// The port, if gateways may dial it.
     pub(crate) fn allows_dial(&self, port: u32) -> Option<u16> {
         let port = NonZeroU16::new(u16::try_from(port).ok()?)?;
         self.app_ports.contains(&port).then_some(port.get())

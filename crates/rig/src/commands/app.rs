@@ -1,7 +1,5 @@
 //! `rig app`: ports of workspaces with a name in the world.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
@@ -11,8 +9,6 @@ use crate::failure::Failure;
 use crate::output::{Event, Output, plain};
 
 const ROUTE: &str = "apps";
-/// How soon a followed log is asked for news.
-const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(api: &Api, out: &Output, command: AppCommand) -> Result<(), Failure> {
     match command {
@@ -90,28 +86,7 @@ async fn rm(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
 
 async fn logs(api: &Api, out: &Output, text: &str, lines: u32, follow: bool) -> Result<(), Failure> {
     let app = api.find_app(text).await?;
-    let count = lines.to_string();
-    let mut cursor: Option<String> = None;
-    loop {
-        let mut query = vec![("lines", count.as_str())];
-        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-        let answer: Map<String, Value> =
-            api.get_with(&[ROUTE, &app.id, "logs"], &query, crate::api::ANSWER).await?;
-        for line in answer.get("lines").and_then(Value::as_array).into_iter().flatten() {
-            let field = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default();
-            out.event(&Event::Log { timestamp: field("timestamp"), message: field("message") })?;
-            out.say(&format!("{} {}", plain(field("timestamp")), plain(field("message"))))?;
-        }
-        let next = answer.get("cursor").and_then(Value::as_str).map(str::to_owned);
-        let more = answer.get("has_more").and_then(Value::as_bool).unwrap_or(false);
-        if !follow {
-            return Ok(());
-        }
-        cursor = next.or(cursor);
-        if !more {
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
+    super::logs::print(api, out, &[ROUTE, &app.id, "logs"], lines, follow).await
 }
 
 async fn share(api: &Api, out: &Output, arguments: &ShareArguments) -> Result<(), Failure> {

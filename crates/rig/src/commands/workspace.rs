@@ -22,6 +22,10 @@ pub(super) async fn run(api: &Api, out: &Output, command: WorkspaceCommand) -> R
         WorkspaceCommand::Start(which) => start(api, out, which.text()).await,
         WorkspaceCommand::Stop(which) => stop(api, out, which.text()).await,
         WorkspaceCommand::Restart(which) => restart(api, out, which.text()).await,
+        WorkspaceCommand::Logs { which, lines, follow } => {
+            let vm = api.find(which.text()).await?;
+            super::logs::print(api, out, &["workspaces", &vm.id, "logs"], lines, follow).await
+        }
         WorkspaceCommand::Env(command) => env::run(api, out, &command).await,
         WorkspaceCommand::Rm { which, force } => remove::rm(api, out, which.text(), force).await,
     }

@@ -21,6 +21,7 @@ pub(crate) fn all(world: Shared) -> Router {
         .route("/workspaces", get(list).post(create))
         .route("/workspaces/{id}", get(one).delete(delete))
         .route("/workspaces/{id}/exec", post(exec::plain).get(exec::socket))
+        .route("/workspaces/{id}/logs", get(app_logs))
         .route("/workspaces/{id}/env", get(environment).post(set_environment))
         .route("/workspaces/{id}/env/{name}", axum::routing::delete(unset))
         .route("/workspaces/{id}/{operation}", post(operate))

@@ -180,21 +180,27 @@ pub(in crate::api) struct CreateWorkspaceRequest {
     setup_script_ids: Option<Vec<String>>,
 }
 
+/// Refuses ids of what there is none of yet.
+pub(in crate::api) fn none_of<const N: usize>(
+    fields: [(&'static str, &Option<Vec<String>>); N],
+) -> Result<(), ApiError> {
+    for (field, ids) in fields {
+        if let Some(id) = ids.as_ref().and_then(|ids| ids.first()) {
+            let id: String = id.chars().take(64).collect();
+            return Err(ApiError::bad_request(format!("{field}: there is no `{id}`: leave the field out"))
+                .with_details(serde_json::json!({"field": field})));
+        }
+    }
+    Ok(())
+}
+
 impl CreateWorkspaceRequest {
     pub(super) fn wanted(self) -> Result<Wanted, ApiError> {
-        for (field, ids) in [
+        none_of([
             ("catalog_ids", &self.catalog_ids),
             ("service_spec_ids", &self.service_spec_ids),
             ("setup_script_ids", &self.setup_script_ids),
-        ] {
-            if let Some(id) = ids.as_ref().and_then(|ids| ids.first()) {
-                let id: String = id.chars().take(64).collect();
-                return Err(ApiError::bad_request(format!(
-                    "{field}: there is no `{id}`: leave the field out"
-                ))
-                .with_details(serde_json::json!({"field": field})));
-            }
-        }
+        ])?;
         Ok(Wanted {
             name: self.name,
             template_id: self.template_id,

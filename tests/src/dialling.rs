@@ -1,0 +1,156 @@
+//! What a gateway may reach in a VM.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rigbox_proto::node::NetworkPolicy;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::installation::eventually;
+use crate::{Kept, World, roles};
+
+pub(crate) const PROMISES: &[crate::Promise] =
+    &[("a_gateway_reaches_listed_ports_of_one_boot_only", a_gateway_reaches_listed_ports_of_one_boot_only)];
+
+/// The boot that runs, as the node knows it.
+fn boot_of(world: &World, id: &str) -> Result<String> {
+    let text = std::fs::read_to_string(world.state().join(format!("node/journal/{id}.json")))?;
+    let record: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(record.pointer("/boot/boot_id").and_then(|boot| boot.as_str()).context("no boot")?.to_owned())
+}
+
+pub(crate) fn ports(app_ports: &[u32]) -> NetworkPolicy {
+    NetworkPolicy { app_ports: app_ports.to_vec(), egress: None }
+}
+
+/// Waits for an event on a socket.
+fn happens(socket: &OwnedFd, what: PollFlags, within: Duration) -> Result<bool> {
+    let mut fds = [PollFd::new(socket, what)];
+    let within = Timespec { tv_sec: within.as_secs().try_into()?, tv_nsec: within.subsec_nanos().into() };
+    Ok(poll(&mut fds, Some(&within))? > 0)
+}
+
+/// Whether the connection that the socket is on its way to comes about.
+fn connects(socket: &OwnedFd) -> Result<bool> {
+    if !happens(socket, PollFlags::OUT, Duration::from_secs(3))? {
+        return Ok(false);
+    }
+    Ok(rustix::net::sockopt::socket_error(socket)?.is_ok())
+}
+
+/// Aims a socket at another place, as its holder can.
+fn aim(socket: &OwnedFd, address: Ipv4Addr, port: u16) -> Result<bool> {
+    rustix::net::connect_unspec(socket)?;
+    match rustix::net::connect(socket, &SocketAddrV4::new(address, port)) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => connects(socket),
+        Err(_) => Ok(false),
+    }
+}
+
+/// What a web server at the other end says.
+fn fetch(socket: OwnedFd) -> Result<String> {
+    ensure!(connects(&socket)?, "no connection");
+    let mut stream = TcpStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
+    let api = &world.api;
+    let id = api.spawn("dialled")?;
+    let boot = boot_of(world, &id)?;
+    for port in [8000, 8001] {
+        api.sh(&id, &format!("mkdir -p {port}; echo port {port} > {port}/index.html; setsid python3 -m http.server -d {port} {port} >/dev/null 2>&1 </dev/null &"))?;
+    }
+    api.sh(
+        &id,
+        "for i in $(seq 100); do curl -sf localhost:8000 localhost:8001 && exit 0; sleep 0.2; done; exit 1",
+    )?;
+    let dial = |boot: &str, port| roles::dial(world, &id, boot, port);
+
+    let refused = |asked: Result<Result<OwnedFd, String>>, wanted: &str| -> Kept {
+        let code = asked?.err().context("a connection was given")?;
+        ensure!(code == wanted, "refused as `{code}`, not `{wanted}`");
+        Ok(())
+    };
+    refused(dial(&boot, 8000), "port_not_listed")?;
+    roles::set_network(world, &id, ports(&[8000]))?;
+    let given = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
+    ensure!(fetch(given)?.ends_with("port 8000\n"), "another server answered");
+    refused(dial(&boot, 8001), "port_not_listed")?;
+    refused(dial("00000000-0000-0000-0000-000000000000", 8000), "stale_boot")?;
+    refused(roles::dial(world, "ws-aaaaaaaa", &boot, 8000), "no_vm")?;
+    for stranger in [0, 65534] {
+        refused(roles::dial_as(world, stranger, &id, &boot, 8000), "closed")?;
+    }
+    ensure!(roles::set_network(world, "ws-aaaaaaaa", ports(&[1])).is_err(), "a policy for nobody");
+
+    // Whoever holds a socket may aim it elsewhere; it gets nowhere but to where it could be dialled.
+    let held = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
+    ensure!(connects(&held)?, "no connection");
+    for (address, port) in [
+        ([172, 16, 0, 2], 8001),
+        ([172, 16, 0, 2], 22),
+        ([172, 16, 0, 1], 8000),
+        ([127, 0, 0, 1], 8000),
+        ([172, 16, 0, 1], 53),
+        ([127, 0, 0, 1], 7070),
+        ([8, 8, 8, 8], 8000),
+    ] {
+        ensure!(!aim(&held, address.into(), port)?, "a dialled socket reached {address:?}:{port}");
+    }
+    ensure!(aim(&held, [172, 16, 0, 2].into(), 8000)?, "the test cannot aim a socket");
+
+    // What is not listed any more ends at once, also for who holds it.
+    roles::set_network(world, &id, ports(&[8001]))?;
+    ended(&held, "a connection to a port that is not listed any more")?;
+    refused(dial(&boot, 8000), "port_not_listed")?;
+    let given = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
+    ensure!(fetch(given)?.ends_with("port 8001\n"), "another server answered");
+
+    // The policy outlives the node, and what was dialled too.
+    let held = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
+    ensure!(connects(&held)?, "no connection");
+    world.kill_role("node")?;
+    let given = eventually("the node dials again", Duration::from_secs(20), || Ok(dial(&boot, 8001)?.ok()))?;
+    ensure!(fetch(given)?.ends_with("port 8001\n"), "another server answered");
+    ensure!(!happens(&held, PollFlags::IN, Duration::ZERO)?, "a connection ended with the node");
+
+    // A boot's end is heard of at the other end of its connections, however it comes: here the VM has no time to say so.
+    let pids = world.vmm_pids()?;
+    let vmm = vmm_of(&pids, world, &id)?;
+    rigbox_sys::spawn::signal(vmm, 9)?;
+    ended(&held, "a connection to a VM that was killed")?;
+    refused(dial(&boot, 8001), "no_vm")?;
+    api.wait(&id, "failed")?;
+    api.remove(&id)
+}
+
+/// The VMM's pid as the node knows it.
+fn vmm_of(pids: &[i32], world: &World, id: &str) -> Result<i32> {
+    let text = std::fs::read_to_string(world.state().join(format!("node/journal/{id}.json")))?;
+    let record: serde_json::Value = serde_json::from_str(&text)?;
+    let pid =
+        record.pointer("/boot/process/pid").and_then(serde_json::Value::as_i64).context("no process")?;
+    let pid = i32::try_from(pid)?;
+    ensure!(pids.contains(&pid), "{pid} is no VMM");
+    Ok(pid)
+}
+
+/// The socket reads an error, and soon.
+fn ended(socket: &OwnedFd, what: &str) -> Kept {
+    let since = Instant::now();
+    ensure!(happens(socket, PollFlags::IN, Duration::from_secs(5))?, "{what} goes on");
+    let mut stream = TcpStream::from(socket.try_clone()?);
+    let error = stream.read(&mut [0]).err().with_context(|| format!("{what} has something to read"))?;
+    ensure!(error.kind() != ErrorKind::WouldBlock, "{what}: {error}");
+    eprintln!("{what} ended after {} ms: {error}", since.elapsed().as_millis());
+    Ok(())
+}

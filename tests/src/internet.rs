@@ -1,0 +1,265 @@
+//! What plays the internet for the host under test: a network namespace of its own at the other end of the host's `eth0`, with a few servers
+//! (threads of this program) on addresses that look public, a resolver, and recorders that see every frame of a namespace.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, TXT};
+use hickory_proto::rr::{RData, Record, RecordType};
+use nix::sched::{CloneFlags, setns, unshare};
+
+const PATH: &str = "/run/internet";
+/// The host under test, as the internet sees it.
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 2);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
+/// A public server, and another one.
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(1, 2, 3, 4);
+pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(5, 6, 7, 8);
+pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
+/// What the servers say.
+pub(crate) const GREETING: &str = "hello from the internet";
+/// Servers on this port never stop talking.
+pub(crate) const STREAM: u16 = 9999;
+
+/// The internet.
+pub(crate) struct Internet {
+    /// Names that its resolver was asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Internet {
+    /// Makes it. The host gets `eth0` and a default route.
+    pub(crate) fn start() -> Result<Self> {
+        File::create(PATH)?;
+        let made = std::thread::spawn(|| -> io::Result<()> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let own = Some("/proc/thread-self/ns/net");
+            nix::mount::mount(own, PATH, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>)?;
+            rigbox_sys::network::up("lo")
+        });
+        made.join().map_err(|_| anyhow::anyhow!("the internet"))??;
+        let mask = Ipv4Addr::new(255, 255, 255, 0);
+        ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", PATH])?;
+        rigbox_sys::network::configure("eth0", HOST, mask)?;
+        inside(Path::new(PATH), move || {
+            rigbox_sys::network::configure("eth0", ROUTER, mask)?;
+            for address in [SERVER, OTHER, RESOLVER] {
+                ip(&["address", "add", &format!("{address}/32"), "dev", "lo"]).map_err(io::Error::other)?;
+            }
+            Ok(())
+        })?;
+        rigbox_sys::network::default_route(ROUTER)?;
+        for address in [SERVER, OTHER] {
+            for port in [25, 80, 443, 8080] {
+                serve(address, port, |stream| {
+                    let mut request = [0; 4096];
+                    let _ = stream.read(&mut request);
+                    let _ = write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: 23\r\n\r\n{GREETING}");
+                })?;
+            }
+            serve(address, STREAM, |stream| {
+                while stream.write_all(b"tick\n").is_ok() {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            })?;
+        }
+        let asked = Arc::default();
+        resolve(Arc::clone(&asked))?;
+        Ok(Self { asked })
+    }
+
+    /// How often the resolver was asked for a name.
+    pub(crate) fn asked_for(&self, name: &str) -> usize {
+        self.asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|asked| *asked == name)
+            .count()
+    }
+
+    /// Records what arrives in, and leaves, the internet.
+    pub(crate) fn record(&self) -> Result<Recorder> {
+        Recorder::start(Path::new(PATH))
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(arguments).output()?;
+    anyhow::ensure!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Runs `work` on a thread in the namespace at `path`.
+pub(crate) fn inside<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let path = path.to_owned();
+    let thread = std::thread::spawn(move || {
+        setns(File::open(&path)?, CloneFlags::CLONE_NEWNET)?;
+        work()
+    });
+    let done = thread.join().map_err(|_| anyhow::anyhow!("a thread in a namespace"))?;
+    done.context("in a namespace")
+}
+
+/// A server in the internet.
+fn serve(address: Ipv4Addr, port: u16, talk: fn(&mut std::net::TcpStream)) -> Result<()> {
+    let listener = inside(Path::new(PATH), move || TcpListener::bind((address, port)))?;
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || talk(&mut stream));
+        }
+    });
+    Ok(())
+}
+
+/// The resolver's zone.
+fn records(name: &str, kind: RecordType) -> Option<Vec<RData>> {
+    let address = |address: Ipv4Addr| vec![RData::A(A(address))];
+    Some(match (name, kind) {
+        ("server.example.", RecordType::A) => address(SERVER),
+        ("other.example.", RecordType::A) => address(OTHER),
+        ("inside.example.", RecordType::A) => [address(SERVER), address([10, 0, 0, 1].into())].concat(),
+        ("metadata.example.", RecordType::A) => address([169, 254, 169, 254].into()),
+        ("server.example.", RecordType::AAAA) => {
+            vec![RData::AAAA(AAAA([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()))]
+        }
+        ("long.example.", RecordType::TXT) => vec![RData::TXT(TXT::new(vec!["x".repeat(250); 8]))],
+        _ => return None,
+    })
+}
+
+fn reply(bytes: &[u8], asked: &Mutex<Vec<String>>, longest: usize) -> Option<Vec<u8>> {
+    let request = Message::from_vec(bytes).ok()?;
+    let query = request.queries.first()?.clone();
+    let name = query.name().to_ascii().to_ascii_lowercase();
+    asked.lock().unwrap_or_else(PoisonError::into_inner).push(name.trim_end_matches('.').to_owned());
+    let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
+    reply.add_query(query.clone());
+    match records(&name, query.query_type()) {
+        Some(found) => {
+            reply.add_answers(
+                found.into_iter().map(|data| Record::from_rdata(query.name().clone(), 60, data)),
+            );
+        }
+        None => reply.metadata.response_code = ResponseCode::NXDomain,
+    }
+    let bytes = reply.to_vec().ok()?;
+    if bytes.len() > longest { reply.truncate().to_vec().ok() } else { Some(bytes) }
+}
+
+fn resolve(asked: Arc<Mutex<Vec<String>>>) -> Result<()> {
+    let udp = inside(Path::new(PATH), || UdpSocket::bind((RESOLVER, 53)))?;
+    let tcp = inside(Path::new(PATH), || TcpListener::bind((RESOLVER, 53)))?;
+    let by_connection = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = udp.recv_from(&mut buffer) {
+            if let Some(reply) = reply(&buffer[..length], &asked, 1232) {
+                let _ = udp.send_to(&reply, from);
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for mut stream in tcp.incoming().flatten() {
+            let mut length = [0; 2];
+            if stream.read_exact(&mut length).is_err() {
+                continue;
+            }
+            let mut bytes = vec![0; u16::from_be_bytes(length).into()];
+            if stream.read_exact(&mut bytes).is_ok()
+                && let Some(reply) = reply(&bytes, &by_connection, usize::MAX)
+            {
+                let length = u16::try_from(reply.len()).unwrap_or(0).to_be_bytes();
+                let _ = stream.write_all(&[length.as_slice(), &reply].concat());
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Sees every frame on every device of a namespace.
+pub(crate) struct Recorder {
+    frames: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Recorder {
+    /// Begins in the namespace at `path`.
+    pub(crate) fn start(path: &Path) -> Result<Self> {
+        use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+        // ETH_P_ALL, in network order.
+        let all = Protocol::from_raw(std::num::NonZeroU32::new(u32::from(3u16.to_be())).context("a number")?);
+        let socket: OwnedFd = inside(path, move || {
+            let flags = SocketFlags::CLOEXEC;
+            Ok(socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(all))?)
+        })?;
+        let frames: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let record = Arc::clone(&frames);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, _)) =
+                rustix::net::recv(&socket, &mut buffer, rustix::net::RecvFlags::empty())
+            {
+                // Nobody wants to know any more.
+                if Arc::strong_count(&record) == 1 {
+                    return;
+                }
+                record.lock().unwrap_or_else(PoisonError::into_inner).push(buffer[..length].to_vec());
+            }
+        });
+        Ok(Self { frames })
+    }
+
+    /// Frames that carry `mark`, by what they are.
+    pub(crate) fn marked(&self, mark: &[u8]) -> BTreeMap<String, usize> {
+        let mut found = BTreeMap::new();
+        for frame in self.frames.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if frame.windows(mark.len()).any(|window| window == mark) {
+                *found.entry(describe(frame)).or_default() += 1;
+            }
+        }
+        found
+    }
+
+    /// IPv4 packets on their way to an address for which `is` holds.
+    pub(crate) fn sent_to(&self, is: impl Fn(Ipv4Addr) -> bool) -> BTreeMap<String, usize> {
+        let mut found = BTreeMap::new();
+        for frame in self.frames.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let (Some([8, 0]), Some([a, b, c, d])) = (frame.get(12..14), frame.get(30..34))
+                && is(Ipv4Addr::new(*a, *b, *c, *d))
+            {
+                *found.entry(describe(frame)).or_default() += 1;
+            }
+        }
+        found
+    }
+}
+
+fn describe(frame: &[u8]) -> String {
+    let address = |at: usize| {
+        let bytes: [u8; 4] =
+            frame.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
+        IpAddr::from(bytes)
+    };
+    let kind = u16::from_be_bytes([frame[12], frame[13]]);
+    match kind {
+        0x0800 => format!("IPv4 protocol {} {} -> {}", frame.get(23).unwrap_or(&0), address(26), address(30)),
+        _ => format!("frame of type {kind:#06x}"),
+    }
+}
+
+/// The network namespace of the host under test.
+pub(crate) fn host() -> PathBuf {
+    PathBuf::from(format!("/proc/{}/ns/net", std::process::id()))
+}
