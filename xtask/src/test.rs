@@ -42,13 +42,9 @@ impl Counts {
 
 /// Runs all tests; fails when one failed.
 pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
-    let packages = [
-        build::RUN_PACKAGES,
-        TEST_PACKAGES,
-        rigbox_image::HOST_PACKAGES,
-        schemathesis::PACKAGES,
-        websocket_clients::PACKAGES,
-    ];
+    let clients = websocket_clients::packages();
+    let packages =
+        [build::RUN_PACKAGES, TEST_PACKAGES, rigbox_image::HOST_PACKAGES, schemathesis::PACKAGES, &clients];
     build::install_packages(&packages)?;
     let remedy = "read the message above";
     if filter.is_none() {

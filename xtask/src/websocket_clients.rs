@@ -11,7 +11,15 @@ use crate::place::checkout;
 use crate::steps::step;
 
 /// What installing and running them needs of Debian; and two clients of HTTP that are Debian's own.
-pub(crate) const PACKAGES: &[&str] = &["curl", "nghttp2-client", "nodejs", "npm", "python3-venv"];
+const PACKAGES: &[&str] = &["curl", "nghttp2-client", "python3-venv"];
+/// Node.js, where it does not come from elsewhere: Debian's does not go beside another one.
+const NODE: &[&str] = &["nodejs", "npm"];
+
+/// The packages that are needed here.
+pub(crate) fn packages() -> Vec<&'static str> {
+    let there = Command::new("npm").arg("--version").output().is_ok_and(|output| output.status.success());
+    PACKAGES.iter().chain(NODE.iter().filter(|_| !there)).copied().collect()
+}
 
 /// Installs them unless they are there; returns their folder.
 pub(crate) fn install() -> Result<PathBuf> {

@@ -26,6 +26,7 @@ use crate::service::environment::Environments;
 use crate::service::guests::Guests;
 use crate::service::health::Health;
 use crate::service::machine::Machine;
+use crate::service::networks::Networks;
 use crate::service::quick_deploy::QuickDeploy;
 use crate::service::sign_in::SignIn;
 use crate::service::users::Users;
@@ -52,6 +53,7 @@ mod guard;
 mod health;
 mod limits;
 mod machine;
+mod networks;
 mod pages;
 mod quick_deploy;
 mod routes;
@@ -76,6 +78,7 @@ pub(crate) struct Parts {
     pub(crate) devices: Devices,
     pub(crate) environments: Environments,
     pub(crate) keys: ApiKeys,
+    pub(crate) networks: Networks,
     pub(crate) quick_deploy: QuickDeploy,
     pub(crate) sign_in: SignIn,
     pub(crate) users: Users,

@@ -233,6 +233,7 @@ async fn serve(
         devices: service::devices::Devices::new(store.clone(), token_key.clone()),
         sign_in: service::sign_in::SignIn::new(store.clone(), token_key.clone(), mailer, console.clone()),
         console,
+        networks: networks.clone(),
         quick_deploy: service::quick_deploy::QuickDeploy::new(
             workspaces.clone(),
             environments.clone(),

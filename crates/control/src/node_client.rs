@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{End, EndCause, Report, Seen};
+use rigbox_core::time::Moment;
 use rigbox_proto::fault;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
 use rigbox_proto::node::{
-    Cause, DeleteRequest, DescribeRequest, NetworkPolicy, NodeDescription, ProvisionRequest,
+    Cause, DeleteRequest, DescribeRequest, EgressRefused, NetworkPolicy, NodeDescription, ProvisionRequest,
     SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent, WatchRequest, WorkspaceReport,
     watch_event,
 };
@@ -72,6 +73,8 @@ struct Described {
 pub(crate) enum Event {
     Report(WorkspaceId, Report),
     Synced,
+    /// The network of a workspace refused it something, in words for its owner.
+    Refused(WorkspaceId, Moment, String),
 }
 
 impl NodeClient {
@@ -162,7 +165,7 @@ impl NodeClient {
             loop {
                 match reports.next().await? {
                     Some(Event::Report(about, report)) if about == *id => found = report,
-                    Some(Event::Report(..)) => {}
+                    Some(Event::Report(..) | Event::Refused(..)) => {}
                     Some(Event::Synced) => return Ok(found),
                     None => return Err(NodeError::Unreachable("its reports ended".to_owned())),
                 }
@@ -191,11 +194,28 @@ impl Reports {
                         return Ok(Some(Event::Report(id, report)));
                     }
                 }
-                // Told by the node's log for now: they are not kept.
-                Some(WatchEvent { event: Some(watch_event::Event::EgressRefused(_)) | None }) => {}
+                Some(WatchEvent { event: Some(watch_event::Event::EgressRefused(refused)) }) => {
+                    if let Some((id, at, text)) = told(&refused) {
+                        return Ok(Some(Event::Refused(id, at, text)));
+                    }
+                }
+                Some(WatchEvent { event: None }) => {}
             }
         }
     }
+}
+
+/// A refusal in words for the workspace's owner. The name in it comes from a guest, and the node has bounded it.
+fn told(refused: &EgressRefused) -> Option<(WorkspaceId, Moment, String)> {
+    let EgressRefused { workspace_id, unix_ms, protocol, address, port, name, count } = refused;
+    let what = match (protocol.as_str(), port) {
+        ("dns", _) => format!("to look up {name}"),
+        (protocol, 0) => format!("{protocol} to {address}"),
+        (protocol, port) => format!("{protocol} to {address} port {port}"),
+    };
+    let times = if *count > 1 { format!(", {count} times") } else { String::new() };
+    let text = format!("the network refused {what}{times}");
+    Some((workspace_id.parse().ok()?, Moment::from_unix_ms(*unix_ms), text))
 }
 
 /// A report in the terms of the rules; `None` for one that a newer node may send.

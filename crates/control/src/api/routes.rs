@@ -18,7 +18,8 @@ use utoipa_axum::routes;
 use super::extract::Caller;
 use super::{
     App, api_keys, app_services, apps, audit, auth, doctor, document, environment, error, exec, exec_socket,
-    files, health, limits, machine, pages, quick_deploy, templates, users, workspace_logs, workspaces,
+    files, health, limits, machine, networks, pages, quick_deploy, templates, users, workspace_logs,
+    workspaces,
 };
 
 use crate::auth::AuthError;
@@ -209,6 +210,8 @@ pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::stop))
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::cancel))
         .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::retry))
+        .action::<permit::ReadNetwork>(Class::Workspaces, routes!(networks::get))
+        .action::<permit::WriteNetwork>(Class::Workspaces, routes!(networks::update))
         .action::<permit::ReadLogs>(Class::Workspaces, routes!(workspace_logs::logs))
         .action::<permit::ReadLogs>(Class::Workspaces, routes!(workspace_logs::log_stream))
         .action::<permit::Exec>(Class::Workspaces, routes!(exec::exec))

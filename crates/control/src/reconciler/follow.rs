@@ -53,6 +53,7 @@ impl Reconciler {
                         self.apply(&id, &report).await;
                     }
                 },
+                Event::Refused(id, at, text) => self.0.lives.logs().add(&id, at, text).await,
                 Event::Synced => {
                     if let Some(known) = first.take() {
                         self.compare(known).await;

@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
+use rigbox_core::permit::{Action, Permit, ReadNetwork, WriteNetwork};
+use rigbox_proto::node::NetworkPolicy;
 use rigbox_proto::node::egress::Mode;
-use rigbox_proto::node::{Egress, NetworkPolicy};
-use rigbox_store::{EgressMode, NetworkSettings, Store};
+use rigbox_store::{Act, EgressMode, EgressSettings, NetworkSettings, Store};
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::workspaces::{Problem, id_of};
+use crate::clock;
 use crate::node_client::{NodeClient, NodeError};
 
 const AGAIN_EVERY: Duration = Duration::from_secs(1);
@@ -24,6 +28,38 @@ pub(crate) struct Networks {
     behind: Arc<Mutex<BTreeSet<WorkspaceId>>>,
 }
 
+/// What is to change; what is none stays.
+pub(crate) struct NetworkChange {
+    pub(crate) egress: Option<EgressSettings>,
+    pub(crate) apps_from_inside_any: Option<bool>,
+}
+
+/// Entries in the one spelling that they have; a list that says nothing is refused, because it would be taken for another thing.
+fn checked(wanted: EgressSettings) -> Result<EgressSettings, Problem> {
+    let EgressSettings { mode, domains, cidrs } = wanted;
+    if mode != EgressMode::List {
+        return match (domains.is_empty(), cidrs.is_empty()) {
+            (true, true) => Ok(EgressSettings { mode, domains, cidrs }),
+            _ => Err(Problem::BadValue("egress: domains and cidrs are for the mode `list`".to_owned())),
+        };
+    }
+    let list = Egress::list(domains.iter().map(String::as_str), cidrs.iter().map(String::as_str))
+        .map_err(|error| Problem::BadValue(format!("egress: {error}")))?;
+    let Egress::List { domains, cidrs } = list else {
+        return Err(Problem::Internal("an allow-list that is none".to_owned()));
+    };
+    if domains.is_empty() && cidrs.is_empty() {
+        let message =
+            "egress: the mode `list` needs domains or cidrs; `none` is for a VM that reaches nothing";
+        return Err(Problem::BadValue(message.to_owned()));
+    }
+    Ok(EgressSettings {
+        mode,
+        domains: domains.iter().map(ToString::to_string).collect(),
+        cidrs: cidrs.iter().map(ToString::to_string).collect(),
+    })
+}
+
 impl Networks {
     pub(crate) fn new(store: Store, node: NodeClient) -> Self {
         Self { store, node, behind: Arc::default() }
@@ -31,6 +67,35 @@ impl Networks {
 
     pub(crate) fn settings(&self, id: &WorkspaceId) -> Result<NetworkSettings, rigbox_store::Error> {
         Ok(self.store.network(id)?.unwrap_or_default())
+    }
+
+    /// What is set, and whether it is in force.
+    pub(crate) fn read(&self, permit: &Permit<ReadNetwork>) -> Result<(NetworkSettings, bool), Problem> {
+        let id = id_of(permit)?;
+        let live = !self.behind().contains(id);
+        Ok((self.settings(id)?, live))
+    }
+
+    /// Changes what is set, and brings it to the node.
+    pub(crate) async fn change(
+        &self,
+        permit: &Permit<WriteNetwork>,
+        change: NetworkChange,
+    ) -> Result<(NetworkSettings, bool), Problem> {
+        let id = id_of(permit)?;
+        let mut settings = self.settings(id)?;
+        if let Some(egress) = change.egress {
+            settings.egress = checked(egress)?;
+        }
+        if let Some(any) = change.apps_from_inside_any {
+            settings.apps_from_inside_any = any;
+        }
+        let act = Act::by(permit.principal(), WriteNetwork::NAME, id);
+        if !self.store.set_network(id, &settings, &act, clock::now()).await? {
+            return Err(Problem::NotFound(id.to_string()));
+        }
+        let live = self.push(id).await?;
+        Ok((settings, live))
     }
 
     /// What the node is to let through.
@@ -41,8 +106,11 @@ impl Networks {
             EgressMode::List => Mode::List,
             EgressMode::None => Mode::None,
         };
-        let egress =
-            Egress { mode: mode.into(), domains: settings.egress.domains, cidrs: settings.egress.cidrs };
+        let egress = rigbox_proto::node::Egress {
+            mode: mode.into(),
+            domains: settings.egress.domains,
+            cidrs: settings.egress.cidrs,
+        };
         let app_ports = self.store.app_ports(id)?.into_iter().map(u32::from).collect();
         Ok(NetworkPolicy { app_ports, egress: Some(egress) })
     }

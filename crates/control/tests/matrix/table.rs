@@ -137,6 +137,10 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/api/v1/apps/{id}/health", App, &[200]).read().within(),
     row("GET", "/api/v1/apps/{id}/logs", App, &[200]).read().within(),
     row("GET", "/api/v1/apps/{id}/logs/stream", App, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces/{id}/network", Workspace, &[200]).read().within(),
+    row("PATCH", "/api/v1/workspaces/{id}/network", Workspace, &[200])
+        .operate()
+        .body(r#"{"egress":{"mode":"none"}}"#),
     row("GET", "/api/v1/workspaces/{id}/logs", Workspace, &[200]).read().within(),
     row("GET", "/api/v1/workspaces/{id}/logs/stream", Workspace, &[200]).read().within(),
     row("GET", "/api/v1/workspaces/{id}/listening-ports", Workspace, &[200]).read().within(),
