@@ -19,6 +19,10 @@ pub(crate) const PROMISES: &[crate::Promise] = &[
         "a_change_counts_from_the_next_request_and_ends_what_is_open",
         a_change_counts_from_the_next_request_and_ends_what_is_open,
     ),
+    (
+        "rig_works_inside_a_workspace_and_its_owner_decides",
+        rig_works_inside_a_workspace_and_its_owner_decides,
+    ),
     ("no_credential_of_the_platform_reaches_an_app", no_credential_of_the_platform_reaches_an_app),
     (
         "an_app_follows_its_workspace_and_becomes_a_service",
@@ -188,6 +192,51 @@ fn a_change_counts_from_the_next_request_and_ends_what_is_open(world: &World) ->
     friends.read_to_end(Duration::from_secs(3)).context("the stream of a disabled user goes on")?;
     world.admin(&["user", "enable", "friend@example.org"])?;
     world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    Ok(())
+}
+
+fn rig_works_inside_a_workspace_and_its_owner_decides(world: &World) -> Kept {
+    let workspace = shared(world)?;
+    let inside =
+        |line: &str| world.api.exec(&workspace, &json!({"command": format!("rig --output json {line}")}));
+    let who = inside("whoami")?.out();
+    ensure!(who.contains(r#""source":"bridge""#) && who.contains(&workspace), "{who}");
+    let listed = inside("workspace ls")?.out();
+    ensure!(listed.matches(r#""id":"ws-"#).count() == 1 && listed.contains(&workspace), "{listed}");
+    let made = inside("app new inside --port 8000")?;
+    ensure!(
+        made.exit_code() == Some(0) && made.out().contains("http://inside.rigbox.localhost:7080"),
+        "{made:?}"
+    );
+    let nobody = Visitor::of("inside");
+    let refused = inside("app share inside --public")?;
+    ensure!(refused.exit_code() == Some(1) && refused.out().contains("forbidden"), "{refused:?}");
+    ensure!(nobody.get("/")?.status == 403, "code in a VM shows its app to everybody");
+    for line in ["api-key ls", "workspace stop apps", "workspace spawn -n other", "login"] {
+        ensure!(inside(line)?.exit_code() == Some(1), "rig {line}");
+    }
+    let network = format!("/workspaces/{workspace}/network");
+    world.api.send_json("PATCH", &network, r#"{"apps_from_inside":"any"}"#)?.expect(200)?;
+    ensure!(inside("app share inside --public")?.exit_code() == Some(0), "its owner lets it");
+    ensure!(nobody.get("/")?.status == 200, "a public app");
+    ensure!(inside("app rm inside")?.exit_code() == Some(0), "rig app rm");
+
+    // What the owner narrows counts at once, and what was refused is told.
+    let fetch = format!("curl -s -m 5 http://{}/", crate::internet::SERVER);
+    ensure!(world.api.sh(&workspace, &fetch)? == crate::internet::GREETING, "the internet");
+    let set = |egress: &str| {
+        world.api.send_json("PATCH", &network, &format!(r#"{{"egress":{egress}}}"#))?.expect(200)
+    };
+    let set_to = set(r#"{"mode":"none"}"#)?;
+    ensure!(set_to.get("live") == Some(&json!(true)), "{set_to}");
+    ensure!(world.api.exec(&workspace, &json!({"command": fetch}))?.exit_code() != Some(0), "none is none");
+    let wanted = format!("the network refused tcp to {} port 80", crate::internet::SERVER);
+    eventually("the refusal is in the log", Duration::from_secs(30), || {
+        let log = world.rig(&["workspace", "logs", "apps"]).output()?;
+        Ok(String::from_utf8_lossy(&log.stdout).contains(&wanted).then_some(()))
+    })?;
+    set(r#"{"mode":"internet"}"#)?;
+    ensure!(world.api.sh(&workspace, &fetch)? == crate::internet::GREETING, "the internet again");
     Ok(())
 }
 

@@ -31,6 +31,7 @@ struct Inner {
     boots: u32,
     calls: Vec<(&'static str, String, u64)>,
     faults: HashMap<&'static str, (&'static str, &'static str)>,
+    networks: HashMap<String, NetworkPolicy>,
     silent_boots: bool,
 }
 
@@ -38,6 +39,7 @@ pub(crate) struct Node {
     inner: Mutex<Inner>,
     held: watch::Sender<HashSet<&'static str>>,
     events: broadcast::Sender<WorkspaceReport>,
+    refused: broadcast::Sender<EgressRefused>,
 }
 
 impl Default for Node {
@@ -46,6 +48,7 @@ impl Default for Node {
             inner: Mutex::default(),
             held: watch::channel(HashSet::new()).0,
             events: broadcast::channel(1024).0,
+            refused: broadcast::channel(16).0,
         }
     }
 }
@@ -73,6 +76,16 @@ impl Node {
         self.held.send_modify(|held| {
             held.remove(verb);
         });
+    }
+
+    /// What it was told last of a workspace's network.
+    pub(crate) fn network(&self, id: &str) -> Option<NetworkPolicy> {
+        self.inner.lock().unwrap().networks.get(id).cloned()
+    }
+
+    /// Tells control that a workspace was refused something.
+    pub(crate) fn refuse(&self, refused: EgressRefused) {
+        self.refused.send(refused).unwrap();
     }
 
     pub(crate) fn fail(&self, verb: &'static str, code: &'static str, message: &'static str) {
@@ -224,8 +237,15 @@ impl Service for Served {
 
     async fn set_network(
         &self,
-        _: Request<rigbox_proto::node::SetNetworkRequest>,
+        request: Request<rigbox_proto::node::SetNetworkRequest>,
     ) -> Result<Response<rigbox_proto::node::SetNetworkResponse>, Status> {
+        let SetNetworkRequest { workspace_id, network } = request.into_inner();
+        let mut inner = self.0.inner.lock().unwrap();
+        if !inner.known.contains_key(&workspace_id) {
+            return Err(fault::status(Code::NotFound, "not_found", "nothing of it"));
+        }
+        inner.networks.insert(workspace_id, network.unwrap());
+        drop(inner);
         Ok(Response::new(rigbox_proto::node::SetNetworkResponse {}))
     }
 
@@ -274,6 +294,10 @@ impl Service for Served {
             .chain([watch_event::Event::Synced(Synced {})])
             .map(|event| Ok(WatchEvent { event: Some(event) }))
             .collect();
-        Ok(Response::new(Box::pin(stream::iter(first).chain(later))))
+        let refused = BroadcastStream::new(self.0.refused.subscribe()).map(|refused| {
+            let refused = refused.map_err(|_| Status::data_loss("too slow"))?;
+            Ok(WatchEvent { event: Some(watch_event::Event::EgressRefused(refused)) })
+        });
+        Ok(Response::new(Box::pin(stream::iter(first).chain(stream::select(later, refused)))))
     }
 }

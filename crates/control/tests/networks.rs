@@ -1,0 +1,128 @@
+//! What the API promises about what a workspace may reach: checked when it is set, at the node when it is answered, and told when refused.
+
+// clippy's exemption for tests does not reach helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use reqwest::Method;
+use rigbox_proto::node::EgressRefused;
+use rigbox_proto::node::egress::Mode;
+use serde_json::{Value, json};
+use support::{Rig, eventually};
+
+async fn set(rig: &Rig, id: &str, body: Value) -> (u16, Value) {
+    let (status, body) = rig.call(Method::PATCH, &format!("/workspaces/{id}/network"), Some(body)).await;
+    (status.as_u16(), body)
+}
+
+#[tokio::test]
+async fn what_is_answered_is_at_the_node() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let (_, network) = rig.get(&format!("/workspaces/{id}/network")).await;
+    let egress = json!({"mode": "internet", "domains": [], "cidrs": [], "can_tunnel": []});
+    assert_eq!(network, json!({"egress": egress, "apps_from_inside": "narrow", "live": true}));
+    let wanted =
+        json!({"mode": "list", "domains": ["Example.org", "*.example.net"], "cidrs": ["93.184.216.0/24"]});
+    let (status, network) = set(&rig, &id, json!({"egress": wanted})).await;
+    assert_eq!((status, &network["live"]), (200, &json!(true)), "{network}");
+    assert_eq!(network["egress"]["domains"], json!(["example.org", "*.example.net"]));
+    assert_eq!(network["egress"]["can_tunnel"], json!(["*.example.net"]));
+    let egress = rig.node.network(&id).unwrap().egress.unwrap();
+    assert_eq!(
+        (egress.mode(), egress.domains, egress.cidrs),
+        (
+            Mode::List,
+            vec!["example.org".to_owned(), "*.example.net".to_owned()],
+            vec!["93.184.216.0/24".to_owned()],
+        )
+    );
+    // Apps come with it, and it with them.
+    let app = json!({"name": "web", "workspace_id": id, "port": 8000});
+    assert_eq!(rig.call(Method::POST, "/apps", Some(app)).await.0, 201);
+    let policy = rig.node.network(&id).unwrap();
+    assert_eq!((policy.app_ports, policy.egress.unwrap().mode()), (vec![8000], Mode::List));
+    set(&rig, &id, json!({"egress": {"mode": "none"}})).await;
+    assert_eq!(rig.node.network(&id).unwrap().egress.unwrap().mode(), Mode::None);
+}
+
+#[tokio::test]
+async fn bad_entries_are_refused_and_change_nothing() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    for egress in [
+        json!({"mode": "list"}),
+        json!({"mode": "internet", "domains": ["example.org"]}),
+        json!({"mode": "list", "domains": ["*"]}),
+        json!({"mode": "list", "domains": ["exa mple.org"]}),
+        json!({"mode": "list", "cidrs": ["10.0.0.0/8"]}),
+        json!({"mode": "list", "cidrs": ["0.0.0.0/0"]}),
+        json!({"mode": "list", "cidrs": ["1.2.3.4/33"]}),
+        json!({"mode": "some"}),
+    ] {
+        let (status, answer) = set(&rig, &id, json!({"egress": egress})).await;
+        assert_eq!(status, 400, "{egress}: {answer}");
+    }
+    let (_, network) = rig.get(&format!("/workspaces/{id}/network")).await;
+    assert_eq!(network["egress"]["mode"], "internet");
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_is_told_when_it_is_back() {
+    let mut rig = Rig::new().await;
+    let id = rig.running("one").await;
+    rig.kill_node();
+    let (status, network) = set(&rig, &id, json!({"egress": {"mode": "none"}})).await;
+    assert_eq!((status, &network["live"]), (200, &json!(false)), "{network}");
+    rig.start_node();
+    eventually("the node is told", || async {
+        rig.node.network(&id).is_some_and(|policy| policy.egress.unwrap().mode() == Mode::None)
+    })
+    .await;
+    assert_eq!(rig.get(&format!("/workspaces/{id}/network")).await.1["live"], true);
+}
+
+#[tokio::test]
+async fn its_owner_may_let_code_in_a_workspace_decide_who_sees_its_apps() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let app = json!({"name": "web", "workspace_id": id, "port": 8000});
+    let (_, made) = rig.call(Method::POST, "/apps", Some(app)).await;
+    let path = format!("/api/v1/apps/{}/visibility", made["app"]["id"].as_str().unwrap());
+    let inside = rig.guests.given(&id).2;
+    let publish = async || {
+        let request =
+            rig.client.put(rig.url(&path)).bearer_auth(&inside).json(&json!({"visibility": "public"}));
+        rig.answer(request).await.0.as_u16()
+    };
+    assert_eq!(publish().await, 403);
+    assert_eq!(set(&rig, &id, json!({"apps_from_inside": "any"})).await.1["apps_from_inside"], "any");
+    assert_eq!(publish().await, 200);
+}
+
+#[tokio::test]
+async fn what_was_refused_stands_in_the_workspaces_log() {
+    let rig = Rig::new().await;
+    let id = rig.running("one").await;
+    let refused = |protocol: &str, address: &str, port, name: &str, count| EgressRefused {
+        workspace_id: id.clone(),
+        unix_ms: 1_700_000_000_000,
+        protocol: protocol.to_owned(),
+        address: address.to_owned(),
+        port,
+        name: name.to_owned(),
+        count,
+    };
+    rig.node.refuse(refused("tcp", "10.0.0.1", 25, "", 3));
+    rig.node.refuse(refused("dns", "", 0, "evil.example", 1));
+    for text in [
+        "the network refused tcp to 10.0.0.1 port 25, 3 times",
+        "the network refused to look up evil.example",
+    ] {
+        eventually(text, || async {
+            rig.get(&format!("/workspaces/{id}/logs")).await.1.to_string().contains(text)
+        })
+        .await;
+    }
+}
