@@ -52,6 +52,8 @@ async fn world() -> (World, TempDir, CertificateDer<'static>) {
     let mut secure = route(Visibility::Private);
     secure.origin = format!("https://{HOST}");
     world.gateway.set_route(HOST, Some(secure));
+    // It has read what the test is going to change.
+    connect(&world, &wildcard, HOST, &[]).await.unwrap();
     (world, folder, wildcard)
 }
 
