@@ -100,7 +100,7 @@ fn an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else(world: &World) -
     );
 
     // Everybody else, for every visibility.
-    let (friend, stranger) = (user(world, "friend@example.org")?, user(world, "stranger@example.org")?);
+    let (friend, stranger) = (user(world, "friend@example.org")?, user(world, "outsider@example.org")?);
     let workspace_key = world.api.sh(&shared(world)?, "cat /run/rigbox/key")?;
     let unknown = format!("rb_{}", "a".repeat(43));
     for (visibility, emails, friend_sees, all_see) in [

@@ -156,7 +156,12 @@ fn a_browser_sees_what_its_user_may_see_and_nothing_else(world: &World) -> Kept 
     let link = world.admin(&["login-link", FRIEND])?;
     browser.go(&format!("{link}&{query}"))?;
     browser.click("form[action='/sign-in/link'] button")?;
-    browser.click("a[href^='/open/']")?;
+    eventually("the way on to the app", Duration::from_secs(20), || {
+        let clicked = browser.click("a[href^='/open/']");
+        clicked
+            .map(Some)
+            .with_context(|| browser.url().unwrap_or_default() + &browser.text().unwrap_or_default())
+    })?;
     eventually("the page of the app", Duration::from_secs(20), || {
         Ok((browser.url()? == "http://private-page.rigbox.localhost:7080/index.html?a=b").then_some(()))
     })?;
