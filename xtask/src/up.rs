@@ -210,7 +210,7 @@ fn show(place: &Place) -> Result<()> {
 /// An app over `python3 -m http.server`, asked at its URL by its owner and by nobody; its URL.
 fn show_app(place: &Place, port: u16) -> Result<String> {
     const SERVE: &str = "cd ~ && test -e index.html || echo 'Hello from a micro-VM.' > index.html; \
-                         pgrep -f 'http.server 8000' > /dev/null || setsid nohup python3 -m http.server 8000 > /dev/null 2>&1 < /dev/null &";
+                         curl -s -o /dev/null http://127.0.0.1:8000/ || setsid nohup python3 -m http.server 8000 > /dev/null 2>&1 < /dev/null &";
     build::run(place.rig()?.args(["exec", WORKSPACE, "--", "bash", "-c", SERVE]))?;
     let listed = place.rig()?.args(["app", "ls", "--output", "json"]).output()?;
     if !String::from_utf8_lossy(&listed.stdout).contains(&format!("\"name\":\"{APP}\"")) {
