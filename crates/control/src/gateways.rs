@@ -43,6 +43,8 @@ struct Parts {
 
 struct State {
     sequence: u64,
+    /// How many gateways have come; the next one's id.
+    joined: u64,
     gateways: HashMap<u64, Gateway>,
     /// A gateway that went without a word, or that a process before this one knew, may use what it remembers until then.
     leases_end: Instant,
@@ -53,6 +55,19 @@ struct State {
 struct Gateway {
     notices: mpsc::Sender<Notice>,
     acknowledged: u64,
+}
+
+impl State {
+    /// Lets the others go, whose leases have to be waited for from now on; how many those are.
+    fn keep(&mut self, mut stays: impl FnMut(&Gateway) -> bool) -> usize {
+        let before = self.gateways.len();
+        self.gateways.retain(|_, gateway| stays(gateway));
+        let gone = before - self.gateways.len();
+        if gone > 0 {
+            self.leases_end = Instant::now() + LEASE;
+        }
+        gone
+    }
 }
 
 /// A gateway's session; ends when it is dropped.
@@ -70,6 +85,7 @@ impl Gateways {
     ) -> Result<Self, rigbox_store::Error> {
         let state = State {
             sequence: 0,
+            joined: 0,
             gateways: HashMap::new(),
             leases_end: Instant::now() + if expected { LEASE } else { Duration::ZERO },
             grants: store.grants_epoch()?,
@@ -129,22 +145,19 @@ impl Gateways {
     fn tell_with(&self, state: &mut State, kind: Kind) -> u64 {
         state.sequence += 1;
         let notice = Notice { sequence: state.sequence, notice: Some(kind) };
-        let before = state.gateways.len();
-        state.gateways.retain(|_, gateway| gateway.notices.try_send(notice.clone()).is_ok());
-        if state.gateways.len() < before {
-            state.leases_end = Instant::now() + LEASE;
-            self.0.moved.send_replace(());
-        }
+        self.send(state, &notice);
         state.sequence
     }
 
     fn give_sign_of_life(&self) {
         let mut state = self.state();
         let notice = self.lease(state.sequence);
-        let before = state.gateways.len();
-        state.gateways.retain(|_, gateway| gateway.notices.try_send(notice.clone()).is_ok());
-        if state.gateways.len() < before {
-            state.leases_end = Instant::now() + LEASE;
+        self.send(&mut state, &notice);
+    }
+
+    /// To every gateway; one that takes no more is let go.
+    fn send(&self, state: &mut State, notice: &Notice) {
+        if state.keep(|gateway| gateway.notices.try_send(notice.clone()).is_ok()) > 0 {
             self.0.moved.send_replace(());
         }
     }
@@ -161,7 +174,9 @@ impl Gateways {
         let mut state = self.state();
         // There is room: it is new.
         let _ = notices.try_send(self.lease(state.sequence));
-        let id = state.gateways.keys().max().map_or(0, |id| id + 1);
+        // Never one that was there before: who was let go may still have something to say.
+        let id = state.joined;
+        state.joined += 1;
         let acknowledged = state.sequence;
         state.gateways.insert(id, Gateway { notices, acknowledged });
         (Session { gateways: self.clone(), id }, receiver)
@@ -172,25 +187,19 @@ impl Gateways {
         let mut moved = self.0.moved.subscribe();
         let given_up = Instant::now() + LEASE;
         loop {
-            let leases_end = {
+            let until = {
                 let mut state = self.state();
                 // One that does not answer is let go: what it remembers ends with its lease.
-                if Instant::now() >= given_up {
-                    let before = state.gateways.len();
-                    state.gateways.retain(|_, gateway| gateway.acknowledged >= sequence);
-                    if state.gateways.len() < before {
-                        warn!("a gateway does not acknowledge changes and is let go");
-                        state.leases_end = Instant::now() + LEASE;
-                    }
+                if Instant::now() >= given_up && state.keep(|gateway| gateway.acknowledged >= sequence) > 0 {
+                    warn!("a gateway does not acknowledge changes and is let go");
                 }
                 let waits = state.gateways.values().any(|gateway| gateway.acknowledged < sequence);
+                if !waits && Instant::now() >= state.leases_end {
+                    return;
+                }
                 if waits { given_up } else { state.leases_end }
             };
-            let waits = self.state().gateways.values().any(|gateway| gateway.acknowledged < sequence);
-            if !waits && Instant::now() >= leases_end {
-                return;
-            }
-            let _ = tokio::time::timeout_at(leases_end, moved.changed()).await;
+            let _ = tokio::time::timeout_at(until, moved.changed()).await;
         }
     }
 
@@ -214,7 +223,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         let mut state = self.gateways.state();
         if state.gateways.remove(&self.id).is_some() {
-            state.leases_end = state.leases_end.max(Instant::now() + LEASE);
+            state.leases_end = Instant::now() + LEASE;
         }
         drop(state);
         self.gateways.0.moved.send_replace(());
