@@ -12,7 +12,6 @@ use prost::Message;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::bridge::Handover;
 use rigbox_sys::fdpass;
-use rustix::net::SocketFlags;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -33,28 +32,16 @@ pub(crate) struct Bridged {
 
 /// Takes connections at `path` from a node of this `uid`.
 pub(crate) fn listen(path: &Path, uid: u32) -> io::Result<mpsc::Receiver<(TcpStream, Bridged)>> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = fdpass::listen_at(path)?;
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let runtime = tokio::runtime::Handle::current();
-    let accept = move || {
-        let places = Arc::new(Places::default());
-        while let Ok(peer) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
-            let allowed =
-                rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|peer| peer.uid.as_raw() == uid);
-            let (sender, places, runtime) = (sender.clone(), Arc::clone(&places), runtime.clone());
-            // A thread per node that calls: there is one.
-            let take = move || take(&peer, &places, &sender, &runtime);
-            if allowed && std::thread::Builder::new().name("bridge".into()).spawn(take).is_err() {
-                tracing::error!("no thread for the node's connections to the bridge");
-            }
+    let (runtime, places) = (tokio::runtime::Handle::current(), Arc::new(Places::default()));
+    fdpass::serve(path, uid, "bridge", move |node| {
+        let (sender, places, runtime) = (sender.clone(), Arc::clone(&places), runtime.clone());
+        // A thread per node that calls: there is one.
+        let take = move || take(&node, &places, &sender, &runtime);
+        if std::thread::Builder::new().name("bridge".into()).spawn(take).is_err() {
+            tracing::error!("no thread for the node's connections to the bridge");
         }
-    };
-    std::thread::Builder::new().name("bridge".into()).spawn(accept)?;
+    })?;
     Ok(receiver)
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -12,6 +13,7 @@ use rustix::net::{
 
 /// More descriptors than one message ever carries.
 const MOST: usize = 16;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connects to the packet socket at `path`.
 ///
@@ -32,6 +34,38 @@ pub fn listen_at(path: &std::path::Path) -> io::Result<OwnedFd> {
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, 16)?;
     Ok(socket)
+}
+
+/// Listens at `path`, in place of what a dead process left there, on a thread named `name`, and gives each connection of a process of
+/// `uid` to `serve`; others are closed at once.
+///
+/// # Errors
+/// As unlink(2), bind(2) or chmod(2), or there is no thread to be had.
+pub fn serve(
+    path: &std::path::Path,
+    uid: u32,
+    name: &str,
+    serve: impl Fn(OwnedFd) + Send + 'static,
+) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = listen_at(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    let accept = move || {
+        loop {
+            let Ok(peer) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) else {
+                // Out of descriptors, perhaps: they come back.
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            };
+            if rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|cred| cred.uid.as_raw() == uid) {
+                serve(peer);
+            }
+        }
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(accept).map(drop)
 }
 
 /// Two packet sockets, connected to each other.
