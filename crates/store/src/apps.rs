@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rigbox_core::access::Visibility;
 use rigbox_core::apps::{AppKind, AppName, CustomDomain};
 use rigbox_core::ids::{AppId, UserId, WorkspaceId};
-use rigbox_core::permit::{Credential, Principal, Scope};
+use rigbox_core::permit::Principal;
 use rigbox_core::status::Status;
 use rigbox_core::time::Moment;
 use rusqlite::{OptionalExtension, Row, params};
@@ -15,6 +15,7 @@ use sqlx::SqliteConnection;
 
 use crate::audit::{self, Act};
 use crate::idempotency::{self, Once, Replay};
+use crate::lists::{Covered, begin};
 use crate::{Error, Store, parsed};
 
 /// An app.
@@ -134,15 +135,8 @@ impl Store {
 
     /// A page of the apps that the principal's credential covers, oldest first.
     pub fn apps_of(&self, principal: &Principal, page: &AppPage) -> Result<Vec<AppAt>, Error> {
-        let (limited_key, only) = match (&principal.scope, &principal.credential) {
-            (Scope::Account, _) => ("", ""),
-            (Scope::Workspaces { .. }, Credential::Key(key)) => (key.as_str(), ""),
-            (Scope::Within(id), _) => ("", id.as_str()),
-            // No credential of another kind is limited so: it covers nothing.
-            (Scope::Workspaces { .. }, _) => return Ok(Vec::new()),
-        };
-        let (after_time, after_id) =
-            page.after.as_ref().map_or((i64::MIN, ""), |(time, id)| (*time, id.as_str()));
+        let Some(covered) = Covered::by(principal) else { return Ok(Vec::new()) };
+        let (after_time, after_id) = begin(page.after.as_ref());
         self.hot.read(|connection| {
             let mut statement = connection.prepare_cached(apps!(
                 "WHERE apps.user_id = ?1 AND (apps.created_at, apps.id) > (?2, ?3) \
@@ -157,8 +151,8 @@ impl Store {
                 after_id,
                 page.workspace.as_ref().map_or("", WorkspaceId::as_str),
                 page.name.as_deref().unwrap_or(""),
-                limited_key,
-                only,
+                covered.key,
+                covered.workspace,
                 page.limit,
             ])?;
             let mut found = Vec::new();

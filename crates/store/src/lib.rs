@@ -22,6 +22,7 @@ mod environment;
 mod holders;
 mod hot;
 mod idempotency;
+mod lists;
 mod master_key;
 mod networks;
 mod rotation;

@@ -3,7 +3,7 @@
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::{Desired, Failure, Lifecycle};
 use rigbox_core::names::WorkspaceName;
-use rigbox_core::permit::{Credential, Principal, Scope};
+use rigbox_core::permit::Principal;
 use rigbox_core::sizes::Sizes;
 use rigbox_core::status::Status;
 use rigbox_core::time::Moment;
@@ -14,6 +14,7 @@ use sqlx::{Row as _, SqliteConnection};
 use crate::audit::{self, Act};
 use crate::environment::EnvironmentNames;
 use crate::idempotency::{self, Once, Replay};
+use crate::lists::{Covered, begin};
 use crate::{Error, Store, parsed, workspace_keys};
 
 /// A workspace.
@@ -107,15 +108,8 @@ impl Store {
 
     /// A page of the workspaces that the principal's key covers, oldest first.
     pub async fn workspaces_of(&self, principal: &Principal, page: &Page) -> Result<Vec<Workspace>, Error> {
-        let (limited_key, only) = match (&principal.scope, &principal.credential) {
-            (Scope::Account, _) => ("", ""),
-            (Scope::Workspaces { .. }, Credential::Key(key)) => (key.as_str(), ""),
-            (Scope::Within(id), _) => ("", id.as_str()),
-            // No credential of another kind is limited so: it covers nothing.
-            (Scope::Workspaces { .. }, _) => return Ok(Vec::new()),
-        };
-        let (after_time, after_id) =
-            page.after.as_ref().map_or((i64::MIN, ""), |(time, id)| (*time, id.as_str()));
+        let Some(covered) = Covered::by(principal) else { return Ok(Vec::new()) };
+        let (after_time, after_id) = begin(page.after.as_ref());
         self.hot.read(|connection| {
             let mut statement = connection.prepare_cached(columns!(
                 "WHERE user_id = ?1 AND (created_at, id) > (?2, ?3) AND (?4 = '' OR name = ?4) \
@@ -129,8 +123,8 @@ impl Store {
                 after_id,
                 page.name.as_deref().unwrap_or(""),
                 page.status.map_or("", Status::as_str),
-                limited_key,
-                only,
+                covered.key,
+                covered.workspace,
                 page.limit,
             ])?;
             let mut found = Vec::new();
