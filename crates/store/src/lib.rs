@@ -43,7 +43,7 @@ pub use devices::{DeviceLogin, Poll};
 pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{Once, Replay};
 pub use master_key::{KeySource, MasterKeyId};
-pub use networks::{EgressMode, EgressSettings, NetworkSettings};
+pub use networks::NetworkSettings;
 pub use rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use users::User;

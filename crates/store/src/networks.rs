@@ -1,5 +1,6 @@
 //! What workspaces let through, besides their apps.
 
+use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Moment;
 use rusqlite::OptionalExtension;
@@ -13,41 +14,9 @@ use crate::{Error, Store};
 #[serde(default)]
 pub struct NetworkSettings {
     /// What the VM may reach.
-    pub egress: EgressSettings,
+    pub egress: Egress,
     /// Code in the VM may also show its apps to more people than its owner has.
     pub apps_from_inside_any: bool,
-}
-
-/// What a VM may reach, as it was checked when it was set.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct EgressSettings {
-    /// In which way it is limited.
-    pub mode: EgressMode,
-    /// Domains, for [`EgressMode::List`].
-    pub domains: Vec<String>,
-    /// Networks, for [`EgressMode::List`].
-    pub cidrs: Vec<String>,
-}
-
-/// In which way egress is limited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EgressMode {
-    /// The public internet.
-    #[default]
-    Internet,
-    /// What is listed.
-    List,
-    /// Nothing.
-    None,
-}
-
-impl NetworkSettings {
-    /// Whether code in the VM decides who sees its apps.
-    pub fn apps_from_inside_any(&self) -> bool {
-        self.apps_from_inside_any
-    }
 }
 
 impl Store {

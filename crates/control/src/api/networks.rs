@@ -2,8 +2,9 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use rigbox_core::egress;
 use rigbox_core::permit::{ReadNetwork, WriteNetwork};
-use rigbox_store::{EgressMode, EgressSettings, NetworkSettings};
+use rigbox_store::NetworkSettings;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -57,13 +58,15 @@ pub(super) struct WorkspaceNetworkResponse {
 
 impl WorkspaceNetworkResponse {
     fn new(settings: NetworkSettings, live: bool) -> Self {
-        let EgressSettings { mode, domains, cidrs } = settings.egress;
-        let mode = match mode {
-            EgressMode::Internet => Mode::Internet,
-            EgressMode::List => Mode::List,
-            EgressMode::None => Mode::None,
+        let (mode, domains, cidrs) = match settings.egress {
+            egress::Egress::Internet => (Mode::Internet, Vec::new(), Vec::new()),
+            egress::Egress::List { domains, cidrs } => (Mode::List, domains, cidrs),
+            egress::Egress::None => (Mode::None, Vec::new(), Vec::new()),
         };
-        let can_tunnel = domains.iter().filter(|domain| domain.starts_with("*.")).cloned().collect();
+        let can_tunnel =
+            domains.iter().filter(|domain| domain.is_wildcard()).map(ToString::to_string).collect();
+        let domains = domains.into_iter().map(Into::into).collect();
+        let cidrs = cidrs.into_iter().map(Into::into).collect();
         let inside = settings.apps_from_inside_any;
         Self {
             egress: Egress { mode, domains, cidrs, can_tunnel },
@@ -84,6 +87,29 @@ struct WantedEgress {
     /// For `list`: public IPv4 networks, such as `93.184.216.0/24`. At most 64.
     #[serde(default)]
     cidrs: Vec<String>,
+}
+
+impl WantedEgress {
+    /// A list that says nothing, and entries without a list, are refused: they would be taken for another thing.
+    fn checked(self) -> Result<egress::Egress, ApiError> {
+        let bad = |problem: &dyn std::fmt::Display| ApiError::bad_request(format!("egress: {problem}"));
+        let nothing = self.domains.is_empty() && self.cidrs.is_empty();
+        let without_list = |egress| {
+            if nothing { Ok(egress) } else { Err(bad(&"domains and cidrs are for the mode `list`")) }
+        };
+        match self.mode {
+            Mode::Internet => without_list(egress::Egress::Internet),
+            Mode::None => without_list(egress::Egress::None),
+            Mode::List if nothing => {
+                Err(bad(&"the mode `list` needs domains or cidrs; `none` is for a VM that reaches nothing"))
+            }
+            Mode::List => {
+                let (domains, cidrs) = (self.domains.iter(), self.cidrs.iter());
+                egress::Egress::list(domains.map(String::as_str), cidrs.map(String::as_str))
+                    .map_err(|error| bad(&error))
+            }
+        }
+    }
 }
 
 /// What is to change; what is left out stays.
@@ -127,15 +153,7 @@ pub(super) async fn update(
     JsonBody(body): JsonBody<UpdateWorkspaceNetworkRequest>,
 ) -> Result<Json<WorkspaceNetworkResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
-    let egress = body.egress.map(|wanted| EgressSettings {
-        mode: match wanted.mode {
-            Mode::Internet => EgressMode::Internet,
-            Mode::List => EgressMode::List,
-            Mode::None => EgressMode::None,
-        },
-        domains: wanted.domains,
-        cidrs: wanted.cidrs,
-    });
+    let egress = body.egress.map(WantedEgress::checked).transpose()?;
     let apps_from_inside_any = body.apps_from_inside.map(|inside| matches!(inside, AppsFromInside::Any));
     let (settings, live) =
         app.networks.change(&permit, NetworkChange { egress, apps_from_inside_any }).await?;

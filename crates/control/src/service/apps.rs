@@ -384,7 +384,7 @@ impl Apps {
         let inside = matches!(permit.principal().scope, Scope::Within(_));
         let wider = widens((seen.visibility, &seen.shared_with), (app.visibility, &app.shared_with))
             || app.cors_origins.iter().any(|origin| !seen.cors_origins.contains(origin));
-        if inside && wider && !self.networks.settings(&seen.workspace_id)?.apps_from_inside_any() {
+        if inside && wider && !self.networks.settings(&seen.workspace_id)?.apps_from_inside_any {
             return Err(AppProblem::Widens);
         }
         Ok(())

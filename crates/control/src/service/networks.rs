@@ -10,7 +10,7 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_core::permit::{Action, Permit, ReadNetwork, WriteNetwork};
 use rigbox_proto::node::NetworkPolicy;
 use rigbox_proto::node::egress::Mode;
-use rigbox_store::{Act, EgressMode, EgressSettings, NetworkSettings, Store};
+use rigbox_store::{Act, NetworkSettings, Store};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -30,34 +30,8 @@ pub(crate) struct Networks {
 
 /// What is to change; what is none stays.
 pub(crate) struct NetworkChange {
-    pub(crate) egress: Option<EgressSettings>,
+    pub(crate) egress: Option<Egress>,
     pub(crate) apps_from_inside_any: Option<bool>,
-}
-
-/// Entries in the one spelling that they have; a list that says nothing is refused, because it would be taken for another thing.
-fn checked(wanted: EgressSettings) -> Result<EgressSettings, Problem> {
-    let EgressSettings { mode, domains, cidrs } = wanted;
-    if mode != EgressMode::List {
-        return match (domains.is_empty(), cidrs.is_empty()) {
-            (true, true) => Ok(EgressSettings { mode, domains, cidrs }),
-            _ => Err(Problem::BadValue("egress: domains and cidrs are for the mode `list`".to_owned())),
-        };
-    }
-    let list = Egress::list(domains.iter().map(String::as_str), cidrs.iter().map(String::as_str))
-        .map_err(|error| Problem::BadValue(format!("egress: {error}")))?;
-    let Egress::List { domains, cidrs } = list else {
-        return Err(Problem::Internal("an allow-list that is none".to_owned()));
-    };
-    if domains.is_empty() && cidrs.is_empty() {
-        let message =
-            "egress: the mode `list` needs domains or cidrs; `none` is for a VM that reaches nothing";
-        return Err(Problem::BadValue(message.to_owned()));
-    }
-    Ok(EgressSettings {
-        mode,
-        domains: domains.iter().map(ToString::to_string).collect(),
-        cidrs: cidrs.iter().map(ToString::to_string).collect(),
-    })
 }
 
 impl Networks {
@@ -85,7 +59,7 @@ impl Networks {
         let id = id_of(permit)?;
         let mut settings = self.settings(id)?;
         if let Some(egress) = change.egress {
-            settings.egress = checked(egress)?;
+            settings.egress = egress;
         }
         if let Some(any) = change.apps_from_inside_any {
             settings.apps_from_inside_any = any;
@@ -100,17 +74,12 @@ impl Networks {
 
     /// What the node is to let through.
     pub(crate) fn policy(&self, id: &WorkspaceId) -> Result<NetworkPolicy, rigbox_store::Error> {
-        let settings = self.settings(id)?;
-        let mode = match settings.egress.mode {
-            EgressMode::Internet => Mode::Internet,
-            EgressMode::List => Mode::List,
-            EgressMode::None => Mode::None,
+        let (mode, domains, cidrs) = match self.settings(id)?.egress {
+            Egress::Internet => (Mode::Internet, Vec::new(), Vec::new()),
+            Egress::List { domains, cidrs } => (Mode::List, texts(domains), texts(cidrs)),
+            Egress::None => (Mode::None, Vec::new(), Vec::new()),
         };
-        let egress = rigbox_proto::node::Egress {
-            mode: mode.into(),
-            domains: settings.egress.domains,
-            cidrs: settings.egress.cidrs,
-        };
+        let egress = rigbox_proto::node::Egress { mode: mode.into(), domains, cidrs };
         let app_ports = self.store.app_ports(id)?.into_iter().map(u32::from).collect();
         Ok(NetworkPolicy { app_ports, egress: Some(egress) })
     }
@@ -160,4 +129,8 @@ impl Networks {
     fn behind(&self) -> std::sync::MutexGuard<'_, BTreeSet<WorkspaceId>> {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn texts<T: Into<String>>(entries: Vec<T>) -> Vec<String> {
+    entries.into_iter().map(Into::into).collect()
 }
