@@ -58,11 +58,13 @@ impl Lives {
             let Some(life) = next(&workspace, now)?.filter(|life| *life != workspace.life) else {
                 return Ok(Some(workspace));
             };
-            if self.store.update_life(&workspace, &life, act, now).await? {
-                if life.status != workspace.life.status {
+            let moved = life.status != workspace.life.status;
+            let line = moved.then(|| told(&life));
+            if self.store.update_life(&workspace, &life, line.as_deref(), act, now).await? {
+                if moved {
                     let failure = life.failure.as_ref().map(|failure| failure.code.as_str());
                     info!(workspace = %id, from = %workspace.life.status, to = %life.status, failure, "moved");
-                    self.logs.add(id, now, told(&life)).await;
+                    self.logs.announce(id);
                 }
                 workspace.life = life;
                 workspace.revision += 1;

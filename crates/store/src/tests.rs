@@ -94,7 +94,7 @@ async fn a_workspace_is_read_as_it_was_written() {
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made.clone()));
 
     let failed = made.life.step_failed("disk_full", "no room", now());
-    assert!(f.store.update_life(&made, &failed, None, now()).await.unwrap());
+    assert!(f.store.update_life(&made, &failed, None, None, now()).await.unwrap());
     made.life = failed;
     made.revision += 1;
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made));
@@ -106,9 +106,9 @@ async fn a_writer_that_has_seen_an_older_row_is_refused() {
     let made = new(&f.user, 1, "one");
     f.store.create_workspace(&made, QUOTA, None, &act()).await.unwrap();
     let ready = made.life.disk_made(now());
-    assert!(f.store.update_life(&made, &ready, None, now()).await.unwrap());
+    assert!(f.store.update_life(&made, &ready, None, None, now()).await.unwrap());
     let cancelled = made.life.request(Request::Cancel, now()).unwrap();
-    assert!(!f.store.update_life(&made, &cancelled, None, now()).await.unwrap());
+    assert!(!f.store.update_life(&made, &cancelled, None, None, now()).await.unwrap());
     assert_eq!(f.store.workspace(&made.id).await.unwrap().unwrap().life.status, Status::Provisioned);
 }
 

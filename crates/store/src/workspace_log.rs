@@ -3,6 +3,7 @@
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Moment;
 use rusqlite::params;
+use sqlx::SqliteConnection;
 
 use crate::{Error, Store};
 
@@ -21,29 +22,10 @@ pub struct LogEntry {
 }
 
 impl Store {
-    /// Adds lines, and lets go of the oldest. A workspace that is gone has no log.
-    pub async fn log(&self, id: &WorkspaceId, lines: &[(Moment, String)]) -> Result<(), Error> {
+    /// Adds a line. A workspace that is gone has no log.
+    pub async fn log(&self, id: &WorkspaceId, at: Moment, message: &str) -> Result<(), Error> {
         let mut tx = self.write().await?;
-        for (at, message) in lines {
-            sqlx::query(
-                "INSERT INTO workspace_log (workspace_id, seq, at, message) \
-                 SELECT id, COALESCE((SELECT MAX(seq) FROM workspace_log WHERE workspace_id = $1), 0) + 1, $2, $3 \
-                 FROM workspaces WHERE id = $1",
-            )
-            .bind(id.as_str())
-            .bind(at.unix_ms())
-            .bind(message)
-            .execute(&mut *tx)
-            .await?;
-        }
-        sqlx::query(
-            "DELETE FROM workspace_log WHERE workspace_id = $1 \
-             AND seq <= (SELECT MAX(seq) FROM workspace_log WHERE workspace_id = $1) - $2",
-        )
-        .bind(id.as_str())
-        .bind(KEPT)
-        .execute(&mut *tx)
-        .await?;
+        append(&mut tx, id, at, message).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -68,4 +50,32 @@ impl Store {
             Ok(lines.collect::<Result<_, _>>()?)
         })
     }
+}
+
+/// Adds a line, and lets go of the oldest; the transaction is one that writes, so nobody else does meanwhile.
+pub(crate) async fn append(
+    connection: &mut SqliteConnection,
+    id: &WorkspaceId,
+    at: Moment,
+    message: &str,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO workspace_log (workspace_id, seq, at, message) \
+         SELECT id, COALESCE((SELECT MAX(seq) FROM workspace_log WHERE workspace_id = $1), 0) + 1, $2, $3 \
+         FROM workspaces WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .bind(at.unix_ms())
+    .bind(message)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "DELETE FROM workspace_log WHERE workspace_id = $1 \
+         AND seq <= (SELECT MAX(seq) FROM workspace_log WHERE workspace_id = $1) - $2",
+    )
+    .bind(id.as_str())
+    .bind(KEPT)
+    .execute(connection)
+    .await?;
+    Ok(())
 }

@@ -15,7 +15,7 @@ use crate::audit::{self, Act};
 use crate::environment::EnvironmentNames;
 use crate::idempotency::{self, Once, Replay};
 use crate::lists::{Covered, begin};
-use crate::{Error, Store, parsed, workspace_keys};
+use crate::{Error, Store, parsed, workspace_keys, workspace_log};
 
 /// A workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,12 +183,13 @@ impl Store {
         Ok(Replay::Fresh(()))
     }
 
-    /// Stores a new life for a workspace, unless its row has changed since it was read: then `false`. `act` is whose doing that was,
-    /// if anybody's.
+    /// Stores a new life for a workspace, unless its row has changed since it was read: then `false`. `line` is what its log says of
+    /// it, `act` whose doing that was, if anybody's.
     pub async fn update_life(
         &self,
         seen: &Workspace,
         life: &Lifecycle,
+        line: Option<&str>,
         act: Option<&Act>,
         now: Moment,
     ) -> Result<bool, Error> {
@@ -221,6 +222,9 @@ impl Store {
         let stored = done.rows_affected() == 1;
         if stored {
             workspace_keys::follow(&mut tx, &seen.id, &seen.life, life).await?;
+        }
+        if let Some(line) = line.filter(|_| stored) {
+            workspace_log::append(&mut tx, &seen.id, now, line).await?;
         }
         if let Some(act) = act.filter(|_| stored) {
             audit::append(&mut tx, &self.chain, act, now).await?;

@@ -1,4 +1,4 @@
-//! A workspace's own log: what has become of it, and what its network refused it. Written beside what happens: nothing waits for it.
+//! A workspace's own log: what has become of it, written in the transaction that does it, and what its network refused it.
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::permit::{Permit, ReadLogs};
@@ -25,11 +25,16 @@ impl WorkspaceLogs {
 
     /// Adds a line.
     pub(crate) async fn add(&self, id: &WorkspaceId, at: Moment, message: String) {
-        match self.store.log(id, &[(at, message)]).await {
-            // Nobody reading is fine.
-            Ok(()) => drop(self.written.send(id.clone())),
+        match self.store.log(id, at, &message).await {
+            Ok(()) => self.announce(id),
             Err(error) => warn!(workspace = %id, %error, "a line of the workspace's log is lost"),
         }
+    }
+
+    /// Tells readers that something was written.
+    pub(crate) fn announce(&self, id: &WorkspaceId) {
+        // Nobody reading is fine.
+        let _ = self.written.send(id.clone());
     }
 
     /// The lines after `after`, or the last ones.

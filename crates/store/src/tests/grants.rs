@@ -43,7 +43,7 @@ async fn a_workspace_that_is_gone_is_covered_no_more() {
     let scope_now = async || f.holder(&key, now()).await.unwrap().principal.scope;
     assert_eq!(scope_now().await, scope);
     let deleting = workspace.life.request(Request::Cancel, now()).unwrap();
-    assert!(f.store.update_life(&workspace, &deleting, None, now()).await.unwrap());
+    assert!(f.store.update_life(&workspace, &deleting, None, None, now()).await.unwrap());
     let seen = f.store.workspace(&workspace.id).await.unwrap().unwrap();
     assert!(other(&f).await.forget_workspace(&seen).await.unwrap());
     assert_eq!(scope_now().await, Scope::Workspaces { ids: BTreeSet::new(), role: Role::Read });

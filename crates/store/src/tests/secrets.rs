@@ -283,7 +283,7 @@ async fn a_workspace_key_ends_with_its_boot_and_with_running() {
         let (store, id) = (f.store.clone(), id.clone());
         async move {
             let seen = store.workspace(&id).await.unwrap().unwrap();
-            assert!(store.update_life(&seen, &next, None, now()).await.unwrap());
+            assert!(store.update_life(&seen, &next, None, None, now()).await.unwrap());
         }
     };
     let good = |key: &WorkspaceKey| {
