@@ -206,10 +206,8 @@ impl From<AppProblem> for ApiError {
         let message = problem.to_string();
         let conflict = |code| Self::new(StatusCode::CONFLICT, code, message.clone());
         match problem {
-            AppProblem::NoApp(_) | AppProblem::NoWorkspace(_) => {
-                Self::new(StatusCode::NOT_FOUND, "not_found", message)
-            }
-            AppProblem::Denied(denied) => denied.into(),
+            AppProblem::NoApp(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            AppProblem::Workspace(problem) => problem.into(),
             AppProblem::BadName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
             AppProblem::BadDomain(_) => {
                 Self::bad_request(message).with_details(json!({"field": "custom_domain"}))
@@ -223,7 +221,6 @@ impl From<AppProblem> for ApiError {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
             }
-            AppProblem::KeyReused => conflict("idempotency_key_reused"),
             AppProblem::Widens => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
             AppProblem::NoService(_) | AppProblem::Crossed => conflict("conflict"),
             AppProblem::NotRunning(status) => {
@@ -233,9 +230,6 @@ impl From<AppProblem> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unverifiable_domain", message)
             }
             AppProblem::Guest(error) => error.into(),
-            AppProblem::Node(error) => error.into(),
-            AppProblem::Store(error) => error.into(),
-            AppProblem::Internal(_) => Self::internal(&message),
         }
     }
 }

@@ -9,6 +9,7 @@ use rigbox_store::{App, AppAt, Store};
 use serde::Deserialize;
 
 use super::apps::{AppProblem, Apps, Change};
+use super::workspaces::{Problem, id_of};
 use crate::guest_client::{GuestClient, GuestError, Running, WriteError};
 
 /// Of systemd units that are apps.
@@ -247,11 +248,9 @@ impl AppServices {
 
     /// The permit's workspace, if something in it can answer.
     async fn running<'a, A: Action>(&self, permit: &'a Permit<A>) -> Result<&'a WorkspaceId, AppProblem> {
-        let id = permit
-            .workspace()
-            .ok_or_else(|| AppProblem::Internal(format!("{} names no workspace", A::NAME)))?;
+        let id = id_of(permit)?;
         let workspace = self.store.workspace(id).await?;
-        match workspace.ok_or_else(|| AppProblem::NoWorkspace(id.to_string()))?.life.status {
+        match workspace.ok_or_else(|| Problem::NotFound(id.to_string()))?.life.status {
             Status::Running => Ok(id),
             status => Err(AppProblem::NotRunning(status)),
         }

@@ -10,11 +10,11 @@ use rigbox_core::plans::Plans;
 use rigbox_store::{Act, App, AppAt, AppPage, Once, Replay, Store};
 
 use super::networks::Networks;
+use super::workspaces::{Problem, id_of, random};
 use crate::apps_domain::AppsDomain;
 use crate::domains::Domains;
 use crate::gateways::Gateways;
 use crate::guest_client::GuestError;
-use crate::node_client::NodeError;
 use crate::{clock, mail};
 
 /// E-mail addresses on one app's list.
@@ -87,10 +87,9 @@ pub(crate) struct Change {
 pub(crate) enum AppProblem {
     #[error("no app `{0}`: not found")]
     NoApp(String),
-    #[error("no workspace `{0}`: not found")]
-    NoWorkspace(String),
-    #[error("{0}")]
-    Denied(Denied),
+    /// What can go wrong with any workspace.
+    #[error(transparent)]
+    Workspace(#[from] Problem),
     #[error(transparent)]
     BadName(#[from] BadAppName),
     #[error("custom_domain: {0}")]
@@ -103,8 +102,6 @@ pub(crate) enum AppProblem {
     DomainTaken(String),
     #[error("the limit {limit_name} of {limit} would be exceeded: delete an app that is not needed")]
     Quota { limit_name: &'static str, limit: u64 },
-    #[error("this Idempotency-Key was used for another request: use a new one")]
-    KeyReused,
     #[error(
         "not allowed: from inside a workspace an app can be shown to fewer people, not to more; its owner can, from outside, or by setting apps_from_inside to `any`"
     )]
@@ -119,21 +116,13 @@ pub(crate) enum AppProblem {
     NotRunning(rigbox_core::status::Status),
     #[error(transparent)]
     Guest(#[from] GuestError),
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    #[error(transparent)]
-    Store(rigbox_store::Error),
-    #[error("{0}")]
-    Internal(String),
 }
 
 impl From<rigbox_store::Error> for AppProblem {
     fn from(error: rigbox_store::Error) -> Self {
         match error {
             rigbox_store::Error::Quota { limit_name, limit } => Self::Quota { limit_name, limit },
-            rigbox_store::Error::KeyReused => Self::KeyReused,
-            rigbox_store::Error::NoWorkspace(id) => Self::NoWorkspace(id.to_string()),
-            other => Self::Store(other),
+            other => Self::Workspace(other.into()),
         }
     }
 }
@@ -167,7 +156,7 @@ impl Apps {
             Target::Workspace { id: found.app.workspace_id.clone(), owner: found.app.user_id.clone() };
         match permit(principal, target) {
             Err(Denied::Hidden) => Err(missing()),
-            other => Ok((other.map_err(AppProblem::Denied)?, found)),
+            other => Ok((other.map_err(Problem::Denied)?, found)),
         }
     }
 
@@ -191,7 +180,7 @@ impl Apps {
         wanted: WantedApp,
         once: Option<&Once>,
     ) -> Result<AppAt, AppProblem> {
-        let workspace = workspace_of(permit)?;
+        let workspace = id_of(permit)?;
         let owner = permit.principal();
         let port = match (wanted.kind, wanted.port) {
             (AppKind::Service, None) => return Err(bad("port", "a service has a port, 1 to 65535")),
@@ -201,7 +190,7 @@ impl Apps {
         };
         let now = clock::now();
         let mut new = App {
-            id: fresh_id()?,
+            id: AppId::from_random(random()?),
             workspace_id: workspace.clone(),
             user_id: owner.user.clone(),
             name: wanted.name.parse()?,
@@ -231,17 +220,17 @@ impl Apps {
                 }
                 Ok(Replay::Before(id)) => {
                     return self
-                        .load(&id.parse().map_err(|error: BadId| AppProblem::Internal(error.to_string()))?);
+                        .load(&id.parse().map_err(|error: BadId| Problem::Internal(error.to_string()))?);
                 }
                 // The name's or, once in a blue moon, the id's.
                 Err(rigbox_store::Error::NameTaken) if self.store.has_app_name(&new.name)? => {
                     return Err(AppProblem::NameTaken(new.name.to_string()));
                 }
-                Err(rigbox_store::Error::NameTaken) => new.id = fresh_id()?,
+                Err(rigbox_store::Error::NameTaken) => new.id = AppId::from_random(random()?),
                 Err(other) => return Err(other.into()),
             }
         }
-        Err(AppProblem::Internal("no free id".to_owned()))
+        Err(Problem::Internal("no free id".to_owned()).into())
     }
 
     /// Changes an app; `action` is what the audit log calls it.
@@ -391,10 +380,6 @@ impl Apps {
     }
 }
 
-fn workspace_of(permit: &Permit<ManageApp>) -> Result<&WorkspaceId, AppProblem> {
-    permit.workspace().ok_or_else(|| AppProblem::Internal("a permit without its workspace".to_owned()))
-}
-
 fn apply_params(app: &mut App, params: &BTreeMap<String, Option<String>>) -> Result<(), AppProblem> {
     for (name, value) in params {
         let name: rigbox_core::environment::VariableName = name
@@ -474,10 +459,4 @@ fn metadata(value: serde_json::Value) -> Result<serde_json::Value, AppProblem> {
         value @ serde_json::Value::Object(_) if value.to_string().len() <= LARGEST_METADATA => Ok(value),
         _ => Err(bad("metadata", format!("expected an object of at most {LARGEST_METADATA} bytes"))),
     }
-}
-
-fn fresh_id() -> Result<AppId, AppProblem> {
-    let mut random = [0; 5];
-    getrandom::fill(&mut random).map_err(|error| AppProblem::Internal(error.to_string()))?;
-    Ok(AppId::from_random(random))
 }

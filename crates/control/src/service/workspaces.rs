@@ -144,7 +144,7 @@ impl Workspaces {
         let node_id: NodeId =
             node.node_id.parse().map_err(|error: BadId| Problem::Internal(error.to_string()))?;
         let mut new = Workspace {
-            id: fresh_id()?,
+            id: WorkspaceId::from_random(random()?),
             user_id: owner.user.clone(),
             node_id,
             name,
@@ -172,7 +172,7 @@ impl Workspaces {
                     if self.lives.store().workspace(&new.id).await?.is_none() {
                         return Err(Problem::NameTaken(new.name.to_string()));
                     }
-                    new.id = fresh_id()?;
+                    new.id = WorkspaceId::from_random(random()?);
                 }
                 Err(other) => return Err(other.into()),
             }
@@ -275,8 +275,9 @@ fn template_of(wanted: &Wanted) -> Result<&'static Template, Problem> {
     }
 }
 
-fn fresh_id() -> Result<WorkspaceId, Problem> {
+/// What a new id is made of.
+pub(super) fn random() -> Result<[u8; 5], Problem> {
     let mut random = [0; 5];
     getrandom::fill(&mut random).map_err(|error| Problem::Internal(error.to_string()))?;
-    Ok(WorkspaceId::from_random(random))
+    Ok(random)
 }
