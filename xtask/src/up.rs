@@ -117,14 +117,8 @@ fn wait_ready(place: &Place, port: u16, mut started: Option<Child>) -> Result<()
     Ok(())
 }
 
-/// One plain request, so that this program needs no HTTP library.
 fn answers_ready(port: u16) -> Result<bool> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.starts_with("HTTP/1.1 200"))
+    Ok(get(&format!("localhost:{port}"), port, "/readyz", "")?.starts_with("HTTP/1.1 200"))
 }
 
 fn first_user(place: &Place, url: &str) -> Result<()> {
@@ -221,24 +215,25 @@ fn show_app(place: &Place, port: u16) -> Result<String> {
     let key = field_of(&place.admin(), "api_key").context("no api_key")?;
     let deadline = Instant::now() + LISTENS_WITHIN;
     let owner = loop {
-        let answer = get(&host, port, &format!("X-Rigbox-Key: {key}\r\n"))?;
+        let answer = get(&host, port, "/", &format!("X-Rigbox-Key: {key}\r\n"))?;
         if answer.starts_with("HTTP/1.1 200") || Instant::now() > deadline {
             break answer;
         }
         std::thread::sleep(Duration::from_millis(200));
     };
     anyhow::ensure!(owner.starts_with("HTTP/1.1 200"), "the app does not answer its owner: {owner}");
-    let nobody = get(&host, port, "")?;
+    let nobody = get(&host, port, "/", "")?;
     anyhow::ensure!(nobody.starts_with("HTTP/1.1 403"), "the app answers others than its owner: {nobody}");
     let said = owner.rsplit("\r\n").next().unwrap_or_default().trim();
     eprintln!("    http://{host}/ answers its owner \"{said}\", and everybody else 403");
     Ok(format!("http://{host}/"))
 }
 
-fn get(host: &str, port: u16, header: &str) -> Result<String> {
+/// One plain request, so that this program needs no HTTP library.
+fn get(host: &str, port: u16, path: &str, header: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\n{header}Connection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n{header}Connection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)

@@ -24,6 +24,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// For an answer that is not waited for on purpose.
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Entries of a list that are asked for at once.
+const PAGE: &str = "1000";
 /// Of a refusal's text.
 const LONGEST_REFUSAL: usize = 64 * 1024;
 
@@ -81,6 +83,27 @@ impl Api {
         limit: Duration,
     ) -> Result<T, ApiError> {
         self.call(self.request(Method::GET, path, query)?.timeout(limit)).await
+    }
+
+    /// All pages of a list; `parts` takes one apart into what it lists and where the next one begins.
+    pub(crate) async fn pages<P: DeserializeOwned, T>(
+        &self,
+        list: &str,
+        query: &[(&str, &str)],
+        parts: impl Fn(P) -> (Vec<T>, Option<String>),
+    ) -> Result<Vec<T>, ApiError> {
+        let (mut all, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let mut query = [&[("limit", PAGE)], query].concat();
+            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let (listed, next) = parts(self.get_with(&[list], &query, ANSWER).await?);
+            all.extend(listed);
+            // A server that says the same cursor again would keep us for ever.
+            match next {
+                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
+                _ => return Ok(all),
+            }
+        }
     }
 
     pub(crate) async fn send<T: DeserializeOwned>(

@@ -23,7 +23,7 @@ use crate::service::app_services::{Act, Line, is_cursor, line, suggested_name};
 use crate::service::apps::WantedApp;
 
 const LINES: u32 = 100;
-const MOST_LINES: u32 = 1_000;
+pub(super) const MOST_LINES: u32 = 1_000;
 /// A line of the journal that is longer is left out.
 const LONGEST_LINE: usize = 256 * 1024;
 
@@ -110,6 +110,20 @@ pub(super) struct LogQuery {
 }
 
 impl LogQuery {
+    pub(super) fn lines(&self) -> Result<u32, ApiError> {
+        let lines = self.lines.unwrap_or(LINES);
+        if (1..=MOST_LINES).contains(&lines) {
+            Ok(lines)
+        } else {
+            Err(ApiError::bad_request(format!("lines: {lines} is not between 1 and {MOST_LINES}")))
+        }
+    }
+
+    /// As it came.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
     fn cursor(&self) -> Result<Option<&str>, ApiError> {
         match self.cursor.as_deref() {
             Some(cursor) if !is_cursor(cursor) => Err(super::shapes::bad_cursor()),
@@ -191,10 +205,7 @@ pub(super) async fn logs(
     QueryOf(query): QueryOf<LogQuery>,
 ) -> Result<Json<GetAppLogsResponse>, ApiError> {
     let (permit, found) = caller.app(&server, &id)?;
-    let wanted = query.lines.unwrap_or(LINES);
-    if !(1..=MOST_LINES).contains(&wanted) {
-        return Err(ApiError::bad_request(format!("lines: {wanted} is not between 1 and {MOST_LINES}")));
-    }
+    let wanted = query.lines()?;
     let cursor = query.cursor()?;
     let lines = server.app_services.logs(&permit, &found.app, wanted, cursor).await?;
     let last = lines.last().map(|line| line.cursor.clone()).or_else(|| cursor.map(str::to_owned));

@@ -9,45 +9,20 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use rigbox_core::permit::ReadLogs;
 use rigbox_store::LogEntry;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use time::OffsetDateTime;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::App;
-use super::app_services::LogLine;
+use super::app_services::{LogLine, LogQuery, MOST_LINES};
 use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, QueryOf};
 use super::shapes::{bad_cursor, date};
 
-const LINES: u32 = 100;
-const MOST_LINES: u32 = 1_000;
-
-/// Which part of a workspace's log.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct WorkspaceLogQuery {
-    /// At most so many: 100 when left out, 1,000 at most.
-    #[param(minimum = 1, maximum = 1_000)]
-    lines: Option<u32>,
-    /// `cursor` of the answer before: what came after it.
-    cursor: Option<String>,
-}
-
-impl WorkspaceLogQuery {
-    fn lines(&self) -> Result<u32, ApiError> {
-        let lines = self.lines.unwrap_or(LINES);
-        if (1..=MOST_LINES).contains(&lines) {
-            Ok(lines)
-        } else {
-            Err(ApiError::bad_request(format!("lines: {lines} is not between 1 and {MOST_LINES}")))
-        }
-    }
-
-    fn after(&self) -> Result<Option<i64>, ApiError> {
-        let cursor = self.cursor.as_deref().map(str::parse::<i64>).transpose();
-        cursor.ok().filter(|after| after.is_none_or(|after| after >= 0)).ok_or_else(bad_cursor)
-    }
+/// The last line that was seen: its place in the log.
+fn after(query: &LogQuery) -> Result<Option<i64>, ApiError> {
+    let cursor = query.text().map(str::parse::<i64>).transpose();
+    cursor.ok().filter(|after| after.is_none_or(|after| after >= 0)).ok_or_else(bad_cursor)
 }
 
 /// Lines of a workspace's log.
@@ -68,7 +43,7 @@ fn line(entry: LogEntry) -> LogLine {
 
 /// What has become of a workspace, and what its network refused it: the last lines, or those after a cursor
 #[utoipa::path(
-    get, path = "/workspaces/{id}/logs", tag = "workspaces", params(("id" = String, Path), WorkspaceLogQuery),
+    get, path = "/workspaces/{id}/logs", tag = "workspaces", params(("id" = String, Path), LogQuery),
     responses(
         (status = 200, body = GetWorkspaceLogsResponse),
         (status = 400, body = ApiErrorBody),
@@ -79,10 +54,10 @@ pub(super) async fn logs(
     State(app): State<App>,
     caller: Caller<ReadLogs>,
     Path(id): Path<String>,
-    QueryOf(query): QueryOf<WorkspaceLogQuery>,
+    QueryOf(query): QueryOf<LogQuery>,
 ) -> Result<Json<GetWorkspaceLogsResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
-    let (wanted, after) = (query.lines()?, query.after()?);
+    let (wanted, after) = (query.lines()?, after(&query)?);
     let entries = app.workspace_logs.lines(&permit, after, wanted)?;
     let cursor = entries.last().map(|last| last.seq).or(after).map(|seq| seq.to_string());
     let has_more = after.is_some() && entries.len() == wanted as usize;
@@ -91,7 +66,7 @@ pub(super) async fn logs(
 
 /// A workspace's log as it is written: server-sent events, each a line; its id is the cursor
 #[utoipa::path(
-    get, path = "/workspaces/{id}/logs/stream", tag = "workspaces", params(("id" = String, Path), WorkspaceLogQuery),
+    get, path = "/workspaces/{id}/logs/stream", tag = "workspaces", params(("id" = String, Path), LogQuery),
     responses(
         (status = 200, content_type = "text/event-stream", body = String),
         (status = 400, body = ApiErrorBody),
@@ -102,10 +77,10 @@ pub(super) async fn log_stream(
     State(app): State<App>,
     caller: Caller<ReadLogs>,
     Path(id): Path<String>,
-    QueryOf(query): QueryOf<WorkspaceLogQuery>,
+    QueryOf(query): QueryOf<LogQuery>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
-    let (wanted, after) = (query.lines()?, query.after()?);
+    let (wanted, after) = (query.lines()?, after(&query)?);
     // Before the first look, so that nothing is missed in between.
     let written = app.workspace_logs.subscribe();
     let first = app.workspace_logs.lines(&permit, after, wanted)?;

@@ -4,24 +4,11 @@ use super::shapes::{GetApp, ListApps};
 use super::{ANSWER, Api, ApiError, App};
 use crate::name;
 
-const PAGE: &str = "1000";
-
 impl Api {
     /// All of the caller's apps, or those of one workspace.
     pub(crate) async fn apps(&self, workspace: Option<&str>) -> Result<Vec<App>, ApiError> {
-        let (mut all, mut cursor) = (Vec::new(), None::<String>);
-        loop {
-            let mut query = vec![("limit", PAGE)];
-            query.extend(workspace.map(|id| ("workspace_id", id)));
-            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-            let page: ListApps = self.get_with(&["apps"], &query, ANSWER).await?;
-            all.extend(page.apps);
-            // A server that says the same cursor again would keep us for ever.
-            match page.next_cursor {
-                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
-                _ => return Ok(all),
-            }
-        }
+        let query: Vec<_> = workspace.map(|id| ("workspace_id", id)).into_iter().collect();
+        self.pages("apps", &query, |page: ListApps| (page.apps, page.next_cursor)).await
     }
 
     /// The app with this id or name. What looks like an id is one, unless there is none of it.

@@ -13,23 +13,11 @@ use crate::name;
 /// How long the server holds a question back until there is news.
 const HOLD_S: &str = "30";
 const HELD: Duration = Duration::from_secs(60);
-const PAGE: &str = "1000";
 
 impl Api {
     /// All of the caller's workspaces.
     pub(crate) async fn workspaces(&self) -> Result<Vec<Vm>, ApiError> {
-        let (mut all, mut cursor) = (Vec::new(), None::<String>);
-        loop {
-            let mut query = vec![("limit", PAGE)];
-            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-            let page: ListWorkspaces = self.get_with(&["workspaces"], &query, ANSWER).await?;
-            all.extend(page.vms);
-            // A server that says the same cursor again would keep us for ever.
-            match page.next_cursor {
-                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
-                _ => return Ok(all),
-            }
-        }
+        self.pages("workspaces", &[], |page: ListWorkspaces| (page.vms, page.next_cursor)).await
     }
 
     /// The workspace with this id or name. What looks like an id is one, unless there is none of it.
