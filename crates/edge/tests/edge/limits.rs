@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::http::{get, raw};
-use crate::support::{HOST, World, backend, soon};
+use crate::support::{HOST, World, backend, eventually, soon};
 
 async fn public(limits: Limits) -> World {
     let world = World::with(limits).await;
@@ -94,13 +94,8 @@ async fn more_connections_than_there_may_be_are_turned_away() {
     assert!(turned_away >= 32 - 8, "{turned_away}");
     drop(held);
     let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
-    let mut answered = false;
-    for _ in 0..100 {
-        if raw(world.edge, request.as_bytes()).await.is_some_and(|reply| reply.status == 200) {
-            answered = true;
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert!(answered, "there is room again");
+    eventually("there is room again", async || {
+        raw(world.edge, request.as_bytes()).await.is_some_and(|reply| reply.status == 200)
+    })
+    .await;
 }

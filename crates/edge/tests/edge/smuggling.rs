@@ -131,7 +131,7 @@ async fn a_connection_goes_on_after_an_upgrade_that_was_not_made() {
     let second = format!("GET /two HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
     stream.write_all(first.as_bytes()).await.unwrap();
     let requests = world.backend.requests();
-    eventually("the first request", || world.backend.requests() > requests || requests > 1).await;
+    eventually("the first request", async || world.backend.requests() > requests || requests > 1).await;
     stream.write_all(second.as_bytes()).await.unwrap();
     let mut answer = String::new();
     soon("two answers", stream.read_to_string(&mut answer)).await.unwrap();

@@ -33,7 +33,7 @@ async fn ends(mut stream: TcpStream, world: &World) {
     let mut rest = Vec::new();
     let _ = soon("the stream ends", stream.read_to_end(&mut rest)).await;
     assert!(!rest.ends_with(b"0\r\n\r\n"), "it ends as one that was cut off");
-    eventually("the app's side ends", || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
+    eventually("the app's side ends", async || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
 }
 
 async fn goes_on(stream: &mut TcpStream) {
@@ -164,10 +164,12 @@ async fn a_large_answer_waits_for_its_reader() {
     // Until nothing moves any more.
     let sent = || world.backend.seen.uploaded.load(Ordering::SeqCst);
     let mut before = u64::MAX;
-    while sent() != before || before == 0 {
+    eventually("nothing moves any more", async || {
         before = sent();
         tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+        before > 0 && sent() == before
+    })
+    .await;
     assert!(before < 32 * 1024 * 1024, "{before} bytes are on their way to nobody");
     let mut count = 0;
     let mut room = vec![0; 256 * 1024];

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::http::{NAVIGATES, get, parse};
-use crate::support::{HOST, World, route, soon};
+use crate::support::{HOST, World, eventually, route, soon};
 
 /// A certificate of its own authority, as the pair `number` of the folder.
 fn write_pair(folder: &Path, number: u32, names: &[&str]) -> CertificateDer<'static> {
@@ -61,12 +61,11 @@ async fn world() -> (World, TempDir, CertificateDer<'static>) {
 async fn each_name_has_its_certificate_and_a_name_without_has_none() {
     let (world, folder, wildcard) = world().await;
     let own = write_pair(folder.path(), 1, &["shop.example"]);
-    let deadline = Instant::now() + Duration::from_secs(10);
     // Found while it runs.
-    while connect(&world, &own, "shop.example", &[]).await.is_err() {
-        assert!(Instant::now() < deadline, "the new certificate is in use");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the new certificate is in use", async || {
+        connect(&world, &own, "shop.example", &[]).await.is_ok()
+    })
+    .await;
     assert!(connect(&world, &wildcard, HOST, &[]).await.is_ok());
     for name in ["other.example", "a.b.rigbox.localhost", "rigbox.localhost"] {
         assert!(connect(&world, &wildcard, name, &[]).await.is_err(), "{name}");
@@ -85,11 +84,10 @@ async fn a_broken_pair_leaves_what_was_there() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     std::fs::write(folder.path().join("0.crt"), other.cert.pem()).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while connect(&world, other.cert.der(), HOST, &[]).await.is_err() {
-        assert!(Instant::now() < deadline, "the renewed certificate is in use");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the renewed certificate is in use", async || {
+        connect(&world, other.cert.der(), HOST, &[]).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

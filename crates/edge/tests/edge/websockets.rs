@@ -82,7 +82,7 @@ async fn a_websocket_ends_with_what_allowed_it() {
     world.gateway.table().identities.remove(&owner);
     world.gateway.grants_changed().await;
     assert!(!matches!(soon("the owner's ends", owners.next()).await, Some(Ok(_))));
-    eventually("the app's sides end", || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
+    eventually("the app's sides end", async || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +93,7 @@ async fn a_websocket_ends_when_either_side_closes() {
     echoes(&mut socket).await;
     socket.close(None).await.unwrap();
     drop(socket);
-    eventually("the app's side ends", || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
+    eventually("the app's side ends", async || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
     // What an app answers instead passes.
     let reply = crate::support::http::get(
         world.edge,

@@ -139,7 +139,7 @@ impl Gateway {
     }
 
     async fn in_force(&self, sequence: u64) {
-        eventually("the change is acknowledged", || self.table().acknowledged >= sequence).await;
+        eventually("the change is acknowledged", async || self.table().acknowledged >= sequence).await;
     }
 }
 
