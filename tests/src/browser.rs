@@ -185,17 +185,17 @@ fn a_browser_sees_what_its_user_may_see_and_nothing_else(world: &World) -> Kept 
                   s.onopen = () => r('open'); s.onerror = () => r('refused'); })";
     ensure!(browser.wait_for(socket)? == json!("refused"), "a sibling's page opens a WebSocket");
 
-    // It is not shared any more.
+    // It is not shared any more. (Each time another address: a page that the browser has kept is shown without a request.)
     show(world, &private, "private", &[])?;
-    browser.go("http://private-page.rigbox.localhost:7080/index.html")?;
+    browser.go("http://private-page.rigbox.localhost:7080/index.html?unshared")?;
     ensure!(!browser.text()?.contains("hello from the app"), "{}", browser.text()?);
     show(world, &private, "privileged", &[FRIEND])?;
-    browser.go("http://private-page.rigbox.localhost:7080/index.html")?;
+    browser.go("http://private-page.rigbox.localhost:7080/index.html?shared")?;
     ensure!(browser.text()?.contains("hello from the app"), "it is shared again: {}", browser.text()?);
     // Signing out on the console ends it everywhere.
     browser.go("http://console.localhost:7070/sign-in")?;
     browser.click("form[action='/sign-out'] button")?;
-    browser.go("http://private-page.rigbox.localhost:7080/index.html")?;
+    browser.go("http://private-page.rigbox.localhost:7080/index.html?signed-out")?;
     ensure!(!browser.text()?.contains("hello from the app"), "signed out: {}", browser.text()?);
     for app in [private, sibling] {
         world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
