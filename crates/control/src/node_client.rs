@@ -18,7 +18,7 @@ use rigbox_store::Workspace;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::unix;
 
@@ -44,15 +44,10 @@ pub(crate) enum NodeError {
 
 impl From<Status> for NodeError {
     fn from(status: Status) -> Self {
-        let code = fault::code(&status);
-        let temporary = matches!(
-            status.code(),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted
-        );
-        if code == "unreachable" || (temporary && code == "internal") {
-            Self::Unreachable(status.message().to_owned())
-        } else {
-            Self::Refused { code: code.to_owned(), message: status.message().to_owned() }
+        let message = status.message().to_owned();
+        match fault::code(&status) {
+            "unreachable" => Self::Unreachable(message),
+            code => Self::Refused { code: code.to_owned(), message },
         }
     }
 }

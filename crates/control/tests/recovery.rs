@@ -187,6 +187,27 @@ async fn a_restart_of_the_node_leaves_running_workspaces_alone() {
 }
 
 #[tokio::test]
+async fn a_node_that_dies_in_a_verb_is_asked_again() {
+    let mut rig = Rig::new().await;
+    // More than once: how far the answer had come decides what the broken call looks like.
+    for round in 0..8 {
+        let verb = ["provision", "start"][round % 2];
+        rig.node.hold(verb);
+        let before = rig.node.calls(verb);
+        let id = rig.create(&format!("w{round}")).await;
+        if verb == "start" {
+            rig.until(&id, "provisioned").await;
+            rig.post(&format!("/workspaces/{id}/start")).await;
+        }
+        eventually("the node is asked", || async { rig.node.calls(verb) > before }).await;
+        rig.kill_node();
+        rig.node.release(verb);
+        rig.start_node();
+        rig.until(&id, if verb == "start" { "running" } else { "provisioned" }).await;
+    }
+}
+
+#[tokio::test]
 async fn a_restart_of_control_keeps_the_boot() {
     let mut rig = Rig::new().await;
     let id = rig.running("one").await;

@@ -12,12 +12,20 @@ pub fn status(code: Code, fault: &'static str, message: impl Into<String>) -> St
     status
 }
 
-/// The stable code of a status made by [`status`]; `unreachable` or `internal` for others.
+/// The stable code of a status made by [`status`]. Others are not the role's own words: `unreachable` when the call broke
+/// on its way (a role that dies in a call leaves `Unknown` or `Internal`, according to what had arrived), else `internal`.
 pub fn code(status: &Status) -> &str {
-    match status.metadata().get(HEADER).and_then(|v| v.to_str().ok()) {
-        Some(fault) => fault,
-        None if status.code() == Code::Unavailable => "unreachable",
-        None => "internal",
+    if let Some(fault) = status.metadata().get(HEADER).and_then(|v| v.to_str().ok()) {
+        return fault;
+    }
+    match status.code() {
+        Code::Unavailable
+        | Code::Unknown
+        | Code::Internal
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::Aborted => "unreachable",
+        _ => "internal",
     }
 }
 
@@ -29,6 +37,7 @@ mod tests {
     fn a_fault_keeps_its_code() {
         assert_eq!(code(&status(Code::ResourceExhausted, "disk_full", "no room")), "disk_full");
         assert_eq!(code(&Status::unavailable("gone")), "unreachable");
-        assert_eq!(code(&Status::unknown("?")), "internal");
+        assert_eq!(code(&Status::unknown("transport error")), "unreachable");
+        assert_eq!(code(&Status::unimplemented("?")), "internal");
     }
 }
