@@ -79,9 +79,14 @@ impl Control {
 
     /// What stands at `host`; `None`: nothing.
     pub(crate) async fn route(&self, host: &str) -> Result<Option<Arc<Route>>, ControlError> {
-        if let Some(known) = self.known.route(host) {
-            return Ok(known);
+        match self.known.route(host) {
+            Some(known) => Ok(known),
+            // Boxed, as is everything large and rare: a request's future is moved as a whole.
+            None => Box::pin(self.ask_route(host)).await,
         }
+    }
+
+    async fn ask_route(&self, host: &str) -> Result<Option<Arc<Route>>, ControlError> {
         let moment = self.known.moment();
         let request = ResolveRequest { host: host.to_owned() };
         match self.ask(async |mut client| client.resolve(request).await).await {
@@ -106,9 +111,19 @@ impl Control {
         app: &str,
     ) -> Result<Arc<Identity>, ControlError> {
         let (shown, now) = (credential.shown_to(app), now_ms());
-        if let Some(known) = self.known.identity(&shown, now) {
-            return Ok(known);
+        match self.known.identity(&shown, now) {
+            Some(known) => Ok(known),
+            None => Box::pin(self.ask_identity(credential, app, shown, now)).await,
         }
+    }
+
+    async fn ask_identity(
+        &self,
+        credential: &Credential,
+        app: &str,
+        shown: Shown,
+        now: i64,
+    ) -> Result<Arc<Identity>, ControlError> {
         let moment = self.known.moment();
         let secret = credential.secret.to_string();
         let request = IdentifyRequest {

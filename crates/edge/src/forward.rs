@@ -39,7 +39,7 @@ pub(crate) enum Failed {
 }
 
 /// Forwards a request.
-pub(crate) async fn forward(leave: Leave<'_>, request: Request<Incoming>) -> Answer {
+pub(crate) async fn forward(leave: Leave<'_>, request: Box<Request<Incoming>>) -> Answer {
     let route = Arc::clone(&leave.decided.exchange.route);
     match route.state {
         State::Up(_) => {}
@@ -49,7 +49,7 @@ pub(crate) async fn forward(leave: Leave<'_>, request: Request<Incoming>) -> Ans
     let wanted = Wanted::by(request.headers());
     let core = leave.core;
     let forwarded = if facts::is_websocket(&request) {
-        websocket::open(leave, request).await
+        Box::pin(websocket::open(leave, request)).await
     } else {
         send(leave, request, wanted).await
     };
@@ -72,14 +72,14 @@ fn failure(core: &Core, route: &Route, failed: &Failed) -> Message {
     message
 }
 
-async fn send(leave: Leave<'_>, request: Request<Incoming>, wanted: Wanted) -> Result<Answer, Failed> {
+async fn send(leave: Leave<'_>, request: Box<Request<Incoming>>, wanted: Wanted) -> Result<Answer, Failed> {
     let Leave { core, client, host, decided } = leave;
     let exchange = Arc::clone(&decided.exchange);
     // HTTP/2 goes to the app only for what needs it.
     let grpc = request.version() == Version::HTTP_2 && wanted == Wanted::Grpc;
     let request = for_app(core, client, host, &decided, request, grpc);
     let (response, back) = if grpc {
-        (shared(core, &decided, request).await?, None)
+        (Box::pin(shared(core, &decided, request)).await?, None)
     } else {
         let (response, sender) = alone(core, &decided, request).await?;
         (response, Some((sender, Arc::clone(core))))
@@ -95,7 +95,7 @@ fn for_app(
     client: &Client,
     host: HeaderValue,
     decided: &Decided,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     grpc: bool,
 ) -> Request<Up> {
     let (mut head, body) = request.into_parts();
@@ -146,18 +146,18 @@ async fn alone(
     let upstream = exchange.route.upstream().ok_or(Failed::Ended(Ended::Gone))?;
     while let Some((mut sender, old)) = core.pool.take(&decided.permit, upstream).await {
         // The app may close a connection that has waited at the moment we use it: then a request that changes nothing is sent again.
-        let again = (old && is_repeatable(&request)).then(|| copy(&request));
+        let again = (old && is_repeatable(&request)).then(|| Box::new(copy(&request)));
         let sent = exchange.unless_ended(sender.try_send_request(request)).await.map_err(Failed::Ended)?;
         match sent {
             Ok(response) => return Ok((response, sender)),
             Err(mut error) => match (error.take_message(), again) {
                 (Some(unsent), _) => request = unsent,
-                (None, Some(copy)) => request = copy,
+                (None, Some(copy)) => request = *copy,
                 (None, None) => return Err(Failed::Answer(error.into_error())),
             },
         }
     }
-    let connected = exchange.unless_ended(core.pool.connect(&decided.permit, upstream)).await;
+    let connected = exchange.unless_ended(Box::pin(core.pool.connect(&decided.permit, upstream))).await;
     let mut sender = connected.map_err(Failed::Ended)??;
     let sent = exchange.unless_ended(sender.send_request(request)).await.map_err(Failed::Ended)?;
     Ok((sent.map_err(Failed::Answer)?, sender))

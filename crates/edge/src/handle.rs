@@ -58,7 +58,7 @@ const LONGEST_LIST: usize = 4096;
 pub(crate) async fn handle(
     core: Arc<Core>,
     client: Arc<Client>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     busy: Busy,
 ) -> Result<Answer, Infallible> {
     Ok(match accept(&core, &client, request, busy).await {
@@ -71,7 +71,7 @@ pub(crate) async fn handle(
 async fn accept(
     core: &Arc<Core>,
     client: &Arc<Client>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     busy: Busy,
 ) -> Result<Answer, Box<Answer>> {
     let said = |message: &Message, headers: &HeaderMap| Box::new(message.answer(headers));
@@ -93,7 +93,7 @@ async fn accept(
     if let Whose::Own(rest) = whose {
         let route = route(core, &host.name).await.map_err(|message| said(&message, headers))?;
         let keys = core.assertion_keys.read().map(|keys| keys.clone()).unwrap_or_default();
-        return Ok(own::answer(&core.control, &keys, &route, &request, rest).await);
+        return Ok(Box::pin(own::answer(&core.control, &keys, &route, &request, rest)).await);
     }
     if whose == Whose::Nobodys {
         return Ok(own::nobodys(headers));

@@ -53,12 +53,8 @@ pub(crate) struct Way<'a> {
 
 /// Makes a client's headers those of the request to the app.
 pub(crate) fn to_app(headers: &mut HeaderMap, way: Way<'_>, person: Option<&Person>) {
-    end_here(headers);
-    headers.remove(EXPECT);
-    let claimed: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
-    for name in claimed {
-        headers.remove(name);
-    }
+    end_named(headers);
+    remove(headers, |name| ends_here(name) || *name == EXPECT || is_claim(name.as_str()));
     cookies::strip(headers);
     strip_authorization(headers);
     headers.insert(FORWARDED_FOR, way.client.clone());
@@ -76,30 +72,34 @@ pub(crate) fn to_app(headers: &mut HeaderMap, way: Way<'_>, person: Option<&Pers
 
 /// Makes an app's headers those of the answer to the client.
 pub(crate) fn to_client(headers: &mut HeaderMap, host: &str) {
-    end_here(headers);
+    end_named(headers);
     // Under our name we speak ourselves.
-    let claimed: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-rigbox-")).cloned().collect();
-    for name in claimed {
-        headers.remove(name);
-    }
+    remove(headers, |name| ends_here(name) || name.as_str().starts_with("x-rigbox-"));
     cookies::strip_set(headers, host);
 }
 
-/// Removes the headers of one connection.
-fn end_here(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+/// Removes the headers that are wrong here. The names are gone through once, which is much less than to look each up: nearly never is
+/// there more than one.
+fn remove(headers: &mut HeaderMap, is_wrong: impl Fn(&HeaderName) -> bool) {
+    while let Some(wrong) = headers.keys().find(|name| is_wrong(name)).cloned() {
+        headers.remove(wrong);
     }
-    for name in &HOP_BY_HOP {
+}
+
+/// Whether a header is of one connection, whatever `Connection` names.
+fn ends_here(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
+/// Removes the headers that `Connection` names.
+fn end_named(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    for name in named {
         headers.remove(name);
     }
 }

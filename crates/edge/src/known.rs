@@ -165,6 +165,6 @@ impl Known {
         }
         let mut lease = self.lease.subscribe();
         let heard = lease.wait_for(|end| end.is_some_and(|end| Instant::now() < end));
-        tokio::time::timeout(within, heard).await.is_ok_and(|heard| heard.is_ok())
+        Box::pin(tokio::time::timeout(within, heard)).await.is_ok_and(|heard| heard.is_ok())
     }
 }

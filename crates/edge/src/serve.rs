@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -131,10 +133,11 @@ where
     let line = Arc::clone(&client.place.line);
     let service = {
         let client = Arc::clone(&client);
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
             // Before the request's task begins: the stream asks whether one is under way.
             let busy = Busy::new(&client.place);
-            handle(Arc::clone(&core), Arc::clone(&client), request, busy)
+            // Boxed: it goes through many hands, and each that waits would keep room for it.
+            handle(Arc::clone(&core), Arc::clone(&client), Box::new(request), busy)
         })
     };
     if second {

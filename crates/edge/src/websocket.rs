@@ -19,11 +19,11 @@ use crate::headers::{self, Way};
 use crate::relay::Relay;
 
 /// Opens one at the app.
-pub(crate) async fn open(leave: Leave<'_>, mut request: Request<Incoming>) -> Result<Answer, Failed> {
+pub(crate) async fn open(leave: Leave<'_>, mut request: Box<Request<Incoming>>) -> Result<Answer, Failed> {
     let Leave { core, client, host, decided } = leave;
     let exchange = decided.exchange;
     let upstream = exchange.route.upstream().ok_or(Failed::Ended(Ended::Gone))?;
-    let on_client = hyper::upgrade::on(&mut request);
+    let on_client = hyper::upgrade::on(&mut *request);
     let shared = request.version() == Version::HTTP_2;
     let scheme = if exchange.route.secure { "https" } else { "http" };
     let way = Way { client: &client.address, scheme, host };
@@ -48,7 +48,7 @@ pub(crate) async fn open(leave: Leave<'_>, mut request: Request<Incoming>) -> Re
 }
 
 fn for_app(
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     way: Way<'_>,
     person: Option<&headers::Person>,
     shared: bool,
