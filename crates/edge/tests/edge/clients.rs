@@ -11,7 +11,7 @@ use crate::support::gateway::shown;
 use crate::support::{HOST, World};
 
 /// Where the WebSocket clients are.
-const FOLDER: &str = "RIGBOX_WEBSOCKET_CLIENTS";
+pub(crate) const FOLDER: &str = "RIGBOX_WEBSOCKET_CLIENTS";
 
 /// Runs a program beside this runtime; `None` if there is none of the name.
 async fn run<A: AsRef<OsStr>>(program: &Path, arguments: &[A], folder: Option<&Path>) -> Option<Output> {

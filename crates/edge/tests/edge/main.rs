@@ -6,6 +6,7 @@
 mod clients;
 mod grpc;
 mod limits;
+mod many;
 mod sign_in;
 mod smuggling;
 mod streams;
