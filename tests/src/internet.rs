@@ -232,6 +232,22 @@ impl Recorder {
         found
     }
 
+    /// What follows `mark` in each UDP packet to `to`.
+    pub(crate) fn datagrams(&self, to: Ipv4Addr, mark: &[u8]) -> Vec<Vec<u8>> {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = frames.iter().filter(|frame| {
+            frame.get(12..14) == Some(&[8, 0])
+                && frame.get(23) == Some(&17)
+                && frame.get(30..34) == Some(&to.octets())
+        });
+        wanted
+            .filter_map(|frame| {
+                let at = frame.windows(mark.len()).position(|window| window == mark)?;
+                Some(frame.get(at + mark.len()..)?.to_vec())
+            })
+            .collect()
+    }
+
     /// IPv4 packets on their way to an address for which `is` holds.
     pub(crate) fn sent_to(&self, is: impl Fn(Ipv4Addr) -> bool) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();

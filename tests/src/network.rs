@@ -18,7 +18,9 @@ pub(crate) const PROMISES: &[crate::Promise] = &[
     ("root_in_a_vm_reaches_nobody_but_the_internet", root_in_a_vm_reaches_nobody_but_the_internet),
     ("a_name_leads_to_no_private_address", a_name_leads_to_no_private_address),
     ("an_allow_list_holds_for_names_addresses_and_open_connections", an_allow_list_holds),
+    ("a_vm_begins_no_more_connections_than_its_share", a_vm_begins_no_more_connections_than_its_share),
     ("a_vm_speaks_with_its_own_bridge", a_vm_speaks_with_its_own_bridge),
+    ("a_firewall_that_stands_in_the_way_is_named", a_firewall_that_stands_in_the_way_is_named),
     ("what_the_host_lent_is_given_back", what_the_host_lent_is_given_back),
 ];
 
@@ -308,6 +310,55 @@ fn an_allow_list_holds(world: &World) -> Kept {
     api.remove(&id)
 }
 
+/// Begins a flow every 2.5 ms, for less than the 30 s after which one that nobody answers is over. Each says how many ms after the first
+/// it was sent.
+const FLOWS: &str = r#"
+import socket, struct, sys, time
+began = time.monotonic()
+sent = 0
+while (now := time.monotonic() - began) < 25:
+    while sent < now * 400:
+        flow = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        flow.bind(("", 10000 + sent))
+        flow.sendto(b"rigbox-flow" + struct.pack("!I", int(now * 1000)), (sys.argv[1], 40404))
+        flow.close()
+        sent += 1
+    time.sleep(0.01)
+print(sent)
+"#;
+
+fn a_vm_begins_no_more_connections_than_its_share(world: &World) -> Kept {
+    // As in `vm.nft`: so many a second after a burst, and so many at once.
+    let (burst, a_second, at_once) = (400, 200, 4096);
+    let api = &world.api;
+    let id = api.spawn("greedy")?;
+    put(world, &id, "/tmp/flows.py", FLOWS)?;
+    let outside = world.internet.record()?;
+    let sent: usize = api.sh(&id, &format!("python3 /tmp/flows.py {SERVER}"))?.parse()?;
+    // While all of them count, there is no room for another; what leads to the bridge is counted apart.
+    let one_more =
+        api.exec(&id, &json!({"command": format!("curl -s -m 2 http://{SERVER}/")}))?.out() == GREETING;
+    let bridge = api.sh(&id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?;
+    ensure!(bridge.contains(&id), "the bridge says: {bridge}");
+
+    let arrived: Vec<usize> = outside
+        .datagrams(SERVER, b"rigbox-flow")
+        .iter()
+        .filter_map(|sent_at| Some(u32::from_be_bytes(sent_at.get(..4)?.try_into().ok()?) as usize))
+        .collect();
+    let early = arrived.iter().filter(|sent_at| **sent_at < 5_000).count();
+    let told = format!("of {sent}, {} arrived, {early} of them in the first 5 s", arrived.len());
+    eprintln!("{told}");
+    ensure!(sent > 2 * at_once, "the guest is too slow to tell: {told}");
+    ensure!(early <= burst + 5 * a_second + a_second / 2 && early > a_second * 4, "{told}");
+    ensure!(arrived.len() <= at_once && arrived.len() > at_once - burst, "{told}");
+    ensure!(!one_more, "there was room for another: {told}");
+    eventually("there is room again", Duration::from_secs(60), || {
+        Ok(fetch(world, &id, &SERVER.to_string())?.then_some(()))
+    })?;
+    api.remove(&id)
+}
+
 fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
     let api = &world.api;
     let (one, two) = (api.spawn("bridged-one")?, api.spawn("bridged-two")?);
@@ -336,6 +387,38 @@ fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
     );
     api.remove(&one)?;
     api.remove(&two)
+}
+
+fn a_firewall_that_stands_in_the_way_is_named(world: &World) -> Kept {
+    let network = || -> Result<String> {
+        // What the node said last counts for a few seconds.
+        std::thread::sleep(Duration::from_secs(4));
+        let said = world.api.get("/doctor")?.expect(200)?;
+        let findings = said["findings"].as_array().cloned().unwrap_or_default();
+        let found = findings.iter().find(|finding| finding["subject"] == "network");
+        Ok(found.map(|finding| format!("{}: {}", finding["level"], finding["message"])).unwrap_or_default())
+    };
+    let run = |program: &str, arguments: &str| -> Kept {
+        let output = std::process::Command::new(program).args(arguments.split(' ')).output()?;
+        ensure!(
+            output.status.success(),
+            "{program} {arguments}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    };
+    ensure!(network()?.contains("VMs reach the internet by eth0"), "{}", network()?);
+    run("iptables-legacy", "-P FORWARD DROP")?;
+    let old = network();
+    run("iptables-legacy", "-P FORWARD ACCEPT")?;
+    ensure!(old?.contains("chain `FORWARD` of the old iptables drops"), "the old iptables");
+    run("nft", "add table ip other")?;
+    run("nft", "add chain ip other way { type filter hook forward priority 0; policy drop; }")?;
+    let new = network();
+    run("nft", "delete table ip other")?;
+    ensure!(new?.contains("chain `ip other way` drops"), "nftables");
+    ensure!(network()?.contains("VMs reach the internet by eth0"), "{}", network()?);
+    Ok(())
 }
 
 fn what_the_host_lent_is_given_back(world: &World) -> Kept {

@@ -11,7 +11,7 @@ use crate::steps::step;
 use crate::{image, schemathesis, websocket_clients};
 
 /// What the tests need of Debian: a mail server and a browser.
-const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd", "chromium", "chromium-driver"];
+const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd", "chromium", "chromium-driver", "iptables"];
 
 /// What tests said.
 #[derive(Default, Clone, Copy)]

@@ -6,6 +6,9 @@ use super::uplink;
 use crate::command;
 use crate::config::{Config, UplinkMode};
 
+/// Tables of the iptables that came before nftables, which does not list them.
+const OLD_TABLES: &str = "/proc/net/ip_tables_names";
+
 /// Good or not, the message, the remedy.
 pub(crate) fn look(config: &Config) -> (bool, String, String) {
     let fine = |message: String| (true, message, String::new());
@@ -25,7 +28,11 @@ pub(crate) fn look(config: &Config) -> (bool, String, String) {
         }
     };
     let chains = command::run("nft", &["-j", "list", "chains"]).unwrap_or_default();
-    let foreign = dropping(&chains);
+    let mut foreign = dropping(&chains);
+    // Its tables come into being when somebody asks for them, so it is asked only where there are some.
+    if std::fs::read_to_string(OLD_TABLES).is_ok_and(|tables| tables.lines().any(|table| table == "filter")) {
+        foreign.extend(dropping_of_old(command::run("iptables-legacy", &["-S", "FORWARD"]).ok().as_deref()));
+    }
     if foreign.is_empty() {
         return fine(format!("VMs reach the internet by {outside}"));
     }
@@ -52,6 +59,19 @@ fn dropping(chains: &str) -> Vec<String> {
         ))
     })
     .collect()
+}
+
+/// The same of the old iptables, by what it says of its chain; `None`: it cannot be asked.
+fn dropping_of_old(said: Option<&str>) -> Option<String> {
+    match said {
+        None => Some(
+            "the old iptables, whose rules cannot be read without its program `iptables-legacy`".to_owned(),
+        ),
+        Some(rules) if rules.lines().any(|rule| rule == "-P FORWARD DROP") => {
+            Some("chain `FORWARD` of the old iptables drops what it does not know".to_owned())
+        }
+        Some(_) => None,
+    }
 }
 
 #[cfg(test)]
