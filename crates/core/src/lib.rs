@@ -13,3 +13,4 @@ pub mod sizes;
 pub mod status;
 pub mod templates;
 pub mod time;
+pub mod tokens;

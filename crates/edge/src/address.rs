@@ -3,15 +3,14 @@
 
 use std::borrow::Cow;
 
+use rigbox_core::tokens::{self, Kind};
+
 /// The first part of our own paths.
 const OURS: &str = ".rigbox";
 /// Deeper nesting of percent-encoding is nobody's.
 const DECODINGS: usize = 3;
-/// What a token consists of after its prefix (see `rigbox_store::secret`).
-const DIGITS: usize = 43;
-const SHORTEST_TOKEN: usize = 3 + DIGITS;
-/// The longest first: one is the beginning of another.
-const PREFIXES: [&[u8]; 6] = [b"rb_ws_", b"rbd_", b"rbs_", b"rbl_", b"rbv_", b"rb_"];
+/// A shorter address holds no token.
+const SHORTEST_TOKEN: usize = Kind::ApiKey.prefix().len() + tokens::DIGITS;
 
 /// Whose a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,26 +117,9 @@ pub(crate) fn has_token(address: &str) -> bool {
     false
 }
 
-fn find_token(text: &[u8]) -> bool {
-    memchr::memmem::find_iter(text, b"rb").any(|at| {
-        let before = at.checked_sub(1).and_then(|at| text.get(at));
-        let starts = before.is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
-        starts && text.get(at..).is_some_and(|rest| token_length(rest).is_some())
-    })
-}
-
-/// How long the token is that `text` begins with.
-fn token_length(text: &[u8]) -> Option<usize> {
-    PREFIXES.iter().find_map(|prefix| {
-        let rest = text.strip_prefix(*prefix)?;
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
-        (digits == DIGITS).then_some(prefix.len() + digits)
-    })
-}
-
-/// Whether `text` is exactly one token of the platform.
-pub(crate) fn is_token(text: &[u8]) -> bool {
-    token_length(text) == Some(text.len())
+/// Only the code that a browser brings from the console has its place in an address.
+fn find_token(address: &[u8]) -> bool {
+    tokens::find(address).any(|kind| kind != Kind::AppCode)
 }
 
 #[cfg(test)]
@@ -180,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_token_in_an_address_is_seen() {
-        let digits = "a".repeat(DIGITS);
+        let digits = "a".repeat(tokens::DIGITS);
         for prefix in ["rb_", "rb_ws_", "rbd_", "rbs_"] {
             for address in [
                 format!("/?key={prefix}{digits}"),
@@ -190,7 +172,6 @@ mod tests {
             ] {
                 assert!(has_token(&address), "{address}");
             }
-            assert!(is_token(format!("{prefix}{digits}").as_bytes()));
             for other in [
                 format!("/?key={prefix}{digits}b"),
                 format!("/?key=x{prefix}{digits}"),
@@ -200,5 +181,6 @@ mod tests {
             }
         }
         assert!(!has_token("/rb_/rubber"));
+        assert!(!has_token(&format!("/.rigbox/sign-in?code=rbo_{digits}")));
     }
 }

@@ -6,8 +6,8 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
+use rigbox_core::tokens;
 
-use crate::address::is_token;
 use crate::cookies;
 
 /// The credential that a program shows.
@@ -128,7 +128,7 @@ fn strip_authorization(headers: &mut HeaderMap) {
             .split_at_checked(6)
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer"))
             .map_or(value, |(_, token)| token.trim_ascii());
-        is_token(token)
+        tokens::kind(token).is_some()
     };
     if !headers.get_all(AUTHORIZATION).iter().any(ours) {
         return;

@@ -8,12 +8,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use rigbox_core::tokens::{self, DIGITS, Kind};
 use zeroize::Zeroizing;
 
 use crate::{Error, random};
 
 const KEY_BYTES: usize = 32;
-const DIGITS: usize = 43;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Key of the keyed hash under which tokens are stored: a copy of the database alone says nothing about them.
@@ -79,7 +79,7 @@ impl fmt::Debug for TokenHash {
 }
 
 macro_rules! token {
-    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:expr) => {
         $(#[$doc])*
         #[derive(Clone)]
         pub struct $name(Zeroizing<String>);
@@ -91,16 +91,14 @@ macro_rules! token {
         }
 
         impl $name {
-            /// A new one: 43 base62 characters carry 256 bits.
+            /// A new one.
             pub fn mint() -> Result<Self, Error> {
-                drawn($prefix, BASE62, DIGITS).map(Self)
+                drawn($kind.prefix(), BASE62, DIGITS).map(Self)
             }
 
             /// The token in `text`, if it looks like one.
             pub fn parse(text: &str) -> Option<Self> {
-                let digits = text.strip_prefix($prefix)?;
-                let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
-                fits.then(|| Self(Zeroizing::new(text.to_owned())))
+                (tokens::kind(text.as_bytes()) == Some($kind)).then(|| Self(Zeroizing::new(text.to_owned())))
             }
 
             /// The token itself, to be handed out once or hashed.
@@ -113,28 +111,28 @@ macro_rules! token {
 
 token! {
     /// A user's API key in clear: exists where it is minted and where it is presented, nowhere else.
-    ApiKey, "rb_"
+    ApiKey, Kind::ApiKey
 }
 token! {
     /// The key that a workspace has of itself for one boot, in clear: exists on its way into the VM and where it is presented.
-    WorkspaceKey, "rb_ws_"
+    WorkspaceKey, Kind::Workspace
 }
 token! {
     /// What a signed-in browser has in its cookie.
-    SessionToken, "rbs_"
+    SessionToken, Kind::Session
 }
 token! {
     /// What makes a link that signs in; good once. It has to stand in a URL, so it is good for nothing else and not for long.
-    LinkToken, "rbl_"
+    LinkToken, Kind::Link
 }
 token! {
     /// What a browser brings from the console to an app; good once. It has to stand in a URL, so it is good for nothing else, with
     /// nobody else's state, and not for long.
-    AppCode, "rbo_"
+    AppCode, Kind::AppCode
 }
 token! {
     /// What a machine polls with while its user approves its log-in.
-    DeviceSecret, "rbv_"
+    DeviceSecret, Kind::Device
 }
 
 impl ApiKey {

@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::HOST;
 use http::{HeaderMap, StatusCode, Uri};
+use rigbox_core::tokens;
 use tracing::warn;
 
 use super::App;
@@ -85,16 +86,9 @@ fn host_fits(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {
     target && host.to_str().is_ok_and(|host| hosts.has(host))
 }
 
-/// Whether `text` has in it what any of our keys looks like.
-fn holds_key(text: &str) -> bool {
-    const DIGITS: usize = 43;
-    text.match_indices("rb").any(|(at, _)| {
-        let rest = text.get(at..).unwrap_or("");
-        ["rb_ws_", "rb_", "rbd_", "rbs_", "rbv_"].iter().any(|prefix| {
-            rest.strip_prefix(prefix)
-                .is_some_and(|rest| rest.bytes().take_while(u8::is_ascii_alphanumeric).count() >= DIGITS)
-        })
-    })
+/// Whether an address has a token in it. Only that of a link to sign in has its place there.
+fn holds_key(address: &str) -> bool {
+    tokens::find(address.as_bytes()).any(|kind| kind != tokens::Kind::Link)
 }
 
 #[cfg(test)]
