@@ -19,19 +19,26 @@ struct Counts {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// Of `skipped`, those that their suite will call passed.
+    called_passed: u64,
 }
 
 impl Counts {
-    /// Adds a line such as `test result: ok. 5 passed; 0 failed; 0 ignored; ...`. Ignored ones are those that said why they were
-    /// skipped.
+    /// Adds a line such as `test result: ok. 5 passed; 0 failed; 0 ignored; ...`, or `skipped: why`, which a test says of itself. That may
+    /// come after the test's name.
     fn add(&mut self, line: &str) {
+        if line.rsplit("... ").next().is_some_and(|said| said.starts_with("skipped: ")) {
+            self.skipped += 1;
+            self.called_passed += 1;
+            return;
+        }
         let Some(result) = line.trim().strip_prefix("test result: ") else { return };
         let words: Vec<&str> = result.split_whitespace().collect();
         for pair in words.windows(2) {
             let [number, what] = pair else { continue };
             let Ok(number) = number.parse::<u64>() else { continue };
             match what.trim_end_matches([';', '.']) {
-                "passed" => self.passed += number,
+                "passed" => self.passed += number - std::mem::take(&mut self.called_passed).min(number),
                 "failed" => self.failed += number,
                 "ignored" => self.skipped += number,
                 _ => {}
@@ -85,7 +92,7 @@ pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
     let ended = step("end-to-end tests", remedy, || watch(&mut suite, &mut counts))?;
     broken.extend((!ended).then_some("end-to-end tests"));
 
-    let Counts { passed, failed, skipped } = counts;
+    let Counts { passed, failed, skipped, .. } = counts;
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     anyhow::ensure!(failed == 0 && broken.is_empty(), "failed: {}", broken.join(", "));
     Ok(())
@@ -118,5 +125,9 @@ mod tests {
         counts.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured");
         counts.add("a line about 7 passed; things");
         assert_eq!((counts.passed, counts.failed, counts.skipped), (8, 2, 1));
+        counts.add("skipped: no such program");
+        counts.add("test a::b ... skipped: no such program");
+        counts.add("test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured");
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (11, 2, 3));
     }
 }

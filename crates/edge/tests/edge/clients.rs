@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use rigbox_proto::gateway::Visibility;
 
 use crate::support::gateway::shown;
-use crate::support::{HOST, World};
+use crate::support::{HOST, World, skipped};
 
 /// Where the WebSocket clients are.
 pub(crate) const FOLDER: &str = "RIGBOX_WEBSOCKET_CLIENTS";
@@ -22,7 +22,7 @@ async fn run<A: AsRef<OsStr>>(program: &Path, arguments: &[A], folder: Option<&P
     }
     match tokio::task::spawn_blocking(move || command.output()).await.unwrap() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("SKIPPED: {} is not installed", program.display());
+            skipped(&format!("{} is not installed", program.display()));
             None
         }
         output => Some(output.unwrap()),
@@ -35,7 +35,7 @@ fn text(output: &Output) -> String {
 
 async fn frames(program: &str, script: &str) {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else {
-        eprintln!("SKIPPED: {FOLDER} is not set");
+        skipped(&format!("{FOLDER} is not set"));
         return;
     };
     let world = World::new().await;

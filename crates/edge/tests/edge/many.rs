@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::clients::FOLDER;
 use crate::support::gateway::shown;
-use crate::support::{BOOT, HOST, ORIGIN, PORT, WORKSPACE, World, eventually, http, soon};
+use crate::support::{BOOT, HOST, ORIGIN, PORT, WORKSPACE, World, eventually, http, skipped, soon};
 
 const MANY: usize = 10_000;
 /// Beside those of the WebSockets.
@@ -92,12 +92,12 @@ fn descriptors() -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_idle_websockets_are_kept_and_all_end_with_what_allowed_them() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else {
-        eprintln!("SKIPPED: {FOLDER} is not set");
+        skipped(&format!("{FOLDER} is not set"));
         return;
     };
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     if limit.is_some_and(|limit| limit < MANY as u64 + DESCRIPTORS) {
-        eprintln!("SKIPPED: a process may have {limit:?} descriptors only");
+        skipped(&format!("a process may have {} descriptors only", limit.unwrap_or_default()));
         return;
     }
     let app = App::start(&folder);
