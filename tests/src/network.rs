@@ -20,7 +20,7 @@ pub(crate) const PROMISES: &[crate::Promise] = &[
     ("an_allow_list_holds_for_names_addresses_and_open_connections", an_allow_list_holds),
     ("a_vm_begins_no_more_connections_than_its_share", a_vm_begins_no_more_connections_than_its_share),
     ("a_vm_speaks_with_its_own_bridge", a_vm_speaks_with_its_own_bridge),
-    ("a_firewall_that_stands_in_the_way_is_named", a_firewall_that_stands_in_the_way_is_named),
+    ("what_stands_in_the_way_out_is_named", what_stands_in_the_way_out_is_named),
     ("what_the_host_lent_is_given_back", what_the_host_lent_is_given_back),
 ];
 
@@ -389,7 +389,7 @@ fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
     api.remove(&two)
 }
 
-fn a_firewall_that_stands_in_the_way_is_named(world: &World) -> Kept {
+fn what_stands_in_the_way_out_is_named(world: &World) -> Kept {
     let network = || -> Result<String> {
         // What the node said last counts for a few seconds.
         std::thread::sleep(Duration::from_secs(4));
@@ -408,6 +408,11 @@ fn a_firewall_that_stands_in_the_way_is_named(world: &World) -> Kept {
         Ok(())
     };
     ensure!(network()?.contains("VMs reach the internet by eth0"), "{}", network()?);
+    let forwarding = "/proc/sys/net/ipv4/conf/eth0/forwarding";
+    std::fs::write(forwarding, "0")?;
+    let off = network();
+    std::fs::write(forwarding, "1")?;
+    ensure!(off?.contains("net.ipv4.conf.eth0.forwarding is not 1"), "forwarding");
     run("iptables-legacy", "-P FORWARD DROP")?;
     let old = network();
     run("iptables-legacy", "-P FORWARD ACCEPT")?;

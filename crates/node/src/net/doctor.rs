@@ -27,6 +27,11 @@ pub(crate) fn look(config: &Config) -> (bool, String, String) {
             );
         }
     };
+    if let Some(device) = uplink::not_forwarding(config).unwrap_or_default().first() {
+        let setting = format!("net.ipv4.conf.{device}.forwarding");
+        let message = format!("the host does not forward packets, so VMs reach nothing: {setting} is not 1");
+        return (false, message, format!("sysctl -w {setting}=1, and see what switches it off"));
+    }
     let chains = command::run("nft", &["-j", "list", "chains"]).unwrap_or_default();
     let mut foreign = dropping(&chains);
     // Its tables come into being when somebody asks for them, so it is asked only where there are some.

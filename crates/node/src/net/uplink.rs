@@ -190,10 +190,10 @@ fn forward(names: &Names) -> Result<Vec<String>, Error> {
     let noted = fs::read_to_string(&names.switched).unwrap_or_default();
     let mut switched: Vec<String> = noted.lines().map(str::to_owned).collect();
     for device in outside()? {
-        let path = forwarding(&device);
-        if fs::read_to_string(&path).is_ok_and(|on| on.trim() == "1") {
+        if forwards(&device) {
             continue;
         }
+        let path = forwarding(&device);
         // Noted before it is done, so that it is undone.
         if !switched.contains(&device) {
             switched.push(device);
@@ -207,6 +207,16 @@ fn forward(names: &Names) -> Result<Vec<String>, Error> {
 
 fn forwarding(device: &str) -> PathBuf {
     PathBuf::from(format!("/proc/sys/net/ipv4/conf/{device}/forwarding"))
+}
+
+fn forwards(device: &str) -> bool {
+    fs::read_to_string(forwarding(device)).is_ok_and(|on| on.trim() == "1")
+}
+
+/// Devices on the way out that do not forward, though they were told to.
+pub(crate) fn not_forwarding(config: &Config) -> Result<Vec<String>, Error> {
+    let devices = outside()?.into_iter().chain([Names::of(config).link]);
+    Ok(devices.filter(|device| !forwards(device)).collect())
 }
 
 /// Devices of the host's default routes.
