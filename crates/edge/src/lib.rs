@@ -44,7 +44,7 @@ use tokio::sync::watch as latest;
 use control::Control;
 use dial::Dial;
 use exchange::Exchanges;
-use line::{Clock, Lines, Patience, TICK};
+use line::{Clock, Lines, Patience, Room, TICK};
 use pool::Pool;
 use serve::Entrance;
 use tls::Certificates;
@@ -265,10 +265,8 @@ impl Bound {
         let (clock, limits) = (Clock::new(), self.config.limits);
         let control = Arc::new(Control::new(&self.config.gateway_socket));
         let assertion_keys = Arc::new(AssertionKeys::new("{\"keys\":[]}".to_owned()));
-        let most = limits
-            .connections
-            .min(self.descriptors.saturating_sub(DESCRIPTORS_BESIDE) / 2)
-            .div_ceil(self.listeners.len().max(1));
+        let most = limits.connections.min(self.descriptors.saturating_sub(DESCRIPTORS_BESIDE) / 2);
+        let room = Room::new(most);
         let domain: Arc<str> = format!(".{}", self.config.domain).into();
         let patience = Patience { head: limits.head, between: limits.between };
         let core = |_| {
@@ -277,7 +275,7 @@ impl Bound {
                 control: Arc::clone(&control),
                 assertion_keys: Arc::clone(&assertion_keys),
                 clock: Arc::clone(&clock),
-                lines: Lines::new(Arc::clone(&clock), patience, most),
+                lines: Lines::new(Arc::clone(&clock), patience, Arc::clone(&room)),
                 exchanges: Exchanges::new(Arc::clone(&clock)),
                 pool: Pool::new(Arc::clone(&clock), dial),
                 limits,

@@ -94,13 +94,42 @@ impl Line {
     }
 }
 
+/// Room for so many connections, which all cores share: the kernel does not spread them evenly.
+#[derive(Debug)]
+pub(crate) struct Room {
+    taken: AtomicUsize,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Seat(Arc<Room>);
+
+impl Room {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { taken: AtomicUsize::new(0), most })
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Seat> {
+        // Given back if it was one too many.
+        let before = self.taken.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat(Arc::clone(self));
+        (before < self.most).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// All connections of one core.
 #[derive(Debug)]
 pub(crate) struct Lines {
     open: Mutex<Slab<(Arc<Line>, Option<AbortHandle>)>>,
     clock: Arc<Clock>,
     patience: Patience,
-    most: usize,
+    room: Arc<Room>,
 }
 
 /// A connection's place among [`Lines`]; free again when dropped.
@@ -109,19 +138,21 @@ pub(crate) struct Place {
     lines: Arc<Lines>,
     key: usize,
     pub(crate) line: Arc<Line>,
+    _seat: Seat,
 }
 
 impl Lines {
-    pub(crate) fn new(clock: Arc<Clock>, patience: Patience, most: usize) -> Arc<Self> {
-        Arc::new(Self { open: Mutex::default(), clock, patience, most })
+    pub(crate) fn new(clock: Arc<Clock>, patience: Patience, room: Arc<Room>) -> Arc<Self> {
+        Arc::new(Self { open: Mutex::default(), clock, patience, room })
     }
 
     /// A place for one more; none when there are too many.
     pub(crate) fn open(self: &Arc<Self>) -> Option<Place> {
+        let seat = self.room.take()?;
         let line = Arc::new(Line::new(Arc::clone(&self.clock), self.patience));
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (open.len() < self.most).then(|| open.insert((Arc::clone(&line), None)))?;
-        Some(Place { lines: Arc::clone(self), key, line })
+        let key = open.insert((Arc::clone(&line), None));
+        Some(Place { lines: Arc::clone(self), key, line, _seat: seat })
     }
 
     /// Which task to end when a connection's time is over.
