@@ -42,30 +42,36 @@ impl Kind {
 
 /// The kind of the token that `text` is, exactly.
 pub fn kind(text: &[u8]) -> Option<Kind> {
-    let (kind, length) = begins(text)?;
-    (length == text.len()).then_some(kind)
+    let (kind, digits) = begins(text)?;
+    (kind.prefix().len() + DIGITS == text.len() && digits == DIGITS).then_some(kind)
 }
 
 /// The kinds of the tokens that stand in `text`, each set off from what is around it.
 pub fn find(text: &[u8]) -> impl Iterator<Item = Kind> {
-    let is_within = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-    let starts = move |at: usize| {
+    places(text).filter_map(move |at| {
         let before = at.checked_sub(1).and_then(|before| text.get(before));
-        text.get(at) == Some(&b'r') && !before.is_some_and(is_within)
-    };
-    (0..text.len())
-        .filter(move |at| starts(*at))
-        .filter_map(|at| text.get(at..).and_then(begins))
-        .map(|(kind, _)| kind)
+        let set_off = before.is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
+        let (kind, digits) = begins(text.get(at..)?)?;
+        (set_off && digits == DIGITS).then_some(kind)
+    })
 }
 
-/// The kind and the length of the token that `text` begins with.
+/// The kinds of all that looks like a token in `text`, whatever stands right before or after it.
+pub fn find_within(text: &[u8]) -> impl Iterator<Item = Kind> {
+    places(text).filter_map(|at| Some(begins(text.get(at..)?)?.0))
+}
+
+/// Where a token may begin.
+fn places(text: &[u8]) -> impl Iterator<Item = usize> {
+    memchr::memmem::find_iter(text, b"rb")
+}
+
+/// The kind of token that `text` begins with, and how many digits it has: one has as many as [`DIGITS`].
 fn begins(text: &[u8]) -> Option<(Kind, usize)> {
     Kind::ALL.into_iter().find_map(|kind| {
-        let prefix = kind.prefix();
-        let rest = text.strip_prefix(prefix.as_bytes())?;
+        let rest = text.strip_prefix(kind.prefix().as_bytes())?;
         let digits = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
-        (digits == DIGITS).then_some((kind, prefix.len() + digits))
+        (digits >= DIGITS).then_some((kind, digits))
     })
 }
 
@@ -84,14 +90,15 @@ mod tests {
             {
                 assert_eq!(find(text.as_bytes()).collect::<Vec<_>>(), [wanted], "{text}");
             }
-            for text in [
-                format!("{token}b"),
-                format!("x{token}"),
-                format!("_{token}"),
-                token[..token.len() - 1].to_owned(),
+            for (text, within) in [
+                (format!("{token}b"), 1),
+                (format!("x{token}"), 1),
+                (format!("_{token}"), 1),
+                (token[..token.len() - 1].to_owned(), 0),
             ] {
                 assert_eq!(kind(text.as_bytes()), None, "{text}");
                 assert_eq!(find(text.as_bytes()).count(), 0, "{text}");
+                assert_eq!(find_within(text.as_bytes()).count(), within, "{text}");
             }
         }
         assert_eq!(find(format!("rb_{digits} rbs_{digits}").as_bytes()).count(), 2);

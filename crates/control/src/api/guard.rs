@@ -88,7 +88,7 @@ fn host_fits(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {
 
 /// Whether an address has a token in it. Only that of a link to sign in has its place there.
 fn holds_key(address: &str) -> bool {
-    tokens::find(address.as_bytes()).any(|kind| kind != tokens::Kind::Link)
+    tokens::find_within(address.as_bytes()).any(|kind| kind != tokens::Kind::Link)
 }
 
 #[cfg(test)]
@@ -118,6 +118,7 @@ mod tests {
         let secret = "a".repeat(43);
         for prefix in ["rb_", "rb_ws_", "rbd_", "rbs_", "rbv_"] {
             assert!(holds_key(&format!("/v1/workspaces?key={prefix}{secret}")));
+            assert!(holds_key(&format!("/v1/workspaces?key=x{prefix}{secret}x")));
         }
         assert!(!holds_key("/v1/workspaces?name=rb_short"));
         // A link to sign in has to stand in a URL.
