@@ -53,8 +53,7 @@ pub(crate) struct Way<'a> {
 
 /// Makes a client's headers those of the request to the app.
 pub(crate) fn to_app(headers: &mut HeaderMap, way: Way<'_>, person: Option<&Person>) {
-    end_named(headers);
-    remove(headers, |name| ends_here(name) || *name == EXPECT || is_claim(name.as_str()));
+    end_here(headers, |name| *name == EXPECT || is_claim(name.as_str()));
     cookies::strip(headers);
     strip_authorization(headers);
     headers.insert(FORWARDED_FOR, way.client.clone());
@@ -72,27 +71,13 @@ pub(crate) fn to_app(headers: &mut HeaderMap, way: Way<'_>, person: Option<&Pers
 
 /// Makes an app's headers those of the answer to the client.
 pub(crate) fn to_client(headers: &mut HeaderMap, host: &str) {
-    end_named(headers);
     // Under our name we speak ourselves.
-    remove(headers, |name| ends_here(name) || name.as_str().starts_with("x-rigbox-"));
+    end_here(headers, |name| name.as_str().starts_with("x-rigbox-"));
     cookies::strip_set(headers, host);
 }
 
-/// Removes the headers that are wrong here. The names are gone through once, which is much less than to look each up: nearly never is
-/// there more than one.
-fn remove(headers: &mut HeaderMap, is_wrong: impl Fn(&HeaderName) -> bool) {
-    while let Some(wrong) = headers.keys().find(|name| is_wrong(name)).cloned() {
-        headers.remove(wrong);
-    }
-}
-
-/// Whether a header is of one connection, whatever `Connection` names.
-fn ends_here(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
-}
-
-/// Removes the headers that `Connection` names.
-fn end_named(headers: &mut HeaderMap) {
+/// Removes the headers of one connection, and those that `is_wrong` names.
+fn end_here(headers: &mut HeaderMap, is_wrong: impl Fn(&HeaderName) -> bool) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -100,6 +85,10 @@ fn end_named(headers: &mut HeaderMap) {
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
     for name in named {
+        headers.remove(name);
+    }
+    // The names are gone through, which is much less than to look each up: nearly never is there more than one.
+    while let Some(name) = headers.keys().find(|name| HOP_BY_HOP.contains(name) || is_wrong(name)).cloned() {
         headers.remove(name);
     }
 }

@@ -39,12 +39,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use tokio::sync::watch as latest;
+use tokio::sync::{Semaphore, watch as latest};
 
 use control::Control;
 use dial::Dial;
 use exchange::Exchanges;
-use line::{Clock, Lines, Patience, Room, TICK};
+use line::{Clock, Lines, Patience, TICK};
 use pool::Pool;
 use serve::Entrance;
 use tls::Certificates;
@@ -266,7 +266,7 @@ impl Bound {
         let control = Arc::new(Control::new(&self.config.gateway_socket));
         let assertion_keys = Arc::new(AssertionKeys::new("{\"keys\":[]}".to_owned()));
         let most = limits.connections.min(self.descriptors.saturating_sub(DESCRIPTORS_BESIDE) / 2);
-        let room = Room::new(most);
+        let room = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         let domain: Arc<str> = format!(".{}", self.config.domain).into();
         let patience = Patience { head: limits.head, between: limits.between };
         let core = |_| {

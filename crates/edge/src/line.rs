@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 /// Milliseconds since the role began, as of the last tick: exact enough for limits of seconds, and free of cost.
@@ -94,42 +95,14 @@ impl Line {
     }
 }
 
-/// Room for so many connections, which all cores share: the kernel does not spread them evenly.
-#[derive(Debug)]
-pub(crate) struct Room {
-    taken: AtomicUsize,
-    most: usize,
-}
-
-#[derive(Debug)]
-struct Seat(Arc<Room>);
-
-impl Room {
-    pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), most })
-    }
-
-    fn take(self: &Arc<Self>) -> Option<Seat> {
-        // Given back if it was one too many.
-        let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        let seat = Seat(Arc::clone(self));
-        (before < self.most).then_some(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// All connections of one core.
 #[derive(Debug)]
 pub(crate) struct Lines {
     open: Mutex<Slab<(Arc<Line>, Option<AbortHandle>)>>,
     clock: Arc<Clock>,
     patience: Patience,
-    room: Arc<Room>,
+    /// All cores share it: the kernel does not spread connections evenly.
+    room: Arc<Semaphore>,
 }
 
 /// A connection's place among [`Lines`]; free again when dropped.
@@ -138,17 +111,17 @@ pub(crate) struct Place {
     lines: Arc<Lines>,
     key: usize,
     pub(crate) line: Arc<Line>,
-    _seat: Seat,
+    _seat: OwnedSemaphorePermit,
 }
 
 impl Lines {
-    pub(crate) fn new(clock: Arc<Clock>, patience: Patience, room: Arc<Room>) -> Arc<Self> {
+    pub(crate) fn new(clock: Arc<Clock>, patience: Patience, room: Arc<Semaphore>) -> Arc<Self> {
         Arc::new(Self { open: Mutex::default(), clock, patience, room })
     }
 
     /// A place for one more; none when there are too many.
     pub(crate) fn open(self: &Arc<Self>) -> Option<Place> {
-        let seat = self.room.take()?;
+        let seat = Arc::clone(&self.room).try_acquire_owned().ok()?;
         let line = Arc::new(Line::new(Arc::clone(&self.clock), self.patience));
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let key = open.insert((Arc::clone(&line), None));
