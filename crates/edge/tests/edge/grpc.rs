@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Method, Request, Version};
 use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
 use rigbox_proto::gateway::gateway_server::GatewayServer;
 use rigbox_proto::gateway::{Acknowledged, ResolveRequest, Visibility};
@@ -14,7 +14,7 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 
 use crate::support::gateway::shown;
-use crate::support::{BOOT, HOST, ORIGIN, PORT, WORKSPACE, World, soon};
+use crate::support::{BOOT, HOST, ORIGIN, PORT, WORKSPACE, World, http2, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_passes_with_its_trailers_and_streams() {
@@ -75,10 +75,7 @@ async fn grpc_passes_with_its_trailers_and_streams() {
 async fn http2_is_spoken_with_clients_and_http1_with_apps() {
     let world = World::new().await;
     world.app(Visibility::Public);
-    let stream = TcpStream::connect(world.edge).await.unwrap();
-    let (mut client, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut client = http2::connect(world.edge).await;
     let ask = |method: Method, uri: &str, headers: &[(&str, &str)]| {
         let mut request = Request::builder().method(method).uri(uri).version(Version::HTTP_2);
         for (name, value) in headers {

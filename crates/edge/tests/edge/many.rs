@@ -7,22 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{SinkExt, StreamExt};
-use http_body_util::Empty;
-use hyper::client::conn::http2::SendRequest;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use rigbox_proto::gateway::Visibility;
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::clients::FOLDER;
 use crate::support::gateway::shown;
-use crate::support::{BOOT, HOST, ORIGIN, PORT, WORKSPACE, World, eventually, http, skipped, soon};
+use crate::support::http2::{Client, Socket};
+use crate::support::{BOOT, PORT, WORKSPACE, World, eventually, http, http2, skipped, soon};
 
 const MANY: usize = 10_000;
 /// Beside those of the WebSockets.
@@ -30,9 +23,6 @@ const DESCRIPTORS: u64 = 1_000;
 /// WebSockets of one connection; edge allows 128.
 const OF_ONE: usize = 125;
 const AT_ONCE: usize = 64;
-
-type Client = SendRequest<Empty<Bytes>>;
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// The app; it ends with this value.
 struct App {
@@ -58,31 +48,8 @@ impl Drop for App {
     }
 }
 
-async fn client(world: &World) -> Client {
-    let stream = TcpStream::connect(world.edge).await.unwrap();
-    let (mut client, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    // What the server can do is in its first frame.
-    let first = ::http::Request::builder().uri(format!("{ORIGIN}/")).body(Empty::new()).unwrap();
-    soon("an answer", client.send_request(first)).await.unwrap();
-    client
-}
-
 async fn open(mut client: Client, key: String) -> Socket {
-    let request = ::http::Request::builder()
-        .method(::http::Method::CONNECT)
-        .version(::http::Version::HTTP_2)
-        .uri(format!("{ORIGIN}/"))
-        .extension(hyper::ext::Protocol::from_static("websocket"))
-        .header("sec-websocket-version", "13")
-        .header("x-rigbox-key", key)
-        .body(Empty::new())
-        .unwrap();
-    let response = soon("an answer", client.send_request(request)).await.unwrap();
-    assert_eq!(response.status().as_u16(), 200);
-    let upgraded = hyper::upgrade::on(response).await.unwrap();
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await
+    http2::websocket(http2::ask_websocket(&mut client, "/", &[("x-rigbox-key", &key)]).await).await
 }
 
 fn descriptors() -> usize {
@@ -108,7 +75,8 @@ async fn ten_thousand_idle_websockets_are_kept_and_all_end_with_what_allowed_the
 
     let began = Instant::now();
     let friend = shown("key", "friend");
-    let clients: Vec<Client> = stream::iter(0..MANY / OF_ONE).then(|_| client(&world)).collect().await;
+    let clients: Vec<Client> =
+        stream::iter(0..MANY / OF_ONE).then(|_| http2::connect_for_websockets(world.edge)).collect().await;
     let opening = clients.iter().flat_map(|client| std::iter::repeat_n(client, OF_ONE));
     let mut sockets: Vec<Socket> = stream::iter(opening.cloned().map(|client| open(client, friend.clone())))
         .buffer_unordered(AT_ONCE)
@@ -134,7 +102,7 @@ async fn ten_thousand_idle_websockets_are_kept_and_all_end_with_what_allowed_the
     }
     drop(ends);
     eprintln!("{MANY} were ended in {:?}", began.elapsed());
-    assert_eq!(soon("a page", http::get(world.edge, "/", &key)).await.status, 403, "{HOST}");
+    assert_eq!(soon("a page", http::get(world.edge, "/", &key)).await.status, 403);
     drop((sockets, clients));
     eventually("the descriptors are free", async || descriptors() < before + 100).await;
 }

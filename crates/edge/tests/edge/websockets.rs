@@ -2,10 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http_body_util::Empty;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use rigbox_proto::gateway::Visibility;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -13,7 +10,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::gateway::shown;
-use crate::support::{HOST, ORIGIN, SIBLING, World, eventually, soon};
+use crate::support::{HOST, ORIGIN, SIBLING, World, eventually, http2, soon};
 
 type Socket = WebSocketStream<TcpStream>;
 
@@ -112,34 +109,15 @@ async fn a_websocket_ends_when_either_side_closes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_is_opened_over_http2() {
     let world = World::new().await;
-    let stream = TcpStream::connect(world.edge).await.unwrap();
-    let (client, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    let open = async |origin: &str, path: &str| {
-        let request = http::Request::builder()
-            .method(http::Method::CONNECT)
-            .version(http::Version::HTTP_2)
-            .uri(format!("{ORIGIN}{path}"))
-            .extension(hyper::ext::Protocol::from_static("websocket"))
-            .header("sec-websocket-version", "13")
-            .header("cookie", format!("a=b; rigbox_app={}", shown("cookie", "owner")))
-            .header("origin", origin)
-            .body(Empty::<Bytes>::new())
-            .unwrap();
-        let mut client = client.clone();
-        soon("an answer", client.send_request(request)).await.unwrap()
+    let mut client = http2::connect_for_websockets(world.edge).await;
+    let cookie = format!("a=b; rigbox_app={}", shown("cookie", "owner"));
+    let mut ask = async |origin| {
+        http2::ask_websocket(&mut client, "/ws", &[("cookie", &cookie), ("origin", origin)]).await
     };
-    // What the server can do is in its first frame.
-    let first = http::Request::builder().uri(format!("{ORIGIN}/")).body(Empty::<Bytes>::new()).unwrap();
-    soon("an answer", client.clone().send_request(first)).await.unwrap();
-    assert_eq!(open(SIBLING, "/ws").await.status().as_u16(), 403);
-    let response = open(ORIGIN, "/ws").await;
-    assert_eq!(response.status().as_u16(), 200);
+    assert_eq!(ask(SIBLING).await.status().as_u16(), 403);
+    let response = ask(ORIGIN).await;
     assert!(response.headers().get("sec-websocket-accept").is_none());
-    let upgraded = hyper::upgrade::on(response).await.unwrap();
-    let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
-    let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, None).await;
+    let mut socket = http2::websocket(response).await;
     for message in [Message::text("hello"), Message::binary(vec![1; 300_000])] {
         socket.send(message.clone()).await.unwrap();
         assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), message);

@@ -3,6 +3,7 @@
 pub(crate) mod backend;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod http2;
 pub(crate) mod node;
 
 use std::io::Write;
