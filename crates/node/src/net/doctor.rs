@@ -15,8 +15,8 @@ pub(crate) fn look(config: &Config) -> (bool, String, String) {
     if config.uplink == UplinkMode::None {
         return fine("nothing leaves a VM's network (`node.uplink` is `none`)".to_owned());
     }
-    let outside = match uplink::outside() {
-        Ok(devices) if !devices.is_empty() => devices.join(", "),
+    let devices = match uplink::outside() {
+        Ok(devices) if !devices.is_empty() => devices,
         _ => {
             let remedy =
                 "give the host a default route and start Rigbox again, or set `node.uplink = \"none\"`";
@@ -27,11 +27,12 @@ pub(crate) fn look(config: &Config) -> (bool, String, String) {
             );
         }
     };
-    if let Some(device) = uplink::not_forwarding(config).unwrap_or_default().first() {
+    if let Some(device) = uplink::not_forwarding(config, &devices) {
         let setting = format!("net.ipv4.conf.{device}.forwarding");
         let message = format!("the host does not forward packets, so VMs reach nothing: {setting} is not 1");
         return (false, message, format!("sysctl -w {setting}=1, and see what switches it off"));
     }
+    let outside = devices.join(", ");
     let chains = command::run("nft", &["-j", "list", "chains"]).unwrap_or_default();
     let mut foreign = dropping(&chains);
     // Its tables come into being when somebody asks for them, so it is asked only where there are some.

@@ -213,10 +213,9 @@ fn forwards(device: &str) -> bool {
     fs::read_to_string(forwarding(device)).is_ok_and(|on| on.trim() == "1")
 }
 
-/// Devices on the way out that do not forward, though they were told to.
-pub(crate) fn not_forwarding(config: &Config) -> Result<Vec<String>, Error> {
-    let devices = outside()?.into_iter().chain([Names::of(config).link]);
-    Ok(devices.filter(|device| !forwards(device)).collect())
+/// The first device on the way out, by those `outside`, that does not forward, though it was told to.
+pub(super) fn not_forwarding(config: &Config, outside: &[String]) -> Option<String> {
+    outside.iter().cloned().chain([Names::of(config).link]).find(|device| !forwards(device))
 }
 
 /// Devices of the host's default routes.
