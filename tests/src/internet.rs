@@ -94,8 +94,14 @@ impl Internet {
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(arguments).output()?;
-    anyhow::ensure!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    run("ip", arguments)
+}
+
+/// Runs a program that sets something up.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{program} {arguments:?}: {said}");
     Ok(())
 }
 
@@ -235,11 +241,8 @@ impl Recorder {
     /// What follows `mark` in each UDP packet to `to`.
     pub(crate) fn datagrams(&self, to: Ipv4Addr, mark: &[u8]) -> Vec<Vec<u8>> {
         let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = frames.iter().filter(|frame| {
-            frame.get(12..14) == Some(&[8, 0])
-                && frame.get(23) == Some(&17)
-                && frame.get(30..34) == Some(&to.octets())
-        });
+        let wanted =
+            frames.iter().filter(|frame| frame.get(23) == Some(&17) && destination(frame) == Some(to));
         wanted
             .filter_map(|frame| {
                 let at = frame.windows(mark.len()).position(|window| window == mark)?;
@@ -252,13 +255,19 @@ impl Recorder {
     pub(crate) fn sent_to(&self, is: impl Fn(Ipv4Addr) -> bool) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
         for frame in self.frames.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if let (Some([8, 0]), Some([a, b, c, d])) = (frame.get(12..14), frame.get(30..34))
-                && is(Ipv4Addr::new(*a, *b, *c, *d))
-            {
+            if destination(frame).is_some_and(&is) {
                 *found.entry(describe(frame)).or_default() += 1;
             }
         }
         found
+    }
+}
+
+/// Where an IPv4 packet goes.
+fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
+    match (frame.get(12..14)?, frame.get(30..34)?) {
+        ([8, 0], [a, b, c, d]) => Some(Ipv4Addr::new(*a, *b, *c, *d)),
+        _ => None,
     }
 }
 

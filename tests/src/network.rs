@@ -43,8 +43,17 @@ fn put(world: &World, id: &str, path: &str, text: &str) -> Kept {
 }
 
 fn fetch(world: &World, id: &str, place: &str) -> Result<bool> {
-    let ran = world.api.exec(id, &json!({"command": format!("curl -s -m 10 http://{place}/")}))?;
+    fetch_within(world, id, place, 10)
+}
+
+fn fetch_within(world: &World, id: &str, place: &str, seconds: u32) -> Result<bool> {
+    let ran = world.api.exec(id, &json!({"command": format!("curl -s -m {seconds} http://{place}/")}))?;
     Ok(ran.out() == GREETING)
+}
+
+/// What a VM's bridge says of its workspaces.
+fn bridge(world: &World, id: &str) -> Result<String> {
+    world.api.sh(id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")
 }
 
 fn root_in_a_vm_reaches_nobody_but_the_internet(world: &World) -> Kept {
@@ -336,10 +345,9 @@ fn a_vm_begins_no_more_connections_than_its_share(world: &World) -> Kept {
     let outside = world.internet.record()?;
     let sent: usize = api.sh(&id, &format!("python3 /tmp/flows.py {SERVER}"))?.parse()?;
     // While all of them count, there is no room for another; what leads to the bridge is counted apart.
-    let one_more =
-        api.exec(&id, &json!({"command": format!("curl -s -m 2 http://{SERVER}/")}))?.out() == GREETING;
-    let bridge = api.sh(&id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?;
-    ensure!(bridge.contains(&id), "the bridge says: {bridge}");
+    let one_more = fetch_within(world, &id, &SERVER.to_string(), 2)?;
+    let said = bridge(world, &id)?;
+    ensure!(said.contains(&id), "the bridge says: {said}");
 
     let arrived: Vec<usize> = outside
         .datagrams(SERVER, b"rigbox-flow")
@@ -363,7 +371,7 @@ fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
     let api = &world.api;
     let (one, two) = (api.spawn("bridged-one")?, api.spawn("bridged-two")?);
     for (id, other) in [(&one, &two), (&two, &one)] {
-        let said = api.sh(id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?;
+        let said = bridge(world, id)?;
         ensure!(
             said.contains(id.as_str()) && !said.contains(other.as_str()),
             "the bridge of {id} says: {said}"
@@ -373,7 +381,7 @@ fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
     for role in ["control", "node"] {
         world.kill_role(role)?;
         eventually("the bridge is back", Duration::from_secs(30), || {
-            let said = api.sh(&one, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?;
+            let said = bridge(world, &one)?;
             Ok(said.contains(&one).then_some(()))
         })?;
     }
@@ -381,49 +389,40 @@ fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
     put(world, &one, "/tmp/many.py", many)?;
     let most: u32 = api.sh(&one, "python3 /tmp/many.py")?.parse()?;
     ensure!((100..=130).contains(&most), "{most} connections at once");
-    ensure!(
-        api.sh(&two, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")?.contains(&two),
-        "the other's bridge"
-    );
+    ensure!(bridge(world, &two)?.contains(&two), "the other's bridge");
     api.remove(&one)?;
     api.remove(&two)
 }
 
 fn what_stands_in_the_way_out_is_named(world: &World) -> Kept {
-    let network = || -> Result<String> {
-        // What the node said last counts for a few seconds.
-        std::thread::sleep(Duration::from_secs(4));
-        let said = world.api.get("/doctor")?.expect(200)?;
-        let findings = said["findings"].as_array().cloned().unwrap_or_default();
-        let found = findings.iter().find(|finding| finding["subject"] == "network");
-        Ok(found.map(|finding| format!("{}: {}", finding["level"], finding["message"])).unwrap_or_default())
+    // What the node said last counts for a few seconds.
+    let says = |wanted: &str| {
+        eventually(wanted, Duration::from_secs(20), || {
+            let said = world.api.get("/doctor")?.expect(200)?;
+            let findings = said["findings"].as_array().cloned().unwrap_or_default();
+            let network = findings.iter().find(|finding| finding["subject"] == "network");
+            let message = network.and_then(|finding| finding["message"].as_str()).unwrap_or_default();
+            ensure!(message.contains(wanted), "it says: {message}");
+            Ok(Some(()))
+        })
     };
-    let run = |program: &str, arguments: &str| -> Kept {
-        let output = std::process::Command::new(program).args(arguments.split(' ')).output()?;
-        ensure!(
-            output.status.success(),
-            "{program} {arguments}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
-    };
-    ensure!(network()?.contains("VMs reach the internet by eth0"), "{}", network()?);
+    says("VMs reach the internet by eth0")?;
     let forwarding = "/proc/sys/net/ipv4/conf/eth0/forwarding";
     std::fs::write(forwarding, "0")?;
-    let off = network();
+    let off = says("net.ipv4.conf.eth0.forwarding is not 1");
     std::fs::write(forwarding, "1")?;
-    ensure!(off?.contains("net.ipv4.conf.eth0.forwarding is not 1"), "forwarding");
-    run("iptables-legacy", "-P FORWARD DROP")?;
-    let old = network();
-    run("iptables-legacy", "-P FORWARD ACCEPT")?;
-    ensure!(old?.contains("chain `FORWARD` of the old iptables drops"), "the old iptables");
-    run("nft", "add table ip other")?;
-    run("nft", "add chain ip other way { type filter hook forward priority 0; policy drop; }")?;
-    let new = network();
-    run("nft", "delete table ip other")?;
-    ensure!(new?.contains("chain `ip other way` drops"), "nftables");
-    ensure!(network()?.contains("VMs reach the internet by eth0"), "{}", network()?);
-    Ok(())
+    off?;
+    internet::run("iptables-legacy", &["-P", "FORWARD", "DROP"])?;
+    let old = says("chain `FORWARD` of the old iptables drops");
+    internet::run("iptables-legacy", &["-P", "FORWARD", "ACCEPT"])?;
+    old?;
+    internet::run("nft", &["add", "table", "ip", "other"])?;
+    let chain = "add chain ip other way { type filter hook forward priority 0; policy drop; }";
+    internet::run("nft", &[chain])?;
+    let new = says("chain `ip other way` drops");
+    internet::run("nft", &["delete", "table", "ip", "other"])?;
+    new?;
+    says("VMs reach the internet by eth0")
 }
 
 fn what_the_host_lent_is_given_back(world: &World) -> Kept {

@@ -10,7 +10,7 @@ use crate::place::program;
 use crate::steps::step;
 use crate::{image, schemathesis, websocket_clients};
 
-/// What the tests need of Debian: a mail server and a browser.
+/// What the tests need of Debian: a mail server, a browser, and the iptables that came before nftables.
 const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd", "chromium", "chromium-driver", "iptables"];
 
 /// What tests said.
