@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::search::{Needle, Search, Seen};
+use crate::search::{Needle, ObservedState, Search};
 use crate::{Kept, World};
 
 pub(crate) const PROMISES: &[crate::Promise] = &[(
@@ -33,7 +33,7 @@ fn needle(kind: &'static str, text: &str) -> Needle {
     Needle { kind, bytes: text.as_bytes().to_vec() }
 }
 
-fn kinds(seen: &Seen) -> Vec<&'static str> {
+fn kinds(seen: &ObservedState) -> Vec<&'static str> {
     let mut kinds: Vec<_> = seen.iter().map(|(kind, _)| *kind).collect();
     kinds.dedup();
     kinds
@@ -86,7 +86,7 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
         needle(IN_PROCESS_MARK, &in_process),
     ])?;
 
-    let mut memory = Seen::new();
+    let mut memory = ObservedState::new();
     let searched = search.memory(vmm, &mut memory)?;
     eprintln!("{} MiB of memory", searched >> 20);
     ensure!(searched > 512 << 20, "that is less than the guest has");
@@ -98,7 +98,7 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
 
     api.stop(&id)?;
     let disk = world.run_dir().join("node/own/volume/disks").join(format!("{id}.ext4"));
-    let mut on_disk = Seen::new();
+    let mut on_disk = ObservedState::new();
     let searched = search.file(&disk, &mut on_disk)?;
     eprintln!("{} MiB of disk", searched >> 20);
     ensure!(searched > 500 << 20, "that is less than the image has");
@@ -107,7 +107,7 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
     // The state folder (with all disks once more where they are files of a volume), the logs, whatever else the suite has written, and
     // the run folder. The two keys' own files show that the search comes there.
     let (mut strays, mut own) = (Vec::new(), Vec::new());
-    let mut with = |path: &Path, seen: Seen| {
+    let mut with = |path: &Path, seen: ObservedState| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for (kind, form) in seen {
             if OWN_PLACES.contains(&(kind, name.as_str())) && path.starts_with(&control) {

@@ -16,7 +16,7 @@ const PORT: u16 = 7070;
 pub(crate) const MAIL_PORT: u16 = 2525;
 /// Made-up requests come faster than people's; the administrator's rates are as they are.
 const RATES: &str = "[plans.free]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n\
-    [plans.strangers]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n";
+    [plans.anonymous]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n";
 
 pub(crate) struct Installation {
     pub(crate) scratch: PathBuf,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rigbox_control::admin;
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
-use rigbox_core::plans::Overrides;
+use rigbox_core::plans::LimitOverrides;
 use rusqlite::{Connection, params};
 
 use super::server::config;
@@ -35,7 +35,7 @@ impl Database {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let made = runtime.block_on(async {
             let made = admin::bootstrap(&config, EMAIL).await?;
-            let limits = Overrides { workspaces_per_min: RATE, ..Overrides::default() };
+            let limits = LimitOverrides { workspaces_per_min: RATE, ..LimitOverrides::default() };
             admin::set_limits(&config, EMAIL, Some(limits)).await?;
             anyhow::Ok(made)
         })?;

@@ -2,9 +2,9 @@
 //! the database may do this.
 
 use rigbox_core::ids::UserId;
-use rigbox_core::plans::{Overrides, Plan};
-use rigbox_store::secret::{ApiKey, TokenKey};
-use rigbox_store::{Act, NewKey, Rotation, Store, User};
+use rigbox_core::plans::{LimitOverrides, Plan};
+use rigbox_store::tokens::{ApiKey, TokenKey};
+use rigbox_store::{AuditEvent, NewKey, Rotation, Store, User};
 
 use crate::service::sign_in;
 use crate::{Config, Error, clock, mail};
@@ -18,7 +18,7 @@ pub struct KeyMade {
     pub api_key: ApiKey,
 }
 
-/// The database, opened for one act.
+/// The database, opened for one event.
 struct Opened {
     store: Store,
     token_key: TokenKey,
@@ -45,7 +45,7 @@ impl Opened {
 }
 
 fn address(email: &str) -> Result<String, Error> {
-    mail::address(email).ok_or_else(|| Error::BadEmail(email.to_owned()))
+    mail::address(email).ok_or_else(|| Error::InvalidEmail(email.to_owned()))
 }
 
 /// Makes the installation's first user, its administrator, with one API key.
@@ -67,13 +67,13 @@ pub async fn mint_key(config: &Config, name: &str) -> Result<KeyMade, Error> {
     let api_key = ApiKey::mint()?;
     let record = NewKey::of(&api_key, name, &token_key);
     let user = store.first_user().await?.ok_or(Error::NoUser)?;
-    let act = Act::on_machine(&user.id, "key.create", "");
-    store.add_key(&user.id, &record, u32::MAX, None, act, clock::now()).await?;
+    let event = AuditEvent::by_operator(&user.id, "key.create", "");
+    store.add_key(&user.id, &record, u32::MAX, None, event, clock::now()).await?;
     Ok(KeyMade { user_id: user.id, api_key })
 }
 
 /// Sets what a user may otherwise than by the plan, from the next request on; none takes back all that was set.
-pub async fn set_limits(config: &Config, email: &str, limits: Option<Overrides>) -> Result<(), Error> {
+pub async fn set_limits(config: &Config, email: &str, limits: Option<LimitOverrides>) -> Result<(), Error> {
     let opened = Opened::of(config).await?;
     let user = opened.user(email).await?;
     opened.store.set_user_limits(&user.id, limits, clock::now()).await?;

@@ -7,16 +7,16 @@ use axum::Router;
 use axum::extract::Request;
 use axum::routing::get;
 use axum::{Extension, middleware};
+use rigbox_core::authz::{Credential, ListWorkspaces, Principal, Scope};
 use rigbox_core::ids::{KeyId, UserId};
-use rigbox_core::permit::{Credential, ListWorkspaces, Principal, Scope};
-use rigbox_core::plans::{Overrides, Plan};
+use rigbox_core::plans::{LimitOverrides, Plan};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::auth::Auth;
 use crate::console::Console;
 use crate::gateways::Gateways;
-use crate::rates::Rates;
+use crate::rates::RateLimiter;
 use crate::service::api_keys::ApiKeys;
 use crate::service::app_services::AppServices;
 use crate::service::apps::Apps;
@@ -69,7 +69,7 @@ pub(crate) use guard::AllowedHosts;
 /// What handlers work with.
 pub(crate) struct Parts {
     pub(crate) auth: Auth,
-    pub(crate) rates: Arc<Rates>,
+    pub(crate) rates: Arc<RateLimiter>,
     pub(crate) apps: Apps,
     pub(crate) app_services: AppServices,
     pub(crate) gateways: Gateways,
@@ -130,7 +130,7 @@ pub(crate) fn bare_router(app: App, user: UserId) -> Router {
     let principal = Principal {
         user,
         plan: Plan::Owner,
-        limits: Overrides::default(),
+        limits: LimitOverrides::default(),
         credential: Credential::Key(KeyId::from_random([0; 5])),
         scope: Scope::Account,
         from: None,

@@ -8,11 +8,11 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use rigbox_core::access::User;
+use rigbox_core::app_access::AppUser;
 use rigbox_core::ids::{AppId, SessionId};
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use rigbox_store::App;
-use rigbox_store::secret::TokenKey;
+use rigbox_store::tokens::TokenKey;
 use serde_json::json;
 
 /// What the app gets is good for so long; gateways get a new one a minute before.
@@ -26,7 +26,7 @@ pub(crate) struct AppSession {
     pub(crate) app: AppId,
     /// The session on the console that it stands for, and ends with.
     pub(crate) session: SessionId,
-    pub(crate) ends_at: Moment,
+    pub(crate) ends_at: Timestamp,
 }
 
 #[derive(Clone)]
@@ -63,7 +63,7 @@ impl Tokens {
     }
 
     /// The console's session behind a token that was made for `app` and is not over.
-    pub(crate) fn open_session(&self, token: &str, app: &AppId, now: Moment) -> Option<SessionId> {
+    pub(crate) fn open_session(&self, token: &str, app: &AppId, now: Timestamp) -> Option<SessionId> {
         let (text, mac) = token.strip_prefix(PREFIX)?.rsplit_once('.')?;
         verify_slices_are_equal(self.mac(text).as_bytes(), mac.as_bytes()).ok()?;
         let mut parts = text.split('.');
@@ -81,9 +81,9 @@ impl Tokens {
         &self,
         app: &App,
         audience: &str,
-        user: &User,
-        now: Moment,
-    ) -> Result<(String, Moment), String> {
+        user: &AppUser,
+        now: Timestamp,
+    ) -> Result<(String, Timestamp), String> {
         let seconds = now.unix_ms() / 1000;
         let header = json!({"alg": "EdDSA", "typ": "JWT", "kid": self.0.key_id});
         let claims = json!({
@@ -127,10 +127,10 @@ mod tests {
     fn a_session_opens_one_app_until_its_end() {
         let tokens = tokens();
         let (app, other) = (AppId::from_random([1; 5]), AppId::from_random([2; 5]));
-        let ends_at = Moment::from_unix_ms(1_000);
+        let ends_at = Timestamp::from_unix_ms(1_000);
         let session = AppSession { app: app.clone(), session: SessionId::from_random([3; 5]), ends_at };
         let token = tokens.seal_session(&session);
-        let at = |token: &str, app, ms| tokens.open_session(token, app, Moment::from_unix_ms(ms));
+        let at = |token: &str, app, ms| tokens.open_session(token, app, Timestamp::from_unix_ms(ms));
         assert_eq!(at(&token, &app, 999), Some(session.session));
         assert_eq!(at(&token, &app, 1_000), None);
         assert_eq!(at(&token, &other, 999), None);
@@ -142,20 +142,20 @@ mod tests {
             assert_eq!(at(&changed, &app, 999), None, "{changed}");
         }
         assert_eq!(at(&format!("{token}0"), &app, 999), None);
-        assert!(super::tests::tokens().open_session(&token, &app, Moment::from_unix_ms(0)).is_none());
+        assert!(super::tests::tokens().open_session(&token, &app, Timestamp::from_unix_ms(0)).is_none());
     }
 
     #[test]
     fn an_assertion_is_verified_with_the_published_key() {
         let tokens = tokens();
-        let user = User {
+        let user = AppUser {
             id: rigbox_core::ids::UserId::from_random([4; 5]),
             email: "a@example.org".to_owned(),
             email_verified: true,
             in_scope: true,
-            by: rigbox_core::access::By::Key,
+            by: rigbox_core::app_access::CredentialSource::Header,
         };
-        let now = Moment::from_unix_ms(1_700_000_000_000);
+        let now = Timestamp::from_unix_ms(1_700_000_000_000);
         let (token, until) = tokens.assertion(&app(), "http://web.rigbox.localhost", &user, now).unwrap();
         assert!(until < now.after(ASSERTION_LIVES));
         let (signed, signature) = token.rsplit_once('.').unwrap();
@@ -180,7 +180,7 @@ mod tests {
             kind: rigbox_core::apps::AppKind::Service,
             port: Some(80),
             protocol: "http".to_owned(),
-            visibility: rigbox_core::access::Visibility::Private,
+            visibility: rigbox_core::app_access::Visibility::Private,
             shared_with: Vec::new(),
             cors_origins: Vec::new(),
             params: std::collections::BTreeMap::new(),
@@ -190,8 +190,8 @@ mod tests {
             service: None,
             custom_domain: None,
             domain_verified_at: None,
-            created_at: Moment::from_unix_ms(0),
-            updated_at: Moment::from_unix_ms(0),
+            created_at: Timestamp::from_unix_ms(0),
+            updated_at: Timestamp::from_unix_ms(0),
         }
     }
 }

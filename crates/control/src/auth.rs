@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
+use rigbox_core::authz::{Credential, Principal};
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::permit::{Credential, Principal};
-use rigbox_core::time::Moment;
-use rigbox_store::secret::{ApiKey, TokenKey, WorkspaceKey};
-use rigbox_store::{Error, Holder, Store};
+use rigbox_core::time::Timestamp;
+use rigbox_store::tokens::{ApiKey, TokenKey, WorkspaceKey};
+use rigbox_store::{Error, KeyHolder, Store};
 use tracing::warn;
 
 use crate::clock;
@@ -28,10 +28,10 @@ pub(crate) struct Auth {
     token_key: TokenKey,
     console: Console,
     /// Credentials and addresses that are on record, and when that was, so that not every request asks the database.
-    seen: Mutex<HashMap<(Credential, IpAddr), Moment>>,
+    seen: Mutex<HashMap<(Credential, IpAddr), Timestamp>>,
 }
 
-/// As many are remembered; then all are forgotten and asked for again.
+/// As many are remembered; then all are forgotten and requested for again.
 const MOST_SEEN: usize = 10_000;
 
 /// Why nobody is known.
@@ -71,8 +71,8 @@ impl Auth {
         &self,
         principal: &Principal,
         from: IpAddr,
-        last_used_at: Option<Moment>,
-        now: Moment,
+        last_used_at: Option<Timestamp>,
+        now: Timestamp,
     ) -> ToNote {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= MOST_SEEN {
@@ -119,14 +119,14 @@ impl Auth {
         method: &Method,
         headers: &HeaderMap,
     ) -> Result<(Principal, Option<Principal>), AuthError> {
-        let own = self.store.workspace_itself(workspace).await?.ok_or(AuthError::Unknown)?;
+        let own = self.store.workspace_principal(workspace).await?.ok_or(AuthError::Unknown)?;
         if !headers.contains_key(AUTHORIZATION) {
             let looks = method.is_safe().then(|| own.clone());
             return Ok((own, looks));
         }
         let shown = Self::bearer_token(headers)?;
         let holder = match WorkspaceKey::parse(shown) {
-            Some(key) => self.store.holder_of_workspace_key(&self.token_key.hash(key.reveal())).await?,
+            Some(key) => self.store.workspace_key_principal(&self.token_key.hash(key.reveal())).await?,
             None => None,
         };
         let fits = holder.filter(|holder| holder.scope == own.scope);
@@ -144,7 +144,7 @@ impl Auth {
         }
         let Some(token) = self.console.session(headers) else { return Ok(None) };
         let now = clock::now();
-        let holder = self.store.holder_of_session(&token, &self.token_key, sign_in::IDLE, now).await?;
+        let holder = self.store.session_principal(&token, &self.token_key, sign_in::IDLE, now).await?;
         Ok(holder.map(|holder| self.known(holder, from, now)))
     }
 
@@ -164,20 +164,20 @@ impl Auth {
         let key = Self::bearer_token(headers)?;
         // Look-ups compare keyed hashes: their time says nothing about the key.
         if let Some(key) = WorkspaceKey::parse(key) {
-            let holder = self.store.holder_of_workspace_key(&self.token_key.hash(key.reveal())).await?;
+            let holder = self.store.workspace_key_principal(&self.token_key.hash(key.reveal())).await?;
             return holder
                 .map(|principal| Principal { from: Some(from), ..principal })
                 .ok_or(AuthError::Unknown);
         }
         let key = ApiKey::parse(key).ok_or(AuthError::Malformed)?;
         let now = clock::now();
-        let holder = self.store.holder_of_key(&self.token_key.hash(key.reveal()), now).await?;
+        let holder = self.store.key_holder(&self.token_key.hash(key.reveal()), now).await?;
         Ok(self.known(holder.ok_or(AuthError::Unknown)?, from, now))
     }
 
     /// Somebody known, with what is to be noted about it. Whoever calls does not wait for that.
-    fn known(&self, holder: Holder, from: IpAddr, now: Moment) -> Principal {
-        let Holder { mut principal, last_used_at } = holder;
+    fn known(&self, holder: KeyHolder, from: IpAddr, now: Timestamp) -> Principal {
+        let KeyHolder { mut principal, last_used_at } = holder;
         principal.from = Some(from);
         let to_note = self.to_note(&principal, from, last_used_at, now);
         if to_note.place {

@@ -1,9 +1,9 @@
-//! The one place where a workspace's life is written, and where those who wait for a change hear of it.
+//! The one place where a workspace's lifecycle is written, and where those who wait for a change hear of it.
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::Lifecycle;
-use rigbox_core::time::Moment;
-use rigbox_store::{Act, Error, Store, Workspace};
+use rigbox_core::time::Timestamp;
+use rigbox_store::{AuditEvent, Error, Store, Workspace};
 use tokio::sync::broadcast;
 use tracing::info;
 
@@ -44,29 +44,31 @@ impl Lives {
         let _ = self.changed.send(id.clone());
     }
 
-    /// Gives a workspace the life that `next` makes of its present one (`None`: leave it), however many others write at
-    /// the same time; `act` is who asked for it. Answers the workspace as it is afterwards, or `None` when it does not exist.
+    /// Gives a workspace the lifecycle that `next` makes of its present one (`None`: leave it), however many others write at
+    /// the same time; `event` is who requested for it. Answers the workspace as it is afterwards, or `None` when it does not exist.
     pub(crate) async fn change<E: From<Error>>(
         &self,
         id: &WorkspaceId,
-        act: Option<&Act>,
-        mut next: impl FnMut(&Workspace, Moment) -> Result<Option<Lifecycle>, E>,
+        event: Option<&AuditEvent>,
+        mut next: impl FnMut(&Workspace, Timestamp) -> Result<Option<Lifecycle>, E>,
     ) -> Result<Option<Workspace>, E> {
         loop {
             let Some(mut workspace) = self.store.workspace(id).await? else { return Ok(None) };
             let now = clock::now();
-            let Some(life) = next(&workspace, now)?.filter(|life| *life != workspace.life) else {
+            let Some(lifecycle) =
+                next(&workspace, now)?.filter(|lifecycle| *lifecycle != workspace.lifecycle)
+            else {
                 return Ok(Some(workspace));
             };
-            let moved = life.status != workspace.life.status;
-            let line = moved.then(|| told(&life));
-            if self.store.update_life(&workspace, &life, line.as_deref(), act, now).await? {
+            let moved = lifecycle.status != workspace.lifecycle.status;
+            let line = moved.then(|| told(&lifecycle));
+            if self.store.update_lifecycle(&workspace, &lifecycle, line.as_deref(), event, now).await? {
                 if moved {
-                    let failure = life.failure.as_ref().map(|failure| failure.code.as_str());
-                    info!(workspace = %id, from = %workspace.life.status, to = %life.status, failure, "moved");
+                    let failure = lifecycle.failure.as_ref().map(|failure| failure.code.as_str());
+                    info!(workspace = %id, from = %workspace.lifecycle.status, to = %lifecycle.status, failure, "moved");
                     self.logs.announce(id);
                 }
-                workspace.life = life;
+                workspace.lifecycle = lifecycle;
                 workspace.revision += 1;
                 workspace.updated_at = now;
                 self.announce(id);
@@ -77,9 +79,9 @@ impl Lives {
 }
 
 /// What its owner reads of a new state.
-fn told(life: &Lifecycle) -> String {
-    match &life.failure {
-        Some(failure) => format!("the workspace is {}: {}", life.status, failure.message),
-        None => format!("the workspace is {}", life.status),
+fn told(lifecycle: &Lifecycle) -> String {
+    match &lifecycle.failure {
+        Some(failure) => format!("the workspace is {}: {}", lifecycle.status, failure.message),
+        None => format!("the workspace is {}", lifecycle.status),
     }
 }

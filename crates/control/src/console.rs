@@ -1,8 +1,8 @@
-//! The console's origin: the one place where people sign in, and the only one whose pages may act with a session's cookie.
+//! The console's origin: the one place where people sign in, and the only one whose pages may event with a session's cookie.
 
 use http::header::{COOKIE, HOST, ORIGIN, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use rigbox_store::secret::SessionToken;
+use rigbox_store::tokens::SessionToken;
 
 /// Where the console is.
 #[derive(Debug, Clone)]

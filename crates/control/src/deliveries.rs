@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::guest::DeliverRequest;
-use rigbox_store::secret::{TokenKey, WorkspaceKey};
+use rigbox_store::tokens::{TokenKey, WorkspaceKey};
 use rigbox_store::{Error, Store};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;

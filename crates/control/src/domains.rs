@@ -1,4 +1,4 @@
-//! Whose a domain is: its owner puts a text into DNS that only this installation could have asked this app's owner for.
+//! Whose a domain is: its owner puts a text into DNS that only this installation could have requested this app's owner for.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use rigbox_core::apps::CustomDomain;
 use rigbox_core::ids::AppId;
-use rigbox_store::secret::TokenKey;
+use rigbox_store::tokens::TokenKey;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const ATTEMPTS: usize = 2;

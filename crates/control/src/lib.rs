@@ -14,7 +14,7 @@ use gateways::Gateways;
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plans;
 use rigbox_store::Store;
-use rigbox_store::secret::TokenKey;
+use rigbox_store::tokens::TokenKey;
 use service::networks::Networks;
 use service::visitors::Visitors;
 use tokio::sync::watch;
@@ -71,7 +71,7 @@ pub struct Config {
     pub guestio_socket: PathBuf,
     /// The origin below which apps live, e.g. `http://rigbox.localhost:7080`.
     pub apps_url: String,
-    /// DNS servers that are asked whose a domain is; none: those that the system asks.
+    /// DNS servers that are requested whose a domain is; none: those that the system asks.
     pub dns: Vec<SocketAddr>,
     /// Where gateways call; none: there are no gateways.
     pub gateways: Option<GatewaysConfig>,
@@ -149,7 +149,7 @@ pub enum Error {
     NoUser,
     /// Not an e-mail address.
     #[error("`{0}` is no e-mail address: expected e.g. ada@example.org")]
-    BadEmail(String),
+    InvalidEmail(String),
     /// There is a user with the address already.
     #[error("there is a user with the address {0} already")]
     EmailTaken(String),
@@ -215,7 +215,7 @@ async fn serve(
         config.timeouts,
         config.public_api_url.clone(),
     );
-    let rates = Arc::new(rates::Rates::new(config.plans));
+    let rates = Arc::new(rates::RateLimiter::new(config.plans));
     let domains = Domains::new(&token_key, &config.dns).map_err(Error::Dns)?;
     let apps = service::apps::Apps::new(
         store.clone(),

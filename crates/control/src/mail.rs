@@ -62,7 +62,7 @@ impl Mailer {
             Self::Log => return info!(to, link, "no SMTP server is configured; a sign-in link"),
         };
         let text = format!(
-            "Somebody, probably you, asked to sign in to Rigbox.\n\n{link}\n\nThe link is good once, for {minutes} \
+            "Somebody, probably you, requested to sign in to Rigbox.\n\n{link}\n\nThe link is good once, for {minutes} \
              minutes. If it was not you, do nothing.\n"
         );
         let letter = to.parse::<Mailbox>().map_err(|error| error.to_string()).and_then(|to| {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::lifecycle::{End, EndCause, Report, Seen};
-use rigbox_core::time::Moment;
+use rigbox_core::lifecycle::{End, EndCause, ObservedState, Report};
+use rigbox_core::time::Timestamp;
 use rigbox_proto::fault;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
 use rigbox_proto::node::{
@@ -69,7 +69,7 @@ pub(crate) enum Event {
     Report(WorkspaceId, Report),
     Synced,
     /// The network of a workspace refused it something, in words for its owner.
-    Refused(WorkspaceId, Moment, String),
+    Refused(WorkspaceId, Timestamp, String),
 }
 
 impl NodeClient {
@@ -94,9 +94,9 @@ impl NodeClient {
     pub(crate) async fn provision(&self, workspace: &Workspace) -> Result<(), NodeError> {
         let request = ProvisionRequest {
             workspace_id: workspace.id.to_string(),
-            generation: workspace.life.generation,
+            generation: workspace.lifecycle.generation,
             image: workspace.image.clone(),
-            disk_size_mb: workspace.sizes.disk_size_mb(),
+            disk_size_mb: workspace.resources.disk_size_mb(),
         };
         self.grpc.clone().provision(timed(request, SLOW)).await?;
         Ok(())
@@ -111,9 +111,9 @@ impl NodeClient {
     ) -> Result<String, NodeError> {
         let request = StartRequest {
             workspace_id: workspace.id.to_string(),
-            generation: workspace.life.generation,
-            ram_mb: workspace.sizes.ram_mb(),
-            vcpu_count: workspace.sizes.vcpu_count(),
+            generation: workspace.lifecycle.generation,
+            ram_mb: workspace.resources.ram_mb(),
+            vcpu_count: workspace.resources.vcpu_count(),
             name: workspace.name.to_string(),
             about_json,
             network: Some(network),
@@ -124,7 +124,7 @@ impl NodeClient {
     pub(crate) async fn stop(&self, workspace: &Workspace) -> Result<(), NodeError> {
         let request = StopRequest {
             workspace_id: workspace.id.to_string(),
-            generation: workspace.life.generation,
+            generation: workspace.lifecycle.generation,
             grace_ms: STOP_GRACE_MS,
         };
         self.grpc.clone().stop(timed(request, QUICK)).await?;
@@ -156,7 +156,7 @@ impl NodeClient {
     pub(crate) async fn look(&self, id: &WorkspaceId) -> Result<Report, NodeError> {
         let look = async {
             let mut reports = self.watch().await?;
-            let mut found = Report { generation: 0, seen: Seen::Absent };
+            let mut found = Report { generation: 0, observed: ObservedState::Absent };
             loop {
                 match reports.next().await? {
                     Some(Event::Report(about, report)) if about == *id => found = report,
@@ -201,7 +201,7 @@ impl Reports {
 }
 
 /// A refusal in words for the workspace's owner. The name in it comes from a guest, and the node has bounded it.
-fn told(refused: &EgressRefused) -> Option<(WorkspaceId, Moment, String)> {
+fn told(refused: &EgressRefused) -> Option<(WorkspaceId, Timestamp, String)> {
     let EgressRefused { workspace_id, unix_ms, protocol, address, port, name, count } = refused;
     let what = match (protocol.as_str(), port) {
         ("dns", _) => format!("to look up {name}"),
@@ -210,7 +210,7 @@ fn told(refused: &EgressRefused) -> Option<(WorkspaceId, Moment, String)> {
     };
     let times = if *count > 1 { format!(", {count} times") } else { String::new() };
     let text = format!("the network refused {what}{times}");
-    Some((workspace_id.parse().ok()?, Moment::from_unix_ms(*unix_ms), text))
+    Some((workspace_id.parse().ok()?, Timestamp::from_unix_ms(*unix_ms), text))
 }
 
 /// A report in the terms of the rules; `None` for one that a newer node may send.
@@ -220,15 +220,15 @@ fn understood(report: WorkspaceReport) -> Option<(WorkspaceId, Report)> {
     let boot = report.boot_id.clone();
     let seen = match report.state() {
         State::Unspecified => return None,
-        State::Resting => Seen::Resting {
+        State::Resting => ObservedState::Resting {
             ended: report.end.map(|end| End { cause: cause(end.cause()), detail: end.detail, boot }),
         },
-        State::Booting => Seen::Booting { boot },
-        State::Running => Seen::Running { boot, agent_lost: report.agent_lost },
-        State::Stopping => Seen::Stopping,
-        State::Absent => Seen::Absent,
+        State::Booting => ObservedState::Booting { boot },
+        State::Running => ObservedState::Running { boot, agent_lost: report.agent_lost },
+        State::Stopping => ObservedState::Stopping,
+        State::Absent => ObservedState::Absent,
     };
-    Some((id, Report { generation, seen }))
+    Some((id, Report { generation, observed: seen }))
 }
 
 fn cause(cause: Cause) -> EndCause {

@@ -8,12 +8,12 @@ use std::num::NonZeroU32;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use governor::Quota;
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
-use governor::{Quota, RateLimiter};
+use rigbox_core::authz::{Credential, Principal};
 use rigbox_core::ids::{UserId, WorkspaceId};
-use rigbox_core::permit::{Credential, Principal};
 use rigbox_core::plans::{self, Plans};
 
 /// What a route counts as.
@@ -29,7 +29,7 @@ pub(crate) enum Class {
 
 impl Class {
     /// Requests a minute; none is no limit.
-    fn of(self, rates: &plans::Rates) -> Option<NonZeroU32> {
+    fn of(self, rates: &plans::RateLimits) -> Option<NonZeroU32> {
         match self {
             Self::Authentication => rates.authentication,
             Self::Workspaces => rates.workspaces,
@@ -60,7 +60,7 @@ pub(crate) struct TooMany {
     pub(crate) retry_after_s: u32,
 }
 
-type Keyed<K, C> = RateLimiter<K, DashMapStateStore<K>, C, StateInformationMiddleware>;
+type Keyed<K, C> = governor::RateLimiter<K, DashMapStateStore<K>, C, StateInformationMiddleware>;
 
 /// One limit for many callers.
 struct Limiter<K: Hash + Eq + Clone, C: Clock + Clone> {
@@ -72,7 +72,7 @@ struct Limiter<K: Hash + Eq + Clone, C: Clock + Clone> {
 impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
     fn new(per_minute: NonZeroU32, clock: &C) -> Self {
         let quota = Quota::per_minute(per_minute).allow_burst(burst(per_minute));
-        let keyed = RateLimiter::new(quota, DashMapStateStore::default(), clock.clone());
+        let keyed = governor::RateLimiter::new(quota, DashMapStateStore::default(), clock.clone());
         Self { per_minute, keyed, clock: clock.clone() }
     }
 
@@ -135,7 +135,7 @@ enum Known {
 }
 
 /// All limits.
-pub(crate) struct Rates {
+pub(crate) struct RateLimiter {
     plans: Plans,
     known: Limiters<Known, DefaultClock>,
     addresses: Limiters<IpAddr, DefaultClock>,
@@ -144,7 +144,7 @@ pub(crate) struct Rates {
 /// How often callers that have been quiet are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
-impl Rates {
+impl RateLimiter {
     pub(crate) fn new(plans: Plans) -> Self {
         let clock = DefaultClock::default();
         Self { plans, known: Limiters::new(clock.clone()), addresses: Limiters::new(clock) }
@@ -158,9 +158,9 @@ impl Rates {
     ) -> Result<Option<Allowance>, TooMany> {
         let (known, rates) = match &principal.credential {
             // Whatever its owner may: what is in a VM is a stranger's.
-            Credential::Workspace(id) => (Known::Workspace(id.clone()), self.plans.rates_of_strangers()),
+            Credential::Workspace(id) => (Known::Workspace(id.clone()), self.plans.anonymous_rates()),
             Credential::Key(_) | Credential::Session(_) => {
-                let terms = self.plans.terms(principal.plan, principal.limits);
+                let terms = self.plans.entitlements(principal.plan, principal.limits);
                 (Known::User(principal.user.clone()), terms.rates())
             }
         };
@@ -169,7 +169,7 @@ impl Rates {
 
     /// Counts a request of somebody unknown.
     pub(crate) fn address(&self, address: IpAddr, class: Class) -> Result<Option<Allowance>, TooMany> {
-        let limit = class.of(&self.plans.rates_of_strangers());
+        let limit = class.of(&self.plans.anonymous_rates());
         limit.map(|per_minute| self.addresses.check(class, per_minute, &network(address))).transpose()
     }
 
@@ -194,9 +194,9 @@ fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use governor::clock::FakeRelativeClock;
+    use rigbox_core::authz::Scope;
     use rigbox_core::ids::KeyId;
-    use rigbox_core::permit::Scope;
-    use rigbox_core::plans::{Overrides, Plan};
+    use rigbox_core::plans::{LimitOverrides, Plan};
 
     use super::*;
 
@@ -244,8 +244,8 @@ mod tests {
     #[test]
     fn each_user_has_the_rate_that_is_set() {
         let number = |number| NonZeroU32::new(number);
-        let set = |number| Overrides { workspaces_per_min: number, ..Overrides::default() };
-        let rates = Rates::new(Plans { free: set(number(50)), ..Plans::default() });
+        let set = |number| LimitOverrides { workspaces_per_min: number, ..LimitOverrides::default() };
+        let rates = RateLimiter::new(Plans { free: set(number(50)), ..Plans::default() });
         let mut next = 0;
         let mut passed = |plan, limits| {
             next += 1;
@@ -260,13 +260,13 @@ mod tests {
             let allowance = rates.principal(&principal, Class::Workspaces).unwrap();
             allowance.map(|allowance| (allowance.per_minute, allowance.remaining))
         };
-        assert_eq!(passed(Plan::Pro, Overrides::default()), Some((180, 17)));
-        assert_eq!(passed(Plan::Free, Overrides::default()), Some((50, 4)));
+        assert_eq!(passed(Plan::Pro, LimitOverrides::default()), Some((180, 17)));
+        assert_eq!(passed(Plan::Free, LimitOverrides::default()), Some((50, 4)));
         assert_eq!(passed(Plan::Free, set(number(1_000))), Some((1_000, 99)));
-        assert_eq!(passed(Plan::Owner, Overrides::default()), None);
+        assert_eq!(passed(Plan::Owner, LimitOverrides::default()), None);
         assert_eq!(passed(Plan::Owner, set(number(10))), Some((10, 0)));
         // Two of the same number have a share each.
-        assert_eq!(passed(Plan::Free, Overrides::default()), Some((50, 4)));
+        assert_eq!(passed(Plan::Free, LimitOverrides::default()), Some((50, 4)));
     }
 
     #[test]
@@ -283,11 +283,11 @@ mod tests {
 
     #[test]
     fn a_workspaces_own_key_does_not_use_up_what_its_owner_may_ask() {
-        let rates = Rates::new(Plans::default());
+        let rates = RateLimiter::new(Plans::default());
         let owner = Principal {
             user: UserId::from_random([1; 5]),
             plan: Plan::Owner,
-            limits: Overrides::default(),
+            limits: LimitOverrides::default(),
             credential: Credential::Key(KeyId::from_random([1; 5])),
             scope: Scope::Account,
             from: None,
@@ -295,7 +295,7 @@ mod tests {
         let id = WorkspaceId::from_random([2; 5]);
         let within = Principal {
             credential: Credential::Workspace(id.clone()),
-            scope: Scope::Within(id),
+            scope: Scope::OwnWorkspace(id),
             ..owner.clone()
         };
         let refused =

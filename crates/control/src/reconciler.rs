@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Report, Timeouts};
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -25,7 +25,7 @@ mod deliver;
 mod follow;
 mod work;
 
-/// How often the database is asked for workspaces that must not stay as they are.
+/// How often the database is requested for workspaces that must not stay as they are.
 const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -39,7 +39,7 @@ struct Parts {
     timeouts: Timeouts,
     api_url: String,
     /// When this process began: states are not blamed for the time before.
-    began: Moment,
+    began: Timestamp,
     /// What the node reported last, and whether that is all it knows.
     seen: Mutex<HashMap<WorkspaceId, Report>>,
     synced: watch::Sender<bool>,

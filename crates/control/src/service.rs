@@ -17,13 +17,13 @@ pub(crate) mod visitors;
 pub(crate) mod workspace_logs;
 pub(crate) mod workspaces;
 
-use rigbox_core::plans::Machine;
+use rigbox_core::plans::MachineCapacity;
 use rigbox_proto::node::NodeDescription;
 
 /// What the node has, as the rules count it.
-fn machine_of(description: &NodeDescription) -> Machine {
+fn machine_of(description: &NodeDescription) -> MachineCapacity {
     let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    Machine {
+    MachineCapacity {
         vcpus: description.vcpus,
         ram_mb: small(description.ram_mb),
         disk_total_mb: small(description.disk_total_mb),

@@ -180,7 +180,7 @@ async fn more_than_a_burst_is_refused_until_it_may_come() {
     assert_eq!(body["error"]["code"], "rate_limited");
     eventually("the next one passes", || async { me().await.status == 200 }).await;
 
-    // The administrator's workspaces are not limited, and strangers have a limit of their own.
+    // The administrator's workspaces are not limited, and anonymous have a limit of their own.
     for _ in 0..30 {
         let response = rig.send(rig.request(Method::GET, "/workspaces")).await;
         assert_eq!(response.status, 200);
@@ -206,7 +206,7 @@ async fn what_was_done_is_on_record_for_its_owner() {
     let id = rig.running("one").await;
     let (key_id, key) = make(&rig, json!({"name": "ci", "workspaces": [id], "role": "operate"})).await;
     assert_eq!(with(&rig, &key, Method::POST, &format!("/workspaces/{id}/stop")).await.0, 200);
-    // A refused request is no act.
+    // A refused request is no event.
     assert_eq!(rig.post(&format!("/workspaces/{id}/cancel")).await.0, 409);
     assert_eq!(with(&rig, &key, Method::GET, "/audit-log").await.0, 403);
     rig.call(Method::DELETE, &format!("/api-keys/{key_id}"), None).await;

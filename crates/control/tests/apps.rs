@@ -11,10 +11,10 @@ use hickory_resolver::proto::rr::{RData, Record};
 use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use rigbox_proto::guest::ListeningPort;
-use rigbox_store::secret::{ApiKey, TokenKey};
-use rigbox_store::{Act, NewKey, Store};
+use rigbox_store::tokens::{ApiKey, TokenKey};
+use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use support::Rig;
 
@@ -218,8 +218,8 @@ async fn a_name_is_one_apps_and_a_plan_has_its_number_of_apps() {
     let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
     let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
     let key = ApiKey::mint().unwrap();
-    let (new, now) = (NewKey::of(&key, "test", &token_key), Moment::from_unix_ms(1));
-    store.add_key(&user, &new, 1, None, Act::on_machine(&user, "key.create", ""), now).await.unwrap();
+    let (new, now) = (NewKey::of(&key, "test", &token_key), Timestamp::from_unix_ms(1));
+    store.add_key(&user, &new, 1, None, AuditEvent::by_operator(&user, "key.create", ""), now).await.unwrap();
     rig.key = key.reveal().to_owned();
     let workspace = rig.running("mine").await;
     let taken = json!({"name": "web", "workspace_id": workspace, "port": 1});
@@ -316,11 +316,11 @@ async fn what_listens_becomes_an_app_and_a_service_that_starts_and_stops() {
 
     rig.call(Method::PATCH, &format!("/apps/{app}/params"), Some(json!({"params": {"MODE": "a \"b\" $c"}})))
         .await;
-    for (act, status) in [("stop", "inactive"), ("start", "active"), ("restart", "active")] {
-        let (_, body) = rig.post(&format!("/apps/{app}/{act}")).await;
+    for (event, status) in [("stop", "inactive"), ("start", "active"), ("restart", "active")] {
+        let (_, body) = rig.post(&format!("/apps/{app}/{event}")).await;
         assert_eq!(body["app"]["status"], status, "{body}");
         let ran = rig.guests.commands.lock().unwrap().last().cloned().unwrap();
-        assert_eq!(ran, format!("systemctl {act} rigbox-svc-web.service"));
+        assert_eq!(ran, format!("systemctl {event} rigbox-svc-web.service"));
     }
     let params = rig.guests.files.lock().unwrap()["/etc/rigbox/apps/web.env"].clone();
     assert_eq!(String::from_utf8(params).unwrap(), "MODE=\"a \\\"b\\\" \\$c\"\n");

@@ -46,7 +46,7 @@ impl Watch {
         watch
     }
 
-    /// The next notice that is no sign of life.
+    /// The next notice that is no sign of lifecycle.
     async fn next(&mut self) -> Notice {
         loop {
             let notice = self.notices.message().await.unwrap().unwrap();

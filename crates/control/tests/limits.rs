@@ -10,10 +10,10 @@ use std::num::NonZeroU32;
 use futures_util::future::join_all;
 use reqwest::Method;
 use rigbox_control::{Timeouts, admin};
-use rigbox_core::plans::{Overrides, Plan, Plans};
-use rigbox_core::time::Moment;
-use rigbox_store::secret::{ApiKey, TokenKey};
-use rigbox_store::{Act, NewKey, Store};
+use rigbox_core::plans::{LimitOverrides, Plan, Plans};
+use rigbox_core::time::Timestamp;
+use rigbox_store::tokens::{ApiKey, TokenKey};
+use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use support::Rig;
 
@@ -23,14 +23,14 @@ const VMS: u32 = 2;
 const EMAIL: &str = "free@example.com";
 
 /// A rig whose client is a user of the plan `free`.
-async fn rig(free: Overrides) -> Rig {
+async fn rig(free: LimitOverrides) -> Rig {
     let mut rig = Rig::with_plans(Timeouts::default(), Plans { free, ..Plans::default() }).await;
     let user = admin::add_user(&rig.config(), EMAIL, Plan::Free).await.unwrap();
     let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
     let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
     let key = ApiKey::mint().unwrap();
-    let (new, now) = (NewKey::of(&key, "test", &token_key), Moment::from_unix_ms(1));
-    store.add_key(&user, &new, 1, None, Act::on_machine(&user, "key.create", ""), now).await.unwrap();
+    let (new, now) = (NewKey::of(&key, "test", &token_key), Timestamp::from_unix_ms(1));
+    store.add_key(&user, &new, 1, None, AuditEvent::by_operator(&user, "key.create", ""), now).await.unwrap();
     rig.key = key.reveal().to_owned();
     rig
 }
@@ -40,13 +40,15 @@ async fn limits(rig: &Rig) -> Value {
 }
 
 /// As an operator does it, beside the running server.
-async fn set(rig: &Rig, limits: Option<Overrides>) {
+async fn set(rig: &Rig, limits: Option<LimitOverrides>) {
     admin::set_limits(&rig.config(), EMAIL, limits).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_hundred_creates_at_once_make_no_more_than_the_quota() {
-    let rig = rig(Overrides { workspaces_per_min: NonZeroU32::new(100_000), ..Overrides::default() }).await;
+    let rig =
+        rig(LimitOverrides { workspaces_per_min: NonZeroU32::new(100_000), ..LimitOverrides::default() })
+            .await;
     let create = async |number: u32| {
         rig.call(Method::POST, "/workspaces", Some(json!({"name": format!("w{number}")}))).await
     };
@@ -67,14 +69,14 @@ async fn a_hundred_creates_at_once_make_no_more_than_the_quota() {
 
 #[tokio::test]
 async fn what_is_set_for_a_user_holds_on_the_next_request() {
-    let rig = rig(Overrides::default()).await;
+    let rig = rig(LimitOverrides::default()).await;
     let before = limits(&rig).await;
     assert_eq!((&before["custom"], &before["limits"]["max_vms"]), (&json!(false), &json!(VMS)));
-    let own = Overrides {
+    let own = LimitOverrides {
         max_vms: Some(1),
         max_ram_per_vm_mb: Some(600),
         workspaces_per_min: NonZeroU32::new(1_000),
-        ..Overrides::default()
+        ..LimitOverrides::default()
     };
     set(&rig, Some(own)).await;
     let set_now = limits(&rig).await;

@@ -38,7 +38,7 @@ fn wanted(route: &Route, caller: Caller) -> Wanted {
         (Caller::Anonymous | Caller::Revoked | Caller::Expired | Caller::ExpiredSession, _) => unknown,
         (Caller::CrossSite, _) => Wanted::Refusal(403, "cross_site"),
         (Caller::Owner | Caller::Session, _) => Wanted::Answer,
-        // Their own account is theirs to act on; what is the owner's is not there.
+        // Their own account is theirs to event on; what is the owner's is not there.
         (Caller::OtherUser, Account) => Wanted::Answer,
         (Caller::OtherUser, Key | Workspace | App | NewApp) => hidden,
         (Caller::OtherUser, Installation) => forbidden,

@@ -23,7 +23,7 @@ async fn killed_during(verb: &'static str, begin: impl AsyncFn(&Rig) -> String, 
         let mut rig = Rig::new().await;
         rig.node.hold(verb);
         let id = begin(&rig).await;
-        eventually("the node is asked", || async { rig.node.calls(verb) > 0 }).await;
+        eventually("the node is requested", || async { rig.node.calls(verb) > 0 }).await;
         rig.kill_control();
         if finished_meanwhile {
             rig.node.release(verb);
@@ -164,7 +164,7 @@ async fn cancel_ends_a_creation_in_nothing_and_a_start_in_stopped() {
     let id = rig.provisioned("two").await;
     rig.node.hold("start");
     rig.post(&format!("/workspaces/{id}/start")).await;
-    eventually("the node is asked", || async { rig.node.calls("start") > 0 }).await;
+    eventually("the node is requested", || async { rig.node.calls("start") > 0 }).await;
     rig.post(&format!("/workspaces/{id}/cancel")).await;
     rig.until(&id, "stopped").await;
     rig.node.release("start");
@@ -199,7 +199,7 @@ async fn a_node_that_dies_in_a_verb_is_asked_again() {
             rig.until(&id, "provisioned").await;
             rig.post(&format!("/workspaces/{id}/start")).await;
         }
-        eventually("the node is asked", || async { rig.node.calls(verb) > before }).await;
+        eventually("the node is requested", || async { rig.node.calls(verb) > before }).await;
         rig.kill_node();
         rig.node.release(verb);
         rig.start_node();
@@ -246,7 +246,7 @@ async fn a_stop_that_finds_the_guest_gone_is_done() {
     let id = rig.running("one").await;
     rig.node.hold("stop");
     rig.post(&format!("/workspaces/{id}/stop")).await;
-    eventually("the node is asked", || async { rig.node.calls("stop") > 0 }).await;
+    eventually("the node is requested", || async { rig.node.calls("stop") > 0 }).await;
     rig.node.end(&id, Cause::KernelPanic);
     rig.node.release("stop");
     rig.until(&id, "stopped").await;

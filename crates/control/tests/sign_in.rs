@@ -125,7 +125,7 @@ async fn asking_for_a_link_does_not_tell_who_there_is() {
     let ask = async |email: &str| post(&rig, "/auth/link", json!({"email": email})).await;
     let (known, unknown) = (ask(EMAIL).await, ask("b@example.com").await);
     assert_eq!((known.0, &known), (202, &unknown));
-    // One address is asked for no more often than a person does, whether or not anybody has it.
+    // One address is requested for no more often than a person does, whether or not anybody has it.
     for email in [EMAIL, "b@example.com"] {
         for _ in 1..5 {
             assert_eq!(ask(email).await.0, 202);
@@ -164,9 +164,9 @@ async fn the_answer_to_asking_waits_for_nothing_that_depends_on_the_user() {
 
 /// Asks as `rig login` does; answers the secret and the code.
 async fn ask_device(rig: &Rig, machine: &str) -> (String, String) {
-    let (status, asked) = post(rig, "/auth/device", json!({"machine": machine})).await;
-    assert_eq!(status, 201, "{asked}");
-    let text = |name: &str| asked[name].as_str().unwrap().to_owned();
+    let (status, requested) = post(rig, "/auth/device", json!({"machine": machine})).await;
+    assert_eq!(status, 201, "{requested}");
+    let text = |name: &str| requested[name].as_str().unwrap().to_owned();
     let (secret, code) = (text("device_secret"), text("user_code"));
     assert!(text("verification_url").ends_with(&format!("/device?code={code}")));
     assert!(!text("verification_url").contains(&secret));

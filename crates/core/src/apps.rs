@@ -1,12 +1,12 @@
-//! What apps are called, and what they may be made of.
+//! Names, domains and kinds of apps.
 
 use std::fmt;
 use std::str::FromStr;
 
-const SHORTEST: usize = 3;
-const LONGEST: usize = 40;
+const MIN_NAME_LEN: usize = 3;
+const MAX_NAME_LEN: usize = 40;
 
-/// Names that somebody could take for the platform's own.
+/// Names that could be mistaken for the platform's own.
 const RESERVED: [&str; 28] = [
     "abuse",
     "account",
@@ -38,40 +38,43 @@ const RESERVED: [&str; 28] = [
     "www",
 ];
 
-/// An app's name: the label before the apps' domain, so unique in the installation.
+/// App name: the label before the apps domain, so unique within the installation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AppName(String);
 
-/// A text that is no app name.
+/// Error for a text that is not an app name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadAppName {
-    /// Not what a host name's label may be.
+pub enum InvalidAppName {
+    /// Not a valid DNS label.
     #[error(
-        "`{0}` is not an app name: expected 3 to 40 characters of a-z, 0-9 and `-`, with a letter or digit at both ends, and no `--` as third and fourth"
+        "`{0}` is not a valid app name. Use 3 to 40 characters (a-z, 0-9 and `-`), with a letter or digit at both ends and no `--` in third and fourth position."
     )]
     Malformed(String),
-    /// Kept back.
-    #[error("`{0}` is reserved: choose another name")]
+    /// Reserved for the platform.
+    #[error("`{0}` is a reserved name. Choose another one.")]
     Reserved(String),
 }
 
 impl AppName {
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl FromStr for AppName {
-    type Err = BadAppName;
+    type Err = InvalidAppName;
 
-    fn from_str(text: &str) -> Result<Self, BadAppName> {
-        // `xn--` and the like begin names that browsers show as something else (RFC 5890).
-        if !(SHORTEST..=LONGEST).contains(&text.len()) || !is_label(text) || text.get(2..4) == Some("--") {
-            return Err(BadAppName::Malformed(text.chars().take(64).collect()));
+    fn from_str(text: &str) -> Result<Self, InvalidAppName> {
+        // Browsers display names with prefixes such as `xn--` as something else (RFC 5890).
+        if !(MIN_NAME_LEN..=MAX_NAME_LEN).contains(&text.len())
+            || !is_label(text)
+            || text.get(2..4) == Some("--")
+        {
+            return Err(InvalidAppName::Malformed(text.chars().take(64).collect()));
         }
         if RESERVED.contains(&text) {
-            return Err(BadAppName::Reserved(text.to_owned()));
+            return Err(InvalidAppName::Reserved(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
     }
@@ -83,40 +86,40 @@ impl fmt::Display for AppName {
     }
 }
 
-/// A domain that somebody brings for an app: a host name in lower case, without a dot at its end (RFC 1123).
+/// Custom domain of an app: a host name in lower case without a trailing dot (RFC 1123).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CustomDomain(String);
 
-/// A text that is no such domain.
+/// Error for a text that is not a custom domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a domain: expected a host name such as app.example.org")]
-pub struct BadDomain(String);
+#[error("`{0}` is not a valid domain. Use a host name such as app.example.org.")]
+pub struct InvalidDomain(String);
 
 impl CustomDomain {
-    /// The host name.
+    /// Returns the host name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is `parent` or lies below it.
+    /// Returns whether the domain equals `parent` or is a subdomain of it.
     pub fn is_within(&self, parent: &str) -> bool {
         self.0.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
 }
 
 impl FromStr for CustomDomain {
-    type Err = BadDomain;
+    type Err = InvalidDomain;
 
-    fn from_str(text: &str) -> Result<Self, BadDomain> {
+    fn from_str(text: &str) -> Result<Self, InvalidDomain> {
         let name = text.to_ascii_lowercase();
         let labels: Vec<&str> = name.split('.').collect();
-        // An address is no name: the last label of a name is never a number.
+        // The top label of a host name is never numeric; that of an IPv4 address is.
         let top_is_name = labels.last().is_some_and(|top| top.bytes().any(|byte| byte.is_ascii_lowercase()));
         if name.len() <= 253 && labels.len() >= 2 && top_is_name && labels.iter().all(|label| is_label(label))
         {
             Ok(Self(name))
         } else {
-            Err(BadDomain(text.chars().take(64).collect()))
+            Err(InvalidDomain(text.chars().take(64).collect()))
         }
     }
 }
@@ -135,17 +138,17 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// Whether an app is something that listens.
+/// Kind of app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AppKind {
-    /// It has a port.
+    /// A service with a port.
     Service,
-    /// A program to be run in the workspace: nothing of it is reached from outside.
+    /// A command-line program that is not reachable from outside.
     Cli,
 }
 
 impl AppKind {
-    /// Its name.
+    /// Returns the wire name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Service => "service",
@@ -154,19 +157,19 @@ impl AppKind {
     }
 }
 
-/// A text that is no kind of app.
+/// Error for a text that is not a kind of app.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a kind of app: expected service or cli")]
-pub struct BadKind(String);
+#[error("`{0}` is not a valid kind of app. Use service or cli.")]
+pub struct InvalidKind(String);
 
 impl FromStr for AppKind {
-    type Err = BadKind;
+    type Err = InvalidKind;
 
-    fn from_str(text: &str) -> Result<Self, BadKind> {
+    fn from_str(text: &str) -> Result<Self, InvalidKind> {
         [Self::Service, Self::Cli]
             .into_iter()
             .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| BadKind(text.chars().take(64).collect()))
+            .ok_or_else(|| InvalidKind(text.chars().take(64).collect()))
     }
 }
 
@@ -175,16 +178,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_apps_name_is_a_label_that_nobody_takes_for_ours() {
+    fn an_app_name_is_an_unreserved_label() {
         for good in ["web", "my-app-1", "007", &"x".repeat(40)] {
             assert_eq!(good.parse::<AppName>().map(|name| name.to_string()).as_deref(), Ok(good));
         }
         for bad in ["", "ab", "Web", "a_b", "-web", "web-", "a.b", "xn--abc", "ab--c", &"x".repeat(41), "wéb"]
         {
-            assert!(matches!(bad.parse::<AppName>(), Err(BadAppName::Malformed(_))), "{bad}");
+            assert!(matches!(bad.parse::<AppName>(), Err(InvalidAppName::Malformed(_))), "{bad}");
         }
         for reserved in ["api", "www", "console"] {
-            assert!(matches!(reserved.parse::<AppName>(), Err(BadAppName::Reserved(_))), "{reserved}");
+            assert!(matches!(reserved.parse::<AppName>(), Err(InvalidAppName::Reserved(_))), "{reserved}");
         }
     }
 

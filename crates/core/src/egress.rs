@@ -1,5 +1,5 @@
-//! What a workspace may reach outside: the modes of its way out, the entries of its list, and the ranges that no workspace reaches
-//! whatever its list says.
+//! Egress policy of a workspace: its modes, the entries of an allow-list, and the networks that no policy can
+//! open.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -7,11 +7,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Most entries of each kind in one list.
-pub const MOST_ENTRIES: usize = 64;
+/// Maximum number of entries of each kind in an allow-list.
+pub const MAX_ENTRIES: usize = 64;
 
-/// Networks that are no part of the public internet (RFC 6890 and its followers), with the length of their prefixes.
-pub const NEVER: [(Ipv4Addr, u8); 15] = [
+/// Networks that are not part of the public internet (RFC 6890 and its successors), with their prefix
+/// lengths.
+pub const RESERVED_NETWORKS: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -26,20 +27,22 @@ pub const NEVER: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(198, 51, 100, 0), 24),
     (Ipv4Addr::new(203, 0, 113, 0), 24),
     (Ipv4Addr::new(224, 0, 0, 0), 4),
-    // With the broadcast address.
+    // Includes the broadcast address.
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// Whether an address is of the public internet.
+/// Returns whether an address belongs to the public internet.
 pub fn is_public(address: Ipv4Addr) -> bool {
-    !NEVER.iter().any(|(network, prefix)| (address.to_bits() ^ network.to_bits()) & mask(*prefix) == 0)
+    !RESERVED_NETWORKS
+        .iter()
+        .any(|(network, prefix)| (address.to_bits() ^ network.to_bits()) & mask(*prefix) == 0)
 }
 
 fn mask(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
 }
 
-/// A public IPv4 network.
+/// Public IPv4 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr {
@@ -47,40 +50,38 @@ pub struct Cidr {
     prefix: u8,
 }
 
-/// A text that is no entry of a list.
+/// Error for an invalid allow-list entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadEntry {
-    /// No network at all.
-    #[error(
-        "`{0}` is not an IPv4 network: expected an address and the length of its prefix, such as 198.41.0.0/24"
-    )]
+pub enum InvalidEntry {
+    /// Not a network.
+    #[error("`{0}` is not a valid IPv4 network. Use an address with a prefix length, such as 198.41.0.0/24.")]
     NotANetwork(String),
-    /// Bits are set behind the prefix.
-    #[error("`{0}` has bits set behind its prefix: did you mean {1}?")]
+    /// Host bits are set.
+    #[error("`{0}` has bits set beyond its prefix. Did you mean {1}?")]
     HostBits(String, String),
-    /// Some of it is not public.
-    #[error("`{0}` overlaps {1}, which no workspace can reach: give public networks only")]
+    /// Part of the network is not public.
+    #[error("`{0}` overlaps the reserved network {1}. Use public networks only.")]
     NotPublic(String, String),
-    /// No domain name.
+    /// Not a domain name.
     #[error(
-        "`{0}` is not a domain: expected a name such as example.org, or *.example.org for the names below it"
+        "`{0}` is not a valid domain. Use a name such as example.org, or *.example.org for its subdomains."
     )]
     NotADomain(String),
-    /// Too long a list.
-    #[error("a list has at most {MOST_ENTRIES} domains and {MOST_ENTRIES} networks")]
+    /// The list is too long.
+    #[error("The list is too long. Use at most {MAX_ENTRIES} domains and {MAX_ENTRIES} networks.")]
     TooMany,
 }
 
-/// At most so much of a wrong entry is repeated.
-fn shown(text: &str) -> String {
+/// Returns the start of an invalid entry, safe to print.
+fn excerpt(text: &str) -> String {
     text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 impl FromStr for Cidr {
-    type Err = BadEntry;
+    type Err = InvalidEntry;
 
-    fn from_str(text: &str) -> Result<Self, BadEntry> {
-        let not = || BadEntry::NotANetwork(shown(text));
+    fn from_str(text: &str) -> Result<Self, InvalidEntry> {
+        let not = || InvalidEntry::NotANetwork(excerpt(text));
         let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
         let address: Ipv4Addr = address.parse().map_err(|_| not())?;
         let digits = (1..=2).contains(&prefix.len()) && prefix.bytes().all(|b| b.is_ascii_digit());
@@ -88,13 +89,15 @@ impl FromStr for Cidr {
         let network = Ipv4Addr::from_bits(address.to_bits() & mask(prefix));
         let cidr = Self { network, prefix };
         if network != address {
-            return Err(BadEntry::HostBits(shown(text), cidr.to_string()));
+            return Err(InvalidEntry::HostBits(excerpt(text), cidr.to_string()));
         }
-        let overlapping = NEVER
-            .iter()
-            .find(|(never, length)| (never.to_bits() ^ network.to_bits()) & mask(prefix.min(*length)) == 0);
+        let overlapping = RESERVED_NETWORKS.iter().find(|(reserved, length)| {
+            (reserved.to_bits() ^ network.to_bits()) & mask(prefix.min(*length)) == 0
+        });
         match overlapping {
-            Some((never, length)) => Err(BadEntry::NotPublic(shown(text), format!("{never}/{length}"))),
+            Some((reserved, length)) => {
+                Err(InvalidEntry::NotPublic(excerpt(text), format!("{reserved}/{length}")))
+            }
             None => Ok(cidr),
         }
     }
@@ -107,9 +110,9 @@ impl fmt::Display for Cidr {
 }
 
 impl TryFrom<String> for Cidr {
-    type Error = BadEntry;
+    type Error = InvalidEntry;
 
-    fn try_from(text: String) -> Result<Self, BadEntry> {
+    fn try_from(text: String) -> Result<Self, InvalidEntry> {
         text.parse()
     }
 }
@@ -120,18 +123,18 @@ impl From<Cidr> for String {
     }
 }
 
-/// A name, or all names below one, in lower case.
+/// Domain name, or a wildcard for all its subdomains, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Domain(String);
 
 impl Domain {
-    /// Whether it stands for every name below it: then whoever can make names there can carry data out in them.
+    /// Returns whether this is a wildcard. Whoever controls a zone below one can tunnel data out in names.
     pub fn is_wildcard(&self) -> bool {
         self.0.starts_with("*.")
     }
 
-    /// Whether `name`, with or without the dot at its end, is one of those that this stands for.
+    /// Returns whether the entry matches `name`, which may end with a dot.
     pub fn covers(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         match self.0.strip_prefix('*') {
@@ -142,9 +145,9 @@ impl Domain {
 }
 
 impl FromStr for Domain {
-    type Err = BadEntry;
+    type Err = InvalidEntry;
 
-    fn from_str(text: &str) -> Result<Self, BadEntry> {
+    fn from_str(text: &str) -> Result<Self, InvalidEntry> {
         let lower = text.to_ascii_lowercase();
         let lower = lower.strip_suffix('.').unwrap_or(&lower);
         let name = lower.strip_prefix("*.").unwrap_or(lower);
@@ -157,12 +160,12 @@ impl FromStr for Domain {
                 && !label.ends_with('-')
         };
         let last = name.rsplit('.').next().unwrap_or_default();
-        // An address is no name: its last label is a number.
+        // The top label of an IPv4 address is numeric.
         let fits = name.len() <= 251
             && name.contains('.')
             && name.split('.').all(label)
             && !last.bytes().all(|b| b.is_ascii_digit());
-        if fits { Ok(Self(lower.to_owned())) } else { Err(BadEntry::NotADomain(shown(text))) }
+        if fits { Ok(Self(lower.to_owned())) } else { Err(InvalidEntry::NotADomain(excerpt(text))) }
     }
 }
 
@@ -173,9 +176,9 @@ impl fmt::Display for Domain {
 }
 
 impl TryFrom<String> for Domain {
-    type Error = BadEntry;
+    type Error = InvalidEntry;
 
-    fn try_from(text: String) -> Result<Self, BadEntry> {
+    fn try_from(text: String) -> Result<Self, InvalidEntry> {
         text.parse()
     }
 }
@@ -186,16 +189,16 @@ impl From<Domain> for String {
     }
 }
 
-/// The way out of a workspace.
+/// Egress policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "mode")]
 pub enum Egress {
     /// The public internet.
     #[default]
     Internet,
-    /// What is listed.
+    /// An allow-list.
     List {
-        /// Names that may be looked up and reached.
+        /// Domains that may be resolved and reached.
         domains: Vec<Domain>,
         /// Networks that may be reached.
         cidrs: Vec<Cidr>,
@@ -205,23 +208,23 @@ pub enum Egress {
 }
 
 impl Egress {
-    /// A list of entries as people write them.
+    /// Builds an allow-list from text entries.
     ///
     /// # Errors
-    /// The first entry that is none, or too many.
+    /// The first invalid entry, or too many entries.
     pub fn list<'a>(
         domains: impl IntoIterator<Item = &'a str>,
         cidrs: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, BadEntry> {
+    ) -> Result<Self, InvalidEntry> {
         let domains = domains.into_iter().map(str::parse).collect::<Result<Vec<Domain>, _>>()?;
         let cidrs = cidrs.into_iter().map(str::parse).collect::<Result<Vec<Cidr>, _>>()?;
-        if domains.len() > MOST_ENTRIES || cidrs.len() > MOST_ENTRIES {
-            return Err(BadEntry::TooMany);
+        if domains.len() > MAX_ENTRIES || cidrs.len() > MAX_ENTRIES {
+            return Err(InvalidEntry::TooMany);
         }
         Ok(Self::List { domains, cidrs })
     }
 
-    /// Whether `name` may be looked up.
+    /// Returns whether `name` may be resolved.
     pub fn allows_name(&self, name: &str) -> bool {
         match self {
             Self::Internet => true,
@@ -237,7 +240,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ranges_that_are_nobodys_business_are_not_public() {
+    fn reserved_ranges_are_not_public() {
         for (text, public) in [
             ("0.0.0.1", false),
             ("10.255.255.255", false),
@@ -293,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_accepted_network_has_no_address_that_is_not_public(bits: u32, prefix in 0u8..=32, inside: u32) {
+        fn an_accepted_network_contains_only_public_addresses(bits: u32, prefix in 0u8..=32, inside: u32) {
             let network = Ipv4Addr::from_bits(bits & mask(prefix));
             if let Ok(cidr) = format!("{network}/{prefix}").parse::<Cidr>() {
                 let address = Ipv4Addr::from_bits(cidr.network.to_bits() | (inside & !mask(prefix)));
@@ -336,6 +339,6 @@ mod tests {
         assert!(
             serde_json::from_str::<Egress>(r#"{"mode":"list","domains":[],"cidrs":["10.0.0.0/8"]}"#).is_err()
         );
-        assert_eq!(Egress::list(std::iter::repeat_n("a.org", 65), []), Err(BadEntry::TooMany));
+        assert_eq!(Egress::list(std::iter::repeat_n("a.org", 65), []), Err(InvalidEntry::TooMany));
     }
 }

@@ -1,63 +1,61 @@
-//! A workspace's environment variables: what may be their names and values, and how many there may be.
+//! Environment variables of a workspace: valid names and values, and their limits.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Variables of one workspace.
-pub const MOST_VARIABLES: i64 = 512;
-/// Bytes of all of them, each counted as in a process's environment: name, `=`, value, NUL.
-pub const MOST_BYTES: i64 = 64 * 1024;
-/// Bytes of a value.
-pub const LONGEST_VALUE: usize = 32 * 1024;
-const LONGEST_NAME: usize = 128;
-/// What stands for a value wherever one is asked for.
-pub const HIDDEN: &str = "***";
+/// Maximum number of variables of one workspace.
+pub const MAX_VARIABLES: i64 = 512;
+/// Maximum size of all variables in bytes, each counted as in a process's environment: name, `=`, value, NUL.
+pub const MAX_TOTAL_BYTES: i64 = 64 * 1024;
+/// Maximum length of a value in bytes.
+pub const MAX_VALUE_LEN: usize = 32 * 1024;
+const MAX_NAME_LEN: usize = 128;
+/// Replacement for values in responses.
+pub const MASKED_VALUE: &str = "***";
 
-/// What bash sets itself and lets nobody change: a file that sets one of them cannot be read in by it.
-const OF_THE_SHELL: [&str; 6] = ["BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"];
+/// Variables that bash sets itself and that are read-only: sourcing a file that sets one of them fails.
+const SHELL_RESERVED: [&str; 6] = ["BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"];
 
-/// A variable that cannot be.
+/// Error for an invalid variable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadVariable {
-    /// The name is none.
+pub enum InvalidVariable {
+    /// Invalid name.
     #[error(
-        "`{0}` is not the name of a variable: expected 1 to {LONGEST_NAME} letters, digits and `_`, no digit first"
+        "`{0}` is not a valid variable name. Use 1 to {MAX_NAME_LEN} letters, digits and `_`, not starting with a digit."
     )]
     Name(String),
-    /// The shell has it for itself.
-    #[error("`{0}` is set by the shell itself: choose another name")]
-    OfTheShell(String),
-    /// A value that is too long.
-    #[error("the value of `{0}` is longer than {LONGEST_VALUE} bytes: put it into a file")]
+    /// Read-only in the shell.
+    #[error("`{0}` is reserved by the shell. Choose another name.")]
+    ReservedByShell(String),
+    /// Value too long.
+    #[error("The value of `{0}` is longer than {MAX_VALUE_LEN} bytes. Store it in a file instead.")]
     TooLong(VariableName),
-    /// A value that no environment can hold.
-    #[error("the value of `{0}` has a NUL byte in it, which no environment can hold")]
+    /// NUL byte in the value.
+    #[error("The value of `{0}` contains a NUL byte, which environment variables cannot hold.")]
     Nul(VariableName),
-    /// A value that was hidden, sent back.
-    #[error(
-        "the value of `{0}` is `{HIDDEN}`, which only stands for a hidden one: leave the variable out to keep its value"
-    )]
-    Hidden(VariableName),
+    /// The mask of a hidden value, sent back.
+    #[error("The value of `{0}` is the placeholder `{MASKED_VALUE}`. Omit the variable to keep its value.")]
+    Masked(VariableName),
 }
 
-/// Name of a variable: letters, digits and `_`, no digit first.
+/// Variable name: letters, digits and `_`, not starting with a digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VariableName(String);
 
 impl VariableName {
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it may have this value.
-    pub fn check_value(&self, value: &str) -> Result<(), BadVariable> {
-        if value.len() > LONGEST_VALUE {
-            Err(BadVariable::TooLong(self.clone()))
+    /// Checks that the variable can have this value.
+    pub fn check_value(&self, value: &str) -> Result<(), InvalidVariable> {
+        if value.len() > MAX_VALUE_LEN {
+            Err(InvalidVariable::TooLong(self.clone()))
         } else if value.contains('\0') {
-            Err(BadVariable::Nul(self.clone()))
-        } else if value == HIDDEN {
-            Err(BadVariable::Hidden(self.clone()))
+            Err(InvalidVariable::Nul(self.clone()))
+        } else if value == MASKED_VALUE {
+            Err(InvalidVariable::Masked(self.clone()))
         } else {
             Ok(())
         }
@@ -71,17 +69,17 @@ impl fmt::Display for VariableName {
 }
 
 impl FromStr for VariableName {
-    type Err = BadVariable;
+    type Err = InvalidVariable;
 
-    fn from_str(text: &str) -> Result<Self, BadVariable> {
-        let fits = (1..=LONGEST_NAME).contains(&text.len())
+    fn from_str(text: &str) -> Result<Self, InvalidVariable> {
+        let fits = (1..=MAX_NAME_LEN).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             && !text.starts_with(|first: char| first.is_ascii_digit());
         if !fits {
-            return Err(BadVariable::Name(text.chars().take(64).collect()));
+            return Err(InvalidVariable::Name(text.chars().take(64).collect()));
         }
-        if OF_THE_SHELL.contains(&text) {
-            return Err(BadVariable::OfTheShell(text.to_owned()));
+        if SHELL_RESERVED.contains(&text) {
+            return Err(InvalidVariable::ReservedByShell(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
     }
@@ -92,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_what_a_shell_takes() {
+    fn a_valid_name_is_accepted_by_the_shell() {
         for good in ["A", "_", "a1", "API_KEY", &"x".repeat(128)] {
             assert_eq!(good.parse::<VariableName>().map(|name| name.to_string()), Ok(good.to_owned()));
         }
@@ -104,12 +102,12 @@ mod tests {
     #[test]
     fn a_value_is_any_text_that_an_environment_can_hold() {
         let name: VariableName = "A".parse().unwrap();
-        for good in ["", "a\nb", "\"$`\\", "ä", &"x".repeat(LONGEST_VALUE)] {
+        for good in ["", "a\nb", "\"$`\\", "ä", &"x".repeat(MAX_VALUE_LEN)] {
             assert_eq!(name.check_value(good), Ok(()));
         }
-        assert!(matches!(name.check_value("a\0b"), Err(BadVariable::Nul(_))));
-        assert!(matches!(name.check_value("***"), Err(BadVariable::Hidden(_))));
-        let long = name.check_value(&"secret".repeat(LONGEST_VALUE)).unwrap_err();
+        assert!(matches!(name.check_value("a\0b"), Err(InvalidVariable::Nul(_))));
+        assert!(matches!(name.check_value("***"), Err(InvalidVariable::Masked(_))));
+        let long = name.check_value(&"secret".repeat(MAX_VALUE_LEN)).unwrap_err();
         assert!(!long.to_string().contains("secret"));
     }
 }

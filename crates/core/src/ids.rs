@@ -1,17 +1,17 @@
-//! Identifiers: one type each, so that one kind never stands where another is meant.
+//! Identifiers, one type per kind, so that one kind never stands in for another.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Alphabet of the random part of identifiers: RFC 4648 base32 in lower case.
+/// Alphabet of the random part: RFC 4648 base32 in lower case.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// Characters after a prefix such as `ws-`.
-const LENGTH: usize = 8;
+/// Length of the random part in characters.
+const RANDOM_LEN: usize = 8;
 
-/// Why a text is not an identifier of the wanted kind.
+/// Error for a text that is not an identifier of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not {kind}: expected `{prefix}` and 8 characters of a-z, 2-7")]
-pub struct BadId {
+#[error("`{text}` is not {kind}. Expected `{prefix}` followed by 8 characters of a-z and 2-7.")]
+pub struct InvalidId {
     text: String,
     kind: &'static str,
     prefix: &'static str,
@@ -24,26 +24,26 @@ macro_rules! id {
         pub struct $name(String);
 
         impl $name {
-            /// The identifier made of 40 random bits.
+            /// Creates an identifier from 40 random bits.
             pub fn from_random(random: [u8; 5]) -> Self {
                 Self(format!("{}{}", $prefix, base32(random)))
             }
 
-            /// The whole identifier, prefix included.
+            /// Returns the identifier, including its prefix.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
         }
 
         impl FromStr for $name {
-            type Err = BadId;
+            type Err = InvalidId;
 
-            fn from_str(text: &str) -> Result<Self, BadId> {
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
                 match text.strip_prefix($prefix) {
-                    Some(rest) if rest.len() == LENGTH && rest.bytes().all(|b| BASE32.contains(&b)) => {
+                    Some(rest) if rest.len() == RANDOM_LEN && rest.bytes().all(|b| BASE32.contains(&b)) => {
                         Ok(Self(text.to_owned()))
                     }
-                    _ => Err(BadId { text: text.chars().take(64).collect(), kind: $kind, prefix: $prefix }),
+                    _ => Err(InvalidId { text: text.chars().take(64).collect(), kind: $kind, prefix: $prefix }),
                 }
             }
         }
@@ -57,33 +57,33 @@ macro_rules! id {
 }
 
 id! {
-    /// A workspace, `ws-` and 8 lower-case base32 characters.
-    WorkspaceId, "ws-", "a workspace id"
+    /// Id of a workspace: `ws-` and 8 lower-case base32 characters.
+    WorkspaceId, "ws-", "a workspace ID"
 }
 id! {
-    /// A user.
-    UserId, "us-", "a user id"
+    /// Id of a user.
+    UserId, "us-", "a user ID"
 }
 id! {
-    /// An API key's record (never the key itself).
-    KeyId, "ak-", "an API key id"
+    /// Id of an API key (never the key itself).
+    KeyId, "ak-", "an API key ID"
 }
 id! {
-    /// A browser that somebody signed in with.
-    SessionId, "se-", "a session id"
+    /// Id of a browser session.
+    SessionId, "se-", "a session ID"
 }
 id! {
-    /// An app: a port of a workspace with a name in the world.
-    AppId, "ap-", "an app id"
+    /// Id of an app.
+    AppId, "ap-", "an app ID"
 }
 id! {
-    /// A node.
-    NodeId, "node-", "a node id"
+    /// Id of a node.
+    NodeId, "node-", "a node ID"
 }
 
 fn base32(bytes: [u8; 5]) -> String {
     let bits = bytes.iter().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
-    (0..LENGTH)
+    (0..RANDOM_LEN)
         .rev()
         .filter_map(|i| BASE32.get((bits >> (5 * i) & 31) as usize))
         .map(|byte| char::from(*byte))
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn malformed_ids_are_refused() {
         for text in [
             "",
             "ws-",

@@ -1,15 +1,15 @@
-//! Rigbox's rules as plain functions on plain types: no I/O, no async, no clock (time comes in as a value).
+//! Domain rules as plain functions on plain types: no I/O, no async, no clock (time is passed in).
 
-pub mod access;
+pub mod app_access;
 pub mod apps;
+pub mod authz;
 pub mod egress;
 pub mod environment;
 pub mod ids;
 pub mod lifecycle;
 pub mod names;
-pub mod permit;
 pub mod plans;
-pub mod sizes;
+pub mod resources;
 pub mod status;
 pub mod templates;
 pub mod time;

@@ -1,97 +1,97 @@
-//! The life of one workspace: every move between states, and what the node is to be asked for next.
+//! State machine of a workspace: its transitions, and the next step for the node.
 //!
-//! Three things move it: what users ask ([`Lifecycle::request`]), what the node reports ([`Lifecycle::observe`] and the
-//! answers to its verbs), and time ([`Lifecycle::time_out`]). Each returns the new value; storing it, and storing it only
-//! if nobody else was faster, is the caller's work.
+//! Three things drive it: user requests ([`Lifecycle::request`]), node reports ([`Lifecycle::observe`] and
+//! the results of node calls), and time ([`Lifecycle::time_out`]). Each returns a new value. The caller
+//! stores it, and only if nobody else changed the workspace meanwhile.
 //!
-//! The generation counts intentions. The node refuses a verb of an older one, so raising it fences off whatever is
-//! still under way for the intention before.
+//! The generation counts requested changes. The node refuses calls of an older generation, so raising it
+//! fences off whatever is still in flight for the previous one.
 
 use std::time::Duration;
 
 use crate::status::{Request, Status};
-use crate::time::Moment;
+use crate::time::Timestamp;
 
 mod observe;
 
-pub use observe::{End, EndCause, Report, Seen};
+pub use observe::{End, EndCause, ObservedState, Report};
 
-/// What the user wants of a workspace in the end.
+/// Desired state of a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Desired {
-    /// A disk and no VM.
+    /// A disk without a VM.
     Stopped,
-    /// A VM.
+    /// A running VM.
     Running,
-    /// Nothing at all.
+    /// Nothing.
     Deleted,
 }
 
-/// Why a workspace is in `failed`.
+/// Details of the status `failed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Stable, lower case with underscores.
+    /// Stable code in snake case.
     pub code: String,
-    /// For people.
+    /// Message for people.
     pub message: String,
-    /// Whether `retry` may help.
+    /// Whether `retry` can help.
     pub retryable: bool,
-    /// When it happened.
-    pub occurred_at: Moment,
+    /// Time of the failure.
+    pub occurred_at: Timestamp,
 }
 
-/// Where a workspace is in its life.
+/// State of a workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
-    /// What it is doing.
+    /// Current status.
     pub status: Status,
-    /// When it began to.
-    pub since: Moment,
-    /// What is wanted.
+    /// Time at which the status was entered.
+    pub since: Timestamp,
+    /// Desired state.
     pub desired: Desired,
-    /// Counts intentions.
+    /// Number of requested changes.
     pub generation: u64,
-    /// Whether the node has made its disk.
+    /// Whether the node has created the disk.
     pub has_disk: bool,
-    /// The boot that runs or is under way, once the node has named it.
+    /// Current boot, once the node has named it.
     pub boot: Option<String>,
-    /// The boot before: reports about it are old news.
+    /// Previous boot, whose late reports are ignored.
     pub last_boot: Option<String>,
-    /// The agent of the running boot does not answer.
+    /// Whether the agent of the running boot has stopped answering.
     pub agent_lost: bool,
-    /// Set exactly in `failed`.
+    /// Present exactly in `failed`.
     pub failure: Option<Failure>,
-    /// Failures since it last ran or was made.
+    /// Failures since the workspace last ran or was created.
     pub attempts: u32,
 }
 
-/// A request that the state does not allow.
+/// Request that the current status does not allow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {request} a workspace that is `{status}`: {}", allowed_text(.allowed))]
-pub struct IllegalMove {
-    /// What was asked.
+#[error("Cannot {request} a workspace that is `{status}`. {}", allowed_text(.allowed))]
+pub struct IllegalTransition {
+    /// The request.
     pub request: Request,
-    /// The state it was asked in.
+    /// Status at the time of the request.
     pub status: Status,
-    /// What may be asked in it.
+    /// Requests allowed in that status.
     pub allowed: Vec<Request>,
 }
 
 fn allowed_text(allowed: &[Request]) -> String {
     match allowed {
-        [] => "nothing is allowed until it has ended by itself".to_owned(),
-        some => format!("allowed is {}", some.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(" or ")),
+        [] => "Wait until the current operation finishes.".to_owned(),
+        some => format!("Allowed: {}.", some.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(" or ")),
     }
 }
 
-/// How long each transient state may last.
+/// Maximum duration of each transient status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Making the disk.
+    /// Creation of the disk.
     pub provisioning: Duration,
-    /// From the request to the agent's answer.
+    /// From the request to the agent's first answer.
     pub starting: Duration,
-    /// An orderly shutdown, and the kill after its grace.
+    /// Orderly shutdown, including the kill after the grace period.
     pub stopping: Duration,
     /// Ending the VM and removing every trace.
     pub deleting: Duration,
@@ -108,24 +108,24 @@ impl Default for Timeouts {
     }
 }
 
-/// What the node is to be asked for next.
+/// Next request to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: wait for a report or a request.
+    /// None: wait for a report or a request.
     Wait,
-    /// Make the disk.
+    /// Create the disk.
     Provision,
-    /// Boot.
+    /// Boot the VM.
     Start,
-    /// Shut down.
+    /// Shut the VM down.
     Stop,
     /// Remove every trace.
     Delete,
 }
 
 impl Lifecycle {
-    /// A workspace that has just been asked for.
-    pub fn created(now: Moment) -> Self {
+    /// Creates the state of a new workspace.
+    pub fn created(now: Timestamp) -> Self {
         Self {
             status: Status::Provisioning,
             since: now,
@@ -140,22 +140,22 @@ impl Lifecycle {
         }
     }
 
-    /// What may be asked now.
+    /// Returns the requests currently allowed.
     pub fn allowed(&self) -> Vec<Request> {
-        let hopeless = self.failure.as_ref().is_some_and(|failure| !failure.retryable);
+        let permanent = self.failure.as_ref().is_some_and(|failure| !failure.retryable);
         self.status
             .allowed()
             .iter()
             .copied()
-            .filter(|request| !(hopeless && *request == Request::Retry))
+            .filter(|request| !(permanent && *request == Request::Retry))
             .collect()
     }
 
-    /// A user's request.
-    pub fn request(&self, request: Request, now: Moment) -> Result<Self, IllegalMove> {
+    /// Applies a user's request.
+    pub fn request(&self, request: Request, now: Timestamp) -> Result<Self, IllegalTransition> {
         let allowed = self.allowed();
         if !allowed.contains(&request) {
-            return Err(IllegalMove { request, status: self.status, allowed });
+            return Err(IllegalTransition { request, status: self.status, allowed });
         }
         let (status, desired) = match request {
             Request::Start | Request::Retry => (Status::Starting, Desired::Running),
@@ -167,14 +167,14 @@ impl Lifecycle {
         next.desired = desired;
         next.generation += 1;
         if status == Status::Starting {
-            next.forget_boot();
+            next.clear_boot();
         }
         next.enter(status, now);
         Ok(next)
     }
 
-    /// The node has made the disk.
-    pub fn disk_made(&self, now: Moment) -> Self {
+    /// Records that the node has created the disk.
+    pub fn disk_created(&self, now: Timestamp) -> Self {
         let mut next = self.clone();
         next.has_disk = true;
         if next.status == Status::Provisioning {
@@ -184,8 +184,8 @@ impl Lifecycle {
         next
     }
 
-    /// The node has begun to boot it.
-    pub fn boot_begun(&self, boot: &str) -> Self {
+    /// Records that the node has started to boot the VM.
+    pub fn boot_started(&self, boot: &str) -> Self {
         let mut next = self.clone();
         if next.status == Status::Starting && next.boot.is_none() {
             next.boot = Some(boot.to_owned());
@@ -193,14 +193,14 @@ impl Lifecycle {
         next
     }
 
-    /// The node has refused or failed to do what the state needs.
-    pub fn step_failed(&self, code: &str, message: &str, now: Moment) -> Self {
+    /// Records that the node refused or failed the current step.
+    pub fn step_failed(&self, code: &str, message: &str, now: Timestamp) -> Self {
         if self.status.is_transient() { self.failed(code, message, now) } else { self.clone() }
     }
 
-    /// The failure of a transient state that lasted too long, if it has. `not_before` is when this process began to
-    /// look after it: a state is not blamed for time in which nobody worked on it.
-    pub fn time_out(&self, now: Moment, not_before: Moment, timeouts: &Timeouts) -> Option<Self> {
+    /// Returns the failed state if a transient status has exceeded its timeout. `not_before` is when this
+    /// process started to work on the workspace: downtime of the control plane does not count.
+    pub fn time_out(&self, now: Timestamp, not_before: Timestamp, timeouts: &Timeouts) -> Option<Self> {
         let limit = match self.status {
             Status::Provisioning => timeouts.provisioning,
             Status::Starting => timeouts.starting,
@@ -216,9 +216,9 @@ impl Lifecycle {
         Some(self.failed(&code, &message, now))
     }
 
-    /// What to ask the node for, given what it reported last of this workspace (if anything).
-    pub fn next_step(&self, seen: Option<&Seen>) -> Step {
-        let alive = matches!(seen, Some(Seen::Booting { .. } | Seen::Running { .. }));
+    /// Returns the next request to the node, given its latest report about this workspace.
+    pub fn next_step(&self, observed: Option<&ObservedState>) -> Step {
+        let alive = matches!(observed, Some(ObservedState::Booting { .. } | ObservedState::Running { .. }));
         match self.status {
             Status::Provisioning => Step::Provision,
             Status::Starting if !self.has_disk => Step::Provision,
@@ -226,21 +226,22 @@ impl Lifecycle {
             Status::Starting | Status::Running => Step::Wait,
             Status::Stopping => Step::Stop,
             Status::Deleting => Step::Delete,
-            // Nothing runs that nobody wants.
+            // Nothing keeps running that is not wanted.
             Status::Provisioned | Status::Stopped | Status::Failed if alive => Step::Stop,
             Status::Provisioned | Status::Stopped | Status::Failed => Step::Wait,
         }
     }
 
-    fn forget_boot(&mut self) {
+    fn clear_boot(&mut self) {
         if let Some(boot) = self.boot.take() {
             self.last_boot = Some(boot);
         }
         self.agent_lost = false;
     }
 
-    /// Takes on a status; a status that it has already keeps its age, so that a guest which reboots for ever runs out of time.
-    fn enter(&mut self, status: Status, now: Moment) {
+    /// Enters a status. Re-entering the current one keeps its age, so that a guest in a reboot loop times
+    /// out.
+    fn enter(&mut self, status: Status, now: Timestamp) {
         if self.status != status {
             self.since = now;
         }
@@ -253,10 +254,11 @@ impl Lifecycle {
         }
     }
 
-    /// A new generation, so that whatever is still under way at the node is refused or ended by the `Stop` that follows.
-    fn failed(&self, code: &str, message: &str, now: Moment) -> Self {
+    /// Enters `failed` with a new generation, so that whatever is in flight at the node is refused, or ended
+    /// by the `Stop` that follows.
+    fn failed(&self, code: &str, message: &str, now: Timestamp) -> Self {
         let mut next = self.clone();
-        // Half deleted is no state to start from.
+        // A half-deleted workspace cannot be started.
         let retryable = self.desired != Desired::Deleted;
         next.desired = Desired::Stopped;
         next.generation += 1;

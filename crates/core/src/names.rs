@@ -1,33 +1,33 @@
-//! Names that people give.
+//! Names given by users.
 
 use std::fmt;
 use std::str::FromStr;
 
-const LONGEST: usize = 40;
+const MAX_NAME_LEN: usize = 40;
 
-/// A workspace's name, unique per user. It also becomes the guest's host name.
+/// Workspace name, unique per user. Also the guest's host name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkspaceName(String);
 
-/// A text that is no workspace name.
+/// Error for a text that is not a workspace name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a workspace name: expected 1 to 40 characters of a-z, 0-9 and `-`")]
-pub struct BadName(String);
+#[error("`{0}` is not a valid workspace name. Use 1 to 40 characters: a-z, 0-9 and `-`.")]
+pub struct InvalidName(String);
 
 impl WorkspaceName {
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl FromStr for WorkspaceName {
-    type Err = BadName;
+    type Err = InvalidName;
 
-    fn from_str(text: &str) -> Result<Self, BadName> {
-        let fits = (1..=LONGEST).contains(&text.len())
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let fits = (1..=MAX_NAME_LEN).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if fits { Ok(Self(text.to_owned())) } else { Err(BadName(text.chars().take(64).collect())) }
+        if fits { Ok(Self(text.to_owned())) } else { Err(InvalidName(text.chars().take(64).collect())) }
     }
 }
 
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_short_lower_case_and_plain() {
+    fn workspace_names_are_short_lower_case_labels() {
         for good in ["a", "web-1", "0", "-", &"x".repeat(40)] {
             assert_eq!(good.parse::<WorkspaceName>().map(|n| n.to_string()).as_deref(), Ok(good));
         }

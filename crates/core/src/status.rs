@@ -1,4 +1,4 @@
-//! What a workspace is doing, as the API says it (`VmStatus`), and what may be asked of it in each state.
+//! Status of a workspace (`VmStatus` in the API), and the requests allowed in each.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,31 +6,31 @@ use std::str::FromStr;
 /// Status of a workspace. The names are part of the HTTP API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// Its disk exists; it never ran.
+    /// The disk exists; the workspace has never run.
     Provisioned,
-    /// Its disk is being made.
+    /// The disk is being created.
     Provisioning,
-    /// On the way to running: the VM boots, its agent has not answered.
+    /// The VM is booting; its agent has not answered yet.
     Starting,
-    /// Its agent has answered.
+    /// The agent has answered.
     Running,
-    /// On the way to stopped.
+    /// The VM is shutting down.
     Stopping,
-    /// No VM; the disk is kept.
+    /// There is no VM; the disk is kept.
     Stopped,
-    /// Everything of it is being removed.
+    /// Every trace is being removed.
     Deleting,
-    /// Something went wrong; the failure says what.
+    /// An operation failed; the failure has the details.
     Failed,
 }
 
-/// A text that is no status.
+/// Error for a text that is not a status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a status: expected one of {list}", list = Status::ALL.map(Status::as_str).join(", "))]
-pub struct BadStatus(String);
+#[error("`{0}` is not a valid status. Use one of {list}.", list = Status::ALL.map(Status::as_str).join(", "))]
+pub struct InvalidStatus(String);
 
 impl Status {
-    /// Every status.
+    /// All statuses.
     pub const ALL: [Self; 8] = [
         Self::Provisioned,
         Self::Provisioning,
@@ -42,7 +42,7 @@ impl Status {
         Self::Failed,
     ];
 
-    /// The wire name.
+    /// Returns the wire name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Provisioned => "provisioned",
@@ -56,12 +56,12 @@ impl Status {
         }
     }
 
-    /// Whether the platform is at work and the state must end by itself.
+    /// Returns whether the platform is at work, so that the status ends without a user's action.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Provisioning | Self::Starting | Self::Stopping | Self::Deleting)
     }
 
-    /// What a user may ask for in this state.
+    /// Returns the requests allowed in this status.
     pub fn allowed(self) -> &'static [Request] {
         match self {
             Self::Provisioned | Self::Stopped => &[Request::Start, Request::Delete],
@@ -80,24 +80,24 @@ impl fmt::Display for Status {
 }
 
 impl FromStr for Status {
-    type Err = BadStatus;
+    type Err = InvalidStatus;
 
-    fn from_str(text: &str) -> Result<Self, BadStatus> {
+    fn from_str(text: &str) -> Result<Self, InvalidStatus> {
         Self::ALL
             .into_iter()
             .find(|status| status.as_str() == text)
-            .ok_or_else(|| BadStatus(text.chars().take(64).collect()))
+            .ok_or_else(|| InvalidStatus(text.chars().take(64).collect()))
     }
 }
 
-/// What a user may ask of an existing workspace.
+/// User request about an existing workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Request {
-    /// Boot it.
+    /// Boot the VM.
     Start,
-    /// Shut it down and keep the disk.
+    /// Shut the VM down and keep the disk.
     Stop,
-    /// Give up what is under way: a start ends in stopped, a creation in deleting.
+    /// Abort the current operation: a start ends in stopped, a creation in deleting.
     Cancel,
     /// Start again after a failure.
     Retry,
@@ -106,7 +106,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// The verb in messages and paths.
+    /// Returns the verb used in messages and paths.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",

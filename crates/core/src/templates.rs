@@ -1,40 +1,40 @@
-//! Templates: an image with the smallest sizes that make sense for it.
+//! Templates: images with their minimum sizes.
 
-/// What a workspace is made from.
+/// Template of a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Template {
-    /// Its name in requests.
+    /// Name in requests.
     pub id: &'static str,
-    /// Its name for people.
+    /// Display name.
     pub name: &'static str,
-    /// What it is for.
+    /// Purpose.
     pub description: &'static str,
-    /// A word that a page may show a picture for.
+    /// Keyword for an icon.
     pub icon: &'static str,
-    /// Where a list files it.
+    /// Category in lists.
     pub category: &'static str,
     /// Name of the image.
     pub image: &'static str,
-    /// Floor of memory, MiB.
+    /// Minimum memory in MiB.
     pub ram_mb: u32,
-    /// Floor of processors.
+    /// Minimum number of virtual CPUs.
     pub vcpu_count: u32,
-    /// Floor of the disk, MiB.
+    /// Minimum disk size in MiB.
     pub disk_size_mb: u32,
-    /// Apps that a workspace made of it has from the start.
+    /// Apps that a new workspace has from the start.
     pub expected_apps: &'static [ExpectedApp],
 }
 
-/// An app that a template brings along: a name for what its user is expected to run.
+/// App that a template defines for a program the user is expected to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpectedApp {
-    /// What the template calls it.
+    /// Name within the template.
     pub name: &'static str,
-    /// Where it listens.
+    /// Port the program listens on.
     pub port: u16,
 }
 
-/// The template of a request that names none.
+/// Template used when a request names none.
 pub const DEFAULT: &str = "base";
 
 /// All templates.
@@ -42,7 +42,7 @@ pub const ALL: [Template; 2] = [
     Template {
         id: "base",
         name: "Base",
-        description: "Debian 12 with Python, Node.js, git and build tools",
+        description: "Debian 12 with Python, Node.js, Git and build tools",
         icon: "terminal",
         category: "general",
         image: "base",
@@ -54,7 +54,7 @@ pub const ALL: [Template; 2] = [
     Template {
         id: "dev",
         name: "Development",
-        description: "The base image with room to build software in",
+        description: "The base image with room for building software",
         icon: "code",
         category: "general",
         image: "base",
@@ -65,7 +65,7 @@ pub const ALL: [Template; 2] = [
     },
 ];
 
-/// The template of this name.
+/// Returns the template with this id.
 pub fn find(id: &str) -> Option<&'static Template> {
     ALL.iter().find(|template| template.id == id)
 }

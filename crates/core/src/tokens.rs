@@ -1,32 +1,33 @@
-//! The forms of the platform's tokens: one list for those who make them and for those who look for them where they have no place.
+//! Formats of the platform's tokens, shared by the code that issues them and the code that detects leaked
+//! ones.
 
-/// Base62 characters after a prefix: they carry 256 bits.
+/// Number of base62 characters after a prefix, which carry 256 bits.
 pub const DIGITS: usize = 43;
 
-/// What a token is for.
+/// Purpose of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A user's API key.
+pub enum TokenKind {
+    /// API key of a user.
     ApiKey,
-    /// A workspace's key of itself.
+    /// A workspace's own key.
     Workspace,
-    /// A browser's session at the console.
+    /// Browser session at the console.
     Session,
-    /// A machine that waits for its approval.
+    /// Device login that waits for approval.
     Device,
-    /// One deployment. None is given out so far.
+    /// One deployment. Not issued yet.
     Deploy,
-    /// A link that signs in; it stands in addresses of the console.
+    /// Sign-in link, part of console URLs.
     Link,
-    /// A browser's way from the console to an app; it stands in addresses of apps.
+    /// Hand-off of a browser from the console to an app, part of app URLs.
     AppCode,
 }
 
-impl Kind {
+impl TokenKind {
     const ALL: [Self; 7] =
         [Self::ApiKey, Self::Workspace, Self::Session, Self::Device, Self::Deploy, Self::Link, Self::AppCode];
 
-    /// What tokens of this kind begin with.
+    /// Returns the prefix of tokens of this kind.
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::ApiKey => "rb_",
@@ -40,35 +41,35 @@ impl Kind {
     }
 }
 
-/// The kind of the token that `text` is, exactly.
-pub fn kind(text: &[u8]) -> Option<Kind> {
-    let (kind, digits) = begins(text)?;
+/// Returns the kind of token that `text` is, exactly.
+pub fn kind(text: &[u8]) -> Option<TokenKind> {
+    let (kind, digits) = parse_prefix(text)?;
     (kind.prefix().len() + DIGITS == text.len() && digits == DIGITS).then_some(kind)
 }
 
-/// The kinds of the tokens that stand in `text`, each set off from what is around it.
-pub fn find(text: &[u8]) -> impl Iterator<Item = Kind> {
-    places(text).filter_map(move |at| {
+/// Returns the kinds of the tokens in `text`, each delimited from its surroundings.
+pub fn find(text: &[u8]) -> impl Iterator<Item = TokenKind> {
+    candidates(text).filter_map(move |at| {
         let before = at.checked_sub(1).and_then(|before| text.get(before));
         let set_off = before.is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
-        let (kind, digits) = begins(text.get(at..)?)?;
+        let (kind, digits) = parse_prefix(text.get(at..)?)?;
         (set_off && digits == DIGITS).then_some(kind)
     })
 }
 
-/// The kinds of all that looks like a token in `text`, whatever stands right before or after it.
-pub fn find_within(text: &[u8]) -> impl Iterator<Item = Kind> {
-    places(text).filter_map(|at| Some(begins(text.get(at..)?)?.0))
+/// Returns the kinds of everything that looks like a token in `text`, whatever surrounds it.
+pub fn find_embedded(text: &[u8]) -> impl Iterator<Item = TokenKind> {
+    candidates(text).filter_map(|at| Some(parse_prefix(text.get(at..)?)?.0))
 }
 
-/// Where a token may begin.
-fn places(text: &[u8]) -> impl Iterator<Item = usize> {
+/// Returns the offsets at which a token may start.
+fn candidates(text: &[u8]) -> impl Iterator<Item = usize> {
     memchr::memmem::find_iter(text, b"rb")
 }
 
-/// The kind of token that `text` begins with, and how many digits it has: one has as many as [`DIGITS`].
-fn begins(text: &[u8]) -> Option<(Kind, usize)> {
-    Kind::ALL.into_iter().find_map(|kind| {
+/// Parses a token at the start of `text`. Returns its kind and number of digits, at least [`DIGITS`].
+fn parse_prefix(text: &[u8]) -> Option<(TokenKind, usize)> {
+    TokenKind::ALL.into_iter().find_map(|kind| {
         let rest = text.strip_prefix(kind.prefix().as_bytes())?;
         let digits = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
         (digits >= DIGITS).then_some((kind, digits))
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn tokens_are_told_apart_and_found() {
         let digits = "a".repeat(DIGITS);
-        for wanted in Kind::ALL {
+        for wanted in TokenKind::ALL {
             let token = format!("{}{digits}", wanted.prefix());
             assert_eq!(kind(token.as_bytes()), Some(wanted));
             for text in
@@ -98,7 +99,7 @@ mod tests {
             ] {
                 assert_eq!(kind(text.as_bytes()), None, "{text}");
                 assert_eq!(find(text.as_bytes()).count(), 0, "{text}");
-                assert_eq!(find_within(text.as_bytes()).count(), within, "{text}");
+                assert_eq!(find_embedded(text.as_bytes()).count(), within, "{text}");
             }
         }
         assert_eq!(find(format!("rb_{digits} rbs_{digits}").as_bytes()).count(), 2);

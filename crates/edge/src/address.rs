@@ -3,14 +3,14 @@
 
 use std::borrow::Cow;
 
-use rigbox_core::tokens::{self, Kind};
+use rigbox_core::tokens::{self, TokenKind};
 
 /// The first part of our own paths.
 const OURS: &str = ".rigbox";
 /// Deeper nesting of percent-encoding is nobody's.
 const DECODINGS: usize = 3;
 /// A shorter address holds no token.
-const SHORTEST_TOKEN: usize = Kind::ApiKey.prefix().len() + tokens::DIGITS;
+const SHORTEST_TOKEN: usize = TokenKind::ApiKey.prefix().len() + tokens::DIGITS;
 
 /// Whose a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub(crate) fn has_token(address: &str) -> bool {
 
 /// Only the code that a browser brings from the console has its place in an address.
 fn find_token(address: &[u8]) -> bool {
-    tokens::find(address).any(|kind| kind != Kind::AppCode)
+    tokens::find(address).any(|kind| kind != TokenKind::AppCode)
 }
 
 #[cfg(test)]

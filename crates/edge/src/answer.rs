@@ -7,7 +7,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use maud::{DOCTYPE, html};
-use rigbox_core::access::Refusal;
+use rigbox_core::app_access::Refusal;
 
 use crate::body::Down;
 use crate::dial::DialError;
@@ -185,12 +185,12 @@ pub(crate) fn unavailable() -> Message {
 /// What a refusal says; those that are no message (302 and 204) are made elsewhere.
 pub(crate) fn refused(refusal: Refusal) -> Message {
     let (code, title, text) = match refusal {
-        Refusal::SignIn | Refusal::NoCredential => (
+        Refusal::SignIn | Refusal::MissingCredential => (
             "credential_required",
             "This app is not public",
             "Sign in with a browser, or send an API key of a user who may see this app in the header X-Rigbox-Key.",
         ),
-        Refusal::BadCredential => (
+        Refusal::InvalidCredential => (
             "bad_credential",
             "Your sign-in does not count",
             "The credential that was sent is unknown, has expired or was revoked, or does not count for apps. \
@@ -201,20 +201,20 @@ pub(crate) fn refused(refusal: Refusal) -> Message {
             "You may not see this app",
             "You are signed in, but this app is not shared with you. Ask its owner to share it with your address.",
         ),
-        Refusal::ForeignSite => (
+        Refusal::CrossSite => (
             "foreign_site",
             "Another site asked for this",
             "A page of another site made your browser send this request, so your sign-in does not count for it. \
              Programs send an API key in the header X-Rigbox-Key.",
         ),
-        Refusal::PreflightAllowed | Refusal::PreflightRefused => (
+        Refusal::PreflightAllowed | Refusal::PreflightDenied => (
             "origin_not_allowed",
             "This origin may not ask",
             "The origin is not among the app's cors_origins. Its owner can add it.",
         ),
     };
     let mut message = Message::new(StatusCode::FORBIDDEN, code, title, text);
-    if matches!(refusal, Refusal::BadCredential | Refusal::NoCredential) {
+    if matches!(refusal, Refusal::InvalidCredential | Refusal::MissingCredential) {
         message.link = Some(("/.rigbox/sign-in", "Sign in"));
     }
     message

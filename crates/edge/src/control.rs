@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rigbox_core::access::By;
+use rigbox_core::app_access::CredentialSource;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
 use rigbox_proto::gateway::{IdentifyRequest, RedeemRequest, Redeemed, ResolveRequest, identify_request};
 use rigbox_proto::unix;
@@ -37,7 +37,7 @@ pub(crate) enum ControlError {
 /// A credential of the platform. It does not print.
 #[derive(Clone)]
 pub(crate) struct Credential {
-    pub(crate) by: By,
+    pub(crate) by: CredentialSource,
     secret: Arc<Zeroizing<String>>,
 }
 
@@ -48,13 +48,16 @@ impl std::fmt::Debug for Credential {
 }
 
 impl Credential {
-    pub(crate) fn new(by: By, secret: &str) -> Self {
+    pub(crate) fn new(by: CredentialSource, secret: &str) -> Self {
         Self { by, secret: Arc::new(Zeroizing::new(secret.to_owned())) }
     }
 
     fn shown_to(&self, app: &str) -> Shown {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(if self.by == By::Key { b"k" } else { b"c" }).update(app.as_bytes()).update(b"\0");
+        hasher
+            .update(if self.by == CredentialSource::Header { b"k" } else { b"c" })
+            .update(app.as_bytes())
+            .update(b"\0");
         hasher.update(self.secret.as_bytes());
         *hasher.finalize().as_bytes()
     }
@@ -128,8 +131,8 @@ impl Control {
         let secret = credential.secret.to_string();
         let request = IdentifyRequest {
             credential: Some(match credential.by {
-                By::Key => identify_request::Credential::Key(secret),
-                By::Cookie => identify_request::Credential::AppSession(secret),
+                CredentialSource::Header => identify_request::Credential::Key(secret),
+                CredentialSource::Cookie => identify_request::Credential::AppSession(secret),
             }),
             app_id: app.to_owned(),
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use prost::Message;
-use rigbox_core::access::Permit;
+use rigbox_core::app_access::AppPermit;
 use rigbox_proto::dial::{DialReply, DialRequest};
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -49,7 +49,7 @@ pub(crate) enum DialError {
 
 impl Dial {
     /// A fresh connection to `upstream`, whose workspace `permit` opens.
-    pub(crate) async fn dial(&self, permit: &Permit, upstream: &Upstream) -> Result<TcpStream, DialError> {
+    pub(crate) async fn dial(&self, permit: &AppPermit, upstream: &Upstream) -> Result<TcpStream, DialError> {
         if permit.workspace().as_str() != upstream.workspace {
             return Err(DialError::NotPermitted);
         }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use rigbox_core::access::{Kind, Source};
+use rigbox_core::app_access::{Initiator, RequestKind};
 use slab::Slab;
 
 use crate::control::Credential;
@@ -43,8 +43,8 @@ impl Ended {
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) credential: Option<Credential>,
-    pub(crate) kind: Kind,
-    pub(crate) source: Source,
+    pub(crate) kind: RequestKind,
+    pub(crate) source: Initiator,
 }
 
 /// Which of its two tasks waits.

@@ -1,11 +1,11 @@
-//! What a request says about itself, in the words of the table in `rigbox_core::access`.
+//! What a request says about itself, in the words of the table in `rigbox_core::app_access`.
 
 use http::header::{
     ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, CONTENT_TYPE, HeaderName, ORIGIN, REFERER,
     SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{HeaderMap, Method, Request, Version};
-use rigbox_core::access::{Kind, Source, Told};
+use rigbox_core::app_access::{FetchMetadata, Initiator, RequestKind};
 
 use crate::headers::{lists, only};
 
@@ -32,21 +32,21 @@ pub(crate) fn is_websocket<B>(request: &Request<B>) -> bool {
 }
 
 /// What kind of request it is, for an app that answers the `listed` origins by CORS.
-pub(crate) fn kind<B>(request: &Request<B>, listed: &[String]) -> Kind {
+pub(crate) fn kind<B>(request: &Request<B>, listed: &[String]) -> RequestKind {
     let headers = request.headers();
     if is_websocket(request) {
-        return Kind::WebSocket;
+        return RequestKind::WebSocket;
     }
     if request.method() == Method::OPTIONS
         && headers.contains_key(ORIGIN)
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
     {
         let origin = only(headers, ORIGIN);
-        return Kind::Preflight {
+        return RequestKind::Preflight {
             listed: origin.is_some_and(|origin| listed.iter().any(|one| one == origin)),
         };
     }
-    if is_navigation(request.method(), headers) { Kind::Navigation } else { Kind::Other }
+    if is_navigation(request.method(), headers) { RequestKind::Navigation } else { RequestKind::Other }
 }
 
 fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
@@ -76,16 +76,17 @@ pub(crate) fn wants_page(headers: &HeaderMap) -> bool {
 }
 
 /// Which site made a browser ask.
-pub(crate) fn source<B>(request: &Request<B>, own: &str, websocket: bool) -> Source {
+pub(crate) fn source<B>(request: &Request<B>, own: &str, websocket: bool) -> Initiator {
     let headers = request.headers();
     // What came twice cannot be told.
     if [ORIGIN, SEC_FETCH_SITE, REFERER].iter().any(|name| headers.get_all(name).iter().nth(1).is_some()) {
-        return Source::Other;
+        return Initiator::CrossOrigin;
     }
     // What is no text is no origin of ours.
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("null"));
-    let told = Told { origin: text(ORIGIN), sec_fetch_site: text(SEC_FETCH_SITE), referer: text(REFERER) };
-    Source::of(told, own, websocket)
+    let told =
+        FetchMetadata { origin: text(ORIGIN), sec_fetch_site: text(SEC_FETCH_SITE), referer: text(REFERER) };
+    Initiator::of(told, own, websocket)
 }
 
 #[cfg(test)]
@@ -118,7 +119,7 @@ mod tests {
             ("GET", &[mode, mode, dest], false),
         ] {
             let kind = kind(&request(method, sent), &[]);
-            assert_eq!(kind == Kind::Navigation, is, "{method} {sent:?}: {kind:?}");
+            assert_eq!(kind == RequestKind::Navigation, is, "{method} {sent:?}: {kind:?}");
         }
     }
 
@@ -127,12 +128,20 @@ mod tests {
         let asks = ("access-control-request-method", "PUT");
         let listed = ["https://a.example".to_owned()];
         for (method, sent, expected) in [
-            ("OPTIONS", &[asks, ("origin", "https://a.example")][..], Kind::Preflight { listed: true }),
-            ("OPTIONS", &[asks, ("origin", "https://b.example")], Kind::Preflight { listed: false }),
-            ("OPTIONS", &[asks, ("origin", "https://a.example.evil")], Kind::Preflight { listed: false }),
-            ("OPTIONS", &[asks], Kind::Other),
-            ("OPTIONS", &[("origin", "https://a.example")], Kind::Other),
-            ("GET", &[asks, ("origin", "https://a.example")], Kind::Other),
+            (
+                "OPTIONS",
+                &[asks, ("origin", "https://a.example")][..],
+                RequestKind::Preflight { listed: true },
+            ),
+            ("OPTIONS", &[asks, ("origin", "https://b.example")], RequestKind::Preflight { listed: false }),
+            (
+                "OPTIONS",
+                &[asks, ("origin", "https://a.example.evil")],
+                RequestKind::Preflight { listed: false },
+            ),
+            ("OPTIONS", &[asks], RequestKind::Other),
+            ("OPTIONS", &[("origin", "https://a.example")], RequestKind::Other),
+            ("GET", &[asks, ("origin", "https://a.example")], RequestKind::Other),
         ] {
             assert_eq!(kind(&request(method, sent), &listed), expected, "{method} {sent:?}");
         }
@@ -141,8 +150,8 @@ mod tests {
     #[test]
     fn what_came_twice_is_of_nobody() {
         const OWN: &str = "http://web.rigbox.localhost:7080";
-        assert_eq!(source(&request("GET", &[("origin", OWN)]), OWN, true), Source::Own);
+        assert_eq!(source(&request("GET", &[("origin", OWN)]), OWN, true), Initiator::SameOrigin);
         let twice = request("GET", &[("origin", OWN), ("origin", OWN)]);
-        assert_eq!(source(&twice, OWN, true), Source::Other);
+        assert_eq!(source(&twice, OWN, true), Initiator::CrossOrigin);
     }
 }

@@ -1,8 +1,8 @@
-//! The decision: who asks is asked of control, and the table in `rigbox_core::access` says what that opens.
+//! The decision: who asks is asked of control, and the table in `rigbox_core::app_access` says what that opens.
 
 use std::sync::Arc;
 
-use rigbox_core::access::{Caller, Permit, Refusal, decide};
+use rigbox_core::app_access::{AppPermit, Caller, Refusal, decide};
 
 use crate::control::{Control, ControlError};
 use crate::exchange::{Asked, Ended, Exchange};
@@ -11,7 +11,7 @@ use crate::route::{Identity, Route};
 /// A request may go on.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    pub(crate) permit: Permit,
+    pub(crate) permit: AppPermit,
     pub(crate) identity: Option<Arc<Identity>>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) async fn admit(control: &Control, route: &Route, asked: &Asked) -> Re
             Some(identity.map_err(NotAdmitted::Control)?)
         }
     };
-    let caller = identity.as_ref().map_or(&Caller::Nobody, |identity| &identity.caller);
+    let caller = identity.as_ref().map_or(&Caller::Anonymous, |identity| &identity.caller);
     let permit = decide(&route.app, caller, asked.kind, asked.source).map_err(NotAdmitted::Refused)?;
     Ok(Admitted { permit, identity })
 }

@@ -11,7 +11,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
-use rigbox_core::access::{By, Kind, Permit, Refusal};
+use rigbox_core::app_access::{AppPermit, CredentialSource, Refusal, RequestKind};
 
 use crate::Core;
 use crate::address::{Whose, has_token, whose};
@@ -147,7 +147,7 @@ async fn route(core: &Core, host: &str) -> Result<Arc<Route>, Message> {
 
 /// A request that may go on.
 pub(crate) struct Decided {
-    pub(crate) permit: Permit,
+    pub(crate) permit: AppPermit,
     pub(crate) exchange: Arc<Exchange>,
     /// Whom the app is told of.
     pub(crate) person: Option<Person>,
@@ -167,7 +167,7 @@ async fn decide<B>(
         let asked = Asked {
             credential: credential(headers, route.secure),
             kind,
-            source: facts::source(request, &route.origin, kind == Kind::WebSocket),
+            source: facts::source(request, &route.origin, kind == RequestKind::WebSocket),
         };
         let admitted = match gate::admit(&core.control, &route, &asked).await {
             Ok(admitted) => admitted,
@@ -200,9 +200,9 @@ fn credential(headers: &HeaderMap, secure: bool) -> Option<Credential> {
     if headers.contains_key(KEY) {
         // Two are as good as a wrong one.
         let key = crate::headers::only(headers, KEY).unwrap_or_default();
-        return Some(Credential::new(By::Key, &bounded(key)));
+        return Some(Credential::new(CredentialSource::Header, &bounded(key)));
     }
-    APP.value(headers, secure).map(|session| Credential::new(By::Cookie, &bounded(session)))
+    APP.value(headers, secure).map(|session| Credential::new(CredentialSource::Cookie, &bounded(session)))
 }
 
 fn refused<B>(
@@ -218,7 +218,9 @@ fn refused<B>(
             own::sign_in(route, headers, path)
         }
         Refusal::PreflightAllowed => preflight(headers),
-        Refusal::BadCredential if credential.is_some_and(|credential| credential.by == By::Cookie) => {
+        Refusal::InvalidCredential
+            if credential.is_some_and(|credential| credential.by == CredentialSource::Cookie) =>
+        {
             let mut answer = answer::refused(refusal).answer(headers);
             own::forget_session(&mut answer, route);
             answer

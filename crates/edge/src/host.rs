@@ -10,7 +10,7 @@ const LONGEST: usize = 253;
 
 /// Why it cannot be told which host a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadHost {
+pub(crate) enum InvalidHost {
     /// None is named.
     #[error("the request names no host: send one `Host` header")]
     Missing,
@@ -35,24 +35,24 @@ pub(crate) struct Host<'a> {
 
 impl<'a> Host<'a> {
     /// Reads it off the address and `Host`.
-    pub(crate) fn of<B>(request: &'a Request<B>) -> Result<Self, BadHost> {
+    pub(crate) fn of<B>(request: &'a Request<B>) -> Result<Self, InvalidHost> {
         let mut headers = request.headers().get_all(HOST).iter();
         let (header, second) = (headers.next(), headers.next());
         if second.is_some() {
-            return Err(BadHost::Several);
+            return Err(InvalidHost::Several);
         }
         let (written, text) = match (authority(request.uri()), header) {
-            (None, None) => return Err(BadHost::Missing),
-            (None, Some(header)) => (header.to_str().map_err(|_| BadHost::Malformed)?, header.clone()),
+            (None, None) => return Err(InvalidHost::Missing),
+            (None, Some(header)) => (header.to_str().map_err(|_| InvalidHost::Malformed)?, header.clone()),
             (Some(authority), header) => {
                 if header.is_some_and(|header| !header.as_bytes().eq_ignore_ascii_case(authority.as_bytes()))
                 {
-                    return Err(BadHost::Several);
+                    return Err(InvalidHost::Several);
                 }
-                (authority, HeaderValue::from_str(authority).map_err(|_| BadHost::Malformed)?)
+                (authority, HeaderValue::from_str(authority).map_err(|_| InvalidHost::Malformed)?)
             }
         };
-        let name = without_port(written).filter(|name| is_name(name)).ok_or(BadHost::Malformed)?;
+        let name = without_port(written).filter(|name| is_name(name)).ok_or(InvalidHost::Malformed)?;
         let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(name.to_ascii_lowercase())
         } else {
@@ -84,7 +84,7 @@ fn is_name(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn host(uri: &str, hosts: &[&str]) -> Result<String, BadHost> {
+    fn host(uri: &str, hosts: &[&str]) -> Result<String, InvalidHost> {
         let mut request = Request::builder().uri(uri);
         for host in hosts {
             request = request.header(HOST, *host);
@@ -99,22 +99,22 @@ mod tests {
             ("/", &["WEB.rigbox.localhost:7080"], Ok("web.rigbox.localhost")),
             ("http://web.rigbox.localhost:7080/", &[], Ok("web.rigbox.localhost")),
             ("http://web.rigbox.localhost/", &["Web.rigbox.localhost"], Ok("web.rigbox.localhost")),
-            ("/", &[], Err(BadHost::Missing)),
-            ("/", &["a.example", "a.example"], Err(BadHost::Several)),
-            ("http://a.example/", &["b.example"], Err(BadHost::Several)),
-            ("http://a.example/", &["a.example:80"], Err(BadHost::Several)),
-            ("http://user@a.example/", &[], Err(BadHost::Malformed)),
-            ("/", &[""], Err(BadHost::Malformed)),
-            ("/", &["a.example."], Err(BadHost::Malformed)),
-            ("/", &[".a.example"], Err(BadHost::Malformed)),
-            ("/", &["a..example"], Err(BadHost::Malformed)),
-            ("/", &["a.example:"], Err(BadHost::Malformed)),
-            ("/", &["a.example:0"], Err(BadHost::Malformed)),
-            ("/", &["a.example:80:90"], Err(BadHost::Malformed)),
-            ("/", &["a.example:80@b.example"], Err(BadHost::Malformed)),
-            ("/", &["a.example/x"], Err(BadHost::Malformed)),
-            ("/", &["a.example, b.example"], Err(BadHost::Malformed)),
-            ("/", &["[::1]"], Err(BadHost::Malformed)),
+            ("/", &[], Err(InvalidHost::Missing)),
+            ("/", &["a.example", "a.example"], Err(InvalidHost::Several)),
+            ("http://a.example/", &["b.example"], Err(InvalidHost::Several)),
+            ("http://a.example/", &["a.example:80"], Err(InvalidHost::Several)),
+            ("http://user@a.example/", &[], Err(InvalidHost::Malformed)),
+            ("/", &[""], Err(InvalidHost::Malformed)),
+            ("/", &["a.example."], Err(InvalidHost::Malformed)),
+            ("/", &[".a.example"], Err(InvalidHost::Malformed)),
+            ("/", &["a..example"], Err(InvalidHost::Malformed)),
+            ("/", &["a.example:"], Err(InvalidHost::Malformed)),
+            ("/", &["a.example:0"], Err(InvalidHost::Malformed)),
+            ("/", &["a.example:80:90"], Err(InvalidHost::Malformed)),
+            ("/", &["a.example:80@b.example"], Err(InvalidHost::Malformed)),
+            ("/", &["a.example/x"], Err(InvalidHost::Malformed)),
+            ("/", &["a.example, b.example"], Err(InvalidHost::Malformed)),
+            ("/", &["[::1]"], Err(InvalidHost::Malformed)),
         ] {
             assert_eq!(host(uri, hosts), wanted.map(str::to_owned), "{uri} {hosts:?}");
         }

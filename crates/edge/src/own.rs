@@ -11,7 +11,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
-use rigbox_core::access::Source;
+use rigbox_core::app_access::Initiator;
 
 use crate::address::decode;
 use crate::answer::{self, Answer, Message, redirect};
@@ -148,8 +148,8 @@ fn not_signed_in(headers: &HeaderMap) -> Answer {
 }
 
 fn sign_out<B>(route: &Route, request: &Request<B>) -> Answer {
-    if facts::source(request, &route.origin, false) != Source::Own {
-        return answer::refused(rigbox_core::access::Refusal::ForeignSite).answer(request.headers());
+    if facts::source(request, &route.origin, false) != Initiator::SameOrigin {
+        return answer::refused(rigbox_core::app_access::Refusal::CrossSite).answer(request.headers());
     }
     let text = "You are signed out of this app.";
     let mut message = Message::new(StatusCode::OK, "signed_out", "Signed out", text);

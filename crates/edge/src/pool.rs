@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rigbox_core::access::Permit;
+use rigbox_core::app_access::AppPermit;
 
 use crate::body::Up;
 use crate::dial::{Dial, DialError};
@@ -62,7 +62,7 @@ impl Pool {
     }
 
     /// One that waits, and whether it has waited for so long that the app may be about to close it.
-    pub(crate) async fn take(&self, permit: &Permit, upstream: &Upstream) -> Option<(Sender, bool)> {
+    pub(crate) async fn take(&self, permit: &AppPermit, upstream: &Upstream) -> Option<(Sender, bool)> {
         if permit.workspace().as_str() != upstream.workspace {
             return None;
         }
@@ -81,7 +81,11 @@ impl Pool {
     }
 
     /// A fresh one.
-    pub(crate) async fn connect(&self, permit: &Permit, upstream: &Upstream) -> Result<Sender, ConnectError> {
+    pub(crate) async fn connect(
+        &self,
+        permit: &AppPermit,
+        upstream: &Upstream,
+    ) -> Result<Sender, ConnectError> {
         let stream = self.dial.dial(permit, upstream).await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(LARGEST_HEAD)
@@ -96,7 +100,7 @@ impl Pool {
     /// One that speaks HTTP/2.
     pub(crate) async fn connect_shared(
         &self,
-        permit: &Permit,
+        permit: &AppPermit,
         upstream: &Arc<Upstream>,
     ) -> Result<Shared, ConnectError> {
         if permit.workspace().as_str() == upstream.workspace {

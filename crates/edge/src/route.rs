@@ -1,9 +1,9 @@
-//! What control says, in the words of `rigbox_core::access`. A text that is none of ours makes the whole answer count for nothing.
+//! What control says, in the words of `rigbox_core::app_access`. A text that is none of ours makes the whole answer count for nothing.
 
 use std::sync::Arc;
 
 use http::HeaderValue;
-use rigbox_core::access::{App, By, Caller, User, Visibility};
+use rigbox_core::app_access::{AppPolicy, AppUser, Caller, CredentialSource, Visibility};
 use rigbox_proto::gateway;
 
 use crate::headers::Person;
@@ -13,7 +13,7 @@ use crate::headers::Person;
 pub(crate) struct Route {
     /// The moment of what control has said (see `known`): it was asked after this one.
     pub(crate) moment: u64,
-    pub(crate) app: App,
+    pub(crate) app: AppPolicy,
     pub(crate) name: String,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) state: State,
@@ -73,7 +73,7 @@ impl Route {
             gateway::State::WorkspaceDown => State::WorkspaceDown,
             gateway::State::Unspecified => return None,
         };
-        let app = App {
+        let app = AppPolicy {
             id: route.app_id.parse().ok()?,
             workspace: route.workspace_id.parse().ok()?,
             owner: route.owner.parse().ok()?,
@@ -105,12 +105,17 @@ impl Route {
 impl Identity {
     /// Control's answer about a credential that came `by`; `None` if it makes no sense. `forget_ms`: until when one that does not
     /// count is remembered.
-    pub(crate) fn read(by: By, moment: u64, identity: gateway::Identity, forget_ms: i64) -> Option<Self> {
+    pub(crate) fn read(
+        by: CredentialSource,
+        moment: u64,
+        identity: gateway::Identity,
+        forget_ms: i64,
+    ) -> Option<Self> {
         let (caller, person) = match identity.kind() {
             gateway::Kind::Invalid => (Caller::Invalid, None),
             gateway::Kind::Workspace => (Caller::Workspace, None),
             gateway::Kind::User => {
-                let user = User {
+                let user = AppUser {
                     id: identity.user_id.parse().ok()?,
                     email: identity.email.clone(),
                     email_verified: identity.email_verified,

@@ -92,7 +92,7 @@ impl Service {
         create: bool,
         request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
     ) -> Result<Option<T>, Status> {
-        let id: WorkspaceId = workspace_id.parse().map_err(|error: rigbox_core::ids::BadId| {
+        let id: WorkspaceId = workspace_id.parse().map_err(|error: rigbox_core::ids::InvalidId| {
             fault::status(Code::InvalidArgument, "bad_request", error.to_string())
         })?;
         let Some(task) = self.task(&id, create)? else { return Ok(None) };

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use anyhow::Result;
 use clap::Subcommand;
 use rigbox_control::admin;
-use rigbox_core::plans::{Overrides, Plan};
+use rigbox_core::plans::{LimitOverrides, Plan};
 
 use crate::Place;
 use crate::config::Installation;
@@ -116,7 +116,7 @@ pub(crate) struct Limits {
     apps_per_min: Option<NonZeroU32>,
 }
 
-impl From<Limits> for Option<Overrides> {
+impl From<Limits> for Option<LimitOverrides> {
     fn from(limits: Limits) -> Self {
         let Limits {
             max_vms,
@@ -128,7 +128,7 @@ impl From<Limits> for Option<Overrides> {
             workspaces_per_min,
             apps_per_min,
         } = limits;
-        let set = Overrides {
+        let set = LimitOverrides {
             max_vms,
             max_ram_per_vm_mb,
             max_vcpu_per_vm,
@@ -138,7 +138,7 @@ impl From<Limits> for Option<Overrides> {
             workspaces_per_min,
             apps_per_min,
         };
-        (set != Overrides::default()).then_some(set)
+        (set != LimitOverrides::default()).then_some(set)
     }
 }
 

@@ -1,19 +1,19 @@
-//! API keys: stored as keyed hashes only, each with what it opens and until when.
+//! API keys: stored only as keyed hashes, each with its scope and expiry.
 
 use std::collections::BTreeSet;
 
+use rigbox_core::authz::{Credential, Principal, Role, Scope};
 use rigbox_core::ids::{KeyId, UserId, WorkspaceId};
-use rigbox_core::permit::{Credential, Principal, Role, Scope};
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use crate::audit::{self, Act};
-use crate::idempotency::{self, Once, Replay};
-use crate::secret::{ApiKey, TokenHash, TokenKey};
-use crate::{Error, Store, moment, parsed, random, user_limits};
+use crate::audit::{self, AuditEvent};
+use crate::idempotency::{self, IdempotencyKey, Replay};
+use crate::tokens::{ApiKey, TokenHash, TokenKey};
+use crate::{Error, Store, parse, random, timestamp, user_limits};
 
-/// A secret about to be stored: nothing in it opens anything.
+/// Secret to be stored, as hash and preview. It grants nothing by itself.
 #[derive(Debug, Clone)]
 pub struct NewSecret {
     hash: TokenHash,
@@ -21,63 +21,63 @@ pub struct NewSecret {
 }
 
 impl NewSecret {
-    /// The record of `key`.
+    /// Returns the record of `key`.
     pub fn of(key: &ApiKey, token_key: &TokenKey) -> Self {
         Self { hash: token_key.hash(key.reveal()), preview: key.preview() }
     }
 }
 
-/// A key about to be stored.
+/// API key to be stored.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// For its owner's eyes.
+    /// Name chosen by the owner.
     pub name: String,
-    /// What it is told by.
+    /// Hash and preview of the secret.
     pub secret: NewSecret,
-    /// What it opens.
+    /// Part of the account that the key opens.
     pub scope: Scope,
-    /// When it ends; never when none.
-    pub expires_at: Option<Moment>,
-    /// Whether `rig login` made it: then `rig logout` ends it.
+    /// Expiry; `None` means never.
+    pub expires_at: Option<Timestamp>,
+    /// Whether `rig login` created the key, so that `rig logout` revokes it.
     pub by_login: bool,
 }
 
 impl NewKey {
-    /// A key to the whole account, for ever.
+    /// Creates a key for the whole account that does not expire.
     pub fn of(key: &ApiKey, name: &str, token_key: &TokenKey) -> Self {
         let secret = NewSecret::of(key, token_key);
         Self { name: name.to_owned(), secret, scope: Scope::Account, expires_at: None, by_login: false }
     }
 }
 
-/// A key as its owner sees it.
+/// API key as shown to its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRecord {
-    /// Which one.
+    /// Id of the key.
     pub id: KeyId,
-    /// As its owner named it.
+    /// Name chosen by the owner.
     pub name: String,
-    /// The first characters of its secret.
+    /// First characters of the secret.
     pub preview: String,
-    /// What it opens.
+    /// Part of the account that the key opens.
     pub scope: Scope,
-    /// Since when it is there.
-    pub created_at: Moment,
-    /// When it ends.
-    pub expires_at: Option<Moment>,
-    /// When it was used last, to the minute.
-    pub last_used_at: Option<Moment>,
-    /// Until when the secret before the last rotation is good.
-    pub old_secret_until: Option<Moment>,
+    /// Time of creation.
+    pub created_at: Timestamp,
+    /// Expiry.
+    pub expires_at: Option<Timestamp>,
+    /// Time of the last use, to the minute.
+    pub last_used_at: Option<Timestamp>,
+    /// End of the grace period of the previous secret.
+    pub old_secret_until: Option<Timestamp>,
 }
 
-/// The holder of a key that is good.
+/// Holder of a valid key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Who, and how much of the account.
+pub struct KeyHolder {
+    /// The user and the key's scope.
     pub principal: Principal,
-    /// When the key was used last.
-    pub last_used_at: Option<Moment>,
+    /// Time of the last use.
+    pub last_used_at: Option<Timestamp>,
 }
 
 macro_rules! keys {
@@ -90,12 +90,12 @@ macro_rules! keys {
 }
 
 impl Store {
-    /// Whose key this is, if it is good at this moment, and until when it is, if it ends by itself.
+    /// Reads the holder of a key that is valid at `now`, and the time until which it is valid, if it expires.
     pub(crate) async fn read_holder(
         &self,
         hash: &TokenHash,
-        now: Moment,
-    ) -> Result<Option<(Holder, Option<Moment>)>, Error> {
+        now: Timestamp,
+    ) -> Result<Option<(KeyHolder, Option<Timestamp>)>, Error> {
         let row = sqlx::query(
             "SELECT api_keys.id, api_keys.role, api_keys.last_used_at, api_keys.expires_at, \
              CASE WHEN api_keys.hash = $1 THEN NULL ELSE api_keys.old_hash_until END AS replaced_at, \
@@ -110,20 +110,20 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let mut connection = self.pool.acquire().await?;
-        let key: KeyId = parsed(row.try_get("id")?)?;
+        let key: KeyId = parse(row.try_get("id")?)?;
         let scope = scope(&mut connection, &key, row.try_get("role")?).await?;
-        let (user, plan) = (parsed(row.try_get("user_id")?)?, parsed(row.try_get("plan")?)?);
+        let (user, plan) = (parse(row.try_get("user_id")?)?, parse(row.try_get("plan")?)?);
         let limits = user_limits::read(row.try_get("limits")?)?;
-        let holder = Holder {
+        let holder = KeyHolder {
             principal: Principal { user, plan, limits, credential: Credential::Key(key), scope, from: None },
-            last_used_at: moment(&row, "last_used_at")?,
+            last_used_at: timestamp(&row, "last_used_at")?,
         };
-        let ends = [moment(&row, "expires_at")?, moment(&row, "replaced_at")?];
+        let ends = [timestamp(&row, "expires_at")?, timestamp(&row, "replaced_at")?];
         Ok(Some((holder, ends.into_iter().flatten().min())))
     }
 
-    /// Notes that a key was used.
-    pub async fn key_used(&self, key: &KeyId, now: Moment) -> Result<(), Error> {
+    /// Records that a key was used.
+    pub async fn key_used(&self, key: &KeyId, now: Timestamp) -> Result<(), Error> {
         sqlx::query("UPDATE api_keys SET last_used_at = $1 WHERE id = $2")
             .bind(now.unix_ms())
             .bind(key.as_str())
@@ -132,36 +132,36 @@ impl Store {
         Ok(())
     }
 
-    /// Adds a key for a user who has fewer than `most`; with `once`, only if that was not done before (the answer kept is the id: the
-    /// secret is kept nowhere). `act` gets the new id as its target.
+    /// Adds a key for a user who has fewer than `max` keys. With `idempotency_key`, a repetition returns the
+    /// id stored the first time (the secret is not stored). The new id becomes the target of `event`.
     pub async fn add_key(
         &self,
         user: &UserId,
         key: &NewKey,
-        most: u32,
-        once: Option<&Once>,
-        act: Act,
-        now: Moment,
+        max: u32,
+        idempotency_key: Option<&IdempotencyKey>,
+        event: AuditEvent,
+        now: Timestamp,
     ) -> Result<Replay<KeyRecord>, Error> {
-        let mut tx = self.write().await?;
-        if let Some(once) = once
-            && let Some(id) = idempotency::recall(&mut tx, user, once, now).await?
+        let mut tx = self.begin_write().await?;
+        if let Some(idempotency_key) = idempotency_key
+            && let Some(id) = idempotency::stored_response(&mut tx, user, idempotency_key, now).await?
         {
             tx.commit().await?;
-            return Ok(Replay::Before(id));
+            return Ok(Replay::Repeated(id));
         }
         let keys: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM api_keys WHERE user_id = $1")
             .bind(user.as_str())
             .fetch_one(&mut *tx)
             .await?;
-        if keys >= i64::from(most) {
-            return Err(Error::Quota { limit_name: "max_api_keys", limit: most.into() });
+        if keys >= i64::from(max) {
+            return Err(Error::Quota { limit_name: "max_api_keys", limit: max.into() });
         }
         let id = insert(&mut tx, user, key, now).await?;
-        if let Some(once) = once {
-            idempotency::remember(&mut tx, user, once, id.as_str(), now).await?;
+        if let Some(idempotency_key) = idempotency_key {
+            idempotency::store_response(&mut tx, user, idempotency_key, id.as_str(), now).await?;
         }
-        audit::append(&mut tx, &self.chain, &act.to(&id), now).await?;
+        audit::append(&mut tx, &self.chain, &event.to(&id), now).await?;
         tx.commit().await?;
         Ok(Replay::Fresh(KeyRecord {
             id,
@@ -175,7 +175,7 @@ impl Store {
         }))
     }
 
-    /// A user's keys, oldest first.
+    /// Returns a user's keys, oldest first.
     pub async fn keys_of(&self, user: &UserId) -> Result<Vec<KeyRecord>, Error> {
         let rows = sqlx::query(keys!("WHERE user_id = $1 ORDER BY created_at, id"))
             .bind(user.as_str())
@@ -189,18 +189,18 @@ impl Store {
         Ok(keys)
     }
 
-    /// Gives a user's key another secret; the one before is good until `old_until`, the one before that no more. `None`: the user has
-    /// no such key.
+    /// Replaces the secret of a user's key. The previous secret stays valid until `old_until`, the one before
+    /// it is revoked. Returns `None` if the user has no such key.
     pub async fn rotate_key(
         &self,
         user: &UserId,
         key: &KeyId,
         secret: &NewSecret,
-        old_until: Moment,
-        act: &Act,
-        now: Moment,
+        old_until: Timestamp,
+        event: &AuditEvent,
+        now: Timestamp,
     ) -> Result<Option<KeyRecord>, Error> {
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         sqlx::query(
             "UPDATE api_keys SET old_hash = hash, old_hash_until = $1, hash = $2, preview = $3 \
              WHERE id = $4 AND user_id = $5",
@@ -219,7 +219,7 @@ impl Store {
             .await?;
         let rotated = match &row {
             Some(row) => {
-                audit::append(&mut tx, &self.chain, act, now).await?;
+                audit::append(&mut tx, &self.chain, event, now).await?;
                 Some(record(&mut tx, row).await?)
             }
             None => None,
@@ -228,30 +228,35 @@ impl Store {
         Ok(rotated)
     }
 
-    /// Ends a key if `rig login` made it; `false`: it did not.
-    pub async fn end_login_key(&self, key: &KeyId, act: &Act, now: Moment) -> Result<bool, Error> {
-        let mut tx = self.write().await?;
+    /// Revokes a key that `rig login` created. Returns `false` if it did not.
+    pub async fn end_login_key(
+        &self,
+        key: &KeyId,
+        event: &AuditEvent,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let mut tx = self.begin_write().await?;
         let done = sqlx::query("DELETE FROM api_keys WHERE id = $1 AND by_login")
             .bind(key.as_str())
             .execute(&mut *tx)
             .await?;
         let ended = done.rows_affected() == 1;
         if ended {
-            audit::append(&mut tx, &self.chain, act, now).await?;
+            audit::append(&mut tx, &self.chain, event, now).await?;
         }
         tx.commit().await?;
         Ok(ended)
     }
 
-    /// Ends a user's key; `false`: the user has no such key.
+    /// Revokes a user's key. Returns `false` if the user has no such key.
     pub async fn revoke_key(
         &self,
         user: &UserId,
         key: &KeyId,
-        act: &Act,
-        now: Moment,
+        event: &AuditEvent,
+        now: Timestamp,
     ) -> Result<bool, Error> {
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         let done = sqlx::query("DELETE FROM api_keys WHERE id = $1 AND user_id = $2")
             .bind(key.as_str())
             .bind(user.as_str())
@@ -259,7 +264,7 @@ impl Store {
             .await?;
         let revoked = done.rows_affected() == 1;
         if revoked {
-            audit::append(&mut tx, &self.chain, act, now).await?;
+            audit::append(&mut tx, &self.chain, event, now).await?;
         }
         tx.commit().await?;
         Ok(revoked)
@@ -270,12 +275,14 @@ pub(crate) async fn insert(
     connection: &mut SqliteConnection,
     user: &UserId,
     key: &NewKey,
-    now: Moment,
+    now: Timestamp,
 ) -> Result<KeyId, Error> {
     let id = KeyId::from_random(random()?);
     let role = match &key.scope {
         Scope::Account => None,
-        Scope::Within(id) => return Err(Error::Damaged(format!("an API key cannot be {id}'s own"))),
+        Scope::OwnWorkspace(id) => {
+            return Err(Error::Damaged(format!("an API key cannot have the scope of {id} itself")));
+        }
         Scope::Workspaces { role, .. } => Some(role.as_str()),
     };
     sqlx::query(
@@ -288,14 +295,14 @@ pub(crate) async fn insert(
     .bind(key.secret.hash.as_str())
     .bind(&key.secret.preview)
     .bind(now.unix_ms())
-    .bind(key.expires_at.map(Moment::unix_ms))
+    .bind(key.expires_at.map(Timestamp::unix_ms))
     .bind(role)
     .bind(key.by_login)
     .execute(&mut *connection)
     .await?;
     if let Scope::Workspaces { ids, .. } = &key.scope {
         for workspace in ids {
-            // Only what is the user's own, checked where it is written.
+            // Only the user's own workspaces, checked in the statement that writes.
             let done = sqlx::query(
                 "INSERT INTO api_key_workspaces (key_id, workspace_id) \
                  SELECT $1, id FROM workspaces WHERE id = $2 AND user_id = $3",
@@ -315,27 +322,27 @@ pub(crate) async fn insert(
 
 async fn scope(connection: &mut SqliteConnection, key: &KeyId, role: Option<&str>) -> Result<Scope, Error> {
     let Some(role) = role else { return Ok(Scope::Account) };
-    let role: Role = parsed(role)?;
+    let role: Role = parse(role)?;
     let ids: Vec<String> =
         sqlx::query_scalar("SELECT workspace_id FROM api_key_workspaces WHERE key_id = $1")
             .bind(key.as_str())
             .fetch_all(connection)
             .await?;
-    let ids = ids.iter().map(|id| parsed(id)).collect::<Result<BTreeSet<WorkspaceId>, Error>>()?;
+    let ids = ids.iter().map(|id| parse(id)).collect::<Result<BTreeSet<WorkspaceId>, Error>>()?;
     Ok(Scope::Workspaces { ids, role })
 }
 
 async fn record(connection: &mut SqliteConnection, row: &SqliteRow) -> Result<KeyRecord, Error> {
-    let id: KeyId = parsed(row.try_get("id")?)?;
+    let id: KeyId = parse(row.try_get("id")?)?;
     let scope = scope(connection, &id, row.try_get("role")?).await?;
     Ok(KeyRecord {
         id,
         name: row.try_get("name")?,
         preview: row.try_get("preview")?,
         scope,
-        created_at: Moment::from_unix_ms(row.try_get("created_at")?),
-        expires_at: moment(row, "expires_at")?,
-        last_used_at: moment(row, "last_used_at")?,
-        old_secret_until: moment(row, "old_hash_until")?,
+        created_at: Timestamp::from_unix_ms(row.try_get("created_at")?),
+        expires_at: timestamp(row, "expires_at")?,
+        last_used_at: timestamp(row, "last_used_at")?,
+        old_secret_until: timestamp(row, "old_hash_until")?,
     })
 }

@@ -1,52 +1,53 @@
-//! How a signed-in browser gets from the console to an app: a one-time code, and the session behind what the app's host is given for it.
+//! Hand-off of a signed-in browser from the console to an app: a one-time code, and the session behind the
+//! app's own.
 
 use std::time::Duration;
 
 use rigbox_core::ids::{AppId, SessionId, UserId};
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use sqlx::Row;
 
-use crate::secret::{AppCode, TokenKey};
-use crate::{Error, Store, parsed};
+use crate::tokens::{AppCode, TokenKey};
+use crate::{Error, Store, parse};
 
-/// A session, and who signed in with it.
+/// Session with its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionHolder {
-    /// Which session.
+    /// Id of the session.
     pub id: SessionId,
-    /// Who.
+    /// Id of the user.
     pub user: UserId,
-    /// The user's address; it was verified by the link that was sent to it.
+    /// Email address of the user, verified by the sign-in link.
     pub email: String,
-    /// Unused, it ends then.
-    pub idle_at: Moment,
-    /// It ends then, however much it is used.
-    pub ends_at: Moment,
+    /// Time at which the session expires if unused.
+    pub idle_at: Timestamp,
+    /// Time at which the session expires in any case.
+    pub ends_at: Timestamp,
 }
 
-/// What a code stands for.
+/// Meaning of a one-time code.
 #[derive(Debug, Clone, Copy)]
-pub struct WayToApp<'a> {
-    /// Where it lets in.
+pub struct AppHandoff<'a> {
+    /// App the code admits to.
     pub app: &'a AppId,
-    /// Whose browser.
+    /// Session of the browser.
     pub session: &'a SessionId,
-    /// What the browser has to know besides.
+    /// State that the browser has to present besides the code.
     pub state: &'a str,
-    /// For how long.
-    pub lives: Duration,
+    /// Lifetime of the code.
+    pub ttl: Duration,
 }
 
 impl Store {
-    /// Keeps a code that lets a browser in at an app.
+    /// Stores a one-time code that admits a browser to an app.
     pub async fn add_app_code(
         &self,
         code: &AppCode,
         token_key: &TokenKey,
-        way: &WayToApp<'_>,
-        now: Moment,
+        handoff: &AppHandoff<'_>,
+        now: Timestamp,
     ) -> Result<(), Error> {
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         sqlx::query("DELETE FROM app_codes WHERE expires_at <= $1")
             .bind(now.unix_ms())
             .execute(&mut *tx)
@@ -55,24 +56,24 @@ impl Store {
             "INSERT INTO app_codes (hash, app_id, session_id, state, expires_at) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(token_key.hash(code.reveal()).as_str())
-        .bind(way.app.as_str())
-        .bind(way.session.as_str())
-        .bind(way.state)
-        .bind(now.after(way.lives).unix_ms())
+        .bind(handoff.app.as_str())
+        .bind(handoff.session.as_str())
+        .bind(handoff.state)
+        .bind(now.after(handoff.ttl).unix_ms())
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Uses a code up, whether or not it fits; the session that it stands for, if it does.
+    /// Consumes a code, whether or not it matches. Returns the session it stands for if it does.
     pub async fn redeem_app_code(
         &self,
         code: &AppCode,
         token_key: &TokenKey,
         app: &AppId,
         state: &str,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Option<SessionHolder>, Error> {
         let row = sqlx::query(
             "DELETE FROM app_codes WHERE hash = $1 RETURNING app_id, session_id, state, expires_at",
@@ -87,11 +88,15 @@ impl Store {
         if !fits {
             return Ok(None);
         }
-        self.session_holder(&parsed(row.try_get("session_id")?)?, now).await
+        self.session_holder(&parse(row.try_get("session_id")?)?, now).await
     }
 
-    /// Who signed in with a session, if it is good at this moment.
-    pub async fn session_holder(&self, id: &SessionId, now: Moment) -> Result<Option<SessionHolder>, Error> {
+    /// Returns the holder of a session that is valid at `now`.
+    pub async fn session_holder(
+        &self,
+        id: &SessionId,
+        now: Timestamp,
+    ) -> Result<Option<SessionHolder>, Error> {
         let row = sqlx::query(
             "SELECT sessions.id, users.id AS user_id, users.email, idle_at, ends_at \
              FROM sessions JOIN users ON users.id = sessions.user_id \
@@ -103,17 +108,17 @@ impl Store {
         .await?;
         row.map(|row| {
             Ok(SessionHolder {
-                id: parsed(row.try_get("id")?)?,
-                user: parsed(row.try_get("user_id")?)?,
+                id: parse(row.try_get("id")?)?,
+                user: parse(row.try_get("user_id")?)?,
                 email: row.try_get("email")?,
-                idle_at: Moment::from_unix_ms(row.try_get("idle_at")?),
-                ends_at: Moment::from_unix_ms(row.try_get("ends_at")?),
+                idle_at: Timestamp::from_unix_ms(row.try_get("idle_at")?),
+                ends_at: Timestamp::from_unix_ms(row.try_get("ends_at")?),
             })
         })
         .transpose()
     }
 
-    /// How often what some credential opens has changed, whoever changed it.
+    /// Returns the count of grants and revocations, by whichever process.
     pub fn grants_epoch(&self) -> Result<i64, Error> {
         self.epoch()
     }

@@ -1,98 +1,98 @@
-//! Apps: who has which, and what stands at a host name.
+//! Apps, and the lookup of apps by host name.
 
 use std::collections::BTreeMap;
 
-use rigbox_core::access::Visibility;
+use rigbox_core::app_access::Visibility;
 use rigbox_core::apps::{AppKind, AppName, CustomDomain};
+use rigbox_core::authz::Principal;
 use rigbox_core::ids::{AppId, UserId, WorkspaceId};
-use rigbox_core::permit::Principal;
 use rigbox_core::status::Status;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::SqliteConnection;
 
-use crate::audit::{self, Act};
-use crate::idempotency::{self, Once, Replay};
-use crate::lists::{Covered, begin};
-use crate::{Error, Store, parsed};
+use crate::audit::{self, AuditEvent};
+use crate::idempotency::{self, IdempotencyKey, Replay};
+use crate::pagination::{ScopeFilter, page_start};
+use crate::{Error, Store, parse};
 
-/// An app.
+/// App.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
-    /// Which one.
+    /// Id of the app.
     pub id: AppId,
-    /// Where it runs.
+    /// Workspace that serves the app.
     pub workspace_id: WorkspaceId,
-    /// Whose it is.
+    /// Owner.
     pub user_id: UserId,
-    /// The label before the apps' domain.
+    /// Name: the label before the apps domain.
     pub name: AppName,
-    /// Whether it listens.
+    /// Kind of app.
     pub kind: AppKind,
-    /// Where; none for what does not.
+    /// Port; `None` for a command-line app.
     pub port: Option<u16>,
-    /// What it speaks, as its owner said.
+    /// Protocol, as declared by the owner.
     pub protocol: String,
-    /// To whom it shows itself.
+    /// Audience.
     pub visibility: Visibility,
-    /// E-mail addresses in lower case.
+    /// Lower-case email addresses the app is shared with.
     pub shared_with: Vec<String>,
-    /// Origins whose pages may ask it.
+    /// Origins whose pages may send cross-origin requests.
     pub cors_origins: Vec<String>,
-    /// What its service gets as environment.
+    /// Environment of the app's service.
     pub params: BTreeMap<String, String>,
-    /// As its owner gave it.
+    /// Free-form metadata of the owner.
     pub metadata: serde_json::Value,
-    /// For people.
+    /// Description for people.
     pub description: Option<String>,
-    /// Its owner has stopped it.
+    /// Whether the owner has stopped the app.
     pub stopped: bool,
-    /// The systemd unit in the workspace that it is.
+    /// Name of the systemd unit of the app's service in the workspace.
     pub service: Option<String>,
-    /// A domain besides the installation's.
+    /// Custom domain.
     pub custom_domain: Option<CustomDomain>,
-    /// When the domain was seen to be its owner's.
-    pub domain_verified_at: Option<Moment>,
-    /// When it was made.
-    pub created_at: Moment,
-    /// When it changed last.
-    pub updated_at: Moment,
+    /// Time at which the custom domain was verified.
+    pub domain_verified_at: Option<Timestamp>,
+    /// Time of creation.
+    pub created_at: Timestamp,
+    /// Time of the last change.
+    pub updated_at: Timestamp,
 }
 
-/// An app with what is to be known of its workspace.
+/// App with the relevant facts about its workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AppAt {
+pub struct AppWithWorkspace {
     /// The app.
     pub app: App,
-    /// The node that the workspace is on.
+    /// Node of the workspace.
     pub node_id: String,
-    /// What the workspace is doing.
+    /// Status of the workspace.
     pub status: Status,
-    /// Its boot, if there is one.
+    /// Current boot of the workspace, if any.
     pub boot: Option<String>,
 }
 
-/// Where an app is looked for.
+/// Host name of an app.
 #[derive(Debug, Clone)]
 pub enum AppHost {
-    /// Below the installation's domain.
+    /// Name below the apps domain.
     Name(AppName),
-    /// At a verified domain of its own.
+    /// Verified custom domain.
     Domain(CustomDomain),
 }
 
-/// What of a list is wanted.
+/// Filter and position of a page of apps.
 #[derive(Debug, Clone, Default)]
 pub struct AppPage {
-    /// Only in this workspace.
+    /// Only apps of this workspace.
     pub workspace: Option<WorkspaceId>,
-    /// Only this name.
+    /// Only the app of this name.
     pub name: Option<String>,
-    /// Only what comes after this creation time and id.
+    /// Only apps after this creation time and id.
     pub after: Option<(i64, String)>,
-    /// At most so many.
+    /// Maximum number of apps.
     pub limit: u32,
 }
 
@@ -109,13 +109,13 @@ macro_rules! apps {
 }
 
 impl Store {
-    /// The app of this id.
-    pub fn app(&self, id: &AppId) -> Result<Option<AppAt>, Error> {
+    /// Returns the app with this id.
+    pub fn app(&self, id: &AppId) -> Result<Option<AppWithWorkspace>, Error> {
         self.one_app(apps!("WHERE apps.id = ?1"), id.as_str())
     }
 
-    /// What stands at a host.
-    pub fn app_at(&self, host: &AppHost) -> Result<Option<AppAt>, Error> {
+    /// Returns the app at a host name.
+    pub fn app_at(&self, host: &AppHost) -> Result<Option<AppWithWorkspace>, Error> {
         match host {
             AppHost::Name(name) => self.one_app(apps!("WHERE apps.name = ?1"), name.as_str()),
             AppHost::Domain(domain) => self.one_app(
@@ -125,19 +125,19 @@ impl Store {
         }
     }
 
-    fn one_app(&self, query: &str, value: &str) -> Result<Option<AppAt>, Error> {
-        self.hot.read(|connection| {
+    fn one_app(&self, query: &str, value: &str) -> Result<Option<AppWithWorkspace>, Error> {
+        self.readers.read(|connection| {
             let mut statement = connection.prepare_cached(query)?;
             let mut rows = statement.query([value])?;
             rows.next()?.map(app).transpose()
         })
     }
 
-    /// A page of the apps that the principal's credential covers, oldest first.
-    pub fn apps_of(&self, principal: &Principal, page: &AppPage) -> Result<Vec<AppAt>, Error> {
-        let Some(covered) = Covered::by(principal) else { return Ok(Vec::new()) };
-        let (after_time, after_id) = begin(page.after.as_ref());
-        self.hot.read(|connection| {
+    /// Returns a page of the apps that the principal's credential covers, oldest first.
+    pub fn apps_of(&self, principal: &Principal, page: &AppPage) -> Result<Vec<AppWithWorkspace>, Error> {
+        let Some(covered) = ScopeFilter::for_principal(principal) else { return Ok(Vec::new()) };
+        let (after_time, after_id) = page_start(page.after.as_ref());
+        self.readers.read(|connection| {
             let mut statement = connection.prepare_cached(apps!(
                 "WHERE apps.user_id = ?1 AND (apps.created_at, apps.id) > (?2, ?3) \
                  AND (?4 = '' OR apps.workspace_id = ?4) AND (?5 = '' OR apps.name = ?5) \
@@ -163,9 +163,9 @@ impl Store {
         })
     }
 
-    /// The ports of a workspace that its apps are at, stopped ones included.
+    /// Returns the ports of a workspace's apps, including stopped ones.
     pub fn app_ports(&self, workspace: &WorkspaceId) -> Result<Vec<u16>, Error> {
-        self.hot.read(|connection| {
+        self.readers.read(|connection| {
             let query = "SELECT DISTINCT port FROM apps WHERE workspace_id = ?1 AND port > 0 ORDER BY port";
             let mut statement = connection.prepare_cached(query)?;
             let ports = statement.query_map([workspace.as_str()], |row| row.get(0))?;
@@ -173,21 +173,22 @@ impl Store {
         })
     }
 
-    /// Adds an app to a workspace that has fewer than `most`; with `once`, only if that was not done before (the answer kept is the
-    /// id).
+    /// Adds an app to a workspace that has fewer than `max` apps. With `idempotency_key`, a repetition
+    /// returns the id stored the first time.
     pub async fn add_app(
         &self,
         new: &App,
-        most: u32,
-        once: Option<&Once>,
-        act: &Act,
+        max: u32,
+        idempotency_key: Option<&IdempotencyKey>,
+        event: &AuditEvent,
     ) -> Result<Replay<()>, Error> {
-        let mut tx = self.write().await?;
-        if let Some(once) = once
-            && let Some(id) = idempotency::recall(&mut tx, &new.user_id, once, new.created_at).await?
+        let mut tx = self.begin_write().await?;
+        if let Some(idempotency_key) = idempotency_key
+            && let Some(id) =
+                idempotency::stored_response(&mut tx, &new.user_id, idempotency_key, new.created_at).await?
         {
             tx.commit().await?;
-            return Ok(Replay::Before(id));
+            return Ok(Replay::Repeated(id));
         }
         let workspace =
             sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM workspaces WHERE id = $1 AND status <> $2")
@@ -202,21 +203,28 @@ impl Store {
             .bind(new.workspace_id.as_str())
             .fetch_one(&mut *tx)
             .await?;
-        if apps >= i64::from(most) {
-            return Err(Error::Quota { limit_name: "max_apps_per_vm", limit: most.into() });
+        if apps >= i64::from(max) {
+            return Err(Error::Quota { limit_name: "max_apps_per_vm", limit: max.into() });
         }
         insert(&mut tx, new).await?;
-        if let Some(once) = once {
-            idempotency::remember(&mut tx, &new.user_id, once, new.id.as_str(), new.created_at).await?;
+        if let Some(idempotency_key) = idempotency_key {
+            idempotency::store_response(
+                &mut tx,
+                &new.user_id,
+                idempotency_key,
+                new.id.as_str(),
+                new.created_at,
+            )
+            .await?;
         }
-        audit::append(&mut tx, &self.chain, act, new.created_at).await?;
+        audit::append(&mut tx, &self.chain, event, new.created_at).await?;
         tx.commit().await?;
         Ok(Replay::Fresh(()))
     }
 
-    /// Stores what has become of an app, unless it was changed since it was read: then `false`.
-    pub async fn update_app(&self, seen: &App, app: &App, act: &Act) -> Result<bool, Error> {
-        let mut tx = self.write().await?;
+    /// Stores a changed app. Returns `false` if it was changed since it was read.
+    pub async fn update_app(&self, previous: &App, app: &App, event: &AuditEvent) -> Result<bool, Error> {
+        let mut tx = self.begin_write().await?;
         let done = sqlx::query(
             "UPDATE apps SET name = $1, port = $2, visibility = $3, shared_with = $4, cors_origins = $5, params = $6, \
              metadata = $7, description = $8, stopped = $9, service = $10, custom_domain = $11, \
@@ -233,37 +241,37 @@ impl Store {
         .bind(app.stopped)
         .bind(app.service.as_deref())
         .bind(app.custom_domain.as_ref().map(CustomDomain::as_str))
-        .bind(app.domain_verified_at.map(Moment::unix_ms))
-        // Told apart from the one before by its time, which therefore moves.
-        .bind(app.updated_at.unix_ms().max(seen.updated_at.unix_ms() + 1))
-        .bind(seen.id.as_str())
-        .bind(seen.updated_at.unix_ms())
+        .bind(app.domain_verified_at.map(Timestamp::unix_ms))
+        // The update time identifies the version, so it has to advance.
+        .bind(app.updated_at.unix_ms().max(previous.updated_at.unix_ms() + 1))
+        .bind(previous.id.as_str())
+        .bind(previous.updated_at.unix_ms())
         .execute(&mut *tx)
         .await
         .map_err(taken)?;
         let stored = done.rows_affected() == 1;
         if stored {
-            audit::append(&mut tx, &self.chain, act, app.updated_at).await?;
+            audit::append(&mut tx, &self.chain, event, app.updated_at).await?;
         }
         tx.commit().await?;
         Ok(stored)
     }
 
-    /// Removes an app; `false` when it is not there.
-    pub async fn delete_app(&self, id: &AppId, act: &Act, now: Moment) -> Result<bool, Error> {
-        let mut tx = self.write().await?;
+    /// Deletes an app. Returns `false` if there is none.
+    pub async fn delete_app(&self, id: &AppId, event: &AuditEvent, now: Timestamp) -> Result<bool, Error> {
+        let mut tx = self.begin_write().await?;
         let done = sqlx::query("DELETE FROM apps WHERE id = $1").bind(id.as_str()).execute(&mut *tx).await?;
         let deleted = done.rows_affected() == 1;
         if deleted {
-            audit::append(&mut tx, &self.chain, act, now).await?;
+            audit::append(&mut tx, &self.chain, event, now).await?;
         }
         tx.commit().await?;
         Ok(deleted)
     }
 
-    /// Whether some app has the name.
+    /// Returns whether an app has this name.
     pub fn has_app_name(&self, name: &AppName) -> Result<bool, Error> {
-        self.hot.read(|connection| {
+        self.readers.read(|connection| {
             let mut statement = connection.prepare_cached("SELECT 1 FROM apps WHERE name = ?1")?;
             Ok(statement.query_row([name.as_str()], |_| Ok(())).optional()?.is_some())
         })
@@ -293,7 +301,7 @@ async fn insert(connection: &mut SqliteConnection, new: &App) -> Result<(), Erro
     .bind(new.stopped)
     .bind(new.service.as_deref())
     .bind(new.custom_domain.as_ref().map(CustomDomain::as_str))
-    .bind(new.domain_verified_at.map(Moment::unix_ms))
+    .bind(new.domain_verified_at.map(Timestamp::unix_ms))
     .bind(new.created_at.unix_ms())
     .bind(new.updated_at.unix_ms())
     .execute(connection)
@@ -302,7 +310,7 @@ async fn insert(connection: &mut SqliteConnection, new: &App) -> Result<(), Erro
     Ok(())
 }
 
-/// The one thing that is unique and chosen by people.
+/// Maps a violation of the only unique column that users choose.
 fn taken(error: sqlx::Error) -> Error {
     match error.as_database_error() {
         Some(database) if database.is_unique_violation() => Error::NameTaken,
@@ -310,21 +318,21 @@ fn taken(error: sqlx::Error) -> Error {
     }
 }
 
-/// A row of `apps!`, by the places that the columns have there.
-fn app(row: &Row<'_>) -> Result<AppAt, Error> {
+/// Parses a row of `apps!`, by column position.
+fn app(row: &Row<'_>) -> Result<AppWithWorkspace, Error> {
     let text = |at: usize| Ok::<_, Error>(row.get_ref(at)?.as_str().map_err(rusqlite::Error::from)?);
     let optional =
         |at: usize| Ok::<_, Error>(row.get_ref(at)?.as_str_or_null().map_err(rusqlite::Error::from)?);
-    let moment = |at: usize| Ok::<_, Error>(Moment::from_unix_ms(row.get(at)?));
+    let timestamp = |at: usize| Ok::<_, Error>(Timestamp::from_unix_ms(row.get(at)?));
     let app = App {
-        id: parsed(text(0)?)?,
-        workspace_id: parsed(text(1)?)?,
-        user_id: parsed(text(2)?)?,
-        name: parsed(text(3)?)?,
-        kind: parsed(text(4)?)?,
+        id: parse(text(0)?)?,
+        workspace_id: parse(text(1)?)?,
+        user_id: parse(text(2)?)?,
+        name: parse(text(3)?)?,
+        kind: parse(text(4)?)?,
         port: Some(row.get::<_, u16>(5)?).filter(|port| *port > 0),
         protocol: text(6)?.to_owned(),
-        visibility: parsed(text(7)?)?,
+        visibility: parse(text(7)?)?,
         shared_with: read(text(8)?)?,
         cors_origins: read(text(9)?)?,
         params: read(text(10)?)?,
@@ -332,15 +340,15 @@ fn app(row: &Row<'_>) -> Result<AppAt, Error> {
         description: optional(12)?.map(str::to_owned),
         stopped: row.get(13)?,
         service: optional(14)?.map(str::to_owned),
-        custom_domain: optional(15)?.map(parsed).transpose()?,
-        domain_verified_at: row.get::<_, Option<i64>>(16)?.map(Moment::from_unix_ms),
-        created_at: moment(17)?,
-        updated_at: moment(18)?,
+        custom_domain: optional(15)?.map(parse).transpose()?,
+        domain_verified_at: row.get::<_, Option<i64>>(16)?.map(Timestamp::from_unix_ms),
+        created_at: timestamp(17)?,
+        updated_at: timestamp(18)?,
     };
-    Ok(AppAt {
+    Ok(AppWithWorkspace {
         app,
         node_id: text(19)?.to_owned(),
-        status: parsed(text(20)?)?,
+        status: parse(text(20)?)?,
         boot: optional(21)?.map(str::to_owned),
     })
 }

@@ -1,20 +1,21 @@
-//! The audit log: added to in the transaction of what it tells, never changed, and chained by keyed hashes so that a change shows. (A
-//! log whose end was cut off is whole up to there: only a copy elsewhere would tell.)
+//! Audit log: written in the transaction of the audited change, never modified, and chained by keyed hashes
+//! so that tampering shows. (A truncated log is consistent up to its end; only a copy elsewhere would reveal
+//! that.)
 
 use std::net::IpAddr;
 
+use rigbox_core::authz::{Credential, Principal};
 use rigbox_core::ids::UserId;
-use rigbox_core::permit::{Credential, Principal};
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use crate::secret::TokenKey;
-use crate::{Error, Store, parsed};
+use crate::tokens::TokenKey;
+use crate::{Error, Store, parse};
 
-/// Something that was done.
+/// Audited event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Act {
+pub struct AuditEvent {
     user: UserId,
     credential: Option<Credential>,
     address: Option<IpAddr>,
@@ -22,8 +23,9 @@ pub struct Act {
     target: String,
 }
 
-impl Act {
-    /// What `principal` does to `target`, e.g. `workspace.start` to `ws-aaaaaaaa`.
+impl AuditEvent {
+    /// Returns the event of `principal` performing `action` on `target`, e.g. `workspace.start` on
+    /// `ws-aaaaaaaa`.
     pub fn by(principal: &Principal, action: impl Into<String>, target: impl ToString) -> Self {
         Self {
             user: principal.user.clone(),
@@ -34,39 +36,39 @@ impl Act {
         }
     }
 
-    /// What is done to a user's account on the machine itself.
-    pub fn on_machine(user: &UserId, action: &str, target: impl ToString) -> Self {
+    /// Returns the event of the operator changing a user's account on the host.
+    pub fn by_operator(user: &UserId, action: &str, target: impl ToString) -> Self {
         let (action, target) = (action.to_owned(), target.to_string());
         Self { user: user.clone(), credential: None, address: None, action, target }
     }
 
-    /// The same, done to something whose name was not known before.
+    /// Returns the event with another target, for one whose id was not known before.
     #[must_use]
     pub fn to(self, target: impl ToString) -> Self {
         Self { target: target.to_string(), ..self }
     }
 }
 
-/// An act on record.
+/// Entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Its place in the log, from 1.
+    /// Position in the log, from 1.
     pub seq: i64,
-    /// When it was done.
-    pub at: Moment,
-    /// Whose account.
+    /// Time of the event.
+    pub at: Timestamp,
+    /// Account concerned.
     pub user: UserId,
-    /// By which key or session; none for what was done on the machine itself.
+    /// Id of the key or session; `None` for changes made on the host.
     pub key: Option<String>,
-    /// From where.
+    /// Client address.
     pub address: Option<String>,
-    /// What.
+    /// Action.
     pub action: String,
-    /// To what.
+    /// Target of the action.
     pub target: String,
 }
 
-/// Key of the chain: a copy of the database alone does not suffice to forge it.
+/// Key of the hash chain. A copy of the database alone does not suffice to forge entries.
 #[derive(Clone)]
 pub(crate) struct ChainKey([u8; 32]);
 
@@ -81,29 +83,29 @@ impl ChainKey {
         Self(token_key.derive("Rigbox audit chain, version 1"))
     }
 
-    /// The hash that an entry has behind one with the hash `before`.
+    /// Returns the hash of an entry that follows one with the hash `before`.
     fn hash(&self, before: &str, entry: &AuditEntry) -> String {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         let (seq, at) = (entry.seq.to_string(), entry.at.unix_ms().to_string());
-        // Nothing and an empty text are not the same.
+        // A missing value differs from an empty text.
         let optional =
             |text: &Option<String>| text.as_ref().map_or("-".to_owned(), |text| format!("={text}"));
         let (key, address) = (optional(&entry.key), optional(&entry.address));
         let parts = [before, &seq, &at, entry.user.as_str(), &key, &address, &entry.action, &entry.target];
         for part in parts {
-            // With its length, so that no two rows read alike.
+            // Each part is preceded by its length, so that no two entries encode alike.
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         hasher.finalize().to_hex().to_string()
     }
 }
 
-/// Adds an act at the end; the transaction is one that writes, so nobody else does meanwhile.
+/// Appends an event. The transaction is a writing one, so appends are serialized.
 pub(crate) async fn append(
     connection: &mut SqliteConnection,
     chain: &ChainKey,
-    act: &Act,
-    now: Moment,
+    event: &AuditEvent,
+    now: Timestamp,
 ) -> Result<(), Error> {
     let last = sqlx::query("SELECT seq, hash FROM audit_log ORDER BY seq DESC LIMIT 1")
         .fetch_optional(&mut *connection)
@@ -115,11 +117,11 @@ pub(crate) async fn append(
     let entry = AuditEntry {
         seq: last + 1,
         at: now,
-        user: act.user.clone(),
-        key: act.credential.as_ref().map(ToString::to_string),
-        address: act.address.as_ref().map(ToString::to_string),
-        action: act.action.clone(),
-        target: act.target.clone(),
+        user: event.user.clone(),
+        key: event.credential.as_ref().map(ToString::to_string),
+        address: event.address.as_ref().map(ToString::to_string),
+        action: event.action.clone(),
+        target: event.target.clone(),
     };
     sqlx::query(
         "INSERT INTO audit_log (seq, at, user_id, key_id, address, action, target, hash) \
@@ -138,11 +140,11 @@ pub(crate) async fn append(
     Ok(())
 }
 
-/// Entries read at one time when all are.
-const PAGE: i64 = 1_000;
+/// Number of entries read at once by the verification.
+const PAGE_SIZE: i64 = 1_000;
 
 impl Store {
-    /// A user's entries before `before` (all when none), newest first.
+    /// Returns a user's entries before position `before`, newest first.
     pub async fn audit_of(
         &self,
         user: &UserId,
@@ -161,7 +163,7 @@ impl Store {
         rows.iter().map(entry).collect()
     }
 
-    /// Follows the whole chain; answers how many entries it has, or the first that does not fit.
+    /// Verifies the whole chain. Returns the number of entries, or the position of the first invalid one.
     pub async fn verify_audit(&self) -> Result<Result<u64, i64>, Error> {
         let (mut last, mut before) = (0, String::new());
         loop {
@@ -170,7 +172,7 @@ impl Store {
                  WHERE seq > $1 ORDER BY seq LIMIT $2",
             )
             .bind(last)
-            .bind(PAGE)
+            .bind(PAGE_SIZE)
             .fetch_all(&self.pool)
             .await?;
             if rows.is_empty() {
@@ -179,7 +181,7 @@ impl Store {
             for row in &rows {
                 let seq = row.try_get("seq")?;
                 let hash: String = row.try_get("hash")?;
-                // A row that cannot be read was not written by this program.
+                // A row that does not parse was not written by this program.
                 let fits = entry(row).is_ok_and(|entry| self.chain.hash(&before, &entry) == hash);
                 if seq != last + 1 || !fits {
                     return Ok(Err(seq));
@@ -189,12 +191,12 @@ impl Store {
         }
     }
 
-    /// Notes where a key is used from; the first time from there is an act.
-    pub async fn key_used_from(&self, principal: &Principal, now: Moment) -> Result<(), Error> {
+    /// Records the address a key is used from. The first use from an address is an audit event.
+    pub async fn key_used_from(&self, principal: &Principal, now: Timestamp) -> Result<(), Error> {
         let (Some(address), Credential::Key(key)) = (principal.from, &principal.credential) else {
             return Ok(());
         };
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         let done = sqlx::query(
             "INSERT INTO api_key_addresses (key_id, address) SELECT id, $1 FROM api_keys WHERE id = $2 \
              ON CONFLICT DO NOTHING",
@@ -203,13 +205,13 @@ impl Store {
         .bind(key.as_str())
         .execute(&mut *tx)
         .await?;
-        // A key that was revoked meanwhile, perhaps by whoever should not have had it, was used all the same.
+        // A key that was revoked meanwhile, perhaps by an attacker, was used all the same.
         let revoked = "SELECT COUNT(*) FROM api_keys WHERE id = $1";
         let revoked =
             sqlx::query_scalar::<_, i64>(revoked).bind(key.as_str()).fetch_one(&mut *tx).await? == 0;
         if done.rows_affected() == 1 || revoked {
-            let act = Act::by(principal, "key.first_use", key);
-            append(&mut tx, &self.chain, &act, now).await?;
+            let event = AuditEvent::by(principal, "key.first_use", key);
+            append(&mut tx, &self.chain, &event, now).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -219,8 +221,8 @@ impl Store {
 fn entry(row: &SqliteRow) -> Result<AuditEntry, Error> {
     Ok(AuditEntry {
         seq: row.try_get("seq")?,
-        at: Moment::from_unix_ms(row.try_get("at")?),
-        user: parsed(row.try_get("user_id")?)?,
+        at: Timestamp::from_unix_ms(row.try_get("at")?),
+        user: parse(row.try_get("user_id")?)?,
         key: row.try_get("key_id")?,
         address: row.try_get("address")?,
         action: row.try_get("action")?,

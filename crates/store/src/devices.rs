@@ -1,63 +1,64 @@
-//! Log-ins of machines (`rig login`): asked for by a machine, decided by a user, collected once by the machine. What the machine polls
-//! with and what the user types are stored as keyed hashes only.
+//! Device logins (`rig login`): requested by a machine, decided by a user, and collected once by the machine.
+//! The polling secret and the user code are stored only as keyed hashes.
 
 use std::net::IpAddr;
 
-use rigbox_core::permit::Principal;
-use rigbox_core::time::Moment;
+use rigbox_core::authz::Principal;
+use rigbox_core::time::Timestamp;
 use sqlx::Row;
 
-use crate::audit::{self, Act};
-use crate::secret::{DeviceSecret, TokenKey, UserCode};
+use crate::audit::{self, AuditEvent};
+use crate::tokens::{DeviceSecret, TokenKey, UserCode};
 use crate::{Error, NewKey, Store, User, api_keys, users};
 
-/// A log-in that waits for its user.
+/// Pending device login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceLogin {
-    /// What the machine says that it is called.
+    /// Name of the machine, as it states it.
     pub machine: String,
-    /// Where it asked from.
+    /// Address of the machine.
     pub address: String,
-    /// When it asked.
-    pub created_at: Moment,
+    /// Time of the request.
+    pub created_at: Timestamp,
 }
 
-/// What a machine that polls is told.
+/// Result of polling a device login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Poll {
-    /// Nobody has decided.
+    /// Not decided yet.
     Pending,
-    /// The user does not want it.
+    /// The user denied the request.
     Denied,
-    /// The key that was offered is stored and the log-in is used up.
+    /// The offered key is stored, and the login is consumed.
     Approved(User),
-    /// There is no such log-in (any more).
+    /// Unknown or expired.
     Unknown,
 }
 
-/// Log-ins that may wait at one time.
-const MOST_WAITING: i64 = 10_000;
-/// Keys that a user may have when another machine logs in.
-const MOST_KEYS: i64 = 100;
+/// Maximum number of pending logins.
+const MAX_PENDING_LOGINS: i64 = 10_000;
+/// Maximum number of keys of a user for whom another login creates one.
+const MAX_DEVICE_KEYS: i64 = 100;
 
 impl Store {
-    /// Keeps a log-in until `until`; `false` when too many wait already. Those that have ended are removed on the way.
+    /// Stores a login that is valid until `until`, and removes expired ones. Returns `false` if too many are
+    /// pending.
     pub async fn add_device_login(
         &self,
         (secret, code, token_key): (&DeviceSecret, &UserCode, &TokenKey),
         machine: &str,
         address: IpAddr,
-        until: Moment,
-        now: Moment,
+        until: Timestamp,
+        now: Timestamp,
     ) -> Result<bool, Error> {
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         sqlx::query("DELETE FROM device_logins WHERE expires_at <= $1")
             .bind(now.unix_ms())
             .execute(&mut *tx)
             .await?;
         let waiting: i64 =
             sqlx::query_scalar("SELECT COUNT(*) FROM device_logins").fetch_one(&mut *tx).await?;
-        if waiting >= MOST_WAITING {
+        if waiting >= MAX_PENDING_LOGINS {
             return Ok(false);
         }
         sqlx::query(
@@ -76,12 +77,12 @@ impl Store {
         Ok(true)
     }
 
-    /// The log-in that a user's code is about, if it waits for a decision.
+    /// Returns the undecided login of a user code.
     pub async fn device_login(
         &self,
         code: &UserCode,
         token_key: &TokenKey,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Option<DeviceLogin>, Error> {
         let row = sqlx::query(
             "SELECT machine, address, created_at FROM device_logins \
@@ -95,22 +96,22 @@ impl Store {
             Ok(DeviceLogin {
                 machine: row.try_get("machine")?,
                 address: row.try_get("address")?,
-                created_at: Moment::from_unix_ms(row.try_get("created_at")?),
+                created_at: Timestamp::from_unix_ms(row.try_get("created_at")?),
             })
         })
         .transpose()
     }
 
-    /// Writes a user's decision down; `None` when there is nothing (any more) to decide.
+    /// Records a user's decision. Returns `None` if there is no undecided login.
     pub async fn decide_device_login(
         &self,
         by: &Principal,
         code: &UserCode,
         token_key: &TokenKey,
         approved: bool,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Option<String>, Error> {
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         let machine: Option<String> = sqlx::query_scalar(
             "UPDATE device_logins SET approved = $1, user_id = $2 \
              WHERE code_hash = $3 AND expires_at > $4 AND approved IS NULL RETURNING machine",
@@ -123,20 +124,20 @@ impl Store {
         .await?;
         if let Some(machine) = &machine {
             let action = if approved { "device.approve" } else { "device.deny" };
-            audit::append(&mut tx, &self.chain, &Act::by(by, action, machine), now).await?;
+            audit::append(&mut tx, &self.chain, &AuditEvent::by(by, action, machine), now).await?;
         }
         tx.commit().await?;
         Ok(machine)
     }
 
-    /// What became of a log-in. If it was approved, a key is stored, named after the machine and with the secret of `key`, and the
-    /// log-in is used up: it is collected once.
+    /// Returns the state of a login. If it was approved, stores an API key named after the machine with the
+    /// secret of `key`, and consumes the login: it is collected idempotency_key.
     pub async fn poll_device_login(
         &self,
         secret: &DeviceSecret,
         key: NewKey,
         token_key: &TokenKey,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Poll, Error> {
         let hash = token_key.hash(secret.reveal());
         let row = sqlx::query("SELECT approved FROM device_logins WHERE hash = $1 AND expires_at > $2")
@@ -150,7 +151,7 @@ impl Store {
             Some(false) => return Ok(Poll::Denied),
             Some(true) => {}
         }
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         let row =
             sqlx::query("DELETE FROM device_logins WHERE hash = $1 AND approved RETURNING user_id, machine")
                 .bind(hash.as_str())
@@ -163,14 +164,14 @@ impl Store {
             .bind(user.id.as_str())
             .fetch_one(&mut *tx)
             .await?;
-        if keys >= MOST_KEYS {
-            let limit = u64::try_from(MOST_KEYS).unwrap_or(0);
+        if keys >= MAX_DEVICE_KEYS {
+            let limit = u64::try_from(MAX_DEVICE_KEYS).unwrap_or(0);
             return Err(Error::Quota { limit_name: "max_api_keys", limit });
         }
         let key = NewKey { name: format!("rig on {machine}"), by_login: true, ..key };
         let id = api_keys::insert(&mut tx, &user.id, &key, now).await?;
-        let act = Act::on_machine(&user.id, "key.create", &id);
-        audit::append(&mut tx, &self.chain, &act, now).await?;
+        let event = AuditEvent::by_operator(&user.id, "key.create", &id);
+        audit::append(&mut tx, &self.chain, &event, now).await?;
         tx.commit().await?;
         Ok(Poll::Approved(user))
     }

@@ -1,47 +1,47 @@
-//! Environment variables of workspaces: the names in clear, beside the workspace; each value in an envelope.
+//! Environment variables of workspaces: names in clear beside the workspace, each value in an envelope.
 
 use std::collections::BTreeMap;
 
 use rigbox_core::environment::VariableName;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Row, SqliteConnection};
 
-use crate::audit::{self, Act};
-use crate::envelope::{self, Column};
-use crate::{Error, Store, parsed};
+use crate::audit::{self, AuditEvent};
+use crate::secrets::envelope::{self, Column};
+use crate::{Error, Store, parse};
 
-/// Where the values stand.
+/// Column of the values.
 pub(crate) static VALUE: Column =
     Column { table: "workspace_env", column: "value", row: &["workspace_id", "name"] };
 
-/// What everybody who may see a workspace may know of its environment.
+/// Public part of a workspace's environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnvironmentNames {
-    /// Counts changes.
+    /// Number of changes.
     pub revision: i64,
-    /// The names, sorted.
+    /// Sorted names.
     pub names: Vec<VariableName>,
 }
 
 impl EnvironmentNames {
     pub(crate) fn parse(names: &str, revision: i64) -> Result<Self, Error> {
-        let names = names.split(',').filter(|name| !name.is_empty()).map(parsed);
+        let names = names.split(',').filter(|name| !name.is_empty()).map(parse);
         Ok(Self { revision, names: names.collect::<Result<_, _>>()? })
     }
 }
 
-/// A workspace's environment with its values.
+/// Environment of a workspace with its values.
 #[derive(Debug)]
 pub struct Environment {
-    /// Counts changes.
+    /// Number of changes.
     pub revision: i64,
-    /// The variables.
+    /// Variables.
     pub variables: BTreeMap<VariableName, SecretString>,
 }
 
-/// How large an environment may become.
+/// Bounds of an environment.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     variables: i64,
@@ -49,14 +49,14 @@ struct Bounds {
 }
 
 const BOUNDS: Bounds = Bounds {
-    variables: rigbox_core::environment::MOST_VARIABLES,
-    bytes: rigbox_core::environment::MOST_BYTES,
+    variables: rigbox_core::environment::MAX_VARIABLES,
+    bytes: rigbox_core::environment::MAX_TOTAL_BYTES,
 };
 
 impl Store {
-    /// A workspace's environment; `None` when there is no such workspace.
+    /// Returns a workspace's environment, or `None` if there is no such workspace.
     pub async fn environment(&self, id: &WorkspaceId) -> Result<Option<Environment>, Error> {
-        // One statement, so that values and revision are of one moment.
+        // One statement, so that values and revision are consistent.
         let rows = sqlx::query(
             "SELECT workspaces.env_revision, workspace_env.name, workspace_env.value FROM workspaces \
              LEFT JOIN workspace_env ON workspace_env.workspace_id = workspaces.id WHERE workspaces.id = $1",
@@ -71,21 +71,21 @@ impl Store {
             let Some(name) = row.try_get::<Option<&str>, _>("name")? else { continue };
             let value = self.unseal(&VALUE.at(&[id.as_str(), name]), row.try_get("value")?).await?;
             let value = std::str::from_utf8(&value).map_err(|error| Error::Damaged(error.to_string()))?;
-            environment.variables.insert(parsed(name)?, SecretString::from(value));
+            environment.variables.insert(parse(name)?, SecretString::from(value));
         }
         Ok(Some(environment))
     }
 
-    /// Adds variables to a workspace's environment, or gives them other values. Answers the environment's revision; `None` when there
+    /// Adds or replaces variables of a workspace. Returns the environment's new revision, or `None` if there
     /// is no such workspace.
     pub async fn set_variables(
         &self,
         id: &WorkspaceId,
         variables: &BTreeMap<VariableName, SecretString>,
-        act: &Act,
-        now: Moment,
+        event: &AuditEvent,
+        now: Timestamp,
     ) -> Result<Option<EnvironmentNames>, Error> {
-        let (mut tx, master) = self.write_sealing().await?;
+        let (mut tx, master) = self.begin_sealed_write().await?;
         let known = sqlx::query("SELECT id FROM workspaces WHERE id = $1").bind(id.as_str());
         if known.fetch_optional(&mut *tx).await?.is_none() {
             return Ok(None);
@@ -106,20 +106,20 @@ impl Store {
         }
         check_bounds(&mut tx, id, BOUNDS).await?;
         let names = changed(&mut tx, id, now).await?;
-        audit::append(&mut tx, &self.chain, act, now).await?;
+        audit::append(&mut tx, &self.chain, event, now).await?;
         tx.commit().await?;
         Ok(Some(names))
     }
 
-    /// Removes a variable; `None` when the workspace has none of that name.
+    /// Removes a variable. Returns `None` if the workspace has none of that name.
     pub async fn remove_variable(
         &self,
         id: &WorkspaceId,
         name: &VariableName,
-        act: &Act,
-        now: Moment,
+        event: &AuditEvent,
+        now: Timestamp,
     ) -> Result<Option<EnvironmentNames>, Error> {
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         let done = sqlx::query("DELETE FROM workspace_env WHERE workspace_id = $1 AND name = $2")
             .bind(id.as_str())
             .bind(name.as_str())
@@ -129,13 +129,13 @@ impl Store {
             return Ok(None);
         }
         let names = changed(&mut tx, id, now).await?;
-        audit::append(&mut tx, &self.chain, act, now).await?;
+        audit::append(&mut tx, &self.chain, event, now).await?;
         tx.commit().await?;
         Ok(Some(names))
     }
 }
 
-/// A variable counts as it does in a process's environment: name, `=`, value, NUL.
+/// Checks the bounds. A variable counts as in a process's environment: name, `=`, value, NUL.
 async fn check_bounds(
     connection: &mut SqliteConnection,
     id: &WorkspaceId,
@@ -160,11 +160,11 @@ async fn check_bounds(
     Ok(())
 }
 
-/// Writes beside the workspace that its environment is another one.
+/// Records a change of the environment beside the workspace.
 async fn changed(
     connection: &mut SqliteConnection,
     id: &WorkspaceId,
-    now: Moment,
+    now: Timestamp,
 ) -> Result<EnvironmentNames, Error> {
     let names: Vec<String> =
         sqlx::query_scalar("SELECT name FROM workspace_env WHERE workspace_id = $1 ORDER BY name")

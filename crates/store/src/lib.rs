@@ -1,50 +1,46 @@
-//! Control's database: opening and migrating it, and one file of queries per noun. No other crate writes SQL.
+//! Database of the control role: opening, migrations, and one file of queries per noun. No other crate
+//! contains SQL.
 //!
-//! SQLite on one machine. The text of the queries keeps to what PostgreSQL takes too.
+//! The backend is SQLite. The queries keep to the subset that PostgreSQL accepts too.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Row, SqlitePool};
 
 mod api_keys;
 mod app_sessions;
 mod apps;
 mod audit;
+mod credential_cache;
 mod devices;
-mod envelope;
 mod environment;
-mod holders;
-mod hot;
 mod idempotency;
-mod lists;
-mod master_key;
 mod networks;
-mod rotation;
-pub mod secret;
+mod pagination;
+mod secrets;
 mod sessions;
+mod sqlite;
+pub mod tokens;
 mod user_limits;
 mod users;
-mod vault;
 mod workspace_keys;
 mod workspace_log;
 mod workspaces;
 
-pub use api_keys::{Holder, KeyRecord, NewKey, NewSecret};
-pub use app_sessions::{SessionHolder, WayToApp};
-pub use apps::{App, AppAt, AppHost, AppPage};
-pub use audit::{Act, AuditEntry};
+pub use api_keys::{KeyHolder, KeyRecord, NewKey, NewSecret};
+pub use app_sessions::{AppHandoff, SessionHolder};
+pub use apps::{App, AppHost, AppPage, AppWithWorkspace};
+pub use audit::{AuditEntry, AuditEvent};
 pub use devices::{DeviceLogin, Poll};
 pub use environment::{Environment, EnvironmentNames};
-pub use idempotency::{Once, Replay};
-pub use master_key::{KeySource, MasterKeyId};
+pub use idempotency::{IdempotencyKey, Replay};
 pub use networks::NetworkSettings;
-pub use rotation::Rotation;
+pub use secrets::master_key::{KeySource, MasterKeyId};
+pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use users::User;
 pub use workspace_log::LogEntry;
@@ -52,153 +48,138 @@ pub use workspaces::{Page, Quota, Usage, Workspace};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
-/// What can go wrong with the database.
+/// Database error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The database was written by a newer version of Rigbox.
     #[error(
-        "the database has schema version {0}, which this version does not know: it was written by a newer rigboxd; start that one, or restore a backup from before the upgrade"
+        "the database has schema version {0}, which is newer than this rigboxd: start the newer version, or restore a backup from before the upgrade"
     )]
     NewerSchema(i64),
-    /// A migration did not run.
-    #[error("the database could not be brought to this version's schema: {0}")]
+    /// A migration failed.
+    #[error("failed to migrate the database to this version's schema: {0}")]
     Migration(MigrateError),
-    /// The file is there and cannot be used.
-    #[error("file {path}: {problem}")]
+    /// A file exists but is unusable.
+    #[error("{path}: {problem}")]
     File {
-        /// Which file.
+        /// Path of the file.
         path: String,
-        /// What is wrong with it.
+        /// Problem with the file.
         problem: String,
     },
-    /// The system has no random numbers.
-    #[error("no random numbers from the system: {0}")]
+    /// The system's random number generator failed.
+    #[error("the system's random number generator failed: {0}")]
     Random(String),
-    /// A value in the database is none that this program writes.
-    #[error("the database has a damaged value: {0}")]
+    /// The database contains a value that this program does not write.
+    #[error("corrupt value in the database: {0}")]
     Damaged(String),
-    /// Another one has the name: a workspace of the user, or an app.
+    /// The name is taken, by another workspace of the user or by another app.
     #[error("name taken")]
     NameTaken,
-    /// A quota would be exceeded.
-    #[error("{limit_name}: {limit} would be exceeded")]
+    /// The request would exceed a quota.
+    #[error("{limit_name}: the limit of {limit} would be exceeded")]
     Quota {
         /// Name of the limit.
         limit_name: &'static str,
-        /// Its value.
+        /// Value of the limit.
         limit: u64,
     },
-    /// The idempotency key was used for another request.
-    #[error("idempotency key used for another request")]
+    /// The idempotency key was used for a different request.
+    #[error("the idempotency key was used for a different request")]
     KeyReused,
     /// The user has no such workspace.
-    #[error("no workspace `{0}`: not found")]
+    #[error("Workspace `{0}` not found.")]
     NoWorkspace(WorkspaceId),
-    /// The master keys cannot be had.
+    /// The master keys are unavailable.
     #[error("no master key from {origin}: {problem}")]
     MasterKeySource {
-        /// Where they come from.
+        /// Source of the keys.
         origin: String,
-        /// What is wrong.
+        /// Problem with the source.
         problem: String,
     },
-    /// The master key is another one than the database's.
+    /// The master key does not belong to this database.
     #[error(
-        "wrong master key: secrets in the database are encrypted with the master key {wanted}, which {origin} does not have; nothing was changed: put that key back, from its backup if need be"
+        "wrong master key: the database is encrypted with master key {wanted}, which {origin} does not contain; nothing was changed: restore that key from its backup"
     )]
     WrongMasterKey {
-        /// The id of the key that is wanted.
+        /// Id of the required key.
         wanted: MasterKeyId,
-        /// Where it was looked for.
+        /// Source that lacks it.
         origin: String,
     },
-    /// A rotation cannot begin.
-    #[error("the master key cannot be rotated: {0}")]
+    /// A rotation cannot start.
+    #[error("cannot rotate the master key: {0}")]
     Rotation(String),
-    /// The master keys were not given to this handle.
+    /// This handle was opened without master keys.
     #[error("the database was opened without its master key")]
     Locked,
-    /// A secret is not what this program wrote there.
-    #[error("a secret in {table}.{column} does not open: it was changed, or moved from another row")]
-    DoesNotOpen {
-        /// In which table.
+    /// A secret fails authentication.
+    #[error("cannot decrypt a secret in {table}.{column}: it was modified, or moved from another row")]
+    DecryptFailed {
+        /// Table.
         table: &'static str,
-        /// In which column.
+        /// Column.
         column: &'static str,
     },
-    /// The cipher refused to encrypt.
-    #[error("the cipher failed")]
+    /// The cipher failed to encrypt.
+    #[error("encryption failed")]
     Cipher,
-    /// There is a first user, or one with this e-mail address, already.
-    #[error("there is such a user already")]
+    /// There is already a first user, or a user with this email address.
+    #[error("the user already exists")]
     UserExists,
-    /// Anything else from the database.
+    /// Any other database error.
     #[error("database: {0}")]
     Sql(#[from] sqlx::Error),
-    /// The same, from a connection that only reads.
+    /// Error of a read-only connection.
     #[error("database: {0}")]
     Read(#[from] rusqlite::Error),
 }
 
-/// The open database.
+/// Handle to the database.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
-    hot: Arc<hot::Hot>,
-    holders: Arc<holders::Holders>,
+    readers: Arc<sqlite::readers::ReadPool>,
+    credentials: Arc<credential_cache::CredentialCache>,
     chain: audit::ChainKey,
-    /// What opens secrets; see [`Store::unlock`].
-    vault: Option<vault::Vault>,
+    /// Master keys; see [`Store::unlock`].
+    keyring: Option<secrets::keyring::Keyring>,
 }
 
 impl Store {
-    /// Opens the database, makes it where there is none, and brings it to this version's schema.
-    pub async fn open(path: &Path, token_key: &secret::TokenKey) -> Result<Self, Error> {
-        let fresh = !path.exists();
-        if fresh {
-            secret::create_private(path, &[])?;
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            // What was acknowledged survives a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            .min_connections(1)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options)
-            .await?;
+    /// Opens the database, creates it if necessary, and migrates it to this version's schema.
+    pub async fn open(path: &Path, token_key: &tokens::TokenKey) -> Result<Self, Error> {
+        let pool = sqlite::open(path).await?;
         MIGRATIONS.run(&pool).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;
         Ok(Self {
             pool,
-            hot: Arc::new(hot::Hot::new(path)),
-            holders: Arc::default(),
+            readers: Arc::new(sqlite::readers::ReadPool::new(path)),
+            credentials: Arc::default(),
             chain: audit::ChainKey::of(token_key),
-            vault: None,
+            keyring: None,
         })
     }
 
-    /// Whether the database answers.
+    /// Checks that the database responds.
     pub async fn ping(&self) -> Result<(), Error> {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
         Ok(())
     }
 
-    /// Closes all connections; what is under way is finished first.
+    /// Closes all connections after pending work.
     pub async fn close(&self) {
-        // The last connection tidies up, and one that only reads could not.
-        self.hot.close();
+        // The last connection cleans up, which a read-only one could not.
+        self.readers.close();
         self.pool.close().await;
     }
 
-    /// A transaction that will write: it waits for its turn at the beginning, so it never fails half-way for another's.
-    async fn write(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, Error> {
+    /// Begins a writing transaction. It waits for the write lock at the start, so it never fails half-way on
+    /// a conflict.
+    async fn begin_write(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, Error> {
         Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
     }
 }
@@ -209,16 +190,16 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
     Ok(bytes)
 }
 
-pub(crate) fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Error>
+pub(crate) fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Error>
 where
     T::Err: std::fmt::Display,
 {
     text.parse().map_err(|error: T::Err| Error::Damaged(error.to_string()))
 }
 
-/// A column of a moment that may be missing.
-pub(crate) fn moment(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Option<Moment>, Error> {
-    Ok(row.try_get::<Option<i64>, _>(column)?.map(Moment::from_unix_ms))
+/// Reads a nullable timestamp column.
+pub(crate) fn timestamp(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Option<Timestamp>, Error> {
+    Ok(row.try_get::<Option<i64>, _>(column)?.map(Timestamp::from_unix_ms))
 }
 
 #[cfg(test)]

@@ -1,29 +1,29 @@
-//! Links that sign in, and the sessions of browsers that followed one. Both are stored as keyed hashes only.
+//! Sign-in links, and the browser sessions they start. Both are stored only as keyed hashes.
 
 use std::time::Duration;
 
+use rigbox_core::authz::{Credential, Principal, Scope};
 use rigbox_core::ids::{SessionId, UserId};
-use rigbox_core::permit::{Credential, Principal, Scope};
-use rigbox_core::plans::Overrides;
-use rigbox_core::time::Moment;
+use rigbox_core::plans::LimitOverrides;
+use rigbox_core::time::Timestamp;
 use sqlx::Row;
 
-use crate::audit::{self, Act};
-use crate::secret::{LinkToken, SessionToken, TokenKey};
-use crate::{Error, Holder, Store, User, parsed, random, user_limits, users};
+use crate::audit::{self, AuditEvent};
+use crate::tokens::{LinkToken, SessionToken, TokenKey};
+use crate::{Error, KeyHolder, Store, User, parse, random, user_limits, users};
 
-/// A session about to be stored.
+/// Session to be stored.
 #[derive(Debug, Clone, Copy)]
 pub struct NewSession<'a> {
-    /// What the browser gets.
+    /// Token for the browser's cookie.
     pub token: &'a SessionToken,
-    /// How long it lasts unused.
+    /// Lifetime of an unused session.
     pub idle: Duration,
-    /// How long it lasts at most.
-    pub longest: Duration,
+    /// Maximum lifetime.
+    pub max_lifetime: Duration,
 }
 
-/// Who a link signed in.
+/// Result of following a sign-in link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedIn {
     /// The user.
@@ -33,16 +33,16 @@ pub struct SignedIn {
 }
 
 impl Store {
-    /// Keeps a link for a user until `until`. Links that have ended are removed on the way.
+    /// Stores a sign-in link that is valid until `until`, and removes expired ones.
     pub async fn add_link(
         &self,
         user: &UserId,
         token: &LinkToken,
         token_key: &TokenKey,
-        until: Moment,
-        now: Moment,
+        until: Timestamp,
+        now: Timestamp,
     ) -> Result<(), Error> {
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         sqlx::query("DELETE FROM login_links WHERE expires_at <= $1")
             .bind(now.unix_ms())
             .execute(&mut *tx)
@@ -57,12 +57,12 @@ impl Store {
         Ok(())
     }
 
-    /// Who a link would sign in.
+    /// Returns the user of a valid sign-in link.
     pub async fn user_of_link(
         &self,
         token: &LinkToken,
         token_key: &TokenKey,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Option<User>, Error> {
         sqlx::query(
             "SELECT users.id, email, email_verified, plan, created_at, disabled_at FROM login_links \
@@ -77,16 +77,17 @@ impl Store {
         .transpose()
     }
 
-    /// Uses a link up and begins a session; `None` when the link is not good (any more). `act` is done by the new session.
+    /// Consumes a sign-in link and starts a session. Returns `None` if the link is invalid. `event` is
+    /// recorded under the new session.
     pub async fn sign_in(
         &self,
         link: &LinkToken,
         session: NewSession<'_>,
         token_key: &TokenKey,
         from: Option<std::net::IpAddr>,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<Option<SignedIn>, Error> {
-        let mut tx = self.write().await?;
+        let mut tx = self.begin_write().await?;
         let row = sqlx::query("DELETE FROM login_links WHERE hash = $1 RETURNING user_id, expires_at")
             .bind(token_key.hash(link.reveal()).as_str())
             .fetch_optional(&mut *tx)
@@ -95,11 +96,11 @@ impl Store {
         let good = row.try_get::<i64, _>("expires_at")? > now.unix_ms();
         let user: String = row.try_get("user_id")?;
         let Some(user) = users::enabled(&mut tx, &user).await?.filter(|_| good) else {
-            // Used up all the same.
+            // The link is consumed all the same.
             tx.commit().await?;
             return Ok(None);
         };
-        // The link was sent to the address.
+        // Following the link proves ownership of the address.
         sqlx::query("UPDATE users SET email_verified = TRUE WHERE id = $1 AND NOT email_verified")
             .bind(user.id.as_str())
             .execute(&mut *tx)
@@ -117,30 +118,31 @@ impl Store {
         .bind(token_key.hash(session.token.reveal()).as_str())
         .bind(now.unix_ms())
         .bind(now.after(session.idle).unix_ms())
-        .bind(now.after(session.longest).unix_ms())
+        .bind(now.after(session.max_lifetime).unix_ms())
         .execute(&mut *tx)
         .await?;
         let principal = Principal {
             user: user.id.clone(),
             plan: user.plan,
-            limits: Overrides::default(),
+            limits: LimitOverrides::default(),
             credential: Credential::Session(id.clone()),
             scope: Scope::Account,
             from,
         };
-        audit::append(&mut tx, &self.chain, &Act::by(&principal, "session.create", &id), now).await?;
+        audit::append(&mut tx, &self.chain, &AuditEvent::by(&principal, "session.create", &id), now).await?;
         tx.commit().await?;
         Ok(Some(SignedIn { user, session: id }))
     }
 
-    /// Whose session this is, if it is good at this moment; `idle` is how long it lasts unused.
-    pub async fn holder_of_session(
+    /// Returns the principal of a session that is valid at `now`. `idle` is the lifetime of an unused
+    /// session.
+    pub async fn session_principal(
         &self,
         token: &SessionToken,
         token_key: &TokenKey,
         idle: Duration,
-        now: Moment,
-    ) -> Result<Option<Holder>, Error> {
+        now: Timestamp,
+    ) -> Result<Option<KeyHolder>, Error> {
         let row = sqlx::query(
             "SELECT sessions.id, sessions.idle_at, users.id AS user_id, users.plan, users.limits \
              FROM sessions JOIN users ON users.id = sessions.user_id \
@@ -153,21 +155,21 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let idle_ms = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
         let idle_at: i64 = row.try_get("idle_at")?;
-        Ok(Some(Holder {
+        Ok(Some(KeyHolder {
             principal: Principal {
-                user: parsed(row.try_get("user_id")?)?,
-                plan: parsed(row.try_get("plan")?)?,
+                user: parse(row.try_get("user_id")?)?,
+                plan: parse(row.try_get("plan")?)?,
                 limits: user_limits::read(row.try_get("limits")?)?,
-                credential: Credential::Session(parsed(row.try_get("id")?)?),
+                credential: Credential::Session(parse(row.try_get("id")?)?),
                 scope: Scope::Account,
                 from: None,
             },
-            last_used_at: Some(Moment::from_unix_ms(idle_at.saturating_sub(idle_ms))),
+            last_used_at: Some(Timestamp::from_unix_ms(idle_at.saturating_sub(idle_ms))),
         }))
     }
 
-    /// Notes that a session is used: it lasts for `idle` more.
-    pub async fn session_used(&self, id: &SessionId, idle: Duration, now: Moment) -> Result<(), Error> {
+    /// Records a use of a session, which extends it by `idle`.
+    pub async fn session_used(&self, id: &SessionId, idle: Duration, now: Timestamp) -> Result<(), Error> {
         sqlx::query("UPDATE sessions SET idle_at = $1 WHERE id = $2")
             .bind(now.after(idle).unix_ms())
             .bind(id.as_str())
@@ -177,12 +179,12 @@ impl Store {
     }
 
     /// Ends a session.
-    pub async fn end_session(&self, id: &SessionId, act: &Act, now: Moment) -> Result<(), Error> {
-        let mut tx = self.write().await?;
+    pub async fn end_session(&self, id: &SessionId, event: &AuditEvent, now: Timestamp) -> Result<(), Error> {
+        let mut tx = self.begin_write().await?;
         let done =
             sqlx::query("DELETE FROM sessions WHERE id = $1").bind(id.as_str()).execute(&mut *tx).await?;
         if done.rows_affected() == 1 {
-            audit::append(&mut tx, &self.chain, act, now).await?;
+            audit::append(&mut tx, &self.chain, event, now).await?;
         }
         tx.commit().await?;
         Ok(())

@@ -1,16 +1,17 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
+use rigbox_core::authz::{Credential, Principal, Role, Scope};
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::Lifecycle;
-use rigbox_core::permit::{Credential, Principal, Role, Scope};
-use rigbox_core::sizes::Sizes;
+use rigbox_core::resources::Resources;
 use rigbox_core::status::{Request, Status};
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use tempfile::TempDir;
 
 use super::*;
-use crate::secret::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
+use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
 mod grants;
 
@@ -18,13 +19,13 @@ mod secrets;
 
 const QUOTA: Quota = Quota { max_vms: 3, max_ram_total_mb: 10_000, max_disk_total_mb: 100_000 };
 
-fn now() -> Moment {
-    Moment::from_unix_ms(1_000)
+fn now() -> Timestamp {
+    Timestamp::from_unix_ms(1_000)
 }
 
-/// Somebody's doing, where it does not matter whose.
-fn act() -> Act {
-    Act::on_machine(&UserId::from_random([1; 5]), "test", "")
+/// Returns an arbitrary event.
+fn event() -> AuditEvent {
+    AuditEvent::by_operator(&UserId::from_random([1; 5]), "test", "")
 }
 
 struct Fixture {
@@ -48,22 +49,22 @@ async fn fixture() -> Fixture {
 }
 
 impl Fixture {
-    async fn holder(&self, key: &ApiKey, at: Moment) -> Option<Holder> {
-        self.store.holder_of_key(&self.token_key.hash(key.reveal()), at).await.unwrap()
+    async fn holder(&self, key: &ApiKey, at: Timestamp) -> Option<KeyHolder> {
+        self.store.key_holder(&self.token_key.hash(key.reveal()), at).await.unwrap()
     }
 
     async fn principal(&self) -> Principal {
         self.holder(&self.key, now()).await.unwrap().principal
     }
 
-    /// A key of the first user.
-    async fn add(&self, scope: Scope, expires_at: Option<Moment>) -> (KeyRecord, ApiKey) {
+    /// Adds a key of the first user.
+    async fn add(&self, scope: Scope, expires_at: Option<Timestamp>) -> (KeyRecord, ApiKey) {
         let key = ApiKey::mint().unwrap();
         let new = NewKey { scope, expires_at, ..NewKey::of(&key, "another", &self.token_key) };
         let Replay::Fresh(record) =
-            self.store.add_key(&self.user, &new, 9, None, act(), now()).await.unwrap()
+            self.store.add_key(&self.user, &new, 9, None, event(), now()).await.unwrap()
         else {
-            panic!("made before")
+            panic!("created before")
         };
         (record, key)
     }
@@ -77,9 +78,9 @@ fn new(user: &UserId, n: u8, name: &str) -> Workspace {
         name: name.parse().unwrap(),
         template_id: "base".into(),
         image: "base".into(),
-        sizes: Sizes::new(512, 1, 4096).unwrap(),
+        resources: Resources::new(512, 1, 4096).unwrap(),
         revision: 1,
-        life: Lifecycle::created(now()),
+        lifecycle: Lifecycle::created(now()),
         environment: EnvironmentNames::default(),
         created_at: now(),
         updated_at: now(),
@@ -90,12 +91,12 @@ fn new(user: &UserId, n: u8, name: &str) -> Workspace {
 async fn a_workspace_is_read_as_it_was_written() {
     let f = fixture().await;
     let mut made = new(&f.user, 1, "one");
-    f.store.create_workspace(&made, QUOTA, None, &act()).await.unwrap();
+    f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made.clone()));
 
-    let failed = made.life.step_failed("disk_full", "no room", now());
-    assert!(f.store.update_life(&made, &failed, None, None, now()).await.unwrap());
-    made.life = failed;
+    let failed = made.lifecycle.step_failed("disk_full", "no room", now());
+    assert!(f.store.update_lifecycle(&made, &failed, None, None, now()).await.unwrap());
+    made.lifecycle = failed;
     made.revision += 1;
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made));
 }
@@ -104,25 +105,25 @@ async fn a_workspace_is_read_as_it_was_written() {
 async fn a_writer_that_has_seen_an_older_row_is_refused() {
     let f = fixture().await;
     let made = new(&f.user, 1, "one");
-    f.store.create_workspace(&made, QUOTA, None, &act()).await.unwrap();
-    let ready = made.life.disk_made(now());
-    assert!(f.store.update_life(&made, &ready, None, None, now()).await.unwrap());
-    let cancelled = made.life.request(Request::Cancel, now()).unwrap();
-    assert!(!f.store.update_life(&made, &cancelled, None, None, now()).await.unwrap());
-    assert_eq!(f.store.workspace(&made.id).await.unwrap().unwrap().life.status, Status::Provisioned);
+    f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
+    let ready = made.lifecycle.disk_created(now());
+    assert!(f.store.update_lifecycle(&made, &ready, None, None, now()).await.unwrap());
+    let cancelled = made.lifecycle.request(Request::Cancel, now()).unwrap();
+    assert!(!f.store.update_lifecycle(&made, &cancelled, None, None, now()).await.unwrap());
+    assert_eq!(f.store.workspace(&made.id).await.unwrap().unwrap().lifecycle.status, Status::Provisioned);
 }
 
 #[tokio::test]
 async fn names_are_unique_per_user_and_quotas_hold_under_concurrency() {
     let f = fixture().await;
-    f.store.create_workspace(&new(&f.user, 1, "one"), QUOTA, None, &act()).await.unwrap();
-    let again = f.store.create_workspace(&new(&f.user, 2, "one"), QUOTA, None, &act()).await;
+    f.store.create_workspace(&new(&f.user, 1, "one"), QUOTA, None, &event()).await.unwrap();
+    let again = f.store.create_workspace(&new(&f.user, 2, "one"), QUOTA, None, &event()).await;
     assert!(matches!(again, Err(Error::NameTaken)));
 
     let tasks: Vec<_> = (3..11)
         .map(|n| {
             let (store, new) = (f.store.clone(), new(&f.user, n, &format!("w{n}")));
-            tokio::spawn(async move { store.create_workspace(&new, QUOTA, None, &act()).await })
+            tokio::spawn(async move { store.create_workspace(&new, QUOTA, None, &event()).await })
         })
         .collect();
     let mut made = 0;
@@ -139,19 +140,20 @@ async fn names_are_unique_per_user_and_quotas_hold_under_concurrency() {
 #[tokio::test]
 async fn a_repeated_create_is_answered_from_memory_and_a_changed_one_is_refused() {
     let f = fixture().await;
-    let once = Once::new("k1", b"one");
+    let idempotency_key = IdempotencyKey::new("k1", b"one");
     let first = new(&f.user, 1, "one");
     assert_eq!(
-        f.store.create_workspace(&first, QUOTA, Some((&once, "answer")), &act()).await.unwrap(),
+        f.store.create_workspace(&first, QUOTA, Some((&idempotency_key, "answer")), &event()).await.unwrap(),
         Replay::Fresh(())
     );
     let second = new(&f.user, 2, "one");
     assert_eq!(
-        f.store.create_workspace(&second, QUOTA, Some((&once, "other")), &act()).await.unwrap(),
-        Replay::Before("answer".into())
+        f.store.create_workspace(&second, QUOTA, Some((&idempotency_key, "other")), &event()).await.unwrap(),
+        Replay::Repeated("answer".into())
     );
-    let changed = Once::new("k1", b"two");
-    let third = f.store.create_workspace(&new(&f.user, 3, "two"), QUOTA, Some((&changed, "")), &act()).await;
+    let changed = IdempotencyKey::new("k1", b"two");
+    let third =
+        f.store.create_workspace(&new(&f.user, 3, "two"), QUOTA, Some((&changed, "")), &event()).await;
     assert!(matches!(third, Err(Error::KeyReused)));
 }
 
@@ -159,7 +161,7 @@ async fn a_repeated_create_is_answered_from_memory_and_a_changed_one_is_refused(
 async fn pages_cover_every_workspace_once() {
     let f = fixture().await;
     for n in 1..4 {
-        f.store.create_workspace(&new(&f.user, n, &format!("w{n}")), QUOTA, None, &act()).await.unwrap();
+        f.store.create_workspace(&new(&f.user, n, &format!("w{n}")), QUOTA, None, &event()).await.unwrap();
     }
     let (mut page, mut names) = (Page { limit: 2, ..Page::default() }, Vec::new());
     loop {
@@ -192,12 +194,12 @@ async fn a_key_ends_when_it_was_to_end_or_is_revoked() {
     let (record, key) = f.add(Scope::Account, Some(end)).await;
     assert!(f.holder(&key, now()).await.is_some());
     assert_eq!(f.holder(&key, end).await, None);
-    assert!(f.store.revoke_key(&f.user, &record.id, &act(), now()).await.unwrap());
+    assert!(f.store.revoke_key(&f.user, &record.id, &event(), now()).await.unwrap());
     assert_eq!(f.holder(&key, now()).await, None);
-    assert!(!f.store.revoke_key(&f.user, &record.id, &act(), now()).await.unwrap());
-    // Nobody ends somebody else's.
+    assert!(!f.store.revoke_key(&f.user, &record.id, &event(), now()).await.unwrap());
+    // Users cannot revoke each other's keys.
     let Credential::Key(first) = f.principal().await.credential else { panic!() };
-    assert!(!f.store.revoke_key(&UserId::from_random([9; 5]), &first, &act(), now()).await.unwrap());
+    assert!(!f.store.revoke_key(&UserId::from_random([9; 5]), &first, &event(), now()).await.unwrap());
     assert!(f.holder(&f.key, now()).await.is_some());
 }
 
@@ -205,17 +207,17 @@ async fn a_key_ends_when_it_was_to_end_or_is_revoked() {
 async fn after_a_rotation_the_old_secret_is_good_for_its_grace_only() {
     let f = fixture().await;
     let (record, old) = f.add(Scope::Account, None).await;
-    let rotate = async |until: Moment| {
+    let rotate = async |until: Timestamp| {
         let key = ApiKey::mint().unwrap();
         let secret = NewSecret::of(&key, &f.token_key);
-        f.store.rotate_key(&f.user, &record.id, &secret, until, &act(), now()).await.unwrap().unwrap();
+        f.store.rotate_key(&f.user, &record.id, &secret, until, &event(), now()).await.unwrap().unwrap();
         key
     };
     let until = now().after(Duration::from_secs(10));
     let second = rotate(until).await;
     assert!(f.holder(&old, now()).await.is_some() && f.holder(&second, now()).await.is_some());
     assert!(f.holder(&old, until).await.is_none() && f.holder(&second, until).await.is_some());
-    // The one before the last is gone at once, grace or not.
+    // The secret before the last rotation is revoked at idempotency_key, despite its grace period.
     let third = rotate(until).await;
     assert!(f.holder(&old, now()).await.is_none() && f.holder(&second, now()).await.is_some());
     assert!(f.holder(&third, now()).await.is_some());
@@ -225,7 +227,7 @@ async fn after_a_rotation_the_old_secret_is_good_for_its_grace_only() {
 async fn a_limited_key_covers_what_it_names_and_its_users_own_only() {
     let f = fixture().await;
     for (n, name) in [(1, "w1"), (2, "w2")] {
-        f.store.create_workspace(&new(&f.user, n, name), QUOTA, None, &act()).await.unwrap();
+        f.store.create_workspace(&new(&f.user, n, name), QUOTA, None, &event()).await.unwrap();
     }
     let id = WorkspaceId::from_random([2; 5]);
     let scope = Scope::Workspaces { ids: BTreeSet::from([id.clone()]), role: Role::Operate };
@@ -240,7 +242,7 @@ async fn a_limited_key_covers_what_it_names_and_its_users_own_only() {
     let strange =
         Scope::Workspaces { ids: BTreeSet::from([WorkspaceId::from_random([7; 5])]), role: Role::Read };
     let new = NewKey { scope: strange, ..NewKey::of(&ApiKey::mint().unwrap(), "x", &f.token_key) };
-    let refused = f.store.add_key(&f.user, &new, 9, None, act(), now()).await;
+    let refused = f.store.add_key(&f.user, &new, 9, None, event(), now()).await;
     assert!(matches!(refused, Err(Error::NoWorkspace(_))), "{refused:?}");
     assert_eq!(f.store.keys_of(&f.user).await.unwrap().len(), 2, "nothing of it is left");
 }
@@ -291,8 +293,8 @@ fn secrets_do_not_print_and_their_file_is_private() {
 async fn a_change_of_the_audit_log_shows() {
     let f = fixture().await;
     for (n, name) in [(1, "w1"), (2, "w2"), (3, "w3")] {
-        let act = Act::by(&f.principal().await, "workspace.create", name);
-        f.store.create_workspace(&new(&f.user, n, name), QUOTA, None, &act).await.unwrap();
+        let event = AuditEvent::by(&f.principal().await, "workspace.create", name);
+        f.store.create_workspace(&new(&f.user, n, name), QUOTA, None, &event).await.unwrap();
     }
     // The user, the first key and three workspaces, newest first.
     let entries = f.store.audit_of(&f.user, None, 9).await.unwrap();
@@ -335,7 +337,7 @@ async fn to_revoke_a_key_at_once_does_not_hide_its_use() {
     let f = fixture().await;
     let (record, key) = f.add(Scope::Account, None).await;
     let used = f.holder(&key, now()).await.unwrap().principal;
-    f.store.revoke_key(&f.user, &record.id, &act(), now()).await.unwrap();
+    f.store.revoke_key(&f.user, &record.id, &event(), now()).await.unwrap();
     let from = Some("192.0.2.1".parse().unwrap());
     f.store.key_used_from(&Principal { from, ..used }, now()).await.unwrap();
     let newest = &f.store.audit_of(&f.user, None, 1).await.unwrap()[0];
@@ -347,8 +349,8 @@ async fn a_link_is_good_once_and_not_for_long() {
     let f = fixture().await;
     let until = now().after(Duration::from_secs(60));
     let token = || SessionToken::mint().unwrap();
-    let sign_in = async |link: &LinkToken, at: Moment| {
-        let session = NewSession { token: &token(), idle: IDLE, longest: LONGEST };
+    let sign_in = async |link: &LinkToken, at: Timestamp| {
+        let session = NewSession { token: &token(), idle: IDLE, max_lifetime: MAX_LIFETIME };
         f.store.sign_in(link, session, &f.token_key, None, at).await.unwrap().is_some()
     };
     let link = LinkToken::mint().unwrap();
@@ -359,12 +361,12 @@ async fn a_link_is_good_once_and_not_for_long() {
     f.store.add_link(&f.user, &late, &f.token_key, until, now()).await.unwrap();
     assert!(f.store.user_of_link(&late, &f.token_key, until).await.unwrap().is_none());
     assert!(!sign_in(&late, until).await);
-    // One that came too late does not come back.
+    // A link followed too late does not come back.
     assert!(!sign_in(&late, now()).await);
 }
 
 const IDLE: Duration = Duration::from_secs(100);
-const LONGEST: Duration = Duration::from_secs(250);
+const MAX_LIFETIME: Duration = Duration::from_secs(250);
 
 #[tokio::test]
 async fn a_session_ends_when_it_is_not_used_and_in_the_end_however_much_it_is() {
@@ -372,17 +374,17 @@ async fn a_session_ends_when_it_is_not_used_and_in_the_end_however_much_it_is() 
     let (link, token) = (LinkToken::mint().unwrap(), SessionToken::mint().unwrap());
     let at = |seconds| now().after(Duration::from_secs(seconds));
     f.store.add_link(&f.user, &link, &f.token_key, at(60), now()).await.unwrap();
-    let session = NewSession { token: &token, idle: IDLE, longest: LONGEST };
+    let session = NewSession { token: &token, idle: IDLE, max_lifetime: MAX_LIFETIME };
     let begun = f.store.sign_in(&link, session, &f.token_key, None, now()).await.unwrap().unwrap();
     let is_good = async |seconds| {
-        f.store.holder_of_session(&token, &f.token_key, IDLE, at(seconds)).await.unwrap().is_some()
+        f.store.session_principal(&token, &f.token_key, IDLE, at(seconds)).await.unwrap().is_some()
     };
     assert!(is_good(99).await && !is_good(100).await);
     f.store.session_used(&begun.session, IDLE, at(99)).await.unwrap();
     assert!(is_good(198).await && !is_good(199).await);
     f.store.session_used(&begun.session, IDLE, at(198)).await.unwrap();
     assert!(is_good(249).await && !is_good(250).await);
-    f.store.end_session(&begun.session, &act(), at(249)).await.unwrap();
+    f.store.end_session(&begun.session, &event(), at(249)).await.unwrap();
     assert!(!is_good(0).await);
 }
 
@@ -398,20 +400,20 @@ async fn a_machines_log_in_ends_and_is_collected_once() {
         assert!(f.store.add_device_login(tokens, "laptop", from, until, now()).await.unwrap());
         (secret, code)
     };
-    let poll = async |secret: &DeviceSecret, at: Moment| {
+    let poll = async |secret: &DeviceSecret, at: Timestamp| {
         let key = NewKey::of(&ApiKey::mint().unwrap(), "", &f.token_key);
         f.store.poll_device_login(secret, key, &f.token_key, at).await.unwrap()
     };
     let (secret, code) = ask().await;
     assert_eq!(poll(&secret, now()).await, Poll::Pending);
     let decided = f.store.decide_device_login(&by, &code, &f.token_key, true, until).await.unwrap();
-    assert_eq!(decided, None, "approved after its end");
+    assert_eq!(decided, None, "approved after expiry");
     let decided = f.store.decide_device_login(&by, &code, &f.token_key, true, now()).await.unwrap();
     assert_eq!(decided.as_deref(), Some("laptop"));
-    assert_eq!(poll(&secret, until).await, Poll::Unknown, "collected after its end");
+    assert_eq!(poll(&secret, until).await, Poll::Unknown, "collected after expiry");
     assert!(matches!(poll(&secret, now()).await, Poll::Approved(user) if user.id == f.user));
     assert_eq!(poll(&secret, now()).await, Poll::Unknown, "collected twice");
-    // Who was disabled between the click and the collection gets nothing.
+    // A user disabled between approval and collection gets nothing.
     let (secret, code) = ask().await;
     f.store.decide_device_login(&by, &code, &f.token_key, true, now()).await.unwrap();
     f.store.set_disabled(&f.user, true, now()).await.unwrap();

@@ -2,28 +2,28 @@
 
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plan;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use crate::audit::{self, Act};
-use crate::{Error, NewKey, Store, api_keys, moment, parsed, random};
+use crate::audit::{self, AuditEvent};
+use crate::{Error, NewKey, Store, api_keys, parse, random, timestamp};
 
-/// A user.
+/// User.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Who.
+    /// Id of the user.
     pub id: UserId,
-    /// Where to write to.
+    /// Email address.
     pub email: String,
-    /// The user has followed a link that was sent there.
+    /// Whether the user has followed a link sent to the address.
     pub email_verified: bool,
-    /// What the user may have.
+    /// Plan.
     pub plan: Plan,
-    /// Since when.
-    pub created_at: Moment,
-    /// Since when nothing of the user's opens anything; none: it does.
-    pub disabled_at: Option<Moment>,
+    /// Time of creation.
+    pub created_at: Timestamp,
+    /// Time since which the user is disabled; `None` means enabled.
+    pub disabled_at: Option<Timestamp>,
 }
 
 macro_rules! users {
@@ -33,7 +33,7 @@ macro_rules! users {
 }
 
 impl Store {
-    /// The user of this id.
+    /// Returns the user with this id.
     pub async fn user(&self, id: &UserId) -> Result<Option<User>, Error> {
         sqlx::query(users!("WHERE id = $1"))
             .bind(id.as_str())
@@ -43,7 +43,7 @@ impl Store {
             .transpose()
     }
 
-    /// The user that was made first: the installation's administrator.
+    /// Returns the first user, who is the installation's administrator.
     pub async fn first_user(&self) -> Result<Option<User>, Error> {
         sqlx::query(users!("ORDER BY created_at, id LIMIT 1"))
             .fetch_optional(&self.pool)
@@ -52,23 +52,31 @@ impl Store {
             .transpose()
     }
 
-    /// Makes the first user with one key; refused when there is any user.
-    pub async fn create_first_user(&self, email: &str, key: &NewKey, now: Moment) -> Result<UserId, Error> {
-        let mut tx = self.write().await?;
+    /// Creates the first user with one key. Refused if there is any user.
+    pub async fn create_first_user(
+        &self,
+        email: &str,
+        key: &NewKey,
+        now: Timestamp,
+    ) -> Result<UserId, Error> {
+        let mut tx = self.begin_write().await?;
         let users: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM users").fetch_one(&mut *tx).await?;
         if users > 0 {
             return Err(Error::UserExists);
         }
         let id = insert(&mut tx, email, Plan::Owner, now).await?;
         let key = api_keys::insert(&mut tx, &id, key, now).await?;
-        for act in [Act::on_machine(&id, "user.create", &id), Act::on_machine(&id, "key.create", key)] {
-            audit::append(&mut tx, &self.chain, &act, now).await?;
+        for event in [
+            AuditEvent::by_operator(&id, "user.create", &id),
+            AuditEvent::by_operator(&id, "key.create", key),
+        ] {
+            audit::append(&mut tx, &self.chain, &event, now).await?;
         }
         tx.commit().await?;
         Ok(id)
     }
 
-    /// The user with this e-mail address, in lower case.
+    /// Returns the user with this lower-case email address.
     pub async fn user_by_email(&self, email: &str) -> Result<Option<User>, Error> {
         sqlx::query(users!("WHERE email = $1"))
             .bind(email)
@@ -78,15 +86,15 @@ impl Store {
             .transpose()
     }
 
-    /// Every user, oldest first.
+    /// Returns all users, oldest first.
     pub async fn users(&self) -> Result<Vec<User>, Error> {
         let rows = sqlx::query(users!("ORDER BY created_at, id")).fetch_all(&self.pool).await?;
         rows.iter().map(user).collect()
     }
 
-    /// Makes a user without a key: they sign in.
-    pub async fn add_user(&self, email: &str, plan: Plan, now: Moment) -> Result<UserId, Error> {
-        let mut tx = self.write().await?;
+    /// Creates a user without a key.
+    pub async fn add_user(&self, email: &str, plan: Plan, now: Timestamp) -> Result<UserId, Error> {
+        let mut tx = self.begin_write().await?;
         let taken: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE email = $1")
             .bind(email)
             .fetch_one(&mut *tx)
@@ -95,28 +103,29 @@ impl Store {
             return Err(Error::UserExists);
         }
         let id = insert(&mut tx, email, plan, now).await?;
-        audit::append(&mut tx, &self.chain, &Act::on_machine(&id, "user.create", &id), now).await?;
+        audit::append(&mut tx, &self.chain, &AuditEvent::by_operator(&id, "user.create", &id), now).await?;
         tx.commit().await?;
         Ok(id)
     }
 
-    /// Gives a user another plan.
-    pub async fn set_plan(&self, user: &UserId, plan: Plan, now: Moment) -> Result<(), Error> {
-        let mut tx = self.write().await?;
+    /// Changes a user's plan.
+    pub async fn set_plan(&self, user: &UserId, plan: Plan, now: Timestamp) -> Result<(), Error> {
+        let mut tx = self.begin_write().await?;
         sqlx::query("UPDATE users SET plan = $1 WHERE id = $2")
             .bind(plan.as_str())
             .bind(user.as_str())
             .execute(&mut *tx)
             .await?;
-        let act = Act::on_machine(user, "user.set_plan", plan.as_str());
-        audit::append(&mut tx, &self.chain, &act, now).await?;
+        let event = AuditEvent::by_operator(user, "user.set_plan", plan.as_str());
+        audit::append(&mut tx, &self.chain, &event, now).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Makes everything that a user has open nothing, or open again. Sessions and links end for good; keys come back.
-    pub async fn set_disabled(&self, user: &UserId, disabled: bool, now: Moment) -> Result<(), Error> {
-        let mut tx = self.write().await?;
+    /// Disables a user and all their access, or enables them again. Sessions and links are gone for good;
+    /// keys become valid again.
+    pub async fn set_disabled(&self, user: &UserId, disabled: bool, now: Timestamp) -> Result<(), Error> {
+        let mut tx = self.begin_write().await?;
         sqlx::query("UPDATE users SET disabled_at = $1 WHERE id = $2")
             .bind(disabled.then_some(now.unix_ms()))
             .bind(user.as_str())
@@ -130,7 +139,7 @@ impl Store {
             sqlx::query(ended).bind(user.as_str()).execute(&mut *tx).await?;
         }
         let action = if disabled { "user.disable" } else { "user.enable" };
-        audit::append(&mut tx, &self.chain, &Act::on_machine(user, action, user), now).await?;
+        audit::append(&mut tx, &self.chain, &AuditEvent::by_operator(user, action, user), now).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -140,7 +149,7 @@ async fn insert(
     connection: &mut SqliteConnection,
     email: &str,
     plan: Plan,
-    now: Moment,
+    now: Timestamp,
 ) -> Result<UserId, Error> {
     let id = UserId::from_random(random()?);
     sqlx::query("INSERT INTO users (id, email, plan, created_at) VALUES ($1, $2, $3, $4)")
@@ -153,7 +162,7 @@ async fn insert(
     Ok(id)
 }
 
-/// The user of this id, if what is theirs opens anything.
+/// Returns the user with this id unless disabled.
 pub(crate) async fn enabled(connection: &mut SqliteConnection, id: &str) -> Result<Option<User>, Error> {
     sqlx::query(users!("WHERE id = $1 AND disabled_at IS NULL"))
         .bind(id)
@@ -165,11 +174,11 @@ pub(crate) async fn enabled(connection: &mut SqliteConnection, id: &str) -> Resu
 
 pub(crate) fn user(row: &SqliteRow) -> Result<User, Error> {
     Ok(User {
-        id: parsed(row.try_get("id")?)?,
+        id: parse(row.try_get("id")?)?,
         email: row.try_get("email")?,
         email_verified: row.try_get("email_verified")?,
-        plan: parsed(row.try_get("plan")?)?,
-        created_at: Moment::from_unix_ms(row.try_get("created_at")?),
-        disabled_at: moment(row, "disabled_at")?,
+        plan: parse(row.try_get("plan")?)?,
+        created_at: Timestamp::from_unix_ms(row.try_get("created_at")?),
+        disabled_at: timestamp(row, "disabled_at")?,
     })
 }

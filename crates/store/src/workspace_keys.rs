@@ -1,17 +1,18 @@
-//! Workspace keys: one per boot, stored as keyed hash, good until the boot ends or its workspace leaves `running`.
+//! Workspace keys: one per boot, stored as a keyed hash, valid until the boot ends or its workspace leaves
+//! `running`.
 
+use rigbox_core::authz::{Credential, Principal, Scope};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::Lifecycle;
-use rigbox_core::permit::{Credential, Principal, Scope};
 use rigbox_core::status::Status;
 use sqlx::{Row, SqliteConnection};
 
-use crate::secret::TokenHash;
-use crate::{Error, Store, parsed, user_limits};
+use crate::tokens::TokenHash;
+use crate::{Error, Store, parse, user_limits};
 
 impl Store {
-    /// Whose workspace key this is, if it is good.
-    pub async fn holder_of_workspace_key(&self, hash: &TokenHash) -> Result<Option<Principal>, Error> {
+    /// Returns the principal of a valid workspace key.
+    pub async fn workspace_key_principal(&self, hash: &TokenHash) -> Result<Option<Principal>, Error> {
         let row = sqlx::query(
             "SELECT workspaces.id, workspaces.user_id, users.plan, users.limits FROM workspace_keys \
              JOIN workspaces ON workspaces.id = workspace_keys.workspace_id \
@@ -22,19 +23,19 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let id: WorkspaceId = parsed(row.try_get("id")?)?;
+        let id: WorkspaceId = parse(row.try_get("id")?)?;
         Ok(Some(Principal {
-            user: parsed(row.try_get("user_id")?)?,
-            plan: parsed(row.try_get("plan")?)?,
+            user: parse(row.try_get("user_id")?)?,
+            plan: parse(row.try_get("plan")?)?,
             limits: user_limits::read(row.try_get("limits")?)?,
             credential: Credential::Workspace(id.clone()),
-            scope: Scope::Within(id),
+            scope: Scope::OwnWorkspace(id),
             from: None,
         }))
     }
 
-    /// A workspace as one who asks, without any key: for whom else has made sure that it asks itself.
-    pub async fn workspace_itself(&self, id: &WorkspaceId) -> Result<Option<Principal>, Error> {
+    /// Returns a workspace as principal without a key, for callers that have authenticated it by other means.
+    pub async fn workspace_principal(&self, id: &WorkspaceId) -> Result<Option<Principal>, Error> {
         let row = sqlx::query(
             "SELECT workspaces.user_id, users.plan, users.limits FROM workspaces \
              JOIN users ON users.id = workspaces.user_id WHERE workspaces.id = $1 AND users.disabled_at IS NULL",
@@ -44,18 +45,18 @@ impl Store {
         .await?;
         row.map(|row| {
             Ok(Principal {
-                user: parsed(row.try_get("user_id")?)?,
-                plan: parsed(row.try_get("plan")?)?,
+                user: parse(row.try_get("user_id")?)?,
+                plan: parse(row.try_get("plan")?)?,
                 limits: user_limits::read(row.try_get("limits")?)?,
                 credential: Credential::Workspace(id.clone()),
-                scope: Scope::Within(id.clone()),
+                scope: Scope::OwnWorkspace(id.clone()),
                 from: None,
             })
         })
         .transpose()
     }
 
-    /// Whether a boot has its key inside the VM.
+    /// Returns whether a boot's key has reached its VM.
     pub async fn has_workspace_key(&self, id: &WorkspaceId, boot: &str) -> Result<bool, Error> {
         let delivered: Option<bool> = sqlx::query_scalar(
             "SELECT delivered FROM workspace_keys WHERE workspace_id = $1 AND boot_id = $2",
@@ -67,7 +68,8 @@ impl Store {
         Ok(delivered.unwrap_or(false))
     }
 
-    /// Gives a boot its key, in place of any before; `false` when the workspace has another boot by now, or none.
+    /// Stores the key of a boot in place of any other. Returns `false` if the workspace has moved on to
+    /// another boot, or has none.
     pub async fn set_workspace_key(
         &self,
         id: &WorkspaceId,
@@ -89,32 +91,33 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Notes that a boot has its key inside the VM.
+    /// Records that a boot's key has reached its VM.
     pub async fn workspace_key_delivered(&self, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
         delivered(&mut *self.pool.acquire().await?, id, boot).await
     }
 }
 
-/// What a new life means for the workspace's key, in the transaction that writes it: it ends with its boot, and with `running`.
-pub(crate) async fn follow(
+/// Applies a state change to the workspace's key, within the same transaction: the key ends with its boot and
+/// with `running`.
+pub(crate) async fn apply_transition(
     connection: &mut SqliteConnection,
     id: &WorkspaceId,
     before: &Lifecycle,
-    life: &Lifecycle,
+    lifecycle: &Lifecycle,
 ) -> Result<(), Error> {
-    let boot = match life.status {
-        Status::Starting | Status::Running => life.boot.as_deref(),
+    let boot = match lifecycle.status {
+        Status::Starting | Status::Running => lifecycle.boot.as_deref(),
         _ => None,
     };
     sqlx::query("DELETE FROM workspace_keys WHERE workspace_id = $1 AND boot_id <> $2")
         .bind(id.as_str())
-        // No boot has no name.
+        // No boot has an empty id.
         .bind(boot.unwrap_or(""))
         .execute(&mut *connection)
         .await?;
     match boot {
-        // A workspace runs once its secrets are in it.
-        Some(boot) if life.status == Status::Running && before.status != Status::Running => {
+        // A workspace enters `running` once its secrets are delivered.
+        Some(boot) if lifecycle.status == Status::Running && before.status != Status::Running => {
             delivered(connection, id, boot).await
         }
         _ => Ok(()),

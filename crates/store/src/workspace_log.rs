@@ -1,38 +1,38 @@
-//! A workspace's own log: what has become of it, and what its network refused it.
+//! Log of a workspace: what happened to it, and what its network policy refused.
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use rusqlite::params;
 use sqlx::SqliteConnection;
 
 use crate::{Error, Store};
 
-/// Lines that are kept of one workspace.
-const KEPT: i64 = 5_000;
+/// Maximum number of lines kept per workspace.
+const MAX_ENTRIES_PER_WORKSPACE: i64 = 5_000;
 
-/// A line.
+/// Log line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Its place in the log, from 1.
+    /// Position in the log, from 1.
     pub seq: i64,
-    /// When it was.
-    pub at: Moment,
-    /// What was.
+    /// Time of the event.
+    pub at: Timestamp,
+    /// Text of the line.
     pub message: String,
 }
 
 impl Store {
-    /// Adds a line. A workspace that is gone has no log.
-    pub async fn log(&self, id: &WorkspaceId, at: Moment, message: &str) -> Result<(), Error> {
-        let mut tx = self.write().await?;
+    /// Appends a line. Does nothing if the workspace is gone.
+    pub async fn log(&self, id: &WorkspaceId, at: Timestamp, message: &str) -> Result<(), Error> {
+        let mut tx = self.begin_write().await?;
         append(&mut tx, id, at, message).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// The lines after `after`, oldest first; without it the last ones. At most `limit`.
+    /// Returns at most `limit` lines after position `after`, oldest first, or else the last lines.
     pub fn log_of(&self, id: &WorkspaceId, after: Option<i64>, limit: u32) -> Result<Vec<LogEntry>, Error> {
-        self.hot.read(|connection| {
+        self.readers.read(|connection| {
             let query = match after {
                 Some(_) => {
                     "SELECT seq, at, message FROM workspace_log WHERE workspace_id = ?1 AND seq > ?2 \
@@ -45,18 +45,22 @@ impl Store {
             };
             let mut statement = connection.prepare_cached(query)?;
             let lines = statement.query_map(params![id.as_str(), after.unwrap_or(0), limit], |row| {
-                Ok(LogEntry { seq: row.get(0)?, at: Moment::from_unix_ms(row.get(1)?), message: row.get(2)? })
+                Ok(LogEntry {
+                    seq: row.get(0)?,
+                    at: Timestamp::from_unix_ms(row.get(1)?),
+                    message: row.get(2)?,
+                })
             })?;
             Ok(lines.collect::<Result<_, _>>()?)
         })
     }
 }
 
-/// Adds a line, and lets go of the oldest; the transaction is one that writes, so nobody else does meanwhile.
+/// Appends a line and drops the oldest. The transaction is a writing one, so appends are serialized.
 pub(crate) async fn append(
     connection: &mut SqliteConnection,
     id: &WorkspaceId,
-    at: Moment,
+    at: Timestamp,
     message: &str,
 ) -> Result<(), Error> {
     sqlx::query(
@@ -74,7 +78,7 @@ pub(crate) async fn append(
          AND seq <= (SELECT MAX(seq) FROM workspace_log WHERE workspace_id = $1) - $2",
     )
     .bind(id.as_str())
-    .bind(KEPT)
+    .bind(MAX_ENTRIES_PER_WORKSPACE)
     .execute(connection)
     .await?;
     Ok(())

@@ -1,85 +1,85 @@
-//! Workspaces. A row is written only by a writer that has seen its latest revision.
+//! Workspaces. A row is updated only by a writer that has read its latest revision.
 
+use rigbox_core::authz::Principal;
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::{Desired, Failure, Lifecycle};
 use rigbox_core::names::WorkspaceName;
-use rigbox_core::permit::Principal;
-use rigbox_core::sizes::Sizes;
+use rigbox_core::resources::Resources;
 use rigbox_core::status::Status;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use rusqlite::{Row, params};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use crate::audit::{self, Act};
+use crate::audit::{self, AuditEvent};
 use crate::environment::EnvironmentNames;
-use crate::idempotency::{self, Once, Replay};
-use crate::lists::{Covered, begin};
-use crate::{Error, Store, parsed, workspace_keys, workspace_log};
+use crate::idempotency::{self, IdempotencyKey, Replay};
+use crate::pagination::{ScopeFilter, page_start};
+use crate::{Error, Store, parse, workspace_keys, workspace_log};
 
-/// A workspace.
+/// Workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workspace {
-    /// Which one.
+    /// Id of the workspace.
     pub id: WorkspaceId,
-    /// Whose.
+    /// Owner.
     pub user_id: UserId,
-    /// Where.
+    /// Node that holds the workspace.
     pub node_id: NodeId,
-    /// What its owner calls it.
+    /// Name chosen by the owner.
     pub name: WorkspaceName,
-    /// What it was made from.
+    /// Template it was created from.
     pub template_id: String,
     /// Name of the image.
     pub image: String,
-    /// How large it is.
-    pub sizes: Sizes,
-    /// Counts writes of the row.
+    /// Size.
+    pub resources: Resources,
+    /// Number of writes of the row.
     pub revision: i64,
-    /// Where it is in its life.
-    pub life: Lifecycle,
-    /// What it has as environment, without the values.
+    /// State.
+    pub lifecycle: Lifecycle,
+    /// Names of its environment variables.
     pub environment: EnvironmentNames,
-    /// When it was asked for.
-    pub created_at: Moment,
-    /// When its row changed last.
-    pub updated_at: Moment,
+    /// Time of creation.
+    pub created_at: Timestamp,
+    /// Time of the last change of the row.
+    pub updated_at: Timestamp,
 }
 
-/// What of a list is wanted.
+/// Filter and position of a page of workspaces.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// Only this name.
+    /// Only the workspace of this name.
     pub name: Option<String>,
-    /// Only this status.
+    /// Only workspaces in this status.
     pub status: Option<Status>,
-    /// Only what comes after this creation time and id.
+    /// Only workspaces after this creation time and id.
     pub after: Option<(i64, String)>,
-    /// At most so many.
+    /// Maximum number of workspaces.
     pub limit: u32,
 }
 
-/// What a user's workspaces come to.
+/// Resources used by a user's workspaces.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// How many.
+    /// Number of workspaces.
     pub workspaces: u64,
-    /// MiB of memory of all.
+    /// Memory of all workspaces in MiB.
     pub ram_mb: u64,
-    /// MiB of disk of all.
+    /// Disk size of all workspaces in MiB.
     pub disk_mb: u64,
-    /// Processors of those that run or are about to.
+    /// Virtual CPUs of workspaces that are running or starting.
     pub running_vcpus: u64,
 }
 
-/// Ceilings on [`Usage`], checked in the transaction that adds to it.
+/// Limits on [`Usage`], checked in the transaction that adds to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Workspaces.
+    /// Maximum number of workspaces.
     pub max_vms: u32,
-    /// MiB of memory.
+    /// Maximum memory in MiB.
     pub max_ram_total_mb: u32,
-    /// MiB of disk.
+    /// Maximum disk size in MiB.
     pub max_disk_total_mb: u32,
 }
 
@@ -97,20 +97,20 @@ macro_rules! columns {
 }
 
 impl Store {
-    /// The workspace of this id.
+    /// Returns the workspace with this id.
     pub async fn workspace(&self, id: &WorkspaceId) -> Result<Option<Workspace>, Error> {
-        self.hot.read(|connection| {
+        self.readers.read(|connection| {
             let mut statement = connection.prepare_cached(columns!("WHERE id = ?1"))?;
             let mut rows = statement.query([id.as_str()])?;
             rows.next()?.map(workspace).transpose()
         })
     }
 
-    /// A page of the workspaces that the principal's key covers, oldest first.
+    /// Returns a page of the workspaces that the principal's credential covers, oldest first.
     pub async fn workspaces_of(&self, principal: &Principal, page: &Page) -> Result<Vec<Workspace>, Error> {
-        let Some(covered) = Covered::by(principal) else { return Ok(Vec::new()) };
-        let (after_time, after_id) = begin(page.after.as_ref());
-        self.hot.read(|connection| {
+        let Some(covered) = ScopeFilter::for_principal(principal) else { return Ok(Vec::new()) };
+        let (after_time, after_id) = page_start(page.after.as_ref());
+        self.readers.read(|connection| {
             let mut statement = connection.prepare_cached(columns!(
                 "WHERE user_id = ?1 AND (created_at, id) > (?2, ?3) AND (?4 = '' OR name = ?4) \
                  AND (?5 = '' OR status = ?5) \
@@ -135,13 +135,13 @@ impl Store {
         })
     }
 
-    /// Every workspace of the installation with its life's status.
+    /// Returns all workspaces of the installation with their status.
     pub async fn all_workspaces(&self) -> Result<Vec<(WorkspaceId, Status)>, Error> {
         let rows = sqlx::query("SELECT id, status FROM workspaces").fetch_all(&self.pool).await?;
         rows.iter().map(id_and_status).collect()
     }
 
-    /// The workspaces that must not stay as they are.
+    /// Returns the workspaces in a transient status.
     pub async fn transient_workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
         let rows = sqlx::query(
             "SELECT id, status FROM workspaces \
@@ -152,100 +152,102 @@ impl Store {
         rows.iter().map(|row| Ok(id_and_status(row)?.0)).collect()
     }
 
-    /// What a user's workspaces come to.
+    /// Returns the resources used by a user's workspaces.
     pub async fn usage(&self, user: &UserId) -> Result<Usage, Error> {
         let mut connection = self.pool.acquire().await?;
         usage(&mut connection, user).await
     }
 
-    /// Adds a workspace within the quota; with `once`, only if that was not done before. `answer` is what to remember.
+    /// Adds a workspace within the quota. With `idempotency_key`, a repetition returns the stored `response`.
     pub async fn create_workspace(
         &self,
         new: &Workspace,
         quota: Quota,
-        once: Option<(&Once, &str)>,
-        act: &Act,
+        idempotency_key: Option<(&IdempotencyKey, &str)>,
+        event: &AuditEvent,
     ) -> Result<Replay<()>, Error> {
-        let mut tx = self.write().await?;
-        if let Some((once, _)) = once
-            && let Some(answer) = idempotency::recall(&mut tx, &new.user_id, once, new.created_at).await?
+        let mut tx = self.begin_write().await?;
+        if let Some((idempotency_key, _)) = idempotency_key
+            && let Some(response) =
+                idempotency::stored_response(&mut tx, &new.user_id, idempotency_key, new.created_at).await?
         {
             tx.commit().await?;
-            return Ok(Replay::Before(answer));
+            return Ok(Replay::Repeated(response));
         }
-        check_quota(usage(&mut tx, &new.user_id).await?, new.sizes, quota)?;
+        check_quota(usage(&mut tx, &new.user_id).await?, new.resources, quota)?;
         insert(&mut tx, new).await?;
-        if let Some((once, answer)) = once {
-            idempotency::remember(&mut tx, &new.user_id, once, answer, new.created_at).await?;
+        if let Some((idempotency_key, response)) = idempotency_key {
+            idempotency::store_response(&mut tx, &new.user_id, idempotency_key, response, new.created_at)
+                .await?;
         }
-        audit::append(&mut tx, &self.chain, act, new.created_at).await?;
+        audit::append(&mut tx, &self.chain, event, new.created_at).await?;
         tx.commit().await?;
         Ok(Replay::Fresh(()))
     }
 
-    /// Stores a new life for a workspace, unless its row has changed since it was read: then `false`. `line` is what its log says of
-    /// it, `act` whose doing that was, if anybody's.
-    pub async fn update_life(
+    /// Stores a new state of a workspace, with a log line and, if somebody requested it, an audit event.
+    /// Returns `false` if the row has changed since it was read.
+    pub async fn update_lifecycle(
         &self,
-        seen: &Workspace,
-        life: &Lifecycle,
+        previous: &Workspace,
+        lifecycle: &Lifecycle,
         line: Option<&str>,
-        act: Option<&Act>,
-        now: Moment,
+        event: Option<&AuditEvent>,
+        now: Timestamp,
     ) -> Result<bool, Error> {
-        let mut tx = self.write().await?;
-        let failure = life.failure.as_ref();
+        let mut tx = self.begin_write().await?;
+        let failure = lifecycle.failure.as_ref();
         let done = sqlx::query(
             "UPDATE workspaces SET revision = revision + 1, status = $1, status_since = $2, desired = $3, \
              generation = $4, has_disk = $5, boot_id = $6, last_boot_id = $7, agent_lost = $8, attempts = $9, \
              failure_code = $10, failure_message = $11, failure_retryable = $12, failure_at = $13, \
              updated_at = $14 WHERE id = $15 AND revision = $16",
         )
-        .bind(life.status.as_str())
-        .bind(life.since.unix_ms())
-        .bind(desired_text(life.desired))
-        .bind(i64::try_from(life.generation).unwrap_or(i64::MAX))
-        .bind(life.has_disk)
-        .bind(life.boot.as_deref())
-        .bind(life.last_boot.as_deref())
-        .bind(life.agent_lost)
-        .bind(i64::from(life.attempts))
+        .bind(lifecycle.status.as_str())
+        .bind(lifecycle.since.unix_ms())
+        .bind(desired_text(lifecycle.desired))
+        .bind(i64::try_from(lifecycle.generation).unwrap_or(i64::MAX))
+        .bind(lifecycle.has_disk)
+        .bind(lifecycle.boot.as_deref())
+        .bind(lifecycle.last_boot.as_deref())
+        .bind(lifecycle.agent_lost)
+        .bind(i64::from(lifecycle.attempts))
         .bind(failure.map(|failure| failure.code.as_str()))
         .bind(failure.map(|failure| failure.message.as_str()))
         .bind(failure.map(|failure| failure.retryable))
         .bind(failure.map(|failure| failure.occurred_at.unix_ms()))
         .bind(now.unix_ms())
-        .bind(seen.id.as_str())
-        .bind(seen.revision)
+        .bind(previous.id.as_str())
+        .bind(previous.revision)
         .execute(&mut *tx)
         .await?;
         let stored = done.rows_affected() == 1;
         if stored {
-            workspace_keys::follow(&mut tx, &seen.id, &seen.life, life).await?;
+            workspace_keys::apply_transition(&mut tx, &previous.id, &previous.lifecycle, lifecycle).await?;
         }
         if let Some(line) = line.filter(|_| stored) {
-            workspace_log::append(&mut tx, &seen.id, now, line).await?;
+            workspace_log::append(&mut tx, &previous.id, now, line).await?;
         }
-        if let Some(act) = act.filter(|_| stored) {
-            audit::append(&mut tx, &self.chain, act, now).await?;
+        if let Some(event) = event.filter(|_| stored) {
+            audit::append(&mut tx, &self.chain, event, now).await?;
         }
         tx.commit().await?;
         Ok(stored)
     }
 
-    /// Removes a workspace that is still being deleted for this generation; `false` when it is not.
-    pub async fn forget_workspace(&self, seen: &Workspace) -> Result<bool, Error> {
+    /// Removes a workspace that is still being deleted under this generation. Returns `false` otherwise.
+    pub async fn remove_workspace(&self, previous: &Workspace) -> Result<bool, Error> {
         let done = sqlx::query("DELETE FROM workspaces WHERE id = $1 AND status = $2 AND generation = $3")
-            .bind(seen.id.as_str())
+            .bind(previous.id.as_str())
             .bind(Status::Deleting.as_str())
-            .bind(i64::try_from(seen.life.generation).unwrap_or(i64::MAX))
+            .bind(i64::try_from(previous.lifecycle.generation).unwrap_or(i64::MAX))
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected() == 1)
     }
 }
 
-fn check_quota(used: Usage, more: Sizes, quota: Quota) -> Result<(), Error> {
+fn check_quota(used: Usage, more: Resources, quota: Quota) -> Result<(), Error> {
     for (limit_name, used, more, limit) in [
         ("max_vms", used.workspaces, 1, quota.max_vms),
         ("max_ram_total_mb", used.ram_mb, more.ram_mb(), quota.max_ram_total_mb),
@@ -280,7 +282,7 @@ async fn usage(connection: &mut SqliteConnection, user: &UserId) -> Result<Usage
 }
 
 async fn insert(connection: &mut SqliteConnection, new: &Workspace) -> Result<(), Error> {
-    let life = &new.life;
+    let lifecycle = &new.lifecycle;
     sqlx::query(
         "INSERT INTO workspaces (id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, \
          revision, status, status_since, desired, generation, has_disk, agent_lost, attempts, created_at, updated_at) \
@@ -292,17 +294,17 @@ async fn insert(connection: &mut SqliteConnection, new: &Workspace) -> Result<()
     .bind(new.name.as_str())
     .bind(&new.template_id)
     .bind(&new.image)
-    .bind(i64::from(new.sizes.ram_mb()))
-    .bind(i64::from(new.sizes.vcpu_count()))
-    .bind(i64::from(new.sizes.disk_size_mb()))
+    .bind(i64::from(new.resources.ram_mb()))
+    .bind(i64::from(new.resources.vcpu_count()))
+    .bind(i64::from(new.resources.disk_size_mb()))
     .bind(new.revision)
-    .bind(life.status.as_str())
-    .bind(life.since.unix_ms())
-    .bind(desired_text(life.desired))
-    .bind(i64::try_from(life.generation).unwrap_or(i64::MAX))
-    .bind(life.has_disk)
-    .bind(life.agent_lost)
-    .bind(i64::from(life.attempts))
+    .bind(lifecycle.status.as_str())
+    .bind(lifecycle.since.unix_ms())
+    .bind(desired_text(lifecycle.desired))
+    .bind(i64::try_from(lifecycle.generation).unwrap_or(i64::MAX))
+    .bind(lifecycle.has_disk)
+    .bind(lifecycle.agent_lost)
+    .bind(i64::from(lifecycle.attempts))
     .bind(new.created_at.unix_ms())
     .bind(new.updated_at.unix_ms())
     .execute(connection)
@@ -315,38 +317,38 @@ async fn insert(connection: &mut SqliteConnection, new: &Workspace) -> Result<()
 }
 
 fn id_and_status(row: &SqliteRow) -> Result<(WorkspaceId, Status), Error> {
-    Ok((parsed(row.try_get("id")?)?, parsed(row.try_get("status")?)?))
+    Ok((parse(row.try_get("id")?)?, parse(row.try_get("status")?)?))
 }
 
-/// A row of `columns!`, by the places that the columns have there.
+/// Parses a row of `columns!`, by column position.
 fn workspace(row: &Row<'_>) -> Result<Workspace, Error> {
     let text = |at: usize| Ok::<_, Error>(row.get_ref(at)?.as_str().map_err(rusqlite::Error::from)?);
     let optional =
         |at: usize| Ok::<_, Error>(row.get_ref(at)?.as_str_or_null().map_err(rusqlite::Error::from)?);
     let number = |at: usize| row.get::<_, u32>(at);
-    let moment = |at: usize| Ok::<_, Error>(Moment::from_unix_ms(row.get(at)?));
+    let timestamp = |at: usize| Ok::<_, Error>(Timestamp::from_unix_ms(row.get(at)?));
     let failure = match optional(19)? {
         None => None,
         Some(code) => Some(Failure {
             code: code.to_owned(),
             message: optional(20)?.unwrap_or_default().to_owned(),
             retryable: row.get::<_, Option<bool>>(21)?.unwrap_or(false),
-            occurred_at: moment(22)?,
+            occurred_at: timestamp(22)?,
         }),
     };
     Ok(Workspace {
-        id: parsed(text(0)?)?,
-        user_id: parsed(text(1)?)?,
-        node_id: parsed(text(2)?)?,
-        name: parsed(text(3)?)?,
+        id: parse(text(0)?)?,
+        user_id: parse(text(1)?)?,
+        node_id: parse(text(2)?)?,
+        name: parse(text(3)?)?,
         template_id: text(4)?.to_owned(),
         image: text(5)?.to_owned(),
-        sizes: Sizes::new(number(6)?, number(7)?, number(8)?)
+        resources: Resources::new(number(6)?, number(7)?, number(8)?)
             .map_err(|error| Error::Damaged(error.to_string()))?,
         revision: row.get(9)?,
-        life: Lifecycle {
-            status: parsed(text(10)?)?,
-            since: moment(11)?,
+        lifecycle: Lifecycle {
+            status: parse(text(10)?)?,
+            since: timestamp(11)?,
             desired: desired(text(12)?)?,
             generation: u64::try_from(row.get::<_, i64>(13)?)
                 .map_err(|error| Error::Damaged(error.to_string()))?,
@@ -358,8 +360,8 @@ fn workspace(row: &Row<'_>) -> Result<Workspace, Error> {
             attempts: number(18)?,
         },
         environment: EnvironmentNames::parse(text(23)?, row.get(24)?)?,
-        created_at: moment(25)?,
-        updated_at: moment(26)?,
+        created_at: timestamp(25)?,
+        updated_at: timestamp(26)?,
     })
 }
 

@@ -6,10 +6,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use rigbox_core::permit::{ListKeys, ManageKeys, Scope, Target};
-use rigbox_core::time::Moment;
+use rigbox_core::authz::{ListKeys, ManageKeys, Scope, Target};
+use rigbox_core::time::Timestamp;
 use rigbox_store::KeyRecord;
-use rigbox_store::secret;
+use rigbox_store::tokens;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -76,7 +76,7 @@ impl From<&KeyRecord> for ApiKey {
     fn from(key: &KeyRecord) -> Self {
         let (role, workspaces) = match &key.scope {
             // The latter is no API key's scope.
-            Scope::Account | Scope::Within(_) => (None, None),
+            Scope::Account | Scope::OwnWorkspace(_) => (None, None),
             Scope::Workspaces { ids, role } => {
                 (Some(role.as_str()), Some(ids.iter().map(ToString::to_string).collect()))
             }
@@ -109,7 +109,7 @@ pub(super) struct ShowApiKeyResponse {
     key: String,
 }
 
-fn show(status: StatusCode, record: &KeyRecord, key: &secret::ApiKey) -> Response {
+fn show(status: StatusCode, record: &KeyRecord, key: &tokens::ApiKey) -> Response {
     let body = ShowApiKeyResponse { api_key: record.into(), key: key.reveal().to_owned() };
     // Kept by nobody on the way.
     (status, [(http::header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
@@ -130,7 +130,7 @@ pub(super) async fn list(
     State(app): State<App>,
     caller: Caller<ListKeys>,
 ) -> Result<Json<ListApiKeysResponse>, ApiError> {
-    let keys = app.keys.list(&caller.permit(Target::Account)?).await?;
+    let keys = app.keys.list(&caller.authorize(Target::Account)?).await?;
     Ok(Json(ListApiKeysResponse { api_keys: keys.iter().map(Into::into).collect() }))
 }
 
@@ -161,7 +161,7 @@ pub(super) async fn create(
         workspaces: body.workspaces,
         role: body.role,
     };
-    let (record, key) = app.keys.create(&caller.permit(Target::Account)?, wanted, once.as_ref()).await?;
+    let (record, key) = app.keys.create(&caller.authorize(Target::Account)?, wanted, once.as_ref()).await?;
     Ok(show(StatusCode::CREATED, &record, &key))
 }
 
@@ -184,7 +184,7 @@ pub(super) async fn rotate(
     JsonBody(body): JsonBody<RotateApiKeyRequest>,
 ) -> Result<Response, ApiError> {
     let grace = Duration::from_secs(body.grace_s.unwrap_or(0).into());
-    let (record, key) = app.keys.rotate(&caller.permit(Target::Account)?, &id, grace).await?;
+    let (record, key) = app.keys.rotate(&caller.authorize(Target::Account)?, &id, grace).await?;
     Ok(show(StatusCode::OK, &record, &key))
 }
 
@@ -202,12 +202,12 @@ pub(super) async fn revoke(
     caller: Caller<ManageKeys>,
     IdOf(id): IdOf,
 ) -> Result<Json<RevokeApiKeyResponse>, ApiError> {
-    let id = app.keys.revoke(&caller.permit(Target::Account)?, &id).await?;
+    let id = app.keys.revoke(&caller.authorize(Target::Account)?, &id).await?;
     Ok(Json(RevokeApiKeyResponse { message: format!("API key {id} is revoked") }))
 }
 
-fn moment(date: OffsetDateTime) -> Result<Moment, ApiError> {
+fn moment(date: OffsetDateTime) -> Result<Timestamp, ApiError> {
     let ms = date.unix_timestamp_nanos() / 1_000_000;
     let ms = i64::try_from(ms).map_err(|_| ApiError::bad_request("expires_at: too far away"))?;
-    Ok(Moment::from_unix_ms(ms))
+    Ok(Timestamp::from_unix_ms(ms))
 }

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
-use rigbox_core::permit::{ManageApp, ReadApp, ReadPorts};
+use rigbox_core::authz::{ManageApp, ReadApp, ReadPorts};
 use rigbox_proto::guest::exec_output;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -19,7 +19,7 @@ use super::error::{ApiError, ApiErrorBody};
 use super::extract::{Caller, JsonBody, QueryOf};
 use super::shapes::date;
 use crate::guest_client::Running;
-use crate::service::app_services::{Act, Line, is_cursor, line, suggested_name};
+use crate::service::app_services::{AuditEvent, Line, is_cursor, line, suggested_name};
 use crate::service::apps::WantedApp;
 
 const LINES: u32 = 100;
@@ -28,7 +28,7 @@ pub(super) const MOST_LINES: u32 = 1_000;
 const LONGEST_LINE: usize = 256 * 1024;
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident, $path:literal, $act:expr, $done:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $path:literal, $event:expr, $done:literal;)*) => {$(
         $(#[$doc])*
         #[utoipa::path(
             post, path = $path, tag = "apps", params(("id" = String, Path)),
@@ -44,7 +44,7 @@ macro_rules! actions {
             Path(id): Path<String>,
         ) -> Result<Json<ServiceActionResponse>, ApiError> {
             let (permit, found) = caller.app(&server, &id)?;
-            let changed = server.app_services.act(&permit, &found.app, $act).await?;
+            let changed = server.app_services.event(&permit, &found.app, $event).await?;
             let service_name = changed.app.service.clone().unwrap_or_default();
             let message = format!(concat!("app {} ", $done), changed.app.name);
             Ok(Json(ServiceActionResponse { message, app: server.shown(changed), service_name }))
@@ -54,11 +54,11 @@ macro_rules! actions {
 
 actions! {
     /// Have requests go to an app again, and start its service if it is one
-    start, "/apps/{id}/start", Act::Start, "is started";
+    start, "/apps/{id}/start", AuditEvent::Start, "is started";
     /// Have no request go to an app, and stop its service if it is one
-    stop, "/apps/{id}/stop", Act::Stop, "is stopped";
+    stop, "/apps/{id}/stop", AuditEvent::Stop, "is stopped";
     /// Start an app's service anew
-    restart, "/apps/{id}/restart", Act::Restart, "is started anew";
+    restart, "/apps/{id}/restart", AuditEvent::Restart, "is started anew";
 }
 
 /// How an app is.
@@ -145,7 +145,7 @@ pub(super) struct LogLine {
 
 impl LogLine {
     fn new(number: usize, line: Line) -> Self {
-        let moment = line.at_us.map(|us| rigbox_core::time::Moment::from_unix_ms(us / 1000));
+        let moment = line.at_us.map(|us| rigbox_core::time::Timestamp::from_unix_ms(us / 1000));
         Self::of(u32::try_from(number + 1).unwrap_or(u32::MAX), line.message, moment.map(date))
     }
 

@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use http::{HeaderMap, StatusCode};
+use rigbox_core::authz::{ListApps, ManageApp, ReadApp, Target};
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::permit::{ListApps, ManageApp, ReadApp, Target};
-use rigbox_store::{AppAt, AppPage};
+use rigbox_store::{AppPage, AppWithWorkspace};
 
 use super::App as Server;
 use super::error::{ApiError, ApiErrorBody};
@@ -22,7 +22,7 @@ use shapes::{
 
 impl Server {
     /// An app as clients see it.
-    pub(super) fn shown(&self, found: AppAt) -> App {
+    pub(super) fn shown(&self, found: AppWithWorkspace) -> App {
         let url = self.apps.url(&found.app);
         App::new(found, url)
     }
@@ -46,9 +46,9 @@ pub(super) async fn list(
         Some(Ok(id)) => Some(id),
         None => None,
     };
-    // One more than asked tells whether there is a next page.
+    // One more than requested tells whether there is a next page.
     let page = AppPage { workspace, name: query.name, after, limit: limit + 1 };
-    let mut found = server.apps.list(&caller.permit(Target::Account)?, &page)?;
+    let mut found = server.apps.list(&caller.authorize(Target::Account)?, &page)?;
     let wanted = limit as usize;
     let more = found.len() > wanted;
     found.truncate(wanted);

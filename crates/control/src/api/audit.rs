@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use rigbox_core::permit::{ReadAudit, Target};
+use rigbox_core::authz::{ReadAudit, Target};
 use rigbox_store::AuditEntry;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -77,8 +77,8 @@ pub(super) async fn list(
 ) -> Result<Json<AuditLogResponse>, ApiError> {
     let limit = page_size(query.limit)?;
     let before = query.cursor.map(|cursor| cursor.parse().map_err(|_| bad_cursor())).transpose()?;
-    let permit = caller.permit(Target::Account)?;
-    // One more than asked tells whether there is a next page.
+    let permit = caller.authorize(Target::Account)?;
+    // One more than requested tells whether there is a next page.
     let mut entries = app.audit.list(&permit, before, limit + 1).await?;
     let more = entries.len() > limit as usize;
     entries.truncate(limit as usize);

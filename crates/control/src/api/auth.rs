@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use rigbox_core::permit::{EndCredential, Target};
+use rigbox_core::authz::{EndCredential, Target};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -28,7 +28,7 @@ pub(super) struct Said {
     message: String,
 }
 
-/// What a machine is called that wants to act for a user.
+/// What a machine is called that wants to event for a user.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceLoginRequest {
@@ -101,7 +101,7 @@ pub(super) async fn link(
     Ok((StatusCode::ACCEPTED, Json(Said { message })))
 }
 
-/// Ask for a user's approval to act for them from a machine (`rig login`)
+/// Ask for a user's approval to event for them from a machine (`rig login`)
 #[utoipa::path(
     post, path = "/auth/device", tag = "auth", request_body = DeviceLoginRequest,
     responses(
@@ -116,11 +116,11 @@ pub(super) async fn device(
     Address(from): Address,
     JsonBody(body): JsonBody<DeviceLoginRequest>,
 ) -> Result<Response, ApiError> {
-    let asked = app.devices.ask(&body.machine, from).await?;
+    let requested = app.devices.ask(&body.machine, from).await?;
     let body = DeviceLoginResponse {
-        device_secret: asked.secret.reveal().to_owned(),
-        verification_url: format!("{}/device?code={}", app.console.origin(), asked.code.shown()),
-        user_code: asked.code.shown(),
+        device_secret: requested.secret.reveal().to_owned(),
+        verification_url: format!("{}/device?code={}", app.console.origin(), requested.code.shown()),
+        user_code: requested.code.shown(),
         expires_in_s: WITHIN.as_secs(),
         interval_s: POLL_EVERY.as_secs(),
     };
@@ -161,7 +161,7 @@ pub(super) async fn sign_out(
     State(app): State<App>,
     caller: Caller<EndCredential>,
 ) -> Result<Json<SignOutResponse>, ApiError> {
-    let ended = app.sign_in.end(&caller.permit(Target::Account)?).await?;
+    let ended = app.sign_in.end(&caller.authorize(Target::Account)?).await?;
     let message = if ended {
         "signed out".to_owned()
     } else {

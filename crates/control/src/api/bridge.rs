@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn what_a_page_or_a_proxy_would_send_is_refused() {
-        let asked = |pairs: &[(&'static str, &'static str)], uri: &str| {
+        let requested = |pairs: &[(&'static str, &'static str)], uri: &str| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
                 headers.append(*name, http::HeaderValue::from_static(value));
@@ -87,7 +87,7 @@ mod tests {
             refusal(&headers, &uri.parse().unwrap())
         };
         let host = ("host", HOST_NAME);
-        assert_eq!(asked(&[host], "/rig/v1/workspaces"), None);
+        assert_eq!(requested(&[host], "/rig/v1/workspaces"), None);
         for more in [
             ("origin", "http://172.16.0.1:9090"),
             ("sec-fetch-site", "none"),
@@ -97,14 +97,14 @@ mod tests {
             ("via", "1.1 x"),
             ("host", HOST_NAME),
         ] {
-            assert!(asked(&[host, more], "/").is_some(), "{more:?}");
+            assert!(requested(&[host, more], "/").is_some(), "{more:?}");
         }
         for other in ["localhost:9090", "172.16.0.1", "evil.example:9090", "172.16.0.1:9091"] {
             let headers = [("host", other)];
-            assert!(asked(&headers, "/").is_some(), "{other}");
+            assert!(requested(&headers, "/").is_some(), "{other}");
         }
-        assert!(asked(&[], "/").is_some());
-        assert!(asked(&[host], "http://evil.example/").is_some());
-        assert_eq!(asked(&[host], "http://172.16.0.1:9090/"), None);
+        assert!(requested(&[], "/").is_some());
+        assert!(requested(&[host], "http://evil.example/").is_some());
+        assert_eq!(requested(&[host], "http://172.16.0.1:9090/"), None);
     }
 }

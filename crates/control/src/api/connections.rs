@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
-/// What strangers may have of this process.
+/// What anonymous may have of this process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// Connections at one time; more wait in the kernel. Those that became WebSockets are not counted: they have a permit.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use rigbox_core::permit::{Diagnose, Target};
+use rigbox_core::authz::{Diagnose, Target};
 use rigbox_proto::node::finding::Level;
 use rigbox_proto::node::{Finding as NodeFinding, NodeDescription};
 use serde::Serialize;
@@ -95,7 +95,7 @@ pub(super) async fn doctor(
     State(app): State<App>,
     caller: Caller<Diagnose>,
 ) -> Result<Json<Doctor>, ApiError> {
-    let permit = caller.permit(Target::Installation)?;
+    let permit = caller.authorize(Target::Installation)?;
     let database = Finding {
         level: "ok",
         subject: "database".to_owned(),

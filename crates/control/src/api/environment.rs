@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use rigbox_core::permit::{ReadEnv, WriteEnv};
+use rigbox_core::authz::{ReadEnv, WriteEnv};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -5,8 +5,8 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
-use rigbox_core::permit::Denied;
-use rigbox_core::sizes::BadSize;
+use rigbox_core::authz::Denied;
+use rigbox_core::resources::ResourceError;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::error;
@@ -156,8 +156,8 @@ impl From<NodeError> for ApiError {
 impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::Hidden => Self::new(StatusCode::NOT_FOUND, "not_found", "not found"),
-            Denied::NotOwner(_) | Denied::OutOfScope(_) => {
+            Denied::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "not found"),
+            Denied::AdministratorOnly(_) | Denied::OutOfScope(_) => {
                 Self::new(StatusCode::FORBIDDEN, "forbidden", denied.to_string())
             }
         }
@@ -173,22 +173,25 @@ impl From<Problem> for ApiError {
             }
             Problem::ShownOnce(_) => Self::new(StatusCode::CONFLICT, "secret_shown_once", message),
             Problem::Denied(denied) => denied.into(),
-            Problem::BadName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
-            Problem::BadSize(BadSize::Zero { field }) => {
+            Problem::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
+            Problem::ResourceError(ResourceError::Zero { field }) => {
                 Self::bad_request(message).with_details(json!({"field": field}))
             }
-            Problem::BadSize(BadSize::AboveLimit { field, limit_name, asked, limit }) => {
-                Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
-                    .with_details(json!({"field": field, "limit": limit_name, "asked": asked, "max": limit}))
+            Problem::ResourceError(ResourceError::AboveLimit { field, limit_name, requested, limit }) => {
+                Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message).with_details(
+                    json!({"field": field, "limit": limit_name, "asked": requested, "max": limit}),
+                )
             }
-            Problem::BadValue(_) => Self::bad_request(message),
+            Problem::InvalidValue(_) => Self::bad_request(message),
             Problem::Illegal(illegal) => {
                 let allowed: Vec<_> = illegal.allowed.iter().map(|request| request.as_str()).collect();
                 Self::new(StatusCode::CONFLICT, "invalid_state", message)
                     .with_details(json!({"status": illegal.status.as_str(), "allowed": allowed}))
             }
             Problem::NameTaken(_) => Self::new(StatusCode::CONFLICT, "name_taken", message),
-            Problem::BadVariable(_) => Self::bad_request(message).with_details(json!({"field": "env_vars"})),
+            Problem::InvalidVariable(_) => {
+                Self::bad_request(message).with_details(json!({"field": "env_vars"}))
+            }
             Problem::Quota { limit_name, limit } | Problem::EnvironmentTooLarge { limit_name, limit } => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
@@ -208,11 +211,11 @@ impl From<AppProblem> for ApiError {
         match problem {
             AppProblem::NoApp(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             AppProblem::Workspace(problem) => problem.into(),
-            AppProblem::BadName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
-            AppProblem::BadDomain(_) => {
+            AppProblem::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
+            AppProblem::InvalidDomain(_) => {
                 Self::bad_request(message).with_details(json!({"field": "custom_domain"}))
             }
-            AppProblem::BadValue { field, .. } => {
+            AppProblem::InvalidValue { field, .. } => {
                 Self::bad_request(message).with_details(json!({"field": field}))
             }
             AppProblem::NameTaken(_) => conflict("name_taken"),
@@ -247,13 +250,15 @@ impl From<SignInProblem> for ApiError {
     fn from(problem: SignInProblem) -> Self {
         let message = problem.to_string();
         match problem {
-            SignInProblem::BadEmail(_) => Self::bad_request(message).with_details(json!({"field": "email"})),
+            SignInProblem::InvalidEmail(_) => {
+                Self::bad_request(message).with_details(json!({"field": "email"}))
+            }
             SignInProblem::TooMany(seconds) => Self {
                 retry_after_s: Some(seconds),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
             },
             SignInProblem::Busy => Self::unavailable("busy", message),
-            SignInProblem::BadLink => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            SignInProblem::InvalidLink => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             SignInProblem::Store(error) => error.into(),
         }
     }
@@ -263,7 +268,9 @@ impl From<DeviceProblem> for ApiError {
     fn from(problem: DeviceProblem) -> Self {
         let message = problem.to_string();
         match problem {
-            DeviceProblem::BadName => Self::bad_request(message).with_details(json!({"field": "machine"})),
+            DeviceProblem::InvalidName => {
+                Self::bad_request(message).with_details(json!({"field": "machine"}))
+            }
             DeviceProblem::TooMany => Self::unavailable("busy", message),
             DeviceProblem::Unknown => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             DeviceProblem::Denied => Self::new(StatusCode::FORBIDDEN, "denied", message),

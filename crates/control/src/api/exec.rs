@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use rigbox_core::permit::Exec;
+use rigbox_core::authz::Exec;
 use rigbox_proto::guest::{
     ExecEnd, ExecInput, ExecOutput, ExecStart, WindowSize, exec_end, exec_input, exec_output,
 };

@@ -6,7 +6,7 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use http::StatusCode;
-use rigbox_core::permit::{Exec, Permit};
+use rigbox_core::authz::{Exec, Permit};
 use rigbox_proto::guest::{ExecInput, WindowSize, exec_input};
 use serde::Deserialize;
 

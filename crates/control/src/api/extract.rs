@@ -7,8 +7,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use rigbox_core::permit::{self, Action, Permit, Principal, Target};
-use rigbox_store::{AppAt, Once};
+use rigbox_core::authz::{self, Action, Permit, Principal, Target};
+use rigbox_store::{AppWithWorkspace, IdempotencyKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -40,8 +40,8 @@ impl<A: Action> Caller<A> {
     }
 
     /// The permit for the route's action on `target`.
-    pub(super) fn permit(&self, target: Target) -> Result<Permit<A>, ApiError> {
-        Ok(permit::permit(&self.principal, target)?)
+    pub(super) fn authorize(&self, target: Target) -> Result<Permit<A>, ApiError> {
+        Ok(authz::authorize(&self.principal, target)?)
     }
 
     /// The permit for the route's action on the workspace that the path names.
@@ -52,7 +52,7 @@ impl<A: Action> Caller<A> {
 
 impl<A: Action> Caller<A> {
     /// The permit for the route's action on the app that the path names, and the app.
-    pub(super) fn app(&self, app: &App, id: &str) -> Result<(Permit<A>, AppAt), AppProblem> {
+    pub(super) fn app(&self, app: &App, id: &str) -> Result<(Permit<A>, AppWithWorkspace), AppProblem> {
         app.apps.permit(&self.principal, id)
     }
 }
@@ -125,14 +125,14 @@ pub(super) fn once(
     headers: &HeaderMap,
     route: &str,
     body: &impl Serialize,
-) -> Result<Option<Once>, ApiError> {
+) -> Result<Option<IdempotencyKey>, ApiError> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len())).ok_or_else(|| {
         ApiError::bad_request(format!("Idempotency-Key: expected 1 to {LONGEST_KEY} printable characters"))
     })?;
     // What was understood, so that blanks and the order of fields make no difference.
     let request = serde_json::to_vec(body).map_err(|error| ApiError::internal(&error))?;
-    Ok(Some(Once::new(key, &[route.as_bytes(), b"\n", &request].concat())))
+    Ok(Some(IdempotencyKey::new(key, &[route.as_bytes(), b"\n", &request].concat())))
 }
 
 /// The `{id}` in the URL's path.

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::CONTENT_TYPE;
-use rigbox_core::permit::{ReadFiles, WriteFiles};
+use rigbox_core::authz::{ReadFiles, WriteFiles};
 use rigbox_proto::guest::{FileInfo, ReadFileOutput, ReadFileRequest, WriteFileOpen, read_file_output};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

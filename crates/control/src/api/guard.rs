@@ -48,7 +48,7 @@ impl AllowedHosts {
 }
 
 pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
-    // Whoever probes for life may use an address.
+    // Whoever probes for lifecycle may use an address.
     let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
     if !probe && !host_fits(&app.hosts, request.uri(), request.headers()) {
         return ApiError::new(
@@ -88,7 +88,7 @@ fn host_fits(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {
 
 /// Whether an address has a token in it. Only that of a link to sign in has its place there.
 fn holds_key(address: &str) -> bool {
-    tokens::find_within(address.as_bytes()).any(|kind| kind != tokens::Kind::Link)
+    tokens::find_embedded(address.as_bytes()).any(|kind| kind != tokens::TokenKind::Link)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use rigbox_core::authz::{ReadNetwork, WriteNetwork};
 use rigbox_core::egress;
-use rigbox_core::permit::{ReadNetwork, WriteNetwork};
 use rigbox_store::NetworkSettings;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

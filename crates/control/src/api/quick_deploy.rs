@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use rigbox_core::permit::{CreateWorkspace, Target};
-use rigbox_core::sizes::AskedSizes;
+use rigbox_core::authz::{CreateWorkspace, Target};
+use rigbox_core::resources::ResourceRequest;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -84,7 +84,7 @@ pub(super) async fn deploy(
             name,
             template_id: Some(body.template_id),
             image: None,
-            sizes: AskedSizes {
+            resources: ResourceRequest {
                 ram_mb: body.ram_mb,
                 vcpu_count: body.vcpu_count,
                 disk_size_mb: body.disk_size_mb,
@@ -93,7 +93,8 @@ pub(super) async fn deploy(
         environment: body.env_vars.unwrap_or_default(),
         params: body.app_params.unwrap_or_default(),
     };
-    let (workspace, apps) = server.quick_deploy.deploy(&caller.permit(Target::Account)?, deployment).await?;
+    let (workspace, apps) =
+        server.quick_deploy.deploy(&caller.authorize(Target::Account)?, deployment).await?;
     let message = format!("workspace {} starts", workspace.name);
     let installed_apps = apps.iter().map(|made| made.app.name.to_string()).collect();
     let expected_apps = apps.into_iter().map(|made| server.shown(made)).collect();

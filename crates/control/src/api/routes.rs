@@ -6,7 +6,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use axum::{Extension, Router};
-use rigbox_core::permit::{self, Action, Kind};
+use rigbox_core::authz::{self, Action, TargetKind};
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
@@ -78,7 +78,7 @@ impl Routes {
     fn action<A: Action>(self, class: Class, routes: UtoipaMethodRouter<App>) -> Self {
         let state = (self.app.clone(), class);
         let mut answers = vec![MALFORMED, UNAUTHORIZED, FORBIDDEN, MISDIRECTED, TOO_MANY, UNAVAILABLE];
-        if A::ON == Kind::Workspace {
+        if A::TARGET == TargetKind::Workspace {
             answers.push(MISSING);
         }
         self.with(routes, &answers, For::Holders, |methods| {
@@ -155,7 +155,7 @@ const MALFORMED: (&str, &str) =
     ("400", "The request is malformed, or has a key in its URL; the message says where");
 const MISDIRECTED: (&str, &str) = ("421", "This server does not answer to that Host");
 // What is said where a credential is needed.
-const FORBIDDEN: (&str, &str) = ("403", "The key does not cover this, or a page of another site asked");
+const FORBIDDEN: (&str, &str) = ("403", "The key does not cover this, or a page of another site requested");
 const MISSING: (&str, &str) = ("404", "There is no such workspace for this key");
 const UNAUTHORIZED: (&str, &str) = ("401", "No valid API key");
 const TOO_MANY: (&str, &str) = ("429", "Too many requests; Retry-After says when the next may come");
@@ -201,55 +201,55 @@ fn seconds() -> Header {
 /// The routes below `/api/v1`, and those beside it; one of them answers with the document of all.
 pub(super) fn all(app: &App) -> (Router<App>, Router<App>) {
     let api = Routes::new(app)
-        .action::<permit::ListWorkspaces>(Class::Workspaces, routes!(workspaces::list))
-        .action::<permit::CreateWorkspace>(Class::Workspaces, routes!(workspaces::create))
-        .action::<permit::CreateWorkspace>(Class::Workspaces, routes!(quick_deploy::deploy))
-        .action::<permit::ReadWorkspace>(Class::Workspaces, routes!(workspaces::get))
-        .action::<permit::DeleteWorkspace>(Class::Workspaces, routes!(workspaces::delete))
-        .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::start))
-        .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::stop))
-        .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::cancel))
-        .action::<permit::OperateWorkspace>(Class::Workspaces, routes!(workspaces::retry))
-        .action::<permit::ReadNetwork>(Class::Workspaces, routes!(networks::get))
-        .action::<permit::WriteNetwork>(Class::Workspaces, routes!(networks::update))
-        .action::<permit::ReadLogs>(Class::Workspaces, routes!(workspace_logs::logs))
-        .action::<permit::ReadLogs>(Class::Workspaces, routes!(workspace_logs::log_stream))
-        .action::<permit::Exec>(Class::Workspaces, routes!(exec::exec))
-        .action::<permit::Exec>(Class::Workspaces, routes!(exec_socket::exec_socket))
-        .action::<permit::ReadFiles>(Class::Workspaces, routes!(files::read))
-        .action::<permit::WriteFiles>(Class::Workspaces, routes!(files::write))
-        .action::<permit::ReadEnv>(Class::Workspaces, routes!(environment::list))
-        .action::<permit::WriteEnv>(Class::Workspaces, routes!(environment::set))
-        .action::<permit::WriteEnv>(Class::Workspaces, routes!(environment::unset))
-        .action::<permit::ListApps>(Class::Apps, routes!(apps::list))
-        .action::<permit::ManageApp>(Class::Apps, routes!(apps::create))
-        .action::<permit::ReadApp>(Class::Apps, routes!(apps::get))
-        .action::<permit::ManageApp>(Class::Apps, routes!(apps::update))
-        .action::<permit::ManageApp>(Class::Apps, routes!(apps::set_visibility))
-        .action::<permit::ManageApp>(Class::Apps, routes!(apps::delete))
-        .action::<permit::ManageApp>(Class::Apps, routes!(apps::verify_domain))
-        .action::<permit::ReadApp>(Class::Apps, routes!(apps::params))
-        .action::<permit::ManageApp>(Class::Apps, routes!(apps::set_params))
-        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::start))
-        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::stop))
-        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::restart))
-        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::health))
-        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::logs))
-        .action::<permit::ReadApp>(Class::Apps, routes!(app_services::log_stream))
-        .action::<permit::ReadPorts>(Class::Apps, routes!(app_services::listening_ports))
-        .action::<permit::ManageApp>(Class::Apps, routes!(app_services::expose_port))
-        .action::<permit::ReadAccount>(Class::Authentication, routes!(users::me))
-        .action::<permit::ReadLimits>(Class::Authentication, routes!(users::limits))
-        .action::<permit::ListKeys>(Class::Authentication, routes!(api_keys::list))
-        .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::create))
-        .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::rotate))
-        .action::<permit::ManageKeys>(Class::Authentication, routes!(api_keys::revoke))
-        .action::<permit::ReadAudit>(Class::Authentication, routes!(audit::list))
-        .action::<permit::Diagnose>(Class::Workspaces, routes!(doctor::doctor))
+        .action::<authz::ListWorkspaces>(Class::Workspaces, routes!(workspaces::list))
+        .action::<authz::CreateWorkspace>(Class::Workspaces, routes!(workspaces::create))
+        .action::<authz::CreateWorkspace>(Class::Workspaces, routes!(quick_deploy::deploy))
+        .action::<authz::ReadWorkspace>(Class::Workspaces, routes!(workspaces::get))
+        .action::<authz::DeleteWorkspace>(Class::Workspaces, routes!(workspaces::delete))
+        .action::<authz::OperateWorkspace>(Class::Workspaces, routes!(workspaces::start))
+        .action::<authz::OperateWorkspace>(Class::Workspaces, routes!(workspaces::stop))
+        .action::<authz::OperateWorkspace>(Class::Workspaces, routes!(workspaces::cancel))
+        .action::<authz::OperateWorkspace>(Class::Workspaces, routes!(workspaces::retry))
+        .action::<authz::ReadNetwork>(Class::Workspaces, routes!(networks::get))
+        .action::<authz::WriteNetwork>(Class::Workspaces, routes!(networks::update))
+        .action::<authz::ReadLogs>(Class::Workspaces, routes!(workspace_logs::logs))
+        .action::<authz::ReadLogs>(Class::Workspaces, routes!(workspace_logs::log_stream))
+        .action::<authz::Exec>(Class::Workspaces, routes!(exec::exec))
+        .action::<authz::Exec>(Class::Workspaces, routes!(exec_socket::exec_socket))
+        .action::<authz::ReadFiles>(Class::Workspaces, routes!(files::read))
+        .action::<authz::WriteFiles>(Class::Workspaces, routes!(files::write))
+        .action::<authz::ReadEnv>(Class::Workspaces, routes!(environment::list))
+        .action::<authz::WriteEnv>(Class::Workspaces, routes!(environment::set))
+        .action::<authz::WriteEnv>(Class::Workspaces, routes!(environment::unset))
+        .action::<authz::ListApps>(Class::Apps, routes!(apps::list))
+        .action::<authz::ManageApp>(Class::Apps, routes!(apps::create))
+        .action::<authz::ReadApp>(Class::Apps, routes!(apps::get))
+        .action::<authz::ManageApp>(Class::Apps, routes!(apps::update))
+        .action::<authz::ManageApp>(Class::Apps, routes!(apps::set_visibility))
+        .action::<authz::ManageApp>(Class::Apps, routes!(apps::delete))
+        .action::<authz::ManageApp>(Class::Apps, routes!(apps::verify_domain))
+        .action::<authz::ReadApp>(Class::Apps, routes!(apps::params))
+        .action::<authz::ManageApp>(Class::Apps, routes!(apps::set_params))
+        .action::<authz::ManageApp>(Class::Apps, routes!(app_services::start))
+        .action::<authz::ManageApp>(Class::Apps, routes!(app_services::stop))
+        .action::<authz::ManageApp>(Class::Apps, routes!(app_services::restart))
+        .action::<authz::ReadApp>(Class::Apps, routes!(app_services::health))
+        .action::<authz::ReadApp>(Class::Apps, routes!(app_services::logs))
+        .action::<authz::ReadApp>(Class::Apps, routes!(app_services::log_stream))
+        .action::<authz::ReadPorts>(Class::Apps, routes!(app_services::listening_ports))
+        .action::<authz::ManageApp>(Class::Apps, routes!(app_services::expose_port))
+        .action::<authz::ReadAccount>(Class::Authentication, routes!(users::me))
+        .action::<authz::ReadLimits>(Class::Authentication, routes!(users::limits))
+        .action::<authz::ListKeys>(Class::Authentication, routes!(api_keys::list))
+        .action::<authz::ManageKeys>(Class::Authentication, routes!(api_keys::create))
+        .action::<authz::ManageKeys>(Class::Authentication, routes!(api_keys::rotate))
+        .action::<authz::ManageKeys>(Class::Authentication, routes!(api_keys::revoke))
+        .action::<authz::ReadAudit>(Class::Authentication, routes!(audit::list))
+        .action::<authz::Diagnose>(Class::Workspaces, routes!(doctor::doctor))
         .public(Class::Authentication, routes!(auth::link))
         .public(Class::Authentication, routes!(auth::device))
         .public(Class::Authentication, routes!(auth::poll))
-        .action::<permit::EndCredential>(Class::Authentication, routes!(auth::sign_out))
+        .action::<authz::EndCredential>(Class::Authentication, routes!(auth::sign_out))
         .public(Class::Workspaces, routes!(templates::list))
         .public(Class::Workspaces, routes!(machine::capacity));
     let root = Routes::new(app)

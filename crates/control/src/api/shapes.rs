@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use time::OffsetDateTime;
 
 use super::error::ApiError;
@@ -16,7 +16,7 @@ pub(super) fn bad_cursor() -> ApiError {
 }
 
 /// Where a list that is sorted by creation goes on after what was made then with that id.
-pub(super) fn cursor(created_at: Moment, id: &str) -> String {
+pub(super) fn cursor(created_at: Timestamp, id: &str) -> String {
     URL_SAFE_NO_PAD.encode(format!("{}:{id}", created_at.unix_ms()))
 }
 
@@ -40,7 +40,7 @@ pub(super) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
 }
 
 /// A moment as clients read it (RFC 3339).
-pub(super) fn date(moment: Moment) -> OffsetDateTime {
+pub(super) fn date(moment: Timestamp) -> OffsetDateTime {
     let nanos = i128::from(moment.unix_ms()) * 1_000_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

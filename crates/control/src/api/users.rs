@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use rigbox_core::permit::{ReadAccount, ReadLimits, Target};
+use rigbox_core::authz::{ReadAccount, ReadLimits, Target};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -26,7 +26,7 @@ pub(super) struct User {
 /// Who the key belongs to
 #[utoipa::path(get, path = "/users/me", tag = "users", responses((status = 200, body = User)))]
 pub(super) async fn me(State(app): State<App>, caller: Caller<ReadAccount>) -> Result<Json<User>, ApiError> {
-    let user = app.users.me(&caller.permit(Target::Account)?).await?;
+    let user = app.users.me(&caller.authorize(Target::Account)?).await?;
     Ok(Json(User {
         id: user.id.to_string(),
         email: user.email,
@@ -72,7 +72,7 @@ pub(super) async fn limits(
     caller: Caller<ReadLimits>,
 ) -> Result<Json<GetUserLimitsResponse>, ApiError> {
     let UserLimits { plan, custom, limits, usage } =
-        app.users.limits(&caller.permit(Target::Account)?).await?;
+        app.users.limits(&caller.authorize(Target::Account)?).await?;
     Ok(Json(GetUserLimitsResponse {
         plan: plan.as_str(),
         custom,

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
-use rigbox_core::permit::ReadLogs;
+use rigbox_core::authz::ReadLogs;
 use rigbox_store::LogEntry;
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -91,7 +91,7 @@ pub(super) async fn log_stream(
             if !logs.news(&permit, &mut written).await {
                 return None;
             }
-            // A database that does not answer now is asked at the next line.
+            // A database that does not answer now is requested at the next line.
             let entries = logs.lines(&permit, Some(after), MOST_LINES).unwrap_or_default();
             if let Some(last) = entries.last().map(|last| last.seq) {
                 return Some((stream::iter(entries), (logs, permit, written, last)));

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
-use rigbox_core::permit::{
+use rigbox_core::authz::{
     CreateWorkspace, DeleteWorkspace, ListWorkspaces, OperateWorkspace, ReadWorkspace, Target,
 };
 use rigbox_core::status::Status;
@@ -41,9 +41,9 @@ pub(super) async fn list(
     let limit = page_size(query.limit)?;
     let status = query.status.as_deref().map(parse_status).transpose()?;
     let after = query.cursor.as_deref().map(read_cursor).transpose()?;
-    // One more than asked tells whether there is a next page.
+    // One more than requested tells whether there is a next page.
     let page = Page { name: query.name, status, after, limit: limit + 1 };
-    let mut found = app.workspaces.list(&caller.permit(Target::Account)?, &page).await?;
+    let mut found = app.workspaces.list(&caller.authorize(Target::Account)?, &page).await?;
     let wanted = limit as usize;
     let more = found.len() > wanted;
     found.truncate(wanted);
@@ -71,7 +71,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let once = once(&headers, "POST /workspaces", &body)?;
     let wanted = body.wanted()?;
-    let permit = caller.permit(Target::Account)?;
+    let permit = caller.authorize(Target::Account)?;
     let render = |made: &Workspace| {
         serde_json::to_string(&GetWorkspaceResponse::from(made)).unwrap_or_else(|_| "{}".to_owned())
     };
@@ -127,7 +127,7 @@ pub(super) async fn delete(
     let permit = caller.workspace(&app, &id).await?;
     let workspace = app.workspaces.delete(&permit).await?;
     let message = format!("workspace {} is being deleted", workspace.id);
-    Ok(Json(MessageResponse { message, status: workspace.life.status.into() }))
+    Ok(Json(MessageResponse { message, status: workspace.lifecycle.status.into() }))
 }
 
 macro_rules! operations {
@@ -164,5 +164,5 @@ operations! {
 }
 
 fn parse_status(text: &str) -> Result<Status, ApiError> {
-    text.parse().map_err(|error: rigbox_core::status::BadStatus| ApiError::bad_request(error.to_string()))
+    text.parse().map_err(|error: rigbox_core::status::InvalidStatus| ApiError::bad_request(error.to_string()))
 }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
-use rigbox_core::access;
+use rigbox_core::app_access;
 use rigbox_core::ids::AppId;
 use rigbox_core::status::Status as Life;
 use rigbox_proto::gateway::gateway_server::{Gateway, GatewayServer};
@@ -12,7 +12,7 @@ use rigbox_proto::gateway::{
     Acknowledged, IdentifyRequest, Identity, Kind, Notice, RedeemRequest, Redeemed, ResolveRequest, Route,
     State, Visibility,
 };
-use rigbox_store::AppAt;
+use rigbox_store::AppWithWorkspace;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -132,7 +132,7 @@ where
 }
 
 impl Service {
-    fn route(&self, found: AppAt) -> Route {
+    fn route(&self, found: AppWithWorkspace) -> Route {
         let origin = self.visitors.origin(&found.app);
         let sign_in_url = self.visitors.sign_in_url(&found.app);
         let state = match (found.app.stopped, found.status) {
@@ -141,9 +141,9 @@ impl Service {
             (false, _) => State::WorkspaceDown,
         };
         let visibility = match found.app.visibility {
-            access::Visibility::Private => Visibility::Private,
-            access::Visibility::Privileged => Visibility::Privileged,
-            access::Visibility::Public => Visibility::Public,
+            app_access::Visibility::Private => Visibility::Private,
+            app_access::Visibility::Privileged => Visibility::Privileged,
+            app_access::Visibility::Public => Visibility::Public,
         };
         Route {
             app_id: found.app.id.to_string(),
@@ -163,7 +163,7 @@ impl Service {
 }
 
 fn app(id: &str) -> Result<AppId, Status> {
-    id.parse().map_err(|error: rigbox_core::ids::BadId| Status::invalid_argument(error.to_string()))
+    id.parse().map_err(|error: rigbox_core::ids::InvalidId| Status::invalid_argument(error.to_string()))
 }
 
 fn unavailable(error: rigbox_store::Error) -> Status {

@@ -1,6 +1,6 @@
 //! When a workspace gets its secrets: before it counts as running, and whenever its environment is another than what its boot has.
 
-use rigbox_core::lifecycle::{Report, Seen};
+use rigbox_core::lifecycle::{ObservedState, Report};
 use rigbox_core::status::Status;
 use rigbox_store::{Error, Workspace};
 
@@ -10,20 +10,20 @@ use super::{Reconciler, lock};
 impl Reconciler {
     /// Whether the boot that the report tells of lacks something. An agent that does not answer is given it when it is back.
     pub(super) fn is_delivery_due(&self, workspace: &Workspace, report: &Report) -> bool {
-        let Seen::Running { boot, agent_lost: false } = &report.seen else { return false };
-        let life = &workspace.life;
-        matches!(life.status, Status::Starting | Status::Running)
-            && life.boot.as_ref() == Some(boot)
+        let ObservedState::Running { boot, agent_lost: false } = &report.observed else { return false };
+        let lifecycle = &workspace.lifecycle;
+        matches!(lifecycle.status, Status::Starting | Status::Running)
+            && lifecycle.boot.as_ref() == Some(boot)
             && !self.0.deliveries.has(&workspace.id, boot, workspace.environment.revision)
     }
 
     /// Hands the boot its secrets; then it runs. What fails is tried again for as long as it may be starting.
     pub(super) async fn deliver(&self, workspace: &Workspace, report: &Report) -> Result<Outcome, Error> {
-        let Some(boot) = &workspace.life.boot else { return Ok(Outcome::Wait) };
+        let Some(boot) = &workspace.lifecycle.boot else { return Ok(Outcome::Wait) };
         if let Err(error) = self.0.deliveries.deliver(&workspace.id, boot).await? {
             return Ok(Outcome::Later(format!("its secrets cannot be delivered: {error}")));
         }
-        let run = |of: &Workspace, now| Ok(of.life.observe(report, now));
+        let run = |of: &Workspace, now| Ok(of.lifecycle.observe(report, now));
         self.0.lives.change::<Error>(&workspace.id, None, run).await?;
         self.0.deliveries.settle(&workspace.id, boot).await?;
         // A report that came meanwhile has met a workspace that was still starting.

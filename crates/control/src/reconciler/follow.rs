@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::lifecycle::{Report, Seen};
+use rigbox_core::lifecycle::{ObservedState, Report};
 use rigbox_core::status::Status;
 use tracing::{info, warn};
 
@@ -67,7 +67,7 @@ impl Reconciler {
 
     fn remember(&self, id: &WorkspaceId, report: &Report) {
         let mut seen = lock(&self.0.seen);
-        if report.seen == Seen::Absent {
+        if report.observed == ObservedState::Absent {
             seen.remove(id);
         } else {
             seen.insert(id.clone(), report.clone());
@@ -88,29 +88,31 @@ impl Reconciler {
             }
         };
         for (id, _) in rows.iter().filter(|(id, _)| !known.contains_key(id)) {
-            self.apply(id, &Report { generation: 0, seen: Seen::Absent }).await;
+            self.apply(id, &Report { generation: 0, observed: ObservedState::Absent }).await;
         }
         for (id, report) in &known {
             self.apply(id, report).await;
         }
     }
 
-    /// Lets a report move a life, and has the worker look at the outcome. A boot whose agent has answered still counts as booting until
+    /// Lets a report move a lifecycle, and has the worker look at the outcome. A boot whose agent has answered still counts as booting until
     /// the worker has delivered its secrets: whoever sees `running` sees a workspace that has them.
     pub(super) async fn apply(&self, id: &WorkspaceId, report: &Report) {
-        let booting = match &report.seen {
-            Seen::Running { boot, .. } => {
-                Some(Report { seen: Seen::Booting { boot: boot.clone() }, ..report.clone() })
+        let booting = match &report.observed {
+            ObservedState::Running { boot, .. } => {
+                Some(Report { observed: ObservedState::Booting { boot: boot.clone() }, ..report.clone() })
             }
             _ => None,
         };
         let moved = self.0.lives.change::<rigbox_store::Error>(id, None, |workspace, now| {
-            let undelivered = booting.as_ref().filter(|_| workspace.life.status == Status::Starting);
-            Ok(workspace.life.observe(undelivered.unwrap_or(report), now))
+            let undelivered = booting.as_ref().filter(|_| workspace.lifecycle.status == Status::Starting);
+            Ok(workspace.lifecycle.observe(undelivered.unwrap_or(report), now))
         });
         match moved.await {
             Ok(Some(_)) => self.poke(id),
-            Ok(None) if report.seen != Seen::Absent => self.remove_orphan(id.clone(), report.generation),
+            Ok(None) if report.observed != ObservedState::Absent => {
+                self.remove_orphan(id.clone(), report.generation)
+            }
             Ok(None) => {}
             Err(error) => {
                 warn!(workspace = %id, %error, "cannot store what the node reported");

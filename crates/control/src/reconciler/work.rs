@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::lifecycle::{Lifecycle, Report, Seen, Step};
+use rigbox_core::lifecycle::{Lifecycle, ObservedState, Report, Step};
 use rigbox_core::status::Status;
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use rigbox_store::{Error, Workspace};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::{Reconciler, lock};
 use crate::node_client::NodeError;
 
-/// A stop that shows no effect is asked for again after this.
+/// A stop that shows no effect is requested for again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A verb is given up now and then to look at the clock.
 const LONGEST_STEP: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ impl Reconciler {
             return Ok(Outcome::Moved);
         }
         let report = lock(&self.0.seen).get(id).cloned();
-        let step = workspace.life.next_step(report.as_ref().map(|report| &report.seen));
+        let step = workspace.lifecycle.next_step(report.as_ref().map(|report| &report.observed));
         let due = report.filter(|report| step == Step::Wait && self.is_delivery_due(&workspace, report));
         if step == Step::Wait && due.is_none() {
             return Ok(Outcome::Wait);
@@ -84,20 +84,22 @@ impl Reconciler {
     }
 
     async fn timed_out(&self, workspace: &Workspace) -> Result<bool, Error> {
-        let late = |life: &Lifecycle, now: Moment| life.time_out(now, self.0.began, &self.0.timeouts);
-        if late(&workspace.life, crate::clock::now()).is_none() {
+        let late =
+            |lifecycle: &Lifecycle, now: Timestamp| lifecycle.time_out(now, self.0.began, &self.0.timeouts);
+        if late(&workspace.lifecycle, crate::clock::now()).is_none() {
             return Ok(false);
         }
         let trouble = lock(&self.0.troubled).get(&workspace.id).cloned();
         let moved = self.0.lives.change::<Error>(&workspace.id, None, |workspace, now| {
-            let mut life = late(&workspace.life, now);
-            if let (Some(failure), Some(trouble)) = (life.as_mut().and_then(|l| l.failure.as_mut()), &trouble)
+            let mut lifecycle = late(&workspace.lifecycle, now);
+            if let (Some(failure), Some(trouble)) =
+                (lifecycle.as_mut().and_then(|l| l.failure.as_mut()), &trouble)
             {
                 failure.message = format!("{} (last: {trouble})", failure.message);
             }
-            Ok(life)
+            Ok(lifecycle)
         });
-        Ok(moved.await?.is_some_and(|after| after.life.status == Status::Failed))
+        Ok(moved.await?.is_some_and(|after| after.lifecycle.status == Status::Failed))
     }
 
     async fn superseded(&self, step: Step, seen: &Workspace, wake: &Notify) {
@@ -105,8 +107,8 @@ impl Reconciler {
             wake.notified().await;
             match self.0.lives.store().workspace(&seen.id).await {
                 Ok(Some(now))
-                    if now.life.generation == seen.life.generation
-                        && (step != Step::Stop || now.life.status == seen.life.status) => {}
+                    if now.lifecycle.generation == seen.lifecycle.generation
+                        && (step != Step::Stop || now.lifecycle.status == seen.lifecycle.status) => {}
                 Ok(_) => return,
                 Err(error) => warn!(workspace = %seen.id, %error, "cannot read its state"),
             }
@@ -117,7 +119,7 @@ impl Reconciler {
         let done = match step {
             Step::Wait => return Ok(Outcome::Wait),
             Step::Provision => match self.0.node.provision(workspace).await {
-                Ok(()) => return self.settle(workspace, Lifecycle::disk_made).await,
+                Ok(()) => return self.settle(workspace, Lifecycle::disk_created).await,
                 Err(error) => Err(error),
             },
             Step::Start => {
@@ -125,7 +127,7 @@ impl Reconciler {
                 let network = self.0.networks.policy(&workspace.id)?;
                 match self.0.node.start(workspace, about, network).await {
                     Ok(boot) => {
-                        self.settle(workspace, |life, _| life.boot_begun(&boot)).await?;
+                        self.settle(workspace, |lifecycle, _| lifecycle.boot_started(&boot)).await?;
                         // While it boots, so that nobody waits for it later.
                         self.0.deliveries.prepare(&workspace.id, &boot).await?;
                         // The report that the agent has answered may have come before.
@@ -135,7 +137,7 @@ impl Reconciler {
                 }
             }
             Step::Stop => self.stop(workspace).await,
-            Step::Delete => match self.0.node.delete(&workspace.id, workspace.life.generation).await {
+            Step::Delete => match self.0.node.delete(&workspace.id, workspace.lifecycle.generation).await {
                 Ok(()) => return self.forget(workspace).await,
                 Err(error) => Err(error),
             },
@@ -150,9 +152,9 @@ impl Reconciler {
     async fn stop(&self, workspace: &Workspace) -> Result<Outcome, NodeError> {
         self.0.node.stop(workspace).await?;
         let mut report = self.0.node.look(&workspace.id).await?;
-        if matches!(report.seen, Seen::Resting { .. } | Seen::Absent) {
-            // It was asked for after the stop was answered, so it is about this generation, whatever led to it.
-            report.generation = report.generation.max(workspace.life.generation);
+        if matches!(report.observed, ObservedState::Resting { .. } | ObservedState::Absent) {
+            // It was requested for after the stop was answered, so it is about this generation, whatever led to it.
+            report.generation = report.generation.max(workspace.lifecycle.generation);
             lock(&self.0.seen).insert(workspace.id.clone(), report.clone());
             self.apply(&workspace.id, &report).await;
             return Ok(Outcome::Wait);
@@ -163,7 +165,7 @@ impl Reconciler {
     }
 
     async fn forget(&self, workspace: &Workspace) -> Result<Outcome, Error> {
-        if !self.0.lives.store().forget_workspace(workspace).await? {
+        if !self.0.lives.store().remove_workspace(workspace).await? {
             return Ok(Outcome::Moved);
         }
         lock(&self.0.seen).remove(&workspace.id);
@@ -187,14 +189,15 @@ impl Reconciler {
                 Ok(Outcome::Later(message))
             }
             (Step::Stop, "not_found") => {
-                let gone = Report { generation: workspace.life.generation, seen: Seen::Absent };
+                let gone =
+                    Report { generation: workspace.lifecycle.generation, observed: ObservedState::Absent };
                 lock(&self.0.seen).remove(&workspace.id);
                 self.apply(&workspace.id, &gone).await;
                 Ok(Outcome::Wait)
             }
             (Step::Provision | Step::Start, _) => {
                 warn!(workspace = %workspace.id, ?step, code, message, "the node cannot do it");
-                self.settle(workspace, |life, now| life.step_failed(&code, &message, now)).await
+                self.settle(workspace, |lifecycle, now| lifecycle.step_failed(&code, &message, now)).await
             }
             _ => Ok(Outcome::Later(format!("{code}: {message}"))),
         }
@@ -203,14 +206,14 @@ impl Reconciler {
     /// Stores what a step came to, unless the intention has changed meanwhile.
     async fn settle(
         &self,
-        asked: &Workspace,
-        next: impl Fn(&Lifecycle, Moment) -> Lifecycle,
+        requested: &Workspace,
+        next: impl Fn(&Lifecycle, Timestamp) -> Lifecycle,
     ) -> Result<Outcome, Error> {
         self.0
             .lives
-            .change::<Error>(&asked.id, None, |workspace, now| {
-                let same = workspace.life.generation == asked.life.generation;
-                Ok(same.then(|| next(&workspace.life, now)))
+            .change::<Error>(&requested.id, None, |workspace, now| {
+                let same = workspace.lifecycle.generation == requested.lifecycle.generation;
+                Ok(same.then(|| next(&workspace.lifecycle, now)))
             })
             .await?;
         Ok(Outcome::Moved)

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rigbox_core::ids::{BadId, KeyId, WorkspaceId};
-use rigbox_core::permit::{BadRole, ListKeys, ManageKeys, Permit, Role, Scope};
-use rigbox_core::time::Moment;
-use rigbox_store::secret::{ApiKey, TokenKey};
-use rigbox_store::{Act, KeyRecord, NewKey, NewSecret, Once, Replay, Store};
+use rigbox_core::authz::{InvalidRole, ListKeys, ManageKeys, Permit, Role, Scope};
+use rigbox_core::ids::{InvalidId, KeyId, WorkspaceId};
+use rigbox_core::time::Timestamp;
+use rigbox_store::tokens::{ApiKey, TokenKey};
+use rigbox_store::{AuditEvent, IdempotencyKey, KeyRecord, NewKey, NewSecret, Replay, Store};
 
 use super::workspaces::Problem;
 use crate::clock;
@@ -16,7 +16,7 @@ use crate::clock;
 const MOST: u32 = 100;
 /// Workspaces that one key may be limited to.
 const MOST_WORKSPACES: usize = 100;
-const LONGEST_NAME: usize = 64;
+const MAX_NAME_LEN: usize = 64;
 const LONGEST_GRACE: Duration = Duration::from_hours(7 * 24);
 
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub(crate) struct ApiKeys {
 /// What a new key is to be.
 pub(crate) struct WantedKey {
     pub(crate) name: String,
-    pub(crate) expires_at: Option<Moment>,
+    pub(crate) expires_at: Option<Timestamp>,
     pub(crate) workspaces: Option<Vec<String>>,
     pub(crate) role: Option<String>,
 }
@@ -46,11 +46,11 @@ impl ApiKeys {
         &self,
         permit: &Permit<ManageKeys>,
         wanted: WantedKey,
-        once: Option<&Once>,
+        once: Option<&IdempotencyKey>,
     ) -> Result<(KeyRecord, ApiKey), Problem> {
         let now = clock::now();
         if wanted.expires_at.is_some_and(|end| end <= now) {
-            return Err(Problem::BadValue("expires_at: this moment has passed".to_owned()));
+            return Err(Problem::InvalidValue("expires_at: this moment has passed".to_owned()));
         }
         let key = ApiKey::mint()?;
         let new = NewKey {
@@ -60,10 +60,10 @@ impl ApiKeys {
             expires_at: wanted.expires_at,
             by_login: false,
         };
-        let act = Act::by(permit.principal(), "key.create", "");
-        match self.store.add_key(&permit.principal().user, &new, MOST, once, act, now).await? {
+        let event = AuditEvent::by(permit.principal(), "key.create", "");
+        match self.store.add_key(&permit.principal().user, &new, MOST, once, event, now).await? {
             Replay::Fresh(record) => Ok((record, key)),
-            Replay::Before(id) => Err(Problem::ShownOnce(id)),
+            Replay::Repeated(id) => Err(Problem::ShownOnce(id)),
         }
     }
 
@@ -76,21 +76,21 @@ impl ApiKeys {
     ) -> Result<(KeyRecord, ApiKey), Problem> {
         if grace > LONGEST_GRACE {
             let most = LONGEST_GRACE.as_secs();
-            return Err(Problem::BadValue(format!("grace_s: {} is more than {most}", grace.as_secs())));
+            return Err(Problem::InvalidValue(format!("grace_s: {} is more than {most}", grace.as_secs())));
         }
         let (key, id) = (ApiKey::mint()?, key_id(id)?);
         let secret = NewSecret::of(&key, &self.token_key);
         let now = clock::now();
-        let (user, act) = (&permit.principal().user, Act::by(permit.principal(), "key.rotate", &id));
-        let rotated = self.store.rotate_key(user, &id, &secret, now.after(grace), &act, now).await?;
+        let (user, event) = (&permit.principal().user, AuditEvent::by(permit.principal(), "key.rotate", &id));
+        let rotated = self.store.rotate_key(user, &id, &secret, now.after(grace), &event, now).await?;
         rotated.map(|record| (record, key)).ok_or_else(|| Problem::NoKey(id.to_string()))
     }
 
     /// Ends a key for the next request.
     pub(crate) async fn revoke(&self, permit: &Permit<ManageKeys>, id: &str) -> Result<KeyId, Problem> {
         let id = key_id(id)?;
-        let act = Act::by(permit.principal(), "key.revoke", &id);
-        match self.store.revoke_key(&permit.principal().user, &id, &act, clock::now()).await? {
+        let event = AuditEvent::by(permit.principal(), "key.revoke", &id);
+        match self.store.revoke_key(&permit.principal().user, &id, &event, clock::now()).await? {
             true => Ok(id),
             false => Err(Problem::NoKey(id.to_string())),
         }
@@ -98,15 +98,15 @@ impl ApiKeys {
 }
 
 fn key_id(text: &str) -> Result<KeyId, Problem> {
-    text.parse().map_err(|_: BadId| Problem::NoKey(text.chars().take(64).collect()))
+    text.parse().map_err(|_: InvalidId| Problem::NoKey(text.chars().take(64).collect()))
 }
 
 fn name(name: String) -> Result<String, Problem> {
-    let fits = (1..=LONGEST_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    let fits = (1..=MAX_NAME_LEN).contains(&name.chars().count()) && !name.chars().any(char::is_control);
     if fits {
         Ok(name)
     } else {
-        Err(Problem::BadValue(format!("name: expected 1 to {LONGEST_NAME} printable characters")))
+        Err(Problem::InvalidValue(format!("name: expected 1 to {MAX_NAME_LEN} printable characters")))
     }
 }
 
@@ -117,19 +117,19 @@ fn scope(workspaces: Option<Vec<String>>, role: Option<&str>) -> Result<Scope, P
             Some(_) => {
                 let message =
                     "role: a role is for a key that is limited to some workspaces: list them in `workspaces`";
-                Err(Problem::BadValue(message.to_owned()))
+                Err(Problem::InvalidValue(message.to_owned()))
             }
         };
     };
     if !(1..=MOST_WORKSPACES).contains(&workspaces.len()) {
         let message =
             format!("workspaces: expected 1 to {MOST_WORKSPACES} ids; leave it out for the whole account");
-        return Err(Problem::BadValue(message));
+        return Err(Problem::InvalidValue(message));
     }
     let role = role.map_or(Ok(Role::Read), str::parse);
-    let role = role.map_err(|error: BadRole| Problem::BadValue(format!("role: {error}")))?;
+    let role = role.map_err(|error: InvalidRole| Problem::InvalidValue(format!("role: {error}")))?;
     let ids = workspaces
         .iter()
-        .map(|id| id.parse().map_err(|_: BadId| Problem::NotFound(id.chars().take(64).collect())));
+        .map(|id| id.parse().map_err(|_: InvalidId| Problem::NotFound(id.chars().take(64).collect())));
     Ok(Scope::Workspaces { ids: ids.collect::<Result<BTreeSet<WorkspaceId>, _>>()?, role })
 }

@@ -1,11 +1,11 @@
 //! Apps as services of their workspace: what listens there, systemd units `rigbox-svc-NAME`, their state and their logs. Everything that a
 //! guest says is taken for its own word about itself, and bounded.
 
+use rigbox_core::authz::{Action, ManageApp, Permit, ReadApp, ReadPorts};
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::permit::{Action, ManageApp, Permit, ReadApp, ReadPorts};
 use rigbox_core::status::Status;
 use rigbox_proto::guest::{ExecStart, ListeningPort, WriteFileOpen};
-use rigbox_store::{App, AppAt, Store};
+use rigbox_store::{App, AppWithWorkspace, Store};
 use serde::Deserialize;
 
 use super::apps::{AppProblem, Apps, Change};
@@ -24,15 +24,15 @@ pub(crate) struct AppServices {
     apps: Apps,
 }
 
-/// What is asked of an app.
+/// What is requested of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Act {
+pub(crate) enum AuditEvent {
     Start,
     Stop,
     Restart,
 }
 
-impl Act {
+impl AuditEvent {
     fn verb(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -87,7 +87,7 @@ impl AppServices {
     ) -> Result<ListeningPort, AppProblem> {
         let id = self.running(permit).await?;
         let found = self.guests.list_ports(id, port).await?;
-        found.into_iter().next().ok_or_else(|| AppProblem::BadValue {
+        found.into_iter().next().ok_or_else(|| AppProblem::InvalidValue {
             field: "port",
             problem: format!("nothing listens on {port}: start the program first"),
         })
@@ -99,7 +99,7 @@ impl AppServices {
         permit: &Permit<ManageApp>,
         app: &App,
         what: &ListeningPort,
-    ) -> Result<AppAt, AppProblem> {
+    ) -> Result<AppWithWorkspace, AppProblem> {
         let id = self.running(permit).await?;
         let unit = format!("{UNIT}{}.service", app.name);
         let text = unit_text(app, what)?;
@@ -112,34 +112,38 @@ impl AppServices {
     }
 
     /// Starts, stops or restarts an app: requests to it, and its service if it is one.
-    pub(crate) async fn act(
+    pub(crate) async fn event(
         &self,
         permit: &Permit<ManageApp>,
         app: &App,
-        act: Act,
-    ) -> Result<AppAt, AppProblem> {
-        let change = Change { stopped: Some(act == Act::Stop), ..Change::default() };
-        let action = format!("app.{}", act.verb());
+        event: AuditEvent,
+    ) -> Result<AppWithWorkspace, AppProblem> {
+        let change = Change { stopped: Some(event == AuditEvent::Stop), ..Change::default() };
+        let action = format!("app.{}", event.verb());
         match &app.service {
-            // A stop counts, whether or not the service can be asked.
-            Some(unit) if act == Act::Stop => {
+            // A stop counts, whether or not the service can be requested.
+            Some(unit) if event == AuditEvent::Stop => {
                 let changed = self.apps.change(permit, &app.id, &change, &action).await?;
                 if changed.status == Status::Running {
-                    self.systemctl(&app.workspace_id, &[act.verb(), unit]).await?;
+                    self.systemctl(&app.workspace_id, &[event.verb(), unit]).await?;
                 }
                 Ok(changed)
             }
             Some(unit) => {
                 let id = self.running(permit).await?;
                 self.write_params(id, app).await?;
-                self.systemctl(id, &[act.verb(), unit]).await?;
+                self.systemctl(id, &[event.verb(), unit]).await?;
                 self.apps.change(permit, &app.id, &change, &action).await
             }
             None => self.apps.change(permit, &app.id, &change, &action).await,
         }
     }
 
-    pub(crate) async fn health(&self, permit: &Permit<ReadApp>, found: &AppAt) -> Result<Health, AppProblem> {
+    pub(crate) async fn health(
+        &self,
+        permit: &Permit<ReadApp>,
+        found: &AppWithWorkspace,
+    ) -> Result<Health, AppProblem> {
         let app = &found.app;
         if found.status != Status::Running {
             let service_status = format!("workspace {}", found.status);
@@ -250,7 +254,7 @@ impl AppServices {
     async fn running<'a, A: Action>(&self, permit: &'a Permit<A>) -> Result<&'a WorkspaceId, AppProblem> {
         let id = id_of(permit)?;
         let workspace = self.store.workspace(id).await?;
-        match workspace.ok_or_else(|| Problem::NotFound(id.to_string()))?.life.status {
+        match workspace.ok_or_else(|| Problem::NotFound(id.to_string()))?.lifecycle.status {
             Status::Running => Ok(id),
             status => Err(AppProblem::NotRunning(status)),
         }
@@ -284,7 +288,7 @@ fn unit_text(app: &App, what: &ListeningPort) -> Result<String, AppProblem> {
     if what.command.is_empty() {
         let problem =
             format!("what listens on {} has no command line that could be started again", what.port);
-        return Err(AppProblem::BadValue { field: "port", problem });
+        return Err(AppProblem::InvalidValue { field: "port", problem });
     }
     let command: Vec<String> = what.command.iter().map(|word| quoted(word)).collect();
     let folder = if what.cwd.starts_with('/') { what.cwd.as_str() } else { "/" };

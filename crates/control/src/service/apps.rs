@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use rigbox_core::access::{Visibility, widens};
-use rigbox_core::apps::{AppKind, BadAppName, BadDomain};
-use rigbox_core::ids::{AppId, BadId, WorkspaceId};
-use rigbox_core::permit::{Action, Denied, ListApps, ManageApp, Permit, Principal, Scope, Target, permit};
+use rigbox_core::app_access::{Visibility, widens_visibility};
+use rigbox_core::apps::{AppKind, InvalidAppName, InvalidDomain};
+use rigbox_core::authz::{Action, Denied, ListApps, ManageApp, Permit, Principal, Scope, Target, authorize};
+use rigbox_core::ids::{AppId, InvalidId, WorkspaceId};
 use rigbox_core::plans::Plans;
-use rigbox_store::{Act, App, AppAt, AppPage, Once, Replay, Store};
+use rigbox_store::{App, AppPage, AppWithWorkspace, AuditEvent, IdempotencyKey, Replay, Store};
 
 use super::networks::Networks;
 use super::workspaces::{Problem, id_of, random};
@@ -91,11 +91,11 @@ pub(crate) enum AppProblem {
     #[error(transparent)]
     Workspace(#[from] Problem),
     #[error(transparent)]
-    BadName(#[from] BadAppName),
+    InvalidName(#[from] InvalidAppName),
     #[error("custom_domain: {0}")]
-    BadDomain(#[from] BadDomain),
+    InvalidDomain(#[from] InvalidDomain),
     #[error("{field}: {problem}")]
-    BadValue { field: &'static str, problem: String },
+    InvalidValue { field: &'static str, problem: String },
     #[error("there is an app named `{0}` already: names are unique in the installation; choose another")]
     NameTaken(String),
     #[error("the domain `{0}` is another app's already")]
@@ -128,7 +128,7 @@ impl From<rigbox_store::Error> for AppProblem {
 }
 
 fn bad(field: &'static str, problem: impl Into<String>) -> AppProblem {
-    AppProblem::BadValue { field, problem: problem.into() }
+    AppProblem::InvalidValue { field, problem: problem.into() }
 }
 
 impl Apps {
@@ -148,23 +148,27 @@ impl Apps {
         &self,
         principal: &Principal,
         id: &str,
-    ) -> Result<(Permit<A>, AppAt), AppProblem> {
+    ) -> Result<(Permit<A>, AppWithWorkspace), AppProblem> {
         let missing = || AppProblem::NoApp(id.chars().take(64).collect());
-        let id: AppId = id.parse().map_err(|_: BadId| missing())?;
+        let id: AppId = id.parse().map_err(|_: InvalidId| missing())?;
         let found = self.store.app(&id)?.ok_or_else(missing)?;
         let target =
             Target::Workspace { id: found.app.workspace_id.clone(), owner: found.app.user_id.clone() };
-        match permit(principal, target) {
-            Err(Denied::Hidden) => Err(missing()),
+        match authorize(principal, target) {
+            Err(Denied::NotFound) => Err(missing()),
             other => Ok((other.map_err(Problem::Denied)?, found)),
         }
     }
 
-    pub(crate) fn list(&self, permit: &Permit<ListApps>, page: &AppPage) -> Result<Vec<AppAt>, AppProblem> {
+    pub(crate) fn list(
+        &self,
+        permit: &Permit<ListApps>,
+        page: &AppPage,
+    ) -> Result<Vec<AppWithWorkspace>, AppProblem> {
         Ok(self.store.apps_of(permit.principal(), page)?)
     }
 
-    fn load(&self, id: &AppId) -> Result<AppAt, AppProblem> {
+    fn load(&self, id: &AppId) -> Result<AppWithWorkspace, AppProblem> {
         self.store.app(id)?.ok_or_else(|| AppProblem::NoApp(id.to_string()))
     }
 
@@ -178,8 +182,8 @@ impl Apps {
         &self,
         permit: &Permit<ManageApp>,
         wanted: WantedApp,
-        once: Option<&Once>,
-    ) -> Result<AppAt, AppProblem> {
+        once: Option<&IdempotencyKey>,
+    ) -> Result<AppWithWorkspace, AppProblem> {
         let workspace = id_of(permit)?;
         let owner = permit.principal();
         let port = match (wanted.kind, wanted.port) {
@@ -210,17 +214,17 @@ impl Apps {
             created_at: now,
             updated_at: now,
         };
-        let most = self.plans.terms(owner.plan, owner.limits).max_apps_per_vm();
-        let act = Act::by(owner, "app.create", format!("{workspace}/{}", new.name));
+        let most = self.plans.entitlements(owner.plan, owner.limits).max_apps_per_vm();
+        let event = AuditEvent::by(owner, "app.create", format!("{workspace}/{}", new.name));
         for _ in 0..TRIES {
-            match self.store.add_app(&new, most, once, &act).await {
+            match self.store.add_app(&new, most, once, &event).await {
                 Ok(Replay::Fresh(())) => {
                     self.changed(workspace).await?;
                     return self.load(&new.id);
                 }
-                Ok(Replay::Before(id)) => {
+                Ok(Replay::Repeated(id)) => {
                     return self
-                        .load(&id.parse().map_err(|error: BadId| Problem::Internal(error.to_string()))?);
+                        .load(&id.parse().map_err(|error: InvalidId| Problem::Internal(error.to_string()))?);
                 }
                 // The name's or, once in a blue moon, the id's.
                 Err(rigbox_store::Error::NameTaken) if self.store.has_app_name(&new.name)? => {
@@ -240,12 +244,12 @@ impl Apps {
         id: &AppId,
         change: &Change,
         action: &str,
-    ) -> Result<AppAt, AppProblem> {
-        let act = Act::by(permit.principal(), action, id);
+    ) -> Result<AppWithWorkspace, AppProblem> {
+        let event = AuditEvent::by(permit.principal(), action, id);
         for _ in 0..TRIES {
             let seen = self.load(id)?.app;
             let next = self.apply(permit, &seen, change)?;
-            match self.store.update_app(&seen, &next, &act).await {
+            match self.store.update_app(&seen, &next, &event).await {
                 Ok(true) => {
                     self.changed(&seen.workspace_id).await?;
                     return self.load(id);
@@ -268,7 +272,7 @@ impl Apps {
         &self,
         permit: &Permit<ManageApp>,
         app: &App,
-    ) -> Result<AppAt, AppProblem> {
+    ) -> Result<AppWithWorkspace, AppProblem> {
         let domain = app
             .custom_domain
             .as_ref()
@@ -285,14 +289,15 @@ impl Apps {
                 "nothing shows that {domain} is yours: {wanted}, and try again"
             ))),
             Err(problem) => Err(AppProblem::Unverifiable(format!(
-                "whose {domain} is cannot be asked ({problem}): {wanted}, and try again"
+                "whose {domain} is cannot be requested ({problem}): {wanted}, and try again"
             ))),
         }
     }
 
     pub(crate) async fn delete(&self, permit: &Permit<ManageApp>, app: &App) -> Result<(), AppProblem> {
-        let act = Act::by(permit.principal(), "app.delete", format!("{}/{}", app.workspace_id, app.name));
-        if !self.store.delete_app(&app.id, &act, clock::now()).await? {
+        let event =
+            AuditEvent::by(permit.principal(), "app.delete", format!("{}/{}", app.workspace_id, app.name));
+        if !self.store.delete_app(&app.id, &event, clock::now()).await? {
             return Err(AppProblem::NoApp(app.id.to_string()));
         }
         self.changed(&app.workspace_id).await
@@ -370,9 +375,10 @@ impl Apps {
 
     /// Code in a VM shows nothing to more people than its owner has decided.
     fn check_widening(&self, permit: &Permit<ManageApp>, seen: &App, app: &App) -> Result<(), AppProblem> {
-        let inside = matches!(permit.principal().scope, Scope::Within(_));
-        let wider = widens((seen.visibility, &seen.shared_with), (app.visibility, &app.shared_with))
-            || app.cors_origins.iter().any(|origin| !seen.cors_origins.contains(origin));
+        let inside = matches!(permit.principal().scope, Scope::OwnWorkspace(_));
+        let wider =
+            widens_visibility((seen.visibility, &seen.shared_with), (app.visibility, &app.shared_with))
+                || app.cors_origins.iter().any(|origin| !seen.cors_origins.contains(origin));
         if inside && wider && !self.networks.settings(&seen.workspace_id)?.apps_from_inside_any {
             return Err(AppProblem::Widens);
         }
@@ -384,7 +390,7 @@ fn apply_params(app: &mut App, params: &BTreeMap<String, Option<String>>) -> Res
     for (name, value) in params {
         let name: rigbox_core::environment::VariableName = name
             .parse()
-            .map_err(|error: rigbox_core::environment::BadVariable| bad("params", error.to_string()))?;
+            .map_err(|error: rigbox_core::environment::InvalidVariable| bad("params", error.to_string()))?;
         match value {
             None => drop(app.params.remove(name.as_str())),
             Some(value) if value.len() > LONGEST_PARAM || value.chars().any(char::is_control) => {

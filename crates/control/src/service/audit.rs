@@ -1,6 +1,6 @@
 //! The account's audit log, for its owner to read. It is written where things are done.
 
-use rigbox_core::permit::{Permit, ReadAudit};
+use rigbox_core::authz::{Permit, ReadAudit};
 use rigbox_store::{AuditEntry, Store};
 
 use super::workspaces::Problem;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rigbox_core::permit::{ApproveDevice, Permit};
-use rigbox_store::secret::{ApiKey, DeviceSecret, TokenKey, UserCode};
+use rigbox_core::authz::{ApproveDevice, Permit};
+use rigbox_store::tokens::{ApiKey, DeviceSecret, TokenKey, UserCode};
 use rigbox_store::{DeviceLogin, NewKey, Poll, Store, User};
 
 use crate::clock;
@@ -14,13 +14,13 @@ pub(crate) const WITHIN: Duration = Duration::from_mins(10);
 /// How often a machine may ask what became of it.
 pub(crate) const POLL_EVERY: Duration = Duration::from_secs(2);
 /// As `rig on NAME` it still is a key's name.
-const LONGEST_NAME: usize = 48;
+const MAX_NAME_LEN: usize = 48;
 
 /// Why not.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeviceProblem {
-    #[error("machine: expected 1 to {LONGEST_NAME} printable characters")]
-    BadName,
+    #[error("machine: expected 1 to {MAX_NAME_LEN} printable characters")]
+    InvalidName,
     #[error("too many machines wait for approval: try again later")]
     TooMany,
     #[error("log-in not found: it has ended, or was collected already; run `rig login` again")]
@@ -36,7 +36,7 @@ pub(crate) struct Devices {
     token_key: TokenKey,
 }
 
-/// A log-in that has just been asked for.
+/// A log-in that has just been requested for.
 pub(crate) struct Asked {
     pub(crate) secret: DeviceSecret,
     pub(crate) code: UserCode,
@@ -50,15 +50,15 @@ impl Devices {
     /// A machine asks.
     pub(crate) async fn ask(&self, machine: &str, from: IpAddr) -> Result<Asked, DeviceProblem> {
         let fits =
-            (1..=LONGEST_NAME).contains(&machine.chars().count()) && !machine.chars().any(char::is_control);
+            (1..=MAX_NAME_LEN).contains(&machine.chars().count()) && !machine.chars().any(char::is_control);
         if !fits {
-            return Err(DeviceProblem::BadName);
+            return Err(DeviceProblem::InvalidName);
         }
-        let asked = Asked { secret: DeviceSecret::mint()?, code: UserCode::mint()? };
+        let requested = Asked { secret: DeviceSecret::mint()?, code: UserCode::mint()? };
         let now = clock::now();
-        let tokens = (&asked.secret, &asked.code, &self.token_key);
+        let tokens = (&requested.secret, &requested.code, &self.token_key);
         match self.store.add_device_login(tokens, machine, from, now.after(WITHIN), now).await? {
-            true => Ok(asked),
+            true => Ok(requested),
             false => Err(DeviceProblem::TooMany),
         }
     }

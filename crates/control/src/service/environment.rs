@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rigbox_core::environment::{BadVariable, VariableName};
-use rigbox_core::permit::{Action, Permit, ReadEnv, WriteEnv};
+use rigbox_core::authz::{Action, Permit, ReadEnv, WriteEnv};
+use rigbox_core::environment::{InvalidVariable, VariableName};
 use rigbox_core::status::Status;
-use rigbox_store::{Act, EnvironmentNames};
+use rigbox_store::{AuditEvent, EnvironmentNames};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::workspaces::{Problem, id_of};
@@ -61,8 +61,8 @@ impl Environments {
             name.check_value(value.expose_secret())?;
             checked.insert(name, value);
         }
-        let act = act(permit, "secret.write", checked.keys())?;
-        let changed = self.lives.store().set_variables(id, &checked, &act, clock::now()).await;
+        let event = event(permit, "secret.write", checked.keys())?;
+        let changed = self.lives.store().set_variables(id, &checked, &event, clock::now()).await;
         let names = match changed {
             Ok(names) => names.ok_or_else(|| Problem::NotFound(id.to_string()))?,
             Err(rigbox_store::Error::Quota { limit_name, limit }) => {
@@ -75,9 +75,9 @@ impl Environments {
 
     pub(crate) async fn unset(&self, permit: &Permit<WriteEnv>, name: &str) -> Result<Effect, Problem> {
         let missing = || Problem::NoVariable(name.chars().take(64).collect());
-        let name: VariableName = name.parse().map_err(|_: BadVariable| missing())?;
-        let act = act(permit, "secret.delete", [&name])?;
-        let names = self.lives.store().remove_variable(id_of(permit)?, &name, &act, clock::now()).await?;
+        let name: VariableName = name.parse().map_err(|_: InvalidVariable| missing())?;
+        let event = event(permit, "secret.delete", [&name])?;
+        let names = self.lives.store().remove_variable(id_of(permit)?, &name, &event, clock::now()).await?;
         self.effect(permit, names.ok_or_else(missing)?.revision).await
     }
 
@@ -86,9 +86,13 @@ impl Environments {
         let id = id_of(permit)?;
         self.lives.announce(id);
         let workspace = self.lives.store().workspace(id).await?;
-        let Some(life) = workspace.map(|workspace| workspace.life) else { return Ok(Effect::AtStart) };
-        let (Status::Running, Some(boot)) = (life.status, &life.boot) else { return Ok(Effect::AtStart) };
-        if !life.agent_lost && self.deliveries.until(id, boot, revision, LIVE_WITHIN).await {
+        let Some(lifecycle) = workspace.map(|workspace| workspace.lifecycle) else {
+            return Ok(Effect::AtStart);
+        };
+        let (Status::Running, Some(boot)) = (lifecycle.status, &lifecycle.boot) else {
+            return Ok(Effect::AtStart);
+        };
+        if !lifecycle.agent_lost && self.deliveries.until(id, boot, revision, LIVE_WITHIN).await {
             Ok(Effect::Live)
         } else {
             Ok(Effect::Soon)
@@ -97,16 +101,16 @@ impl Environments {
 }
 
 /// What the audit log tells: which variables, never their values.
-fn act<'a, A: Action>(
+fn event<'a, A: Action>(
     permit: &Permit<A>,
     action: &str,
     names: impl IntoIterator<Item = &'a VariableName>,
-) -> Result<Act, Problem> {
+) -> Result<AuditEvent, Problem> {
     let names: Vec<&str> = names.into_iter().map(VariableName::as_str).collect();
     let target = format!("{}/env/{}", id_of(permit)?, names.join(","));
     let target = match target.get(..LONGEST_TARGET) {
         Some(start) if target.len() > LONGEST_TARGET => format!("{start}…"),
         _ => target,
     };
-    Ok(Act::by(permit.principal(), action, target))
+    Ok(AuditEvent::by(permit.principal(), action, target))
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::Stream;
-use rigbox_core::permit::{Action, Exec, Permit, ReadFiles, WriteFiles};
+use rigbox_core::authz::{Action, Exec, Permit, ReadFiles, WriteFiles};
 use rigbox_core::status::Status;
 use rigbox_proto::guest::{ExecStart, ReadFileOutput, ReadFileRequest, WriteFileOpen};
 
@@ -78,13 +78,13 @@ impl Guests {
     ) -> Result<&'a rigbox_core::ids::WorkspaceId, GuestProblem> {
         let Some(id) = permit.workspace() else { return Err(GuestProblem::NotFound(A::NAME.to_owned())) };
         let workspace = self.lives.store().workspace(id).await?;
-        let life = workspace.ok_or_else(|| GuestProblem::NotFound(id.to_string()))?.life;
-        match life.status {
-            Status::Running if life.agent_lost => Err(GuestProblem::AgentLost),
+        let lifecycle = workspace.ok_or_else(|| GuestProblem::NotFound(id.to_string()))?.lifecycle;
+        match lifecycle.status {
+            Status::Running if lifecycle.agent_lost => Err(GuestProblem::AgentLost),
             Status::Running => Ok(id),
             status => Err(GuestProblem::NotRunning {
                 status,
-                allowed: life.allowed().into_iter().map(|request| request.as_str()).collect(),
+                allowed: lifecycle.allowed().into_iter().map(|request| request.as_str()).collect(),
             }),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rigbox_core::permit::{Diagnose, Permit};
+use rigbox_core::authz::{Diagnose, Permit};
 use rigbox_proto::node::NodeDescription;
 
 use crate::node_client::{NodeClient, NodeError};

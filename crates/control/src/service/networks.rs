@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rigbox_core::authz::{Action, Permit, ReadNetwork, WriteNetwork};
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::permit::{Action, Permit, ReadNetwork, WriteNetwork};
 use rigbox_proto::node::NetworkPolicy;
 use rigbox_proto::node::egress::Mode;
-use rigbox_store::{Act, NetworkSettings, Store};
+use rigbox_store::{AuditEvent, NetworkSettings, Store};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -64,8 +64,8 @@ impl Networks {
         if let Some(any) = change.apps_from_inside_any {
             settings.apps_from_inside_any = any;
         }
-        let act = Act::by(permit.principal(), WriteNetwork::NAME, id);
-        if !self.store.set_network(id, &settings, &act, clock::now()).await? {
+        let event = AuditEvent::by(permit.principal(), WriteNetwork::NAME, id);
+        if !self.store.set_network(id, &settings, &event, clock::now()).await? {
             return Err(Problem::NotFound(id.to_string()));
         }
         let live = self.push(id).await?;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rigbox_core::permit::{
+use rigbox_core::authz::{
     CreateWorkspace, DeleteWorkspace, ManageApp, OperateWorkspace, Permit, Principal, ReadWorkspace, WriteEnv,
 };
 use rigbox_core::status::Status;
 use rigbox_core::templates::{self, ExpectedApp};
-use rigbox_store::{AppAt, Workspace};
+use rigbox_store::{AppWithWorkspace, Workspace};
 use secrecy::SecretString;
 
 use super::apps::{AppProblem, Apps, Change, WantedApp};
@@ -52,7 +52,7 @@ impl QuickDeploy {
         &self,
         permit: &Permit<CreateWorkspace>,
         wanted: Deployment,
-    ) -> Result<(Workspace, Vec<AppAt>), DeployProblem> {
+    ) -> Result<(Workspace, Vec<AppWithWorkspace>), DeployProblem> {
         let template = wanted.workspace.template_id.as_deref().unwrap_or(templates::DEFAULT);
         let expected = templates::find(template).map_or(&[][..], |template| template.expected_apps);
         if let Some(unknown) =
@@ -60,7 +60,7 @@ impl QuickDeploy {
         {
             let unknown: String = unknown.chars().take(64).collect();
             let message = format!("app_params: the template `{template}` has no app `{unknown}`");
-            return Err(Problem::BadValue(message).into());
+            return Err(Problem::InvalidValue(message).into());
         }
         let id = self.workspaces.create(permit, &wanted.workspace, None, |made| made.id.to_string()).await?;
         match self.furnish(permit.principal(), &id, expected, &wanted).await {
@@ -87,7 +87,7 @@ impl QuickDeploy {
         id: &str,
         expected: &[ExpectedApp],
         wanted: &Deployment,
-    ) -> Result<(Workspace, Vec<AppAt>), DeployProblem> {
+    ) -> Result<(Workspace, Vec<AppWithWorkspace>), DeployProblem> {
         if !wanted.environment.is_empty() {
             let permit: Permit<WriteEnv> = self.workspaces.permit(owner, id).await?;
             self.environments.set(&permit, wanted.environment.clone()).await?;

@@ -1,4 +1,4 @@
-//! Signing in: a link is asked for by e-mail address and followed once, which begins a session. Whether there is a user with an address
+//! Signing in: a link is requested for by e-mail address and followed once, which begins a session. Whether there is a user with an address
 //! is not to be learned from answers or from how long they take.
 
 use std::num::NonZeroU32;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use rigbox_core::permit::{Credential, EndCredential, Permit, Principal};
-use rigbox_store::secret::{LinkToken, SessionToken, TokenKey};
-use rigbox_store::{Act, NewSession, Store, User};
+use rigbox_core::authz::{Credential, EndCredential, Permit, Principal};
+use rigbox_store::tokens::{LinkToken, SessionToken, TokenKey};
+use rigbox_store::{AuditEvent, NewSession, Store, User};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
@@ -34,15 +34,15 @@ const MOST_ADDRESSES: usize = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignInProblem {
     #[error("email: `{0}` is no e-mail address: expected e.g. ada@example.org")]
-    BadEmail(String),
-    #[error("too many links were asked for this address: look for the letters, or try again in {0} s")]
+    InvalidEmail(String),
+    #[error("too many links were requested for this address: look for the letters, or try again in {0} s")]
     TooMany(u32),
     #[error("too many letters are on their way: try again")]
     Busy,
     #[error(
         "this link is not good (any more): each is good once, for {LINK_MINUTES} minutes; ask for another"
     )]
-    BadLink,
+    InvalidLink,
     #[error(transparent)]
     Store(#[from] rigbox_store::Error),
 }
@@ -71,8 +71,8 @@ impl SignIn {
 
     /// Has a link sent, if there is a user to send it to; `next` is what its query says besides, of where it leads.
     pub(crate) fn ask(&self, email: &str, next: Option<String>) -> Result<(), SignInProblem> {
-        let address =
-            mail::address(email).ok_or_else(|| SignInProblem::BadEmail(email.chars().take(64).collect()))?;
+        let address = mail::address(email)
+            .ok_or_else(|| SignInProblem::InvalidEmail(email.chars().take(64).collect()))?;
         if self.by_address.len() >= MOST_ADDRESSES {
             self.by_address.retain_recent();
         }
@@ -105,9 +105,9 @@ impl SignIn {
 
     /// Who a link would sign in; it is not used up.
     pub(crate) async fn look(&self, token: &str) -> Result<User, SignInProblem> {
-        let token = LinkToken::parse(token).ok_or(SignInProblem::BadLink)?;
+        let token = LinkToken::parse(token).ok_or(SignInProblem::InvalidLink)?;
         let user = self.store.user_of_link(&token, &self.token_key, clock::now()).await?;
-        user.ok_or(SignInProblem::BadLink)
+        user.ok_or(SignInProblem::InvalidLink)
     }
 
     /// Uses a link up and begins a session.
@@ -116,11 +116,11 @@ impl SignIn {
         token: &str,
         from: std::net::IpAddr,
     ) -> Result<SessionToken, SignInProblem> {
-        let link = LinkToken::parse(token).ok_or(SignInProblem::BadLink)?;
+        let link = LinkToken::parse(token).ok_or(SignInProblem::InvalidLink)?;
         let token = SessionToken::mint()?;
-        let session = NewSession { token: &token, idle: IDLE, longest: LONGEST };
+        let session = NewSession { token: &token, idle: IDLE, max_lifetime: LONGEST };
         let signed_in = self.store.sign_in(&link, session, &self.token_key, Some(from), clock::now()).await?;
-        signed_in.map(|_| token).ok_or(SignInProblem::BadLink)
+        signed_in.map(|_| token).ok_or(SignInProblem::InvalidLink)
     }
 
     /// Ends the caller's session, or the key that `rig login` made; another key is left alone: `false`.
@@ -129,13 +129,13 @@ impl SignIn {
         let now = clock::now();
         match &principal.credential {
             Credential::Session(id) => {
-                let act = Act::by(principal, "session.end", id);
-                self.store.end_session(id, &act, now).await?;
+                let event = AuditEvent::by(principal, "session.end", id);
+                self.store.end_session(id, &event, now).await?;
                 Ok(true)
             }
             Credential::Key(id) => {
-                let act = Act::by(principal, "key.revoke", id);
-                Ok(self.store.end_login_key(id, &act, now).await?)
+                let event = AuditEvent::by(principal, "key.revoke", id);
+                Ok(self.store.end_login_key(id, &event, now).await?)
             }
             Credential::Workspace(_) => Ok(false),
         }

@@ -1,7 +1,7 @@
 //! The caller's own account.
 
-use rigbox_core::permit::{Permit, ReadAccount, ReadLimits};
-use rigbox_core::plans::{Limits, Overrides, Plan, Plans};
+use rigbox_core::authz::{Permit, ReadAccount, ReadLimits};
+use rigbox_core::plans::{LimitOverrides, Limits, Plan, Plans};
 use rigbox_store::{Store, Usage, User};
 
 use super::machine_of;
@@ -39,8 +39,8 @@ impl Users {
         let machine = machine_of(&*self.node.describe().await?);
         Ok(UserLimits {
             plan: caller.plan,
-            custom: caller.limits != Overrides::default(),
-            limits: self.plans.terms(caller.plan, caller.limits).limits(machine),
+            custom: caller.limits != LimitOverrides::default(),
+            limits: self.plans.entitlements(caller.plan, caller.limits).limits(machine),
             usage: self.store.usage(&caller.user).await?,
         })
     }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use rigbox_core::access::{self, By, User};
+use rigbox_core::app_access::{self, AppUser, CredentialSource};
+use rigbox_core::authz::{Principal, ReadApp, Target, authorize};
 use rigbox_core::ids::{AppId, UserId};
-use rigbox_core::permit::{Principal, ReadApp, Target, permit};
-use rigbox_core::time::Moment;
-use rigbox_store::secret::{ApiKey, AppCode, TokenKey, WorkspaceKey};
-use rigbox_store::{App, AppAt, Error, Store, WayToApp};
+use rigbox_core::time::Timestamp;
+use rigbox_store::tokens::{ApiKey, AppCode, TokenKey, WorkspaceKey};
+use rigbox_store::{App, AppHandoff, AppWithWorkspace, Error, Store};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
@@ -18,11 +18,11 @@ use crate::console::Console;
 use crate::service::sign_in::IDLE;
 
 /// A gateway asks again after this, so that a use is noted and an end by time is seen.
-const KNOWN_FOR: Duration = Duration::from_secs(60);
+const IDENTITY_TTL: Duration = Duration::from_secs(60);
 /// A browser is on its way from the console to the app for no longer.
-const CODE_LIVES: Duration = Duration::from_secs(60);
+const CODE_TTL: Duration = Duration::from_secs(60);
 /// When a credential was used last is noted no more often than this.
-const USED_EVERY: Duration = Duration::from_secs(60);
+const LAST_USED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What was shown to an app's host.
 pub(crate) enum Shown {
@@ -39,11 +39,11 @@ pub(crate) enum Visitor {
 
 /// A user at an app.
 pub(crate) struct Known {
-    pub(crate) user: User,
-    /// To be asked for again then.
-    pub(crate) until: Moment,
+    pub(crate) user: AppUser,
+    /// To be requested for again then.
+    pub(crate) until: Timestamp,
     pub(crate) assertion: String,
-    pub(crate) assertion_until: Moment,
+    pub(crate) assertion_until: Timestamp,
 }
 
 #[derive(Clone)]
@@ -67,7 +67,7 @@ impl Visitors {
     }
 
     /// The app that a request's host means.
-    pub(crate) fn app_at(&self, host: &str) -> Result<Option<AppAt>, Error> {
+    pub(crate) fn app_at(&self, host: &str) -> Result<Option<AppWithWorkspace>, Error> {
         match self.domain.app_host(host) {
             Some(host) => Ok(self.store.app_at(&host)?.filter(|found| found.app.port.is_some())),
             None => Ok(None),
@@ -94,28 +94,28 @@ impl Visitors {
 
     async fn by_key(&self, app: &App, key: &str) -> Result<Visitor, Error> {
         if let Some(key) = WorkspaceKey::parse(key) {
-            let holder = self.store.holder_of_workspace_key(&self.token_key.hash(key.reveal())).await?;
+            let holder = self.store.workspace_key_principal(&self.token_key.hash(key.reveal())).await?;
             return Ok(if holder.is_some() { Visitor::Workspace } else { Visitor::Unknown });
         }
         let Some(key) = ApiKey::parse(key) else { return Ok(Visitor::Unknown) };
         let now = clock::now();
         let hash = self.token_key.hash(key.reveal());
-        let Some((holder, ends)) = self.store.holder_of_key_until(&hash, now).await? else {
+        let Some((holder, ends)) = self.store.key_holder_until(&hash, now).await? else {
             return Ok(Visitor::Unknown);
         };
         let principal = holder.principal;
         let Some(user) = self.store.user(&principal.user).await? else { return Ok(Visitor::Unknown) };
-        if holder.last_used_at.is_none_or(|last| now.since(last) >= USED_EVERY)
-            && let rigbox_core::permit::Credential::Key(key) = &principal.credential
+        if holder.last_used_at.is_none_or(|last| now.since(last) >= LAST_USED_INTERVAL)
+            && let rigbox_core::authz::Credential::Key(key) = &principal.credential
         {
             noted(self.store.key_used(key, now).await);
         }
-        let user = User {
+        let user = AppUser {
             in_scope: covers(&principal, app),
             id: user.id,
             email: user.email,
             email_verified: user.email_verified,
-            by: By::Key,
+            by: CredentialSource::Header,
         };
         self.known(app, user, ends, now)
     }
@@ -129,23 +129,29 @@ impl Visitors {
             return Ok(Visitor::Unknown);
         };
         // Who is at work in an app is at work.
-        if holder.idle_at.since(now) + USED_EVERY <= IDLE {
+        if holder.idle_at.since(now) + LAST_USED_INTERVAL <= IDLE {
             noted(self.store.session_used(&holder.id, IDLE, now).await);
         }
-        let user = User {
+        let user = AppUser {
             id: holder.user,
             email: holder.email,
             email_verified: true,
             in_scope: true,
-            by: By::Cookie,
+            by: CredentialSource::Cookie,
         };
         self.known(app, user, Some(holder.ends_at), now)
     }
 
-    fn known(&self, app: &App, user: User, ends: Option<Moment>, now: Moment) -> Result<Visitor, Error> {
+    fn known(
+        &self,
+        app: &App,
+        user: AppUser,
+        ends: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Visitor, Error> {
         let (assertion, assertion_until) =
             self.tokens.assertion(app, &self.domain.origin(app), &user, now).map_err(Error::Random)?;
-        let until = now.after(KNOWN_FOR).min(ends.unwrap_or(Moment::from_unix_ms(i64::MAX)));
+        let until = now.after(IDENTITY_TTL).min(ends.unwrap_or(Timestamp::from_unix_ms(i64::MAX)));
         Ok(Visitor::User(Known { user, until, assertion, assertion_until }))
     }
 
@@ -155,7 +161,7 @@ impl Visitors {
         app: &AppId,
         code: &str,
         state: &str,
-    ) -> Result<Option<(String, Moment)>, Error> {
+    ) -> Result<Option<(String, Timestamp)>, Error> {
         let Some(code) = AppCode::parse(code) else { return Ok(None) };
         let now = clock::now();
         let holder = self.store.redeem_app_code(&code, &self.token_key, app, state, now).await?;
@@ -173,39 +179,39 @@ impl Visitors {
         state: &str,
     ) -> Result<Option<String>, Error> {
         let Ok(app) = app.parse::<AppId>() else { return Ok(None) };
-        let (Some(found), rigbox_core::permit::Credential::Session(session)) =
+        let (Some(found), rigbox_core::authz::Credential::Session(session)) =
             (self.store.app(&app)?, &principal.credential)
         else {
             return Ok(None);
         };
-        if found.app.port.is_none() || !self.may_see(&principal.user, &found.app).await? {
+        if found.app.port.is_none() || !self.can_view(&principal.user, &found.app).await? {
             return Ok(None);
         }
         let code = AppCode::mint()?;
         let now = clock::now();
-        let way = WayToApp { app: &app, session, state, lives: CODE_LIVES };
+        let way = AppHandoff { app: &app, session, state, ttl: CODE_TTL };
         self.store.add_app_code(&code, &self.token_key, &way, now).await?;
-        // The host is the app's own, whatever was asked for.
+        // The host is the app's own, whatever was requested for.
         let origin = self.domain.origin(&found.app);
         Ok(Some(format!("{origin}/.rigbox/callback?code={}&state={state}", code.reveal())))
     }
 
-    async fn may_see(&self, user: &UserId, app: &App) -> Result<bool, Error> {
+    async fn can_view(&self, user: &UserId, app: &App) -> Result<bool, Error> {
         let Some(user) = self.store.user(user).await? else { return Ok(false) };
-        let user = User {
+        let user = AppUser {
             id: user.id,
             email: user.email,
             email_verified: user.email_verified,
             in_scope: true,
-            by: By::Cookie,
+            by: CredentialSource::Cookie,
         };
-        Ok(access::may_see(&subject(app), &user))
+        Ok(app_access::can_view(&subject(app), &user))
     }
 }
 
 /// An app, as the table of who may see it has it.
-fn subject(app: &App) -> access::App {
-    access::App {
+fn subject(app: &App) -> app_access::AppPolicy {
+    app_access::AppPolicy {
         id: app.id.clone(),
         workspace: app.workspace_id.clone(),
         owner: app.user_id.clone(),
@@ -217,7 +223,7 @@ fn subject(app: &App) -> access::App {
 /// Whether a key's own limits cover an app's workspace, whosever that is.
 fn covers(principal: &Principal, app: &App) -> bool {
     let target = Target::Workspace { id: app.workspace_id.clone(), owner: principal.user.clone() };
-    permit::<ReadApp>(principal, target).is_ok()
+    authorize::<ReadApp>(principal, target).is_ok()
 }
 
 /// Nobody waits for it, and it is tried again at the next use.

@@ -1,8 +1,8 @@
 //! A workspace's own log: what has become of it, written in the transaction that does it, and what its network refused it.
 
+use rigbox_core::authz::{Permit, ReadLogs};
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::permit::{Permit, ReadLogs};
-use rigbox_core::time::Moment;
+use rigbox_core::time::Timestamp;
 use rigbox_store::{LogEntry, Store};
 use tokio::sync::broadcast;
 use tracing::warn;
@@ -24,7 +24,7 @@ impl WorkspaceLogs {
     }
 
     /// Adds a line.
-    pub(crate) async fn add(&self, id: &WorkspaceId, at: Moment, message: String) {
+    pub(crate) async fn add(&self, id: &WorkspaceId, at: Timestamp, message: String) {
         match self.store.log(id, at, &message).await {
             Ok(()) => self.announce(id),
             Err(error) => warn!(workspace = %id, %error, "a line of the workspace's log is lost"),

@@ -1,20 +1,20 @@
-//! Workspaces: made, read, and asked to be something else. The doing is the reconciler's.
+//! Workspaces: made, read, and requested to be something else. The doing is the reconciler's.
 
 use std::time::Duration;
 
-use rigbox_core::environment::BadVariable;
-use rigbox_core::ids::{BadId, NodeId, WorkspaceId};
-use rigbox_core::lifecycle::{IllegalMove, Lifecycle};
-use rigbox_core::names::{BadName, WorkspaceName};
-use rigbox_core::permit::{
+use rigbox_core::authz::{
     Action, CreateWorkspace, DeleteWorkspace, Denied, ListWorkspaces, OperateWorkspace, Permit, Principal,
-    ReadWorkspace, Target, permit,
+    ReadWorkspace, Target, authorize,
 };
+use rigbox_core::environment::InvalidVariable;
+use rigbox_core::ids::{InvalidId, NodeId, WorkspaceId};
+use rigbox_core::lifecycle::{IllegalTransition, Lifecycle};
+use rigbox_core::names::{InvalidName, WorkspaceName};
 use rigbox_core::plans::Plans;
-use rigbox_core::sizes::{AskedSizes, BadSize, Ceiling, Sizes};
+use rigbox_core::resources::{ResourceError, ResourceLimits, ResourceRequest, Resources};
 use rigbox_core::status::{Request, Status};
 use rigbox_core::templates::{self, Template};
-use rigbox_store::{Act, EnvironmentNames, Once, Page, Quota, Replay, Workspace};
+use rigbox_store::{AuditEvent, EnvironmentNames, IdempotencyKey, Page, Quota, Replay, Workspace};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
@@ -38,7 +38,7 @@ pub(crate) struct Wanted {
     pub(crate) name: String,
     pub(crate) template_id: Option<String>,
     pub(crate) image: Option<String>,
-    pub(crate) sizes: AskedSizes,
+    pub(crate) resources: ResourceRequest,
 }
 
 /// Why not.
@@ -49,13 +49,13 @@ pub(crate) enum Problem {
     #[error("{0}")]
     Denied(Denied),
     #[error(transparent)]
-    BadName(#[from] BadName),
+    InvalidName(#[from] InvalidName),
     #[error(transparent)]
-    BadSize(#[from] BadSize),
+    ResourceError(#[from] ResourceError),
     #[error("{0}")]
-    BadValue(String),
+    InvalidValue(String),
     #[error(transparent)]
-    Illegal(#[from] IllegalMove),
+    Illegal(#[from] IllegalTransition),
     #[error("you have a workspace named `{0}` already: choose another name or delete it")]
     NameTaken(String),
     #[error(
@@ -63,7 +63,7 @@ pub(crate) enum Problem {
     )]
     Quota { limit_name: &'static str, limit: u64 },
     #[error("env_vars: {0}")]
-    BadVariable(#[from] BadVariable),
+    InvalidVariable(#[from] InvalidVariable),
     #[error("the workspace has no variable `{0}`: not found")]
     NoVariable(String),
     #[error(
@@ -109,10 +109,10 @@ impl Workspaces {
         id: &str,
     ) -> Result<Permit<A>, Problem> {
         let missing = || Problem::NotFound(id.chars().take(64).collect());
-        let id: WorkspaceId = id.parse().map_err(|_: BadId| missing())?;
+        let id: WorkspaceId = id.parse().map_err(|_: InvalidId| missing())?;
         let workspace = self.lives.store().workspace(&id).await?.ok_or_else(missing)?;
-        match permit(principal, Target::Workspace { id, owner: workspace.user_id }) {
-            Err(Denied::Hidden) => Err(missing()),
+        match authorize(principal, Target::Workspace { id, owner: workspace.user_id }) {
+            Err(Denied::NotFound) => Err(missing()),
             other => other.map_err(Problem::Denied),
         }
     }
@@ -122,15 +122,15 @@ impl Workspaces {
         &self,
         permit: &Permit<CreateWorkspace>,
         wanted: &Wanted,
-        once: Option<&Once>,
+        once: Option<&IdempotencyKey>,
         render: impl Fn(&Workspace) -> String,
     ) -> Result<String, Problem> {
         let owner = permit.principal();
         let name: WorkspaceName = wanted.name.parse()?;
         let template = template_of(wanted)?;
         let node = self.node.describe().await?;
-        let limits = self.plans.terms(owner.plan, owner.limits).limits(machine_of(&node));
-        let ceiling = Ceiling {
+        let limits = self.plans.entitlements(owner.plan, owner.limits).limits(machine_of(&node));
+        let ceiling = ResourceLimits {
             ram_mb: limits.max_ram_per_vm_mb,
             vcpu_count: limits.max_vcpu_per_vm,
             disk_size_mb: limits.max_disk_per_vm_mb,
@@ -142,7 +142,7 @@ impl Workspaces {
         };
         let now = clock::now();
         let node_id: NodeId =
-            node.node_id.parse().map_err(|error: BadId| Problem::Internal(error.to_string()))?;
+            node.node_id.parse().map_err(|error: InvalidId| Problem::Internal(error.to_string()))?;
         let mut new = Workspace {
             id: WorkspaceId::from_random(random()?),
             user_id: owner.user.clone(),
@@ -150,23 +150,23 @@ impl Workspaces {
             name,
             template_id: template.id.to_owned(),
             image: template.image.to_owned(),
-            sizes: Sizes::resolve(wanted.sizes, template, ceiling)?,
+            resources: Resources::resolve(wanted.resources, template, ceiling)?,
             revision: 1,
-            life: Lifecycle::created(now),
+            lifecycle: Lifecycle::created(now),
             environment: EnvironmentNames::default(),
             created_at: now,
             updated_at: now,
         };
         for _ in 0..DRAWS {
             let answer = render(&new);
-            let act = Act::by(owner, CreateWorkspace::NAME, &new.id);
+            let event = AuditEvent::by(owner, CreateWorkspace::NAME, &new.id);
             let once = once.map(|once| (once, answer.as_str()));
-            match self.lives.store().create_workspace(&new, quota, once, &act).await {
+            match self.lives.store().create_workspace(&new, quota, once, &event).await {
                 Ok(Replay::Fresh(())) => {
                     self.lives.announce(&new.id);
                     return Ok(answer);
                 }
-                Ok(Replay::Before(answer)) => return Ok(answer),
+                Ok(Replay::Repeated(answer)) => return Ok(answer),
                 // The name's or, once in a blue moon, the id's.
                 Err(rigbox_store::Error::NameTaken) => {
                     if self.lives.store().workspace(&new.id).await?.is_none() {
@@ -203,7 +203,7 @@ impl Workspaces {
         let mut changed = self.lives.subscribe();
         loop {
             let workspace = self.load(permit).await?;
-            if workspace.life.status != status {
+            if workspace.lifecycle.status != status {
                 return Ok(workspace);
             }
             loop {
@@ -240,10 +240,10 @@ impl Workspaces {
 
     async fn request<A: Action>(&self, permit: &Permit<A>, request: Request) -> Result<Workspace, Problem> {
         let id = id_of(permit)?;
-        let act = Act::by(permit.principal(), format!("workspace.{}", request.as_str()), id);
+        let event = AuditEvent::by(permit.principal(), format!("workspace.{}", request.as_str()), id);
         self.lives
-            .change(id, Some(&act), |workspace, now| {
-                Ok::<_, Problem>(Some(workspace.life.request(request, now)?))
+            .change(id, Some(&event), |workspace, now| {
+                Ok::<_, Problem>(Some(workspace.lifecycle.request(request, now)?))
             })
             .await?
             .ok_or_else(|| Problem::NotFound(id.to_string()))
@@ -264,10 +264,10 @@ fn template_of(wanted: &Wanted) -> Result<&'static Template, Problem> {
     let known = || templates::ALL.map(|template| template.id).join(", ");
     let template = templates::find(id).ok_or_else(|| {
         let id: String = id.chars().take(64).collect();
-        Problem::BadValue(format!("template_id: there is no template `{id}`; there are {}", known()))
+        Problem::InvalidValue(format!("template_id: there is no template `{id}`; there are {}", known()))
     })?;
     match wanted.image.as_deref() {
-        Some(image) if image != template.image => Err(Problem::BadValue(format!(
+        Some(image) if image != template.image => Err(Problem::InvalidValue(format!(
             "image: template `{}` has the image `{}`; leave `image` out or name that one",
             template.id, template.image
         ))),

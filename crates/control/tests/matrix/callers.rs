@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use rigbox_control::{Timeouts, admin};
-use rigbox_core::access::Visibility;
+use rigbox_core::app_access::Visibility;
 use rigbox_core::apps::AppKind;
+use rigbox_core::authz::{Credential, Principal, Role, Scope};
 use rigbox_core::ids::{AppId, KeyId, SessionId, UserId};
-use rigbox_core::permit::{Credential, Principal, Role, Scope};
-use rigbox_core::plans::{Overrides, Plan, Plans};
-use rigbox_core::time::Moment;
+use rigbox_core::plans::{LimitOverrides, Plan, Plans};
+use rigbox_core::time::Timestamp;
 use rigbox_proto::guest::ListeningPort;
-use rigbox_store::secret::{ApiKey, LinkToken, SessionToken, TokenKey};
-use rigbox_store::{Act, App, AppAt, AppPage, NewKey, NewSession, Replay, Store};
+use rigbox_store::tokens::{ApiKey, LinkToken, SessionToken, TokenKey};
+use rigbox_store::{App, AppPage, AppWithWorkspace, AuditEvent, NewKey, NewSession, Replay, Store};
 
 use super::table::{On, Route};
 use crate::support::Rig;
@@ -102,26 +102,26 @@ pub(crate) struct World {
 /// Rates that no test reaches.
 fn unlimited() -> Plans {
     let many = NonZeroU32::new(1_000_000);
-    let rates = Overrides {
+    let rates = LimitOverrides {
         authentication_per_min: many,
         workspaces_per_min: many,
         apps_per_min: many,
         ..Default::default()
     };
-    Plans { owner: rates, free: rates, pro: rates, strangers: rates }
+    Plans { owner: rates, free: rates, pro: rates, anonymous: rates }
 }
 
-fn now() -> Moment {
+fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Moment::from_unix_ms(since.as_millis().try_into().unwrap())
+    Timestamp::from_unix_ms(since.as_millis().try_into().unwrap())
 }
 
 /// Adds a key for a user behind the API's back.
 async fn add(store: &Store, token_key: &TokenKey, user: &UserId, scope: Scope) -> (KeyId, ApiKey) {
     let key = ApiKey::mint().unwrap();
     let new = NewKey { scope, ..NewKey::of(&key, "matrix", token_key) };
-    let act = Act::on_machine(user, "key.create", "");
-    let Replay::Fresh(record) = store.add_key(user, &new, 99, None, act, now()).await.unwrap() else {
+    let event = AuditEvent::by_operator(user, "key.create", "");
+    let Replay::Fresh(record) = store.add_key(user, &new, 99, None, event, now()).await.unwrap() else {
         panic!()
     };
     (record.id, key)
@@ -151,14 +151,14 @@ async fn app(store: &Store, owner: &UserId, workspace: &str) -> String {
         created_at: now(),
         updated_at: now(),
     };
-    store.add_app(&new, 9, None, &Act::on_machine(owner, "app.create", &id)).await.unwrap();
+    store.add_app(&new, 9, None, &AuditEvent::by_operator(owner, "app.create", &id)).await.unwrap();
     id.to_string()
 }
 
 async fn session(store: &Store, token_key: &TokenKey, user: &UserId, longest: Duration) -> SessionToken {
     let (link, token) = (LinkToken::mint().unwrap(), SessionToken::mint().unwrap());
     store.add_link(user, &link, token_key, now().after(Duration::from_mins(1)), now()).await.unwrap();
-    let new = NewSession { token: &token, idle: Duration::from_hours(1), longest };
+    let new = NewSession { token: &token, idle: Duration::from_hours(1), max_lifetime: longest };
     store.sign_in(&link, new, token_key, None, now()).await.unwrap().unwrap();
     token
 }
@@ -176,12 +176,12 @@ impl World {
         let account = async |user: &UserId| add(&store, &token_key, user, Scope::Account).await;
         let (key, _) = account(&owner).await;
         let (revoked_id, revoked) = account(&owner).await;
-        let act = Act::on_machine(&owner, "key.revoke", &revoked_id);
-        assert!(store.revoke_key(&owner, &revoked_id, &act, now()).await.unwrap());
+        let event = AuditEvent::by_operator(&owner, "key.revoke", &revoked_id);
+        assert!(store.revoke_key(&owner, &revoked_id, &event, now()).await.unwrap());
         let expired = ApiKey::mint().unwrap();
         let ended = NewKey { expires_at: Some(now()), ..NewKey::of(&expired, "ended", &token_key) };
-        let act = Act::on_machine(&owner, "key.create", "");
-        store.add_key(&owner, &ended, 99, None, act, now()).await.unwrap();
+        let event = AuditEvent::by_operator(&owner, "key.create", "");
+        store.add_key(&owner, &ended, 99, None, event, now()).await.unwrap();
         let app = app(&store, &owner, &mine).await;
         let port = ListeningPort { port: 8000, address: "0.0.0.0".to_owned(), ..ListeningPort::default() };
         rig.guests.ports.lock().unwrap().push(port);
@@ -288,11 +288,11 @@ impl World {
         format!("{rows:#?}{keys:#?}{apps:#?}{log:#?}{limits:#?}")
     }
 
-    fn apps(&self) -> Vec<AppAt> {
+    fn apps(&self) -> Vec<AppWithWorkspace> {
         let owner = Principal {
             user: self.owner.clone(),
             plan: Plan::Owner,
-            limits: Overrides::default(),
+            limits: LimitOverrides::default(),
             credential: Credential::Session(SessionId::from_random([0; 5])),
             scope: Scope::Account,
             from: None,

@@ -121,7 +121,7 @@ impl Node {
             .is_some_and(|known| matches!(known.state, State::Booting | State::Running | State::Stopping))
     }
 
-    /// Something that nobody asked for.
+    /// Something that nobody requested for.
     pub(crate) fn plant(&self, id: &str, generation: u64, state: State, boot: &str) {
         let known = Known { generation, state, boot: boot.to_owned(), ..Known::default() };
         let _ = self.events.send(report(id, &known));

@@ -1,59 +1,59 @@
-//! What the node's reports change in a workspace's life.
+//! Effects of node reports on the state of a workspace.
 
 use super::{Desired, Lifecycle};
 use crate::status::Status;
-use crate::time::Moment;
+use crate::time::Timestamp;
 
-/// One report of the node about one workspace.
+/// Node report about one workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The generation of the request that led here.
+    /// Generation of the request that led to this state.
     pub generation: u64,
-    /// What the node sees.
-    pub seen: Seen,
+    /// Observed state.
+    pub observed: ObservedState,
 }
 
-/// What the node sees of a workspace.
+/// State of a workspace as observed by its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
-    /// A disk and no VM.
+pub enum ObservedState {
+    /// A disk without a VM.
     Resting {
-        /// The boot that ended last, if there was one, and how.
+        /// The most recent boot and its end, if any.
         ended: Option<End>,
     },
-    /// A VMM; the agent has not answered.
+    /// A VMM whose agent has not answered yet.
     Booting {
-        /// Which boot.
+        /// Id of the boot.
         boot: String,
     },
     /// The agent has answered.
     Running {
-        /// Which boot.
+        /// Id of the boot.
         boot: String,
-        /// It does not answer any more.
+        /// The agent has stopped answering.
         agent_lost: bool,
     },
-    /// On the way down.
+    /// Shutting down.
     Stopping,
     /// Nothing.
     Absent,
 }
 
-/// The end of a boot.
+/// End of a boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
-    /// Which boot.
+    /// Id of the boot.
     pub boot: String,
-    /// How it ended.
+    /// Cause of the end.
     pub cause: EndCause,
-    /// For people.
+    /// Details for people.
     pub detail: String,
 }
 
-/// How a boot ended.
+/// Cause of the end of a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndCause {
-    /// Stop or delete was asked for.
+    /// Stop or delete was requested.
     Requested,
     /// The guest powered itself off.
     Poweroff,
@@ -61,63 +61,64 @@ pub enum EndCause {
     Reboot,
     /// The guest halted.
     Halt,
-    /// The guest's kernel gave up.
+    /// The guest's kernel panicked.
     KernelPanic,
     /// The VMM ended or was killed.
     VmmDied,
-    /// The agent's hello never came.
+    /// The agent never answered.
     AgentNeverAnswered,
-    /// The VM is gone and nobody saw why.
+    /// The VM is gone and the cause was not observed.
     Unobserved,
-    /// The host went down with the VM running.
+    /// The host went down while the VM was running.
     HostWentDown,
     /// The VMM could not be started.
     StartFailed,
 }
 
 impl EndCause {
-    /// The failure code of an end that is one, with a text for when the node has none.
+    /// Returns the failure code and default message of an abnormal end.
     fn failure(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::KernelPanic => Some(("kernel_panic", "the guest's kernel panicked")),
-            Self::VmmDied => Some(("vmm_died", "the virtual machine's process ended unexpectedly")),
+            Self::KernelPanic => Some(("kernel_panic", "the guest kernel panicked")),
+            Self::VmmDied => Some(("vmm_died", "the VMM process ended unexpectedly")),
             Self::AgentNeverAnswered => {
-                Some(("agent_never_answered", "the guest's agent did not answer within the boot time-out"))
+                Some(("agent_never_answered", "the guest agent did not answer before the boot timeout"))
             }
-            Self::Unobserved => Some(("ended_unobserved", "the virtual machine is gone and nobody saw why")),
-            Self::StartFailed => Some(("start_failed", "the virtual machine could not be started")),
+            Self::Unobserved => Some(("ended_unobserved", "the VM is gone and the cause was not observed")),
+            Self::StartFailed => Some(("start_failed", "the VM could not be started")),
             Self::Requested | Self::Poweroff | Self::Reboot | Self::Halt | Self::HostWentDown => None,
         }
     }
 }
 
 impl Lifecycle {
-    /// The life after a report, or `None` when it changes nothing (old news included).
-    pub fn observe(&self, report: &Report, now: Moment) -> Option<Self> {
+    /// Returns the state after a report, or `None` if it changes nothing (stale reports included).
+    pub fn observe(&self, report: &Report, now: Timestamp) -> Option<Self> {
         let mut next = self.clone();
-        // A database restored from a backup lags behind the node: what it asks for next has to count.
+        // A database restored from a backup lags behind the node. Catch up, or the node would refuse the next
+        // request as stale.
         next.generation = next.generation.max(report.generation);
-        let next = match &report.seen {
-            Seen::Booting { boot } if self.is_mine(report, boot) => {
+        let next = match &report.observed {
+            ObservedState::Booting { boot } if self.is_current_boot(report, boot) => {
                 next.boot = Some(boot.clone());
                 next
             }
-            Seen::Running { boot, agent_lost } if self.is_mine(report, boot) => {
+            ObservedState::Running { boot, agent_lost } if self.is_current_boot(report, boot) => {
                 next.boot = Some(boot.clone());
                 next.attempts = 0;
                 next.enter(Status::Running, now);
                 next.agent_lost = *agent_lost;
                 next
             }
-            Seen::Resting { ended } => next.after_rest(report.generation, ended.as_ref(), now),
-            Seen::Absent => next.after_absence(now),
-            Seen::Booting { .. } | Seen::Running { .. } | Seen::Stopping => next,
+            ObservedState::Resting { ended } => next.on_resting(report.generation, ended.as_ref(), now),
+            ObservedState::Absent => next.on_absent(now),
+            ObservedState::Booting { .. } | ObservedState::Running { .. } | ObservedState::Stopping => next,
         };
         (next != *self).then_some(next)
     }
 
-    /// Whether a living boot is the one that this life waits for or has.
-    fn is_mine(&self, report: &Report, boot: &str) -> bool {
+    /// Returns whether a live boot is the one this state waits for or has.
+    fn is_current_boot(&self, report: &Report, boot: &str) -> bool {
         match self.status {
             Status::Starting => {
                 report.generation >= self.generation && self.last_boot.as_deref() != Some(boot)
@@ -127,27 +128,28 @@ impl Lifecycle {
         }
     }
 
-    fn after_rest(mut self, generation: u64, ended: Option<&End>, now: Moment) -> Self {
+    fn on_resting(mut self, generation: u64, ended: Option<&End>, now: Timestamp) -> Self {
         match self.status {
-            // Also when the stop found the guest already gone: resting is what was wanted.
-            Status::Stopping if self.owns_rest(generation, ended) => {
+            // Also when the stop found the guest already gone: resting is the desired state.
+            Status::Stopping if self.is_current_rest(generation, ended) => {
                 self.enter(Status::Stopped, now);
                 self
             }
             Status::Starting => match ended {
-                Some(end) if self.owns_end(generation, end) => self.after_end(end, now),
+                Some(end) if self.is_current_end(generation, end) => self.on_end(end, now),
                 _ => self,
             },
             Status::Running => match ended {
-                Some(end) if self.boot.as_deref() == Some(end.boot.as_str()) => self.after_end(end, now),
-                _ => self.failed_unseen("the node has no virtual machine of it", now),
+                Some(end) if self.boot.as_deref() == Some(end.boot.as_str()) => self.on_end(end, now),
+                _ => self.failed_unobserved("the node has no VM for this workspace", now),
             },
             _ => self,
         }
     }
 
-    /// Whether this rest comes after the stop that is under way, and not from before the boot that it is to end.
-    fn owns_rest(&self, generation: u64, ended: Option<&End>) -> bool {
+    /// Returns whether this resting state follows the stop in progress, rather than predating the boot to be
+    /// stopped.
+    fn is_current_rest(&self, generation: u64, ended: Option<&End>) -> bool {
         generation >= self.generation
             || ended.is_some_and(|end| match &self.boot {
                 Some(boot) => *boot == end.boot,
@@ -155,14 +157,14 @@ impl Lifecycle {
             })
     }
 
-    fn owns_end(&self, generation: u64, end: &End) -> bool {
+    fn is_current_end(&self, generation: u64, end: &End) -> bool {
         match &self.boot {
             Some(boot) => *boot == end.boot,
             None => generation >= self.generation && self.last_boot.as_deref() != Some(end.boot.as_str()),
         }
     }
 
-    fn after_end(mut self, end: &End, now: Moment) -> Self {
+    fn on_end(mut self, end: &End, now: Timestamp) -> Self {
         if let Some((code, text)) = end.cause.failure() {
             let message = match end.detail.as_str() {
                 "" => text.to_owned(),
@@ -175,7 +177,7 @@ impl Lifecycle {
         self.boot = Some(end.boot.clone());
         match end.cause {
             EndCause::Reboot | EndCause::HostWentDown => {
-                self.forget_boot();
+                self.clear_boot();
                 self.generation += 1;
                 self.enter(Status::Starting, now);
             }
@@ -187,11 +189,11 @@ impl Lifecycle {
         self
     }
 
-    fn after_absence(mut self, now: Moment) -> Self {
+    fn on_absent(mut self, now: Timestamp) -> Self {
         match self.status {
-            Status::Running => self.failed_unseen("the node does not know this workspace any more", now),
+            Status::Running => self.failed_unobserved("the node no longer knows this workspace", now),
             Status::Starting if self.boot.is_some() => {
-                self.failed_unseen("the node does not know this workspace any more", now)
+                self.failed_unobserved("the node no longer knows this workspace", now)
             }
             Status::Stopping => {
                 self.enter(Status::Stopped, now);
@@ -201,7 +203,7 @@ impl Lifecycle {
         }
     }
 
-    fn failed_unseen(self, message: &str, now: Moment) -> Self {
+    fn failed_unobserved(self, message: &str, now: Timestamp) -> Self {
         self.failed("ended_unobserved", message, now)
     }
 }

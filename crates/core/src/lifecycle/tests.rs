@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const MOVES: &[(Status, Status)] = {
+const TRANSITIONS: &[(Status, Status)] = {
     use Status::*;
     &[
         (Provisioning, Provisioned),
@@ -10,7 +10,7 @@ const MOVES: &[(Status, Status)] = {
         (Provisioned, Starting),
         (Starting, Running),
         (Starting, Stopping),
-        // Running in between, and the report of it overtaken: starting -> running -> stopped.
+        // The workspace ran in between, but its report was overtaken: starting -> running -> stopped.
         (Starting, Stopped),
         (Running, Stopping),
         (Running, Stopped),
@@ -30,26 +30,30 @@ const MOVES: &[(Status, Status)] = {
     ]
 };
 
-fn at(ms: i64) -> Moment {
-    Moment::from_unix_ms(ms)
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_unix_ms(ms)
 }
 
 fn running() -> Lifecycle {
-    let life = Lifecycle::created(at(0)).disk_made(at(1)).request(Request::Start, at(2)).unwrap();
+    let life = Lifecycle::created(at(0)).disk_created(at(1)).request(Request::Start, at(2)).unwrap();
     let generation = life.generation;
-    life.boot_begun("b1")
-        .observe(&Report { generation, seen: Seen::Running { boot: "b1".into(), agent_lost: false } }, at(3))
+    life.boot_started("b1")
+        .observe(
+            &Report { generation, observed: ObservedState::Running { boot: "b1".into(), agent_lost: false } },
+            at(3),
+        )
         .unwrap()
 }
 
 fn ended(life: &Lifecycle, cause: EndCause) -> Lifecycle {
     let end = End { boot: "b1".into(), cause, detail: String::new() };
-    let report = Report { generation: life.generation, seen: Seen::Resting { ended: Some(end) } };
+    let report =
+        Report { generation: life.generation, observed: ObservedState::Resting { ended: Some(end) } };
     life.observe(&report, at(10)).unwrap()
 }
 
 #[test]
-fn each_end_of_a_running_guest_has_its_move() {
+fn each_end_cause_has_its_transition() {
     for (cause, status, code) in [
         (EndCause::Requested, Status::Stopped, None),
         (EndCause::Poweroff, Status::Stopped, None),
@@ -76,12 +80,12 @@ fn each_end_of_a_running_guest_has_its_move() {
 }
 
 #[test]
-fn the_rest_from_before_a_start_does_not_stop_it() {
+fn a_resting_report_from_before_a_start_is_ignored() {
     let stopped = ended(&running(), EndCause::Poweroff);
     let starting = stopped.request(Request::Start, at(20)).unwrap();
     let old = End { boot: "b1".into(), cause: EndCause::Poweroff, detail: String::new() };
     for generation in [starting.generation - 1, starting.generation] {
-        let report = Report { generation, seen: Seen::Resting { ended: Some(old.clone()) } };
+        let report = Report { generation, observed: ObservedState::Resting { ended: Some(old.clone()) } };
         assert_eq!(starting.observe(&report, at(21)), None);
     }
 }
@@ -90,7 +94,7 @@ fn the_rest_from_before_a_start_does_not_stop_it() {
 fn a_cancelled_creation_is_deleted_and_a_cancelled_start_is_stopped() {
     let made = Lifecycle::created(at(0));
     assert_eq!(made.request(Request::Cancel, at(1)).unwrap().status, Status::Deleting);
-    let starting = made.disk_made(at(1)).request(Request::Start, at(2)).unwrap();
+    let starting = made.disk_created(at(1)).request(Request::Start, at(2)).unwrap();
     assert_eq!(starting.request(Request::Cancel, at(3)).unwrap().status, Status::Stopping);
 }
 
@@ -102,10 +106,11 @@ fn an_illegal_request_names_the_state_and_what_is_allowed() {
 
 #[test]
 fn a_guest_that_reboots_before_it_ever_runs_runs_out_of_time() {
-    let mut life = Lifecycle::created(at(0)).disk_made(at(0)).request(Request::Start, at(0)).unwrap();
+    let mut life = Lifecycle::created(at(0)).disk_created(at(0)).request(Request::Start, at(0)).unwrap();
     for i in 0..20 {
         let end = End { boot: format!("b{i}"), cause: EndCause::Reboot, detail: String::new() };
-        let report = Report { generation: life.generation, seen: Seen::Resting { ended: Some(end) } };
+        let report =
+            Report { generation: life.generation, observed: ObservedState::Resting { ended: Some(end) } };
         life = life.observe(&report, at(i * 10_000)).unwrap();
     }
     let late = life.time_out(at(200_000), at(0), &Timeouts::default()).unwrap();
@@ -114,18 +119,18 @@ fn a_guest_that_reboots_before_it_ever_runs_runs_out_of_time() {
 
 #[test]
 fn a_failed_workspace_that_still_runs_is_stopped() {
-    let life = Lifecycle::created(at(0)).disk_made(at(0)).request(Request::Start, at(0)).unwrap();
+    let life = Lifecycle::created(at(0)).disk_created(at(0)).request(Request::Start, at(0)).unwrap();
     let failed = life.time_out(at(1_000_000), at(0), &Timeouts::default()).unwrap();
     assert!(failed.generation > life.generation);
-    assert_eq!(failed.next_step(Some(&Seen::Booting { boot: "b".into() })), Step::Stop);
+    assert_eq!(failed.next_step(Some(&ObservedState::Booting { boot: "b".into() })), Step::Stop);
 }
 
 #[test]
-fn a_retry_after_a_failed_creation_makes_the_disk_first() {
+fn a_retry_after_a_failed_creation_creates_the_disk_first() {
     let failed = Lifecycle::created(at(0)).step_failed("disk_full", "no room", at(1));
     let again = failed.request(Request::Retry, at(2)).unwrap();
     assert_eq!((again.status, again.next_step(None)), (Status::Starting, Step::Provision));
-    assert_eq!(again.disk_made(at(3)).next_step(None), Step::Start);
+    assert_eq!(again.disk_created(at(3)).next_step(None), Step::Start);
 }
 
 #[test]
@@ -138,8 +143,8 @@ fn a_half_deleted_workspace_can_only_be_deleted() {
 #[derive(Debug, Clone)]
 enum Event {
     Ask(Request),
-    DiskMade,
-    BootBegun(u8),
+    DiskCreated,
+    BootStarted(u8),
     StepFailed,
     TimeOut,
     Report(Report),
@@ -149,7 +154,7 @@ fn boots() -> impl Strategy<Value = String> {
     (0u8..4).prop_map(|n| format!("b{n}"))
 }
 
-fn seen() -> impl Strategy<Value = Seen> {
+fn observed_state() -> impl Strategy<Value = ObservedState> {
     let cause = prop::sample::select(vec![
         EndCause::Requested,
         EndCause::Poweroff,
@@ -164,11 +169,11 @@ fn seen() -> impl Strategy<Value = Seen> {
     ]);
     let end = (boots(), cause).prop_map(|(boot, cause)| End { boot, cause, detail: String::new() });
     prop_oneof![
-        prop::option::of(end).prop_map(|ended| Seen::Resting { ended }),
-        boots().prop_map(|boot| Seen::Booting { boot }),
-        (boots(), any::<bool>()).prop_map(|(boot, agent_lost)| Seen::Running { boot, agent_lost }),
-        Just(Seen::Stopping),
-        Just(Seen::Absent),
+        prop::option::of(end).prop_map(|ended| ObservedState::Resting { ended }),
+        boots().prop_map(|boot| ObservedState::Booting { boot }),
+        (boots(), any::<bool>()).prop_map(|(boot, agent_lost)| ObservedState::Running { boot, agent_lost }),
+        Just(ObservedState::Stopping),
+        Just(ObservedState::Absent),
     ]
 }
 
@@ -182,19 +187,20 @@ fn events() -> impl Strategy<Value = Event> {
             Request::Delete
         ])
         .prop_map(Event::Ask),
-        Just(Event::DiskMade),
-        (0u8..4).prop_map(Event::BootBegun),
+        Just(Event::DiskCreated),
+        (0u8..4).prop_map(Event::BootStarted),
         Just(Event::StepFailed),
         Just(Event::TimeOut),
-        (0u64..12, seen()).prop_map(|(generation, seen)| Event::Report(Report { generation, seen })),
+        (0u64..12, observed_state())
+            .prop_map(|(generation, observed)| Event::Report(Report { generation, observed })),
     ]
 }
 
-fn apply(life: &Lifecycle, event: &Event, now: Moment) -> Lifecycle {
+fn apply(life: &Lifecycle, event: &Event, now: Timestamp) -> Lifecycle {
     match event {
         Event::Ask(request) => life.request(*request, now).unwrap_or_else(|_| life.clone()),
-        Event::DiskMade => life.disk_made(now),
-        Event::BootBegun(n) => life.boot_begun(&format!("b{n}")),
+        Event::DiskCreated => life.disk_created(now),
+        Event::BootStarted(n) => life.boot_started(&format!("b{n}")),
         Event::StepFailed => life.step_failed("broken", "it broke", now),
         Event::TimeOut => {
             life.time_out(at(i64::MAX), now, &Timeouts::default()).unwrap_or_else(|| life.clone())
@@ -207,12 +213,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn no_history_makes_an_illegal_move(history in prop::collection::vec(events(), 1..40)) {
+    fn no_history_makes_an_illegal_transition(history in prop::collection::vec(events(), 1..40)) {
         let mut life = Lifecycle::created(at(0));
         for (i, event) in history.iter().enumerate() {
             let next = apply(&life, event, at(i as i64));
             prop_assert!(
-                next.status == life.status || MOVES.contains(&(life.status, next.status)),
+                next.status == life.status || TRANSITIONS.contains(&(life.status, next.status)),
                 "{} -> {} by {event:?}", life.status, next.status
             );
             prop_assert!(next.generation >= life.generation);

@@ -7,7 +7,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use rigbox_core::egress::{Egress, NEVER};
+use rigbox_core::egress::{Egress, RESERVED_NETWORKS};
 
 use super::policy::Policy;
 use crate::command;
@@ -48,7 +48,7 @@ pub(super) fn whole(policy: &Policy) -> String {
         &mut document,
         "rigbox",
         "never",
-        NEVER.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
+        RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
     );
     document + &of_policy(policy)
 }
@@ -107,7 +107,12 @@ pub(super) fn of_names_alone(addresses: &[(Ipv4Addr, Duration)]) -> String {
 /// The host's side of the uplink `link`, with all VMs behind `peer`; `table` is the installation's own.
 pub(super) fn host(table: &str, link: &str, peer: Ipv4Addr, switched: &[String]) -> String {
     let mut document = HOST.replace("TABLE", table).replace("LINK", link).replace("PEER", &peer.to_string());
-    add(&mut document, table, "never", NEVER.iter().map(|(network, prefix)| format!("{network}/{prefix}")));
+    add(
+        &mut document,
+        table,
+        "never",
+        RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
+    );
     add(&mut document, table, "switched", switched.iter().map(|name| format!("{name:?}")));
     document
 }

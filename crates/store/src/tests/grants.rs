@@ -1,10 +1,10 @@
-//! What is remembered of a key counts no longer than it is true, whoever changes it.
+//! Cached keys are valid only as long as nothing changed, in whichever process.
 
-use rigbox_core::plans::Overrides;
+use rigbox_core::plans::LimitOverrides;
 
 use super::*;
 
-/// The same database, open a second time as by another process.
+/// Opens the same database a second time, as another process would.
 async fn other(f: &Fixture) -> Store {
     Store::open(&f.folder.path().join("rigbox.db"), &f.token_key).await.unwrap()
 }
@@ -15,21 +15,21 @@ async fn what_another_process_grants_or_revokes_counts_at_once() {
     let other = other(&f).await;
     let (record, key) = f.add(Scope::Account, None).await;
     let holder = || f.holder(&key, now());
-    assert_eq!(holder().await.unwrap().principal.limits, Overrides::default());
+    assert_eq!(holder().await.unwrap().principal.limits, LimitOverrides::default());
 
-    let limits = Overrides { max_vms: Some(7), ..Overrides::default() };
+    let limits = LimitOverrides { max_vms: Some(7), ..LimitOverrides::default() };
     assert!(other.set_user_limits(&f.user, Some(limits), now()).await.unwrap());
     assert_eq!(holder().await.unwrap().principal.limits, limits);
     assert!(other.set_user_limits(&f.user, None, now()).await.unwrap());
-    assert_eq!(holder().await.unwrap().principal.limits, Overrides::default());
+    assert_eq!(holder().await.unwrap().principal.limits, LimitOverrides::default());
 
     let secret = NewSecret::of(&ApiKey::mint().unwrap(), &f.token_key);
     let until = now().after(Duration::from_secs(10));
-    other.rotate_key(&f.user, &record.id, &secret, until, &act(), now()).await.unwrap().unwrap();
+    other.rotate_key(&f.user, &record.id, &secret, until, &event(), now()).await.unwrap().unwrap();
     assert!(holder().await.is_some());
     assert_eq!(f.holder(&key, until).await, None);
 
-    assert!(other.revoke_key(&f.user, &record.id, &act(), now()).await.unwrap());
+    assert!(other.revoke_key(&f.user, &record.id, &event(), now()).await.unwrap());
     assert_eq!(holder().await, None);
 }
 
@@ -37,15 +37,15 @@ async fn what_another_process_grants_or_revokes_counts_at_once() {
 async fn a_workspace_that_is_gone_is_covered_no_more() {
     let f = fixture().await;
     let workspace = new(&f.user, 1, "w1");
-    f.store.create_workspace(&workspace, QUOTA, None, &act()).await.unwrap();
+    f.store.create_workspace(&workspace, QUOTA, None, &event()).await.unwrap();
     let scope = Scope::Workspaces { ids: BTreeSet::from([workspace.id.clone()]), role: Role::Read };
     let (_, key) = f.add(scope.clone(), None).await;
     let scope_now = async || f.holder(&key, now()).await.unwrap().principal.scope;
     assert_eq!(scope_now().await, scope);
-    let deleting = workspace.life.request(Request::Cancel, now()).unwrap();
-    assert!(f.store.update_life(&workspace, &deleting, None, None, now()).await.unwrap());
-    let seen = f.store.workspace(&workspace.id).await.unwrap().unwrap();
-    assert!(other(&f).await.forget_workspace(&seen).await.unwrap());
+    let deleting = workspace.lifecycle.request(Request::Cancel, now()).unwrap();
+    assert!(f.store.update_lifecycle(&workspace, &deleting, None, None, now()).await.unwrap());
+    let previous = f.store.workspace(&workspace.id).await.unwrap().unwrap();
+    assert!(other(&f).await.remove_workspace(&previous).await.unwrap());
     assert_eq!(scope_now().await, Scope::Workspaces { ids: BTreeSet::new(), role: Role::Read });
 }
 
@@ -58,7 +58,7 @@ async fn use_is_no_change_of_what_is_granted() {
     f.store.key_used(key, now()).await.unwrap();
     let from = Some("192.0.2.1".parse().unwrap());
     f.store.key_used_from(&Principal { from, ..principal.clone() }, now()).await.unwrap();
-    f.store.create_workspace(&new(&f.user, 1, "w1"), QUOTA, None, &act()).await.unwrap();
+    f.store.create_workspace(&new(&f.user, 1, "w1"), QUOTA, None, &event()).await.unwrap();
     assert_eq!(f.store.epoch().unwrap(), before);
     f.add(Scope::Account, None).await;
     assert!(f.store.epoch().unwrap() > before);

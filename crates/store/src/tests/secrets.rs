@@ -1,4 +1,4 @@
-//! Secrets at rest: environment values in envelopes, another master key under way, workspace keys.
+//! Secrets at rest: environment values in envelopes, rotation of the master key, workspace keys.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use rigbox_core::environment::VariableName;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::*;
-use crate::secret::WorkspaceKey;
+use crate::tokens::WorkspaceKey;
 
 const CANARY: &str = "canary-4f1d9c-value";
 
@@ -24,12 +24,12 @@ async fn open(f: &Fixture) -> Result<Store, Error> {
     store.unlock(source(f), now()).await
 }
 
-/// A fixture with its master key and one workspace.
+/// Returns a fixture with its master key and one workspace.
 async fn unlocked() -> (Fixture, WorkspaceId) {
     let mut f = fixture().await;
     f.store = f.store.unlock(KeySource::File(f.folder.path().join("master.key")), now()).await.unwrap();
     let made = new(&f.user, 1, "one");
-    f.store.create_workspace(&made, QUOTA, None, &act()).await.unwrap();
+    f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
     (f, made.id)
 }
 
@@ -42,7 +42,7 @@ async fn set(
     id: &WorkspaceId,
     of: &[(&str, &str)],
 ) -> Result<Option<EnvironmentNames>, Error> {
-    store.set_variables(id, &variables(of), &act(), now()).await
+    store.set_variables(id, &variables(of), &event(), now()).await
 }
 
 async fn values(store: &Store, id: &WorkspaceId) -> Vec<(String, String)> {
@@ -73,11 +73,11 @@ async fn variables_are_merged_and_removed_and_only_their_names_are_with_the_work
     assert!(!format!("{:?}", f.store.environment(&id).await.unwrap()).contains(CANARY));
 
     let name = "A".parse().unwrap();
-    assert_eq!(f.store.remove_variable(&id, &name, &act(), now()).await.unwrap().unwrap().revision, 3);
-    assert_eq!(f.store.remove_variable(&id, &name, &act(), now()).await.unwrap(), None);
+    assert_eq!(f.store.remove_variable(&id, &name, &event(), now()).await.unwrap().unwrap().revision, 3);
+    assert_eq!(f.store.remove_variable(&id, &name, &event(), now()).await.unwrap(), None);
     assert_eq!(values(&f.store, &id).await, pairs(&[("B", "2 \n ä")]));
     assert_eq!(set(&f.store, &WorkspaceId::from_random([9; 5]), &[("A", "x")]).await.unwrap(), None);
-    // Three changes, each told in its transaction, after the workspace, the user and the key.
+    // Three changes, each recorded in its transaction, after the workspace, the user and the key.
     assert_eq!(f.store.verify_audit().await.unwrap(), Ok(6));
 }
 
@@ -124,7 +124,7 @@ async fn nothing_of_a_value_or_a_master_key_is_in_the_database() {
 async fn a_value_that_was_moved_to_another_row_does_not_open() {
     let (f, id) = unlocked().await;
     let other = new(&f.user, 2, "two");
-    f.store.create_workspace(&other, QUOTA, None, &act()).await.unwrap();
+    f.store.create_workspace(&other, QUOTA, None, &event()).await.unwrap();
     set(&f.store, &id, &[("A", "a"), ("B", "b")]).await.unwrap();
     set(&f.store, &other.id, &[("A", "other")]).await.unwrap();
     let copy = |from: &str, name: &str| {
@@ -137,7 +137,7 @@ async fn a_value_that_was_moved_to_another_row_does_not_open() {
     for (from, name) in [(&id, "B"), (&other.id, "A")] {
         copy(from.as_str(), name).await.unwrap();
         let moved = f.store.environment(&id).await;
-        assert!(matches!(moved, Err(Error::DoesNotOpen { table: "workspace_env", .. })), "{from} {name}");
+        assert!(matches!(moved, Err(Error::DecryptFailed { table: "workspace_env", .. })), "{from} {name}");
     }
 }
 
@@ -147,15 +147,19 @@ async fn a_wrong_master_key_is_said_and_loses_nothing() {
     set(&f.store, &id, &[("A", CANARY)]).await.unwrap();
     let kept = std::fs::read(key_file(&f)).unwrap();
     std::fs::remove_file(key_file(&f)).unwrap();
-    // A lost file is not replaced.
+    // A lost file is not recreated.
     assert!(matches!(open(&f).await, Err(Error::MasterKeySource { .. })));
     assert!(!key_file(&f).exists());
-    crate::master_key::write(&key_file(&f), &[&crate::master_key::MasterKey::generate().unwrap()]).unwrap();
+    crate::secrets::master_key::write(
+        &key_file(&f),
+        &[&crate::secrets::master_key::MasterKey::generate().unwrap()],
+    )
+    .unwrap();
     let error = open(&f).await.unwrap_err();
     assert!(matches!(error, Error::WrongMasterKey { .. }) && error.to_string().contains("wrong master key"));
     std::fs::write(key_file(&f), kept).unwrap();
     assert_eq!(values(&open(&f).await.unwrap(), &id).await, pairs(&[("A", CANARY)]));
-    // A handle that was given no key neither reads nor writes secrets.
+    // A handle without keys neither reads nor writes secrets.
     let locked = Store::open(&f.folder.path().join("rigbox.db"), &f.token_key).await.unwrap();
     assert!(matches!(set(&locked, &id, &[("A", "x")]).await, Err(Error::Locked)));
     assert!(matches!(locked.environment(&id).await, Err(Error::Locked)));
@@ -184,13 +188,13 @@ async fn the_master_key_rotates_while_another_handle_writes() {
     for _ in 0..3 {
         let done = f.store.rotate_master_key(now()).await.unwrap();
         assert_eq!(keys_in_file(&f).await, [done.to]);
-        // But for those that were written meanwhile.
+        // Except for records written meanwhile.
         assert!(!done.resumed && done.records >= 240 && done.to != last[0], "{done:?}");
         last = vec![done.to];
     }
     end.send(true).unwrap();
     let written = task.await.unwrap();
-    // What was written meanwhile is under the new key, too: another process opens all of it.
+    // What was written meanwhile uses the new key too: another process opens all of it.
     let opened = values(&open(&f).await.unwrap(), &id).await;
     assert_eq!((opened.len(), opened.last().unwrap().1.clone()), (251, written.to_string()));
     let keys: i64 =
@@ -206,16 +210,16 @@ async fn a_rotation_that_was_killed_anywhere_is_finished_by_the_next() {
         let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), CANARY)).collect();
         set(&f.store, &id, &many).await.unwrap();
         let old = keys_in_file(&f).await;
-        let (to, resumed) = f.store.begin_rotation().await.unwrap();
+        let (to, resumed) = f.store.start_rotation().await.unwrap();
         assert!(!resumed);
         if steps > 0 {
             f.store.activate(to, now()).await.unwrap();
         }
         for _ in 1..steps {
-            assert!(f.store.rewrap_some(to).await.unwrap() > 0);
+            assert!(f.store.rewrap_batch(to).await.unwrap() > 0);
         }
         f.store.close().await;
-        assert_eq!(keys_in_file(&f).await, [to, old[0]], "both are kept until the end");
+        assert_eq!(keys_in_file(&f).await, [to, old[0]], "both keys are kept until the end");
 
         let store = open(&f).await.unwrap();
         assert_eq!(values(&store, &id).await.len(), 150);
@@ -244,9 +248,11 @@ async fn a_rotation_by_command_takes_over_to_the_key_that_the_operator_put_first
     let store = Store::open(&path, &f.token_key).await.unwrap().unlock(cat, now()).await.unwrap();
     let refused = store.rotate_master_key(now()).await.unwrap_err();
     assert!(refused.to_string().contains("put a new key before it"), "{refused}");
-    let (old, new) =
-        (std::fs::read_to_string(key_file(&f)).unwrap(), crate::master_key::MasterKey::generate().unwrap());
-    crate::master_key::write(&key_file(&f), &[&new]).unwrap();
+    let (old, new) = (
+        std::fs::read_to_string(key_file(&f)).unwrap(),
+        crate::secrets::master_key::MasterKey::generate().unwrap(),
+    );
+    crate::secrets::master_key::write(&key_file(&f), &[&new]).unwrap();
     let both = std::fs::read_to_string(key_file(&f)).unwrap() + &old;
     std::fs::write(key_file(&f), &both).unwrap();
     let done = store.rotate_master_key(now()).await.unwrap();
@@ -257,7 +263,7 @@ async fn a_rotation_by_command_takes_over_to_the_key_that_the_operator_put_first
         "the operator's source is the operator's"
     );
     assert!(store.rotate_master_key(now()).await.is_err());
-    // The first handle reads its file again when it meets the new key.
+    // The first handle reloads its file when it meets the new key.
     assert_eq!(values(&f.store, &id).await, pairs(&[("A", CANARY)]));
 }
 
@@ -271,7 +277,8 @@ async fn every_column_with_an_envelope_is_known_to_the_rotation() {
     .fetch_all(&f.store.pool)
     .await
     .unwrap();
-    let known: Vec<&str> = crate::rotation::SEALED.iter().map(|column| column.table).collect();
+    let known: Vec<&str> =
+        crate::secrets::rotation::SEALED_COLUMNS.iter().map(|column| column.table).collect();
     assert_eq!(tables, known);
 }
 
@@ -282,13 +289,13 @@ async fn a_workspace_key_ends_with_its_boot_and_with_running() {
     let live = |next: Lifecycle| {
         let (store, id) = (f.store.clone(), id.clone());
         async move {
-            let seen = store.workspace(&id).await.unwrap().unwrap();
-            assert!(store.update_life(&seen, &next, None, None, now()).await.unwrap());
+            let previous = store.workspace(&id).await.unwrap().unwrap();
+            assert!(store.update_lifecycle(&previous, &next, None, None, now()).await.unwrap());
         }
     };
     let good = |key: &WorkspaceKey| {
         let (store, hash) = (f.store.clone(), f.token_key.hash(key.reveal()));
-        async move { store.holder_of_workspace_key(&hash).await.unwrap() }
+        async move { store.workspace_key_principal(&hash).await.unwrap() }
     };
     let give = |boot: &'static str| {
         let (store, id, token_key) = (f.store.clone(), id.clone(), f.token_key.clone());
@@ -298,24 +305,24 @@ async fn a_workspace_key_ends_with_its_boot_and_with_running() {
             (key, given)
         }
     };
-    let starting = row().await.life.disk_made(now()).request(Request::Start, now()).unwrap();
+    let starting = row().await.lifecycle.disk_created(now()).request(Request::Start, now()).unwrap();
     live(starting.clone()).await;
-    assert!(!give("boot-1").await.1, "a boot that is not known has no key");
-    live(starting.boot_begun("boot-1")).await;
+    assert!(!give("boot-1").await.1, "an unknown boot has no key");
+    live(starting.boot_started("boot-1")).await;
     let (key, given) = give("boot-1").await;
     assert!(given && good(&key).await.is_some() && !f.store.has_workspace_key(&id, "boot-1").await.unwrap());
     let (again, _) = give("boot-1").await;
     assert!(good(&key).await.is_none() && good(&again).await.is_some(), "one at a time");
 
-    let report = |seen| rigbox_core::lifecycle::Report { generation: 9, seen };
-    let running = rigbox_core::lifecycle::Seen::Running { boot: "boot-1".into(), agent_lost: false };
-    let running = row().await.life.observe(&report(running), now()).unwrap();
+    let report = |previous| rigbox_core::lifecycle::Report { generation: 9, observed: previous };
+    let running = rigbox_core::lifecycle::ObservedState::Running { boot: "boot-1".into(), agent_lost: false };
+    let running = row().await.lifecycle.observe(&report(running), now()).unwrap();
     live(running.clone()).await;
     assert!(f.store.has_workspace_key(&id, "boot-1").await.unwrap());
     let principal = good(&again).await.unwrap();
     assert_eq!(
         (principal.credential, principal.scope),
-        (Credential::Workspace(id.clone()), Scope::Within(id.clone()))
+        (Credential::Workspace(id.clone()), Scope::OwnWorkspace(id.clone()))
     );
 
     // The guest reboots.
@@ -325,16 +332,16 @@ async fn a_workspace_key_ends_with_its_boot_and_with_running() {
         detail: String::new(),
     };
     let rebooted = running
-        .observe(&report(rigbox_core::lifecycle::Seen::Resting { ended: Some(ended) }), now())
+        .observe(&report(rigbox_core::lifecycle::ObservedState::Resting { ended: Some(ended) }), now())
         .unwrap();
     live(rebooted.clone()).await;
     assert!(good(&again).await.is_none());
-    let second = rebooted.boot_begun("boot-2");
+    let second = rebooted.boot_started("boot-2");
     live(second.clone()).await;
     let (key, _) = give("boot-2").await;
     assert!(good(&key).await.is_some());
     live(second.request(Request::Cancel, now()).unwrap()).await;
-    assert!(good(&key).await.is_none(), "a stop that was asked for ends it");
+    assert!(good(&key).await.is_none(), "a requested stop ends it");
     assert!(!give("boot-2").await.1);
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rigbox_core::access;
+use rigbox_core::app_access;
 use rigbox_core::apps::AppKind;
 use rigbox_core::status::Status;
-use rigbox_store::AppAt;
+use rigbox_store::AppWithWorkspace;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -26,17 +26,17 @@ pub(in crate::api) enum Visibility {
     Privileged,
 }
 
-impl From<access::Visibility> for Visibility {
-    fn from(visibility: access::Visibility) -> Self {
+impl From<app_access::Visibility> for Visibility {
+    fn from(visibility: app_access::Visibility) -> Self {
         match visibility {
-            access::Visibility::Private => Self::Private,
-            access::Visibility::Privileged => Self::Privileged,
-            access::Visibility::Public => Self::Public,
+            app_access::Visibility::Private => Self::Private,
+            app_access::Visibility::Privileged => Self::Privileged,
+            app_access::Visibility::Public => Self::Public,
         }
     }
 }
 
-impl From<Visibility> for access::Visibility {
+impl From<Visibility> for app_access::Visibility {
     fn from(visibility: Visibility) -> Self {
         match visibility {
             Visibility::Private => Self::Private,
@@ -96,7 +96,7 @@ pub(in crate::api) struct App {
     system_tags: Vec<String>,
     protocol: String,
     app_kind: CreateAppKind,
-    /// Whether it is a service of its workspace, which start and stop act on.
+    /// Whether it is a service of its workspace, which start and stop event on.
     managed: bool,
     /// The systemd unit that it is, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,8 +114,8 @@ pub(in crate::api) struct App {
 }
 
 impl App {
-    pub(super) fn new(found: AppAt, url: Option<String>) -> Self {
-        let AppAt { app, node_id, status, boot: _ } = found;
+    pub(super) fn new(found: AppWithWorkspace, url: Option<String>) -> Self {
+        let AppWithWorkspace { app, node_id, status, boot: _ } = found;
         let active = !app.stopped && status == Status::Running;
         Self {
             id: app.id.to_string(),

@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use maud::html;
-use rigbox_core::permit::{ApproveDevice, Permit, Principal, Target, permit};
-use rigbox_store::secret::UserCode;
+use rigbox_core::authz::{ApproveDevice, Permit, Principal, Target, authorize};
+use rigbox_store::tokens::UserCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -41,7 +41,7 @@ enum Decision {
 }
 
 fn allowed(principal: &Principal) -> Result<Permit<ApproveDevice>, ApiError> {
-    Ok(permit(principal, Target::Account)?)
+    Ok(authorize(principal, Target::Account)?)
 }
 
 fn parse(code: &str) -> Result<UserCode, ApiError> {
@@ -49,7 +49,7 @@ fn parse(code: &str) -> Result<UserCode, ApiError> {
         .ok_or_else(|| ApiError::bad_request("code: expected eight letters as `rig login` shows them"))
 }
 
-/// See which machine asks to act for you
+/// See which machine asks to event for you
 #[utoipa::path(get, path = "/device", tag = "pages", params(DeviceQuery), responses(
     (status = 200, content_type = "text/html", body = String),
     (status = 303, description = "To sign in, or to the console's own host"),
@@ -80,7 +80,7 @@ pub(in crate::api) async fn show(
     let login = app.devices.look(&allowed(&principal)?, &code).await?;
     let age = clock::now().since(login.created_at).as_secs();
     let content = html! {
-        p { "A machine asks to act for your whole account. Approve it only if you have just run " code { "rig login" }
+        p { "A machine asks to event for your whole account. Approve it only if you have just run " code { "rig login" }
             " there and it shows this code." }
         dl {
             dt { "Code" } dd { code { (code.shown()) } }

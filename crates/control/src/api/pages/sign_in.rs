@@ -1,4 +1,4 @@
-//! Pages to sign in and out: a link is asked for, followed, and its button pressed. Opening the link alone signs nobody in: programs that
+//! Pages to sign in and out: a link is requested for, followed, and its button pressed. Opening the link alone signs nobody in: programs that
 //! look at letters open links too.
 
 use axum::extract::State;
@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::SET_COOKIE;
 use maud::{Markup, html};
-use rigbox_core::permit::{EndCredential, Target, permit};
-use rigbox_store::secret::UserCode;
+use rigbox_core::authz::{EndCredential, Target, authorize};
+use rigbox_store::tokens::UserCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -51,7 +51,7 @@ pub(in crate::api) struct FollowedLink {
     device: Option<String>,
     /// The app that is to be opened then.
     app: Option<String>,
-    /// What that app's host knows the browser by that asked for it.
+    /// What that app's host knows the browser by that requested for it.
     state: Option<String>,
 }
 
@@ -112,7 +112,7 @@ pub(in crate::api) async fn show(
         };
         return Ok(page(StatusCode::OK, "Sign in", &content));
     };
-    let user = app.users.me(&permit(&principal, Target::Account).map_err(ApiError::from)?).await?;
+    let user = app.users.me(&authorize(&principal, Target::Account).map_err(ApiError::from)?).await?;
     let content = html! {
         p { "You are signed in as " strong { (user.email) } "." }
         @match &next {
@@ -211,7 +211,7 @@ pub(in crate::api) async fn sign_out(
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
     if let Some(principal) = app.auth.visitor(&headers, from).await? {
-        let permit = permit::<EndCredential>(&principal, Target::Account).map_err(ApiError::from)?;
+        let permit = authorize::<EndCredential>(&principal, Target::Account).map_err(ApiError::from)?;
         app.sign_in.end(&permit).await?;
     }
     let mut response = redirect("/sign-in").into_response();

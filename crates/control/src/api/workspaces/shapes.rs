@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rigbox_core::environment::HIDDEN;
-use rigbox_core::sizes::AskedSizes;
+use rigbox_core::environment::MASKED_VALUE;
+use rigbox_core::resources::ResourceRequest;
 use rigbox_core::status::Status;
 use rigbox_store::{EnvironmentNames, Workspace};
 use serde::{Deserialize, Serialize};
@@ -78,20 +78,20 @@ pub(in crate::api) struct Vm {
 
 impl From<&Workspace> for Vm {
     fn from(workspace: &Workspace) -> Self {
-        let (life, failure) = (&workspace.life, workspace.life.failure.as_ref());
+        let (lifecycle, failure) = (&workspace.lifecycle, workspace.lifecycle.failure.as_ref());
         Self {
             id: workspace.id.to_string(),
             user_id: workspace.user_id.to_string(),
             node_id: workspace.node_id.to_string(),
             name: workspace.name.to_string(),
-            status: life.status.into(),
+            status: lifecycle.status.into(),
             image: workspace.image.clone(),
             template_id: workspace.template_id.clone(),
-            ram_mb: workspace.sizes.ram_mb(),
-            vcpu_count: workspace.sizes.vcpu_count(),
-            disk_size_mb: workspace.sizes.disk_size_mb(),
+            ram_mb: workspace.resources.ram_mb(),
+            vcpu_count: workspace.resources.vcpu_count(),
+            disk_size_mb: workspace.resources.disk_size_mb(),
             env_vars: Some(hidden(&workspace.environment)).filter(|env_vars| !env_vars.is_empty()),
-            agent: life.agent_lost.then(|| "lost".to_owned()),
+            agent: lifecycle.agent_lost.then(|| "lost".to_owned()),
             failure_code: failure.map(|failure| failure.code.clone()),
             failure_reason: failure.map(|failure| failure.message.clone()),
             created_at: date(workspace.created_at),
@@ -102,7 +102,7 @@ impl From<&Workspace> for Vm {
 
 /// The names of an environment, each with what stands for its value.
 pub(in crate::api) fn hidden(environment: &EnvironmentNames) -> BTreeMap<String, String> {
-    environment.names.iter().map(|name| (name.to_string(), HIDDEN.to_owned())).collect()
+    environment.names.iter().map(|name| (name.to_string(), MASKED_VALUE.to_owned())).collect()
 }
 
 /// Why a workspace is in `failed`.
@@ -128,11 +128,11 @@ pub(in crate::api) struct GetWorkspaceResponse {
 
 impl From<&Workspace> for GetWorkspaceResponse {
     fn from(workspace: &Workspace) -> Self {
-        let failure = workspace.life.failure.as_ref().map(|failure| WorkspaceFailure {
+        let failure = workspace.lifecycle.failure.as_ref().map(|failure| WorkspaceFailure {
             code: failure.code.clone(),
             message: failure.message.clone(),
             retryable: failure.retryable,
-            attempts: workspace.life.attempts,
+            attempts: workspace.lifecycle.attempts,
             occurred_at: date(failure.occurred_at),
         });
         Self { vm: workspace.into(), failure }
@@ -205,7 +205,7 @@ impl CreateWorkspaceRequest {
             name: self.name,
             template_id: self.template_id,
             image: self.image,
-            sizes: AskedSizes {
+            resources: ResourceRequest {
                 ram_mb: self.ram_mb,
                 vcpu_count: self.vcpu_count,
                 disk_size_mb: self.disk_size_mb,

@@ -1,17 +1,17 @@
-//! Which site made a browser send a request, from what the browser says about it.
+//! Origin of the page that caused a browser's request, as told by the request's headers.
 
-/// Who made the browser ask.
+/// Page that caused a request (the Fetch standard's request initiator).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum Initiator {
     /// A page of the app itself.
-    Own,
-    /// A page of another origin, or it cannot be told.
-    Other,
+    SameOrigin,
+    /// A page of another origin, or an unknown one.
+    CrossOrigin,
 }
 
-/// The headers that a page cannot forge, as they came.
+/// Request headers that a page cannot forge, as received.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Told<'a> {
+pub struct FetchMetadata<'a> {
     /// `Origin` (RFC 6454).
     pub origin: Option<&'a str>,
     /// `Sec-Fetch-Site` (W3C Fetch Metadata).
@@ -20,11 +20,12 @@ pub struct Told<'a> {
     pub referer: Option<&'a str>,
 }
 
-impl Source {
-    /// The source of a request to the app at the origin `own` (`scheme://host[:port]`). Every header that came has to agree; without
-    /// the first two (browsers leave them out on plain http) the page's address tells. A WebSocket is known by `Origin` alone.
-    pub fn of(told: Told<'_>, own: &str, websocket: bool) -> Self {
-        let Told { origin, sec_fetch_site, referer } = told;
+impl Initiator {
+    /// Classifies a request to the app at the origin `own` (`scheme://host[:port]`). All headers present have
+    /// to agree. Without `Origin` and `Sec-Fetch-Site`, which browsers omit on plain HTTP, the `Referer`
+    /// decides. A WebSocket is judged by `Origin` alone.
+    pub fn of(metadata: FetchMetadata<'_>, own: &str, websocket: bool) -> Self {
+        let FetchMetadata { origin, sec_fetch_site, referer } = metadata;
         let by_origin = origin.map(|origin| origin.eq_ignore_ascii_case(own));
         let by_site = sec_fetch_site.map(|site| site == "same-origin");
         let is_own = match (by_origin, by_site) {
@@ -33,7 +34,7 @@ impl Source {
             (None, Some(site)) => site,
             (None, None) => referer.is_some_and(|referer| is_of(referer, own)),
         };
-        if is_own { Self::Own } else { Self::Other }
+        if is_own { Self::SameOrigin } else { Self::CrossOrigin }
     }
 }
 
@@ -47,12 +48,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_header_has_to_agree() {
+    fn all_fetch_metadata_has_to_agree() {
         const OWN: &str = "http://web.rigbox.localhost:7080";
         const SIBLING: &str = "http://evil.rigbox.localhost:7080";
         let own_page = format!("{OWN}/a");
         let looks_like_it = format!("{OWN}.evil.example/");
-        // origin, sec-fetch-site, referer, own?, own for a WebSocket?
+        // origin, sec-fetch-site, referer, same origin?, same origin for a WebSocket?
         for (origin, site, referer, own, websocket) in [
             (Some(OWN), None, None, true, true),
             (Some(OWN), Some("same-origin"), None, true, true),
@@ -70,10 +71,10 @@ mod tests {
             (None, None, Some(looks_like_it.as_str()), false, false),
             (None, None, None, false, false),
         ] {
-            let told = Told { origin, sec_fetch_site: site, referer };
-            let expected = |own| if own { Source::Own } else { Source::Other };
-            assert_eq!(Source::of(told, OWN, false), expected(own), "{told:?}");
-            assert_eq!(Source::of(told, OWN, true), expected(websocket), "WebSocket, {told:?}");
+            let metadata = FetchMetadata { origin, sec_fetch_site: site, referer };
+            let expected = |own| if own { Initiator::SameOrigin } else { Initiator::CrossOrigin };
+            assert_eq!(Initiator::of(metadata, OWN, false), expected(own), "{metadata:?}");
+            assert_eq!(Initiator::of(metadata, OWN, true), expected(websocket), "WebSocket, {metadata:?}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Reads that nearly every request makes: inline on the caller's thread, over connections that only read and keep their statements
-//! prepared. (sqlx asks SQLite by a thread of its own and prepares anew, which takes longer than the answer.)
+//! Read-only connections for queries that nearly every request makes, run inline on the caller's thread with
+//! prepared statements. (sqlx hands SQLite queries to a thread of its own and prepares them anew, which takes
+//! longer than the query.)
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,50 +11,51 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::Error;
 
-/// More connections than threads that read are never in use; of more than these the rest is closed.
-const KEPT: usize = 16;
-/// Statements that one connection keeps prepared.
-const STATEMENTS: usize = 32;
-const BUSY: Duration = Duration::from_secs(5);
+/// Maximum number of idle connections kept open.
+const MAX_IDLE_CONNECTIONS: usize = 16;
+/// Prepared statements kept per connection.
+const STATEMENT_CACHE_CAPACITY: usize = 32;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections for reading.
+/// Pool of read-only connections.
 #[derive(Debug)]
-pub(crate) struct Hot {
+pub(crate) struct ReadPool {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
 }
 
-impl Hot {
+impl ReadPool {
     pub(crate) fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), idle: Mutex::default() }
     }
 
-    /// Runs `work` on a connection that nobody else uses meanwhile. Each statement sees all that was committed before it began.
+    /// Runs `work` with exclusive use of a connection. Each statement sees everything committed before it
+    /// starts.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
         let idle = self.idle().pop();
         let connection = idle.map_or_else(|| self.open(), Ok)?;
-        // Not put back after a failure, which may be the connection's own.
+        // Not returned to the pool after a failure, which may be the connection's own.
         let done = work(&connection)?;
         let mut idle = self.idle();
-        if idle.len() < KEPT {
+        if idle.len() < MAX_IDLE_CONNECTIONS {
             idle.push(connection);
         }
         Ok(done)
     }
 
-    /// Closes what is open. Who reads after that opens anew.
+    /// Closes idle connections. A later read opens a new one.
     pub(crate) fn close(&self) {
         self.idle().clear();
     }
 
     fn open(&self) -> Result<Connection, Error> {
-        // One thread at a time has it: SQLite need not see to that.
+        // Only one thread uses a connection at a time, so SQLite need not lock.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(BUSY)?;
-        // Otherwise a statement is planned anew whenever other values are bound to it.
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // Otherwise a statement is planned again whenever its parameters change.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
         Ok(connection)
     }
 

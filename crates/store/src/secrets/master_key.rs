@@ -1,5 +1,6 @@
-//! Master keys: where they come from (a file, a variable, a command such as a client of a KMS), and the keyring that a source yields:
-//! one key in base64 per line, of which the first encrypts and the others only open what is still encrypted with them.
+//! Master keys and their sources (a file, an environment variable, or a command such as a KMS client). A
+//! source yields one base64 key per line: the first encrypts, the others only decrypt what they still
+//! protect.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -15,16 +16,16 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::io::AsyncReadExt;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::secret::create_private;
+use crate::tokens::create_private;
 use crate::{Error, random};
 
-const BYTES: usize = 32;
-/// A source says no more than this.
-const LONGEST: u64 = 64 * 1024;
-/// How long a command may take.
-const COMMAND_WITHIN: Duration = Duration::from_secs(30);
+const KEY_BYTES: usize = 32;
+/// Maximum size of a source's output in bytes.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// Maximum run time of a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// By which a master key is told from others; nothing of the key follows from it.
+/// Public id of a master key. It reveals nothing about the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MasterKeyId([u8; 8]);
 
@@ -52,10 +53,10 @@ impl FromStr for MasterKeyId {
     }
 }
 
-/// A master key.
+/// Master key.
 pub(crate) struct MasterKey {
     id: MasterKeyId,
-    bytes: Zeroizing<[u8; BYTES]>,
+    bytes: Zeroizing<[u8; KEY_BYTES]>,
 }
 
 impl fmt::Debug for MasterKey {
@@ -69,7 +70,7 @@ impl MasterKey {
         Ok(Self::new(Zeroizing::new(random()?)))
     }
 
-    fn new(bytes: Zeroizing<[u8; BYTES]>) -> Self {
+    fn new(bytes: Zeroizing<[u8; KEY_BYTES]>) -> Self {
         let derived = Zeroizing::new(blake3::derive_key("Rigbox master key id, version 1", &*bytes));
         let mut id = [0; 8];
         id.iter_mut().zip(derived.iter()).for_each(|(to, from)| *to = *from);
@@ -85,15 +86,15 @@ impl MasterKey {
     }
 }
 
-/// The keys that a source yields, the one to encrypt with first; at least one.
+/// Keys of a source, the encrypting one first; at least one.
 #[derive(Debug, Clone)]
-pub(crate) struct Keyring {
+pub(crate) struct MasterKeys {
     first: Arc<MasterKey>,
     others: Vec<Arc<MasterKey>>,
 }
 
-impl Keyring {
-    /// One key per line; empty lines and those that begin with `#` do not count.
+impl MasterKeys {
+    /// Parses one key per line. Empty lines and lines that start with `#` are ignored.
     fn parse(text: &[u8]) -> Result<Self, String> {
         let mut keys = Vec::new();
         for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -102,13 +103,15 @@ impl Keyring {
                 continue;
             }
             let decoded = STANDARD.decode(line).map(Zeroizing::new).ok();
-            let bytes: Option<[u8; BYTES]> = decoded.and_then(|decoded| decoded.as_slice().try_into().ok());
-            // What is on the line is not shown: it may be most of a key.
-            let bytes = bytes.ok_or_else(|| format!("line {} is not {BYTES} bytes in base64", number + 1))?;
+            let bytes: Option<[u8; KEY_BYTES]> =
+                decoded.and_then(|decoded| decoded.as_slice().try_into().ok());
+            // The line is not repeated: it may be most of a key.
+            let bytes =
+                bytes.ok_or_else(|| format!("line {} is not {KEY_BYTES} bytes in base64", number + 1))?;
             keys.push(Arc::new(MasterKey::new(Zeroizing::new(bytes))));
         }
         let mut keys = keys.into_iter();
-        let first = keys.next().ok_or("there is no key in it")?;
+        let first = keys.next().ok_or("it contains no key")?;
         Ok(Self { first, others: keys.collect() })
     }
 
@@ -116,7 +119,7 @@ impl Keyring {
         &self.first
     }
 
-    /// Those that only open.
+    /// Returns the keys that only decrypt.
     pub(crate) fn others(&self) -> &[Arc<MasterKey>] {
         &self.others
     }
@@ -125,7 +128,7 @@ impl Keyring {
         std::iter::once(&self.first).chain(&self.others).find(|key| key.id == id)
     }
 
-    /// This one, able to open what `before` could: a record that was read a moment ago may need it.
+    /// Returns these keys plus those of `before`, which a record read a moment ago may need.
     pub(crate) fn after(mut self, before: &Self) -> Self {
         for key in std::iter::once(&before.first).chain(&before.others) {
             if self.get(key.id).is_none() {
@@ -136,44 +139,44 @@ impl Keyring {
     }
 }
 
-/// Where master keys come from.
+/// Source of master keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// A file with mode 0600, made with a new key where there is none and nothing is encrypted yet.
+    /// A file with mode 0600. It is created with a new key if it is missing and nothing is encrypted yet.
     File(PathBuf),
     /// An environment variable.
     Env(String),
-    /// A program and its arguments; what it prints is the keyring.
+    /// A program with arguments that prints the keys.
     Command(Vec<String>),
 }
 
 impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => write!(f, "the file {}", path.display()),
-            Self::Env(name) => write!(f, "the variable {name}"),
-            Self::Command(words) => write!(f, "the command `{}`", words.join(" ")),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::Command(words) => write!(f, "command `{}`", words.join(" ")),
         }
     }
 }
 
 impl KeySource {
-    /// The keyring as it is now.
-    pub(crate) async fn read(&self) -> Result<Keyring, Error> {
+    /// Reads the current keys.
+    pub(crate) async fn read(&self) -> Result<MasterKeys, Error> {
         let text = match self {
             Self::File(path) => self.read_file(path),
             Self::Env(name) => match std::env::var(name) {
                 Ok(text) => Ok(text.into_bytes()),
-                Err(_) => Err("it is not set, or no text".to_owned()),
+                Err(_) => Err("it is not set, or not valid UTF-8".to_owned()),
             },
             Self::Command(words) => run(words).await,
         };
-        let keyring = text.map(Zeroizing::new).and_then(|text| Keyring::parse(&text));
+        let keyring = text.map(Zeroizing::new).and_then(|text| MasterKeys::parse(&text));
         keyring.map_err(|problem| self.error(problem))
     }
 
-    /// The same, or a new key where there is no file.
-    pub(crate) async fn read_or_create(&self) -> Result<Keyring, Error> {
+    /// Reads the current keys, or creates a key file if there is none.
+    pub(crate) async fn read_or_create(&self) -> Result<MasterKeys, Error> {
         if let Self::File(path) = self
             && !path.exists()
         {
@@ -187,7 +190,7 @@ impl KeySource {
             let file = std::fs::File::open(path)?;
             let mode = file.metadata()?.permissions().mode() & 0o777;
             let mut text = Vec::new();
-            file.take(LONGEST).read_to_end(&mut text)?;
+            file.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
             Ok((mode, text))
         };
         match read() {
@@ -205,9 +208,9 @@ impl KeySource {
     }
 }
 
-/// Puts keys into a key file, all or nothing.
+/// Writes a key file atomically.
 pub(crate) fn write(path: &Path, keys: &[&MasterKey]) -> Result<(), Error> {
-    let mut text = Zeroizing::new(Vec::with_capacity(keys.len() * (BYTES * 2)));
+    let mut text = Zeroizing::new(Vec::with_capacity(keys.len() * (KEY_BYTES * 2)));
     for key in keys {
         text.extend_from_slice(Zeroizing::new(STANDARD.encode(key.bytes.as_slice())).as_bytes());
         text.push(b'\n');
@@ -227,16 +230,16 @@ async fn run(words: &[String]) -> Result<Vec<u8>, String> {
     let output = child.stdout.take().ok_or("it has no output")?;
     let read = async {
         let mut text = Vec::new();
-        output.take(LONGEST).read_to_end(&mut text).await?;
+        output.take(MAX_FILE_BYTES).read_to_end(&mut text).await?;
         Ok::<_, io::Error>((child.wait().await?, text))
     };
-    match tokio::time::timeout(COMMAND_WITHIN, read).await {
-        Err(_) => Err(format!("it did not end within {} s", COMMAND_WITHIN.as_secs())),
+    match tokio::time::timeout(COMMAND_TIMEOUT, read).await {
+        Err(_) => Err(format!("it did not finish within {} s", COMMAND_TIMEOUT.as_secs())),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok((status, text))) if status.success() => Ok(text),
         Ok(Ok((status, mut text))) => {
             text.zeroize();
-            Err(format!("it failed ({status}); what it said on standard error is in the log"))
+            Err(format!("it failed ({status}); see the log for its standard error"))
         }
     }
 }
@@ -248,7 +251,7 @@ mod tests {
     #[test]
     fn a_key_does_not_print() {
         let key = MasterKey::generate().unwrap();
-        let ring = Keyring { first: Arc::new(MasterKey::new(key.bytes.clone())), others: vec![] };
+        let ring = MasterKeys { first: Arc::new(MasterKey::new(key.bytes.clone())), others: vec![] };
         let text = format!("{key:?} {ring:?}");
         let printed = [
             STANDARD.encode(key.bytes.as_slice()),
@@ -264,15 +267,15 @@ mod tests {
 
     #[test]
     fn a_keyring_is_a_key_per_line() {
-        let line = |byte: u8| STANDARD.encode([byte; BYTES]);
+        let line = |byte: u8| STANDARD.encode([byte; KEY_BYTES]);
         let text = format!("# of 2027\n{}\n\n {}\r\n", line(1), line(2));
-        let ring = Keyring::parse(text.as_bytes()).unwrap();
-        assert_eq!((ring.first.bytes(), ring.others.len()), ([1; BYTES].as_slice(), 1));
+        let ring = MasterKeys::parse(text.as_bytes()).unwrap();
+        assert_eq!((ring.first.bytes(), ring.others.len()), ([1; KEY_BYTES].as_slice(), 1));
         assert!(ring.get(ring.others[0].id).is_some());
         for (bad, says) in
             [("", "no key"), ("# only\n", "no key"), ("abc\n", "line 1"), (&line(1)[..40], "line 1")]
         {
-            let error = Keyring::parse(bad.as_bytes()).unwrap_err();
+            let error = MasterKeys::parse(bad.as_bytes()).unwrap_err();
             assert!(error.contains(says) && !error.contains("AQEB"), "{bad}: {error}");
         }
     }

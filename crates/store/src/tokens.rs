@@ -1,4 +1,4 @@
-//! Secrets of the control role: the key that tokens are hashed with, and tokens as they are handed out.
+//! Secrets of the control role: the key of the token hashes, and tokens as they are issued.
 //!
 //! None of these types prints its content.
 
@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use rigbox_core::tokens::{self, DIGITS, Kind};
+use rigbox_core::tokens::{self, DIGITS, TokenKind};
 use zeroize::Zeroizing;
 
 use crate::{Error, random};
@@ -16,7 +16,8 @@ use crate::{Error, random};
 const KEY_BYTES: usize = 32;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Key of the keyed hash under which tokens are stored: a copy of the database alone says nothing about them.
+/// Key of the keyed hash under which tokens are stored. A copy of the database alone reveals nothing about
+/// them.
 #[derive(Clone)]
 pub struct TokenKey([u8; KEY_BYTES]);
 
@@ -27,7 +28,7 @@ impl fmt::Debug for TokenKey {
 }
 
 impl TokenKey {
-    /// Reads the key from its file, or makes key and file (mode 0600) where there is none.
+    /// Reads the key from its file, or creates both (mode 0600).
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
         match fs::read(path) {
             Ok(bytes) => Self::check(path, &bytes),
@@ -51,18 +52,18 @@ impl TokenKey {
         Ok(Self(key))
     }
 
-    /// A key for another purpose, from which this one does not follow.
+    /// Derives an independent key for another purpose.
     pub fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
         blake3::derive_key(purpose, &self.0)
     }
 
-    /// What is stored instead of `token`.
+    /// Returns the hash that is stored in place of `token`.
     pub fn hash(&self, token: &str) -> TokenHash {
         TokenHash(blake3::keyed_hash(&self.0, token.as_bytes()).to_hex().to_string())
     }
 }
 
-/// Keyed hash of a token. Looking it up compares nothing that an attacker could steer byte by byte.
+/// Keyed hash of a token. Its lookup compares nothing that an attacker could steer byte by byte.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TokenHash(String);
 
@@ -91,17 +92,17 @@ macro_rules! token {
         }
 
         impl $name {
-            /// A new one.
+            /// Generates a new token.
             pub fn mint() -> Result<Self, Error> {
-                drawn($kind.prefix(), BASE62, DIGITS).map(Self)
+                random_text($kind.prefix(), BASE62, DIGITS).map(Self)
             }
 
-            /// The token in `text`, if it looks like one.
+            /// Parses a token; checks its form only.
             pub fn parse(text: &str) -> Option<Self> {
                 (tokens::kind(text.as_bytes()) == Some($kind)).then(|| Self(Zeroizing::new(text.to_owned())))
             }
 
-            /// The token itself, to be handed out once or hashed.
+            /// Returns the token itself, to be issued once or hashed.
             pub fn reveal(&self) -> &str {
                 &self.0
             }
@@ -110,43 +111,44 @@ macro_rules! token {
 }
 
 token! {
-    /// A user's API key in clear: exists where it is minted and where it is presented, nowhere else.
-    ApiKey, Kind::ApiKey
+    /// User's API key in clear. Exists only where it is minted and where it is presented.
+    ApiKey, TokenKind::ApiKey
 }
 token! {
-    /// The key that a workspace has of itself for one boot, in clear: exists on its way into the VM and where it is presented.
-    WorkspaceKey, Kind::Workspace
+    /// A workspace's own key of one boot, in clear. Exists only on its way into the VM and where it is
+    /// presented.
+    WorkspaceKey, TokenKind::Workspace
 }
 token! {
-    /// What a signed-in browser has in its cookie.
-    SessionToken, Kind::Session
+    /// Session token of a browser's cookie.
+    SessionToken, TokenKind::Session
 }
 token! {
-    /// What makes a link that signs in; good once. It has to stand in a URL, so it is good for nothing else and not for long.
-    LinkToken, Kind::Link
+    /// Token of a sign-in link, valid idempotency_key. As part of a URL it has no other use and a short lifetime.
+    LinkToken, TokenKind::Link
 }
 token! {
-    /// What a browser brings from the console to an app; good once. It has to stand in a URL, so it is good for nothing else, with
-    /// nobody else's state, and not for long.
-    AppCode, Kind::AppCode
+    /// Code that hands a browser over from the console to an app, valid idempotency_key. As part of a URL it has no
+    /// other use, needs a matching state, and has a short lifetime.
+    AppCode, TokenKind::AppCode
 }
 token! {
-    /// What a machine polls with while its user approves its log-in.
-    DeviceSecret, Kind::Device
+    /// Secret with which a machine polls its device login.
+    DeviceSecret, TokenKind::Device
 }
 
 impl ApiKey {
-    /// Enough to tell keys apart, too little to use.
+    /// Returns a prefix that suffices to tell keys apart, and is useless otherwise.
     pub fn preview(&self) -> String {
         format!("{}…", self.0.chars().take(9).collect::<String>())
     }
 }
 
-/// Alphabet of codes that people type: no vowels, so no words (RFC 8628, section 6.1).
+/// Alphabet of user codes: no vowels, so no words (RFC 8628, section 6.1).
 const CODE_LETTERS: &[u8] = b"BCDFGHJKLMNPQRSTVWXZ";
 const CODE_LENGTH: usize = 8;
 
-/// What a user compares or types to approve a machine: 34 bits, good for minutes, behind a sign-in and a rate limit.
+/// User code of a device login: 34 bits, valid for minutes, behind a sign-in and a rate limit.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UserCode(Zeroizing<String>);
 
@@ -157,12 +159,12 @@ impl fmt::Debug for UserCode {
 }
 
 impl UserCode {
-    /// A new one.
+    /// Generates a new code.
     pub fn mint() -> Result<Self, Error> {
-        drawn("", CODE_LETTERS, CODE_LENGTH).map(Self)
+        random_text("", CODE_LETTERS, CODE_LENGTH).map(Self)
     }
 
-    /// The code in what somebody typed, with or without blanks and dashes.
+    /// Parses a code as typed, with or without blanks and dashes.
     pub fn parse(text: &str) -> Option<Self> {
         let code: String = text
             .chars()
@@ -174,25 +176,25 @@ impl UserCode {
         fits.then(|| Self(Zeroizing::new(code)))
     }
 
-    /// As people read it: `BCDF-GHJK`.
+    /// Returns the code for display: `BCDF-GHJK`.
     pub fn shown(&self) -> String {
         let (first, second) = self.0.split_at_checked(CODE_LENGTH / 2).unwrap_or((&self.0, ""));
         format!("{first}-{second}")
     }
 
-    /// What is hashed.
+    /// Returns the code to be hashed.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 }
 
-/// A prefix and random characters of an alphabet, all equally likely.
-fn drawn(prefix: &str, alphabet: &[u8], length: usize) -> Result<Zeroizing<String>, Error> {
+/// Returns a prefix followed by uniformly random characters of an alphabet.
+fn random_text(prefix: &str, alphabet: &[u8], length: usize) -> Result<Zeroizing<String>, Error> {
     let length = prefix.len() + length;
-    // Never moved to a larger place, where it would leave a copy behind.
+    // Never reallocated, which would leave a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(length));
     text.push_str(prefix);
-    // Bytes above the largest multiple of the alphabet's size would make some characters likelier.
+    // Rejection sampling: bytes beyond the largest multiple of the alphabet's size would bias it.
     let fair = 256 - 256 % alphabet.len();
     while text.len() < length {
         let missing = length - text.len();
@@ -208,7 +210,7 @@ fn drawn(prefix: &str, alphabet: &[u8], length: usize) -> Result<Zeroizing<Strin
     Ok(text)
 }
 
-/// Creates a file that only its owner may read, with its content on disk before it has its name.
+/// Creates a file that only its owner can read. Its content is durable before it gets its name.
 pub(crate) fn create_private(path: &Path, content: &[u8]) -> Result<(), Error> {
     let made = || -> io::Result<()> {
         let mut partial = path.as_os_str().to_owned();

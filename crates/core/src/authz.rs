@@ -1,5 +1,5 @@
-//! Who may do what. [`permit`] is the only maker of a [`Permit`], and a service function that acts takes one:
-//! there is no path to an effect without a decision.
+//! Authorization. [`authorize`] is the only way to obtain a [`Permit`], and every service function with an
+//! effect takes one, so there is no effect without a decision.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,33 +8,33 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::ids::{KeyId, SessionId, UserId, WorkspaceId};
-use crate::plans::{Overrides, Plan};
+use crate::plans::{LimitOverrides, Plan};
 
-/// Who asks, once the credential has been checked.
+/// Authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// The user.
+    /// Id of the user.
     pub user: UserId,
-    /// The user's plan; `owner` is the installation's administrator.
+    /// Plan of the user. `owner` is the installation's administrator.
     pub plan: Plan,
-    /// What is set for this user otherwise than for the plan.
-    pub limits: Overrides,
-    /// What was shown.
+    /// Limits set for this user in place of the plan's.
+    pub limits: LimitOverrides,
+    /// Credential that was presented.
     pub credential: Credential,
-    /// How much of the account it opens.
+    /// Part of the account that the credential opens.
     pub scope: Scope,
-    /// Where the request came from, as far as that is known.
+    /// Client address, if known.
     pub from: Option<IpAddr>,
 }
 
-/// What somebody showed to be known by: its id, never its secret.
+/// Identity of a credential: its id, never its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Credential {
-    /// An API key of the user.
+    /// API key of the user.
     Key(KeyId),
-    /// A browser that the user signed in with.
+    /// Browser session of the user.
     Session(SessionId),
-    /// The key that a running workspace has of itself.
+    /// Key that a running workspace has for itself.
     Workspace(WorkspaceId),
 }
 
@@ -48,38 +48,38 @@ impl fmt::Display for Credential {
     }
 }
 
-/// How much of its user's account a credential opens.
+/// Part of its user's account that a credential opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// All of it.
+    /// The whole account.
     Account,
-    /// The listed workspaces; all others do not exist for it.
+    /// The listed workspaces. To the credential, all others do not exist.
     Workspaces {
-        /// Which ones.
+        /// Ids of the workspaces.
         ids: BTreeSet<WorkspaceId>,
-        /// What may be done in them.
+        /// Role in these workspaces.
         role: Role,
     },
-    /// What a workspace may know and do of itself, and nothing else.
-    Within(WorkspaceId),
+    /// One workspace, limited to what a workspace may know and do about itself.
+    OwnWorkspace(WorkspaceId),
 }
 
-/// What a credential that is limited to some workspaces may do in them.
+/// Role of a credential that is limited to some workspaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Look.
+    /// Read only.
     Read,
-    /// Use: start, stop, run commands, read and write files.
+    /// Start, stop, run commands, read and write files.
     Operate,
 }
 
-/// A text that is no role.
+/// Error for a text that is not a role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a role: expected read or operate")]
-pub struct BadRole(String);
+#[error("`{0}` is not a valid role. Use read or operate.")]
+pub struct InvalidRole(String);
 
 impl Role {
-    /// The role's name.
+    /// Returns the wire name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -89,35 +89,35 @@ impl Role {
 }
 
 impl FromStr for Role {
-    type Err = BadRole;
+    type Err = InvalidRole;
 
-    fn from_str(text: &str) -> Result<Self, BadRole> {
+    fn from_str(text: &str) -> Result<Self, InvalidRole> {
         [Self::Read, Self::Operate]
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or_else(|| BadRole(text.chars().take(64).collect()))
+            .ok_or_else(|| InvalidRole(text.chars().take(64).collect()))
     }
 }
 
-/// What is acted on.
+/// Object of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// The principal's own account.
     Account,
-    /// A workspace and who owns it.
+    /// A workspace.
     Workspace {
-        /// Which one.
+        /// Id of the workspace.
         id: WorkspaceId,
-        /// Whose.
+        /// Owner of the workspace.
         owner: UserId,
     },
     /// The installation as a whole.
     Installation,
 }
 
-/// The kinds of target.
+/// Kind of [`Target`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TargetKind {
     /// See [`Target::Account`].
     Account,
     /// See [`Target::Workspace`].
@@ -126,16 +126,17 @@ pub enum Kind {
     Installation,
 }
 
-/// An action: a type, so that the permit for one does not open another.
+/// Action that needs authorization. Each action is a type, so a permit for one is not a permit for another.
 pub trait Action: Send + Sync + 'static {
-    /// Its name in logs and messages.
+    /// Name in logs and messages.
     const NAME: &'static str;
-    /// What it acts on.
-    const ON: Kind;
-    /// The least role with which a credential limited to some workspaces may; none: only the whole account may.
-    const SCOPED: Option<Role>;
-    /// Whether a workspace may do it to itself with its own key.
-    const WITHIN: bool;
+    /// Kind of target the action applies to.
+    const TARGET: TargetKind;
+    /// Least role that allows the action to a credential limited to some workspaces. `None`: only the whole
+    /// account may.
+    const MIN_ROLE: Option<Role>;
+    /// Whether a workspace may do this to itself with its own key.
+    const SELF_SERVICE: bool;
 }
 
 macro_rules! actions {
@@ -145,21 +146,21 @@ macro_rules! actions {
         pub struct $name;
         impl Action for $name {
             const NAME: &'static str = $text;
-            const ON: Kind = Kind::$kind;
-            const SCOPED: Option<Role> = $scoped;
-            const WITHIN: bool = $within;
+            const TARGET: TargetKind = TargetKind::$kind;
+            const MIN_ROLE: Option<Role> = $scoped;
+            const SELF_SERVICE: bool = $within;
         }
     )*};
 }
 
 actions! {
-    /// Read the own account.
+    /// Read the caller's own account.
     ReadAccount, "account.read", Account, Some(Role::Read), false;
-    /// Read the account's limits and what is used of them.
+    /// Read the account's limits and usage.
     ReadLimits, "account.limits", Account, None, false;
-    /// List the own workspaces.
+    /// List the caller's own workspaces.
     ListWorkspaces, "workspace.list", Account, Some(Role::Read), true;
-    /// Make a workspace.
+    /// Create a workspace.
     CreateWorkspace, "workspace.create", Account, None, false;
     /// Read a workspace.
     ReadWorkspace, "workspace.read", Workspace, Some(Role::Read), true;
@@ -173,39 +174,39 @@ actions! {
     ReadFiles, "files.read", Workspace, Some(Role::Operate), false;
     /// Write a workspace's files.
     WriteFiles, "files.write", Workspace, Some(Role::Operate), false;
-    /// Read which variables a workspace's environment has.
+    /// Read the names of a workspace's environment variables.
     ReadEnv, "env.read", Workspace, Some(Role::Read), false;
     /// Change a workspace's environment.
     WriteEnv, "env.write", Workspace, Some(Role::Operate), false;
-    /// List the apps of the own workspaces.
+    /// List the apps of the caller's own workspaces.
     ListApps, "app.list", Account, Some(Role::Read), true;
-    /// Read an app, and how it is.
+    /// Read an app and its health.
     ReadApp, "app.read", Workspace, Some(Role::Read), true;
-    /// Make, change, start, stop or delete apps.
+    /// Create, change, start, stop or delete apps.
     ManageApp, "app.manage", Workspace, Some(Role::Operate), true;
-    /// Read a workspace's own log.
+    /// Read a workspace's log.
     ReadLogs, "log.read", Workspace, Some(Role::Read), true;
-    /// Read what listens in a workspace.
+    /// Read the listening ports of a workspace.
     ReadPorts, "port.read", Workspace, Some(Role::Read), true;
-    /// Read what may pass between a workspace and the network.
+    /// Read the network policy of a workspace.
     ReadNetwork, "network.read", Workspace, Some(Role::Read), true;
-    /// Change that.
+    /// Change the network policy of a workspace.
     WriteNetwork, "network.write", Workspace, Some(Role::Operate), false;
     /// List the account's API keys.
     ListKeys, "key.list", Account, None, false;
-    /// Make, replace or revoke the account's API keys.
+    /// Create, rotate or revoke the account's API keys.
     ManageKeys, "key.manage", Account, None, false;
-    /// End the credential that is shown: sign out.
+    /// Revoke the presented credential (sign out).
     EndCredential, "credential.end", Account, Some(Role::Read), false;
-    /// Let a machine in that asks to act for the account.
+    /// Approve a device login.
     ApproveDevice, "device.approve", Account, None, false;
     /// Read the account's audit log.
     ReadAudit, "audit.read", Account, None, false;
-    /// Look at the machine's condition.
+    /// Read the condition of the host.
     Diagnose, "installation.diagnose", Installation, None, false;
 }
 
-/// Proof that a principal may do `A` to one target.
+/// Proof that a principal may perform `A` on one target.
 #[derive(Debug, Clone)]
 pub struct Permit<A> {
     principal: Principal,
@@ -214,12 +215,12 @@ pub struct Permit<A> {
 }
 
 impl<A: Action> Permit<A> {
-    /// Who may.
+    /// Returns the authorized principal.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// The workspace it is about; none for other kinds of target.
+    /// Returns the target workspace, or `None` for other kinds of target.
     pub fn workspace(&self) -> Option<&WorkspaceId> {
         match &self.target {
             Target::Workspace { id, .. } => Some(id),
@@ -228,50 +229,48 @@ impl<A: Action> Permit<A> {
     }
 }
 
-/// Why not.
+/// Reason for denying an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// The principal is not to learn that the target exists (404).
+    /// The principal must not learn that the target exists (404).
     #[error("hidden")]
-    Hidden,
+    NotFound,
     /// Only the installation's administrator may (403).
-    #[error("not allowed: {0} needs the plan `owner`")]
-    NotOwner(&'static str),
-    /// The credential is limited to less than that (403).
-    #[error(
-        "not allowed: this key is limited to some workspaces, or is a workspace's own, and does not cover {0}"
-    )]
+    #[error("Only the administrator (plan `owner`) may do this ({0}).")]
+    AdministratorOnly(&'static str),
+    /// The credential's scope does not cover the action (403).
+    #[error("This key does not allow {0}. Use a key with a wider scope or role.")]
     OutOfScope(&'static str),
 }
 
-/// Decides.
-pub fn permit<A: Action>(principal: &Principal, target: Target) -> Result<Permit<A>, Denied> {
+/// Authorizes an action on a target.
+pub fn authorize<A: Action>(principal: &Principal, target: Target) -> Result<Permit<A>, Denied> {
     decide::<A>(principal, &target)?;
     Ok(Permit { principal: principal.clone(), target, action: PhantomData })
 }
 
 fn decide<A: Action>(principal: &Principal, target: &Target) -> Result<(), Denied> {
-    // Existence first: what is hidden is hidden whatever was asked.
-    match (target, A::ON) {
-        (Target::Workspace { id, owner }, Kind::Workspace) => {
+    // Existence comes first: a hidden target is reported as missing, whatever the action.
+    match (target, A::TARGET) {
+        (Target::Workspace { id, owner }, TargetKind::Workspace) => {
             let covered = match &principal.scope {
                 Scope::Account => true,
                 Scope::Workspaces { ids, .. } => ids.contains(id),
-                Scope::Within(own) => own == id,
+                Scope::OwnWorkspace(own) => own == id,
             };
             if *owner != principal.user || !covered {
-                return Err(Denied::Hidden);
+                return Err(Denied::NotFound);
             }
         }
-        (Target::Workspace { .. }, _) => return Err(Denied::Hidden),
-        (Target::Account, Kind::Account) => {}
-        (Target::Installation, Kind::Installation) if principal.plan == Plan::Owner => {}
-        (Target::Installation | Target::Account, _) => return Err(Denied::NotOwner(A::NAME)),
+        (Target::Workspace { .. }, _) => return Err(Denied::NotFound),
+        (Target::Account, TargetKind::Account) => {}
+        (Target::Installation, TargetKind::Installation) if principal.plan == Plan::Owner => {}
+        (Target::Installation | Target::Account, _) => return Err(Denied::AdministratorOnly(A::NAME)),
     }
     let covered = match &principal.scope {
         Scope::Account => true,
-        Scope::Workspaces { role, .. } => A::SCOPED.is_some_and(|least| *role >= least),
-        Scope::Within(_) => A::WITHIN,
+        Scope::Workspaces { role, .. } => A::MIN_ROLE.is_some_and(|least| *role >= least),
+        Scope::OwnWorkspace(_) => A::SELF_SERVICE,
     };
     if covered { Ok(()) } else { Err(Denied::OutOfScope(A::NAME)) }
 }
@@ -284,7 +283,7 @@ mod tests {
         Principal {
             user: UserId::from_random([n; 5]),
             plan,
-            limits: Overrides::default(),
+            limits: LimitOverrides::default(),
             credential: Credential::Key(KeyId::from_random([n; 5])),
             scope: Scope::Account,
             from: None,
@@ -292,32 +291,32 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_workspace_does_not_exist() {
+    fn another_users_workspace_is_not_found() {
         let (alice, bob) = (user(1, Plan::Owner), user(2, Plan::Pro));
         let id = WorkspaceId::from_random([9; 5]);
         let target = Target::Workspace { id: id.clone(), owner: bob.user.clone() };
-        assert_eq!(permit::<ReadWorkspace>(&alice, target.clone()).unwrap_err(), Denied::Hidden);
-        assert_eq!(permit::<ReadWorkspace>(&bob, target).unwrap().workspace(), Some(&id));
+        assert_eq!(authorize::<ReadWorkspace>(&alice, target.clone()).unwrap_err(), Denied::NotFound);
+        assert_eq!(authorize::<ReadWorkspace>(&bob, target).unwrap().workspace(), Some(&id));
     }
 
     #[test]
-    fn the_machines_condition_is_for_the_owner() {
-        assert!(permit::<Diagnose>(&user(1, Plan::Owner), Target::Installation).is_ok());
+    fn only_the_administrator_reads_the_hosts_condition() {
+        assert!(authorize::<Diagnose>(&user(1, Plan::Owner), Target::Installation).is_ok());
         assert!(matches!(
-            permit::<Diagnose>(&user(1, Plan::Pro), Target::Installation),
-            Err(Denied::NotOwner(_))
+            authorize::<Diagnose>(&user(1, Plan::Pro), Target::Installation),
+            Err(Denied::AdministratorOnly(_))
         ));
     }
 
     #[test]
-    fn an_action_does_not_fit_another_kind_of_target() {
-        assert!(permit::<Diagnose>(&user(1, Plan::Owner), Target::Account).is_err());
-        assert!(permit::<CreateWorkspace>(&user(1, Plan::Owner), Target::Installation).is_err());
+    fn an_action_is_refused_on_another_kind_of_target() {
+        assert!(authorize::<Diagnose>(&user(1, Plan::Owner), Target::Account).is_err());
+        assert!(authorize::<CreateWorkspace>(&user(1, Plan::Owner), Target::Installation).is_err());
     }
 
-    /// Every action, by every kind of credential: this table is the rule, spelled out.
+    /// Every action with every kind of credential: the rule, spelled out.
     #[test]
-    fn a_scoped_credential_may_what_the_table_says() {
+    fn a_scoped_credential_allows_what_the_table_says() {
         let id = |n| WorkspaceId::from_random([n; 5]);
         let limited = |role| Principal {
             scope: Scope::Workspaces { ids: BTreeSet::from([id(1)]), role },
@@ -325,21 +324,22 @@ mod tests {
         };
         let within = Principal {
             credential: Credential::Workspace(id(1)),
-            scope: Scope::Within(id(1)),
+            scope: Scope::OwnWorkspace(id(1)),
             ..user(1, Plan::Owner)
         };
         let mine = |n| Target::Workspace { id: id(n), owner: user(1, Plan::Owner).user };
-        // Inside the scope: what `read` gets, what `operate` gets, what a workspace's own key gets; outside of it nothing exists.
+        // Columns: within the scope with role `read`, with role `operate`, with a workspace's own key.
+        // Outside the scope nothing exists.
         macro_rules! check {
             ($($action:ident, $target:expr, $read:literal, $operate:literal, $within:literal;)*) => {$(
-                assert_eq!(permit::<$action>(&limited(Role::Read), $target).is_ok(), $read, stringify!($action));
-                assert_eq!(permit::<$action>(&limited(Role::Operate), $target).is_ok(), $operate, stringify!($action));
-                assert_eq!(permit::<$action>(&within, $target).is_ok(), $within, stringify!($action));
-                assert!(permit::<$action>(&user(1, Plan::Owner), $target).is_ok(), stringify!($action));
-                if $action::ON == Kind::Workspace {
+                assert_eq!(authorize::<$action>(&limited(Role::Read), $target).is_ok(), $read, stringify!($action));
+                assert_eq!(authorize::<$action>(&limited(Role::Operate), $target).is_ok(), $operate, stringify!($action));
+                assert_eq!(authorize::<$action>(&within, $target).is_ok(), $within, stringify!($action));
+                assert!(authorize::<$action>(&user(1, Plan::Owner), $target).is_ok(), stringify!($action));
+                if $action::TARGET == TargetKind::Workspace {
                     for other in [&limited(Role::Operate), &within] {
-                        let outside = permit::<$action>(other, mine(2));
-                        assert_eq!(outside.unwrap_err(), Denied::Hidden, stringify!($action));
+                        let outside = authorize::<$action>(other, mine(2));
+                        assert_eq!(outside.unwrap_err(), Denied::NotFound, stringify!($action));
                     }
                 }
             )*};
