@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rigbox_image::{Image, default_cache_dir, init_archive};
-use rigbox_sys::spawn::{Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, configure_child};
 
 use crate::host::command_line;
 use crate::installation::{Installation, program};
@@ -107,7 +107,7 @@ impl<'a> Bare<'a> {
         let qemu = self.command.first().context("an empty command line")?;
         let mut command = Command::new(qemu);
         command.args(self.arguments(then)).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
-        surround(&mut command, Surroundings::default());
+        configure_child(&mut command, ChildSetup::default());
         let mut child = command.spawn().with_context(|| qemu.clone())?;
         drop(wires);
         let console = listen(child.stdout.take().context("no console")?);

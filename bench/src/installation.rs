@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rigbox_sys::spawn::{Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, configure_child};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -60,7 +60,7 @@ impl Installation {
         command.args(["up", "--config"]).arg(self.config());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A Ctrl-C is for the bench, which ends it in order; and the signals that the bench blocks are not blocked there.
-        surround(&mut command, Surroundings { new_session: true, ..Default::default() });
+        configure_child(&mut command, ChildSetup { new_session: true, ..Default::default() });
         let child = command.spawn().context("rigboxd")?;
         self.mine().supervisor = Some(child);
         let deadline = Instant::now() + READY_WITHIN;

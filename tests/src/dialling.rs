@@ -136,7 +136,7 @@ fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
     // A boot's end is heard of at the other end of its connections, however it comes: here the VM has no time to say so.
     let pids = world.vmm_pids()?;
     let vmm = vmm_of(&pids, world, &id)?;
-    rigbox_sys::spawn::signal(vmm, 9)?;
+    rigbox_sys::spawn::send_signal(vmm, 9)?;
     ended(&held, "a connection to a VM that was killed")?;
     refused(dial(&boot, 8001), "no_vm")?;
     api.wait(&id, "failed")?;

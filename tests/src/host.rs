@@ -62,7 +62,7 @@ pub(crate) fn reap() -> ExitCode {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).context("/proc")?;
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).context("/run")?;
-        rigbox_sys::network::up("lo")?;
+        rigbox_sys::network::bring_up("lo")?;
         let suite = Command::new(std::env::current_exe()?)
             .args(std::env::args_os().skip(1))
             .env(STAGE, "inside")

@@ -188,7 +188,7 @@ impl Installation {
         let pids = self.role_pids()?;
         // A role that is just being started again is dead already.
         for (_, pid) in pids.iter().filter(|(name, _)| name == role) {
-            let _ = rigbox_sys::spawn::signal(*pid, 9);
+            let _ = rigbox_sys::spawn::send_signal(*pid, 9);
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Installation {
     pub(crate) fn without_role(&self, role: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut pids = self.role_pids()?;
         pids.retain(|(name, _)| name == role);
-        let send = |number| pids.iter().try_for_each(|(_, pid)| rigbox_sys::spawn::signal(*pid, number));
+        let send = |number| pids.iter().try_for_each(|(_, pid)| rigbox_sys::spawn::send_signal(*pid, number));
         // SIGSTOP and SIGCONT
         send(19)?;
         let done = work();

@@ -44,20 +44,20 @@ impl Internet {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let own = Some("/proc/thread-self/ns/net");
             nix::mount::mount(own, PATH, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>)?;
-            rigbox_sys::network::up("lo")
+            rigbox_sys::network::bring_up("lo")
         });
         made.join().map_err(|_| anyhow::anyhow!("the internet"))??;
         let mask = Ipv4Addr::new(255, 255, 255, 0);
         ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", PATH])?;
-        rigbox_sys::network::configure("eth0", HOST, mask)?;
+        rigbox_sys::network::set_address("eth0", HOST, mask)?;
         inside(Path::new(PATH), move || {
-            rigbox_sys::network::configure("eth0", ROUTER, mask)?;
+            rigbox_sys::network::set_address("eth0", ROUTER, mask)?;
             for address in [SERVER, OTHER, RESOLVER] {
                 ip(&["address", "add", &format!("{address}/32"), "dev", "lo"]).map_err(io::Error::other)?;
             }
             Ok(())
         })?;
-        rigbox_sys::network::default_route(ROUTER)?;
+        rigbox_sys::network::add_default_route(ROUTER)?;
         for address in [SERVER, OTHER] {
             for port in [25, 80, 443, 8080] {
                 serve(address, port, |stream| {

@@ -97,7 +97,7 @@ fn a_killed_vmm_is_a_failure_that_can_be_retried(world: &World) -> Kept {
     let before = world.vmm_pids()?;
     let id = api.spawn("victim")?;
     let pid = world.vmm_pids()?.into_iter().find(|pid| !before.contains(pid)).context("the new VMM")?;
-    rigbox_sys::spawn::signal(pid, 9)?;
+    rigbox_sys::spawn::send_signal(pid, 9)?;
     api.wait(&id, "failed")?;
     let failed = api.get(&format!("/workspaces/{id}"))?.expect(200)?;
     ensure!(failed.pointer("/failure/code").is_some_and(|code| code == "vmm_died"), "{failed}");

@@ -112,7 +112,7 @@ fn vms_that_ran_when_the_host_went_down_run_again(world: &World) -> Kept {
     // What a reboot of the host leaves: no process of ours, and a journal that names another boot of the host.
     world.kill_supervisor()?;
     for pid in world.vmm_pids()? {
-        rigbox_sys::spawn::signal(pid, 9)?;
+        rigbox_sys::spawn::send_signal(pid, 9)?;
     }
     eventually("the VMMs are gone", Duration::from_secs(10), || {
         Ok(world.vmm_pids()?.is_empty().then_some(()))

@@ -149,7 +149,7 @@ fn answer(verb: &str) -> Result<()> {
     let (message, _) = fdpass::receive(&asker, LIMIT)?;
     match verb {
         "dial" => {
-            let node = fdpass::connect_to(&socket)?;
+            let node = fdpass::connect(&socket)?;
             // One that is refused by its uid finds the connection closed.
             let asked = fdpass::send(&node, &message, &[]).and_then(|()| fdpass::receive(&node, LIMIT));
             let reply = match asked {

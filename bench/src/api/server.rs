@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rigbox_control::Config;
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plans;
-use rigbox_sys::spawn::{Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, configure_child};
 use serde::{Deserialize, Serialize};
 
 use super::database::Database;
@@ -83,7 +83,7 @@ impl Server {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve-api").stdin(Stdio::piped()).env("RUST_LOG", "error");
         // A Ctrl-C is for the bench.
-        surround(&mut command, Surroundings { new_session: true, ..Surroundings::default() });
+        configure_child(&mut command, ChildSetup { new_session: true, ..ChildSetup::default() });
         let mut server = Self { name, child: command.spawn()?, port: listen.port() };
         // Kept open: its end is the server's.
         let input = server.child.stdin.as_mut().context("the server's standard input")?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
-use rigbox_sys::spawn::{Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, configure_child};
 
 use super::process::{WORKERS, free_port, wait_for};
 use crate::host;
@@ -37,7 +37,7 @@ impl Process {
         fs::write(&config, format!("{}{servers}\n}}\n", head(folder, "root")))?;
         let mut command = Command::new("nginx");
         command.arg("-c").arg(&config).arg("-e").arg(folder.join("error.log")).stdin(Stdio::null());
-        surround(&mut command, Surroundings { new_session: true, ..Surroundings::default() });
+        configure_child(&mut command, ChildSetup { new_session: true, ..ChildSetup::default() });
         let child = command.spawn().context("nginx: is the package nginx-light installed?")?;
         Ok(Self { child })
     }
@@ -46,7 +46,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Its workers end with it only when it ends in order.
-        let _ = rigbox_sys::spawn::signal(self.child.id().cast_signed(), 15);
+        let _ = rigbox_sys::spawn::send_signal(self.child.id().cast_signed(), 15);
         let _ = self.child.wait();
     }
 }

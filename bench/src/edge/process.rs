@@ -13,7 +13,7 @@ use prost::Message;
 use rigbox_edge::{Config, Limits};
 use rigbox_proto::dial::{DialReply, DialRequest};
 use rigbox_sys::fdpass;
-use rigbox_sys::spawn::{Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, configure_child};
 use serde::{Deserialize, Serialize};
 
 use super::table;
@@ -72,7 +72,7 @@ impl Edge {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve-edge").stdin(Stdio::piped()).env("RUST_LOG", "error");
         // A Ctrl-C is for the bench.
-        surround(&mut command, Surroundings { new_session: true, ..Surroundings::default() });
+        configure_child(&mut command, ChildSetup { new_session: true, ..ChildSetup::default() });
         let mut edge = Self { child: command.spawn()?, port: listen.port(), _neighbours: neighbours };
         let input = edge.child.stdin.as_mut().context("edge's standard input")?;
         writeln!(input, "{order}")?;
@@ -113,7 +113,7 @@ pub(super) fn wait_for(address: SocketAddr, what: &str) -> Result<()> {
 
 /// The node's socket for gateways: connects to this host's own ports.
 fn dial(socket: &Path, http: u16, websockets: u16) -> Result<()> {
-    let listener = fdpass::listen_at(socket)?;
+    let listener = fdpass::listen(socket)?;
     std::thread::Builder::new().name("dial".into()).spawn(move || {
         while let Ok(peer) = rustix::net::accept(&listener) {
             let answer = || -> Result<()> {

@@ -22,7 +22,7 @@ struct Node {
 
 impl Node {
     async fn of(rig: &Rig) -> Self {
-        let socket = fdpass::connect_to(&rig.path("bridge.sock")).unwrap();
+        let socket = fdpass::connect(&rig.path("bridge.sock")).unwrap();
         Self { socket, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 

@@ -77,7 +77,7 @@ impl Dial {
         }
         .encode_to_vec();
         let asked = tokio::task::spawn_blocking(move || -> Result<StdStream, DialError> {
-            let socket = fdpass::connect_to(&path).map_err(node)?;
+            let socket = fdpass::connect(&path).map_err(node)?;
             set_socket_timeout(&socket, Timeout::Recv, Some(patience)).map_err(node)?;
             fdpass::send(&socket, &request, &[]).map_err(node)?;
             let (message, mut fds) = fdpass::receive(&socket, LIMIT).map_err(node)?;

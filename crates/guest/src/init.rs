@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
-use rigbox_sys::spawn::{Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, configure_child};
 
 const ROOT: &str = "/root-disk";
 const DISK: &str = "/dev/vda";
@@ -148,9 +148,9 @@ fn write_through(path: &str, text: &str) -> Result<()> {
 
 /// A VM without a network is still of use, so what fails here is told on the console.
 fn configure_network() {
-    let result = rigbox_sys::network::up("lo")
-        .and_then(|()| rigbox_sys::network::configure("eth0", ADDRESS, NETMASK))
-        .and_then(|()| rigbox_sys::network::default_route(GATEWAY));
+    let result = rigbox_sys::network::bring_up("lo")
+        .and_then(|()| rigbox_sys::network::set_address("eth0", ADDRESS, NETMASK))
+        .and_then(|()| rigbox_sys::network::add_default_route(GATEWAY));
     if let Err(error) = result {
         eprintln!("rigbox: no network: {error}");
     }
@@ -198,9 +198,9 @@ fn leave_agent_cgroup() -> Result<()> {
 fn start_agent() -> Result<()> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(crate::AGENT_NAME).env_clear();
-    surround(
+    configure_child(
         &mut command,
-        Surroundings { new_session: true, oom_score_adj: Some(-1000), nice: Some(-10), ..Default::default() },
+        ChildSetup { new_session: true, oom_score_adj: Some(-1000), nice: Some(-10), ..Default::default() },
     );
     command.spawn()?;
     Ok(())

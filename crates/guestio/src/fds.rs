@@ -60,7 +60,7 @@ impl Fds {
         let path = Arc::clone(&self.path);
         let request = request.encode_to_vec();
         let asked = tokio::task::spawn_blocking(move || -> Result<OwnedFd, FdError> {
-            let socket = fdpass::connect_to(&path)?;
+            let socket = fdpass::connect(&path)?;
             fdpass::send(&socket, &request, &[])?;
             let (message, mut fds) = fdpass::receive(&socket, LIMIT)?;
             let reply = FdReply::decode(message.as_slice()).map_err(std::io::Error::other)?;

@@ -73,7 +73,7 @@ impl Bridge {
             *connection = Some(old);
             return Ok(());
         }
-        let new = fdpass::connect_to(&self.socket)?;
+        let new = fdpass::connect(&self.socket)?;
         packets::limit(&new, Timeout::Send, TAKEN_WITHIN)?;
         fdpass::send(&new, &packet, &[stream.as_fd()])?;
         *connection = Some(new);

@@ -44,7 +44,7 @@ impl Handle {
 
     /// Waits until the process has ended.
     pub(crate) async fn ended(&self) -> io::Result<()> {
-        rigbox_sys::async_file::readable(self.pidfd.try_clone()?).await
+        rigbox_sys::async_file::wait_readable(self.pidfd.try_clone()?).await
     }
 }
 

@@ -108,7 +108,7 @@ fn spawn(role: &str, config: &Path, hidden: Option<&str>) -> std::io::Result<Chi
 
 async fn end(role: &str, mut child: Child) {
     if let Some(pid) = child.id() {
-        let _ = rigbox_sys::spawn::signal(pid.cast_signed(), 15);
+        let _ = rigbox_sys::spawn::send_signal(pid.cast_signed(), 15);
     }
     if tokio::time::timeout(END_WITHIN, child.wait()).await.is_err() {
         tracing::warn!(role, "did not end in time and is killed");

@@ -1,4 +1,4 @@
-//! A device (the port to the host, a terminal) as an asynchronous byte stream.
+//! Asynchronous I/O on character devices, such as the virtio-serial port to the host or a terminal.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,16 +11,16 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// An open device that never blocks.
+/// Open device in non-blocking mode, as a tokio byte stream.
 pub struct AsyncFile {
     file: AsyncFd<File>,
 }
 
 impl AsyncFile {
-    /// Makes `file` non-blocking; the caller is inside a tokio runtime.
+    /// Switches `file` to non-blocking mode and registers it with the current tokio runtime.
     ///
     /// # Errors
-    /// `file` is of a kind that cannot be polled.
+    /// Fails if `file` is of a kind that cannot be polled.
     pub fn new(file: File) -> io::Result<Self> {
         fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
         // SAFETY: a `File` owns its descriptor and names the same one for as long as it lives; `AsyncFd` owns the `File`.
@@ -70,11 +70,11 @@ impl AsyncWrite for AsyncFile {
     }
 }
 
-/// Waits until `fd` is readable: for a process's descriptor, until the process has ended.
+/// Waits until `fd` is readable. A pidfd becomes readable when its process exits.
 ///
 /// # Errors
-/// `fd` cannot be polled.
-pub async fn readable(fd: OwnedFd) -> io::Result<()> {
+/// Fails if `fd` cannot be polled.
+pub async fn wait_readable(fd: OwnedFd) -> io::Result<()> {
     // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives; `AsyncFd` owns it.
     let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
     fd.readable().await?.retain_ready();

@@ -1,4 +1,4 @@
-//! Block devices and ext4.
+//! Ioctls of block devices and of ext4.
 
 use std::fs::File;
 use std::io;
@@ -10,21 +10,21 @@ mod request {
     nix::ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64);
 }
 
-/// Size of a block device, bytes.
+/// Returns the size of a block device in bytes.
 ///
 /// # Errors
-/// `device` is no block device.
-pub fn size(device: &File) -> io::Result<u64> {
+/// Fails if `device` is not a block device.
+pub fn device_size(device: &File) -> io::Result<u64> {
     let mut bytes = 0;
     // SAFETY: the kernel writes one u64 to the pointer, which lives through the call.
     unsafe { request::blkgetsize64(device.as_raw_fd(), &mut bytes) }?;
     Ok(bytes)
 }
 
-/// Grows the mounted ext4 file system that `root` lies on to `blocks` file system blocks (`EXT4_IOC_RESIZE_FS`, online).
+/// Grows the mounted ext4 file system of `root` to `blocks` file system blocks, online (`EXT4_IOC_RESIZE_FS`).
 ///
 /// # Errors
-/// No ext4, no permission, or the device is smaller.
+/// Fails if the file system is not ext4, the caller lacks permission, or the device is smaller than `blocks`.
 pub fn grow_ext4(root: &File, blocks: u64) -> io::Result<()> {
     // SAFETY: the kernel reads one u64 from the pointer, which lives through the call.
     unsafe { request::ext4_resize_fs(root.as_raw_fd(), &blocks) }?;

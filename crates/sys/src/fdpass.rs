@@ -1,4 +1,5 @@
-//! One message with descriptors beside it, over a socket that keeps the bounds of messages (`SOCK_SEQPACKET`).
+//! File descriptor passing: messages with attached descriptors (`SCM_RIGHTS`) over `SOCK_SEQPACKET` sockets, which keep
+//! message boundaries.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -7,40 +8,41 @@ use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
-    socket_with, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socket_with,
+    socketpair,
 };
 
-/// More descriptors than one message ever carries.
-const MOST: usize = 16;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Upper bound for descriptors in one message; no caller sends more.
+const MAX_FDS: usize = 16;
+const LISTEN_BACKLOG: i32 = 16;
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Connects to the packet socket at `path`.
+/// Connects to the socket at `path`.
 ///
 /// # Errors
 /// As connect(2).
-pub fn connect_to(path: &std::path::Path) -> io::Result<OwnedFd> {
-    let socket = packet_socket()?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
+pub fn connect(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let socket = seqpacket_socket()?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
 
-/// Listens on a packet socket at `path`, which must not exist.
+/// Listens on a new socket at `path`, which must not exist.
 ///
 /// # Errors
 /// As bind(2).
-pub fn listen_at(path: &std::path::Path) -> io::Result<OwnedFd> {
-    let socket = packet_socket()?;
+pub fn listen(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let socket = seqpacket_socket()?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::net::listen(&socket, 16)?;
+    rustix::net::listen(&socket, LISTEN_BACKLOG)?;
     Ok(socket)
 }
 
-/// Listens at `path`, in place of what a dead process left there, on a thread named `name`, and gives each connection of a process of
-/// `uid` to `serve`; others are closed at once.
+/// Listens at `path` on a thread named `name` and passes each connection of a process of `uid` to `serve`. Connections of other
+/// users are closed at once. Replaces a stale socket file.
 ///
 /// # Errors
-/// As unlink(2), bind(2) or chmod(2), or there is no thread to be had.
+/// As unlink(2), bind(2) or chmod(2), or if the thread cannot be spawned.
 pub fn serve(
     path: &std::path::Path,
     uid: u32,
@@ -51,13 +53,13 @@ pub fn serve(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = listen_at(path)?;
+    let listener = listen(path)?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     let accept = move || {
         loop {
             let Ok(peer) = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) else {
-                // Out of descriptors, perhaps: they come back.
-                std::thread::sleep(ACCEPT_PAUSE);
+                // Probably out of descriptors, which is temporary.
+                std::thread::sleep(ACCEPT_RETRY_DELAY);
                 continue;
             };
             if rustix::net::sockopt::socket_peercred(&peer).is_ok_and(|cred| cred.uid.as_raw() == uid) {
@@ -68,7 +70,7 @@ pub fn serve(
     std::thread::Builder::new().name(name.to_owned()).spawn(accept).map(drop)
 }
 
-/// Two packet sockets, connected to each other.
+/// Returns a pair of connected sockets.
 ///
 /// # Errors
 /// As socketpair(2).
@@ -76,31 +78,31 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-fn packet_socket() -> io::Result<OwnedFd> {
+fn seqpacket_socket() -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Sends one message with copies of `fds`.
+/// Sends one message with duplicates of `fds` attached.
 ///
 /// # Errors
 /// As sendmsg(2).
 pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if fds.len() > MOST || (!fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds))) {
+    if fds.len() > MAX_FDS || (!fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds))) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
     }
     sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Receives one message of at most `limit` bytes and the descriptors beside it. An empty message without descriptors is the end.
+/// Receives one message of at most `limit` bytes, and its descriptors. An empty message without descriptors means end of stream.
 ///
 /// # Errors
-/// As recvmsg(2), or the message is longer than `limit`.
+/// As recvmsg(2), or if the message is longer than `limit`.
 pub fn receive(socket: impl AsFd, limit: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut message = vec![0; limit];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received =
         recvmsg(socket, &mut [IoSliceMut::new(&mut message)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -115,7 +117,7 @@ pub fn receive(socket: impl AsFd, limit: usize) -> io::Result<(Vec<u8>, Vec<Owne
     if received.flags.contains(ReturnFlags::TRUNC) || received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a message longer than {limit} bytes"),
+            format!("message is longer than {limit} bytes"),
         ));
     }
     message.truncate(received.bytes);
@@ -128,7 +130,7 @@ mod tests {
     use std::io::{Read, Write};
 
     #[test]
-    fn a_descriptor_crosses() {
+    fn descriptor_is_passed_with_its_message() {
         let (here, there) = pair().unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         send(&here, b"take this", &[writer.as_fd()]).unwrap();
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_refused() {
+    fn message_over_the_limit_is_refused() {
         let (here, there) = pair().unwrap();
         send(&here, &[0; 65], &[]).unwrap();
         assert!(receive(&there, 64).is_err());

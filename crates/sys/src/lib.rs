@@ -1,6 +1,6 @@
-//! The few system calls that Rigbox needs and no safe crate offers, safe outside. `unsafe` stands nowhere else.
+//! Safe wrappers for the few system calls that no safe crate offers. No other crate of Rigbox contains `unsafe`.
 
-#![allow(unsafe_code)] // this crate is its one place; clippy demands a SAFETY comment for each block
+#![allow(unsafe_code)] // the only crate that may; clippy requires a SAFETY comment on each block
 
 pub mod async_file;
 pub mod block;

@@ -1,5 +1,5 @@
-//! Making a tap device, and giving an interface its address, by the classic ioctls of netdevice(7): on both sides of a VM's wire.
-//! All of it acts in the network namespace of the calling thread.
+//! Network interface setup with the ioctls of netdevice(7), for both ends of a VM's link. Everything acts on the network namespace of
+//! the calling thread.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -25,12 +25,12 @@ mod request {
     nix::ioctl_write_ptr_bad!(siocsarp, libc::SIOCSARP, libc::arpreq);
 }
 
-/// Makes the tap device `name` and returns the descriptor that carries its frames (with a `virtio_net_hdr` before each). The
-/// device goes when the last copy of the descriptor is closed.
+/// Creates the tap device `name` and returns the descriptor that carries its frames, each with a `virtio_net_hdr`. The kernel
+/// removes the device when the last copy of the descriptor is closed.
 ///
 /// # Errors
-/// No `/dev/net/tun`, no permission, or a device of that name exists.
-pub fn tap(name: &str) -> io::Result<OwnedFd> {
+/// Fails without `/dev/net/tun` or permission, or if a device of that name exists.
+pub fn create_tap(name: &str) -> io::Result<OwnedFd> {
     let file: File = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let mut ifreq = ifreq(name)?;
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
@@ -40,11 +40,11 @@ pub fn tap(name: &str) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Gives `interface` an address and brings it up.
+/// Sets the address of `interface` and brings it up.
 ///
 /// # Errors
-/// No such interface, or no permission.
-pub fn configure(interface: &str, address: Ipv4Addr, netmask: Ipv4Addr) -> io::Result<()> {
+/// Fails if there is no such interface, or without permission.
+pub fn set_address(interface: &str, address: Ipv4Addr, netmask: Ipv4Addr) -> io::Result<()> {
     let socket = control_socket()?;
     let mut ifreq = ifreq(interface)?;
     ifreq.ifr_ifru.ifru_addr = sockaddr(address);
@@ -53,14 +53,14 @@ pub fn configure(interface: &str, address: Ipv4Addr, netmask: Ipv4Addr) -> io::R
     ifreq.ifr_ifru.ifru_netmask = sockaddr(netmask);
     // SAFETY: as above.
     unsafe { request::siocsifnetmask(socket.as_raw_fd(), &ifreq) }?;
-    up(interface)
+    bring_up(interface)
 }
 
 /// Brings `interface` up.
 ///
 /// # Errors
-/// No such interface, or no permission.
-pub fn up(interface: &str) -> io::Result<()> {
+/// Fails if there is no such interface, or without permission.
+pub fn bring_up(interface: &str) -> io::Result<()> {
     let socket = control_socket()?;
     let mut ifreq = ifreq(interface)?;
     // SAFETY: the kernel fills in the flags of a valid `struct ifreq` that lives through the call.
@@ -72,29 +72,29 @@ pub fn up(interface: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives `interface`, which is down, the address `mac`.
+/// Sets the MAC address of `interface`, which must be down.
 ///
 /// # Errors
-/// No such interface, or no permission.
+/// Fails if there is no such interface, or without permission.
 pub fn set_mac(interface: &str, mac: [u8; 6]) -> io::Result<()> {
     let socket = control_socket()?;
     let mut ifreq = ifreq(interface)?;
-    ifreq.ifr_ifru.ifru_hwaddr = hardware(mac);
+    ifreq.ifr_ifru.ifru_hwaddr = hardware_sockaddr(mac);
     // SAFETY: `ifreq` is a valid `struct ifreq` with an Ethernet address, and lives through the call.
     unsafe { request::siocsifhwaddr(socket.as_raw_fd(), &ifreq) }?;
     Ok(())
 }
 
-/// Notes for good that `address` is found at `mac` on `interface`: nobody is asked for it, and nobody can say otherwise.
+/// Adds a permanent ARP entry: `address` is at `mac` on `interface`. The kernel sends no ARP request for it and accepts no update.
 ///
 /// # Errors
-/// No such interface, or no permission.
-pub fn neighbour(interface: &str, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
+/// Fails if there is no such interface, or without permission.
+pub fn add_permanent_neighbor(interface: &str, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
     let socket = control_socket()?;
     // SAFETY: `arpreq` is plain data for which all zeroes is a valid value.
     let mut arpreq: libc::arpreq = unsafe { std::mem::zeroed() };
     arpreq.arp_pa = sockaddr(address);
-    arpreq.arp_ha = hardware(mac);
+    arpreq.arp_ha = hardware_sockaddr(mac);
     arpreq.arp_flags = libc::ATF_COM | libc::ATF_PERM;
     arpreq.arp_dev = ifreq(interface)?.ifr_name;
     // SAFETY: `arpreq` is a valid `struct arpreq` that lives through the call.
@@ -102,11 +102,11 @@ pub fn neighbour(interface: &str, address: Ipv4Addr, mac: [u8; 6]) -> io::Result
     Ok(())
 }
 
-/// Adds the default route by way of `gateway`.
+/// Adds a default route through `gateway`.
 ///
 /// # Errors
-/// The gateway is not on a connected network, or no permission.
-pub fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
+/// Fails if the gateway is not on a connected network, or without permission.
+pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
     let socket = control_socket()?;
     // SAFETY: `rtentry` is plain data for which all zeroes is a valid value.
     let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
@@ -128,7 +128,10 @@ fn ifreq(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
     let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= ifreq.ifr_name.len() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{name}` is no interface name")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("`{name}` is not an interface name"),
+        ));
     }
     for (to, from) in ifreq.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
@@ -136,7 +139,7 @@ fn ifreq(name: &str) -> io::Result<libc::ifreq> {
     Ok(ifreq)
 }
 
-fn hardware(mac: [u8; 6]) -> libc::sockaddr {
+fn hardware_sockaddr(mac: [u8; 6]) -> libc::sockaddr {
     let mut data = [0; 14];
     for (to, from) in data.iter_mut().zip(mac) {
         *to = from as libc::c_char;
@@ -146,7 +149,7 @@ fn hardware(mac: [u8; 6]) -> libc::sockaddr {
 
 fn sockaddr(address: Ipv4Addr) -> libc::sockaddr {
     let mut data = [0; 14];
-    // Of `sockaddr_in`: two bytes of port, then the address in network order.
+    // Layout of `sockaddr_in`: two bytes of port, then the address in network order.
     for (to, from) in data.iter_mut().skip(2).zip(address.octets()) {
         *to = from as libc::c_char;
     }

@@ -1,19 +1,19 @@
-//! Giving root up for good: used by every role that needs no root, and by every VMM.
+//! Permanent privilege drop, for every role that does not need root and for every VMM.
 
 use std::io;
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
-/// Becomes user and group `id` without any capability, supplementary group, or way to new privileges. For a process with one thread
-/// (glibc carries the ids to all threads, the bounding set is per thread).
+/// Switches to user and group `id`, without capabilities, supplementary groups or a way to gain privileges again. The process must
+/// have a single thread: glibc changes the ids of all threads, but the bounding set is per thread.
 ///
 /// # Errors
-/// The caller is not root.
+/// Fails if the caller is not root.
 pub fn drop_to(id: u32) -> io::Result<()> {
     for capability in CapabilitySet::all().iter() {
         match remove_capability_from_bounding_set(capability) {
-            // One that this kernel does not know.
+            // `EINVAL`: this kernel does not have the capability.
             Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -1,4 +1,4 @@
-//! What a child has to do between fork and exec, which `std::process::Command` has no words for.
+//! Setup of a child between fork and exec that `std::process::Command` does not offer.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,77 +7,80 @@ use std::process::Command;
 
 use nix::libc;
 
-/// Who the child becomes.
+/// User and groups that the child switches to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// User.
+    /// User id.
     pub uid: u32,
-    /// Primary group.
+    /// Primary group id.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary group ids.
     pub groups: Vec<u32>,
 }
 
-/// The child's surroundings.
+/// Settings that a child applies to itself before exec.
 #[derive(Debug, Default)]
-pub struct Surroundings {
-    /// Opened `cgroup.procs` files (or v1 `tasks`) which the child writes itself into, while it is still root.
+pub struct ChildSetup {
+    /// Open `cgroup.procs` files (v1: `tasks`) that the child joins while it is still root.
     pub cgroups: Vec<OwnedFd>,
-    /// Leads a new session; with `terminal`, standard input becomes its controlling terminal.
+    /// Starts a new session.
     pub new_session: bool,
-    /// See `new_session`.
-    pub terminal: bool,
-    /// Taken last; nothing else can be gained by exec afterwards only if the caller also forbids new privileges.
+    /// Makes standard input the controlling terminal of the new session.
+    pub controlling_terminal: bool,
+    /// Applied last. Set-user-id programs still gain privileges unless the caller also sets `no_new_privs`.
     pub credentials: Option<Credentials>,
-    /// For the OOM killer, -1000 to 1000.
+    /// OOM killer adjustment, -1000 to 1000.
     pub oom_score_adj: Option<i16>,
     /// Nice value.
     pub nice: Option<i32>,
 }
 
-/// Adds `surroundings` to `command`: they take effect in the child, right before exec. Signals that the parent blocks or ignores
-/// are restored.
-pub fn surround(command: &mut Command, surroundings: Surroundings) {
-    let prepare = move || {
-        for cgroup in &surroundings.cgroups {
+/// Makes the child of `command` apply `setup` right before exec. Also restores signals that the parent blocks or ignores.
+pub fn configure_child(command: &mut Command, setup: ChildSetup) {
+    let apply = move || {
+        for cgroup in &setup.cgroups {
             write_all(cgroup.as_raw_fd(), b"0")?;
         }
-        if let Some(score) = surroundings.oom_score_adj {
+        if let Some(score) = setup.oom_score_adj {
             set_oom_score(score)?;
         }
-        if let Some(nice) = surroundings.nice {
+        if let Some(nice) = setup.nice {
             // SAFETY: takes plain integers; async-signal-safe as a bare system call.
             check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })?;
         }
-        if surroundings.new_session {
+        if setup.new_session {
             // SAFETY: takes nothing; async-signal-safe.
             check(unsafe { libc::setsid() })?;
         }
-        if surroundings.terminal {
-            // SAFETY: descriptor 0 is the terminal's own; the argument is an integer.
+        if setup.controlling_terminal {
+            // SAFETY: operates on descriptor 0; the argument is an integer.
             check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
         }
-        if let Some(who) = &surroundings.credentials {
-            // The bare system calls, because the C library's wrappers would try to tell threads that the child does not have.
-            let (count, list) = (who.groups.len(), who.groups.as_ptr());
+        if let Some(credentials) = &setup.credentials {
+            // Raw system calls: the C library's wrappers would try to synchronize threads that the child does not have.
+            let (count, list) = (credentials.groups.len(), credentials.groups.as_ptr());
             // SAFETY: pointer and length are of one live vector.
             check(unsafe { libc::syscall(libc::SYS_setgroups, count, list) } as i32)?;
             // SAFETY: plain integers.
-            check(unsafe { libc::syscall(libc::SYS_setresgid, who.gid, who.gid, who.gid) } as i32)?;
+            check(unsafe {
+                libc::syscall(libc::SYS_setresgid, credentials.gid, credentials.gid, credentials.gid)
+            } as i32)?;
             // SAFETY: plain integers.
-            check(unsafe { libc::syscall(libc::SYS_setresuid, who.uid, who.uid, who.uid) } as i32)?;
+            check(unsafe {
+                libc::syscall(libc::SYS_setresuid, credentials.uid, credentials.uid, credentials.uid)
+            } as i32)?;
         }
         restore_signals()
     };
     // SAFETY: the closure only makes async-signal-safe system calls and allocates nothing.
-    unsafe { command.pre_exec(prepare) };
+    unsafe { command.pre_exec(apply) };
 }
 
-/// Sends any signal by its number, real-time ones included; a negative `pid` means a process group, as in kill(2).
+/// Sends a signal by number, including real-time signals. A negative `pid` addresses a process group, as in kill(2).
 ///
 /// # Errors
 /// As kill(2).
-pub fn signal(pid: i32, number: i32) -> io::Result<()> {
+pub fn send_signal(pid: i32, number: i32) -> io::Result<()> {
     // SAFETY: plain integers.
     check(unsafe { libc::kill(pid, number) })
 }
@@ -89,11 +92,11 @@ fn restore_signals() -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: an all-zero `sigset_t` is initialised by `sigemptyset` before it is read.
+    // SAFETY: an all-zero `sigset_t` is initialized by `sigemptyset` before it is read.
     let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `none` is valid for writing.
     check(unsafe { libc::sigemptyset(&mut none) })?;
-    // SAFETY: `none` is initialised; the old mask is not asked for.
+    // SAFETY: `none` is initialized; the old mask is not requested.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) })
 }
 
@@ -102,14 +105,14 @@ fn set_oom_score(score: i16) -> io::Result<()> {
     let file = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
     check(file)?;
     let mut digits = [0u8; 6];
-    let result = write_all(file, decimal(score, &mut digits));
+    let result = write_all(file, format_decimal(score, &mut digits));
     // SAFETY: `file` was opened above and is closed once.
     unsafe { libc::close(file) };
     result
 }
 
-/// Decimal digits without allocating.
-fn decimal(number: i16, space: &mut [u8; 6]) -> &[u8] {
+/// Formats `number` in decimal without allocating.
+fn format_decimal(number: i16, space: &mut [u8; 6]) -> &[u8] {
     let mut rest = number.unsigned_abs();
     let mut start = space.len();
     loop {
@@ -146,19 +149,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_people_do() {
+    fn decimal_format_matches_to_string() {
         for number in [0, 7, -1000, 1000, i16::MIN, i16::MAX] {
-            assert_eq!(decimal(number, &mut [0; 6]), number.to_string().as_bytes());
+            assert_eq!(format_decimal(number, &mut [0; 6]), number.to_string().as_bytes());
         }
     }
 
     #[test]
-    fn the_child_leads_a_session_of_its_own() {
+    fn child_leads_its_own_session() {
         let mut command = Command::new("sh");
         command.args(["-c", "ps -o sid= -p $$ | tr -d ' '; echo $$"]);
-        surround(
+        configure_child(
             &mut command,
-            Surroundings { new_session: true, oom_score_adj: Some(500), ..Default::default() },
+            ChildSetup { new_session: true, oom_score_adj: Some(500), ..Default::default() },
         );
         let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
         let mut lines = output.lines();

@@ -19,7 +19,7 @@ use rigbox_proto::guest::exec_input::Input;
 use rigbox_proto::guest::exec_output::Output;
 use rigbox_proto::guest::{Error, ExecEnd, ExecInput, ExecOutput, ExecStart};
 use rigbox_proto::stream::CHUNK;
-use rigbox_sys::spawn::{Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, configure_child};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -118,7 +118,7 @@ struct Group {
 impl Group {
     fn signal(&self, signal: Signal) {
         // A group that has ended already is fine.
-        let _ = rigbox_sys::spawn::signal(-self.leader, signal as i32);
+        let _ = rigbox_sys::spawn::send_signal(-self.leader, signal as i32);
     }
 
     fn kill(&self) {
@@ -206,12 +206,12 @@ impl Running {
                 Some(Terminal::attach(&mut command, size).map_err(|failure| io_error("terminal", failure))?)
             }
         };
-        surround(
+        configure_child(
             &mut command,
-            Surroundings {
+            ChildSetup {
                 cgroups: vec![procs.into()],
                 new_session: true,
-                terminal: start.tty.is_some(),
+                controlling_terminal: start.tty.is_some(),
                 credentials: Some(user.credentials.clone()),
                 oom_score_adj: Some(0),
                 nice: Some(0),

@@ -10,7 +10,7 @@ use rigbox_proto::guest::{
     write_file_input,
 };
 use rigbox_proto::stream::CHUNK;
-use rigbox_sys::spawn::{Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, configure_child};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio_stream::Stream;
@@ -148,9 +148,9 @@ fn run(user: &User, script: &str, path: &Path, arguments: [String; 2]) -> Result
     command.env_clear().envs(user.environment()).env("LC_ALL", "C").current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let credentials = Some(user.credentials.clone());
-    surround(
+    configure_child(
         &mut command,
-        Surroundings { credentials, oom_score_adj: Some(0), nice: Some(0), ..Default::default() },
+        ChildSetup { credentials, oom_score_adj: Some(0), nice: Some(0), ..Default::default() },
     );
     let mut command = Command::from(command);
     command.kill_on_drop(true).spawn().map_err(|error| Status::internal(format!("/bin/sh: {error}")))
@@ -159,7 +159,7 @@ fn run(user: &User, script: &str, path: &Path, arguments: [String; 2]) -> Result
 async fn kill(child: &mut Child) {
     // TERM first: the shell acts on it when the end of its input has ended `cat`, and removes the half-written file.
     if let Some(pid) = child.id() {
-        let _ = rigbox_sys::spawn::signal(pid.cast_signed(), 15);
+        let _ = rigbox_sys::spawn::send_signal(pid.cast_signed(), 15);
     }
     drop(child.stdin.take());
     if tokio::time::timeout(std::time::Duration::from_secs(5), child.wait()).await.is_err() {

@@ -16,7 +16,7 @@ pub(super) fn to_device() {
 }
 
 fn try_to_device() -> io::Result<()> {
-    let device = rigbox_sys::block::size(&File::open("/dev/vda")?)?;
+    let device = rigbox_sys::block::device_size(&File::open("/dev/vda")?)?;
     let root = File::open("/")?;
     let file_system = rustix::fs::statvfs("/")?;
     let blocks = device / file_system.f_frsize;

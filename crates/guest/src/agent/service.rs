@@ -124,7 +124,7 @@ async fn shut_down(grace: Duration) {
     let deadline = tokio::time::Instant::now() + grace / 2;
     // PID 1 gets no signal that it has no handler for, so early in its start this is lost, and said again.
     while tokio::time::Instant::now() < deadline {
-        let _ = rigbox_sys::spawn::signal(1, POWEROFF_IN_ORDER);
+        let _ = rigbox_sys::spawn::send_signal(1, POWEROFF_IN_ORDER);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     eprintln!("rigbox-agent: systemd did not end the system in time: syncing and powering off");

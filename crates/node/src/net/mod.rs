@@ -47,12 +47,12 @@ pub(crate) fn create(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) 
         unshare(CloneFlags::CLONE_NEWNET)?;
         mount_own(&target)?;
         no_ipv6()?;
-        let tap = rigbox_sys::network::tap(TAP)?;
+        let tap = rigbox_sys::network::create_tap(TAP)?;
         rules::apply(&rules)?;
         rigbox_sys::network::set_mac(TAP, MAC)?;
-        rigbox_sys::network::up("lo")?;
-        rigbox_sys::network::configure(TAP, ADDRESS, NETMASK)?;
-        rigbox_sys::network::neighbour(TAP, VM_ADDRESS, VM_MAC)?;
+        rigbox_sys::network::bring_up("lo")?;
+        rigbox_sys::network::set_address(TAP, ADDRESS, NETMASK)?;
+        rigbox_sys::network::add_permanent_neighbor(TAP, VM_ADDRESS, VM_MAC)?;
         Ok(tap)
     })?;
     if let Some((uplink, slot)) = out {

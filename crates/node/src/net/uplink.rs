@@ -125,8 +125,8 @@ impl Uplink {
         on_a_thread(
             netns,
             in_namespace(netns, move || {
-                rigbox_sys::network::configure(OUT, address, Ipv4Addr::new(255, 255, 0, 0))?;
-                rigbox_sys::network::default_route(GATEWAY)?;
+                rigbox_sys::network::set_address(OUT, address, Ipv4Addr::new(255, 255, 0, 0))?;
+                rigbox_sys::network::add_default_route(GATEWAY)?;
                 fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             }),
         )
@@ -173,12 +173,13 @@ fn build(names: &Names, address: Ipv4Addr) -> Result<(), Error> {
         }
         _ => {}
     }
-    rigbox_sys::network::configure(link, address, NETMASK).map_err(Error::system("the uplink's address"))?;
+    rigbox_sys::network::set_address(link, address, NETMASK)
+        .map_err(Error::system("the uplink's address"))?;
     on_a_thread(
         egress,
         in_namespace(egress, move || {
-            rigbox_sys::network::configure("uplink", next(address), NETMASK)?;
-            rigbox_sys::network::default_route(address)
+            rigbox_sys::network::set_address("uplink", next(address), NETMASK)?;
+            rigbox_sys::network::add_default_route(address)
         }),
     )
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rigbox_sys::spawn::{Credentials, Surroundings, surround};
+use rigbox_sys::spawn::{ChildSetup, Credentials, configure_child};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +78,7 @@ fn boots(qemu: &Path, image: &Local, uid: u32, kvm_gid: u32) -> Result<(), Strin
     command.args(MACHINE).args(Accelerator::Kvm.arguments());
     command.args(["-m", "256M", "-smp", "1", "-no-reboot", "-serial", "stdio"]);
     command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
-    let tsc = rigbox_sys::tsc::khz(Duration::from_millis(50));
+    let tsc = rigbox_sys::tsc::measure_khz(Duration::from_millis(50));
     command.args(["-append", &format!("{} rigbox.probe", kernel_words(tsc))]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
     // Root where only root may open the device; the guest runs our own init and nothing else.
@@ -86,7 +86,7 @@ fn boots(qemu: &Path, image: &Local, uid: u32, kvm_gid: u32) -> Result<(), Strin
         .is_ok_and(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o060 == 0o060);
     let who = Credentials { uid, gid: uid, groups: vec![kvm_gid] };
     let credentials = shared.then_some(who);
-    surround(&mut command, Surroundings { new_session: true, credentials, ..Default::default() });
+    configure_child(&mut command, ChildSetup { new_session: true, credentials, ..Default::default() });
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", qemu.display()))?;
     let outputs = [
         child.stdout.take().map(|out| collect(Box::new(out))),

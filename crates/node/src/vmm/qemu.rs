@@ -81,7 +81,7 @@ impl Qemu {
             program,
             firmware,
             root,
-            tsc_khz: rigbox_sys::tsc::khz(Duration::from_millis(50)),
+            tsc_khz: rigbox_sys::tsc::measure_khz(Duration::from_millis(50)),
         }
     }
 

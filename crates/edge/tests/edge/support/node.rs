@@ -19,7 +19,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(path: &Path) -> Self {
-        let listener = fdpass::listen_at(path).unwrap();
+        let listener = fdpass::listen(path).unwrap();
         let (ports, dialled) = (Ports::default(), Arc::<Mutex<Vec<DialRequest>>>::default());
         let (these, log) = (Arc::clone(&ports), Arc::clone(&dialled));
         std::thread::spawn(move || {
