@@ -3,7 +3,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "proto/node.proto",
-        "proto/attend.proto",
+        "proto/guestio.proto",
         "proto/bridge.proto",
         "proto/dial.proto",
         "proto/gateway.proto",
@@ -13,12 +13,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    // What holds secrets has a `Debug` of its own (src/lib.rs).
+    // Messages with secrets have a redacting `Debug` in src/lib.rs.
     let secret = [
         "rigbox.gateway.v1.IdentifyRequest",
         "rigbox.gateway.v1.RedeemRequest",
-        "rigbox.gateway.v1.Redeemed",
-        "rigbox.guest.v1.DeliverRequest",
+        "rigbox.gateway.v1.RedeemResponse",
+        "rigbox.guest.v1.DeliverSecretsRequest",
     ];
     tonic_prost_build::configure().bytes(".").skip_debug(secret).compile_fds(descriptors)?;
     Ok(())

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use prost::Message;
-use rigbox_proto::dial::{DialReply, DialRequest};
+use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_proto::node::node_client::NodeClient;
 use rigbox_proto::node::{EgressRefused, NetworkPolicy, SetNetworkRequest, WatchRequest, watch_event};
 use rigbox_sys::fdpass;
@@ -41,7 +41,7 @@ pub(crate) fn dial_as(
     let request = DialRequest { workspace_id: workspace_id.to_owned(), boot_id: boot_id.to_owned(), port };
     let (reply, mut fds) =
         ask(uid, "dial", world.run_dir().join("node/dial.sock"), &request.encode_to_vec())?;
-    let reply = DialReply::decode(reply.as_slice())?;
+    let reply = DialResponse::decode(reply.as_slice())?;
     match fds.pop() {
         Some(socket) => Ok(Ok(socket)),
         None => Ok(Err(reply.code)),
@@ -85,7 +85,7 @@ struct WatchedRefusals {
 const WATCHED_FOR: Duration = Duration::from_secs(20);
 
 async fn watch_refusals(socket: &Path) -> Result<WatchedRefusals> {
-    let mut node = NodeClient::new(rigbox_proto::unix::channel(socket));
+    let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(socket));
     let mut events = node.watch(WatchRequest {}).await?.into_inner();
     let mut watched = WatchedRefusals::default();
     let watch = async {
@@ -154,7 +154,7 @@ fn answer(verb: &str) -> Result<()> {
             let asked = fdpass::send(&node, &message, &[]).and_then(|()| fdpass::receive(&node, LIMIT));
             let reply = match asked {
                 Ok((reply, fds)) if !reply.is_empty() || !fds.is_empty() => (reply, fds),
-                _ => (DialReply { code: "closed".into(), ..Default::default() }.encode_to_vec(), vec![]),
+                _ => (DialResponse { code: "closed".into(), ..Default::default() }.encode_to_vec(), vec![]),
             };
             let fds: Vec<_> = reply.1.iter().map(AsFd::as_fd).collect();
             fdpass::send(&asker, &reply.0, &fds)?;
@@ -163,7 +163,7 @@ fn answer(verb: &str) -> Result<()> {
             let request = SetNetworkRequest::decode(message.as_slice())?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let said = runtime.block_on(async {
-                let mut node = NodeClient::new(rigbox_proto::unix::channel(&socket));
+                let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(&socket));
                 node.set_network(request).await.err().map(|status| status.message().to_owned())
             });
             fdpass::send(&asker, said.unwrap_or_default().as_bytes(), &[])?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use prost::Message;
 use rigbox_edge::{Config, Limits};
-use rigbox_proto::dial::{DialReply, DialRequest};
+use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_sys::fdpass;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,7 @@ fn dial(socket: &Path, http: u16, websockets: u16) -> Result<()> {
                 let request = DialRequest::decode(message.as_slice())?;
                 let port = if request.port == table::HTTP_PORT { http } else { websockets };
                 let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-                fdpass::send(&peer, &DialReply::default().encode_to_vec(), &[stream.as_fd()])?;
+                fdpass::send(&peer, &DialResponse::default().encode_to_vec(), &[stream.as_fd()])?;
                 Ok(())
             };
             // Whoever asked sees the end of the socket.

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rigbox_proto::gateway::gateway_server::{Gateway, GatewayServer};
 use rigbox_proto::gateway::identify_request::Credential;
-use rigbox_proto::gateway::notice::Notice as Said;
+use rigbox_proto::gateway::watch_event::Event;
 use rigbox_proto::gateway::{
-    Acknowledged, IdentifyRequest, Identity, Kind, Lease, Notice, RedeemRequest, Redeemed, ResolveRequest,
-    Route, State, Visibility,
+    AppState, IdentifyRequest, Identity, IdentityKind, Lease, RedeemRequest, RedeemResponse, ResolveRequest,
+    Route, Visibility, WatchAck, WatchEvent,
 };
-use rigbox_proto::unix;
+use rigbox_proto::transport::unix;
 use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -51,9 +51,9 @@ fn route(host: &str) -> Option<Route> {
         app_id: "ap-aaaaaaaa".to_owned(),
         app_name: name.to_owned(),
         workspace_id: WORKSPACE.to_owned(),
-        owner: OWNER.to_owned(),
+        owner_id: OWNER.to_owned(),
         visibility: visibility.into(),
-        state: State::Up.into(),
+        state: AppState::Available.into(),
         boot_id: "boot".to_owned(),
         port,
         sign_in_url: "http://console.localhost/".to_owned(),
@@ -70,7 +70,7 @@ impl Gateway for Table {
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<Identity>, Status> {
         let known = matches!(request.into_inner().credential, Some(Credential::Key(key)) if key == KEY);
-        let kind = if known { Kind::User } else { Kind::Invalid };
+        let kind = if known { IdentityKind::User } else { IdentityKind::Invalid };
         Ok(Response::new(Identity {
             kind: kind.into(),
             user_id: OWNER.to_owned(),
@@ -83,20 +83,17 @@ impl Gateway for Table {
         }))
     }
 
-    async fn redeem(&self, _: Request<RedeemRequest>) -> Result<Response<Redeemed>, Status> {
+    async fn redeem(&self, _: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
         Err(Status::permission_denied("nobody signs in here"))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<Notice, Status>> + Send>>;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
-    async fn watch(
-        &self,
-        _: Request<Streaming<Acknowledged>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, _: Request<Streaming<WatchAck>>) -> Result<Response<Self::WatchStream>, Status> {
         let ticks = IntervalStream::new(tokio::time::interval(Duration::from_secs(1)));
         let notices = ticks.map(|_| {
             let lease = Lease { lease_ms: LEASE_MS, assertion_keys: String::new() };
-            Ok(Notice { sequence: 1, notice: Some(Said::Lease(lease)) })
+            Ok(WatchEvent { sequence: 1, event: Some(Event::Lease(lease)) })
         });
         Ok(Response::new(Box::pin(notices)))
     }

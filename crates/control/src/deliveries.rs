@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::guest::DeliverRequest;
+use rigbox_proto::guest::DeliverSecretsRequest;
 use rigbox_store::tokens::{TokenKey, WorkspaceKey};
 use rigbox_store::{Error, Store};
 use secrecy::ExposeSecret;
@@ -74,7 +74,7 @@ impl Deliveries {
         let env =
             environment.variables.iter().map(|(name, value)| expose((name.to_string(), value))).collect();
         let began = Instant::now();
-        if let Err(error) = self.0.guests.deliver(id, DeliverRequest { env, workspace_key }).await {
+        if let Err(error) = self.0.guests.deliver(id, DeliverSecretsRequest { env, workspace_key }).await {
             return Ok(Err(error));
         }
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::gateway::notice::Notice as Kind;
-use rigbox_proto::gateway::{Everything, Grants, Lease, Notice};
+use rigbox_proto::gateway::watch_event::Event;
+use rigbox_proto::gateway::{GrantsChanged, Lease, Reset, WatchEvent};
 use rigbox_store::Store;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
@@ -53,7 +53,7 @@ struct State {
 }
 
 struct Gateway {
-    notices: mpsc::Sender<Notice>,
+    notices: mpsc::Sender<WatchEvent>,
     acknowledged: u64,
 }
 
@@ -102,7 +102,7 @@ impl Gateways {
             tokio::select! {
                 id = changed.recv() => match id {
                     Ok(id) => drop(self.tell(workspace(&id))),
-                    Err(RecvError::Lagged(_)) => drop(self.tell(Kind::Everything(Everything {}))),
+                    Err(RecvError::Lagged(_)) => drop(self.tell(Event::Reset(Reset {}))),
                     Err(RecvError::Closed) => return,
                 },
                 _ = look.tick() => {
@@ -135,16 +135,16 @@ impl Gateways {
             return Ok(state.sequence);
         }
         state.grants = grants;
-        Ok(self.tell_with(&mut state, Kind::Grants(Grants {})))
+        Ok(self.tell_with(&mut state, Event::GrantsChanged(GrantsChanged {})))
     }
 
-    fn tell(&self, kind: Kind) -> u64 {
-        self.tell_with(&mut self.state(), kind)
+    fn tell(&self, event: Event) -> u64 {
+        self.tell_with(&mut self.state(), event)
     }
 
-    fn tell_with(&self, state: &mut State, kind: Kind) -> u64 {
+    fn tell_with(&self, state: &mut State, event: Event) -> u64 {
         state.sequence += 1;
-        let notice = Notice { sequence: state.sequence, notice: Some(kind) };
+        let notice = WatchEvent { sequence: state.sequence, event: Some(event) };
         self.send(state, &notice);
         state.sequence
     }
@@ -156,20 +156,20 @@ impl Gateways {
     }
 
     /// To every gateway; one that takes no more is let go.
-    fn send(&self, state: &mut State, notice: &Notice) {
+    fn send(&self, state: &mut State, notice: &WatchEvent) {
         if state.keep(|gateway| gateway.notices.try_send(notice.clone()).is_ok()) > 0 {
             self.0.moved.send_replace(());
         }
     }
 
-    fn lease(&self, sequence: u64) -> Notice {
+    fn lease(&self, sequence: u64) -> WatchEvent {
         let lease_ms = u32::try_from(LEASE.as_millis()).unwrap_or(u32::MAX);
         let lease = Lease { lease_ms, assertion_keys: self.0.assertion_keys.clone() };
-        Notice { sequence, notice: Some(Kind::Lease(lease)) }
+        WatchEvent { sequence, event: Some(Event::Lease(lease)) }
     }
 
     /// A gateway has come: from now on it hears of everything.
-    pub(crate) fn join(&self) -> (Session, mpsc::Receiver<Notice>) {
+    pub(crate) fn join(&self) -> (Session, mpsc::Receiver<WatchEvent>) {
         let (notices, receiver) = mpsc::channel(QUEUE);
         let mut state = self.state();
         // There is room: it is new.
@@ -230,6 +230,6 @@ impl Drop for Session {
     }
 }
 
-fn workspace(id: &WorkspaceId) -> Kind {
-    Kind::WorkspaceId(id.to_string())
+fn workspace(id: &WorkspaceId) -> Event {
+    Event::WorkspaceChanged(id.to_string())
 }

@@ -9,8 +9,8 @@ use futures_util::{Stream, StreamExt};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::guest::guest_client::GuestClient as Grpc;
 use rigbox_proto::guest::{
-    DeliverRequest, ExecInput, ExecOutput, ExecStart, ListPortsRequest, ListeningPort, ReadFileOutput,
-    ReadFileRequest, WriteFileInput, WriteFileOpen, exec_end, exec_input, exec_output, write_file_input,
+    DeliverSecretsRequest, ExecInput, ExecOutput, ExecStart, ListPortsRequest, ListeningPort, ReadFileOutput,
+    ReadFileRequest, WriteFileInput, WriteFileOpen, exec_exit, exec_input, exec_output, write_file_input,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -87,10 +87,14 @@ impl GuestClient {
     }
 
     /// Hands a workspace its secrets. Not counted among the calls: users' own must not keep it waiting.
-    pub(crate) async fn deliver(&self, id: &WorkspaceId, secrets: DeliverRequest) -> Result<(), GuestError> {
+    pub(crate) async fn deliver(
+        &self,
+        id: &WorkspaceId,
+        secrets: DeliverSecretsRequest,
+    ) -> Result<(), GuestError> {
         let mut request = Request::new(secrets);
         request.set_timeout(DELIVER_WITHIN);
-        self.grpc.clone().deliver(addressed(id, request)?).await?;
+        self.grpc.clone().deliver_secrets(addressed(id, request)?).await?;
         Ok(())
     }
 
@@ -120,8 +124,8 @@ impl GuestClient {
             match output.output {
                 Some(exec_output::Output::Stdout(bytes)) => said.keep(&bytes),
                 Some(exec_output::Output::Stderr(bytes)) => said.keep_error(&bytes),
-                Some(exec_output::Output::End(end)) => {
-                    said.succeeded = end.end == Some(exec_end::End::ExitCode(0));
+                Some(exec_output::Output::Exit(end)) => {
+                    said.succeeded = end.outcome == Some(exec_exit::Outcome::ExitCode(0));
                     break;
                 }
                 None => {}

@@ -106,7 +106,7 @@ impl NodeClient {
     pub(crate) async fn start(
         &self,
         workspace: &Workspace,
-        about_json: String,
+        metadata_json: String,
         network: NetworkPolicy,
     ) -> Result<String, NodeError> {
         let request = StartRequest {
@@ -115,7 +115,7 @@ impl NodeClient {
             ram_mb: workspace.resources.ram_mb(),
             vcpu_count: workspace.resources.vcpu_count(),
             name: workspace.name.to_string(),
-            about_json,
+            metadata_json,
             network: Some(network),
         };
         Ok(self.grpc.clone().start(timed(request, SLOW)).await?.into_inner().boot_id)
@@ -220,7 +220,7 @@ fn understood(report: WorkspaceReport) -> Option<(WorkspaceId, Report)> {
     let boot = report.boot_id.clone();
     let seen = match report.state() {
         State::Unspecified => return None,
-        State::Resting => ObservedState::Resting {
+        State::Stopped => ObservedState::Resting {
             ended: report.end.map(|end| End { cause: cause(end.cause()), detail: end.detail, boot }),
         },
         State::Booting => ObservedState::Booting { boot },

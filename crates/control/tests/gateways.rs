@@ -12,10 +12,10 @@ use rigbox_control::admin;
 use rigbox_core::plans::Plan;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
 use rigbox_proto::gateway::identify_request::Credential;
-use rigbox_proto::gateway::notice::Notice as Kind;
+use rigbox_proto::gateway::watch_event::Event;
 use rigbox_proto::gateway::{
-    Acknowledged, IdentifyRequest, Identity, Kind as Who, Notice, RedeemRequest, ResolveRequest, State,
-    Visibility,
+    AppState, IdentifyRequest, Identity, IdentityKind, RedeemRequest, ResolveRequest, Visibility, WatchAck,
+    WatchEvent,
 };
 use serde_json::{Value, json};
 use support::Rig;
@@ -28,12 +28,12 @@ use tonic::{Code, Streaming};
 const STATE: &str = "sssssssssssssssssssssssssssssssssssssssssss";
 
 fn client(rig: &Rig) -> GatewayClient<Channel> {
-    GatewayClient::new(rigbox_proto::unix::channel(&rig.path("gateway.sock")))
+    GatewayClient::new(rigbox_proto::transport::unix::channel(&rig.path("gateway.sock")))
 }
 
 struct Watch {
-    acknowledge: mpsc::Sender<Acknowledged>,
-    notices: Streaming<Notice>,
+    acknowledge: mpsc::Sender<WatchAck>,
+    notices: Streaming<WatchEvent>,
 }
 
 impl Watch {
@@ -42,15 +42,15 @@ impl Watch {
         let notices = client(rig).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         let mut watch = Self { acknowledge, notices };
         let first = watch.notices.message().await.unwrap().unwrap();
-        assert!(matches!(first.notice, Some(Kind::Lease(_))), "{first:?}");
+        assert!(matches!(first.event, Some(Event::Lease(_))), "{first:?}");
         watch
     }
 
-    /// The next notice that is no sign of lifecycle.
-    async fn next(&mut self) -> Notice {
+    /// The next event that is not a keep-alive.
+    async fn next(&mut self) -> WatchEvent {
         loop {
             let notice = self.notices.message().await.unwrap().unwrap();
-            if !matches!(notice.notice, Some(Kind::Lease(_))) {
+            if !matches!(notice.event, Some(Event::Lease(_))) {
                 return notice;
             }
         }
@@ -60,7 +60,7 @@ impl Watch {
     fn obey(mut self) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
             while let Ok(Some(notice)) = self.notices.message().await {
-                let _ = self.acknowledge.send(Acknowledged { sequence: notice.sequence }).await;
+                let _ = self.acknowledge.send(WatchAck { sequence: notice.sequence }).await;
             }
         })
     }
@@ -94,7 +94,7 @@ async fn a_host_resolves_to_what_stands_there_now() {
     };
     let route = resolve("web.rigbox.localhost").await.unwrap();
     assert_eq!((route.app_id.as_str(), route.port), (app.as_str(), 8000));
-    assert_eq!((route.visibility(), route.state()), (Visibility::Private, State::Up));
+    assert_eq!((route.visibility(), route.state()), (Visibility::Private, AppState::Available));
     assert_eq!(route.origin, "http://web.rigbox.localhost:7080");
     assert_eq!(route.sign_in_url, format!("{}/open/{app}", rig.console()));
     assert!(!route.boot_id.is_empty());
@@ -104,12 +104,12 @@ async fn a_host_resolves_to_what_stands_there_now() {
     }
     let path = format!("/apps/{app}");
     rig.call(Method::PATCH, &path, Some(json!({"status": "inactive"}))).await;
-    assert_eq!(resolve("web.rigbox.localhost").await.unwrap().state(), State::AppStopped);
+    assert_eq!(resolve("web.rigbox.localhost").await.unwrap().state(), AppState::AppStopped);
     rig.call(Method::PATCH, &path, Some(json!({"status": "active"}))).await;
     rig.post(&format!("/workspaces/{workspace}/stop")).await;
     rig.until(&workspace, "stopped").await;
     let route = resolve("web.rigbox.localhost").await.unwrap();
-    assert_eq!((route.state(), route.boot_id.as_str()), (State::WorkspaceDown, ""));
+    assert_eq!((route.state(), route.boot_id.as_str()), (AppState::WorkspaceNotRunning, ""));
     // A domain that is not verified is nobody's.
     rig.call(Method::PATCH, &path, Some(json!({"custom_domain": "x.example"}))).await;
     assert_eq!(resolve("x.example").await.unwrap_err(), Code::NotFound);
@@ -128,10 +128,10 @@ async fn a_change_is_answered_when_every_gateway_has_acknowledged_it() {
         notice = slow.next() => notice,
         () = &mut change => panic!("answered before it was in force"),
     };
-    assert_eq!(notice.notice, Some(Kind::WorkspaceId(workspace)));
+    assert_eq!(notice.event, Some(Event::WorkspaceChanged(workspace)));
     let too_early = tokio::time::timeout(Duration::from_millis(300), &mut change).await;
     assert!(too_early.is_err(), "answered before it was in force");
-    slow.acknowledge.send(Acknowledged { sequence: notice.sequence }).await.unwrap();
+    slow.acknowledge.send(WatchAck { sequence: notice.sequence }).await.unwrap();
     change.await;
     other.abort();
 }
@@ -164,13 +164,13 @@ async fn what_is_revoked_is_told_before_it_is_answered_and_what_the_operator_doe
         notice = watch.next() => notice,
         _ = &mut revoke => panic!("answered before it was in force"),
     };
-    assert!(matches!(notice.notice, Some(Kind::Grants(_))), "{notice:?}");
-    watch.acknowledge.send(Acknowledged { sequence: notice.sequence }).await.unwrap();
+    assert!(matches!(notice.event, Some(Event::GrantsChanged(_))), "{notice:?}");
+    watch.acknowledge.send(WatchAck { sequence: notice.sequence }).await.unwrap();
     assert_eq!(revoke.await.0, 200);
     admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
     admin::set_disabled(&rig.config(), "b@example.com", true).await.unwrap();
     let told = tokio::time::timeout(Duration::from_secs(2), watch.next()).await.unwrap();
-    assert!(matches!(told.notice, Some(Kind::Grants(_))), "{told:?}");
+    assert!(matches!(told.event, Some(Event::GrantsChanged(_))), "{told:?}");
 }
 
 #[tokio::test]
@@ -180,17 +180,20 @@ async fn a_credential_stands_for_whom_it_stands() {
     let app = app(&rig, &workspace).await;
     let by_key = async |key: &str| identify(&rig, &app, Credential::Key(key.to_owned())).await;
     let owner = by_key(&rig.key).await;
-    assert_eq!((owner.kind(), owner.email.as_str(), owner.in_scope), (Who::User, "a@example.com", true));
+    assert_eq!(
+        (owner.kind(), owner.email.as_str(), owner.in_scope),
+        (IdentityKind::User, "a@example.com", true)
+    );
     // Nobody has followed a link to this address.
     assert!(!owner.email_verified && !owner.assertion.is_empty());
     let (_, limited) = rig
         .call(Method::POST, "/api-keys", Some(json!({"name": "k", "workspaces": [other], "role": "operate"})))
         .await;
     let limited = by_key(limited["key"].as_str().unwrap()).await;
-    assert_eq!((limited.kind(), limited.in_scope), (Who::User, false));
-    assert_eq!(by_key(&rig.guests.given(&workspace).2).await.kind(), Who::Workspace);
+    assert_eq!((limited.kind(), limited.in_scope), (IdentityKind::User, false));
+    assert_eq!(by_key(&rig.guests.given(&workspace).2).await.kind(), IdentityKind::Workspace);
     for nobody in ["", "rb_short", &format!("rb_{}", "a".repeat(43)), &format!("rb_ws_{}", "a".repeat(43))] {
-        assert_eq!(by_key(nobody).await.kind(), Who::Invalid, "{nobody}");
+        assert_eq!(by_key(nobody).await.kind(), IdentityKind::Invalid, "{nobody}");
     }
 }
 
@@ -238,11 +241,11 @@ async fn a_browser_gets_from_the_console_to_an_app_it_may_see_once_per_code() {
 
     let by_session = async |app: &str| identify(&rig, app, Credential::AppSession(session.clone())).await;
     let identity = by_session(&app).await;
-    assert_eq!((identity.kind(), identity.email_verified), (Who::User, true));
-    assert_eq!(by_session("ap-aaaaaaaa").await.kind(), Who::Invalid);
+    assert_eq!((identity.kind(), identity.email_verified), (IdentityKind::User, true));
+    assert_eq!(by_session("ap-aaaaaaaa").await.kind(), IdentityKind::Invalid);
     // It ends with the session on the console.
     browser.submit("/sign-out", &[]).await;
-    assert_eq!(by_session(&app).await.kind(), Who::Invalid);
+    assert_eq!(by_session(&app).await.kind(), IdentityKind::Invalid);
 }
 
 #[tokio::test]

@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rigbox_core::app_access::CredentialSource;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
-use rigbox_proto::gateway::{IdentifyRequest, RedeemRequest, Redeemed, ResolveRequest, identify_request};
-use rigbox_proto::unix;
+use rigbox_proto::gateway::{
+    IdentifyRequest, RedeemRequest, RedeemResponse, ResolveRequest, identify_request,
+};
+use rigbox_proto::transport::unix;
 use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -151,7 +153,7 @@ impl Control {
         code: &str,
         app: &str,
         state: &str,
-    ) -> Result<Option<Redeemed>, ControlError> {
+    ) -> Result<Option<RedeemResponse>, ControlError> {
         let request =
             RedeemRequest { code: code.to_owned(), app_id: app.to_owned(), state: state.to_owned() };
         match self.ask(async |mut client| client.redeem(request).await).await {

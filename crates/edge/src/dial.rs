@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 use rigbox_core::app_access::AppPermit;
-use rigbox_proto::dial::{DialReply, DialRequest};
+use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::net::TcpStream;
@@ -81,7 +81,7 @@ impl Dial {
             set_socket_timeout(&socket, Timeout::Recv, Some(patience)).map_err(node)?;
             fdpass::send(&socket, &request, &[]).map_err(node)?;
             let (message, mut fds) = fdpass::receive(&socket, LIMIT).map_err(node)?;
-            let reply = DialReply::decode(message.as_slice()).map_err(node)?;
+            let reply = DialResponse::decode(message.as_slice()).map_err(node)?;
             match (reply.code.as_str(), fds.pop()) {
                 ("", Some(fd)) => Ok(StdStream::from(fd)),
                 ("no_vm" | "stale_boot", _) => Err(DialError::NoVm),

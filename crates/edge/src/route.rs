@@ -64,19 +64,19 @@ impl Route {
             gateway::Visibility::Unspecified => return None,
         };
         let state = match route.state() {
-            gateway::State::Up => State::Up(Arc::new(Upstream {
+            gateway::AppState::Available => State::Up(Arc::new(Upstream {
                 workspace: route.workspace_id.clone(),
                 boot: Some(route.boot_id.clone()).filter(|boot| !boot.is_empty())?,
                 port: u16::try_from(route.port).ok().filter(|port| *port > 0)?,
             })),
-            gateway::State::AppStopped => State::AppStopped,
-            gateway::State::WorkspaceDown => State::WorkspaceDown,
-            gateway::State::Unspecified => return None,
+            gateway::AppState::AppStopped => State::AppStopped,
+            gateway::AppState::WorkspaceNotRunning => State::WorkspaceDown,
+            gateway::AppState::Unspecified => return None,
         };
         let app = AppPolicy {
             id: route.app_id.parse().ok()?,
             workspace: route.workspace_id.parse().ok()?,
-            owner: route.owner.parse().ok()?,
+            owner: route.owner_id.parse().ok()?,
             visibility,
             shared_with: route.shared_with,
         };
@@ -112,9 +112,9 @@ impl Identity {
         forget_ms: i64,
     ) -> Option<Self> {
         let (caller, person) = match identity.kind() {
-            gateway::Kind::Invalid => (Caller::Invalid, None),
-            gateway::Kind::Workspace => (Caller::Workspace, None),
-            gateway::Kind::User => {
+            gateway::IdentityKind::Invalid => (Caller::Invalid, None),
+            gateway::IdentityKind::Workspace => (Caller::Workspace, None),
+            gateway::IdentityKind::User => {
                 let user = AppUser {
                     id: identity.user_id.parse().ok()?,
                     email: identity.email.clone(),
@@ -131,7 +131,7 @@ impl Identity {
                     Person { user: text(&identity.user_id)?, email: text(&identity.email)?, assertion };
                 (Caller::User(user), Some(person))
             }
-            gateway::Kind::Unspecified => return None,
+            gateway::IdentityKind::Unspecified => return None,
         };
         let end = |ms: i64| if ms == 0 { i64::MAX } else { ms };
         let until_ms = if person.is_some() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use rigbox_proto::gateway::{Acknowledged, Lease, Notice, notice};
+use rigbox_proto::gateway::{Lease, WatchAck, WatchEvent, watch_event};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -105,23 +105,25 @@ impl Watch<'_> {
             *end = Some(until);
             self.core.control.known.renew(until);
             // Control that takes no acknowledgement is as good as gone.
-            acknowledge.try_send(Acknowledged { sequence }).map_err(|_| Broken::Over)?;
+            acknowledge.try_send(WatchAck { sequence }).map_err(|_| Broken::Over)?;
         }
     }
 
-    fn take(&self, notice: Notice, first: bool) -> Result<Option<Lease>, Broken> {
-        let change = match notice.notice {
-            Some(notice::Notice::Lease(lease)) => {
+    fn take(&self, notice: WatchEvent, first: bool) -> Result<Option<Lease>, Broken> {
+        let change = match notice.event {
+            Some(watch_event::Event::Lease(lease)) => {
                 if first {
                     self.changed(&Change::Everything);
                 }
                 return Ok(Some(lease));
             }
             _ if first => return Err(Broken::NoLease),
-            Some(notice::Notice::WorkspaceId(id)) => id.parse().map_or(Change::Everything, Change::Workspace),
-            Some(notice::Notice::Grants(_)) => Change::Grants,
+            Some(watch_event::Event::WorkspaceChanged(id)) => {
+                id.parse().map_or(Change::Everything, Change::Workspace)
+            }
+            Some(watch_event::Event::GrantsChanged(_)) => Change::Grants,
             // One that this version does not know may mean anything.
-            Some(notice::Notice::Everything(_)) | None => Change::Everything,
+            Some(watch_event::Event::Reset(_)) | None => Change::Everything,
         };
         self.changed(&change);
         Ok(None)

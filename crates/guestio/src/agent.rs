@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rigbox_proto::attend::ended::Cause;
-use rigbox_proto::attend::fd_request::Channel;
-use rigbox_proto::guest::end_announcement::Kind;
 use rigbox_proto::guest::guest_client::GuestClient;
-use rigbox_proto::guest::{HelloRequest, ShutDownRequest, WatchEndRequest};
-use rigbox_proto::{stream, unix};
+use rigbox_proto::guest::shutdown_event::Kind;
+use rigbox_proto::guest::{HelloRequest, ShutDownRequest, WatchShutdownRequest};
+use rigbox_proto::guest_stream;
+use rigbox_proto::guestio::fd_request::Channel;
+use rigbox_proto::guestio::guest_ended::Cause;
+use rigbox_proto::transport::unix;
 use tokio::net::UnixStream;
 
 use crate::vm::{AgentState, Vm};
@@ -29,7 +30,7 @@ enum SessionError {
     #[error(transparent)]
     Fd(#[from] crate::fds::FdError),
     #[error(transparent)]
-    Handshake(#[from] stream::HandshakeError),
+    Handshake(#[from] guest_stream::HandshakeError),
     #[error("the agent's session could not be opened: {0}")]
     Open(String),
     #[error("the agent's session broke")]
@@ -69,19 +70,19 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
     let mut io = vm.fds.connect(&vm.boot_id, Channel::Agent).await?;
     let copy = io.as_fd().try_clone_to_owned().map_err(crate::fds::FdError::Node)?;
     let _shut = ShutOnDrop(copy.into());
-    let mut nonce = [0; stream::NONCE];
+    let mut nonce = [0; guest_stream::NONCE_LEN];
     getrandom::fill(&mut nonce).map_err(|error| SessionError::Open(error.to_string()))?;
-    stream::open(&mut io, nonce).await?;
+    guest_stream::open(&mut io, nonce).await?;
 
     let mut client = connect(io).await.map_err(|error| SessionError::Open(error.to_string()))?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let hello = HelloRequest {
-        about_json: vm.about_json.clone(),
+        metadata_json: vm.metadata_json.clone(),
         now_unix_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
     };
     let opened = async {
         let hello = client.hello(hello).await?.into_inner();
-        let ends = client.watch_end(WatchEndRequest {}).await?.into_inner();
+        let ends = client.watch_shutdown(WatchShutdownRequest {}).await?.into_inner();
         Ok::<_, tonic::Status>((hello, ends))
     };
     let (hello, mut ends) = tokio::time::timeout(HELLO_WITHIN, opened)
@@ -142,6 +143,6 @@ async fn connect(io: UnixStream) -> Result<GuestClient<tonic::transport::Channel
         .connect_with_connector(connector)
         .await?;
     Ok(GuestClient::new(channel)
-        .max_decoding_message_size(stream::MESSAGE_LIMIT)
-        .max_encoding_message_size(stream::MESSAGE_LIMIT))
+        .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES))
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rigbox_proto::attend::attendance_client::AttendanceClient;
-use rigbox_proto::attend::order::Order as Kind;
-use rigbox_proto::unix;
+use rigbox_proto::guestio::command::Command as Kind;
+use rigbox_proto::guestio::node_session_client::NodeSessionClient;
+use rigbox_proto::transport::unix;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::vm::Vms;
@@ -31,13 +31,13 @@ pub(crate) async fn attend(socket: PathBuf, vms: Vms) {
 }
 
 async fn session(socket: &std::path::Path, vms: &Vms) -> Result<(), tonic::Status> {
-    let mut client = AttendanceClient::new(unix::channel(socket));
+    let mut client = NodeSessionClient::new(unix::channel(socket));
     let reports = ReceiverStream::new(vms.subscribe());
-    let mut orders = client.attend(reports).await?.into_inner();
+    let mut orders = client.open(reports).await?.into_inner();
     let mut first = true;
     while let Some(order) = orders.message().await? {
-        match order.order {
-            Some(Kind::Roster(roster)) => vms.set_roster(roster.vms, std::mem::take(&mut first)),
+        match order.command {
+            Some(Kind::Vms(roster)) => vms.set_roster(roster.vms, std::mem::take(&mut first)),
             Some(Kind::ShutDown(order)) => {
                 if let Some(vm) = vms.of_boot(&order.boot_id) {
                     vm.shut_down.send_replace(Some(order.grace_ms));

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
-use rigbox_proto::attend::AdmitRequest;
-use rigbox_proto::attend::fd_request::Channel;
+use rigbox_proto::guestio::AdmitRequest;
+use rigbox_proto::guestio::fd_request::Channel;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;

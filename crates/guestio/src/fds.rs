@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use prost::Message;
-use rigbox_proto::attend::fd_request::Channel;
-use rigbox_proto::attend::{FdReply, FdRequest};
+use rigbox_proto::guestio::fd_request::Channel;
+use rigbox_proto::guestio::{FdRequest, FdResponse};
 use rigbox_sys::fdpass;
 
 /// Longest answer, bytes.
@@ -52,7 +52,7 @@ impl Fds {
 
     /// A socket of the VM's network on its way to port 443 of `address`.
     pub(crate) async fn towards(&self, boot_id: &str, address: Ipv4Addr) -> Result<OwnedFd, FdError> {
-        let (boot_id, channel) = (boot_id.to_owned(), Channel::Towards.into());
+        let (boot_id, channel) = (boot_id.to_owned(), Channel::TlsUpstream.into());
         self.ask(FdRequest { boot_id, channel, address: address.to_bits() }).await
     }
 
@@ -63,7 +63,7 @@ impl Fds {
             let socket = fdpass::connect(&path)?;
             fdpass::send(&socket, &request, &[])?;
             let (message, mut fds) = fdpass::receive(&socket, LIMIT)?;
-            let reply = FdReply::decode(message.as_slice()).map_err(std::io::Error::other)?;
+            let reply = FdResponse::decode(message.as_slice()).map_err(std::io::Error::other)?;
             match fds.pop() {
                 Some(fd) if reply.error.is_empty() => Ok(fd),
                 _ => Err(FdError::Refused(reply.error)),

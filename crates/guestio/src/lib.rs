@@ -21,9 +21,10 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use rigbox_proto::attend::attendance_client::AttendanceClient;
 use rigbox_proto::guest::guest_server::GuestServer;
-use rigbox_proto::{stream, unix};
+use rigbox_proto::guest_stream;
+use rigbox_proto::guestio::node_session_client::NodeSessionClient;
+use rigbox_proto::transport::unix;
 
 /// Where the role finds its neighbours.
 #[derive(Debug, Clone)]
@@ -63,16 +64,16 @@ pub enum Error {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let incoming = unix::listen(&config.guest_socket, vec![config.control_uid])
         .map_err(|source| Error::Listen { path: config.guest_socket.clone(), source })?;
-    let node = AttendanceClient::new(unix::channel(&config.attend_socket));
+    let node = NodeSessionClient::new(unix::channel(&config.attend_socket));
     let fds = fds::Fds::new(config.fd_socket.clone());
     let vms = vm::Vms::new(vm::Surroundings { fds, node, resolvers: config.resolvers.clone().into() });
     let attendance = tokio::spawn(attendance::attend(config.attend_socket.clone(), vms.clone()));
     let service = GuestServer::new(proxy::Proxy::new(vms))
-        .max_decoding_message_size(stream::MESSAGE_LIMIT)
-        .max_encoding_message_size(stream::MESSAGE_LIMIT);
+        .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES);
     let result = tonic::transport::Server::builder()
-        .initial_stream_window_size(stream::WINDOW)
-        .initial_connection_window_size(stream::CONNECTION_WINDOW)
+        .initial_stream_window_size(guest_stream::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(guest_stream::CONNECTION_WINDOW_BYTES)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await;

@@ -1,7 +1,7 @@
 //! Which names a VM may look up, as the node says.
 
 use rigbox_core::egress::Domain;
-use rigbox_proto::attend::names::Mode;
+use rigbox_proto::guestio::dns_policy::Mode;
 
 /// What may be looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(crate) enum Names {
 
 impl Names {
     /// What is not understood allows nothing.
-    pub(crate) fn of(names: Option<rigbox_proto::attend::Names>) -> Self {
+    pub(crate) fn of(names: Option<rigbox_proto::guestio::DnsPolicy>) -> Self {
         let Some(names) = names else { return Self::None };
         match names.mode() {
             Mode::Any => Self::Any,

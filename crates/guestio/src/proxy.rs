@@ -8,9 +8,9 @@ use futures_util::stream;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
-    DeliverRequest, DeliverResponse, EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse,
+    DeliverSecretsRequest, DeliverSecretsResponse, ExecInput, ExecOutput, HelloRequest, HelloResponse,
     ListPortsRequest, ListPortsResponse, ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse,
-    WatchEndRequest, WriteFileInput, WriteFileResponse,
+    ShutdownEvent, WatchShutdownRequest, WriteFileInput, WriteFileResponse,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio_stream::Stream;
@@ -148,12 +148,15 @@ impl Guest for Proxy {
         Ok(Response::new(relay(answers.into_inner(), gone)))
     }
 
-    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+    async fn deliver_secrets(
+        &self,
+        request: Request<DeliverSecretsRequest>,
+    ) -> Result<Response<DeliverSecretsResponse>, Status> {
         let (mut agent, gone) = self.agent(request.metadata())?;
         tokio::select! {
-            delivered = agent.deliver(request.into_inner()) => {
+            delivered = agent.deliver_secrets(request.into_inner()) => {
                 delivered.map_err(|status| checked(&status))?;
-                Ok(Response::new(DeliverResponse {}))
+                Ok(Response::new(DeliverSecretsResponse {}))
             }
             () = gone.cancelled() => Err(vm_ended()),
         }
@@ -178,8 +181,11 @@ impl Guest for Proxy {
         Err(not_offered())
     }
 
-    type WatchEndStream = Output<EndAnnouncement>;
-    async fn watch_end(&self, _: Request<WatchEndRequest>) -> Result<Response<Self::WatchEndStream>, Status> {
+    type WatchShutdownStream = Output<ShutdownEvent>;
+    async fn watch_shutdown(
+        &self,
+        _: Request<WatchShutdownRequest>,
+    ) -> Result<Response<Self::WatchShutdownStream>, Status> {
         Err(not_offered())
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rigbox_proto::attend::ended::Cause;
-use rigbox_proto::attend::fd_request::Channel;
+use rigbox_proto::guestio::fd_request::Channel;
+use rigbox_proto::guestio::guest_ended::Cause;
 
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::vm::{AgentState, Vm};
@@ -32,7 +32,7 @@ enum SessionError {
 }
 
 async fn session(vm: &Vm) -> Result<(), SessionError> {
-    let mut qmp = Qmp::open(vm.fds.connect(&vm.boot_id, Channel::Qmp).await?).await?;
+    let mut qmp = Qmp::open(vm.fds.connect(&vm.boot_id, Channel::Monitor).await?).await?;
     // The event may have come while nobody listened.
     if qmp.is_over().await? {
         return Ok(report_end(vm, &mut qmp, None).await?);

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rigbox_proto::attend::{Refused, fd_request::Channel, report};
+use rigbox_proto::guestio::{EgressRefused, fd_request::Channel, report};
 use rigbox_sys::async_file::AsyncFile;
 use tokio::io::AsyncReadExt;
 
@@ -46,21 +46,21 @@ impl Refusals {
         }
     }
 
-    fn take(&self) -> Vec<Refused> {
+    fn take(&self) -> Vec<EgressRefused> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.drain().map(|(what, (count, unix_ms))| report_of(what, count, unix_ms)).collect()
     }
 }
 
-fn report_of(what: What, count: u32, unix_ms: i64) -> Refused {
-    let none = Refused { count, unix_ms, ..Default::default() };
+fn report_of(what: What, count: u32, unix_ms: i64) -> EgressRefused {
+    let none = EgressRefused { count, unix_ms, ..Default::default() };
     match what {
-        What::Name(name) => Refused {
+        What::Name(name) => EgressRefused {
             protocol: "dns".to_owned(),
             name: crate::text::clean(&name).chars().take(255).collect(),
             ..none
         },
-        What::Packet { protocol, address, port } => Refused {
+        What::Packet { protocol, address, port } => EgressRefused {
             protocol: match protocol {
                 1 => "icmp".to_owned(),
                 6 => "tcp".to_owned(),
@@ -86,7 +86,7 @@ pub(crate) async fn attend(vm: Arc<Vm>) {
 }
 
 async fn session(vm: &Vm) -> Result<(), FdError> {
-    let socket = vm.fds.get(&vm.boot_id, Channel::Refusals).await?;
+    let socket = vm.fds.get(&vm.boot_id, Channel::Nflog).await?;
     let mut socket = AsyncFile::new(socket.into())?;
     let mut tick = tokio::time::interval(COUNTED_FOR);
     let mut buffer = vec![0; BATCH];
@@ -107,7 +107,7 @@ async fn session(vm: &Vm) -> Result<(), FdError> {
 fn tell(vm: &Vm) {
     for refused in vm.refusals.take() {
         tracing::debug!(workspace = %vm.workspace_id, ?refused, "refused");
-        vm.report(report::Report::Refused(refused));
+        vm.report(report::Report::EgressRefused(refused));
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rigbox_proto::attend::fd_request::Channel;
+use rigbox_proto::guestio::fd_request::Channel;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,7 +39,7 @@ pub(crate) async fn attend(vm: Arc<Vm>) {
 }
 
 async fn serve(vm: &Arc<Vm>) -> Result<(), FdError> {
-    let listener: std::net::TcpListener = vm.fds.get(&vm.boot_id, Channel::Tls).await?.into();
+    let listener: std::net::TcpListener = vm.fds.get(&vm.boot_id, Channel::TlsListener).await?.into();
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(CONNECTIONS));

@@ -6,9 +6,9 @@ use std::collections::hash_map::Entry as Slot;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rigbox_proto::attend::attendance_client::AttendanceClient;
-use rigbox_proto::attend::{Ended, Report, ended, report};
 use rigbox_proto::guest::guest_client::GuestClient;
+use rigbox_proto::guestio::node_session_client::NodeSessionClient;
+use rigbox_proto::guestio::{GuestEnded, Report, guest_ended, report};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -33,17 +33,17 @@ pub(crate) enum AgentState {
 pub(crate) struct Vm {
     pub(crate) workspace_id: String,
     pub(crate) boot_id: String,
-    pub(crate) about_json: String,
+    pub(crate) metadata_json: String,
     pub(crate) fds: Fds,
     /// To have addresses let through.
-    pub(crate) node: AttendanceClient<Channel>,
+    pub(crate) node: NodeSessionClient<Channel>,
     pub(crate) resolvers: Arc<[SocketAddr]>,
     pub(crate) names: watch::Sender<Names>,
     pub(crate) refusals: Refusals,
     pub(crate) agent: watch::Sender<AgentState>,
     /// How systemd said the system would end.
-    pub(crate) announced: watch::Sender<Option<ended::Cause>>,
-    ended: Mutex<Option<Ended>>,
+    pub(crate) announced: watch::Sender<Option<guest_ended::Cause>>,
+    ended: Mutex<Option<GuestEnded>>,
     /// Asked to shut down within so many ms.
     pub(crate) shut_down: watch::Sender<Option<u32>>,
     /// To press the power button, when the agent cannot be asked.
@@ -65,12 +65,12 @@ impl Vm {
     }
 
     /// The guest is over. Only the first cause counts.
-    pub(crate) fn set_ended(&self, cause: ended::Cause, detail: &str) {
-        let end = Ended { cause: cause.into(), detail: crate::text::clean(detail) };
+    pub(crate) fn set_ended(&self, cause: guest_ended::Cause, detail: &str) {
+        let end = GuestEnded { cause: cause.into(), detail: crate::text::clean(detail) };
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.is_none() {
             *ended = Some(end.clone());
-            self.report(report::Report::Ended(end));
+            self.report(report::Report::GuestEnded(end));
         }
     }
 
@@ -80,7 +80,7 @@ impl Vm {
             self.report(report);
         }
         if let Some(end) = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            self.report(report::Report::Ended(end));
+            self.report(report::Report::GuestEnded(end));
         }
     }
 }
@@ -88,9 +88,9 @@ impl Vm {
 fn report_of(state: &AgentState) -> Option<report::Report> {
     match state {
         AgentState::Awaited => None,
-        AgentState::Ready(_) => Some(report::Report::AgentReady(rigbox_proto::attend::AgentReady {})),
+        AgentState::Ready(_) => Some(report::Report::AgentReady(rigbox_proto::guestio::AgentReady {})),
         AgentState::Lost(reason) => {
-            Some(report::Report::AgentLost(rigbox_proto::attend::AgentLost { reason: reason.clone() }))
+            Some(report::Report::AgentLost(rigbox_proto::guestio::AgentLost { reason: reason.clone() }))
         }
     }
 }
@@ -129,7 +129,7 @@ pub(crate) struct Vms {
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) fds: Fds,
-    pub(crate) node: AttendanceClient<Channel>,
+    pub(crate) node: NodeSessionClient<Channel>,
     pub(crate) resolvers: Arc<[SocketAddr]>,
 }
 
@@ -149,7 +149,7 @@ impl Vms {
     }
 
     /// Attends to exactly these VMs. Those known before keep their sessions and are reported again when `again`.
-    pub(crate) fn set_roster(&self, roster: Vec<rigbox_proto::attend::Vm>, again: bool) {
+    pub(crate) fn set_roster(&self, roster: Vec<rigbox_proto::guestio::Vm>, again: bool) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|boot_id, entry| {
             let stays = roster.iter().any(|vm| vm.boot_id == *boot_id);
@@ -164,7 +164,7 @@ impl Vms {
         for vm in roster {
             match entries.entry(vm.boot_id.clone()) {
                 Slot::Occupied(entry) => {
-                    entry.get().vm.names.send_replace(Names::of(vm.names));
+                    entry.get().vm.names.send_replace(Names::of(vm.dns_policy));
                 }
                 Slot::Vacant(entry) => {
                     entry.insert(self.attend(vm));
@@ -173,15 +173,15 @@ impl Vms {
         }
     }
 
-    fn attend(&self, vm: rigbox_proto::attend::Vm) -> Entry {
+    fn attend(&self, vm: rigbox_proto::guestio::Vm) -> Entry {
         let vm = Arc::new(Vm {
             workspace_id: vm.workspace_id,
             boot_id: vm.boot_id,
-            about_json: vm.about_json,
+            metadata_json: vm.metadata_json,
             fds: self.surroundings.fds.clone(),
             node: self.surroundings.node.clone(),
             resolvers: Arc::clone(&self.surroundings.resolvers),
-            names: watch::Sender::new(Names::of(vm.names)),
+            names: watch::Sender::new(Names::of(vm.dns_policy)),
             refusals: Refusals::default(),
             agent: watch::Sender::new(AgentState::Awaited),
             announced: watch::Sender::new(None),

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use prost::Message;
 use rigbox_core::egress::Egress;
-use rigbox_proto::attend::attendance_server::Attendance;
-use rigbox_proto::attend::fd_request::Channel;
-use rigbox_proto::attend::{
-    AdmitRequest, AdmitResponse, FdReply, FdRequest, Names, Order, Report, Roster, ShutDown, Vm, names, order,
+use rigbox_proto::guestio::fd_request::Channel;
+use rigbox_proto::guestio::node_session_server::NodeSession;
+use rigbox_proto::guestio::{
+    AdmitRequest, AdmitResponse, Command, DnsPolicy, FdRequest, FdResponse, Report, ShutDown, Vm, VmList,
+    command, dns_policy,
 };
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::Timeout;
@@ -36,7 +37,7 @@ const TLS_PORT: u16 = 8443;
 #[derive(Clone)]
 pub(crate) struct Attendee {
     pub(crate) workspace: String,
-    pub(crate) about_json: String,
+    pub(crate) metadata_json: String,
     pub(crate) vm_dir: PathBuf,
     pub(crate) netns: PathBuf,
     /// What it may reach; none without a way out.
@@ -51,7 +52,7 @@ pub(crate) struct Attendee {
 #[derive(Clone)]
 pub(crate) struct Attendees {
     roster: watch::Sender<BTreeMap<String, Attendee>>,
-    orders: broadcast::Sender<Order>,
+    orders: broadcast::Sender<Command>,
 }
 
 impl Default for Attendees {
@@ -84,8 +85,8 @@ impl Attendees {
 
     /// Asks the guest to power off. While guestio is away nobody hears it; the caller's deadline ends the VM then.
     pub(crate) fn shut_down(&self, boot_id: &str, grace_ms: u32) {
-        let order = order::Order::ShutDown(ShutDown { boot_id: boot_id.to_owned(), grace_ms });
-        let _ = self.orders.send(Order { order: Some(order) });
+        let order = command::Command::ShutDown(ShutDown { boot_id: boot_id.to_owned(), grace_ms });
+        let _ = self.orders.send(Command { command: Some(order) });
     }
 
     /// Serves descriptors at `path`, to `uid` only: one answer per connection.
@@ -102,8 +103,8 @@ impl Attendees {
         let (message, _) = fdpass::receive(peer, 1024)?;
         let request = FdRequest::decode(message.as_slice()).map_err(std::io::Error::other)?;
         match self.connect(&request) {
-            Ok(socket) => fdpass::send(peer, &FdReply::default().encode_to_vec(), &[socket.as_fd()]),
-            Err(error) => fdpass::send(peer, &FdReply { error }.encode_to_vec(), &[]),
+            Ok(socket) => fdpass::send(peer, &FdResponse::default().encode_to_vec(), &[socket.as_fd()]),
+            Err(error) => fdpass::send(peer, &FdResponse { error }.encode_to_vec(), &[]),
         }
     }
 
@@ -112,27 +113,29 @@ impl Attendees {
         let attendee = attendee.ok_or_else(|| format!("no VM has the boot {:?}", request.boot_id))?;
         let socket = match request.channel() {
             Channel::Agent => return connect_to(&agent_socket(&attendee.vm_dir)),
-            Channel::Qmp => return connect_to(&qmp_socket(&attendee.vm_dir)),
+            Channel::Monitor => return connect_to(&qmp_socket(&attendee.vm_dir)),
             Channel::DnsUdp => net::service_socket(&attendee.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&attendee.netns, SocketType::STREAM, DNS_PORT),
-            Channel::Tls => net::service_socket(&attendee.netns, SocketType::STREAM, TLS_PORT),
-            Channel::Towards => net::socket_towards(&attendee.netns, Ipv4Addr::from_bits(request.address)),
-            Channel::Refusals => net::refusals_socket(&attendee.netns),
+            Channel::TlsListener => net::service_socket(&attendee.netns, SocketType::STREAM, TLS_PORT),
+            Channel::TlsUpstream => {
+                net::socket_towards(&attendee.netns, Ipv4Addr::from_bits(request.address))
+            }
+            Channel::Nflog => net::refusals_socket(&attendee.netns),
             Channel::Unspecified => return Err("the request names no channel".into()),
         };
         socket.map_err(|error| error.to_string())
     }
 
-    fn orders(&self) -> impl Stream<Item = Result<Order, Status>> + Send + use<> {
+    fn orders(&self) -> impl Stream<Item = Result<Command, Status>> + Send + use<> {
         let orders = tokio_stream::wrappers::BroadcastStream::new(self.orders.subscribe());
         let rosters = tokio_stream::wrappers::WatchStream::new(self.roster.subscribe()).map(|roster| {
             let vms = roster.into_iter().map(|(boot_id, attendee)| Vm {
                 workspace_id: attendee.workspace,
                 boot_id,
-                about_json: attendee.about_json,
-                names: Some(names_of(&attendee.egress)),
+                metadata_json: attendee.metadata_json,
+                dns_policy: Some(dns_policy(&attendee.egress)),
             });
-            Ok(Order { order: Some(order::Order::Roster(Roster { vms: vms.collect() })) })
+            Ok(Command { command: Some(command::Command::Vms(VmList { vms: vms.collect() })) })
         });
         let orders =
             orders.map(|order| order.map_err(|_| Status::data_loss("guestio is too slow: begin again")));
@@ -153,14 +156,14 @@ fn connect_to(path: &Path) -> Result<OwnedFd, String> {
 }
 
 /// The names that may be looked up.
-fn names_of(egress: &Egress) -> Names {
+fn dns_policy(egress: &Egress) -> DnsPolicy {
     match egress {
-        Egress::Internet => Names { mode: names::Mode::Any.into(), domains: vec![] },
-        Egress::List { domains, .. } => Names {
-            mode: names::Mode::Listed.into(),
+        Egress::Internet => DnsPolicy { mode: dns_policy::Mode::Any.into(), domains: vec![] },
+        Egress::List { domains, .. } => DnsPolicy {
+            mode: dns_policy::Mode::Listed.into(),
             domains: domains.iter().map(ToString::to_string).collect(),
         },
-        Egress::None => Names { mode: names::Mode::None.into(), domains: vec![] },
+        Egress::None => DnsPolicy { mode: dns_policy::Mode::None.into(), domains: vec![] },
     }
 }
 
@@ -170,13 +173,10 @@ pub(crate) struct Service {
 }
 
 #[tonic::async_trait]
-impl Attendance for Service {
-    type AttendStream = Pin<Box<dyn Stream<Item = Result<Order, Status>> + Send>>;
+impl NodeSession for Service {
+    type OpenStream = Pin<Box<dyn Stream<Item = Result<Command, Status>> + Send>>;
 
-    async fn attend(
-        &self,
-        request: Request<Streaming<Report>>,
-    ) -> Result<Response<Self::AttendStream>, Status> {
+    async fn open(&self, request: Request<Streaming<Report>>) -> Result<Response<Self::OpenStream>, Status> {
         let mut reports = request.into_inner();
         let attendees = Arc::clone(&self.attendees);
         tokio::spawn(async move {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use prost::Message;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::dial::{DialReply, DialRequest};
+use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
@@ -105,7 +105,7 @@ impl Doors {
             let sent = match answer {
                 Ok(socket) => fdpass::send(peer, &[], &[socket.as_fd()]),
                 Err(Refusal(code, message)) => {
-                    fdpass::send(peer, &DialReply { code: code.to_owned(), message }.encode_to_vec(), &[])
+                    fdpass::send(peer, &DialResponse { code: code.to_owned(), message }.encode_to_vec(), &[])
                 }
             };
             sent.map_err(PeerError::Peer)?;

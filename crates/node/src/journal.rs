@@ -50,7 +50,8 @@ pub(crate) struct Boot {
     pub(crate) host_boot_id: String,
     /// None until the VMM has been spawned.
     pub(crate) process: Option<Process>,
-    pub(crate) about_json: String,
+    #[serde(rename = "about_json")]
+    pub(crate) metadata_json: String,
     /// The agent has said hello in this boot.
     pub(crate) ready: bool,
     /// A stop was asked for.

@@ -30,9 +30,9 @@ mod workspace;
 use std::future::Future;
 use std::sync::Arc;
 
-use rigbox_proto::attend::attendance_server::AttendanceServer;
+use rigbox_proto::guestio::node_session_server::NodeSessionServer;
 use rigbox_proto::node::node_server::NodeServer;
-use rigbox_proto::unix;
+use rigbox_proto::transport::unix;
 use tonic::transport::Server;
 
 pub use config::{Config, UplinkMode};
@@ -61,7 +61,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         .map_err(Error::at("cannot listen", &config.node_socket))?;
     let attendance = attend::Service { attendees: Arc::new(node.attendees.clone()) };
     let for_guestio =
-        Server::builder().add_service(AttendanceServer::new(attendance)).serve_with_incoming(attend);
+        Server::builder().add_service(NodeSessionServer::new(attendance)).serve_with_incoming(attend);
     let for_control = Server::builder().add_service(NodeServer::new(service)).serve_with_incoming(control);
     tokio::select! {
         result = for_guestio => result,

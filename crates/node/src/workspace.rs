@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::attend::{Refused, Report, ended, report};
+use rigbox_proto::guestio::{EgressRefused as Refused, Report, guest_ended, report};
 use rigbox_proto::node::{
     Cause, EgressRefused, End, ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport,
 };
@@ -239,7 +239,7 @@ impl Workspace {
             boot_id: random_uuid().map_err(Error::system("the kernel's random UUID"))?,
             host_boot_id: self.node.host_boot_id.clone(),
             process: None,
-            about_json: request.about_json.clone(),
+            metadata_json: request.metadata_json.clone(),
             ready: false,
             stopping: false,
         };
@@ -330,7 +330,7 @@ impl Workspace {
         let (sender, reports) = mpsc::unbounded_channel();
         let attendee = Attendee {
             workspace: self.id.to_string(),
-            about_json: boot.about_json.clone(),
+            metadata_json: boot.metadata_json.clone(),
             vm_dir: self.node.config.vm_dir(&self.id),
             netns: self.node.config.netns(&self.id),
             egress: self.egress(),
@@ -372,10 +372,10 @@ impl Workspace {
                 vm.agent_lost = boot.ready;
                 return;
             }
-            Event::Report(report::Report::Refused(refused)) => {
+            Event::Report(report::Report::EgressRefused(refused)) => {
                 return self.node.reports.tell_refused(refusal_of(&self.id, refused));
             }
-            Event::Report(report::Report::Ended(end)) => (cause_of(end.cause()), end.detail),
+            Event::Report(report::Report::GuestEnded(end)) => (cause_of(end.cause()), end.detail),
             Event::Died => {
                 let said = vm.stderr.as_mut().map(crate::jail::said).unwrap_or_default();
                 (
@@ -437,7 +437,7 @@ impl Workspace {
     fn report(&self) -> WorkspaceReport {
         let state = match (&self.record.boot, self.record.phase) {
             (_, Phase::Provisioning) => State::Unspecified,
-            (None, _) => State::Resting,
+            (None, _) => State::Stopped,
             (Some(boot), _) if boot.stopping => State::Stopping,
             (Some(boot), _) if boot.ready => State::Running,
             (Some(_), _) => State::Booting,
@@ -490,13 +490,13 @@ async fn removable(remains: &mut Option<Remains>) -> Option<Ended> {
     remains.take().and_then(|remains| remains.end)
 }
 
-fn cause_of(cause: ended::Cause) -> Cause {
+fn cause_of(cause: guest_ended::Cause) -> Cause {
     match cause {
-        ended::Cause::Poweroff => Cause::Poweroff,
-        ended::Cause::Reboot => Cause::Reboot,
-        ended::Cause::Halt => Cause::Halt,
-        ended::Cause::KernelPanic => Cause::KernelPanic,
-        ended::Cause::Unobserved | ended::Cause::Unspecified => Cause::EndedUnobserved,
+        guest_ended::Cause::Poweroff => Cause::Poweroff,
+        guest_ended::Cause::Reboot => Cause::Reboot,
+        guest_ended::Cause::Halt => Cause::Halt,
+        guest_ended::Cause::KernelPanic => Cause::KernelPanic,
+        guest_ended::Cause::Unobserved | guest_ended::Cause::Unspecified => Cause::EndedUnobserved,
     }
 }
 

@@ -1,21 +1,22 @@
-//! Errors between roles: a gRPC status whose metadata carries a stable code that the other side can act on.
+//! Errors between roles: a gRPC status whose metadata carries a stable code that the caller can act on.
 
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-const HEADER: &str = "rigbox-fault";
+const FAULT_METADATA_KEY: &str = "rigbox-fault";
 
-/// A status with the stable code `fault` (lower case, underscores) beside the text for people.
+/// Returns a status with the stable code `fault` (lower case, underscores) and a message for people.
 pub fn status(code: Code, fault: &'static str, message: impl Into<String>) -> Status {
     let mut status = Status::new(code, message);
-    status.metadata_mut().insert(HEADER, MetadataValue::from_static(fault));
+    status.metadata_mut().insert(FAULT_METADATA_KEY, MetadataValue::from_static(fault));
     status
 }
 
-/// The stable code of a status made by [`status`]. Others are not the role's own words: `unreachable` when the call broke
-/// on its way (a role that dies in a call leaves `Unknown` or `Internal`, according to what had arrived), else `internal`.
+/// Returns the stable code of a status created by [`status`]. Any other status did not come from the role itself: it is `unreachable` if
+/// the call broke on its way (a role that dies during a call leaves `Unknown` or `Internal`, depending on what had arrived), else
+/// `internal`.
 pub fn code(status: &Status) -> &str {
-    if let Some(fault) = status.metadata().get(HEADER).and_then(|v| v.to_str().ok()) {
+    if let Some(fault) = status.metadata().get(FAULT_METADATA_KEY).and_then(|v| v.to_str().ok()) {
         return fault;
     }
     match status.code() {
@@ -34,8 +35,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_keeps_its_code() {
-        assert_eq!(code(&status(Code::ResourceExhausted, "disk_full", "no room")), "disk_full");
+    fn fault_keeps_its_code() {
+        assert_eq!(code(&status(Code::ResourceExhausted, "disk_full", "no space")), "disk_full");
         assert_eq!(code(&Status::unavailable("gone")), "unreachable");
         assert_eq!(code(&Status::unknown("transport error")), "unreachable");
         assert_eq!(code(&Status::unimplemented("?")), "internal");

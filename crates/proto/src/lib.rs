@@ -1,44 +1,44 @@
-//! The gRPC boundaries between Rigbox's roles, as generated from `proto/*.proto`, and what all callers share:
-//! faults with a stable code ([`fault`]), the rules of the guest's byte stream
-//! ([`stream`]), and unix sockets with known peers ([`unix`]).
+//! gRPC boundaries between Rigbox's roles, generated from `proto/*.proto`, and the code that both ends share: faults with a stable
+//! code ([`fault`]), the handshake on a guest's byte stream ([`guest_stream`]), and unix sockets with authenticated peers
+//! ([`transport::unix`]).
 
 pub mod fault;
-pub mod stream;
-pub mod unix;
+pub mod guest_stream;
+pub mod transport;
 
-/// Control and node.
+/// Boundary between control and node.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
 pub mod node {
     tonic::include_proto!("rigbox.node.v1");
 }
-/// Node and guestio.
+/// Boundary between node and guestio.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
-pub mod attend {
-    tonic::include_proto!("rigbox.attend.v1");
+pub mod guestio {
+    tonic::include_proto!("rigbox.guestio.v1");
 }
-/// Connections of VMs, from the node to the role that answers.
+/// Handover of connections of VMs, from the node to the role that serves them.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
 pub mod bridge {
     tonic::include_proto!("rigbox.bridge.v1");
 }
-/// Gateways and node: connections to ports of VMs.
+/// Boundary between gateways and node: dialing ports of VMs.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
 pub mod dial {
     tonic::include_proto!("rigbox.dial.v1");
 }
-/// Gateways and control.
+/// Boundary between gateways and control.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
 pub mod gateway {
     tonic::include_proto!("rigbox.gateway.v1");
 }
-/// The agent in a VM.
+/// Service of the agent in a VM.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
 pub mod guest {
     tonic::include_proto!("rigbox.guest.v1");
 }
 
-/// A `Debug` that names the message and shows nothing of it.
-macro_rules! secret {
+/// Implements a `Debug` that shows the message's name and none of its fields.
+macro_rules! redacted_debug {
     ($($message:path),* $(,)?) => {$(
         impl std::fmt::Debug for $message {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,13 +47,13 @@ macro_rules! secret {
         }
     )*};
 }
-secret!(
+redacted_debug!(
     gateway::IdentifyRequest,
     gateway::identify_request::Credential,
     gateway::RedeemRequest,
-    gateway::Redeemed,
-    guest::DeliverRequest,
+    gateway::RedeemResponse,
+    guest::DeliverSecretsRequest,
 );
 
-/// Request header that names the workspace when control calls the guest service on guestio.
+/// Request header with the workspace id, for calls of the guest service from control to guestio.
 pub const WORKSPACE_HEADER: &str = "rigbox-workspace";

@@ -268,7 +268,7 @@ fn lines_of(running: Running) -> impl Stream<Item = Line> + Send {
                         let lines: Vec<Line> = whole.split(|byte| *byte == b'\n').filter_map(line).collect();
                         return Some((stream::iter(lines), (running, rest)));
                     }
-                    Some(exec_output::Output::End(_)) => return None,
+                    Some(exec_output::Output::Exit(_)) => return None,
                     Some(exec_output::Output::Stderr(_)) | None => {}
                 },
                 Ok(None) | Err(_) => return None,

@@ -14,7 +14,7 @@ use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use rigbox_core::authz::Exec;
 use rigbox_proto::guest::{
-    ExecEnd, ExecInput, ExecOutput, ExecStart, WindowSize, exec_end, exec_input, exec_output,
+    ExecExit, ExecInput, ExecOutput, ExecStart, WindowSize, exec_exit, exec_input, exec_output,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -236,17 +236,17 @@ pub(super) fn render(message: Result<Option<ExecOutput>, GuestError>) -> (Bytes,
     match output {
         Some(exec_output::Output::Stdout(data)) => (output_line("stdout", &data), false),
         Some(exec_output::Output::Stderr(data)) => (output_line("stderr", &data), false),
-        Some(exec_output::Output::End(end)) => (event(&end_event(end)), true),
+        Some(exec_output::Output::Exit(end)) => (event(&end_event(end)), true),
         // What a newer agent may send.
         None => (Bytes::new(), false),
     }
 }
 
-fn end_event(ExecEnd { end, duration_us }: ExecEnd) -> ExecEvent {
-    match end {
-        Some(exec_end::End::ExitCode(exit_code)) => ExecEvent::Exit { exit_code, duration_us },
-        Some(exec_end::End::Signal(signal)) => ExecEvent::Signal { signal, duration_us },
-        Some(exec_end::End::Error(error)) => ExecEvent::failed(error.code, error.message),
+fn end_event(ExecExit { outcome, duration_us }: ExecExit) -> ExecEvent {
+    match outcome {
+        Some(exec_exit::Outcome::ExitCode(exit_code)) => ExecEvent::Exit { exit_code, duration_us },
+        Some(exec_exit::Outcome::Signal(signal)) => ExecEvent::Signal { signal, duration_us },
+        Some(exec_exit::Outcome::Error(error)) => ExecEvent::failed(error.code, error.message),
         None => ExecEvent::failed("internal", "the agent did not say how the command ended"),
     }
 }

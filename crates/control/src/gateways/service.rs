@@ -9,8 +9,8 @@ use rigbox_core::status::Status as Life;
 use rigbox_proto::gateway::gateway_server::{Gateway, GatewayServer};
 use rigbox_proto::gateway::identify_request::Credential;
 use rigbox_proto::gateway::{
-    Acknowledged, IdentifyRequest, Identity, Kind, Notice, RedeemRequest, Redeemed, ResolveRequest, Route,
-    State, Visibility,
+    AppState, IdentifyRequest, Identity, IdentityKind, RedeemRequest, RedeemResponse, ResolveRequest, Route,
+    Visibility, WatchAck, WatchEvent,
 };
 use rigbox_store::AppWithWorkspace;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,7 +31,7 @@ pub(crate) fn listen(
     gateways: Gateways,
     visitors: Visitors,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
-    let incoming = rigbox_proto::unix::listen(&config.socket, config.uids.clone())
+    let incoming = rigbox_proto::transport::unix::listen(&config.socket, config.uids.clone())
         .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?;
     let service = GatewayServer::new(Service { gateways, visitors });
     Ok(async move {
@@ -60,10 +60,10 @@ impl Gateway for Service {
             None => return Err(Status::invalid_argument("no credential")),
         };
         let identity = match self.visitors.identify(&app, &shown).await.map_err(unavailable)? {
-            Visitor::Unknown => Identity { kind: Kind::Invalid.into(), ..Identity::default() },
-            Visitor::Workspace => Identity { kind: Kind::Workspace.into(), ..Identity::default() },
+            Visitor::Unknown => Identity { kind: IdentityKind::Invalid.into(), ..Identity::default() },
+            Visitor::Workspace => Identity { kind: IdentityKind::Workspace.into(), ..Identity::default() },
             Visitor::User(known) => Identity {
-                kind: Kind::User.into(),
+                kind: IdentityKind::User.into(),
                 user_id: known.user.id.to_string(),
                 email: known.user.email,
                 email_verified: known.user.email_verified,
@@ -76,19 +76,19 @@ impl Gateway for Service {
         Ok(Response::new(identity))
     }
 
-    async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<Redeemed>, Status> {
+    async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
         let RedeemRequest { code, app_id, state } = request.into_inner();
         let redeemed = self.visitors.redeem(&app(&app_id)?, &code, &state).await.map_err(unavailable)?;
         let (session, until) =
             redeemed.ok_or_else(|| Status::permission_denied("the code does not fit, or not any more"))?;
-        Ok(Response::new(Redeemed { app_session: session, expires_unix_ms: until.unix_ms() }))
+        Ok(Response::new(RedeemResponse { app_session: session, expires_unix_ms: until.unix_ms() }))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<Notice, Status>> + Send>>;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
     async fn watch(
         &self,
-        request: Request<Streaming<Acknowledged>>,
+        request: Request<Streaming<WatchAck>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (session, notices) = self.gateways.join();
         let mut acknowledged = request.into_inner();
@@ -136,9 +136,9 @@ impl Service {
         let origin = self.visitors.origin(&found.app);
         let sign_in_url = self.visitors.sign_in_url(&found.app);
         let state = match (found.app.stopped, found.status) {
-            (true, _) => State::AppStopped,
-            (false, Life::Running) => State::Up,
-            (false, _) => State::WorkspaceDown,
+            (true, _) => AppState::AppStopped,
+            (false, Life::Running) => AppState::Available,
+            (false, _) => AppState::WorkspaceNotRunning,
         };
         let visibility = match found.app.visibility {
             app_access::Visibility::Private => Visibility::Private,
@@ -149,12 +149,12 @@ impl Service {
             app_id: found.app.id.to_string(),
             app_name: found.app.name.to_string(),
             workspace_id: found.app.workspace_id.to_string(),
-            owner: found.app.user_id.to_string(),
+            owner_id: found.app.user_id.to_string(),
             visibility: visibility.into(),
             shared_with: found.app.shared_with,
             cors_origins: found.app.cors_origins,
             state: state.into(),
-            boot_id: found.boot.filter(|_| state == State::Up).unwrap_or_default(),
+            boot_id: found.boot.filter(|_| state == AppState::Available).unwrap_or_default(),
             port: found.app.port.unwrap_or_default().into(),
             sign_in_url,
             origin,

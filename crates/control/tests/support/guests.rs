@@ -29,7 +29,7 @@ pub(crate) struct Guests {
     pub(crate) written: AtomicUsize,
     pub(crate) resized: Mutex<Option<(u32, u32)>>,
     /// What each workspace has been given, in order.
-    pub(crate) delivered: Mutex<HashMap<String, Vec<DeliverRequest>>>,
+    pub(crate) delivered: Mutex<HashMap<String, Vec<DeliverSecretsRequest>>>,
     /// What listens in every guest.
     pub(crate) ports: Mutex<Vec<ListeningPort>>,
     /// Command lines that somebody ran as root.
@@ -76,8 +76,8 @@ fn stdout(bytes: Bytes) -> ExecOutput {
     ExecOutput { output: Some(exec_output::Output::Stdout(bytes)) }
 }
 
-fn end(end: exec_end::End) -> ExecOutput {
-    ExecOutput { output: Some(exec_output::Output::End(ExecEnd { end: Some(end), duration_us: 7 })) }
+fn end(end: exec_exit::Outcome) -> ExecOutput {
+    ExecOutput { output: Some(exec_output::Output::Exit(ExecExit { outcome: Some(end), duration_us: 7 })) }
 }
 
 async fn run(
@@ -90,10 +90,10 @@ async fn run(
     match argv.as_slice() {
         ["echo", text] => {
             let _ = out.send(Ok(stdout(Bytes::copy_from_slice(text.as_bytes())))).await;
-            let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+            let _ = out.send(Ok(end(exec_exit::Outcome::ExitCode(0)))).await;
         }
         ["exit", code] => {
-            let _ = out.send(Ok(end(exec_end::End::ExitCode(code.parse().unwrap())))).await;
+            let _ = out.send(Ok(end(exec_exit::Outcome::ExitCode(code.parse().unwrap())))).await;
         }
         ["flood", mebibytes] => {
             let chunk = Bytes::from(vec![b'x'; 32 * 1024]);
@@ -104,7 +104,7 @@ async fn run(
                 }
                 guests.written.fetch_add(chunk.len(), Ordering::SeqCst);
             }
-            let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+            let _ = out.send(Ok(end(exec_exit::Outcome::ExitCode(0)))).await;
         }
         ["sleep"] => {
             out.closed().await;
@@ -120,14 +120,14 @@ async fn run(
                     let _ = out.send(Ok(stdout(data))).await;
                 }
                 Ok(Some(ExecInput { input: Some(exec_input::Input::Signal(name)) })) => {
-                    let _ = out.send(Ok(end(exec_end::End::Signal(name)))).await;
+                    let _ = out.send(Ok(end(exec_exit::Outcome::Signal(name)))).await;
                     return;
                 }
                 Ok(Some(ExecInput { input: Some(exec_input::Input::Resize(size)) })) => {
                     *guests.resized.lock().unwrap() = Some((size.rows, size.cols));
                 }
                 Ok(Some(ExecInput { input: Some(exec_input::Input::Eof(true)) })) => {
-                    let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+                    let _ = out.send(Ok(end(exec_exit::Outcome::ExitCode(0)))).await;
                     return;
                 }
                 _ => {
@@ -139,7 +139,7 @@ async fn run(
         ["systemctl", ..] => {
             guests.commands.lock().unwrap().push(argv.join(" "));
             let _ = out.send(Ok(stdout(Bytes::from_static(b"active\n")))).await;
-            let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+            let _ = out.send(Ok(end(exec_exit::Outcome::ExitCode(0)))).await;
         }
         ["journalctl", ..] => {
             guests.commands.lock().unwrap().push(argv.join(" "));
@@ -150,11 +150,11 @@ async fn run(
                 format!("{entry}\n")
             };
             let _ = out.send(Ok(stdout(Bytes::from(line(1) + "no json\n" + &line(2))))).await;
-            let _ = out.send(Ok(end(exec_end::End::ExitCode(0)))).await;
+            let _ = out.send(Ok(end(exec_exit::Outcome::ExitCode(0)))).await;
         }
         other => {
             let error = Error { code: "not_found".into(), message: format!("{other:?}") };
-            let _ = out.send(Ok(end(exec_end::End::Error(error)))).await;
+            let _ = out.send(Ok(end(exec_exit::Outcome::Error(error)))).await;
         }
     }
 }
@@ -163,7 +163,7 @@ async fn run(
 impl Guest for Served {
     type ExecStream = Out<ExecOutput>;
     type ReadFileStream = Out<ReadFileOutput>;
-    type WatchEndStream = Out<EndAnnouncement>;
+    type WatchShutdownStream = Out<ShutdownEvent>;
 
     async fn exec(
         &self,
@@ -221,13 +221,16 @@ impl Guest for Served {
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
-    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+    async fn deliver_secrets(
+        &self,
+        request: Request<DeliverSecretsRequest>,
+    ) -> Result<Response<DeliverSecretsResponse>, Status> {
         if self.0.deaf.load(Ordering::SeqCst) {
             return Err(fault::status(Code::Unavailable, "agent_lost", "not now"));
         }
         let id = request.metadata().get(rigbox_proto::WORKSPACE_HEADER).unwrap().to_str().unwrap().to_owned();
         self.0.delivered.lock().unwrap().entry(id).or_default().push(request.into_inner());
-        Ok(Response::new(DeliverResponse {}))
+        Ok(Response::new(DeliverSecretsResponse {}))
     }
 
     async fn list_ports(&self, r: Request<ListPortsRequest>) -> Result<Response<ListPortsResponse>, Status> {
@@ -245,7 +248,10 @@ impl Guest for Served {
         Err(Status::unimplemented("not for control"))
     }
 
-    async fn watch_end(&self, _: Request<WatchEndRequest>) -> Result<Response<Self::WatchEndStream>, Status> {
+    async fn watch_shutdown(
+        &self,
+        _: Request<WatchShutdownRequest>,
+    ) -> Result<Response<Self::WatchShutdownStream>, Status> {
         Err(Status::unimplemented("not for control"))
     }
 }

@@ -136,7 +136,7 @@ impl Node {
     /// The VM ends.
     pub(crate) fn end(&self, id: &str, cause: Cause) {
         self.change(id, |known| {
-            known.state = State::Resting;
+            known.state = State::Stopped;
             known.end = Some(End { cause: cause.into(), detail: String::new() });
         });
     }
@@ -209,7 +209,7 @@ impl Service for Served {
         let mut inner = self.0.inner.lock().unwrap();
         let known = inner.known.entry(r.workspace_id.clone()).or_default();
         if known.state == State::Unspecified {
-            (known.state, known.generation) = (State::Resting, r.generation);
+            (known.state, known.generation) = (State::Stopped, r.generation);
         }
         let _ = self.0.events.send(report(&r.workspace_id, known));
         Ok(Response::new(ProvisionResponse { image_version: "base-1".into() }))
@@ -224,7 +224,7 @@ impl Service for Served {
         let Some(known) = inner.known.get_mut(&r.workspace_id) else {
             return Err(fault::status(Code::NotFound, "not_found", "no disk of that workspace"));
         };
-        if known.state == State::Resting {
+        if known.state == State::Stopped {
             (known.state, known.boot, known.end) = (State::Booting, boot, None);
             let _ = self.0.events.send(report(&r.workspace_id, known));
             if !silent {

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
 use rigbox_proto::gateway::gateway_server::GatewayServer;
-use rigbox_proto::gateway::{Acknowledged, ResolveRequest, Visibility};
+use rigbox_proto::gateway::{ResolveRequest, Visibility, WatchAck};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -52,7 +52,7 @@ async fn grpc_passes_with_its_trailers_and_streams() {
     let mut notices = client.watch(acknowledged).await.unwrap().into_inner();
     for _ in 0..3 {
         let notice = soon("a notice", notices.next()).await.unwrap().unwrap();
-        send.send(Acknowledged { sequence: notice.sequence }).await.unwrap();
+        send.send(WatchAck { sequence: notice.sequence }).await.unwrap();
     }
     // Without a credential nothing of it is reached.
     let status =

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use rigbox_edge::Limits;
-use rigbox_proto::gateway::{State, Visibility};
+use rigbox_proto::gateway::{AppState, Visibility};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -121,7 +121,7 @@ async fn a_stream_ends_with_its_workspace() {
     let world = World::new().await;
     let open = stream(&world, &by_key("owner")).await;
     let mut down = route(Visibility::Private);
-    (down.state, down.boot_id) = (State::WorkspaceDown.into(), String::new());
+    (down.state, down.boot_id) = (AppState::WorkspaceNotRunning.into(), String::new());
     world.gateway.set_route(HOST, Some(down));
     world.gateway.workspace_changed().await;
     ends(open, &world).await;

@@ -1,6 +1,6 @@
 //! SPEC, section 7: who may see an app, over the wire; and what is said instead.
 
-use rigbox_proto::gateway::{State, Visibility};
+use rigbox_proto::gateway::{AppState, Visibility};
 
 use crate::support::gateway::shown;
 use crate::support::http::{NAVIGATES, ask, get};
@@ -153,13 +153,13 @@ async fn what_cannot_be_reached_is_explained() {
         world.gateway.set_route(HOST, Some(changed));
         world.gateway.workspace_changed().await;
     };
-    set(|route| route.state = State::AppStopped.into()).await;
+    set(|route| route.state = AppState::AppStopped.into()).await;
     let reply = get(world.edge, "/", &headers).await;
     assert_eq!((reply.status, reply.code().as_str()), (503, "app_stopped"));
     // Whoever may not see it is not told that either.
     assert_eq!(get(world.edge, "/", &[]).await.status, 403);
     set(|route| {
-        route.state = State::WorkspaceDown.into();
+        route.state = AppState::WorkspaceNotRunning.into();
         route.boot_id.clear();
     })
     .await;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use rigbox_proto::guest::end_announcement::Kind;
+use rigbox_proto::guest::shutdown_event::Kind;
 
 /// systemd-shutdown lives for some hundred milliseconds at the least: it sends signals, waits, unmounts.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

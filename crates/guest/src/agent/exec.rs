@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rigbox_proto::fault;
-use rigbox_proto::guest::exec_end::End;
+use rigbox_proto::guest::exec_exit::Outcome;
 use rigbox_proto::guest::exec_input::Input;
 use rigbox_proto::guest::exec_output::Output;
-use rigbox_proto::guest::{Error, ExecEnd, ExecInput, ExecOutput, ExecStart};
-use rigbox_proto::stream::CHUNK;
+use rigbox_proto::guest::{Error, ExecExit, ExecInput, ExecOutput, ExecStart};
+use rigbox_proto::guest_stream::MAX_CHUNK_BYTES;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -77,11 +77,11 @@ impl Execs {
         tokio::spawn(async move {
             let (end, running) = match Running::spawn(&start, &variables, number) {
                 Ok(mut running) => (running.attend(&start, input, &sender).await, Some(running)),
-                Err(error) => (Some(ExecEnd { end: Some(End::Error(error)), duration_us: 0 }), None),
+                Err(error) => (Some(ExecExit { outcome: Some(Outcome::Error(error)), duration_us: 0 }), None),
             };
             if let Some(end) = end {
                 // A caller that is gone needs no end.
-                let _ = sender.send(Ok(ExecOutput { output: Some(Output::End(end)) })).await;
+                let _ = sender.send(Ok(ExecOutput { output: Some(Output::Exit(end)) })).await;
             }
             drop(sender);
             // The end goes out before the control group is removed.
@@ -255,7 +255,7 @@ impl Running {
         start: &ExecStart,
         input: Streaming<ExecInput>,
         sender: &mpsc::Sender<Result<ExecOutput, Status>>,
-    ) -> Option<ExecEnd> {
+    ) -> Option<ExecExit> {
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
         let ended = tokio_util::sync::CancellationToken::new();
         let output = async {
@@ -305,14 +305,14 @@ impl Running {
             }
         };
         let end = if timed_out {
-            End::Error(error(
+            Outcome::Error(error(
                 "timeout",
                 format!("the command ran longer than {} ms and was ended", start.timeout_ms),
             ))
         } else {
             end_of(status)
         };
-        Some(ExecEnd { end: Some(end), duration_us })
+        Some(ExecExit { outcome: Some(end), duration_us })
     }
 }
 
@@ -323,19 +323,21 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-fn end_of(status: io::Result<ExitStatus>) -> End {
+fn end_of(status: io::Result<ExitStatus>) -> Outcome {
     match status {
-        Err(failure) => End::Error(error("internal", format!("the command cannot be waited for: {failure}"))),
+        Err(failure) => {
+            Outcome::Error(error("internal", format!("the command cannot be waited for: {failure}")))
+        }
         Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => End::ExitCode(code),
+            (Some(code), _) => Outcome::ExitCode(code),
             (None, Some(number)) => {
                 let name = Signal::try_from(number).map_or_else(
                     |_| number.to_string(),
                     |signal| signal.as_str().trim_start_matches("SIG").to_owned(),
                 );
-                End::Signal(name)
+                Outcome::Signal(name)
             }
-            (None, None) => End::Error(error("internal", "the command ended without a status")),
+            (None, None) => Outcome::Error(error("internal", "the command ended without a status")),
         },
     }
 }
@@ -353,7 +355,7 @@ async fn pump(
     let Some(mut reader) = reader else { return };
     let mut left_after_end = PIPE_MAX;
     while left_after_end > 0 {
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut chunk = Vec::with_capacity(MAX_CHUNK_BYTES);
         let count = tokio::select! {
             biased;
             count = reader.read_buf(&mut chunk) => count,

@@ -9,7 +9,7 @@ use rigbox_proto::guest::{
     FileInfo, ReadFileOutput, ReadFileRequest, WriteFileInput, WriteFileOpen, read_file_output,
     write_file_input,
 };
-use rigbox_proto::stream::CHUNK;
+use rigbox_proto::guest_stream::MAX_CHUNK_BYTES;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -109,7 +109,7 @@ pub(super) async fn read(
             return kill(&mut child).await;
         }
         loop {
-            let mut chunk = Vec::with_capacity(CHUNK);
+            let mut chunk = Vec::with_capacity(MAX_CHUNK_BYTES);
             match stdout.read_buf(&mut chunk).await {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {

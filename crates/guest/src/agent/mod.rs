@@ -18,7 +18,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rigbox_proto::guest::guest_server::GuestServer;
-use rigbox_proto::stream;
+use rigbox_proto::guest_stream;
 
 use service::Agent;
 
@@ -44,18 +44,18 @@ pub(crate) fn run() -> Result<()> {
 async fn session(path: &std::path::Path, agent: Agent) -> Result<()> {
     // Opened anew for each session: that discards what the last one left in the queue.
     let mut port = port::open(path)?;
-    match stream::accept(&mut port).await {
+    match guest_stream::accept(&mut port).await {
         Ok(()) => {}
         // No host at the other end yet.
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     let service = GuestServer::new(agent)
-        .max_decoding_message_size(stream::MESSAGE_LIMIT)
-        .max_encoding_message_size(stream::MESSAGE_LIMIT);
+        .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES);
     let result = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(stream::WINDOW)
-        .initial_connection_window_size(stream::CONNECTION_WINDOW)
+        .initial_stream_window_size(guest_stream::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(guest_stream::CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(256)
         .serve_connection(TokioIo::new(port), TowerToHyperService::new(service))
         .await;

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rigbox_proto::guest::DeliverRequest;
+use rigbox_proto::guest::DeliverSecretsRequest;
 
 use crate::users::{DEFAULT_USER, User};
 
@@ -31,7 +31,7 @@ impl Environment {
 }
 
 /// Takes a delivery in.
-pub(super) fn deliver(environment: &Environment, delivery: DeliverRequest) -> io::Result<()> {
+pub(super) fn deliver(environment: &Environment, delivery: DeliverSecretsRequest) -> io::Result<()> {
     let variables: Variables = delivery.env.into_iter().collect();
     write("env", file(&variables).as_bytes())?;
     environment.set(variables);

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
-    DeliverRequest, DeliverResponse, EndAnnouncement, ExecInput, ExecOutput, HelloRequest, HelloResponse,
+    DeliverSecretsRequest, DeliverSecretsResponse, ExecInput, ExecOutput, HelloRequest, HelloResponse,
     ListPortsRequest, ListPortsResponse, ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse,
-    WatchEndRequest, WriteFileInput, WriteFileResponse,
+    ShutdownEvent, WatchShutdownRequest, WriteFileInput, WriteFileResponse,
 };
 use rustix::time::{ClockId, Timespec};
 use tokio_stream::Stream;
@@ -41,7 +41,7 @@ impl Guest for Agent {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
         let hello = request.into_inner();
         set_clock(hello.now_unix_ns);
-        write_about(&hello.about_json)
+        write_about(&hello.metadata_json)
             .map_err(|error| Status::internal(format!("/run/rigbox/workspace.json: {error}")))?;
         let kernel_boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(|error| Status::internal(format!("the kernel's boot id: {error}")))?;
@@ -75,10 +75,13 @@ impl Guest for Agent {
         Ok(Response::new(Box::pin(files::read(request.into_inner()).await?)))
     }
 
-    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+    async fn deliver_secrets(
+        &self,
+        request: Request<DeliverSecretsRequest>,
+    ) -> Result<Response<DeliverSecretsResponse>, Status> {
         secrets::deliver(&self.environment, request.into_inner())
             .map_err(|error| Status::internal(format!("{}: {error}", secrets::FOLDER)))?;
-        Ok(Response::new(DeliverResponse {}))
+        Ok(Response::new(DeliverSecretsResponse {}))
     }
 
     async fn list_ports(
@@ -101,8 +104,11 @@ impl Guest for Agent {
         Ok(Response::new(ShutDownResponse {}))
     }
 
-    type WatchEndStream = Output<EndAnnouncement>;
-    async fn watch_end(&self, _: Request<WatchEndRequest>) -> Result<Response<Self::WatchEndStream>, Status> {
+    type WatchShutdownStream = Output<ShutdownEvent>;
+    async fn watch_shutdown(
+        &self,
+        _: Request<WatchShutdownRequest>,
+    ) -> Result<Response<Self::WatchShutdownStream>, Status> {
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
             let kind = tokio::select! {
@@ -110,7 +116,7 @@ impl Guest for Agent {
                 () = sender.closed() => return,
             };
             // A receiver that is gone needs no answer.
-            let _ = sender.send(Ok(EndAnnouncement { kind: kind.into() })).await;
+            let _ = sender.send(Ok(ShutdownEvent { kind: kind.into() })).await;
         });
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }

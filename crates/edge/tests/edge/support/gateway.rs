@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use rigbox_proto::gateway::gateway_server::{Gateway as Service, GatewayServer};
 use rigbox_proto::gateway::identify_request::Credential;
-use rigbox_proto::gateway::notice::Notice as Kind;
+use rigbox_proto::gateway::watch_event::Event;
 use rigbox_proto::gateway::{
-    Acknowledged, Everything, Grants, IdentifyRequest, Identity, Lease, Notice, RedeemRequest, Redeemed,
-    ResolveRequest, Route,
+    GrantsChanged, IdentifyRequest, Identity, Lease, RedeemRequest, RedeemResponse, Reset, ResolveRequest,
+    Route, WatchAck, WatchEvent,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -38,7 +38,7 @@ pub(crate) struct Table {
     pub(crate) codes: HashMap<String, (String, String)>,
     pub(crate) asked: u64,
     pub(crate) redeemed: u64,
-    watchers: Vec<mpsc::Sender<Result<Notice, Status>>>,
+    watchers: Vec<mpsc::Sender<Result<WatchEvent, Status>>>,
     sequence: u64,
     acknowledged: u64,
     silent: bool,
@@ -55,8 +55,10 @@ impl Gateway {
                     table.identities.insert(shown(kind, name), user(id, name));
                 }
             }
-            let workspace =
-                Identity { kind: rigbox_proto::gateway::Kind::Workspace.into(), ..Identity::default() };
+            let workspace = Identity {
+                kind: rigbox_proto::gateway::IdentityKind::Workspace.into(),
+                ..Identity::default()
+            };
             table.identities.insert(shown("key", "workspace"), workspace);
             let mut unverified = user(FRIEND, "friend");
             unverified.email_verified = false;
@@ -71,7 +73,7 @@ impl Gateway {
             loop {
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 if !living.table().silent {
-                    living.tell(Kind::Lease(lease()));
+                    living.tell(Event::Lease(lease()));
                 }
             }
         });
@@ -81,7 +83,8 @@ impl Gateway {
     /// Listens, again if it did before.
     pub(crate) fn serve(&self) {
         let incoming =
-            rigbox_proto::unix::listen(&self.path, vec![rustix::process::geteuid().as_raw()]).unwrap();
+            rigbox_proto::transport::unix::listen(&self.path, vec![rustix::process::geteuid().as_raw()])
+                .unwrap();
         let service = GatewayServer::new(self.clone());
         let server = tokio::spawn(async move {
             tonic::transport::Server::builder()
@@ -106,10 +109,10 @@ impl Gateway {
         self.table().silent = false;
     }
 
-    fn tell(&self, kind: Kind) -> u64 {
+    fn tell(&self, event: Event) -> u64 {
         let mut table = self.table();
         table.sequence += 1;
-        let notice = Notice { sequence: table.sequence, notice: Some(kind) };
+        let notice = WatchEvent { sequence: table.sequence, event: Some(event) };
         table.watchers.retain(|watcher| watcher.try_send(Ok(notice.clone())).is_ok());
         table.sequence
     }
@@ -124,17 +127,17 @@ impl Gateway {
 
     /// Tells of the workspace, and waits until that is in force.
     pub(crate) async fn workspace_changed(&self) {
-        let sequence = self.tell(Kind::WorkspaceId(WORKSPACE.to_owned()));
+        let sequence = self.tell(Event::WorkspaceChanged(WORKSPACE.to_owned()));
         self.in_force(sequence).await;
     }
 
     pub(crate) async fn grants_changed(&self) {
-        let sequence = self.tell(Kind::Grants(Grants {}));
+        let sequence = self.tell(Event::GrantsChanged(GrantsChanged {}));
         self.in_force(sequence).await;
     }
 
     pub(crate) async fn everything_changed(&self) {
-        let sequence = self.tell(Kind::Everything(Everything {}));
+        let sequence = self.tell(Event::Reset(Reset {}));
         self.in_force(sequence).await;
     }
 
@@ -154,7 +157,7 @@ pub(crate) fn shown(kind: &str, name: &str) -> String {
 
 pub(crate) fn user(id: &str, name: &str) -> Identity {
     Identity {
-        kind: rigbox_proto::gateway::Kind::User.into(),
+        kind: rigbox_proto::gateway::IdentityKind::User.into(),
         user_id: id.to_owned(),
         email: format!("{name}@example.org"),
         email_verified: true,
@@ -185,11 +188,12 @@ impl Service for Gateway {
             Some(Credential::AppSession(session)) => session,
             None => return Err(Status::invalid_argument("no credential")),
         };
-        let invalid = Identity { kind: rigbox_proto::gateway::Kind::Invalid.into(), ..Identity::default() };
+        let invalid =
+            Identity { kind: rigbox_proto::gateway::IdentityKind::Invalid.into(), ..Identity::default() };
         Ok(Response::new(table.identities.get(&shown).cloned().unwrap_or(invalid)))
     }
 
-    async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<Redeemed>, Status> {
+    async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
         let request = request.into_inner();
         let mut table = self.table();
         table.redeemed += 1;
@@ -200,14 +204,14 @@ impl Service for Gateway {
         }
         let now =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
-        Ok(Response::new(Redeemed { app_session: session, expires_unix_ms: now + 3_600_000 }))
+        Ok(Response::new(RedeemResponse { app_session: session, expires_unix_ms: now + 3_600_000 }))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<Notice, Status>> + Send>>;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
     async fn watch(
         &self,
-        request: Request<Streaming<Acknowledged>>,
+        request: Request<Streaming<WatchAck>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (watcher, notices) = mpsc::channel(256);
         {
@@ -216,13 +220,13 @@ impl Service for Gateway {
                 return Err(Status::unavailable("silent"));
             }
             table.sequence += 1;
-            let first = Notice { sequence: table.sequence, notice: Some(Kind::Lease(lease())) };
+            let first = WatchEvent { sequence: table.sequence, event: Some(Event::Lease(lease())) };
             watcher.try_send(Ok(first)).unwrap();
             table.watchers.push(watcher);
         }
         let (mut acknowledged, this) = (request.into_inner(), self.clone());
         tokio::spawn(async move {
-            while let Ok(Some(Acknowledged { sequence })) = acknowledged.message().await {
+            while let Ok(Some(WatchAck { sequence })) = acknowledged.message().await {
                 let mut table = this.table();
                 table.acknowledged = table.acknowledged.max(sequence);
             }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rigbox_edge::{Config, Limits, Tls};
-use rigbox_proto::gateway::{Route, State, Visibility};
+use rigbox_proto::gateway::{AppState, Route, Visibility};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -101,11 +101,11 @@ pub(crate) fn route(visibility: Visibility) -> Route {
         app_id: APP.to_owned(),
         app_name: "web".to_owned(),
         workspace_id: WORKSPACE.to_owned(),
-        owner: OWNER.to_owned(),
+        owner_id: OWNER.to_owned(),
         visibility: visibility.into(),
         shared_with: vec!["friend@example.org".to_owned()],
         cors_origins: vec!["https://front.example".to_owned()],
-        state: State::Up.into(),
+        state: AppState::Available.into(),
         boot_id: BOOT.to_owned(),
         port: PORT,
         sign_in_url: "http://console.localhost:7070/apps/web/sign-in".to_owned(),

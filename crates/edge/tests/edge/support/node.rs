@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use prost::Message;
-use rigbox_proto::dial::{DialReply, DialRequest};
+use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_sys::fdpass;
 
 type Ports = Arc<Mutex<HashMap<(String, String, u32), SocketAddr>>>;
@@ -29,14 +29,14 @@ impl Node {
                 log.lock().unwrap().push(request.clone());
                 let key = (request.workspace_id, request.boot_id, request.port);
                 let address = these.lock().unwrap().get(&key).copied();
-                let no_vm = DialReply { code: "no_vm".to_owned(), message: String::new() };
+                let no_vm = DialResponse { code: "no_vm".to_owned(), message: String::new() };
                 let Some(address) = address else {
                     let _ = fdpass::send(&peer, &no_vm.encode_to_vec(), &[]);
                     continue;
                 };
                 // As the node's: it may still be connecting, and may be refused.
                 let socket = connecting(address);
-                let _ = fdpass::send(&peer, &DialReply::default().encode_to_vec(), &[socket.as_fd()]);
+                let _ = fdpass::send(&peer, &DialResponse::default().encode_to_vec(), &[socket.as_fd()]);
             }
         });
         Self { ports, dialled }

@@ -1,4 +1,4 @@
-//! gRPC on unix sockets between the roles of one machine. Who may connect is decided by the peer's uid as the kernel tells it
+//! gRPC over unix sockets between the roles of one machine. Access is decided by the peer's uid as reported by the kernel
 //! (`SO_PEERCRED`), not by the file's mode.
 
 use std::io;
@@ -10,16 +10,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::stream;
+use crate::guest_stream;
 
-/// Listens at `path` (replacing what a dead process left there) and yields the connections of processes whose uid is in `allowed`;
-/// others are closed at once.
+/// Listens at `path` and yields the connections of processes whose uid is in `allowed_uids`. Others are closed at once. Replaces a
+/// stale socket file.
 ///
 /// # Errors
-/// As bind(2); a socket's path is at most 107 bytes long.
+/// As bind(2). The path of a socket is at most 107 bytes long.
 pub fn listen(
     path: &Path,
-    allowed: Vec<u32>,
+    allowed_uids: Vec<u32>,
 ) -> io::Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -28,12 +28,12 @@ pub fn listen(
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     Ok(UnixListenerStream::new(listener).filter(move |connection| match connection {
-        Ok(connection) => connection.peer_cred().is_ok_and(|peer| allowed.contains(&peer.uid())),
+        Ok(connection) => connection.peer_cred().is_ok_and(|peer| allowed_uids.contains(&peer.uid())),
         Err(_) => true,
     }))
 }
 
-/// A channel to the role that listens at `path`: connects when first used, and anew after that role was restarted.
+/// Returns a channel to the role that listens at `path`. It connects on first use and reconnects after that role restarts.
 pub fn channel(path: &Path) -> Channel {
     let path = path.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
@@ -43,9 +43,9 @@ pub fn channel(path: &Path) -> Channel {
     endpoint().connect_with_connector_lazy(connector)
 }
 
-/// Settings of every HTTP/2 connection between roles, and to a guest. The address is never looked up.
+/// Returns the settings of every HTTP/2 connection between roles, and to a guest. The address is never resolved.
 pub fn endpoint() -> Endpoint {
     Endpoint::from_static("http://role.invalid")
-        .initial_stream_window_size(stream::WINDOW)
-        .initial_connection_window_size(stream::CONNECTION_WINDOW)
+        .initial_stream_window_size(guest_stream::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(guest_stream::CONNECTION_WINDOW_BYTES)
 }

@@ -1,0 +1,3 @@
+//! Transports of the gRPC boundaries between roles.
+
+pub mod unix;
