@@ -123,7 +123,7 @@ fn roles_have_only_what_they_need(world: &World) -> Kept {
         ensure!(!root.join("etc").exists() && !root.join("usr").exists(), "{role} has a file system");
     }
     // Strangers, root included, get no answer on the roles' sockets.
-    for socket in ["node/control.sock", "node/attend.sock", "guestio/guest.sock"] {
+    for socket in ["node/control.sock", "node/guestio.sock", "guestio/guest.sock"] {
         let mut stream = std::os::unix::net::UnixStream::connect(world.run_dir().join(socket))?;
         stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
         // An HTTP/2 client's first bytes; a server that talks answers with its settings.

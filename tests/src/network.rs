@@ -406,14 +406,14 @@ fn what_stands_in_the_way_out_is_named(world: &World) -> Kept {
             Ok(Some(()))
         })
     };
-    says("VMs reach the internet by eth0")?;
+    says("VMs reach the internet through eth0")?;
     let forwarding = "/proc/sys/net/ipv4/conf/eth0/forwarding";
     std::fs::write(forwarding, "0")?;
     let off = says("net.ipv4.conf.eth0.forwarding is not 1");
     std::fs::write(forwarding, "1")?;
     off?;
     internet::run("iptables-legacy", &["-P", "FORWARD", "DROP"])?;
-    let old = says("chain `FORWARD` of the old iptables drops");
+    let old = says("chain `FORWARD` of iptables-legacy drops");
     internet::run("iptables-legacy", &["-P", "FORWARD", "ACCEPT"])?;
     old?;
     internet::run("nft", &["add", "table", "ip", "other"])?;
@@ -422,7 +422,7 @@ fn what_stands_in_the_way_out_is_named(world: &World) -> Kept {
     let new = says("chain `ip other way` drops");
     internet::run("nft", &["delete", "table", "ip", "other"])?;
     new?;
-    says("VMs reach the internet by eth0")
+    says("VMs reach the internet through eth0")
 }
 
 fn what_the_host_lent_is_given_back(world: &World) -> Kept {

@@ -29,8 +29,8 @@ use rigbox_proto::transport::unix;
 /// Where the role finds its neighbours.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The node's attendance socket.
-    pub attend_socket: PathBuf,
+    /// Socket of the node's gRPC service.
+    pub node_socket: PathBuf,
     /// The node's descriptor socket.
     pub fd_socket: PathBuf,
     /// Where this role listens for control.
@@ -64,10 +64,10 @@ pub enum Error {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let incoming = unix::listen(&config.guest_socket, vec![config.control_uid])
         .map_err(|source| Error::Listen { path: config.guest_socket.clone(), source })?;
-    let node = NodeSessionClient::new(unix::channel(&config.attend_socket));
+    let node = NodeSessionClient::new(unix::channel(&config.node_socket));
     let fds = fds::Fds::new(config.fd_socket.clone());
     let vms = vm::Vms::new(vm::Surroundings { fds, node, resolvers: config.resolvers.clone().into() });
-    let attendance = tokio::spawn(attendance::attend(config.attend_socket.clone(), vms.clone()));
+    let attendance = tokio::spawn(attendance::attend(config.node_socket.clone(), vms.clone()));
     let service = GuestServer::new(proxy::Proxy::new(vms))
         .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES);

@@ -6,7 +6,7 @@ const ALIGN: usize = 4;
 /// The last part of an initramfs: `init` as `/init`, to be put behind an image's `modules.cpio`.
 pub fn init_archive(init: &[u8]) -> Vec<u8> {
     let mut cpio = Cpio::default();
-    cpio.program("init", init);
+    cpio.add_program("init", init);
     cpio.finish()
 }
 
@@ -19,7 +19,7 @@ pub struct Cpio {
 
 impl Cpio {
     /// Adds a folder; the kernel makes no missing parents, so add these first.
-    pub fn folder(&mut self, path: &str) {
+    pub fn add_folder(&mut self, path: &str) {
         self.entry(path, 0o040_755, 2, &[]);
     }
 
@@ -29,7 +29,7 @@ impl Cpio {
     }
 
     /// Adds a program that everybody may run.
-    pub fn program(&mut self, path: &str, content: &[u8]) {
+    pub fn add_program(&mut self, path: &str, content: &[u8]) {
         self.entry(path, 0o100_755, 1, content);
     }
 
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn what_is_put_in_comes_out() {
         let mut cpio = Cpio::default();
-        cpio.folder("modules");
+        cpio.add_folder("modules");
         cpio.file("modules/00-a.ko", b"12345");
         cpio.file("modules/01-bc.ko", b"");
         let bytes = cpio.finish();

@@ -24,7 +24,7 @@ pub(crate) fn archive(dir: &Path) -> Result<Vec<u8>, Error> {
     let dep = dir.join("modules.dep");
     let text = std::fs::read_to_string(&dep).map_err(Error::file("read", &dep))?;
     let mut cpio = Cpio::default();
-    cpio.folder("modules");
+    cpio.add_folder("modules");
     for (index, module) in load_order(&text, WANTED).map_err(Error::Kernel)?.into_iter().enumerate() {
         let path = dir.join(module);
         let content = std::fs::read(&path).map_err(Error::file("read", &path))?;

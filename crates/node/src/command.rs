@@ -1,20 +1,20 @@
-//! Runs a program of the system and turns its failure into an error that says what it said.
+//! Runs programs of the system, and reports their failure with what they wrote to standard error.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::error::Error;
 
-/// At most so much of what a program said is repeated, in characters.
-const SAID: usize = 1000;
+/// Standard error of a program that an error message quotes at most, in characters.
+const MAX_STDERR_CHARS: usize = 1000;
 
-/// Runs to the end; returns standard output.
+/// Runs a program to its end and returns its standard output.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, Error> {
-    feed(program, arguments, "")
+    run_with_input(program, arguments, "")
 }
 
-/// The same, with `input` as standard input. The program is in the network namespace of the calling thread.
-pub(crate) fn feed(program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
+/// As [`run`], with `input` as standard input. The program runs in the network namespace of the calling thread.
+pub(crate) fn run_with_input(program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
     let failed =
         |output: String| Error::Program { program: format!("{program} {}", arguments.join(" ")), output };
     let mut command = Command::new(program);
@@ -22,13 +22,14 @@ pub(crate) fn feed(program: &str, arguments: &[&str], input: &str) -> Result<Str
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // When it does not read, its own message says more.
+        // If the program does not read its input, its own message is more useful.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
-        let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(SAID).collect();
-        return Err(failed(format!("{}: {said}", output.status)));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stderr: String = stderr.trim().chars().take(MAX_STDERR_CHARS).collect();
+        return Err(failed(format!("{}: {stderr}", output.status)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

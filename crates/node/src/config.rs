@@ -1,60 +1,62 @@
-//! What the node is told about its installation, and every name that it derives from that. All names carry the installation's id or
-//! lie in its folders, so two installations on one machine never meet, and a node that was restarted finds what it made.
+//! Settings of the node, and the names and paths that it derives from them. All of them contain the installation's id or lie in its
+//! folders, so two installations on one machine never collide, and a restarted node finds its resources again.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 
+use crate::vmm::select::VmmConfig;
+
 /// Settings of the node.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The installation: 8 characters of a hash of its state folder.
+    /// Installation id: 8 characters of a hash of its state folder.
     pub installation: String,
-    /// This node's part of the state folder.
+    /// The node's part of the state folder.
     pub state_dir: PathBuf,
-    /// This node's part of the run folder (root only).
+    /// The node's part of the run folder (root only).
     pub run_dir: PathBuf,
-    /// Where control calls.
-    pub node_socket: PathBuf,
-    /// Where guestio calls.
-    pub attend_socket: PathBuf,
-    /// Where guestio asks for descriptors.
+    /// Socket of the gRPC service for control.
+    pub control_socket: PathBuf,
+    /// Socket of the gRPC service for guestio.
+    pub guestio_socket: PathBuf,
+    /// Socket on which guestio requests descriptors.
     pub fd_socket: PathBuf,
-    /// Where `edge` asks for connections to VMs.
+    /// Socket on which `edge` requests connections to VMs.
     pub dial_socket: PathBuf,
-    /// Where connections that VMs make to their bridge are brought.
+    /// Socket of the role that serves connections of VMs to their bridge.
     pub bridge_socket: PathBuf,
-    /// The only uid that may use `node_socket`.
+    /// The only uid that may use `control_socket`.
     pub control_uid: u32,
-    /// The only uid that may use `attend_socket` and `fd_socket`.
+    /// The only uid that may use `guestio_socket` and `fd_socket`.
     pub guestio_uid: u32,
     /// The only uid that may use `dial_socket`.
     pub edge_uid: u32,
     /// First of the uids that VMMs run as.
     pub vm_uid_base: u32,
-    /// How many there are: also the most workspaces this node can have.
+    /// Number of these uids, and thereby the maximum number of workspaces on this node.
     pub vm_uid_count: u32,
     /// Cache folder of built images.
     pub image_cache: PathBuf,
     /// Folder with the static binaries `init` (the agent) and `rig` for use in the VM.
     pub guest_dir: PathBuf,
-    /// QEMU for this machine's architecture.
-    pub qemu: PathBuf,
-    /// How VMs reach the outside.
+    /// Settings of the VMM drivers.
+    pub vmm: VmmConfig,
+    /// Connection of VMs to the outside.
     pub uplink: UplinkMode,
-    /// How much of a disk's size is set aside for it, 0.0 to 1.0.
+    /// Share of a disk's size that is reserved for it, 0.0 to 1.0.
     pub disk_reserve: f64,
-    /// From the VMM's start to the agent's hello.
+    /// Time from the VMM's start to the agent's hello.
     pub boot_timeout: Duration,
 }
 
-/// How VMs reach the outside.
+/// Connection of VMs to the outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UplinkMode {
-    /// By a veth pair into the host's own network, which masquerades them.
+    /// A veth pair into the host's network, which masquerades them.
     Veth,
-    /// Not at all.
+    /// None.
     None,
 }
 
@@ -67,7 +69,7 @@ impl Config {
         self.run_dir.join("vms")
     }
 
-    /// The workspace's folder of sockets.
+    /// Returns the folder of a workspace's sockets.
     pub(crate) fn vm_dir(&self, workspace: &WorkspaceId) -> PathBuf {
         self.vms_dir().join(workspace.as_str())
     }
@@ -76,23 +78,23 @@ impl Config {
         self.run_dir.join("netns")
     }
 
-    /// Where the workspace's network namespace is kept.
+    /// Returns the path at which a workspace's network namespace is mounted.
     pub(crate) fn netns(&self, workspace: &WorkspaceId) -> PathBuf {
         self.netns_dir().join(workspace.as_str())
     }
 
-    /// Name of the control groups of this installation's VMs.
+    /// Returns the name of the parent control group of this installation's VMs.
     pub(crate) fn cgroup(&self) -> String {
         format!("rigbox-{}", self.installation)
     }
 }
 
-/// Socket of the agent's stream in a VM's folder.
+/// Returns the socket of the agent's stream in a VM's folder.
 pub(crate) fn agent_socket(vm_dir: &Path) -> PathBuf {
     vm_dir.join("agent.sock")
 }
 
-/// Socket of QMP in a VM's folder.
-pub(crate) fn qmp_socket(vm_dir: &Path) -> PathBuf {
-    vm_dir.join("qmp.sock")
+/// Returns the socket of the VMM's own protocol in a VM's folder.
+pub(crate) fn monitor_socket(vm_dir: &Path) -> PathBuf {
+    vm_dir.join("monitor.sock")
 }

@@ -1,85 +1,85 @@
-//! Why the node could not do what was asked, with the stable code that control acts on.
+//! Errors of the node, with the stable codes that control acts on.
 
 use std::path::PathBuf;
 
 use rigbox_proto::fault;
 use tonic::{Code, Status};
 
-/// What went wrong.
+/// Reason why the node could not carry out a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The request contradicts what the node knows.
+    /// The request contradicts the node's state. Holds the code and the message.
     #[error("{1}")]
     Refused(&'static str, String),
     /// The request has to be repeated a little later.
-    #[error("{0}: ask again")]
-    NotNow(String),
-    /// The disk's size cannot be set aside.
+    #[error("{0}; try again later")]
+    Retry(String),
+    /// The space for a disk cannot be reserved.
     #[error(
-        "the node has no room for {wanted_mb} MiB more ({detail}): delete workspaces or give the state folder more room"
+        "the node lacks {wanted_mb} MiB of disk space ({detail}): delete workspaces or enlarge the file system of the state folder"
     )]
     DiskFull {
-        /// MiB.
+        /// Missing space, MiB.
         wanted_mb: u64,
-        /// What was counted.
+        /// The calculation behind it.
         detail: String,
     },
-    /// No image of that name.
+    /// There is no image of that name.
     #[error("no image `{0}` on this node: build it with `cargo xtask image {0}`")]
     NoImage(String),
     /// A system call on a path failed.
-    #[error("{}: {what}: {source}", path.display())]
+    #[error("failed to {action} {}: {source}", path.display())]
     Path {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
+        /// Action that was tried; reads with the path after it.
+        action: &'static str,
+        /// Path that it was tried on.
         path: PathBuf,
-        /// Why it failed.
+        /// Cause of the failure.
         source: std::io::Error,
     },
-    /// A program that the node needs failed.
+    /// A program that the node depends on failed.
     #[error("`{program}` failed: {output}")]
     Program {
-        /// Its name.
+        /// Program and arguments.
         program: String,
-        /// What it said.
+        /// Exit status and standard error.
         output: String,
     },
-    /// Something else in the system failed.
-    #[error("{what}: {source}")]
+    /// Another system call failed.
+    #[error("failed to {action}: {source}")]
     System {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
+        /// Action that was tried.
+        action: &'static str,
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// The VMM or its jail could not be started.
-    #[error("the VMM could not be started: {0}")]
+    #[error("failed to start the VMM: {0}")]
     Launch(String),
 }
 
 impl Error {
-    /// For `map_err` on a call about `path`.
-    pub(crate) fn at(what: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+    /// Returns a converter for `map_err` on a call about `path`.
+    pub(crate) fn at(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Path { what, path, source }
+        move |source| Self::Path { action, path, source }
     }
 
-    /// For `map_err` on other calls.
-    pub(crate) fn system<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::System { what, source: source.into() }
+    /// Returns a converter for `map_err` on any other call.
+    pub(crate) fn system<E: Into<std::io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::System { action, source: source.into() }
     }
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
-        let (code, name) = match &error {
-            // Without a fault: control asks again.
-            Error::NotNow(_) => return Status::unavailable(error.to_string()),
-            Error::Refused(name, _) => (Code::FailedPrecondition, *name),
+        let is_full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
+        let (code, fault_code) = match &error {
+            // Without a fault code, control retries.
+            Error::Retry(_) => return Status::unavailable(error.to_string()),
+            Error::Refused(fault_code, _) => (Code::FailedPrecondition, *fault_code),
             Error::DiskFull { .. } => (Code::ResourceExhausted, "disk_full"),
-            Error::Path { source, .. } | Error::System { source, .. } if full(source) => {
+            Error::Path { source, .. } | Error::System { source, .. } if is_full(source) => {
                 (Code::ResourceExhausted, "disk_full")
             }
             Error::NoImage(_) => (Code::NotFound, "no_image"),
@@ -88,6 +88,6 @@ impl From<Error> for Status {
                 (Code::Internal, "node_error")
             }
         };
-        fault::status(code, name, error.to_string())
+        fault::status(code, fault_code, error.to_string())
     }
 }

@@ -1,5 +1,5 @@
-//! What this node made and has to clean up: one small JSON file per workspace, replaced whole before the thing is made and after it is
-//! gone, so that a node that died anywhere knows what may be there.
+//! Journal of the resources that this node created and has to clean up: one small JSON file per workspace. It is replaced atomically
+//! before a resource is created and after it is gone, so a node that died at any point knows what may exist.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -12,76 +12,76 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::net::policy::Policy;
 
-/// All that is known of one workspace.
+/// State of one workspace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) workspace: String,
-    /// Of the last request that was carried out.
+    /// Generation of the last request that was carried out.
     pub(crate) generation: u64,
-    /// Which of the node's VM uids it has.
+    /// Index of its uid among the node's VM uids.
     pub(crate) slot: u32,
     pub(crate) image_version: String,
     pub(crate) disk_size_mb: u32,
     pub(crate) phase: Phase,
     pub(crate) boot: Option<Boot>,
-    pub(crate) last_end: Option<Ended>,
-    /// What the network lets through, now or at the next start.
+    pub(crate) last_end: Option<BootEnd>,
+    /// Network policy, in force now or from the next start on.
     #[serde(default)]
     pub(crate) network: Policy,
 }
 
-/// How far the disk is.
+/// State of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
-    /// The disk may be half there.
+    /// The disk may be incomplete.
     Provisioning,
-    /// The disk is whole.
+    /// The disk is complete.
     Provisioned,
-    /// Everything goes.
+    /// All resources are being removed.
     Deleting,
 }
 
-/// A VM that runs, or may run.
+/// VM that runs, or may run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Boot {
     pub(crate) boot_id: String,
-    /// The host's own boot: another one means that this VM is gone.
+    /// Boot id of the host. If the host has another one by now, this VM is gone.
     pub(crate) host_boot_id: String,
-    /// None until the VMM has been spawned.
-    pub(crate) process: Option<Process>,
+    /// `None` until the VMM has been spawned.
+    pub(crate) process: Option<ProcessId>,
     #[serde(rename = "about_json")]
     pub(crate) metadata_json: String,
-    /// The agent has said hello in this boot.
+    /// The agent has sent its hello in this boot.
     pub(crate) ready: bool,
-    /// A stop was asked for.
+    /// A stop was requested.
     pub(crate) stopping: bool,
 }
 
-/// A process, named so that another one with the same pid is not taken for it.
+/// Identity of a process that survives the reuse of its pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Process {
+pub(crate) struct ProcessId {
     pub(crate) pid: i32,
-    /// Clock ticks after the host's boot (field 22 of proc_pid_stat(5)).
+    /// Start time in clock ticks after the host's boot (field 22 of proc_pid_stat(5)).
     pub(crate) start_time: u64,
 }
 
-/// How the last boot ended.
+/// End of the last boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ended {
+pub(crate) struct BootEnd {
     pub(crate) boot_id: String,
     /// Number of a [`Cause`].
     pub(crate) cause: i32,
     pub(crate) detail: String,
 }
 
-impl Ended {
+impl BootEnd {
     pub(crate) fn new(boot_id: &str, cause: Cause, detail: impl Into<String>) -> Self {
         Self { boot_id: boot_id.to_owned(), cause: cause.into(), detail: detail.into() }
     }
 }
 
-/// The folder of records.
+/// Folder of the records.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     dir: PathBuf,
@@ -89,32 +89,33 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn open(dir: PathBuf) -> Result<Self, Error> {
-        fs::create_dir_all(&dir).map_err(Error::at("cannot be made", &dir))?;
+        fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
         Ok(Self { dir })
     }
 
-    /// Everything on record. A file that cannot be read is an error, never skipped: what it names would be taken for nobody's.
+    /// Reads all records. An unreadable file is an error and never skipped: its resources would be removed as orphans.
     pub(crate) fn load(&self) -> Result<Vec<(WorkspaceId, Record)>, Error> {
         let mut records = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(Error::at("cannot be listed", &self.dir))? {
-            let path = entry.map_err(Error::at("cannot be listed", &self.dir))?.path();
+        for entry in fs::read_dir(&self.dir).map_err(Error::at("list", &self.dir))? {
+            let path = entry.map_err(Error::at("list", &self.dir))?.path();
             if path.extension().is_some_and(|extension| extension == "new") {
-                // A replacement that was never finished.
-                fs::remove_file(&path).map_err(Error::at("cannot be removed", &path))?;
+                // An unfinished replacement.
+                fs::remove_file(&path).map_err(Error::at("remove", &path))?;
                 continue;
             }
-            let text = fs::read_to_string(&path).map_err(Error::at("cannot be read", &path))?;
-            let record: Record = serde_json::from_str(&text)
-                .map_err(|error| Error::at("is no record of the node's journal", &path)(error.into()))?;
-            let id = record.workspace.parse().map_err(|error| {
-                Error::at("is no record of the node's journal", &path)(std::io::Error::other(error))
-            })?;
+            let text = fs::read_to_string(&path).map_err(Error::at("read", &path))?;
+            let record: Record =
+                serde_json::from_str(&text).map_err(|error| Error::at("parse", &path)(error.into()))?;
+            let id = record
+                .workspace
+                .parse()
+                .map_err(|error| Error::at("parse", &path)(std::io::Error::other(error)))?;
             records.push((id, record));
         }
         Ok(records)
     }
 
-    /// Puts `record` on disk, durably.
+    /// Writes a record durably.
     pub(crate) fn save(&self, record: &Record) -> Result<(), Error> {
         let (path, new) = self.paths(&record.workspace);
         let write = || -> std::io::Result<()> {
@@ -122,19 +123,17 @@ impl Journal {
             file.write_all(&serde_json::to_vec_pretty(record)?)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
-            sync(&self.dir)
+            sync_dir(&self.dir)
         };
-        write().map_err(Error::at("cannot be written", &path))
+        write().map_err(Error::at("write", &path))
     }
 
-    /// Forgets a workspace, durably.
+    /// Removes a workspace's record durably.
     pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         let (path, _) = self.paths(workspace.as_str());
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::at("cannot be removed", &path)(error))
-            }
-            _ => sync(&self.dir).map_err(Error::at("cannot be synced", &self.dir)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("remove", &path)(error)),
+            _ => sync_dir(&self.dir).map_err(Error::at("sync", &self.dir)),
         }
     }
 
@@ -143,7 +142,7 @@ impl Journal {
     }
 }
 
-fn sync(dir: &Path) -> std::io::Result<()> {
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -160,13 +159,13 @@ mod tests {
             disk_size_mb: 4096,
             phase: Phase::Provisioned,
             boot: None,
-            last_end: Some(Ended::new("b", Cause::Halt, "halted")),
+            last_end: Some(BootEnd::new("b", Cause::Halt, "halted")),
             network: Policy::default(),
         }
     }
 
     #[test]
-    fn a_record_comes_back_and_goes() {
+    fn record_survives_a_reload_until_removed() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path().to_owned()).unwrap();
         let id = WorkspaceId::from_random([1; 5]);
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_no_absence() {
+    fn damaged_record_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path().to_owned()).unwrap();
         fs::write(dir.path().join("ws-aaaaaaaa.json"), "{").unwrap();

@@ -1,30 +1,22 @@
-//! `node`: the role that makes VMs and everything around them, and the only one that is root. It parses no byte from a guest or from
-//! the internet: it speaks with control (`service`), with guestio (`attend`) and with the kernel.
+//! `node`: the role that creates VMs and everything around them, and the only role that runs as root. It parses no byte from a guest or
+//! from the internet: it talks to control (`control_rpc`), to the unprivileged roles of this machine (`sockets`) and to the kernel.
 //!
-//! What it makes is on record before it exists (`journal`), so a node that was killed at any moment finds it again (`recovery`).
-//! Running VMs are no children of the node and outlive it.
+//! Every resource is in the `journal` before it exists, so a node that was killed at any moment finds it again (`recovery`). Running VMs
+//! are not children of the node and outlive it.
 
-mod attend;
-mod bridge;
-mod cgroup;
 mod command;
 mod config;
-mod dial;
-mod disks;
+mod control_rpc;
 mod error;
-mod images;
-pub mod jail;
 mod journal;
-mod launch;
 mod net;
 mod node;
-mod packets;
-mod process;
 mod recovery;
 mod reports;
-mod service;
+mod sandbox;
+mod sockets;
+mod storage;
 mod vmm;
-mod volume;
 mod workspace;
 
 use std::future::Future;
@@ -36,37 +28,43 @@ use rigbox_proto::transport::unix;
 use tonic::transport::Server;
 
 pub use config::{Config, UplinkMode};
-pub use disks::clone_disk;
 pub use error::Error;
 pub use recovery::purge;
+pub use sandbox::jail;
+pub use storage::disks::clone_disk;
+pub use vmm::select::VmmConfig;
 
-/// Runs the role until `shutdown`. Running VMs stay.
+/// Runs the role until `shutdown`. VMs keep running.
 ///
 /// # Errors
-/// [`Error`]: what the node needs is not there, or a socket cannot be made.
+/// [`Error`]: a prerequisite of the node is missing, or a socket cannot be created.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let opened = tokio::task::spawn_blocking({
         let config = config.clone();
         move || node::Node::open(config)
     });
-    let node = opened.await.map_err(Error::system("opening the node"))??;
-    let service = service::Service::new(Arc::clone(&node));
-    recovery::recover(&node, &service)?;
+    let node = opened.await.map_err(Error::system("open the node"))??;
+    let control_service = control_rpc::ControlService::new(Arc::clone(&node));
+    recovery::recover(&node, &control_service)?;
 
-    node.attendees.serve_descriptors(&config.fd_socket, config.guestio_uid)?;
-    node.doors.serve(&config.dial_socket, config.edge_uid)?;
-    let attend = unix::listen(&config.attend_socket, vec![config.guestio_uid])
-        .map_err(Error::at("cannot listen", &config.attend_socket))?;
-    let control = unix::listen(&config.node_socket, vec![config.control_uid])
-        .map_err(Error::at("cannot listen", &config.node_socket))?;
-    let attendance = attend::Service { attendees: Arc::new(node.attendees.clone()) };
-    let for_guestio =
-        Server::builder().add_service(NodeSessionServer::new(attendance)).serve_with_incoming(attend);
-    let for_control = Server::builder().add_service(NodeServer::new(service)).serve_with_incoming(control);
+    node.attached_vms.serve_descriptors(&config.fd_socket, config.guestio_uid)?;
+    node.dial_targets.serve(&config.dial_socket, config.edge_uid)?;
+    let guestio_connections = unix::listen(&config.guestio_socket, vec![config.guestio_uid])
+        .map_err(Error::at("listen at", &config.guestio_socket))?;
+    let control_connections = unix::listen(&config.control_socket, vec![config.control_uid])
+        .map_err(Error::at("listen at", &config.control_socket))?;
+    let guestio_service =
+        sockets::guestio::GuestioService { attached_vms: Arc::new(node.attached_vms.clone()) };
+    let serve_guestio = Server::builder()
+        .add_service(NodeSessionServer::new(guestio_service))
+        .serve_with_incoming(guestio_connections);
+    let serve_control = Server::builder()
+        .add_service(NodeServer::new(control_service))
+        .serve_with_incoming(control_connections);
     tokio::select! {
-        result = for_guestio => result,
-        result = for_control => result,
+        result = serve_guestio => result,
+        result = serve_control => result,
         () = shutdown => Ok(()),
     }
-    .map_err(|error| Error::System { what: "a socket of the node", source: std::io::Error::other(error) })
+    .map_err(|error| Error::System { action: "serve a socket", source: std::io::Error::other(error) })
 }

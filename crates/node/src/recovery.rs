@@ -1,4 +1,4 @@
-//! What a node does when it starts: takes over what is on record, and removes what nobody owns.
+//! Recovery at start-up: takes over what is in the journal and removes resources without an owner. Also the purge of an installation.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,51 +7,52 @@ use std::sync::Arc;
 
 use rigbox_core::ids::WorkspaceId;
 
-use crate::cgroup::Cgroups;
 use crate::config::Config;
+use crate::control_rpc::ControlService;
 use crate::error::Error;
 use crate::journal::Journal;
 use crate::node::Node;
-use crate::service::Service;
+use crate::sandbox::cgroup::Cgroups;
+use crate::storage::volume;
 use crate::workspace::Workspace;
 
-/// Compares record and kernel and starts the workspaces' tasks. What takes time (and may not succeed at once) is left to them and to a
-/// thread, so that one VM that does not go keeps nobody waiting.
-pub(crate) fn recover(node: &Arc<Node>, service: &Service) -> Result<(), Error> {
+/// Compares the journal with the kernel and starts the workspaces' tasks. Anything slow, or that may not succeed at once, is left to
+/// these tasks and to a thread, so that one stuck VM delays no other.
+pub(crate) fn recover(node: &Arc<Node>, service: &ControlService) -> Result<(), Error> {
     let records = node.journal.load()?;
-    let known: BTreeSet<WorkspaceId> = records.iter().map(|(id, _)| id.clone()).collect();
-    node.disks.retain(&|id| known.contains(id))?;
-    // Listed before there can be a new workspace.
-    let mut unowned = Vec::new();
-    for name in leftovers(&node.config, &node.cgroups)? {
+    let recorded: BTreeSet<WorkspaceId> = records.iter().map(|(id, _)| id.clone()).collect();
+    node.disks.retain(&|id| recorded.contains(id))?;
+    // Listed before a new workspace can appear.
+    let mut orphans = Vec::new();
+    for name in existing_names(&node.config, &node.cgroups)? {
         match name.parse::<WorkspaceId>() {
-            Ok(id) if known.contains(&id) => {}
-            Ok(id) => unowned.push(id),
-            Err(_) => tracing::warn!(name, "this is not of a workspace and is left alone"),
+            Ok(id) if recorded.contains(&id) => {}
+            Ok(id) => orphans.push(id),
+            Err(_) => tracing::warn!(name, "ignoring a resource that belongs to no workspace"),
         }
     }
     for (id, record) in records {
-        let (slot, workspace) = (record.slot, Workspace::on_record(Arc::clone(node), id.clone(), record));
+        let (slot, workspace) = (record.slot, Workspace::from_record(Arc::clone(node), id.clone(), record));
         service.adopt(id, slot, workspace);
     }
     let node = Arc::clone(node);
     tokio::task::spawn_blocking(move || {
-        for id in unowned {
-            tracing::warn!(workspace = %id, "removing what is left of a workspace that nobody owns");
+        for id in orphans {
+            tracing::warn!(workspace = %id, "removing resources of a workspace that is not in the journal");
             if let Err(error) = node.tear_down(&id) {
-                tracing::error!(workspace = %id, %error, "it does not go; the next start of the node tries again");
+                tracing::error!(workspace = %id, %error, "failed to remove them; retrying at the next start");
             }
         }
     });
     Ok(())
 }
 
-/// Names of workspaces that the kernel or the run folder has something of.
-fn leftovers(config: &Config, cgroups: &Cgroups) -> Result<Vec<String>, Error> {
+/// Returns the names of workspaces that have resources in the kernel or in the run folder.
+fn existing_names(config: &Config, cgroups: &Cgroups) -> Result<Vec<String>, Error> {
     let mut names = cgroups.list();
     for dir in [config.vms_dir(), config.netns_dir()] {
-        for entry in fs::read_dir(&dir).map_err(Error::at("cannot be listed", &dir))? {
-            let entry = entry.map_err(Error::at("cannot be listed", &dir))?;
+        for entry in fs::read_dir(&dir).map_err(Error::at("list", &dir))? {
+            let entry = entry.map_err(Error::at("list", &dir))?;
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
@@ -60,31 +61,31 @@ fn leftovers(config: &Config, cgroups: &Cgroups) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// Ends every VM of an installation whose node does not run, and unmounts its volume. With `everything`, disks and journal go too;
-/// otherwise the workspaces find their disks again.
+/// Kills all VMs of an installation whose node is not running, and unmounts its volume. With `everything`, disks and journal are removed
+/// as well; otherwise the workspaces keep their disks.
 ///
 /// # Errors
-/// Something does not go.
+/// Fails if a resource cannot be removed.
 pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
     let cgroups = Cgroups::find(&config.cgroup())?;
     for dir in [config.vms_dir(), config.netns_dir()] {
-        fs::create_dir_all(&dir).map_err(Error::at("cannot be made", &dir))?;
+        fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
     }
-    for name in leftovers(config, &cgroups)? {
+    for name in existing_names(config, &cgroups)? {
         cgroups.remove(&name)?;
         crate::net::remove(&config.netns_dir().join(&name))?;
         remove_dir(&config.vms_dir().join(&name))?;
     }
     cgroups.remove_parents();
     crate::net::uplink::close(config)?;
-    let volume = config.run_dir.join("volume");
-    if volume.exists() && crate::volume::is_mounted(&volume)? {
-        crate::command::run("umount", &[&volume.display().to_string()])?;
+    let mount_point = config.run_dir.join("volume");
+    if mount_point.exists() && volume::is_mounted(&mount_point)? {
+        crate::command::run("umount", &[&mount_point.display().to_string()])?;
     }
     if everything {
         remove_dir(&config.state_dir)?;
     } else {
-        // Their VMs are gone by request, not by accident.
+        // These VMs ended by request, not by accident.
         let journal = Journal::open(config.journal_dir())?;
         for (_, mut record) in journal.load()? {
             if let Some(boot) = record.boot.as_mut() {
@@ -98,9 +99,7 @@ pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
 
 fn remove_dir(dir: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::at("cannot be removed", dir)(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::at("remove", dir)(error)),
         _ => Ok(()),
     }
 }

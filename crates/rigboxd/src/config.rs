@@ -116,8 +116,8 @@ impl Installation {
             installation: self.id.clone(),
             state_dir: self.state().join("node"),
             run_dir: sockets.join("own"),
-            node_socket: sockets.join("control.sock"),
-            attend_socket: sockets.join("attend.sock"),
+            control_socket: sockets.join("control.sock"),
+            guestio_socket: sockets.join("guestio.sock"),
             fd_socket: sockets.join("fds.sock"),
             dial_socket: self.dial_socket(),
             bridge_socket: self.run().join(BRIDGE_SOCKET),
@@ -128,7 +128,7 @@ impl Installation {
             vm_uid_count: UIDS - ROLE_UIDS,
             image_cache,
             guest_dir,
-            qemu: settings.qemu.clone(),
+            vmm: rigbox_node::VmmConfig { qemu: settings.qemu.clone() },
             uplink: match settings.uplink {
                 Uplink::Veth => rigbox_node::UplinkMode::Veth,
                 Uplink::None => rigbox_node::UplinkMode::None,
@@ -141,7 +141,7 @@ impl Installation {
     /// Settings of guestio, whose root is the run folder.
     pub(crate) fn guestio(&self) -> rigbox_guestio::Config {
         rigbox_guestio::Config {
-            attend_socket: "/node/attend.sock".into(),
+            node_socket: "/node/guestio.sock".into(),
             fd_socket: "/node/fds.sock".into(),
             guest_socket: "/guestio/guest.sock".into(),
             control_uid: self.uid(Role::Control),
@@ -349,6 +349,6 @@ mod tests {
         assert_ne!(one.id, two.id);
         assert_ne!(one.run(), two.run());
         assert_ne!(one.uid(Role::Control), two.uid(Role::Control));
-        assert!(one.node().unwrap().attend_socket.as_os_str().len() < 100);
+        assert!(one.node().unwrap().guestio_socket.as_os_str().len() < 100);
     }
 }

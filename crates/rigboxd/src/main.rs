@@ -71,9 +71,9 @@ struct Place {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::VmmJail => Ok(rigbox_node::jail::outer()?),
+        Command::VmmJail => Ok(rigbox_node::jail::run_launcher()?),
         Command::VmmJailInner { plan } => {
-            rigbox_node::jail::inner(&plan).map(|never| match never {}).map_err(Into::into)
+            rigbox_node::jail::become_vmm(&plan).map(|never| match never {}).map_err(Into::into)
         }
         command => main_with_log(command),
     }

@@ -1,4 +1,4 @@
-//! What `doctor` says of the way out of VMs: whether there is one, and whether something else on the host stands in it.
+//! Diagnosis of the VMs' connection to the outside: whether there is one, and whether another firewall of the host blocks it.
 
 use serde_json::Value;
 
@@ -6,48 +6,70 @@ use super::uplink;
 use crate::command;
 use crate::config::{Config, UplinkMode};
 
-/// Tables of the iptables that came before nftables, which does not list them.
-const OLD_TABLES: &str = "/proc/net/ip_tables_names";
+/// Lists the tables of iptables-legacy, which nft does not show.
+const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
-/// Good or not, the message, the remedy.
-pub(crate) fn look(config: &Config) -> (bool, String, String) {
-    let fine = |message: String| (true, message, String::new());
-    if config.uplink == UplinkMode::None {
-        return fine("nothing leaves a VM's network (`node.uplink` is `none`)".to_owned());
+/// Result of a diagnosis.
+pub(crate) struct Diagnosis {
+    pub(crate) is_ok: bool,
+    pub(crate) message: String,
+    /// How to fix the problem. Empty if there is none.
+    pub(crate) remedy: String,
+}
+
+impl Diagnosis {
+    fn ok(message: String) -> Self {
+        Self { is_ok: true, message, remedy: String::new() }
     }
-    let devices = match uplink::outside() {
+
+    fn problem(message: String, remedy: String) -> Self {
+        Self { is_ok: false, message, remedy }
+    }
+}
+
+/// Diagnoses the uplink.
+pub(crate) fn diagnose(config: &Config) -> Diagnosis {
+    if config.uplink == UplinkMode::None {
+        return Diagnosis::ok("VMs have no connection to the outside (`node.uplink` is `none`)".to_owned());
+    }
+    let devices = match uplink::default_route_devices() {
         Ok(devices) if !devices.is_empty() => devices,
         _ => {
-            let remedy =
-                "give the host a default route and start Rigbox again, or set `node.uplink = \"none\"`";
-            return (
-                false,
+            return Diagnosis::problem(
                 "the host has no default route, so VMs reach nothing".to_owned(),
-                remedy.to_owned(),
+                "Give the host a default route and restart Rigbox, or set `node.uplink = \"none\"`."
+                    .to_owned(),
             );
         }
     };
-    if let Some(device) = uplink::not_forwarding(config, &devices) {
+    if let Some(device) = uplink::device_without_forwarding(config, &devices) {
         let setting = format!("net.ipv4.conf.{device}.forwarding");
-        let message = format!("the host does not forward packets, so VMs reach nothing: {setting} is not 1");
-        return (false, message, format!("sysctl -w {setting}=1, and see what switches it off"));
+        return Diagnosis::problem(
+            format!("the host does not forward packets, so VMs reach nothing: {setting} is not 1"),
+            format!("Run `sysctl -w {setting}=1`, and find out what disables it."),
+        );
     }
-    let outside = devices.join(", ");
+    let devices = devices.join(", ");
     let chains = command::run("nft", &["-j", "list", "chains"]).unwrap_or_default();
-    let mut foreign = dropping(&chains);
-    // Its tables come into being when somebody asks for them, so it is asked only where there are some.
-    if std::fs::read_to_string(OLD_TABLES).is_ok_and(|tables| tables.lines().any(|table| table == "filter")) {
-        foreign.extend(dropping_of_old(command::run("iptables-legacy", &["-S", "FORWARD"]).ok().as_deref()));
+    let mut blockers = dropping_chains(&chains);
+    // The program creates its tables when it is run, so it is only run if they exist.
+    if std::fs::read_to_string(LEGACY_TABLES)
+        .is_ok_and(|tables| tables.lines().any(|table| table == "filter"))
+    {
+        let rules = command::run("iptables-legacy", &["-S", "FORWARD"]).ok();
+        blockers.extend(legacy_blocker(rules.as_deref()));
     }
-    if foreign.is_empty() {
-        return fine(format!("VMs reach the internet by {outside}"));
+    if blockers.is_empty() {
+        return Diagnosis::ok(format!("VMs reach the internet through {devices}"));
     }
-    let message = format!("another firewall may stop VMs on their way to {outside}: {}", foreign.join(", "));
-    (false, message, format!("let `rb-{}` through there, both ways", config.installation))
+    Diagnosis::problem(
+        format!("another firewall may block VMs on their way to {devices}: {}", blockers.join(", ")),
+        format!("Allow `rb-{}` there, in both directions.", config.installation),
+    )
 }
 
-/// Chains that drop what is forwarded unless one of their rules lets it through. Ours let through what they do not know.
-fn dropping(chains: &str) -> Vec<String> {
+/// Returns the chains that drop forwarded packets by default. Rigbox's own chains accept by default.
+fn dropping_chains(chains: &str) -> Vec<String> {
     let document: Value = serde_json::from_str(chains).unwrap_or_default();
     let all = document.get("nftables").and_then(Value::as_array).into_iter().flatten();
     all.filter_map(|entry| {
@@ -58,7 +80,7 @@ fn dropping(chains: &str) -> Vec<String> {
             return None;
         }
         Some(format!(
-            "chain `{} {} {}` drops what it does not know",
+            "chain `{} {} {}` drops packets by default",
             text("family")?,
             text("table")?,
             text("name")?
@@ -67,14 +89,14 @@ fn dropping(chains: &str) -> Vec<String> {
     .collect()
 }
 
-/// The same of the old iptables, by what it says of its chain; `None`: it cannot be asked.
-fn dropping_of_old(said: Option<&str>) -> Option<String> {
-    match said {
+/// Returns the problem with iptables-legacy, from its listing of the chain `FORWARD`. `None`: the listing failed.
+fn legacy_blocker(rules: Option<&str>) -> Option<String> {
+    match rules {
         None => Some(
-            "the old iptables, whose rules cannot be read without its program `iptables-legacy`".to_owned(),
+            "iptables-legacy, whose rules cannot be read without the program `iptables-legacy`".to_owned(),
         ),
         Some(rules) if rules.lines().any(|rule| rule == "-P FORWARD DROP") => {
-            Some("chain `FORWARD` of the old iptables drops what it does not know".to_owned())
+            Some("chain `FORWARD` of iptables-legacy drops packets by default".to_owned())
         }
         Some(_) => None,
     }
@@ -82,10 +104,10 @@ fn dropping_of_old(said: Option<&str>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::dropping;
+    use super::dropping_chains;
 
     #[test]
-    fn a_foreign_firewall_is_named() {
+    fn dropping_chain_of_another_firewall_is_named() {
         let chains = r#"{"nftables": [
             {"metainfo": {"version": "1.0.6"}},
             {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
@@ -94,7 +116,7 @@ mod tests {
             {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}},
             {"chain": {"family": "ip", "table": "nat", "name": "DOCKER"}}
         ]}"#;
-        assert_eq!(dropping(chains), ["chain `ip filter FORWARD` drops what it does not know"]);
-        assert!(dropping("").is_empty());
+        assert_eq!(dropping_chains(chains), ["chain `ip filter FORWARD` drops packets by default"]);
+        assert!(dropping_chains("").is_empty());
     }
 }

@@ -1,10 +1,10 @@
-//! A VM's network: a namespace of its own with one tap device. The same addresses in each, so there is nothing to allocate; two VMs
-//! have no common wire. What may pass is in `vm.nft`, what control may change of it in [`policy`].
+//! Network of a VM: a namespace of its own with one tap device. All namespaces use the same addresses, so there is nothing to allocate,
+//! and no two VMs share a link. The rules are in `vm.nft`; the part that control may change is in [`policy`].
 
+pub(crate) mod admitted_names;
 pub(crate) mod doctor;
-pub(crate) mod names;
+mod nflog;
 pub(crate) mod policy;
-mod refusals;
 mod rules;
 pub(crate) mod uplink;
 
@@ -20,77 +20,80 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_w
 
 use crate::command;
 use crate::error::Error;
-use names::Names;
+use admitted_names::AdmittedNames;
 use policy::Policy;
 use uplink::Uplink;
 
 const TAP: &str = "tap0";
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
+/// Address of the host's end of the link.
+const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
-const MAC: [u8; 6] = *b"\x02rig\x00\x01";
-/// The VM's address.
+const HOST_MAC: [u8; 6] = *b"\x02rig\x00\x01";
+/// Address of every VM, within its own namespace.
 pub(crate) const VM_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
+/// Backlog of a service's socket: as many connections as a VM may have to the bridge, which may arrive at once.
+const SERVICE_BACKLOG: i32 = 128;
 const VM_MAC: [u8; 6] = *b"\x02rig\x00\x02";
 
-/// The VM's network card, as a VMM is told.
+/// Returns the MAC address of the VM's network card in text form.
 pub(crate) fn vm_mac() -> String {
     VM_MAC.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Makes the namespace, kept by a mount at `path`, and the tap in it, which lives as long as its descriptor. Nothing passes before the
-/// rules are there. `out` is the way out, for the VM in that slot.
-pub(crate) fn create(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) -> Result<OwnedFd, Error> {
+/// Creates the namespace, kept alive by a mount at `path`, and returns the tap device in it, which exists as long as its descriptor. No
+/// packet passes before the rules are loaded. `uplink` attaches the namespace to the outside, for the VM in that slot.
+pub(crate) fn create(path: &Path, policy: &Policy, uplink: Option<(&Uplink, u32)>) -> Result<OwnedFd, Error> {
     remove(path)?;
-    File::create(path).map_err(Error::at("cannot be made", path))?;
-    let (target, rules) = (path.to_owned(), rules::whole(policy));
-    let tap = on_a_thread(path, move || -> io::Result<OwnedFd> {
+    File::create(path).map_err(Error::at("create", path))?;
+    let (target, rules) = (path.to_owned(), rules::full_ruleset(policy));
+    let tap = on_thread(path, move || -> io::Result<OwnedFd> {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        mount_own(&target)?;
-        no_ipv6()?;
+        mount_own_namespace(&target)?;
+        disable_ipv6()?;
         let tap = rigbox_sys::network::create_tap(TAP)?;
         rules::apply(&rules)?;
-        rigbox_sys::network::set_mac(TAP, MAC)?;
+        rigbox_sys::network::set_mac(TAP, HOST_MAC)?;
         rigbox_sys::network::bring_up("lo")?;
-        rigbox_sys::network::set_address(TAP, ADDRESS, NETMASK)?;
+        rigbox_sys::network::set_address(TAP, HOST_ADDRESS, NETMASK)?;
         rigbox_sys::network::add_permanent_neighbor(TAP, VM_ADDRESS, VM_MAC)?;
         Ok(tap)
     })?;
-    if let Some((uplink, slot)) = out {
+    if let Some((uplink, slot)) = uplink {
         uplink.attach(path, slot)?;
     }
     Ok(tap)
 }
 
-/// Puts `policy` in force in a namespace; connections that it does not allow end.
-pub(crate) fn set_policy(path: &Path, policy: &Policy, names: &Names) -> Result<(), Error> {
-    names.set_policy(path, policy)?;
-    destroy_unlisted(path, policy)
+/// Puts `policy` in force in a namespace and closes connections that it does not allow.
+pub(crate) fn set_policy(path: &Path, policy: &Policy, admitted_names: &AdmittedNames) -> Result<(), Error> {
+    admitted_names.set_policy(path, policy)?;
+    close_unlisted_connections(path, policy)
 }
 
-/// Puts what is on record in force once more, in a namespace that an earlier node made: when its rules are others, all are loaded.
-pub(crate) fn renew(path: &Path, policy: &Policy, out: Option<(&Uplink, u32)>) -> Result<(), Error> {
-    if let Some((uplink, slot)) = out {
+/// Restores the recorded policy in a namespace that an earlier node created. If that one has other rules, the full ruleset is loaded.
+pub(crate) fn restore(path: &Path, policy: &Policy, uplink: Option<(&Uplink, u32)>) -> Result<(), Error> {
+    if let Some((uplink, slot)) = uplink {
         uplink.ensure_attached(path, slot)?;
     }
-    let apply = |document: String| on_a_thread(path, in_namespace(path, move || rules::apply(&document)));
-    apply(rules::of_policy(policy)).or_else(|_| apply(rules::whole(policy)))?;
-    destroy_unlisted(path, policy)
+    let apply = |document: String| on_thread(path, in_namespace(path, move || rules::apply(&document)));
+    apply(rules::policy_rules(policy)).or_else(|_| apply(rules::full_ruleset(policy)))?;
+    close_unlisted_connections(path, policy)
 }
 
-/// So that whoever holds a socket to a port that is not listed any more hears of it.
-fn destroy_unlisted(path: &Path, policy: &Policy) -> Result<(), Error> {
-    // Not what the VM has opened to the services on this side of its wire: names, the check of TLS, the bridge.
-    let dialled = format!("dst {VM_ADDRESS} and sport != :53 and sport != :8443 and sport != :9090");
-    let kept: Vec<String> = policy.app_ports().map(|port| format!("dport != :{port}")).collect();
-    let filter = [vec![dialled], kept].concat().join(" and ");
-    on_a_thread(path, in_namespace(path, move || destroy_sockets(&["-t", &filter])))
+/// Closes connections of gateways to ports that are no longer listed, so that their holders get an error.
+fn close_unlisted_connections(path: &Path, policy: &Policy) -> Result<(), Error> {
+    // Excludes the VM's own connections to the services on this end of the link: DNS, the TLS check, the bridge.
+    let dialed = format!("dst {VM_ADDRESS} and sport != :53 and sport != :8443 and sport != :9090");
+    let listed: Vec<String> = policy.app_ports().map(|port| format!("dport != :{port}")).collect();
+    let filter = [vec![dialed], listed].concat().join(" and ");
+    on_thread(path, in_namespace(path, move || destroy_sockets(&["-t", &filter])))
 }
 
-/// Removes the namespace; one that is not there is fine. Sockets in it that somebody still holds end at once.
+/// Removes the namespace, if it exists. Sockets in it that are still open fail at once.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     if path.exists() {
-        // What is no namespace (any more) has no sockets.
-        let _ = on_a_thread(
+        // Fails if `path` is not (or no longer) a namespace, which then has no sockets.
+        let _ = on_thread(
             path,
             in_namespace(path, || {
                 uplink::detach()?;
@@ -101,22 +104,22 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     unmount(path)
 }
 
-/// Lets a namespace go that is kept at `path`.
+/// Unmounts the namespace at `path` and removes the file.
 fn unmount(path: &Path) -> Result<(), Error> {
     match umount2(path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-        Err(errno) => return Err(Error::at("cannot be unmounted", path)(errno.into())),
+        Err(errno) => return Err(Error::at("unmount", path)(errno.into())),
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("cannot be removed", path)(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("remove", path)(error)),
         _ => Ok(()),
     }
 }
 
-/// Keeps the calling thread's namespace at `path`.
-fn mount_own(path: &Path) -> io::Result<()> {
-    let own = Some("/proc/thread-self/ns/net");
-    Ok(mount(own, path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+/// Mounts the calling thread's namespace at `path`, which keeps it alive.
+fn mount_own_namespace(path: &Path) -> io::Result<()> {
+    let source = Some("/proc/thread-self/ns/net");
+    Ok(mount(source, path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
 
 /// Moves the calling thread into the namespace at `path`.
@@ -124,7 +127,7 @@ pub(crate) fn enter(path: &Path) -> io::Result<()> {
     Ok(setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?)
 }
 
-/// `work`, in the namespace at `path`.
+/// Returns a closure that runs `work` in the namespace at `path`.
 fn in_namespace<T>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -136,41 +139,41 @@ fn in_namespace<T>(
     }
 }
 
-/// Runs on a thread of its own, because one that has left the host's namespace must not come back to the runtime. Programs that it
-/// starts are in its namespace.
-fn on_a_thread<T: Send + 'static>(
+/// Runs `work` on a thread of its own, because a thread that has left the host's namespace must not return to the runtime. Programs that
+/// `work` starts run in its namespace.
+fn on_thread<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
     let thread = std::thread::Builder::new().name("netns".into()).spawn(work);
-    let thread = thread.map_err(Error::system("a thread for a network namespace"))?;
-    let done = thread.join();
-    done.unwrap_or_else(|_| Err(io::Error::other("the thread for the network namespace panicked")))
-        .map_err(Error::at("the network namespace", path))
+    let thread = thread.map_err(Error::system("spawn a thread for a network namespace"))?;
+    let result = thread.join();
+    result
+        .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+        .map_err(Error::at("configure network namespace", path))
 }
 
-/// A service's socket for the VM, bound at `ADDRESS` in the namespace at `path`.
+/// Creates a socket for a service to the VM, bound to the host's address in the namespace at `path`.
 pub(crate) fn service_socket(path: &Path, kind: SocketType, port: u16) -> Result<OwnedFd, Error> {
-    on_a_thread(
+    on_thread(
         path,
         in_namespace(path, move || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = socket_with(AddressFamily::INET, kind, flags, None)?;
-            // An earlier one may have connections that are not quite over.
+            // An earlier socket may still have closing connections.
             rustix::net::sockopt::set_socket_reuseaddr(&socket, kind == SocketType::STREAM)?;
-            bind(&socket, &SocketAddrV4::new(ADDRESS, port))?;
+            bind(&socket, &SocketAddrV4::new(HOST_ADDRESS, port))?;
             if kind == SocketType::STREAM {
-                // As many as a VM may have of the bridge: they may come in one moment.
-                listen(&socket, 128)?;
+                listen(&socket, SERVICE_BACKLOG)?;
             }
             Ok(socket)
         }),
     )
 }
 
-/// A TCP socket in the namespace at `path`, on its way to port 443 of `address`: where the rules there let it.
-pub(crate) fn socket_towards(path: &Path, address: Ipv4Addr) -> Result<OwnedFd, Error> {
-    on_a_thread(
+/// Creates a TCP socket in the namespace at `path` that is connecting to port 443 of `address`, subject to the rules there.
+pub(crate) fn connect_tls(path: &Path, address: Ipv4Addr) -> Result<OwnedFd, Error> {
+    on_thread(
         path,
         in_namespace(path, move || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -183,21 +186,21 @@ pub(crate) fn socket_towards(path: &Path, address: Ipv4Addr) -> Result<OwnedFd, 
     )
 }
 
-/// A netlink socket on which the kernel tells what the rules of the namespace at `path` refused.
-pub(crate) fn refusals_socket(path: &Path) -> Result<OwnedFd, Error> {
-    on_a_thread(path, in_namespace(path, refusals::subscribe))
+/// Creates a netlink socket that receives the packets refused by the rules of the namespace at `path`.
+pub(crate) fn nflog_socket(path: &Path) -> Result<OwnedFd, Error> {
+    on_thread(path, in_namespace(path, nflog::subscribe))
 }
 
-/// Ends sockets of the calling thread's namespace, whoever holds them: they read an error at once.
-fn destroy_sockets(which: &[&str]) -> io::Result<()> {
-    let arguments = [&["-K", "-n", "-H"], which].concat();
+/// Closes sockets of the calling thread's namespace, whichever process holds them. Reads and writes then fail at once.
+fn destroy_sockets(filter: &[&str]) -> io::Result<()> {
+    let arguments = [&["-K", "-n", "-H"], filter].concat();
     command::run("ss", &arguments).map(drop).map_err(io::Error::other)
 }
 
-/// No IPv6 in the calling thread's namespace, on any device. A kernel without it has no such files.
-fn no_ipv6() -> io::Result<()> {
-    for which in ["all", "default"] {
-        let path = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
+/// Disables IPv6 on all devices of the calling thread's namespace. A kernel without IPv6 has no such files.
+fn disable_ipv6() -> io::Result<()> {
+    for scope in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
         match fs::write(path, "1") {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}

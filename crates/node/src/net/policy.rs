@@ -1,4 +1,4 @@
-//! What control said may pass between a VM and the rest of the world, checked once more and kept in the journal.
+//! Network policy of a VM as set by control, validated once more and kept in the journal.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// Most ports of one workspace that gateways may dial.
-const MOST_PORTS: usize = 256;
+/// Ports of one workspace that gateways may dial.
+const MAX_PORTS: usize = 256;
 
-/// A policy that makes sense. Without a word from control no port is open and the public internet is.
+/// Valid network policy. By default no port may be dialed and the public internet may be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Policy {
@@ -21,18 +21,18 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Ports that gateways may dial.
+    /// Returns the ports that gateways may dial.
     pub(crate) fn app_ports(&self) -> impl Iterator<Item = u16> + '_ {
         self.app_ports.iter().map(|port| port.get())
     }
 
-    /// What the VM may reach.
+    /// Returns the destinations that the VM may reach.
     pub(crate) fn egress(&self) -> &Egress {
         &self.egress
     }
 
-    /// The port, if gateways may dial it.
-    pub(crate) fn allows_dial(&self, port: u32) -> Option<u16> {
+    /// Returns the port, if gateways may dial it.
+    pub(crate) fn dial_port(&self, port: u32) -> Option<u16> {
         let port = NonZeroU16::new(u16::try_from(port).ok()?)?;
         self.app_ports.contains(&port).then_some(port.get())
     }
@@ -45,11 +45,11 @@ impl TryFrom<NetworkPolicy> for Policy {
         let bad = |message: String| Error::Refused("bad_request", message);
         let port = |port: u32| {
             let port = u16::try_from(port).ok().and_then(NonZeroU16::new);
-            port.ok_or_else(|| bad("a port of the policy is not between 1 and 65535".to_owned()))
+            port.ok_or_else(|| bad("a port of the policy is outside 1 to 65535".to_owned()))
         };
         let app_ports = policy.app_ports.into_iter().map(port).collect::<Result<BTreeSet<_>, _>>()?;
-        if app_ports.len() > MOST_PORTS {
-            return Err(bad(format!("the policy has more than {MOST_PORTS} ports")));
+        if app_ports.len() > MAX_PORTS {
+            return Err(bad(format!("the policy has more than {MAX_PORTS} ports")));
         }
         let egress = match policy.egress {
             None => Egress::default(),
@@ -61,7 +61,7 @@ impl TryFrom<NetworkPolicy> for Policy {
                         .map_err(|error| bad(error.to_string()))?
                 }
                 Mode::None => Egress::None,
-                Mode::Unspecified => return Err(bad("the policy's egress has no mode".to_owned())),
+                Mode::Unspecified => return Err(bad("the egress policy has no mode".to_owned())),
             },
         };
         Ok(Self { app_ports, egress })
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_makes_no_sense_is_refused() {
+    fn invalid_policy_is_refused() {
         let wire = |mode: Mode, cidr: &str| {
             Some(Wire { mode: mode.into(), domains: vec![], cidrs: vec![cidr.to_owned()] })
         };
@@ -97,11 +97,11 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_ports_are_dialled() {
+    fn only_listed_ports_may_be_dialed() {
         let policy = policy(&[80, 8080], None).unwrap();
-        assert_eq!(policy.allows_dial(8080), Some(8080));
+        assert_eq!(policy.dial_port(8080), Some(8080));
         for other in [0, 22, 65536 + 80] {
-            assert_eq!(policy.allows_dial(other), None);
+            assert_eq!(policy.dial_port(other), None);
         }
     }
 }

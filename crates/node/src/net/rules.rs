@@ -1,6 +1,6 @@
-//! The rules of the node's namespaces as documents for `nft`, which carries out a document whole or not at all. Each is a file of its own, so
-//! that what is reviewed is what is loaded. Everything that is put into one is a number or a name of ours by its type, so no text of a request
-//! ever becomes a rule.
+//! Rules of the node's namespaces as documents for nft(8), which applies a document atomically. Each ruleset is a file of its own, so that
+//! the reviewed text is the loaded text. All values that are inserted are numbers or names of our own by type, so no text from a request
+//! can become a rule.
 
 use std::fmt::{Display, Write};
 use std::io;
@@ -12,130 +12,145 @@ use rigbox_core::egress::{Egress, RESERVED_NETWORKS};
 use super::policy::Policy;
 use crate::command;
 
-const VM: &str = include_str!("vm.nft");
-const HOST: &str = include_str!("host.nft");
-/// Of the egress namespace.
-pub(super) const EGRESS: &str = include_str!("egress.nft");
+const VM_RULES: &str = include_str!("vm.nft");
+const HOST_RULES: &str = include_str!("host.nft");
+/// Rules of the egress namespace.
+pub(super) const EGRESS_RULES: &str = include_str!("egress.nft");
 
-const CHAINS: [&str; 5] =
-    ["policy_out", "policy_in", "policy_check", "policy_checked_out", "policy_checked_in"];
-const ALL: [&str; 2] = ["policy_out accept", "policy_in accept"];
-const NOTHING: [&str; 2] = ["policy_out goto refuse", "policy_in drop"];
-/// The list is asked for each packet, both ways: an established connection has no privilege. What is in use stays in `live`. To port 443
-/// of a name only what was checked goes on; HTTP/3 would hide the name that it asks for.
-const LISTED: [&str; 15] = [
+const POLICY_CHAINS: [&str; 5] =
+    ["policy_out", "policy_in", "policy_sni_redirect", "policy_sni_out", "policy_sni_in"];
+const ALLOW_ALL: [&str; 2] = ["policy_out accept", "policy_in accept"];
+const DENY_ALL: [&str; 2] = ["policy_out goto refuse", "policy_in drop"];
+/// The list applies to every packet in both directions: established connections are not exempt. Addresses in use stay in `active`. Port 443
+/// of a name is reachable only through the TLS check. HTTP/3 is refused, because it would hide the server name.
+const ALLOW_LISTED: [&str; 15] = [
     "policy_out ip daddr @cidrs accept",
     "policy_out meta l4proto { tcp, udp } th dport 443 goto refuse",
-    "policy_out ip daddr @named update @live { ip daddr } accept",
-    "policy_out ip daddr @live ct state established update @live { ip daddr } accept",
+    "policy_out ip daddr @admitted update @active { ip daddr } accept",
+    "policy_out ip daddr @active ct state established update @active { ip daddr } accept",
     "policy_out goto refuse",
     "policy_in ip saddr @cidrs accept",
     "policy_in tcp sport 443 drop",
-    "policy_in ip saddr @named accept",
-    "policy_in ip saddr @live accept",
+    "policy_in ip saddr @admitted accept",
+    "policy_in ip saddr @active accept",
     "policy_in drop",
-    "policy_check ip daddr != @cidrs ip daddr @named tcp dport 443 redirect to :8443",
-    "policy_checked_out tcp dport 443 ip daddr @named update @live { ip daddr } accept",
-    "policy_checked_out tcp dport 443 ip daddr @live ct state established update @live { ip daddr } accept",
-    "policy_checked_in ip saddr @named accept",
-    "policy_checked_in ip saddr @live accept",
+    "policy_sni_redirect ip daddr != @cidrs ip daddr @admitted tcp dport 443 redirect to :8443",
+    "policy_sni_out tcp dport 443 ip daddr @admitted update @active { ip daddr } accept",
+    "policy_sni_out tcp dport 443 ip daddr @active ct state established update @active { ip daddr } accept",
+    "policy_sni_in ip saddr @admitted accept",
+    "policy_sni_in ip saddr @active accept",
 ];
 
-/// All rules of a VM's namespace, for its beginning.
-pub(super) fn whole(policy: &Policy) -> String {
-    let mut document = VM.to_owned();
-    add(
+/// Returns the full ruleset of a new VM's namespace.
+pub(super) fn full_ruleset(policy: &Policy) -> String {
+    let mut document = VM_RULES.to_owned();
+    add_elements(
         &mut document,
         "rigbox",
-        "never",
+        "reserved_networks",
         RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
     );
-    document + &of_policy(policy)
+    document + &policy_rules(policy)
 }
 
-/// The policy alone, in place of the one before. Addresses of names stay.
-pub(super) fn of_policy(policy: &Policy) -> String {
+/// Returns the rules that replace the policy. Admitted addresses stay.
+pub(super) fn policy_rules(policy: &Policy) -> String {
     let mut document = String::new();
     for set in ["app_ports", "cidrs"] {
-        line(&mut document, format_args!("flush set inet rigbox {set}"));
+        push_line(&mut document, format_args!("flush set inet rigbox {set}"));
     }
-    add(&mut document, "rigbox", "app_ports", policy.app_ports());
+    add_elements(&mut document, "rigbox", "app_ports", policy.app_ports());
     let rules: &[&str] = match policy.egress() {
-        Egress::Internet => &ALL,
-        Egress::None => &NOTHING,
+        Egress::Internet => &ALLOW_ALL,
+        Egress::None => &DENY_ALL,
         Egress::List { cidrs, .. } => {
-            add(&mut document, "rigbox", "cidrs", cidrs);
-            &LISTED
+            add_elements(&mut document, "rigbox", "cidrs", cidrs);
+            &ALLOW_LISTED
         }
     };
-    for chain in CHAINS {
-        line(&mut document, format_args!("flush chain inet rigbox {chain}"));
+    for chain in POLICY_CHAINS {
+        push_line(&mut document, format_args!("flush chain inet rigbox {chain}"));
     }
     for rule in rules {
-        line(&mut document, format_args!("add rule inet rigbox {rule}"));
+        push_line(&mut document, format_args!("add rule inet rigbox {rule}"));
     }
     document
 }
 
-/// Lets addresses of names through for a while, anew if they are through already.
-pub(super) fn of_names(addresses: impl Iterator<Item = (Ipv4Addr, Duration)>) -> String {
+/// Returns the rules that admit addresses for a time. The time of an admitted address starts again.
+pub(super) fn admit_addresses(addresses: impl Iterator<Item = (Ipv4Addr, Duration)>) -> String {
     let mut document = String::new();
-    for (address, time) in addresses {
-        // Added first, so that one that is not there can be deleted: not every kernel sets the time of an element anew.
-        line(&mut document, format_args!("add element inet rigbox named {{ {address} }}"));
-        line(&mut document, format_args!("delete element inet rigbox named {{ {address} }}"));
-        let seconds = time.as_secs().max(1);
-        line(&mut document, format_args!("add element inet rigbox named {{ {address} timeout {seconds}s }}"));
+    for (address, ttl) in addresses {
+        // Added first, so that the deletion cannot fail. Not every kernel updates the timeout of an existing element.
+        push_line(&mut document, format_args!("add element inet rigbox admitted {{ {address} }}"));
+        push_line(&mut document, format_args!("delete element inet rigbox admitted {{ {address} }}"));
+        let seconds = ttl.as_secs().max(1);
+        push_line(
+            &mut document,
+            format_args!("add element inet rigbox admitted {{ {address} timeout {seconds}s }}"),
+        );
     }
     document
 }
 
-/// These addresses of names and no others; what is in use of them stays so.
-pub(super) fn of_names_alone(addresses: &[(Ipv4Addr, Duration)]) -> String {
-    let mut document = String::from("flush set inet rigbox named\nflush set inet rigbox live\n");
-    let counting = addresses.iter().filter(|(_, time)| !time.is_zero());
-    add(
+/// Returns the rules that replace all admitted addresses. Those of them that are in use stay active.
+pub(super) fn replace_addresses(addresses: &[(Ipv4Addr, Duration)]) -> String {
+    let mut document = String::from("flush set inet rigbox admitted\nflush set inet rigbox active\n");
+    let unexpired = addresses.iter().filter(|(_, ttl)| !ttl.is_zero());
+    add_elements(
         &mut document,
         "rigbox",
-        "named",
-        counting.map(|(a, time)| format!("{a} timeout {}s", time.as_secs().max(1))),
+        "admitted",
+        unexpired.map(|(address, ttl)| format!("{address} timeout {}s", ttl.as_secs().max(1))),
     );
-    add(&mut document, "rigbox", "live", addresses.iter().map(|(address, _)| address));
+    add_elements(&mut document, "rigbox", "active", addresses.iter().map(|(address, _)| address));
     document
 }
 
-/// The host's side of the uplink `link`, with all VMs behind `peer`; `table` is the installation's own.
-pub(super) fn host(table: &str, link: &str, peer: Ipv4Addr, switched: &[String]) -> String {
-    let mut document = HOST.replace("TABLE", table).replace("LINK", link).replace("PEER", &peer.to_string());
-    add(
+/// Returns the host's rules for the uplink `link`, with all VMs behind `peer`. `table` belongs to the installation.
+pub(super) fn host_rules(table: &str, link: &str, peer: Ipv4Addr, enabled_devices: &[String]) -> String {
+    let mut document =
+        HOST_RULES.replace("TABLE", table).replace("LINK", link).replace("PEER", &peer.to_string());
+    add_elements(
         &mut document,
         table,
-        "never",
+        "reserved_networks",
         RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
     );
-    add(&mut document, table, "switched", switched.iter().map(|name| format!("{name:?}")));
+    add_elements(
+        &mut document,
+        table,
+        "enabled_devices",
+        enabled_devices.iter().map(|name| format!("{name:?}")),
+    );
     document
 }
 
-/// Removes the host's side.
-pub(super) fn no_host(table: &str) -> String {
-    // Added first, so that one that is not there is no error.
+/// Returns the document that removes the host's rules.
+pub(super) fn remove_host_rules(table: &str) -> String {
+    // Added first, so that the deletion cannot fail.
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
-fn line(document: &mut String, text: std::fmt::Arguments<'_>) {
+fn push_line(document: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a `String` does not fail.
     let _ = writeln!(document, "{text}");
 }
 
-fn add<T: Display>(document: &mut String, table: &str, set: &str, elements: impl IntoIterator<Item = T>) {
+/// Appends a command that adds elements to a set.
+fn add_elements<T: Display>(
+    document: &mut String,
+    table: &str,
+    set: &str,
+    elements: impl IntoIterator<Item = T>,
+) {
     let elements: Vec<String> = elements.into_iter().map(|element| element.to_string()).collect();
     if !elements.is_empty() {
-        line(document, format_args!("add element inet {table} {set} {{ {} }}", elements.join(", ")));
+        push_line(document, format_args!("add element inet {table} {set} {{ {} }}", elements.join(", ")));
     }
 }
 
-/// Carries a document out in the network namespace of the calling thread.
+/// Applies a document in the network namespace of the calling thread.
 pub(super) fn apply(document: &str) -> io::Result<()> {
-    command::feed("nft", &["-f", "-"], document).map(drop).map_err(io::Error::other)
+    command::run_with_input("nft", &["-f", "-"], document).map(drop).map_err(io::Error::other)
 }

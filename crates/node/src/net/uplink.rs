@@ -1,6 +1,6 @@
-//! The way from the VMs to the outside: a namespace in which their ways out meet (`egress`), and a veth pair from there to the host's own
-//! network, which masquerades them. What may pass is in `egress.nft` and `host.nft`. Everything in the host's own network bears the installation's
-//! id and goes with [`close`].
+//! Uplink of the VMs to the outside: the egress namespace, to which all VMs are attached, and a veth pair from there to the host's network,
+//! which masquerades them. The rules are in `egress.nft` and `host.nft`. Everything in the host's network carries the installation's id
+//! and is removed by [`close`].
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -10,219 +10,224 @@ use std::path::{Path, PathBuf};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 
-use super::{in_namespace, mount_own, no_ipv6, on_a_thread, rules, unmount};
+use super::{disable_ipv6, in_namespace, mount_own_namespace, on_thread, rules, unmount};
 use crate::command;
 use crate::config::{Config, UplinkMode};
 use crate::error::Error;
 
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
-/// Within the egress namespace: VMs are 169.254.0.1 and following, by their slots, and this is the end that they send to.
+/// Gateway of the VMs within the egress namespace. The VMs themselves have the addresses from 169.254.0.1 on, by slot.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 255, 254);
-/// The VM's end in its namespace.
-const OUT: &str = "up0";
+/// Device of the link to the egress namespace, in a VM's namespace.
+const VM_UPLINK_DEVICE: &str = "up0";
 
-/// An uplink that is there.
+/// Open uplink.
 #[derive(Debug, Clone)]
 pub(crate) struct Uplink {
-    egress: PathBuf,
+    egress_netns: PathBuf,
 }
 
-/// Names of what an installation has in the host's own network.
-struct Names {
+/// Names of an installation's resources in the host's network.
+struct HostNames {
     link: String,
     table: String,
-    egress: PathBuf,
-    /// Devices that forward because of this installation, one a line.
-    switched: PathBuf,
+    egress_netns: PathBuf,
+    /// File with the devices on which this installation has enabled forwarding, one per line.
+    enabled_devices: PathBuf,
 }
 
-impl Names {
-    fn of(config: &Config) -> Self {
+impl HostNames {
+    fn new(config: &Config) -> Self {
         Self {
             link: format!("rb-{}", config.installation),
             table: format!("rigbox_{}", config.installation),
-            egress: config.run_dir.join("egress"),
-            switched: config.run_dir.join("forwarding"),
+            egress_netns: config.run_dir.join("egress"),
+            enabled_devices: config.run_dir.join("forwarding"),
         }
     }
 }
 
-/// Makes the uplink, or takes over the one that is there; removes it when the configuration wants none.
+/// Creates the uplink, or takes over an existing one. Removes it if the configuration wants none.
 pub(crate) fn open(config: &Config) -> Result<Option<Uplink>, Error> {
-    let names = Names::of(config);
+    let names = HostNames::new(config);
     if config.uplink == UplinkMode::None {
         close(config)?;
         return Ok(None);
     }
-    let there = on_a_thread(&names.egress, in_namespace(&names.egress, || Ok(exists("uplink"))));
-    let address = match address_of(&names.link)? {
-        Some(address) if matches!(there, Ok(true)) => address,
+    let has_egress =
+        on_thread(&names.egress_netns, in_namespace(&names.egress_netns, || Ok(device_exists("uplink"))));
+    let address = match address_of_device(&names.link)? {
+        Some(address) if matches!(has_egress, Ok(true)) => address,
         _ => {
             close(config)?;
             let address = free_address(&config.installation)?;
-            build(&names, address)?;
+            create(&names, address)?;
             address
         }
     };
-    on_a_thread(&names.egress, in_namespace(&names.egress, || rules::apply(rules::EGRESS)))?;
-    let switched = forward(&names)?;
-    let document = rules::host(&names.table, &names.link, next(address), &switched);
-    rules::apply(&document).map_err(Error::system("the host's rules for the uplink"))?;
-    Ok(Some(Uplink { egress: names.egress }))
+    on_thread(&names.egress_netns, in_namespace(&names.egress_netns, || rules::apply(rules::EGRESS_RULES)))?;
+    let enabled_devices = enable_forwarding(&names)?;
+    let document = rules::host_rules(&names.table, &names.link, peer_of(address), &enabled_devices);
+    rules::apply(&document).map_err(Error::system("load the host's rules for the uplink"))?;
+    Ok(Some(Uplink { egress_netns: names.egress_netns }))
 }
 
-/// Removes everything of the uplink; what is not there is fine.
+/// Removes the uplink, as far as it exists.
 pub(crate) fn close(config: &Config) -> Result<(), Error> {
-    let names = Names::of(config);
-    let linked = exists(&names.link);
-    if linked {
+    let names = HostNames::new(config);
+    let has_link = device_exists(&names.link);
+    if has_link {
         command::run("ip", &["link", "delete", &names.link])?;
     }
-    if linked || names.egress.exists() {
-        rules::apply(&rules::no_host(&names.table))
-            .map_err(Error::system("the host's rules for the uplink"))?;
+    if has_link || names.egress_netns.exists() {
+        rules::apply(&rules::remove_host_rules(&names.table))
+            .map_err(Error::system("load the host's rules for the uplink"))?;
     }
-    for device in fs::read_to_string(&names.switched).unwrap_or_default().lines() {
-        match fs::write(forwarding(device), "0") {
+    for device in fs::read_to_string(&names.enabled_devices).unwrap_or_default().lines() {
+        match fs::write(forwarding_setting(device), "0") {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::at("cannot be set back", &forwarding(device))(error));
+                return Err(Error::at("reset", &forwarding_setting(device))(error));
             }
             _ => {}
         }
     }
-    match fs::remove_file(&names.switched) {
+    match fs::remove_file(&names.enabled_devices) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(Error::at("cannot be removed", &names.switched)(error));
+            return Err(Error::at("remove", &names.enabled_devices)(error));
         }
         _ => {}
     }
-    unmount(&names.egress)
+    unmount(&names.egress_netns)
 }
 
 impl Uplink {
-    /// Gives the namespace at `netns`, of the VM in `slot`, its way out.
+    /// Attaches the namespace at `netns`, of the VM in `slot`.
     pub(super) fn attach(&self, netns: &Path, slot: u32) -> Result<(), Error> {
         let device = format!("v{slot}");
         let [_, _, high, low] = slot.to_be_bytes();
         let address = Ipv4Addr::new(169, 254, high, low);
-        let at = netns.display();
-        // `ip` takes the path of a namespace for its name.
+        let netns_path = netns.display();
+        // ip(8) accepts the path of a namespace as its name.
         let batch = format!(
-            "link add {device} type veth peer name {OUT} netns {at}\n\
+            "link add {device} type veth peer name {VM_UPLINK_DEVICE} netns {netns_path}\n\
              address add {GATEWAY}/32 dev {device}\n\
              link set {device} up\n\
              route add {address}/32 dev {device}\n"
         );
-        on_a_thread(
-            &self.egress,
-            in_namespace(&self.egress, move || {
-                if exists(&device) {
+        on_thread(
+            &self.egress_netns,
+            in_namespace(&self.egress_netns, move || {
+                if device_exists(&device) {
                     command::run("ip", &["link", "delete", &device]).map_err(io::Error::other)?;
                 }
-                command::feed("ip", &["-batch", "-"], &batch).map(drop).map_err(io::Error::other)
+                command::run_with_input("ip", &["-batch", "-"], &batch).map(drop).map_err(io::Error::other)
             }),
         )?;
-        on_a_thread(
+        on_thread(
             netns,
             in_namespace(netns, move || {
-                rigbox_sys::network::set_address(OUT, address, Ipv4Addr::new(255, 255, 0, 0))?;
+                rigbox_sys::network::set_address(VM_UPLINK_DEVICE, address, Ipv4Addr::new(255, 255, 0, 0))?;
                 rigbox_sys::network::add_default_route(GATEWAY)?;
                 fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             }),
         )
     }
 
-    /// The same for one that may have it already.
+    /// Attaches the namespace, unless it is attached already.
     pub(super) fn ensure_attached(&self, netns: &Path, slot: u32) -> Result<(), Error> {
-        match on_a_thread(netns, in_namespace(netns, || Ok(exists(OUT))))? {
+        match on_thread(netns, in_namespace(netns, || Ok(device_exists(VM_UPLINK_DEVICE))))? {
             true => Ok(()),
             false => self.attach(netns, slot),
         }
     }
 }
 
-/// Takes the way out of the calling thread's namespace away, and with it its other end.
+/// Removes the link of the calling thread's namespace, including its other end.
 pub(super) fn detach() -> io::Result<()> {
-    if exists(OUT) {
-        command::run("ip", &["link", "delete", OUT]).map_err(io::Error::other)?;
+    if device_exists(VM_UPLINK_DEVICE) {
+        command::run("ip", &["link", "delete", VM_UPLINK_DEVICE]).map_err(io::Error::other)?;
     }
     Ok(())
 }
 
-fn build(names: &Names, address: Ipv4Addr) -> Result<(), Error> {
-    let Names { link, egress, .. } = names;
-    File::create(egress).map_err(Error::at("cannot be made", egress))?;
-    let target = egress.clone();
-    on_a_thread(egress, move || {
+/// Creates the egress namespace and the veth pair.
+fn create(names: &HostNames, address: Ipv4Addr) -> Result<(), Error> {
+    let HostNames { link, egress_netns, .. } = names;
+    File::create(egress_netns).map_err(Error::at("create", egress_netns))?;
+    let target = egress_netns.clone();
+    on_thread(egress_netns, move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        mount_own(&target)?;
-        no_ipv6()?;
-        // A packet whose answer would go another way is not taken.
-        for which in ["all", "default"] {
-            fs::write(format!("/proc/sys/net/ipv4/conf/{which}/rp_filter"), "1")?;
+        mount_own_namespace(&target)?;
+        disable_ipv6()?;
+        // Strict reverse path filtering: drops packets whose replies would take another route.
+        for scope in ["all", "default"] {
+            fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "1")?;
         }
-        rules::apply(rules::EGRESS)?;
+        rules::apply(rules::EGRESS_RULES)?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
     })?;
-    let at = egress.display().to_string();
-    command::run("ip", &["link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", &at])?;
-    let no_ipv6 = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"));
-    match fs::write(&no_ipv6, "1") {
+    let netns_path = egress_netns.display().to_string();
+    command::run(
+        "ip",
+        &["link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", &netns_path],
+    )?;
+    let disable_ipv6 = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"));
+    match fs::write(&disable_ipv6, "1") {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(Error::at("IPv6 stays on", &no_ipv6)(error));
+            return Err(Error::at("disable IPv6 by", &disable_ipv6)(error));
         }
         _ => {}
     }
     rigbox_sys::network::set_address(link, address, NETMASK)
-        .map_err(Error::system("the uplink's address"))?;
-    on_a_thread(
-        egress,
-        in_namespace(egress, move || {
-            rigbox_sys::network::set_address("uplink", next(address), NETMASK)?;
+        .map_err(Error::system("set the uplink's address"))?;
+    on_thread(
+        egress_netns,
+        in_namespace(egress_netns, move || {
+            rigbox_sys::network::set_address("uplink", peer_of(address), NETMASK)?;
             rigbox_sys::network::add_default_route(address)
         }),
     )
 }
 
-/// Makes the uplink and the devices with a default route forward, and no others. Returns those that did not before.
-fn forward(names: &Names) -> Result<Vec<String>, Error> {
-    let own = forwarding(&names.link);
-    fs::write(&own, "1").map_err(Error::at("forwarding cannot be switched on", &own))?;
-    let noted = fs::read_to_string(&names.switched).unwrap_or_default();
-    let mut switched: Vec<String> = noted.lines().map(str::to_owned).collect();
-    for device in outside()? {
-        if forwards(&device) {
+/// Enables forwarding on the uplink and on the devices with a default route, and on no others. Returns those that did not forward before.
+fn enable_forwarding(names: &HostNames) -> Result<Vec<String>, Error> {
+    let link_setting = forwarding_setting(&names.link);
+    fs::write(&link_setting, "1").map_err(Error::at("enable forwarding by", &link_setting))?;
+    let recorded = fs::read_to_string(&names.enabled_devices).unwrap_or_default();
+    let mut enabled: Vec<String> = recorded.lines().map(str::to_owned).collect();
+    for device in default_route_devices()? {
+        if is_forwarding(&device) {
             continue;
         }
-        let path = forwarding(&device);
-        // Noted before it is done, so that it is undone.
-        if !switched.contains(&device) {
-            switched.push(device);
+        let setting = forwarding_setting(&device);
+        // Recorded first, so that it is certainly undone later.
+        if !enabled.contains(&device) {
+            enabled.push(device);
         }
-        fs::write(&names.switched, switched.join("\n"))
-            .map_err(Error::at("cannot be written", &names.switched))?;
-        fs::write(&path, "1").map_err(Error::at("forwarding cannot be switched on", &path))?;
+        fs::write(&names.enabled_devices, enabled.join("\n"))
+            .map_err(Error::at("write", &names.enabled_devices))?;
+        fs::write(&setting, "1").map_err(Error::at("enable forwarding by", &setting))?;
     }
-    Ok(switched)
+    Ok(enabled)
 }
 
-fn forwarding(device: &str) -> PathBuf {
+fn forwarding_setting(device: &str) -> PathBuf {
     PathBuf::from(format!("/proc/sys/net/ipv4/conf/{device}/forwarding"))
 }
 
-fn forwards(device: &str) -> bool {
-    fs::read_to_string(forwarding(device)).is_ok_and(|on| on.trim() == "1")
+fn is_forwarding(device: &str) -> bool {
+    fs::read_to_string(forwarding_setting(device)).is_ok_and(|value| value.trim() == "1")
 }
 
-/// The first device on the way out, by those `outside`, that does not forward, though it was told to.
-pub(super) fn not_forwarding(config: &Config, outside: &[String]) -> Option<String> {
-    outside.iter().cloned().chain([Names::of(config).link]).find(|device| !forwards(device))
+/// Returns the first of the `outside` devices and the uplink on which forwarding is disabled, although it was enabled at start-up.
+pub(super) fn device_without_forwarding(config: &Config, outside: &[String]) -> Option<String> {
+    outside.iter().cloned().chain([HostNames::new(config).link]).find(|device| !is_forwarding(device))
 }
 
-/// Devices of the host's default routes.
-pub(crate) fn outside() -> Result<Vec<String>, Error> {
+/// Returns the devices of the host's default routes.
+pub(super) fn default_route_devices() -> Result<Vec<String>, Error> {
     let path = Path::new("/proc/net/route");
-    let routes = fs::read_to_string(path).map_err(Error::at("cannot be read", path))?;
+    let routes = fs::read_to_string(path).map_err(Error::at("read", path))?;
     let mut devices: Vec<String> = routes
         .lines()
         .skip(1)
@@ -239,25 +244,25 @@ pub(crate) fn outside() -> Result<Vec<String>, Error> {
     Ok(devices)
 }
 
-fn exists(device: &str) -> bool {
+fn device_exists(device: &str) -> bool {
     if_nametoindex(device).is_ok()
 }
 
-/// The first address that a device of this network has.
-fn address_of(device: &str) -> Result<Option<Ipv4Addr>, Error> {
+/// Returns the first address of a device in the current namespace.
+fn address_of_device(device: &str) -> Result<Option<Ipv4Addr>, Error> {
     Ok(addresses()?.into_iter().find(|(name, _)| name == device).map(|(_, address)| address))
 }
 
 fn addresses() -> Result<Vec<(String, Ipv4Addr)>, Error> {
-    let all = nix::ifaddrs::getifaddrs().map_err(Error::system("the host's addresses"))?;
-    let of_inet = |entry: nix::ifaddrs::InterfaceAddress| {
+    let all = nix::ifaddrs::getifaddrs().map_err(Error::system("list the host's addresses"))?;
+    let ipv4 = |entry: nix::ifaddrs::InterfaceAddress| {
         Some((entry.interface_name, entry.address?.as_sockaddr_in()?.ip()))
     };
-    Ok(all.filter_map(of_inet).collect())
+    Ok(all.filter_map(ipv4).collect())
 }
 
-/// The host's end of a link-local /30 that nothing on this host is in; where it begins follows from the installation, so that it is the
-/// same after a restart.
+/// Returns the host's end of an unused link-local /30. The search starts at a hash of the installation's id, so that the result is the same
+/// after a restart.
 fn free_address(installation: &str) -> Result<Ipv4Addr, Error> {
     let hash = blake3::hash(installation.as_bytes());
     let [a, b, ..] = *hash.as_bytes();
@@ -267,16 +272,17 @@ fn free_address(installation: &str) -> Result<Ipv4Addr, Error> {
         let network = (start + offset) % 16_384 * 4;
         Ipv4Addr::from_bits(Ipv4Addr::new(169, 254, 0, 1).to_bits() + network)
     });
-    // RFC 3927 keeps the first and the last 256 to itself; 169.254.169.* is where clouds tell machines who they are.
+    // RFC 3927 reserves the first and the last 256 addresses. 169.254.169.* is the metadata service of clouds.
     let usable = |address: &Ipv4Addr| !matches!(address.octets(), [_, _, 0 | 169 | 255, _]);
     let free = |address: &Ipv4Addr| {
         !taken.iter().any(|(_, other)| (other.to_bits() ^ address.to_bits()) & NETMASK.to_bits() == 0)
     };
     let found = candidates.filter(usable).find(free);
-    found.ok_or_else(|| Error::system("a free link-local network")(io::Error::from(ErrorKind::AddrInUse)))
+    found
+        .ok_or_else(|| Error::system("find a free link-local network")(io::Error::from(ErrorKind::AddrInUse)))
 }
 
-/// The other end of a /30.
-fn next(address: Ipv4Addr) -> Ipv4Addr {
+/// Returns the other end of the /30.
+fn peer_of(address: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from_bits(address.to_bits() + 1)
 }

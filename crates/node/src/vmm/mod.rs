@@ -1,19 +1,18 @@
-//! Virtual machine monitors behind one set of verbs. A driver says what to run in the jail; the jail, the control group, the network
-//! and the recovery are the same for all.
+//! Virtual machine monitors behind one interface. A driver says which command to run in the jail. Jail, control group, network and
+//! recovery are the same for all drivers.
 
-pub(crate) mod files;
-pub(crate) mod probe;
-pub(crate) mod qemu;
+mod qemu;
+pub(crate) mod select;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::cgroup::Limits;
 use crate::error::Error;
-use crate::jail::{Launched, Plan, borrow, launch};
+use crate::sandbox::cgroup::Limits;
+use crate::sandbox::jail::{JailPlan, Launched, borrow, launch};
 
-/// The machine that is to be booted.
+/// Virtual machine to boot.
 pub(crate) struct Machine {
     pub(crate) ram_mb: u32,
     pub(crate) vcpu_count: u32,
@@ -23,34 +22,34 @@ pub(crate) struct Machine {
     pub(crate) disk_size_bytes: u64,
 }
 
-/// Descriptors that the VMM is given; it opens nothing of the VM by a path.
-pub(crate) struct Wires {
+/// Descriptors that are passed to the VMM, which opens nothing of the VM by path.
+pub(crate) struct VmmFds {
     pub(crate) disk: File,
     pub(crate) tap: OwnedFd,
-    /// Listening socket behind which the VMM puts the agent's stream.
+    /// Listening socket on which the VMM serves the agent's stream.
     pub(crate) agent: OwnedFd,
-    /// Listening socket of the VMM's own protocol.
+    /// Listening socket for the VMM's own protocol.
     pub(crate) monitor: OwnedFd,
 }
 
-/// Where the VMM runs.
-pub(crate) struct Room {
+/// Placement of the VMM: its uid, control groups and jail.
+pub(crate) struct JailSpec {
     pub(crate) uid: u32,
     pub(crate) cgroup_procs: Vec<PathBuf>,
     pub(crate) mount_point: PathBuf,
 }
 
-/// A kind of VMM. Its processes are ended by the node (`SIGKILL` to the pid namespace's first process) and waited for by pidfd, which
-/// needs no word here; orderly ends go by guestio.
+/// Driver of a VMM. The node kills VMM processes itself (`SIGKILL` to the first process of the pid namespace) and waits for them by
+/// pidfd; guestio requests orderly shutdowns. So a driver only has to boot.
 pub(crate) trait Vmm: Send + Sync {
-    /// What the VMM itself may use, beside what the guest may.
+    /// Returns the resource limits of the VMM process, including the guest's share.
     fn limits(&self, machine: &Machine) -> Limits;
     /// Starts the machine in its jail.
-    fn boot(&self, machine: &Machine, wires: Wires, room: Room) -> Result<Launched, Error>;
+    fn boot(&self, machine: &Machine, fds: VmmFds, jail: JailSpec) -> Result<Launched, Error>;
 }
 
-/// Common to the drivers: puts the plan together and launches it.
-fn boot_in_jail(plan: &Plan, wires: Wires) -> Result<Launched, Error> {
-    let fds = [wires.disk.into(), wires.tap, wires.agent, wires.monitor];
+/// Launches a VMM with its descriptors in the order that every driver expects.
+fn launch_in_jail(plan: &JailPlan, fds: VmmFds) -> Result<Launched, Error> {
+    let fds = [fds.disk.into(), fds.tap, fds.agent, fds.monitor];
     launch(plan, &borrow(&fds))
 }

@@ -1,53 +1,55 @@
-//! QEMU's `microvm` machine: virtio over MMIO, no PCI, no legacy devices but a serial console. With KVM where the probe passed, else
-//! by software emulation (TCG).
+//! Driver for QEMU's `microvm` machine: virtio over MMIO, no PCI, and a serial console as the only legacy device. It uses KVM if the
+//! probe passed, else software emulation (TCG).
+
+pub(super) mod files;
+pub(super) mod probe;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Limits;
+use super::{JailSpec, Machine, Vmm, VmmFds, launch_in_jail};
 use crate::error::Error;
-use crate::jail::{FIRST_FD, Launched, Plan};
+use crate::sandbox::cgroup::Limits;
+use crate::sandbox::jail::{FIRST_FD, JailPlan, Launched};
 
-use super::{Machine, Room, Vmm, Wires, boot_in_jail};
-
-/// QEMU's cache of translated code, MiB: a part of the process beside the guest's memory.
-const TB_SIZE_MB: u32 = 64;
-/// QEMU's own memory beside that, and pages on their way to the disk, MiB. With 64 a guest that filled its disk was killed: 41 MiB of
-/// QEMU's own, 35 MiB of pages being written, and the kernel's share.
-const OWN_MB: u32 = 128;
-/// Bytes of the guest's console that are kept, for the cause of its end.
+/// QEMU's cache of translated code, in addition to the guest's memory, MiB.
+const TRANSLATION_CACHE_MB: u32 = 64;
+/// QEMU's own memory and dirty pages on their way to the disk, MiB. With 64, a guest that filled its disk was killed: QEMU itself used
+/// 41 MiB, dirty pages 35 MiB, plus the kernel's share.
+const OVERHEAD_MB: u32 = 128;
+/// Size of the console's ring buffer, which is read for the cause of the guest's end.
 const CONSOLE_BYTES: u32 = 64 * 1024;
 
-/// How instructions are run.
+/// Execution of guest instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Accelerator {
+pub(super) enum Accelerator {
     Kvm,
     Tcg,
 }
 
 impl Accelerator {
-    pub(crate) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
         }
     }
 
-    /// Arguments for the accelerator and the CPU model.
-    pub(crate) fn arguments(self) -> [String; 4] {
+    /// Returns the arguments for the accelerator and the CPU model.
+    pub(super) fn arguments(self) -> [String; 4] {
         let [accel, cpu] = match self {
             Self::Kvm => ["kvm".to_owned(), "host".to_owned()],
-            Self::Tcg => [format!("tcg,thread=multi,tb-size={TB_SIZE_MB}"), "max".to_owned()],
+            Self::Tcg => [format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}"), "max".to_owned()],
         };
         ["-accel".into(), accel, "-cpu".into(), cpu]
     }
 }
 
-/// Arguments that say which machine it is; never `pit=off` or `pic=off`, with which Debian's kernel hangs silently.
-pub(crate) const MACHINE: [&str; 7] = [
+/// Arguments for the machine type. Never add `pit=off` or `pic=off`: Debian's kernel then hangs silently.
+pub(super) const MACHINE_ARGUMENTS: [&str; 7] = [
     "-M",
     "microvm,acpi=on,rtc=on,x-option-roms=off,isa-serial=on,dump-guest-core=off",
     "-nodefaults",
@@ -57,25 +59,25 @@ pub(crate) const MACHINE: [&str; 7] = [
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 ];
 
-/// Words of every kernel's command line. Without the host's TSC rate a busy host makes the guest's calibration fail, and the boot
-/// hangs.
-pub(crate) fn kernel_words(tsc_khz: u64) -> String {
+/// Returns the common part of the kernel command line. It contains the host's TSC frequency: on a busy host the guest's own calibration
+/// fails and the boot hangs.
+pub(super) fn kernel_command_line(tsc_khz: u64) -> String {
     format!("console=ttyS0 quiet panic=-1 tsc_early_khz={tsc_khz} tsc=reliable no_timer_check")
 }
 
-/// The driver.
-pub(crate) struct Qemu {
+/// The QEMU driver.
+pub(super) struct Qemu {
     accelerator: Accelerator,
-    /// The program's path, the same in the jail.
+    /// Path of the program, the same inside the jail.
     program: PathBuf,
     firmware: PathBuf,
-    /// See [`super::files`].
+    /// Root of the jail, as installed by [`files::install`].
     root: PathBuf,
     tsc_khz: u64,
 }
 
 impl Qemu {
-    pub(crate) fn new(accelerator: Accelerator, program: PathBuf, firmware: PathBuf, root: PathBuf) -> Self {
+    pub(super) fn new(accelerator: Accelerator, program: PathBuf, firmware: PathBuf, root: PathBuf) -> Self {
         Self {
             accelerator,
             program,
@@ -87,9 +89,10 @@ impl Qemu {
 
     fn command(&self, machine: &Machine) -> Vec<String> {
         let [disk, tap, agent, monitor] = [0, 1, 2, 3].map(|offset| FIRST_FD + offset);
-        let kernel_line = format!("{} rigbox.hostname={}", kernel_words(self.tsc_khz), machine.hostname);
+        let kernel_arguments =
+            format!("{} rigbox.hostname={}", kernel_command_line(self.tsc_khz), machine.hostname);
         let mut command = vec![self.program.display().to_string()];
-        command.extend(MACHINE.map(String::from));
+        command.extend(MACHINE_ARGUMENTS.map(String::from));
         command.extend(self.accelerator.arguments());
         let mut add = |option: &str, value: String| command.extend([option.to_owned(), value]);
         add("-bios", self.firmware.display().to_string());
@@ -97,8 +100,8 @@ impl Qemu {
         add("-m", format!("{}M", machine.ram_mb));
         add("-kernel", "/vm/kernel".into());
         add("-initrd", "/vm/initramfs".into());
-        add("-append", kernel_line);
-        // A boot without a serial console hung.
+        add("-append", kernel_arguments);
+        // Without a serial console the boot hung.
         add("-chardev", format!("ringbuf,id=console,size={CONSOLE_BYTES}"));
         add("-serial", "chardev:console".into());
         add("-add-fd", format!("fd={disk},set=1"));
@@ -115,7 +118,7 @@ impl Qemu {
         add("-mon", "chardev=monitor,mode=control".into());
         add("-object", "rng-builtin,id=rng".into());
         add("-device", "virtio-rng-device,rng=rng".into());
-        // The process stays after the guest's end until guestio has seen why.
+        // The process stays after the guest's end, until guestio has read the cause.
         add("-action", "reboot=shutdown,shutdown=pause".into());
         command
     }
@@ -123,29 +126,29 @@ impl Qemu {
 
 impl Vmm for Qemu {
     fn limits(&self, machine: &Machine) -> Limits {
-        let memory_mb = machine.ram_mb + TB_SIZE_MB + OWN_MB;
+        let memory_mb = machine.ram_mb + TRANSLATION_CACHE_MB + OVERHEAD_MB;
         Limits {
             memory_bytes: u64::from(memory_mb) << 20,
-            // Emulated devices run beside the virtual CPUs.
+            // Emulated devices run in threads of their own.
             millicpus: u64::from(machine.vcpu_count) * 1000 + 500,
             pids: 64 + machine.vcpu_count,
         }
     }
 
-    fn boot(&self, machine: &Machine, wires: Wires, room: Room) -> Result<Launched, Error> {
-        let plan = Plan {
-            cgroup_procs: room.cgroup_procs,
+    fn boot(&self, machine: &Machine, fds: VmmFds, jail: JailSpec) -> Result<Launched, Error> {
+        let plan = JailPlan {
+            cgroup_procs: jail.cgroup_procs,
             root: self.root.clone(),
-            mount_point: room.mount_point,
+            mount_point: jail.mount_point,
             files: vec![
                 (machine.kernel.clone(), "kernel".into()),
                 (machine.initramfs.clone(), "initramfs".into()),
             ],
             kvm: self.accelerator == Accelerator::Kvm,
-            uid: room.uid,
-            file_size_limit: machine.disk_size_bytes,
+            uid: jail.uid,
+            max_file_bytes: machine.disk_size_bytes,
             command: self.command(machine),
         };
-        boot_in_jail(&plan, wires)
+        launch_in_jail(&plan, fds)
     }
 }

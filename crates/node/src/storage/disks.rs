@@ -1,4 +1,4 @@
-//! The workspaces' disks: cloned from an image, grown to their size, removed. The host never looks into one.
+//! Disks of workspaces: cloned from an image, resized, removed. The host never reads their content.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -9,21 +9,21 @@ use std::sync::{Mutex, PoisonError};
 use rigbox_core::ids::WorkspaceId;
 
 use crate::error::Error;
-use crate::volume::Volume;
+use crate::storage::volume::Volume;
 
 const MIB: u64 = 1 << 20;
 
-/// All disks of this node.
+/// All disks of this node, and the space reserved for them.
 #[derive(Debug)]
 pub(crate) struct Disks {
     volume: Volume,
     dir: PathBuf,
-    /// Share of a disk's size that is set aside.
+    /// Share of a disk's size that is reserved for it.
     reserve: f64,
-    /// MiB set aside: for images, and for each disk.
     reserved: Mutex<Reserved>,
 }
 
+/// Reserved space, MiB.
 #[derive(Debug, Default)]
 struct Reserved {
     images_mb: u64,
@@ -39,7 +39,7 @@ impl Reserved {
 impl Disks {
     pub(crate) fn open(volume: Volume, reserve: f64) -> Result<Self, Error> {
         let dir = volume.root().join("disks");
-        fs::create_dir_all(&dir).map_err(Error::at("cannot be made", &dir))?;
+        fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
         Ok(Self { volume, dir, reserve, reserved: Mutex::default() })
     }
 
@@ -47,7 +47,7 @@ impl Disks {
         &self.volume
     }
 
-    /// MiB: in all, and set aside.
+    /// Returns the total and the reserved space, MiB.
     pub(crate) fn space_mb(&self) -> Result<(u64, u64), Error> {
         Ok((self.volume.total_mb()?, self.reserved().total_mb()))
     }
@@ -56,63 +56,60 @@ impl Disks {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a disk or an image that is there already.
+    /// Reserves the space of an existing disk.
     pub(crate) fn adopt(&self, workspace: &WorkspaceId, size_mb: u32) {
-        self.reserved().disks_mb.insert(workspace.clone(), self.share(size_mb));
+        self.reserved().disks_mb.insert(workspace.clone(), self.reserved_mb(size_mb));
     }
 
-    /// Sets room for an image aside.
+    /// Reserves the space of an image.
     pub(crate) fn reserve_image(&self, size_mb: u64) -> Result<(), Error> {
         let mut reserved = self.reserved();
-        self.volume.ensure_room(reserved.total_mb() + size_mb)?;
+        self.volume.ensure_capacity(reserved.total_mb() + size_mb)?;
         reserved.images_mb += size_mb;
         Ok(())
     }
 
-    fn share(&self, size_mb: u32) -> u64 {
+    /// Returns the space to reserve for a disk of this size.
+    fn reserved_mb(&self, size_mb: u32) -> u64 {
         // Both are small and not negative.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let share = (f64::from(size_mb) * self.reserve).ceil() as u64;
-        share
+        let reserved_mb = (f64::from(size_mb) * self.reserve).ceil() as u64;
+        reserved_mb
     }
 
     pub(crate) fn path(&self, workspace: &WorkspaceId) -> PathBuf {
         self.dir.join(format!("{workspace}.ext4"))
     }
 
-    /// Makes the disk as a clone of `image`, `size_mb` large. One that is there already is made anew: it may be half there.
+    /// Creates a disk of `size_mb` as a clone of `image`. An existing disk is replaced, because it may be incomplete.
     pub(crate) fn create(&self, workspace: &WorkspaceId, image: &Path, size_mb: u32) -> Result<(), Error> {
         {
-            // Held while the volume grows, so that two do not count on the same room.
+            // Locked while the volume grows, so that two disks do not claim the same space.
             let mut reserved = self.reserved();
             reserved.disks_mb.remove(workspace);
-            let share = self.share(size_mb);
-            self.volume.ensure_room(reserved.total_mb() + share)?;
-            reserved.disks_mb.insert(workspace.clone(), share);
+            let size_mb = self.reserved_mb(size_mb);
+            self.volume.ensure_capacity(reserved.total_mb() + size_mb)?;
+            reserved.disks_mb.insert(workspace.clone(), size_mb);
         }
         let path = self.path(workspace);
         let _ = fs::remove_file(&path);
         clone_disk(image, &path, u64::from(size_mb) * MIB).map_err(|source| {
             self.reserved().disks_mb.remove(workspace);
             let _ = fs::remove_file(&path);
-            Error::at("the disk cannot be made", &path)(source)
+            Error::at("create disk", &path)(source)
         })
     }
 
     pub(crate) fn open_disk(&self, workspace: &WorkspaceId) -> Result<File, Error> {
         let path = self.path(workspace);
-        File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(Error::at("the disk cannot be opened", &path))
+        File::options().read(true).write(true).open(&path).map_err(Error::at("open disk", &path))
     }
 
     pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         let path = self.path(workspace);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::at("the disk cannot be removed", &path)(error));
+                return Err(Error::at("remove disk", &path)(error));
             }
             _ => {}
         }
@@ -120,24 +117,24 @@ impl Disks {
         Ok(())
     }
 
-    /// Removes disks that are not of `workspaces`.
-    pub(crate) fn retain(&self, workspaces: &dyn Fn(&WorkspaceId) -> bool) -> Result<(), Error> {
-        for entry in fs::read_dir(&self.dir).map_err(Error::at("cannot be listed", &self.dir))? {
-            let path = entry.map_err(Error::at("cannot be listed", &self.dir))?.path();
+    /// Removes the disks of all workspaces for which `exists` returns false.
+    pub(crate) fn retain(&self, exists: &dyn Fn(&WorkspaceId) -> bool) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.dir).map_err(Error::at("list", &self.dir))? {
+            let path = entry.map_err(Error::at("list", &self.dir))?.path();
             let id = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-            if !id.as_ref().is_some_and(workspaces) {
-                tracing::warn!(disk = %path.display(), "removing a disk that nobody owns");
-                fs::remove_file(&path).map_err(Error::at("the disk cannot be removed", &path))?;
+            if !id.as_ref().is_some_and(exists) {
+                tracing::warn!(disk = %path.display(), "removing a disk without a workspace");
+                fs::remove_file(&path).map_err(Error::at("remove disk", &path))?;
             }
         }
         Ok(())
     }
 }
 
-/// Makes a new file at `path` that shares the blocks of `image` and is `size_bytes` large, on the disk before this returns.
+/// Creates a file of `size_bytes` at `path` that shares the blocks of `image`. It is durable on return.
 ///
 /// # Errors
-/// There is a file at `path`, or the file system does not share blocks, or it is full.
+/// Fails if `path` exists, or if the file system is full or does not share blocks.
 pub fn clone_disk(image: &Path, path: &Path, size_bytes: u64) -> io::Result<()> {
     let disk = File::options().read(true).write(true).create_new(true).open(path)?;
     rustix::fs::fchmod(&disk, rustix::fs::Mode::from_raw_mode(0o600))?;

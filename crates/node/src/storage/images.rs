@@ -1,5 +1,5 @@
-//! Images as this node uses them: copied once onto the volume, where disks are cloned from them, with the initramfs that joins the
-//! image's modules and this version's agent.
+//! Images on this node: copied once to the volume, where disks are cloned from them, each with an initramfs that combines the image's
+//! modules with this version's agent.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,12 +10,12 @@ use rigbox_image::{Cpio, Image};
 use rustix::fs::SeekFrom as Extent;
 
 use crate::config::Config;
-use crate::disks::Disks;
 use crate::error::Error;
+use crate::storage::disks::Disks;
 
-/// An image on the volume.
+/// Image on the volume.
 #[derive(Debug, Clone)]
-pub(crate) struct Local {
+pub(crate) struct LocalImage {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) built_at: std::time::SystemTime,
@@ -25,38 +25,38 @@ pub(crate) struct Local {
     pub(crate) initramfs: PathBuf,
 }
 
-/// Images by version.
+/// All images on the volume, by version.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Images {
-    by_version: BTreeMap<String, Local>,
+    by_version: BTreeMap<String, LocalImage>,
 }
 
 impl Images {
-    /// Takes the newest image of each name from the cache, keeps older ones that lie on the volume (disks boot from them), and
-    /// writes each one's initramfs for the agent in `config.guest_dir`.
+    /// Imports the newest image of each name from the cache, keeps older images on the volume (disks boot from them), and writes an
+    /// initramfs for each, with the agent in `config.guest_dir`.
     pub(crate) fn open(config: &Config, disks: &Disks) -> Result<Self, Error> {
         let dir = disks.volume().root().join("images");
-        fs::create_dir_all(&dir).map_err(Error::at("cannot be made", &dir))?;
+        fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
         let agent = agent_archive(&config.guest_dir)?;
         let agent_hash = blake3::hash(&agent).to_hex();
         for image in Image::newest_of_each(&config.image_cache) {
             import(&image, &dir)?;
         }
         let mut by_version = BTreeMap::new();
-        for entry in fs::read_dir(&dir).map_err(Error::at("cannot be listed", &dir))? {
-            let folder = entry.map_err(Error::at("cannot be listed", &dir))?.path();
+        for entry in fs::read_dir(&dir).map_err(Error::at("list", &dir))? {
+            let folder = entry.map_err(Error::at("list", &dir))?.path();
             if folder.extension().is_some_and(|extension| extension == "new") {
-                fs::remove_dir_all(&folder).map_err(Error::at("cannot be removed", &folder))?;
+                fs::remove_dir_all(&folder).map_err(Error::at("remove", &folder))?;
                 continue;
             }
             let image = Image::load(&folder)
-                .map_err(|error| Error::at("is no image", &folder)(std::io::Error::other(error)))?;
+                .map_err(|error| Error::at("load image", &folder)(std::io::Error::other(error)))?;
             let initramfs =
                 folder.join(format!("initramfs-{}.cpio", agent_hash.get(..16).unwrap_or_default()));
             write_initramfs(&image, &agent, &initramfs)?;
-            let used = fs::metadata(image.rootfs()).map_err(Error::at("cannot be looked at", &folder))?;
-            disks.reserve_image(std::os::unix::fs::MetadataExt::blocks(&used) * 512 / (1 << 20) + 128)?;
-            let local = Local {
+            let metadata = fs::metadata(image.rootfs()).map_err(Error::at("stat", &folder))?;
+            disks.reserve_image(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 / (1 << 20) + 128)?;
+            let local = LocalImage {
                 name: image.name.clone(),
                 version: image.version.clone(),
                 built_at: image.built_at.into(),
@@ -70,34 +70,34 @@ impl Images {
         Ok(Self { by_version })
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Local> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &LocalImage> {
         self.by_version.values()
     }
 
-    pub(crate) fn newest(&self, name: &str) -> Result<&Local, Error> {
+    pub(crate) fn newest(&self, name: &str) -> Result<&LocalImage, Error> {
         let newest = self.all().filter(|image| image.name == name).max_by_key(|image| image.built_at);
         newest.ok_or_else(|| Error::NoImage(name.to_owned()))
     }
 
-    pub(crate) fn version(&self, version: &str) -> Result<&Local, Error> {
+    pub(crate) fn version(&self, version: &str) -> Result<&LocalImage, Error> {
         self.by_version.get(version).ok_or_else(|| Error::NoImage(version.to_owned()))
     }
 }
 
-/// The second half of the initramfs: the agent as `/init`, and `rig` for use in the VM.
+/// Builds the second half of the initramfs: the agent as `/init`, and `rig` for use in the VM.
 fn agent_archive(guest_dir: &Path) -> Result<Vec<u8>, Error> {
     let read = |name: &str| {
         let path = guest_dir.join(name);
-        fs::read(&path)
-            .map_err(Error::at("the guest's program cannot be read (cargo xtask builds it)", &path))
+        fs::read(&path).map_err(Error::at("read the guest's program (built by `cargo xtask`)", &path))
     };
     let mut archive = Cpio::default();
-    archive.program("init", &read("init")?);
-    archive.folder("rigbox");
-    archive.program("rigbox/rig", &read("rig")?);
+    archive.add_program("init", &read("init")?);
+    archive.add_folder("rigbox");
+    archive.add_program("rigbox/rig", &read("rig")?);
     Ok(archive.finish())
 }
 
+/// Copies an image to the volume, unless it is there already.
 fn import(image: &Image, dir: &Path) -> Result<(), Error> {
     let target = dir.join(&image.version);
     if target.exists() {
@@ -114,17 +114,17 @@ fn import(image: &Image, dir: &Path) -> Result<(), Error> {
         fs::rename(&new, &target)?;
         File::open(dir)?.sync_all()
     };
-    copy().map_err(Error::at("the image cannot be copied to the volume", &new))
+    copy().map_err(Error::at("copy the image to", &new))
 }
 
-/// Copies a file without filling its holes.
+/// Copies a file and keeps its holes.
 fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
     let (mut from, mut to) = (File::open(from)?, File::create(to)?);
     let length = from.metadata()?.len();
     to.set_len(length)?;
-    let mut at = 0;
-    while at < length {
-        let start = match rustix::fs::seek(&from, Extent::Data(at)) {
+    let mut offset = 0;
+    while offset < length {
+        let start = match rustix::fs::seek(&from, Extent::Data(offset)) {
             Ok(start) => start,
             Err(rustix::io::Errno::NXIO) => break,
             Err(errno) => return Err(errno.into()),
@@ -133,7 +133,7 @@ fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
         from.seek(SeekFrom::Start(start))?;
         to.seek(SeekFrom::Start(start))?;
         std::io::copy(&mut Read::by_ref(&mut from).take(end - start), &mut to)?;
-        at = end;
+        offset = end;
     }
     to.sync_all()
 }
@@ -150,5 +150,5 @@ fn write_initramfs(image: &Image, agent: &[u8], path: &Path) -> Result<(), Error
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    write().map_err(Error::at("the initramfs cannot be written", &new))
+    write().map_err(Error::at("write the initramfs", &new))
 }

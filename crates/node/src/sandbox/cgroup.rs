@@ -1,5 +1,5 @@
-//! Control groups: one per VM, on version 2 (one hierarchy) or version 1 (one per controller). Their processes are how leftovers are
-//! found, whatever became of pids.
+//! Control groups: one per VM, on version 2 (a single hierarchy) or version 1 (one per controller). Leftover processes are found through
+//! them, whatever their pids.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -10,11 +10,11 @@ use crate::error::Error;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers of version 1 in which each VM gets a group.
-const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "blkio", "freezer"];
-/// From KILL to an empty group: the kernel only has to tear down memory.
-const EMPTY_WITHIN: Duration = Duration::from_secs(20);
+const V1_CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "blkio", "freezer"];
+/// Time from SIGKILL to an empty group, in which the kernel only has to tear down memory.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a VMM may use.
+/// Resource limits of a VMM.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) memory_bytes: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Limits {
     pub(crate) pids: u32,
 }
 
-/// The groups of this installation.
+/// Control groups of this installation.
 #[derive(Debug, Clone)]
 pub(crate) struct Cgroups {
     version: Version,
@@ -38,19 +38,19 @@ enum Version {
 }
 
 impl Cgroups {
-    /// Finds the hierarchies; `name` is the installation's group.
+    /// Finds the hierarchies. `name` is the installation's group.
     pub(crate) fn find(name: &str) -> Result<Self, Error> {
         if Path::new(ROOT).join("cgroup.controllers").exists() {
             let parents = vec![("", Path::new(ROOT).join(name))];
             return Ok(Self { version: Version::Two, parents });
         }
-        let own = fs::read_to_string("/proc/self/cgroup").map_err(Error::system("/proc/self/cgroup"))?;
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(Error::system("read /proc/self/cgroup"))?;
         let mut parents = Vec::new();
-        for controller in CONTROLLERS {
+        for controller in V1_CONTROLLERS {
             let group = group_of(&own, controller).ok_or_else(|| Error::System {
-                what: "control groups",
+                action: "find the control groups",
                 source: io::Error::other(format!(
-                    "no hierarchy for the controller `{controller}` is mounted"
+                    "no hierarchy with the controller `{controller}` is mounted"
                 )),
             })?;
             let path = Path::new(ROOT).join(controller).join(group.trim_start_matches('/')).join(name);
@@ -59,21 +59,21 @@ impl Cgroups {
         Ok(Self { version: Version::One, parents })
     }
 
-    /// Makes the group `vm` with its limits and returns the files that a process writes `0` into to join.
+    /// Creates the group `vm` with its limits. Returns the files to which a process writes `0` to join it.
     pub(crate) fn create(&self, vm: &str, limits: Limits) -> Result<Vec<PathBuf>, Error> {
         let mut procs = Vec::new();
         for (controller, parent) in &self.parents {
             let group = parent.join(vm);
-            fs::create_dir_all(&group).map_err(Error::at("cannot be made", &group))?;
+            fs::create_dir_all(&group).map_err(Error::at("create", &group))?;
             if self.version == Version::Two {
                 enable_controllers(parent)?;
             }
             for (file, value) in self.settings(controller, limits) {
                 let path = group.join(file);
                 match fs::write(&path, &value) {
-                    // Swap accounting is off on some kernels; without it the group has no swap to limit.
+                    // Swap accounting is disabled on some kernels. Then there is no swap to limit.
                     Err(_) if file.contains("swap") || file.contains("memsw") => {}
-                    result => result.map_err(Error::at("cannot be set", &path))?,
+                    result => result.map_err(Error::at("write to", &path))?,
                 }
             }
             procs.push(group.join("cgroup.procs"));
@@ -106,7 +106,7 @@ impl Cgroups {
         }
     }
 
-    /// Names of the groups that exist.
+    /// Returns the names of the existing groups.
     pub(crate) fn list(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .parents
@@ -121,18 +121,18 @@ impl Cgroups {
         names
     }
 
-    /// Kills what is in the group `vm` and removes it, in every hierarchy.
+    /// Kills the processes in the group `vm` and removes it, in every hierarchy.
     pub(crate) fn remove(&self, vm: &str) -> Result<(), Error> {
         for (_, parent) in &self.parents {
             let group = parent.join(vm);
-            let deadline = Instant::now() + EMPTY_WITHIN;
+            let deadline = Instant::now() + KILL_TIMEOUT;
             loop {
                 kill(&group);
                 match fs::remove_dir(&group) {
                     Ok(()) => break,
                     Err(error) if error.kind() == ErrorKind::NotFound => break,
                     Err(error) if Instant::now() > deadline => {
-                        return Err(Error::at("cannot be removed", &group)(error));
+                        return Err(Error::at("remove", &group)(error));
                     }
                     Err(_) => std::thread::sleep(Duration::from_millis(2)),
                 }
@@ -141,37 +141,37 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes the installation's own groups once no VM has one.
+    /// Removes the installation's groups if no VM has a group in them.
     pub(crate) fn remove_parents(&self) {
         for (_, parent) in &self.parents {
-            // Not empty: a VM is still there.
+            // Fails while a VM still exists.
             let _ = fs::remove_dir(parent);
         }
     }
 }
 
+/// Kills all processes in a group.
 fn kill(group: &Path) {
     if fs::write(group.join("cgroup.kill"), "1").is_ok() {
         return;
     }
     let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     for pid in procs.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
-        // The group was read a moment ago, and its members are VMMs only: no other pid can be meant before they are reaped.
+        // The list is a moment old, and all members are VMMs: their pids cannot be reused before they are reaped.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 
-/// Hands the controllers down to the groups below `parent` (version 2).
+/// Enables the controllers for the groups below `parent` (version 2).
 fn enable_controllers(parent: &Path) -> Result<(), Error> {
     for dir in [Path::new(ROOT), parent] {
         let path = dir.join("cgroup.subtree_control");
-        fs::write(&path, "+cpu +memory +pids")
-            .map_err(Error::at("cannot enable cpu, memory and pids", &path))?;
+        fs::write(&path, "+cpu +memory +pids").map_err(Error::at("enable cpu, memory and pids in", &path))?;
     }
     Ok(())
 }
 
-/// The path of the calling process's group for a controller of version 1, from cgroups(7)'s `/proc/self/cgroup`.
+/// Returns the path of the calling process's group for a version 1 controller, from `/proc/self/cgroup` (cgroups(7)).
 fn group_of<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
     own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_group_is_found_by_its_controller() {
+    fn own_group_is_found_by_controller() {
         let own = "12:pids:/user\n4:cpu,cpuacct:/a:b\n1:name=systemd:/x\n0::/y\n";
         assert_eq!(group_of(own, "cpu"), Some("/a:b"));
         assert_eq!(group_of(own, "pids"), Some("/user"));

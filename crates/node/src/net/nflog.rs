@@ -1,0 +1,71 @@
+//! Subscription to the packets that the rules of a namespace refuse (`log group` in `vm.nft`): a netlink socket that yields their headers.
+//! They are a guest's bytes, so only the receiver of the socket reads them, never the node. Only the kernel's acknowledgement is read
+//! here.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
+
+/// NFLOG group in `vm.nft`.
+const GROUP: u16 = 1;
+// linux/netfilter/nfnetlink.h and nfnetlink_log.h
+const NFULNL_MSG_CONFIG: u16 = 4 << 8 | 1;
+const NLM_F_REQUEST_ACK: u16 = 1 | 4;
+const NFULA_CFG_CMD: u16 = 1;
+const NFULNL_CFG_CMD_BIND: u8 = 1;
+const NFULA_CFG_MODE: u16 = 2;
+const NFULNL_COPY_PACKET: u8 = 2;
+/// Bytes of each packet to copy: enough for its headers.
+const COPY_RANGE: u32 = 64;
+
+/// Netlink message type of an acknowledgement.
+const NLMSG_ERROR: u16 = 2;
+
+/// Subscribes in the network namespace of the calling thread.
+pub(super) fn subscribe() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?;
+    bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+    send(&socket, &request(), SendFlags::empty())?;
+    // Packets that are refused at this moment may arrive before the acknowledgement.
+    for _ in 0..64 {
+        let mut message = [0; 20];
+        recv(&socket, &mut message, RecvFlags::TRUNC)?;
+        let [_, _, _, _, kind_a, kind_b, .., a, b, c, d] = message;
+        if u16::from_ne_bytes([kind_a, kind_b]) == NLMSG_ERROR {
+            return match i32::from_ne_bytes([a, b, c, d]) {
+                0 => Ok(socket),
+                error => Err(io::Error::from_raw_os_error(-error)),
+            };
+        }
+    }
+    Err(io::Error::other("the kernel did not acknowledge the subscription"))
+}
+
+/// Builds the request that binds the group and sets the copy range.
+fn request() -> Vec<u8> {
+    let mut body = vec![0, 0];
+    body.extend(GROUP.to_be_bytes());
+    attribute(&mut body, NFULA_CFG_CMD, &[NFULNL_CFG_CMD_BIND]);
+    let [a, b, c, d] = COPY_RANGE.to_be_bytes();
+    attribute(&mut body, NFULA_CFG_MODE, &[a, b, c, d, NFULNL_COPY_PACKET, 0]);
+    let mut message = Vec::new();
+    message.extend(u32::try_from(16 + body.len()).unwrap_or(0).to_ne_bytes());
+    message.extend(NFULNL_MSG_CONFIG.to_ne_bytes());
+    message.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
+    // Sequence number and port id.
+    message.extend([0; 8]);
+    message.extend(body);
+    message
+}
+
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    body.extend(u16::try_from(4 + value.len()).unwrap_or(0).to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}

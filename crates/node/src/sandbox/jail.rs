@@ -1,0 +1,235 @@
+//! Jail of a VMM: its own uid, its own mount, pid, network, IPC and UTS namespaces, a root with nothing but the VMM's files and the VM's
+//! kernel, no capabilities and no way to gain any, and bounded resources. An escape from the guest finds nothing there.
+//!
+//! The node never forks itself, because it has threads. It starts `rigboxd vmm-jail`, which receives the [`JailPlan`] and the descriptors,
+//! joins the control groups, creates the namespaces and starts `rigboxd vmm-jail-inner` as the first process of the new pid namespace.
+//! That one builds the root, drops all privileges and becomes the VMM.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use rigbox_sys::fdpass;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// First descriptor that is passed to the VMM. The others follow it.
+pub(crate) const FIRST_FD: i32 = 100;
+const MAX_PLAN_BYTES: usize = 64 * 1024;
+
+/// Command to run in a jail, and the setup of that jail.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct JailPlan {
+    /// `cgroup.procs` files of the control groups to join.
+    pub(crate) cgroup_procs: Vec<PathBuf>,
+    /// Folder with the VMM's own files, at the paths that it expects.
+    pub(crate) root: PathBuf,
+    /// Empty folder of the host on which the root is mounted.
+    pub(crate) mount_point: PathBuf,
+    /// Further read-only files: path on the host, and path below `/vm` in the jail.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// True if the VMM needs `/dev/kvm`.
+    pub(crate) kvm: bool,
+    pub(crate) uid: u32,
+    /// Maximum size of a file that the VMM writes.
+    pub(crate) max_file_bytes: u64,
+    /// Program and arguments, with paths inside the jail.
+    pub(crate) command: Vec<String>,
+}
+
+/// VMM that has been started.
+pub(crate) struct Launched {
+    pub(crate) pid: i32,
+    /// Standard error of the VMM or its jail; non-blocking.
+    pub(crate) stderr: File,
+}
+
+/// Launches a plan, with `fds` as descriptors from [`FIRST_FD`] on.
+pub(crate) fn launch(plan: &JailPlan, fds: &[BorrowedFd<'_>]) -> Result<Launched, Error> {
+    let launch_error = |action: &str, error: io::Error| Error::Launch(format!("{action}: {error}"));
+    let (socket, launcher_socket) = fdpass::pair().map_err(Error::system("create a socket pair"))?;
+    let (stderr, stderr_writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Error::system("create a pipe"))?;
+    let flags = rustix::fs::fcntl_getfl(&stderr).map_err(Error::system("create a pipe"))?;
+    rustix::fs::fcntl_setfl(&stderr, flags | rustix::fs::OFlags::NONBLOCK)
+        .map_err(Error::system("create a pipe"))?;
+    let mut launcher = Command::new("/proc/self/exe")
+        .arg0("rigboxd")
+        .arg("vmm-jail")
+        .env_clear()
+        .stdin(Stdio::from(launcher_socket))
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(stderr_writer))
+        .spawn()
+        .map_err(|error| launch_error("running the jail", error))?;
+    let message =
+        serde_json::to_vec(plan).map_err(|error| launch_error("serializing the plan", error.into()))?;
+    let sent = fdpass::send(&socket, &message, fds);
+    let response = sent.and_then(|()| fdpass::receive(&socket, 64));
+    // The launcher exits as soon as it has responded.
+    let status = launcher.wait().map_err(|error| launch_error("running the jail", error))?;
+    let mut stderr = File::from(stderr);
+    let pid =
+        response.ok().and_then(|(pid, _)| String::from_utf8(pid).ok()?.parse().ok()).ok_or_else(|| {
+            Error::Launch(format!("the jail exited with {status}: {}", read_stderr(&mut stderr)))
+        })?;
+    Ok(Launched { pid, stderr })
+}
+
+/// Reads what has been written to a non-blocking standard error so far: at most 1 KiB, without control characters.
+pub(crate) fn read_stderr(stderr: &mut File) -> String {
+    let mut bytes = [0; 1024];
+    let count = io::Read::read(stderr, &mut bytes).unwrap_or(0);
+    let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).into_owned();
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
+}
+
+/// Runs `rigboxd vmm-jail`, whose standard input is the socket to the node.
+///
+/// # Errors
+/// The failed step, to print to standard error.
+pub fn run_launcher() -> io::Result<()> {
+    let socket = io::stdin();
+    let (message, fds) = fdpass::receive(&socket, MAX_PLAN_BYTES)?;
+    let plan: JailPlan = serde_json::from_slice(&message)?;
+    for procs in &plan.cgroup_procs {
+        fs::write(procs, "0").map_err(|error| with_path(procs, error))?;
+    }
+    nix::unistd::setsid()?;
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS,
+    )?;
+    let kept = renumber(fds)?;
+    let child = Command::new("/proc/self/exe")
+        .arg0("rigboxd")
+        .arg("vmm-jail-inner")
+        .arg(String::from_utf8(message).map_err(io::Error::other)?)
+        .env_clear()
+        .stdin(Stdio::null())
+        .spawn()?;
+    drop(kept);
+    fdpass::send(&socket, child.id().to_string().as_bytes(), &[])
+}
+
+/// Moves the descriptors to their final numbers and clears their close-on-exec flag. The process has a single thread, so no other child
+/// inherits them.
+fn renumber(fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    let mut kept = Vec::new();
+    for (number, fd) in (FIRST_FD..).zip(fds) {
+        let moved = rustix::io::fcntl_dupfd_cloexec(&fd, number)?;
+        if std::os::fd::AsRawFd::as_raw_fd(&moved) != number {
+            return Err(io::Error::other(format!("descriptor {number} is already in use")));
+        }
+        rustix::io::fcntl_setfd(&moved, rustix::io::FdFlags::empty())?;
+        kept.push(moved);
+    }
+    Ok(kept)
+}
+
+fn with_path(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Runs `rigboxd vmm-jail-inner PLAN`, the first process of the new pid namespace, which becomes the VMM.
+///
+/// # Errors
+/// The failed step, to print to standard error.
+pub fn become_vmm(plan: &str) -> io::Result<std::convert::Infallible> {
+    let plan: JailPlan = serde_json::from_str(plan)?;
+    build_root(&plan)?;
+    set_limits(&plan)?;
+    drop_privileges(plan.uid)?;
+    let (program, arguments) =
+        plan.command.split_first().ok_or_else(|| io::Error::other("the plan has no command"))?;
+    let error = Command::new(program).args(arguments).env_clear().current_dir("/").exec();
+    Err(with_path(Path::new(program), error))
+}
+
+/// Bind-mounts `from` at `to`, read-only.
+fn bind_read_only(from: &Path, to: &Path) -> io::Result<()> {
+    let none = None::<&str>;
+    let flags =
+        MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some(from), to, none, MsFlags::MS_BIND, none).map_err(|errno| with_path(from, errno.into()))?;
+    mount(none, to, none, flags, none).map_err(|errno| with_path(to, errno.into()))
+}
+
+fn mount_tmpfs(at: &Path, flags: MsFlags) -> io::Result<()> {
+    let options = Some("size=64k,nr_inodes=64,mode=0755");
+    mount(Some("tmpfs"), at, Some("tmpfs"), flags, options).map_err(|errno| with_path(at, errno.into()))
+}
+
+/// Builds a read-only root with the VMM's files, `/vm` and up to three devices, and switches to it.
+fn build_root(plan: &JailPlan) -> io::Result<()> {
+    let none = None::<&str>;
+    // These mounts must not propagate to the host.
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let root = &plan.mount_point;
+    bind_read_only(&plan.root, root)?;
+
+    let vm = root.join("vm");
+    mount_tmpfs(&vm, MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
+    for (from, name) in &plan.files {
+        let to = vm.join(name);
+        File::create(&to)?;
+        bind_read_only(from, &to)?;
+    }
+    let dev = root.join("dev");
+    mount_tmpfs(&dev, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
+    let mut devices = vec![("null", 1, 3), ("urandom", 1, 9)];
+    if plan.kvm {
+        devices.push(("kvm", 10, 232));
+    }
+    for (name, major, minor) in devices {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        let path = dev.join(name);
+        mknod(&path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    }
+    for (at, flag) in [(&vm, MsFlags::MS_NODEV), (&dev, MsFlags::MS_NOEXEC)] {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | flag;
+        mount(none, at, none, flags, none)?;
+    }
+    std::env::set_current_dir(root)?;
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    std::env::set_current_dir("/")
+}
+
+fn set_limits(plan: &JailPlan) -> io::Result<()> {
+    for (resource, limit) in [
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_FSIZE, plan.max_file_bytes),
+        (Resource::RLIMIT_NOFILE, 256),
+        (Resource::RLIMIT_MEMLOCK, 64 * 1024),
+    ] {
+        setrlimit(resource, limit, limit)?;
+    }
+    Ok(())
+}
+
+fn drop_privileges(uid: u32) -> io::Result<()> {
+    rigbox_sys::privileges::drop_to(uid)?;
+    let ids = nix::unistd::getresuid()?;
+    if [ids.real, ids.effective, ids.saved].iter().any(|id| id.as_raw() != uid) {
+        return Err(io::Error::other("privileges were not dropped"));
+    }
+    Ok(())
+}
+
+/// Borrows descriptors for [`launch`].
+pub(crate) fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}

@@ -1,0 +1,5 @@
+//! Isolation of VMM processes: the jail, control groups, and process handles.
+
+pub(crate) mod cgroup;
+pub mod jail;
+pub(crate) mod process;

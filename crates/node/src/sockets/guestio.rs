@@ -1,0 +1,212 @@
+//! The node's side of the session with guestio: lists the VMs that run, passes guestio's reports to their tasks, and hands out
+//! descriptors of their sockets. The node reads no byte of a guest here.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use rigbox_core::egress::Egress;
+use rigbox_proto::guestio::fd_request::Channel;
+use rigbox_proto::guestio::node_session_server::NodeSession;
+use rigbox_proto::guestio::{
+    AdmitRequest, AdmitResponse, Command, DnsPolicy, FdRequest, FdResponse, Report, ShutDown, Vm, VmList,
+    command, dns_policy,
+};
+use rigbox_sys::fdpass;
+use rustix::net::sockopt::Timeout;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::seqpacket;
+use crate::config::{agent_socket, monitor_socket};
+use crate::error::Error;
+use crate::net;
+use crate::net::admitted_names::AdmittedNames;
+
+/// Port of the VM's resolver.
+const DNS_PORT: u16 = 53;
+/// Port to which `vm.nft` redirects TLS connections whose server name has to be checked.
+const TLS_PORT: u16 = 8443;
+/// Commands by which guestio may lag before it has to start over.
+const MAX_COMMAND_LAG: usize = 256;
+const MAX_FD_REQUEST_BYTES: usize = 1024;
+const FD_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// VM that guestio is attached to.
+#[derive(Clone)]
+pub(crate) struct AttachedVm {
+    pub(crate) workspace: String,
+    pub(crate) metadata_json: String,
+    pub(crate) vm_dir: PathBuf,
+    pub(crate) netns: PathBuf,
+    /// Destinations that the VM may reach; none without an uplink.
+    pub(crate) egress: Egress,
+    pub(crate) admitted_names: Arc<AdmittedNames>,
+    /// Receiver of guestio's reports about the VM.
+    pub(crate) reports: mpsc::UnboundedSender<Report>,
+}
+
+/// All attached VMs, by boot id.
+#[derive(Clone)]
+pub(crate) struct AttachedVms {
+    vms: watch::Sender<BTreeMap<String, AttachedVm>>,
+    commands: broadcast::Sender<Command>,
+}
+
+impl Default for AttachedVms {
+    fn default() -> Self {
+        Self { vms: watch::Sender::new(BTreeMap::new()), commands: broadcast::Sender::new(MAX_COMMAND_LAG) }
+    }
+}
+
+impl AttachedVms {
+    pub(crate) fn insert(&self, boot_id: &str, vm: AttachedVm) {
+        self.vms.send_modify(|vms| {
+            vms.insert(boot_id.to_owned(), vm);
+        });
+    }
+
+    /// Sets the destinations that a VM may reach. Returns its admitted names, which have to be updated as well.
+    pub(crate) fn set_egress(&self, boot_id: &str, egress: Egress) -> Option<Arc<AdmittedNames>> {
+        let mut admitted_names = None;
+        self.vms.send_if_modified(|vms| {
+            let Some(vm) = vms.get_mut(boot_id) else { return false };
+            admitted_names = Some(Arc::clone(&vm.admitted_names));
+            std::mem::replace(&mut vm.egress, egress) != vm.egress
+        });
+        admitted_names
+    }
+
+    pub(crate) fn remove(&self, boot_id: &str) {
+        self.vms.send_if_modified(|vms| vms.remove(boot_id).is_some());
+    }
+
+    /// Asks the guest to power off. While guestio is away this has no effect, and the VM is killed at the caller's deadline.
+    pub(crate) fn shut_down(&self, boot_id: &str, grace_ms: u32) {
+        let command = command::Command::ShutDown(ShutDown { boot_id: boot_id.to_owned(), grace_ms });
+        let _ = self.commands.send(Command { command: Some(command) });
+    }
+
+    /// Serves descriptors to `uid` at `path`: one request per connection.
+    pub(crate) fn serve_descriptors(&self, path: &Path, uid: u32) -> Result<(), Error> {
+        let attached_vms = self.clone();
+        seqpacket::listen(path, uid, "descriptors", move |peer| {
+            // A silent peer must not block the others. A peer that disconnected needs no response.
+            let _ = seqpacket::set_timeout(&peer, Timeout::Recv, FD_REQUEST_TIMEOUT)
+                .and_then(|()| attached_vms.serve_descriptor(&peer));
+        })
+    }
+
+    fn serve_descriptor(&self, peer: &impl AsFd) -> std::io::Result<()> {
+        let (message, _) = fdpass::receive(peer, MAX_FD_REQUEST_BYTES)?;
+        let request = FdRequest::decode(message.as_slice()).map_err(std::io::Error::other)?;
+        match self.open_socket(&request) {
+            Ok(socket) => fdpass::send(peer, &FdResponse::default().encode_to_vec(), &[socket.as_fd()]),
+            Err(error) => fdpass::send(peer, &FdResponse { error }.encode_to_vec(), &[]),
+        }
+    }
+
+    fn open_socket(&self, request: &FdRequest) -> Result<OwnedFd, String> {
+        let vm = self.get(&request.boot_id);
+        let vm = vm.ok_or_else(|| format!("no VM with boot id {:?}", request.boot_id))?;
+        let socket = match request.channel() {
+            Channel::Agent => return connect_to(&agent_socket(&vm.vm_dir)),
+            Channel::Monitor => return connect_to(&monitor_socket(&vm.vm_dir)),
+            Channel::DnsUdp => net::service_socket(&vm.netns, SocketType::DGRAM, DNS_PORT),
+            Channel::DnsTcp => net::service_socket(&vm.netns, SocketType::STREAM, DNS_PORT),
+            Channel::TlsListener => net::service_socket(&vm.netns, SocketType::STREAM, TLS_PORT),
+            Channel::TlsUpstream => net::connect_tls(&vm.netns, Ipv4Addr::from_bits(request.address)),
+            Channel::Nflog => net::nflog_socket(&vm.netns),
+            Channel::Unspecified => return Err("the request has no channel".into()),
+        };
+        socket.map_err(|error| error.to_string())
+    }
+
+    fn get(&self, boot_id: &str) -> Option<AttachedVm> {
+        self.vms.borrow().get(boot_id).cloned()
+    }
+
+    fn command_stream(&self) -> impl Stream<Item = Result<Command, Status>> + Send + use<> {
+        let vm_lists = tokio_stream::wrappers::WatchStream::new(self.vms.subscribe()).map(|vms| {
+            let vms = vms.into_iter().map(|(boot_id, vm)| Vm {
+                workspace_id: vm.workspace,
+                boot_id,
+                metadata_json: vm.metadata_json,
+                dns_policy: Some(dns_policy_of(&vm.egress)),
+            });
+            Ok(Command { command: Some(command::Command::Vms(VmList { vms: vms.collect() })) })
+        });
+        let commands = tokio_stream::wrappers::BroadcastStream::new(self.commands.subscribe());
+        let commands =
+            commands.map(|command| command.map_err(|_| Status::data_loss("guestio is too slow; reconnect")));
+        vm_lists.merge(commands)
+    }
+}
+
+/// Connects to a socket in a VM's folder.
+fn connect_to(path: &Path) -> Result<OwnedFd, String> {
+    // Non-blocking: a VMM that does not accept must not block the node.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok::<_, rustix::io::Errno>(socket)
+    };
+    connected().map_err(|errno| format!("{}: {errno}", path.display()))
+}
+
+fn dns_policy_of(egress: &Egress) -> DnsPolicy {
+    match egress {
+        Egress::Internet => DnsPolicy { mode: dns_policy::Mode::Any.into(), domains: vec![] },
+        Egress::List { domains, .. } => DnsPolicy {
+            mode: dns_policy::Mode::Listed.into(),
+            domains: domains.iter().map(ToString::to_string).collect(),
+        },
+        Egress::None => DnsPolicy { mode: dns_policy::Mode::None.into(), domains: vec![] },
+    }
+}
+
+/// gRPC service for guestio.
+pub(crate) struct GuestioService {
+    pub(crate) attached_vms: Arc<AttachedVms>,
+}
+
+#[tonic::async_trait]
+impl NodeSession for GuestioService {
+    type OpenStream = Pin<Box<dyn Stream<Item = Result<Command, Status>> + Send>>;
+
+    async fn open(&self, request: Request<Streaming<Report>>) -> Result<Response<Self::OpenStream>, Status> {
+        let mut reports = request.into_inner();
+        let attached_vms = Arc::clone(&self.attached_vms);
+        tokio::spawn(async move {
+            while let Ok(Some(report)) = reports.message().await {
+                if let Some(vm) = attached_vms.get(&report.boot_id) {
+                    // A task that has ended needs no report.
+                    let _ = vm.reports.send(report);
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(self.attached_vms.command_stream())))
+    }
+
+    async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
+        let request = request.into_inner();
+        let attached_vms = Arc::clone(&self.attached_vms);
+        let admitted = tokio::task::spawn_blocking(move || {
+            let Some(vm) = attached_vms.get(&request.boot_id) else { return Ok(()) };
+            let addresses: Vec<Ipv4Addr> = request.addresses.into_iter().map(Ipv4Addr::from_bits).collect();
+            let current_egress = || attached_vms.get(&request.boot_id).map(|vm| vm.egress);
+            let ttl = Duration::from_secs(request.ttl_s.into());
+            vm.admitted_names.admit(&vm.netns, current_egress, &request.name, &addresses, ttl)
+        });
+        admitted.await.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(AdmitResponse {}))
+    }
+}

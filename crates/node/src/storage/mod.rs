@@ -1,0 +1,5 @@
+//! Disk space of the node: the volume, and the images and workspace disks on it.
+
+pub(crate) mod disks;
+pub(crate) mod images;
+pub(crate) mod volume;

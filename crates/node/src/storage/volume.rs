@@ -1,0 +1,157 @@
+//! Volume for images and disks: a folder on a file system that shares blocks between files (reflink), so that a clone takes no time and
+//! no space. If the state folder's file system does not (ext4 is common), the volume is an XFS file system in a loop-mounted file. That
+//! file is never sparse, because once the host's disk is full, every workspace would get ENOSPC even on blocks that it already has.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::command::run;
+use crate::error::Error;
+
+const MIB: u64 = 1 << 20;
+/// Initial size of the volume, and the step by which it grows, MiB.
+const GROWTH_STEP_MB: u64 = 4096;
+/// Share of the volume that XFS needs for its log, its metadata and block sharing.
+const OVERHEAD_PERCENT: u64 = 3;
+const OVERHEAD_MB: u64 = 256;
+/// Space that is left free on the host's file system, MiB.
+const HOST_RESERVE_MB: u64 = 1024;
+
+/// Folder for images and disks.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    root: PathBuf,
+    /// Backing file, if the volume is loop-mounted.
+    backing_file: Option<PathBuf>,
+}
+
+impl Volume {
+    /// Opens the volume. Creates and mounts it if necessary.
+    pub(crate) fn open(state_dir: &Path, run_dir: &Path) -> Result<Self, Error> {
+        let plain = state_dir.join("volume");
+        fs::create_dir_all(&plain).map_err(Error::at("create", &plain))?;
+        let file = state_dir.join("volume.xfs");
+        if !file.exists() && supports_reflink(&plain).map_err(Error::at("write to", &plain))? {
+            return Ok(Self { root: plain, backing_file: None });
+        }
+        let root = run_dir.join("volume");
+        fs::create_dir_all(&root).map_err(Error::at("create", &root))?;
+        if !file.exists() {
+            create(&file)?;
+        }
+        if !is_mounted(&root)? {
+            run(
+                "mount",
+                &["-t", "xfs", "-o", "loop,noatime,nodiscard", &path_text(&file), &path_text(&root)],
+            )?;
+        }
+        Ok(Self { root, backing_file: Some(file) })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the space that can be reserved in total, including possible growth, MiB.
+    pub(crate) fn total_mb(&self) -> Result<u64, Error> {
+        let (size_mb, _) = space_mb(&self.root)?;
+        Ok(match &self.backing_file {
+            None => size_mb,
+            Some(file) => usable_mb(size_mb + host_free_mb(file)?),
+        })
+    }
+
+    /// Ensures that the volume has space for `reserved_mb` in total. Grows it if necessary.
+    pub(crate) fn ensure_capacity(&self, reserved_mb: u64) -> Result<(), Error> {
+        let (size_mb, _) = space_mb(&self.root)?;
+        let Some(file) = &self.backing_file else {
+            if reserved_mb <= size_mb {
+                return Ok(());
+            }
+            let detail = format!("{reserved_mb} MiB would be reserved on a file system of {size_mb} MiB");
+            return Err(Error::DiskFull { wanted_mb: reserved_mb - size_mb, detail });
+        };
+        if reserved_mb <= usable_mb(size_mb) {
+            return Ok(());
+        }
+        let wanted_mb =
+            (reserved_mb * 100 / (100 - OVERHEAD_PERCENT) + OVERHEAD_MB).next_multiple_of(GROWTH_STEP_MB);
+        let missing_mb = wanted_mb - size_mb;
+        let free_mb = host_free_mb(file)?;
+        if missing_mb > free_mb {
+            let detail =
+                format!("the volume would have to grow by {missing_mb} MiB, and the host has {free_mb} MiB");
+            return Err(Error::DiskFull { wanted_mb: missing_mb, detail });
+        }
+        self.grow(file, wanted_mb)
+    }
+
+    fn grow(&self, path: &Path, size_mb: u64) -> Result<(), Error> {
+        allocate(path, size_mb)?;
+        let device = run("findmnt", &["-n", "-o", "SOURCE", "--mountpoint", &path_text(&self.root)])?;
+        run("losetup", &["-c", &device])?;
+        run("xfs_growfs", &[&path_text(&self.root)]).map(drop)
+    }
+}
+
+fn path_text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Returns the part of a volume of this size that can hold disks, MiB.
+fn usable_mb(size_mb: u64) -> u64 {
+    (size_mb * (100 - OVERHEAD_PERCENT) / 100).saturating_sub(OVERHEAD_MB)
+}
+
+/// Returns the size and the free space of the file system at `path`, MiB.
+fn space_mb(path: &Path) -> Result<(u64, u64), Error> {
+    let space = rustix::fs::statvfs(path)
+        .map_err(|errno| Error::at("stat the file system of", path)(errno.into()))?;
+    Ok((space.f_blocks * space.f_frsize / MIB, space.f_bavail * space.f_frsize / MIB))
+}
+
+/// Returns the host's free space into which the backing file may grow, MiB.
+fn host_free_mb(file: &Path) -> Result<u64, Error> {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    Ok(space_mb(folder)?.1.saturating_sub(HOST_RESERVE_MB))
+}
+
+/// Creates a formatted backing file.
+fn create(file: &Path) -> Result<(), Error> {
+    let new = file.with_extension("new");
+    let _ = fs::remove_file(&new);
+    let free_mb = host_free_mb(file)?;
+    if free_mb < GROWTH_STEP_MB {
+        let detail = format!("a new volume takes {GROWTH_STEP_MB} MiB, and the host has {free_mb} MiB");
+        return Err(Error::DiskFull { wanted_mb: GROWTH_STEP_MB, detail });
+    }
+    allocate(&new, GROWTH_STEP_MB)?;
+    run("mkfs.xfs", &["-q", "-m", "reflink=1", &path_text(&new)])?;
+    fs::rename(&new, file).map_err(Error::at("rename", &new))
+}
+
+fn allocate(path: &Path, size_mb: u64) -> Result<(), Error> {
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(Error::at("open", path))?;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size_mb * MIB)
+        .map_err(|errno| Error::at("allocate", path)(errno.into()))
+}
+
+/// Returns whether files in `dir` can share blocks.
+fn supports_reflink(dir: &Path) -> io::Result<bool> {
+    let (one, two) = (dir.join(".reflink-1"), dir.join(".reflink-2"));
+    fs::write(&one, [1; 4096])?;
+    let cloned = rustix::fs::ioctl_ficlone(File::create(&two)?, File::open(&one)?);
+    fs::remove_file(&one)?;
+    fs::remove_file(&two)?;
+    Ok(cloned.is_ok())
+}
+
+/// Returns whether `path` is a mount point.
+pub(crate) fn is_mounted(path: &Path) -> Result<bool, Error> {
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").map_err(Error::system("read /proc/self/mountinfo"))?;
+    let path = path.to_string_lossy();
+    Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(&path)))
+}

@@ -1,0 +1,126 @@
+//! Boot of a VM, and takeover of one that survived a restart of the node.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use rigbox_proto::node::{Cause, StartRequest};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::blocking;
+use super::launch::launch;
+use super::state::{RunningVm, Workspace};
+use crate::error::Error;
+use crate::journal::{Boot, BootEnd, Phase};
+use crate::sandbox::jail;
+use crate::sandbox::process::ProcessHandle;
+use crate::sockets::guestio::AttachedVm;
+
+impl Workspace {
+    pub(super) async fn start(&mut self, request: &StartRequest) -> Result<String, Error> {
+        self.check_generation(request.generation)?;
+        if self.record.phase != Phase::Provisioned {
+            return Err(Error::Refused("not_provisioned", format!("{} has no disk yet", self.id)));
+        }
+        if let Some(boot) = &self.record.boot {
+            if self.record.generation == request.generation && !boot.stopping {
+                return Ok(boot.boot_id.clone());
+            }
+            return Err(Error::Retry(format!("the last boot of {} has not ended yet", self.id)));
+        }
+        let boot = Boot {
+            boot_id: random_uuid().map_err(Error::system("read a random UUID from the kernel"))?,
+            host_boot_id: self.node.host_boot_id.clone(),
+            process: None,
+            metadata_json: request.metadata_json.clone(),
+            ready: false,
+            stopping: false,
+        };
+        if let Some(network) = request.network.clone() {
+            self.record.network = network.try_into()?;
+        }
+        self.record.generation = request.generation;
+        self.record.last_end = None;
+        self.record.boot = Some(boot.clone());
+        self.save()?;
+        let (node, id, record, request) =
+            (Arc::clone(&self.node), self.id.clone(), self.record.clone(), request.clone());
+        let launched = blocking(move || launch(&node, &id, &record, &request)).await.and_then(|launched| {
+            let (handle, process) = ProcessHandle::open(launched.pid).map_err(|_| {
+                let mut stderr = launched.stderr.try_clone();
+                let output = stderr.as_mut().map(jail::read_stderr).unwrap_or_default();
+                Error::Launch(format!("it exited at once: {output}"))
+            })?;
+            Ok((handle, process, launched.stderr))
+        });
+        match launched {
+            Ok((handle, process, stderr)) => {
+                let boot = Boot { process: Some(process), ..boot };
+                self.record.boot = Some(boot.clone());
+                self.save()?;
+                tracing::info!(workspace = %self.id, boot = %boot.boot_id, pid = process.pid, "VM started");
+                self.attach(handle, Some(stderr), &boot);
+                Ok(boot.boot_id)
+            }
+            Err(error) => {
+                tracing::warn!(workspace = %self.id, %error, "failed to start the VM");
+                self.clean_up(Some(BootEnd::new(&boot.boot_id, Cause::StartFailed, error.to_string())));
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes over a recorded VM if it is still running. Otherwise records its end and cleans up.
+    pub(super) fn recover(&mut self) {
+        let Some(boot) = self.record.boot.clone() else { return };
+        let same_host_boot = boot.host_boot_id == self.node.host_boot_id;
+        let handle = boot.process.filter(|_| same_host_boot).and_then(ProcessHandle::reopen);
+        if let Some(handle) = handle {
+            tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
+            let uplink = self.node.uplink_for(self.record.slot);
+            let netns = self.node.config.netns(&self.id);
+            if let Err(error) = crate::net::restore(&netns, &self.record.network, uplink) {
+                tracing::error!(workspace = %self.id, %error, "failed to restore the VM's network policy");
+            }
+            self.attach(handle, None, &boot);
+            return;
+        }
+        let (cause, detail) = match (boot.stopping, same_host_boot, boot.process) {
+            (true, ..) => (Cause::Requested, "the VM ended while the node was down"),
+            (_, false, _) => (Cause::HostWentDown, "the host went down while the VM was running"),
+            // The start request was never answered, so control repeats it.
+            (_, _, None) => return self.clean_up(None),
+            _ => (Cause::EndedUnobserved, "the VM ended while the node was down"),
+        };
+        self.clean_up(Some(BootEnd::new(&boot.boot_id, cause, detail)));
+    }
+
+    /// Makes a running VM reachable: for guestio, for gateways, and through its bridge.
+    fn attach(&mut self, process: ProcessHandle, stderr: Option<File>, boot: &Boot) {
+        let (sender, reports) = mpsc::unbounded_channel();
+        let netns = self.node.config.netns(&self.id);
+        let attached_vm = AttachedVm {
+            workspace: self.id.to_string(),
+            metadata_json: boot.metadata_json.clone(),
+            vm_dir: self.node.config.vm_dir(&self.id),
+            netns: netns.clone(),
+            egress: self.egress(),
+            admitted_names: Arc::default(),
+            reports: sender,
+        };
+        let bridge = self.node.bridge.listen(self.id.clone(), netns.clone());
+        // A VM that was stopping when the node went down gets no second grace period.
+        let deadline = match (boot.stopping, boot.ready) {
+            (true, _) => Some(Instant::now()),
+            (false, true) => None,
+            (false, false) => Some(Instant::now() + self.node.config.boot_timeout),
+        };
+        self.vm = Some(RunningVm { process, reports, stderr, deadline, agent_lost: false, _bridge: bridge });
+        self.node.attached_vms.insert(&boot.boot_id, attached_vm);
+        self.node.dial_targets.insert(&self.id, &boot.boot_id, netns, self.record.network.clone());
+    }
+}
+
+fn random_uuid() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned())
+}

@@ -1,0 +1,62 @@
+//! Resources of a boot, created in order: folder, disk, tap, sockets, control group, and then the VMM in its jail.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::node::StartRequest;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use crate::config::{agent_socket, monitor_socket};
+use crate::error::Error;
+use crate::journal::Record;
+use crate::node::Node;
+use crate::sandbox::jail::Launched;
+use crate::vmm::{JailSpec, Machine, VmmFds};
+
+const LISTEN_BACKLOG: i32 = 4;
+
+/// Creates the resources of a VM and starts it. Leftovers of an earlier attempt are removed first.
+pub(super) fn launch(
+    node: &Node,
+    id: &WorkspaceId,
+    record: &Record,
+    request: &StartRequest,
+) -> Result<Launched, Error> {
+    node.tear_down(id)?;
+    let image = node.images.version(&record.image_version)?;
+    let machine = Machine {
+        ram_mb: request.ram_mb,
+        vcpu_count: request.vcpu_count,
+        hostname: request.name.clone(),
+        kernel: image.kernel.clone(),
+        initramfs: image.initramfs.clone(),
+        disk_size_bytes: u64::from(record.disk_size_mb) << 20,
+    };
+    let vm_dir = node.config.vm_dir(id);
+    std::fs::create_dir_all(&vm_dir).map_err(Error::at("create", &vm_dir))?;
+    let fds = VmmFds {
+        disk: node.disks.open_disk(id)?,
+        tap: crate::net::create(&node.config.netns(id), &record.network, node.uplink_for(record.slot))?,
+        agent: listen_at(&agent_socket(&vm_dir))?,
+        monitor: listen_at(&monitor_socket(&vm_dir))?,
+    };
+    let vmm = &node.driver.vmm;
+    let jail = JailSpec {
+        uid: node.vm_uid(record.slot),
+        cgroup_procs: node.cgroups.create(id.as_str(), vmm.limits(&machine))?,
+        mount_point: node.jail_mount_point(),
+    };
+    vmm.boot(&machine, fds, jail)
+}
+
+/// Creates a listening socket in the workspace's folder, which only root can enter or change.
+fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
+    let create = || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        listen(&socket, LISTEN_BACKLOG)?;
+        Ok::<_, rustix::io::Errno>(socket)
+    };
+    create().map_err(|errno| Error::at("listen at", path)(errno.into()))
+}

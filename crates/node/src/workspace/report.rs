@@ -1,0 +1,44 @@
+//! Reports of a workspace to control.
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::guestio;
+use rigbox_proto::node::{EgressRefused, End, State, WorkspaceReport};
+
+use super::state::Workspace;
+use crate::journal::Phase;
+
+impl Workspace {
+    /// Publishes the current state.
+    pub(super) fn publish(&self) {
+        self.node.reports.publish(self.report());
+    }
+
+    pub(super) fn report(&self) -> WorkspaceReport {
+        let state = match (&self.record.boot, self.record.phase) {
+            (_, Phase::Provisioning) => State::Unspecified,
+            (None, _) => State::Stopped,
+            (Some(boot), _) if boot.stopping => State::Stopping,
+            (Some(boot), _) if boot.ready => State::Running,
+            (Some(_), _) => State::Booting,
+        };
+        let end = self.record.last_end.as_ref();
+        WorkspaceReport {
+            workspace_id: self.id.to_string(),
+            generation: self.record.generation,
+            state: state.into(),
+            boot_id: match (&self.record.boot, end) {
+                (Some(boot), _) => boot.boot_id.clone(),
+                (None, Some(end)) => end.boot_id.clone(),
+                (None, None) => String::new(),
+            },
+            end: end.map(|end| End { cause: end.cause, detail: end.detail.clone() }),
+            agent_lost: self.vm.as_ref().is_some_and(|vm| vm.agent_lost),
+        }
+    }
+}
+
+/// Converts a refusal from guestio into the report for control.
+pub(super) fn egress_refused(id: &WorkspaceId, refused: guestio::EgressRefused) -> EgressRefused {
+    let guestio::EgressRefused { protocol, address, port, name, count, unix_ms } = refused;
+    EgressRefused { workspace_id: id.to_string(), unix_ms, protocol, address, port, name, count }
+}

@@ -1,0 +1,105 @@
+//! State of a workspace's task: the record, and the VM while it runs.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use rigbox_core::egress::Egress;
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::guestio::{Report, report};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::Error;
+use crate::journal::{BootEnd, Phase, Record};
+use crate::net::policy::Policy;
+use crate::node::Node;
+use crate::sandbox::process::ProcessHandle;
+
+/// Workspace, owned by its task.
+pub(crate) struct Workspace {
+    pub(super) node: Arc<Node>,
+    pub(super) id: WorkspaceId,
+    pub(super) record: Record,
+    pub(super) vm: Option<RunningVm>,
+    pub(super) cleanup: Option<PendingCleanup>,
+}
+
+/// Running VM.
+pub(super) struct RunningVm {
+    pub(super) process: ProcessHandle,
+    pub(super) reports: mpsc::UnboundedReceiver<Report>,
+    /// Standard error of the VMM. `None` for a VM that was taken over from an earlier node.
+    pub(super) stderr: Option<File>,
+    /// Time by which the boot, or the stop, has to finish.
+    pub(super) deadline: Option<Instant>,
+    pub(super) agent_lost: bool,
+    /// Serves the bridge until dropped.
+    pub(super) _bridge: AbortOnDropHandle<()>,
+}
+
+/// Cleanup after a boot that did not succeed yet.
+pub(super) struct PendingCleanup {
+    pub(super) end: Option<BootEnd>,
+    pub(super) retry_at: Instant,
+}
+
+/// Continuation of the task's loop.
+pub(super) enum Flow {
+    Continue,
+    Deleted,
+}
+
+/// Event of a running VM.
+pub(super) enum Event {
+    Report(report::Report),
+    VmmExited,
+    DeadlinePassed,
+}
+
+impl Workspace {
+    /// Creates a workspace that is new to the node.
+    pub(crate) fn new(node: Arc<Node>, id: WorkspaceId, slot: u32) -> Self {
+        let record = Record {
+            workspace: id.to_string(),
+            generation: 0,
+            slot,
+            image_version: String::new(),
+            disk_size_mb: 0,
+            phase: Phase::Provisioning,
+            boot: None,
+            last_end: None,
+            network: Policy::default(),
+        };
+        Self { node, id, record, vm: None, cleanup: None }
+    }
+
+    /// Restores a recorded workspace. Reserves its disk space and reports it to control at once; everything else is left to the task.
+    pub(crate) fn from_record(node: Arc<Node>, id: WorkspaceId, record: Record) -> Self {
+        if record.phase == Phase::Provisioned {
+            node.disks.adopt(&id, record.disk_size_mb);
+        }
+        let workspace = Self { node, id, record, vm: None, cleanup: None };
+        workspace.publish();
+        workspace
+    }
+
+    /// Refuses a request with an outdated generation.
+    pub(super) fn check_generation(&self, generation: u64) -> Result<(), Error> {
+        if generation < self.record.generation {
+            let (id, current) = (&self.id, self.record.generation);
+            let message = format!("{id}: generation {generation} is older than the current {current}");
+            return Err(Error::Refused("stale_generation", message));
+        }
+        Ok(())
+    }
+
+    /// Returns the destinations that the VM may reach: none without an uplink.
+    pub(super) fn egress(&self) -> Egress {
+        if self.node.uplink.is_some() { self.record.network.egress().clone() } else { Egress::None }
+    }
+
+    pub(super) fn save(&self) -> Result<(), Error> {
+        self.node.journal.save(&self.record)
+    }
+}
