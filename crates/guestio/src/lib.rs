@@ -1,20 +1,18 @@
-//! `guestio`: the role that talks to guests and their VMMs, so that no root process parses a byte of them. It owns nothing: the node
-//! hands it connected sockets ([`fds`]), tells it which VMs there are and hears what became of them ([`attendance`]); control
-//! calls the guests through it ([`proxy`]). Each VM has an agent session ([`agent`]) and a QMP connection ([`qmp`],
-//! [`qmp_task`]), a forwarder for names ([`dns`]) and a reader of what its network refused ([`refusals`]), all
-//! hostile: bounded and timed out.
+//! `guestio`: the role that talks to guests and their VMMs, so that no root process parses a byte of them. It owns no resources: the node
+//! passes it connected sockets ([`descriptors`]), tells it which VMs run and receives reports about them ([`node_session`]). Control calls
+//! the guests through it ([`proxy`]). Each VM has an agent session ([`agent_session`]), a connection to its VMM ([`monitor`]), and the
+//! checks of its outbound traffic ([`egress`]). All of these peers are hostile, so everything is bounded and times out.
 
-mod agent;
-mod attendance;
-mod dns;
-mod fds;
-mod names;
+mod agent_session;
+mod allow_list;
+mod descriptors;
+mod egress;
+mod monitor;
+mod node_session;
 mod proxy;
-mod qmp;
-mod qmp_task;
-mod refusals;
-mod text;
-mod tls;
+mod refusal_counter;
+mod registry;
+mod sanitize;
 mod vm;
 
 use std::future::Future;
@@ -26,30 +24,35 @@ use rigbox_proto::guest_stream;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::transport::unix;
 
-/// Where the role finds its neighbours.
+use crate::descriptors::Descriptors;
+use crate::proxy::Proxy;
+use crate::registry::VmRegistry;
+use crate::vm::{ReportSender, VmContext};
+
+/// Settings of the role.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Socket of the node's gRPC service.
     pub node_socket: PathBuf,
     /// The node's descriptor socket.
     pub fd_socket: PathBuf,
-    /// Where this role listens for control.
+    /// Socket on which this role serves control.
     pub guest_socket: PathBuf,
     /// Uid of control, the only caller.
     pub control_uid: u32,
-    /// Who knows names: the host's resolvers.
+    /// The host's DNS resolvers.
     pub resolvers: Vec<SocketAddr>,
 }
 
-/// Why the role ended.
+/// Reason why the role stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The socket for control cannot be made.
-    #[error("cannot listen at {}: {source}", path.display())]
+    /// The socket for control cannot be created.
+    #[error("failed to listen at {}: {source}", path.display())]
     Listen {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// The gRPC server failed.
@@ -57,18 +60,21 @@ pub enum Error {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Runs the role until `shutdown`. VMs and their guests are not touched by its end.
+/// Runs the role until `shutdown`. VMs keep running.
 ///
 /// # Errors
 /// [`Error`]
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     let incoming = unix::listen(&config.guest_socket, vec![config.control_uid])
         .map_err(|source| Error::Listen { path: config.guest_socket.clone(), source })?;
-    let node = NodeSessionClient::new(unix::channel(&config.node_socket));
-    let fds = fds::Fds::new(config.fd_socket.clone());
-    let vms = vm::Vms::new(vm::Surroundings { fds, node, resolvers: config.resolvers.clone().into() });
-    let attendance = tokio::spawn(attendance::attend(config.node_socket.clone(), vms.clone()));
-    let service = GuestServer::new(proxy::Proxy::new(vms))
+    let registry = VmRegistry::new(VmContext {
+        descriptors: Descriptors::new(config.fd_socket.clone()),
+        node: NodeSessionClient::new(unix::channel(&config.node_socket)),
+        resolvers: config.resolvers.clone().into(),
+        reports: ReportSender::default(),
+    });
+    let session = tokio::spawn(node_session::run(config.node_socket.clone(), registry.clone()));
+    let service = GuestServer::new(Proxy::new(registry))
         .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES);
     let result = tonic::transport::Server::builder()
@@ -77,6 +83,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await;
-    attendance.abort();
+    session.abort();
     Ok(result?)
 }

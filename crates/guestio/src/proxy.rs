@@ -1,5 +1,5 @@
-//! The guest service for control: finds the VM, passes the call on to its agent, and lets nothing of a guest through unchecked. One
-//! message at a time is on its way, so the slowest of the two ends sets the pace.
+//! Guest service for control: finds the VM, forwards the call to its agent, and checks everything that comes back from the guest. Only one
+//! message is in flight at a time, so the slower end sets the pace.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -19,55 +19,54 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::vm::{AgentState, Vms};
+use crate::registry::VmRegistry;
+use crate::sanitize::sanitize;
+use crate::vm::AgentState;
 
-/// For what an agent only has to look up.
-const QUICK: Duration = Duration::from_secs(10);
+/// Time limit for calls in which the agent only looks something up.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Guest service that forwards to the agents.
 pub(crate) struct Proxy {
-    vms: Vms,
+    registry: VmRegistry,
 }
 
 impl Proxy {
-    pub(crate) fn new(vms: Vms) -> Self {
-        Self { vms }
+    pub(crate) fn new(registry: VmRegistry) -> Self {
+        Self { registry }
     }
 
-    /// The agent that a request is for, and a token that is cancelled when its VM goes.
+    /// Returns the agent that a request is for, and a token that is canceled when its VM is detached.
     fn agent(&self, header: &MetadataMap) -> Result<(GuestClient<Channel>, CancellationToken), Status> {
         let workspace =
             header.get(WORKSPACE_HEADER).and_then(|value| value.to_str().ok()).ok_or_else(|| {
-                let message = format!("the request names no workspace in `{WORKSPACE_HEADER}`");
+                let message = format!("the request has no workspace id in `{WORKSPACE_HEADER}`");
                 fault::status(Code::InvalidArgument, "bad_request", message)
             })?;
-        let (vm, gone) = self.vms.of_workspace(workspace).ok_or_else(|| {
+        let (vm, detached) = self.registry.by_workspace(workspace).ok_or_else(|| {
             fault::status(
                 Code::FailedPrecondition,
                 "not_running",
-                "the workspace is not running: start it first",
+                "the workspace is not running; start it first",
             )
         })?;
         match &*vm.agent.borrow() {
-            AgentState::Ready(client) => Ok((client.clone(), gone)),
-            AgentState::Awaited => {
-                Err(lost("the workspace's agent has not said hello yet: try again in a moment"))
-            }
-            AgentState::Lost(reason) => {
-                Err(lost(&format!("the workspace's agent does not answer ({reason}): restart the workspace")))
-            }
+            AgentState::Ready(client) => Ok((client.clone(), detached)),
+            AgentState::Pending => Err(agent_lost("the agent has not sent its hello yet")),
+            AgentState::Lost(reason) => Err(agent_lost(&format!("the agent does not respond: {reason}"))),
         }
     }
 }
 
-fn lost(message: &str) -> Status {
+fn agent_lost(message: &str) -> Status {
     fault::status(Code::Unavailable, "agent_lost", message)
 }
 
-/// A status of the guest, bounded; faults only from the list of those that an agent may name.
-fn checked(status: &Status) -> Status {
-    const KNOWN: [(&str, Code); 5] = [
+/// Sanitizes a status from the guest. Only fault codes that an agent may use are passed on.
+fn check_status(status: &Status) -> Status {
+    const AGENT_FAULTS: [(&str, Code); 5] = [
         ("bad_request", Code::InvalidArgument),
         ("busy", Code::ResourceExhausted),
         ("not_found", Code::NotFound),
@@ -75,42 +74,43 @@ fn checked(status: &Status) -> Status {
         ("no_space", Code::ResourceExhausted),
     ];
     let code = fault::code(status);
-    match KNOWN.iter().find(|(known, _)| *known == code) {
-        Some((known, code)) => fault::status(*code, known, crate::text::clean(status.message())),
-        None => lost("the session with the workspace's agent broke: try again, or restart the workspace"),
+    match AGENT_FAULTS.iter().find(|(known, _)| *known == code) {
+        Some((known, code)) => fault::status(*code, known, sanitize(status.message())),
+        None => agent_lost("connection to the agent lost"),
     }
 }
 
-/// The guest's answers until the stream or the VM ends.
-fn relay<T: Send + 'static>(answers: Streaming<T>, gone: CancellationToken) -> Output<T> {
-    Box::pin(stream::unfold(Some((answers, gone)), |state| async {
-        let (mut answers, gone) = state?;
-        let answer = tokio::select! {
-            answer = answers.message() => answer.map_err(|status| checked(&status)).transpose()?,
-            () = gone.cancelled() => Err(vm_ended()),
+/// Forwards the guest's messages until the stream or the VM ends.
+fn forward<T: Send + 'static>(messages: Streaming<T>, detached: CancellationToken) -> Output<T> {
+    Box::pin(stream::unfold(Some((messages, detached)), |state| async {
+        let (mut messages, detached) = state?;
+        let message = tokio::select! {
+            message = messages.message() => message.map_err(|status| check_status(&status)).transpose()?,
+            () = detached.cancelled() => Err(vm_ended()),
         };
-        let go_on = answer.is_ok().then_some((answers, gone));
-        Some((answer, go_on))
+        let next_state = message.is_ok().then_some((messages, detached));
+        Some((message, next_state))
     }))
 }
 
-/// The caller's messages. A caller that breaks off ends them; it also drops the answers, which ends the call to the agent.
-fn inputs<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Item = T> + Send + 'static {
+/// Returns the caller's messages. They end if the caller disconnects, who then also drops the response stream, which ends the call to the
+/// agent.
+fn caller_messages<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Item = T> + Send + 'static {
     tokio_stream::StreamExt::map_while(messages, Result::ok)
 }
 
 fn vm_ended() -> Status {
-    fault::status(Code::FailedPrecondition, "not_running", "the workspace's VM ended")
+    fault::status(Code::FailedPrecondition, "not_running", "the workspace's VM has ended")
 }
 
-fn not_offered() -> Status {
-    fault::status(Code::PermissionDenied, "not_offered", "this call is guestio's own")
+fn not_available() -> Status {
+    fault::status(Code::PermissionDenied, "not_offered", "this call is reserved for guestio")
 }
 
 #[tonic::async_trait]
 impl Guest for Proxy {
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
-        Err(not_offered())
+        Err(not_available())
     }
 
     type ExecStream = Output<ExecOutput>;
@@ -118,23 +118,23 @@ impl Guest for Proxy {
         &self,
         request: Request<Streaming<ExecInput>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        let (mut agent, gone) = self.agent(request.metadata())?;
-        let messages = inputs(request.into_inner());
-        let answers = agent.exec(messages).await.map_err(|status| checked(&status))?;
-        Ok(Response::new(relay(answers.into_inner(), gone)))
+        let (mut agent, detached) = self.agent(request.metadata())?;
+        let messages = caller_messages(request.into_inner());
+        let responses = agent.exec(messages).await.map_err(|status| check_status(&status))?;
+        Ok(Response::new(forward(responses.into_inner(), detached)))
     }
 
     async fn write_file(
         &self,
         request: Request<Streaming<WriteFileInput>>,
     ) -> Result<Response<WriteFileResponse>, Status> {
-        let (mut agent, gone) = self.agent(request.metadata())?;
-        let messages = inputs(request.into_inner());
+        let (mut agent, detached) = self.agent(request.metadata())?;
+        let messages = caller_messages(request.into_inner());
         tokio::select! {
             written = agent.write_file(messages) => {
-                Ok(Response::new(written.map_err(|status| checked(&status))?.into_inner()))
+                Ok(Response::new(written.map_err(|status| check_status(&status))?.into_inner()))
             }
-            () = gone.cancelled() => Err(vm_ended()),
+            () = detached.cancelled() => Err(vm_ended()),
         }
     }
 
@@ -143,22 +143,23 @@ impl Guest for Proxy {
         &self,
         request: Request<ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
-        let (mut agent, gone) = self.agent(request.metadata())?;
-        let answers = agent.read_file(request.into_inner()).await.map_err(|status| checked(&status))?;
-        Ok(Response::new(relay(answers.into_inner(), gone)))
+        let (mut agent, detached) = self.agent(request.metadata())?;
+        let responses =
+            agent.read_file(request.into_inner()).await.map_err(|status| check_status(&status))?;
+        Ok(Response::new(forward(responses.into_inner(), detached)))
     }
 
     async fn deliver_secrets(
         &self,
         request: Request<DeliverSecretsRequest>,
     ) -> Result<Response<DeliverSecretsResponse>, Status> {
-        let (mut agent, gone) = self.agent(request.metadata())?;
+        let (mut agent, detached) = self.agent(request.metadata())?;
         tokio::select! {
             delivered = agent.deliver_secrets(request.into_inner()) => {
-                delivered.map_err(|status| checked(&status))?;
+                delivered.map_err(|status| check_status(&status))?;
                 Ok(Response::new(DeliverSecretsResponse {}))
             }
-            () = gone.cancelled() => Err(vm_ended()),
+            () = detached.cancelled() => Err(vm_ended()),
         }
     }
 
@@ -166,19 +167,19 @@ impl Guest for Proxy {
         &self,
         request: Request<ListPortsRequest>,
     ) -> Result<Response<ListPortsResponse>, Status> {
-        let (mut agent, gone) = self.agent(request.metadata())?;
+        let (mut agent, detached) = self.agent(request.metadata())?;
         let mut inner = Request::new(request.into_inner());
-        inner.set_timeout(QUICK);
+        inner.set_timeout(LOOKUP_TIMEOUT);
         tokio::select! {
             listed = agent.list_ports(inner) => {
-                Ok(Response::new(listed.map_err(|status| checked(&status))?.into_inner()))
+                Ok(Response::new(listed.map_err(|status| check_status(&status))?.into_inner()))
             }
-            () = gone.cancelled() => Err(vm_ended()),
+            () = detached.cancelled() => Err(vm_ended()),
         }
     }
 
     async fn shut_down(&self, _: Request<ShutDownRequest>) -> Result<Response<ShutDownResponse>, Status> {
-        Err(not_offered())
+        Err(not_available())
     }
 
     type WatchShutdownStream = Output<ShutdownEvent>;
@@ -186,6 +187,6 @@ impl Guest for Proxy {
         &self,
         _: Request<WatchShutdownRequest>,
     ) -> Result<Response<Self::WatchShutdownStream>, Status> {
-        Err(not_offered())
+        Err(not_available())
     }
 }

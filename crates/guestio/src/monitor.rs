@@ -1,4 +1,6 @@
-//! The QMP connection of one VM: says why a guest ended, and presses the power button when the agent cannot be asked.
+//! Connection to the VMM of one VM: determines why the guest ended, and presses the power button if the agent cannot be asked.
+
+mod qmp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,48 +8,49 @@ use std::time::Duration;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
 
-use crate::qmp::{Event, Qmp, QmpError};
+use crate::descriptors::DescriptorError;
 use crate::vm::{AgentState, Vm};
+use qmp::{Event, Qmp, QmpError};
 
-const AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// An announcement may be on its way by the other stream when the event is here already.
-const ANNOUNCEMENT_WITHIN: Duration = Duration::from_millis(500);
+const RECONNECT_DELAY: Duration = Duration::from_millis(500);
+/// Time to wait for the agent's announcement, which may arrive after the VMM's event.
+const ANNOUNCEMENT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Keeps a connection; dropped with the VM's entry.
-pub(crate) async fn attend(vm: Arc<Vm>) {
+/// Keeps a connection for as long as the VM is attached.
+pub(crate) async fn run(vm: Arc<Vm>) {
     loop {
         if let Err(error) = session(&vm).await {
-            tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "QMP session over");
+            tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "monitor session ended; reconnecting");
         }
-        tokio::time::sleep(AGAIN_AFTER).await;
+        tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error(transparent)]
-    Fd(#[from] crate::fds::FdError),
+    Descriptor(#[from] DescriptorError),
     #[error(transparent)]
     Qmp(#[from] QmpError),
 }
 
 async fn session(vm: &Vm) -> Result<(), SessionError> {
-    let mut qmp = Qmp::open(vm.fds.connect(&vm.boot_id, Channel::Monitor).await?).await?;
-    // The event may have come while nobody listened.
-    if qmp.is_over().await? {
+    let mut qmp = Qmp::open(vm.context.descriptors.connect(&vm.boot_id, Channel::Monitor).await?).await?;
+    // The guest may have ended while there was no connection.
+    if qmp.has_guest_ended().await? {
         return Ok(report_end(vm, &mut qmp, None).await?);
     }
     let mut shut_down = vm.shut_down.subscribe();
     shut_down.mark_changed();
     loop {
         tokio::select! {
-            event = qmp.event() => return Ok(report_end(vm, &mut qmp, Some(event?)).await?),
-            () = vm.power_button.notified() => qmp.power_button().await?,
+            event = qmp.next_event() => return Ok(report_end(vm, &mut qmp, Some(event?)).await?),
+            () = vm.power_button.notified() => qmp.press_power_button().await?,
             Ok(()) = shut_down.changed() => {
-                let wanted = shut_down.borrow_and_update().is_some();
-                // Without a session nobody else would ask the guest.
-                if wanted && !matches!(*vm.agent.borrow(), AgentState::Ready(_)) {
-                    qmp.power_button().await?;
+                let is_requested = shut_down.borrow_and_update().is_some();
+                // Without an agent session the power button is the only way to ask the guest.
+                if is_requested && !matches!(*vm.agent.borrow(), AgentState::Ready(_)) {
+                    qmp.press_power_button().await?;
                 }
             }
         }
@@ -56,18 +59,18 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
 
 async fn report_end(vm: &Vm, qmp: &mut Qmp, event: Option<Event>) -> Result<(), QmpError> {
     let mut announced = vm.announced.subscribe();
-    let _ = tokio::time::timeout(ANNOUNCEMENT_WITHIN, announced.wait_for(Option::is_some)).await;
+    let _ = tokio::time::timeout(ANNOUNCEMENT_TIMEOUT, announced.wait_for(Option::is_some)).await;
     let announced = *announced.borrow();
     let console = qmp.console_tail().await?;
-    let (cause, detail) = cause(event, announced, &console);
+    let (cause, detail) = cause_of_end(event, announced, &console);
     vm.set_ended(cause, &detail);
-    // The node ends the VMM now, and this task with it.
+    // The node kills the VMM now and detaches it, which aborts this task.
     std::future::pending().await
 }
 
-/// The cause of an end, most reliable first: the VMM's event, the agent's announcement, the end of the console. Of a reset only the
-/// latter two tell a reboot from a panic.
-fn cause(event: Option<Event>, announced: Option<Cause>, console: &str) -> (Cause, String) {
+/// Determines the cause of an end from the most reliable source: the VMM's event, the agent's announcement, the tail of the console. After
+/// a reset, only the latter two distinguish a reboot from a panic.
+fn cause_of_end(event: Option<Event>, announced: Option<Cause>, console: &str) -> (Cause, String) {
     if event == Some(Event::GuestShutdown) {
         return (Cause::Poweroff, "the guest powered off".into());
     }
@@ -81,7 +84,7 @@ fn cause(event: Option<Event>, announced: Option<Cause>, console: &str) -> (Caus
         }
         _ if console.contains("reboot: Restarting system") => (Cause::Reboot, "the guest rebooted".into()),
         _ if console.contains("reboot: Power down") => (Cause::Poweroff, "the guest powered off".into()),
-        _ => (Cause::Unobserved, "the guest reset the machine and nothing said why".into()),
+        _ => (Cause::Unobserved, "the guest reset the machine for an unknown reason".into()),
     }
 }
 
@@ -90,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_of_an_end() {
+    fn cause_follows_the_most_reliable_source() {
         let panic = "[ 1.0] Kernel panic - not syncing: sysrq triggered crash\n[ 1.1] Rebooting";
         let reboot = "[ 9.0] reboot: Restarting system\n";
         let reset = Some(Event::GuestReset);
@@ -107,8 +110,12 @@ mod tests {
             (None, None, "", Cause::Unobserved),
         ];
         for (event, announced, console, expected) in cases {
-            assert_eq!(cause(event, announced, console).0, expected, "{event:?} {announced:?} {console}");
+            assert_eq!(
+                cause_of_end(event, announced, console).0,
+                expected,
+                "{event:?} {announced:?} {console}"
+            );
         }
-        assert!(cause(reset, None, panic).1.ends_with("sysrq triggered crash"));
+        assert!(cause_of_end(reset, None, panic).1.ends_with("sysrq triggered crash"));
     }
 }

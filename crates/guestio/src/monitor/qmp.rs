@@ -1,5 +1,5 @@
-//! A client of QEMU's machine protocol (QMP: JSON lines; greeting, `qmp_capabilities`, then commands and events). Ours, because what
-//! exists is stale. The VMM may have been taken over by its guest, so its lines are bounded.
+//! Client of QEMU's machine protocol (QMP: JSON lines; a greeting, `qmp_capabilities`, then commands and events). The existing client
+//! crates are unmaintained. The VMM may have been taken over by its guest, so its lines are bounded.
 
 use std::io;
 use std::time::Duration;
@@ -9,30 +9,32 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-/// Longest line, bytes: a piece of the console of [`CONSOLE_TAIL`] bytes, each escaped as `\u00xx`, and room for the rest.
-const LINE: u64 = 128 * 1024;
-/// How much of the console's end is read, bytes.
-const CONSOLE_TAIL: u32 = 16 * 1024;
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+use crate::sanitize::sanitize;
 
-/// Why QMP is of no more use.
+/// Size of a line: a piece of the console of [`CONSOLE_TAIL_BYTES`], each byte escaped as `\u00xx`, and space for the rest.
+const MAX_LINE_BYTES: u64 = 128 * 1024;
+/// Size of the console's tail that is read.
+const CONSOLE_TAIL_BYTES: u32 = 16 * 1024;
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reason why the connection is unusable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QmpError {
     #[error("the VMM closed its QMP socket")]
     Closed,
-    #[error("the VMM did not answer within {} s", ANSWER_WITHIN.as_secs())]
-    Silence,
-    #[error("the VMM sent a line longer than {LINE} bytes")]
+    #[error("the VMM did not respond within {} s", RESPONSE_TIMEOUT.as_secs())]
+    Timeout,
+    #[error("the VMM sent a line longer than {MAX_LINE_BYTES} bytes")]
     LongLine,
-    #[error("the VMM sent something that is no QMP: {0}")]
-    Garbage(#[from] serde_json::Error),
+    #[error("the VMM sent an invalid message: {0}")]
+    Malformed(#[from] serde_json::Error),
     #[error("the VMM refused: {0}")]
     Refused(String),
     #[error("QMP: {0}")]
     Io(#[from] io::Error),
 }
 
-/// What the VMM says of its own accord and we care for.
+/// Relevant events of the VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The guest powered off.
@@ -41,16 +43,17 @@ pub(crate) enum Event {
     GuestReset,
 }
 
+/// Message of the VMM: an event, or a response to a command.
 #[derive(Deserialize)]
-struct Line {
+struct QmpMessage {
     event: Option<String>,
     data: Option<Value>,
     #[serde(rename = "return")]
-    answer: Option<Value>,
+    result: Option<Value>,
     error: Option<Value>,
 }
 
-impl Line {
+impl QmpMessage {
     fn event(&self) -> Option<Event> {
         if self.event.as_deref() != Some("SHUTDOWN") {
             return None;
@@ -63,56 +66,57 @@ impl Line {
     }
 }
 
-/// A connection after its greeting.
+/// Open connection, after the greeting.
 pub(crate) struct Qmp {
     stream: BufReader<UnixStream>,
-    partial: Vec<u8>,
-    /// Events that came while an answer was waited for.
-    missed: Option<Event>,
+    partial_line: Vec<u8>,
+    /// Event that arrived while a response was awaited.
+    pending_event: Option<Event>,
 }
 
 impl Qmp {
-    /// Reads the greeting and leaves capabilities negotiation.
+    /// Reads the greeting and completes the capabilities negotiation.
     pub(crate) async fn open(stream: UnixStream) -> Result<Self, QmpError> {
-        let mut qmp = Self { stream: BufReader::new(stream), partial: Vec::new(), missed: None };
-        tokio::time::timeout(ANSWER_WITHIN, qmp.line()).await.map_err(|_| QmpError::Silence)??;
+        let mut qmp = Self { stream: BufReader::new(stream), partial_line: Vec::new(), pending_event: None };
+        tokio::time::timeout(RESPONSE_TIMEOUT, qmp.read_message()).await.map_err(|_| QmpError::Timeout)??;
         qmp.command("qmp_capabilities", Value::Null).await?;
         Ok(qmp)
     }
 
-    /// Waits for the next event; may be cancelled and called again.
-    pub(crate) async fn event(&mut self) -> Result<Event, QmpError> {
-        if let Some(event) = self.missed.take() {
+    /// Waits for the next event. Cancellation-safe.
+    pub(crate) async fn next_event(&mut self) -> Result<Event, QmpError> {
+        if let Some(event) = self.pending_event.take() {
             return Ok(event);
         }
         loop {
-            if let Some(event) = self.line().await?.event() {
+            if let Some(event) = self.read_message().await?.event() {
                 return Ok(event);
             }
         }
     }
 
-    /// Whether the guest is over (`-action shutdown=pause` keeps the VMM for this question).
-    pub(crate) async fn is_over(&mut self) -> Result<bool, QmpError> {
+    /// Returns whether the guest has ended. `-action shutdown=pause` keeps the VMM for this query.
+    pub(crate) async fn has_guest_ended(&mut self) -> Result<bool, QmpError> {
         let status = self.command("query-status", Value::Null).await?;
         Ok(status.get("status").and_then(Value::as_str) == Some("shutdown"))
     }
 
     /// Presses the ACPI power button.
-    pub(crate) async fn power_button(&mut self) -> Result<(), QmpError> {
+    pub(crate) async fn press_power_button(&mut self) -> Result<(), QmpError> {
         self.command("system_powerdown", Value::Null).await.map(drop)
     }
 
-    /// The end of what the guest's kernel wrote to the serial console; each byte is read once.
+    /// Reads the tail of the guest's serial console. Each byte is read only once.
     pub(crate) async fn console_tail(&mut self) -> Result<String, QmpError> {
         let mut tail = String::new();
-        // The ring holds 64 KiB; what is read is gone, so the last piece is the end.
+        // The ring buffer holds 64 KiB and reading consumes it, so the last piece is the tail.
         for _ in 0..8 {
-            let piece =
-                self.command("ringbuf-read", json!({"device": "console", "size": CONSOLE_TAIL})).await?;
+            let piece = self
+                .command("ringbuf-read", json!({"device": "console", "size": CONSOLE_TAIL_BYTES}))
+                .await?;
             match piece.as_str() {
                 Some(piece) if !piece.is_empty() => {
-                    if tail.len() > CONSOLE_TAIL as usize {
+                    if tail.len() > CONSOLE_TAIL_BYTES as usize {
                         tail.clear();
                     }
                     tail.push_str(piece);
@@ -130,33 +134,33 @@ impl Qmp {
         {
             request.insert("arguments".to_owned(), arguments);
         }
-        let answer = async {
+        let response = async {
             self.stream.get_mut().write_all(format!("{request}\n").as_bytes()).await?;
             loop {
-                let line = self.line().await?;
-                if let Some(event) = line.event() {
-                    self.missed = Some(event);
+                let message = self.read_message().await?;
+                if let Some(event) = message.event() {
+                    self.pending_event = Some(event);
                 }
-                if let Some(error) = line.error {
-                    return Err(QmpError::Refused(crate::text::clean(&error.to_string())));
+                if let Some(error) = message.error {
+                    return Err(QmpError::Refused(sanitize(&error.to_string())));
                 }
-                if let Some(answer) = line.answer {
-                    return Ok(answer);
+                if let Some(result) = message.result {
+                    return Ok(result);
                 }
             }
         };
-        tokio::time::timeout(ANSWER_WITHIN, answer).await.map_err(|_| QmpError::Silence)?
+        tokio::time::timeout(RESPONSE_TIMEOUT, response).await.map_err(|_| QmpError::Timeout)?
     }
 
-    async fn line(&mut self) -> Result<Line, QmpError> {
-        let left = LINE.saturating_sub(self.partial.len() as u64);
+    async fn read_message(&mut self) -> Result<QmpMessage, QmpError> {
+        let left = MAX_LINE_BYTES.saturating_sub(self.partial_line.len() as u64);
         // Bytes of an incomplete line stay in `partial` when this is cancelled.
-        let count = (&mut self.stream).take(left).read_until(b'\n', &mut self.partial).await?;
-        if self.partial.last() != Some(&b'\n') {
+        let count = (&mut self.stream).take(left).read_until(b'\n', &mut self.partial_line).await?;
+        if self.partial_line.last() != Some(&b'\n') {
             return Err(if count == 0 && left > 0 { QmpError::Closed } else { QmpError::LongLine });
         }
-        let line = serde_json::from_slice(&self.partial);
-        self.partial.clear();
+        let line = serde_json::from_slice(&self.partial_line);
+        self.partial_line.clear();
         Ok(line?)
     }
 }
@@ -166,7 +170,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_event_between_command_and_answer_is_kept() {
+    async fn event_between_command_and_response_is_kept() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let vmm = tokio::spawn(async move {
             let mut vmm = BufReader::new(theirs);
@@ -183,14 +187,14 @@ mod tests {
             vmm
         });
         let mut qmp = Qmp::open(ours).await.unwrap();
-        assert!(qmp.is_over().await.unwrap());
-        assert_eq!(qmp.event().await.unwrap(), Event::GuestReset);
+        assert!(qmp.has_guest_ended().await.unwrap());
+        assert_eq!(qmp.next_event().await.unwrap(), Event::GuestReset);
         drop(vmm.await.unwrap());
-        assert!(matches!(qmp.event().await, Err(QmpError::Closed)));
+        assert!(matches!(qmp.next_event().await, Err(QmpError::Closed)));
     }
 
     #[tokio::test]
-    async fn a_line_without_end_is_refused() {
+    async fn endless_line_is_refused() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         tokio::spawn(async move { while theirs.write_all(&[b'x'; 4096]).await.is_ok() {} });
         assert!(matches!(Qmp::open(ours).await, Err(QmpError::LongLine)));

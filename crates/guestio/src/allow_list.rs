@@ -1,24 +1,25 @@
-//! Which names a VM may look up, as the node says.
+//! Allow-list of the names that a VM may resolve and connect to, as set by the node.
 
 use rigbox_core::egress::Domain;
+use rigbox_proto::guestio::DnsPolicy;
 use rigbox_proto::guestio::dns_policy::Mode;
 
-/// What may be looked up.
+/// Names that a VM may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Names {
+pub(crate) enum AllowList {
     Any,
     Listed(Vec<Domain>),
     None,
 }
 
-impl Names {
-    /// What is not understood allows nothing.
-    pub(crate) fn of(names: Option<rigbox_proto::guestio::DnsPolicy>) -> Self {
-        let Some(names) = names else { return Self::None };
-        match names.mode() {
+impl AllowList {
+    /// Parses the node's policy. Anything that is not understood allows nothing.
+    pub(crate) fn parse(policy: Option<DnsPolicy>) -> Self {
+        let Some(policy) = policy else { return Self::None };
+        match policy.mode() {
             Mode::Any => Self::Any,
             Mode::Listed => {
-                Self::Listed(names.domains.iter().filter_map(|domain| domain.parse().ok()).collect())
+                Self::Listed(policy.domains.iter().filter_map(|domain| domain.parse().ok()).collect())
             }
             Mode::None | Mode::Unspecified => Self::None,
         }
@@ -32,7 +33,7 @@ impl Names {
         }
     }
 
-    /// Whether the addresses of a name have to be let through one by one.
+    /// Returns whether the addresses of a name have to be admitted by the node before they can be reached.
     pub(crate) fn needs_admission(&self) -> bool {
         matches!(self, Self::Listed(_))
     }

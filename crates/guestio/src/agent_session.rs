@@ -1,4 +1,4 @@
-//! The session with the agent of one VM: handshake, hello, then calls; opened again for as long as the VM is attended to.
+//! Session with the agent of one VM: handshake, hello, then calls. It is reopened for as long as the VM is attached.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -14,62 +14,64 @@ use rigbox_proto::guestio::guest_ended::Cause;
 use rigbox_proto::transport::unix;
 use tokio::net::UnixStream;
 
+use crate::descriptors::DescriptorError;
+use crate::sanitize::sanitize;
 use crate::vm::{AgentState, Vm};
 
-const AGAIN_AFTER: Duration = Duration::from_millis(500);
-const HELLO_WITHIN: Duration = Duration::from_secs(15);
-/// A session in which nothing comes back for this long is over: pings go out every 10 s.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_WITHIN: Duration = Duration::from_secs(20);
-/// From systemd's announcement of a halt to its end: it never shows otherwise.
-const HALT_AFTER: Duration = Duration::from_secs(10);
+const RECONNECT_DELAY: Duration = Duration::from_millis(500);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
+/// Interval of HTTP/2 pings, and the time without a response after which the session is lost.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time from systemd's announcement of a halt to the assumed end, which nothing else shows.
+const HALT_DELAY: Duration = Duration::from_secs(10);
 
-/// Why a session ended.
+/// Reason why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error(transparent)]
-    Fd(#[from] crate::fds::FdError),
+    Descriptor(#[from] DescriptorError),
     #[error(transparent)]
     Handshake(#[from] guest_stream::HandshakeError),
-    #[error("the agent's session could not be opened: {0}")]
+    #[error("failed to open a session with the agent: {0}")]
     Open(String),
-    #[error("the agent's session broke")]
-    Broke,
+    #[error("lost the session with the agent")]
+    Lost,
 }
 
-/// Keeps a session; dropped with the VM's entry.
-pub(crate) async fn attend(vm: Arc<Vm>) {
+/// Keeps a session for as long as the VM is attached.
+pub(crate) async fn run(vm: Arc<Vm>) {
     loop {
         let result = session(&vm).await;
-        let was_awaited = matches!(*vm.agent.borrow(), AgentState::Awaited);
+        let was_pending = matches!(*vm.agent.borrow(), AgentState::Pending);
         if let Err(error) = result {
-            tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "agent session over");
-            // A node that is away says nothing about the agent; one that has not been heard of yet may still be booting.
-            if !was_awaited && !matches!(error, SessionError::Fd(_)) {
-                let reason = crate::text::clean(&error.to_string());
-                // The usual reconnect takes a moment: callers are told `lost` only when it does not succeed.
-                if !matches!(error, SessionError::Broke) {
+            tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "agent session ended; reconnecting");
+            // An unavailable node says nothing about the agent, and a pending agent may still be booting.
+            if !was_pending && !matches!(error, SessionError::Descriptor(_)) {
+                let reason = sanitize(&error.to_string());
+                // A reconnect usually takes a moment. The agent counts as lost only if that fails.
+                if !matches!(error, SessionError::Lost) {
                     vm.set_agent(AgentState::Lost(reason));
                 }
             }
         }
-        tokio::time::sleep(AGAIN_AFTER).await;
+        tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }
 
-/// Shuts the socket down when the session is over: a call in flight would keep it open otherwise.
-struct ShutOnDrop(std::os::unix::net::UnixStream);
+/// Shuts the socket down at the end of the session. A call in flight would otherwise keep it open.
+struct ShutdownOnDrop(std::os::unix::net::UnixStream);
 
-impl Drop for ShutOnDrop {
+impl Drop for ShutdownOnDrop {
     fn drop(&mut self) {
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
 }
 
 async fn session(vm: &Vm) -> Result<(), SessionError> {
-    let mut io = vm.fds.connect(&vm.boot_id, Channel::Agent).await?;
-    let copy = io.as_fd().try_clone_to_owned().map_err(crate::fds::FdError::Node)?;
-    let _shut = ShutOnDrop(copy.into());
+    let mut io = vm.context.descriptors.connect(&vm.boot_id, Channel::Agent).await?;
+    let copy = io.as_fd().try_clone_to_owned().map_err(DescriptorError::Node)?;
+    let _shutdown = ShutdownOnDrop(copy.into());
     let mut nonce = [0; guest_stream::NONCE_LEN];
     getrandom::fill(&mut nonce).map_err(|error| SessionError::Open(error.to_string()))?;
     guest_stream::open(&mut io, nonce).await?;
@@ -82,32 +84,32 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
     };
     let opened = async {
         let hello = client.hello(hello).await?.into_inner();
-        let ends = client.watch_shutdown(WatchShutdownRequest {}).await?.into_inner();
-        Ok::<_, tonic::Status>((hello, ends))
+        let shutdown_events = client.watch_shutdown(WatchShutdownRequest {}).await?.into_inner();
+        Ok::<_, tonic::Status>((hello, shutdown_events))
     };
-    let (hello, mut ends) = tokio::time::timeout(HELLO_WITHIN, opened)
+    let (hello, mut shutdown_events) = tokio::time::timeout(HELLO_TIMEOUT, opened)
         .await
-        .map_err(|_| SessionError::Open("the agent did not answer the hello".into()))?
-        .map_err(|status| SessionError::Open(crate::text::clean(status.message())))?;
+        .map_err(|_| SessionError::Open("the agent did not respond to the hello".into()))?
+        .map_err(|status| SessionError::Open(sanitize(status.message())))?;
     tracing::info!(
         workspace = %vm.workspace_id, boot = %vm.boot_id,
-        version = %crate::text::clean(&hello.version), "agent ready"
+        version = %sanitize(&hello.version), "agent ready"
     );
     vm.set_agent(AgentState::Ready(client.clone()));
 
     let mut shut_down = vm.shut_down.subscribe();
-    // It may have been asked for before this session.
+    // It may have been requested before this session.
     shut_down.mark_changed();
     loop {
         tokio::select! {
-            announcement = ends.message() => match announcement {
-                Ok(Some(announcement)) => announced(vm, announcement.kind()).await,
-                Ok(None) | Err(_) => return Err(SessionError::Broke),
+            event = shutdown_events.message() => match event {
+                Ok(Some(event)) => handle_shutdown(vm, event.kind()).await,
+                Ok(None) | Err(_) => return Err(SessionError::Lost),
             },
             Ok(()) = shut_down.changed() => {
                 let Some(grace_ms) = *shut_down.borrow_and_update() else { continue };
                 let request = client.shut_down(ShutDownRequest { grace_ms });
-                if !matches!(tokio::time::timeout(HELLO_WITHIN, request).await, Ok(Ok(_))) {
+                if !matches!(tokio::time::timeout(HELLO_TIMEOUT, request).await, Ok(Ok(_))) {
                     vm.power_button.notify_one();
                 }
             }
@@ -115,7 +117,8 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
     }
 }
 
-async fn announced(vm: &Vm, kind: Kind) {
+/// Records the kind of shutdown that systemd has started.
+async fn handle_shutdown(vm: &Vm, kind: Kind) {
     let cause = match kind {
         Kind::Poweroff => Cause::Poweroff,
         Kind::Reboot => Cause::Reboot,
@@ -124,7 +127,7 @@ async fn announced(vm: &Vm, kind: Kind) {
     };
     vm.announced.send_replace(Some(cause));
     if cause == Cause::Halt {
-        tokio::time::sleep(HALT_AFTER).await;
+        tokio::time::sleep(HALT_DELAY).await;
         vm.set_ended(Cause::Halt, "the guest halted");
     }
 }
@@ -132,13 +135,13 @@ async fn announced(vm: &Vm, kind: Kind) {
 async fn connect(io: UnixStream) -> Result<GuestClient<tonic::transport::Channel>, tonic::transport::Error> {
     let mut io = Some(TokioIo::new(io));
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-        // There is one stream; a broken session is opened anew from the start.
+        // The stream can be used once. A lost session is reopened from the start.
         let io = io.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
         async move { io }
     });
     let channel = unix::endpoint()
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_WITHIN)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await?;

@@ -1,5 +1,5 @@
-//! What an upstream resolver said, as far as a VM may hear it: records that answer the question, and no address that is not public (a name of
-//! the internet must not lead a program in the VM to somebody's private network).
+//! Filter for responses of upstream resolvers: only records that answer the question, and only public addresses, so that a name cannot
+//! lead a program in the VM to a private network (DNS rebinding).
 
 use std::net::Ipv4Addr;
 
@@ -9,56 +9,56 @@ use rigbox_core::egress::is_public;
 
 use super::question::Question;
 
-/// Most records of one answer.
-const MOST: usize = 64;
+/// Records in one response.
+const MAX_RECORDS: usize = 64;
 
-/// An answer for the VM.
+/// Filtered response for the VM.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) message: Message,
     pub(super) addresses: Vec<Ipv4Addr>,
-    /// The shortest time to live of what is in it.
+    /// Lowest time to live of its records.
     pub(super) ttl_s: u32,
 }
 
-/// The answer leads to an address that is not public.
+/// The response contains an address that is not public.
 #[derive(Debug)]
-pub(super) struct Rebinding;
+pub(super) struct PrivateAddress;
 
-/// Makes the VM's answer of what upstream said.
-pub(super) fn check(question: &Question, said: Message) -> Result<Answer, Rebinding> {
-    let mut message = question.reply(match said.metadata.response_code {
+/// Builds the VM's response from the upstream response.
+pub(super) fn filter(question: &Question, upstream: Message) -> Result<Answer, PrivateAddress> {
+    let mut message = question.response(match upstream.metadata.response_code {
         code @ (ResponseCode::NoError | ResponseCode::NXDomain) => code,
         _ => ResponseCode::ServFail,
     });
     let (mut addresses, mut ttl_s) = (Vec::new(), u32::MAX);
-    for record in said.answers.into_iter().take(MOST) {
+    for record in upstream.answers.into_iter().take(MAX_RECORDS) {
         match &record.data {
-            RData::A(address) if !is_public(address.0) => return Err(Rebinding),
+            RData::A(address) if !is_public(address.0) => return Err(PrivateAddress),
             RData::A(address) => addresses.push(address.0),
-            _ if !may_be_heard(&record) => continue,
+            _ if !is_allowed(&record) => continue,
             _ => {}
         }
         ttl_s = ttl_s.min(record.ttl);
         message.add_answer(record);
     }
-    // That there is none, and for how long that holds.
-    let authority = said.authorities.into_iter().filter(|record| record.record_type() == RecordType::SOA);
+    // The SOA record says for how long a negative response may be cached.
+    let authority = upstream.authorities.into_iter().filter(|record| record.record_type() == RecordType::SOA);
     message.add_authorities(authority.take(1));
     Ok(Answer { message, addresses, ttl_s: if ttl_s == u32::MAX { 0 } else { ttl_s } })
 }
 
-fn may_be_heard(record: &Record) -> bool {
+fn is_allowed(record: &Record) -> bool {
     !matches!(record.record_type(), RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB)
 }
 
-/// The bytes; an answer that is longer than `most` becomes one that says so.
-pub(super) fn encode(message: &Message, most: u16) -> Option<Vec<u8>> {
+/// Encodes a message. A message longer than `max_bytes` is truncated, with the TC flag set.
+pub(super) fn encode(message: &Message, max_bytes: u16) -> Option<Vec<u8>> {
     let bytes = message.to_vec().ok()?;
-    if bytes.len() <= usize::from(most) {
+    if bytes.len() <= usize::from(max_bytes) {
         return Some(bytes);
     }
-    message.truncate().to_vec().ok().filter(|bytes| bytes.len() <= usize::from(most))
+    message.truncate().to_vec().ok().filter(|bytes| bytes.len() <= usize::from(max_bytes))
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
         super::super::question::parse(&message.to_vec().unwrap()).unwrap()
     }
 
-    fn said(records: Vec<(u32, RData)>) -> Message {
+    fn upstream_response(records: Vec<(u32, RData)>) -> Message {
         let mut message = Message::query();
         message.add_answers(records.into_iter().map(|(ttl, data)| Record::from_rdata(name(), ttl, data)));
         message
@@ -89,20 +89,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_with_a_private_address_is_none() {
+    fn response_with_a_private_address_is_refused() {
         for private in
             ["127.0.0.1", "10.0.0.1", "172.16.0.1", "169.254.169.254", "192.168.1.1", "0.0.0.0", "224.0.0.1"]
         {
-            let message = said(vec![(60, a("8.8.8.8")), (60, a(private))]);
-            assert!(check(&question(), message).is_err(), "{private}");
+            let message = upstream_response(vec![(60, a("8.8.8.8")), (60, a(private))]);
+            assert!(filter(&question(), message).is_err(), "{private}");
         }
     }
 
     #[test]
-    fn public_addresses_are_told_and_ipv6_is_not() {
-        let answer = check(
+    fn public_ipv4_addresses_pass_and_ipv6_is_removed() {
+        let answer = filter(
             &question(),
-            said(vec![
+            upstream_response(vec![
                 (300, RData::CNAME(CNAME(name()))),
                 (30, a("8.8.8.8")),
                 (60, RData::AAAA(AAAA("2001:db8::1".parse().unwrap()))),
@@ -114,9 +114,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_answer_is_told_to_be_long() {
+    fn long_response_is_truncated_with_the_flag_set() {
         let text = RData::TXT(TXT::new(vec!["x".repeat(200)]));
-        let answer = check(&question(), said(vec![(1, text); 10])).unwrap();
+        let answer = filter(&question(), upstream_response(vec![(1, text); 10])).unwrap();
         let short = Message::from_vec(&encode(&answer.message, 512).unwrap()).unwrap();
         assert!(short.metadata.truncation && short.answers.is_empty());
         let long = Message::from_vec(&encode(&answer.message, u16::MAX).unwrap()).unwrap();

@@ -1,0 +1,163 @@
+//! DNS forwarder of a VM: listens on 172.16.0.1:53 in its network and forwards allowed queries to the host's resolvers. It parses input from
+//! a guest and from the internet ([`question`], [`answer`]), so everything is bounded: concurrent queries, connections, lengths, times.
+//! The listening sockets come from the node, those to the resolvers ([`upstream`]) are this role's own.
+
+mod answer;
+mod question;
+mod upstream;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, ResponseCode};
+use rigbox_proto::guestio::AdmitRequest;
+use rigbox_proto::guestio::fd_request::Channel;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::descriptors::DescriptorError;
+use crate::refusal_counter::Destination;
+use crate::vm::Vm;
+use question::Question;
+
+/// Concurrent queries of one VM.
+const MAX_CONCURRENT_QUERIES: usize = 64;
+/// TCP connections of one VM.
+const MAX_CONNECTIONS: usize = 16;
+/// Time after which a TCP connection without progress is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+const ADMIT_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Serves queries for as long as the VM is attached.
+pub(crate) async fn run(vm: Arc<Vm>) {
+    loop {
+        if let Err(error) = serve(&vm).await {
+            tracing::debug!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "DNS forwarder failed; retrying");
+        }
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+}
+
+async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
+    let udp: std::net::UdpSocket = vm.context.descriptors.get(&vm.boot_id, Channel::DnsUdp).await?.into();
+    let tcp: std::net::TcpListener = vm.context.descriptors.get(&vm.boot_id, Channel::DnsTcp).await?.into();
+    // The node has made them non-blocking already, but tokio requires it.
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), TcpListener::from_std(tcp)?);
+    let query_permits = Arc::new(Semaphore::new(MAX_CONCURRENT_QUERIES));
+    let connection_permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut tasks = JoinSet::new();
+    let mut buffer = vec![0; question::MAX_UDP_QUERY_BYTES];
+    loop {
+        tokio::select! {
+            received = udp.recv_from(&mut buffer) => {
+                let (length, from) = received?;
+                // A query beyond the limit is dropped. Clients retry.
+                let Ok(permit) = Arc::clone(&query_permits).try_acquire_owned() else { continue };
+                let bytes = buffer.get(..length).unwrap_or_default().to_vec();
+                let (vm, udp) = (Arc::clone(vm), Arc::clone(&udp));
+                tasks.spawn(async move {
+                    let _permit = permit;
+                    serve_udp(&vm, &udp, from, &bytes).await;
+                });
+            }
+            accepted = tcp.accept() => {
+                let (stream, _) = accepted?;
+                let Ok(permit) = Arc::clone(&connection_permits).try_acquire_owned() else { continue };
+                let (vm, query_permits) = (Arc::clone(vm), Arc::clone(&query_permits));
+                tasks.spawn(async move {
+                    let _permit = permit;
+                    // A failed connection is the guest's concern.
+                    let _ = serve_tcp(&vm, stream, &query_permits).await;
+                });
+            }
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+async fn serve_udp(vm: &Vm, udp: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
+    let Ok(question) = question::parse(bytes) else { return };
+    let response = respond(vm, &question).await;
+    if let Some(bytes) = answer::encode(&response, question.max_udp_bytes) {
+        // UDP packets may be lost anyway.
+        let _ = udp.send_to(&bytes, to).await;
+    }
+}
+
+async fn serve_tcp(vm: &Vm, mut stream: TcpStream, query_permits: &Semaphore) -> std::io::Result<()> {
+    loop {
+        let read = async {
+            let length = stream.read_u16().await?;
+            let mut bytes = vec![0; length.into()];
+            stream.read_exact(&mut bytes).await?;
+            Ok::<_, std::io::Error>(bytes)
+        };
+        let bytes = tokio::time::timeout(IDLE_TIMEOUT, read).await??;
+        let question = question::parse(&bytes).map_err(std::io::Error::other)?;
+        let response = match query_permits.try_acquire() {
+            Ok(_permit) => respond(vm, &question).await,
+            Err(_) => question.response(ResponseCode::ServFail),
+        };
+        let Some(bytes) = answer::encode(&response, u16::MAX) else { return Ok(()) };
+        let length = u16::try_from(bytes.len()).unwrap_or(0).to_be_bytes();
+        let bytes = [length.as_slice(), &bytes].concat();
+        tokio::time::timeout(IDLE_TIMEOUT, stream.write_all(&bytes)).await??;
+    }
+}
+
+/// Builds the response to a query.
+async fn respond(vm: &Vm, question: &Question) -> Message {
+    let allow_list = vm.allow_list.borrow().clone();
+    if !allow_list.allows(&question.name) {
+        vm.refusals.count(Destination::Name(question.name.clone()));
+        return question.response(ResponseCode::Refused);
+    }
+    match question.handling {
+        question::Handling::Refuse => return question.response(ResponseCode::Refused),
+        // There is no IPv6, and no second way to publish a service's address.
+        question::Handling::Empty => return question.response(ResponseCode::NoError),
+        question::Handling::Forward => {}
+    }
+    let Some(upstream_response) = upstream::query(&vm.context.resolvers, question).await else {
+        return question.response(ResponseCode::ServFail);
+    };
+    let answer = match answer::filter(question, upstream_response) {
+        Ok(answer) => answer,
+        Err(answer::PrivateAddress) => {
+            vm.refusals.count(Destination::Name(question.name.clone()));
+            return question.response(ResponseCode::Refused);
+        }
+    };
+    if allow_list.needs_admission() && !answer.addresses.is_empty() {
+        let admitted = admit(vm, question, &answer.addresses, answer.ttl_s).await;
+        if !admitted {
+            return question.response(ResponseCode::Refused);
+        }
+    }
+    answer.message
+}
+
+/// Has the node admit the addresses before the VM learns them. Returns whether it did.
+async fn admit(vm: &Vm, question: &Question, addresses: &[Ipv4Addr], ttl_s: u32) -> bool {
+    let request = AdmitRequest {
+        boot_id: vm.boot_id.clone(),
+        name: question.name.clone(),
+        addresses: addresses.iter().map(|address| address.to_bits()).collect(),
+        ttl_s,
+    };
+    let mut node = vm.context.node.clone();
+    match tokio::time::timeout(ADMIT_TIMEOUT, node.admit(request)).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(status)) => {
+            tracing::info!(workspace = %vm.workspace_id, name = question.name, %status, "node did not admit addresses");
+            false
+        }
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,133 @@
+//! TLS server name check for VMs with an allow-list. The VM's network redirects connections to port 443 of listed names here
+//! (`sni_redirect` in the node's `vm.nft`). A connection is forwarded only if its ClientHello asks for a listed name, because many names
+//! share an address. Everything after the ClientHello is forwarded without inspection.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rigbox_proto::guestio::fd_request::Channel;
+use rustls::server::Acceptor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::allow_list::AllowList;
+use crate::descriptors::DescriptorError;
+use crate::refusal_counter::Destination;
+use crate::vm::Vm;
+
+/// Concurrent connections of one VM.
+const MAX_CONNECTIONS: usize = 256;
+const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_CLIENT_HELLO_BYTES: usize = 64 * 1024;
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+const HTTPS_PORT: u16 = 443;
+const IPPROTO_TCP: u8 = 6;
+
+/// Checks connections for as long as the VM is attached.
+pub(crate) async fn run(vm: Arc<Vm>) {
+    loop {
+        if let Err(error) = serve(&vm).await {
+            tracing::debug!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "TLS check failed; retrying");
+        }
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+}
+
+async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
+    let listener: std::net::TcpListener =
+        vm.context.descriptors.get(&vm.boot_id, Channel::TlsListener).await?.into();
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+                let vm = Arc::clone(vm);
+                connections.spawn(async move {
+                    let _permit = permit;
+                    if let Err(error) = forward(&vm, stream).await {
+                        tracing::debug!(workspace = %vm.workspace_id, %error, "connection to port 443 failed");
+                    }
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Reads the ClientHello of a connection, and forwards the connection if its server name is allowed.
+async fn forward(vm: &Vm, mut stream: TcpStream) -> io::Result<()> {
+    // The destination before the redirect.
+    let target: SocketAddrV4 = rustix::net::sockopt::ip_original_dst(&stream)?;
+    let mut client_hello = Vec::new();
+    let name = read_server_name(&mut stream, &mut client_hello);
+    let name = tokio::time::timeout(CLIENT_HELLO_TIMEOUT, name).await?;
+    let is_listed = |list: &AllowList, name: &str| list.needs_admission() && list.allows(name);
+    let Some(name) = name.ok().filter(|name| is_listed(&vm.allow_list.borrow(), name)) else {
+        vm.refusals.count(Destination::Address {
+            protocol: IPPROTO_TCP,
+            address: *target.ip(),
+            port: HTTPS_PORT,
+        });
+        return Ok(());
+    };
+    let mut upstream = tokio::time::timeout(CONNECT_TIMEOUT, connect(vm, *target.ip())).await??;
+    upstream.write_all(&client_hello).await?;
+    for socket in [&stream, &upstream] {
+        // A peer that vanished silently must not hold its permit forever.
+        rustix::net::sockopt::set_socket_keepalive(socket, true)?;
+    }
+    let mut allow_list = vm.allow_list.subscribe();
+    tokio::select! {
+        copied = tokio::io::copy_bidirectional(&mut stream, &mut upstream) => copied.map(drop),
+        // A change of the list applies to open connections as well.
+        _ = allow_list.wait_for(|list| !is_listed(list, &name)) => Ok(()),
+    }
+}
+
+/// Connects from the VM's own network, where the VM's own rules apply.
+async fn connect(vm: &Vm, address: Ipv4Addr) -> io::Result<TcpStream> {
+    let socket =
+        vm.context.descriptors.connect_tls_upstream(&vm.boot_id, address).await.map_err(io::Error::other)?;
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    let stream = TcpStream::from_std(stream)?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+/// Reads the server name of the client's TLS handshake, in lower case. Stores the bytes that were read in `client_hello`.
+async fn read_server_name(stream: &mut TcpStream, client_hello: &mut Vec<u8>) -> io::Result<String> {
+    let mut acceptor = Acceptor::default();
+    let mut buffer = [0; 4096];
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        let mut bytes = buffer.get(..length).unwrap_or_default();
+        if bytes.is_empty() || client_hello.len() > MAX_CLIENT_HELLO_BYTES {
+            return Err(io::Error::other("the client sent no TLS handshake"));
+        }
+        client_hello.extend_from_slice(bytes);
+        while !bytes.is_empty() {
+            acceptor.read_tls(&mut bytes)?;
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+                return name.ok_or_else(|| io::Error::other("the client sent no server name"));
+            }
+            Err((error, _)) => return Err(io::Error::other(error)),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Registry of the VMs that this role is attached to: one entry per boot, whose tasks end with the entry.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rigbox_proto::guestio::Report;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::allow_list::AllowList;
+use crate::egress::{dns, nflog, sni};
+use crate::vm::{Vm, VmContext};
+use crate::{agent_session, monitor};
+
+/// All attached VMs, by boot id.
+#[derive(Clone)]
+pub(crate) struct VmRegistry {
+    entries: Arc<Mutex<HashMap<String, Entry>>>,
+    context: VmContext,
+}
+
+struct Entry {
+    vm: Arc<Vm>,
+    detached: CancellationToken,
+    _tasks: [AbortOnDropHandle<()>; 5],
+}
+
+impl VmRegistry {
+    pub(crate) fn new(context: VmContext) -> Self {
+        Self { entries: Arc::default(), context }
+    }
+
+    /// Starts a new session with the node. The receiver gets the reports until it is dropped.
+    pub(crate) fn subscribe(&self) -> mpsc::Receiver<Report> {
+        self.context.reports.subscribe()
+    }
+
+    /// Attaches to exactly these VMs. VMs that were attached before keep their sessions; with `report_again` their reports are repeated.
+    pub(crate) fn set_vms(&self, vms: Vec<rigbox_proto::guestio::Vm>, report_again: bool) {
+        let mut entries = self.entries();
+        entries.retain(|boot_id, entry| {
+            let is_listed = vms.iter().any(|vm| vm.boot_id == *boot_id);
+            if !is_listed {
+                entry.detached.cancel();
+            }
+            is_listed
+        });
+        if report_again {
+            entries.values().for_each(|entry| entry.vm.report_again());
+        }
+        for vm in vms {
+            match entries.entry(vm.boot_id.clone()) {
+                Slot::Occupied(entry) => {
+                    entry.get().vm.allow_list.send_replace(AllowList::parse(vm.dns_policy));
+                }
+                Slot::Vacant(entry) => {
+                    entry.insert(self.attach(vm));
+                }
+            }
+        }
+    }
+
+    fn attach(&self, vm: rigbox_proto::guestio::Vm) -> Entry {
+        let vm = Arc::new(Vm::new(vm, self.context.clone()));
+        tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, "attaching to VM");
+        let tasks = [
+            AbortOnDropHandle::new(tokio::spawn(agent_session::run(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(monitor::run(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(dns::run(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(sni::run(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(nflog::run(Arc::clone(&vm)))),
+        ];
+        Entry { vm, detached: CancellationToken::new(), _tasks: tasks }
+    }
+
+    /// Returns the VM of a boot.
+    pub(crate) fn by_boot(&self, boot_id: &str) -> Option<Arc<Vm>> {
+        self.entries().get(boot_id).map(|entry| Arc::clone(&entry.vm))
+    }
+
+    /// Returns the VM of a workspace, and a token that is canceled when it is detached.
+    pub(crate) fn by_workspace(&self, workspace_id: &str) -> Option<(Arc<Vm>, CancellationToken)> {
+        let entries = self.entries();
+        let entry = entries.values().find(|entry| entry.vm.workspace_id == workspace_id)?;
+        Some((Arc::clone(&entry.vm), entry.detached.clone()))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
