@@ -1,5 +1,5 @@
-//! PID 1 until systemd: kernel modules, the root file system, the network's address, what has to be fresh, the agent; then
-//! systemd takes this process over. Everything here stands between a start and the first command, so it does no more.
+//! PID 1 until systemd: loads kernel modules, mounts the root file system, configures the network and the machine's identity, starts the
+//! agent, and then executes systemd. All of it delays the first command, so it does no more than necessary.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -16,31 +16,34 @@ use nix::mount::{MsFlags, mount};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 
 const ROOT: &str = "/root-disk";
+const AGENT_CGROUP: &str = "/sys/fs/cgroup/rigbox/agent";
+const EXEC_CGROUP: &str = "/sys/fs/cgroup/rigbox/exec";
 const DISK: &str = "/dev/vda";
-/// The same in every VM: each has a network namespace of its own on the host.
+/// Address of every VM. Each has its own network namespace on the host.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
-/// Devices come within milliseconds of their driver; a machine without its disk is better reported than waited for.
-const DISK_WAIT: Duration = Duration::from_secs(10);
+/// Time to wait for the disk. Devices appear within milliseconds after their driver is loaded.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs to the exec of systemd; returns only on failure.
+/// Runs all steps up to the exec of systemd. Returns only on failure.
 pub(crate) fn run() -> Result<()> {
-    mount_api_file_systems().context("cannot mount /proc, /sys and /dev")?;
-    if has_word("rigbox.probe") {
+    mount_api_file_systems().context("failed to mount /proc, /sys and /dev")?;
+    if has_kernel_flag("rigbox.probe") {
         println!("rigbox-probe: it works");
         nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT)?;
     }
-    no_core_dumps();
-    load_modules().context("cannot load the kernel modules of the initramfs")?;
+    disable_core_dumps();
+    load_modules().context("failed to load the kernel modules of the initramfs")?;
     mount_root()?;
-    prepare_run().context("cannot prepare /run")?;
-    make_fresh(&parameter("rigbox.hostname")).context("cannot write what must be fresh")?;
+    prepare_run().context("failed to prepare /run")?;
+    set_identity(&kernel_parameter("rigbox.hostname"))
+        .context("failed to set the machine id and the host name")?;
     configure_network();
-    switch_root().context("cannot make the disk the root")?;
-    join_agent_cgroup().context("cannot make the agent's control group")?;
-    start_agent().context("cannot start the agent")?;
-    leave_agent_cgroup().context("cannot leave the agent's control group")?;
+    switch_root().context("failed to switch to the root file system")?;
+    join_agent_cgroup().context("failed to create the agent's control group")?;
+    start_agent().context("failed to start the agent")?;
+    leave_agent_cgroup().context("failed to leave the agent's control group")?;
     become_systemd().map(|never| match never {})
 }
 
@@ -55,17 +58,17 @@ fn mount_api_file_systems() -> Result<()> {
     mount_at("proc", "/proc", plain, "")?;
     mount_at("sysfs", "/sys", plain, "")?;
     mount_at("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
-    // `favordynmods`: each command gets a group of its own, which otherwise waits for a grace period of RCU.
+    // `favordynmods`: each command gets a control group, whose creation would otherwise wait for an RCU grace period.
     mount_at("cgroup2", "/sys/fs/cgroup", plain, "nsdelegate,memory_recursiveprot,favordynmods")
 }
 
-/// The memory of a process that crashes, with the workspace's secrets in it, is written to no disk.
-fn no_core_dumps() {
-    // A kernel that cannot dump has no such file.
+/// Disables core dumps, because they would write the workspace's secrets to the disk.
+fn disable_core_dumps() {
+    // The file does not exist on a kernel without core dumps.
     let _ = fs::write("/proc/sys/kernel/core_pattern", "|/bin/false");
 }
 
-/// Loads `/modules/*` in the order of their names, which the image builder chose.
+/// Loads `/modules/*` in the order of their names, as set by the image builder.
 fn load_modules() -> Result<()> {
     let mut paths = fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     paths.sort();
@@ -80,21 +83,21 @@ fn load_modules() -> Result<()> {
 }
 
 fn mount_root() -> Result<()> {
-    let deadline = Instant::now() + DISK_WAIT;
+    let deadline = Instant::now() + DISK_TIMEOUT;
     while !Path::new(DISK).exists() {
         anyhow::ensure!(
             Instant::now() < deadline,
-            "the VM has no disk {DISK} after {} s",
-            DISK_WAIT.as_secs()
+            "the disk {DISK} did not appear within {} s",
+            DISK_TIMEOUT.as_secs()
         );
         std::thread::sleep(Duration::from_millis(2));
     }
     fs::create_dir_all(ROOT)?;
     mount(Some(DISK), ROOT, Some("ext4"), MsFlags::MS_NOATIME, None::<&str>)
-        .with_context(|| format!("cannot mount {DISK} as ext4"))
+        .with_context(|| format!("failed to mount {DISK} as ext4"))
 }
 
-/// `/run` is mounted here so that what the agent puts there is not covered by systemd's.
+/// Mounts `/run` before systemd does, which would otherwise hide the agent's files there.
 fn prepare_run() -> Result<()> {
     let run = format!("{ROOT}/run");
     mount_at("tmpfs", &run, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=20%")?;
@@ -102,7 +105,7 @@ fn prepare_run() -> Result<()> {
     fs::create_dir_all(format!("{run}/rigbox/ssh"))?;
     let rig = Path::new("/rigbox/rig");
     if rig.exists() {
-        // Shown, not copied: it stays in the memory where the kernel unpacked it.
+        // Bind-mounted instead of copied, so that it stays in memory only once.
         let target = format!("{run}/rigbox/bin/rig");
         File::create(&target)?;
         let bind = MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -113,21 +116,21 @@ fn prepare_run() -> Result<()> {
     Ok(())
 }
 
-/// A machine id of its own for each new disk, and the workspace's name as the host's name.
-fn make_fresh(hostname: &str) -> Result<()> {
+/// Sets a unique machine id on each new disk, and the workspace's name as host name.
+fn set_identity(hostname: &str) -> Result<()> {
     let machine_id = format!("{ROOT}/etc/machine-id");
     if fs::read_to_string(&machine_id).map_or(true, |id| id.trim().len() != 32) {
-        // The kernel's generator has been seeded by virtio-rng; a UUID of it is what machine-id(5) asks for.
+        // The kernel's generator has been seeded by virtio-rng. machine-id(5) requires a random UUID.
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().replace('-', "");
-        write_through(&machine_id, &format!("{id}\n"))?;
+        replace_file(&machine_id, &format!("{id}\n"))?;
     }
     if hostname.is_empty() {
         return Ok(());
     }
     let file = format!("{ROOT}/etc/hostname");
     if fs::read_to_string(&file).map_or(true, |name| name.trim() != hostname) {
-        write_through(&file, &format!("{hostname}\n"))?;
-        write_through(
+        replace_file(&file, &format!("{hostname}\n"))?;
+        replace_file(
             &format!("{ROOT}/etc/hosts"),
             &format!("127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n"),
         )?;
@@ -136,8 +139,8 @@ fn make_fresh(hostname: &str) -> Result<()> {
     Ok(())
 }
 
-/// Replaces a file on the guest's disk; a link that root in the guest left there is replaced, not followed.
-fn write_through(path: &str, text: &str) -> Result<()> {
+/// Replaces a file on the guest's disk. A symbolic link at its place is replaced, not followed.
+fn replace_file(path: &str, text: &str) -> Result<()> {
     let new = format!("{path}.rigbox-new");
     let _ = fs::remove_file(&new);
     let mut file = File::options().write(true).create_new(true).open(&new)?;
@@ -146,13 +149,13 @@ fn write_through(path: &str, text: &str) -> Result<()> {
     fs::rename(&new, path).with_context(|| path.to_owned())
 }
 
-/// A VM without a network is still of use, so what fails here is told on the console.
+/// Configures the network. A failure is logged on the console, because a VM without a network is still usable.
 fn configure_network() {
     let result = rigbox_sys::network::bring_up("lo")
         .and_then(|()| rigbox_sys::network::set_address("eth0", ADDRESS, NETMASK))
         .and_then(|()| rigbox_sys::network::add_default_route(GATEWAY));
     if let Err(error) = result {
-        eprintln!("rigbox: no network: {error}");
+        eprintln!("rigbox: failed to configure the network: {error}");
     }
 }
 
@@ -171,7 +174,7 @@ fn switch_root() -> Result<()> {
     }
     let initramfs = fs::metadata("/")?.dev();
     for name in ["modules", "rigbox"] {
-        // The memory of the initramfs comes back only when its files go. The disk is another file system.
+        // Deleting the files of the initramfs frees its memory. The check excludes folders on the disk.
         if fs::symlink_metadata(format!("/{name}")).is_ok_and(|meta| meta.dev() == initramfs) {
             let _ = fs::remove_dir_all(format!("/{name}"));
         }
@@ -183,11 +186,9 @@ fn switch_root() -> Result<()> {
     Ok(())
 }
 
-const AGENT_CGROUP: &str = "/sys/fs/cgroup/rigbox/agent";
-
 fn join_agent_cgroup() -> Result<()> {
     fs::create_dir_all(AGENT_CGROUP)?;
-    fs::create_dir_all("/sys/fs/cgroup/rigbox/exec")?;
+    fs::create_dir_all(EXEC_CGROUP)?;
     Ok(fs::write(format!("{AGENT_CGROUP}/cgroup.procs"), "0")?)
 }
 
@@ -210,25 +211,25 @@ fn become_systemd() -> Result<Infallible> {
     for init in ["/sbin/init", "/lib/systemd/systemd"] {
         if Path::new(init).exists() {
             let error = Command::new(init).env_clear().exec();
-            return Err(error).with_context(|| format!("cannot execute {init}"));
+            return Err(error).with_context(|| format!("failed to execute {init}"));
         }
     }
-    // No init on the disk (root in the guest removed it): the agent still serves, so that files can be saved.
-    eprintln!("rigbox: the disk has no /sbin/init; only the agent runs");
+    // The guest's root has removed the init. The agent still runs, so that files can be saved.
+    eprintln!("rigbox: /sbin/init not found on the disk; only the agent runs");
     loop {
-        // Children of nobody are reaped here, as PID 1 must.
+        // Reaps orphaned processes, as PID 1 must.
         let _ = nix::sys::wait::wait();
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// Whether the kernel's command line has this word.
-fn has_word(wanted: &str) -> bool {
+/// Returns whether the kernel's command line contains this word.
+fn has_kernel_flag(wanted: &str) -> bool {
     fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|word| word == wanted))
 }
 
-/// The value of a word `name=value` on the kernel's command line, or nothing.
-fn parameter(name: &str) -> String {
+/// Returns the value of a parameter `name=value` on the kernel's command line, or an empty string.
+fn kernel_parameter(name: &str) -> String {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_default().to_owned()

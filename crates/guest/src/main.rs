@@ -1,11 +1,11 @@
-//! The first program of every VM: as PID 1 it prepares the machine and gives way to systemd ([`init`]); before that it starts
-//! itself once more as the agent ([`agent`]), which serves the host over the VM's one byte stream.
+//! First program of every VM. As PID 1 it prepares the machine and then becomes systemd ([`init`]). Before that, it starts itself again as
+//! the agent ([`agent`]), which serves the host over the VM's only byte stream.
 
 mod agent;
 mod init;
 mod users;
 
-/// The agent's `argv[0]`: systemd spares processes whose name begins with `@` when it ends the system.
+/// The agent's `argv[0]`. At shutdown, systemd does not kill processes whose name starts with `@`.
 const AGENT_NAME: &str = "@rigbox-agent";
 
 fn main() {
@@ -15,10 +15,10 @@ fn main() {
     } else if name == AGENT_NAME {
         agent::run()
     } else {
-        Err(anyhow::anyhow!("this program is the /init of a Rigbox VM and does nothing elsewhere"))
+        Err(anyhow::anyhow!("this program is the /init of a Rigbox VM and runs nowhere else"))
     };
     if let Err(error) = result {
-        // On the console, for the host's console log; PID 1 then ends, which is a kernel panic that the host reports.
+        // Printed for the host's console log. The exit of PID 1 is then a kernel panic, which the host reports.
         eprintln!("rigbox: {error:#}");
         std::process::exit(1);
     }

@@ -1,5 +1,5 @@
-//! Looks users up in the disk's `/etc/passwd` and `/etc/group`. The files only: a static binary has no name service switch, and
-//! the agent must answer when the guest's services do not.
+//! User lookup in the disk's `/etc/passwd` and `/etc/group`. Only these files are read: a static binary has no name service switch, and the
+//! agent must work even if the guest's services do not.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,12 +7,12 @@ use std::path::PathBuf;
 
 use rigbox_sys::spawn::Credentials;
 
-/// The user that everything runs as unless another is asked for.
+/// User of all commands and files, unless the request names another.
 pub(crate) const DEFAULT_USER: &str = "developer";
-/// What Debian gives a login shell.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Debian's PATH of a login shell.
+const LOGIN_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A user of the guest.
+/// User of the guest.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
@@ -26,15 +26,16 @@ impl User {
     pub(crate) fn find(name: &str) -> Result<Self, String> {
         let name = if name.is_empty() { DEFAULT_USER } else { name };
         if name != DEFAULT_USER && name != "root" {
-            return Err(format!("user `{name}` cannot be used here: use `{DEFAULT_USER}` or `root`"));
+            return Err(format!("User `{name}` is not supported. Use `{DEFAULT_USER}` or `root`."));
         }
-        let passwd = fs::read_to_string("/etc/passwd").map_err(|error| format!("/etc/passwd: {error}"))?;
+        let passwd = fs::read_to_string("/etc/passwd")
+            .map_err(|error| format!("Failed to read the VM's /etc/passwd: {error}."))?;
         let group = fs::read_to_string("/etc/group").unwrap_or_default();
         parse(name, &passwd, &group)
-            .ok_or_else(|| format!("the VM's /etc/passwd has no valid line for `{name}`"))
+            .ok_or_else(|| format!("The VM's /etc/passwd has no valid line for `{name}`."))
     }
 
-    /// What login(1) would set.
+    /// Returns the environment that login(1) would set.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         let home = self.home.to_string_lossy().into_owned();
         [
@@ -42,7 +43,7 @@ impl User {
             ("USER", self.name.clone()),
             ("LOGNAME", self.name.clone()),
             ("SHELL", self.shell.clone()),
-            ("PATH", PATH.to_owned()),
+            ("PATH", LOGIN_PATH.to_owned()),
             ("LANG", "C.UTF-8".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_its_groups() {
+    fn user_has_its_supplementary_groups() {
         let passwd = "root:x:0:0:root:/root:/bin/bash\ndeveloper:x:1000:1000::/home/developer:/bin/bash\n";
         let group = "root:x:0:\nsudo:x:27:developer\ndocker:x:101:alice,developer\ndeveloper:x:1000:\n";
         let user = parse("developer", passwd, group).unwrap();

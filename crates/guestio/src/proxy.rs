@@ -49,7 +49,7 @@ impl Proxy {
             fault::status(
                 Code::FailedPrecondition,
                 "not_running",
-                "the workspace is not running; start it first",
+                "The workspace is not running. Start it first.",
             )
         })?;
         match &*vm.agent.borrow() {
@@ -100,7 +100,7 @@ fn caller_messages<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Ite
 }
 
 fn vm_ended() -> Status {
-    fault::status(Code::FailedPrecondition, "not_running", "the workspace's VM has ended")
+    fault::status(Code::FailedPrecondition, "not_running", "The workspace's VM has ended.")
 }
 
 fn not_available() -> Status {

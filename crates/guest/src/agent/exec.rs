@@ -1,12 +1,13 @@
-//! Runs one command for the host: a process group in a control group of its own, with pipes or a terminal, its output streamed with
-//! back-pressure, its end told. When the caller goes, so does the group.
+//! Execution of commands for the host. Each is a process group in a control group of its own, with pipes or a terminal. Its output is
+//! streamed with back-pressure, followed by its outcome. If the caller disconnects, the group is killed.
 
-use std::collections::BTreeMap;
+mod command;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,62 +31,67 @@ use super::secrets::{Environment, Variables};
 use super::terminal::{self, Terminal};
 use crate::users::User;
 
-const CGROUPS: &str = "/sys/fs/cgroup/rigbox/exec";
-/// Between a polite signal and the last one.
-const LAST_GRACE: Duration = Duration::from_secs(5);
-/// Commands that may run at one time; each holds descriptors and buffers.
-const MOST: usize = 200;
-/// From a command's end to the removal of what it had, which need not delay the answer.
-const TIDY_AFTER: Duration = Duration::from_millis(20);
-/// Messages on their way to the host for one command.
-const QUEUE: usize = 4;
+/// Parent of the commands' control groups.
+const CGROUP_PARENT: &str = "/sys/fs/cgroup/rigbox/exec";
+/// Time between SIGTERM or SIGHUP and SIGKILL.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+/// Concurrent commands. Each holds descriptors and buffers.
+const MAX_CONCURRENT_COMMANDS: usize = 200;
+/// Delay of the cleanup after a command, so that it does not delay the response.
+const CLEANUP_DELAY: Duration = Duration::from_millis(20);
+/// Queued messages to the host per command.
+const MAX_QUEUED_MESSAGES: usize = 4;
+/// Maximum capacity of a pipe: the default of `/proc/sys/fs/pipe-max-size`.
+const MAX_PIPE_BYTES: usize = 1 << 20;
 
-/// All commands of this VM.
+/// Runner of the commands of this VM.
 #[derive(Clone)]
-pub(super) struct Execs {
-    running: Arc<tokio::sync::Semaphore>,
-    next: Arc<AtomicU64>,
+pub(super) struct CommandRunner {
+    permits: Arc<tokio::sync::Semaphore>,
+    next_number: Arc<AtomicU64>,
     environment: Environment,
 }
 
-impl Execs {
-    /// Every command gets the workspace's `environment` as it then is.
+impl CommandRunner {
+    /// Creates a runner whose commands get the current `environment` of the workspace.
     pub(super) fn new(environment: Environment) -> Self {
-        let running = Arc::new(tokio::sync::Semaphore::new(MOST));
-        Self { running, next: Arc::new(AtomicU64::new(1)), environment }
+        let permits = Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_COMMANDS));
+        Self { permits, next_number: Arc::new(AtomicU64::new(1)), environment }
     }
 
-    /// Starts what the first input says. What is wrong with the command itself comes as its end, not as a status.
+    /// Starts the command in the first input. A problem with the command itself is its outcome, not a status.
     pub(super) async fn start(
         &self,
         mut input: Streaming<ExecInput>,
     ) -> Result<ReceiverStream<Result<ExecOutput, Status>>, Status> {
-        let permit = Arc::clone(&self.running).try_acquire_owned().map_err(|_| {
-            let message = format!("{MOST} commands are running in this workspace: wait for one to end");
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
+            let message = format!(
+                "{MAX_CONCURRENT_COMMANDS} commands are running in this workspace. Wait for one of them to finish."
+            );
             fault::status(Code::ResourceExhausted, "busy", message)
         })?;
         let Some(ExecInput { input: Some(Input::Start(start)) }) = input.message().await? else {
             return Err(fault::status(
                 Code::InvalidArgument,
                 "bad_request",
-                "the first input must be `start`",
+                "The first input must be `start`.",
             ));
         };
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let variables = self.environment.now();
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_MESSAGES);
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let variables = self.environment.current();
         tokio::spawn(async move {
-            let (end, running) = match Running::spawn(&start, &variables, number) {
-                Ok(mut running) => (running.attend(&start, input, &sender).await, Some(running)),
+            let (exit, running) = match RunningCommand::spawn(&start, &variables, number) {
+                Ok(mut running) => (running.run(&start, input, &sender).await, Some(running)),
                 Err(error) => (Some(ExecExit { outcome: Some(Outcome::Error(error)), duration_us: 0 }), None),
             };
-            if let Some(end) = end {
-                // A caller that is gone needs no end.
-                let _ = sender.send(Ok(ExecOutput { output: Some(Output::Exit(end)) })).await;
+            if let Some(exit) = exit {
+                // A caller that has disconnected needs no outcome.
+                let _ = sender.send(Ok(ExecOutput { output: Some(Output::Exit(exit)) })).await;
             }
             drop(sender);
-            // The end goes out before the control group is removed.
-            tokio::time::sleep(TIDY_AFTER).await;
+            // The outcome is sent before the control group is removed.
+            tokio::time::sleep(CLEANUP_DELAY).await;
             drop(running);
             drop(permit);
         });
@@ -96,28 +102,27 @@ impl Execs {
 type Reader = Box<dyn AsyncRead + Send + Unpin>;
 type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// A command that runs.
-struct Running {
+/// Running command.
+struct RunningCommand {
     child: Child,
     started: Instant,
-    group: Group,
+    group: ProcessGroup,
     stdin: Option<Writer>,
     stdout: Option<Reader>,
     stderr: Option<Reader>,
-    /// The host's side of the terminal, for its size.
+    /// Controller side of the terminal, for its size.
     terminal: Option<OwnedFd>,
 }
 
-/// Both names of a command's processes: the process group, for signals that people send, and the control group, which none of them
-/// can leave.
-struct Group {
+/// Processes of a command: as a process group, to which signals are sent, and as a control group, which no process can leave.
+struct ProcessGroup {
     leader: i32,
     cgroup: PathBuf,
 }
 
-impl Group {
+impl ProcessGroup {
     fn signal(&self, signal: Signal) {
-        // A group that has ended already is fine.
+        // A group that has already ended is fine.
         let _ = rigbox_sys::spawn::send_signal(-self.leader, signal as i32);
     }
 
@@ -126,9 +131,9 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // Background processes that the command left behind keep it; the directory then goes with the VM.
+        // Fails while background processes of the command remain. The folder then disappears with the VM.
         let _ = fs::remove_dir(&self.cgroup);
     }
 }
@@ -137,62 +142,12 @@ fn error(code: &str, message: impl Into<String>) -> Error {
     Error { code: code.to_owned(), message: message.into() }
 }
 
-/// Program, arguments and environment of a request: the user's, then the workspace's `variables`, then the request's own, which wins.
-fn command(start: &ExecStart, user: &User, variables: &Variables) -> Result<std::process::Command, Error> {
-    let mut argv: Vec<&str> = start.argv.iter().map(String::as_str).collect();
-    if !start.shell.is_empty() {
-        argv = vec!["/bin/bash", "-lc", &start.shell];
-    }
-    let Some((program, arguments)) = argv.split_first().filter(|(program, _)| !program.is_empty()) else {
-        return Err(error("bad_request", "the command is empty: give a program or a shell line"));
-    };
-    let mut environment: BTreeMap<String, String> = user.environment();
-    if start.tty.is_some() {
-        environment.insert("TERM".into(), "xterm-256color".into());
-    }
-    environment.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
-    if !start.shell.is_empty() {
-        // The image's profile would read the workspace's variables in once more, over the request's.
-        environment.insert("RIGBOX_ENV".into(), "given".into());
-    }
-    environment.extend(start.env.iter().map(|(name, value)| (name.clone(), value.clone())));
-    if environment.iter().any(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0'))
-        || argv.iter().any(|word| word.contains('\0'))
-    {
-        return Err(error(
-            "bad_request",
-            "arguments and environment must not contain NUL, names of variables not `=`",
-        ));
-    }
-    let path = environment.get("PATH").map_or("", String::as_str);
-    let cwd = if start.cwd.is_empty() { user.home.clone() } else { user.home.join(&start.cwd) };
-    let file = find_program(program, path, &cwd).ok_or_else(|| {
-        error("not_found", format!("`{program}` was not found in the workspace (PATH {path})"))
-    })?;
-    if !cwd.is_dir() {
-        return Err(error("not_found", format!("the working directory {} was not found", cwd.display())));
-    }
-    let mut command = std::process::Command::new(file);
-    std::os::unix::process::CommandExt::arg0(&mut command, program);
-    command.args(arguments).env_clear().envs(&environment).current_dir(cwd);
-    Ok(command)
-}
-
-/// As execvp(3), but with the user's PATH instead of the agent's.
-fn find_program(program: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
-    if program.contains('/') {
-        let file = cwd.join(program);
-        return file.exists().then_some(file);
-    }
-    path.split(':').map(|folder| Path::new(folder).join(program)).find(|file| file.is_file())
-}
-
-impl Running {
+impl RunningCommand {
     fn spawn(start: &ExecStart, variables: &Variables, number: u64) -> Result<Self, Error> {
         let user = User::find(&start.user).map_err(|message| error("bad_request", message))?;
-        let mut command = command(start, &user, variables)?;
-        let cgroup = PathBuf::from(format!("{CGROUPS}/{number}"));
-        let io_error = |what: &str, failure: io::Error| error("internal", format!("{what}: {failure}"));
+        let mut command = command::build(start, &user, variables)?;
+        let cgroup = PathBuf::from(format!("{CGROUP_PARENT}/{number}"));
+        let io_error = |subject: &str, failure: io::Error| error("internal", format!("{subject}: {failure}"));
         fs::create_dir_all(&cgroup).map_err(|failure| io_error("control group", failure))?;
         let procs = File::options().write(true).open(cgroup.join("cgroup.procs"));
         let procs = procs.map_err(|failure| io_error("control group", failure))?;
@@ -228,10 +183,10 @@ impl Running {
                     io::ErrorKind::PermissionDenied => "permission_denied",
                     _ => "internal",
                 };
-                return Err(error(code, format!("the command could not be started: {failure}")));
+                return Err(error(code, format!("Failed to start the command: {failure}.")));
             }
         };
-        let group = Group { leader: child.id().map_or(0, u32::cast_signed), cgroup };
+        let group = ProcessGroup { leader: child.id().map_or(0, u32::cast_signed), cgroup };
         let mut running =
             Self { started, group, stdin: None, stdout: None, stderr: None, terminal: None, child };
         match pipes {
@@ -249,70 +204,70 @@ impl Running {
         Ok(running)
     }
 
-    /// Streams until the command has ended and its output has been read. `None`: the caller is gone.
-    async fn attend(
+    /// Streams input and output until the command has exited and its output has been read. `None`: the caller has disconnected.
+    async fn run(
         &mut self,
         start: &ExecStart,
         input: Streaming<ExecInput>,
         sender: &mpsc::Sender<Result<ExecOutput, Status>>,
     ) -> Option<ExecExit> {
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
-        let ended = tokio_util::sync::CancellationToken::new();
+        let exited = tokio_util::sync::CancellationToken::new();
         let output = async {
             tokio::join!(
-                pump(stdout, sender, Output::Stdout, &ended),
-                pump(stderr, sender, Output::Stderr, &ended)
+                forward_output(stdout, sender, Output::Stdout, &exited),
+                forward_output(stderr, sender, Output::Stderr, &exited)
             );
         };
         let deadline = match start.timeout_ms {
             0 => None,
             ms => Some(tokio::time::Instant::now() + Duration::from_millis(ms.into())),
         };
-        let stdin = feed(input, self.stdin.take(), self.terminal.take(), &self.group);
+        let stdin = forward_input(input, self.stdin.take(), self.terminal.take(), &self.group);
         let wait = async {
             let status = self.child.wait().await;
             let duration_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            // What the command itself wrote is in the pipes now; what its background processes write later is not waited for.
-            ended.cancel();
+            // The pipes now hold all output of the command itself. Later output of its background processes is not awaited.
+            exited.cancel();
             (status, duration_us)
         };
         let mut timed_out = false;
         let run = async { tokio::join!(wait, output).0 };
-        let gone = async {
+        let disconnected = async {
             tokio::select! {
                 () = stdin => {}
                 () = sender.closed() => {}
             }
         };
-        tokio::pin!(run, gone);
+        tokio::pin!(run, disconnected);
         let (status, duration_us) = loop {
             tokio::select! {
                 finished = &mut run => break finished,
-                () = &mut gone => {
+                () = &mut disconnected => {
                     self.group.signal(Signal::SIGHUP);
-                    let _ = tokio::time::timeout(LAST_GRACE, &mut run).await;
+                    let _ = tokio::time::timeout(KILL_GRACE, &mut run).await;
                     self.group.kill();
                     return None;
                 }
                 () = sleep_until(deadline), if !timed_out => {
                     timed_out = true;
                     self.group.signal(Signal::SIGTERM);
-                    if let Ok(finished) = tokio::time::timeout(LAST_GRACE, &mut run).await {
+                    if let Ok(finished) = tokio::time::timeout(KILL_GRACE, &mut run).await {
                         break finished;
                     }
                     self.group.kill();
                 }
             }
         };
-        let end = if timed_out {
+        let outcome = if timed_out {
             Outcome::Error(error(
                 "timeout",
-                format!("the command ran longer than {} ms and was ended", start.timeout_ms),
+                format!("The command exceeded its timeout of {} ms and was killed.", start.timeout_ms),
             ))
         } else {
-            end_of(status)
+            outcome_of(status)
         };
-        Some(ExecExit { outcome: Some(end), duration_us })
+        Some(ExecExit { outcome: Some(outcome), duration_us })
     }
 }
 
@@ -323,10 +278,10 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-fn end_of(status: io::Result<ExitStatus>) -> Outcome {
+fn outcome_of(status: io::Result<ExitStatus>) -> Outcome {
     match status {
         Err(failure) => {
-            Outcome::Error(error("internal", format!("the command cannot be waited for: {failure}")))
+            Outcome::Error(error("internal", format!("failed to wait for the command: {failure}")))
         }
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => Outcome::ExitCode(code),
@@ -337,34 +292,32 @@ fn end_of(status: io::Result<ExitStatus>) -> Outcome {
                 );
                 Outcome::Signal(name)
             }
-            (None, None) => Outcome::Error(error("internal", "the command ended without a status")),
+            (None, None) => Outcome::Error(error("internal", "the command exited without a status")),
         },
     }
 }
 
-/// A pipe can hold no more (`/proc/sys/fs/pipe-max-size`, as it is by default).
-const PIPE_MAX: usize = 1 << 20;
-
-/// Sends what comes out of `reader`; once `ended`, only what is there already: background processes may write for ever.
-async fn pump(
+/// Forwards the output of `reader`. Once the command has exited, only the output that is already in the pipe, because background processes
+/// may write forever.
+async fn forward_output(
     reader: Option<Reader>,
     sender: &mpsc::Sender<Result<ExecOutput, Status>>,
     wrap: fn(bytes: tonic::codegen::Bytes) -> Output,
-    ended: &tokio_util::sync::CancellationToken,
+    exited: &tokio_util::sync::CancellationToken,
 ) {
     let Some(mut reader) = reader else { return };
-    let mut left_after_end = PIPE_MAX;
-    while left_after_end > 0 {
+    let mut remaining = MAX_PIPE_BYTES;
+    while remaining > 0 {
         let mut chunk = Vec::with_capacity(MAX_CHUNK_BYTES);
         let count = tokio::select! {
             biased;
             count = reader.read_buf(&mut chunk) => count,
-            () = ended.cancelled() => return,
+            () = exited.cancelled() => return,
         };
-        // A terminal ends with EIO when its last process has gone.
+        // A terminal returns EIO once its last process has exited.
         let Ok(count @ 1..) = count else { return };
-        if ended.is_cancelled() {
-            left_after_end = left_after_end.saturating_sub(count);
+        if exited.is_cancelled() {
+            remaining = remaining.saturating_sub(count);
         }
         if sender.send(Ok(ExecOutput { output: Some(wrap(chunk.into())) })).await.is_err() {
             return;
@@ -372,18 +325,18 @@ async fn pump(
     }
 }
 
-/// Carries the caller's input to the command, until the caller is gone: one that only has no more input says `eof` and stays.
-async fn feed(
+/// Forwards the caller's input to the command until the caller disconnects. A caller that only has no more input sends `eof` and stays.
+async fn forward_input(
     mut input: Streaming<ExecInput>,
     stdin: Option<Writer>,
     terminal: Option<OwnedFd>,
-    group: &Group,
+    group: &ProcessGroup,
 ) {
     let mut stdin = stdin;
     while let Ok(Some(message)) = input.message().await {
         match message.input {
             Some(Input::Stdin(bytes)) => {
-                // A command that does not read its input (or closed it) is its own affair.
+                // The command may have closed its input.
                 if let Some(pipe) = &mut stdin
                     && pipe.write_all(&bytes).await.is_err()
                 {
@@ -391,7 +344,7 @@ async fn feed(
                 }
             }
             Some(Input::Eof(_)) => match &terminal {
-                // For a terminal the end of input is a character (Ctrl-D).
+                // On a terminal, the end of input is a character (Ctrl-D).
                 Some(_) => {
                     if let Some(pipe) = &mut stdin {
                         let _ = pipe.write_all(b"\x04").await;

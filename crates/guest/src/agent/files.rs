@@ -1,5 +1,5 @@
-//! Reading and writing a file as one of the guest's users. The kernel checks the permissions: the work is done by a child that has
-//! become that user, so that no path, link or mount in the guest can make the agent do with root's rights what the user may not.
+//! Reading and writing of files as one of the guest's users. A child process with that user's credentials does the work, so the kernel
+//! checks the permissions and no path, link or mount in the guest can abuse the agent's root privileges.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,8 +18,11 @@ use tonic::{Code, Status, Streaming};
 
 use crate::users::User;
 
-/// Writes beside the target and renames, so that the file is there whole or not at all. `$0` path, `$1` mode, `$2` parents.
-const WRITE: &str = r#"set -eu
+const MAX_STAT_LINE_LEN: usize = 128;
+
+/// Writes to a temporary file next to the target and renames it, so that the file appears complete or not at all. `$0` path, `$1` mode,
+/// `$2` non-empty to create parents.
+const WRITE_SCRIPT: &str = r#"set -eu
 [ -z "$2" ] || mkdir -p -- "$(dirname -- "$0")"
 if [ -d "$0" ]; then echo "$0: is a directory" >&2; exit 1; fi
 new=$(mktemp -- "$0.XXXXXX")
@@ -30,25 +33,30 @@ chmod -- "$1" "$new"
 mv -f -- "$new" "$0"
 trap - EXIT TERM"#;
 
-/// First a line with size, mode and time, then the bytes. `$0` path, `$1` offset + 1, `$2` length or nothing.
-const READ: &str = r#"set -eu
+/// Prints a line with type, size, mode and time, and then the content. `$0` path, `$1` offset + 1, `$2` length or empty.
+const READ_SCRIPT: &str = r#"set -eu
 exec 3< "$0"
 stat -L -c '%F/%s/%a/%Y' /proc/self/fd/3
 tail -c "+$1" <&3 | if [ -n "$2" ]; then head -c "$2"; else cat; fi"#;
 
+/// Writes the file of a request and returns its size.
 pub(super) async fn write(mut input: Streaming<WriteFileInput>) -> Result<u64, Status> {
     let Some(WriteFileInput { input: Some(write_file_input::Input::Open(open)) }) = input.message().await?
     else {
-        return Err(bad_request("the first input of a write must be `open`"));
+        return Err(bad_request("The first input must be `open`."));
     };
     let WriteFileOpen { path, user, mode, create_parents } = open;
     let user = User::find(&user).map_err(bad_request)?;
     let path = absolute(&path, &user)?;
     let mode = if mode == 0 { 0o644 } else { mode & 0o7777 };
-    let mut child =
-        run(&user, WRITE, &path, [format!("{mode:o}"), if create_parents { "yes" } else { "" }.to_owned()])?;
+    let mut child = run(
+        &user,
+        WRITE_SCRIPT,
+        &path,
+        [format!("{mode:o}"), if create_parents { "yes" } else { "" }.to_owned()],
+    )?;
     let mut size = 0;
-    // Taken out of the child so that closing it is the end of the file.
+    // Taken out of the child, so that dropping it closes the pipe.
     let mut stdin = child.stdin.take();
     loop {
         match input.message().await {
@@ -57,16 +65,16 @@ pub(super) async fn write(mut input: Streaming<WriteFileInput>) -> Result<u64, S
                 if let Some(pipe) = &mut stdin
                     && pipe.write_all(&data).await.is_err()
                 {
-                    // The child says why below.
+                    // The child reports the cause below.
                     stdin = None;
                 }
             }
             Ok(Some(WriteFileInput { input: Some(write_file_input::Input::Done(true)) })) => break,
-            // The caller went away: half a file is not what it wanted to write.
+            // The caller disconnected, so the content is incomplete.
             Ok(_) | Err(_) => {
                 child.stdin = stdin;
                 kill(&mut child).await;
-                return Err(bad_request("the content did not end with `done`: nothing was written"));
+                return Err(bad_request("The content did not end with `done`. Nothing was written."));
             }
         }
     }
@@ -74,33 +82,34 @@ pub(super) async fn write(mut input: Streaming<WriteFileInput>) -> Result<u64, S
     finish(child).await.map(|()| size)
 }
 
+/// Reads the file of a request.
 pub(super) async fn read(
     request: ReadFileRequest,
 ) -> Result<impl Stream<Item = Result<ReadFileOutput, Status>> + use<>, Status> {
     let user = User::find(&request.user).map_err(bad_request)?;
     let path = absolute(&request.path, &user)?;
     let limit = if request.limit == 0 { String::new() } else { request.limit.to_string() };
-    let mut child = run(&user, READ, &path, [(request.offset.saturating_add(1)).to_string(), limit])?;
+    let mut child = run(&user, READ_SCRIPT, &path, [(request.offset.saturating_add(1)).to_string(), limit])?;
     let Some(mut stdout) = child.stdout.take() else {
-        return Err(Status::internal("no output of the reader"));
+        return Err(Status::internal("the reader has no output"));
     };
     let mut line = Vec::new();
     loop {
         match stdout.read_u8().await {
             Ok(b'\n') => break,
-            Ok(byte) if line.len() < 128 => line.push(byte),
+            Ok(byte) if line.len() < MAX_STAT_LINE_LEN => line.push(byte),
             _ => {
                 return Err(finish(child)
                     .await
                     .err()
-                    .unwrap_or_else(|| Status::internal("the reader said nothing")));
+                    .unwrap_or_else(|| Status::internal("the reader printed nothing")));
             }
         }
     }
-    let info = parse_stat(&line).ok_or_else(|| Status::internal("the reader said something else"))?;
+    let info = parse_stat(&line).ok_or_else(|| Status::internal("the reader printed an invalid header"))?;
     let (kind, info) = info;
     if kind == "directory" {
-        return Err(bad_request(format!("{}: is a directory", path.display())));
+        return Err(bad_request(format!("{} is a directory.", path.display())));
     }
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move {
@@ -126,6 +135,7 @@ pub(super) async fn read(
     Ok(tokio_stream::wrappers::ReceiverStream::new(receiver))
 }
 
+/// Parses the header line of the reader: file type, size, mode and time.
 fn parse_stat(line: &[u8]) -> Option<(String, FileInfo)> {
     let text = std::str::from_utf8(line).ok()?;
     let mut fields = text.rsplitn(4, '/');
@@ -135,13 +145,15 @@ fn parse_stat(line: &[u8]) -> Option<(String, FileInfo)> {
     Some((fields.next()?.to_owned(), FileInfo { size, mode, modified_unix_s }))
 }
 
+/// Resolves a path relative to the user's home.
 fn absolute(path: &str, user: &User) -> Result<PathBuf, Status> {
     if path.is_empty() || path.contains('\0') {
-        return Err(bad_request("a path must not be empty or contain a NUL byte"));
+        return Err(bad_request("The path must not be empty or contain NUL."));
     }
     Ok(user.home.join(Path::new(path)))
 }
 
+/// Starts a script as `user`.
 fn run(user: &User, script: &str, path: &Path, arguments: [String; 2]) -> Result<Child, Status> {
     let mut command = std::process::Command::new("/bin/sh");
     command.args(["-c", script]).arg(path).args(arguments);
@@ -156,8 +168,9 @@ fn run(user: &User, script: &str, path: &Path, arguments: [String; 2]) -> Result
     command.kill_on_drop(true).spawn().map_err(|error| Status::internal(format!("/bin/sh: {error}")))
 }
 
+/// Stops a child, which removes its temporary file.
 async fn kill(child: &mut Child) {
-    // TERM first: the shell acts on it when the end of its input has ended `cat`, and removes the half-written file.
+    // SIGTERM first: the shell handles it once the end of input has ended `cat`, and removes the incomplete file.
     if let Some(pid) = child.id() {
         let _ = rigbox_sys::spawn::send_signal(pid.cast_signed(), 15);
     }
@@ -167,7 +180,7 @@ async fn kill(child: &mut Child) {
     }
 }
 
-/// The child's verdict: what it wrote to standard error becomes the message.
+/// Waits for a child. If it fails, the first line of its standard error becomes the message.
 async fn finish(mut child: Child) -> Result<(), Status> {
     let mut message = Vec::new();
     if let Some(stderr) = child.stderr.take() {
@@ -178,8 +191,8 @@ async fn finish(mut child: Child) -> Result<(), Status> {
         return Ok(());
     }
     let message = String::from_utf8_lossy(&message);
-    let message = message.lines().next().unwrap_or("the file could not be read or written").to_owned();
-    let (code, name) = if message.contains("Permission denied") {
+    let message = message.lines().next().unwrap_or("The file could not be read or written.").to_owned();
+    let (code, fault_code) = if message.contains("Permission denied") {
         (Code::PermissionDenied, "permission_denied")
     } else if message.contains("No such file") || message.contains("cannot open") {
         (Code::NotFound, "not_found")
@@ -188,7 +201,7 @@ async fn finish(mut child: Child) -> Result<(), Status> {
     } else {
         (Code::InvalidArgument, "bad_request")
     };
-    Err(fault::status(code, name, message))
+    Err(fault::status(code, fault_code, message))
 }
 
 fn bad_request(message: impl Into<String>) -> Status {

@@ -1,27 +1,27 @@
-//! Grows the root file system to its disk. The host never touches a guest's file system, so a larger disk is taken into use here.
+//! Growth of the root file system to the size of its disk. The host never touches a guest's file system, so the agent does it.
 
 use std::fs::{self, File};
 use std::io;
 
-/// Later than the first commands, sooner than anybody needs the room.
+/// Low priority, so that the first commands are not delayed.
 const NICE: i32 = 10;
 
-/// Does nothing when the file system already fills its device. A failure is told on the console: the VM works with less room.
-pub(super) fn to_device() {
-    // For this thread alone; a failure costs a moment.
+/// Grows the root file system, unless it already fills its device. A failure is logged on the console, and the VM works with less space.
+pub(super) fn grow_root() {
+    // Applies to this thread only. A failure is harmless.
     let _ = rustix::process::setpriority_process(None, NICE);
-    if let Err(error) = try_to_device() {
-        eprintln!("rigbox-agent: the root file system cannot be grown to its disk: {error}");
+    if let Err(error) = try_grow_root() {
+        eprintln!("rigbox-agent: failed to grow the root file system: {error}");
     }
 }
 
-fn try_to_device() -> io::Result<()> {
+fn try_grow_root() -> io::Result<()> {
     let device = rigbox_sys::block::device_size(&File::open("/dev/vda")?)?;
     let root = File::open("/")?;
     let file_system = rustix::fs::statvfs("/")?;
     let blocks = device / file_system.f_frsize;
-    // `f_blocks` counts without the file system's own overhead; the kernel knows the real size and refuses to shrink, and asking
-    // for what is there already is cheap.
+    // `f_blocks` excludes the file system's overhead. The kernel knows the real size and refuses to shrink, and a redundant request is
+    // cheap.
     if file_system.f_blocks >= blocks {
         return Ok(());
     }

@@ -1,15 +1,15 @@
-//! The agent: serves the host over the VM's one byte stream for as long as the VM runs. One thread: with a reader and a writer
-//! thread around the device a round trip took four times as long.
+//! The agent: serves the host over the VM's only byte stream for as long as the VM runs. It has a single thread: with a reader and a
+//! writer thread around the device, a round trip took four times as long.
 
-mod end;
 mod exec;
 mod files;
 mod grow;
-mod port;
-mod ports;
+mod listening_ports;
 mod secrets;
 mod service;
+mod shutdown;
 mod terminal;
+mod transport;
 
 use std::time::Duration;
 
@@ -21,32 +21,34 @@ use rigbox_proto::guest::guest_server::GuestServer;
 use rigbox_proto::guest_stream;
 
 use service::Agent;
+use transport::virtio_serial;
 
-/// How long to wait before the port is opened again after a session.
-const REOPEN_AFTER: Duration = Duration::from_millis(20);
+/// Delay before the port is reopened after a session.
+const REOPEN_DELAY: Duration = Duration::from_millis(20);
+const MAX_CONCURRENT_STREAMS: u32 = 256;
 
-/// Serves sessions until the VM ends; returns only when the VM has no port to its host.
+/// Serves sessions until the VM ends. Returns only if the VM has no port to its host.
 pub(crate) fn run() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let _growing = std::thread::Builder::new().name("grow".into()).spawn(grow::to_device)?;
+    let _grow_thread = std::thread::Builder::new().name("grow".into()).spawn(grow::grow_root)?;
     runtime.block_on(async {
-        let path = port::find().context("no virtio-serial port to the host")?;
+        let path = virtio_serial::find().context("no virtio-serial port to the host")?;
         let agent = Agent::new();
         loop {
             if let Err(error) = session(&path, agent.clone()).await {
-                eprintln!("rigbox-agent: session: {error:#}");
+                eprintln!("rigbox-agent: session failed: {error:#}");
             }
-            tokio::time::sleep(REOPEN_AFTER).await;
+            tokio::time::sleep(REOPEN_DELAY).await;
         }
     })
 }
 
 async fn session(path: &std::path::Path, agent: Agent) -> Result<()> {
-    // Opened anew for each session: that discards what the last one left in the queue.
-    let mut port = port::open(path)?;
+    // Reopened for each session, which discards the leftovers of the last one.
+    let mut port = virtio_serial::open(path)?;
     match guest_stream::accept(&mut port).await {
         Ok(()) => {}
-        // No host at the other end yet.
+        // There is no host at the other end yet.
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
         Err(error) => return Err(error.into()),
     }
@@ -56,10 +58,10 @@ async fn session(path: &std::path::Path, agent: Agent) -> Result<()> {
     let result = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(guest_stream::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(guest_stream::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .serve_connection(TokioIo::new(port), TowerToHyperService::new(service))
         .await;
-    // An invalid frame is how the next session announces itself, so this is the usual end and no error.
+    // A new session starts with an invalid frame, so an error is the usual end.
     let _ = result;
     Ok(())
 }

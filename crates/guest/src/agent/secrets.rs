@@ -1,5 +1,5 @@
-//! What the host delivers into this VM: the workspace's environment, for commands and for files that login shells and services read,
-//! and the workspace's own key. All of it in memory only: `/run` is a tmpfs.
+//! Secrets that the host delivers to this VM: the workspace's environment, for commands and for the files that login shells and services
+//! read, and the workspace's own key. They are kept in memory only, because `/run` is a tmpfs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,17 +11,18 @@ use rigbox_proto::guest::DeliverSecretsRequest;
 
 use crate::users::{DEFAULT_USER, User};
 
+/// Folder of the secrets' files.
 pub(super) const FOLDER: &str = "/run/rigbox";
 
-/// Names and values.
+/// Environment variables by name.
 pub(super) type Variables = BTreeMap<String, String>;
 
-/// The workspace's environment as it was delivered last.
+/// The workspace's environment, as last delivered.
 #[derive(Clone, Default)]
 pub(super) struct Environment(Arc<Mutex<Arc<Variables>>>);
 
 impl Environment {
-    pub(super) fn now(&self) -> Arc<Variables> {
+    pub(super) fn current(&self) -> Arc<Variables> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -30,10 +31,10 @@ impl Environment {
     }
 }
 
-/// Takes a delivery in.
-pub(super) fn deliver(environment: &Environment, delivery: DeliverSecretsRequest) -> io::Result<()> {
+/// Stores a delivery.
+pub(super) fn store(environment: &Environment, delivery: DeliverSecretsRequest) -> io::Result<()> {
     let variables: Variables = delivery.env.into_iter().collect();
-    write("env", file(&variables).as_bytes())?;
+    write("env", format_env_file(&variables).as_bytes())?;
     environment.set(variables);
     if !delivery.workspace_key.is_empty() {
         write("key", delivery.workspace_key.as_bytes())?;
@@ -41,9 +42,9 @@ pub(super) fn deliver(environment: &Environment, delivery: DeliverSecretsRequest
     Ok(())
 }
 
-/// The variables in the one form that a POSIX shell and systemd's `EnvironmentFile=` read alike: double quotes, in which a backslash
-/// stands before each character that would mean something.
-fn file(variables: &Variables) -> String {
+/// Formats variables in the one way that a POSIX shell and systemd's `EnvironmentFile=` parse alike: in double quotes, with a backslash
+/// before each special character.
+fn format_env_file(variables: &Variables) -> String {
     let mut text = String::new();
     for (name, value) in variables {
         text.push_str(name);
@@ -59,9 +60,9 @@ fn file(variables: &Variables) -> String {
     text
 }
 
-/// For root and the developer, whole or not at all.
+/// Writes a file for root and the developer, atomically.
 fn write(name: &str, content: &[u8]) -> io::Result<()> {
-    // Without a developer it is root's alone.
+    // Without a user `developer`, only root may read it.
     let group = User::find(DEFAULT_USER).map_or(0, |user| user.credentials.gid);
     let (path, new) = (format!("{FOLDER}/{name}"), format!("{FOLDER}/.{name}.new"));
     let _ = fs::remove_file(&new);
@@ -78,8 +79,8 @@ mod tests {
 
     use super::*;
 
-    /// Names with values that a shell or systemd could take for something else.
-    fn tricky() -> Variables {
+    /// Variables with values that a shell or systemd could misinterpret.
+    fn special_values() -> Variables {
         let values = [
             "",
             "plain",
@@ -97,9 +98,9 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_reads_what_was_written() {
+    fn shell_parses_the_env_file() {
         let mut written = tempfile::NamedTempFile::new().unwrap();
-        written.write_all(file(&tricky()).as_bytes()).unwrap();
+        written.write_all(format_env_file(&special_values()).as_bytes()).unwrap();
         for shell in ["sh", "bash"] {
             let script = format!("set -a; . {}; set +a; env -0", written.path().display());
             let output = Command::new(shell).args(["-c", &script]).env_clear().output().unwrap();
@@ -110,14 +111,14 @@ mod tests {
                 .filter(|(name, _)| name.starts_with('V'))
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect();
-            assert_eq!(read, tricky(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
+            assert_eq!(read, special_values(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
 
-    /// systemd's own rules for `EnvironmentFile=` (env-file.c), for what we write.
+    /// Applies systemd's rules for `EnvironmentFile=` (env-file.c).
     #[test]
-    fn systemd_reads_what_was_written() {
-        let text = file(&tricky());
+    fn systemd_parses_the_env_file() {
+        let text = format_env_file(&special_values());
         let (mut read, mut rest) = (Variables::new(), text.as_str());
         while let Some((name, after)) = rest.split_once("=\"") {
             let (mut value, mut characters) = (String::new(), after.char_indices());
@@ -135,6 +136,6 @@ mod tests {
             read.insert(name.to_owned(), value);
             rest = after[end + 1..].strip_prefix('\n').unwrap();
         }
-        assert_eq!((read, rest), (tricky(), ""));
+        assert_eq!((read, rest), (special_values(), ""));
     }
 }

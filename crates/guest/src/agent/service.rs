@@ -1,4 +1,4 @@
-//! The guest service of `guest.proto`: takes the calls of the host apart and hands each to the file that does it.
+//! Guest service of `guest.proto`: dispatches the host's calls.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,24 +15,29 @@ use rustix::time::{ClockId, Timespec};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{end, exec, files, ports, secrets};
+use super::{exec, files, listening_ports, secrets, shutdown};
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Clocks that differ by less are left alone: setting one makes it jump for everybody in the guest.
+/// Difference up to which the clock is left alone, because setting it makes it jump for every process in the guest.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 
-/// The agent, one per VM.
+const METADATA_PATH: &str = "/run/rigbox/workspace.json";
+/// systemd's signal for an orderly power-off: SIGRTMIN+4 (systemd(1)). With glibc, SIGRTMIN is 34.
+const SIGNAL_POWEROFF: i32 = 34 + 4;
+const POWEROFF_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Service of the agent.
 #[derive(Clone)]
 pub(super) struct Agent {
-    execs: exec::Execs,
+    commands: exec::CommandRunner,
     environment: secrets::Environment,
 }
 
 impl Agent {
     pub(super) fn new() -> Self {
         let environment = secrets::Environment::default();
-        Self { execs: exec::Execs::new(environment.clone()), environment }
+        Self { commands: exec::CommandRunner::new(environment.clone()), environment }
     }
 }
 
@@ -41,10 +46,10 @@ impl Guest for Agent {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
         let hello = request.into_inner();
         set_clock(hello.now_unix_ns);
-        write_about(&hello.metadata_json)
-            .map_err(|error| Status::internal(format!("/run/rigbox/workspace.json: {error}")))?;
+        write_metadata(&hello.metadata_json)
+            .map_err(|error| Status::internal(format!("{METADATA_PATH}: {error}")))?;
         let kernel_boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map_err(|error| Status::internal(format!("the kernel's boot id: {error}")))?;
+            .map_err(|error| Status::internal(format!("failed to read the kernel's boot id: {error}")))?;
         Ok(Response::new(HelloResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_boot_id: kernel_boot_id.trim().to_owned(),
@@ -56,7 +61,7 @@ impl Guest for Agent {
         &self,
         request: Request<Streaming<ExecInput>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        Ok(Response::new(Box::pin(self.execs.start(request.into_inner()).await?)))
+        Ok(Response::new(Box::pin(self.commands.start(request.into_inner()).await?)))
     }
 
     async fn write_file(
@@ -79,7 +84,7 @@ impl Guest for Agent {
         &self,
         request: Request<DeliverSecretsRequest>,
     ) -> Result<Response<DeliverSecretsResponse>, Status> {
-        secrets::deliver(&self.environment, request.into_inner())
+        secrets::store(&self.environment, request.into_inner())
             .map_err(|error| Status::internal(format!("{}: {error}", secrets::FOLDER)))?;
         Ok(Response::new(DeliverSecretsResponse {}))
     }
@@ -89,7 +94,7 @@ impl Guest for Agent {
         request: Request<ListPortsRequest>,
     ) -> Result<Response<ListPortsResponse>, Status> {
         let only = request.into_inner().port;
-        let listed = tokio::task::spawn_blocking(move || ports::list(only)).await;
+        let listed = tokio::task::spawn_blocking(move || listening_ports::list(only)).await;
         let ports = listed.map_err(|error| Status::internal(error.to_string()))?;
         let ports = ports.map_err(|error| Status::internal(format!("/proc/net/tcp: {error}")))?;
         Ok(Response::new(ListPortsResponse { ports }))
@@ -112,50 +117,48 @@ impl Guest for Agent {
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
             let kind = tokio::select! {
-                kind = end::announced() => kind,
+                kind = shutdown::wait_for_shutdown() => kind,
                 () = sender.closed() => return,
             };
-            // A receiver that is gone needs no answer.
+            // A receiver that has disconnected needs no event.
             let _ = sender.send(Ok(ShutdownEvent { kind: kind.into() })).await;
         });
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
 }
 
-/// systemd's signals (systemd(1), "Signals"): real-time signals count from 34 with glibc.
-const POWEROFF_IN_ORDER: i32 = 34 + 4;
-
-/// Asks systemd to power off; after half the time that is left, does by itself what protects the data most.
+/// Asks systemd to power off. After half of the grace period, syncs the disks and powers off without systemd.
 async fn shut_down(grace: Duration) {
     let deadline = tokio::time::Instant::now() + grace / 2;
-    // PID 1 gets no signal that it has no handler for, so early in its start this is lost, and said again.
+    // The kernel drops signals for which PID 1 has no handler yet, so the signal is repeated.
     while tokio::time::Instant::now() < deadline {
-        let _ = rigbox_sys::spawn::send_signal(1, POWEROFF_IN_ORDER);
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = rigbox_sys::spawn::send_signal(1, SIGNAL_POWEROFF);
+        tokio::time::sleep(POWEROFF_RETRY_INTERVAL).await;
     }
-    eprintln!("rigbox-agent: systemd did not end the system in time: syncing and powering off");
+    eprintln!("rigbox-agent: systemd did not shut down in time; syncing and powering off");
     rustix::fs::sync();
     let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF);
 }
 
+/// Sets the clock to the host's, unless they agree within [`CLOCK_TOLERANCE`].
 fn set_clock(host_unix_ns: i64) {
     let now = rustix::time::clock_gettime(ClockId::Realtime);
-    let own = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
-    if (own - i128::from(host_unix_ns)).unsigned_abs() > CLOCK_TOLERANCE.as_nanos() {
+    let guest_ns = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    if (guest_ns - i128::from(host_unix_ns)).unsigned_abs() > CLOCK_TOLERANCE.as_nanos() {
         let host = Timespec {
             tv_sec: host_unix_ns.div_euclid(1_000_000_000),
             tv_nsec: host_unix_ns.rem_euclid(1_000_000_000),
         };
         if let Err(error) = rustix::time::clock_settime(ClockId::Realtime, host) {
-            eprintln!("rigbox-agent: the clock cannot be set: {error}");
+            eprintln!("rigbox-agent: failed to set the clock: {error}");
         }
     }
 }
 
-fn write_about(json: &str) -> std::io::Result<()> {
-    let path = "/run/rigbox/workspace.json";
+/// Writes the instance metadata atomically.
+fn write_metadata(json: &str) -> std::io::Result<()> {
     let new = "/run/rigbox/.workspace.json.new";
     fs::write(new, json)?;
     fs::set_permissions(new, fs::Permissions::from_mode(0o644))?;
-    fs::rename(new, path)
+    fs::rename(new, METADATA_PATH)
 }

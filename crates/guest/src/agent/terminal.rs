@@ -1,4 +1,4 @@
-//! A pseudo-terminal for a command (pty(7)).
+//! Pseudo-terminal of a command (pty(7)).
 
 use std::fs::File;
 use std::io;
@@ -11,33 +11,34 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use rigbox_sys::async_file::AsyncFile;
 
-/// The host's side of a new terminal.
+/// Controller side of a new terminal.
 pub(super) struct Terminal {
     pub(super) reader: AsyncFile,
     pub(super) writer: AsyncFile,
-    /// A third descriptor, for [`resize`].
+    /// Third descriptor, for [`resize`].
     pub(super) size: OwnedFd,
 }
 
 impl Terminal {
-    /// Makes a terminal and gives its other side to `command` as standard input, output and error.
+    /// Creates a terminal and attaches its other side to `command` as standard input, output and error.
     pub(super) fn attach(command: &mut Command, size: WindowSize) -> io::Result<Self> {
-        let host = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        grantpt(&host)?;
-        unlockpt(&host)?;
-        let guest = ioctl_tiocgptpeer(&host, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        resize(&host, size)?;
-        command.stdin(Stdio::from(guest.try_clone()?)).stdout(Stdio::from(guest.try_clone()?)).stderr(guest);
-        let host = File::from(host);
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&controller)?;
+        unlockpt(&controller)?;
+        let peer =
+            ioctl_tiocgptpeer(&controller, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        resize(&controller, size)?;
+        command.stdin(Stdio::from(peer.try_clone()?)).stdout(Stdio::from(peer.try_clone()?)).stderr(peer);
+        let controller = File::from(controller);
         Ok(Self {
-            reader: AsyncFile::new(host.try_clone()?)?,
-            writer: AsyncFile::new(host.try_clone()?)?,
-            size: host.into(),
+            reader: AsyncFile::new(controller.try_clone()?)?,
+            writer: AsyncFile::new(controller.try_clone()?)?,
+            size: controller.into(),
         })
     }
 }
 
-/// Tells the terminal, and so its foreground process group, a new size.
+/// Sets the size of the terminal, which notifies its foreground process group.
 pub(super) fn resize(terminal: &OwnedFd, size: WindowSize) -> io::Result<()> {
     let size = Winsize {
         ws_row: u16::try_from(size.rows).unwrap_or(u16::MAX),

@@ -1,4 +1,4 @@
-//! What listens in the guest: the kernel's tables of TCP sockets, and the processes that hold them.
+//! Listening TCP ports of the guest, from the kernel's socket tables, and the processes behind them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,21 +8,20 @@ use std::path::Path;
 
 use rigbox_proto::guest::ListeningPort;
 
-/// More are not reported.
-const MOST: usize = 256;
-/// Of command lines and names of variables.
-const MOST_WORDS: usize = 64;
-const LONGEST: usize = 512;
+const MAX_PORTS: usize = 256;
+/// Arguments of a command line, or names of variables, that are reported.
+const MAX_WORDS: usize = 64;
+const MAX_WORD_CHARS: usize = 512;
 /// State of a listening socket (include/net/tcp_states.h).
-const LISTEN: &str = "0A";
+const TCP_LISTEN: &str = "0A";
 
-/// Every listening port, or all about one, lowest first.
+/// Lists all listening ports in ascending order. With a nonzero `only`, describes that port in full.
 pub(super) fn list(only: u32) -> io::Result<Vec<ListeningPort>> {
     let mut sockets = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         match fs::read_to_string(table) {
-            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(listening)),
-            // A guest without IPv6.
+            Ok(text) => sockets.extend(text.lines().skip(1).filter_map(parse_listening)),
+            // The guest has no IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -30,14 +29,12 @@ pub(super) fn list(only: u32) -> io::Result<Vec<ListeningPort>> {
     sockets.retain(|socket| only == 0 || u32::from(socket.port) == only);
     sockets.sort_by_key(|socket| (socket.port, socket.address));
     sockets.dedup_by_key(|socket| (socket.port, socket.address));
-    sockets.truncate(MOST);
-    let holders = holders(&sockets);
-    Ok(sockets
-        .iter()
-        .map(|socket| describe(socket, holders.get(&socket.inode).copied(), only != 0))
-        .collect())
+    sockets.truncate(MAX_PORTS);
+    let owners = owners(&sockets);
+    Ok(sockets.iter().map(|socket| describe(socket, owners.get(&socket.inode).copied(), only != 0)).collect())
 }
 
+/// Listening socket.
 struct Socket {
     address: IpAddr,
     port: u16,
@@ -45,21 +42,23 @@ struct Socket {
     inode: u64,
 }
 
-/// A line of proc_net_tcp(5), if the socket listens.
-fn listening(line: &str) -> Option<Socket> {
+/// Parses a line of proc_net_tcp(5). Returns `None` unless the socket is listening.
+fn parse_listening(line: &str) -> Option<Socket> {
     let mut words = line.split_ascii_whitespace().skip(1);
     let (local, state) = (words.next()?, words.nth(1)?);
     let uid = words.nth(3)?.parse().ok()?;
     let inode = words.nth(1)?.parse().ok()?;
     let (address, port) = local.split_once(':')?;
-    let socket = Socket { address: parse(address)?, port: u16::from_str_radix(port, 16).ok()?, uid, inode };
-    (state == LISTEN).then_some(socket)
+    let socket =
+        Socket { address: parse_address(address)?, port: u16::from_str_radix(port, 16).ok()?, uid, inode };
+    (state == TCP_LISTEN).then_some(socket)
 }
 
-/// Words of 32 bits, each in the byte order of the machine.
-fn parse(address: &str) -> Option<IpAddr> {
-    let word =
-        |at: usize| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
+/// Parses an address of 32-bit words, each in native byte order.
+fn parse_address(address: &str) -> Option<IpAddr> {
+    let word = |index: usize| {
+        u32::from_str_radix(address.get(index * 8..index * 8 + 8)?, 16).ok().map(u32::to_ne_bytes)
+    };
     match address.len() {
         8 => Some(Ipv4Addr::from(word(0)?).into()),
         32 => {
@@ -70,17 +69,17 @@ fn parse(address: &str) -> Option<IpAddr> {
     }
 }
 
-/// Which process holds each socket; where several do, the one that was there first.
-fn holders(sockets: &[Socket]) -> HashMap<u64, u32> {
+/// Finds the process that owns each socket, by inode. If several processes share a socket, the one with the lowest pid.
+fn owners(sockets: &[Socket]) -> HashMap<u64, u32> {
     let mut found = HashMap::new();
     let Ok(processes) = fs::read_dir("/proc") else { return found };
     let mut pids: Vec<u32> =
         processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     for pid in pids {
-        // One that has just ended holds nothing.
-        let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for target in open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()) {
+        // The process may have just exited.
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for target in descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()) {
             let inode = target
                 .to_str()
                 .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
@@ -92,7 +91,7 @@ fn holders(sockets: &[Socket]) -> HashMap<u64, u32> {
     found
 }
 
-fn describe(socket: &Socket, pid: Option<u32>, whole: bool) -> ListeningPort {
+fn describe(socket: &Socket, pid: Option<u32>, in_full: bool) -> ListeningPort {
     let mut port = ListeningPort {
         port: socket.port.into(),
         address: socket.address.to_string(),
@@ -100,37 +99,40 @@ fn describe(socket: &Socket, pid: Option<u32>, whole: bool) -> ListeningPort {
         ..ListeningPort::default()
     };
     let Some(pid) = pid else { return port };
-    let of = |name: &str| format!("/proc/{pid}/{name}");
+    let proc_file = |name: &str| format!("/proc/{pid}/{name}");
     port.pid = pid;
-    port.process = fs::read_to_string(of("comm")).map(|name| short(name.trim_end())).unwrap_or_default();
-    port.unit = fs::read_to_string(of("cgroup")).ok().and_then(|text| unit(&text)).unwrap_or_default();
-    if whole {
-        port.command = words(&of("cmdline")).collect();
-        port.cwd = fs::read_link(of("cwd")).map(|path| short(&path.to_string_lossy())).unwrap_or_default();
-        let names = words(&of("environ")).filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()));
+    port.process =
+        fs::read_to_string(proc_file("comm")).map(|name| truncate(name.trim_end())).unwrap_or_default();
+    port.unit =
+        fs::read_to_string(proc_file("cgroup")).ok().and_then(|text| unit_of(&text)).unwrap_or_default();
+    if in_full {
+        port.command = words(&proc_file("cmdline")).collect();
+        port.cwd =
+            fs::read_link(proc_file("cwd")).map(|path| truncate(&path.to_string_lossy())).unwrap_or_default();
+        let names = words(&proc_file("environ")).filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()));
         port.env_names = names.collect();
     }
     port
 }
 
-/// The words of a file that has a NUL after each.
+/// Reads the NUL-terminated words of a file.
 fn words(path: &str) -> impl Iterator<Item = String> + use<> {
     let bytes = fs::read(Path::new(path)).unwrap_or_default();
     let words: Vec<String> = bytes
         .split(|byte| *byte == 0)
         .filter(|word| !word.is_empty())
-        .take(MOST_WORDS)
-        .map(|word| short(&String::from_utf8_lossy(word)))
+        .take(MAX_WORDS)
+        .map(|word| truncate(&String::from_utf8_lossy(word)))
         .collect();
     words.into_iter()
 }
 
-fn short(text: &str) -> String {
-    text.chars().take(LONGEST).collect()
+fn truncate(text: &str) -> String {
+    text.chars().take(MAX_WORD_CHARS).collect()
 }
 
-/// The service whose control group a process is in (cgroups(7), /proc/PID/cgroup).
-fn unit(cgroup: &str) -> Option<String> {
+/// Returns the systemd service of a control group in `/proc/PID/cgroup` (cgroups(7)).
+fn unit_of(cgroup: &str) -> Option<String> {
     let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
     path.rsplit('/').find(|part| part.ends_with(".service")).map(str::to_owned)
 }
@@ -140,19 +142,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listening_socket_is_read_from_the_kernels_table() {
+    fn listening_socket_is_parsed_from_the_kernels_table() {
         let line = "   0: 00000000:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0 100 0 0 10 0";
-        let socket = listening(line).unwrap();
+        let socket = parse_listening(line).unwrap();
         assert_eq!((socket.address.to_string().as_str(), socket.port), ("0.0.0.0", 8000));
         assert_eq!((socket.uid, socket.inode), (1000, 4711));
-        assert!(listening(&line.replace(" 0A ", " 01 ")).is_none());
-        assert!(listening("").is_none() && listening("a b c").is_none());
-        assert_eq!(parse("0100007F").unwrap().to_string(), "127.0.0.1");
-        assert_eq!(parse("00000000000000000000000001000000").unwrap().to_string(), "::1");
+        assert!(parse_listening(&line.replace(" 0A ", " 01 ")).is_none());
+        assert!(parse_listening("").is_none() && parse_listening("a b c").is_none());
+        assert_eq!(parse_address("0100007F").unwrap().to_string(), "127.0.0.1");
+        assert_eq!(parse_address("00000000000000000000000001000000").unwrap().to_string(), "::1");
     }
 
     #[test]
-    fn what_this_process_listens_on_is_found_with_all_about_it() {
+    fn port_of_this_process_is_described_in_full() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let found = list(port.into()).unwrap();
@@ -165,8 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_known_by_its_control_group() {
-        let unit_of = |text: &str| unit(text);
+    fn service_is_identified_by_its_control_group() {
         assert_eq!(
             unit_of("0::/system.slice/rigbox-svc-web.service\n").as_deref(),
             Some("rigbox-svc-web.service")

@@ -1,0 +1,3 @@
+//! Transports between the agent and its host.
+
+pub(super) mod virtio_serial;

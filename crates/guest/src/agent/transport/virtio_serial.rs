@@ -1,0 +1,27 @@
+//! The virtio-serial port to the host.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rigbox_sys::async_file::AsyncFile;
+
+/// Name of the port, as set by the host.
+const PORT_NAME: &str = "rigbox.agent";
+
+/// Finds the port's device.
+pub(in crate::agent) fn find() -> io::Result<PathBuf> {
+    for entry in fs::read_dir("/sys/class/virtio-ports")? {
+        let entry = entry?;
+        if fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == PORT_NAME) {
+            return Ok(Path::new("/dev").join(entry.file_name()));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("no port named {PORT_NAME}")))
+}
+
+/// Opens the port in non-blocking mode. Without a host at the other end, a read returns end of file, and a blocking write would block
+/// forever.
+pub(in crate::agent) fn open(path: &Path) -> io::Result<AsyncFile> {
+    AsyncFile::new(File::options().read(true).write(true).open(path)?)
+}
