@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rigbox_image::{Image, default_cache_dir, init_archive};
+use rigbox_image::{default_cache_dir, find_newest, init_archive};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 
 use crate::host::command_line;
@@ -45,7 +45,7 @@ pub(crate) enum Then {
 impl<'a> Bare<'a> {
     /// The bare counterpart of the VM whose VMM is `pid`.
     pub(crate) fn like(installation: &'a Installation, pid: u32, disk_bytes: u64) -> Result<Self> {
-        let version = Image::find_newest(&default_cache_dir()?, "base")?.version;
+        let version = find_newest(&default_cache_dir()?, "base")?.version;
         let image = installation.volume()?.join("images").join(version);
         let mut initramfs = fs::read(image.join("modules.cpio"))?;
         initramfs.extend(init_archive(&fs::read(program("guest/bare-init")?)?));

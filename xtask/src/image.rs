@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use rigbox_image::{Image, default_cache_dir};
+use rigbox_image::default_cache_dir;
 
 use crate::place::checkout;
 use crate::steps::step;
@@ -14,7 +14,7 @@ pub(crate) fn build(name: &str) -> Result<PathBuf> {
     anyhow::ensure!(recipe.is_dir(), "there is no recipe images/{name}");
     step(&format!("image {name}"), "look at the message below; apt's sources must work", || {
         let mut progress = |line: &str| eprintln!("    {line}");
-        let folder = Image::build(&recipe, &default_cache_dir()?, &mut progress)?;
+        let folder = rigbox_image::build(&recipe, &default_cache_dir()?, &mut progress)?;
         eprintln!("    {}", folder.display());
         Ok(folder)
     })

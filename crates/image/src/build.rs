@@ -1,4 +1,4 @@
-//! The build itself: the steps from a recipe folder to an image folder, in their order.
+//! Build of an image: the steps from a recipe folder to an image folder, in order.
 
 use std::path::{Path, PathBuf};
 
@@ -6,52 +6,52 @@ use crate::cache::{self, BuildLock};
 use crate::error::Error;
 use crate::image::Image;
 use crate::recipe::Recipe;
-use crate::rootfs::{self, Work};
+use crate::rootfs::{self, WorkDir};
 use crate::{disk, host, inputs, kernel, modules};
 
-/// See [`Image::build`].
-pub(crate) fn build(
-    recipe_dir: &Path,
-    cache: &Path,
-    progress: &mut dyn FnMut(&str),
-) -> Result<PathBuf, Error> {
+/// Builds the image of the recipe in `recipe_dir` into `cache_dir` and returns its folder. Returns at once if the image exists already.
+/// `progress` receives one line per step.
+///
+/// # Errors
+/// [`Error`]
+pub fn build(recipe_dir: &Path, cache_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, Error> {
     let recipe = Recipe::load(recipe_dir)?;
     let inputs = inputs::hash(recipe_dir)?;
-    let finished = cache::image_dir(cache, &recipe.name, &inputs);
-    if Image::load(&finished).is_ok() {
-        return Ok(finished);
+    let image_dir = cache::image_dir(cache_dir, &recipe.name, &inputs);
+    if Image::load(&image_dir).is_ok() {
+        return Ok(image_dir);
     }
     host::check()?;
-    let lock = BuildLock::wait(cache, progress)?;
-    // Whoever held the lock before may have built just this one.
-    if Image::load(&finished).is_ok() {
-        return Ok(finished);
+    let lock = BuildLock::acquire(cache_dir, progress)?;
+    // The previous holder of the lock may have built the same image.
+    if Image::load(&image_dir).is_ok() {
+        return Ok(image_dir);
     }
-    let folder = lock.folder()?;
-    let image = folder.path().join("image");
-    std::fs::create_dir(&image).map_err(Error::file("create", &image))?;
-    make(&recipe, recipe_dir, &inputs, folder.path(), &image, progress)?;
-    if finished.exists() {
-        // It did not load, so it is damaged.
-        std::fs::remove_dir_all(&finished).map_err(Error::file("remove", &finished))?;
+    let work_dir = lock.create_work_dir()?;
+    let new_image = work_dir.path().join("image");
+    std::fs::create_dir(&new_image).map_err(Error::file("create", &new_image))?;
+    build_parts(&recipe, recipe_dir, &inputs, work_dir.path(), &new_image, progress)?;
+    if image_dir.exists() {
+        // It could not be loaded, so it is damaged.
+        std::fs::remove_dir_all(&image_dir).map_err(Error::file("remove", &image_dir))?;
     }
-    std::fs::rename(&image, &finished).map_err(Error::file("rename the new image to", &finished))?;
-    Ok(finished)
+    std::fs::rename(&new_image, &image_dir).map_err(Error::file("rename the new image to", &image_dir))?;
+    Ok(image_dir)
 }
 
-/// Makes all parts of the image in the folder `image`; `folder` is for what is needed on the way.
-fn make(
+/// Builds all parts of the image in the folder `image`. `work_dir` is for intermediate files.
+fn build_parts(
     recipe: &Recipe,
     recipe_dir: &Path,
     inputs: &str,
-    folder: &Path,
+    work_dir: &Path,
     image: &Path,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
-    let work = Work::new(folder);
-    let mut description = Image::describe(image, inputs, &recipe.name, recipe.disk_mb);
+    let work = WorkDir::new(work_dir);
+    let mut description = Image::new(image, inputs, &recipe.name, recipe.disk_mb);
     rootfs::install(recipe, &work, progress)?;
-    progress("laying the recipe's files over it");
+    progress("copying the recipe's files");
     rootfs::customize(recipe, recipe_dir, &work)?;
     description.packages = rootfs::packages(&work)?;
 
@@ -62,7 +62,7 @@ fn make(
     let installed = work.root.join("usr/lib/modules").join(&description.kernel_version);
     write(&description.modules(), &modules::archive(&installed)?)?;
 
-    progress("making the root file system");
+    progress("creating the root file system");
     disk::format(&work.root, &description.rootfs(), recipe.disk_mb)?;
     description.write()
 }

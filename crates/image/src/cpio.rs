@@ -1,16 +1,16 @@
-//! Writes a `newc` cpio archive, the format of an initramfs: files and folders only, all owned by root.
+//! Writer for `newc` cpio archives, the format of an initramfs. Supports files and folders, all owned by root.
 
-/// Every entry begins at a multiple of this, and so does every file's content.
-const ALIGN: usize = 4;
+/// Alignment of every entry and of every file's content.
+const ALIGNMENT: usize = 4;
 
-/// The last part of an initramfs: `init` as `/init`, to be put behind an image's `modules.cpio`.
+/// Builds the last part of an initramfs: `init` as `/init`, to be appended to an image's `modules.cpio`.
 pub fn init_archive(init: &[u8]) -> Vec<u8> {
     let mut cpio = Cpio::default();
     cpio.add_program("init", init);
     cpio.finish()
 }
 
-/// An archive that grows in memory.
+/// Archive in memory.
 #[derive(Default)]
 pub struct Cpio {
     bytes: Vec<u8>,
@@ -18,34 +18,34 @@ pub struct Cpio {
 }
 
 impl Cpio {
-    /// Adds a folder; the kernel makes no missing parents, so add these first.
+    /// Adds a folder. Parents have to be added first, because the kernel does not create them.
     pub fn add_folder(&mut self, path: &str) {
-        self.entry(path, 0o040_755, 2, &[]);
+        self.add_entry(path, 0o040_755, 2, &[]);
     }
 
-    /// Adds a regular file that root may read.
-    pub(crate) fn file(&mut self, path: &str, content: &[u8]) {
-        self.entry(path, 0o100_644, 1, content);
+    /// Adds a regular file.
+    pub(crate) fn add_file(&mut self, path: &str, content: &[u8]) {
+        self.add_entry(path, 0o100_644, 1, content);
     }
 
-    /// Adds a program that everybody may run.
+    /// Adds an executable file.
     pub fn add_program(&mut self, path: &str, content: &[u8]) {
-        self.entry(path, 0o100_755, 1, content);
+        self.add_entry(path, 0o100_755, 1, content);
     }
 
-    /// Ends the archive. Another archive may follow it: the kernel reads concatenated ones.
+    /// Finishes the archive. Another archive may follow it, because the kernel accepts concatenated archives.
     pub fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, 1, &[]);
+        self.add_entry("TRAILER!!!", 0, 1, &[]);
         self.bytes
     }
 
-    fn entry(&mut self, path: &str, mode: u32, links: u32, content: &[u8]) {
+    fn add_entry(&mut self, path: &str, mode: u32, links: u32, content: &[u8]) {
         self.entries += 1;
-        // Modules are a few hundred kilobytes; the format's 4 GiB limit is out of their reach.
+        // Files are at most some megabytes, far below the format's limit of 4 GiB.
         let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
         let name_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
-        // ino, mode, uid, gid, nlink, mtime, size, device (2), special device (2), name size, checksum. No
-        // times: the same modules give the same archive.
+        // ino, mode, uid, gid, nlink, mtime, size, device (2), special device (2), name size, checksum. The time
+        // is 0, so that archives are reproducible.
         let fields = [self.entries, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
@@ -59,7 +59,7 @@ impl Cpio {
     }
 
     fn pad(&mut self) {
-        let padded = self.bytes.len().next_multiple_of(ALIGN);
+        let padded = self.bytes.len().next_multiple_of(ALIGNMENT);
         self.bytes.resize(padded, 0);
     }
 }
@@ -68,8 +68,8 @@ impl Cpio {
 mod tests {
     use super::*;
 
-    /// Reads an archive back: path, mode and content of each entry.
-    fn read(bytes: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
+    /// Parses an archive into path, mode and content of each entry.
+    fn parse(bytes: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
         let (mut at, mut entries) = (0, Vec::new());
         loop {
             assert_eq!(&bytes[at..at + 6], b"070701");
@@ -87,20 +87,20 @@ mod tests {
     }
 
     #[test]
-    fn init_is_a_program_at_the_root() {
-        assert_eq!(read(&init_archive(b"ELF")), [("init".to_owned(), 0o100755, b"ELF".to_vec())]);
+    fn init_is_executable_at_the_root() {
+        assert_eq!(parse(&init_archive(b"ELF")), [("init".to_owned(), 0o100755, b"ELF".to_vec())]);
     }
 
     #[test]
-    fn what_is_put_in_comes_out() {
+    fn entries_survive_a_round_trip() {
         let mut cpio = Cpio::default();
         cpio.add_folder("modules");
-        cpio.file("modules/00-a.ko", b"12345");
-        cpio.file("modules/01-bc.ko", b"");
+        cpio.add_file("modules/00-a.ko", b"12345");
+        cpio.add_file("modules/01-bc.ko", b"");
         let bytes = cpio.finish();
         assert_eq!(bytes.len() % 4, 0, "a second archive may follow");
         assert_eq!(
-            read(&bytes),
+            parse(&bytes),
             [
                 ("modules".to_owned(), 0o040755, vec![]),
                 ("modules/00-a.ko".to_owned(), 0o100644, b"12345".to_vec()),

@@ -1,4 +1,4 @@
-//! Turns the finished tree into an ext4 image file.
+//! Creation of the ext4 image file from the finished tree.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,9 +6,9 @@ use std::process::Command;
 use crate::command;
 use crate::error::Error;
 
-/// The size up to which a workspace's disk may grow while mounted: 1 TiB in blocks of 4 KiB. Room for the
-/// descriptors of so many block groups is set aside now; it costs under 1 MB per copy.
-const GROW_TO_BLOCKS: u64 = (1 << 40) / 4096;
+/// Size up to which a mounted disk may grow: 1 TiB in blocks of 4 KiB. The space for its block group descriptors is reserved now and costs
+/// less than 1 MB per copy.
+const MAX_SIZE_BLOCKS: u64 = (1 << 40) / 4096;
 
 /// Writes `tree` as a sparse ext4 image of `size_mb` to `path`.
 pub(crate) fn format(tree: &Path, path: &Path, size_mb: u64) -> Result<(), Error> {
@@ -16,11 +16,11 @@ pub(crate) fn format(tree: &Path, path: &Path, size_mb: u64) -> Result<(), Error
     file.set_len(size_mb << 20).map_err(Error::file("set the size of", path))?;
     drop(file);
     let mut mkfs = Command::new("mkfs.ext4");
-    // Everything is initialised now: else each clone's kernel would spend its first minutes writing zeroes and
-    // so undo the sharing of blocks between clones.
-    mkfs.arg("-E").arg(format!("resize={GROW_TO_BLOCKS},lazy_itable_init=0,lazy_journal_init=0"));
-    // One user's disk needs little in reserve for root: 1 % is enough to repair a full one.
+    // Everything is initialized now. Otherwise the kernel of each clone would write zeroes during its first minutes, and undo the
+    // sharing of blocks between clones.
+    mkfs.arg("-E").arg(format!("resize={MAX_SIZE_BLOCKS},lazy_itable_init=0,lazy_journal_init=0"));
+    // A reserve of 1 % for root is enough to repair a full disk.
     mkfs.args(["-q", "-F", "-b", "4096", "-m", "1", "-L", "rigbox-root", "-d"]).arg(tree).arg(path);
     mkfs.env("PATH", command::PATH);
-    command::output(&mut mkfs, "making the root file system").map(drop)
+    command::output(&mut mkfs, "creating the root file system").map(drop)
 }

@@ -1,77 +1,77 @@
-//! What can go wrong while an image is built or read, one variant per thing the caller can do about it.
+//! Errors of building and loading images, one variant per remedy.
 
 use std::path::{Path, PathBuf};
 
-/// Why there is no image.
+/// Reason why an image could not be built or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A program of the host is missing.
-    #[error("building an image needs `{}` on this machine; install with: apt-get install {packages}", .programs.join("`, `"))]
+    #[error("building an image needs the programs `{}`: install them with `apt-get install {packages}`", .programs.join("`, `"))]
     MissingPrograms {
-        /// The programs that are not on `PATH`.
+        /// Programs that are not on `PATH`.
         programs: Vec<String>,
-        /// The Debian packages to install, separated by spaces.
+        /// Debian packages to install, separated by spaces.
         packages: String,
     },
-    /// Building needs root: the files of the image belong to several users.
-    #[error("building an image needs root (it creates files of several users); run it with sudo")]
+    /// Building needs root, because the files of the image belong to several users.
+    #[error("building an image needs root: run it with sudo")]
     NotRoot,
-    /// A recipe that does not parse or contradicts itself.
+    /// A recipe is malformed or contradicts itself.
     #[error("recipe {}: {problem}", .path.display())]
     Recipe {
-        /// The recipe file.
+        /// Recipe file.
         path: PathBuf,
-        /// What is wrong and what would be right.
+        /// Problem and its correction.
         problem: String,
     },
     /// A file could not be read or written.
-    #[error("{action} {}: {source}", .path.display())]
+    #[error("failed to {action} {}: {source}", .path.display())]
     File {
-        /// What was attempted, as a verb.
+        /// Action that was tried, as a verb.
         action: &'static str,
-        /// The file or folder.
+        /// File or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// A program of the host failed.
-    #[error("`{program}` failed ({status}) while {purpose}; its last words:\n{tail}")]
+    #[error("`{program}` failed ({status}) while {purpose}. Its output ends with:\n{tail}")]
     Command {
-        /// The program.
+        /// Program.
         program: String,
-        /// What it was run for.
+        /// Purpose of the program.
         purpose: String,
-        /// Its exit status.
+        /// Exit status.
         status: String,
-        /// The end of what it printed.
+        /// End of its output.
         tail: String,
     },
-    /// A kernel package that does not look like Debian's cloud kernel.
-    #[error("kernel package: {0}; the recipe must name a Debian amd64 cloud kernel")]
+    /// The kernel package is not a Debian cloud kernel.
+    #[error("unsupported kernel package: {0}; the recipe must name a Debian amd64 cloud kernel")]
     Kernel(String),
-    /// An image folder that is not whole.
-    #[error("image {} is not complete: {problem}; delete the folder and build it again", .path.display())]
+    /// An image folder is incomplete.
+    #[error("image {} is incomplete: {problem}; delete the folder and build the image again", .path.display())]
     Incomplete {
-        /// The folder.
+        /// Image folder.
         path: PathBuf,
-        /// What is missing or unreadable.
+        /// Missing or unreadable part.
         problem: String,
     },
-    /// No place to keep images in.
-    #[error("no cache folder: none of RIGBOX_CACHE, XDG_CACHE_HOME and HOME is set; set RIGBOX_CACHE")]
+    /// There is no cache folder.
+    #[error("no cache folder: set RIGBOX_CACHE, XDG_CACHE_HOME or HOME")]
     NoCacheDir,
-    /// No image of that name was ever built.
-    #[error("no image `{name}` in {}; build it with: cargo xtask image {name}", .cache.display())]
+    /// There is no image of that name.
+    #[error("no image `{name}` in {}: build it with `cargo xtask image {name}`", .cache.display())]
     NotBuilt {
-        /// The image's name.
+        /// Name of the image.
         name: String,
-        /// The cache folder that was searched.
+        /// Cache folder that was searched.
         cache: PathBuf,
     },
 }
 
 impl Error {
-    /// An adapter for `map_err`: remembers what was done to which path.
+    /// Returns a converter for `map_err` on a call about `path`.
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { action, path, source }

@@ -1,60 +1,61 @@
-//! A finished image on disk: what is known about it and where its parts lie.
+//! Finished image on disk: its description and the paths of its parts.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::build;
-use crate::cache;
 use crate::error::Error;
 
-/// The files that make an image, beside `image.json`.
+/// Files of an image, besides `image.json`.
 const PARTS: &[&str] = &["rootfs.ext4", "vmlinux", "modules.cpio"];
 
-/// The file that describes the image; written last, so an image without it is not one.
-const DESCRIPTION: &str = "image.json";
+/// File that describes the image. It is written last, so a folder without it is not an image.
+const DESCRIPTION_FILE: &str = "image.json";
 
-/// What `image.json` says of an image, and its folder.
+/// Description of an image in `image.json`, and its folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// The recipe's name, like `base`.
+    /// Name of the recipe, such as `base`.
     pub name: String,
-    /// Name, date of the build and start of the hash, like `base-2026.11.23-0f3a9c12`.
+    /// Name, build date and start of the hash, such as `base-2026.11.23-0f3a9c12`.
     pub version: String,
     /// Hash of the recipe and the builder.
     pub inputs: String,
-    /// The kernel's release, like `6.1.0-56-cloud-amd64`; the disk holds its modules.
+    /// Release of the kernel, such as `6.1.0-56-cloud-amd64`. The disk contains its modules.
     pub kernel_version: String,
-    /// The smallest disk that the root file system fits on.
+    /// Size of the smallest disk that fits the root file system.
     pub min_disk_mb: u64,
-    /// When it was built.
+    /// Time of the build.
     #[serde(with = "time::serde::rfc3339")]
     pub built_at: OffsetDateTime,
-    /// The Debian packages in it, the kernel's among them, by name.
+    /// Debian packages in the image, including the kernel, sorted by name.
     pub packages: Vec<Package>,
-    /// The folder it was loaded from.
+    /// Folder from which it was loaded.
     #[serde(skip)]
     dir: PathBuf,
 }
 
-/// A Debian package of an image.
+/// Debian package of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Package {
-    /// Its name.
+    /// Name of the package.
     pub name: String,
-    /// Its version, as Debian writes it.
+    /// Debian version of the package.
     pub version: String,
 }
 
 impl Image {
-    /// Reads the image in `dir`.
+    /// Loads the image in `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`]
     pub fn load(dir: &Path) -> Result<Self, Error> {
         let incomplete = |problem: String| Error::Incomplete { path: dir.to_owned(), problem };
-        let text = std::fs::read_to_string(dir.join(DESCRIPTION))
-            .map_err(|e| incomplete(format!("{DESCRIPTION}: {e}")))?;
+        let text = std::fs::read_to_string(dir.join(DESCRIPTION_FILE))
+            .map_err(|e| incomplete(format!("{DESCRIPTION_FILE}: {e}")))?;
         let image: Self =
-            serde_json::from_str(&text).map_err(|e| incomplete(format!("{DESCRIPTION}: {e}")))?;
+            serde_json::from_str(&text).map_err(|e| incomplete(format!("{DESCRIPTION_FILE}: {e}")))?;
         for part in PARTS {
             if !dir.join(part).is_file() {
                 return Err(incomplete(format!("{part} is missing")));
@@ -63,54 +64,34 @@ impl Image {
         Ok(Self { dir: dir.to_owned(), ..image })
     }
 
-    /// Builds the image of the recipe in `recipe_dir` into `cache_dir` and returns its folder; at once when it
-    /// is there already. `progress` hears one line per step.
-    pub fn build(
-        recipe_dir: &Path,
-        cache_dir: &Path,
-        progress: &mut dyn FnMut(&str),
-    ) -> Result<PathBuf, Error> {
-        build::build(recipe_dir, cache_dir, progress)
-    }
-
-    /// The image called `name` in `cache_dir` that was built last.
-    pub fn find_newest(cache_dir: &Path, name: &str) -> Result<Self, Error> {
-        cache::find_newest(cache_dir, name)
-    }
-
-    /// Of each name in `cache_dir`, the image that was built last.
-    pub fn newest_of_each(cache_dir: &Path) -> Vec<Self> {
-        cache::newest_of_each(cache_dir).into_values().collect()
-    }
-
-    /// The folder that the image was loaded from.
+    /// Returns the image's folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The root file system to clone disks from.
+    /// Returns the path of the root file system, from which disks are cloned.
     pub fn rootfs(&self) -> PathBuf {
         self.dir.join("rootfs.ext4")
     }
 
-    /// The kernel, an ELF.
+    /// Returns the path of the kernel, an ELF.
     pub fn vmlinux(&self) -> PathBuf {
         self.dir.join("vmlinux")
     }
 
-    /// The first part of the initramfs.
+    /// Returns the path of the first part of the initramfs.
     pub fn modules(&self) -> PathBuf {
         self.dir.join("modules.cpio")
     }
 
-    /// A new image in `dir`, not written yet.
-    pub(crate) fn describe(dir: &Path, inputs: &str, name: &str, min_disk_mb: u64) -> Self {
+    /// Creates the description of a new image in `dir`, without writing it.
+    pub(crate) fn new(dir: &Path, inputs: &str, name: &str, min_disk_mb: u64) -> Self {
         let built_at = OffsetDateTime::now_utc();
         let date = format!("{}.{:02}.{:02}", built_at.year(), u8::from(built_at.month()), built_at.day());
-        let short: String = inputs.chars().take(8).collect();
+        let short_hash: String = inputs.chars().take(8).collect();
         Self {
             name: name.to_owned(),
-            version: format!("{name}-{date}-{short}"),
+            version: format!("{name}-{date}-{short_hash}"),
             inputs: inputs.to_owned(),
             kernel_version: String::new(),
             min_disk_mb,
@@ -120,9 +101,9 @@ impl Image {
         }
     }
 
-    /// Writes `image.json`, which makes the folder an image.
+    /// Writes `image.json`, which completes the image.
     pub(crate) fn write(&self) -> Result<(), Error> {
-        let path = self.dir.join(DESCRIPTION);
+        let path = self.dir.join(DESCRIPTION_FILE);
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from);
         text.and_then(|text| std::fs::write(&path, text + "\n")).map_err(Error::file("write", &path))
     }
@@ -132,19 +113,19 @@ impl Image {
 pub(crate) mod tests {
     use super::*;
 
-    /// Puts a tiny image into `dir`.
-    pub(crate) fn put(dir: &Path, name: &str, inputs: &str, built_at: OffsetDateTime) {
+    /// Writes a tiny image to `dir`.
+    pub(crate) fn write_image(dir: &Path, name: &str, inputs: &str, built_at: OffsetDateTime) {
         std::fs::create_dir_all(dir).unwrap();
         for part in PARTS {
             std::fs::write(dir.join(part), "x").unwrap();
         }
-        Image { built_at, ..Image::describe(dir, inputs, name, 3072) }.write().unwrap();
+        Image { built_at, ..Image::new(dir, inputs, name, 3072) }.write().unwrap();
     }
 
     #[test]
-    fn an_image_is_read_back_and_knows_its_parts() {
+    fn written_image_is_loaded_with_its_parts() {
         let dir = tempfile::tempdir().unwrap();
-        put(
+        write_image(
             dir.path(),
             "base",
             "0123456789abcdef",
@@ -160,9 +141,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_folder_that_lacks_a_part_is_no_image() {
+    fn folder_without_a_part_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        put(dir.path(), "base", "0123456789abcdef", OffsetDateTime::UNIX_EPOCH);
+        write_image(dir.path(), "base", "0123456789abcdef", OffsetDateTime::UNIX_EPOCH);
         std::fs::remove_file(dir.path().join("vmlinux")).unwrap();
         let error = Image::load(dir.path()).unwrap_err().to_string();
         assert!(error.contains("vmlinux"), "{error}");

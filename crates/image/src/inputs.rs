@@ -1,23 +1,23 @@
-//! What an image is made from, and the hash of it that names the image's folder.
+//! Inputs of an image, and their hash, which names the image's folder.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 
-/// Changes whenever the builder makes another image from the same recipe.
-const BUILDER: &str = "rigbox-image 1";
+/// Version of the builder. It changes whenever the builder creates a different image from the same recipe.
+const BUILDER_VERSION: &str = "rigbox-image 1";
 
-/// One file of a recipe's `files/`.
+/// File in the `files/` of a recipe.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OverlayFile {
-    /// Where it goes, relative to the root.
+    /// Path relative to the root.
     pub(crate) path: PathBuf,
     pub(crate) content: Vec<u8>,
     pub(crate) executable: bool,
 }
 
-/// All files of the recipe's overlay, in the order of their paths. Links belong into `recipe.toml`.
+/// Reads all files of the recipe's overlay, sorted by path. Symbolic links belong in `recipe.toml`.
 pub(crate) fn overlay_files(recipe_dir: &Path) -> Result<Vec<OverlayFile>, Error> {
     let base = recipe_dir.join("files");
     let mut files = Vec::new();
@@ -34,7 +34,8 @@ pub(crate) fn overlay_files(recipe_dir: &Path) -> Result<Vec<OverlayFile>, Error
                 let path = path.strip_prefix(&base).unwrap_or(&path).to_owned();
                 files.push(OverlayFile { path, content, executable });
             } else {
-                let problem = format!("{} is no plain file; write links into [links]", path.display());
+                let problem =
+                    format!("{} is not a regular file; define symbolic links in [links]", path.display());
                 return Err(Error::Recipe { path: recipe_dir.join("recipe.toml"), problem });
             }
         }
@@ -43,25 +44,25 @@ pub(crate) fn overlay_files(recipe_dir: &Path) -> Result<Vec<OverlayFile>, Error
     Ok(files)
 }
 
-/// The hash of all inputs as 16 hexadecimal digits.
+/// Returns the hash of all inputs as 16 hexadecimal digits.
 ///
-/// Package versions are no input: what apt offered on the day of the build is in the image's list, and a newer
-/// offer must not make an existing image unusable without a network.
+/// Package versions are not an input: the image lists those of its build, and newer versions must not invalidate an existing image on a
+/// host without a network.
 pub(crate) fn hash(recipe_dir: &Path) -> Result<String, Error> {
     let mut hasher = blake3::Hasher::new();
-    // Each part goes in with its length, so that no two different inputs read the same.
-    let mut part = |bytes: &[u8]| {
+    // Each part is hashed with its length, so that different inputs cannot collide by concatenation.
+    let mut add = |bytes: &[u8]| {
         hasher.update(&bytes.len().to_le_bytes());
         hasher.update(bytes);
     };
-    part(BUILDER.as_bytes());
-    part(include_bytes!("hook.sh"));
+    add(BUILDER_VERSION.as_bytes());
+    add(include_bytes!("hook.sh"));
     let recipe = recipe_dir.join("recipe.toml");
-    part(&std::fs::read(&recipe).map_err(Error::file("read", &recipe))?);
+    add(&std::fs::read(&recipe).map_err(Error::file("read", &recipe))?);
     for file in overlay_files(recipe_dir)? {
-        part(file.path.as_os_str().as_encoded_bytes());
-        part(&[u8::from(file.executable)]);
-        part(&file.content);
+        add(file.path.as_os_str().as_encoded_bytes());
+        add(&[u8::from(file.executable)]);
+        add(&file.content);
     }
     Ok(hasher.finalize().to_hex().chars().take(16).collect())
 }
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_input_changes_the_hash_and_nothing_else_does() {
+    fn hash_depends_on_every_input_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = dir.path().join(name);
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn links_in_the_overlay_are_refused() {
+    fn symbolic_links_in_the_overlay_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("files")).unwrap();
         std::os::unix::fs::symlink("/run/x", dir.path().join("files/x")).unwrap();

@@ -1,16 +1,16 @@
-//! Guest images: a recipe folder goes in, a versioned folder with everything a VM boots from comes out.
+//! Builder of guest images: turns a recipe folder into a versioned folder with everything that a VM boots from.
 //!
-//! An image is one folder that never changes once it is there:
+//! An image is an immutable folder:
 //!
-//! | file | is |
+//! | file | content |
 //! | --- | --- |
-//! | `rootfs.ext4` | the root file system every workspace's disk is cloned from |
-//! | `vmlinux` | the kernel as an ELF, for QEMU's and Firecracker's direct boot |
-//! | `modules.cpio` | the first part of the initramfs: the modules that `/init` loads, in order |
-//! | `image.json` | [`Image`]: version, kernel, package list |
+//! | `rootfs.ext4` | root file system, from which the disk of every workspace is cloned |
+//! | `vmlinux` | kernel as an ELF, for the direct boot of QEMU and Firecracker |
+//! | `modules.cpio` | first part of the initramfs: the modules that `/init` loads, in order |
+//! | `image.json` | [`Image`]: version, kernel and package list |
 //!
-//! The three belong together: the disk holds the modules of exactly this kernel. Who boots them, and the
-//! second part of the initramfs (the agent), are other crates' business.
+//! They belong together: the disk contains the modules of exactly this kernel. Booting them, and the second part of the initramfs (the
+//! agent), are left to other crates.
 
 mod build;
 mod cache;
@@ -28,7 +28,8 @@ mod recipe;
 mod rootfs;
 mod sources;
 
-pub use cache::default_cache_dir;
+pub use build::build;
+pub use cache::{default_cache_dir, find_newest, newest_of_each};
 pub use cpio::{Cpio, init_archive};
 pub use error::Error;
 pub use host::HOST_PACKAGES;

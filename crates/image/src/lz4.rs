@@ -1,19 +1,18 @@
-//! Decodes LZ4's legacy frame, in which Linux kernels are packed; lz4_flex knows only the modern frame, so the
-//! blocks are taken out here and their content is left to it.
+//! Decoder for LZ4's legacy frame format, with which Linux kernels are compressed. lz4_flex supports only the modern format, so this module
+//! splits the frame into blocks and leaves their content to it.
 
-/// Begins a frame, and may stand between blocks where frames were joined.
+/// Start of a frame. Also occurs between blocks, where frames were concatenated.
 pub(crate) const MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 
-/// What one block holds at most, fixed by the format.
-const BLOCK: usize = 8 << 20;
+/// Uncompressed size of a block, fixed by the format.
+const MAX_BLOCK_BYTES: usize = 8 << 20;
 
-/// No kernel is larger; a corrupt file ends here and not in all of the machine's memory.
-const LIMIT: usize = 512 << 20;
+/// Uncompressed size of a frame. It is larger than any kernel, and bounds the memory that a corrupt file can take.
+const MAX_OUTPUT_BYTES: usize = 512 << 20;
 
-/// Unpacks a frame. Bytes after the last block that cannot be another block (the kernel appends its size) are
-/// left alone.
+/// Decodes a frame. Trailing bytes that cannot be another block are ignored, because the kernel appends its size.
 pub(crate) fn decode_legacy(packed: &[u8]) -> Result<Vec<u8>, String> {
-    let mut rest = packed.strip_prefix(&MAGIC).ok_or("no LZ4 magic at its start")?;
+    let mut rest = packed.strip_prefix(&MAGIC).ok_or("missing LZ4 magic")?;
     let mut out = Vec::new();
     while let Some((size, tail)) = rest.split_first_chunk::<4>() {
         rest = tail;
@@ -22,14 +21,15 @@ pub(crate) fn decode_legacy(packed: &[u8]) -> Result<Vec<u8>, String> {
         }
         let size = usize::try_from(u32::from_le_bytes(*size)).unwrap_or(usize::MAX);
         let Some((block, tail)) = rest.split_at_checked(size) else { break };
-        let plain = lz4_flex::block::decompress(block, BLOCK).map_err(|e| format!("bad LZ4 block: {e}"))?;
+        let plain = lz4_flex::block::decompress(block, MAX_BLOCK_BYTES)
+            .map_err(|e| format!("invalid LZ4 block: {e}"))?;
         out.extend_from_slice(&plain);
         rest = tail;
-        if out.len() > LIMIT {
-            return Err(format!("more than {} MB of content", LIMIT >> 20));
+        if out.len() > MAX_OUTPUT_BYTES {
+            return Err(format!("more than {} MiB of content", MAX_OUTPUT_BYTES >> 20));
         }
     }
-    if out.is_empty() { Err("LZ4 frame without a block".to_owned()) } else { Ok(out) }
+    if out.is_empty() { Err("LZ4 frame without blocks".to_owned()) } else { Ok(out) }
 }
 
 #[cfg(test)]
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn blocks_are_joined_and_the_appended_size_is_ignored() {
-        let first = vec![7_u8; BLOCK];
+        let first = vec![7_u8; MAX_BLOCK_BYTES];
         let second = b"and the rest".repeat(99);
         let plain = [first.clone(), second.clone()].concat();
         let size = u32::try_from(plain.len()).unwrap().to_le_bytes();
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn joined_frames_are_one_content() {
+    fn concatenated_frames_are_joined() {
         let packed = [MAGIC.to_vec(), block(b"one "), MAGIC.to_vec(), block(b"two")].concat();
         assert_eq!(decode_legacy(&packed).unwrap(), b"one two");
     }

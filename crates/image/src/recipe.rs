@@ -1,6 +1,6 @@
-//! A recipe: the folder that says what an image is made of, read into a checked value.
+//! Recipe of an image: a folder, parsed into a validated value.
 //!
-//! `recipe.toml` holds decisions, `files/` beside it is laid over the root file system as it is.
+//! `recipe.toml` contains the settings; `files/` next to it is copied over the root file system.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -9,45 +9,45 @@ use serde::Deserialize;
 
 use crate::error::Error;
 
-/// What `recipe.toml` says.
+/// Content of `recipe.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Recipe {
-    /// Name of the image, also the start of its version.
+    /// Name of the image and prefix of its version.
     pub(crate) name: String,
-    /// The Debian release, like `bookworm`.
+    /// Debian release, such as `bookworm`.
     pub(crate) suite: String,
-    /// The meta package whose newest kernel is taken.
+    /// Meta package of the kernel. The newest version is used.
     pub(crate) kernel: String,
-    /// Size of the root file system, and so the smallest disk it fits on.
+    /// Size of the root file system, and thereby of the smallest disk.
     pub(crate) disk_mb: u64,
-    /// Debian packages; their recommendations are not followed.
+    /// Debian packages, installed without recommended packages.
     pub(crate) packages: Vec<String>,
-    /// Paths that dpkg does not unpack, in the image and in workspaces made from it (dpkg's patterns).
+    /// Paths that dpkg does not unpack, in the image and in workspaces created from it, as dpkg patterns.
     #[serde(default)]
     pub(crate) excluded: Vec<String>,
-    /// Exceptions from `excluded`.
+    /// Exceptions to `excluded`.
     #[serde(default)]
     pub(crate) included: Vec<String>,
-    /// systemd units that never start.
+    /// Systemd units to mask.
     #[serde(default)]
     pub(crate) masked: Vec<String>,
-    /// systemd generators that never run.
+    /// Systemd generators to mask.
     #[serde(default)]
     pub(crate) masked_generators: Vec<String>,
-    /// Paths removed from the finished tree.
+    /// Paths to remove from the finished tree.
     #[serde(default)]
     pub(crate) removed: Vec<PathBuf>,
-    /// Symbolic links, path to target: written here rather than in `files/`, because they point into a running VM.
+    /// Symbolic links, from path to target. They are defined here and not in `files/`, because they point into a running VM.
     #[serde(default)]
     pub(crate) links: BTreeMap<PathBuf, PathBuf>,
-    /// Octal modes of files from `files/`, where 0644 (or 0755 for executables) is wrong.
+    /// Octal modes of files in `files/` that differ from 0644, or from 0755 for executables.
     #[serde(default)]
     pub(crate) modes: BTreeMap<PathBuf, String>,
 }
 
 impl Recipe {
-    /// Reads and checks the recipe in `dir`.
+    /// Loads and validates the recipe in `dir`.
     pub(crate) fn load(dir: &Path) -> Result<Self, Error> {
         let path = dir.join("recipe.toml");
         let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
@@ -56,33 +56,33 @@ impl Recipe {
 
     fn parse(text: &str) -> Result<Self, String> {
         let recipe: Self = toml::from_str(text).map_err(|e| e.to_string())?;
-        recipe.check()?;
+        recipe.validate()?;
         Ok(recipe)
     }
 
-    fn check(&self) -> Result<(), String> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if self.name.is_empty() || !self.name.chars().all(plain) {
+    fn validate(&self) -> Result<(), String> {
+        let is_name_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.name.is_empty() || !self.name.chars().all(is_name_char) {
             return Err(format!("name `{}`: use only a-z, 0-9 and -", self.name));
         }
         if self.disk_mb < 256 {
-            return Err(format!("disk_mb = {}: a Debian needs at least 256", self.disk_mb));
+            return Err(format!("disk_mb = {}: Debian needs at least 256", self.disk_mb));
         }
-        // A name that begins with `-` or holds a comma would become another option of mmdebstrap.
+        // mmdebstrap would parse a name that starts with `-` or contains a comma as an option.
         for package in self.packages.iter().chain([&self.kernel, &self.suite]) {
-            let fits = package.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                && package.chars().all(|c| plain(c) || c == '+' || c == '.');
-            if !fits {
-                return Err(format!("`{package}` is no name of a Debian package or release"));
+            let is_valid = package.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                && package.chars().all(|c| is_name_char(c) || c == '+' || c == '.');
+            if !is_valid {
+                return Err(format!("`{package}` is not the name of a Debian package or release"));
             }
         }
         for unit in self.masked.iter().chain(&self.masked_generators) {
             if unit.is_empty() || unit.contains('/') {
-                return Err(format!("masked unit `{unit}`: give its name, not a path"));
+                return Err(format!("masked unit `{unit}`: use its name, not a path"));
             }
         }
         for path in self.removed.iter().chain(self.links.keys()).chain(self.modes.keys()) {
-            inside(path)?;
+            relative_to_root(path)?;
         }
         for path in self.modes.keys() {
             self.mode(path)?;
@@ -90,27 +90,27 @@ impl Recipe {
         Ok(())
     }
 
-    /// The mode that the recipe gives to `path` (absolute, as seen in the VM), if it does.
+    /// Returns the mode of `path` (absolute, as in the VM), if the recipe sets one.
     pub(crate) fn mode(&self, path: &Path) -> Result<Option<u32>, String> {
         let parse = |octal: &String| {
             u32::from_str_radix(octal, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| {
-                format!("mode `{octal}` of {}: write an octal number like \"0440\"", path.display())
+                format!("mode `{octal}` of {}: write an octal number such as \"0440\"", path.display())
             })
         };
         self.modes.get(path).map(parse).transpose()
     }
 }
 
-/// `path`, which is absolute in the VM, as a path relative to the root folder.
+/// Converts `path`, which is absolute in the VM, to a path relative to the root folder.
 ///
-/// The builder is root on the host: a path with `..` would let a typing error reach the host's own files.
-pub(crate) fn inside(path: &Path) -> Result<&Path, String> {
-    let relative = path.strip_prefix("/").map_err(|_| format!("{}: begin with /", path.display()))?;
+/// Paths with `..` are refused: the builder is root on the host, and a typo could otherwise reach the host's own files.
+pub(crate) fn relative_to_root(path: &Path) -> Result<&Path, String> {
+    let relative = path.strip_prefix("/").map_err(|_| format!("{}: must start with /", path.display()))?;
     let normal = relative.components().all(|c| matches!(c, Component::Normal(_)));
     if normal && relative.components().next().is_some() {
         Ok(relative)
     } else {
-        Err(format!("{}: name a path below / without . or ..", path.display()))
+        Err(format!("{}: must be a path below / without . or ..", path.display()))
     }
 }
 
@@ -122,14 +122,14 @@ mod tests {
                          disk_mb = 3072\npackages = [\"g++\", \"python3.11\"]\n";
 
     #[test]
-    fn a_small_recipe_is_enough() {
+    fn minimal_recipe_parses() {
         let recipe = Recipe::parse(SMALL).unwrap();
         assert_eq!((recipe.name.as_str(), recipe.disk_mb), ("base", 3072));
         assert!(recipe.masked.is_empty());
     }
 
     #[test]
-    fn the_recipes_of_this_repository_parse() {
+    fn recipes_of_this_repository_parse() {
         let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images");
         let mut seen = 0;
         for entry in std::fs::read_dir(images).unwrap() {
@@ -143,11 +143,11 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_refused_with_the_word_that_is_wrong() {
+    fn error_names_the_invalid_value() {
         for (line, expected) in [
             ("pakages = []", "pakages"),
             ("masked = [\"a/b.service\"]", "a/b.service"),
-            ("removed = [\"etc/x\"]", "begin with /"),
+            ("removed = [\"etc/x\"]", "start with /"),
             ("removed = [\"/etc/../../x\"]", "without"),
             ("removed = [\"/\"]", "below /"),
             ("modes = { \"/etc/x\" = \"rw\" }", "octal"),

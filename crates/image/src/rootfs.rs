@@ -1,4 +1,4 @@
-//! The root file system as a tree: mmdebstrap fills it, then the recipe's own decisions are laid over it.
+//! Root file system as a tree: installed by mmdebstrap, then customized according to the recipe.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,12 +11,12 @@ use crate::error::Error;
 use crate::host;
 use crate::image::Package;
 use crate::inputs;
-use crate::recipe::{Recipe, inside};
+use crate::recipe::{Recipe, relative_to_root};
 
-/// Runs inside mmdebstrap, see the comments there.
-const HOOK: &str = include_str!("hook.sh");
+/// Script that mmdebstrap runs before it finishes.
+const HOOK_SCRIPT: &str = include_str!("hook.sh");
 
-/// What mmdebstrap leaves behind of the building machine, and keys that must not be the same in two VMs.
+/// Traces of the build host that mmdebstrap leaves, and secrets that must not be the same in two VMs.
 const HOST_TRACES: &[&str] = &[
     "etc/hostname",
     "etc/resolv.conf",
@@ -28,38 +28,38 @@ const HOST_TRACES: &[&str] = &[
     "var/lib/systemd/random-seed",
 ];
 
-/// The folders of one build.
-pub(crate) struct Work {
-    /// The tree that becomes the root file system.
+/// Folders of one build.
+pub(crate) struct WorkDir {
+    /// Tree that becomes the root file system.
     pub(crate) root: PathBuf,
-    /// The unpacked kernel package.
+    /// Unpacked kernel package.
     pub(crate) kernel: PathBuf,
     dir: PathBuf,
 }
 
-impl Work {
-    /// Work folders in `dir`, which exists and is empty.
+impl WorkDir {
+    /// Uses `dir`, which exists and is empty.
     pub(crate) fn new(dir: &Path) -> Self {
         Self { root: dir.join("root"), kernel: dir.join("kernel"), dir: dir.to_owned() }
     }
 }
 
 /// Installs the recipe's packages into `work.root`.
-pub(crate) fn install(recipe: &Recipe, work: &Work, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
+pub(crate) fn install(recipe: &Recipe, work: &WorkDir, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
     let sources = work.dir.join("debian.sources");
     let paragraphs: Vec<String> = host::sources_for(&recipe.suite)?.iter().map(|s| s.to_deb822()).collect();
     write(&sources, paragraphs.join("\n").as_bytes(), 0o644)?;
     let hook = work.dir.join("hook.sh");
-    write(&hook, HOOK.as_bytes(), 0o755)?;
+    write(&hook, HOOK_SCRIPT.as_bytes(), 0o755)?;
 
-    // mmdebstrap mounts /proc, /sys and /dev into the tree. In namespaces of its own, which die with us, a killed
-    // build leaves neither a process nor a mount behind, and its folder can simply be deleted.
+    // mmdebstrap mounts /proc, /sys and /dev into the tree. It runs in namespaces of its own, which end with this process, so a killed
+    // build leaves neither processes nor mounts, and its folder can simply be deleted.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--kill-child", "--mount-proc"])
         .args(["mmdebstrap", "--mode=root", "--variant=minbase", "--architectures=amd64", "--format=directory"])
         .arg(format!("--include={}", recipe.packages.join(",")))
-        // Nobody needs a half-built tree after a power cut, so dpkg need not wait for the disk.
+        // An unfinished tree is worthless after a power failure, so dpkg need not wait for the disk.
         .arg("--setup-hook=mkdir -p \"$1/etc/dpkg/dpkg.cfg.d\" && echo force-unsafe-io >\"$1/etc/dpkg/dpkg.cfg.d/fast\"")
         .arg(format!("--customize-hook={}", hook.display()))
         .arg("--customize-hook=rm \"$1/etc/dpkg/dpkg.cfg.d/fast\"");
@@ -75,26 +75,26 @@ pub(crate) fn install(recipe: &Recipe, work: &Work, progress: &mut dyn FnMut(&st
     command.arg(&recipe.suite).arg(&work.root).arg(&sources);
     command.env("WORK", &work.dir).env("KERNEL", &recipe.kernel).env("LC_ALL", "C.UTF-8");
     command.env("PATH", command::PATH);
-    command::watched(&mut command, "installing the packages", &mut |line| {
+    command::run_with_progress(&mut command, "installing the packages", &mut |line| {
         if let Some(step) = line.strip_prefix("I: ") {
             progress(step);
         }
     })
 }
 
-/// Lays the recipe's files, links and masks over the tree and takes the building machine's traces out.
-pub(crate) fn customize(recipe: &Recipe, recipe_dir: &Path, work: &Work) -> Result<(), Error> {
+/// Applies the recipe's files, links and masks to the tree and removes the traces of the build host.
+pub(crate) fn customize(recipe: &Recipe, recipe_dir: &Path, work: &WorkDir) -> Result<(), Error> {
     let root = &work.root;
     for path in HOST_TRACES {
         remove(&root.join(path))?;
     }
-    for path in host_keys(root)? {
+    for path in ssh_host_keys(root)? {
         remove(&path)?;
     }
     for path in &recipe.removed {
-        remove(&root.join(relative(recipe_dir, path)?))?;
+        remove(&root.join(resolve(recipe_dir, path)?))?;
     }
-    overlay(recipe, recipe_dir, root)?;
+    copy_overlay(recipe, recipe_dir, root)?;
     for unit in &recipe.masked {
         link(Path::new("/dev/null"), &root.join("etc/systemd/system").join(unit))?;
     }
@@ -102,15 +102,15 @@ pub(crate) fn customize(recipe: &Recipe, recipe_dir: &Path, work: &Work) -> Resu
         link(Path::new("/dev/null"), &root.join("etc/systemd/system-generators").join(generator))?;
     }
     for (path, target) in &recipe.links {
-        link(target, &root.join(relative(recipe_dir, path)?))?;
+        link(target, &root.join(resolve(recipe_dir, path)?))?;
     }
-    // Present and empty: the agent writes a fresh id before systemd starts, and systemd sees no first boot.
+    // Empty, but present: the agent writes a new id before systemd starts, so systemd does not treat it as the first boot.
     write(&root.join("etc/machine-id"), b"", 0o444)?;
-    stamp(root)
+    write_update_stamps(root)
 }
 
-/// The packages in the tree, with the kernel's.
-pub(crate) fn packages(work: &Work) -> Result<Vec<Package>, Error> {
+/// Lists the packages in the tree and the kernel package.
+pub(crate) fn packages(work: &WorkDir) -> Result<Vec<Package>, Error> {
     let mut query = Command::new("dpkg-query");
     query.arg(format!("--admindir={}", work.root.join("var/lib/dpkg").display()));
     query.args(["--show", "--showformat", "${Package}\t${Version}\n"]);
@@ -126,11 +126,12 @@ pub(crate) fn packages(work: &Work) -> Result<Vec<Package>, Error> {
     Ok(packages)
 }
 
-fn overlay(recipe: &Recipe, recipe_dir: &Path, root: &Path) -> Result<(), Error> {
+/// Copies the recipe's `files/` to the tree.
+fn copy_overlay(recipe: &Recipe, recipe_dir: &Path, root: &Path) -> Result<(), Error> {
     for file in inputs::overlay_files(recipe_dir)? {
-        let seen = Path::new("/").join(&file.path);
-        let mode = recipe.mode(&seen).map_err(|problem| bad(recipe_dir, problem))?;
-        // Only "executable or not" is taken over: the rest of a checkout's modes is its owner's umask.
+        let path_in_vm = Path::new("/").join(&file.path);
+        let mode = recipe.mode(&path_in_vm).map_err(|problem| recipe_error(recipe_dir, problem))?;
+        // Only the executable bit is copied, because the other bits in a checkout depend on the umask.
         let mode = mode.unwrap_or(if file.executable { 0o755 } else { 0o644 });
         let to = root.join(&file.path);
         remove(&to)?;
@@ -139,9 +140,9 @@ fn overlay(recipe: &Recipe, recipe_dir: &Path, root: &Path) -> Result<(), Error>
     Ok(())
 }
 
-/// Tells systemd that nothing in `/usr` is newer than what was computed from it; otherwise the first boot would
-/// rebuild the linker's cache, the journal's catalog, the hardware database and more.
-fn stamp(root: &Path) -> Result<(), Error> {
+/// Marks the caches that systemd derives from `/usr` as up to date. Otherwise the first boot would rebuild the linker's cache, the journal's
+/// catalog, the hardware database and more.
+fn write_update_stamps(root: &Path) -> Result<(), Error> {
     let usr = root.join("usr");
     let changed = usr.metadata().and_then(|m| m.modified()).map_err(Error::file("read the time of", &usr))?;
     let later = changed.max(SystemTime::now()) + Duration::from_secs(2);
@@ -154,7 +155,7 @@ fn stamp(root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn host_keys(root: &Path) -> Result<Vec<PathBuf>, Error> {
+fn ssh_host_keys(root: &Path) -> Result<Vec<PathBuf>, Error> {
     let ssh = root.join("etc/ssh");
     let mut keys = Vec::new();
     if ssh.is_dir() {
@@ -168,15 +169,15 @@ fn host_keys(root: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(keys)
 }
 
-fn relative<'a>(recipe_dir: &Path, path: &'a Path) -> Result<&'a Path, Error> {
-    inside(path).map_err(|problem| bad(recipe_dir, problem))
+fn resolve<'a>(recipe_dir: &Path, path: &'a Path) -> Result<&'a Path, Error> {
+    relative_to_root(path).map_err(|problem| recipe_error(recipe_dir, problem))
 }
 
-fn bad(recipe_dir: &Path, problem: String) -> Error {
+fn recipe_error(recipe_dir: &Path, problem: String) -> Error {
     Error::Recipe { path: recipe_dir.join("recipe.toml"), problem }
 }
 
-/// Removes a file, link or folder; what is not there is fine.
+/// Removes a file, link or folder, if it exists.
 fn remove(path: &Path) -> Result<(), Error> {
     let result = match path.symlink_metadata() {
         Err(_) => return Ok(()),
@@ -187,22 +188,23 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 fn link(target: &Path, path: &Path) -> Result<(), Error> {
-    parents(path)?;
+    create_parents(path)?;
     remove(path)?;
     symlink(target, path).map_err(Error::file("link", path))
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
-    parents(path)?;
+    create_parents(path)?;
     std::fs::write(path, content).map_err(Error::file("write", path))?;
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(Error::file("set the mode of", path))
 }
 
-fn parents(path: &Path) -> Result<(), Error> {
+/// Creates the missing parents of a path.
+fn create_parents(path: &Path) -> Result<(), Error> {
     let Some(parent) = path.parent().filter(|p| !p.is_dir()) else { return Ok(()) };
-    parents(parent)?;
+    create_parents(parent)?;
     std::fs::create_dir(parent).map_err(Error::file("create", parent))?;
-    // Not the umask's choice: a folder that only root may enter would break the VM's users.
+    // Independent of the umask: a folder that only root may enter would break the VM's users.
     std::fs::set_permissions(parent, Permissions::from_mode(0o755))
         .map_err(Error::file("set the mode of", parent))
 }

@@ -1,34 +1,35 @@
-//! apt's source lists and option dump, as text: which lines of them an image may be built from.
+//! Parsers for apt's source lists and option dump.
 //!
-//! Only Debian's own entries count: a third-party repository of the machine has no business in an image.
+//! Only Debian's own entries are used: third-party repositories of the host do not belong in an image.
 
-/// The keyring that Debian signs its archive with; mmdebstrap and apt take it from the host.
+/// Keyring of the Debian archive. mmdebstrap and apt read it from the host.
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Options that describe what apt fetches, not how: every machine has them, and an image has its own.
-const NOT_NETWORK: &[&str] = &["IndexTargets", "cdrom", "Languages", "GzipIndexes", "CompressionTypes"];
+/// Options that select what apt fetches, not how. They are defaults of every machine, and an image has its own.
+const SELECTION_OPTIONS: &[&str] = &["IndexTargets", "cdrom", "Languages", "GzipIndexes", "CompressionTypes"];
 
-/// One repository: the fields that a build needs.
+/// Repository, with the fields that a build needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Source {
     pub(crate) uris: Vec<String>,
     pub(crate) suites: Vec<String>,
     pub(crate) components: Vec<String>,
-    /// Path of the keyring; `None` means apt's trusted ones.
+    /// Path of the keyring. `None`: apt's trusted keyrings.
     pub(crate) signed_by: Option<String>,
 }
 
 impl Source {
-    /// This source narrowed to the Debian release `suite`, or `None` when nothing of it is Debian's.
+    /// Narrows the source to the Debian release `suite`. Returns `None` if it has nothing of that release.
     pub(crate) fn debian_only(self, suite: &str) -> Option<Self> {
-        let debian_key = self.signed_by.as_deref().is_none_or(|key| key.contains("debian-archive"));
-        let suites: Vec<String> = self.suites.into_iter().filter(|s| is_of_release(s, suite)).collect();
+        let has_debian_key = self.signed_by.as_deref().is_none_or(|key| key.contains("debian-archive"));
+        let suites: Vec<String> = self.suites.into_iter().filter(|s| belongs_to_release(s, suite)).collect();
         let components: Vec<String> = self.components.into_iter().filter(|c| c == "main").collect();
-        let usable = debian_key && !suites.is_empty() && !components.is_empty() && !self.uris.is_empty();
-        usable.then_some(Self { suites, components, ..self })
+        let is_usable =
+            has_debian_key && !suites.is_empty() && !components.is_empty() && !self.uris.is_empty();
+        is_usable.then_some(Self { suites, components, ..self })
     }
 
-    /// The source as a paragraph of a deb822 `.sources` file.
+    /// Formats the source as a paragraph of a deb822 `.sources` file.
     pub(crate) fn to_deb822(&self) -> String {
         format!(
             "Types: deb\nURIs: {}\nSuites: {}\nComponents: {}\nSigned-By: {}\n",
@@ -40,13 +41,13 @@ impl Source {
     }
 }
 
-/// Whether `suite` is `release` itself, its updates or its security fixes (backports are no part of a release).
-fn is_of_release(suite: &str, release: &str) -> bool {
+/// Returns whether `suite` is `release` itself, its updates or its security fixes. Backports are not part of a release.
+fn belongs_to_release(suite: &str, release: &str) -> bool {
     suite.strip_prefix(release).is_some_and(|rest| matches!(rest, "" | "-updates" | "-security" | "/updates"))
 }
 
-/// Debian's public mirror, for machines that have no Debian source of their own.
-pub(crate) fn public(suite: &str) -> Vec<Source> {
+/// Returns Debian's public mirror, for hosts without a Debian source.
+pub(crate) fn public_mirror(suite: &str) -> Vec<Source> {
     let source = |uri: &str, suites: &[String]| Source {
         uris: vec![uri.to_owned()],
         suites: suites.to_vec(),
@@ -59,13 +60,13 @@ pub(crate) fn public(suite: &str) -> Vec<Source> {
     ]
 }
 
-/// Reads a deb822 `.sources` file; disabled paragraphs and those without binary packages are left out.
+/// Parses a deb822 `.sources` file. Skips disabled paragraphs and those without binary packages.
 pub(crate) fn parse_deb822(text: &str) -> Vec<Source> {
     let without_comments: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-    without_comments.split(|line| line.trim().is_empty()).filter_map(paragraph).collect()
+    without_comments.split(|line| line.trim().is_empty()).filter_map(parse_paragraph).collect()
 }
 
-fn paragraph(lines: &[&str]) -> Option<Source> {
+fn parse_paragraph(lines: &[&str]) -> Option<Source> {
     let mut fields: Vec<(String, Vec<String>)> = Vec::new();
     for line in lines {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -76,8 +77,8 @@ fn paragraph(lines: &[&str]) -> Option<Source> {
         }
     }
     let mut take = |name: &str| {
-        let at = fields.iter().position(|(field, _)| field == name)?;
-        Some(fields.swap_remove(at).1)
+        let index = fields.iter().position(|(field, _)| field == name)?;
+        Some(fields.swap_remove(index).1)
     };
     let first_is = |values: Option<Vec<String>>, word: &str| {
         values.is_some_and(|v| v.first().is_some_and(|w| w == word))
@@ -89,17 +90,17 @@ fn paragraph(lines: &[&str]) -> Option<Source> {
         uris: take("uris")?,
         suites: take("suites")?,
         components: take("components").unwrap_or_default(),
-        // An embedded key block spans lines; only a path names whose key it is.
+        // An embedded key spans several lines. Only a path tells whose key it is.
         signed_by: take("signed-by").map(|words| words.join(" ")),
     })
 }
 
-/// Reads a `sources.list`: lines like `deb [signed-by=KEY] URI SUITE COMPONENT...`.
-pub(crate) fn parse_one_line(text: &str) -> Vec<Source> {
-    text.lines().filter_map(one_line).collect()
+/// Parses a `sources.list` with lines such as `deb [signed-by=KEY] URI SUITE COMPONENT...`.
+pub(crate) fn parse_sources_list(text: &str) -> Vec<Source> {
+    text.lines().filter_map(parse_line).collect()
 }
 
-fn one_line(line: &str) -> Option<Source> {
+fn parse_line(line: &str) -> Option<Source> {
     let line = line.split('#').next()?.trim();
     let rest = line.strip_prefix("deb")?;
     let rest = rest.strip_prefix([' ', '\t'])?.trim_start();
@@ -116,13 +117,15 @@ fn one_line(line: &str) -> Option<Source> {
     })
 }
 
-/// Picks the options about fetching out of `apt-config dump`, each as a line that apt reads back.
+/// Extracts the network options from the output of `apt-config dump`, as lines that apt can read.
 pub(crate) fn acquire_options(dump: &str) -> Vec<String> {
-    let network = |line: &&str| {
+    let is_network_option = |line: &&str| {
         let name = line.strip_prefix("Acquire::").unwrap_or_default();
-        !name.is_empty() && !line.ends_with(" \"\";") && !NOT_NETWORK.iter().any(|not| name.starts_with(not))
+        !name.is_empty()
+            && !line.ends_with(" \"\";")
+            && !SELECTION_OPTIONS.iter().any(|option| name.starts_with(option))
     };
-    dump.lines().filter(network).map(str::to_owned).collect()
+    dump.lines().filter(is_network_option).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -151,7 +154,7 @@ Components: main
 ";
 
     #[test]
-    fn only_debians_own_release_is_taken_from_deb822() {
+    fn only_the_debian_release_is_used_from_deb822() {
         let sources: Vec<Source> =
             parse_deb822(DEB822).into_iter().filter_map(|s| s.debian_only("bookworm")).collect();
         assert_eq!(sources.len(), 1);
@@ -163,12 +166,12 @@ Components: main
     }
 
     #[test]
-    fn one_line_sources_are_read_with_and_without_options() {
+    fn sources_list_is_parsed_with_and_without_options() {
         let text = "# deb http://off.example/debian bookworm main\n\
                     deb-src http://m.example/debian bookworm main\n\
                     deb http://m.example/debian bookworm main # why\n\
                     deb [arch=amd64 signed-by=/k/third.gpg] https://t.example/apt bookworm main\n";
-        let sources = parse_one_line(text);
+        let sources = parse_sources_list(text);
         assert_eq!(sources.len(), 2);
         assert_eq!(sources[1].signed_by.as_deref(), Some("/k/third.gpg"));
         let debian: Vec<Source> = sources.into_iter().filter_map(|s| s.debian_only("bookworm")).collect();
@@ -176,14 +179,14 @@ Components: main
     }
 
     #[test]
-    fn continuation_lines_belong_to_the_field_above() {
+    fn continuation_lines_belong_to_the_previous_field() {
         let text =
             "Types: deb\nURIs: http://a.example\n http://b.example\nSuites: bookworm\nComponents: main\n";
         assert_eq!(parse_deb822(text)[0].uris, ["http://a.example", "http://b.example"]);
     }
 
     #[test]
-    fn another_release_is_not_mistaken_for_ours() {
+    fn other_releases_are_not_matched() {
         for (suite, ours) in [
             ("bookworm", true),
             ("bookworm-security", true),
@@ -191,12 +194,12 @@ Components: main
             ("trixie", false),
             ("stable", false),
         ] {
-            assert_eq!(is_of_release(suite, "bookworm"), ours, "{suite}");
+            assert_eq!(belongs_to_release(suite, "bookworm"), ours, "{suite}");
         }
     }
 
     #[test]
-    fn acquire_options_are_those_about_fetching() {
+    fn acquire_options_are_network_options_only() {
         let dump = "APT \"\";\nAcquire \"\";\nAcquire::http::Proxy \"http://p.example:3142\";\n\
                     Acquire::Check-Date \"false\";\nAcquire::Languages \"none\";\nAcquire::cdrom::mount \"/media\";\n";
         assert_eq!(

@@ -39,7 +39,7 @@ impl Images {
         fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
         let agent = agent_archive(&config.guest_dir)?;
         let agent_hash = blake3::hash(&agent).to_hex();
-        for image in Image::newest_of_each(&config.image_cache) {
+        for image in rigbox_image::newest_of_each(&config.image_cache) {
             import(&image, &dir)?;
         }
         let mut by_version = BTreeMap::new();
