@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 
-use crate::vmm::select::VmmConfig;
+use crate::vmm::config::VmmConfig;
 
 /// Settings of the node.
 #[derive(Debug, Clone)]

@@ -32,7 +32,7 @@ pub use error::Error;
 pub use recovery::purge;
 pub use sandbox::jail;
 pub use storage::disks::clone_disk;
-pub use vmm::select::VmmConfig;
+pub use vmm::config::VmmConfig;
 
 /// Runs the role until `shutdown`. VMs keep running.
 ///

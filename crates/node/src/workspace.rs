@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::journal::Phase;
 use crate::net::policy::Policy;
 use end::{cleanup_due, next_event};
-use state::Flow;
 pub(crate) use state::Workspace;
+use state::{Flow, blocking};
 
 /// Request to a workspace's task, with the sender for its response.
 pub(crate) enum Request {
@@ -148,12 +148,4 @@ impl Workspace {
         self.node.reports.publish(WorkspaceReport { state: State::Absent.into(), ..self.report() });
         Ok(())
     }
-}
-
-/// Runs blocking work outside the async runtime's threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| Err(Error::System { action: "run a blocking task", source: error.into() }))
 }

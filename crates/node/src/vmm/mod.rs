@@ -1,6 +1,7 @@
 //! Virtual machine monitors behind one interface. A driver says which command to run in the jail. Jail, control group, network and
 //! recovery are the same for all drivers.
 
+pub(crate) mod config;
 mod qemu;
 pub(crate) mod select;
 

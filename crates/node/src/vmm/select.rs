@@ -1,19 +1,10 @@
 //! Selection of the VMM driver: which monitor this host runs, with which accelerator, and why.
 
-use std::path::PathBuf;
-
 use super::Vmm;
 use super::qemu::{Qemu, files, probe};
 use crate::config::Config;
 use crate::error::Error;
 use crate::storage::images::LocalImage;
-
-/// Settings of the VMM drivers.
-#[derive(Debug, Clone)]
-pub struct VmmConfig {
-    /// QEMU for this machine's architecture.
-    pub qemu: PathBuf,
-}
 
 /// The driver that was selected for this host.
 pub(crate) struct Driver {

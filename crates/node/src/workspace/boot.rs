@@ -7,9 +7,8 @@ use rigbox_proto::node::{Cause, StartRequest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::blocking;
 use super::launch::launch;
-use super::state::{RunningVm, Workspace};
+use super::state::{RunningVm, Workspace, blocking};
 use crate::error::Error;
 use crate::journal::{Boot, BootEnd, Phase};
 use crate::sandbox::jail;

@@ -103,3 +103,11 @@ impl Workspace {
         self.node.journal.save(&self.record)
     }
 }
+
+/// Runs blocking work outside the async runtime's threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| Err(Error::System { action: "run a blocking task", source: error.into() }))
+}
