@@ -1,5 +1,5 @@
-# The workspace's environment, which the agent keeps in memory only (/run is no disk). RIGBOX_ENV is set by the agent for a
-# shell that has all of it already, together with variables of one command, which must win.
+# Loads the workspace's environment, which the agent keeps in memory only (/run is a tmpfs). The agent sets RIGBOX_ENV for a shell that
+# already has it, together with the variables of one command, which take precedence.
 if [ "${RIGBOX_ENV-}" = given ]; then
     unset RIGBOX_ENV
 elif [ -r /run/rigbox/env ]; then
