@@ -3,11 +3,13 @@
 
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::{LimitOverrides, Plan};
-use rigbox_store::tokens::{ApiKey, TokenKey};
-use rigbox_store::{AuditEvent, NewKey, Rotation, Store, User};
+use rigbox_service::database::{self, AuditEvent, NewKey, Rotation, Store, TokenKey};
+use rigbox_service::records::{ApiKey, User};
 
-use crate::service::sign_in;
-use crate::{Config, Error, clock, mail};
+use crate::{Config, Error};
+use rigbox_service::clock;
+use rigbox_service::identity::email;
+use rigbox_service::identity::sign_in;
 
 /// A user and a key of theirs.
 #[derive(Debug, Clone)]
@@ -45,7 +47,7 @@ impl Opened {
 }
 
 fn address(email: &str) -> Result<String, Error> {
-    mail::address(email).ok_or_else(|| Error::InvalidEmail(email.to_owned()))
+    email::parse_address(email).ok_or_else(|| Error::InvalidEmail(email.to_owned()))
 }
 
 /// Makes the installation's first user, its administrator, with one API key.
@@ -56,7 +58,7 @@ pub async fn bootstrap(config: &Config, email: &str) -> Result<KeyMade, Error> {
     let record = NewKey::of(&api_key, "bootstrap", &token_key);
     match store.create_first_user(&email, &record, clock::now()).await {
         Ok(user_id) => Ok(KeyMade { user_id, api_key }),
-        Err(rigbox_store::Error::UserExists) => Err(Error::UserExists),
+        Err(database::Error::UserExists) => Err(Error::UserExists),
         Err(other) => Err(other.into()),
     }
 }
@@ -85,7 +87,7 @@ pub async fn add_user(config: &Config, email: &str, plan: Plan) -> Result<UserId
     let email = address(email)?;
     let opened = Opened::of(config).await?;
     opened.store.add_user(&email, plan, clock::now()).await.map_err(|error| match error {
-        rigbox_store::Error::UserExists => Error::EmailTaken(email),
+        database::Error::UserExists => Error::EmailTaken(email),
         other => other.into(),
     })
 }
@@ -111,7 +113,7 @@ pub async fn set_disabled(config: &Config, email: &str, disabled: bool) -> Resul
 
 /// A link that signs a user in once, for when no letter reaches them.
 pub async fn login_link(config: &Config, email: &str) -> Result<String, Error> {
-    let console = crate::console(config)?;
+    let console = crate::startup::console_origin(config)?;
     let opened = Opened::of(config).await?;
     let user = opened.user(email).await?;
     if user.disabled_at.is_some() {

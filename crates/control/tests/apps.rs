@@ -5,9 +5,9 @@
 
 mod support;
 
-use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::TXT;
-use hickory_resolver::proto::rr::{RData, Record};
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::rdata::TXT;
+use hickory_proto::rr::{RData, Record};
 use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;

@@ -19,27 +19,27 @@ use support::Rig;
 
 /// What a caller has to get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum NewWorkspace {
     /// One of the route's own answers.
     Answer,
     /// This status and code.
     Refusal(u16, &'static str),
 }
 
-fn wanted(route: &Route, caller: Caller) -> Wanted {
+fn wanted(route: &Route, caller: Caller) -> NewWorkspace {
     use matrix::table::On::*;
-    let unknown = Wanted::Refusal(401, "unauthorized");
-    let forbidden = Wanted::Refusal(403, "forbidden");
-    let hidden = Wanted::Refusal(404, "not_found");
-    let allowed = |allowed: bool| if allowed { Wanted::Answer } else { forbidden };
+    let unknown = NewWorkspace::Refusal(401, "unauthorized");
+    let forbidden = NewWorkspace::Refusal(403, "forbidden");
+    let hidden = NewWorkspace::Refusal(404, "not_found");
+    let allowed = |allowed: bool| if allowed { NewWorkspace::Answer } else { forbidden };
     match (caller, route.on) {
-        (Caller::KeyInUrl, _) => Wanted::Refusal(400, "key_in_url"),
-        (_, Anything | Page) => Wanted::Answer,
+        (Caller::KeyInUrl, _) => NewWorkspace::Refusal(400, "key_in_url"),
+        (_, Anything | Page) => NewWorkspace::Answer,
         (Caller::Anonymous | Caller::Revoked | Caller::Expired | Caller::ExpiredSession, _) => unknown,
-        (Caller::CrossSite, _) => Wanted::Refusal(403, "cross_site"),
-        (Caller::Owner | Caller::Session, _) => Wanted::Answer,
+        (Caller::CrossSite, _) => NewWorkspace::Refusal(403, "cross_site"),
+        (Caller::Owner | Caller::Session, _) => NewWorkspace::Answer,
         // Their own account is theirs to event on; what is the owner's is not there.
-        (Caller::OtherUser, Account) => Wanted::Answer,
+        (Caller::OtherUser, Account) => NewWorkspace::Answer,
         (Caller::OtherUser, Key | Workspace | App | NewApp) => hidden,
         (Caller::OtherUser, Installation) => forbidden,
         (Caller::ScopedElsewhere | Caller::OtherWorkspace, Workspace | App | NewApp) => hidden,
@@ -84,7 +84,7 @@ async fn every_credential_gets_what_the_table_says_and_changes_nothing_else() {
         let world = World::new().await;
         // Refusals first: they must leave everything as it is for those who may.
         let (refused, answered): (Vec<Caller>, Vec<Caller>) =
-            ALL.iter().partition(|caller| wanted(route, **caller) != Wanted::Answer);
+            ALL.iter().partition(|caller| wanted(route, **caller) != NewWorkspace::Answer);
         for caller in refused.into_iter().chain(answered) {
             check(&world, route, caller).await;
         }
@@ -110,11 +110,11 @@ async fn check(world: &World, route: &Route, caller: Caller) {
     let before = world.owners().await;
     let (status, text) = ask(world, route, &path, caller).await;
     match wanted(route, caller) {
-        Wanted::Answer => {
+        NewWorkspace::Answer => {
             let expected = route.answers(caller);
             assert!(expected.contains(&status), "{what}: {status} is none of {expected:?}: {text}");
         }
-        Wanted::Refusal(refusal, code) => {
+        NewWorkspace::Refusal(refusal, code) => {
             let body: Value = serde_json::from_str(&text).unwrap();
             assert_eq!((status, &body["error"]["code"]), (refusal, &Value::from(code)), "{what}: {text}");
             assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{what}");
@@ -128,7 +128,7 @@ async fn check(world: &World, route: &Route, caller: Caller) {
             }
         }
     }
-    if !caller.acts_for_owner() || wanted(route, caller) != Wanted::Answer {
+    if !caller.acts_for_owner() || wanted(route, caller) != NewWorkspace::Answer {
         assert_eq!(world.owners().await, before, "{what} changed something");
     }
 }

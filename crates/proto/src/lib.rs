@@ -4,6 +4,8 @@
 
 pub mod fault;
 pub mod guest_stream;
+pub mod handover;
+pub mod headers;
 pub mod transport;
 
 /// Boundary between control and node.

@@ -1,0 +1,158 @@
+//! The console's pages for people: how they look and what protects them. One file per subject.
+
+pub(crate) mod device;
+pub(crate) mod open;
+pub(crate) mod sign_in;
+
+use axum::extract::{FromRequest, FromRequestParts, Query, RawForm, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde::de::DeserializeOwned;
+
+use crate::context::ApiContext;
+use crate::error::ApiError;
+use crate::middleware::credentials;
+
+const STYLE: &str = "
+:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}
+body{max-width:32rem;margin:10vh auto;padding:0 1rem}
+h1{font-size:1.4rem}
+form{margin:1.5rem 0;display:flex;flex-wrap:wrap;gap:.75rem;align-items:end}
+label{display:block;flex:1 1 14rem}
+input{display:block;width:100%;box-sizing:border-box}
+input,button{font:inherit;padding:.5rem .75rem;border:1px solid #8888;border-radius:.4rem}
+button{cursor:pointer}
+dt{opacity:.7}dd{margin:0 0 .5rem}
+code{font-size:1.1rem;letter-spacing:.05em}
+";
+
+/// A page with its title; the title is its heading too.
+fn page(status: StatusCode, title: &str, content: &Markup) -> Response {
+    let mut random = [0; 16];
+    if let Err(error) = getrandom::fill(&mut random) {
+        return ApiError::internal(&error).into_response();
+    }
+    let nonce = BASE64.encode(random);
+    let text = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) " - Rigbox" }
+                style nonce=(nonce) { (PreEscaped(STYLE)) }
+            }
+            body { main { h1 { (title) } (content) } }
+        }
+    };
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    );
+    let mut response = (status, text.into_string()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    protect(&mut response);
+    response
+}
+
+/// What every answer to a person has, redirects included: nobody keeps it, and its address, which may hold a link's token, is told to
+/// no other site.
+fn protect(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+fn redirect(to: &str) -> Response {
+    let mut response = Redirect::to(to).into_response();
+    protect(&mut response);
+    response
+}
+
+/// What went wrong, as a page.
+pub(crate) struct PageError(ApiError);
+
+impl<E: Into<ApiError>> From<E> for PageError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let (status, retry_after) = (self.0.status(), self.0.retry_after());
+        let (_, message) = self.0.into_code_and_message();
+        let content = html! { p { (message) } p { a href="/sign-in" { "Sign in" } } };
+        let mut response = page(status, "That did not work", &content);
+        response.headers_mut().extend(retry_after);
+        response
+    }
+}
+
+/// Pages are on the console's own host, where its cookie is; another of our names sends people there. What changes something has to
+/// come from one of these pages.
+pub(crate) async fn require_console_host(
+    State(app): State<ApiContext>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (method, headers) = (request.method(), request.headers());
+    if !credentials::is_console_host(&app.console, headers) {
+        if !method.is_safe() {
+            return PageError(ApiError::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                "unknown_host",
+                format!("this page is at {}", app.console.origin()),
+            ))
+            .into_response();
+        }
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        return redirect(&format!("{}{path}", app.console.origin()));
+    }
+    if *method == Method::POST && !credentials::is_same_origin(&app.console, method, headers) {
+        let message = "this form was not sent from a page of this console";
+        return PageError(ApiError::new(StatusCode::FORBIDDEN, "cross_site", message)).into_response();
+    }
+    next.run(request).await
+}
+
+/// A form's fields.
+pub(crate) struct FormParams<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<ApiContext> for FormParams<T> {
+    type Rejection = PageError;
+
+    async fn from_request(request: Request, app: &ApiContext) -> Result<Self, PageError> {
+        let RawForm(bytes) = RawForm::from_request(request, app)
+            .await
+            .map_err(|error| ApiError::bad_request(error.body_text()))?;
+        let uri = http::Uri::builder().path_and_query([b"/?", &*bytes].concat()).build();
+        let uri = uri.map_err(|_| ApiError::bad_request("the form's content is no form"))?;
+        let query: Result<Query<T>, _> = Query::try_from_uri(&uri);
+        Ok(query.map(|Query(value)| Self(value)).map_err(|error| ApiError::bad_request(error.body_text()))?)
+    }
+}
+
+/// The part of a page's URL after `?`.
+pub(crate) struct PageParams<T>(T);
+
+impl<T: DeserializeOwned> FromRequestParts<ApiContext> for PageParams<T> {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &ApiContext) -> Result<Self, PageError> {
+        let query: Result<Query<T>, _> = Query::try_from_uri(&parts.uri);
+        Ok(query.map(|Query(value)| Self(value)).map_err(|error| ApiError::bad_request(error.body_text()))?)
+    }
+}

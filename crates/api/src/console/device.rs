@@ -1,0 +1,129 @@
+//! The page on which a user lets a machine in that ran `rig login`: shows which, from where and since when, and needs a click.
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use maud::html;
+use rigbox_core::authz::{ApproveDevice, Permit, Principal, Target, authorize};
+use rigbox_service::records::UserCode;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{FormParams, PageError, PageParams, page, redirect};
+use crate::context::ApiContext;
+use crate::error::ApiError;
+use crate::middleware::credentials;
+use crate::middleware::rate_limit::Address;
+use rigbox_service::clock;
+
+/// Which machine's log-in.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeviceQuery {
+    /// The code that the machine shows.
+    code: Option<String>,
+}
+
+/// A user's decision.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DecisionForm {
+    code: String,
+    decision: Decision,
+}
+
+/// What a user decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Decision {
+    Approve,
+    Deny,
+}
+
+fn allowed(principal: &Principal) -> Result<Permit<ApproveDevice>, ApiError> {
+    Ok(authorize(principal, Target::Account)?)
+}
+
+fn parse(code: &str) -> Result<UserCode, ApiError> {
+    UserCode::parse(code)
+        .ok_or_else(|| ApiError::bad_request("code: expected eight letters as `rig login` shows them"))
+}
+
+/// See which machine asks to event for you
+#[utoipa::path(get, path = "/device", tag = "pages", params(DeviceQuery), responses(
+    (status = 200, content_type = "text/html", body = String),
+    (status = 303, description = "To sign in, or to the console's own host"),
+    (status = 404, content_type = "text/html", body = String, description = "There is no such log-in (any more)"),
+    (status = 503, content_type = "text/html", body = String),
+))]
+pub(crate) async fn show(
+    State(app): State<ApiContext>,
+    Address(from): Address,
+    PageParams(query): PageParams<DeviceQuery>,
+    headers: http::HeaderMap,
+) -> Result<Response, PageError> {
+    let Some(principal) = credentials::signed_in(&app.authenticator, &app.console, &headers, from).await?
+    else {
+        let code = query.code.as_deref().and_then(UserCode::parse);
+        let device = code.map(|code| format!("?device={}", code.shown())).unwrap_or_default();
+        return Ok(redirect(&format!("/sign-in{device}")));
+    };
+    let Some(code) = query.code else {
+        let content = html! {
+            form method="get" action="/device" {
+                label { "Code that `rig login` shows" input name="code" required autofocus autocomplete="off"; }
+                button { "Continue" }
+            }
+        };
+        return Ok(page(StatusCode::OK, "Let a machine in", &content));
+    };
+    let code = parse(&code)?;
+    let login = app.devices.look(&allowed(&principal)?, &code).await?;
+    let age = clock::now().since(login.created_at).as_secs();
+    let content = html! {
+        p { "A machine asks to event for your whole account. Approve it only if you have just run " code { "rig login" }
+            " there and it shows this code." }
+        dl {
+            dt { "Code" } dd { code { (code.shown()) } }
+            dt { "Machine" } dd { (login.machine) }
+            dt { "Address" } dd { (login.address) }
+            dt { "PendingLogin" } dd { (age / 60) " min " (age % 60) " s ago" }
+        }
+        form method="post" action="/device" {
+            input type="hidden" name="code" value=(code.shown());
+            button name="decision" value="approve" { "Approve" }
+            button name="decision" value="deny" { "Deny" }
+        }
+    };
+    Ok(page(StatusCode::OK, "Let a machine in?", &content))
+}
+
+/// Let a machine in, or not
+#[utoipa::path(post, path = "/device", tag = "pages",
+    request_body(content = DecisionForm, content_type = "application/x-www-form-urlencoded"), responses(
+    (status = 200, content_type = "text/html", body = String),
+    (status = 303, description = "To sign in"),
+    (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
+    (status = 404, content_type = "text/html", body = String, description = "There is no such log-in (any more)"),
+    (status = 503, content_type = "text/html", body = String),
+))]
+pub(crate) async fn decide(
+    State(app): State<ApiContext>,
+    Address(from): Address,
+    headers: http::HeaderMap,
+    FormParams(form): FormParams<DecisionForm>,
+) -> Result<Response, PageError> {
+    let Some(principal) = credentials::signed_in(&app.authenticator, &app.console, &headers, from).await?
+    else {
+        return Ok(redirect("/sign-in"));
+    };
+    let approved = form.decision == Decision::Approve;
+    let machine = app.devices.decide(&allowed(&principal)?, &parse(&form.code)?, approved).await?;
+    let (title, text) = if approved {
+        ("Approved", "gets its key now. You can close this page.")
+    } else {
+        ("Denied", "gets nothing.")
+    };
+    Ok(page(StatusCode::OK, title, &html! { p { (machine) " " (text) } }))
+}

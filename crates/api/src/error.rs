@@ -1,0 +1,322 @@
+//! Errors as clients see them. Each service's errors are mapped here and nowhere else; what is not the caller's
+//! business goes to the log, and the caller gets a text that says so.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, StatusCode};
+use rigbox_core::authz::Denied;
+use rigbox_core::resources::ResourceError;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tracing::error;
+use utoipa::ToSchema;
+
+use rigbox_service::apps::AppError;
+use rigbox_service::error::ServiceError;
+use rigbox_service::guests::GuestAccessError;
+use rigbox_service::guests::client::GuestError;
+use rigbox_service::identity::authenticate::AuthError;
+use rigbox_service::identity::devices::DeviceError;
+use rigbox_service::identity::sign_in::SignInError;
+use rigbox_service::nodes::client::NodeError;
+use rigbox_service::quick_deploy::DeployError;
+
+/// What every failed request is answered with.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ApiErrorBody {
+    error: ApiErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ApiErrorDetail {
+    /// Stable, for programs.
+    code: String,
+    /// For people: what was wrong and what would be right.
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    details: Option<Value>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: String,
+    message: String,
+    details: Option<Value>,
+    retry_after_s: Option<u32>,
+}
+
+/// How soon a node or an agent may be back.
+const RETRY_AFTER_S: u32 = 2;
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into(), details: None, retry_after_s: None }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(crate) fn unavailable(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            retry_after_s: Some(RETRY_AFTER_S),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+        }
+    }
+
+    pub(crate) fn internal(problem: &dyn std::fmt::Display) -> Self {
+        error!(%problem, "a request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "something went wrong here; the log has the reason",
+        )
+    }
+
+    pub(crate) fn with_details(self, details: Value) -> Self {
+        Self { details: Some(details), ..self }
+    }
+
+    /// Which status it is answered with.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// When to come again, if that is known.
+    pub(crate) fn retry_after(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.retry_after_s.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds)))
+    }
+
+    /// Code and message, for a stream that has begun.
+    pub(crate) fn into_code_and_message(self) -> (String, String) {
+        (self.code, self.message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let retry_after = self.retry_after();
+        let body = ApiErrorBody {
+            error: ApiErrorDetail { code: self.code, message: self.message, details: self.details },
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        response.headers_mut().extend(retry_after);
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+pub(crate) fn route_not_found(path: &str) -> ApiError {
+    let path: String = path.chars().take(200).collect();
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("route {path} not found: /api-docs/openapi.json lists the routes"),
+    )
+}
+
+pub(crate) async fn method_not_allowed() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this route does not know the method: /api-docs/openapi.json lists the routes",
+    )
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Store(error) => error.into(),
+            AuthError::CrossSite => Self::new(StatusCode::FORBIDDEN, "cross_site", error.to_string()),
+            other => Self::new(StatusCode::UNAUTHORIZED, "unauthorized", other.to_string()),
+        }
+    }
+}
+
+impl From<rigbox_service::records::StoreError> for ApiError {
+    fn from(problem: rigbox_service::records::StoreError) -> Self {
+        error!(%problem, "the database failed a request");
+        Self::unavailable("database_unavailable", "the database cannot answer now: try again")
+    }
+}
+
+impl From<NodeError> for ApiError {
+    fn from(problem: NodeError) -> Self {
+        error!(%problem, "the node failed a request");
+        Self::unavailable(
+            "node_unavailable",
+            "the node does not answer now: try again, or look at `rig doctor`",
+        )
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "not found"),
+            Denied::AdministratorOnly(_) | Denied::OutOfScope(_) => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", denied.to_string())
+            }
+        }
+    }
+}
+
+impl From<ServiceError> for ApiError {
+    fn from(problem: ServiceError) -> Self {
+        let message = problem.to_string();
+        match problem {
+            ServiceError::NotFound(_) | ServiceError::NoKey(_) | ServiceError::NoVariable(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", message)
+            }
+            ServiceError::ShownOnce(_) => Self::new(StatusCode::CONFLICT, "secret_shown_once", message),
+            ServiceError::Denied(denied) => denied.into(),
+            ServiceError::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
+            ServiceError::ResourceError(ResourceError::Zero { field }) => {
+                Self::bad_request(message).with_details(json!({"field": field}))
+            }
+            ServiceError::ResourceError(ResourceError::AboveLimit {
+                field,
+                limit_name,
+                requested,
+                limit,
+            }) => Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
+                .with_details(json!({"field": field, "limit": limit_name, "asked": requested, "max": limit})),
+            ServiceError::InvalidValue(_) => Self::bad_request(message),
+            ServiceError::Illegal(illegal) => {
+                let allowed: Vec<_> = illegal.allowed.iter().map(|request| request.as_str()).collect();
+                Self::new(StatusCode::CONFLICT, "invalid_state", message)
+                    .with_details(json!({"status": illegal.status.as_str(), "allowed": allowed}))
+            }
+            ServiceError::NameTaken(_) => Self::new(StatusCode::CONFLICT, "name_taken", message),
+            ServiceError::InvalidVariable(_) => {
+                Self::bad_request(message).with_details(json!({"field": "env_vars"}))
+            }
+            ServiceError::Quota { limit_name, limit }
+            | ServiceError::EnvironmentTooLarge { limit_name, limit } => {
+                Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
+                    .with_details(json!({"limit": limit_name, "max": limit}))
+            }
+            ServiceError::KeyReused => Self::new(StatusCode::CONFLICT, "idempotency_key_reused", message),
+            ServiceError::Node(error) => error.into(),
+            ServiceError::Store(error) => error.into(),
+            ServiceError::Internal(_) => Self::internal(&message),
+        }
+    }
+}
+
+impl From<AppError> for ApiError {
+    fn from(problem: AppError) -> Self {
+        let message = problem.to_string();
+        let conflict = |code| Self::new(StatusCode::CONFLICT, code, message.clone());
+        match problem {
+            AppError::NoApp(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            AppError::Workspace(problem) => problem.into(),
+            AppError::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
+            AppError::InvalidDomain(_) => {
+                Self::bad_request(message).with_details(json!({"field": "custom_domain"}))
+            }
+            AppError::InvalidValue { field, .. } => {
+                Self::bad_request(message).with_details(json!({"field": field}))
+            }
+            AppError::NameTaken(_) => conflict("name_taken"),
+            AppError::DomainTaken(_) => conflict("domain_taken"),
+            AppError::Quota { limit_name, limit } => {
+                Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
+                    .with_details(json!({"limit": limit_name, "max": limit}))
+            }
+            AppError::Widens => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            AppError::NoService(_) | AppError::Crossed => conflict("conflict"),
+            AppError::NotRunning(status) => {
+                conflict("invalid_state").with_details(json!({"status": status.as_str()}))
+            }
+            AppError::Unverifiable(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unverifiable_domain", message)
+            }
+            AppError::Guest(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeployError> for ApiError {
+    fn from(problem: DeployError) -> Self {
+        match problem {
+            DeployError::Workspace(problem) => problem.into(),
+            DeployError::App(problem) => problem.into(),
+        }
+    }
+}
+
+impl From<SignInError> for ApiError {
+    fn from(problem: SignInError) -> Self {
+        let message = problem.to_string();
+        match problem {
+            SignInError::InvalidEmail(_) => {
+                Self::bad_request(message).with_details(json!({"field": "email"}))
+            }
+            SignInError::TooMany(seconds) => Self {
+                retry_after_s: Some(seconds),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
+            },
+            SignInError::Busy => Self::unavailable("busy", message),
+            SignInError::InvalidLink => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            SignInError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeviceError> for ApiError {
+    fn from(problem: DeviceError) -> Self {
+        let message = problem.to_string();
+        match problem {
+            DeviceError::InvalidName => Self::bad_request(message).with_details(json!({"field": "machine"})),
+            DeviceError::TooMany => Self::unavailable("busy", message),
+            DeviceError::Unknown => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            DeviceError::Denied => Self::new(StatusCode::FORBIDDEN, "denied", message),
+            DeviceError::Store(error) => ServiceError::from(error).into(),
+        }
+    }
+}
+
+impl From<GuestAccessError> for ApiError {
+    fn from(problem: GuestAccessError) -> Self {
+        let message = problem.to_string();
+        match problem {
+            GuestAccessError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            GuestAccessError::NotRunning { status, allowed } => {
+                Self::new(StatusCode::CONFLICT, "invalid_state", message)
+                    .with_details(json!({"status": status.as_str(), "allowed": allowed}))
+            }
+            GuestAccessError::AgentLost => Self::unavailable("agent_lost", message),
+            GuestAccessError::Guest(error) => error.into(),
+            GuestAccessError::Content(_) => Self::bad_request(message),
+            GuestAccessError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<GuestError> for ApiError {
+    fn from(error: GuestError) -> Self {
+        let GuestError { code, message } = error;
+        match code.as_str() {
+            "not_found" => Self::new(StatusCode::NOT_FOUND, &code, format!("not found: {message}")),
+            "permission_denied" => Self::new(StatusCode::FORBIDDEN, &code, message),
+            "bad_request" => Self::bad_request(message),
+            "not_running" => Self::new(StatusCode::CONFLICT, "invalid_state", message),
+            "no_space" | "disk_full" => Self::new(StatusCode::CONFLICT, &code, message),
+            "agent_lost" | "unreachable" => Self::unavailable(
+                "agent_lost",
+                format!(
+                    "the workspace's agent does not answer ({message}): try again, or stop the workspace and start it again"
+                ),
+            ),
+            "busy" => Self::unavailable("busy", message),
+            _ => Self::internal(&format!("guest: {code}: {message}")),
+        }
+    }
+}

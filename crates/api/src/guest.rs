@@ -1,0 +1,130 @@
+//! `/rig/v1` on the bridge: the API's routes for the workspace at the other end. Requests that a browser page in the VM, or a forwarding
+//! program, would make are refused: neither is the workspace's owner.
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use http::header::{HOST, ORIGIN};
+use http::{HeaderMap, StatusCode};
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::handover::GuestPeer;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::context::ApiContext;
+use crate::error::{self, ApiError};
+use crate::middleware::host_guard;
+use crate::{routes, server};
+
+/// Host under which a VM reaches its bridge.
+const HOST_NAME: &str = "172.16.0.1:9090";
+
+/// Workspace at the other end of a connection, in the extensions of its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkspacePeer {
+    /// Id of the workspace, as the node named it.
+    pub(crate) workspace: WorkspaceId,
+    /// Keeps the connection's permit.
+    _peer: GuestPeer,
+}
+
+/// Returns the routes that a VM reaches.
+pub fn router(context: ApiContext) -> Router {
+    let (api, _) = routes::all(&context);
+    Router::new()
+        .nest("/rig/v1", api)
+        .fallback(route_not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(middleware::from_fn_with_state(context.clone(), host_guard::await_gateways))
+        .layer(middleware::from_fn(check))
+        .with_state(context)
+}
+
+/// Serves the connections from VMs until `shutdown` is true.
+///
+/// # Errors
+/// Failures of the runtime.
+pub async fn serve(
+    connections: mpsc::Receiver<(TcpStream, GuestPeer)>,
+    router: Router,
+    shutdown: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let connections = ReceiverStream::new(connections).filter_map(async |(stream, peer)| {
+        let workspace = peer.workspace_id.parse().ok()?;
+        Some((stream, WorkspacePeer { workspace, _peer: peer }))
+    });
+    server::serve_all(connections, router, server::CONNECTION_LIMITS, shutdown).await
+}
+
+async fn route_not_found(request: Request) -> ApiError {
+    let path: String = request.uri().path().chars().take(200).collect();
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!(
+            "Route {path} not found. The bridge serves /rig/v1, which `rig` uses; it has no AI proxy yet."
+        ),
+    )
+}
+
+async fn check(request: Request, next: Next) -> Response {
+    match refusal(request.headers(), request.uri()) {
+        Some(message) => ApiError::new(StatusCode::FORBIDDEN, "not_from_here", message).into_response(),
+        None => next.run(request).await,
+    }
+}
+
+fn refusal(headers: &HeaderMap, uri: &http::Uri) -> Option<&'static str> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let named =
+        matches!((hosts.next(), hosts.next()), (Some(host), None) if host.as_bytes() == HOST_NAME.as_bytes());
+    if !named || uri.authority().is_some_and(|authority| authority != HOST_NAME) {
+        return Some("Unknown host. The bridge is at http://172.16.0.1:9090.");
+    }
+    if headers.contains_key(ORIGIN) || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")) {
+        return Some("Requests from browser pages are not allowed on the bridge.");
+    }
+    if ["x-forwarded-for", "forwarded", "via"].iter().any(|name| headers.contains_key(*name)) {
+        return Some("Forwarded requests are not allowed on the bridge.");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_page_or_a_proxy_would_send_is_refused() {
+        let requested = |pairs: &[(&'static str, &'static str)], uri: &str| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, http::HeaderValue::from_static(value));
+            }
+            refusal(&headers, &uri.parse().unwrap())
+        };
+        let host = ("host", HOST_NAME);
+        assert_eq!(requested(&[host], "/rig/v1/workspaces"), None);
+        for more in [
+            ("origin", "http://172.16.0.1:9090"),
+            ("sec-fetch-site", "none"),
+            ("sec-fetch-mode", "cors"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("via", "1.1 x"),
+            ("host", HOST_NAME),
+        ] {
+            assert!(requested(&[host, more], "/").is_some(), "{more:?}");
+        }
+        for other in ["localhost:9090", "172.16.0.1", "evil.example:9090", "172.16.0.1:9091"] {
+            let headers = [("host", other)];
+            assert!(requested(&headers, "/").is_some(), "{other}");
+        }
+        assert!(requested(&[], "/").is_some());
+        assert!(requested(&[host], "http://evil.example/").is_some());
+        assert_eq!(requested(&[host], "http://172.16.0.1:9090/"), None);
+    }
+}

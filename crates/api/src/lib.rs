@@ -1,0 +1,73 @@
+//! HTTP of the control role: the API (`v1`), the console's pages (`console`), and the bridge of workspaces (`guest`). A request passes the
+//! `middleware`, then the handler that `routes` names for it; handlers parse, call one service and render.
+
+use axum::extract::Request;
+use axum::routing::get;
+use axum::{Extension, Router};
+use rigbox_core::authz::{Credential, ListWorkspaces, Principal, Scope};
+use rigbox_core::ids::{KeyId, UserId};
+use rigbox_core::plans::{LimitOverrides, Plan};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+mod allowed_hosts;
+mod console;
+mod context;
+mod error;
+mod extract;
+pub mod guest;
+mod health;
+mod middleware;
+mod openapi;
+mod routes;
+mod schema;
+mod server;
+mod v1;
+
+pub use allowed_hosts::AllowedHosts;
+pub use context::{ApiContext, Services};
+
+use extract::Caller;
+use middleware::host_guard;
+
+/// Serves the API until `shutdown` is true and requests in flight are answered.
+///
+/// # Errors
+/// Failures of the runtime.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    server::serve(listener, router, server::CONNECTION_LIMITS, shutdown).await
+}
+
+/// Returns all routes behind their middleware.
+pub fn router(context: ApiContext) -> Router {
+    let (api, root) = routes::all(&context);
+    Router::new()
+        .nest("/api/v1", api.clone())
+        .nest("/v1", api)
+        .merge(root)
+        .fallback(|request: Request| async move { error::route_not_found(request.uri().path()) })
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(context.clone(), host_guard::await_gateways))
+        .layer(axum::middleware::from_fn_with_state(context.clone(), host_guard::check))
+        .with_state(context)
+}
+
+/// Returns the list of `user`'s workspaces without any middleware: the baseline of the API benchmark.
+pub fn bare_router(context: ApiContext, user: UserId) -> Router {
+    let principal = Principal {
+        user,
+        plan: Plan::Owner,
+        limits: LimitOverrides::default(),
+        credential: Credential::Key(KeyId::from_random([0; 5])),
+        scope: Scope::Account,
+        from: None,
+    };
+    Router::new()
+        .route("/api/v1/workspaces", get(v1::workspaces::list))
+        .layer(Extension(Caller::<ListWorkspaces>::new(principal)))
+        .with_state(context)
+}

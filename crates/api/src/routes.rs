@@ -1,0 +1,286 @@
+//! All routes, each with its action and its rate-limit class. A route cannot be added without naming both, or declaring it public. The
+//! OpenAPI document is completed from the same declarations.
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
+use axum::{Extension, Router};
+use rigbox_core::authz::{self, Action, TargetKind};
+use rigbox_service::identity::authenticate::AuthError;
+use rigbox_service::rate_limits::RateClass;
+use utoipa::openapi::header::{Header, HeaderBuilder};
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::security::SecurityRequirement;
+use utoipa::openapi::{Ref, Response as DocumentedResponse, ResponseBuilder};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_axum::routes;
+
+use crate::context::ApiContext;
+use crate::error::ApiError;
+use crate::extract::Caller;
+use crate::guest::WorkspacePeer;
+use crate::middleware::{credentials, rate_limit};
+use crate::v1::{
+    api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, quick_deploy,
+    templates, users, workspaces,
+};
+use crate::{console, health, openapi};
+
+/// Audience of a route, which decides the form of its errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    /// Programs without a credential.
+    Anyone,
+    /// Programs with a credential.
+    Authenticated,
+    /// People, who get pages.
+    People,
+}
+
+struct Routes {
+    router: OpenApiRouter<ApiContext>,
+    app: ApiContext,
+}
+
+impl Routes {
+    fn new(app: &ApiContext) -> Self {
+        Self { router: OpenApiRouter::new(), app: app.clone() }
+    }
+
+    /// For programs that watch this one: anybody, at any rate, under any name of this host.
+    fn probe(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
+        self.with(routes, &[MALFORMED], Audience::Anyone, |methods| methods)
+    }
+
+    /// For anybody, at any rate.
+    fn free(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
+        self.with(routes, &[MALFORMED, MISDIRECTED], Audience::Anyone, |methods| methods)
+    }
+
+    /// For anybody; each address has its limit.
+    fn public(self, class: RateClass, routes: UtoipaMethodRouter<ApiContext>) -> Self {
+        let state = (self.app.clone(), class);
+        self.with(routes, &[MALFORMED, MISDIRECTED, TOO_MANY], Audience::Anyone, |methods| {
+            methods.route_layer(axum::middleware::from_fn_with_state(state, limit_address))
+        })
+    }
+
+    /// A page of the console, for anybody: what it shows and does depends on who is signed in. Each address has its limit.
+    fn page(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
+        let app = self.app.clone();
+        let limit =
+            axum::middleware::from_fn_with_state((app.clone(), RateClass::Authentication), limit_address);
+        self.with(routes, &[MALFORMED, MISDIRECTED, TOO_MANY, UNAVAILABLE], Audience::People, |methods| {
+            methods
+                .route_layer(axum::middleware::from_fn_with_state(app, console::require_console_host))
+                .route_layer(limit)
+        })
+    }
+
+    /// For callers who may do `A` to what they name: the handler can get a permit for `A` and no other. Each user has a limit.
+    fn action<A: Action>(self, class: RateClass, routes: UtoipaMethodRouter<ApiContext>) -> Self {
+        let state = (self.app.clone(), class);
+        let mut answers = vec![MALFORMED, UNAUTHORIZED, FORBIDDEN, MISDIRECTED, TOO_MANY, UNAVAILABLE];
+        if A::TARGET == TargetKind::Workspace {
+            answers.push(MISSING);
+        }
+        self.with(routes, &answers, Audience::Authenticated, |methods| {
+            methods.route_layer(axum::middleware::from_fn_with_state(state, authenticate::<A>))
+        })
+    }
+
+    fn with(
+        self,
+        routes: UtoipaMethodRouter<ApiContext>,
+        answers: &[(&str, &str)],
+        readers: Audience,
+        layer: impl FnOnce(MethodRouter<ApiContext>) -> MethodRouter<ApiContext>,
+    ) -> Self {
+        let (schemas, mut paths, methods) = routes;
+        for item in paths.paths.values_mut() {
+            let operations =
+                [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
+            operations.into_iter().flatten().for_each(|operation| {
+                describe(operation, answers, readers);
+            });
+        }
+        Self { router: self.router.routes((schemas, paths, layer(methods))), ..self }
+    }
+}
+
+async fn authenticate<A: Action>(
+    State((context, class)): State<(ApiContext, RateClass)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if let Some(peer) = request.extensions().get::<WorkspacePeer>() {
+        let token = credentials::bearer_token(request.headers());
+        let authenticated = match token {
+            Ok(token) => {
+                context.authenticator.workspace(&peer.workspace, token, request.method().is_safe()).await
+            }
+            Err(error) => Err(error),
+        };
+        return match authenticated {
+            Ok((own, principal)) => match (context.rates.principal(&own, class), principal) {
+                (Ok(allowance), Some(principal)) => {
+                    request.extensions_mut().insert(Caller::<A>::new(principal));
+                    rate_limit::with_headers(next.run(request).await, allowance)
+                }
+                (Ok(allowance), None) => {
+                    let response = ApiError::from(AuthError::WorkspaceKey).into_response();
+                    rate_limit::with_headers(response, allowance)
+                }
+                (Err(exceeded), _) => rate_limit::refusal(exceeded),
+            },
+            Err(error) => ApiError::from(error).into_response(),
+        };
+    }
+    let from = rate_limit::address(&request);
+    let (method, headers) = (request.method(), request.headers());
+    match credentials::authenticate(&context.authenticator, &context.console, method, headers, from).await {
+        Ok(principal) => match context.rates.principal(&principal, class) {
+            Ok(allowance) => {
+                request.extensions_mut().insert(Caller::<A>::new(principal));
+                rate_limit::with_headers(next.run(request).await, allowance)
+            }
+            Err(exceeded) => rate_limit::refusal(exceeded),
+        },
+        // Not the caller's fault.
+        Err(error @ AuthError::Store(_)) => ApiError::from(error).into_response(),
+        Err(error) => match context.rates.address(from, RateClass::Authentication) {
+            Ok(allowance) => rate_limit::with_headers(ApiError::from(error).into_response(), allowance),
+            Err(exceeded) => rate_limit::refusal(exceeded),
+        },
+    }
+}
+
+async fn limit_address(
+    State((app, class)): State<(ApiContext, RateClass)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match app.rates.address(rate_limit::address(&request), class) {
+        Ok(allowance) => rate_limit::with_headers(next.run(request).await, allowance),
+        Err(exceeded) => rate_limit::refusal(exceeded),
+    }
+}
+
+// What is said to a request whatever it is for.
+const MALFORMED: (&str, &str) =
+    ("400", "The request is malformed, or has a key in its URL; the message says where");
+const MISDIRECTED: (&str, &str) = ("421", "This server does not answer to that Host");
+// What is said where a credential is needed.
+const FORBIDDEN: (&str, &str) = ("403", "The key does not cover this, or a page of another site requested");
+const MISSING: (&str, &str) = ("404", "There is no such workspace for this key");
+const UNAUTHORIZED: (&str, &str) = ("401", "No valid API key");
+const TOO_MANY: (&str, &str) = ("429", "Too many requests; Retry-After says when the next may come");
+const UNAVAILABLE: (&str, &str) = ("503", "The node or the database does not answer");
+
+/// What routes have in common.
+fn describe(operation: &mut Operation, answers: &[(&str, &str)], readers: Audience) {
+    if readers == Audience::Authenticated {
+        let either = [openapi::BEARER, openapi::SESSION];
+        let none = Vec::<String>::new;
+        operation.security = Some(either.map(|scheme| SecurityRequirement::new(scheme, none())).into());
+    }
+    for &(status, text) in answers {
+        let documented = ResponseBuilder::new().description(text).content(
+            "application/json",
+            utoipa::openapi::ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("ApiErrorBody")))
+                .build(),
+        );
+        // What a page says is a page, what is said before it is reached is not.
+        let documented = if readers == Audience::People {
+            let text = ObjectBuilder::new().schema_type(Type::String).build();
+            let page = utoipa::openapi::ContentBuilder::new().schema(Some(text)).build();
+            documented.content("text/html", page)
+        } else {
+            documented
+        };
+        let documented = match status {
+            "429" | "503" => documented.header("Retry-After", seconds()),
+            _ => documented,
+        };
+        let documented: DocumentedResponse = documented.build();
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| documented.into());
+    }
+}
+
+/// After how many seconds to come again.
+fn seconds() -> Header {
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build();
+    HeaderBuilder::new().schema(Some(schema)).description(Some("Seconds after which to try again")).build()
+}
+
+/// The routes below `/api/v1`, and those beside it; one of them answers with the document of all.
+pub(crate) fn all(app: &ApiContext) -> (Router<ApiContext>, Router<ApiContext>) {
+    let api = Routes::new(app)
+        .action::<authz::ListWorkspaces>(RateClass::Workspaces, routes!(workspaces::list))
+        .action::<authz::CreateWorkspace>(RateClass::Workspaces, routes!(workspaces::create))
+        .action::<authz::CreateWorkspace>(RateClass::Workspaces, routes!(quick_deploy::deploy))
+        .action::<authz::ReadWorkspace>(RateClass::Workspaces, routes!(workspaces::get))
+        .action::<authz::DeleteWorkspace>(RateClass::Workspaces, routes!(workspaces::delete))
+        .action::<authz::OperateWorkspace>(RateClass::Workspaces, routes!(workspaces::start))
+        .action::<authz::OperateWorkspace>(RateClass::Workspaces, routes!(workspaces::stop))
+        .action::<authz::OperateWorkspace>(RateClass::Workspaces, routes!(workspaces::cancel))
+        .action::<authz::OperateWorkspace>(RateClass::Workspaces, routes!(workspaces::retry))
+        .action::<authz::ReadNetwork>(RateClass::Workspaces, routes!(network::get))
+        .action::<authz::WriteNetwork>(RateClass::Workspaces, routes!(network::update))
+        .action::<authz::ReadLogs>(RateClass::Workspaces, routes!(workspaces::logs::logs))
+        .action::<authz::ReadLogs>(RateClass::Workspaces, routes!(workspaces::logs::log_stream))
+        .action::<authz::Exec>(RateClass::Workspaces, routes!(exec::exec))
+        .action::<authz::Exec>(RateClass::Workspaces, routes!(exec::socket::exec_socket))
+        .action::<authz::ReadFiles>(RateClass::Workspaces, routes!(files::read))
+        .action::<authz::WriteFiles>(RateClass::Workspaces, routes!(files::write))
+        .action::<authz::ReadEnv>(RateClass::Workspaces, routes!(environment::list))
+        .action::<authz::WriteEnv>(RateClass::Workspaces, routes!(environment::set))
+        .action::<authz::WriteEnv>(RateClass::Workspaces, routes!(environment::unset))
+        .action::<authz::ListApps>(RateClass::Apps, routes!(apps::list))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::create))
+        .action::<authz::ReadApp>(RateClass::Apps, routes!(apps::get))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::update))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::set_visibility))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::delete))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::verify_domain))
+        .action::<authz::ReadApp>(RateClass::Apps, routes!(apps::params))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::set_params))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::services::start))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::services::stop))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::services::restart))
+        .action::<authz::ReadApp>(RateClass::Apps, routes!(apps::services::health))
+        .action::<authz::ReadApp>(RateClass::Apps, routes!(apps::services::logs))
+        .action::<authz::ReadApp>(RateClass::Apps, routes!(apps::services::log_stream))
+        .action::<authz::ReadPorts>(RateClass::Apps, routes!(apps::services::listening_ports))
+        .action::<authz::ManageApp>(RateClass::Apps, routes!(apps::services::expose_port))
+        .action::<authz::ReadAccount>(RateClass::Authentication, routes!(users::me))
+        .action::<authz::ReadLimits>(RateClass::Authentication, routes!(users::limits))
+        .action::<authz::ListKeys>(RateClass::Authentication, routes!(api_keys::list))
+        .action::<authz::ManageKeys>(RateClass::Authentication, routes!(api_keys::create))
+        .action::<authz::ManageKeys>(RateClass::Authentication, routes!(api_keys::rotate))
+        .action::<authz::ManageKeys>(RateClass::Authentication, routes!(api_keys::revoke))
+        .action::<authz::ReadAudit>(RateClass::Authentication, routes!(audit::list))
+        .action::<authz::Diagnose>(RateClass::Workspaces, routes!(doctor::doctor))
+        .public(RateClass::Authentication, routes!(auth::link))
+        .public(RateClass::Authentication, routes!(auth::device))
+        .public(RateClass::Authentication, routes!(auth::poll))
+        .action::<authz::EndCredential>(RateClass::Authentication, routes!(auth::sign_out))
+        .public(RateClass::Workspaces, routes!(templates::list))
+        .public(RateClass::Workspaces, routes!(capacity::capacity));
+    let root = Routes::new(app)
+        .probe(routes!(health::healthz))
+        .probe(routes!(health::readyz))
+        .free(routes!(openapi::document))
+        .page(routes!(console::sign_in::show, console::sign_in::ask))
+        .page(routes!(console::sign_in::link, console::sign_in::follow))
+        .page(routes!(console::sign_in::sign_out))
+        .page(routes!(console::open::show))
+        .page(routes!(console::device::show, console::device::decide));
+    let (api, api_document) = api.router.split_for_parts();
+    let (root, root_document) = root.router.split_for_parts();
+    let document = openapi::complete(root_document.nest("/api/v1", api_document));
+    (api, root.layer(Extension(openapi::PublishedDocument::new(&document))))
+}

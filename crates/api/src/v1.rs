@@ -1,0 +1,16 @@
+//! The API under `/api/v1`: one file per resource. Handlers parse, call one service and render.
+
+pub(crate) mod api_keys;
+pub(crate) mod apps;
+pub(crate) mod audit;
+pub(crate) mod auth;
+pub(crate) mod capacity;
+pub(crate) mod doctor;
+pub(crate) mod environment;
+pub(crate) mod exec;
+pub(crate) mod files;
+pub(crate) mod network;
+pub(crate) mod quick_deploy;
+pub(crate) mod templates;
+pub(crate) mod users;
+pub(crate) mod workspaces;

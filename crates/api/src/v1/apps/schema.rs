@@ -1,0 +1,315 @@
+//! JSON shapes of apps.
+
+use std::collections::BTreeMap;
+
+use rigbox_core::app_access;
+use rigbox_core::apps::AppKind;
+use rigbox_core::status::Status;
+use rigbox_service::records::AppWithWorkspace;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::schema::date;
+use rigbox_service::apps::{Change, NewApp};
+
+/// To whom an app shows itself.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Visibility {
+    /// Its owner.
+    Private,
+    /// Everybody.
+    Public,
+    /// Its owner and the users on its list.
+    Privileged,
+}
+
+impl From<app_access::Visibility> for Visibility {
+    fn from(visibility: app_access::Visibility) -> Self {
+        match visibility {
+            app_access::Visibility::Private => Self::Private,
+            app_access::Visibility::Privileged => Self::Privileged,
+            app_access::Visibility::Public => Self::Public,
+        }
+    }
+}
+
+impl From<Visibility> for app_access::Visibility {
+    fn from(visibility: Visibility) -> Self {
+        match visibility {
+            Visibility::Private => Self::Private,
+            Visibility::Privileged => Self::Privileged,
+            Visibility::Public => Self::Public,
+        }
+    }
+}
+
+/// What an app is doing.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AppStatus {
+    /// Requests go to it.
+    Active,
+    /// It is stopped, or its workspace does not run.
+    Inactive,
+}
+
+/// What kind of app it is.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CreateAppKind {
+    /// It listens.
+    #[default]
+    Service,
+    /// It does not.
+    Cli,
+}
+
+/// An app.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct App {
+    id: String,
+    name: String,
+    /// The label before the apps' domain: the name.
+    subdomain: String,
+    /// Where it answers; absent for an app of kind `cli`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    url: Option<String>,
+    user_id: String,
+    node_id: String,
+    workspace_id: String,
+    /// 0 for an app of kind `cli`.
+    port: u16,
+    visibility: Visibility,
+    /// Who may see it when it is `privileged`.
+    allowed_emails: Vec<String>,
+    /// Origins whose pages may ask it, by CORS.
+    cors_origins: Vec<String>,
+    status: AppStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    description: Option<String>,
+    metadata: Value,
+    system_tags: Vec<String>,
+    protocol: String,
+    app_kind: CreateAppKind,
+    /// Whether it is a service of its workspace, which start and stop event on.
+    managed: bool,
+    /// The systemd unit that it is, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    service_name: Option<String>,
+    depends_on: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    custom_domain: Option<String>,
+    custom_domain_verified: bool,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+}
+
+impl App {
+    pub(crate) fn new(found: AppWithWorkspace, url: Option<String>) -> Self {
+        let AppWithWorkspace { app, node_id, status, boot: _ } = found;
+        let active = !app.stopped && status == Status::Running;
+        Self {
+            id: app.id.to_string(),
+            subdomain: app.name.to_string(),
+            name: app.name.to_string(),
+            url,
+            user_id: app.user_id.to_string(),
+            node_id,
+            workspace_id: app.workspace_id.to_string(),
+            port: app.port.unwrap_or(0),
+            visibility: app.visibility.into(),
+            allowed_emails: app.shared_with,
+            cors_origins: app.cors_origins,
+            status: if active { AppStatus::Active } else { AppStatus::Inactive },
+            description: app.description,
+            metadata: app.metadata,
+            system_tags: Vec::new(),
+            protocol: app.protocol,
+            app_kind: match app.kind {
+                AppKind::Service => CreateAppKind::Service,
+                AppKind::Cli => CreateAppKind::Cli,
+            },
+            managed: app.service.is_some(),
+            service_name: app.service,
+            depends_on: Vec::new(),
+            custom_domain_verified: app.domain_verified_at.is_some(),
+            custom_domain: app.custom_domain.map(|domain| domain.to_string()),
+            created_at: date(app.created_at),
+            updated_at: date(app.updated_at),
+        }
+    }
+}
+
+/// One app.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct GetAppResponse {
+    pub(crate) app: App,
+}
+
+/// A page of apps.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ListAppsResponse {
+    pub(crate) apps: Vec<App>,
+    /// Present when there is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// What was done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AppMessageResponse {
+    pub(crate) message: String,
+}
+
+/// An app whose own domain leads to it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VerifyDomainResponse {
+    pub(crate) message: String,
+    pub(crate) app: App,
+}
+
+/// What was done to an app and its service.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ServiceActionResponse {
+    pub(crate) message: String,
+    pub(crate) app: App,
+    /// The systemd unit; empty when the app has none.
+    pub(crate) service_name: String,
+}
+
+/// An app to be made.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateAppRequest {
+    /// 3 to 40 characters of a-z, 0-9 and `-`; unique in the installation.
+    name: String,
+    pub(crate) workspace_id: String,
+    /// Where it listens in the workspace; a `service` has one.
+    port: Option<u16>,
+    #[serde(default)]
+    app_kind: CreateAppKind,
+    /// `http` when left out.
+    protocol: Option<String>,
+    description: Option<String>,
+    /// An object of your own.
+    #[serde(default)]
+    metadata: Value,
+}
+
+impl CreateAppRequest {
+    pub(crate) fn wanted(self) -> NewApp {
+        NewApp {
+            name: self.name,
+            port: self.port,
+            kind: match self.app_kind {
+                CreateAppKind::Service => AppKind::Service,
+                CreateAppKind::Cli => AppKind::Cli,
+            },
+            protocol: self.protocol,
+            description: self.description,
+            metadata: self.metadata,
+        }
+    }
+}
+
+/// What is to become of an app: fields that are left out stay as they are.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct UpdateAppRequest {
+    name: Option<String>,
+    port: Option<u16>,
+    visibility: Option<Visibility>,
+    /// In place of the list before.
+    allowed_emails: Option<Vec<String>>,
+    /// In place of the list before.
+    cors_origins: Option<Vec<String>>,
+    /// `null` takes it away.
+    #[serde(deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    description: Option<Option<String>>,
+    metadata: Option<Value>,
+    /// A domain of your own, to be verified by `verify-domain`; `null` takes it away.
+    #[serde(deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    custom_domain: Option<Option<String>>,
+    /// `active` or `inactive`.
+    status: Option<WantedStatus>,
+}
+
+/// What an app is to do.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum WantedStatus {
+    Active,
+    Inactive,
+}
+
+/// What is there, `null` included, is not what is left out.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl From<UpdateAppRequest> for Change {
+    fn from(request: UpdateAppRequest) -> Self {
+        Self {
+            name: request.name,
+            port: request.port,
+            visibility: request.visibility.map(Into::into),
+            shared_with: request.allowed_emails,
+            cors_origins: request.cors_origins,
+            description: request.description.map(Option::unwrap_or_default),
+            metadata: request.metadata,
+            custom_domain: request.custom_domain.map(Option::unwrap_or_default),
+            stopped: request.status.map(|status| matches!(status, WantedStatus::Inactive)),
+            ..Self::default()
+        }
+    }
+}
+
+/// To whom an app is to show itself.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SetVisibilityRequest {
+    pub(crate) visibility: Visibility,
+    /// In place of the list before; it stays when left out.
+    pub(crate) allowed_emails: Option<Vec<String>>,
+}
+
+/// An app's parameters: environment variables of its service.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AppParamsResponse {
+    pub(crate) params: BTreeMap<String, String>,
+}
+
+/// Parameters to set; one without a value is removed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateAppParamsRequest {
+    pub(crate) params: BTreeMap<String, Option<String>>,
+}
+
+/// Which part of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListAppsQuery {
+    /// Only apps of this workspace.
+    pub(crate) workspace_id: Option<String>,
+    /// Only the app of this name.
+    pub(crate) name: Option<String>,
+    /// 100 when left out, 1,000 at most.
+    #[param(minimum = 1, maximum = 1_000)]
+    pub(crate) limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    pub(crate) cursor: Option<String>,
+}

@@ -1,0 +1,35 @@
+//! `/capacity`: what the machine can hold.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::context::ApiContext;
+use crate::error::{ApiError, ApiErrorBody};
+
+/// What the machine has, and what of its disk is spoken for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Capacity {
+    vcpus: u32,
+    ram_mb: u64,
+    disk_total_mb: u64,
+    disk_reserved_mb: u64,
+    disk_free_mb: u64,
+}
+
+/// What the machine can hold
+#[utoipa::path(
+    get, path = "/capacity", tag = "machine",
+    responses((status = 200, body = Capacity), (status = 503, body = ApiErrorBody)),
+)]
+pub(crate) async fn capacity(State(app): State<ApiContext>) -> Result<Json<Capacity>, ApiError> {
+    let node = app.capacity.capacity().await?;
+    Ok(Json(Capacity {
+        vcpus: node.vcpus,
+        ram_mb: node.ram_mb,
+        disk_total_mb: node.disk_total_mb,
+        disk_reserved_mb: node.disk_reserved_mb,
+        disk_free_mb: node.disk_total_mb.saturating_sub(node.disk_reserved_mb),
+    }))
+}

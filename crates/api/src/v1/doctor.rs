@@ -1,0 +1,120 @@
+//! `/doctor`: what is wrong with the installation and how to mend it.
+
+use axum::Json;
+use axum::extract::State;
+use rigbox_core::authz::{Diagnose, Target};
+use rigbox_proto::node::finding::Level;
+use rigbox_proto::node::{Finding as NodeFinding, NodeDescription};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::context::ApiContext;
+use crate::error::{ApiError, ApiErrorBody};
+use crate::extract::Caller;
+
+/// What was found.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Doctor {
+    /// Whether nothing is wrong.
+    healthy: bool,
+    /// Absent while the node does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    node: Option<DoctorNode>,
+    findings: Vec<Finding>,
+}
+
+/// The node and what it runs VMs with.
+#[derive(Debug, Serialize, ToSchema)]
+struct DoctorNode {
+    id: String,
+    driver: String,
+    accelerator: String,
+    /// Why this driver and accelerator.
+    reason: String,
+    images: Vec<DoctorImage>,
+}
+
+/// An image the node has.
+#[derive(Debug, Serialize, ToSchema)]
+struct DoctorImage {
+    name: String,
+    version: String,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize, ToSchema)]
+struct Finding {
+    /// `ok`, `warning` or `error`.
+    level: &'static str,
+    subject: String,
+    message: String,
+    /// How to mend it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    remedy: Option<String>,
+}
+
+impl From<&NodeFinding> for Finding {
+    fn from(finding: &NodeFinding) -> Self {
+        Self {
+            level: match finding.level() {
+                Level::Ok => "ok",
+                Level::Unspecified | Level::Warning => "warning",
+                Level::Error => "error",
+            },
+            subject: finding.subject.clone(),
+            message: finding.message.clone(),
+            remedy: Some(finding.remedy.clone()).filter(|remedy| !remedy.is_empty()),
+        }
+    }
+}
+
+impl From<&NodeDescription> for DoctorNode {
+    fn from(node: &NodeDescription) -> Self {
+        Self {
+            id: node.node_id.clone(),
+            driver: node.driver.clone(),
+            accelerator: node.accelerator.clone(),
+            reason: node.reason.clone(),
+            images: node
+                .images
+                .iter()
+                .map(|image| DoctorImage { name: image.name.clone(), version: image.version.clone() })
+                .collect(),
+        }
+    }
+}
+
+/// What is wrong with the installation, and how to mend it
+#[utoipa::path(
+    get, path = "/doctor", tag = "machine",
+    responses((status = 200, body = Doctor), (status = 403, body = ApiErrorBody)),
+)]
+pub(crate) async fn doctor(
+    State(app): State<ApiContext>,
+    caller: Caller<Diagnose>,
+) -> Result<Json<Doctor>, ApiError> {
+    let permit = caller.authorize(Target::Installation)?;
+    let database = Finding {
+        level: "ok",
+        subject: "database".to_owned(),
+        message: "it answers".to_owned(),
+        remedy: None,
+    };
+    let (node, more) = match app.capacity.diagnose(&permit).await {
+        Ok(node) => (Some(DoctorNode::from(&*node)), node.findings.iter().map(Finding::from).collect()),
+        Err(error) => {
+            let silent = Finding {
+                level: "error",
+                subject: "node".to_owned(),
+                message: error.to_string(),
+                remedy: Some("see the log of the node's process, and whether it runs".to_owned()),
+            };
+            (None, vec![silent])
+        }
+    };
+    let findings: Vec<_> = std::iter::once(database).chain(more).collect();
+    let healthy = findings.iter().all(|finding| finding.level != "error");
+    Ok(Json(Doctor { healthy, node, findings }))
+}

@@ -1,0 +1,113 @@
+//! `/workspaces/{id}/env`: a workspace's environment. Values are taken in and never shown.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use rigbox_core::authz::{ReadEnv, WriteEnv};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::workspaces::schema::hidden;
+use crate::context::ApiContext;
+use crate::error::{ApiError, ApiErrorBody};
+use crate::extract::{Caller, JsonBody};
+use rigbox_service::environment::Effect;
+
+/// The names of a workspace's environment.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct GetWorkspaceEnvResponse {
+    /// Each name with `***` in place of its value.
+    env_vars: BTreeMap<String, String>,
+}
+
+/// Variables to add, or to give other values; those not named stay.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateWorkspaceEnvRequest {
+    /// Names of letters, digits and `_`, up to 128; values up to 32 KiB, without NUL; 64 KiB and 512 variables in all.
+    #[schema(value_type = BTreeMap<String, String>)]
+    env_vars: BTreeMap<String, SecretString>,
+}
+
+/// What has become of a change.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WorkspaceEnvResponse {
+    message: String,
+    /// Whether commands, login shells and services that begin now have it.
+    live: bool,
+}
+
+impl From<Effect> for WorkspaceEnvResponse {
+    fn from(effect: Effect) -> Self {
+        let message = match effect {
+            Effect::Live => "the environment is changed; what begins in the workspace from now on has it",
+            Effect::AtStart => "the environment is changed; the workspace has it when it runs",
+            Effect::Soon => {
+                "the environment is changed; the workspace has it as soon as its agent answers again"
+            }
+        };
+        Self { message: message.to_owned(), live: effect == Effect::Live }
+    }
+}
+
+/// The names of a workspace's environment variables
+#[utoipa::path(
+    get, path = "/workspaces/{id}/env", tag = "environment", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = GetWorkspaceEnvResponse),
+        (status = 403, body = ApiErrorBody),
+        (status = 404, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn list(
+    State(app): State<ApiContext>,
+    caller: Caller<ReadEnv>,
+    Path(id): Path<String>,
+) -> Result<Json<GetWorkspaceEnvResponse>, ApiError> {
+    let permit = caller.workspace(&app, &id).await?;
+    Ok(Json(GetWorkspaceEnvResponse { env_vars: hidden(&app.environments.names(&permit).await?) }))
+}
+
+/// Set environment variables; a running workspace has them at once
+#[utoipa::path(
+    post, path = "/workspaces/{id}/env", tag = "environment", params(("id" = String, Path)),
+    request_body = UpdateWorkspaceEnvRequest,
+    responses(
+        (status = 200, body = WorkspaceEnvResponse),
+        (status = 400, body = ApiErrorBody),
+        (status = 402, body = ApiErrorBody, description = "The environment would be too large"),
+        (status = 403, body = ApiErrorBody),
+        (status = 404, body = ApiErrorBody),
+        (status = 413, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn set(
+    State(app): State<ApiContext>,
+    caller: Caller<WriteEnv>,
+    Path(id): Path<String>,
+    JsonBody(body): JsonBody<UpdateWorkspaceEnvRequest>,
+) -> Result<Json<WorkspaceEnvResponse>, ApiError> {
+    let permit = caller.workspace(&app, &id).await?;
+    Ok(Json(app.environments.set(&permit, body.env_vars).await?.into()))
+}
+
+/// Remove an environment variable
+#[utoipa::path(
+    delete, path = "/workspaces/{id}/env/{key}", tag = "environment",
+    params(("id" = String, Path), ("key" = String, Path, description = "Name of the variable")),
+    responses(
+        (status = 200, body = WorkspaceEnvResponse),
+        (status = 403, body = ApiErrorBody),
+        (status = 404, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn unset(
+    State(app): State<ApiContext>,
+    caller: Caller<WriteEnv>,
+    Path((id, key)): Path<(String, String)>,
+) -> Result<Json<WorkspaceEnvResponse>, ApiError> {
+    let permit = caller.workspace(&app, &id).await?;
+    Ok(Json(app.environments.unset(&permit, &key).await?.into()))
+}

@@ -1,0 +1,109 @@
+//! `/quick-deploy`: a workspace with environment and apps, made and started in one request.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use rigbox_core::authz::{CreateWorkspace, Target};
+use rigbox_core::resources::ResourceRequest;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::apps::schema::App;
+use super::workspaces::schema::{Vm, none_of};
+use crate::context::ApiContext as Server;
+use crate::error::{ApiError, ApiErrorBody};
+use crate::extract::{Caller, JsonBody};
+use rigbox_service::quick_deploy::Deployment;
+use rigbox_service::workspaces::NewWorkspace;
+
+/// A workspace to be made and started.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QuickDeployRequest {
+    /// `GET /templates` lists them.
+    template_id: String,
+    /// Made up when left out.
+    name: Option<String>,
+    /// Raised to the template's floor.
+    ram_mb: Option<u32>,
+    /// Raised to the template's floor.
+    vcpu_count: Option<u32>,
+    /// Raised to the template's floor.
+    disk_size_mb: Option<u32>,
+    /// The workspace's environment.
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    env_vars: Option<BTreeMap<String, SecretString>>,
+    /// Parameters of the template's apps, by their names there.
+    app_params: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    /// Not available yet: empty or left out.
+    catalog_ids: Option<Vec<String>>,
+    /// Not available yet: empty or left out.
+    service_spec_ids: Option<Vec<String>>,
+    /// Not available yet: empty or left out.
+    setup_script_ids: Option<Vec<String>>,
+}
+
+/// A workspace that starts, and its apps.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QuickDeployResponse {
+    workspace: Vm,
+    expected_apps: Vec<App>,
+    installed_apps: Vec<String>,
+    message: String,
+}
+
+/// Make a workspace with its template's apps, and start it
+#[utoipa::path(
+    post, path = "/quick-deploy", tag = "workspaces", request_body = QuickDeployRequest,
+    responses(
+        (status = 200, body = QuickDeployResponse),
+        (status = 400, body = ApiErrorBody),
+        (status = 402, body = ApiErrorBody, description = "A limit of the plan or the machine; the message names it"),
+        (status = 409, body = ApiErrorBody, description = "The name is taken"),
+        (status = 413, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn deploy(
+    State(server): State<Server>,
+    caller: Caller<CreateWorkspace>,
+    JsonBody(body): JsonBody<QuickDeployRequest>,
+) -> Result<Json<QuickDeployResponse>, ApiError> {
+    none_of([
+        ("catalog_ids", &body.catalog_ids),
+        ("service_spec_ids", &body.service_spec_ids),
+        ("setup_script_ids", &body.setup_script_ids),
+    ])?;
+    let name = match body.name {
+        Some(name) => name,
+        None => generated_name()?,
+    };
+    let deployment = Deployment {
+        workspace: NewWorkspace {
+            name,
+            template_id: Some(body.template_id),
+            image: None,
+            resources: ResourceRequest {
+                ram_mb: body.ram_mb,
+                vcpu_count: body.vcpu_count,
+                disk_size_mb: body.disk_size_mb,
+            },
+        },
+        environment: body.env_vars.unwrap_or_default(),
+        params: body.app_params.unwrap_or_default(),
+    };
+    let (workspace, apps) =
+        server.quick_deploy.deploy(&caller.authorize(Target::Account)?, deployment).await?;
+    let message = format!("workspace {} starts", workspace.name);
+    let installed_apps = apps.iter().map(|made| made.app.name.to_string()).collect();
+    let expected_apps = apps.into_iter().map(|made| server.shown(made)).collect();
+    Ok(Json(QuickDeployResponse { workspace: (&workspace).into(), expected_apps, installed_apps, message }))
+}
+
+/// A name that is hardly taken.
+fn generated_name() -> Result<String, ApiError> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|error| ApiError::internal(&error))?;
+    Ok(format!("box-{:08x}", u32::from_ne_bytes(random)))
+}

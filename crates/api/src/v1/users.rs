@@ -1,0 +1,97 @@
+//! `/users/me`: the caller's own account.
+
+use axum::Json;
+use axum::extract::State;
+use rigbox_core::authz::{ReadAccount, ReadLimits, Target};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::context::ApiContext;
+use crate::error::{ApiError, ApiErrorBody};
+use crate::extract::Caller;
+use crate::schema::date;
+use rigbox_service::users::UserLimits;
+
+/// Who calls.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct User {
+    id: String,
+    email: String,
+    plan: &'static str,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+/// Who the key belongs to
+#[utoipa::path(get, path = "/users/me", tag = "users", responses((status = 200, body = User)))]
+pub(crate) async fn me(
+    State(app): State<ApiContext>,
+    caller: Caller<ReadAccount>,
+) -> Result<Json<User>, ApiError> {
+    let user = app.users.me(&caller.authorize(Target::Account)?).await?;
+    Ok(Json(User {
+        id: user.id.to_string(),
+        email: user.email,
+        plan: user.plan.as_str(),
+        created_at: date(user.created_at),
+    }))
+}
+
+/// What the caller may have and has.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct GetUserLimitsResponse {
+    plan: &'static str,
+    /// Whether the limits are other than the plan's.
+    custom: bool,
+    limits: EffectiveLimits,
+    usage: LimitsUsage,
+}
+
+/// Ceilings.
+#[derive(Debug, Serialize, ToSchema)]
+struct EffectiveLimits {
+    max_vms: u32,
+    max_ram_per_vm_mb: u32,
+    max_ram_total_mb: u32,
+    max_disk_total_mb: u32,
+    max_vcpu_per_vm: u32,
+    max_running_vcpus: u32,
+}
+
+/// What counts against them.
+#[derive(Debug, Serialize, ToSchema)]
+struct LimitsUsage {
+    workspace_count: u64,
+    running_vcpus: u64,
+    total_disk_mb: u64,
+    total_ram_mb: u64,
+}
+
+/// The caller's and what is used of them
+#[utoipa::path(get, path = "/users/me/limits", tag = "users", responses((status = 200, body = GetUserLimitsResponse), (status = 403, body = ApiErrorBody)))]
+pub(crate) async fn limits(
+    State(app): State<ApiContext>,
+    caller: Caller<ReadLimits>,
+) -> Result<Json<GetUserLimitsResponse>, ApiError> {
+    let UserLimits { plan, custom, limits, usage } =
+        app.users.limits(&caller.authorize(Target::Account)?).await?;
+    Ok(Json(GetUserLimitsResponse {
+        plan: plan.as_str(),
+        custom,
+        limits: EffectiveLimits {
+            max_vms: limits.max_vms,
+            max_ram_per_vm_mb: limits.max_ram_per_vm_mb,
+            max_ram_total_mb: limits.max_ram_total_mb,
+            max_disk_total_mb: limits.max_disk_total_mb,
+            max_vcpu_per_vm: limits.max_vcpu_per_vm,
+            max_running_vcpus: limits.max_running_vcpus,
+        },
+        usage: LimitsUsage {
+            workspace_count: usage.workspaces,
+            running_vcpus: usage.running_vcpus,
+            total_disk_mb: usage.disk_mb,
+            total_ram_mb: usage.ram_mb,
+        },
+    }))
+}

@@ -1,0 +1,169 @@
+//! `/workspaces`: create, read, and ask for another state.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use rigbox_core::authz::{
+    CreateWorkspace, DeleteWorkspace, ListWorkspaces, OperateWorkspace, ReadWorkspace, Target,
+};
+use rigbox_core::status::Status;
+use rigbox_service::records::{Page, Workspace};
+
+use crate::context::ApiContext;
+use crate::error::{ApiError, ApiErrorBody};
+use crate::extract::{Caller, JsonBody, PathId, QueryParams, idempotency_key};
+use crate::schema::{cursor, page_size, read_cursor};
+
+pub(crate) mod logs;
+pub(crate) mod schema;
+
+use schema::{
+    CreateWorkspaceRequest, GetQuery, GetWorkspaceResponse, ListQuery, ListWorkspacesResponse,
+    MessageResponse,
+};
+
+const WAIT_S: u32 = 30;
+const MAX_WAIT_S: u32 = 120;
+
+/// The caller's workspaces, oldest first
+#[utoipa::path(
+    get, path = "/workspaces", tag = "workspaces", params(ListQuery),
+    responses((status = 200, body = ListWorkspacesResponse), (status = 400, body = ApiErrorBody)),
+)]
+pub(crate) async fn list(
+    State(app): State<ApiContext>,
+    caller: Caller<ListWorkspaces>,
+    QueryParams(query): QueryParams<ListQuery>,
+) -> Result<Json<ListWorkspacesResponse>, ApiError> {
+    let limit = page_size(query.limit)?;
+    let status = query.status.as_deref().map(parse_status).transpose()?;
+    let after = query.cursor.as_deref().map(read_cursor).transpose()?;
+    // One more than requested tells whether there is a next page.
+    let page = Page { name: query.name, status, after, limit: limit + 1 };
+    let mut found = app.workspaces.list(&caller.authorize(Target::Account)?, &page).await?;
+    let wanted = limit as usize;
+    let more = found.len() > wanted;
+    found.truncate(wanted);
+    let next_cursor = found.last().filter(|_| more).map(|last| cursor(last.created_at, last.id.as_str()));
+    Ok(Json(ListWorkspacesResponse { vms: found.iter().map(Into::into).collect(), next_cursor }))
+}
+
+/// Make a workspace; it is not started
+#[utoipa::path(
+    post, path = "/workspaces", tag = "workspaces", request_body = CreateWorkspaceRequest,
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body gets the same answer")),
+    responses(
+        (status = 201, body = GetWorkspaceResponse),
+        (status = 400, body = ApiErrorBody),
+        (status = 402, body = ApiErrorBody, description = "A limit of the plan or the machine; the message names it"),
+        (status = 409, body = ApiErrorBody, description = "The name is taken, or the Idempotency-Key was used for another request"),
+        (status = 413, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn create(
+    State(app): State<ApiContext>,
+    caller: Caller<CreateWorkspace>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<CreateWorkspaceRequest>,
+) -> Result<Response, ApiError> {
+    let idempotency_key = idempotency_key(&headers, "POST /workspaces", &body)?;
+    let wanted = body.wanted()?;
+    let permit = caller.authorize(Target::Account)?;
+    let render = |made: &Workspace| {
+        serde_json::to_string(&GetWorkspaceResponse::from(made)).unwrap_or_else(|_| "{}".to_owned())
+    };
+    let answer = app.workspaces.create(&permit, &wanted, idempotency_key.as_ref(), render).await?;
+    Ok((StatusCode::CREATED, [(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+/// One workspace; with `wait_until_not` the answer comes when its status changes
+#[utoipa::path(
+    get, path = "/workspaces/{id}", tag = "workspaces", params(("id" = String, Path), GetQuery),
+    responses(
+        (status = 200, body = GetWorkspaceResponse),
+        (status = 400, body = ApiErrorBody),
+        (status = 404, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn get(
+    State(app): State<ApiContext>,
+    caller: Caller<ReadWorkspace>,
+    PathId(id): PathId,
+    QueryParams(query): QueryParams<GetQuery>,
+) -> Result<Json<GetWorkspaceResponse>, ApiError> {
+    let permit = caller.workspace(&app, &id).await?;
+    let seconds = query.timeout_s.unwrap_or(WAIT_S);
+    if seconds > MAX_WAIT_S {
+        let message = format!("timeout_s: {seconds} is more than {MAX_WAIT_S}: ask again instead");
+        return Err(ApiError::bad_request(message));
+    }
+    let workspace = match query.wait_until_not.as_deref() {
+        None => app.workspaces.get(&permit).await?,
+        Some(status) => {
+            let limit = Duration::from_secs(seconds.into());
+            app.workspaces.wait_until_not(&permit, parse_status(status)?, limit).await?
+        }
+    };
+    Ok(Json((&workspace).into()))
+}
+
+/// Remove a workspace and every trace of it; it is gone when reading it answers 404
+#[utoipa::path(
+    delete, path = "/workspaces/{id}", tag = "workspaces", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = MessageResponse),
+        (status = 404, body = ApiErrorBody),
+        (status = 409, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn delete(
+    State(app): State<ApiContext>,
+    caller: Caller<DeleteWorkspace>,
+    PathId(id): PathId,
+) -> Result<Json<MessageResponse>, ApiError> {
+    let permit = caller.workspace(&app, &id).await?;
+    let workspace = app.workspaces.delete(&permit).await?;
+    let message = format!("workspace {} is being deleted", workspace.id);
+    Ok(Json(MessageResponse { message, status: workspace.lifecycle.status.into() }))
+}
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident, $path:literal;)*) => {$(
+        $(#[$doc])*
+        #[utoipa::path(
+            post, path = $path, tag = "workspaces", params(("id" = String, Path)),
+            responses(
+                (status = 200, body = GetWorkspaceResponse),
+                (status = 404, body = ApiErrorBody),
+                (status = 409, body = ApiErrorBody, description = "Not in this state; the message says what is allowed"),
+            ),
+        )]
+        pub(crate) async fn $name(
+            State(app): State<ApiContext>,
+            caller: Caller<OperateWorkspace>,
+            PathId(id): PathId,
+        ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
+            let permit = caller.workspace(&app, &id).await?;
+            Ok(Json((&app.workspaces.$name(&permit).await?).into()))
+        }
+    )*};
+}
+
+operations! {
+    /// Boot a workspace
+    start, "/workspaces/{id}/start";
+    /// Shut a workspace down; its disk is kept
+    stop, "/workspaces/{id}/stop";
+    /// Give up a start (ends in stopped) or a creation (ends in deleting)
+    cancel, "/workspaces/{id}/cancel";
+    /// Start a failed workspace again
+    retry, "/workspaces/{id}/retry";
+}
+
+fn parse_status(text: &str) -> Result<Status, ApiError> {
+    text.parse().map_err(|error: rigbox_core::status::InvalidStatus| ApiError::bad_request(error.to_string()))
+}

@@ -1,0 +1,62 @@
+//! Configuration of the control role.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use rigbox_core::lifecycle::Timeouts;
+use rigbox_core::plans::Plans;
+use rigbox_service::database::KeySource;
+use rigbox_service::identity::email::MailConfig;
+
+/// Configuration of the control role.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// SQLite database; created if missing.
+    pub database: PathBuf,
+    /// File of the key for token hashes; created if missing.
+    pub token_key: PathBuf,
+    /// Source of the master keys that encrypt secrets in the database.
+    pub master_key: KeySource,
+    /// Address the HTTP API listens on.
+    pub api_listen: SocketAddr,
+    /// URL of the API for clients, e.g. `http://localhost:7070`.
+    pub public_api_url: String,
+    /// Origin where people sign in, e.g. `http://console.localhost:7070`.
+    pub console_url: String,
+    /// Outgoing email; without it, sign-in links go to the log.
+    pub mail: Option<MailConfig>,
+    /// Socket of the node.
+    pub node_socket: PathBuf,
+    /// Socket of guestio.
+    pub guestio_socket: PathBuf,
+    /// Origin of the apps domain, e.g. `http://rigbox.localhost:7080`.
+    pub apps_url: String,
+    /// DNS servers that verify custom domains; if empty, the system's.
+    pub dns: Vec<SocketAddr>,
+    /// Socket for gateways; `None` if there are none.
+    pub gateways: Option<GatewaysConfig>,
+    /// Socket on which the node hands over connections from VMs; `None` if there is none.
+    pub bridge: Option<BridgeConfig>,
+    /// Timeouts of transient states.
+    pub timeouts: Timeouts,
+    /// Limits of the plans that differ from the defaults.
+    pub plans: Plans,
+}
+
+/// Socket on which the node hands over connections from VMs.
+#[derive(Debug, Clone)]
+pub struct BridgeConfig {
+    /// Path of the socket.
+    pub socket: PathBuf,
+    /// Uid of the node.
+    pub uid: u32,
+}
+
+/// Socket for gateways.
+#[derive(Debug, Clone)]
+pub struct GatewaysConfig {
+    /// Path of the socket.
+    pub socket: PathBuf,
+    /// Uids of the gateways' roles.
+    pub uids: Vec<u32>,
+}

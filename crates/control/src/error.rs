@@ -1,0 +1,73 @@
+//! Errors of the control role.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use rigbox_service::database;
+use rigbox_service::identity::email::MailError;
+
+/// Error of the control role, or of an administration command.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database, or a file beside it.
+    #[error("{0}")]
+    Store(#[from] database::Error),
+    /// The API's address is unavailable.
+    #[error("cannot listen on {address}: {problem}; is another rigboxd running?")]
+    Listen {
+        /// Address.
+        address: SocketAddr,
+        /// Cause.
+        problem: std::io::Error,
+    },
+    /// `public_api_url` is invalid.
+    #[error("public_api_url `{0}` is not a URL: use e.g. http://localhost:7070")]
+    PublicUrl(String),
+    /// `console_url` is invalid.
+    #[error("console_url `{0}` is not an origin: use e.g. http://console.localhost:7070")]
+    ConsoleUrl(String),
+    /// The apps URL is invalid.
+    #[error("apps url `{0}` is not an origin: use e.g. http://rigbox.localhost:7080")]
+    AppsUrl(String),
+    /// A socket is unavailable.
+    #[error("cannot listen on {}: {problem}", path.display())]
+    Socket {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Cause.
+        problem: std::io::Error,
+    },
+    /// The DNS resolver is unavailable.
+    #[error("cannot create the DNS resolver: {0}")]
+    Dns(String),
+    /// The key of identity assertions is unavailable.
+    #[error("cannot create the key that signs identity assertions: {0}")]
+    Assertions(String),
+    /// The mail settings are invalid.
+    #[error(transparent)]
+    Mail(#[from] MailError),
+    /// The installation already has its first user.
+    #[error("there is already a first user: `rigboxd admin key` creates another key for them")]
+    UserExists,
+    /// The installation has no user yet.
+    #[error("there is no user yet: run `rigboxd bootstrap` first")]
+    NoUser,
+    /// Not an email address.
+    #[error("`{0}` is not an email address: use e.g. ada@example.org")]
+    InvalidEmail(String),
+    /// The address is taken.
+    #[error("there is already a user with the address {0}")]
+    EmailTaken(String),
+    /// No user has the address.
+    #[error("user {0} not found: `rigboxd admin user ls` lists all users")]
+    UnknownUser(String),
+    /// The user is disabled.
+    #[error("user {0} is disabled: run `rigboxd admin user enable {0}` first")]
+    Disabled(String),
+    /// The administrator is exempt.
+    #[error("the installation's administrator cannot be disabled or moved to another plan")]
+    Administrator,
+    /// Serving failed.
+    #[error("the API failed: {0}")]
+    Serve(std::io::Error),
+}

@@ -1,0 +1,172 @@
+//! The gRPC service for gateways: thin, over [`Apps`] and [`Gateways`].
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt};
+use rigbox_core::app_access;
+use rigbox_core::ids::AppId;
+use rigbox_core::status::Status as Life;
+use rigbox_proto::gateway::gateway_server::{Gateway, GatewayServer};
+use rigbox_proto::gateway::identify_request::Credential;
+use rigbox_proto::gateway::{
+    AppState, IdentifyRequest, Identity, IdentityKind, RedeemRequest, RedeemResponse, ResolveRequest, Route,
+    Visibility, WatchAck, WatchEvent,
+};
+use rigbox_service::records::AppWithWorkspace;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{Error, GatewaysConfig};
+use rigbox_service::apps::visitors::{AppVisitors, PresentedCredential, Visitor};
+use rigbox_service::gateways::Gateways;
+
+pub(crate) struct Service {
+    pub(crate) gateways: Gateways,
+    pub(crate) visitors: AppVisitors,
+}
+
+/// Serves gateways for as long as the future is polled.
+pub(crate) fn listen(
+    config: &GatewaysConfig,
+    gateways: Gateways,
+    visitors: AppVisitors,
+) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
+    let incoming = rigbox_proto::transport::unix::listen(&config.socket, config.uids.clone())
+        .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?;
+    let service = GatewayServer::new(Service { gateways, visitors });
+    Ok(async move {
+        let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the gateways' socket failed");
+        }
+    })
+}
+
+#[tonic::async_trait]
+impl Gateway for Service {
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<Route>, Status> {
+        let host = request.into_inner().host;
+        let found = self.visitors.app_at(&host).map_err(unavailable)?;
+        let found = found.ok_or_else(|| Status::not_found("no app has this host"))?;
+        Ok(Response::new(self.route(found)))
+    }
+
+    async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<Identity>, Status> {
+        let IdentifyRequest { credential, app_id } = request.into_inner();
+        let app = app(&app_id)?;
+        let shown = match credential {
+            Some(Credential::Key(key)) => PresentedCredential::Key(key.into()),
+            Some(Credential::AppSession(session)) => PresentedCredential::Session(session.into()),
+            None => return Err(Status::invalid_argument("no credential")),
+        };
+        let identity = match self.visitors.identify(&app, &shown).await.map_err(unavailable)? {
+            Visitor::Unknown => Identity { kind: IdentityKind::Invalid.into(), ..Identity::default() },
+            Visitor::Workspace => Identity { kind: IdentityKind::Workspace.into(), ..Identity::default() },
+            Visitor::User(known) => Identity {
+                kind: IdentityKind::User.into(),
+                user_id: known.user.id.to_string(),
+                email: known.user.email,
+                email_verified: known.user.email_verified,
+                in_scope: known.user.in_scope,
+                expires_unix_ms: known.until.unix_ms(),
+                assertion: known.assertion,
+                assertion_until_unix_ms: known.assertion_until.unix_ms(),
+            },
+        };
+        Ok(Response::new(identity))
+    }
+
+    async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
+        let RedeemRequest { code, app_id, state } = request.into_inner();
+        let redeemed = self.visitors.redeem(&app(&app_id)?, &code, &state).await.map_err(unavailable)?;
+        let (session, until) =
+            redeemed.ok_or_else(|| Status::permission_denied("the code does not fit, or not any more"))?;
+        Ok(Response::new(RedeemResponse { app_session: session, expires_unix_ms: until.unix_ms() }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchAck>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (session, notices) = self.gateways.join();
+        let mut acknowledged = request.into_inner();
+        let mut notices = ReceiverStream::new(notices).map(Ok);
+        // Both directions end together, and the session with them.
+        let stream = async_stream(move |out| async move {
+            loop {
+                tokio::select! {
+                    notice = notices.next() => match notice {
+                        Some(notice) => if out.send(notice).await.is_err() { return },
+                        None => return,
+                    },
+                    heard = acknowledged.message() => match heard {
+                        Ok(Some(heard)) => session.acknowledge(heard.sequence),
+                        Ok(None) | Err(_) => return,
+                    },
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// What a task sends, as a stream; the task ends when nobody reads any more.
+fn async_stream<T: Send + 'static, F>(
+    task: impl FnOnce(tokio::sync::mpsc::Sender<T>) -> F,
+) -> impl Stream<Item = T> + Send
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let closed = sender.clone();
+    let work = task(sender);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = work => {}
+            () = closed.closed() => {}
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+impl Service {
+    fn route(&self, found: AppWithWorkspace) -> Route {
+        let origin = self.visitors.origin(&found.app);
+        let sign_in_url = self.visitors.sign_in_url(&found.app);
+        let state = match (found.app.stopped, found.status) {
+            (true, _) => AppState::AppStopped,
+            (false, Life::Running) => AppState::Available,
+            (false, _) => AppState::WorkspaceNotRunning,
+        };
+        let visibility = match found.app.visibility {
+            app_access::Visibility::Private => Visibility::Private,
+            app_access::Visibility::Privileged => Visibility::Privileged,
+            app_access::Visibility::Public => Visibility::Public,
+        };
+        Route {
+            app_id: found.app.id.to_string(),
+            app_name: found.app.name.to_string(),
+            workspace_id: found.app.workspace_id.to_string(),
+            owner_id: found.app.user_id.to_string(),
+            visibility: visibility.into(),
+            shared_with: found.app.shared_with,
+            cors_origins: found.app.cors_origins,
+            state: state.into(),
+            boot_id: found.boot.filter(|_| state == AppState::Available).unwrap_or_default(),
+            port: found.app.port.unwrap_or_default().into(),
+            sign_in_url,
+            origin,
+        }
+    }
+}
+
+fn app(id: &str) -> Result<AppId, Status> {
+    id.parse().map_err(|error: rigbox_core::ids::InvalidId| Status::invalid_argument(error.to_string()))
+}
+
+fn unavailable(error: rigbox_service::records::StoreError) -> Status {
+    tracing::error!(%error, "the database failed a gateway");
+    Status::unavailable("the database cannot answer now")
+}

@@ -1,0 +1,192 @@
+//! Start-up of the control role: builds the services, starts what runs in the background, serves, and drains.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use rigbox_api::{AllowedHosts, ApiContext, Services};
+use rigbox_core::ids::UserId;
+use rigbox_proto::handover;
+use rigbox_service::apps::Apps;
+use rigbox_service::apps::domain_verification::DomainVerifier;
+use rigbox_service::apps::services::AppServices;
+use rigbox_service::apps::tokens::AppTokens;
+use rigbox_service::apps::urls::AppUrls;
+use rigbox_service::apps::visitors::AppVisitors;
+use rigbox_service::audit::Audit;
+use rigbox_service::clock;
+use rigbox_service::database::{Store, TokenKey};
+use rigbox_service::environment::Environments;
+use rigbox_service::gateways::Gateways;
+use rigbox_service::guests::Guests;
+use rigbox_service::guests::client::GuestClient;
+use rigbox_service::guests::secret_delivery::SecretDelivery;
+use rigbox_service::health::Health;
+use rigbox_service::identity::api_keys::ApiKeys;
+use rigbox_service::identity::authenticate::Authenticator;
+use rigbox_service::identity::console_origin::ConsoleOrigin;
+use rigbox_service::identity::devices::Devices;
+use rigbox_service::identity::email::Mailer;
+use rigbox_service::identity::sign_in::SignIn;
+use rigbox_service::network::NetworkPolicies;
+use rigbox_service::nodes::capacity::Capacity;
+use rigbox_service::nodes::client::NodeClient;
+use rigbox_service::quick_deploy::QuickDeploy;
+use rigbox_service::rate_limits::RateLimiter;
+use rigbox_service::reconciler::Reconciler;
+use rigbox_service::transitions::WorkspaceTransitions;
+use rigbox_service::users::Users;
+use rigbox_service::workspaces::Workspaces;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::{Config, Error, gateway_rpc};
+
+/// Time that requests in flight get after the signal to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Serves until `shutdown` completes, then drains.
+///
+/// # Errors
+/// [`Error`]
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    serve(config, rigbox_api::router, shutdown).await
+}
+
+/// Serves the baseline of the API benchmark, which no installation runs: the list of `user`'s workspaces for anyone, by the same handler
+/// without middleware (key, rate limit, host).
+///
+/// # Errors
+/// [`Error`]
+pub async fn run_bare(
+    config: Config,
+    user: UserId,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    serve(config, |context| rigbox_api::bare_router(context, user), shutdown).await
+}
+
+/// Returns the console's origin.
+pub(crate) fn console_origin(config: &Config) -> Result<ConsoleOrigin, Error> {
+    ConsoleOrigin::new(&config.console_url).ok_or_else(|| Error::ConsoleUrl(config.console_url.clone()))
+}
+
+async fn serve(
+    config: Config,
+    router: impl FnOnce(ApiContext) -> Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    let console = console_origin(&config)?;
+    let mailer = Mailer::new(config.mail.as_ref())?;
+    let hosts = AllowedHosts::new(&config.public_api_url, console.host(), config.api_listen)
+        .ok_or_else(|| Error::PublicUrl(config.public_api_url.clone()))?;
+    let token_key = TokenKey::load_or_create(&config.token_key)?;
+    let store = Store::open(&config.database, &token_key).await?;
+    let store = store.unlock(config.master_key, clock::now()).await?;
+    let listener = tokio::net::TcpListener::bind(config.api_listen)
+        .await
+        .map_err(|problem| Error::Listen { address: config.api_listen, problem })?;
+
+    let transitions = WorkspaceTransitions::new(store.clone());
+    let node = NodeClient::new(&config.node_socket);
+    let guests = GuestClient::new(&config.guestio_socket);
+    let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), guests.clone());
+    let urls = AppUrls::new(&config.apps_url).ok_or_else(|| Error::AppsUrl(config.apps_url.clone()))?;
+    let tokens = AppTokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
+    let gateways = Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some())?;
+    let networks = NetworkPolicies::new(store.clone(), node.clone());
+    let visitors = AppVisitors::new(store.clone(), token_key.clone(), tokens, urls.clone(), console.clone());
+    let reconciler = Reconciler::new(
+        transitions.clone(),
+        node.clone(),
+        secret_delivery.clone(),
+        networks.clone(),
+        config.timeouts,
+        config.public_api_url.clone(),
+    );
+    let rates = Arc::new(RateLimiter::new(config.plans));
+    let domains = DomainVerifier::new(&token_key, &config.dns).map_err(Error::Dns)?;
+    let apps = Apps::new(store.clone(), gateways.clone(), networks.clone(), urls, domains, config.plans);
+    let environments = Environments::new(transitions.clone(), secret_delivery);
+    let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
+    let context = ApiContext(Arc::new(Services {
+        app_services: AppServices::new(store.clone(), guests.clone(), apps.clone()),
+        audit: Audit::new(store.clone()),
+        authenticator: Authenticator::new(store.clone(), token_key.clone()),
+        capacity: Capacity::new(node.clone()),
+        devices: Devices::new(store.clone(), token_key.clone()),
+        gateways: gateways.clone(),
+        guests: Guests::new(transitions.clone(), guests),
+        health: Health::new(store.clone(), reconciler.synced()),
+        hosts,
+        keys: ApiKeys::new(store.clone(), token_key.clone()),
+        networks: networks.clone(),
+        quick_deploy: QuickDeploy::new(workspaces.clone(), environments.clone(), apps.clone()),
+        rates: rates.clone(),
+        sign_in: SignIn::new(store.clone(), token_key, mailer, console.clone()),
+        users: Users::new(store.clone(), node, config.plans),
+        visitors: visitors.clone(),
+        workspace_logs: transitions.logs().clone(),
+        apps,
+        console,
+        environments,
+        workspaces,
+    }));
+
+    let (stop, stopped) = watch::channel(false);
+    let gateway_server = match &config.gateways {
+        Some(config) => Some(gateway_rpc::listen(config, gateways.clone(), visitors)?),
+        None => None,
+    };
+    let guest_connections = match &config.bridge {
+        Some(config) => Some(
+            handover::listen(&config.socket, config.uid)
+                .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?,
+        ),
+        None => None,
+    };
+    let (guest_context, guest_stopped) = (context.clone(), stopped.clone());
+    let synced = reconciler.synced();
+    let background = tokio::spawn(async move {
+        tokio::join!(
+            reconciler.run(),
+            networks.run(synced),
+            gateways.run(&transitions),
+            async {
+                if let Some(server) = gateway_server {
+                    server.await;
+                }
+            },
+            async {
+                if let Some(connections) = guest_connections {
+                    let router = rigbox_api::guest::router(guest_context);
+                    let _ = rigbox_api::guest::serve(connections, router, guest_stopped).await;
+                }
+            },
+            rates.run_cleanup(),
+        )
+    });
+    let server = tokio::spawn(rigbox_api::serve(listener, router(context), stopped));
+    info!(address = %config.api_listen, url = config.public_api_url, "listening");
+    let abort = server.abort_handle();
+    tokio::pin!(server);
+    let outcome = tokio::select! {
+        outcome = &mut server => outcome,
+        () = shutdown => {
+            let _ = stop.send(true);
+            match tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await {
+                Ok(outcome) => outcome,
+                Err(_) => Ok(Ok(())),
+            }
+        }
+    };
+    abort.abort();
+    background.abort();
+    let _ = background.await;
+    store.close().await;
+    match outcome {
+        Ok(served) => served.map_err(Error::Serve),
+        Err(join) => Err(Error::Serve(std::io::Error::other(join))),
+    }
+}

@@ -1,0 +1,8 @@
+//! Identity: who calls, and how users and machines obtain credentials.
+
+pub mod api_keys;
+pub mod authenticate;
+pub mod console_origin;
+pub mod devices;
+pub mod email;
+pub mod sign_in;

@@ -1,0 +1,24 @@
+//! Services of the control role: what the platform does, one folder per noun, and the reconciler that carries it out. A function with an
+//! effect takes the permit for it. Services know no HTTP: callers pass plain values.
+
+pub mod apps;
+pub mod audit;
+pub mod clock;
+pub mod database;
+pub mod environment;
+pub mod error;
+pub mod gateways;
+pub mod guests;
+pub mod health;
+pub mod identity;
+pub mod network;
+pub mod nodes;
+pub mod quick_deploy;
+pub mod rate_limits;
+pub mod reconciler;
+pub mod records;
+mod rpc;
+pub mod transitions;
+pub mod users;
+pub mod workspace_log;
+pub mod workspaces;

@@ -1,0 +1,17 @@
+//! Nodes: the client of a node's service, and what a node can hold.
+
+use rigbox_core::plans::MachineCapacity;
+use rigbox_proto::node::NodeDescription;
+
+pub mod capacity;
+pub mod client;
+
+/// Returns a node's capacity as the domain rules count it.
+pub fn machine_capacity(description: &NodeDescription) -> MachineCapacity {
+    let saturating = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    MachineCapacity {
+        vcpus: description.vcpus,
+        ram_mb: saturating(description.ram_mb),
+        disk_total_mb: saturating(description.disk_total_mb),
+    }
+}

@@ -1,0 +1,316 @@
+//! How often one caller may call: smooth limits (GCRA, ITU-T I.371) per user and class of routes, and per address for those who have
+//! shown no valid key. Per process: several replicas would each count for themselves.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use governor::Quota;
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use rigbox_core::authz::{Credential, Principal};
+use rigbox_core::ids::{UserId, WorkspaceId};
+use rigbox_core::plans::{self, Plans};
+
+/// What a route counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RateClass {
+    /// Keys, the account, and everything that shows no valid key.
+    Authentication,
+    /// Workspaces and what is in them.
+    Workspaces,
+    /// Apps.
+    Apps,
+}
+
+impl RateClass {
+    /// Requests a minute; none is no limit.
+    fn of(self, rates: &plans::RateLimits) -> Option<NonZeroU32> {
+        match self {
+            Self::Authentication => rates.authentication,
+            Self::Workspaces => rates.workspaces,
+            Self::Apps => rates.apps,
+        }
+    }
+}
+
+/// So many may come at once.
+fn burst(per_minute: NonZeroU32) -> NonZeroU32 {
+    NonZeroU32::new(per_minute.get() / 10).unwrap_or(NonZeroU32::MIN)
+}
+
+/// What is left after a request that was let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    pub per_minute: u32,
+    pub remaining: u32,
+    /// Until as many as ever may come at once, s.
+    pub reset_s: u64,
+}
+
+/// Why a request is not let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitExceeded {
+    pub allowance: Allowance,
+    /// Until the next one may come, s, at least 1.
+    pub retry_after_s: u32,
+}
+
+type Keyed<K, C> = governor::RateLimiter<K, DashMapStateStore<K>, C, StateInformationMiddleware>;
+
+/// One limit for many callers.
+struct Limiter<K: Hash + Eq + Clone, C: Clock + Clone> {
+    per_minute: NonZeroU32,
+    keyed: Keyed<K, C>,
+    clock: C,
+}
+
+impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
+    fn new(per_minute: NonZeroU32, clock: &C) -> Self {
+        let quota = Quota::per_minute(per_minute).allow_burst(burst(per_minute));
+        let keyed = governor::RateLimiter::new(quota, DashMapStateStore::default(), clock.clone());
+        Self { per_minute, keyed, clock: clock.clone() }
+    }
+
+    fn check(&self, key: &K) -> Result<Allowance, LimitExceeded> {
+        let per_minute = self.per_minute.get();
+        let allowance = |remaining: u32| {
+            let used = u64::from(burst(self.per_minute).get().saturating_sub(remaining));
+            Allowance { per_minute, remaining, reset_s: (used * 60).div_ceil(per_minute.into()) }
+        };
+        match self.keyed.check_key(key) {
+            Ok(state) => Ok(allowance(state.remaining_burst_capacity())),
+            Err(not_until) => {
+                let wait = not_until.wait_time_from(self.clock.now());
+                let retry_after_s = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+                Err(LimitExceeded { allowance: allowance(0), retry_after_s })
+            }
+        }
+    }
+
+    /// Forgets who has been quiet; whether anybody is left.
+    fn remove_idle(&self) -> bool {
+        self.keyed.retain_recent();
+        self.keyed.shrink_to_fit();
+        !self.keyed.is_empty()
+    }
+}
+
+/// A limiter for each class and each number of requests a minute that somebody has: few, because only operators set such numbers.
+struct Limiters<K: Hash + Eq + Clone, C: Clock + Clone> {
+    clock: C,
+    limiters: RwLock<HashMap<(RateClass, NonZeroU32), Limiter<K, C>>>,
+}
+
+impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiters<K, C> {
+    fn new(clock: C) -> Self {
+        Self { clock, limiters: RwLock::default() }
+    }
+
+    fn check(&self, class: RateClass, per_minute: NonZeroU32, key: &K) -> Result<Allowance, LimitExceeded> {
+        let place = (class, per_minute);
+        if let Some(limiter) = self.limiters.read().unwrap_or_else(PoisonError::into_inner).get(&place) {
+            return limiter.check(key);
+        }
+        let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
+        limiters.entry(place).or_insert_with(|| Limiter::new(per_minute, &self.clock)).check(key)
+    }
+
+    fn remove_idle(&self) {
+        let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
+        limiters.retain(|_, limiter| limiter.remove_idle());
+    }
+}
+
+/// Whose requests are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Holder {
+    User(UserId),
+    /// By its own key: code in a VM must not use up what its owner may ask.
+    Workspace(WorkspaceId),
+}
+
+/// All limits.
+pub struct RateLimiter {
+    plans: Plans,
+    known: Limiters<Holder, DefaultClock>,
+    addresses: Limiters<IpAddr, DefaultClock>,
+}
+
+/// How often callers that have been quiet are forgotten.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
+
+impl RateLimiter {
+    pub fn new(plans: Plans) -> Self {
+        let clock = DefaultClock::default();
+        Self { plans, known: Limiters::new(clock.clone()), addresses: Limiters::new(clock) }
+    }
+
+    /// Counts a request of a user, or of a workspace by its own key; `None` is no limit.
+    pub fn principal(
+        &self,
+        principal: &Principal,
+        class: RateClass,
+    ) -> Result<Option<Allowance>, LimitExceeded> {
+        let (known, rates) = match &principal.credential {
+            // Whatever its owner may: what is in a VM is a stranger's.
+            Credential::Workspace(id) => (Holder::Workspace(id.clone()), self.plans.anonymous_rates()),
+            Credential::Key(_) | Credential::Session(_) => {
+                let terms = self.plans.entitlements(principal.plan, principal.limits);
+                (Holder::User(principal.user.clone()), terms.rates())
+            }
+        };
+        class.of(&rates).map(|per_minute| self.known.check(class, per_minute, &known)).transpose()
+    }
+
+    /// Counts a request of somebody unknown.
+    pub fn address(&self, address: IpAddr, class: RateClass) -> Result<Option<Allowance>, LimitExceeded> {
+        let limit = class.of(&self.plans.anonymous_rates());
+        limit.map(|per_minute| self.addresses.check(class, per_minute, &network(address))).transpose()
+    }
+
+    /// Forgets who has been quiet, for ever.
+    pub async fn run_cleanup(&self) {
+        loop {
+            tokio::time::sleep(CLEANUP_INTERVAL).await;
+            self.known.remove_idle();
+            self.addresses.remove_idle();
+        }
+    }
+}
+
+/// What one customer of a provider has: an IPv4 address, or an IPv6 network of 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+    use rigbox_core::authz::Scope;
+    use rigbox_core::ids::KeyId;
+    use rigbox_core::plans::{LimitOverrides, Plan};
+
+    use super::*;
+
+    /// A plan's numbers, and some that operators set.
+    const NUMBERS: [u32; 6] = [120, 180, 240, 1_000, 36, 5];
+
+    fn limiter(per_minute: u32) -> (Limiter<u8, FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        (Limiter::new(NonZeroU32::new(per_minute).unwrap(), &clock), clock)
+    }
+
+    #[test]
+    fn a_minutes_worth_passes_when_evenly_spaced() {
+        for number in NUMBERS {
+            let (limiter, clock) = limiter(number);
+            for request in 0..2 * number {
+                assert!(limiter.check(&1).is_ok(), "request {request} of {number} a minute");
+                clock.advance(Duration::from_mins(1) / number);
+            }
+        }
+    }
+
+    #[test]
+    fn a_burst_is_a_tenth_and_not_one_more() {
+        for number in NUMBERS {
+            let (limiter, clock) = limiter(number);
+            let burst = (number / 10).max(1);
+            let remaining: Vec<u32> = (0..burst).map(|_| limiter.check(&1).unwrap().remaining).collect();
+            assert_eq!(remaining, (0..burst).rev().collect::<Vec<_>>());
+            let refused = limiter.check(&1).unwrap_err();
+            assert_eq!(refused.retry_after_s, 60_u32.div_ceil(number));
+            assert_eq!(refused.allowance.per_minute, number);
+            // Somebody else is not concerned.
+            assert!(limiter.check(&2).is_ok());
+            // One comes back after its share of a minute, and no second one.
+            clock.advance(Duration::from_mins(1) / number);
+            assert!(limiter.check(&1).is_ok());
+            assert!(limiter.check(&1).is_err());
+            // The whole burst comes back after as long as it takes, and no more than that ever.
+            clock.advance(Duration::from_mins(10));
+            assert_eq!((0..burst + 5).filter(|_| limiter.check(&1).is_ok()).count(), burst as usize);
+        }
+    }
+
+    #[test]
+    fn each_user_has_the_rate_that_is_set() {
+        let number = |number| NonZeroU32::new(number);
+        let set = |number| LimitOverrides { workspaces_per_min: number, ..LimitOverrides::default() };
+        let rates = RateLimiter::new(Plans { free: set(number(50)), ..Plans::default() });
+        let mut next = 0;
+        let mut passed = |plan, limits| {
+            next += 1;
+            let principal = Principal {
+                user: UserId::from_random([next; 5]),
+                plan,
+                limits,
+                credential: Credential::Key(KeyId::from_random([next; 5])),
+                scope: Scope::Account,
+                from: None,
+            };
+            let allowance = rates.principal(&principal, RateClass::Workspaces).unwrap();
+            allowance.map(|allowance| (allowance.per_minute, allowance.remaining))
+        };
+        assert_eq!(passed(Plan::Pro, LimitOverrides::default()), Some((180, 17)));
+        assert_eq!(passed(Plan::Free, LimitOverrides::default()), Some((50, 4)));
+        assert_eq!(passed(Plan::Free, set(number(1_000))), Some((1_000, 99)));
+        assert_eq!(passed(Plan::Owner, LimitOverrides::default()), None);
+        assert_eq!(passed(Plan::Owner, set(number(10))), Some((10, 0)));
+        // Two of the same number have a share each.
+        assert_eq!(passed(Plan::Free, LimitOverrides::default()), Some((50, 4)));
+    }
+
+    #[test]
+    fn who_has_been_quiet_is_forgotten() {
+        let clock = FakeRelativeClock::default();
+        let limiters: Limiters<u8, _> = Limiters::new(clock.clone());
+        limiters.check(RateClass::Workspaces, NonZeroU32::MIN, &1).unwrap();
+        limiters.remove_idle();
+        assert_eq!(limiters.limiters.read().unwrap().len(), 1);
+        clock.advance(Duration::from_mins(3));
+        limiters.remove_idle();
+        assert!(limiters.limiters.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_workspaces_own_key_does_not_use_up_what_its_owner_may_ask() {
+        let rates = RateLimiter::new(Plans::default());
+        let owner = Principal {
+            user: UserId::from_random([1; 5]),
+            plan: Plan::Owner,
+            limits: LimitOverrides::default(),
+            credential: Credential::Key(KeyId::from_random([1; 5])),
+            scope: Scope::Account,
+            from: None,
+        };
+        let id = WorkspaceId::from_random([2; 5]);
+        let within = Principal {
+            credential: Credential::Workspace(id.clone()),
+            scope: Scope::OwnWorkspace(id),
+            ..owner.clone()
+        };
+        let refused = |principal: &Principal| {
+            (0..100).any(|_| rates.principal(principal, RateClass::Workspaces).is_err())
+        };
+        assert!(refused(&within), "without a limit");
+        assert!(!refused(&owner), "the owner's own requests");
+    }
+
+    #[test]
+    fn one_customers_many_addresses_count_as_one() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    }
+}

@@ -1,0 +1,47 @@
+//! The caller's own account.
+
+use rigbox_core::authz::{Permit, ReadAccount, ReadLimits};
+use rigbox_core::plans::{LimitOverrides, Limits, Plan, Plans};
+use rigbox_store::{Store, Usage, User};
+
+use crate::error::ServiceError;
+use crate::nodes::client::NodeClient;
+use crate::nodes::machine_capacity;
+
+#[derive(Clone)]
+pub struct Users {
+    store: Store,
+    node: NodeClient,
+    plans: Plans,
+}
+
+/// What a user may have, and has.
+pub struct UserLimits {
+    pub plan: Plan,
+    /// Whether something is set for this user alone.
+    pub custom: bool,
+    pub limits: Limits,
+    pub usage: Usage,
+}
+
+impl Users {
+    pub fn new(store: Store, node: NodeClient, plans: Plans) -> Self {
+        Self { store, node, plans }
+    }
+
+    pub async fn me(&self, permit: &Permit<ReadAccount>) -> Result<User, ServiceError> {
+        let id = &permit.principal().user;
+        self.store.user(id).await?.ok_or_else(|| ServiceError::NotFound(id.to_string()))
+    }
+
+    pub async fn limits(&self, permit: &Permit<ReadLimits>) -> Result<UserLimits, ServiceError> {
+        let caller = permit.principal();
+        let machine = machine_capacity(&*self.node.describe().await?);
+        Ok(UserLimits {
+            plan: caller.plan,
+            custom: caller.limits != LimitOverrides::default(),
+            limits: self.plans.entitlements(caller.plan, caller.limits).limits(machine),
+            usage: self.store.usage(&caller.user).await?,
+        })
+    }
+}
