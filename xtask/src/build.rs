@@ -1,17 +1,15 @@
 //! Builds the programs, and the static ones that go into every VM; installs Debian packages that are missing.
 
-use std::fs;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::place::{checkout, program};
+use crate::static_programs;
 use crate::steps::step;
 
 /// What running Rigbox needs of Debian.
 pub(crate) const RUN_PACKAGES: &[&str] =
     &["qemu-system-x86", "xfsprogs", "util-linux", "mount", "iproute2", "nftables"];
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Runs a program to its end, with its output on the terminal.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
@@ -50,43 +48,15 @@ fn is_installed(package: &str) -> bool {
     query.is_ok_and(|output| output.stdout == b"installed")
 }
 
-/// Builds all programs.
+/// Builds all programs, those for VMs included.
 pub(crate) fn everything() -> Result<()> {
-    let remedy = "read the compiler's message above";
-    step("build the programs", remedy, || {
-        run(cargo().args(["build", "--release", "--workspace", "--bins", "--quiet"]))
-    })?;
-    step("build the guest's programs", remedy, guest)
+    step("build the programs", "read the compiler's message above", || {
+        static_programs::build(&["build", "--release", "--workspace", "--bins", "--quiet"])
+    })
 }
 
 /// Builds the bench program alone.
 pub(crate) fn bench() -> Result<()> {
     let arguments = ["build", "--release", "--package", "rigbox-bench", "--quiet"];
     step("build the bench", "read the compiler's message above", || run(cargo().args(arguments)))
-}
-
-/// The agent and `rig` for use in a VM run on any distribution's C library, and without one: they are linked statically.
-fn guest() -> Result<()> {
-    run(cargo()
-        .env(
-            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-            "-C target-feature=+crt-static -C strip=symbols",
-        )
-        .args(["build", "--release", "--quiet", "--target", TARGET])
-        .args(["-p", "rigbox-guest", "-p", "rig", "-p", "rigbox-bareinit"]))?;
-    let built = checkout().join("target").join(TARGET).join("release");
-    let folder = program("guest");
-    fs::create_dir_all(&folder)?;
-    for (from, to) in [("rigbox-guest", "init"), ("rig", "rig"), ("rigbox-bareinit", "bare-init")] {
-        let (from, to) = (built.join(from), folder.join(to));
-        let program = fs::read(&from).with_context(|| from.display().to_string())?;
-        if fs::read(&to).is_ok_and(|old| old == program) {
-            continue;
-        }
-        // A new file under the name, because the old one may be in use.
-        let new = to.with_extension("new");
-        fs::copy(&from, &new)?;
-        fs::rename(&new, to)?;
-    }
-    Ok(())
 }

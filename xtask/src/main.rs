@@ -6,12 +6,14 @@ mod down;
 mod image;
 mod place;
 mod schemathesis;
+mod static_programs;
 mod steps;
 mod test;
 mod up;
 mod websocket_clients;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -82,7 +84,10 @@ struct PlaceArguments {
     state: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    if let Some(compiled) = static_programs::rustc_wrapper() {
+        return Ok(compiled);
+    }
     let arguments = Arguments::parse();
     std::env::set_current_dir(place::checkout())?;
     match arguments.task {
@@ -95,5 +100,6 @@ fn main() -> Result<()> {
         }
         Task::Bench { name, json, rounds } => bench::bench(&name, json, rounds),
         Task::Build => build::everything(),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Timestamp;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::{Row, SqlitePool};
 
 mod api_keys;
@@ -19,6 +19,7 @@ mod credential_cache;
 mod devices;
 mod environment;
 mod idempotency;
+mod migrations;
 mod networks;
 mod pagination;
 mod secrets;
@@ -45,8 +46,6 @@ pub use sessions::{NewSession, SignedIn};
 pub use users::User;
 pub use workspace_log::LogEntry;
 pub use workspaces::{Page, Quota, Usage, Workspace};
-
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Database error.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +150,7 @@ impl Store {
     /// Opens the database, creates it if necessary, and migrates it to this version's schema.
     pub async fn open(path: &Path, token_key: &tokens::TokenKey) -> Result<Self, Error> {
         let pool = sqlite::open(path).await?;
-        MIGRATIONS.run(&pool).await.map_err(|error| match error {
+        migrations::migrator().run(&pool).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;

@@ -1,0 +1,50 @@
+//! Schema migrations, in the order in which they run. A migration that was released never changes: the database keeps its checksum.
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// Lists files of `migrations/`, each with its version and description. Embedding them here and not with `sqlx::migrate!` keeps sqlx's
+/// macros out of the build: those compile SQLite a second time, for the compiler's own use.
+macro_rules! migrations {
+    ($($version:literal $name:literal $description:literal,)*) => {
+        &[$(($version, $description, include_str!(concat!("../migrations/", $name)))),*]
+    };
+}
+
+const MIGRATIONS: &[(i64, &str, &str)] = migrations![
+    1 "0001_ground.sql" "ground",
+    2 "0002_keys.sql" "keys",
+    3 "0003_audit.sql" "audit",
+    4 "0004_sign_in.sql" "sign in",
+    5 "0005_secrets.sql" "secrets",
+    6 "0006_user_limits.sql" "user limits",
+    9 "0009_grants.sql" "grants",
+    10 "0010_apps.sql" "apps",
+    11 "0011_workspace_log.sql" "workspace log",
+];
+
+/// Returns what brings a database to this version's schema.
+pub(crate) fn migrator() -> Migrator {
+    let migrations = MIGRATIONS.iter().map(|(version, description, sql)| {
+        Migration::new(*version, (*description).into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_file_in_the_folder_is_listed_as_it_is() {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"));
+        let on_disk = Migrator::new(folder).await.unwrap();
+        let fields = |migration: &Migration| {
+            (migration.version, migration.description.to_string(), migration.checksum.to_vec())
+        };
+        let listed: Vec<_> = migrator().iter().map(fields).collect();
+        assert_eq!(listed, on_disk.iter().map(fields).collect::<Vec<_>>());
+    }
+}
