@@ -18,6 +18,13 @@ pub(crate) const MAIL_PORT: u16 = 2525;
 const RATES: &str = "[plans.free]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n\
     [plans.anonymous]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n";
 
+/// Where a kept host has the owner's key, for the next run; not below the folders that are searched for secrets.
+const KEPT_KEY: &str = "/run/owner.key";
+
+/// Files in the scratch folder of a kept host that belong to the host and the installation, and not to a test.
+const KEPT_FILES: [&str; 7] =
+    ["home", "installation", "mounts", "ready", "resolver.log", "rigbox.toml", "rigboxd.log"];
+
 pub(crate) struct Installation {
     pub(crate) scratch: PathBuf,
     programs: PathBuf,
@@ -53,33 +60,28 @@ pub(crate) fn eventually<T>(
 }
 
 impl Installation {
-    pub(crate) fn start() -> Result<Self> {
-        let scratch = PathBuf::from(std::env::var_os(crate::host::SCRATCH).context("the scratch folder")?);
+    /// Starts it in a new host. In a kept one, removes what earlier runs have left in it.
+    pub(crate) fn open() -> Result<Self> {
+        let scratch = crate::host::scratch()?;
         let programs = std::env::current_exe()?.parent().context("the programs' folder")?.to_owned();
-        // A state folder that the roles' users cannot enter, as below a private home.
-        let home = scratch.join("home");
-        fs::create_dir(&home)?;
-        fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-        let config = scratch.join("rigbox.toml");
-        let state = home.join("state");
-        fs::write(
-            &config,
-            format!(
-                "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n[mail]\n\
-                 smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
-                state.display().to_string()
-            ),
-        )?;
         let mut installation = Self {
-            internet: Internet::start()?,
+            internet: Internet::new(&scratch),
             api: Api::new(&format!("http://localhost:{PORT}"))?,
             scratch,
             programs,
             supervisor: Mutex::new(None),
             key: String::new(),
             id: String::new(),
-            mounts_before: fs::read_to_string("/proc/self/mountinfo")?,
+            mounts_before: String::new(),
         };
+        let mounts = installation.scratch.join("mounts");
+        if installation.config().exists() {
+            installation.clear().context("the kept host is of no use any more: try again with --fresh")?;
+        } else {
+            fs::copy("/proc/self/mountinfo", &mounts)?;
+            installation.configure()?;
+        }
+        installation.mounts_before = fs::read_to_string(&mounts)?;
         installation.start_supervisor()?;
         installation.wait_ready()?;
         let run = fs::read_dir("/run/rigbox")?.next().context("/run/rigbox is empty")??;
@@ -91,7 +93,62 @@ impl Installation {
         anyhow::ensure!(output.status.success(), "rigboxd bootstrap failed");
         installation.key = String::from_utf8(output.stdout)?.trim().to_owned();
         installation.api.key = installation.key.clone();
+        if crate::host::is_kept() {
+            fs::write(KEPT_KEY, &installation.key)?;
+        }
         Ok(installation)
+    }
+
+    fn configure(&self) -> Result<()> {
+        // A state folder that the roles' users cannot enter, as below a private home.
+        let home = self.scratch.join("home");
+        fs::create_dir(&home)?;
+        fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        let config = format!(
+            "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n[mail]\n\
+             smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
+            self.state().display().to_string()
+        );
+        Ok(fs::write(self.config(), config)?)
+    }
+
+    /// Removes all workspaces of an earlier run, and then control's state: users, keys, apps.
+    fn clear(&mut self) -> Result<()> {
+        if self.supervisor_pid()?.is_none() {
+            self.start_supervisor()?;
+        }
+        self.wait_ready()?;
+        self.api.key = fs::read_to_string(KEPT_KEY)?;
+        let listed = self.api.get("/workspaces?limit=1000")?.expect(200)?;
+        let vms = listed.get("vms").and_then(|vms| vms.as_array()).context("no list")?;
+        let ids: Vec<&str> = vms.iter().filter_map(|vm| vm.get("id")?.as_str()).collect();
+        for id in &ids {
+            self.api.delete(&format!("/workspaces/{id}"))?.expect(200)?;
+        }
+        for id in &ids {
+            self.api.wait_gone(id)?;
+        }
+        self.kill_supervisor()?;
+        fs::remove_dir_all(self.state().join("control"))?;
+        for entry in fs::read_dir(&self.scratch)? {
+            let entry = entry?;
+            if KEPT_FILES.iter().any(|kept| entry.file_name() == *kept) {
+                continue;
+            }
+            let is_folder = entry.file_type()?.is_dir();
+            if is_folder { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        }
+        Ok(())
+    }
+
+    /// Returns the pid of the supervisor, which holds the lock that its pid is in.
+    fn supervisor_pid(&self) -> Result<Option<i32>> {
+        let path = self.state().join("lock");
+        let Ok(lock) = fs::File::open(&path) else { return Ok(None) };
+        if lock.try_lock_shared().is_ok() {
+            return Ok(None);
+        }
+        Ok(Some(fs::read_to_string(&path)?.trim().parse()?))
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -161,11 +218,15 @@ impl Installation {
     /// Kills the supervisor; its roles end with it.
     pub(crate) fn kill_supervisor(&self) -> Result<()> {
         let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut child = supervisor.take().context("the supervisor")?;
-        child.kill()?;
-        child.wait()?;
+        if let Some(mut child) = supervisor.take() {
+            child.kill()?;
+            child.wait()?;
+        } else if let Some(pid) = self.supervisor_pid()? {
+            // An earlier run started it, in a kept host.
+            rigbox_sys::spawn::signal(pid, 9)?;
+        }
         eventually("the roles end with their supervisor", Duration::from_secs(10), || {
-            Ok(self.role_pids()?.is_empty().then_some(()))
+            Ok((self.supervisor_pid()?.is_none() && self.role_pids()?.is_empty()).then_some(()))
         })
     }
 

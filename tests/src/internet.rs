@@ -30,15 +30,15 @@ pub(crate) const GREETING: &str = "hello from the internet";
 /// Servers on this port never stop talking.
 pub(crate) const STREAM: u16 = 9999;
 
-/// The internet.
+/// The internet, as tests see it.
 pub(crate) struct Internet {
-    /// Names that its resolver was asked for.
-    asked: Arc<Mutex<Vec<String>>>,
+    /// Names that its resolver was asked for, one a line.
+    queries: PathBuf,
 }
 
 impl Internet {
-    /// Makes it. The host gets `eth0` and a default route.
-    pub(crate) fn start() -> Result<Self> {
+    /// Creates it and serves it on threads of this process. The host gets `eth0` and a default route.
+    pub(crate) fn serve(scratch: &Path) -> Result<()> {
         File::create(PATH)?;
         let made = std::thread::spawn(|| -> io::Result<()> {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -72,25 +72,27 @@ impl Internet {
                 }
             })?;
         }
-        let asked = Arc::default();
-        resolve(Arc::clone(&asked))?;
-        Ok(Self { asked })
+        resolve(&File::options().create(true).append(true).open(queries(scratch))?)
     }
 
-    /// How often the resolver was asked for a name.
-    pub(crate) fn asked_for(&self, name: &str) -> usize {
-        self.asked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .filter(|asked| *asked == name)
-            .count()
+    /// Returns the internet that another process serves.
+    pub(crate) fn new(scratch: &Path) -> Self {
+        Self { queries: queries(scratch) }
+    }
+
+    /// Returns how often the resolver was asked for a name.
+    pub(crate) fn asked_for(&self, name: &str) -> Result<usize> {
+        Ok(std::fs::read_to_string(&self.queries)?.lines().filter(|asked| *asked == name).count())
     }
 
     /// Records what arrives in, and leaves, the internet.
     pub(crate) fn record(&self) -> Result<Recorder> {
         Recorder::start(Path::new(PATH))
     }
+}
+
+fn queries(scratch: &Path) -> PathBuf {
+    scratch.join("resolver.log")
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
@@ -146,11 +148,11 @@ fn records(name: &str, kind: RecordType) -> Option<Vec<RData>> {
     })
 }
 
-fn reply(bytes: &[u8], asked: &Mutex<Vec<String>>, longest: usize) -> Option<Vec<u8>> {
+fn reply(bytes: &[u8], mut queries: &File, longest: usize) -> Option<Vec<u8>> {
     let request = Message::from_vec(bytes).ok()?;
     let query = request.queries.first()?.clone();
     let name = query.name().to_ascii().to_ascii_lowercase();
-    asked.lock().unwrap_or_else(PoisonError::into_inner).push(name.trim_end_matches('.').to_owned());
+    queries.write_all(format!("{}\n", name.trim_end_matches('.')).as_bytes()).ok()?;
     let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
     reply.add_query(query.clone());
     match records(&name, query.query_type()) {
@@ -165,14 +167,14 @@ fn reply(bytes: &[u8], asked: &Mutex<Vec<String>>, longest: usize) -> Option<Vec
     if bytes.len() > longest { reply.truncate().to_vec().ok() } else { Some(bytes) }
 }
 
-fn resolve(asked: Arc<Mutex<Vec<String>>>) -> Result<()> {
+fn resolve(queries: &File) -> Result<()> {
     let udp = inside(Path::new(PATH), || UdpSocket::bind((RESOLVER, 53)))?;
     let tcp = inside(Path::new(PATH), || TcpListener::bind((RESOLVER, 53)))?;
-    let by_connection = Arc::clone(&asked);
+    let (by_datagram, by_connection) = (queries.try_clone()?, queries.try_clone()?);
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((length, from)) = udp.recv_from(&mut buffer) {
-            if let Some(reply) = reply(&buffer[..length], &asked, 1232) {
+            if let Some(reply) = reply(&buffer[..length], &by_datagram, 1232) {
                 let _ = udp.send_to(&reply, from);
             }
         }

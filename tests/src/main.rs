@@ -44,16 +44,43 @@ fn main() -> ExitCode {
         return ended;
     }
     match host::stage() {
-        host::Stage::Outside => host::run_inside(),
-        host::Stage::Reaper => host::reap(),
+        host::Stage::Outside => host::run_outside(),
+        host::Stage::Host => host::own(),
+        host::Stage::Init => host::reap(),
+        host::Stage::Internet => host::play_internet(),
         host::Stage::Inside => run(),
     }
 }
 
+type Module = (&'static str, &'static [Promise]);
+const MODULES: [Module; 14] = [
+    ("refusals", refusals::PROMISES),
+    ("contract", contract::PROMISES),
+    ("clients", clients::PROMISES),
+    ("isolation", isolation::PROMISES),
+    ("dialling", dialling::PROMISES),
+    ("network", network::PROMISES),
+    ("browser", browser::PROMISES),
+    ("apps", apps::PROMISES),
+    ("lifecycle", lifecycle::PROMISES),
+    ("sign_in", sign_in::PROMISES),
+    ("secrets", secrets::PROMISES),
+    ("canary", canary::PROMISES),
+    ("recovery", recovery::PROMISES),
+    // Last: it deletes everything.
+    ("leftovers", leftovers::PROMISES),
+];
+
 fn run() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let world = match Installation::start() {
+    // The name of a module means its tests alone.
+    if let Some(filter) = &mut arguments.filter
+        && MODULES.iter().any(|(module, _)| module == filter)
+    {
+        filter.push_str("::");
+    }
+    let world = match Installation::open() {
         Ok(installation) => Arc::new(installation),
         Err(error) => {
             eprintln!("the installation under test does not start: {error:#}");
@@ -61,23 +88,7 @@ fn run() -> ExitCode {
         }
     };
     let mut tests = Vec::new();
-    for (module, promises) in [
-        ("refusals", refusals::PROMISES),
-        ("contract", contract::PROMISES),
-        ("clients", clients::PROMISES),
-        ("isolation", isolation::PROMISES),
-        ("dialling", dialling::PROMISES),
-        ("network", network::PROMISES),
-        ("browser", browser::PROMISES),
-        ("apps", apps::PROMISES),
-        ("lifecycle", lifecycle::PROMISES),
-        ("sign_in", sign_in::PROMISES),
-        ("secrets", secrets::PROMISES),
-        ("canary", canary::PROMISES),
-        ("recovery", recovery::PROMISES),
-        // Last: it deletes everything.
-        ("leftovers", leftovers::PROMISES),
-    ] {
+    for (module, promises) in MODULES {
         for (name, promise) in promises {
             let world = Arc::clone(&world);
             tests.push(Trial::test(format!("{module}::{name}"), move || {

@@ -1,17 +1,17 @@
-//! `cargo xtask bench NAME`: builds what it needs and runs the bench program, which says the rest.
+//! `cargo xtask bench NAME`: builds what the benchmark needs and runs it.
 
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::place::program;
+use crate::paths::program;
 use crate::{build, image};
 
 pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
-    // Only what starts VMs needs what VMs are made of.
     if name == "edge" {
         build::install_packages(&[&["nginx-light", "wrk"]])?;
     }
+    // Benchmarks without VMs need no image.
     if matches!(name, "api" | "edge") {
         build::bench()?;
     } else {

@@ -1,4 +1,4 @@
-//! Builds the programs, and the static ones that go into every VM; installs Debian packages that are missing.
+//! Builds the programs, and installs missing Debian packages.
 
 use std::process::{Command, Stdio};
 
@@ -7,23 +7,23 @@ use anyhow::{Context, Result};
 use crate::static_programs;
 use crate::steps::step;
 
-/// What running Rigbox needs of Debian.
+/// Debian packages that Rigbox needs at run time.
 pub(crate) const RUN_PACKAGES: &[&str] =
     &["qemu-system-x86", "xfsprogs", "util-linux", "mount", "iproute2", "nftables"];
 
-/// Runs a program to its end, with its output on the terminal.
+/// Runs a command to its end, with its output on the terminal.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
     anyhow::ensure!(status.success(), "{command:?} ended with {status}");
     Ok(())
 }
 
-/// The cargo that runs this.
+/// Returns a command for the cargo that runs this program.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Installs the packages that are not there yet.
+/// Installs the packages that are missing.
 pub(crate) fn install_packages(lists: &[&[&str]]) -> Result<()> {
     let missing: Vec<&str> =
         lists.iter().flat_map(|list| *list).copied().filter(|name| !is_installed(name)).collect();
@@ -55,8 +55,8 @@ pub(crate) fn everything() -> Result<()> {
     })
 }
 
-/// Builds the bench program alone.
+/// Builds the benchmarks alone.
 pub(crate) fn bench() -> Result<()> {
     let arguments = ["build", "--release", "--package", "rigbox-bench", "--quiet"];
-    step("build the bench", "read the compiler's message above", || run(cargo().args(arguments)))
+    step("build the benchmarks", "read the compiler's message above", || run(cargo().args(arguments)))
 }

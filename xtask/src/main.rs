@@ -1,10 +1,11 @@
-//! `cargo xtask`: everything that is done with a checkout. `up` and `test` are all the set-up there is.
+//! `cargo xtask`: all tasks of a checkout. `up` and `test` install what they need themselves.
 
 mod bench;
 mod build;
 mod down;
 mod image;
-mod place;
+mod installation;
+mod paths;
 mod schemathesis;
 mod static_programs;
 mod steps;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use place::Place;
+use installation::Installation;
 
 /// Rigbox's tasks.
 #[derive(Parser)]
@@ -30,58 +31,58 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install what is missing, build, start Rigbox on this machine and run a command in a fresh VM.
+    /// Install what is missing, build, start Rigbox on this machine and run a command in a new VM.
     Up {
         #[command(flatten)]
-        place: PlaceArguments,
-        /// The API listens on this + 70.
+        state: StateFolder,
+        /// Base of the ports: the API listens on this + 70, apps on this + 80.
         #[arg(long, default_value_t = 7000)]
         port_base: u16,
-        /// How VMs reach the outside: by the host's own network (`veth`), or not at all (`none`).
+        /// Network access of VMs: through the host's network (`veth`), or none.
         #[arg(long, default_value = "veth", value_parser = ["veth", "none"])]
         uplink: String,
     },
     /// Stop Rigbox and all its VMs.
     Down {
         #[command(flatten)]
-        place: PlaceArguments,
+        state: StateFolder,
         /// Also delete every workspace and all state.
         #[arg(long)]
         purge: bool,
     },
-    /// Install what the tests need and run all of them.
-    Test {
-        /// Random tests at their full numbers.
-        #[arg(long)]
-        soak: bool,
-        /// Only end-to-end tests whose name contains this.
-        filter: Option<String>,
-    },
+    /// Run formatting, lints, unit tests and end-to-end tests.
+    Test(test::Options),
     /// Build a guest image from its recipe in `images/`.
     Image {
         /// Name of the recipe.
         name: String,
     },
-    /// Measure Rigbox beside the plain thing that it is made of, on this machine.
+    /// Measure Rigbox beside a plain alternative on this machine.
     Bench {
-        /// What to measure: `spawn` or `api`.
+        /// Benchmark to run: `spawn`, `api` or `edge`.
         name: String,
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,
-        /// Rounds of each side; the median counts.
+        /// Rounds of each side; the result is the median.
         #[arg(long)]
         rounds: Option<u32>,
     },
-    /// Build everything, the guest's static programs included.
+    /// Build all programs, those for VMs included.
     Build,
 }
 
 #[derive(clap::Args)]
-struct PlaceArguments {
-    /// State folder; without it, `.rigbox` in the checkout.
+struct StateFolder {
+    /// State folder, by default `.rigbox` in the checkout.
     #[arg(long)]
     state: Option<PathBuf>,
+}
+
+impl StateFolder {
+    fn installation(self) -> Result<Installation> {
+        Installation::new(self.state)
+    }
 }
 
 fn main() -> Result<ExitCode> {
@@ -89,11 +90,11 @@ fn main() -> Result<ExitCode> {
         return Ok(compiled);
     }
     let arguments = Arguments::parse();
-    std::env::set_current_dir(place::checkout())?;
+    std::env::set_current_dir(paths::checkout())?;
     match arguments.task {
-        Task::Up { place, port_base, uplink } => up::up(&Place::new(place.state)?, port_base, &uplink),
-        Task::Down { place, purge } => down::down(&Place::new(place.state)?, purge),
-        Task::Test { soak, filter } => test::test(soak, filter.as_deref()),
+        Task::Up { state, port_base, uplink } => up::up(&state.installation()?, port_base, &uplink),
+        Task::Down { state, purge } => down::down(&state.installation()?, purge),
+        Task::Test(options) => test::test(&options),
         Task::Image { name } => {
             build::install_packages(&[rigbox_image::HOST_PACKAGES])?;
             image::build(&name).map(drop)

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use crate::build::{cargo, run};
-use crate::place::program;
+use crate::paths::program;
 
 /// Tells the wrapper where static programs go; unset outside of `build`.
 const FOLDER: &str = "RIGBOX_STATIC_PROGRAMS";

@@ -1,133 +1,139 @@
-//! `cargo xtask test`: every test there is, and one line that adds them up.
+//! `cargo xtask test`: runs the tests, and sums them up in a table and one last line.
 
-use std::io::{BufRead, BufReader};
+mod host;
+mod results;
+
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 use crate::build::{self, cargo, run};
-use crate::place::program;
+use crate::paths::program;
 use crate::steps::step;
 use crate::{image, schemathesis, websocket_clients};
+use host::KeptHost;
+use results::Results;
 
-/// What the tests need of Debian: a mail server, a browser, and the iptables that came before nftables.
+/// Debian packages that the end-to-end tests need: a mail server, a browser, and legacy iptables.
 const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd", "chromium", "chromium-driver", "iptables"];
+const REMEDY: &str = "read the message above";
 
-/// What tests said.
-#[derive(Default, Clone, Copy)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-    /// Of `skipped`, those that their suite will call passed.
-    called_passed: u64,
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run formatting, lints and unit tests only.
+    #[arg(long, conflicts_with_all = ["soak", "only", "fresh", "down", "filter"])]
+    unit: bool,
+    /// Run one end-to-end module, or the tests whose name contains NAME, on an installation that is kept for the next run.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["down", "filter"])]
+    only: Option<String>,
+    /// With `--only`: replace the kept installation first.
+    #[arg(long, requires = "only")]
+    fresh: bool,
+    /// Remove the installation that `--only` has kept.
+    #[arg(long, conflicts_with_all = ["soak", "filter"])]
+    down: bool,
+    /// Run random tests at full length.
+    #[arg(long)]
+    soak: bool,
+    /// Run only end-to-end tests whose name contains this, on a new installation.
+    filter: Option<String>,
 }
 
-impl Counts {
-    /// Adds a line such as `test result: ok. 5 passed; 0 failed; 0 ignored; ...`, or `skipped: why`, which a test says of itself. That may
-    /// come after the test's name.
-    fn add(&mut self, line: &str) {
-        if line.rsplit("... ").next().is_some_and(|said| said.starts_with("skipped: ")) {
-            self.skipped += 1;
-            self.called_passed += 1;
-            return;
-        }
-        let Some(result) = line.trim().strip_prefix("test result: ") else { return };
-        let words: Vec<&str> = result.split_whitespace().collect();
-        for pair in words.windows(2) {
-            let [number, what] = pair else { continue };
-            let Ok(number) = number.parse::<u64>() else { continue };
-            match what.trim_end_matches([';', '.']) {
-                "passed" => self.passed += number - std::mem::take(&mut self.called_passed).min(number),
-                "failed" => self.failed += number,
-                "ignored" => self.skipped += number,
-                _ => {}
-            }
-        }
+/// Runs the tests; fails if one failed.
+pub(crate) fn test(options: &Options) -> Result<()> {
+    if options.down {
+        return KeptHost::new().remove();
     }
-}
-
-/// Runs all tests; fails when one failed.
-pub(crate) fn test(soak: bool, filter: Option<&str>) -> Result<()> {
-    let clients = websocket_clients::packages();
-    let packages =
-        [build::RUN_PACKAGES, TEST_PACKAGES, rigbox_image::HOST_PACKAGES, schemathesis::PACKAGES, &clients];
-    build::install_packages(&packages)?;
-    let remedy = "read the message above";
-    if filter.is_none() {
-        step("formatting", "cargo fmt", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    let end_to_end = !options.unit;
+    let unit = options.only.is_none() && options.filter.is_none();
+    install_packages(unit, end_to_end)?;
+    let mut results = Results::default();
+    let mut failed = Vec::new();
+    if unit {
+        step("formatting", "cargo fmt --all", || run(cargo().args(["fmt", "--all", "--check"])))?;
     }
-    build::everything()?;
-    let mut counts = Counts::default();
-    let mut broken = Vec::new();
-    if filter.is_none() {
-        step("lints", remedy, || {
-            run(cargo().args([
-                "clippy",
-                "--release",
-                "--workspace",
-                "--all-targets",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ]))
-        })?;
-        // `--no-fail-fast`: the sum is of all tests.
-        let mut units = cargo();
-        // The whole workspace, as it was built: a part of it would be built anew with other features. (The end-to-end suite has no
-        // unit tests, see its Cargo.toml.)
-        units.args(["test", "--release", "--workspace", "--no-fail-fast"]);
-        units.env("RIGBOX_WEBSOCKET_CLIENTS", websocket_clients::install()?);
-        let ended = step("unit tests", remedy, || watch(units.env_remove("RUST_BACKTRACE"), &mut counts))?;
-        broken.extend((!ended).then_some("unit tests"));
+    if end_to_end {
+        build::everything()?;
     }
-    image::build("base")?;
-    let schemathesis = schemathesis::install()?;
-    let mut suite = Command::new(program("rigbox-tests"));
-    suite.args(filter).env("RIGBOX_SCHEMATHESIS", schemathesis);
-    if soak {
-        suite.env("RIGBOX_SOAK", "1");
+    if unit {
+        step("lints", REMEDY, lint)?;
+        let passed = step("unit tests", REMEDY, || unit_tests(&mut results))?;
+        failed.extend((!passed).then_some("unit tests"));
     }
-    let ended = step("end-to-end tests", remedy, || watch(&mut suite, &mut counts))?;
-    broken.extend((!ended).then_some("end-to-end tests"));
-
-    let Counts { passed, failed, skipped, .. } = counts;
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
-    anyhow::ensure!(failed == 0 && broken.is_empty(), "failed: {}", broken.join(", "));
+    if end_to_end {
+        let passed = end_to_end_tests(options, &mut results)?;
+        failed.extend((!passed).then_some("end-to-end tests"));
+    }
+    print!("{results}");
+    anyhow::ensure!(results.failed() == 0 && failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-/// Runs a test program, shows its output and counts; returns whether it ended well.
-fn watch(command: &mut Command, counts: &mut Counts) -> Result<bool> {
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().with_context(|| format!("{:?}", command.get_program()))?;
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).lines() {
-            let line = line?;
-            println!("{line}");
-            counts.add(&line);
-        }
+fn install_packages(unit: bool, end_to_end: bool) -> Result<()> {
+    let clients = websocket_clients::packages();
+    let mut packages: Vec<&[&str]> = vec![build::RUN_PACKAGES];
+    if unit {
+        packages.push(&clients);
     }
-    Ok(child.wait()?.success())
+    if end_to_end {
+        packages.extend([TEST_PACKAGES, rigbox_image::HOST_PACKAGES, schemathesis::PACKAGES]);
+    }
+    build::install_packages(&packages)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn lint() -> Result<()> {
+    let arguments =
+        ["clippy", "--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    run(cargo().args(arguments))
+}
 
-    #[test]
-    fn results_add_up() {
-        let mut counts = Counts::default();
-        counts.add(
-            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.1s",
-        );
-        counts.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured");
-        counts.add("a line about 7 passed; things");
-        assert_eq!((counts.passed, counts.failed, counts.skipped), (8, 2, 1));
-        counts.add("skipped: no such program");
-        counts.add("test a::b ... skipped: no such program");
-        counts.add("test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured");
-        assert_eq!((counts.passed, counts.failed, counts.skipped), (11, 2, 3));
+fn unit_tests(results: &mut Results) -> Result<bool> {
+    let mut command = cargo();
+    // The whole workspace, as it was built: a part of it would be rebuilt with other features. All of it runs even when a test fails.
+    command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
+    command.env("RIGBOX_WEBSOCKET_CLIENTS", websocket_clients::install()?).env_remove("RUST_BACKTRACE");
+    // Cargo names the test programs on stderr.
+    let (reader, writer) = std::io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    watch(command, reader, |line| results.add_unit(line))
+}
+
+fn end_to_end_tests(options: &Options, results: &mut Results) -> Result<bool> {
+    let image = image::build("base")?;
+    let mut command = Command::new(program("rigbox-tests"));
+    command.env("RIGBOX_SCHEMATHESIS", schemathesis::install()?);
+    if options.soak {
+        command.env("RIGBOX_SOAK", "1");
     }
+    if let Some(only) = &options.only {
+        let host = KeptHost::new();
+        host.prepare(&image, options.fresh)?;
+        command.arg(only).env("RIGBOX_TEST_HOST", host.folder());
+    }
+    command.args(&options.filter);
+    let (reader, writer) = std::io::pipe()?;
+    command.stdout(writer);
+    let mut last = Instant::now();
+    step("end-to-end tests", REMEDY, || {
+        watch(command, reader, |line| {
+            results.add_end_to_end(line, last.elapsed());
+            last = Instant::now();
+        })
+    })
+}
+
+/// Runs a command, prints its output line by line, and returns whether it succeeded.
+fn watch(mut command: Command, output: impl Read, mut each: impl FnMut(&str)) -> Result<bool> {
+    let name = format!("{:?}", command.get_program());
+    let mut child = command.stdin(Stdio::null()).spawn().context(name)?;
+    // It holds ends of the pipe, which has no end before them.
+    drop(command);
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        each(&line);
+    }
+    Ok(child.wait()?.success())
 }

@@ -1,4 +1,4 @@
-//! Two WebSocket clients for the tests of edge, at the versions that stand beside these tests, kept outside `target`.
+//! Installs two WebSocket clients for the tests of edge, at the versions listed beside those tests. They stay outside `target`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,21 +7,21 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::build::run;
-use crate::place::checkout;
+use crate::paths::checkout;
 use crate::steps::step;
 
-/// What installing and running them needs of Debian; and two clients of HTTP that are Debian's own.
+/// Debian packages that the installation needs, and two HTTP clients of Debian's own.
 const PACKAGES: &[&str] = &["curl", "nghttp2-client", "python3-venv"];
-/// Node.js, where it does not come from elsewhere: Debian's does not go beside another one.
+/// Debian's Node.js, unless another one is installed: the two conflict.
 const NODE: &[&str] = &["nodejs", "npm"];
 
-/// The packages that are needed here.
+/// Returns the packages to install.
 pub(crate) fn packages() -> Vec<&'static str> {
     let there = Command::new("npm").arg("--version").output().is_ok_and(|output| output.status.success());
     PACKAGES.iter().chain(NODE.iter().filter(|_| !there)).copied().collect()
 }
 
-/// Installs them unless they are there; returns their folder.
+/// Installs them unless they are installed, and returns their folder.
 pub(crate) fn install() -> Result<PathBuf> {
     let beside = checkout().join("crates/edge/tests/edge/clients");
     let read = |name: &str| {
@@ -31,12 +31,12 @@ pub(crate) fn install() -> Result<PathBuf> {
     let (python, node) = (read("requirements.txt")?, read("package.json")?);
     let wanted = format!("{python}{node}");
     let folder = rigbox_image::default_cache_dir()?.join("websocket-clients");
-    // Written last: what is there is whole.
+    // Written last, so that a folder with it is complete.
     let installed = folder.join("installed.txt");
     if fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
         return Ok(folder);
     }
-    step("install WebSocket clients", "see that packages of Python and Node.js can be downloaded", || {
+    step("install WebSocket clients", "check that Python and Node.js packages can be downloaded", || {
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }

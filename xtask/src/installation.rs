@@ -1,4 +1,4 @@
-//! Where things are: the checkout, and the folders of the installation that `up` makes.
+//! The installation that `up` creates: its folders, its supervisor, and the CLI that talks to it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,23 +6,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The folder of the workspace's `Cargo.toml`.
-pub(crate) fn checkout() -> &'static Path {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own)
-}
-
-/// A program that `build` made.
-pub(crate) fn program(name: &str) -> PathBuf {
-    checkout().join("target/release").join(name)
-}
+use crate::paths::{checkout, program};
 
 /// An installation in a folder.
-pub(crate) struct Place {
+pub(crate) struct Installation {
     pub(crate) state: PathBuf,
 }
 
-impl Place {
+impl Installation {
+    /// Returns the installation in `state`, by default in `.rigbox` in the checkout.
     pub(crate) fn new(state: Option<PathBuf>) -> Result<Self> {
         let state = state.unwrap_or_else(|| checkout().join(".rigbox"));
         Ok(Self { state: std::path::absolute(state)? })
@@ -36,17 +28,17 @@ impl Place {
         self.state.join("rigboxd.log")
     }
 
-    /// The supervisor's lock, written when it starts.
+    /// Returns the path of the supervisor's lock, which is written when it starts.
     pub(crate) fn lock(&self) -> PathBuf {
         self.state.join("lock")
     }
 
-    /// The administrator's address and key, in the form of the CLI's configuration.
+    /// Returns the path of the administrator's address and key, in the form of the CLI's configuration.
     pub(crate) fn admin(&self) -> PathBuf {
         self.state.join("admin.json")
     }
 
-    /// The supervisor's pid, while it runs: it holds the lock in which the number stands.
+    /// Returns the pid of the running supervisor: it holds the lock that its pid is in.
     pub(crate) fn supervisor(&self) -> Result<Option<u32>> {
         let path = self.lock();
         let Ok(lock) = fs::File::open(&path) else { return Ok(None) };
@@ -57,7 +49,7 @@ impl Place {
         Ok(Some(pid.trim().parse().context("the pid in the lock file")?))
     }
 
-    /// The CLI, speaking to this installation.
+    /// Returns a command that runs the CLI against this installation.
     pub(crate) fn rig(&self) -> Result<Command> {
         let mut command = Command::new(program("rig"));
         for (variable, field) in RIG_ENVIRONMENT {
@@ -69,16 +61,16 @@ impl Place {
     }
 }
 
-/// Variables that `rig` reads instead of its configuration, and the fields that they stand for.
+/// Variables that `rig` prefers to its configuration, and the fields that they replace.
 pub(crate) const RIG_ENVIRONMENT: [(&str, &str); 2] =
     [("RIG_API_URL", "api_url"), ("RIG_API_KEY", "api_key")];
 
-/// The CLI's own configuration file.
+/// Returns the path of the CLI's own configuration.
 pub(crate) fn cli_config() -> Option<PathBuf> {
     Some(PathBuf::from(std::env::var_os("HOME")?).join(".rigbox/config.json"))
 }
 
-/// A field of a CLI configuration, e.g. `api_url`.
+/// Reads a field of a CLI configuration, e.g. `api_url`.
 pub(crate) fn field_of(config: &Path, field: &str) -> Option<String> {
     let text = fs::read_to_string(config).ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;
