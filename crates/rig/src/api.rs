@@ -1,10 +1,10 @@
-//! The server's HTTP API as this program needs it: requests with the key in a header (never in a URL), answers as types,
-//! refusals as `ApiError`. What is too much or not ready now (429, 503) is asked again for a while.
+//! Client of the HTTP API. Requests have the API key in a header, never in a URL. Errors are `ApiError`. Requests refused with 429 or 503
+//! are retried for a while.
 
 mod apps;
 mod backoff;
 mod error;
-mod shapes;
+mod schema;
 mod workspaces;
 
 use std::time::Duration;
@@ -14,22 +14,22 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirec
 use serde::de::DeserializeOwned;
 
 pub(crate) use error::ApiError;
-pub(crate) use shapes::{App, GetWorkspace, NewWorkspace, Templates, User, Vm};
+pub(crate) use schema::{App, GetWorkspace, NewWorkspace, Templates, User, Vm};
 
 use backoff::Backoff;
 
 use crate::config::Config;
 
-const CONNECT: Duration = Duration::from_secs(10);
-/// For an answer that is not waited for on purpose.
-pub(crate) const ANSWER: Duration = Duration::from_secs(60);
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Entries of a list that are asked for at once.
-const PAGE: &str = "1000";
-/// Of a refusal's text.
-const LONGEST_REFUSAL: usize = 64 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of requests that the server does not hold.
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Entries per page of a list.
+const PAGE_LIMIT: &str = "1000";
+/// Limit for the body of an error.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
 
-/// A server.
+/// Client of one server.
 pub(crate) struct Api {
     http: Client,
     config: Config,
@@ -39,9 +39,9 @@ impl Api {
     pub(crate) fn new(config: &Config) -> Result<Self, ApiError> {
         let mut builder = Client::builder()
             .user_agent(concat!("rig/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT)
-            .tcp_keepalive(KEEP_ALIVE)
-            // The key must not follow to another place, and a POST must not become a GET.
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEP_ALIVE_INTERVAL)
+            // A redirect could send the key elsewhere, or turn a POST into a GET.
             .redirect(redirect::Policy::none());
         if config.is_local() {
             builder = builder.no_proxy();
@@ -50,8 +50,8 @@ impl Api {
             // Reading the system's certificates takes longer than a command in a workspace.
             builder = builder.tls_certs_only([]);
         }
-        let http = builder.build().map_err(|error| ApiError::Strange {
-            message: format!("no HTTP client can be made: {}", error::reason(&error)),
+        let http = builder.build().map_err(|error| ApiError::Unexpected {
+            message: format!("cannot create the HTTP client: {}", error::reason(&error)),
         })?;
         Ok(Self { http, config: config.clone() })
     }
@@ -60,20 +60,21 @@ impl Api {
         &self.config
     }
 
-    /// A route beside the API.
+    /// Requests a route outside the API.
     pub(crate) async fn root<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
-        let request = self.http.get(self.url(&[path])).timeout(ANSWER);
+        let request = self.http.get(self.url(&[path])).timeout(RESPONSE_TIMEOUT);
         self.read(self.once(request).await?).await
     }
 
-    /// A public route, asked once: for those who want to know how the server is now.
+    /// Requests a public route without retries, which would hide the server's current state.
     pub(crate) async fn public<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
-        let request = self.http.get(self.url(&[&self.config.prefix()[..], &[path]].concat())).timeout(ANSWER);
+        let request =
+            self.http.get(self.url(&[&self.config.prefix()[..], &[path]].concat())).timeout(RESPONSE_TIMEOUT);
         self.read(self.once(request).await?).await
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ApiError> {
-        self.call(self.request(Method::GET, path, &[])?.timeout(ANSWER)).await
+        self.call(self.request(Method::GET, path, &[])?.timeout(RESPONSE_TIMEOUT)).await
     }
 
     pub(crate) async fn get_with<T: DeserializeOwned>(
@@ -85,20 +86,20 @@ impl Api {
         self.call(self.request(Method::GET, path, query)?.timeout(limit)).await
     }
 
-    /// All pages of a list; `parts` takes one apart into what it lists and where the next one begins.
+    /// Requests all pages of a list; `split` returns a page's entries and its cursor.
     pub(crate) async fn pages<P: DeserializeOwned, T>(
         &self,
         list: &str,
         query: &[(&str, &str)],
-        parts: impl Fn(P) -> (Vec<T>, Option<String>),
+        split: impl Fn(P) -> (Vec<T>, Option<String>),
     ) -> Result<Vec<T>, ApiError> {
         let (mut all, mut cursor) = (Vec::new(), None::<String>);
         loop {
-            let mut query = [&[("limit", PAGE)], query].concat();
+            let mut query = [&[("limit", PAGE_LIMIT)], query].concat();
             query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-            let (listed, next) = parts(self.get_with(&[list], &query, ANSWER).await?);
+            let (listed, next) = split(self.get_with(&[list], &query, RESPONSE_TIMEOUT).await?);
             all.extend(listed);
-            // A server that says the same cursor again would keep us for ever.
+            // A repeated cursor would loop forever.
             match next {
                 Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
                 _ => return Ok(all),
@@ -111,10 +112,10 @@ impl Api {
         method: Method,
         path: &[&str],
     ) -> Result<T, ApiError> {
-        self.call(self.request(method, path, &[])?.timeout(ANSWER)).await
+        self.call(self.request(method, path, &[])?.timeout(RESPONSE_TIMEOUT)).await
     }
 
-    /// A request of the caller, without a limit of time.
+    /// Returns an authenticated request without a timeout.
     pub(crate) fn request(
         &self,
         method: Method,
@@ -128,27 +129,29 @@ impl Api {
         let request = self.http.request(method, url);
         match &self.config.key {
             Some(key) => Ok(request.header(AUTHORIZATION, key.bearer())),
-            // Looking takes none there.
+            // Reading needs no key there.
             None if self.config.is_inside() => Ok(request),
             None => Err(ApiError::LogIn {
                 message: format!(
-                    "there is no API key for {}: run `rig login`, or set RIG_API_KEY",
+                    "no API key for {}; run `rig login`, or set RIG_API_KEY",
                     self.config.address()
                 ),
             }),
         }
     }
 
-    /// A request of nobody: those that lead to a key.
+    /// Returns a request without a key, for login.
     pub(crate) fn anonymous(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        self.http.request(method, self.url(&[&self.config.prefix()[..], path].concat())).timeout(ANSWER)
+        self.http
+            .request(method, self.url(&[&self.config.prefix()[..], path].concat()))
+            .timeout(RESPONSE_TIMEOUT)
     }
 
     pub(crate) async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ApiError> {
         self.read(self.open(request).await?).await
     }
 
-    /// The answer's head, once the server neither has too much to do nor is unready.
+    /// Sends a request, with retries while the server is busy or unready, and returns the response without its body.
     pub(crate) async fn open(&self, request: RequestBuilder) -> Result<Response, ApiError> {
         let mut backoff = Backoff::new();
         loop {
@@ -157,7 +160,7 @@ impl Api {
                 Err(ApiError::Refused { status, code, message, details, retry_after })
                     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) =>
                 {
-                    let Some(pause) = backoff.pause(retry_after) else {
+                    let Some(pause) = backoff.next_delay(retry_after) else {
                         return Err(ApiError::Refused { status, code, message, details, retry_after });
                     };
                     tokio::time::sleep(pause).await;
@@ -174,23 +177,23 @@ impl Api {
             return Ok(response);
         }
         if status.is_redirection() {
-            let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
-            return Err(ApiError::Strange {
+            let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+            return Err(ApiError::Unexpected {
                 message: format!(
-                    "{} sends us on to {}: set RIG_API_URL to the server's own address",
+                    "{} redirects to {}; set RIG_API_URL to the server's own URL",
                     self.config.address(),
-                    place.unwrap_or("nowhere"),
+                    location.unwrap_or("another server"),
                 ),
             });
         }
         let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
-        Err(ApiError::refused(status, retry_after, &beginning(response).await))
+        Err(ApiError::refused(status, retry_after, &error_body(response).await))
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ApiError> {
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        serde_json::from_slice(&bytes).map_err(|error| ApiError::Strange {
-            message: format!("{} answers with what no Rigbox server says: {error}", self.config.address()),
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::Unexpected {
+            message: format!("unexpected response from {}: {error}", self.config.address()),
         })
     }
 
@@ -211,9 +214,9 @@ fn seconds(value: &HeaderValue) -> Option<Duration> {
     value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
-async fn beginning(mut response: Response) -> Vec<u8> {
+async fn error_body(mut response: Response) -> Vec<u8> {
     let mut text = Vec::new();
-    while text.len() < LONGEST_REFUSAL
+    while text.len() < MAX_ERROR_BYTES
         && let Ok(Some(chunk)) = response.chunk().await
     {
         text.extend_from_slice(&chunk);

@@ -1,4 +1,4 @@
-//! The commands, one file per noun. Each takes its arguments, asks the server, and prints.
+//! Commands, one file per noun. Each sends requests and prints the result.
 
 mod api_key;
 mod app;
@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// Runs one; the exit code is the command's own where it has one.
+/// Runs a command, and returns its exit code.
 pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
     if let Command::Completion { shell } = command {
         return completion::run(shell, out).map(|()| 0);

@@ -1,4 +1,4 @@
-//! Which server, and with which key: the environment first, then `~/.rigbox/config.json`, then, inside a workspace, its bridge, then this
+//! Address of the server and API key. The environment wins over `~/.rigbox/config.json`, then comes the bridge inside a workspace, then this
 //! machine.
 
 use std::fmt;
@@ -12,30 +12,30 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 const DEFAULT_URL: &str = "http://localhost:7070";
-const URL_VARIABLE: &str = "RIG_API_URL";
-/// What a workspace knows about itself: where it is, `rig` runs inside one.
-pub(crate) const WITHIN: &str = "/run/rigbox/workspace.json";
-/// The key that a workspace has of itself, for the group `developer`.
-const OWN_KEY: &str = "/run/rigbox/key";
-/// Where a workspace reaches what is in its scope.
-const BRIDGE: &str = "http://172.16.0.1:9090";
-const KEY_VARIABLE: &str = "RIG_API_KEY";
+const URL_ENV: &str = "RIG_API_URL";
+/// Description of the workspace that `rig` runs in; absent elsewhere.
+pub(crate) const WORKSPACE_FILE: &str = "/run/rigbox/workspace.json";
+/// The workspace's own API key, readable by the group `developer`.
+const WORKSPACE_KEY_FILE: &str = "/run/rigbox/key";
+/// URL of the bridge, inside a workspace.
+const BRIDGE_URL: &str = "http://172.16.0.1:9090";
+const KEY_ENV: &str = "RIG_API_KEY";
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// The environment.
+    /// Environment variable.
     Env,
-    /// The file.
+    /// Configuration file.
     Config,
-    /// The workspace that this runs in.
+    /// Bridge of the workspace that `rig` runs in.
     Bridge,
-    /// Nobody said it.
+    /// Not configured.
     None,
 }
 
 impl Source {
-    /// As `rig whoami` says it.
+    /// Returns the name in the output of `rig whoami`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Env => "env",
@@ -46,7 +46,7 @@ impl Source {
     }
 }
 
-/// An API key; it is never shown.
+/// API key, never shown.
 #[derive(Clone)]
 pub(crate) struct ApiKey(HeaderValue);
 
@@ -57,7 +57,7 @@ impl ApiKey {
         Some(Self(bearer))
     }
 
-    /// The value of the `Authorization` header.
+    /// Returns the value of the `Authorization` header.
     pub(crate) fn bearer(&self) -> HeaderValue {
         self.0.clone()
     }
@@ -69,58 +69,57 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// What the commands need to know.
+/// Configuration of one run.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) api_url: Url,
     pub(crate) url_source: Source,
     pub(crate) key: Option<ApiKey>,
-    /// Of the key.
     pub(crate) key_source: Source,
-    /// What is wrong, though not so wrong that nothing goes on.
+    /// Problem that does not stop the command.
     pub(crate) warning: Option<String>,
 }
 
-/// Why the configuration cannot be used.
+/// Problem that makes the configuration unusable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("{path} cannot be read: {problem}")]
+    #[error("cannot read {path}: {problem}")]
     Unreadable { path: String, problem: String },
-    #[error("{path} is not what `rig` wrote: {problem}; mend it or remove it")]
+    #[error("{path} is not valid: {problem}; fix it or remove it")]
     NotJson { path: String, problem: String },
-    #[error("{place} is `{value}`: expected the server's address, such as {DEFAULT_URL}")]
+    #[error("{place} is `{value}`; expected the server's URL, such as {DEFAULT_URL}")]
     BadUrl { place: String, value: String },
-    #[error("{place} has a user or password in it: leave it out, the key goes into {KEY_VARIABLE}")]
+    #[error("{place} contains a user or password; remove it, and put the API key into {KEY_ENV}")]
     SecretInUrl { place: String },
-    #[error("{path} cannot be written: {problem}")]
+    #[error("cannot write {path}: {problem}")]
     Unwritable { path: String, problem: String },
-    #[error("there is no home folder to keep the key in: set HOME, or use {KEY_VARIABLE}")]
+    #[error("no home folder to save the API key in; set HOME, or use {KEY_ENV}")]
     NoHome,
-    #[error("the key in {place} has characters that no key has")]
+    #[error("invalid API key in {place} (expected rb_...)")]
     BadKey { place: String },
 }
 
-/// The file as it is read.
+/// Contents of the configuration file.
 #[derive(Debug, Default, Deserialize)]
 struct File {
     api_url: Option<String>,
     api_key: Option<String>,
 }
 
-/// Where the file is.
+/// Returns the path of the configuration file.
 fn path() -> Option<PathBuf> {
     std::env::home_dir().map(|home| home.join(".rigbox/config.json"))
 }
 
-/// Keeps a key; answers where.
+/// Saves an API key, and returns the path of the file.
 pub(crate) fn save(api_url: &str, api_key: &str, user_email: &str) -> Result<PathBuf, ConfigError> {
     let path = path().ok_or(ConfigError::NoHome)?;
     write(&path, &json!({"api_url": api_url, "api_key": api_key, "user_email": user_email}))?;
     Ok(path)
 }
 
-/// Forgets the key, but not whose server it was for; answers where it was.
-pub(crate) fn forget_key() -> Result<PathBuf, ConfigError> {
+/// Deletes the API key but keeps the server's URL, and returns the path of the file.
+pub(crate) fn delete_key() -> Result<PathBuf, ConfigError> {
     let path = path().ok_or(ConfigError::NoHome)?;
     let (file, _) = read(&path)?;
     let kept = file.api_url.map_or_else(|| json!({}), |url| json!({"api_url": url}));
@@ -128,7 +127,7 @@ pub(crate) fn forget_key() -> Result<PathBuf, ConfigError> {
     Ok(path)
 }
 
-/// Writes the whole file or nothing, for its owner's eyes only.
+/// Writes the file atomically, readable only by its owner.
 fn write(path: &Path, content: &Value) -> Result<(), ConfigError> {
     let written = || -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -147,7 +146,7 @@ fn write(path: &Path, content: &Value) -> Result<(), ConfigError> {
 }
 
 impl Config {
-    /// Reads environment and file.
+    /// Reads the environment and the file.
     pub(crate) fn load() -> Result<Self, ConfigError> {
         let variable = |name: &str| std::env::var(name).ok();
         let path = path();
@@ -156,11 +155,12 @@ impl Config {
             None => (File::default(), None),
         };
         let path = path.unwrap_or_else(|| PathBuf::from("~/.rigbox/config.json"));
-        let inside = Path::new(WITHIN).exists().then(|| std::fs::read_to_string(OWN_KEY).ok());
+        let inside =
+            Path::new(WORKSPACE_FILE).exists().then(|| std::fs::read_to_string(WORKSPACE_KEY_FILE).ok());
         Ok(Self { warning, ..Self::resolve(variable, file, &path, inside)? })
     }
 
-    /// `inside`: this runs in a workspace, with the key that it has of itself, if that may be read.
+    /// Combines the sources. `inside` is set in a workspace, and contains its own API key if that is readable.
     fn resolve(
         variable: impl Fn(&str) -> Option<String>,
         file: File,
@@ -170,39 +170,42 @@ impl Config {
         let given = |name: &str| variable(name).filter(|value| !value.is_empty());
         let in_file = |field: &str| format!("{field} in {}", path.display());
         let file_url = file.api_url.as_deref().map(|text| url(text, || in_file("api_url"))).transpose()?;
-        let env_url = given(URL_VARIABLE).map(|text| url(&text, || URL_VARIABLE.to_owned())).transpose()?;
-        // A key is for one server: another one must not get to see it.
+        let env_url = given(URL_ENV).map(|text| url(&text, || URL_ENV.to_owned())).transpose()?;
+        // A key belongs to one server, and no other one may see it.
         let file_key = file.api_key.filter(|_| env_url.is_none() || env_url == file_url);
         let (api_url, url_source) = match (env_url, file_url) {
             (Some(url), _) => (url, Source::Env),
             (None, Some(url)) => (url, Source::Config),
-            (None, None) if inside.is_some() => (url(BRIDGE, || "the bridge".to_owned())?, Source::Bridge),
+            (None, None) if inside.is_some() => {
+                (url(BRIDGE_URL, || "the bridge".to_owned())?, Source::Bridge)
+            }
             (None, None) => (url(DEFAULT_URL, || "the default".to_owned())?, Source::None),
         };
-        // The bridge knows who is at its other end, and takes no key but this.
+        // The bridge knows its workspace, and accepts no key but the workspace's own.
         if url_source == Source::Bridge {
-            let own = inside.flatten().map(|text| key(&text, || OWN_KEY.to_owned())).transpose()?;
+            let own =
+                inside.flatten().map(|text| key(&text, || WORKSPACE_KEY_FILE.to_owned())).transpose()?;
             return Ok(Self { api_url, url_source, key: own, key_source: Source::Bridge, warning: None });
         }
-        let (key, key_source) = match (given(KEY_VARIABLE), file_key) {
-            (Some(text), _) => (Some(key(&text, || KEY_VARIABLE.to_owned())?), Source::Env),
+        let (key, key_source) = match (given(KEY_ENV), file_key) {
+            (Some(text), _) => (Some(key(&text, || KEY_ENV.to_owned())?), Source::Env),
             (None, Some(text)) => (Some(key(&text, || in_file("api_key"))?), Source::Config),
             (None, None) => (None, Source::None),
         };
         Ok(Self { api_url, url_source, key, key_source, warning: None })
     }
 
-    /// Whether this runs in a workspace and speaks with its bridge.
+    /// Returns whether this runs in a workspace and uses its bridge.
     pub(crate) fn is_inside(&self) -> bool {
         self.url_source == Source::Bridge
     }
 
-    /// Where the API begins.
+    /// Returns the path prefix of the API.
     pub(crate) fn prefix(&self) -> [&'static str; 2] {
         if self.is_inside() { ["rig", "v1"] } else { ["api", "v1"] }
     }
 
-    /// Whether the server is on this machine.
+    /// Returns whether the server is on this machine.
     pub(crate) fn is_local(&self) -> bool {
         match self.host().parse::<std::net::IpAddr>() {
             Ok(address) => address.is_loopback() || self.is_inside(),
@@ -210,12 +213,12 @@ impl Config {
         }
     }
 
-    /// The server's host, without port and brackets.
+    /// Returns the server's host, without port and brackets.
     pub(crate) fn host(&self) -> &str {
         self.api_url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The server's address as people write it.
+    /// Returns the server's URL without a slash at the end.
     pub(crate) fn address(&self) -> &str {
         self.api_url.as_str().trim_end_matches('/')
     }
@@ -239,7 +242,7 @@ fn key(text: &str, place: impl Fn() -> String) -> Result<ApiKey, ConfigError> {
     ApiKey::new(text.trim()).ok_or_else(|| ConfigError::BadKey { place: place() })
 }
 
-/// The file, if there is one, and what is wrong with it.
+/// Reads the file, if there is one, with a warning if it has a problem.
 fn read(path: &Path) -> Result<(File, Option<String>), ConfigError> {
     let shown = || path.display().to_string();
     let text = match std::fs::read_to_string(path) {
@@ -256,8 +259,8 @@ fn read(path: &Path) -> Result<(File, Option<String>), ConfigError> {
     let file: File = serde_json::from_str(&text)
         .map_err(|error| ConfigError::NotJson { path: shown(), problem: error.to_string() })?;
     let open = std::fs::metadata(path)
-        .is_ok_and(|about| about.permissions().mode() & 0o077 != 0 && file.api_key.is_some());
-    let warning = open.then(|| format!("others can read your key: chmod 600 {}", shown()));
+        .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0 && file.api_key.is_some());
+    let warning = open.then(|| format!("other users can read your API key; run `chmod 600 {}`", shown()));
     Ok((file, warning))
 }
 
@@ -273,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn inside_a_workspace_its_bridge_is_asked_with_its_own_key_unless_another_server_is_named() {
+    fn workspace_uses_its_bridge_and_own_key_unless_a_server_is_configured() {
         let inside = |own: Option<&str>, env: Option<&str>| {
-            let variable = |name: &str| env.filter(|_| name == URL_VARIABLE).map(str::to_owned);
+            let variable = |name: &str| env.filter(|_| name == URL_ENV).map(str::to_owned);
             let own = own.map(str::to_owned);
             Config::resolve(variable, File::default(), Path::new("config.json"), Some(own)).unwrap()
         };
         let config = inside(Some("rb_ws_x\n"), None);
-        assert_eq!((config.address(), config.prefix()), (BRIDGE, ["rig", "v1"]));
+        assert_eq!((config.address(), config.prefix()), (BRIDGE_URL, ["rig", "v1"]));
         assert!(config.key.is_some() && config.key_source == Source::Bridge);
         assert!(inside(None, None).key.is_none());
         let other = inside(Some("rb_ws_x"), Some("http://other:7070"));
@@ -288,11 +291,11 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_goes_before_the_file_and_the_file_before_the_default() {
+    fn environment_wins_over_file_and_file_over_default() {
         let (env, file) = ("http://env:1", "http://file:2");
         for (variables, in_file, address, source) in [
-            (&[(URL_VARIABLE, env)][..], Some(file), env, Source::Env),
-            (&[(URL_VARIABLE, "")][..], Some(file), file, Source::Config),
+            (&[(URL_ENV, env)][..], Some(file), env, Source::Env),
+            (&[(URL_ENV, "")][..], Some(file), file, Source::Config),
             (&[][..], None, DEFAULT_URL, Source::None),
         ] {
             let config = resolve(variables, (in_file, None)).unwrap();
@@ -301,36 +304,36 @@ mod tests {
     }
 
     #[test]
-    fn a_key_goes_to_its_own_server_only() {
+    fn key_is_sent_to_its_own_server_only() {
         let file = (Some("http://mine:7070"), Some("rb_secret"));
-        let other = resolve(&[(URL_VARIABLE, "http://other:7070")], file).unwrap();
+        let other = resolve(&[(URL_ENV, "http://other:7070")], file).unwrap();
         assert!(other.key.is_none());
         assert_eq!(other.key_source, Source::None);
-        let same = resolve(&[(URL_VARIABLE, "http://mine:7070/")], file).unwrap();
+        let same = resolve(&[(URL_ENV, "http://mine:7070/")], file).unwrap();
         assert_eq!(same.key_source, Source::Config);
-        let own = resolve(&[(URL_VARIABLE, "http://other:7070"), (KEY_VARIABLE, "rb_x")], file).unwrap();
+        let own = resolve(&[(URL_ENV, "http://other:7070"), (KEY_ENV, "rb_x")], file).unwrap();
         assert_eq!(own.key_source, Source::Env);
     }
 
     #[test]
-    fn a_key_is_never_shown() {
-        let config = resolve(&[(KEY_VARIABLE, "rb_secret")], (None, None)).unwrap();
+    fn key_is_never_shown() {
+        let config = resolve(&[(KEY_ENV, "rb_secret")], (None, None)).unwrap();
         assert!(!format!("{config:?}").contains("rb_secret"));
-        let error = resolve(&[(KEY_VARIABLE, "rb_se\ncret")], (None, None)).unwrap_err();
+        let error = resolve(&[(KEY_ENV, "rb_se\ncret")], (None, None)).unwrap_err();
         assert!(!error.to_string().contains("cret"), "{error}");
-        let error = resolve(&[(URL_VARIABLE, "http://u:rb_secret@host")], (None, None)).unwrap_err();
+        let error = resolve(&[(URL_ENV, "http://u:rb_secret@host")], (None, None)).unwrap_err();
         assert!(!error.to_string().contains("rb_secret"), "{error}");
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_url_is_refused() {
         for text in ["localhost:7070", "ftp://host", "http://", "nonsense"] {
-            assert!(resolve(&[(URL_VARIABLE, text)], (None, None)).is_err(), "{text}");
+            assert!(resolve(&[(URL_ENV, text)], (None, None)).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn this_machine_is_known_by_its_names() {
+    fn names_of_this_machine_are_local() {
         for (text, local) in [
             ("http://localhost:7070", true),
             ("http://127.0.0.1", true),
@@ -339,12 +342,12 @@ mod tests {
             ("https://rig.example", false),
             ("http://10.0.0.1", false),
         ] {
-            assert_eq!(resolve(&[(URL_VARIABLE, text)], (None, None)).unwrap().is_local(), local, "{text}");
+            assert_eq!(resolve(&[(URL_ENV, text)], (None, None)).unwrap().is_local(), local, "{text}");
         }
     }
 
     #[test]
-    fn a_file_that_others_can_read_is_warned_of() {
+    fn file_readable_by_others_causes_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
         assert!(read(&path).unwrap().0.api_url.is_none());

@@ -1,52 +1,52 @@
-//! How a command fails: a code for programs, a text with the remedy for people, and the exit code.
+//! Failure of a command: a code for programs, a message for people, and the exit code.
 
 use crate::api::ApiError;
 use crate::config::ConfigError;
 
-/// Why a command did not do what it was asked.
+/// Failure of a command.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// To be told.
-    Told {
-        /// Stable, for programs.
+    /// Reported to the user.
+    Reported {
+        /// Stable code for programs.
         code: String,
-        /// What is wrong, and what to do.
+        /// Problem and remedy.
         message: String,
-        /// Whether logging in again would help.
+        /// True if logging in again would help.
         log_in: bool,
     },
-    /// Nobody reads our output any more, so nobody is told.
-    NobodyReads,
+    /// The reader of our output has gone, so there is no one to report to.
+    BrokenPipe,
 }
 
-/// As a shell has it for a program that SIGPIPE ended.
-const BROKEN_PIPE: u8 = 128 + 13;
+/// Exit code that a shell reports for a program killed by SIGPIPE.
+const SIGPIPE_EXIT_CODE: u8 = 128 + 13;
 
 impl Failure {
     pub(crate) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Told { code: code.into(), message: message.into(), log_in: false }
+        Self::Reported { code: code.into(), message: message.into(), log_in: false }
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Told { log_in: true, .. } => 2,
-            Self::Told { .. } => 1,
-            Self::NobodyReads => BROKEN_PIPE,
+            Self::Reported { log_in: true, .. } => 2,
+            Self::Reported { .. } => 1,
+            Self::BrokenPipe => SIGPIPE_EXIT_CODE,
         }
     }
 
-    /// `exec` has a code of its own for all that is not the command's.
-    pub(crate) fn exit_code_of_exec(&self, failed: u8) -> u8 {
+    /// Returns the exit code of `rig exec`, which uses `failed` for all failures but the command's own.
+    pub(crate) fn exec_exit_code(&self, failed: u8) -> u8 {
         match self {
-            Self::Told { .. } => failed,
-            Self::NobodyReads => BROKEN_PIPE,
+            Self::Reported { .. } => failed,
+            Self::BrokenPipe => SIGPIPE_EXIT_CODE,
         }
     }
 }
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self::Told {
+        Self::Reported {
             code: error.code().to_owned(),
             message: error.to_string(),
             log_in: matches!(error, ApiError::LogIn { .. }),
@@ -60,12 +60,12 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// Of writing to stdout.
+/// From writing to stdout.
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
-            std::io::ErrorKind::BrokenPipe => Self::NobodyReads,
-            _ => Self::new("output", format!("the output cannot be written: {error}")),
+            std::io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::new("output", format!("cannot write the output: {error}")),
         }
     }
 }
@@ -75,25 +75,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_is_for_logging_in_again_and_nothing_else() {
+    fn exit_code_2_means_log_in_again() {
         let refused = ApiError::LogIn { message: "key revoked".to_owned() };
         assert_eq!(Failure::from(refused).exit_code(), 2);
-        let strange = ApiError::Strange { message: "?".to_owned() };
-        assert_eq!(Failure::from(strange).exit_code(), 1);
+        let unexpected = ApiError::Unexpected { message: "?".to_owned() };
+        assert_eq!(Failure::from(unexpected).exit_code(), 1);
         assert_eq!(Failure::new("usage", "no").exit_code(), 1);
     }
 
     #[test]
-    fn a_reader_that_went_away_is_not_told_of() {
+    fn broken_pipe_is_not_reported() {
         let gone = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        assert!(matches!(Failure::from(gone), Failure::NobodyReads));
-        assert!(matches!(Failure::from(std::io::Error::other("disk full")), Failure::Told { .. }));
+        assert!(matches!(Failure::from(gone), Failure::BrokenPipe));
+        assert!(matches!(Failure::from(std::io::Error::other("disk full")), Failure::Reported { .. }));
     }
 
     #[test]
-    fn what_is_not_the_commands_own_end_is_255_in_exec() {
+    fn exec_exits_with_255_on_failures_of_its_own() {
         let refused = ApiError::LogIn { message: String::new() };
-        assert_eq!(Failure::from(refused).exit_code_of_exec(255), 255);
-        assert_eq!(Failure::NobodyReads.exit_code_of_exec(255), 141);
+        assert_eq!(Failure::from(refused).exec_exit_code(255), 255);
+        assert_eq!(Failure::BrokenPipe.exec_exit_code(255), 141);
     }
 }

@@ -1,5 +1,5 @@
-//! `rig`, the command line of Rigbox: takes the arguments apart, runs one command, and turns its end into an exit code.
-//! What a command does is in `commands`, what it prints in `output`, how the server is spoken to in `api`.
+//! `rig`, Rigbox's command line: parses the arguments, runs one command, and returns its exit code. Commands are in `commands`, output in
+//! `output`, and the HTTP client in `api`.
 
 mod api;
 mod args;
@@ -19,13 +19,13 @@ use args::{Arguments, Command};
 use failure::Failure;
 use output::{Format, Output};
 
-/// Exit code of `rig exec` where not the command but `rig` failed.
+/// Exit code of `rig exec` when `rig` itself failed.
 const EXEC_FAILED: u8 = 255;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return ExitCode::from(not_understood(&error)),
+        Err(error) => return ExitCode::from(report_parse_error(&error)),
     };
     let out = Output::new(arguments.output);
     let is_exec = matches!(arguments.command, Command::Exec(_));
@@ -33,26 +33,26 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             out.failure(&failure);
-            if is_exec { failure.exit_code_of_exec(EXEC_FAILED) } else { failure.exit_code() }
+            if is_exec { failure.exec_exit_code(EXEC_FAILED) } else { failure.exit_code() }
         }
     };
     ExitCode::from(code)
 }
 
 fn run(command: Command, out: &Output) -> Result<u8, Failure> {
-    // One thread: a command waits for one server most of its life, and starting threads costs more than they give.
+    // One thread: a command mostly waits for one server, and starting threads would take longer.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new("internal", format!("no event loop can be made: {error}")))?;
+        .map_err(|error| Failure::new("internal", format!("cannot start the event loop: {error}")))?;
     let result = runtime.block_on(commands::run(command, out));
-    // Not dropped: a thread that waits for a key on stdin would be waited for.
+    // A drop would wait for a thread that is blocked on stdin.
     runtime.shutdown_background();
     result
 }
 
-/// Help and version, which clap calls errors, and true usage errors.
-fn not_understood(error: &clap::Error) -> u8 {
+/// Prints what clap returns as an error, which includes help and version, and returns the exit code.
+fn report_parse_error(error: &clap::Error) -> u8 {
     let out = Output::new(args::format_of(std::env::args().skip(1)));
     let text = error.to_string();
     match (error.kind(), out.format()) {
@@ -60,9 +60,9 @@ fn not_understood(error: &clap::Error) -> u8 {
             let _ = error.print();
             0
         }
-        (ErrorKind::DisplayHelp, Format::Json) => said(&out, "help", "text", &text),
+        (ErrorKind::DisplayHelp, Format::Json) => print_event(&out, "help", "text", &text),
         (ErrorKind::DisplayVersion, Format::Json) => {
-            said(&out, "version", "version", env!("CARGO_PKG_VERSION"))
+            print_event(&out, "version", "version", env!("CARGO_PKG_VERSION"))
         }
         (_, Format::Text) => {
             let _ = error.print();
@@ -77,9 +77,9 @@ fn not_understood(error: &clap::Error) -> u8 {
     }
 }
 
-fn said(out: &Output, event: &str, field: &str, text: &str) -> u8 {
-    let answer = [(field.to_owned(), text.into())].into_iter().collect();
-    match out.answer(event, answer) {
+fn print_event(out: &Output, event: &str, field: &str, text: &str) -> u8 {
+    let fields = [(field.to_owned(), text.into())].into_iter().collect();
+    match out.response(event, fields) {
         Ok(()) => 0,
         Err(failure) => failure.exit_code(),
     }

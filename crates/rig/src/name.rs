@@ -1,18 +1,18 @@
-//! Names and ids of workspaces as the command line needs them: which of the two a text is, and a name where none was given.
+//! Names and ids: tells them apart, and generates random names.
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// The part of an id that is not the same in all ids.
+/// Returns the id without its prefix.
 pub(crate) fn id_suffix(id: &str) -> &str {
     id.strip_prefix("ws-").unwrap_or(id)
 }
 
-/// Whether a text has the form of a workspace's id. A name may have it too.
+/// Returns whether a text has the form of a workspace id. A name may have it too.
 pub(crate) fn looks_like_id(text: &str) -> bool {
     has_form(text, "ws-")
 }
 
-/// Whether a text has the form of an app's id. A name may have it too.
+/// Returns whether a text has the form of an app id. A name may have it too.
 pub(crate) fn looks_like_app_id(text: &str) -> bool {
     has_form(text, "ap-")
 }
@@ -22,18 +22,18 @@ fn has_form(text: &str, prefix: &str) -> bool {
         .is_some_and(|rest| rest.len() == 8 && rest.bytes().all(|byte| ALPHABET.contains(&byte)))
 }
 
-/// Whether a workspace may have this name.
+/// Returns whether this is a valid workspace name.
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=40).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-/// A name that is hardly taken.
-pub(crate) fn made_up() -> Result<String, getrandom::Error> {
+/// Returns a random name, which is unlikely to be taken.
+pub(crate) fn random_name() -> Result<String, getrandom::Error> {
     Ok(format!("box-{}", random_text::<8>()?))
 }
 
-/// Characters that nobody can guess.
+/// Returns unguessable characters.
 pub(crate) fn random_text<const LENGTH: usize>() -> Result<String, getrandom::Error> {
     let mut random = [0; LENGTH];
     getrandom::fill(&mut random)?;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_told_from_names() {
+    fn ids_are_distinguished_from_names() {
         assert!(looks_like_id("ws-abcdefg2"));
         for name in ["web", "ws-abcdefg", "ws-abcdefg1", "ws-abcdefghi", "xs-abcdefgh", "ws-ABCDEFGH"] {
             assert!(!looks_like_id(name), "{name}");
@@ -58,9 +58,9 @@ mod tests {
     }
 
     #[test]
-    fn a_made_up_name_is_a_name() {
-        assert!(is_name(&made_up().unwrap()));
-        assert_ne!(made_up().unwrap(), made_up().unwrap());
+    fn random_name_is_valid() {
+        assert!(is_name(&random_name().unwrap()));
+        assert_ne!(random_name().unwrap(), random_name().unwrap());
         for bad in ["", "A", "a b", "a/b", "ä", &"x".repeat(41)] {
             assert!(!is_name(bad), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! `rig app`.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// Clippy's exemption for tests does not cover helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -12,12 +12,12 @@ fn server() -> Server {
     Server::start().with_workspace("ws-aaaaaaaa", "web", "running")
 }
 
-fn said(server: &Server) -> Value {
-    server.world.with(|world| world.said.last().cloned().unwrap())
+fn last_body(server: &Server) -> Value {
+    server.state.with(|state| state.received.last().cloned().unwrap())
 }
 
 #[test]
-fn apps_are_listed_as_programs_expect_them() {
+fn apps_are_listed_with_the_documented_fields() {
     let server = server();
     let app = json!({"id": "ap-aaaaaaaa", "name": "web", "workspace_id": "ws-aaaaaaaa", "url": "http://web.x",
         "port": 8000, "status": "active", "visibility": "private"});
@@ -30,11 +30,11 @@ fn apps_are_listed_as_programs_expect_them() {
 }
 
 #[test]
-fn an_app_is_made_and_shown_to_others() {
+fn app_is_created_and_shared() {
     let server = server();
-    let made = server.run(&["app", "new", "web", "--port", "8000", "-w", "web"]);
-    assert!(made.text().contains("http://web.x"), "{made:?}");
-    assert_eq!(said(&server), json!({"name": "web", "workspace_id": "ws-aaaaaaaa", "port": 8000}));
+    let created = server.run(&["app", "new", "web", "--port", "8000", "-w", "web"]);
+    assert!(created.text().contains("web: http://web.x (private;"), "{created:?}");
+    assert_eq!(last_body(&server), json!({"name": "web", "workspace_id": "ws-aaaaaaaa", "port": 8000}));
     for (line, body) in [
         (&["--public"][..], json!({"visibility": "public"})),
         (&["--private"], json!({"visibility": "private"})),
@@ -45,9 +45,10 @@ fn an_app_is_made_and_shown_to_others() {
     ] {
         let shared = server.run(&[&["app", "share", "web"], line].concat());
         assert_eq!(shared.code, Some(0), "{shared:?}");
-        assert_eq!(said(&server), body);
+        assert!(shared.text().starts_with("web is now "), "{shared:?}");
+        assert_eq!(last_body(&server), body);
     }
-    // Said in one way, or not at all.
+    // Exactly one audience, and a port, are required.
     for line in [
         &["app", "share", "web"][..],
         &["app", "share", "web", "--public", "--private"],
@@ -58,14 +59,14 @@ fn an_app_is_made_and_shown_to_others() {
 }
 
 #[test]
-fn what_is_done_to_an_app_is_said() {
+fn operations_on_an_app_are_reported() {
     let server = server();
-    for act in ["start", "stop", "restart", "rm"] {
-        let ended = server.json(&["app", act, "web"]);
+    for operation in ["start", "stop", "restart", "rm"] {
+        let output = server.json(&["app", operation, "web"]);
         assert_eq!(
-            ended.events(),
-            [json!({"event": format!("app_{act}"), "message": "it is done"})],
-            "{ended:?}"
+            output.events(),
+            [json!({"event": format!("app_{operation}"), "message": "it is done"})],
+            "{output:?}"
         );
     }
     assert_eq!(
@@ -78,13 +79,13 @@ fn what_is_done_to_an_app_is_said() {
         [json!({"event": "log", "timestamp": "2026-01-01T00:00:00Z", "message": "\u{1b}[2Jhello"})]
     );
     assert_eq!(server.json(&["workspace", "logs", "web"]).events(), log.events());
-    // What a guest writes does nothing to a terminal.
+    // Text of a guest is escaped for the terminal.
     assert!(server.run(&["app", "logs", "web"]).text().contains("\\u{1b}[2Jhello"));
     assert!(server.run(&["app", "health", "web"]).text().contains("0.0.0.0"));
     server.run(&["app", "param", "set", "web", "A=b=c"]);
-    assert_eq!(said(&server), json!({"params": {"A": "b=c"}}));
+    assert_eq!(last_body(&server), json!({"params": {"A": "b=c"}}));
     server.run(&["app", "param", "unset", "web", "A"]);
-    assert_eq!(said(&server), json!({"params": {"A": null}}));
+    assert_eq!(last_body(&server), json!({"params": {"A": null}}));
     let missing = server.json(&["app", "open", "other"]);
     assert_eq!((missing.code, missing.events()[0]["code"].as_str()), (Some(1), Some("not_found")));
 }

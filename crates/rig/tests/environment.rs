@@ -1,6 +1,6 @@
 //! `rig workspace env`.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// Clippy's exemption for tests does not cover helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -9,7 +9,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::json;
-use support::{Ended, Server};
+use support::{CliOutput, Server};
 
 const WEB: &str = "ws-aaaaaaaa";
 
@@ -18,10 +18,10 @@ fn server(status: &'static str) -> Server {
 }
 
 fn value(server: &Server, name: &str) -> Option<String> {
-    server.world.with(|world| world.workspaces[WEB].env.get(name).cloned())
+    server.state.with(|state| state.workspaces[WEB].env.get(name).cloned())
 }
 
-fn piped(server: &Server, line: &[&str], input: &str) -> Ended {
+fn piped(server: &Server, line: &[&str], input: &str) -> CliOutput {
     let mut child = server
         .command(&[&["--output", "json"], line].concat())
         .stdin(Stdio::piped())
@@ -29,60 +29,60 @@ fn piped(server: &Server, line: &[&str], input: &str) -> Ended {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // One that refuses does not read it.
+    // A command that fails may not read it.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    Ended::of(child.wait_with_output().unwrap())
+    CliOutput::of(child.wait_with_output().unwrap())
 }
 
 #[test]
 fn variables_are_set_listed_and_removed() {
     let server = server("running");
-    let ended = server.json(&["workspace", "env", "set", "web", "B=1=2", "A=x y"]);
+    let output = server.json(&["workspace", "env", "set", "web", "B=1=2", "A=x y"]);
     assert_eq!(
-        ended.events(),
+        output.events(),
         [json!({"event": "set", "workspace": "web", "keys": ["A", "B"]})],
-        "{ended:?}"
+        "{output:?}"
     );
     assert_eq!((value(&server, "A"), value(&server, "B")), (Some("x y".into()), Some("1=2".into())));
-    for which in [&["web"][..], &["-n", "web"], &["-w", WEB]] {
-        let ended = server.json(&[&["workspace", "env", "ls"], which].concat());
+    for workspace in [&["web"][..], &["-n", "web"], &["-w", WEB]] {
+        let output = server.json(&[&["workspace", "env", "ls"], workspace].concat());
         let listed = json!({"event": "workspace_env_ls", "env_vars": {"A": "***", "B": "***"}});
-        assert_eq!(ended.events(), [listed], "{which:?}");
+        assert_eq!(output.events(), [listed], "{workspace:?}");
     }
-    let ended = server.run(&["workspace", "env", "ls", "web"]);
-    assert!(ended.text().contains("A     ***"), "{ended:?}");
-    let ended = server.json(&["ws", "env", "unset", "-n", WEB, "A", "B"]);
-    assert_eq!(ended.events(), [json!({"event": "unset", "workspace": "web", "keys": ["A", "B"]})]);
+    let output = server.run(&["workspace", "env", "ls", "web"]);
+    assert!(output.text().contains("A     ***"), "{output:?}");
+    let output = server.json(&["ws", "env", "unset", "-n", WEB, "A", "B"]);
+    assert_eq!(output.events(), [json!({"event": "unset", "workspace": "web", "keys": ["A", "B"]})]);
     assert_eq!(value(&server, "A"), None);
-    let ended = server.json(&["workspace", "env", "unset", "web", "A"]);
-    assert_eq!((ended.code, ended.events()[0]["code"].as_str()), (Some(1), Some("not_found")));
+    let output = server.json(&["workspace", "env", "unset", "web", "A"]);
+    assert_eq!((output.code, output.events()[0]["code"].as_str()), (Some(1), Some("not_found")));
 }
 
 #[test]
-fn a_value_need_not_stand_on_the_command_line() {
+fn value_may_come_from_stdin() {
     let server = server("stopped");
-    let ended = piped(&server, &["workspace", "env", "set", "web", "KEY"], "line 1\nline 2\n");
-    assert_eq!(ended.events(), [json!({"event": "set", "workspace": "web", "keys": ["KEY"]})], "{ended:?}");
+    let output = piped(&server, &["workspace", "env", "set", "web", "KEY"], "line 1\nline 2\n");
+    assert_eq!(output.events(), [json!({"event": "set", "workspace": "web", "keys": ["KEY"]})], "{output:?}");
     assert_eq!(value(&server, "KEY").as_deref(), Some("line 1\nline 2"));
-    let ended = piped(&server, &["workspace", "env", "set", "web", "A", "B"], "x");
-    assert_eq!((ended.code, ended.events()[0]["code"].as_str()), (Some(1), Some("usage")));
-    // Nobody types and nothing is piped in.
-    let ended = server.json(&["workspace", "env", "set", "web", "A"]);
-    assert_eq!((ended.code, ended.events()[0]["code"].as_str()), (Some(1), Some("usage")));
-    let ended = server.json(&["workspace", "env", "set", "web"]);
-    assert_eq!((ended.code, ended.events()[0]["code"].as_str()), (Some(1), Some("usage")));
-    assert_eq!(server.world.with(|world| world.workspaces[WEB].env.len()), 1);
+    let output = piped(&server, &["workspace", "env", "set", "web", "A", "B"], "x");
+    assert_eq!((output.code, output.events()[0]["code"].as_str()), (Some(1), Some("usage")));
+    // Stdin is /dev/null.
+    let output = server.json(&["workspace", "env", "set", "web", "A"]);
+    assert_eq!((output.code, output.events()[0]["code"].as_str()), (Some(1), Some("usage")));
+    let output = server.json(&["workspace", "env", "set", "web"]);
+    assert_eq!((output.code, output.events()[0]["code"].as_str()), (Some(1), Some("usage")));
+    assert_eq!(server.state.with(|state| state.workspaces[WEB].env.len()), 1);
 }
 
 #[test]
-fn no_value_is_said_again() {
+fn values_are_never_printed() {
     let server = server("running");
     for line in [&["workspace", "env", "set", "web", "A=canary"][..], &["workspace", "env", "ls", "web"]] {
-        for ended in [server.run(line), server.json(line)] {
-            assert!(!ended.text().contains("canary") && !ended.stderr.contains("canary"), "{ended:?}");
+        for output in [server.run(line), server.json(line)] {
+            assert!(!output.text().contains("canary") && !output.stderr.contains("canary"), "{output:?}");
         }
     }
-    let said = server.run(&["workspace", "env", "set", "web", "A=canary"]);
-    assert!(said.text().contains("from now on"), "{said:?}");
-    server.world.with(|world| assert!(world.seen.iter().all(|url| !url.contains("canary"))));
+    let set = server.run(&["workspace", "env", "set", "web", "A=canary"]);
+    assert!(set.text().contains("New processes in web will see"), "{set:?}");
+    server.state.with(|state| assert!(state.requests.iter().all(|url| !url.contains("canary"))));
 }

@@ -1,6 +1,6 @@
-//! `rig exec` against a server: bytes, exit codes, signals and terminals.
+//! `rig exec`: bytes, exit codes, signals and terminals.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// Clippy's exemption for tests does not cover helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::json;
-use support::{Ended, Server};
+use support::{CliOutput, Server};
 
 const WEB: &str = "ws-aaaaaaaa";
 
@@ -22,10 +22,10 @@ fn server() -> Server {
 }
 
 #[test]
-fn output_comes_as_it_is_and_the_exit_code_is_the_commands() {
+fn output_is_unchanged_and_the_exit_code_is_the_commands() {
     let server = server();
-    let ended = server.run(&["exec", "web", "--", "both"]);
-    assert_eq!((ended.code, ended.text(), ended.stderr.as_str()), (Some(3), "out", "err\u{1b}[0m"));
+    let output = server.run(&["exec", "web", "--", "both"]);
+    assert_eq!((output.code, output.text(), output.stderr.as_str()), (Some(3), "out", "err\u{1b}[0m"));
     assert_eq!(server.run(&["exec", WEB, "--", "true"]).code, Some(0));
     assert_eq!(server.run(&["exec", "-w", "web", "--", "killed"]).code, Some(128 + 9));
 }
@@ -46,21 +46,21 @@ fn events_hold_text_as_text_and_bytes_as_base64() {
         server.json(&["exec", "web", "--", "both"]).events()[1],
         json!({"event": "stderr", "data": "err\u{1b}[0m"})
     );
-    let ended = server.json(&["exec", "web", "--", "killed"]);
-    assert_eq!((ended.code, ended.events()), (Some(137), vec![json!({"event": "exit", "code": 137})]));
+    let output = server.json(&["exec", "web", "--", "killed"]);
+    assert_eq!((output.code, output.events()), (Some(137), vec![json!({"event": "exit", "code": 137})]));
 }
 
 #[test]
-fn much_output_comes_whole() {
-    let ended = server().run(&["exec", "web", "--", "big"]);
-    assert_eq!(ended.stdout.len(), 200 * 60_000);
+fn large_output_is_complete() {
+    let output = server().run(&["exec", "web", "--", "big"]);
+    assert_eq!(output.stdout.len(), 200 * 60_000);
     assert!(
-        ended.stdout.chunks(60_000).enumerate().all(|(i, part)| part.iter().all(|b| usize::from(*b) == i))
+        output.stdout.chunks(60_000).enumerate().all(|(i, part)| part.iter().all(|b| usize::from(*b) == i))
     );
 }
 
 #[test]
-fn what_is_rigs_own_failure_is_255() {
+fn failure_of_rig_itself_is_exit_code_255() {
     let server = server().with_workspace("ws-aaaaaaab", "off", "stopped");
     for (line, code) in [
         (["exec", "web", "--", "missing"], "not_found"),
@@ -68,51 +68,55 @@ fn what_is_rigs_own_failure_is_255() {
         (["exec", "nobody", "--", "true"], "not_found"),
         (["exec", "off", "--", "true"], "invalid_state"),
     ] {
-        let ended = server.json(&line);
-        assert_eq!(ended.code, Some(255), "{line:?}");
-        assert_eq!(ended.events().last().unwrap()["code"], code, "{line:?}");
+        let output = server.json(&line);
+        assert_eq!(output.code, Some(255), "{line:?}");
+        assert_eq!(output.events().last().unwrap()["code"], code, "{line:?}");
     }
-    let ended =
-        Ended::of(server.command(&["exec", "web", "--", "true"]).env("RIG_API_KEY", "no").output().unwrap());
-    assert_eq!(ended.code, Some(255));
+    let output = CliOutput::of(
+        server.command(&["exec", "web", "--", "true"]).env("RIG_API_KEY", "no").output().unwrap(),
+    );
+    assert_eq!(output.code, Some(255));
 }
 
 #[test]
-fn the_request_says_what_the_arguments_said() {
+fn arguments_become_the_request() {
     let server = server();
     server
         .run(&["exec", "-u", "root", "--cwd", "/tmp", "-e", "A=1", "-e", "B=x=y", "web", "--", "echo", "-n"]);
     let wanted =
         json!({"command": ["echo", "-n"], "cwd": "/tmp", "env": {"A": "1", "B": "x=y"}, "user": "root"});
-    assert_eq!(server.world.with(|world| world.said.clone()), [wanted]);
+    assert_eq!(server.state.with(|state| state.received.clone()), [wanted]);
 }
 
 #[test]
-fn an_id_costs_one_request() {
+fn id_needs_one_request() {
     let server = server();
     server.run(&["exec", WEB, "--", "true"]);
-    assert_eq!(server.world.with(|world| world.seen.clone()), ["POST /api/v1/workspaces/ws-aaaaaaaa/exec"]);
+    assert_eq!(
+        server.state.with(|state| state.requests.clone()),
+        ["POST /api/v1/workspaces/ws-aaaaaaaa/exec"]
+    );
 }
 
 #[test]
-fn stdin_that_is_no_terminal_is_the_commands() {
+fn stdin_that_is_not_a_terminal_is_forwarded() {
     let server = server();
     let data: Vec<u8> = (0..500_000u32).map(|i| (i % 251) as u8).collect();
     let mut child = server.command(&["exec", "web", "--", "cat"]);
     let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut stdin, sent) = (child.stdin.take().unwrap(), data.clone());
     let writer = std::thread::spawn(move || stdin.write_all(&sent));
-    let ended = Ended::of(child.wait_with_output().unwrap());
+    let output = CliOutput::of(child.wait_with_output().unwrap());
     writer.join().unwrap().unwrap();
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.stdout == data);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert!(output.stdout == data);
 }
 
-fn waiting(server: &Server, line: &[&str]) -> Child {
-    let mut child = server.command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = [0; 8];
-    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
-    assert_eq!(&said, b"waiting\n");
+fn waiting(server: &Server, arguments: &[&str]) -> Child {
+    let mut child = server.command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 8];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"waiting\n");
     child
 }
 
@@ -121,7 +125,7 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 #[test]
-fn a_signal_to_rig_is_the_commands() {
+fn signals_are_forwarded_to_the_command() {
     let server = server();
     for (sent, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let mut child = waiting(&server, &["exec", "web", "--", "wait"]);
@@ -131,26 +135,26 @@ fn a_signal_to_rig_is_the_commands() {
 }
 
 #[test]
-fn a_server_that_hangs_up_is_rigs_failure() {
+fn lost_connection_is_a_failure_of_rig_itself() {
     let server = server();
     let mut command = server.command(&["exec", "web", "--", "hang-up"]);
-    let ended = Ended::of(command.stdin(Stdio::piped()).output().unwrap());
-    assert_eq!(ended.code, Some(255));
-    assert!(ended.stderr.contains("the command's end was not seen"), "{ended:?}");
+    let output = CliOutput::of(command.stdin(Stdio::piped()).output().unwrap());
+    assert_eq!(output.code, Some(255));
+    assert!(output.stderr.contains("lost the connection to the command"), "{output:?}");
     let mut command = server.command(&["exec", "nobody", "--", "true"]);
-    let ended = Ended::of(command.stdin(Stdio::piped()).output().unwrap());
-    assert!(ended.stderr.contains("not found"), "{ended:?}");
+    let output = CliOutput::of(command.stdin(Stdio::piped()).output().unwrap());
+    assert!(output.stderr.contains("not found"), "{output:?}");
 }
 
 #[test]
-fn output_that_nobody_reads_ends_rig_as_it_ends_others() {
+fn broken_pipe_ends_rig_as_other_programs() {
     let server = server();
     let mut child = server.command(&["exec", "web", "--", "big"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(128 + 13));
 }
 
-/// Our side of a terminal, and the side that programs have.
+/// Returns the master and the slave of a terminal.
 fn terminal() -> (File, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();
@@ -168,22 +172,22 @@ fn at_terminal(server: &Server, line: &[&str], slave: &File) -> Child {
 
 fn read_until(master: &mut File, wanted: &str) -> String {
     let mut seen = Vec::new();
-    let mut piece = [0; 256];
+    let mut chunk = [0; 256];
     while !String::from_utf8_lossy(&seen).contains(wanted) {
-        let length = master.read(&mut piece).unwrap();
-        seen.extend_from_slice(&piece[..length]);
+        let length = master.read(&mut chunk).unwrap();
+        seen.extend_from_slice(&chunk[..length]);
     }
     String::from_utf8_lossy(&seen).into_owned()
 }
 
 #[test]
-fn a_terminal_is_given_away_whole_and_comes_back_as_it_was() {
+fn terminal_is_raw_during_the_command_and_restored_after_it() {
     let server = server();
     let (mut master, slave) = terminal();
     let before = tcgetattr(&slave).unwrap().local_modes;
     assert!(before.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG));
     let mut child = at_terminal(&server, &["exec", "-it", "web", "--", "cat"], &slave);
-    // Ctrl-C is a key like any other, and nothing but the command echoes.
+    // In raw mode Ctrl-C is an ordinary key, and only the command echoes.
     while tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ICANON) {
         std::thread::yield_now();
     }
@@ -192,13 +196,13 @@ fn a_terminal_is_given_away_whole_and_comes_back_as_it_was() {
     master.write_all(&[4]).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(tcgetattr(&slave).unwrap().local_modes, before);
-    let request = server.world.with(|world| world.said[0].clone());
+    let request = server.state.with(|state| state.received[0].clone());
     let wanted = json!({"command": ["cat"], "tty": true, "rows": 11, "cols": 22, "env": {"TERM": "xterm"}});
     assert_eq!(request, wanted);
 }
 
 #[test]
-fn a_new_size_of_the_terminal_is_told() {
+fn terminal_resize_is_forwarded() {
     let server = server();
     let (mut master, slave) = terminal();
     let mut child = at_terminal(&server, &["exec", "-it", "web", "--", "wait"], &slave);
@@ -210,28 +214,28 @@ fn a_new_size_of_the_terminal_is_told() {
 }
 
 #[test]
-fn a_terminal_that_is_not_asked_for_stays_ours() {
+fn terminal_stays_ours_without_a_tty_option() {
     let server = server();
     let (mut master, slave) = terminal();
     let mut child = at_terminal(&server, &["exec", "web", "--", "wait"], &slave);
     read_until(&mut master, "waiting");
     assert!(tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ICANON));
-    // Ctrl-C would do this.
+    // As Ctrl-C does.
     signal(&child, Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let said = server.world.with(|world| world.said.clone());
-    assert_eq!(said[1..], [json!({"eof": true}), json!({"signal": "INT"})]);
+    let received = server.state.with(|state| state.received.clone());
+    assert_eq!(received[1..], [json!({"eof": true}), json!({"signal": "INT"})]);
 }
 
 #[test]
-fn rm_asks_at_a_terminal() {
+fn rm_asks_for_confirmation_at_a_terminal() {
     let server = server();
-    for (answer, code, left) in [("n\n", 1, 1), ("y\n", 0, 0)] {
+    for (reply, code, left) in [("n\n", 1, 1), ("y\n", 0, 0)] {
         let (mut master, slave) = terminal();
         let mut child = at_terminal(&server, &["workspace", "rm", "web"], &slave);
         read_until(&mut master, "[y/N]");
-        master.write_all(answer.as_bytes()).unwrap();
+        master.write_all(reply.as_bytes()).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(code));
-        assert_eq!(server.world.with(|world| world.workspaces.len()), left);
+        assert_eq!(server.state.with(|state| state.workspaces.len()), left);
     }
 }

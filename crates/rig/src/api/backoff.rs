@@ -1,13 +1,13 @@
-//! How long to wait before asking again, and when to give up.
+//! Delays between retries of a request.
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(8);
-/// All pauses of one request together.
-const BUDGET: Duration = Duration::from_secs(60);
+const INITIAL_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(8);
+/// Limit for the sum of delays of one request.
+const TOTAL_DELAY: Duration = Duration::from_secs(60);
 
-/// The pauses of one request.
+/// Delays of one request.
 pub(super) struct Backoff {
     next: Duration,
     left: Duration,
@@ -15,15 +15,15 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new() -> Self {
-        Self { next: FIRST, left: BUDGET }
+        Self { next: INITIAL_DELAY, left: TOTAL_DELAY }
     }
 
-    /// The pause before the next try; none when that would be more than our patience.
-    pub(super) fn pause(&mut self, retry_after: Option<Duration>) -> Option<Duration> {
-        // Never shorter than the server wants, and never nothing, so that tries have an end.
+    /// Returns the delay before the next retry, or `None` when no retry is left.
+    pub(super) fn next_delay(&mut self, retry_after: Option<Duration>) -> Option<Duration> {
+        // At least what the server asks for, and never zero, so that retries end.
         let length = retry_after.unwrap_or_default().max(self.next);
         self.left = self.left.checked_sub(length)?;
-        self.next = (self.next * 2).min(LONGEST);
+        self.next = (self.next * 2).min(MAX_DELAY);
         Some(length)
     }
 }
@@ -33,19 +33,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_is_never_asked_earlier_than_it_wants() {
+    fn retry_after_is_respected() {
         let mut backoff = Backoff::new();
-        assert_eq!(backoff.pause(Some(Duration::from_secs(5))), Some(Duration::from_secs(5)));
-        assert_eq!(backoff.pause(None), Some(Duration::from_millis(500)));
-        assert_eq!(backoff.pause(Some(Duration::from_secs(3600))), None);
+        assert_eq!(backoff.next_delay(Some(Duration::from_secs(5))), Some(Duration::from_secs(5)));
+        assert_eq!(backoff.next_delay(None), Some(Duration::from_millis(500)));
+        assert_eq!(backoff.next_delay(Some(Duration::from_secs(3600))), None);
     }
 
     #[test]
-    fn tries_have_an_end() {
+    fn retries_end() {
         for retry_after in [None, Some(Duration::ZERO), Some(Duration::from_secs(2))] {
             let mut backoff = Backoff::new();
-            let tries = std::iter::from_fn(|| backoff.pause(retry_after)).count();
-            assert!((5..40).contains(&tries), "{retry_after:?}: {tries}");
+            let retries = std::iter::from_fn(|| backoff.next_delay(retry_after)).count();
+            assert!((5..40).contains(&retries), "{retry_after:?}: {retries}");
         }
     }
 }

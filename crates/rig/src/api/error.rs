@@ -1,4 +1,4 @@
-//! What can go wrong between this program and the server, with the remedy.
+//! Errors of requests, with the remedy.
 
 use std::error::Error;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use crate::config::{Config, Source};
 
-/// Why there is no answer.
+/// Failure of a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// There is no key, or it is not valid (any more).
+    /// The API key is missing or not valid.
     #[error("{message}")]
     LogIn { message: String },
-    /// The server said no.
-    #[error("{message}{}", later(*retry_after))]
+    /// The server refused the request.
+    #[error("{message}{}", retry_hint(*retry_after))]
     Refused {
         status: StatusCode,
         code: String,
@@ -24,15 +24,15 @@ pub(crate) enum ApiError {
         details: Value,
         retry_after: Option<Duration>,
     },
-    /// The command line does not say enough.
+    /// An argument is missing.
     #[error("{message}")]
     Usage { message: String },
-    /// Nobody answers there.
-    #[error("{address} cannot be reached: {reason}; {remedy}")]
+    /// The server is unreachable.
+    #[error("cannot reach {address}: {reason}; {remedy}")]
     Unreachable { address: String, reason: String, remedy: String },
-    /// Somebody answers who is no Rigbox server, or a newer one.
+    /// The response is not one of a Rigbox server, or of a newer version.
     #[error("{message}")]
-    Strange { message: String },
+    Unexpected { message: String },
 }
 
 #[derive(Deserialize)]
@@ -49,13 +49,13 @@ struct Detail {
 }
 
 impl ApiError {
-    /// Stable, for programs.
+    /// Returns the stable code for programs.
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::LogIn { .. } => "unauthorized",
             Self::Refused { code, .. } => code,
             Self::Unreachable { .. } => "unreachable",
-            Self::Strange { .. } => "unexpected_answer",
+            Self::Unexpected { .. } => "unexpected_answer",
             Self::Usage { .. } => "usage",
         }
     }
@@ -72,15 +72,15 @@ impl ApiError {
     pub(super) fn refused(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Self {
         match serde_json::from_slice::<Body>(body) {
             Ok(Body { error: Detail { message, .. } }) if status == StatusCode::UNAUTHORIZED => {
-                let remedy = "set RIG_API_KEY, or api_key in ~/.rigbox/config.json, to a valid key";
-                Self::LogIn { message: format!("{message}: {remedy}") }
+                let remedy = "run `rig login`, or set RIG_API_KEY to a valid key";
+                Self::LogIn { message: format!("{}; {remedy}", message.trim_end_matches('.')) }
             }
             Ok(Body { error: Detail { code, message, details } }) => {
                 Self::Refused { status, code, message, details, retry_after }
             }
             Err(_) => {
                 let message =
-                    format!("the server answers {status}, and not as Rigbox does: check RIG_API_URL");
+                    format!("unexpected response {status}, not from a Rigbox server; check RIG_API_URL");
                 let code = "unexpected_answer".to_owned();
                 Self::Refused { status, code, message, details: Value::Null, retry_after }
             }
@@ -90,31 +90,31 @@ impl ApiError {
     pub(super) fn unreachable(config: &Config, error: &reqwest::Error) -> Self {
         let reason = reason(error);
         let remedy = if reason.contains("certificate") {
-            "SSL_CERT_FILE may name a file of certificates to trust instead of the system's"
+            "set SSL_CERT_FILE to trust other certificates than the system's"
         } else if config.is_inside() {
-            "this is the workspace's bridge to its server, which may just be starting: try again"
+            "the workspace's bridge may be starting; try again"
         } else if config.is_local() {
-            "is Rigbox running on this machine? `cargo xtask up` starts it in a checkout, `rigboxd up` elsewhere"
+            "start Rigbox with `cargo xtask up` in a checkout, or `rigboxd up`"
         } else if config.url_source == Source::Env {
-            "check RIG_API_URL, and the network"
+            "check RIG_API_URL and the network"
         } else {
-            "check api_url in ~/.rigbox/config.json, and the network"
+            "check api_url in ~/.rigbox/config.json and the network"
         };
         Self::Unreachable { address: config.address().to_owned(), reason, remedy: remedy.to_owned() }
     }
 }
 
-fn later(retry_after: Option<Duration>) -> String {
+fn retry_hint(retry_after: Option<Duration>) -> String {
     match retry_after {
         Some(pause) => format!(" (try again in {} s)", pause.as_secs()),
         None => String::new(),
     }
 }
 
-/// The most telling of an error's causes: the last one.
+/// Returns the last cause of an error, which tells most.
 pub(super) fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "no answer in time".to_owned();
+        return "timed out".to_owned();
     }
     let mut cause: &dyn Error = error;
     while let Some(source) = cause.source() {
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_the_server_said() {
+    fn refusal_shows_the_servers_message() {
         let body = br#"{"error":{"code":"name_taken","message":"taken","details":{"a":1}}}"#;
         let error = ApiError::refused(StatusCode::CONFLICT, None, body);
         assert_eq!((error.code(), error.to_string().as_str()), ("name_taken", "taken"));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_rigbox_server_can_ask_for_a_log_in() {
+    fn only_a_rigbox_server_can_ask_for_login() {
         let body = br#"{"error":{"code":"unauthorized","message":"no such key"}}"#;
         let error = ApiError::refused(StatusCode::UNAUTHORIZED, None, body);
         assert!(matches!(error, ApiError::LogIn { .. }));

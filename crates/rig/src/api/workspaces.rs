@@ -1,4 +1,4 @@
-//! Workspaces over the API: found by name or id, made, moved from state to state, and waited for.
+//! Requests for workspaces.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,21 +6,21 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::shapes::{Deletion, EnvironmentChange, ListWorkspaces};
-use super::{ANSWER, Api, ApiError, GetWorkspace, NewWorkspace, Vm};
+use super::schema::{Deletion, EnvironmentChange, ListWorkspaces};
+use super::{Api, ApiError, GetWorkspace, NewWorkspace, RESPONSE_TIMEOUT, Vm};
 use crate::name;
 
-/// How long the server holds a question back until there is news.
+/// Seconds for which the server holds a request until the status changes.
 const HOLD_S: &str = "30";
-const HELD: Duration = Duration::from_secs(60);
+const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Api {
-    /// All of the caller's workspaces.
+    /// Lists the caller's workspaces.
     pub(crate) async fn workspaces(&self) -> Result<Vec<Vm>, ApiError> {
         self.pages("workspaces", &[], |page: ListWorkspaces| (page.vms, page.next_cursor)).await
     }
 
-    /// The workspace with this id or name. What looks like an id is one, unless there is none of it.
+    /// Finds a workspace by id or name. An id wins.
     pub(crate) async fn find(&self, text: &str) -> Result<Vm, ApiError> {
         if name::looks_like_id(text) {
             match self.get::<GetWorkspace>(&["workspaces", text]).await {
@@ -31,21 +31,19 @@ impl Api {
         self.find_name(text).await
     }
 
-    /// The workspace with this id or name; without one, that in which this runs.
-    pub(crate) async fn find_or_own(&self, text: Option<&str>) -> Result<Vm, ApiError> {
+    /// Finds a workspace by id or name, by default the one that `rig` runs in.
+    pub(crate) async fn find_or_current(&self, text: Option<&str>) -> Result<Vm, ApiError> {
         match text {
             Some(text) => self.find(text).await,
             None if self.config().is_inside() => {
                 let own = self.workspaces().await?.into_iter().next();
-                own.ok_or_else(|| {
-                    ApiError::not_found("the bridge does not know this workspace: not found".to_owned())
-                })
+                own.ok_or_else(|| ApiError::not_found("this workspace was not found".to_owned()))
             }
-            None => Err(ApiError::Usage { message: "which workspace? Say so with -w".to_owned() }),
+            None => Err(ApiError::Usage { message: "missing workspace; name it with -w".to_owned() }),
         }
     }
 
-    /// Does something to the workspace with this id or name; an id is not looked up first.
+    /// Runs `act` with a workspace's id, given its id or name. An id needs no lookup.
     pub(crate) async fn with_id<T>(
         &self,
         text: &str,
@@ -63,54 +61,62 @@ impl Api {
     async fn find_name(&self, text: &str) -> Result<Vm, ApiError> {
         let mut vms = Vec::new();
         if name::is_name(text) {
-            let page: ListWorkspaces = self.get_with(&["workspaces"], &[("name", text)], ANSWER).await?;
+            let page: ListWorkspaces =
+                self.get_with(&["workspaces"], &[("name", text)], RESPONSE_TIMEOUT).await?;
             vms = page.vms;
         }
         vms.into_iter().find(|vm| vm.name == text).ok_or_else(|| {
-            ApiError::not_found(format!("workspace `{text}` not found: `rig workspace ls` lists yours"))
+            ApiError::not_found(format!(
+                "workspace `{text}` not found; `rig workspace ls` lists your workspaces"
+            ))
         })
     }
 
-    /// Makes a workspace; it is not started. `once` keeps a repeated request from making two.
-    pub(crate) async fn create(&self, new: &NewWorkspace<'_>, once: &str) -> Result<GetWorkspace, ApiError> {
+    /// Creates a workspace without starting it. The idempotency key keeps a retry from creating a second one.
+    pub(crate) async fn create(
+        &self,
+        new: &NewWorkspace<'_>,
+        idempotency_key: &str,
+    ) -> Result<GetWorkspace, ApiError> {
         let request = self.request(Method::POST, &["workspaces"], &[])?;
-        self.call(request.header("Idempotency-Key", once).json(new).timeout(ANSWER)).await
+        self.call(request.header("Idempotency-Key", idempotency_key).json(new).timeout(RESPONSE_TIMEOUT))
+            .await
     }
 
-    /// `start`, `stop`, `cancel` or `retry`: answers at once, with the state it is in now.
+    /// Requests `start`, `stop`, `cancel` or `retry`, and returns the workspace without waiting.
     pub(crate) async fn operate(&self, id: &str, operation: &str) -> Result<GetWorkspace, ApiError> {
         self.send(Method::POST, &["workspaces", id, operation]).await
     }
 
-    /// Asks for the removal; the status it is in now.
+    /// Requests the deletion, and returns the current status.
     pub(crate) async fn delete(&self, id: &str) -> Result<String, ApiError> {
-        let answer: Deletion = self.send(Method::DELETE, &["workspaces", id]).await?;
-        Ok(answer.status)
+        let deletion: Deletion = self.send(Method::DELETE, &["workspaces", id]).await?;
+        Ok(deletion.status)
     }
 
-    /// The workspace once its status is another one, or after a while.
-    pub(crate) async fn news(&self, id: &str, status: &str) -> Result<GetWorkspace, ApiError> {
+    /// Returns the workspace when its status is no longer `status`, or after a while.
+    pub(crate) async fn wait_for_change(&self, id: &str, status: &str) -> Result<GetWorkspace, ApiError> {
         let query = [("wait_until_not", status), ("timeout_s", HOLD_S)];
-        self.get_with(&["workspaces", id], &query, HELD).await
+        self.get_with(&["workspaces", id], &query, HOLD_TIMEOUT).await
     }
 
-    /// The environment: names, and what stands for their values.
+    /// Returns the environment: names and masked values.
     pub(crate) async fn environment(&self, id: &str) -> Result<Map<String, Value>, ApiError> {
         self.get(&["workspaces", id, "env"]).await
     }
 
-    /// Sets variables; whether the workspace has them already.
+    /// Sets variables, and returns whether they are live in the workspace.
     pub(crate) async fn set_variables(
         &self,
         id: &str,
         variables: &BTreeMap<&str, String>,
     ) -> Result<bool, ApiError> {
         let request = self.request(Method::POST, &["workspaces", id, "env"], &[])?;
-        let request = request.json(&json!({"env_vars": variables})).timeout(ANSWER);
+        let request = request.json(&json!({"env_vars": variables})).timeout(RESPONSE_TIMEOUT);
         Ok(self.call::<EnvironmentChange>(request).await?.live)
     }
 
-    /// Removes a variable; whether the workspace knows already.
+    /// Removes a variable, and returns whether the change is live in the workspace.
     pub(crate) async fn unset_variable(&self, id: &str, name: &str) -> Result<bool, ApiError> {
         Ok(self.send::<EnvironmentChange>(Method::DELETE, &["workspaces", id, "env", name]).await?.live)
     }

@@ -4,9 +4,9 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::api::Api;
-use crate::args::{ApiKeyCommand, NewKeyArguments};
+use crate::args::{ApiKeyCommand, NewApiKeyArguments};
 use crate::failure::Failure;
-use crate::output::{Output, plain};
+use crate::output::{Output, escape};
 
 const ROUTE: &str = "api-keys";
 
@@ -20,9 +20,9 @@ pub(super) async fn run(api: &Api, out: &Output, command: ApiKeyCommand) -> Resu
 }
 
 async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
-    let answer: Map<String, Value> = api.get(&[ROUTE]).await?;
-    let keys = answer.get("api_keys").and_then(Value::as_array).cloned().unwrap_or_default();
-    out.answer("api_key_ls", answer)?;
+    let response: Map<String, Value> = api.get(&[ROUTE]).await?;
+    let keys = response.get("api_keys").and_then(Value::as_array).cloned().unwrap_or_default();
+    out.response("api_key_ls", response)?;
     let rows = keys.iter().map(|key| {
         let text = |name: &str| key.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
         let scope = match key.get("workspaces").and_then(Value::as_array) {
@@ -34,10 +34,10 @@ async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
         };
         vec![text("id"), text("name"), text("preview"), scope, text("expires_at"), text("last_used_at")]
     });
-    out.table(&["ID", "NAME", "KEY", "OPENS", "ENDS", "LAST USED"], rows)
+    out.table(&["ID", "NAME", "KEY", "SCOPE", "EXPIRES", "LAST USED"], rows)
 }
 
-async fn new(api: &Api, out: &Output, arguments: &NewKeyArguments) -> Result<(), Failure> {
+async fn new(api: &Api, out: &Output, arguments: &NewApiKeyArguments) -> Result<(), Failure> {
     let mut body = json!({"name": arguments.name});
     let mut set = |field: &str, value: Value| {
         if let Some(body) = body.as_object_mut() {
@@ -57,26 +57,26 @@ async fn new(api: &Api, out: &Output, arguments: &NewKeyArguments) -> Result<(),
         }
         set("workspaces", json!(ids));
     }
-    let answer = api.call(api.request(Method::POST, &[ROUTE], &[])?.json(&body)).await?;
-    show(out, "api_key_new", answer)
+    let response = api.call(api.request(Method::POST, &[ROUTE], &[])?.json(&body)).await?;
+    show(out, "api_key_new", response)
 }
 
 async fn rotate(api: &Api, out: &Output, id: &str, grace_s: u32) -> Result<(), Failure> {
     let request = api.request(Method::POST, &[ROUTE, id, "rotate"], &[])?;
-    let answer = api.call(request.json(&json!({"grace_s": grace_s}))).await?;
-    show(out, "api_key_rotate", answer)
+    let response = api.call(request.json(&json!({"grace_s": grace_s}))).await?;
+    show(out, "api_key_rotate", response)
 }
 
 async fn rm(api: &Api, out: &Output, id: &str) -> Result<(), Failure> {
-    let answer: Map<String, Value> = api.send(Method::DELETE, &[ROUTE, id]).await?;
-    out.answer("api_key_rm", answer)?;
-    out.say(&format!("{} is revoked", plain(id)))
+    let response: Map<String, Value> = api.send(Method::DELETE, &[ROUTE, id]).await?;
+    out.response("api_key_rm", response)?;
+    out.line(&format!("API key {} revoked", escape(id)))
 }
 
-/// The secret alone on its line, for a pipe; what is to be known of it beside.
-fn show(out: &Output, event: &str, answer: Map<String, Value>) -> Result<(), Failure> {
-    let secret = answer.get("key").and_then(Value::as_str).unwrap_or_default().to_owned();
-    out.answer(event, answer)?;
-    out.warn("this key is shown once: keep it where secrets are kept");
-    out.say(&plain(&secret))
+/// Prints the secret alone on its line, for pipes.
+fn show(out: &Output, event: &str, response: Map<String, Value>) -> Result<(), Failure> {
+    let secret = response.get("key").and_then(Value::as_str).unwrap_or_default().to_owned();
+    out.response(event, response)?;
+    out.warn("this key is shown only once; store it securely");
+    out.line(&escape(&secret))
 }

@@ -17,7 +17,7 @@ pub(super) fn run(shell: Shell, out: &Output) -> Result<(), Failure> {
         Format::Json => {
             let fields =
                 [("shell", shell.to_string()), ("script", String::from_utf8_lossy(&script).into_owned())];
-            out.answer(
+            out.response(
                 "completion",
                 fields.map(|(name, text)| (name.to_owned(), text.into())).into_iter().collect(),
             )

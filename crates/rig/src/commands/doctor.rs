@@ -1,13 +1,13 @@
-//! `rig doctor`: what is wrong, seen from here and from the server, and how to mend it.
+//! `rig doctor`: diagnoses the installation, from here and from the server.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::api::{Api, ApiError};
 use crate::failure::Failure;
-use crate::output::{Output, plain};
+use crate::output::{Output, escape};
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Deserialize)]
 struct Finding {
     level: String,
@@ -18,42 +18,41 @@ struct Finding {
 }
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
-    let mut answer = match api.root::<Value>("healthz").await {
+    let mut response = match api.root::<Value>("healthz").await {
         Ok(_) => match api.get::<Map<String, Value>>(&["doctor"]).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(report_only_ours(out, reached(api), error)),
+            Ok(response) => response,
+            Err(error) => return Err(report_unreachable(out, reachable(api), error)),
         },
-        Err(error) => return Err(report_only_ours(out, not_reached(&error), error)),
+        Err(error) => return Err(report_unreachable(out, unreachable(&error), error)),
     };
-    if let Some(Value::Array(findings)) = answer.get_mut("findings") {
-        findings.insert(0, reached(api));
+    if let Some(Value::Array(findings)) = response.get_mut("findings") {
+        findings.insert(0, reachable(api));
     }
-    let errors = report(out, answer)?;
+    let errors = report(out, response)?;
     match errors {
         0 => Ok(()),
-        1 => Err(unhealthy("1 thing is")),
-        many => Err(unhealthy(&format!("{many} things are"))),
+        1 => Err(unhealthy("1 problem")),
+        many => Err(unhealthy(&format!("{many} problems"))),
     }
 }
 
-/// What was seen from here, where the server told nothing; the reason is the failure.
-fn report_only_ours(out: &Output, ours: Value, error: ApiError) -> Failure {
-    let answer = [("healthy".to_owned(), Value::Bool(false)), ("findings".to_owned(), json!([ours]))];
-    match report(out, answer.into_iter().collect()) {
+/// Reports the only finding without the server's own; returns its error as the failure.
+fn report_unreachable(out: &Output, finding: Value, error: ApiError) -> Failure {
+    let response = [("healthy".to_owned(), Value::Bool(false)), ("findings".to_owned(), json!([finding]))];
+    match report(out, response.into_iter().collect()) {
         Ok(_) => error.into(),
         Err(failure) => failure,
     }
 }
 
-/// Prints the findings and says how many are errors.
-fn report(out: &Output, answer: Map<String, Value>) -> Result<usize, Failure> {
-    let findings = answer.get("findings").cloned().unwrap_or_default();
-    let findings: Vec<Finding> = serde_json::from_value(findings).map_err(|error| {
-        Failure::new("unexpected_answer", format!("findings that make no sense: {error}"))
-    })?;
-    if let Some(node) = answer.get("node").and_then(Value::as_object) {
-        let field = |name: &str| plain(node.get(name).and_then(Value::as_str).unwrap_or("?")).into_owned();
-        out.say(&format!(
+/// Prints the findings, and returns the number of errors.
+fn report(out: &Output, response: Map<String, Value>) -> Result<usize, Failure> {
+    let findings = response.get("findings").cloned().unwrap_or_default();
+    let findings: Vec<Finding> = serde_json::from_value(findings)
+        .map_err(|error| Failure::new("unexpected_answer", format!("invalid findings: {error}")))?;
+    if let Some(node) = response.get("node").and_then(Value::as_object) {
+        let field = |name: &str| escape(node.get(name).and_then(Value::as_str).unwrap_or("?")).into_owned();
+        out.line(&format!(
             "VMs run in {} with {}: {}\n",
             field("driver"),
             field("accelerator"),
@@ -68,24 +67,24 @@ fn report(out: &Output, answer: Map<String, Value>) -> Result<usize, Failure> {
         vec![finding.level.clone(), finding.subject.clone(), message]
     });
     out.table(&["LEVEL", "SUBJECT", "FINDING"], rows)?;
-    out.answer("doctor", answer)?;
+    out.response("doctor", response)?;
     Ok(findings.iter().filter(|finding| finding.level == "error").count())
 }
 
-fn reached(api: &Api) -> Value {
-    json!({"level": "ok", "subject": "server", "message": format!("{} answers", api.config().address())})
+fn reachable(api: &Api) -> Value {
+    json!({"level": "ok", "subject": "server", "message": format!("{} is reachable", api.config().address())})
 }
 
-fn not_reached(error: &ApiError) -> Value {
+fn unreachable(error: &ApiError) -> Value {
     match error {
         ApiError::Unreachable { address, reason, remedy } => json!({
             "level": "error", "subject": "server", "remedy": remedy,
-            "message": format!("{address} cannot be reached: {reason}"),
+            "message": format!("cannot reach {address}: {reason}"),
         }),
         other => json!({"level": "error", "subject": "server", "message": other.to_string()}),
     }
 }
 
 fn unhealthy(count: &str) -> Failure {
-    Failure::new("unhealthy", format!("{count} wrong; what to do stands beside it"))
+    Failure::new("unhealthy", format!("found {count}; see the findings for remedies"))
 }

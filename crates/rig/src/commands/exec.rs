@@ -1,10 +1,10 @@
-//! `rig exec`: runs a command in a workspace. What it writes comes out here, what comes in here goes there, and its end is ours.
+//! `rig exec`: runs a command in a workspace, with its input, output, signals and exit code connected to this process.
 //!
-//! With nobody at stdin one request is enough (`plain`); with somebody, or something, there the conversation goes over a
-//! WebSocket (`socket`), which also carries signals and the terminal's size.
+//! Without input, one HTTP request is enough (`request`). Otherwise a WebSocket (`socket`) also carries stdin, signals and the terminal's
+//! size.
 
 mod end;
-mod plain;
+mod request;
 mod sink;
 mod socket;
 
@@ -19,7 +19,7 @@ use crate::output::Output;
 use crate::terminal::{self, Stdin};
 use sink::Sink;
 
-/// What the server is asked to run.
+/// Command to run.
 #[derive(Debug, Serialize)]
 struct Request {
     command: Vec<String>,
@@ -37,37 +37,37 @@ struct Request {
     cols: Option<u16>,
 }
 
-/// How stdin and the terminal take part.
+/// Role of stdin and the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Manner {
+struct Mode {
     /// The command has a terminal.
     tty: bool,
-    /// Our stdin is the command's.
+    /// Our stdin is forwarded to the command.
     forward: bool,
-    /// Our terminal is the command's, so that every key goes there.
+    /// Our terminal is in raw mode, so that every key goes to the command.
     raw: bool,
-    /// There is something to say while it runs.
-    talk: bool,
+    /// Input or signals may follow while the command runs.
+    duplex: bool,
 }
 
-impl Manner {
+impl Mode {
     fn new(interactive: bool, tty: bool, stdin: Stdin) -> Self {
         let forward = match stdin {
             Stdin::Terminal => interactive,
             Stdin::Data => true,
             Stdin::Null => false,
         };
-        // Who sits at a terminal may press Ctrl-C, and means the command.
-        let talk = tty || forward || stdin == Stdin::Terminal;
-        Self { tty, forward, raw: tty && interactive && stdin == Stdin::Terminal, talk }
+        // Ctrl-C at a terminal is meant for the command.
+        let duplex = tty || forward || stdin == Stdin::Terminal;
+        Self { tty, forward, raw: tty && interactive && stdin == Stdin::Terminal, duplex }
     }
 }
 
 pub(super) async fn run(api: &Api, out: &Output, arguments: ExecArguments) -> Result<u8, Failure> {
-    let manner = Manner::new(arguments.interactive, arguments.tty, Stdin::of_process());
-    let size = manner.tty.then(terminal::size).flatten();
+    let mode = Mode::new(arguments.interactive, arguments.tty, Stdin::of_process());
+    let size = mode.tty.then(terminal::size).flatten();
     let mut env: BTreeMap<_, _> = arguments.env.into_iter().collect();
-    if manner.tty
+    if mode.tty
         && let Ok(term) = std::env::var("TERM")
     {
         env.entry("TERM".to_owned()).or_insert(term);
@@ -77,18 +77,18 @@ pub(super) async fn run(api: &Api, out: &Output, arguments: ExecArguments) -> Re
         cwd: arguments.cwd,
         env,
         user: arguments.user,
-        tty: manner.tty.then_some(true),
+        tty: mode.tty.then_some(true),
         rows: size.map(|size| size.rows),
         cols: size.map(|size| size.cols),
     };
-    let workspace = arguments.which.text();
+    let workspace = arguments.workspace.name_or_id();
     let mut sink = Sink::new(out);
-    let end = if manner.talk {
-        socket::run(api, workspace, &request, manner, &mut sink).await?
+    let end = if mode.duplex {
+        socket::run(api, workspace, &request, mode, &mut sink).await?
     } else {
-        plain::run(api, workspace, &request, &mut sink).await?
+        request::run(api, workspace, &request, &mut sink).await?
     };
-    sink.end(end).await
+    sink.finish(end).await
 }
 
 #[cfg(test)]
@@ -96,20 +96,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stdin_is_forwarded_when_it_is_no_terminal_or_when_asked() {
-        let manner = |tty, forward, raw, talk| Manner { tty, forward, raw, talk };
+    fn stdin_is_forwarded_unless_it_is_a_terminal_or_on_request() {
+        let mode = |tty, forward, raw, duplex| Mode { tty, forward, raw, duplex };
         for ((interactive, tty, stdin), wanted) in [
-            ((false, false, Stdin::Null), manner(false, false, false, false)),
-            ((true, false, Stdin::Null), manner(false, false, false, false)),
-            ((false, false, Stdin::Data), manner(false, true, false, true)),
-            ((false, false, Stdin::Terminal), manner(false, false, false, true)),
-            ((true, false, Stdin::Terminal), manner(false, true, false, true)),
-            ((false, true, Stdin::Terminal), manner(true, false, false, true)),
-            ((true, true, Stdin::Terminal), manner(true, true, true, true)),
-            ((true, true, Stdin::Data), manner(true, true, false, true)),
-            ((false, true, Stdin::Null), manner(true, false, false, true)),
+            ((false, false, Stdin::Null), mode(false, false, false, false)),
+            ((true, false, Stdin::Null), mode(false, false, false, false)),
+            ((false, false, Stdin::Data), mode(false, true, false, true)),
+            ((false, false, Stdin::Terminal), mode(false, false, false, true)),
+            ((true, false, Stdin::Terminal), mode(false, true, false, true)),
+            ((false, true, Stdin::Terminal), mode(true, false, false, true)),
+            ((true, true, Stdin::Terminal), mode(true, true, true, true)),
+            ((true, true, Stdin::Data), mode(true, true, false, true)),
+            ((false, true, Stdin::Null), mode(true, false, false, true)),
         ] {
-            assert_eq!(Manner::new(interactive, tty, stdin), wanted, "{interactive} {tty} {stdin:?}");
+            assert_eq!(Mode::new(interactive, tty, stdin), wanted, "{interactive} {tty} {stdin:?}");
         }
     }
 }

@@ -4,17 +4,17 @@ use serde_json::{Map, Value};
 
 use crate::api::Api;
 use crate::failure::Failure;
-use crate::output::{Output, plain};
+use crate::output::{Output, escape};
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
-    let answer: Map<String, Value> = api.get(&["users", "me", "limits"]).await?;
-    let plan = answer.get("plan").and_then(Value::as_str).unwrap_or("?");
-    out.say(&format!("plan {}", plain(plan)))?;
+    let response: Map<String, Value> = api.get(&["users", "me", "limits"]).await?;
+    let plan = response.get("plan").and_then(Value::as_str).unwrap_or("?");
+    out.line(&format!("Plan {}", escape(plan)))?;
     for (part, title) in [("limits", "LIMIT"), ("usage", "USED")] {
-        let Some(fields) = answer.get(part).and_then(Value::as_object) else { continue };
-        out.say("")?;
+        let Some(fields) = response.get(part).and_then(Value::as_object) else { continue };
+        out.line("")?;
         let rows = fields.iter().map(|(name, value)| vec![name.clone(), value.to_string()]);
         out.table(&[title, ""], rows)?;
     }
-    out.answer("limits", answer)
+    out.response("limits", response)
 }

@@ -1,17 +1,17 @@
-//! Lines of a log: of an app's service, or a workspace's own.
+//! Logs of an app's service or of a workspace.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::api::{ANSWER, Api};
+use crate::api::{Api, RESPONSE_TIMEOUT};
 use crate::failure::Failure;
-use crate::output::{Event, Output, plain};
+use crate::output::{Event, Output, escape};
 
-/// How soon a followed log is asked for news.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Interval of requests while a log is followed.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Prints the last lines of the log at a route, and goes on if asked to.
+/// Prints the last lines of a log, and follows it on request.
 pub(super) async fn print(
     api: &Api,
     out: &Output,
@@ -24,18 +24,18 @@ pub(super) async fn print(
     loop {
         let mut query = vec![("lines", count.as_str())];
         query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-        let answer: Map<String, Value> = api.get_with(path, &query, ANSWER).await?;
-        for line in answer.get("lines").and_then(Value::as_array).into_iter().flatten() {
+        let response: Map<String, Value> = api.get_with(path, &query, RESPONSE_TIMEOUT).await?;
+        for line in response.get("lines").and_then(Value::as_array).into_iter().flatten() {
             let field = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default();
             out.event(&Event::Log { timestamp: field("timestamp"), message: field("message") })?;
-            out.say(&format!("{} {}", plain(field("timestamp")), plain(field("message"))))?;
+            out.line(&format!("{} {}", escape(field("timestamp")), escape(field("message"))))?;
         }
         if !follow {
             return Ok(());
         }
-        cursor = answer.get("cursor").and_then(Value::as_str).map(str::to_owned).or(cursor);
-        if !answer.get("has_more").and_then(Value::as_bool).unwrap_or(false) {
-            tokio::time::sleep(AGAIN).await;
+        cursor = response.get("cursor").and_then(Value::as_str).map(str::to_owned).or(cursor);
+        if !response.get("has_more").and_then(Value::as_bool).unwrap_or(false) {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -1,10 +1,10 @@
-//! `rig status`: whether the server answers, what the machine can hold, and how many workspaces there are.
+//! `rig status`: health and capacity of the server, and the number of workspaces.
 
 use serde_json::{Map, Value, json};
 
 use crate::api::{Api, ApiError, Vm};
 use crate::failure::Failure;
-use crate::output::{Output, plain};
+use crate::output::{Output, escape};
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     let health: Map<String, Value> = api.root("healthz").await?;
@@ -15,19 +15,18 @@ pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     };
     let address = api.config().address();
     let version = health.get("version").and_then(Value::as_str).unwrap_or("?");
-    out.answer("status", event(address, &health, capacity.as_ref().ok(), workspaces.as_ref()))?;
+    out.response("status", event(address, &health, capacity.as_ref().ok(), workspaces.as_ref()))?;
 
-    out.say(&format!("server      {address}, version {}", plain(version)))?;
+    out.line(&format!("server      {address}, version {}", escape(version)))?;
     if let Ok(capacity) = &capacity {
-        out.say(&format!("machine     {}", machine(capacity)))?;
+        out.line(&format!("machine     {}", machine(capacity)))?;
     }
     match &workspaces {
-        Some(Ok(all)) => out.say(&format!("workspaces  {} ({} running)", all.len(), running(all)))?,
+        Some(Ok(all)) => out.line(&format!("workspaces  {} ({} running)", all.len(), running(all)))?,
         Some(Err(_)) => {}
-        None => out
-            .say("workspaces  unknown without a key: set RIG_API_KEY, or api_key in ~/.rigbox/config.json")?,
+        None => out.line("workspaces  unknown without an API key; run `rig login`, or set RIG_API_KEY")?,
     }
-    // What is wrong comes last, and decides the exit code: a key to be mended goes before a machine to be mended.
+    // Failures come last and decide the exit code; that of the API key wins.
     if let Some(Err(error)) = workspaces {
         return Err(error.into());
     }
@@ -69,7 +68,7 @@ fn machine(capacity: &Map<String, Value>) -> String {
 fn unready(error: ApiError) -> Failure {
     match error {
         ApiError::Refused { code, message, .. } => {
-            Failure::new(code, format!("the server answers, but cannot work: {message}; see `rig doctor`"))
+            Failure::new(code, format!("the server is not ready: {message}; run `rig doctor`"))
         }
         other => other.into(),
     }

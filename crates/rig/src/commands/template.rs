@@ -3,7 +3,7 @@
 use crate::api::{Api, Templates};
 use crate::args::TemplateCommand;
 use crate::failure::Failure;
-use crate::output::{Output, answer_of};
+use crate::output::{Output, fields_of};
 
 pub(super) async fn run(api: &Api, out: &Output, command: &TemplateCommand) -> Result<(), Failure> {
     match command {
@@ -12,9 +12,9 @@ pub(super) async fn run(api: &Api, out: &Output, command: &TemplateCommand) -> R
 }
 
 async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
-    let answer: Templates = api.public("templates").await?;
-    out.answer("template_ls", answer_of(&answer)?)?;
-    let rows = answer.templates.iter().map(|template| {
+    let response: Templates = api.public("templates").await?;
+    out.response("template_ls", fields_of(&response)?)?;
+    let rows = response.templates.iter().map(|template| {
         vec![
             template.id.clone(),
             template.ram_mb.to_string(),
@@ -23,5 +23,5 @@ async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
             template.description.clone(),
         ]
     });
-    out.table(&["TEMPLATE", "RAM MB", "VCPUS", "DISK MB", "WHAT IT IS"], rows)
+    out.table(&["TEMPLATE", "RAM MB", "VCPUS", "DISK MB", "DESCRIPTION"], rows)
 }

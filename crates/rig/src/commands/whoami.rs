@@ -1,30 +1,30 @@
-//! `rig whoami`: who the key belongs to; inside a workspace, which one it is.
+//! `rig whoami`: the caller's account, or the workspace that `rig` runs in.
 
 use std::path::Path;
 
 use crate::api::{Api, ApiError, User};
-use crate::config::WITHIN;
+use crate::config::WORKSPACE_FILE;
 use crate::failure::Failure;
-use crate::output::{Event, FoundWorkspace, Identity, Output, plain};
+use crate::output::{CurrentWorkspace, Event, Identity, Output, escape};
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     let config = api.config();
     if config.is_inside()
-        && let Some(workspace) = workspace_at(Path::new(WITHIN))?
+        && let Some(workspace) = workspace_at(Path::new(WORKSPACE_FILE))?
     {
-        return say_workspace(&workspace, out);
+        return print_workspace(&workspace, out);
     }
     let source = config.key_source.as_str();
     let why = match api.get::<User>(&["users", "me"]).await {
-        Ok(user) => return say_user(&user, source, out),
+        Ok(user) => return print_user(&user, source, out),
         Err(ApiError::LogIn { message }) => message,
         Err(error) => return Err(error.into()),
     };
     out.event(&Event::Whoami(Identity { source, ..Default::default() }))?;
-    out.say(&format!("nobody: {}", plain(&why)))
+    out.line(&format!("Not logged in: {}", escape(&why)))
 }
 
-fn say_user(user: &User, source: &str, out: &Output) -> Result<(), Failure> {
+fn print_user(user: &User, source: &str, out: &Output) -> Result<(), Failure> {
     out.event(&Event::Whoami(Identity {
         authed: true,
         user_email: Some(&user.email),
@@ -34,23 +34,23 @@ fn say_user(user: &User, source: &str, out: &Output) -> Result<(), Failure> {
         workspace: None,
     }))?;
     let from = if source == "env" { "RIG_API_KEY" } else { "~/.rigbox/config.json" };
-    out.say(&format!("{} ({}), by the key in {from}", plain(&user.email), plain(&user.id)))
+    out.line(&format!("{} ({}), API key from {from}", escape(&user.email), escape(&user.id)))
 }
 
-/// Programs know these two and refuse any other.
+/// Returns a plan that programs know; they refuse any other.
 fn subscription(plan: &str) -> Option<&str> {
     Some(plan).filter(|plan| matches!(*plan, "free" | "pro"))
 }
 
-fn say_workspace(workspace: &FoundWorkspace, out: &Output) -> Result<(), Failure> {
+fn print_workspace(workspace: &CurrentWorkspace, out: &Output) -> Result<(), Failure> {
     let identity = Identity { source: "bridge", workspace: Some(workspace), ..Default::default() };
     out.event(&Event::Whoami(identity))?;
     let field = |name: &str| workspace.get(name).and_then(|value| value.as_str()).unwrap_or("?");
-    out.say(&format!("workspace {} ({})", plain(field("name")), plain(field("id"))))
+    out.line(&format!("workspace {} ({})", escape(field("name")), escape(field("id"))))
 }
 
-/// What the workspace that we are in knows about itself; nothing outside of one.
-fn workspace_at(path: &Path) -> Result<Option<FoundWorkspace>, Failure> {
+/// Reads the description of the current workspace; `None` outside of one.
+fn workspace_at(path: &Path) -> Result<Option<CurrentWorkspace>, Failure> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -60,7 +60,7 @@ fn workspace_at(path: &Path) -> Result<Option<FoundWorkspace>, Failure> {
 }
 
 fn bad(path: &Path, problem: &dyn std::fmt::Display) -> Failure {
-    Failure::new("bad_workspace_file", format!("{} cannot be read: {problem}", path.display()))
+    Failure::new("bad_workspace_file", format!("cannot read {}: {problem}", path.display()))
 }
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_is_known_by_its_file() {
+    fn workspace_is_identified_by_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("workspace.json");
         assert!(workspace_at(&path).unwrap().is_none());

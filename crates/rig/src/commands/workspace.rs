@@ -1,8 +1,7 @@
-//! `rig workspace`: listing, and moving a workspace that exists between its states. Making one is in `make`, removing
-//! one in `remove`, its environment in `env`, waiting in `wait`.
+//! `rig workspace`: lists, starts, stops and restarts workspaces. The other commands have files of their own.
 
+mod create;
 mod env;
-mod make;
 mod remove;
 mod wait;
 
@@ -11,31 +10,33 @@ use serde_json::{Map, Value, json};
 use crate::api::{Api, GetWorkspace, Vm};
 use crate::args::WorkspaceCommand;
 use crate::failure::Failure;
-use crate::output::{Output, Progress, answer_of, plain};
-use wait::Watch;
+use crate::output::{Output, Progress, escape, fields_of};
+use wait::Waiter;
 
 pub(super) async fn run(api: &Api, out: &Output, command: WorkspaceCommand) -> Result<(), Failure> {
     match command {
-        WorkspaceCommand::Spawn(arguments) => make::spawn(api, out, &arguments).await,
-        WorkspaceCommand::New(arguments) => make::new(api, out, &arguments).await,
+        WorkspaceCommand::Spawn(arguments) => create::spawn(api, out, &arguments).await,
+        WorkspaceCommand::New(arguments) => create::new(api, out, &arguments).await,
         WorkspaceCommand::Ls => ls(api, out).await,
-        WorkspaceCommand::Start(which) => start(api, out, which.text()).await,
-        WorkspaceCommand::Stop(which) => stop(api, out, which.text()).await,
-        WorkspaceCommand::Restart(which) => restart(api, out, which.text()).await,
-        WorkspaceCommand::Logs { which, lines, follow } => {
-            let vm = api.find(which.text()).await?;
+        WorkspaceCommand::Start(workspace) => start(api, out, workspace.name_or_id()).await,
+        WorkspaceCommand::Stop(workspace) => stop(api, out, workspace.name_or_id()).await,
+        WorkspaceCommand::Restart(workspace) => restart(api, out, workspace.name_or_id()).await,
+        WorkspaceCommand::Logs { workspace, lines, follow } => {
+            let vm = api.find(workspace.name_or_id()).await?;
             super::logs::print(api, out, &["workspaces", &vm.id, "logs"], lines, follow).await
         }
         WorkspaceCommand::Env(command) => env::run(api, out, &command).await,
-        WorkspaceCommand::Rm { which, force } => remove::rm(api, out, which.text(), force).await,
+        WorkspaceCommand::Rm { workspace, force } => {
+            remove::rm(api, out, workspace.name_or_id(), force).await
+        }
     }
 }
 
 async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
     let all = api.workspaces().await?;
-    out.answer("workspace_ls", [("vms".to_owned(), json!(all))].into_iter().collect())?;
+    out.response("workspace_ls", [("vms".to_owned(), json!(all))].into_iter().collect())?;
     if all.is_empty() {
-        return out.say("no workspaces: `rig workspace spawn` makes one");
+        return out.line("No workspaces. Create one with `rig workspace spawn`.");
     }
     let rows = all.iter().map(|vm| {
         vec![
@@ -64,7 +65,7 @@ async fn start(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
     let progress = out.progress();
     let started = boot(api, out, &progress, &vm).await?;
     drop(progress);
-    done(out, "workspace_start", &started)
+    print(out, "workspace_start", &started)
 }
 
 async fn stop(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
@@ -72,7 +73,7 @@ async fn stop(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
     let progress = out.progress();
     let stopped = shut_down(api, out, &progress, &vm).await?;
     drop(progress);
-    done(out, "workspace_stop", &stopped)
+    print(out, "workspace_stop", &stopped)
 }
 
 async fn restart(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
@@ -83,27 +84,27 @@ async fn restart(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
     }
     let started = boot(api, out, &progress, &vm).await?;
     drop(progress);
-    done(out, "workspace_restart", &started)
+    print(out, "workspace_restart", &started)
 }
 
-/// Starts a workspace and waits until it runs. One that failed is tried again.
+/// Starts a workspace, or retries a failed one, and waits until it is running.
 async fn boot(api: &Api, out: &Output, progress: &Progress, vm: &Vm) -> Result<GetWorkspace, Failure> {
     let operation = if vm.status == "failed" { "retry" } else { "start" };
-    progress.now(&format!("starting {}", vm.name));
+    progress.set_message(&format!("starting {}", vm.name));
     let starting = api.operate(&vm.id, operation).await?;
-    Watch::new(api, out, progress).until(starting, "running").await
+    Waiter::new(api, out, progress).until(starting, "running").await
 }
 
 async fn shut_down(api: &Api, out: &Output, progress: &Progress, vm: &Vm) -> Result<GetWorkspace, Failure> {
-    progress.now(&format!("stopping {}", vm.name));
+    progress.set_message(&format!("stopping {}", vm.name));
     let stopping = api.operate(&vm.id, "stop").await?;
-    Watch::new(api, out, progress).until(stopping, "stopped").await
+    Waiter::new(api, out, progress).until(stopping, "stopped").await
 }
 
-/// The workspace as it is now: the answer for programs, a line for people.
-fn done(out: &Output, event: &str, workspace: &GetWorkspace) -> Result<(), Failure> {
-    let fields: Map<String, Value> = answer_of(workspace)?;
-    out.answer(event, fields)?;
+/// Prints the workspace and its status.
+fn print(out: &Output, event: &str, workspace: &GetWorkspace) -> Result<(), Failure> {
+    let fields: Map<String, Value> = fields_of(workspace)?;
+    out.response(event, fields)?;
     let vm = &workspace.vm;
-    out.say(&format!("{} ({}) is {}", plain(&vm.name), plain(&vm.id), plain(&vm.status)))
+    out.line(&format!("{} ({}) is {}", escape(&vm.name), escape(&vm.id), escape(&vm.status)))
 }

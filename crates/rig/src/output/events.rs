@@ -1,60 +1,60 @@
-//! The events that existing programs parse: names and fields are a promise. Answers of the API that have no event of
-//! their own go through `Output::answer`.
+//! Events of `--output json`. Programs rely on their names and fields. Responses of the API without an event here go through
+//! `Output::response`.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::api::App;
 
-/// One line of `--output json`.
+/// A line of `--output json`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event<'a> {
-    /// `login` begins; the page that approves it shows the same code.
+    /// A login started; the approval page shows the same code.
     SessionCreated { code: &'a str },
-    /// Where it is approved.
+    /// URL of the approval page.
     BrowserUrl { url: &'a str },
-    /// Nobody has decided yet.
+    /// The user has not decided yet.
     Polling { elapsed_ms: u64 },
-    /// The user has approved.
+    /// The user approved the login.
     Approved { user_email: &'a str },
-    /// The key is kept here.
+    /// The API key was saved.
     Saved { path: &'a str },
-    /// Who the key belongs to.
+    /// Owner of the API key.
     Whoami(Identity<'a>),
-    /// `workspace spawn` begins.
+    /// `workspace spawn` started.
     Creating { name: &'a str },
-    /// A size was raised to the template's.
+    /// A size was raised to the template's minimum.
     FloorBumped { resource: &'a str, from_mb: u32, to_mb: u32, reason: &'a str },
     /// The workspace exists.
     Created { id: &'a str, status: &'a str },
-    /// It is about to be started.
+    /// The workspace is about to start.
     Starting,
     /// The status changed.
     VmStatus { status: &'a str },
-    /// It can be used.
+    /// The workspace is ready.
     Ready { id: &'a str, name: &'a str, ssh_user: &'a str, ssh_host: &'a str },
-    /// It is gone, with every trace.
+    /// The workspace and all its data were removed.
     Removed { workspace: &'a str, workspace_id: &'a str },
-    /// Variables of its environment have values.
+    /// Environment variables were set.
     Set { workspace: &'a str, keys: &'a [&'a str] },
-    /// Variables of its environment are gone.
+    /// Environment variables were removed.
     Unset { workspace: &'a str, keys: &'a [&'a str] },
-    /// The caller's apps.
+    /// Apps of the caller.
     Apps { apps: &'a [App] },
-    /// A line of a log.
+    /// Line of a log.
     Log { timestamp: &'a str, message: &'a str },
-    /// What the command wrote.
-    Stdout(Piece<'a>),
-    /// What the command wrote.
-    Stderr(Piece<'a>),
-    /// The command ended.
+    /// The command wrote to stdout.
+    Stdout(Chunk<'a>),
+    /// The command wrote to stderr.
+    Stderr(Chunk<'a>),
+    /// The command exited.
     Exit { code: u8 },
-    /// The last event of what failed.
+    /// Last event of a failed command.
     Error { code: &'a str, message: &'a str },
 }
 
-/// Who calls.
+/// Identity of the caller.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Identity<'a> {
     pub(crate) authed: bool,
@@ -63,24 +63,24 @@ pub(crate) struct Identity<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_id: Option<&'a str>,
     pub(crate) source: &'a str,
-    /// Only plans that can be subscribed to.
+    /// Plan, if it can be subscribed to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subscription: Option<&'a str>,
-    /// Inside a workspace: which one.
+    /// Current workspace, inside one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) workspace: Option<&'a FoundWorkspace>,
+    pub(crate) workspace: Option<&'a CurrentWorkspace>,
 }
 
-/// What a workspace knows about itself.
-pub(crate) type FoundWorkspace = Map<String, Value>;
+/// Description of a workspace in its own file.
+pub(crate) type CurrentWorkspace = Map<String, Value>;
 
-/// A piece of output: text where it is text.
+/// Chunk of output.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Piece<'a> {
-    /// It is UTF-8.
+pub(crate) enum Chunk<'a> {
+    /// UTF-8.
     Data(&'a str),
-    /// It is not.
+    /// Anything else, in base64.
     DataB64(String),
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_written_as_programs_expect_them() {
+    fn events_keep_their_names_and_fields() {
         let reason = "why";
         for (event, text) in [
             (
@@ -127,8 +127,8 @@ mod tests {
                 Event::Unset { workspace: "n", keys: &["A"] },
                 r#"{"event":"unset","workspace":"n","keys":["A"]}"#,
             ),
-            (Event::Stdout(Piece::Data("a\n")), r#"{"event":"stdout","data":"a\n"}"#),
-            (Event::Stderr(Piece::DataB64("/w==".into())), r#"{"event":"stderr","data_b64":"/w=="}"#),
+            (Event::Stdout(Chunk::Data("a\n")), r#"{"event":"stdout","data":"a\n"}"#),
+            (Event::Stderr(Chunk::DataB64("/w==".into())), r#"{"event":"stderr","data_b64":"/w=="}"#),
             (Event::Exit { code: 137 }, r#"{"event":"exit","code":137}"#),
             (Event::Error { code: "c", message: "m" }, r#"{"event":"error","code":"c","message":"m"}"#),
             (

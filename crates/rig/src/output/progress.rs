@@ -1,12 +1,12 @@
-//! A turning wheel on stderr while something is waited for.
+//! Progress indicator on stderr.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::plain;
+use super::escape;
 
-/// Goes away when dropped.
+/// Spinner that disappears when dropped.
 pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
@@ -21,10 +21,10 @@ impl Progress {
         }))
     }
 
-    /// What is being done now.
-    pub(crate) fn now(&self, text: &str) {
+    /// Shows the current step.
+    pub(crate) fn set_message(&self, text: &str) {
         if let Some(bar) = &self.0 {
-            bar.set_message(plain(text).into_owned());
+            bar.set_message(escape(text).into_owned());
         }
     }
 }

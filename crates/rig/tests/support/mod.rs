@@ -1,5 +1,5 @@
-//! The real binary, and a small server that speaks the documented API. A workspace moves on by one state each time it
-//! is waited for, so that what a test sees does not depend on time.
+//! The real binary, and a simulated server with the documented API. Each request that waits for a workspace moves it to its next state, so
+//! that tests do not depend on time.
 
 #![allow(dead_code)] // Each test binary uses its part.
 
@@ -16,21 +16,21 @@ use tempfile::TempDir;
 
 pub(crate) const KEY: &str = "rb_good";
 
-/// What a test may look at and change.
+/// State that tests read and change.
 #[derive(Default)]
-pub(crate) struct World {
+pub(crate) struct ServerState {
     pub(crate) workspaces: BTreeMap<String, Workspace>,
     /// Method and URL of each request.
-    pub(crate) seen: Vec<String>,
-    /// So many requests are refused with 429 first.
-    pub(crate) busy: u32,
-    /// Starts end in `failed`.
-    pub(crate) broken: bool,
+    pub(crate) requests: Vec<String>,
+    /// Number of requests to refuse with 429 first.
+    pub(crate) busy_responses: u32,
+    /// True if starts, and logins, fail.
+    pub(crate) starts_fail: bool,
     /// Idempotency keys.
-    pub(crate) once: Vec<String>,
-    /// What clients said over WebSockets, and the request of the last exec.
-    pub(crate) said: Vec<Value>,
-    /// `GET /doctor`'s findings.
+    pub(crate) idempotency_keys: Vec<String>,
+    /// Request bodies and WebSocket messages of clients.
+    pub(crate) received: Vec<Value>,
+    /// Findings of `GET /doctor`.
     pub(crate) findings: Vec<Value>,
     pub(crate) plan: &'static str,
 }
@@ -46,16 +46,16 @@ pub(crate) struct Workspace {
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct Shared(Arc<Mutex<World>>);
+pub(crate) struct SharedState(Arc<Mutex<ServerState>>);
 
-impl Shared {
-    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
-        look(&mut self.0.lock().unwrap())
+impl SharedState {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut ServerState) -> T) -> T {
+        work(&mut self.0.lock().unwrap())
     }
 }
 
 pub(crate) struct Server {
-    pub(crate) world: Shared,
+    pub(crate) state: SharedState,
     pub(crate) address: SocketAddr,
     pub(crate) home: TempDir,
     _runtime: tokio::runtime::Runtime,
@@ -65,24 +65,24 @@ impl Server {
     pub(crate) fn start() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let world = Shared::default();
+        let state = SharedState::default();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let router = routes::all(world.clone());
+        let router = routes::all(state.clone());
         runtime.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { world, address, home: tempfile::tempdir().unwrap(), _runtime: runtime }
+        Self { state, address, home: tempfile::tempdir().unwrap(), _runtime: runtime }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// With a workspace in a state.
+    /// Adds a workspace.
     pub(crate) fn with_workspace(self, id: &str, name: &str, status: &'static str) -> Self {
         let (deleted, env) = (false, BTreeMap::new());
         let workspace =
             Workspace { name: name.into(), status, deleted, ram_mb: 512, vcpus: 1, disk_mb: 4096, env };
-        self.world.with(|world| world.workspaces.insert(id.to_owned(), workspace));
+        self.state.with(|state| state.workspaces.insert(id.to_owned(), workspace));
         self
     }
 
@@ -92,31 +92,31 @@ impl Server {
         command
     }
 
-    pub(crate) fn run(&self, line: &[&str]) -> Ended {
-        Ended::of(self.command(line).output().unwrap())
+    pub(crate) fn run(&self, line: &[&str]) -> CliOutput {
+        CliOutput::of(self.command(line).output().unwrap())
     }
 
-    pub(crate) fn json(&self, line: &[&str]) -> Ended {
+    pub(crate) fn json(&self, line: &[&str]) -> CliOutput {
         self.run(&[&["--output", "json"], line].concat())
     }
 }
 
-/// The binary, with nobody at stdin and an environment of its own.
+/// Returns a command for the binary, with an empty environment and stdin.
 pub(crate) fn rig(home: &TempDir, line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rig"));
     command.args(line).env_clear().env("HOME", home.path()).stdin(Stdio::null());
     command
 }
 
-/// How the binary ended.
+/// Output and exit code of the binary.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct CliOutput {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
 }
 
-impl Ended {
+impl CliOutput {
     pub(crate) fn of(output: Output) -> Self {
         let stderr = String::from_utf8(output.stderr).unwrap();
         Self { code: output.status.code(), stdout: output.stdout, stderr }
@@ -126,7 +126,7 @@ impl Ended {
         std::str::from_utf8(&self.stdout).unwrap()
     }
 
-    /// Each line of stdout must be an event.
+    /// Parses stdout, each line of which must be an event.
     pub(crate) fn events(&self) -> Vec<Value> {
         let events: Vec<Value> = self
             .text()

@@ -1,4 +1,4 @@
-//! The routes of the small server, apart from exec.
+//! Routes of the simulated server, apart from exec.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,9 +10,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::{KEY, Shared, Workspace, exec};
+use super::{KEY, SharedState, Workspace, exec};
 
-pub(crate) fn all(world: Shared) -> Router {
+pub(crate) fn all(state: SharedState) -> Router {
     let private = Router::new()
         .route("/users/me", get(me))
         .route("/users/me/limits", get(limits))
@@ -20,17 +20,17 @@ pub(crate) fn all(world: Shared) -> Router {
         .route("/doctor", get(doctor))
         .route("/workspaces", get(list).post(create))
         .route("/workspaces/{id}", get(one).delete(delete))
-        .route("/workspaces/{id}/exec", post(exec::plain).get(exec::socket))
+        .route("/workspaces/{id}/exec", post(exec::request).get(exec::socket))
         .route("/workspaces/{id}/logs", get(app_logs))
         .route("/workspaces/{id}/env", get(environment).post(set_environment))
         .route("/workspaces/{id}/env/{name}", axum::routing::delete(unset))
         .route("/workspaces/{id}/{operation}", post(operate))
         .route("/apps", get(apps).post(new_app))
-        .route("/apps/{id}", get(app).delete(app_done))
-        .route("/apps/{id}/visibility", axum::routing::put(app_said))
+        .route("/apps/{id}", get(app).delete(app_operation))
+        .route("/apps/{id}/visibility", axum::routing::put(set_visibility))
         .route("/apps/{id}/logs", get(app_logs))
         .route("/apps/{id}/params", get(app_params).patch(app_params))
-        .route("/apps/{id}/{act}", get(app_health).post(app_done))
+        .route("/apps/{id}/{act}", get(app_health).post(app_operation))
         .route_layer(middleware::from_fn(authenticate));
     let public = Router::new()
         .route("/auth/device", post(device))
@@ -40,8 +40,8 @@ pub(crate) fn all(world: Shared) -> Router {
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok", "version": "1.2.3"}))))
         .nest("/api/v1", private.merge(public))
-        .layer(middleware::from_fn_with_state(world.clone(), note))
-        .with_state(world)
+        .layer(middleware::from_fn_with_state(state.clone(), record))
+        .with_state(state)
 }
 
 pub(crate) fn refusal(status: StatusCode, code: &str, message: &str, details: Value) -> Response {
@@ -52,11 +52,11 @@ pub(crate) fn not_found() -> Response {
     refusal(StatusCode::NOT_FOUND, "not_found", "workspace not found", Value::Null)
 }
 
-async fn note(State(world): State<Shared>, request: Request, next: Next) -> Response {
-    let busy = world.with(|world| {
-        world.seen.push(format!("{} {}", request.method(), request.uri()));
-        let busy = world.busy > 0;
-        world.busy = world.busy.saturating_sub(1);
+async fn record(State(state): State<SharedState>, request: Request, next: Next) -> Response {
+    let busy = state.with(|state| {
+        state.requests.push(format!("{} {}", request.method(), request.uri()));
+        let busy = state.busy_responses > 0;
+        state.busy_responses = state.busy_responses.saturating_sub(1);
         busy
     });
     if busy {
@@ -75,26 +75,26 @@ async fn authenticate(headers: HeaderMap, request: Request, next: Next) -> Respo
     refusal(StatusCode::UNAUTHORIZED, "unauthorized", "no such key", Value::Null)
 }
 
-async fn me(State(world): State<Shared>) -> Json<Value> {
-    let plan = world.with(|world| world.plan);
+async fn me(State(state): State<SharedState>) -> Json<Value> {
+    let plan = state.with(|state| state.plan);
     Json(
         json!({"id": "us-aaaaaaaa", "email": "a@example.org", "plan": plan, "created_at": "2026-01-01T00:00:00Z"}),
     )
 }
 
-async fn device(State(world): State<Shared>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
-    world.with(|world| world.said.push(body));
-    let answer = json!({"device_secret": "rbv_x", "user_code": "BCDF-GHJK", "verification_url": "http://c/device",
+async fn device(State(state): State<SharedState>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
+    state.with(|state| state.received.push(body));
+    let response = json!({"device_secret": "rbv_x", "user_code": "BCDF-GHJK", "verification_url": "http://c/device",
         "expires_in_s": 600, "interval_s": 1});
-    (StatusCode::CREATED, Json(answer))
+    (StatusCode::CREATED, Json(response))
 }
 
-/// Approved when it is asked about for the second time, or as the test wants it.
-async fn poll_device(State(world): State<Shared>, Json(body): Json<Value>) -> Response {
-    world.with(|world| {
+/// Approves the second poll, or denies all.
+async fn poll_device(State(state): State<SharedState>, Json(body): Json<Value>) -> Response {
+    state.with(|state| {
         assert_eq!(body, json!({"device_secret": "rbv_x"}));
-        world.said.push(body);
-        match (world.broken, world.said.len()) {
+        state.received.push(body);
+        match (state.starts_fail, state.received.len()) {
             (true, _) => refusal(StatusCode::FORBIDDEN, "denied", "denied", Value::Null),
             (false, ..3) => Json(json!({"status": "pending"})).into_response(),
             _ => Json(json!({"status": "approved", "api_key": KEY, "user_id": "us-aaaaaaaa",
@@ -124,17 +124,17 @@ async fn app() -> Json<Value> {
     Json(json!({"app": an_app()}))
 }
 
-async fn new_app(State(world): State<Shared>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
-    world.with(|world| world.said.push(body));
+async fn new_app(State(state): State<SharedState>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
+    state.with(|state| state.received.push(body));
     (StatusCode::CREATED, Json(json!({"app": an_app()})))
 }
 
-async fn app_said(State(world): State<Shared>, Json(body): Json<Value>) -> Json<Value> {
-    world.with(|world| world.said.push(body));
+async fn set_visibility(State(state): State<SharedState>, Json(body): Json<Value>) -> Json<Value> {
+    state.with(|state| state.received.push(body));
     Json(json!({"app": an_app()}))
 }
 
-async fn app_done() -> Json<Value> {
+async fn app_operation() -> Json<Value> {
     Json(json!({"message": "it is done"}))
 }
 
@@ -145,9 +145,9 @@ async fn app_logs() -> Json<Value> {
     )
 }
 
-async fn app_params(State(world): State<Shared>, body: Option<Json<Value>>) -> Json<Value> {
+async fn app_params(State(state): State<SharedState>, body: Option<Json<Value>>) -> Json<Value> {
     if let Some(Json(body)) = body {
-        world.with(|world| world.said.push(body));
+        state.with(|state| state.received.push(body));
     }
     Json(json!({"params": {"A": "b"}}))
 }
@@ -160,8 +160,8 @@ async fn limits() -> Json<Value> {
     Json(json!({"plan": "owner", "custom": false, "limits": {"max_vms": 9}, "usage": {"workspace_count": 1}}))
 }
 
-async fn doctor(State(world): State<Shared>) -> Json<Value> {
-    let findings = world.with(|world| world.findings.clone());
+async fn doctor(State(state): State<SharedState>) -> Json<Value> {
+    let findings = state.with(|state| state.findings.clone());
     let healthy = findings.iter().all(|finding| finding["level"] != "error");
     Json(json!({"healthy": healthy, "findings": findings}))
 }
@@ -188,13 +188,13 @@ fn vm(id: &str, workspace: &Workspace) -> Value {
     vm
 }
 
-/// Two per page, so that paging is needed soon.
-async fn list(State(world): State<Shared>, Query(query): Query<HashMap<String, String>>) -> Json<Value> {
+/// Lists two workspaces per page, so that tests need pagination.
+async fn list(State(state): State<SharedState>, Query(query): Query<HashMap<String, String>>) -> Json<Value> {
     let from: usize = query.get("cursor").map_or(0, |cursor| cursor.parse().unwrap());
-    world.with(|world| {
+    state.with(|state| {
         let fits = |workspace: &Workspace| query.get("name").is_none_or(|name| *name == workspace.name);
         let all: Vec<_> =
-            world.workspaces.iter().filter(|(_, one)| fits(one)).map(|(id, one)| vm(id, one)).collect();
+            state.workspaces.iter().filter(|(_, one)| fits(one)).map(|(id, one)| vm(id, one)).collect();
         let mut page = json!({"vms": all.iter().skip(from).take(2).collect::<Vec<_>>()});
         if all.len() > from + 2 {
             page["next_cursor"] = (from + 2).to_string().into();
@@ -203,7 +203,7 @@ async fn list(State(world): State<Shared>, Query(query): Query<HashMap<String, S
     })
 }
 
-async fn create(State(world): State<Shared>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+async fn create(State(state): State<SharedState>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
     let number = |field: &str, floor: u64| body[field].as_u64().unwrap_or(floor).max(floor);
     let workspace = Workspace {
         name: body["name"].as_str().unwrap().to_owned(),
@@ -217,22 +217,22 @@ async fn create(State(world): State<Shared>, headers: HeaderMap, Json(body): Jso
     if workspace.ram_mb > 10_000 {
         return refusal(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", "ram_mb is too much", Value::Null);
     }
-    world.with(|world| {
-        world.once.push(headers["idempotency-key"].to_str().unwrap().to_owned());
-        let answer = json!({"vm": vm("ws-newnewne", &workspace)});
-        world.workspaces.insert("ws-newnewne".to_owned(), workspace);
-        (StatusCode::CREATED, Json(answer)).into_response()
+    state.with(|state| {
+        state.idempotency_keys.push(headers["idempotency-key"].to_str().unwrap().to_owned());
+        let response = json!({"vm": vm("ws-newnewne", &workspace)});
+        state.workspaces.insert("ws-newnewne".to_owned(), workspace);
+        (StatusCode::CREATED, Json(response)).into_response()
     })
 }
 
 async fn one(
-    State(world): State<Shared>,
+    State(state): State<SharedState>,
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    world.with(|world| {
-        let broken = world.broken;
-        let Some(workspace) = world.workspaces.get_mut(&id) else { return not_found() };
+    state.with(|state| {
+        let broken = state.starts_fail;
+        let Some(workspace) = state.workspaces.get_mut(&id) else { return not_found() };
         if query.get("wait_until_not").is_some_and(|status| status == workspace.status) {
             workspace.status = match workspace.status {
                 "provisioning" => "provisioned",
@@ -241,7 +241,7 @@ async fn one(
                 "stopping" if workspace.deleted => "deleting",
                 "stopping" => "stopped",
                 "deleting" => {
-                    world.workspaces.remove(&id);
+                    state.workspaces.remove(&id);
                     return not_found();
                 }
                 other => other,
@@ -251,8 +251,8 @@ async fn one(
     })
 }
 
-async fn environment(State(world): State<Shared>, Path(id): Path<String>) -> Response {
-    world.with(|world| match world.workspaces.get(&id) {
+async fn environment(State(state): State<SharedState>, Path(id): Path<String>) -> Response {
+    state.with(|state| match state.workspaces.get(&id) {
         None => not_found(),
         Some(workspace) => {
             let hidden: HashMap<&str, &str> =
@@ -263,12 +263,12 @@ async fn environment(State(world): State<Shared>, Path(id): Path<String>) -> Res
 }
 
 async fn set_environment(
-    State(world): State<Shared>,
+    State(state): State<SharedState>,
     Path(id): Path<String>,
     Json(body): Json<Value>,
 ) -> Response {
-    world.with(|world| {
-        let Some(workspace) = world.workspaces.get_mut(&id) else { return not_found() };
+    state.with(|state| {
+        let Some(workspace) = state.workspaces.get_mut(&id) else { return not_found() };
         for (name, value) in body["env_vars"].as_object().unwrap() {
             workspace.env.insert(name.clone(), value.as_str().unwrap().to_owned());
         }
@@ -276,9 +276,9 @@ async fn set_environment(
     })
 }
 
-async fn unset(State(world): State<Shared>, Path((id, name)): Path<(String, String)>) -> Response {
-    world.with(|world| {
-        match world.workspaces.get_mut(&id).and_then(|workspace| workspace.env.remove(&name)) {
+async fn unset(State(state): State<SharedState>, Path((id, name)): Path<(String, String)>) -> Response {
+    state.with(|state| {
+        match state.workspaces.get_mut(&id).and_then(|workspace| workspace.env.remove(&name)) {
             None => refusal(StatusCode::NOT_FOUND, "not_found", "no such variable: not found", Value::Null),
             Some(_) => Json(json!({"message": "is changed", "live": true})).into_response(),
         }
@@ -290,9 +290,12 @@ fn illegal(status: &str, allowed: &[&str]) -> Response {
     refusal(StatusCode::CONFLICT, "invalid_state", &format!("not while it is `{status}`"), details)
 }
 
-async fn operate(State(world): State<Shared>, Path((id, operation)): Path<(String, String)>) -> Response {
-    world.with(|world| {
-        let Some(workspace) = world.workspaces.get_mut(&id) else { return not_found() };
+async fn operate(
+    State(state): State<SharedState>,
+    Path((id, operation)): Path<(String, String)>,
+) -> Response {
+    state.with(|state| {
+        let Some(workspace) = state.workspaces.get_mut(&id) else { return not_found() };
         workspace.status = match (operation.as_str(), workspace.status) {
             ("start", "provisioned" | "stopped") | ("retry", "failed") => "starting",
             ("stop", "running") | ("cancel", "starting") => "stopping",
@@ -303,9 +306,9 @@ async fn operate(State(world): State<Shared>, Path((id, operation)): Path<(Strin
     })
 }
 
-async fn delete(State(world): State<Shared>, Path(id): Path<String>) -> Response {
-    world.with(|world| {
-        let Some(workspace) = world.workspaces.get_mut(&id) else { return not_found() };
+async fn delete(State(state): State<SharedState>, Path(id): Path<String>) -> Response {
+    state.with(|state| {
+        let Some(workspace) = state.workspaces.get_mut(&id) else { return not_found() };
         workspace.status = match workspace.status {
             "running" => "stopping",
             "starting" | "provisioning" => return illegal(workspace.status, &["cancel"]),

@@ -1,49 +1,49 @@
-//! What the server says about a running command, and how its end becomes an exit code.
+//! Messages of the server about a running command, and its exit code.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 
-/// Their numbers are their places, from 1.
+/// Signals in the order of their numbers, from 1.
 const SIGNALS: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
     "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
     "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
-/// One object of the server's: a piece of output, or the end.
+/// Message: a chunk of output, or the end.
 #[derive(Debug, Deserialize)]
-pub(super) struct Said<'a> {
+pub(super) struct ServerMessage<'a> {
     #[serde(borrow)]
     pub(super) stream: Option<&'a str>,
-    // Base64 needs no escapes, so that it can be read where it stands.
+    // Base64 has no escapes, so it can be borrowed.
     #[serde(borrow)]
     pub(super) data_b64: Option<&'a str>,
     exit_code: Option<i64>,
     #[serde(borrow)]
     signal: Option<Cow<'a, str>>,
-    error: Option<Problem>,
+    error: Option<ExecError>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Problem {
+struct ExecError {
     code: String,
     message: String,
 }
 
-/// How a command ended.
+/// End of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// By itself or by a signal: the exit code of a shell.
+    /// The command exited or was killed by a signal; the exit code is that of a shell.
     Code(u8),
-    /// It did not begin, or was lost.
+    /// The command did not start, or the connection to it was lost.
     Failed { code: String, message: String },
 }
 
-impl Said<'_> {
-    /// The end, if this is it.
+impl ServerMessage<'_> {
+    /// Returns the end, if this is it.
     pub(super) fn end(&self) -> Option<End> {
-        if let Some(Problem { code, message }) = &self.error {
+        if let Some(ExecError { code, message }) = &self.error {
             return Some(End::Failed { code: code.clone(), message: message.clone() });
         }
         if let Some(signal) = &self.signal {
@@ -51,20 +51,20 @@ impl Said<'_> {
                 Some(number) => End::Code(128 + number),
                 None => End::Failed {
                     code: "unknown_signal".to_owned(),
-                    message: format!("the signal {signal} ended the command"),
+                    message: format!("unknown signal {signal} killed the command"),
                 },
             });
         }
-        // As the kernel does it: the low byte.
+        // The low byte, as the kernel does it.
         self.exit_code.map(|code| End::Code(code.to_le_bytes()[0]))
     }
 }
 
-/// Its number; signals without a name have their number as name.
+/// Returns a signal's number. The name of a signal without one is its number.
 fn signal_number(name: &str) -> Option<u8> {
     let name = name.strip_prefix("SIG").unwrap_or(name);
     match SIGNALS.iter().position(|one| *one == name) {
-        Some(place) => u8::try_from(place + 1).ok(),
+        Some(index) => u8::try_from(index + 1).ok(),
         None => name.parse().ok().filter(|number| (1..=64).contains(number)),
     }
 }
@@ -74,11 +74,11 @@ mod tests {
     use super::*;
 
     fn end(text: &str) -> Option<End> {
-        serde_json::from_str::<Said<'_>>(text).unwrap().end()
+        serde_json::from_str::<ServerMessage<'_>>(text).unwrap().end()
     }
 
     #[test]
-    fn a_commands_end_is_an_exit_code() {
+    fn end_of_a_command_becomes_an_exit_code() {
         for (text, code) in [
             (r#"{"exit_code":0,"duration_us":5}"#, 0),
             (r#"{"exit_code":7}"#, 7),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_no_end_of_the_command_is_our_failure() {
+    fn lost_command_is_a_failure_of_our_own() {
         let lost = End::Failed { code: "agent_lost".to_owned(), message: "m".to_owned() };
         assert_eq!(end(r#"{"error":{"code":"agent_lost","message":"m"}}"#), Some(lost));
         assert!(matches!(end(r#"{"signal":"WHAT"}"#), Some(End::Failed { .. })));

@@ -1,21 +1,21 @@
-//! Where a command's output goes: as it is to our own stdout and stderr, or as events.
+//! Output of the command: unchanged to our stdout and stderr, or as events.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncWriteExt, Stderr, Stdout, stderr, stdout};
 
-use super::end::{End, Said};
+use super::end::{End, ServerMessage};
 use crate::failure::Failure;
-use crate::output::{Event, Format, Output, Piece};
+use crate::output::{Chunk, Event, Format, Output};
 
-/// For one command.
+/// Writer of one command's output.
 pub(super) struct Sink<'a> {
     out: &'a Output,
-    // Not the blocking ones: while nobody reads our output, signals must still get through.
+    // Not the blocking ones: signals must get through while no one reads our output.
     stdout: Stdout,
     stderr: Stderr,
-    /// The beginning of a character of which the rest has not come yet.
-    halves: [Vec<u8>; 2],
+    /// Start of a character whose rest has not arrived yet, per stream.
+    partial: [Vec<u8>; 2],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -26,21 +26,21 @@ enum Stream {
 
 impl<'a> Sink<'a> {
     pub(super) fn new(out: &'a Output) -> Self {
-        Self { out, stdout: stdout(), stderr: stderr(), halves: [Vec::new(), Vec::new()] }
+        Self { out, stdout: stdout(), stderr: stderr(), partial: [Vec::new(), Vec::new()] }
     }
 
-    /// Takes what the server said; the end, when that was it.
-    pub(super) async fn take(&mut self, text: &[u8]) -> Result<Option<End>, Failure> {
-        let said: Said<'_> = serde_json::from_slice(text).map_err(|error| {
-            Failure::new("unexpected_answer", format!("the server says what no Rigbox server says: {error}"))
+    /// Handles a message of the server, and returns the end if it is that.
+    pub(super) async fn handle(&mut self, text: &[u8]) -> Result<Option<End>, Failure> {
+        let message: ServerMessage<'_> = serde_json::from_slice(text).map_err(|error| {
+            Failure::new("unexpected_answer", format!("invalid message from the server: {error}"))
         })?;
-        let stream = match said.stream {
+        let stream = match message.stream {
             Some("stdout") => Stream::Stdout,
             Some("stderr") => Stream::Stderr,
-            _ => return Ok(said.end()),
+            _ => return Ok(message.end()),
         };
-        let data = STANDARD.decode(said.data_b64.unwrap_or_default()).map_err(|error| {
-            Failure::new("unexpected_answer", format!("output of the command came damaged: {error}"))
+        let data = STANDARD.decode(message.data_b64.unwrap_or_default()).map_err(|error| {
+            Failure::new("unexpected_answer", format!("invalid output from the server: {error}"))
         })?;
         match (self.out.format(), stream) {
             (Format::Text, Stream::Stdout) => {
@@ -51,16 +51,16 @@ impl<'a> Sink<'a> {
                 self.stderr.write_all(&data).await?;
                 self.stderr.flush().await?;
             }
-            (Format::Json, stream) => self.tell(stream, data)?,
+            (Format::Json, stream) => self.write_event(stream, data)?,
         }
         Ok(None)
     }
 
-    /// The command ended: its exit code, or why it has none.
-    pub(super) async fn end(mut self, end: End) -> Result<u8, Failure> {
+    /// Writes the rest, and returns the command's exit code or failure.
+    pub(super) async fn finish(mut self, end: End) -> Result<u8, Failure> {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let half = std::mem::take(self.half(stream));
-            self.piece(stream, &half)?;
+            let partial = std::mem::take(self.partial(stream));
+            self.write_chunk(stream, &partial)?;
         }
         match end {
             End::Code(code) => self.out.event(&Event::Exit { code }).map(|()| code),
@@ -68,39 +68,39 @@ impl<'a> Sink<'a> {
         }
     }
 
-    fn half(&mut self, stream: Stream) -> &mut Vec<u8> {
-        let [stdout, stderr] = &mut self.halves;
+    fn partial(&mut self, stream: Stream) -> &mut Vec<u8> {
+        let [stdout, stderr] = &mut self.partial;
         match stream {
             Stream::Stdout => stdout,
             Stream::Stderr => stderr,
         }
     }
 
-    fn tell(&mut self, stream: Stream, data: Vec<u8>) -> Result<(), Failure> {
-        let half = self.half(stream);
-        let mut whole = std::mem::take(half);
-        whole.extend_from_slice(&data);
-        *half = whole.split_off(end_of_text(&whole));
-        self.piece(stream, &whole)
+    fn write_event(&mut self, stream: Stream, data: Vec<u8>) -> Result<(), Failure> {
+        let partial = self.partial(stream);
+        let mut complete = std::mem::take(partial);
+        complete.extend_from_slice(&data);
+        *partial = complete.split_off(complete_len(&complete));
+        self.write_chunk(stream, &complete)
     }
 
-    fn piece(&self, stream: Stream, data: &[u8]) -> Result<(), Failure> {
+    fn write_chunk(&self, stream: Stream, data: &[u8]) -> Result<(), Failure> {
         if data.is_empty() {
             return Ok(());
         }
-        let piece = match std::str::from_utf8(data) {
-            Ok(text) => Piece::Data(text),
-            Err(_) => Piece::DataB64(STANDARD.encode(data)),
+        let chunk = match std::str::from_utf8(data) {
+            Ok(text) => Chunk::Data(text),
+            Err(_) => Chunk::DataB64(STANDARD.encode(data)),
         };
         self.out.event(&match stream {
-            Stream::Stdout => Event::Stdout(piece),
-            Stream::Stderr => Event::Stderr(piece),
+            Stream::Stdout => Event::Stdout(chunk),
+            Stream::Stderr => Event::Stderr(chunk),
         })
     }
 }
 
-/// Where a text ends that may break off within its last character. What is no text ends at its end.
-fn end_of_text(data: &[u8]) -> usize {
+/// Returns the length without an incomplete last character. Data that is not UTF-8 is complete.
+fn complete_len(data: &[u8]) -> usize {
     match std::str::from_utf8(data) {
         Err(error) if error.error_len().is_none() => error.valid_up_to(),
         _ => data.len(),
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_character_is_not_torn() {
+    fn character_is_not_split() {
         for (data, end) in [
             (&b""[..], 0),
             (b"abc", 3),
@@ -122,7 +122,7 @@ mod tests {
             (b"\xff\xfe", 2),
             (b"a\xffb\xc3", 4),
         ] {
-            assert_eq!(end_of_text(data), end, "{data:?}");
+            assert_eq!(complete_len(data), end, "{data:?}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! `rig workspace rm`: asks, removes, and says so only once every trace is gone.
+//! `rig workspace rm`: asks for confirmation, removes a workspace, and waits until it is gone.
 
 use std::io::{BufRead, IsTerminal, Write, stderr, stdin};
 
 use serde_json::Value;
 
-use super::wait::{Watch, ended_otherwise};
+use super::wait::{Waiter, unexpected_status};
 use crate::api::{Api, ApiError, Vm};
 use crate::failure::Failure;
-use crate::output::{Event, Output, Progress, plain};
+use crate::output::{Event, Output, Progress, escape};
 
 pub(super) async fn rm(api: &Api, out: &Output, text: &str, force: bool) -> Result<(), Failure> {
     let vm = api.find(text).await?;
@@ -15,34 +15,35 @@ pub(super) async fn rm(api: &Api, out: &Output, text: &str, force: bool) -> Resu
         confirm(&vm)?;
     }
     let progress = out.progress();
-    progress.now(&format!("removing {}", vm.name));
-    let watch = Watch::new(api, out, &progress);
-    if let Some(going) = ask_for_removal(api, &watch, vm.clone()).await? {
-        wait_until_gone(&watch, &progress, going).await?;
+    progress.set_message(&format!("removing {}", vm.name));
+    let waiter = Waiter::new(api, out, &progress);
+    if let Some(vm) = request_removal(api, &waiter, vm.clone()).await? {
+        wait_until_gone(&waiter, &progress, vm).await?;
     }
     drop(progress);
     out.event(&Event::Removed { workspace: &vm.name, workspace_id: &vm.id })?;
-    out.say(&format!("{} ({}) is removed", plain(&vm.name), plain(&vm.id)))
+    out.line(&format!("{} ({}) removed", escape(&vm.name), escape(&vm.id)))
 }
 
 fn confirm(vm: &Vm) -> Result<(), Failure> {
     let refused = |code, text: &str| Err(Failure::new(code, format!("{} was not removed: {text}", vm.name)));
     if !stdin().is_terminal() {
-        return refused("confirmation_required", "nobody can be asked here; --force removes without asking");
+        return refused("confirmation_required", "not a terminal; use --force to skip the confirmation");
     }
-    let (name, id) = (plain(&vm.name), plain(&vm.id));
+    let (name, id) = (escape(&vm.name), escape(&vm.id));
     let _ = write!(stderr(), "Remove {name} ({id}) and everything in it? [y/N] ");
     let _ = stderr().flush();
-    let mut answer = String::new();
-    let _ = stdin().lock().read_line(&mut answer);
-    match answer.trim().to_ascii_lowercase().as_str() {
+    let mut response = String::new();
+    let _ = stdin().lock().read_line(&mut response);
+    match response.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
-        _ => refused("cancelled", "you did not say yes"),
+        _ => refused("cancelled", "canceled"),
     }
 }
 
-/// Until the server agrees: what moves cannot be removed, only given up or waited for. Nothing when it is gone already.
-async fn ask_for_removal(api: &Api, watch: &Watch<'_>, mut vm: Vm) -> Result<Option<Vm>, Failure> {
+/// Requests the removal until the server accepts it: a transitional state has to be canceled or waited for first. Returns `None` if the
+/// workspace is gone already.
+async fn request_removal(api: &Api, waiter: &Waiter<'_>, mut vm: Vm) -> Result<Option<Vm>, Failure> {
     loop {
         let refusal = match api.delete(&vm.id).await {
             Ok(status) => {
@@ -62,14 +63,14 @@ async fn ask_for_removal(api: &Api, watch: &Watch<'_>, mut vm: Vm) -> Result<Opt
         if vm.status == "deleting" {
             return Ok(Some(vm));
         }
-        if !vm.is_in_motion() {
+        if !vm.is_transitional() {
             return Err(refusal.into());
         }
         if allows(details, "cancel") {
-            // It may have arrived where it was going: then the removal is asked for again.
+            // The transition may have finished; then the removal is requested again.
             let _ = api.operate(&vm.id, "cancel").await;
         }
-        match watch.change(&vm).await? {
+        match waiter.change(&vm).await? {
             Some(changed) => vm = changed.vm,
             None => return Ok(None),
         }
@@ -81,12 +82,12 @@ fn allows(details: &Value, request: &str) -> bool {
     allowed.is_some_and(|allowed| allowed.iter().any(|one| one == request))
 }
 
-async fn wait_until_gone(watch: &Watch<'_>, progress: &Progress, mut vm: Vm) -> Result<(), Failure> {
+async fn wait_until_gone(waiter: &Waiter<'_>, progress: &Progress, mut vm: Vm) -> Result<(), Failure> {
     loop {
-        progress.now(&format!("{} is {}", vm.name, vm.status));
-        match watch.change(&vm).await? {
+        progress.set_message(&format!("{} is {}", vm.name, vm.status));
+        match waiter.change(&vm).await? {
             Some(changed) if changed.vm.status == "failed" => {
-                return Err(ended_otherwise(&changed.vm, "deleting"));
+                return Err(unexpected_status(&changed.vm, "deleting"));
             }
             Some(changed) => vm = changed.vm,
             None => return Ok(()),

@@ -1,4 +1,4 @@
-//! Waiting for a workspace: one question that the server holds back until there is news, asked again and again.
+//! Waits for a workspace with requests that the server holds until the status changes.
 
 use std::time::{Duration, Instant};
 
@@ -6,100 +6,103 @@ use crate::api::{Api, ApiError, GetWorkspace, Vm};
 use crate::failure::Failure;
 use crate::output::{Event, Output, Progress};
 
-/// The server ends every state in motion by itself long before; this is for servers that do not.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// A server that restarts is back within this.
-const AWAY: Duration = Duration::from_secs(30);
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Limit for a transitional state; the server's own limits are much shorter.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Limit for a restart of the server.
+const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Somebody who waits.
-pub(super) struct Watch<'a> {
+/// Waits for a workspace, and reports its status on the way.
+pub(super) struct Waiter<'a> {
     api: &'a Api,
     out: &'a Output,
     progress: &'a Progress,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Waiter<'a> {
     pub(super) fn new(api: &'a Api, out: &'a Output, progress: &'a Progress) -> Self {
         Self { api, out, progress }
     }
 
-    /// Tells each status until the workspace rests, which must be in `wanted`.
-    pub(super) async fn until(&self, begun: GetWorkspace, wanted: &str) -> Result<GetWorkspace, Failure> {
-        self.tell(&begun.vm)?;
-        let mut now = begun;
-        while now.vm.is_in_motion() {
-            now = self.next(now).await?;
-            self.tell(&now.vm)?;
+    /// Reports each status until the workspace is in a stable one, which must be `wanted`.
+    pub(super) async fn until(&self, workspace: GetWorkspace, wanted: &str) -> Result<GetWorkspace, Failure> {
+        self.report(&workspace.vm)?;
+        let mut current = workspace;
+        while current.vm.is_transitional() {
+            current = self.next(current).await?;
+            self.report(&current.vm)?;
         }
-        expect(now, wanted)
+        expect(current, wanted)
     }
 
-    /// As `until`, but silent.
-    pub(super) async fn quietly(&self, begun: GetWorkspace, wanted: &str) -> Result<GetWorkspace, Failure> {
-        let mut now = begun;
-        while now.vm.is_in_motion() {
-            now = self.next(now).await?;
+    /// Waits as `until` does, without reports.
+    pub(super) async fn quietly(
+        &self,
+        workspace: GetWorkspace,
+        wanted: &str,
+    ) -> Result<GetWorkspace, Failure> {
+        let mut current = workspace;
+        while current.vm.is_transitional() {
+            current = self.next(current).await?;
         }
-        expect(now, wanted)
+        expect(current, wanted)
     }
 
-    fn tell(&self, vm: &Vm) -> Result<(), Failure> {
-        self.progress.now(&format!("{} is {}", vm.name, vm.status));
+    fn report(&self, vm: &Vm) -> Result<(), Failure> {
+        self.progress.set_message(&format!("{} is {}", vm.name, vm.status));
         self.out.event(&Event::VmStatus { status: &vm.status })
     }
 
-    async fn next(&self, now: GetWorkspace) -> Result<GetWorkspace, Failure> {
-        match self.change(&now.vm).await? {
+    async fn next(&self, current: GetWorkspace) -> Result<GetWorkspace, Failure> {
+        match self.change(&current.vm).await? {
             Some(next) => Ok(next),
-            None => {
-                Err(Failure::new("not_found", format!("{} was removed meanwhile: not found", now.vm.name)))
-            }
+            None => Err(Failure::new("not_found", format!("{} was removed: not found", current.vm.name))),
         }
     }
 
-    /// The workspace in another status than this; nothing when it is gone.
+    /// Returns the workspace in its next status, or `None` when it is gone.
     pub(super) async fn change(&self, vm: &Vm) -> Result<Option<GetWorkspace>, Failure> {
-        let began = Instant::now();
-        let mut answered = began;
-        while began.elapsed() < PATIENCE {
-            match self.api.news(&vm.id, &vm.status).await {
-                Ok(news) if news.vm.status != vm.status => return Ok(Some(news)),
-                Ok(_) => answered = Instant::now(),
+        let started = Instant::now();
+        let mut last_response = started;
+        while started.elapsed() < CHANGE_TIMEOUT {
+            match self.api.wait_for_change(&vm.id, &vm.status).await {
+                Ok(next) if next.vm.status != vm.status => return Ok(Some(next)),
+                Ok(_) => last_response = Instant::now(),
                 Err(error) if error.is_not_found() => return Ok(None),
-                Err(ApiError::Unreachable { .. }) if answered.elapsed() < AWAY => {
-                    tokio::time::sleep(ASK_AGAIN).await;
+                Err(ApiError::Unreachable { .. }) if last_response.elapsed() < UNREACHABLE_TIMEOUT => {
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         let message = format!(
-            "{} is `{}` since {} minutes: see `rig doctor`",
+            "{} has been `{}` for {} minutes; run `rig doctor`",
             vm.name,
             vm.status,
-            PATIENCE.as_secs() / 60
+            CHANGE_TIMEOUT.as_secs() / 60
         );
         Err(Failure::new("timeout", message))
     }
 }
 
-fn expect(now: GetWorkspace, wanted: &str) -> Result<GetWorkspace, Failure> {
-    if now.vm.status == wanted { Ok(now) } else { Err(ended_otherwise(&now.vm, wanted)) }
+fn expect(current: GetWorkspace, wanted: &str) -> Result<GetWorkspace, Failure> {
+    if current.vm.status == wanted { Ok(current) } else { Err(unexpected_status(&current.vm, wanted)) }
 }
 
-/// Why a workspace is not where it should be.
-pub(super) fn ended_otherwise(vm: &Vm, wanted: &str) -> Failure {
+/// Describes why a workspace is not in the wanted status.
+pub(super) fn unexpected_status(vm: &Vm, wanted: &str) -> Failure {
     let (name, status) = (&vm.name, &vm.status);
     match (&vm.failure_code, &vm.failure_reason) {
         (Some(code), reason) => {
-            let reason = reason.as_deref().unwrap_or("no reason is known");
-            let remedy =
-                format!("`rig workspace start {name}` tries again, `rig workspace rm {name}` removes it");
+            let reason = reason.as_deref().unwrap_or("unknown reason");
+            let remedy = format!(
+                "retry with `rig workspace start {name}`, or remove it with `rig workspace rm {name}`"
+            );
             Failure::new(code, format!("{name} failed: {reason}; {remedy}"))
         }
         (None, _) => Failure::new(
             "invalid_state",
-            format!("{name} is `{status}` and not `{wanted}`: somebody or something else changed it"),
+            format!("{name} is `{status}`, not `{wanted}`; another client changed it"),
         ),
     }
 }

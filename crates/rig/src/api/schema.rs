@@ -1,9 +1,9 @@
-//! JSON of the API, as far as it is looked at here; what is not looked at is passed on as it came.
+//! JSON of the API: the fields that `rig` reads. Other fields of printed objects are passed on unchanged.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A workspace.
+/// Workspace.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Vm {
     pub(crate) id: String,
@@ -28,13 +28,13 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Whether it will change by itself.
-    pub(crate) fn is_in_motion(&self) -> bool {
+    /// Returns whether the status will change by itself.
+    pub(crate) fn is_transitional(&self) -> bool {
         matches!(self.status.as_str(), "provisioning" | "starting" | "stopping" | "deleting")
     }
 }
 
-/// One workspace.
+/// Response with one workspace.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct GetWorkspace {
     pub(crate) vm: Vm,
@@ -42,21 +42,21 @@ pub(crate) struct GetWorkspace {
     rest: Map<String, Value>,
 }
 
-/// A page of workspaces.
+/// Page of workspaces.
 #[derive(Debug, Deserialize)]
 pub(super) struct ListWorkspaces {
     pub(super) vms: Vec<Vm>,
     pub(super) next_cursor: Option<String>,
 }
 
-/// A workspace that is on its way out.
+/// Response to a deletion.
 #[derive(Debug, Deserialize)]
 pub(super) struct Deletion {
     #[serde(default = "deleting")]
     pub(super) status: String,
 }
 
-/// What has become of a change of the environment.
+/// Response to a change of the environment.
 #[derive(Debug, Deserialize)]
 pub(super) struct EnvironmentChange {
     #[serde(default)]
@@ -67,7 +67,7 @@ fn deleting() -> String {
     "deleting".to_owned()
 }
 
-/// A workspace to be made.
+/// Request for a new workspace.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct NewWorkspace<'a> {
     pub(crate) name: &'a str,
@@ -81,7 +81,7 @@ pub(crate) struct NewWorkspace<'a> {
     pub(crate) disk_size_mb: Option<u32>,
 }
 
-/// An app, with what programs rely on; a field that the server does not say is left out.
+/// App, with the fields that programs rely on; missing ones are left out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct App {
     pub(crate) id: String,
@@ -97,20 +97,20 @@ pub(crate) struct App {
     pub(crate) visibility: Option<String>,
 }
 
-/// One app.
+/// Response with one app.
 #[derive(Debug, Deserialize)]
 pub(super) struct GetApp {
     pub(super) app: App,
 }
 
-/// A page of apps.
+/// Page of apps.
 #[derive(Debug, Deserialize)]
 pub(super) struct ListApps {
     pub(super) apps: Vec<App>,
     pub(super) next_cursor: Option<String>,
 }
 
-/// Who calls.
+/// The caller's account.
 #[derive(Debug, Deserialize)]
 pub(crate) struct User {
     pub(crate) id: String,
@@ -119,13 +119,13 @@ pub(crate) struct User {
     pub(crate) plan: String,
 }
 
-/// What workspaces can be made from.
+/// Response with all templates.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Templates {
     pub(crate) templates: Vec<Template>,
 }
 
-/// An image with sizes.
+/// Image with default sizes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Template {
     pub(crate) id: String,

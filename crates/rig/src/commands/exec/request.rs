@@ -1,4 +1,4 @@
-//! One request, and its answer line by line.
+//! Exec over one HTTP request, whose response is read line by line.
 
 use reqwest::Method;
 
@@ -8,8 +8,8 @@ use super::sink::Sink;
 use crate::api::{Api, ApiError};
 use crate::failure::Failure;
 
-/// More than the server puts into one line.
-const LONGEST_LINE: usize = 16 * 1024 * 1024;
+/// Limit for a line, above what the server sends.
+const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 
 pub(super) async fn run(
     api: &Api,
@@ -20,26 +20,26 @@ pub(super) async fn run(
     let open = async |id: &str| {
         api.open(api.request(Method::POST, &["workspaces", id, "exec"], &[])?.json(request)).await
     };
-    let mut answer = api.with_id(workspace, open).await?;
+    let mut response = api.with_id(workspace, open).await?;
     let mut lines = Lines::default();
     loop {
         while let Some(line) = lines.next() {
             if !line.is_empty()
-                && let Some(end) = sink.take(&line).await?
+                && let Some(end) = sink.handle(&line).await?
             {
                 return Ok(end);
             }
         }
-        let chunk = answer.chunk().await.map_err(|error| lost(api.unreachable(&error)))?;
+        let chunk = response.chunk().await.map_err(|error| lost(api.unreachable(&error)))?;
         match chunk {
-            Some(chunk) if lines.pending() <= LONGEST_LINE => lines.push(&chunk),
+            Some(chunk) if lines.pending() <= MAX_LINE_BYTES => lines.push(&chunk),
             Some(_) => {
-                return Err(Failure::new("unexpected_answer", "the server sends a line without an end"));
+                return Err(Failure::new("unexpected_answer", "the server sent an overlong line"));
             }
             None => {
                 return Err(Failure::new(
                     "connection_lost",
-                    "the server ended the answer before the command's end was seen",
+                    "the connection closed before the command ended",
                 ));
             }
         }
@@ -47,29 +47,29 @@ pub(super) async fn run(
 }
 
 fn lost(error: ApiError) -> Failure {
-    Failure::new("connection_lost", format!("the command's end was not seen: {error}"))
+    Failure::new("connection_lost", format!("lost the connection to the command: {error}"))
 }
 
-/// Lines out of pieces.
+/// Splitter of chunks into lines.
 #[derive(Default)]
 struct Lines {
     buffer: Vec<u8>,
-    /// What was handed out.
-    begin: usize,
-    /// What has no line end in it.
+    /// Bytes already returned.
+    start: usize,
+    /// Bytes known to contain no line end.
     searched: usize,
 }
 
 impl Lines {
-    fn push(&mut self, piece: &[u8]) {
-        self.buffer.drain(..self.begin);
-        self.searched -= self.begin;
-        self.begin = 0;
-        self.buffer.extend_from_slice(piece);
+    fn push(&mut self, chunk: &[u8]) {
+        self.buffer.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
+        self.buffer.extend_from_slice(chunk);
     }
 
     fn pending(&self) -> usize {
-        self.buffer.len() - self.begin
+        self.buffer.len() - self.start
     }
 
     fn next(&mut self) -> Option<Vec<u8>> {
@@ -78,9 +78,9 @@ impl Lines {
             return None;
         };
         let end = self.searched + length;
-        let line = self.buffer.get(self.begin..end)?.to_vec();
-        self.begin = end + 1;
-        self.searched = self.begin;
+        let line = self.buffer.get(self.start..end)?.to_vec();
+        self.start = end + 1;
+        self.searched = self.start;
         Some(line)
     }
 }
@@ -90,16 +90,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_whole_however_they_are_cut() {
+    fn lines_are_complete_however_they_are_chunked() {
         let text = b"one\n\ntwo two\nthree";
         for size in 1..=text.len() {
             let mut lines = Lines::default();
             let mut seen = Vec::new();
-            for piece in text.chunks(size) {
-                lines.push(piece);
+            for chunk in text.chunks(size) {
+                lines.push(chunk);
                 seen.extend(std::iter::from_fn(|| lines.next()));
             }
-            assert_eq!(seen, [&b"one"[..], b"", b"two two"], "in pieces of {size}");
+            assert_eq!(seen, [&b"one"[..], b"", b"two two"], "in chunks of {size}");
             assert_eq!(lines.pending(), 5);
         }
     }

@@ -1,0 +1,131 @@
+//! Arguments of `rig app`.
+
+use clap::{ArgGroup, Args, Subcommand};
+
+use super::variable;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppCommand {
+    /// List your apps
+    #[command(visible_alias = "list")]
+    Ls {
+        /// List only apps of this workspace
+        #[arg(short, long)]
+        workspace: Option<String>,
+    },
+    /// Publish a port as an app; it starts private
+    New(NewAppArguments),
+    /// Serve an app again and start its service
+    Start {
+        /// App name or id
+        app: String,
+    },
+    /// Stop serving an app and stop its service
+    Stop {
+        /// App name or id
+        app: String,
+    },
+    /// Restart an app's service
+    Restart {
+        /// App name or id
+        app: String,
+    },
+    /// Delete an app; its workspace is kept
+    Rm {
+        /// App name or id
+        app: String,
+    },
+    /// Show the log of an app's service
+    Logs {
+        /// App name or id
+        app: String,
+        /// Maximum number of lines, up to 1,000
+        #[arg(long, default_value_t = 100)]
+        lines: u32,
+        /// Follow the log
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Set who can open an app, from the next request on
+    Share(ShareArguments),
+    /// Print an app's URL
+    #[command(visible_alias = "url")]
+    Open {
+        /// App name or id
+        app: String,
+    },
+    /// Show whether an app is listening, and its service's status
+    Health {
+        /// App name or id
+        app: String,
+    },
+    /// Check the DNS record that proves you own an app's custom domain
+    VerifyDomain {
+        /// App name or id
+        app: String,
+    },
+    /// Manage environment variables of an app's service
+    #[command(subcommand)]
+    Param(ParamCommand),
+}
+
+/// A new app.
+#[derive(Debug, Args)]
+pub(crate) struct NewAppArguments {
+    /// Name: 3 to 40 characters of a-z, 0-9 and `-`; it becomes part of the URL
+    pub(crate) name: String,
+    /// Port that the app listens on in the workspace
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: u16,
+    /// Workspace name or id; inside a workspace, that workspace by default
+    #[arg(short, long)]
+    pub(crate) workspace: Option<String>,
+    /// Description for people
+    #[arg(long)]
+    pub(crate) description: Option<String>,
+}
+
+/// An app and its audience.
+#[derive(Debug, Args)]
+#[group(skip)]
+#[command(group(ArgGroup::new("audience").required(true).args(["public", "private", "with"])))]
+pub(crate) struct ShareArguments {
+    /// App name or id
+    pub(crate) app: String,
+    /// Let everyone open it
+    #[arg(long)]
+    pub(crate) public: bool,
+    /// Let only you open it
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Let only you and users with these email addresses open it; repeatable
+    #[arg(long, value_name = "EMAIL", value_delimiter = ',')]
+    pub(crate) with: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ParamCommand {
+    /// List the variables
+    #[command(visible_alias = "list")]
+    Ls {
+        /// App name or id
+        app: String,
+    },
+    /// Set variables; the service sees them after its next start
+    Set {
+        /// App name or id
+        app: String,
+        /// Variables and their values
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = variable)]
+        params: Vec<(String, String)>,
+    },
+    /// Remove variables
+    #[command(visible_alias = "rm")]
+    Unset {
+        /// App name or id
+        app: String,
+        /// Names of the variables
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}

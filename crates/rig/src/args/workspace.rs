@@ -1,0 +1,142 @@
+//! Arguments of `rig workspace`.
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceCommand {
+    /// Create a workspace, start it, and wait until it is running
+    Spawn(NewWorkspaceArguments),
+    /// Create a workspace without starting it
+    New(NewWorkspaceArguments),
+    /// List your workspaces
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Start a workspace and wait until it is running
+    Start(WorkspaceArgument),
+    /// Shut down a workspace; its disk is kept
+    Stop(WorkspaceArgument),
+    /// Shut down a workspace and start it again
+    Restart(WorkspaceArgument),
+    /// Remove a workspace and everything in it
+    Rm {
+        #[command(flatten)]
+        workspace: WorkspaceArgument,
+        /// Skip the confirmation
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Show workspace events and blocked network requests
+    Logs {
+        #[command(flatten)]
+        workspace: WorkspaceArgument,
+        /// Maximum number of lines, up to 1,000
+        #[arg(long, default_value_t = 100)]
+        lines: u32,
+        /// Follow the log
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Manage environment variables of a workspace's commands, login shells and services
+    #[command(subcommand)]
+    Env(EnvCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnvCommand {
+    /// List the names; values are never shown
+    #[command(visible_alias = "list")]
+    Ls(WorkspaceArgument),
+    /// Set variables; new processes of a running workspace see them at once
+    #[command(
+        override_usage = "rig workspace env set <WORKSPACE> <NAME[=VALUE]>...\n       rig workspace env set -n <WORKSPACE> <NAME[=VALUE]>..."
+    )]
+    Set(EnvArguments),
+    /// Remove variables
+    #[command(
+        visible_alias = "rm",
+        override_usage = "rig workspace env unset <WORKSPACE> <NAME>...\n       rig workspace env unset -n <WORKSPACE> <NAME>..."
+    )]
+    Unset(EnvArguments),
+}
+
+/// An existing workspace, and variables.
+#[derive(Debug, Args)]
+pub(crate) struct EnvArguments {
+    /// Workspace name or id, unless given as an option; then NAME=VALUE, or NAME to read the value from a prompt or stdin, which keeps it out
+    /// of the shell's history
+    #[arg(required = true, value_name = "WORDS")]
+    words: Vec<String>,
+    /// Workspace name or id
+    #[arg(
+        short = 'n',
+        long = "name",
+        visible_short_alias = 'w',
+        visible_alias = "workspace",
+        value_name = "WORKSPACE"
+    )]
+    workspace: Option<String>,
+}
+
+impl EnvArguments {
+    /// Returns the workspace's name or id, and the variables; `None` without variables.
+    pub(crate) fn parts(&self) -> Option<(&str, &[String])> {
+        let (workspace, variables) = match &self.workspace {
+            Some(workspace) => (workspace.as_str(), self.words.as_slice()),
+            None => self.words.split_first().map(|(first, rest)| (first.as_str(), rest))?,
+        };
+        (!variables.is_empty()).then_some((workspace, variables))
+    }
+}
+
+/// An existing workspace.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct WorkspaceArgument {
+    /// Workspace name or id
+    #[arg(value_name = "WORKSPACE")]
+    positional: Option<String>,
+    /// Workspace name or id, as an option
+    #[arg(
+        short = 'n',
+        long = "name",
+        visible_short_alias = 'w',
+        visible_alias = "workspace",
+        value_name = "WORKSPACE"
+    )]
+    named: Option<String>,
+}
+
+impl WorkspaceArgument {
+    pub(crate) fn name_or_id(&self) -> &str {
+        self.positional.as_deref().or(self.named.as_deref()).unwrap_or_default()
+    }
+}
+
+/// A new workspace.
+#[derive(Debug, Args)]
+pub(crate) struct NewWorkspaceArguments {
+    /// Name: 1 to 40 characters of a-z, 0-9 and `-`; random by default
+    #[arg(value_name = "NAME", conflicts_with = "name")]
+    positional: Option<String>,
+    /// Name, as an option
+    #[arg(short, long)]
+    name: Option<String>,
+    /// Template to create it from; see `rig template ls`
+    #[arg(long)]
+    pub(crate) template: Option<String>,
+    /// Memory in MiB
+    #[arg(long)]
+    pub(crate) ram_mb: Option<u32>,
+    /// Number of virtual CPUs
+    #[arg(long)]
+    pub(crate) vcpus: Option<u32>,
+    /// Disk size in MiB
+    #[arg(long)]
+    pub(crate) disk_mb: Option<u32>,
+}
+
+impl NewWorkspaceArguments {
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.positional.as_deref().or(self.name.as_deref())
+    }
+}
