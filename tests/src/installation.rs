@@ -223,7 +223,7 @@ impl Installation {
             child.wait()?;
         } else if let Some(pid) = self.supervisor_pid()? {
             // An earlier run started it, in a kept host.
-            rigbox_sys::spawn::signal(pid, 9)?;
+            rigbox_sys::spawn::send_signal(pid, 9)?;
         }
         eventually("the roles end with their supervisor", Duration::from_secs(10), || {
             Ok((self.supervisor_pid()?.is_none() && self.role_pids()?.is_empty()).then_some(()))
