@@ -99,7 +99,7 @@ pub struct AppUser {
     /// Whether the credential's scope covers the app's workspace.
     pub in_scope: bool,
     /// Where in the request the credential was found.
-    pub by: CredentialSource,
+    pub source: CredentialSource,
 }
 
 /// Place of a credential in a request.
@@ -181,7 +181,7 @@ pub fn decide(
     app: &AppPolicy,
     caller: &Caller,
     kind: RequestKind,
-    source: Initiator,
+    initiator: Initiator,
 ) -> Result<AppPermit, Refusal> {
     let permit = |user: Option<&AppUser>| AppPermit {
         app: app.id.clone(),
@@ -192,9 +192,9 @@ pub fn decide(
         Caller::User(user) => Some(user),
         Caller::Anonymous | Caller::Invalid | Caller::Workspace => None,
     };
-    let meant = user.is_none_or(|user| is_intended(user.by, kind, source));
+    let intended = user.is_none_or(|user| is_intended(user.source, kind, initiator));
     if app.visibility == Visibility::Public {
-        return Ok(permit(user.filter(|user| meant && user.in_scope)));
+        return Ok(permit(user.filter(|user| intended && user.in_scope)));
     }
     if let RequestKind::Preflight { listed } = kind {
         return Err(if listed { Refusal::PreflightAllowed } else { Refusal::PreflightDenied });
@@ -204,7 +204,7 @@ pub fn decide(
         Caller::Anonymous => Err(Refusal::MissingCredential),
         Caller::Invalid | Caller::Workspace => Err(Refusal::InvalidCredential),
         Caller::User(user) if !can_view(app, user) => Err(Refusal::NotAllowed),
-        Caller::User(_) if !meant => Err(Refusal::CrossSite),
+        Caller::User(_) if !intended => Err(Refusal::CrossSite),
         Caller::User(user) => Ok(permit(Some(user))),
     }
 }
@@ -235,9 +235,9 @@ pub fn widens_visibility(before: (Visibility, &[String]), after: (Visibility, &[
 
 /// Returns whether the credential's holder intended this request (protection against CSRF). To a browser all
 /// apps of an installation are one site, so it attaches their cookies to requests that any of them causes.
-fn is_intended(by: CredentialSource, kind: RequestKind, source: Initiator) -> bool {
-    match (by, kind) {
+fn is_intended(source: CredentialSource, kind: RequestKind, initiator: Initiator) -> bool {
+    match (source, kind) {
         (CredentialSource::Header, _) | (CredentialSource::Cookie, RequestKind::Navigation) => true,
-        (CredentialSource::Cookie, _) => source == Initiator::SameOrigin,
+        (CredentialSource::Cookie, _) => initiator == Initiator::SameOrigin,
     }
 }

@@ -1,109 +1,99 @@
-//! A request that may go on goes to its app, and the app's answer to the client.
+//! Forwarding of an authorized request to its app, and of the app's response to the client.
 
 use std::sync::Arc;
 
 use http::header::{HOST, TE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use rigbox_gateway::active_grants::EndReason;
+use rigbox_gateway::dial::DialError;
+use rigbox_gateway::epochs::Change;
 
-use crate::Core;
-use crate::answer::{self, Answer, Message, Wanted};
-use crate::body::{App, Down, Up};
-use crate::exchange::{Ended, Exchange};
-use crate::facts;
-use crate::handle::{Client, Decided};
-use crate::headers::{self, Way};
-use crate::known::Change;
-use crate::pool::{ConnectError, Sender};
-use crate::route::{Route, State};
+use crate::context::{Authorized, Client, ForwardRequest};
+use crate::decision::route::{AppState, Route};
+use crate::error_pages::{self, Message, Response, ResponseForm};
+use crate::request::headers::{self, Forwarding};
+use crate::state::Worker;
+use crate::upstream::pool::{ConnectError, Sender};
+use crate::upstream::request_body::RequestBody;
+use crate::upstream::response::{ForwardError, to_client};
 use crate::websocket;
 
-/// All that leaving for the app takes.
-pub(crate) struct Leave<'a> {
-    pub(crate) core: &'a Arc<Core>,
-    pub(crate) client: &'a Arc<Client>,
-    pub(crate) host: HeaderValue,
-    pub(crate) decided: Decided,
-}
-
-/// Why there is no answer of the app.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failed {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("the app's answer: {0}")]
-    Answer(hyper::Error),
-    #[error("ended: {0:?}")]
-    Ended(Ended),
-}
-
 /// Forwards a request.
-pub(crate) async fn forward(leave: Leave<'_>, request: Box<Request<Incoming>>) -> Answer {
-    let route = Arc::clone(&leave.decided.exchange.route);
+pub(crate) async fn forward(
+    forward_request: ForwardRequest<'_>,
+    request: Box<Request<Incoming>>,
+) -> Response {
+    let route = Arc::clone(&forward_request.authorized.grant.decision().route);
+    let form = forward_request.classification.form;
     match route.state {
-        State::Up(_) => {}
-        State::AppStopped => return answer::app_stopped(&route).answer(request.headers()),
-        State::WorkspaceDown => return answer::workspace_down(&route).answer(request.headers()),
+        AppState::Available(_) => {}
+        AppState::Stopped => return error_pages::app_stopped(&route).render(form),
+        AppState::WorkspaceNotRunning => return error_pages::workspace_not_running(&route).render(form),
     }
-    let wanted = Wanted::by(request.headers());
-    let core = leave.core;
-    let forwarded = if facts::is_websocket(&request) {
-        Box::pin(websocket::open(leave, request)).await
+    let worker = forward_request.worker;
+    let forwarded = if forward_request.classification.is_websocket {
+        Box::pin(websocket::open(forward_request, request)).await
     } else {
-        send(leave, request, wanted).await
+        send(forward_request, request).await
     };
-    forwarded.unwrap_or_else(|failed| failure(core, &route, &failed).said(wanted))
+    forwarded.unwrap_or_else(|error| error_message(worker, &route, &error).render(form))
 }
 
-fn failure(core: &Core, route: &Route, failed: &Failed) -> Message {
-    let message = match failed {
-        Failed::Connect(error) => {
-            // What control said of this VM may be out of date; the next request asks again.
-            if matches!(error, ConnectError::Dial(crate::dial::DialError::NoVm)) {
-                core.control.known.forget(&Change::Workspace(route.app.workspace.clone()));
+fn error_message(worker: &Worker, route: &Route, error: &ForwardError) -> Message {
+    let message = match error {
+        ForwardError::Connect(error) => {
+            // What control said about this VM may be stale; the next request asks again.
+            if matches!(error, ConnectError::Dial(DialError::NoVm)) {
+                let change = Change::Workspace(route.app.workspace.clone());
+                worker.control.cache.epochs().advance(&change);
             }
-            answer::not_connected(error, route)
+            error_pages::connect_failed(error, route)
         }
-        Failed::Answer(_) => answer::app_failed(route),
-        Failed::Ended(why) => answer::ended(*why, route),
+        ForwardError::Response(_) => error_pages::app_failed(route),
+        ForwardError::Ended(reason) => error_pages::ended(*reason, route),
     };
-    tracing::debug!(app = %route.name, error = %failed, "no answer of an app");
+    tracing::debug!(app = %route.name, %error, "app did not respond");
     message
 }
 
-async fn send(leave: Leave<'_>, request: Box<Request<Incoming>>, wanted: Wanted) -> Result<Answer, Failed> {
-    let Leave { core, client, host, decided } = leave;
-    let exchange = Arc::clone(&decided.exchange);
-    // HTTP/2 goes to the app only for what needs it.
-    let grpc = request.version() == Version::HTTP_2 && wanted == Wanted::Grpc;
-    let request = for_app(core, client, host, &decided, request, grpc);
-    let (response, back) = if grpc {
-        (Box::pin(shared(core, &decided, request)).await?, None)
+async fn send(
+    forward_request: ForwardRequest<'_>,
+    request: Box<Request<Incoming>>,
+) -> Result<Response, ForwardError> {
+    let ForwardRequest { worker, client, host, authorized, classification } = forward_request;
+    let form = classification.form;
+    let grant = Arc::clone(&authorized.grant);
+    // Only gRPC needs HTTP/2 to the app.
+    let grpc = request.version() == Version::HTTP_2 && form == ResponseForm::Grpc;
+    let request = to_app(worker, client, host, &authorized, request, grpc);
+    let (response, reuse) = if grpc {
+        (Box::pin(send_shared(worker, &authorized, request)).await?, None)
     } else {
-        let (response, sender) = alone(core, &decided, request).await?;
-        (response, Some((sender, Arc::clone(core))))
+        let (response, sender) = send_exclusive(worker, &authorized, request).await?;
+        (response, Some((sender, Arc::clone(worker))))
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(answer::app_failed(&exchange.route).said(wanted));
+        return Ok(error_pages::app_failed(&grant.decision().route).render(form));
     }
-    Ok(for_client(core, exchange, response, back))
+    Ok(to_client(worker, grant, response, reuse))
 }
 
-fn for_app(
-    core: &Core,
+fn to_app(
+    worker: &Worker,
     client: &Client,
     host: HeaderValue,
-    decided: &Decided,
+    authorized: &Authorized,
     request: Box<Request<Incoming>>,
     grpc: bool,
-) -> Request<Up> {
+) -> Request<RequestBody> {
     let (mut head, body) = request.into_parts();
     let trailers = headers::lists(&head.headers, &TE, "trailers");
-    let exchange = &decided.exchange;
-    let scheme = if exchange.route.secure { "https" } else { "http" };
-    let way = Way { client: &client.address, scheme, host };
-    headers::to_app(&mut head.headers, way, decided.person.as_ref());
+    let grant = &authorized.grant;
+    let scheme = if grant.decision().route.secure { "https" } else { "http" };
+    let forwarding = Forwarding { client: &client.address, scheme, host };
+    headers::to_app(&mut head.headers, forwarding, authorized.identity.as_ref());
     if grpc {
         head.uri = absolute(&head.uri, head.headers.get(HOST));
         head.headers.remove(HOST);
@@ -112,7 +102,7 @@ fn for_app(
         }
         head.version = Version::HTTP_2;
     } else {
-        // The address as a path; it came whole from a proxy's client, or by HTTP/2.
+        // The target as a path: a client of a proxy sends it whole, and so does HTTP/2.
         if head.uri.authority().is_some() {
             let path = head.uri.path_and_query().cloned();
             head.uri = path.map(Uri::from).unwrap_or_default();
@@ -121,9 +111,9 @@ fn for_app(
     }
     head.extensions.clear();
     let body = if body.is_end_stream() {
-        Up::Nothing
+        RequestBody::Empty
     } else {
-        Up::Client { body, exchange: Arc::clone(exchange), patience: core.limits.answer }
+        RequestBody::Client { body, grant: Arc::clone(grant), idle_timeout: worker.limits.response }
     };
     Request::from_parts(head, body)
 }
@@ -136,72 +126,59 @@ fn absolute(uri: &Uri, host: Option<&HeaderValue>) -> Uri {
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// On a connection that is this request's until its answer has ended.
-async fn alone(
-    core: &Core,
-    decided: &Decided,
-    mut request: Request<Up>,
-) -> Result<(Response<Incoming>, Sender), Failed> {
-    let exchange = &decided.exchange;
-    let upstream = exchange.route.upstream().ok_or(Failed::Ended(Ended::Gone))?;
-    while let Some((mut sender, old)) = core.pool.take(&decided.permit, upstream).await {
-        // The app may close a connection that has waited at the moment we use it: then a request that changes nothing is sent again.
-        let again = (old && is_repeatable(&request)).then(|| Box::new(copy(&request)));
-        let sent = exchange.unless_ended(sender.try_send_request(request)).await.map_err(Failed::Ended)?;
+/// Sends a request on a connection that is its own until the response has ended.
+async fn send_exclusive(
+    worker: &Worker,
+    authorized: &Authorized,
+    mut request: Request<RequestBody>,
+) -> Result<(http::Response<Incoming>, Sender), ForwardError> {
+    let Authorized { permit, grant, .. } = authorized;
+    let upstream = grant.decision().route.upstream().ok_or(ForwardError::Ended(EndReason::UpstreamGone))?;
+    while let Some((mut sender, may_be_stale)) = worker.pool.take(permit, upstream).await {
+        // The app may be closing an idle connection as we use it: then a request without effects is sent again.
+        let retry = (may_be_stale && is_retryable(&request)).then(|| Box::new(copy(&request)));
+        let sent =
+            grant.run_until_ended(sender.try_send_request(request)).await.map_err(ForwardError::Ended)?;
         match sent {
             Ok(response) => return Ok((response, sender)),
-            Err(mut error) => match (error.take_message(), again) {
+            Err(mut error) => match (error.take_message(), retry) {
                 (Some(unsent), _) => request = unsent,
                 (None, Some(copy)) => request = *copy,
-                (None, None) => return Err(Failed::Answer(error.into_error())),
+                (None, None) => return Err(ForwardError::Response(error.into_error())),
             },
         }
     }
-    let connected = exchange.unless_ended(Box::pin(core.pool.connect(&decided.permit, upstream))).await;
-    let mut sender = connected.map_err(Failed::Ended)??;
-    let sent = exchange.unless_ended(sender.send_request(request)).await.map_err(Failed::Ended)?;
-    Ok((sent.map_err(Failed::Answer)?, sender))
+    let connected = grant.run_until_ended(Box::pin(worker.pool.connect(permit, upstream))).await;
+    let mut sender = connected.map_err(ForwardError::Ended)??;
+    let sent = grant.run_until_ended(sender.send_request(request)).await.map_err(ForwardError::Ended)?;
+    Ok((sent.map_err(ForwardError::Response)?, sender))
 }
 
-fn is_repeatable(request: &Request<Up>) -> bool {
+fn is_retryable(request: &Request<RequestBody>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
         && request.body().is_end_stream()
 }
 
-fn copy(request: &Request<Up>) -> Request<Up> {
-    let mut copy = Request::new(Up::Nothing);
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
     copy
 }
 
-/// On a connection that many share.
-async fn shared(core: &Core, decided: &Decided, request: Request<Up>) -> Result<Response<Incoming>, Failed> {
-    let exchange = &decided.exchange;
-    let upstream = exchange.route.upstream().ok_or(Failed::Ended(Ended::Gone))?;
+/// Sends a request on an HTTP/2 connection that many share.
+async fn send_shared(
+    worker: &Worker,
+    authorized: &Authorized,
+    request: Request<RequestBody>,
+) -> Result<http::Response<Incoming>, ForwardError> {
+    let Authorized { permit, grant, .. } = authorized;
+    let upstream = grant.decision().route.upstream().ok_or(ForwardError::Ended(EndReason::UpstreamGone))?;
     let sent = async {
-        let mut sender = core.pool.connect_shared(&decided.permit, upstream).await?;
-        sender.ready().await.map_err(Failed::Answer)?;
-        sender.send_request(request).await.map_err(Failed::Answer)
+        let mut sender = worker.pool.connect_shared(permit, upstream).await?;
+        sender.ready().await.map_err(ForwardError::Response)?;
+        sender.send_request(request).await.map_err(ForwardError::Response)
     };
-    exchange.unless_ended(sent).await.map_err(Failed::Ended)?
-}
-
-/// An app's answer, on its way to the client.
-pub(crate) fn for_client(
-    core: &Core,
-    exchange: Arc<Exchange>,
-    response: Response<Incoming>,
-    back: Option<(Sender, Arc<Core>)>,
-) -> Answer {
-    let (mut head, body) = response.into_parts();
-    headers::to_client(&mut head.headers, &exchange.route.host);
-    head.version = Version::HTTP_11;
-    head.extensions.clear();
-    let patience = core.limits.idle;
-    exchange.moves(patience);
-    let mut app = App { body, exchange, patience, back };
-    app.give_back_at_end();
-    Response::from_parts(head, Down::App(app))
+    grant.run_until_ended(sent).await.map_err(ForwardError::Ended)?
 }

@@ -1,64 +1,72 @@
-//! A WebSocket: opened at the app as RFC 6455 says, whether the client opened it so or by HTTP/2 (RFC 8441). After that its bytes pass
-//! unread.
+//! WebSockets: opened at the app by RFC 6455, whether the client used that or HTTP/2 (RFC 8441). After the handshake, bytes pass unread.
 
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use rigbox_gateway::active_grants::EndReason;
 
-use crate::answer::{self, Answer, Wanted};
-use crate::body::{Down, Up};
-use crate::exchange::{Ended, Exchange};
-use crate::forward::{Failed, Leave, for_client};
-use crate::headers::{self, Way};
-use crate::relay::Relay;
+use crate::config::Limits;
+use crate::context::ForwardRequest;
+use crate::decision::access_request::Grant;
+use crate::decision::route::ForwardedIdentity;
+use crate::error_pages::{self, Response, ResponseForm};
+use crate::request::headers::{self, Forwarding};
+use crate::upstream::request_body::RequestBody;
+use crate::upstream::response::{ForwardError, to_client};
+use crate::upstream::response_body::ResponseBody;
+use crate::upstream::tunnel::Tunnel;
 
-/// Opens one at the app.
-pub(crate) async fn open(leave: Leave<'_>, mut request: Box<Request<Incoming>>) -> Result<Answer, Failed> {
-    let Leave { core, client, host, decided } = leave;
-    let exchange = decided.exchange;
-    let upstream = exchange.route.upstream().ok_or(Failed::Ended(Ended::Gone))?;
-    let on_client = hyper::upgrade::on(&mut *request);
-    let shared = request.version() == Version::HTTP_2;
-    let scheme = if exchange.route.secure { "https" } else { "http" };
-    let way = Way { client: &client.address, scheme, host };
-    let request = for_app(request, way, decided.person.as_ref(), shared);
+/// Opens a WebSocket at the app.
+pub(crate) async fn open(
+    forward_request: ForwardRequest<'_>,
+    mut request: Box<Request<Incoming>>,
+) -> Result<Response, ForwardError> {
+    let ForwardRequest { worker, client, host, authorized, .. } = forward_request;
+    let grant = authorized.grant;
+    let route = Arc::clone(&grant.decision().route);
+    let upstream = route.upstream().ok_or(ForwardError::Ended(EndReason::UpstreamGone))?;
+    let client_upgrade = hyper::upgrade::on(&mut *request);
+    let over_http2 = request.version() == Version::HTTP_2;
+    let scheme = if route.secure { "https" } else { "http" };
+    let forwarding = Forwarding { client: &client.address, scheme, host };
+    let request = to_app(request, forwarding, authorized.identity.as_ref(), over_http2);
 
-    let connected = exchange.unless_ended(core.pool.connect(&decided.permit, upstream)).await;
-    let mut sender = connected.map_err(Failed::Ended)??;
-    let sent = exchange.unless_ended(sender.send_request(request)).await.map_err(Failed::Ended)?;
-    let mut response = sent.map_err(Failed::Answer)?;
+    let connected = grant.run_until_ended(worker.pool.connect(&authorized.permit, upstream)).await;
+    let mut sender = connected.map_err(ForwardError::Ended)??;
+    let sent = grant.run_until_ended(sender.send_request(request)).await.map_err(ForwardError::Ended)?;
+    let mut response = sent.map_err(ForwardError::Response)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(for_client(core, exchange, response, None));
+        return Ok(to_client(worker, grant, response, None));
     }
     if !headers::lists(response.headers(), &UPGRADE, "websocket") {
-        return Ok(answer::app_failed(&exchange.route).said(Wanted::Json));
+        return Ok(error_pages::app_failed(&route).render(ResponseForm::Json));
     }
-    let on_app = hyper::upgrade::on(&mut response);
-    client.switch.to_raw();
-    let answer = opened(&response, &exchange, shared);
-    exchange.moves(core.limits.relay);
-    tokio::spawn(relay(on_client, on_app, exchange, core.limits));
-    Ok(answer)
+    let app_upgrade = hyper::upgrade::on(&mut response);
+    client.upgrade.set();
+    let handshake = handshake_response(&response, &route.host, over_http2);
+    grant.touch(worker.limits.tunnel);
+    tokio::spawn(tunnel(client_upgrade, app_upgrade, grant, worker.limits));
+    Ok(handshake)
 }
 
-fn for_app(
+fn to_app(
     request: Box<Request<Incoming>>,
-    way: Way<'_>,
-    person: Option<&headers::Person>,
-    shared: bool,
-) -> Request<Up> {
+    forwarding: Forwarding<'_>,
+    identity: Option<&ForwardedIdentity>,
+    over_http2: bool,
+) -> Request<RequestBody> {
     let (mut head, _) = request.into_parts();
-    headers::to_app(&mut head.headers, way, person);
+    headers::to_app(&mut head.headers, forwarding, identity);
     head.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    if shared {
-        // HTTP/2 has no such handshake; the app checks no more than its form.
+    if over_http2 {
+        // HTTP/2 has no such key; the app checks no more than its form.
         let mut random = [0; 16];
         if getrandom::fill(&mut random).is_ok()
             && let Ok(key) = HeaderValue::from_str(&BASE64.encode(random))
@@ -70,27 +78,27 @@ fn for_app(
     head.version = Version::HTTP_11;
     head.uri = head.uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
     head.extensions.clear();
-    Request::from_parts(head, Up::Nothing)
+    Request::from_parts(head, RequestBody::Empty)
 }
 
-fn opened(response: &Response<Incoming>, exchange: &Exchange, shared: bool) -> Answer {
-    let mut answer = Response::new(Down::Own(None));
-    *answer.headers_mut() = response.headers().clone();
-    headers::to_client(answer.headers_mut(), &exchange.route.host);
-    if shared {
-        answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+fn handshake_response(app: &http::Response<Incoming>, host: &str, over_http2: bool) -> Response {
+    let mut response = http::Response::new(ResponseBody::Own(None));
+    *response.headers_mut() = app.headers().clone();
+    headers::to_client(response.headers_mut(), host);
+    if over_http2 {
+        response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
     } else {
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        answer.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    answer
+    response
 }
 
-async fn relay(on_client: OnUpgrade, on_app: OnUpgrade, exchange: Arc<Exchange>, limits: crate::Limits) {
-    let both = exchange.unless_ended(async { tokio::try_join!(on_client, on_app) }).await;
+async fn tunnel(client: OnUpgrade, app: OnUpgrade, grant: Arc<Grant>, limits: Limits) {
+    let both = grant.run_until_ended(async { tokio::try_join!(client, app) }).await;
     let Ok(Ok((client, app))) = both else { return };
     let (client, app) = (TokioIo::new(client), TokioIo::new(app));
-    // How it ends is between the two.
-    drop(Relay::new(client, app, exchange, limits.relay).await);
+    // How the tunnel ends is between the client and the app.
+    drop(Tunnel::new(client, app, grant, limits.tunnel).await);
 }

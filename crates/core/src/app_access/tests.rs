@@ -16,14 +16,14 @@ const OWNER: u8 = 1;
 const FRIEND: u8 = 2;
 const STRANGER: u8 = 3;
 
-fn user(n: u8, by: CredentialSource) -> AppUser {
+fn user(n: u8, source: CredentialSource) -> AppUser {
     let email = ["", "owner@example.org", "friend@example.org", "stranger@example.org"];
     AppUser {
         id: UserId::from_random([n; 5]),
         email: email[usize::from(n)].to_owned(),
         email_verified: true,
         in_scope: true,
-        by,
+        source,
     }
 }
 
@@ -54,21 +54,22 @@ fn every_row_of_the_access_table_holds() {
     ];
     let mut callers = vec![Caller::Anonymous, Caller::Invalid, Caller::Workspace];
     for n in [OWNER, FRIEND, STRANGER] {
-        for by in [CredentialSource::Header, CredentialSource::Cookie] {
+        for source in [CredentialSource::Header, CredentialSource::Cookie] {
             for (email_verified, in_scope) in [(true, true), (true, false), (false, true), (false, false)] {
-                callers.push(Caller::User(AppUser { email_verified, in_scope, ..user(n, by) }));
+                callers.push(Caller::User(AppUser { email_verified, in_scope, ..user(n, source) }));
             }
         }
     }
     let mut rows = 0;
     for caller in &callers {
         for kind in kinds {
-            for source in [Initiator::SameOrigin, Initiator::CrossOrigin] {
+            for initiator in [Initiator::SameOrigin, Initiator::CrossOrigin] {
                 // A cookie is valid for navigations and for requests of the app's own pages.
-                let foreign = matches!(caller, Caller::User(AppUser { by: CredentialSource::Cookie, .. }))
-                    && kind != RequestKind::Navigation
-                    && source == Initiator::CrossOrigin;
-                let allowed = if foreign { Refused(CrossSite) } else { Identified };
+                let cross_site =
+                    matches!(caller, Caller::User(AppUser { source: CredentialSource::Cookie, .. }))
+                        && kind != RequestKind::Navigation
+                        && initiator == Initiator::CrossOrigin;
+                let allowed = if cross_site { Refused(CrossSite) } else { Identified };
                 let (private, privileged) = match (kind, caller) {
                     (RequestKind::Preflight { listed: true }, _) => {
                         (Refused(PreflightAllowed), Refused(PreflightAllowed))
@@ -89,7 +90,7 @@ fn every_row_of_the_access_table_holds() {
                     (_, Caller::User(_)) => (Refused(NotAllowed), Refused(NotAllowed)),
                 };
                 let public = match caller {
-                    Caller::User(user) if user.in_scope && !foreign => Identified,
+                    Caller::User(user) if user.in_scope && !cross_site => Identified,
                     _ => Unidentified,
                 };
                 for (visibility, expected) in [
@@ -97,14 +98,14 @@ fn every_row_of_the_access_table_holds() {
                     (Visibility::Privileged, privileged),
                     (Visibility::Public, public),
                 ] {
-                    let outcome = match decide(&app(visibility), caller, kind, source) {
+                    let outcome = match decide(&app(visibility), caller, kind, initiator) {
                         Ok(permit) => {
                             assert_eq!(permit.workspace(), &WorkspaceId::from_random([1; 5]));
                             if permit.user().is_some() { Identified } else { Unidentified }
                         }
                         Err(refusal) => Refused(refusal),
                     };
-                    assert_eq!(outcome, expected, "{visibility}, {caller:?}, {kind:?}, {source:?}");
+                    assert_eq!(outcome, expected, "{visibility}, {caller:?}, {kind:?}, {initiator:?}");
                     rows += 1;
                 }
             }

@@ -1,5 +1,5 @@
-//! Clients that nobody here wrote: two of WebSocket, curl and nghttp2's. `cargo xtask test` installs them; where one is missing, its
-//! promise is not looked at, and that is said.
+//! Foreign clients: two of WebSocket, curl and nghttp2's. `cargo xtask test` installs them; a test whose
+//! client is missing is skipped, and says so.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use rigbox_proto::gateway::Visibility;
 use crate::support::gateway::shown;
 use crate::support::{HOST, World, skipped};
 
-/// Where the WebSocket clients are.
+/// Folder of the WebSocket clients.
 pub(crate) const FOLDER: &str = "RIGBOX_WEBSOCKET_CLIENTS";
 
-/// Runs a program beside this runtime; `None` if there is none of the name.
+/// Runs a program beside this runtime. Returns `None` if there is none of the name.
 async fn run<A: AsRef<OsStr>>(program: &Path, arguments: &[A], folder: Option<&Path>) -> Option<Output> {
     let mut command = Command::new(program);
     command.args(arguments);

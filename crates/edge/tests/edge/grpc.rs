@@ -46,15 +46,15 @@ async fn grpc_passes_with_its_trailers_and_streams() {
     // A status in trailers.
     let status = client.resolve(ResolveRequest { host: "nothing".to_owned() }).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::NotFound, "no app"));
-    // Streams both ways.
+    // Streams in both directions.
     let (send, receive) = tokio::sync::mpsc::channel(4);
     let acknowledged = tokio_stream::wrappers::ReceiverStream::new(receive);
     let mut notices = client.watch(acknowledged).await.unwrap().into_inner();
     for _ in 0..3 {
-        let notice = soon("a notice", notices.next()).await.unwrap().unwrap();
+        let notice = soon("an event", notices.next()).await.unwrap().unwrap();
         send.send(WatchAck { sequence: notice.sequence }).await.unwrap();
     }
-    // Without a credential nothing of it is reached.
+    // Without a credential nothing reaches the app.
     let status =
         GatewayClient::new(channel).resolve(ResolveRequest { host: HOST.to_owned() }).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
@@ -86,13 +86,13 @@ async fn http2_is_spoken_with_clients_and_http1_with_apps() {
     let mut ask = ask;
     let uri = format!("{ORIGIN}/a?b=c");
     let response =
-        soon("an answer", ask(Method::GET, &uri, &[("cookie", "a=b"), ("cookie", "c=d")])).await.unwrap();
+        soon("a response", ask(Method::GET, &uri, &[("cookie", "a=b"), ("cookie", "c=d")])).await.unwrap();
     assert_eq!((response.status().as_u16(), response.version()), (200, Version::HTTP_2));
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let body = String::from_utf8_lossy(&body).into_owned();
     assert!(body.starts_with("GET /a?b=c\n") && body.contains("host: web.rigbox.localhost:7080\n"), "{body}");
-    // The two names of the host have to be one.
-    let response = soon("an answer", ask(Method::GET, &uri, &[("host", "evil.example")])).await.unwrap();
+    // Both names of the host have to agree.
+    let response = soon("a response", ask(Method::GET, &uri, &[("host", "evil.example")])).await.unwrap();
     assert_eq!(response.status().as_u16(), 400);
     // Many at once, one of which hangs.
     let hanging = ask(Method::GET, &format!("{ORIGIN}/hang"), &[]);

@@ -1,4 +1,4 @@
-//! Who is slow, or silent, does not hold up the others.
+//! Slow and silent clients do not hold up the others.
 
 use std::time::{Duration, Instant};
 
@@ -34,21 +34,21 @@ async fn a_head_that_comes_drop_by_drop_is_cut_off() {
         let _ = soon("the connection is closed", read.read_to_end(&mut answer)).await;
         drops.abort();
         assert!(began.elapsed() < Duration::from_secs(4), "{start:?}");
-        // What is wrong from its first byte on may be told so.
+        // A client may be told what is wrong from its first byte.
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{start:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_asks_nothing_is_closed_and_one_that_waits_for_an_answer_is_not() {
-    let limits = Limits { between: Duration::from_millis(500), ..Limits::default() };
+    let limits = Limits { keep_alive: Duration::from_millis(500), ..Limits::default() };
     let world = public(limits).await;
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
     stream.write_all(format!("GET /sse HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
     let began = Instant::now();
     let mut room = [0; 4096];
     while began.elapsed() < Duration::from_secs(2) {
-        assert!(soon("the stream", stream.read(&mut room)).await.unwrap() > 0, "closed under way");
+        assert!(soon("the stream", stream.read(&mut room)).await.unwrap() > 0, "closed midway");
     }
     drop(stream);
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
@@ -60,7 +60,7 @@ async fn a_connection_that_asks_nothing_is_closed_and_one_that_waits_for_an_answ
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_does_not_answer_is_given_up() {
-    let limits = Limits { answer: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { response: Duration::from_secs(1), ..Limits::default() };
     let world = public(limits).await;
     let reply = get(world.edge, "/hang", &[]).await;
     assert_eq!((reply.status, reply.code().as_str()), (504, "app_timeout"));
@@ -85,11 +85,11 @@ async fn more_connections_than_there_may_be_are_turned_away() {
     let world = World::with(limits).await;
     world.app(Visibility::Public);
     let mut held = Vec::new();
-    // However the kernel spreads them over the cores. Who is answered is in.
+    // However the kernel spreads them over the workers: those that get a response are in.
     for number in 0..MOST + 8 {
         let mut stream = TcpStream::connect(world.edge).await.unwrap();
         let _ = stream.write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await;
-        let answered = soon("an answer or the end", stream.read_u8()).await;
+        let answered = soon("a response or the end", stream.read_u8()).await;
         assert_eq!(answered.is_ok(), number < MOST, "{number}");
         held.push(stream);
     }

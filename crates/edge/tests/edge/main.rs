@@ -1,5 +1,5 @@
-//! The edge role over real sockets: a real server in front of a real backend; control and the node are stood in for by a table
-//! (`support::gateway`) and by a socket that connects to the backend (`support::node`).
+//! The edge role over real sockets: a real server in front of a real app. Control and the node are replaced
+//! by a table (`support::gateway`) and by a socket that connects to the app (`support::node`).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // clippy knows the functions of tests only by their attribute
 

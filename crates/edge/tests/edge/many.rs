@@ -1,5 +1,5 @@
-//! Ten thousand WebSockets that say nothing. They come over HTTP/2 and their server is a process of its own, so that no process needs more
-//! than some ten thousand descriptors.
+//! Ten thousand idle WebSockets. They arrive over HTTP/2, and their server is a process of its own, so that
+//! no process needs more than some ten thousand descriptors.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -18,13 +18,13 @@ use crate::support::http2::{Client, Socket};
 use crate::support::{BOOT, PORT, WORKSPACE, World, eventually, http, http2, skipped, soon};
 
 const MANY: usize = 10_000;
-/// Beside those of the WebSockets.
+/// Descriptors beside those of the WebSockets.
 const DESCRIPTORS: u64 = 1_000;
-/// WebSockets of one connection; edge allows 128.
+/// WebSockets per connection; edge allows 128.
 const OF_ONE: usize = 125;
 const AT_ONCE: usize = 64;
 
-/// The app; it ends with this value.
+/// The app, which ends when this is dropped.
 struct App {
     process: Child,
     address: SocketAddr,
@@ -85,7 +85,7 @@ async fn ten_thousand_idle_websockets_are_kept_and_all_end_with_what_allowed_the
     assert_eq!(sockets.len(), MANY);
     eprintln!("{MANY} were opened in {:?}", began.elapsed());
 
-    // Others are served as ever, and each of them still works.
+    // Others are served as ever, and each WebSocket still works.
     let key = [("x-rigbox-key", friend.as_str())];
     assert_eq!(soon("a page", http::get(world.edge, "/", &key)).await.status, 426);
     for socket in sockets.iter_mut().step_by(100) {

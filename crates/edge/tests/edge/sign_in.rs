@@ -1,4 +1,5 @@
-//! The hand-off from the console: good for the browser that began it, for one app, once, and back to that app only.
+//! Hand-off from the console: valid for the browser that started it, for one app, once, and back to that app
+//! only.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
@@ -8,7 +9,7 @@ use crate::support::gateway::shown;
 use crate::support::http::{NAVIGATES, Reply, ask, get};
 use crate::support::{ORIGIN, SIBLING, World};
 
-/// The state that goes through the console, and the browser's cookie.
+/// Returns the state that passes through the console, and the browser's cookie.
 fn begun(reply: &Reply) -> (String, String) {
     assert_eq!(reply.status, 302, "{reply:?}");
     let (console, state) = reply.header("location").split_once("?state=").unwrap();
@@ -39,7 +40,7 @@ async fn a_browser_signs_in_and_comes_back_to_where_it_was() {
     let mut headers = NAVIGATES.to_vec();
     headers.push(("cookie", "rigbox_app=session-of-owner"));
     assert_eq!(get(world.edge, "/deep/page?x=1", &headers).await.status, 200);
-    // Once.
+    // Only once.
     assert_eq!(get(world.edge, &back, &[("cookie", &cookie)]).await.status, 403);
 }
 
@@ -63,8 +64,8 @@ async fn a_code_is_of_no_use_in_another_browser() {
         assert_eq!(reply.status, 403, "{query} {cookie}");
         assert!(reply.all("set-cookie").is_empty());
     }
-    assert_eq!(world.gateway.table().redeemed, 0, "control is not asked about what cannot be right");
-    // In a browser of its own it is, though control has the last word.
+    assert_eq!(world.gateway.table().redeemed, 0, "control is not asked about what cannot be valid");
+    // In its own browser it is asked, and has the last word.
     let query = format!("code=C0DE&state={other_state}");
     let reply = get(world.edge, &format!("/.rigbox/callback?{query}"), &[("cookie", &other_cookie)]).await;
     assert_eq!((reply.status, world.gateway.table().redeemed), (403, 1));
@@ -88,7 +89,7 @@ async fn a_sign_in_leads_nowhere_else() {
         let reply = get(world.edge, &back, &[("cookie", &cookie)]).await;
         assert_eq!((reply.status, reply.header("location")), (302, returned), "{to}");
     }
-    // The browser's owner may have written something else into the cookie: still nowhere else.
+    // The browser's owner may have put something else into the cookie; that leads nowhere else either.
     let (state, cookie) = begun(&get(world.edge, "/.rigbox/sign-in", &[]).await);
     world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), "s".to_owned()));
     let nonce = cookie.split('.').next().unwrap();

@@ -11,7 +11,7 @@ async fn public() -> World {
     let world = World::new().await;
     world.app(Visibility::Public);
     world.gateway.workspace_changed().await;
-    // The way there is open, so that what follows is quick.
+    // Connects beforehand, so that what follows is quick.
     assert_eq!(get(world.edge, "/warm", &[]).await.status, 200);
     world.backend.take();
     world
@@ -52,7 +52,7 @@ async fn what_could_be_read_in_two_ways_is_refused() {
     cases.push(format!("CONNECT {HOST}:80 HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
     cases.push(format!("GET /first\r\nHost: {HOST}\r\n\r\n"));
     for case in cases {
-        // The client ends, so that what is forgiven would be answered too.
+        // The client ends its side, so that a tolerated request would get a response too.
         let mut stream = TcpStream::connect(world.edge).await.unwrap();
         stream.write_all(case.as_bytes()).await.unwrap();
         let mut answer = vec![0; 12];
@@ -84,7 +84,7 @@ async fn a_malformed_body_ends_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_in_a_row_are_those_that_were_sent() {
     let world = public().await;
-    // Bodies that look like requests, with and without a length, and heads that come in pieces.
+    // Bodies that look like requests, with and without a length, and heads in pieces.
     let inner = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
     let requests = format!(
         "POST /one HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\n\r\n{inner}\
@@ -102,7 +102,7 @@ async fn requests_in_a_row_are_those_that_were_sent() {
             tokio::task::yield_now().await;
         }
         let mut answer = String::new();
-        soon("three answers", stream.read_to_string(&mut answer)).await.unwrap();
+        soon("three responses", stream.read_to_string(&mut answer)).await.unwrap();
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{piece}: {answer}");
         assert_eq!(world.backend.requests() - before, 3);
         for path in ["POST /one", "POST /two", "GET /three"] {
@@ -118,7 +118,7 @@ async fn a_large_head_is_refused() {
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = vec![0; 12];
-    soon("an answer", stream.read_exact(&mut answer)).await.unwrap();
+    soon("a response", stream.read_exact(&mut answer)).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 400");
     assert_eq!(world.backend.take(), "");
 }
@@ -134,7 +134,7 @@ async fn a_connection_goes_on_after_an_upgrade_that_was_not_made() {
     eventually("the first request", async || world.backend.requests() > requests || requests > 1).await;
     stream.write_all(second.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    soon("two answers", stream.read_to_string(&mut answer)).await.unwrap();
+    soon("two responses", stream.read_to_string(&mut answer)).await.unwrap();
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
     assert!(!answer.contains("upgrade: h2c"), "{answer}");
 }

@@ -1,4 +1,4 @@
-//! Bodies of any length flow both ways, and end when what allowed them does.
+//! Bodies of any length flow in both directions, and end with their permission.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use crate::support::gateway::{shown, user};
 use crate::support::http::get;
 use crate::support::{BOOT, HOST, OWNER, PORT, WORKSPACE, World, eventually, route, soon};
 
-/// A stream of events under way.
+/// Opens a stream of events.
 async fn stream(world: &World, headers: &str) -> TcpStream {
     let before = world.backend.seen.open.load(Ordering::SeqCst);
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
@@ -32,12 +32,12 @@ async fn stream(world: &World, headers: &str) -> TcpStream {
 async fn ends(mut stream: TcpStream, world: &World) {
     let mut rest = Vec::new();
     let _ = soon("the stream ends", stream.read_to_end(&mut rest)).await;
-    assert!(!rest.ends_with(b"0\r\n\r\n"), "it ends as one that was cut off");
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "it ends like one that was cut off");
     eventually("the app's side ends", async || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
 }
 
 async fn goes_on(stream: &mut TcpStream) {
-    // More than what may have been on its way.
+    // More than what may have been in flight.
     let mut room = [0; 64];
     for _ in 0..20 {
         assert!(soon("the stream goes on", stream.read(&mut room)).await.unwrap() > 0);
@@ -93,7 +93,7 @@ async fn a_stream_ends_when_its_key_expires() {
     let key = shown("key", "owner");
     world.gateway.table().identities.insert(key.clone(), short);
     let open = stream(&world, &by_key("owner")).await;
-    // What control says once it is over; without a notice.
+    // Control's response once access was revoked, without a notification.
     world.gateway.table().identities.remove(&key);
     ends(open, &world).await;
 }
@@ -140,7 +140,7 @@ async fn without_a_word_from_control_nothing_goes_on() {
     let reply = get(world.edge, "/", &headers).await;
     assert_eq!((reply.status, reply.code().as_str()), (503, "control_unavailable"));
     assert_eq!((reply.header("retry-after"), world.backend.requests()), ("5", before));
-    // What changed meanwhile counts from the first request on.
+    // What changed meanwhile takes effect with the first request.
     world.gateway.table().identities.remove(&key);
     world.gateway.speak();
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -150,7 +150,7 @@ async fn without_a_word_from_control_nothing_goes_on() {
         if reply.status == 403 {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "control is heard again");
+        assert!(std::time::Instant::now() < deadline, "control responds again");
     }
 }
 
@@ -161,16 +161,16 @@ async fn a_large_answer_waits_for_its_reader() {
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
     let request = format!("GET /big HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    // Until nothing moves any more.
+    // Until nothing moves anymore.
     let sent = || world.backend.seen.uploaded.load(Ordering::SeqCst);
     let mut before = u64::MAX;
-    eventually("nothing moves any more", async || {
+    eventually("nothing moves anymore", async || {
         before = sent();
         tokio::time::sleep(Duration::from_millis(300)).await;
         before > 0 && sent() == before
     })
     .await;
-    assert!(before < 32 * 1024 * 1024, "{before} bytes are on their way to nobody");
+    assert!(before < 32 * 1024 * 1024, "{before} bytes are in flight to no one");
     let mut count = 0;
     let mut room = vec![0; 256 * 1024];
     loop {
@@ -209,7 +209,7 @@ async fn a_large_upload_arrives_whole_with_and_without_a_length() {
             stream.write_all(b"0\r\n\r\n").await.unwrap();
         }
         let mut answer = String::new();
-        soon("the answer", stream.read_to_string(&mut answer)).await.unwrap();
+        soon("the response", stream.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.ends_with(&SIZE.to_string()), "chunked {chunked}: {answer}");
     }
 }

@@ -1,4 +1,4 @@
-//! What is the platform's does not reach an app, and what is the app's passes.
+//! The platform's headers do not reach an app, and the app's own pass.
 
 use rigbox_proto::gateway::Visibility;
 
@@ -99,7 +99,7 @@ async fn an_app_is_told_who_asks_and_nobody_can_say_it_instead() {
     ] {
         assert!(reply.body.lines().any(|one| one == line), "{line}: {}", reply.body);
     }
-    // On a public app nobody is somebody, unless the cookie was meant.
+    // On a public app a user is forwarded only if the cookie was intended.
     world.app(Visibility::Public);
     world.gateway.workspace_changed().await;
     let reply = get(world.edge, "/", &lies).await;
@@ -129,7 +129,7 @@ async fn a_key_in_an_address_is_refused_and_our_paths_reach_no_app() {
     let key = shown("key", "owner");
     for path in [format!("/?key={key}"), format!("/{key}/x"), format!("/?key={}", key.replace('_', "%5f"))] {
         let reply = get(world.edge, &path, &[]).await;
-        assert_eq!((reply.status, reply.code().as_str()), (400, "key_in_address"), "{path}");
+        assert_eq!((reply.status, reply.code().as_str()), (400, "key_in_url"), "{path}");
         assert!(!reply.body.contains(&key));
     }
     for path in [

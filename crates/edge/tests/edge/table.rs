@@ -1,4 +1,4 @@
-//! SPEC, section 7: who may see an app, over the wire; and what is said instead.
+//! Access to apps over the wire: who is forwarded, and what the others are told.
 
 use rigbox_proto::gateway::{AppState, Visibility};
 
@@ -6,9 +6,9 @@ use crate::support::gateway::shown;
 use crate::support::http::{NAVIGATES, ask, get};
 use crate::support::{HOST, ORIGIN, SIBLING, World, route};
 
-/// How a request is answered: by the app, or with a status.
+/// Expected outcomes: forwarded to the app, or a status.
 type Says = [Option<u16>; 3];
-/// Method, headers, and what private, privileged and public say.
+/// Method, headers, and the outcome of private, privileged and public.
 type Row = (&'static str, Vec<(String, String)>, Says);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +156,7 @@ async fn what_cannot_be_reached_is_explained() {
     set(|route| route.state = AppState::AppStopped.into()).await;
     let reply = get(world.edge, "/", &headers).await;
     assert_eq!((reply.status, reply.code().as_str()), (503, "app_stopped"));
-    // Whoever may not see it is not told that either.
+    // A caller without access does not learn that either.
     assert_eq!(get(world.edge, "/", &[]).await.status, 403);
     set(|route| {
         route.state = AppState::WorkspaceNotRunning.into();
@@ -193,7 +193,7 @@ async fn a_new_app_is_there_at_once() {
     let host = [("host", "new.rigbox.localhost")];
     assert_eq!(get(world.edge, "/", &host).await.status, 404);
     world.gateway.set_route("new.rigbox.localhost", Some(route(Visibility::Public)));
-    assert_eq!(get(world.edge, "/", &host).await.status, 404, "it is remembered that there is none");
+    assert_eq!(get(world.edge, "/", &host).await.status, 404, "the absence is cached");
     world.gateway.workspace_changed().await;
     assert_eq!(get(world.edge, "/", &host).await.status, 200);
 }

@@ -1,4 +1,5 @@
-//! TLS: a certificate for each name, new ones while it runs, HTTP/2 by agreement, and nothing of value on the port without it.
+//! TLS: a certificate for each name, new ones at run time, HTTP/2 by ALPN, and only redirects on the plain
+//! port.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use crate::support::http::{NAVIGATES, get, parse};
 use crate::support::{HOST, World, eventually, route, soon};
 
-/// A certificate of its own authority, as the pair `number` of the folder.
+/// Writes a self-signed certificate as the pair `number` of the folder.
 fn write_pair(folder: &Path, number: u32, names: &[&str]) -> CertificateDer<'static> {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -52,7 +53,7 @@ async fn world() -> (World, TempDir, CertificateDer<'static>) {
     let mut secure = route(Visibility::Private);
     secure.origin = format!("https://{HOST}");
     world.gateway.set_route(HOST, Some(secure));
-    // It has read what the test is going to change.
+    // Makes sure that the certificates to be replaced are loaded.
     connect(&world, &wildcard, HOST, &[]).await.unwrap();
     (world, folder, wildcard)
 }
@@ -61,7 +62,7 @@ async fn world() -> (World, TempDir, CertificateDer<'static>) {
 async fn each_name_has_its_certificate_and_a_name_without_has_none() {
     let (world, folder, wildcard) = world().await;
     let own = write_pair(folder.path(), 1, &["shop.example"]);
-    // Found while it runs.
+    // Found at run time.
     eventually("the new certificate is in use", async || {
         connect(&world, &own, "shop.example", &[]).await.is_ok()
     })
@@ -75,7 +76,7 @@ async fn each_name_has_its_certificate_and_a_name_without_has_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_pair_leaves_what_was_there() {
     let (world, folder, wildcard) = world().await;
-    // A key of another certificate, as in the middle of a renewal.
+    // The key of another certificate, as in the middle of a renewal.
     let other = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
     std::fs::write(folder.path().join("0.key"), other.signing_key.serialize_pem()).unwrap();
     let began = Instant::now();
@@ -103,7 +104,7 @@ async fn http2_is_agreed_on_and_cookies_are_bound_to_the_host() {
     }
     stream.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    let _ = soon("an answer", stream.read_to_end(&mut answer)).await;
+    let _ = soon("a response", stream.read_to_end(&mut answer)).await;
     let reply = parse(&answer).unwrap();
     assert_eq!(reply.status, 302);
     let cookie = reply.header("set-cookie");

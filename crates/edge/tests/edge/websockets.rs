@@ -1,4 +1,4 @@
-//! WebSockets: of the app's own pages only, both ways, until what allowed them ends.
+//! WebSockets: only from the app's own pages, in both directions, until their permission ends.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use crate::support::{HOST, ORIGIN, SIBLING, World, eventually, http2, soon};
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// Opens one; the status when it is refused.
+/// Opens a WebSocket. Returns the status if it is refused.
 async fn open(world: &World, headers: &[(&'static str, &str)]) -> Result<Socket, u16> {
     let mut request = format!("ws://{HOST}:7080/ws").into_client_request().unwrap();
     for (name, value) in headers {
@@ -91,7 +91,7 @@ async fn a_websocket_ends_when_either_side_closes() {
     socket.close(None).await.unwrap();
     drop(socket);
     eventually("the app's side ends", async || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
-    // What an app answers instead passes.
+    // What an app responds instead passes through.
     let reply = crate::support::http::get(
         world.edge,
         "/other",

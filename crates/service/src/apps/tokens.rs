@@ -153,7 +153,7 @@ mod tests {
             email: "a@example.org".to_owned(),
             email_verified: true,
             in_scope: true,
-            by: rigbox_core::app_access::CredentialSource::Header,
+            source: rigbox_core::app_access::CredentialSource::Header,
         };
         let now = Timestamp::from_unix_ms(1_700_000_000_000);
         let (token, until) = tokens.assertion(&app(), "http://web.rigbox.localhost", &user, now).unwrap();

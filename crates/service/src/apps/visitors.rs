@@ -117,7 +117,7 @@ impl AppVisitors {
             id: user.id,
             email: user.email,
             email_verified: user.email_verified,
-            by: CredentialSource::Header,
+            source: CredentialSource::Header,
         };
         self.identified(app, user, ends, now)
     }
@@ -139,7 +139,7 @@ impl AppVisitors {
             email: holder.email,
             email_verified: true,
             in_scope: true,
-            by: CredentialSource::Cookie,
+            source: CredentialSource::Cookie,
         };
         self.identified(app, user, Some(holder.ends_at), now)
     }
@@ -205,7 +205,7 @@ impl AppVisitors {
             email: user.email,
             email_verified: user.email_verified,
             in_scope: true,
-            by: CredentialSource::Cookie,
+            source: CredentialSource::Cookie,
         };
         Ok(app_access::can_view(&policy_of(app), &user))
     }

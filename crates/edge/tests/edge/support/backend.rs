@@ -1,4 +1,4 @@
-//! An app: answers by path, and keeps every byte that reached it.
+//! An app: responds by path, and records every byte that reaches it.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,7 +30,7 @@ pub(crate) struct Seen {
     pub(crate) requests: AtomicUsize,
     pub(crate) connections: AtomicUsize,
     pub(crate) uploaded: AtomicU64,
-    /// WebSockets and streams that are open.
+    /// Open WebSockets and streams.
     pub(crate) open: AtomicUsize,
 }
 
@@ -60,7 +60,7 @@ impl Backend {
         Self { address, seen }
     }
 
-    /// All that has reached it, as text, and forgets it.
+    /// Returns everything that has reached the app, as text, and clears it.
     pub(crate) fn take(&self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut *self.seen.bytes.lock().unwrap())).into_owned()
     }
@@ -70,7 +70,7 @@ impl Backend {
     }
 }
 
-/// Counts one that is open.
+/// Counts an open stream.
 struct Open(Arc<Seen>);
 
 impl Open {
@@ -199,7 +199,7 @@ impl AsyncRead for Recorded {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let mut bytes = self.seen.bytes.lock().unwrap();
-        // Of a large upload the beginning is enough.
+        // The start of a large upload suffices.
         if bytes.len() < 8 * 1024 * 1024 {
             bytes.extend_from_slice(&buf.filled()[before..]);
         }
@@ -221,7 +221,7 @@ impl AsyncWrite for Recorded {
     }
 }
 
-/// A server that says these bytes to each connection and waits.
+/// Starts a server that sends these bytes to each connection and waits.
 pub(crate) async fn saying(bytes: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

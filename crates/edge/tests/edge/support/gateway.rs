@@ -1,4 +1,4 @@
-//! Control's service for gateways, answering from a table.
+//! Control's service for gateways, which replies from a table.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use super::{FRIEND, OWNER, STRANGER, WORKSPACE, eventually};
 
 pub(crate) const LEASE_MS: u32 = 2_000;
 
-/// A handle on the service.
+/// Handle on the service.
 #[derive(Clone)]
 pub(crate) struct Gateway {
     table: Arc<Mutex<Table>>,
@@ -32,9 +32,9 @@ pub(crate) struct Gateway {
 #[derive(Default)]
 pub(crate) struct Table {
     pub(crate) routes: HashMap<String, Route>,
-    /// By what was shown.
+    /// Identities by credential.
     pub(crate) identities: HashMap<String, Identity>,
-    /// By code: state and session.
+    /// State and session by code.
     pub(crate) codes: HashMap<String, (String, String)>,
     pub(crate) asked: u64,
     pub(crate) redeemed: u64,
@@ -100,7 +100,7 @@ impl Gateway {
         self.table.lock().unwrap()
     }
 
-    /// Says nothing any more, though it listens.
+    /// Stops responding, but keeps listening.
     pub(crate) fn fall_silent(&self) {
         self.table().silent = true;
     }
@@ -117,7 +117,7 @@ impl Gateway {
         table.sequence
     }
 
-    /// Changes what stands at a host, quietly.
+    /// Changes the app at a host, without a notification.
     pub(crate) fn set_route(&self, host: &str, route: Option<Route>) {
         match route {
             Some(route) => self.table().routes.insert(host.to_owned(), route),
@@ -125,7 +125,7 @@ impl Gateway {
         };
     }
 
-    /// Tells of the workspace, and waits until that is in force.
+    /// Announces a change of the workspace, and waits until it is in force.
     pub(crate) async fn workspace_changed(&self) {
         let sequence = self.tell(Event::WorkspaceChanged(WORKSPACE.to_owned()));
         self.in_force(sequence).await;
@@ -146,7 +146,7 @@ impl Gateway {
     }
 }
 
-/// A credential's text: a key of the right form, or what stands in the cookie.
+/// Returns the text of a credential: a key of the right form, or the value of a cookie.
 pub(crate) fn shown(kind: &str, name: &str) -> String {
     match (kind, name) {
         ("key", "workspace") => format!("rb_ws_{name:0<43}"),

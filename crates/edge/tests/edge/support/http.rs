@@ -1,4 +1,4 @@
-//! A client that says exactly what it is told to.
+//! A client that sends exactly what it is told to.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::{HOST, soon};
 
-/// An answer, read to the end of its connection.
+/// Response, read to the end of its connection.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -32,12 +32,12 @@ impl Reply {
     }
 }
 
-/// Sends bytes and reads to the end; `None` when there is no answer.
+/// Sends bytes and reads to the end. Returns `None` if there is no response.
 pub(crate) async fn raw(edge: SocketAddr, bytes: &[u8]) -> Option<Reply> {
     let mut stream = TcpStream::connect(edge).await.unwrap();
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    let _ = soon("the end of an answer", stream.read_to_end(&mut answer)).await;
+    let _ = soon("the end of a response", stream.read_to_end(&mut answer)).await;
     parse(&answer)
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn parse(answer: &[u8]) -> Option<Reply> {
     Some(Reply { status, headers, body })
 }
 
-/// A request with these headers, on a connection of its own.
+/// Makes a request with these headers, on a connection of its own.
 pub(crate) async fn ask(edge: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
     let host = if headers.iter().any(|(name, _)| *name == HOST_HEADER) {
         String::new()
@@ -73,14 +73,14 @@ pub(crate) async fn ask(edge: SocketAddr, method: &str, path: &str, headers: &[(
         text.push_str("connection: close\r\n");
     }
     text.push_str("\r\n");
-    raw(edge, text.as_bytes()).await.unwrap_or_else(|| panic!("no answer to {method} {path}"))
+    raw(edge, text.as_bytes()).await.unwrap_or_else(|| panic!("no response to {method} {path}"))
 }
 
 pub(crate) async fn get(edge: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Reply {
     ask(edge, "GET", path, headers).await
 }
 
-/// What a browser says that goes to a page.
+/// Headers of a browser that navigates to a page.
 pub(crate) const NAVIGATES: [(&str, &str); 4] = [
     ("sec-fetch-mode", "navigate"),
     ("sec-fetch-dest", "document"),

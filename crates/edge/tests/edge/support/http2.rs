@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/2, and WebSockets over it (RFC 8441).
+//! A client of HTTP/2, and of WebSockets over it (RFC 8441).
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use super::{ORIGIN, soon};
 pub(crate) type Client = SendRequest<Empty<Bytes>>;
 pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// A connection of its own.
+/// Opens a connection.
 pub(crate) async fn connect(edge: SocketAddr) -> Client {
     let stream = TcpStream::connect(edge).await.unwrap();
     let (client, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -26,15 +26,16 @@ pub(crate) async fn connect(edge: SocketAddr) -> Client {
     client
 }
 
-/// One that can open WebSockets: what the server can do is in its first frame, before its first answer.
+/// Opens a connection that can carry WebSockets: the server says so in its first frame, before its first
+/// response.
 pub(crate) async fn connect_for_websockets(edge: SocketAddr) -> Client {
     let mut client = connect(edge).await;
     let first = Request::builder().uri(format!("{ORIGIN}/")).body(Empty::new()).unwrap();
-    soon("an answer", client.send_request(first)).await.unwrap();
+    soon("a response", client.send_request(first)).await.unwrap();
     client
 }
 
-/// The answer to the wish for a WebSocket.
+/// Requests a WebSocket. Returns the response.
 pub(crate) async fn ask_websocket(
     client: &mut Client,
     path: &str,
@@ -49,10 +50,10 @@ pub(crate) async fn ask_websocket(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    soon("an answer", client.send_request(request.body(Empty::new()).unwrap())).await.unwrap()
+    soon("a response", client.send_request(request.body(Empty::new()).unwrap())).await.unwrap()
 }
 
-/// The WebSocket that an answer opened.
+/// Returns the WebSocket that a response opened.
 pub(crate) async fn websocket(response: Response<Incoming>) -> Socket {
     assert_eq!(response.status().as_u16(), 200);
     let upgraded = hyper::upgrade::on(response).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the tests stand on.
+//! Fixture of the tests.
 
 pub(crate) mod backend;
 pub(crate) mod gateway;
@@ -30,7 +30,7 @@ pub(crate) const STRANGER: &str = "us-cccccccc";
 pub(crate) const BOOT: &str = "boot-1";
 pub(crate) const PORT: u32 = 3000;
 
-/// Everything, running.
+/// Edge with everything around it, running.
 pub(crate) struct World {
     pub(crate) edge: SocketAddr,
     pub(crate) tls: Option<SocketAddr>,
@@ -50,7 +50,7 @@ impl World {
         Self::start(limits, None).await
     }
 
-    /// With TLS, by what is in this folder.
+    /// Starts edge with TLS and the certificates in this folder.
     pub(crate) async fn with_tls(folder: &std::path::Path) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         Self::start(Limits::default(), Some(Tls { listen, folder: folder.to_owned() })).await
@@ -84,7 +84,7 @@ impl World {
         world
     }
 
-    /// The app at [`HOST`], with this visibility; said to be new.
+    /// Sets the visibility of the app at [`HOST`], and announces the app as new.
     pub(crate) fn app(&self, visibility: Visibility) {
         self.gateway.set_route(HOST, Some(route(visibility)));
     }
@@ -113,7 +113,7 @@ pub(crate) fn route(visibility: Visibility) -> Route {
     }
 }
 
-/// Says that a promise is not looked at, also where a test's output is kept back; `cargo xtask test` counts it.
+/// Says that a test is skipped, even if its output is captured; `cargo xtask test` counts it.
 pub(crate) fn skipped(why: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "skipped: {why}").unwrap();
@@ -128,9 +128,9 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     }
 }
 
-/// Gives a promise ten seconds.
+/// Gives a future ten seconds.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), future)
         .await
-        .unwrap_or_else(|_| panic!("{what}: not in 10 s"))
+        .unwrap_or_else(|_| panic!("{what}: not within 10 s"))
 }

@@ -1,4 +1,4 @@
-//! The node's socket for gateways: hands out connections to where a port of a workspace is said to be.
+//! The node's socket for gateways: connects to the addresses that stand for ports of workspaces.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
@@ -34,7 +34,7 @@ impl Node {
                     let _ = fdpass::send(&peer, &no_vm.encode_to_vec(), &[]);
                     continue;
                 };
-                // As the node's: it may still be connecting, and may be refused.
+                // Like the node's: the socket may still be connecting, and may be refused.
                 let socket = connecting(address);
                 let _ = fdpass::send(&peer, &DialResponse::default().encode_to_vec(), &[socket.as_fd()]);
             }

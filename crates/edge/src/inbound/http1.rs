@@ -1,0 +1,254 @@
+//! Strict reader of HTTP/1, between the client and the HTTP library. The library tolerates what another
+//! parser may read differently (a line that ends in a bare LF, a length beside chunks). Here, such a request
+//! is replaced by one that gets refused.
+//!
+//! The reader therefore knows where a head starts and ends, which bounds the time a client may take to send
+//! one ([`Connection`]).
+
+mod chunked;
+mod head;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use chunked::Chunked;
+use head::{Framing, Head};
+use rigbox_gateway::connections::Connection;
+
+/// Maximum size of a head in bytes.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Header of the request that replaces a malformed one. It carries the reason, and does no harm if a client
+/// sends it itself.
+pub(crate) const MALFORMED: &str = "x-rigbox-malformed";
+
+/// Flag that a connection has been upgraded from HTTP/1.
+#[derive(Debug, Default)]
+pub(crate) struct UpgradeFlag(AtomicBool);
+
+impl UpgradeFlag {
+    /// Marks the connection as upgraded. To be called before the client is told.
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_raw(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What the next byte belongs to.
+#[derive(Debug)]
+enum State {
+    Head(Head),
+    /// A body with this many bytes left.
+    Body(u64),
+    Chunked(Chunked),
+    /// After a request to upgrade, until it is answered.
+    AwaitingResponse,
+    Raw,
+    /// After a malformed request: everything that follows is ignored.
+    Refused,
+    /// After a malformed body.
+    Broken(&'static str),
+}
+
+/// Stream whose reading side is checked.
+#[derive(Debug)]
+pub(crate) struct Guard<S> {
+    stream: S,
+    state: State,
+    /// Bytes read but not released yet.
+    held: BytesMut,
+    /// Bytes to release.
+    ready: BytesMut,
+    /// Replacement of a malformed request, to be released after `ready`.
+    refusal: Option<String>,
+    upgrade: Arc<UpgradeFlag>,
+    connection: Arc<Connection>,
+}
+
+impl<S> Guard<S> {
+    /// Wraps an HTTP/1 stream, of which `read` has been read already.
+    pub(crate) fn new(
+        stream: S,
+        read: &[u8],
+        upgrade: Arc<UpgradeFlag>,
+        connection: Arc<Connection>,
+    ) -> Self {
+        let held = BytesMut::from(read);
+        let (state, ready) = (State::Head(Head::default()), BytesMut::new());
+        Self { stream, state, held, ready, refusal: None, upgrade, connection }
+    }
+
+    /// Wraps a stream that is not HTTP/1.
+    pub(crate) fn raw(stream: S, read: &[u8], connection: Arc<Connection>) -> Self {
+        let (ready, held) = (BytesMut::from(read), BytesMut::new());
+        Self { stream, state: State::Raw, held, ready, refusal: None, upgrade: Arc::default(), connection }
+    }
+
+    /// Checks `bytes`. Returns how many may be released.
+    fn check(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match &mut self.state {
+                State::Raw => return bytes.len(),
+                State::Refused | State::Broken(_) => return at,
+                State::AwaitingResponse if self.upgrade.is_raw() => self.state = State::Raw,
+                State::AwaitingResponse => return at,
+                State::Body(left) => {
+                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+                    *left -= taken as u64;
+                    at += taken;
+                    if *left == 0 {
+                        self.state = State::Head(Head::default());
+                    }
+                }
+                State::Chunked(chunked) => match chunked.parse(rest) {
+                    Ok((taken, ended)) => {
+                        at += taken;
+                        if ended {
+                            self.state = State::Head(Head::default());
+                        }
+                    }
+                    Err(problem) => self.state = State::Broken(problem),
+                },
+                State::Head(head) => match head.parse(rest) {
+                    Ok(Some((length, framing))) => {
+                        at += length;
+                        self.connection.head_finished();
+                        self.state = match framing {
+                            Framing::Nothing => State::Head(Head::default()),
+                            Framing::Bytes(count) => State::Body(count),
+                            Framing::Chunked => State::Chunked(Chunked::default()),
+                            Framing::Response => State::AwaitingResponse,
+                        };
+                    }
+                    Ok(None) if rest.len() <= MAX_HEAD_BYTES => return at,
+                    Ok(None) => self.refuse("the head is larger than 64 KiB"),
+                    Err(problem) => self.refuse(problem),
+                },
+            }
+        }
+        at
+    }
+
+    /// Replaces a malformed request by one that will be refused.
+    fn refuse(&mut self, problem: &'static str) {
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: malformed\r\n{MALFORMED}: {problem}\r\nconnection: close\r\n\r\n"
+        );
+        self.refusal = Some(request);
+        self.state = State::Refused;
+        self.connection.head_finished();
+    }
+
+    /// Checks the held bytes again, now that more is known about them.
+    fn check_held(&mut self) {
+        let mut held = std::mem::take(&mut self.held);
+        let good = self.check(&held);
+        self.ready.unsplit(held.split_to(good));
+        if !matches!(self.state, State::Refused) {
+            self.held = held;
+        }
+    }
+
+    /// Returns to HTTP/1 after a response that did not upgrade. It has ended if the library reads on.
+    fn resume_http(&mut self) {
+        if matches!(self.state, State::AwaitingResponse)
+            && !self.connection.is_busy()
+            && !self.upgrade.is_raw()
+        {
+            self.state = State::Head(Head::default());
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.ready.is_empty() {
+                let count = this.ready.len().min(buf.remaining());
+                buf.put_slice(this.ready.get(..count).unwrap_or_default());
+                this.ready.advance(count);
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(this.state, State::Raw) && this.held.is_empty() {
+                return Pin::new(&mut this.stream).poll_read(cx, buf);
+            }
+            if let Some(refusal) = this.refusal.take() {
+                this.ready.extend_from_slice(refusal.as_bytes());
+                continue;
+            }
+            if let State::Broken(problem) = this.state {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, problem)));
+            }
+            this.resume_http();
+            if !this.held.is_empty() {
+                this.check_held();
+                if !this.ready.is_empty() || this.refusal.is_some() || matches!(this.state, State::Broken(_))
+                {
+                    continue;
+                }
+            }
+            let before = buf.filled().len();
+            if buf.remaining() == 0 || this.held.len() > MAX_HEAD_BYTES {
+                return Poll::Pending;
+            }
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let read = buf.filled().get(before..).unwrap_or_default();
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if !this.held.is_empty() {
+                this.held.extend_from_slice(read);
+                buf.set_filled(before);
+                continue;
+            }
+            // The usual case: a body, or complete heads.
+            if matches!(this.state, State::Head(_)) {
+                this.connection.head_started();
+            }
+            let good = this.check(read);
+            if !matches!(this.state, State::Refused) {
+                this.held.extend_from_slice(read.get(good..).unwrap_or_default());
+            }
+            buf.set_filled(before + good);
+            if good > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

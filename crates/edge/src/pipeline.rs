@@ -1,0 +1,237 @@
+//! Path of one request: classify it, find its app, decide whether it has access, and only then forward it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, LOCATION, ORIGIN,
+    VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use hyper::body::Incoming;
+use rigbox_core::app_access::{CredentialSource, Refusal, RequestKind};
+use rigbox_gateway::connections::BusyGuard;
+use rigbox_proto::headers::single_value;
+
+use crate::context::{Authorized, Client, ForwardRequest};
+use crate::decision::access_request::{AccessRequest, Decision};
+use crate::decision::authorize::{self, AccessError};
+use crate::decision::control::Credential;
+use crate::decision::route::Route;
+use crate::error_pages::{self, Message, Response};
+use crate::forward;
+use crate::inbound::http1::MALFORMED;
+use crate::platform_paths;
+use crate::request::classify::{self, Classification};
+use crate::request::cookies::APP;
+use crate::request::headers::KEY;
+use crate::request::host::Host;
+use crate::request::path::{PathOwner, has_token, path_owner};
+use crate::state::Worker;
+
+/// Maximum length of a credential; the rest is cut off.
+const MAX_CREDENTIAL_LEN: usize = 4096;
+/// Attempts of a decision that keeps being overtaken by changes.
+const MAX_ATTEMPTS: usize = 4;
+/// Maximum length of a preflight header that is echoed.
+const MAX_CORS_LIST_LEN: usize = 4096;
+
+/// Responds to a request.
+pub(crate) async fn handle(
+    worker: Arc<Worker>,
+    client: Arc<Client>,
+    request: Box<Request<Incoming>>,
+    busy: BusyGuard,
+) -> Result<Response, Infallible> {
+    Ok(match respond(&worker, &client, request, busy).await {
+        Ok(response) => response,
+        Err(refusal) => *refusal,
+    })
+}
+
+/// Returns the response. A refusal is boxed, because it is large and rare.
+async fn respond(
+    worker: &Arc<Worker>,
+    client: &Arc<Client>,
+    request: Box<Request<Incoming>>,
+    busy: BusyGuard,
+) -> Result<Response, Box<Response>> {
+    let classification = Classification::of(&request);
+    let form = classification.form;
+    let refuse = |message: &Message| Box::new(message.render(form));
+    let headers = request.headers();
+    if let Some(problem) = headers.get(MALFORMED) {
+        let problem = String::from_utf8_lossy(problem.as_bytes());
+        let text = format!("The request is malformed: {problem}.");
+        return Err(refuse(&error_pages::bad_request("malformed_request", text)));
+    }
+    let host = Host::of(&request)
+        .map_err(|problem| refuse(&error_pages::bad_request("bad_host", problem.to_string())))?;
+    if let Some(port) = client.redirect_to_tls {
+        return Err(Box::new(redirect_to_tls(&host.name, port, &request)));
+    }
+    let owner = check_target(&request, classification).map_err(|message| refuse(&message))?;
+    if !worker.control.cache.epochs().leased(worker.limits.control).await {
+        return Err(refuse(&error_pages::unavailable()));
+    }
+    if let PathOwner::Platform(rest) = owner {
+        let route = find_route(worker, &host.name).await.map_err(|message| refuse(&message))?;
+        let keys = worker.assertion_keys.get();
+        let response = platform_paths::respond(&worker.control, &keys, &route, &request, rest, form);
+        return Ok(Box::pin(response).await);
+    }
+    if owner == PathOwner::Ambiguous {
+        return Ok(platform_paths::not_found(form));
+    }
+    let authorized = authorize(worker, &host.name, &request, classification, &busy).await?;
+    let forward_request = ForwardRequest { worker, client, host: host.text, authorized, classification };
+    Ok(forward::forward(forward_request, request).await)
+}
+
+/// Checks the request's target. Returns whose path it is.
+fn check_target<B>(request: &Request<B>, classification: Classification) -> Result<PathOwner<'_>, Message> {
+    let uri = request.uri();
+    // Of CONNECT requests, only the extended ones (RFC 8441) have a path.
+    let path = uri.path();
+    if !path.starts_with('/') && path != "*" {
+        return Err(error_pages::bad_request("bad_address", "The request target is not a path."));
+    }
+    if request.method() == Method::CONNECT && !classification.is_websocket {
+        return Err(error_pages::bad_request("bad_method", "CONNECT is supported for WebSockets only."));
+    }
+    if uri.path_and_query().is_some_and(|target| has_token(target.as_str())) {
+        let text = "There is a key in the URL, where logs may keep it. Revoke it, and send keys in the \
+                    header X-Rigbox-Key.";
+        return Err(error_pages::bad_request("key_in_url", text));
+    }
+    Ok(path_owner(path))
+}
+
+/// Redirects from http to https.
+fn redirect_to_tls<B>(host: &str, port: u16, request: &Request<B>) -> Response {
+    let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let mut response = error_pages::response(StatusCode::PERMANENT_REDIRECT, None);
+    if let Ok(url) = HeaderValue::from_str(&format!("https://{host}{port}{path}")) {
+        response.headers_mut().insert(LOCATION, url);
+    }
+    response
+}
+
+async fn find_route(worker: &Worker, host: &str) -> Result<Arc<Route>, Message> {
+    match worker.control.route(host).await {
+        Ok(Some(route)) => Ok(route),
+        Ok(None) if worker.is_below_domain(host) => Err(error_pages::no_app(host)),
+        Ok(None) => Err(error_pages::unknown_host(host)),
+        Err(error) => {
+            tracing::warn!(%error, host, "failed to resolve a host");
+            Err(error_pages::unavailable())
+        }
+    }
+}
+
+/// Decides about a request, and registers its grant, where a change will find it.
+async fn authorize<B>(
+    worker: &Worker,
+    host: &str,
+    request: &Request<B>,
+    classification: Classification,
+    busy: &BusyGuard,
+) -> Result<Authorized, Box<Response>> {
+    let form = classification.form;
+    let headers = request.headers();
+    for _ in 0..MAX_ATTEMPTS {
+        let route = find_route(worker, host).await.map_err(|message| Box::new(message.render(form)))?;
+        let kind = classify::kind(request, classification, &route.cors_origins);
+        let access_request = AccessRequest {
+            credential: credential(headers, route.secure),
+            kind,
+            initiator: classify::initiator(request, &route.origin, kind == RequestKind::WebSocket),
+        };
+        let access = match authorize::authorize(&worker.control, &route, &access_request).await {
+            Ok(access) => access,
+            Err(AccessError::Refused(refusal)) => {
+                let credential = access_request.credential.as_ref();
+                return Err(Box::new(refused(refusal, &route, request, credential, classification)));
+            }
+            Err(AccessError::Control(error)) => {
+                tracing::warn!(%error, "failed to identify a credential");
+                return Err(Box::new(error_pages::unavailable().render(form)));
+            }
+        };
+        let user = access.identity.as_deref().filter(|_| access.permit.user().is_some());
+        let decision = Decision {
+            request: access_request,
+            route: Arc::clone(&route),
+            identity_forwarded: user.is_some(),
+        };
+        let expires_at_ms = user.map_or(i64::MAX, |user| user.until_ms);
+        let grant = worker.grants.start(decision, expires_at_ms, busy.clone(), worker.limits.response);
+        // Checked after the grant is registered, so that a change finds it in the cache or among the grants.
+        let cache = &worker.control.cache;
+        let current = cache.epochs().is_leased()
+            && cache.is_current(&route)
+            && access.identity.as_ref().is_none_or(|identity| cache.is_current_identity(identity));
+        if current {
+            let identity = user.and_then(|user| user.forwarded.clone());
+            return Ok(Authorized { permit: access.permit, grant, identity });
+        }
+    }
+    Err(Box::new(error_pages::unavailable().render(form)))
+}
+
+/// Returns the credential of a request. A header, which a program sets deliberately, goes before a cookie.
+fn credential(headers: &HeaderMap, secure: bool) -> Option<Credential> {
+    let bounded = |text: &str| text.get(..text.len().min(MAX_CREDENTIAL_LEN)).unwrap_or_default().to_owned();
+    if headers.contains_key(KEY) {
+        // Two keys count as an invalid one.
+        let key = single_value(headers, KEY).unwrap_or_default();
+        return Some(Credential::new(CredentialSource::Header, &bounded(key)));
+    }
+    APP.value(headers, secure).map(|session| Credential::new(CredentialSource::Cookie, &bounded(session)))
+}
+
+fn refused<B>(
+    refusal: Refusal,
+    route: &Route,
+    request: &Request<B>,
+    credential: Option<&Credential>,
+    classification: Classification,
+) -> Response {
+    let form = classification.form;
+    match refusal {
+        Refusal::SignIn => {
+            let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
+            platform_paths::sign_in(route, form, path)
+        }
+        Refusal::PreflightAllowed => preflight(request.headers()),
+        Refusal::InvalidCredential
+            if credential.is_some_and(|credential| credential.source == CredentialSource::Cookie) =>
+        {
+            let mut response = error_pages::refused(refusal).render(form);
+            platform_paths::remove_session(&mut response, route);
+            response
+        }
+        refusal => error_pages::refused(refusal).render(form),
+    }
+}
+
+/// Allows a preflight of a listed origin.
+fn preflight(headers: &HeaderMap) -> Response {
+    let mut response = error_pages::response(StatusCode::NO_CONTENT, None);
+    let bounded = |name| headers.get(name).filter(|value| value.len() <= MAX_CORS_LIST_LEN).cloned();
+    let pairs = [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, bounded(ORIGIN)),
+        (ACCESS_CONTROL_ALLOW_METHODS, bounded(ACCESS_CONTROL_REQUEST_METHOD)),
+        (ACCESS_CONTROL_ALLOW_HEADERS, bounded(ACCESS_CONTROL_REQUEST_HEADERS)),
+        (ACCESS_CONTROL_MAX_AGE, Some(HeaderValue::from_static("60"))),
+        (VARY, Some(HeaderValue::from_static("origin"))),
+    ];
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}

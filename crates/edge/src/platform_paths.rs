@@ -1,0 +1,215 @@
+//! The platform's own paths on an app's host, below `/.rigbox/`: sign-in through the console, which hands a code over, sign-out, and the
+//! keys of identity assertions.
+//!
+//! A sign-in starts with a nonce in a cookie of the browser; its hash is the `state` that passes through the console. A code is therefore
+//! of use only in the browser that requested it.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use rigbox_core::app_access::{Initiator, Refusal};
+use rigbox_gateway::clock::unix_ms;
+
+use crate::decision::control::Control;
+use crate::decision::route::Route;
+use crate::error_pages::{self, Message, Response, ResponseForm, redirect};
+use crate::request::classify;
+use crate::request::cookies::{APP, STATE};
+use crate::request::path::{PathOwner, decode, path_owner};
+
+/// Time for a sign-in, in seconds.
+const SIGN_IN_TTL_S: u64 = 600;
+/// Maximum length of a path to return to.
+const MAX_RETURN_PATH_LEN: usize = 2048;
+/// Maximum length of a code or state.
+const MAX_PARAMETER_LEN: usize = 512;
+const NONCE_LEN: usize = 32;
+
+/// Responds to a request below `/.rigbox/`; `rest` is the path after that.
+pub(crate) async fn respond<B>(
+    control: &Control,
+    keys: &str,
+    route: &Route,
+    request: &Request<B>,
+    rest: &str,
+    form: ResponseForm,
+) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    match (rest, reads) {
+        ("sign-in", true) => sign_in(route, form, &parameter(query, "to").unwrap_or_default()),
+        ("callback", true) => callback(control, route, request.headers(), query, form).await,
+        ("keys", true) => key_set(keys),
+        ("sign-out", false) if request.method() == Method::POST => sign_out(route, request, form),
+        ("sign-in" | "callback" | "keys", _) => method_not_allowed("GET", form),
+        ("sign-out", _) => method_not_allowed("POST", form),
+        _ => not_found(form),
+    }
+}
+
+/// Refuses a path that is not one of ours, or only looks like one.
+pub(crate) fn not_found(form: ResponseForm) -> Response {
+    let text = "Page not found. Paths below /.rigbox/ belong to Rigbox, not to the app.";
+    Message::new(StatusCode::NOT_FOUND, "not_found", "Not found", text).render(form)
+}
+
+fn method_not_allowed(method: &'static str, form: ResponseForm) -> Response {
+    let text = format!("Method not allowed. Use {method}.");
+    let message =
+        Message::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", text);
+    let mut response = message.render(form);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
+    response
+}
+
+fn key_set(text: &str) -> Response {
+    let content = Some(Bytes::copy_from_slice(text.as_bytes()));
+    let mut response = error_pages::response(StatusCode::OK, content);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    response
+}
+
+/// Redirects a browser to the console, from where it returns to `path`.
+pub(crate) fn sign_in(route: &Route, form: ResponseForm, path: &str) -> Response {
+    start_sign_in(route, path).unwrap_or_else(|| error_pages::unavailable().render(form))
+}
+
+fn start_sign_in(route: &Route, path: &str) -> Option<Response> {
+    let mut random = [0; NONCE_LEN];
+    getrandom::fill(&mut random).ok()?;
+    let nonce = BASE64.encode(random);
+    let cookie = format!("{nonce}.{}", BASE64.encode(safe_path(path)));
+    let mut response = redirect(&format!("{}?state={}", route.sign_in_url, state_of(&nonce)))?;
+    response.headers_mut().append(SET_COOKIE, STATE.set(&cookie, SIGN_IN_TTL_S, route.secure)?);
+    Some(response)
+}
+
+/// Returns the state that passes through the console for a nonce.
+fn state_of(nonce: &str) -> String {
+    BASE64.encode(digest(&SHA256, nonce.as_bytes()))
+}
+
+/// Returns a path if every browser takes it for one of this host, or else `/`.
+fn safe_path(path: &str) -> &str {
+    let leaves_host = path.starts_with("//") || path.starts_with("/\\");
+    let ambiguous = path.chars().any(|c| c.is_control() || c == '\\' || !c.is_ascii());
+    let bare = path.split(['?', '#']).next().unwrap_or_default();
+    let is_apps = matches!(path_owner(bare), PathOwner::App);
+    let fits = path.starts_with('/') && path.len() <= MAX_RETURN_PATH_LEN;
+    if fits && !leaves_host && !ambiguous && is_apps { path } else { "/" }
+}
+
+async fn callback(
+    control: &Control,
+    route: &Route,
+    headers: &HeaderMap,
+    query: &str,
+    form: ResponseForm,
+) -> Response {
+    let bounded =
+        |name| parameter(query, name).filter(|value| (1..=MAX_PARAMETER_LEN).contains(&value.len()));
+    let started = STATE.value(headers, route.secure).and_then(|cookie| cookie.split_once('.'));
+    let (Some(code), Some(state), Some((nonce, path))) = (bounded("code"), bounded("state"), started) else {
+        return sign_in_failed(form);
+    };
+    if verify_slices_are_equal(state_of(nonce).as_bytes(), state.as_bytes()).is_err() {
+        return sign_in_failed(form);
+    }
+    let path = BASE64.decode(path).ok().and_then(|path| String::from_utf8(path).ok()).unwrap_or_default();
+    match control.redeem(&code, route.app.id.as_str(), &state).await {
+        Ok(Some(redeemed)) => {
+            let left = (redeemed.expires_unix_ms - unix_ms()).max(0) / 1000;
+            let left = u64::try_from(left).unwrap_or_default();
+            signed_in(route, &redeemed.app_session, left, &path)
+                .unwrap_or_else(|| error_pages::unavailable().render(form))
+        }
+        Ok(None) => sign_in_failed(form),
+        Err(error) => {
+            tracing::warn!(%error, "failed to complete a sign-in");
+            error_pages::unavailable().render(form)
+        }
+    }
+}
+
+fn signed_in(route: &Route, session: &str, seconds: u64, path: &str) -> Option<Response> {
+    let mut response = redirect(safe_path(path))?;
+    response.headers_mut().append(SET_COOKIE, APP.set(session, seconds, route.secure)?);
+    response.headers_mut().append(SET_COOKIE, STATE.set("", 0, route.secure)?);
+    Some(response)
+}
+
+fn sign_in_failed(form: ResponseForm) -> Response {
+    let text =
+        "This sign-in was started in another browser, has expired, or was completed before. Sign in again.";
+    let mut message = Message::new(StatusCode::FORBIDDEN, "sign_in_failed", "Sign-in failed", text);
+    message.link = Some(("/.rigbox/sign-in", "Sign in"));
+    message.render(form)
+}
+
+fn sign_out<B>(route: &Route, request: &Request<B>, form: ResponseForm) -> Response {
+    if classify::initiator(request, &route.origin, false) != Initiator::SameOrigin {
+        return error_pages::refused(Refusal::CrossSite).render(form);
+    }
+    let text = "You are signed out of this app.";
+    let mut message = Message::new(StatusCode::OK, "signed_out", "Signed out", text);
+    message.link = Some(("/.rigbox/sign-in", "Sign in"));
+    let mut response = message.render(form);
+    remove_session(&mut response, route);
+    response
+}
+
+/// Removes the app's session from the browser.
+pub(crate) fn remove_session(response: &mut Response, route: &Route) {
+    if let Some(cookie) = APP.set("", 0, route.secure) {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+}
+
+/// Returns a query parameter that occurs exactly once.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let mut found = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(key, _)| *key == name);
+    let (_, value) = found.next()?;
+    if found.next().is_some() {
+        return None;
+    }
+    let value = value.replace('+', " ");
+    Some(decode(&value).unwrap_or(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_in_returns_to_this_host_only() {
+        for (path, safe) in [
+            ("/", "/"),
+            ("/a/b?c=d&e=//f", "/a/b?c=d&e=//f"),
+            ("", "/"),
+            ("a", "/"),
+            ("//evil.example", "/"),
+            ("/\\evil.example", "/"),
+            ("/a\\..\\b", "/"),
+            ("https://evil.example/", "/"),
+            ("/a\r\nSet-Cookie: x", "/"),
+            ("/\t/evil.example", "/"),
+            ("/\u{e4}", "/"),
+            ("/.rigbox/sign-in", "/"),
+            ("/%2erigbox/sign-in", "/"),
+        ] {
+            assert_eq!(safe_path(path), safe, "{path:?}");
+        }
+        assert_eq!(safe_path(&format!("/{}", "a".repeat(MAX_RETURN_PATH_LEN))), "/");
+    }
+
+    #[test]
+    fn a_repeated_parameter_is_ignored() {
+        assert_eq!(parameter("a=b&to=%2Fx+y", "to").as_deref(), Some("/x y"));
+        assert_eq!(parameter("to=a&to=b", "to"), None);
+        assert_eq!(parameter("too=a", "to"), None);
+    }
+}

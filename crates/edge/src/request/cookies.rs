@@ -1,0 +1,194 @@
+//! Cookies: the platform's never reach the app, and the app cannot set them. The app's own pass byte for
+//! byte.
+
+use http::header::{COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderValue};
+
+/// Session of an app.
+pub(crate) const APP: Name = Name { plain: "rigbox_app", secure: "__Host-rigbox_app" };
+/// Binds a sign-in in progress to the browser.
+pub(crate) const STATE: Name = Name { plain: "rigbox_state", secure: "__Host-rigbox_state" };
+/// Session of the console. Browsers send it nowhere else, but it would not be the app's.
+const SESSION: Name = Name { plain: "rigbox_session", secure: "__Host-rigbox_session" };
+
+/// Cookie name. The prefix makes browsers accept it from this very host over TLS only (RFC 6265bis, section
+/// 4.1.3.2).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Name {
+    plain: &'static str,
+    secure: &'static str,
+}
+
+impl Name {
+    fn on(self, secure: bool) -> &'static str {
+        if secure { self.secure } else { self.plain }
+    }
+
+    /// Returns the cookie's value. Two cookies of the name mean that another site set one; then there is
+    /// none.
+    pub(crate) fn value(self, headers: &HeaderMap, secure: bool) -> Option<&str> {
+        let name = self.on(secure);
+        let mut found = headers
+            .get_all(COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(';'))
+            .filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
+            .filter(|(key, _)| *key == name)
+            .map(|(_, value)| value);
+        let value = found.next()?;
+        found.next().is_none().then_some(value)
+    }
+
+    /// Returns the header that sets the cookie for `seconds`; 0 removes it.
+    pub(crate) fn set(self, value: &str, seconds: u64, secure: bool) -> Option<HeaderValue> {
+        let name = self.on(secure);
+        let tail = if secure { "; Secure" } else { "" };
+        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{tail}");
+        let mut header = HeaderValue::from_str(&text).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+}
+
+fn is_platform(name: &[u8]) -> bool {
+    [APP, STATE, SESSION]
+        .iter()
+        .any(|platform| name == platform.plain.as_bytes() || name == platform.secure.as_bytes())
+}
+
+/// Returns the name a browser gives the cookie `pair`. A nameless cookie is sent as its bare value, which may
+/// look like a name and a value.
+fn name_of(pair: &[u8]) -> &[u8] {
+    let mut pair = pair.trim_ascii();
+    while let Some(rest) = pair.strip_prefix(b"=") {
+        pair = rest.trim_ascii();
+    }
+    pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii()
+}
+
+/// Removes the platform's cookies from a request.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    let platform = headers
+        .get_all(COOKIE)
+        .iter()
+        .any(|value| memchr::memmem::find(value.as_bytes(), b"rigbox_").is_some());
+    if !platform {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers.get_all(COOKIE).iter().filter_map(without_ours).collect();
+    headers.remove(COOKIE);
+    for value in kept {
+        headers.append(COOKIE, value);
+    }
+}
+
+fn without_ours(value: &HeaderValue) -> Option<HeaderValue> {
+    let pairs = value.as_bytes().split(|byte| *byte == b';');
+    let kept: Vec<&[u8]> = pairs.filter(|pair| !is_platform(name_of(pair))).collect();
+    let text = kept.join(&b';');
+    let text = text.trim_ascii_start();
+    if text.is_empty() { None } else { HeaderValue::from_bytes(text).ok() }
+}
+
+/// Removes from a response what the app may not set: the platform's cookies, and domains wider than its host.
+pub(crate) fn strip_set_cookie(headers: &mut HeaderMap, host: &str) {
+    if !headers.contains_key(SET_COOKIE) {
+        return;
+    }
+    let kept: Vec<HeaderValue> =
+        headers.get_all(SET_COOKIE).iter().filter_map(|value| for_host(value, host)).collect();
+    headers.remove(SET_COOKIE);
+    for value in kept {
+        headers.append(SET_COOKIE, value);
+    }
+}
+
+fn for_host(value: &HeaderValue, host: &str) -> Option<HeaderValue> {
+    let mut parts = value.as_bytes().split(|byte| *byte == b';');
+    let pair = parts.next().unwrap_or_default();
+    if is_platform(name_of(pair)) {
+        return None;
+    }
+    let wide = |part: &[u8]| {
+        let mut halves = part.splitn(2, |byte| *byte == b'=');
+        let name = halves.next().unwrap_or_default().trim_ascii();
+        let domain = halves.next().unwrap_or_default().trim_ascii();
+        let domain = domain.strip_prefix(b".").unwrap_or(domain);
+        name.eq_ignore_ascii_case(b"domain") && !domain.eq_ignore_ascii_case(host.as_bytes())
+    };
+    let attributes: Vec<&[u8]> = parts.collect();
+    if !attributes.iter().any(|part| wide(part)) {
+        return Some(value.clone());
+    }
+    let mut text = pair.to_vec();
+    for part in attributes.into_iter().filter(|part| !wide(part)) {
+        text.push(b';');
+        text.extend_from_slice(part);
+    }
+    HeaderValue::from_bytes(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stripped(cookies: &[&str]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for cookie in cookies {
+            headers.append(COOKIE, HeaderValue::from_str(cookie).unwrap());
+        }
+        strip(&mut headers);
+        headers.get_all(COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn an_apps_own_cookies_pass_byte_for_byte() {
+        for (sent, passed) in [
+            (&["a=b;  c = d ;e"][..], &["a=b;  c = d ;e"][..]),
+            (&["a=b; rigbox_app=x; c=d"], &["a=b; c=d"]),
+            (&["rigbox_app=x; c=d"], &["c=d"]),
+            (&["rigbox_app=x"], &[]),
+            (&["rigbox_state=x; __Host-rigbox_state=y; rigbox_session=z"], &[]),
+            (&["a=b", "__Host-rigbox_app=x", "c=d"], &["a=b", "c=d"]),
+            (&["xrigbox_app=x; rigbox_apple=y"], &["xrigbox_app=x; rigbox_apple=y"]),
+            (&["=rigbox_app=x; a=b"], &["a=b"]),
+        ] {
+            assert_eq!(stripped(sent), passed, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn two_session_cookies_are_none() {
+        let value = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIE, HeaderValue::from_str(text).unwrap());
+            APP.value(&headers, false).map(str::to_owned)
+        };
+        assert_eq!(value("a=b; rigbox_app=x").as_deref(), Some("x"));
+        assert_eq!(value("rigbox_app=x; rigbox_app=x"), None);
+        assert_eq!(value("__Host-rigbox_app=x"), None);
+    }
+
+    #[test]
+    fn an_app_sets_cookies_of_its_own_host_only() {
+        let host = "web.rigbox.localhost";
+        for (set, kept) in [
+            ("a=b; Path=/; HttpOnly", Some("a=b; Path=/; HttpOnly")),
+            ("a=b; Domain=rigbox.localhost; Path=/", Some("a=b; Path=/")),
+            ("a=b;DOMAIN = .localhost;Path=/", Some("a=b;Path=/")),
+            ("a=b; Domain=.web.rigbox.localhost", Some("a=b; Domain=.web.rigbox.localhost")),
+            ("a=b; Domain=web.rigbox.localhost; Domain=localhost", Some("a=b; Domain=web.rigbox.localhost")),
+            ("a=domain=x; Path=/", Some("a=domain=x; Path=/")),
+            ("rigbox_app=x", None),
+            (" rigbox_state =x; Domain=localhost", None),
+            ("__Host-rigbox_app=x; Secure; Path=/", None),
+            ("=rigbox_app=x", None),
+            ("rigbox_session=x", None),
+        ] {
+            let value = HeaderValue::from_str(set).unwrap();
+            let said = for_host(&value, host).map(|value| value.to_str().unwrap().to_owned());
+            assert_eq!(said.as_deref(), kept, "{set}");
+        }
+    }
+}

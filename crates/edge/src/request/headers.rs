@@ -1,0 +1,237 @@
+//! Headers on their way through: the platform's are removed, those the app may know are added, and hop-by-hop
+//! headers end here (RFC 9110, 7.6.1).
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue};
+use rigbox_core::tokens;
+
+use crate::decision::route::ForwardedIdentity;
+use crate::request::cookies;
+
+/// Header with a program's credential.
+pub(crate) const KEY: HeaderName = HeaderName::from_static("x-rigbox-key");
+const USER: HeaderName = HeaderName::from_static("x-rigbox-user");
+const EMAIL: HeaderName = HeaderName::from_static("x-rigbox-email");
+const ASSERTION: HeaderName = HeaderName::from_static("x-rigbox-assertion");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Hop-by-hop headers, whether or not `Connection` names them.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// How a request arrived, for the forwarding headers.
+#[derive(Debug, Clone)]
+pub(crate) struct Forwarding<'a> {
+    /// Client address.
+    pub(crate) client: &'a HeaderValue,
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
+    pub(crate) host: HeaderValue,
+}
+
+/// Turns a client's headers into those of the request to the app.
+pub(crate) fn to_app(
+    headers: &mut HeaderMap,
+    forwarding: Forwarding<'_>,
+    identity: Option<&ForwardedIdentity>,
+) {
+    remove_hop_by_hop(headers, |name| *name == EXPECT || is_claim(name.as_str()));
+    cookies::strip(headers);
+    strip_authorization(headers);
+    headers.insert(FORWARDED_FOR, forwarding.client.clone());
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));
+    headers.insert(FORWARDED_HOST, forwarding.host.clone());
+    headers.insert(HOST, forwarding.host);
+    if let Some(identity) = identity {
+        headers.insert(USER, identity.user.clone());
+        headers.insert(EMAIL, identity.email.clone());
+        if let Some(assertion) = &identity.assertion {
+            headers.insert(ASSERTION, assertion.clone());
+        }
+    }
+}
+
+/// Turns an app's headers into those of the response to the client.
+pub(crate) fn to_client(headers: &mut HeaderMap, host: &str) {
+    // The `x-rigbox-` namespace is ours alone.
+    remove_hop_by_hop(headers, |name| name.as_str().starts_with("x-rigbox-"));
+    cookies::strip_set_cookie(headers, host);
+}
+
+/// Removes hop-by-hop headers, and those that `is_forbidden` selects.
+fn remove_hop_by_hop(headers: &mut HeaderMap, is_forbidden: impl Fn(&HeaderName) -> bool) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    // Scanning the names is cheaper than looking each one up: there is rarely more than one to remove.
+    while let Some(name) =
+        headers.keys().find(|name| HOP_BY_HOP.contains(name) || is_forbidden(name)).cloned()
+    {
+        headers.remove(name);
+    }
+}
+
+/// Returns whether a client's header claims what only the platform may say. Programs that read headers from
+/// an environment (CGI) do not distinguish `_` from `-`.
+fn is_claim(name: &str) -> bool {
+    // Nearly every other name ends here.
+    if !name.starts_with(['x', 'f']) {
+        return false;
+    }
+    let mut name = std::borrow::Cow::Borrowed(name);
+    if name.contains('_') {
+        name = name.replace('_', "-").into();
+    }
+    name.starts_with("x-rigbox-")
+        || name.starts_with("x-forwarded-")
+        || name == "forwarded"
+        || name == "x-real-ip"
+}
+
+/// Removes `Authorization` if it carries a platform token; any other is the app's.
+fn strip_authorization(headers: &mut HeaderMap) {
+    let ours = |value: &HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        let token = value
+            .split_at_checked(6)
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer"))
+            .map_or(value, |(_, token)| token.trim_ascii());
+        tokens::kind(token).is_some()
+    };
+    if !headers.get_all(AUTHORIZATION).iter().any(ours) {
+        return;
+    }
+    let kept: Vec<HeaderValue> =
+        headers.get_all(AUTHORIZATION).iter().filter(|value| !ours(value)).cloned().collect();
+    headers.remove(AUTHORIZATION);
+    for value in kept {
+        headers.append(AUTHORIZATION, value);
+    }
+}
+
+/// Returns whether a header that is a list contains `word`.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        headers
+    }
+
+    fn sent(pairs: &[(&str, &str)], identity: Option<&ForwardedIdentity>) -> Vec<(String, String)> {
+        let mut headers = map(pairs);
+        let client = HeaderValue::from_static("192.0.2.1");
+        let forwarding = Forwarding {
+            client: &client,
+            scheme: "http",
+            host: HeaderValue::from_static("web.rigbox.localhost"),
+        };
+        to_app(&mut headers, forwarding, identity);
+        let mut pairs: Vec<(String, String)> = headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .filter(|(name, _)| name != "host" && !name.starts_with("x-forwarded-"))
+            .collect();
+        pairs.sort();
+        pairs
+    }
+
+    #[test]
+    fn claims_of_a_client_do_not_reach_the_app() {
+        for name in [
+            "x-rigbox-user",
+            "X-Rigbox-Email",
+            "x_rigbox_user",
+            "x-rigbox_assertion",
+            "x_rigbox-key",
+            "X-Rigbox-Key",
+            "x-rigbox-anything",
+            "forwarded",
+            "x-forwarded-prefix",
+            "x_forwarded_for",
+            "x-real-ip",
+        ] {
+            assert_eq!(sent(&[(name, "evil")], None), [], "{name}");
+        }
+        let identity = ForwardedIdentity {
+            user: HeaderValue::from_static("us-aaaaaaaa"),
+            email: HeaderValue::from_static("a@b.example"),
+            assertion: None,
+        };
+        let identity_forwarded = [
+            ("x-rigbox-email".to_owned(), "a@b.example".to_owned()),
+            ("x-rigbox-user".to_owned(), "us-aaaaaaaa".to_owned()),
+        ];
+        let claims = [("x-rigbox-user", "evil"), ("connection", "x-rigbox-user, x-rigbox-email")];
+        assert_eq!(sent(&claims, Some(&identity)), identity_forwarded);
+    }
+
+    #[test]
+    fn an_apps_own_authorization_passes() {
+        let ours = format!("rb_{}", "a".repeat(43));
+        for (value, passes) in [
+            ("Basic YTpi".to_owned(), true),
+            ("Bearer rb_short".to_owned(), true),
+            (format!("Bearer {ours}x"), true),
+            (format!("Bearer  {ours}"), false),
+            (format!("bEARER {ours}"), false),
+            (ours, false),
+        ] {
+            assert_eq!(sent(&[("authorization", &value)], None).len(), usize::from(passes), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_one_connection_ends_here() {
+        let headers = [
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "x-other"),
+            ("x-private", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("proxy-authorization", "x"),
+            ("proxy-connection", "x"),
+            ("expect", "100-continue"),
+            ("accept", "*/*"),
+        ];
+        assert_eq!(sent(&headers, None), [("accept".to_owned(), "*/*".to_owned())]);
+    }
+}

@@ -1,0 +1,43 @@
+//! Response of an app on its way to the client, or the reason that there is none.
+
+use std::sync::Arc;
+
+use http::Version;
+use hyper::body::Incoming;
+use rigbox_gateway::active_grants::EndReason;
+
+use crate::decision::access_request::Grant;
+use crate::error_pages::Response;
+use crate::request::headers;
+use crate::state::Worker;
+use crate::upstream::pool::{ConnectError, Sender};
+use crate::upstream::response_body::{AppBody, ResponseBody};
+
+/// Reason that an app did not respond.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForwardError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("invalid response: {0}")]
+    Response(hyper::Error),
+    #[error("ended: {0:?}")]
+    Ended(EndReason),
+}
+
+/// Turns an app's response into the one to the client. `reuse` is the connection to return to the pool at the end.
+pub(crate) fn to_client(
+    worker: &Worker,
+    grant: Arc<Grant>,
+    response: http::Response<Incoming>,
+    reuse: Option<(Sender, Arc<Worker>)>,
+) -> Response {
+    let (mut head, body) = response.into_parts();
+    headers::to_client(&mut head.headers, &grant.decision().route.host);
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    let idle_timeout = worker.limits.idle;
+    grant.touch(idle_timeout);
+    let mut app = AppBody { body, grant, idle_timeout, reuse };
+    app.reuse_at_end();
+    Response::from_parts(head, ResponseBody::App(app))
+}
