@@ -30,6 +30,7 @@ use tonic::{Code, Status, Streaming};
 use super::secrets::{Environment, Variables};
 use super::terminal::{self, Terminal};
 use crate::users::User;
+use command::error;
 
 /// Parent of the commands' control groups.
 const CGROUP_PARENT: &str = "/sys/fs/cgroup/rigbox/exec";
@@ -136,10 +137,6 @@ impl Drop for ProcessGroup {
         // Fails while background processes of the command remain. The folder then disappears with the VM.
         let _ = fs::remove_dir(&self.cgroup);
     }
-}
-
-fn error(code: &str, message: impl Into<String>) -> Error {
-    Error { code: code.to_owned(), message: message.into() }
 }
 
 impl RunningCommand {

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 
 use rigbox_proto::guest::{Error, ExecStart};
 
-use super::error;
 use crate::agent::secrets::Variables;
 use crate::users::User;
+
+/// Creates an error for the caller.
+pub(super) fn error(code: &str, message: impl Into<String>) -> Error {
+    Error { code: code.to_owned(), message: message.into() }
+}
 
 /// Builds the command of a request. Its environment is the user's, overridden by the workspace's `variables`, overridden by the request's.
 pub(super) fn build(
