@@ -1,4 +1,4 @@
-//! `rigboxd admin`: what the operator does on the machine itself, beside a control role that may run.
+//! `rigboxd admin`: the operator's commands on the machine itself. They work whether Rigbox is running or not.
 
 use std::num::NonZeroU32;
 
@@ -7,111 +7,111 @@ use clap::Subcommand;
 use rigbox_control::admin;
 use rigbox_core::plans::{LimitOverrides, Plan};
 
-use crate::Place;
+use crate::ConfigArgument;
 use crate::config::Installation;
 use crate::role;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Make, list and change users
+    /// Create, list and change users
     #[command(subcommand)]
     User(UserCommand),
-    /// Print a further API key of the administrator, for when the first one was lost
+    /// Issue another API key for the administrator, e.g. after the first one was lost
     Key {
         #[command(flatten)]
-        place: Place,
-        /// What the key is listed as
+        config: ConfigArgument,
+        /// Name of the key in lists
         #[arg(long, default_value = "recovered")]
         name: String,
     },
-    /// Print a link that signs a user in, once, within 15 minutes
+    /// Print a sign-in link, which works once and expires in 15 minutes
     LoginLink {
         #[command(flatten)]
-        place: Place,
-        /// The user's e-mail address
+        config: ConfigArgument,
+        /// Email address of the user
         email: String,
     },
-    /// Encrypt all secrets with another master key, while everything runs
-    RotateMasterKey(Place),
-    /// The audit log
+    /// Re-encrypt all secrets with a new master key, without downtime
+    RotateMasterKey(ConfigArgument),
+    /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
 }
 
 #[derive(Subcommand)]
 pub(crate) enum UserCommand {
-    /// Make a user; they sign in by a link
+    /// Create a user, who signs in with a link sent by email
     Add {
         #[command(flatten)]
-        place: Place,
-        /// The user's e-mail address
+        config: ConfigArgument,
+        /// Email address of the user
         email: String,
-        /// free or pro
+        /// Plan: free or pro
         #[arg(long, default_value = "free", value_parser = plan)]
         plan: Plan,
     },
-    /// List the users, oldest first
-    Ls(Place),
-    /// Give a user another plan
+    /// List users, oldest first
+    Ls(ConfigArgument),
+    /// Change a user's plan
     SetPlan {
         #[command(flatten)]
-        place: Place,
-        /// The user's e-mail address
+        config: ConfigArgument,
+        /// Email address of the user
         email: String,
-        /// free or pro
+        /// Plan: free or pro
         #[arg(value_parser = plan)]
         plan: Plan,
     },
-    /// Set limits for one user otherwise than for the plan; without any, take back what was set
+    /// Override the plan's limits for one user; without options, remove all overrides
     SetLimits {
         #[command(flatten)]
-        place: Place,
-        /// The user's e-mail address
+        config: ConfigArgument,
+        /// Email address of the user
         email: String,
         #[command(flatten)]
         limits: Limits,
     },
-    /// Make everything that a user has open nothing, at once
+    /// Disable a user: reject their sessions and API keys at once
     Disable {
         #[command(flatten)]
-        place: Place,
-        /// The user's e-mail address
+        config: ConfigArgument,
+        /// Email address of the user
         email: String,
     },
-    /// Let a disabled user in again; their API keys are good again
+    /// Enable a disabled user and their API keys
     Enable {
         #[command(flatten)]
-        place: Place,
-        /// The user's e-mail address
+        config: ConfigArgument,
+        /// Email address of the user
         email: String,
     },
 }
 
-/// What may be set for one user.
+/// Limits that can be overridden for one user.
 #[derive(clap::Args)]
 pub(crate) struct Limits {
-    /// Workspaces
+    /// Maximum number of workspaces
     #[arg(long)]
     max_vms: Option<u32>,
-    /// MiB of memory of one workspace
+    /// Maximum memory of one workspace in MiB
     #[arg(long)]
     max_ram_per_vm_mb: Option<u32>,
-    /// Processors of one workspace
+    /// Maximum virtual CPUs of one workspace
     #[arg(long)]
     max_vcpu_per_vm: Option<u32>,
-    /// MiB of disk of one workspace
+    /// Maximum disk of one workspace in MiB
     #[arg(long)]
     max_disk_per_vm_mb: Option<u32>,
-    /// Apps of one workspace
+    /// Maximum number of apps of one workspace
     #[arg(long)]
     max_apps_per_vm: Option<u32>,
-    /// Requests a minute for keys and the account
+    /// Requests per minute for API keys and the account
     #[arg(long)]
     authentication_per_min: Option<NonZeroU32>,
-    /// Requests a minute for workspaces and what is in them
+    /// Requests per minute for workspaces and what is in them
     #[arg(long)]
     workspaces_per_min: Option<NonZeroU32>,
-    /// Requests a minute for apps
+    /// Requests per minute for apps
     #[arg(long)]
     apps_per_min: Option<NonZeroU32>,
 }
@@ -144,52 +144,57 @@ impl From<Limits> for Option<LimitOverrides> {
 
 #[derive(Subcommand)]
 pub(crate) enum AuditCommand {
-    /// Follow the log's chain and say whether it is whole
-    Verify(Place),
+    /// Verify the hash chain of the audit log
+    Verify(ConfigArgument),
 }
 
-/// There is one administrator, made by `bootstrap`.
+/// Parses a plan. `owner` is refused: `bootstrap` creates the only administrator.
 fn plan(text: &str) -> Result<Plan, String> {
     match text.parse() {
         Ok(Plan::Owner) => {
-            Err("the plan `owner` is the administrator's alone: expected free or pro".to_owned())
+            Err("plan `owner` is reserved for the administrator; expected free or pro".to_owned())
         }
         Ok(plan) => Ok(plan),
         Err(_) => Err("expected free or pro".to_owned()),
     }
 }
 
-/// Does something as control, with its view of the files.
+/// Runs `work` as the control role.
 fn as_control<T>(
-    place: &Place,
+    config: &ConfigArgument,
     work: impl AsyncFnOnce(rigbox_control::Config) -> Result<T, rigbox_control::Error>,
 ) -> Result<T> {
-    role::as_control(&Installation::load(&place.config)?, work)
+    role::as_control(&Installation::load(&config.path)?, work)
 }
 
 pub(crate) fn run(command: Command) -> Result<()> {
     match command {
         Command::User(command) => user(command),
-        Command::Key { place, name } => {
-            let made = as_control(&place, async |config| admin::mint_key(&config, &name).await)?;
-            println!("{}", made.api_key.reveal());
+        Command::Key { config, name } => {
+            let created = as_control(&config, async |control| admin::mint_key(&control, &name).await)?;
+            println!("{}", created.api_key.reveal());
             Ok(())
         }
-        Command::LoginLink { place, email } => {
-            println!("{}", as_control(&place, async |config| admin::login_link(&config, &email).await)?);
+        Command::LoginLink { config, email } => {
+            println!("{}", as_control(&config, async |control| admin::login_link(&control, &email).await)?);
             Ok(())
         }
-        Command::RotateMasterKey(place) => {
-            let done = as_control(&place, async |config| admin::rotate_master_key(&config).await)?;
-            let how = if done.resumed { "an interrupted rotation is finished" } else { "rotated" };
-            println!("{how}: {} secrets are encrypted with the master key {} now", done.records, done.to);
+        Command::RotateMasterKey(config) => {
+            let rotation = as_control(&config, async |control| admin::rotate_master_key(&control).await)?;
+            let done = if rotation.resumed { "finished an interrupted rotation" } else { "rotated" };
+            println!(
+                "{done}: {} secrets are now encrypted with master key {}",
+                rotation.records, rotation.to
+            );
             Ok(())
         }
-        Command::Audit(AuditCommand::Verify(place)) => {
-            match as_control(&place, async |config| admin::verify_audit(&config).await)? {
-                Ok(entries) => println!("the audit log is whole: {entries} entries"),
+        Command::Audit(AuditCommand::Verify(config)) => {
+            match as_control(&config, async |control| admin::verify_audit(&control).await)? {
+                Ok(entries) => println!("audit log is valid: {entries} entries"),
                 Err(seq) => {
-                    anyhow::bail!("the audit log was changed: entry {seq} is the first that does not fit")
+                    anyhow::bail!(
+                        "the audit log was tampered with: entry {seq} is the first that does not match its hash"
+                    )
                 }
             }
             Ok(())
@@ -199,27 +204,27 @@ pub(crate) fn run(command: Command) -> Result<()> {
 
 fn user(command: UserCommand) -> Result<()> {
     match command {
-        UserCommand::Add { place, email, plan } => {
-            let id = as_control(&place, async |config| admin::add_user(&config, &email, plan).await)?;
+        UserCommand::Add { config, email, plan } => {
+            let id = as_control(&config, async |control| admin::add_user(&control, &email, plan).await)?;
             println!("{id}");
         }
-        UserCommand::Ls(place) => {
-            for user in as_control(&place, async |config| admin::users(&config).await)? {
+        UserCommand::Ls(config) => {
+            for user in as_control(&config, async |control| admin::users(&control).await)? {
                 let state = if user.disabled_at.is_some() { "disabled" } else { "active" };
                 println!("{}  {}  {}  {state}", user.id, user.plan.as_str(), user.email);
             }
         }
-        UserCommand::SetPlan { place, email, plan } => {
-            as_control(&place, async |config| admin::set_plan(&config, &email, plan).await)?;
+        UserCommand::SetPlan { config, email, plan } => {
+            as_control(&config, async |control| admin::set_plan(&control, &email, plan).await)?;
         }
-        UserCommand::SetLimits { place, email, limits } => {
-            as_control(&place, async |config| admin::set_limits(&config, &email, limits.into()).await)?;
+        UserCommand::SetLimits { config, email, limits } => {
+            as_control(&config, async |control| admin::set_limits(&control, &email, limits.into()).await)?;
         }
-        UserCommand::Disable { place, email } => {
-            as_control(&place, async |config| admin::set_disabled(&config, &email, true).await)?;
+        UserCommand::Disable { config, email } => {
+            as_control(&config, async |control| admin::set_disabled(&control, &email, true).await)?;
         }
-        UserCommand::Enable { place, email } => {
-            as_control(&place, async |config| admin::set_disabled(&config, &email, false).await)?;
+        UserCommand::Enable { config, email } => {
+            as_control(&config, async |control| admin::set_disabled(&control, &email, false).await)?;
         }
     }
     Ok(())

@@ -1,7 +1,8 @@
-//! An installation: its configuration, `/etc/rigbox/rigbox.toml`, and what follows from it: its id, its folders, its uids, and what each role
-//! is told.
+//! An installation: its configuration file, the id, folders and uids that derive from it, and the configuration of each role.
 
 mod file;
+#[cfg(test)]
+mod reference;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,38 +13,38 @@ use rigbox_control::KeySource;
 
 use file::{Apps, File, MasterKey, Uplink, parse};
 
-/// Where the configuration is looked for.
+/// Default path of the configuration file.
 pub(crate) const DEFAULT_PATH: &str = "/etc/rigbox/rigbox.toml";
 
-/// Uids below this are in use by systems (systemd's UIDS-GIDS: 1879048192 to 2147352575 is nobody's).
-const UID_FLOOR: u32 = 1_879_048_192;
-/// Uids of one installation: its roles, then its VMs.
-const UIDS: u32 = 65_536;
-/// Ranges between the floor and the ceiling.
-const RANGES: u32 = 4_090;
-/// Below the run folder: where control takes the connections of VMs from the node.
+/// First uid for installations: systemd's UID_COUNT-GIDS leaves 1879048192 to 2147352575 unused.
+const FIRST_UID: u32 = 1_879_048_192;
+/// Number of uids per installation, for its roles and then its VMs.
+const UID_COUNT: u32 = 65_536;
+/// Number of uid ranges.
+const UID_RANGES: u32 = 4_090;
+/// Socket in the run folder on which control accepts the connections of VMs from the node.
 const BRIDGE_SOCKET: &str = "control/bridge.sock";
-/// Below the run folder: where control listens for gateways.
+/// Socket in the run folder on which control listens for gateways.
 const GATEWAY_SOCKET: &str = "control/gateway.sock";
-/// Below the run folder: copies of certificates and keys for edge.
+/// Folder in the run folder with copies of certificates and keys for edge.
 const TLS_FOLDER: &str = "edge/tls";
-/// Below the run folder: where the node listens for gateways.
+/// Socket in the run folder on which the node listens for gateways.
 const DIAL_SOCKET: &str = "node/dial.sock";
-/// Of an installation's uids, those for roles.
-const ROLE_UIDS: u32 = 16;
+/// Number of uids reserved for roles.
+const ROLE_UID_COUNT: u32 = 16;
 
-/// An installation: the configuration and what follows from it.
+/// An installation and its configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Installation {
     file: File,
-    /// 8 lower-case base32 characters of a hash of the state folder's path.
+    /// Id: 8 lower-case base32 characters of a hash of the state folder's path.
     pub(crate) id: String,
-    /// Who is asked for VMs' names. Read early: a role may not see the host's files any more.
+    /// DNS resolvers for VMs. Read early, because a confined role cannot see the host's files.
     resolvers: Vec<SocketAddr>,
 }
 
 impl Installation {
-    /// Reads the configuration at `path`; without one at the default place, defaults hold.
+    /// Reads the configuration at `path`. Without a file at the default path, defaults apply.
     pub(crate) fn load(path: &Path) -> Result<Self> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -54,8 +55,8 @@ impl Installation {
         };
         let file = parse(&text).with_context(|| format!("{} is not valid", path.display()))?;
         std::fs::create_dir_all(&file.state)
-            .with_context(|| format!("cannot make the state folder {}", file.state.display()))?;
-        let state = file.state.canonicalize().context("the state folder's path")?;
+            .with_context(|| format!("cannot create the state folder {}", file.state.display()))?;
+        let state = file.state.canonicalize().context("cannot resolve the path of the state folder")?;
         let hash = blake3::hash(state.as_os_str().as_encoded_bytes());
         let id = data_encoding::BASE32_NOPAD.encode(hash.as_bytes()).to_lowercase();
         let id = id.get(..8).unwrap_or_default().to_owned();
@@ -67,7 +68,7 @@ impl Installation {
         &self.file.state
     }
 
-    /// This installation's part of the run folder.
+    /// Returns this installation's part of the run folder.
     pub(crate) fn run(&self) -> PathBuf {
         self.file.run.join(&self.id)
     }
@@ -76,11 +77,11 @@ impl Installation {
         self.file.uid_base.unwrap_or_else(|| {
             let hash = blake3::hash(self.id.as_bytes());
             let number = hash.as_bytes().iter().take(4).fold(0u32, |n, byte| n << 8 | u32::from(*byte));
-            UID_FLOOR + number % RANGES * UIDS
+            FIRST_UID + number % UID_RANGES * UID_COUNT
         })
     }
 
-    /// The uid (and gid) of a role.
+    /// Returns the uid (and gid) of a role.
     pub(crate) fn uid(&self, role: Role) -> u32 {
         match role {
             Role::Node => 0,
@@ -90,12 +91,12 @@ impl Installation {
         }
     }
 
-    /// Where edge asks the node for connections to VMs.
+    /// Returns the socket on which the node listens for gateways.
     fn dial_socket(&self) -> PathBuf {
         self.run().join(DIAL_SOCKET)
     }
 
-    /// Settings of the node.
+    /// Returns the configuration of the node.
     pub(crate) fn node(&self) -> Result<rigbox_node::Config> {
         let settings = &self.file.node;
         let sockets = self.run().join("node");
@@ -109,7 +110,7 @@ impl Installation {
         };
         anyhow::ensure!(
             (0.0..=1.0).contains(&settings.disk_reserve),
-            "node.disk_reserve is {}, which is not between 0.0 and 1.0",
+            "node.disk_reserve is {}; expected a number between 0.0 and 1.0",
             settings.disk_reserve
         );
         Ok(rigbox_node::Config {
@@ -124,8 +125,8 @@ impl Installation {
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
             edge_uid: self.uid(Role::Edge),
-            vm_uid_base: self.uid_base() + ROLE_UIDS,
-            vm_uid_count: UIDS - ROLE_UIDS,
+            vm_uid_base: self.uid_base() + ROLE_UID_COUNT,
+            vm_uid_count: UID_COUNT - ROLE_UID_COUNT,
             image_cache,
             guest_dir,
             vmm: rigbox_node::VmmConfig { qemu: settings.qemu.clone() },
@@ -138,7 +139,7 @@ impl Installation {
         })
     }
 
-    /// Settings of guestio, whose root is the run folder.
+    /// Returns the configuration of guestio, whose root is the run folder.
     pub(crate) fn guestio(&self) -> rigbox_guestio::Config {
         rigbox_guestio::Config {
             node_socket: "/node/guestio.sock".into(),
@@ -149,7 +150,7 @@ impl Installation {
         }
     }
 
-    /// Settings of edge, whose root is the run folder.
+    /// Returns the configuration of edge, whose root is the run folder.
     pub(crate) fn edge(&self) -> Result<rigbox_edge::Config> {
         let Apps { listen, domain, tls } = &self.file.apps;
         let is_name = |label: &str| {
@@ -157,11 +158,11 @@ impl Installation {
         };
         anyhow::ensure!(
             domain.split('.').all(is_name),
-            "apps.domain is `{domain}`, which is no domain in lower case, such as `apps.example.org`"
+            "apps.domain is `{domain}`; expected a domain in lower case, such as `apps.example.org`"
         );
         anyhow::ensure!(
             tls.as_ref().is_none_or(|tls| !tls.certificates.is_empty()),
-            "apps.tls.certificates is empty: name at least one, as {{ certificate = \"...\", key = \"...\" }}"
+            "apps.tls.certificates is empty; add at least one, as {{ certificate = \"...\", key = \"...\" }}"
         );
         Ok(rigbox_edge::Config {
             listen: *listen,
@@ -176,7 +177,7 @@ impl Installation {
         })
     }
 
-    /// The origin that apps are below.
+    /// Returns the URL that apps are subdomains of.
     fn apps_url(&self) -> String {
         let Apps { listen, domain, tls } = &self.file.apps;
         let (scheme, port) = tls.as_ref().map_or(("http", listen.port()), |tls| ("https", tls.listen.port()));
@@ -186,30 +187,30 @@ impl Installation {
         }
     }
 
-    /// Certificates of apps, with their keys.
+    /// Returns certificates of apps and their keys.
     pub(crate) fn certificates(&self) -> Vec<(&Path, &Path)> {
         let tls = self.file.apps.tls.iter();
         tls.flat_map(|tls| &tls.certificates).map(|pair| (&*pair.certificate, &*pair.key)).collect()
     }
 
-    /// Where edge finds them.
+    /// Returns the folder with edge's copies of certificates and keys.
     pub(crate) fn tls_folder(&self) -> PathBuf {
         self.run().join(TLS_FOLDER)
     }
 
-    /// Where control listens for gateways.
+    /// Returns the socket on which control listens for gateways.
     fn gateway_socket(&self) -> PathBuf {
         self.run().join(GATEWAY_SOCKET)
     }
 
-    /// Settings of control, which finds its part of the state at `private`.
-    pub(crate) fn control(&self, private: &Path) -> rigbox_control::Config {
+    /// Returns the configuration of control, which sees its part of the state at `state`.
+    pub(crate) fn control(&self, state: &Path) -> rigbox_control::Config {
         let api = &self.file.api;
         rigbox_control::Config {
-            database: private.join("rigbox.db"),
-            token_key: private.join("token.key"),
+            database: state.join("rigbox.db"),
+            token_key: state.join("token.key"),
             master_key: match &self.file.secrets.master_key {
-                None => KeySource::File(private.join("master.key")),
+                None => KeySource::File(state.join("master.key")),
                 Some(MasterKey::File(path)) => KeySource::File(path.clone()),
                 Some(MasterKey::Env(name)) => KeySource::Env(name.clone()),
                 Some(MasterKey::Command(words)) => KeySource::Command(words.clone()),
@@ -235,29 +236,29 @@ impl Installation {
         }
     }
 
-    /// Where people sign in.
+    /// Returns the URL of the console.
     fn console_url(&self) -> String {
-        self.file.api.console_url.clone().unwrap_or_else(|| console_beside(&self.api_url()))
+        self.file.api.console_url.clone().unwrap_or_else(|| default_console_url(&self.api_url()))
     }
 
-    /// The variable that the master keys are in, which is for no role but control.
-    pub(crate) fn secret_variable(&self) -> Option<&str> {
+    /// Returns the environment variable with the master keys, which only control may see.
+    pub(crate) fn master_key_variable(&self) -> Option<&str> {
         match &self.file.secrets.master_key {
             Some(MasterKey::Env(name)) => Some(name),
             _ => None,
         }
     }
 
-    /// How clients reach the API.
+    /// Returns the URL at which clients reach the API.
     pub(crate) fn api_url(&self) -> String {
         let api = &self.file.api;
         api.url.clone().unwrap_or_else(|| format!("http://localhost:{}", api.listen.port()))
     }
 }
 
-/// Those that are named, or else the host's.
-fn resolvers(named: Option<Vec<IpAddr>>) -> Vec<SocketAddr> {
-    let addresses = named.unwrap_or_else(|| {
+/// Returns the configured resolvers, by default the host's.
+fn resolvers(configured: Option<Vec<IpAddr>>) -> Vec<SocketAddr> {
+    let addresses = configured.unwrap_or_else(|| {
         let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let address = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse().ok();
         text.lines().filter_map(address).collect()
@@ -265,9 +266,9 @@ fn resolvers(named: Option<Vec<IpAddr>>) -> Vec<SocketAddr> {
     addresses.into_iter().take(3).map(|address| SocketAddr::new(address, 53)).collect()
 }
 
-/// The console beside an API at `api_url`: under a name of its own where that needs no DNS, so that its cookie is not that of every
-/// service on `localhost`.
-fn console_beside(api_url: &str) -> String {
+/// Returns the default URL of the console. On `localhost` it has a host name of its own, which needs no DNS, so that other services on
+/// `localhost` do not receive its cookie.
+fn default_console_url(api_url: &str) -> String {
     let origin = match api_url.split_once("://") {
         Some((scheme, rest)) => format!("{scheme}://{}", rest.split('/').next().unwrap_or_default()),
         None => api_url.to_owned(),
@@ -275,16 +276,16 @@ fn console_beside(api_url: &str) -> String {
     origin.replacen("://localhost", "://console.localhost", 1)
 }
 
-/// A process of its own, with only the privileges that it needs.
+/// A process with only the privileges that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
-    /// Database, policy, API.
+    /// Database, policy and API
     Control,
-    /// VMs; root.
+    /// VMs; runs as root
     Node,
-    /// Talks to guests.
+    /// Communication with guests
     Guestio,
-    /// Reverse proxy of apps.
+    /// Reverse proxy of apps
     Edge,
 }
 
@@ -293,18 +294,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_console_is_beside_the_api() {
+    fn console_is_beside_the_api() {
         for (api, console) in [
             ("http://localhost:7070", "http://console.localhost:7070"),
             ("https://rigbox.example", "https://rigbox.example"),
             ("https://rigbox.example:8443/", "https://rigbox.example:8443"),
         ] {
-            assert_eq!(console_beside(api), console);
+            assert_eq!(default_console_url(api), console);
         }
     }
 
     #[test]
-    fn the_domain_of_apps_is_a_domain() {
+    fn invalid_domain_of_apps_is_refused() {
         let edge = |domain: &str| {
             let file = parse(&format!("[apps]\ndomain = {domain:?}")).unwrap();
             Installation { file, id: "id".to_owned(), resolvers: Vec::new() }.edge().map(|edge| edge.domain)
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn master_keys_come_from_a_file_a_variable_or_a_command() {
+    fn master_key_comes_from_a_file_a_variable_or_a_command() {
         let source = |text: &str| {
             let file = parse(text).unwrap();
             let installation = Installation { file, id: "id".to_owned(), resolvers: Vec::new() };
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn two_installations_have_nothing_in_common() {
+    fn two_installations_share_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let load = |name: &str| {
             let path = dir.path().join(format!("{name}.toml"));

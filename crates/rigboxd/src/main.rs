@@ -1,5 +1,5 @@
-//! `rigboxd`: one program in roles. `up` supervises, `role` is one of the supervised processes, and two hidden commands are steps of a
-//! VMM's way into its jail.
+//! `rigboxd`: one program in several roles. `up` supervises the roles, `role` runs one of them, and two hidden commands put a VMM into its
+//! jail.
 
 mod admin;
 mod config;
@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use config::{DEFAULT_PATH, Installation, Role};
 
-/// Runs untrusted code in micro-VMs.
+/// Micro-VMs for untrusted code
 #[derive(Parser)]
 #[command(name = "rigboxd", version)]
 struct Arguments {
@@ -25,34 +25,34 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run Rigbox on this machine, in the foreground.
-    Up(Place),
-    /// Create the first user, its administrator, and print an API key once.
+    /// Run Rigbox on this machine, in the foreground
+    Up(ConfigArgument),
+    /// Create the administrator and print their API key once
     Bootstrap {
         #[command(flatten)]
-        place: Place,
-        /// The user's e-mail address.
+        config: ConfigArgument,
+        /// Email address of the administrator
         #[arg(long)]
         email: String,
     },
-    /// Users, keys, links, the audit log: whoever is root here may.
+    /// Manage users, keys, sign-in links and the audit log as root
     #[command(subcommand)]
     Admin(admin::Command),
-    /// End all VMs of an installation that does not run, and unmount its disks.
+    /// End all VMs of a stopped installation and unmount its disks
     Purge {
         #[command(flatten)]
-        place: Place,
-        /// Also delete every disk and all state.
+        config: ConfigArgument,
+        /// Also delete all disks and all state
         #[arg(long)]
         everything: bool,
     },
-    /// One role (started by `up`).
+    /// Run one role (started by `up`)
     #[command(hide = true)]
     Role {
         role: Role,
         #[command(flatten)]
-        place: Place,
-        /// Pid of the supervisor.
+        config: ConfigArgument,
+        /// Pid of the supervisor
         #[arg(long)]
         supervisor: i32,
     },
@@ -63,10 +63,10 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-struct Place {
-    /// The configuration file.
-    #[arg(long, default_value = DEFAULT_PATH)]
-    config: PathBuf,
+struct ConfigArgument {
+    /// Configuration file
+    #[arg(long = "config", value_name = "FILE", default_value = DEFAULT_PATH)]
+    path: PathBuf,
 }
 
 fn main() -> Result<()> {
@@ -75,34 +75,34 @@ fn main() -> Result<()> {
         Command::VmmJailInner { plan } => {
             rigbox_node::jail::become_vmm(&plan).map(|never| match never {}).map_err(Into::into)
         }
-        command => main_with_log(command),
+        command => run_with_log(command),
     }
 }
 
-fn main_with_log(command: Command) -> Result<()> {
+fn run_with_log(command: Command) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    anyhow::ensure!(nix::unistd::geteuid().is_root(), "rigboxd has to be started as root: it makes VMs");
+    anyhow::ensure!(nix::unistd::geteuid().is_root(), "rigboxd needs root to start VMs");
     match command {
-        Command::Up(place) => supervisor::run(&Installation::load(&place.config)?, &place.config),
-        Command::Role { role, place, supervisor } => {
-            let installation = Installation::load(&place.config)?;
+        Command::Up(config) => supervisor::run(&Installation::load(&config.path)?, &config.path),
+        Command::Role { role, config, supervisor } => {
+            let installation = Installation::load(&config.path)?;
             let bound = role::bind(&installation, role)?;
-            role::enter(&installation, role)?;
-            role::end_with(supervisor)?;
+            role::confine(&installation, role)?;
+            role::end_with_supervisor(supervisor)?;
             role::run(&installation, role, bound)
         }
-        Command::Bootstrap { place, email } => {
-            let installation = Installation::load(&place.config)?;
-            let made = role::as_control(&installation, async |config| {
+        Command::Bootstrap { config, email } => {
+            let installation = Installation::load(&config.path)?;
+            let created = role::as_control(&installation, async |config| {
                 rigbox_control::admin::bootstrap(&config, &email).await
             })?;
-            println!("{}", made.api_key.reveal());
+            println!("{}", created.api_key.reveal());
             Ok(())
         }
         Command::Admin(command) => admin::run(command),
-        Command::Purge { place, everything } => {
-            let installation = Installation::load(&place.config)?;
+        Command::Purge { config, everything } => {
+            let installation = Installation::load(&config.path)?;
             let _lock = role::lock(installation.state())?;
             rigbox_node::purge(&installation.node()?, everything)?;
             if everything {

@@ -1,4 +1,4 @@
-//! One role's process: takes its place (mount namespace, root, uid) while it is still root and has one thread, then runs.
+//! Process of one role: confines itself (mount namespace, root, uid) while it is root and single-threaded, then runs.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, lchown};
@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Installation, Role};
 
-/// Folders that every role expects, made by the supervisor.
+/// Creates the folders that the roles expect.
 pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
     let run = installation.run();
     let folder = |path: PathBuf, mode: u32, uid: u32| -> Result<()> {
@@ -33,60 +33,60 @@ pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
     folder(installation.state().join("node"), 0o700, 0)?;
     let private = installation.state().join("control");
     folder(private.clone(), 0o700, control)?;
-    // The uids follow from the state folder's path, which may have been moved. Control writes this folder, so no link in it is followed.
+    // The uids derive from the state folder's path, which may have changed. Control can write here, so links are not followed.
     for entry in fs::read_dir(&private)? {
         match lchown(entry?.path(), Some(control), Some(control)) {
-            // It may run, and replace a file.
+            // Control may be running and replace a file.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            done => done?,
+            result => result?,
         }
     }
     Ok(())
 }
 
-/// Where control sees its part of the state, whatever folders above the state folder it may not enter.
-pub(crate) fn private(installation: &Installation) -> PathBuf {
+/// Returns the path at which control sees its part of the state: it may not enter the folders above the state folder.
+pub(crate) fn control_state(installation: &Installation) -> PathBuf {
     installation.run().join("private")
 }
 
-/// Gives this process the surroundings of `role`.
-pub(crate) fn enter(installation: &Installation, role: Role) -> Result<()> {
+/// Confines this process to what `role` needs.
+pub(crate) fn confine(installation: &Installation, role: Role) -> Result<()> {
     let run = installation.run();
     match role {
         Role::Node => {}
         Role::Control => {
-            own_mounts()?;
+            unshare_mounts()?;
             let none = None::<&str>;
             let part = installation.state().join("control");
-            mount(Some(&part), &private(installation), none, MsFlags::MS_BIND, none)
+            mount(Some(&part), &control_state(installation), none, MsFlags::MS_BIND, none)
                 .with_context(|| format!("cannot bind {}", part.display()))?;
         }
         Role::Guestio | Role::Edge => {
             std::env::set_current_dir(&run)?;
-            nix::unistd::chroot(".").context("cannot make the run folder the root")?;
+            nix::unistd::chroot(".").context("cannot change the root to the run folder")?;
         }
     }
     if role != Role::Node {
-        rigbox_sys::privileges::drop_to(installation.uid(role)).context("cannot give up root")?;
+        rigbox_sys::privileges::drop_to(installation.uid(role)).context("cannot drop root")?;
     }
     prctl::set_dumpable(false)?;
     Ok(())
 }
 
-fn own_mounts() -> Result<()> {
+fn unshare_mounts() -> Result<()> {
     let none = None::<&str>;
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot have mounts of its own")?;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).context("cannot have mounts of its own")
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare mounts")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).context("cannot unshare mounts")
 }
 
-/// Ends this process when the supervisor ends, however it does. To be called after `enter`: a change of uid resets it.
-pub(crate) fn end_with(supervisor: i32) -> Result<()> {
+/// Makes the kernel end this process with the supervisor. Must follow [`confine`], because a change of uid resets it.
+pub(crate) fn end_with_supervisor(supervisor: i32) -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    anyhow::ensure!(nix::unistd::getppid().as_raw() == supervisor, "the supervisor has ended already");
+    anyhow::ensure!(nix::unistd::getppid().as_raw() == supervisor, "the supervisor has already ended");
     Ok(())
 }
 
-/// What only root can get, before [`enter`]: edge's ports may be below 1024.
+/// Binds edge's ports, before [`confine`]: those below 1024 need root.
 pub(crate) fn bind(installation: &Installation, role: Role) -> Result<Option<Box<rigbox_edge::Bound>>> {
     if role != Role::Edge {
         return Ok(None);
@@ -94,13 +94,13 @@ pub(crate) fn bind(installation: &Installation, role: Role) -> Result<Option<Box
     Ok(Some(Box::new(rigbox_edge::bind(installation.edge()?)?)))
 }
 
-/// Runs `role` until it is asked to end.
+/// Runs `role` until SIGTERM.
 pub(crate) fn run(
     installation: &Installation,
     role: Role,
     bound: Option<Box<rigbox_edge::Bound>>,
 ) -> Result<()> {
-    // Two threads are enough for a machine's traffic and keep the idle processes small.
+    // Two threads are enough for one machine's traffic, and keep idle processes small.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -110,12 +110,12 @@ pub(crate) fn run(
         match role {
             Role::Node => rigbox_node::run(installation.node()?, shutdown).await?,
             Role::Edge => {
-                let bound = bound.context("edge listens before it runs")?;
+                let bound = bound.context("edge is not bound")?;
                 bound.run(shutdown).await?;
             }
             Role::Guestio => rigbox_guestio::run(installation.guestio(), shutdown).await?,
             Role::Control => {
-                let config = installation.control(&private(installation));
+                let config = installation.control(&control_state(installation));
                 rigbox_control::run(config, shutdown).await?;
             }
         }
@@ -123,24 +123,24 @@ pub(crate) fn run(
     })
 }
 
-/// Does something to the database beside a control role that may run, with its uid and its view of the files.
+/// Runs `work` on the database with control's uid and view of the files, whether the control role is running or not.
 pub(crate) fn as_control<T>(
     installation: &Installation,
     work: impl AsyncFnOnce(rigbox_control::Config) -> Result<T, rigbox_control::Error>,
 ) -> Result<T> {
     prepare_folders(installation)?;
-    enter(installation, Role::Control)?;
-    let config = installation.control(&private(installation));
+    confine(installation, Role::Control)?;
+    let config = installation.control(&control_state(installation));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(work(config))?)
 }
 
-/// The lock that keeps a second supervisor from the same state folder; free again when its process has ended, however it did.
+/// Locks the state folder against a second supervisor. The lock is released when the process ends.
 pub(crate) fn lock(state: &Path) -> Result<fs::File> {
     let path = state.join("lock");
     let file = fs::File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
     if file.try_lock().is_err() {
-        anyhow::bail!("Rigbox runs already with the state folder {}: stop it first", state.display());
+        anyhow::bail!("Rigbox is already running with the state folder {}; stop it first", state.display());
     }
     Ok(file)
 }

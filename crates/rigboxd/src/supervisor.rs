@@ -1,5 +1,5 @@
-//! The supervisor: starts one process per role, starts it again when it ends, ends them all when it is asked to. VMs outlive all of
-//! this. When the supervisor itself is killed its roles end with it, and the next one finds everything by the journal.
+//! Supervisor: runs one process per role and restarts those that end. VMs outlive it. When it is killed its roles end with it, and the
+//! next supervisor recovers everything from the journal.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,13 +15,13 @@ use crate::{role, tls_files};
 
 const ROLES: [(Role, &str); 4] =
     [(Role::Node, "node"), (Role::Guestio, "guestio"), (Role::Control, "control"), (Role::Edge, "edge")];
-/// After a role's end it is started again: at once, then ever later.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A role that ran this long starts with the first pause again.
-const STEADY: Duration = Duration::from_secs(30);
-/// From SIGTERM to SIGKILL.
-const END_WITHIN: Duration = Duration::from_secs(10);
+/// Delay before a role is restarted; it doubles with each restart.
+const INITIAL_RESTART_DELAY: Duration = Duration::from_millis(100);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(5);
+/// Uptime of a role that resets the delay.
+const STABLE_UPTIME: Duration = Duration::from_secs(30);
+/// Time from SIGTERM to SIGKILL.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
@@ -32,18 +32,20 @@ pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
-        let certificates = tokio::spawn(tls_files::keep(installation.clone()));
+        let certificates = tokio::spawn(tls_files::watch(installation.clone()));
         let roles = ROLES.map(|(role, name)| {
-            let hidden = installation.secret_variable().filter(|_| role != Role::Control).map(str::to_owned);
-            tokio::spawn(keep(name, config.to_owned(), hidden, stopped.clone()))
+            let hidden =
+                installation.master_key_variable().filter(|_| role != Role::Control).map(str::to_owned);
+            tokio::spawn(supervise(name, config.to_owned(), hidden, stopped.clone()))
         });
-        tracing::info!(installation = %installation.id, state = %installation.state().display(), "rigboxd is up");
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tracing::info!(installation = %installation.id, state = %installation.state().display(), "started");
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("ending the roles; VMs stay");
+        tracing::info!("stopping the roles; VMs keep running");
         stop.send_replace(true);
         certificates.abort();
         for role in roles {
@@ -53,43 +55,47 @@ pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
     })
 }
 
-/// For people and `xtask down`: who holds the lock.
+/// Writes the pid into the lock file, for people and `xtask down`.
 fn write_pid(lock: &std::fs::File) -> Result<()> {
     use std::io::Write;
     lock.set_len(0)?;
     writeln!(&mut &*lock, "{}", std::process::id()).context("the lock file")
 }
 
-/// Keeps a role running, without the variable `hidden` in its environment.
-async fn keep(
+/// Keeps a role running. `hidden` is removed from its environment.
+async fn supervise(
     role: &'static str,
     config: std::path::PathBuf,
     hidden: Option<String>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut delay = INITIAL_RESTART_DELAY;
     loop {
         let started = Instant::now();
         match spawn(role, &config, hidden.as_deref()) {
             Ok(mut child) => {
                 tokio::select! {
-                    status = child.wait() => tracing::error!(role, ?status, "the role ended; starting it again"),
-                    () = asked(&mut stopped) => return end(role, child).await,
+                    status = child.wait() => tracing::error!(role, ?status, "role ended; restarting it"),
+                    () = stop_requested(&mut stopped) => return stop(role, child).await,
                 }
             }
-            Err(error) => tracing::error!(role, %error, "the role could not be started"),
+            Err(error) => tracing::error!(role, %error, "failed to start role"),
         }
-        pause = if started.elapsed() > STEADY { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        delay = if started.elapsed() > STABLE_UPTIME {
+            INITIAL_RESTART_DELAY
+        } else {
+            (delay * 2).min(MAX_RESTART_DELAY)
+        };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = asked(&mut stopped) => return,
+            () = tokio::time::sleep(delay) => {}
+            () = stop_requested(&mut stopped) => return,
         }
     }
 }
 
-/// Waits until the supervisor has been asked to end.
-async fn asked(stopped: &mut watch::Receiver<bool>) {
-    // An error means that the supervisor has gone.
+/// Waits until the supervisor is stopping.
+async fn stop_requested(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the supervisor has ended.
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
@@ -106,12 +112,12 @@ fn spawn(role: &str, config: &Path, hidden: Option<&str>) -> std::io::Result<Chi
         .spawn()
 }
 
-async fn end(role: &str, mut child: Child) {
+async fn stop(role: &str, mut child: Child) {
     if let Some(pid) = child.id() {
         let _ = rigbox_sys::spawn::send_signal(pid.cast_signed(), 15);
     }
-    if tokio::time::timeout(END_WITHIN, child.wait()).await.is_err() {
-        tracing::warn!(role, "did not end in time and is killed");
+    if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        tracing::warn!(role, "role did not stop in time; killing it");
         let _ = child.kill().await;
     }
 }

@@ -1,5 +1,5 @@
-//! Certificates and keys on their way to edge: it has no file system and may not read what is root's, so the supervisor puts copies
-//! where edge can read them and nothing else, and again when they change.
+//! Copies certificates and keys to where edge can read them: it sees no file system but the run folder, and may not read root's files. The
+//! supervisor copies them again when they change.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,24 +11,24 @@ use anyhow::{Context, Result};
 
 use crate::config::{Installation, Role};
 
-/// A file of certificates is smaller.
-const LARGEST: u64 = 1024 * 1024;
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Limit for a PEM file.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Copies what has changed.
+/// Copies changed files.
 pub(crate) fn copy(installation: &Installation) -> Result<()> {
     let pairs = installation.certificates();
     if pairs.is_empty() {
         return Ok(());
     }
     let (folder, group) = (installation.tls_folder(), installation.uid(Role::Edge));
-    // Root's own, so that nothing in it leads root elsewhere.
+    // Owned by root, so that no link in it can redirect root.
     fs::create_dir_all(&folder)
         .and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)))
         .and_then(|()| chown(&folder, Some(0), Some(group)))
         .with_context(|| format!("cannot prepare {}", folder.display()))?;
     for (number, (certificate, key)) in pairs.iter().enumerate() {
-        // The key first: edge takes a pair that fits, and looks again until it does.
+        // The key first: edge loads a pair only when it matches, and retries until then.
         for (from, kind) in [(key, "key"), (certificate, "crt")] {
             copy_one(from, &folder.join(format!("{number}.{kind}")), group)?;
         }
@@ -45,12 +45,12 @@ pub(crate) fn copy(installation: &Installation) -> Result<()> {
     Ok(())
 }
 
-/// Goes on copying for as long as it is polled.
-pub(crate) async fn keep(installation: Installation) {
+/// Copies changed files periodically.
+pub(crate) async fn watch(installation: Installation) {
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         if let Err(error) = copy(&installation) {
-            tracing::warn!(error = format!("{error:#}"), "certificates cannot be copied to edge");
+            tracing::warn!(error = format!("{error:#}"), "failed to copy certificates to edge");
         }
     }
 }
@@ -58,13 +58,13 @@ pub(crate) async fn keep(installation: Installation) {
 fn copy_one(from: &Path, to: &Path, group: u32) -> Result<()> {
     let mut content = Vec::new();
     let file = fs::File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
-    file.take(LARGEST + 1).read_to_end(&mut content)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
     anyhow::ensure!(
-        content.len() as u64 <= LARGEST,
-        "{} is larger than 1 MiB: is it a PEM file?",
+        content.len() as u64 <= MAX_FILE_BYTES,
+        "{} is larger than 1 MiB; expected a PEM file",
         from.display()
     );
-    if fs::read(to).is_ok_and(|there| there == content) {
+    if fs::read(to).is_ok_and(|current| current == content) {
         return Ok(());
     }
     let partial = to.with_extension("new");
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_follows_its_original() {
+    fn copy_follows_its_original() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("0.key"));
         for content in ["one", "two"] {
@@ -92,7 +92,7 @@ mod tests {
             assert_eq!(fs::read_to_string(&to).unwrap(), content);
         }
         assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o640);
-        fs::write(&from, vec![0; LARGEST as usize + 1]).unwrap();
+        fs::write(&from, vec![0; MAX_FILE_BYTES as usize + 1]).unwrap();
         assert!(copy_one(&from, &to, 0).unwrap_err().to_string().contains("PEM"));
         assert!(copy_one(&folder.path().join("none"), &to, 0).unwrap_err().to_string().contains("none"));
     }

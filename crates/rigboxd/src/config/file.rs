@@ -1,4 +1,5 @@
-//! The form of the configuration's file: everything has a default, and a typo is an error that names the line.
+//! Types of the configuration file. Every key has a default, and an unknown key is an error that names its line. `reference.rs` documents
+//! the keys.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,16 +14,16 @@ use serde::Deserialize;
 pub(super) struct File {
     /// State folder.
     pub(super) state: PathBuf,
-    /// Folder for sockets, mounts and namespaces; emptied by a reboot of the host.
+    /// Folder for sockets, mounts and namespaces; a reboot of the host empties it.
     pub(super) run: PathBuf,
-    /// First of the uids that roles and VMs run as; without it, a range that follows from the state folder's path.
+    /// First uid of roles and VMs; by default derived from the state folder's path.
     pub(super) uid_base: Option<u32>,
     pub(super) api: Api,
     pub(super) apps: Apps,
-    /// How letters are sent; without it, sign-in links are in the log.
+    /// SMTP server; without it, sign-in links are logged.
     pub(super) mail: Option<Mail>,
     pub(super) node: Node,
-    /// `[plans.free]` and so on: numbers of a plan that are not the default.
+    /// Limits of plans that differ from the defaults.
     pub(super) plans: Plans,
     pub(super) secrets: Secrets,
 }
@@ -31,9 +32,9 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Api {
     pub(super) listen: SocketAddr,
-    /// How clients reach it; without it, `http://localhost:<port of listen>`.
+    /// URL at which clients reach the API; by default `http://localhost:<port>`.
     pub(super) url: Option<String>,
-    /// Where people sign in; without it, `console.localhost` where the API is on `localhost`, else the API's own host.
+    /// URL of the console; by default on `console.localhost` beside an API on `localhost`, else the API's origin.
     pub(super) console_url: Option<String>,
 }
 
@@ -41,9 +42,9 @@ pub(super) struct Api {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Apps {
     pub(super) listen: SocketAddr,
-    /// Apps are at `<app>.<domain>`; not the domain that the console is below.
+    /// Apps are at `<app>.<domain>`. The console must not be below this domain.
     pub(super) domain: String,
-    /// With it, clients come in there, and `listen` sends them there.
+    /// TLS; with it, `listen` only redirects.
     pub(super) tls: Option<AppsTls>,
 }
 
@@ -51,15 +52,15 @@ pub(super) struct Apps {
 #[serde(deny_unknown_fields)]
 pub(super) struct AppsTls {
     pub(super) listen: SocketAddr,
-    /// Each is used for the names that stand in it.
+    /// Certificates, each for the names in it.
     pub(super) certificates: Vec<Certificate>,
 }
 
-/// Files in PEM; what root may read will do.
+/// A certificate and its key, in PEM files that root can read.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Certificate {
-    /// With the chain that leads to it.
+    /// Certificate with its chain.
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
 }
@@ -67,18 +68,18 @@ pub(super) struct Certificate {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mail {
-    /// E.g. `smtps://user:password@smtp.example.org`.
+    /// URL of the SMTP server, e.g. `smtps://user:password@smtp.example.org`.
     pub(super) smtp_url: SecretString,
-    /// E.g. `Rigbox <rigbox@example.org>`.
+    /// Sender, e.g. `Rigbox <rigbox@example.org>`.
     pub(super) from: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Node {
-    /// `veth`: by the host's own network, masqueraded; `none`: nothing leaves a VM's network.
+    /// Network access of VMs.
     pub(super) uplink: Uplink,
-    /// Resolvers for VMs' names; without them, those of the host's `/etc/resolv.conf`.
+    /// DNS resolvers for VMs; by default the host's.
     pub(super) dns: Option<Vec<IpAddr>>,
     pub(super) image_cache: Option<PathBuf>,
     pub(super) guest_dir: Option<PathBuf>,
@@ -90,24 +91,27 @@ pub(super) struct Node {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Secrets {
-    /// Where the master keys come from; without it, `master.key` in control's part of the state folder.
+    /// Source of the master keys; by default `master.key` in control's part of the state folder.
     pub(super) master_key: Option<MasterKey>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum MasterKey {
-    /// A file of control's own user, in a folder that it may write for a rotation.
+    /// File of control's user, in a folder that it can write for a rotation.
     File(PathBuf),
+    /// Environment variable.
     Env(String),
-    /// Program and arguments, run as control's user.
+    /// Program and its arguments, run as control's user.
     Command(Vec<String>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Uplink {
+    /// Through the host's network, masqueraded.
     Veth,
+    /// No network access.
     None,
 }
 
@@ -157,7 +161,7 @@ impl Default for Node {
     }
 }
 
-/// What stands in a file.
+/// Parses a configuration file.
 pub(super) fn parse(text: &str) -> Result<File> {
     let document = toml::Deserializer::parse(text)?;
     Ok(serde_path_to_error::deserialize(document)?)
@@ -168,30 +172,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_typo_is_an_error_that_names_the_line() {
+    fn unknown_key_is_an_error_that_names_the_line() {
         let error = parse("state = \"/tmp/x\"\n[api]\nlisten_on = \"127.0.0.1:1\"\n").unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("line 3") && text.contains("listen_on"), "{text}");
     }
 
     #[test]
-    fn a_plan_is_set_by_its_name_and_no_rate_is_zero() {
+    fn plans_are_set_by_name_and_a_rate_of_zero_is_refused() {
         let plans = |text: &str| parse(text).map(|file| file.plans);
         let set = plans("[plans.free]\nmax_vms = 3\nworkspaces_per_min = 600\n").unwrap();
         assert_eq!((set.free.max_vms, set.pro.max_vms), (Some(3), None));
-        for (bad, says) in [
+        for (bad, expected) in [
             ("[plans.fre]\nmax_vms = 3\n", "fre"),
             ("[plans.free]\nmax_vm = 3\n", "line 2"),
             ("[plans.pro]\nmax_vms = 3\napps_per_min = 0\n", "line 3"),
             ("[plans.pro]\nmax_vms = \"many\"\n", "line 2"),
         ] {
             let text = format!("{:#}", plans(bad).unwrap_err());
-            assert!(text.contains(says), "{bad}: {text}");
+            assert!(text.contains(expected), "{bad}: {text}");
         }
     }
 
     #[test]
-    fn a_mail_servers_password_is_not_shown() {
+    fn password_of_the_mail_server_is_not_shown() {
         let file = parse("[mail]\nsmtp_url = \"smtps://u:hunter2@x\"\nfrom = \"a@b.example\"\n").unwrap();
         assert!(!format!("{file:?}").contains("hunter2"));
     }

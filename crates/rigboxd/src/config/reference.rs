@@ -1,0 +1,403 @@
+//! Reference of the configuration: the keys with their types, defaults and meanings. Tests hold it against the types of the configuration
+//! file, and generate `docs/configuration.md` and `examples/rigbox.toml` from it. With `RIGBOX_BLESS=1` they write these two files.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use rigbox_core::plans::Plans;
+use serde::de::DeserializeOwned;
+
+use super::file::{Api, Apps, AppsTls, Certificate, File, Mail, Node, Secrets, parse};
+
+/// A table of the file.
+struct Section {
+    /// Name, empty for the keys before the first table.
+    name: &'static str,
+    meaning: &'static str,
+    /// Names of the keys in the types.
+    fields: fn() -> Vec<String>,
+    keys: &'static [Key],
+}
+
+struct Key {
+    name: &'static str,
+    kind: &'static str,
+    default: Default,
+    meaning: &'static str,
+    /// A value for the example, in TOML.
+    example: &'static str,
+}
+
+enum Default {
+    /// A value, in TOML, which is also the example.
+    Value,
+    /// A description.
+    Described(&'static str),
+}
+
+use Default::{Described, Value};
+
+const fn key(
+    name: &'static str,
+    kind: &'static str,
+    default: Default,
+    example: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key { name, kind, default, meaning, example }
+}
+
+const SECTIONS: &[Section] = &[
+    Section {
+        name: "",
+        meaning: "The installation.",
+        fields: fields_of::<File>,
+        keys: &[
+            key(
+                "state",
+                "path",
+                Value,
+                "\"/var/lib/rigbox\"",
+                "State folder. Its path identifies the installation, so that several can run on one machine.",
+            ),
+            key(
+                "run",
+                "path",
+                Value,
+                "\"/run/rigbox\"",
+                "Folder for sockets, mounts and namespaces. A reboot of the host empties it.",
+            ),
+            key(
+                "uid_base",
+                "integer",
+                Described("derived from the path of the state folder"),
+                "1879048192",
+                "First of the 65,536 uids that roles and VMs run as.",
+            ),
+        ],
+    },
+    Section {
+        name: "api",
+        meaning: "The HTTP API and the console.",
+        fields: fields_of::<Api>,
+        keys: &[
+            key("listen", "address", Value, "\"127.0.0.1:7070\"", "Address and port of the API."),
+            key(
+                "url",
+                "URL",
+                Described("`http://localhost:<port>`"),
+                "\"https://rigbox.example.org\"",
+                "URL at which clients reach the API.",
+            ),
+            key(
+                "console_url",
+                "URL",
+                Described(
+                    "`http://console.localhost:<port>` beside an API on `localhost`, else the origin of the API",
+                ),
+                "\"https://rigbox.example.org\"",
+                "URL at which people sign in. With `https`, the session cookie is bound to this host.",
+            ),
+        ],
+    },
+    Section {
+        name: "apps",
+        meaning: "The reverse proxy of apps.",
+        fields: fields_of::<Apps>,
+        keys: &[
+            key(
+                "listen",
+                "address",
+                Value,
+                "\"127.0.0.1:7080\"",
+                "Address and port of apps over HTTP. With TLS, it only redirects to HTTPS.",
+            ),
+            key(
+                "domain",
+                "domain",
+                Value,
+                "\"rigbox.localhost\"",
+                "Apps are at `<app>.<domain>`. It needs a domain of its own: the console must not be below it.",
+            ),
+        ],
+    },
+    Section {
+        name: "apps.tls",
+        meaning: "TLS for apps. Without this table, apps are served over HTTP.",
+        fields: fields_of::<AppsTls>,
+        keys: &[
+            key(
+                "listen",
+                "address",
+                Described("none, required in this table"),
+                "\"0.0.0.0:443\"",
+                "Address and port of apps over HTTPS.",
+            ),
+            key(
+                "certificates",
+                "list of tables",
+                Described("none, required in this table"),
+                "[{ certificate = \"/etc/rigbox/apps.crt\", key = \"/etc/rigbox/apps.key\" }]",
+                "PEM files that root can read: `certificate` with its chain, and its private `key`. Each pair serves the names in its \
+                 certificate, such as `*.<domain>` for all apps. Changed files are loaded within seconds.",
+            ),
+        ],
+    },
+    Section {
+        name: "mail",
+        meaning: "Email with sign-in links. Without this table, the links are written to the log.",
+        fields: fields_of::<Mail>,
+        keys: &[
+            key(
+                "smtp_url",
+                "URL",
+                Described("none, required in this table"),
+                "\"smtps://user:password@smtp.example.org\"",
+                "SMTP server, with its password. Protect the configuration file accordingly.",
+            ),
+            key(
+                "from",
+                "email address",
+                Described("none, required in this table"),
+                "\"Rigbox <rigbox@example.org>\"",
+                "Sender of the emails.",
+            ),
+        ],
+    },
+    Section {
+        name: "node",
+        meaning: "VMs on this machine.",
+        fields: fields_of::<Node>,
+        keys: &[
+            key(
+                "uplink",
+                "`veth` or `none`",
+                Value,
+                "\"veth\"",
+                "Network access of VMs: `veth` goes through the host's network, masqueraded; `none` blocks all of it.",
+            ),
+            key(
+                "dns",
+                "list of IP addresses",
+                Described("the resolvers in the host's `/etc/resolv.conf`"),
+                "[\"9.9.9.9\"]",
+                "DNS resolvers for VMs, at most three.",
+            ),
+            key(
+                "image_cache",
+                "path",
+                Described("`~/.cache/rigbox`"),
+                "\"/var/cache/rigbox\"",
+                "Folder of built images.",
+            ),
+            key(
+                "guest_dir",
+                "path",
+                Described("`guest/` beside the `rigboxd` program"),
+                "\"/usr/lib/rigbox/guest\"",
+                "Folder with the agent and `rig` for VMs.",
+            ),
+            key(
+                "qemu",
+                "path",
+                Value,
+                "\"/usr/bin/qemu-system-x86_64\"",
+                "QEMU, the virtual machine monitor.",
+            ),
+            key(
+                "disk_reserve",
+                "number from 0.0 to 1.0",
+                Value,
+                "1.0",
+                "Share of a disk's size that is reserved when it is created. Less than 1.0 overcommits the machine's disk.",
+            ),
+            key(
+                "boot_timeout_s",
+                "seconds",
+                Value,
+                "120",
+                "Limit from the start of a VM to its agent's first message.",
+            ),
+        ],
+    },
+    Section {
+        name: "secrets",
+        meaning: "Encryption of secrets in the database.",
+        fields: fields_of::<Secrets>,
+        keys: &[key(
+            "master_key",
+            "table",
+            Described("`{ file = \"<state>/control/master.key\" }`"),
+            "{ file = \"/etc/rigbox/keys/master.key\" }",
+            "Source of the master key: `{ file = \"PATH\" }`, a file of control's user in a folder that it can write; \
+             `{ env = \"NAME\" }`, an environment variable; or `{ command = [\"PROGRAM\", \"ARGUMENT\"] }`, which prints it.",
+        )],
+    },
+    Section {
+        name: "plans.free",
+        meaning: "Limits that differ from the defaults of a plan. The tables `plans.owner` (the administrator), `plans.free`, `plans.pro` and \
+                  `plans.anonymous` have the same keys; only rates apply to `plans.anonymous`, the clients without an account. \
+                  `rigboxd admin user set-limits` overrides them for one user.",
+        fields: fields_of::<rigbox_core::plans::LimitOverrides>,
+        keys: &[
+            key("max_vms", "integer", PLAN, "5", "Maximum number of workspaces."),
+            key("max_ram_per_vm_mb", "MiB", PLAN, "2048", "Maximum memory of one workspace."),
+            key("max_vcpu_per_vm", "integer", PLAN, "2", "Maximum virtual CPUs of one workspace."),
+            key("max_disk_per_vm_mb", "MiB", PLAN, "20480", "Maximum disk of one workspace."),
+            key("max_apps_per_vm", "integer", PLAN, "10", "Maximum number of apps of one workspace."),
+            key(
+                "authentication_per_min",
+                "integer",
+                PLAN,
+                "60",
+                "Requests per minute for API keys and the account.",
+            ),
+            key(
+                "workspaces_per_min",
+                "integer",
+                PLAN,
+                "600",
+                "Requests per minute for workspaces and what is in them.",
+            ),
+            key("apps_per_min", "integer", PLAN, "120", "Requests per minute for apps."),
+        ],
+    },
+];
+
+const PLAN: Default = Described("that of the plan");
+
+/// Returns the names of a type's fields, from serde's error about an unknown one.
+fn fields_of<T: DeserializeOwned>() -> Vec<String> {
+    let error = toml::from_str::<T>("_ = 0").err().unwrap().message().to_owned();
+    let names = error.split('`').skip(1).step_by(2).map(str::to_owned);
+    names.filter(|name| name != "_").collect()
+}
+
+fn documentation() -> String {
+    let mut text = "# Configuration\n\nThe configuration file is `/etc/rigbox/rigbox.toml`, or the one given with `--config`. It is in TOML. \
+        Every key has a default, and an unknown key is an error that names its line. [`examples/rigbox.toml`](../examples/rigbox.toml) has \
+        all keys.\n\nThis page is generated from `crates/rigboxd/src/config/reference.rs`; `RIGBOX_BLESS=1 cargo test -p rigboxd` writes it \
+        anew.\n"
+        .to_owned();
+    for section in SECTIONS {
+        match section.name {
+            "" => writeln!(text, "\n## Top level\n").unwrap(),
+            name => writeln!(text, "\n## `[{name}]`\n").unwrap(),
+        }
+        writeln!(
+            text,
+            "{}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |",
+            section.meaning
+        )
+        .unwrap();
+        for Key { name, kind, default, meaning, example } in section.keys {
+            let default = match default {
+                Value => format!("`{example}`"),
+                Described(description) => (*description).to_owned(),
+            };
+            writeln!(text, "| `{name}` | {kind} | {default} | {meaning} |").unwrap();
+        }
+    }
+    text
+}
+
+fn example() -> String {
+    let mut text = "# Example of /etc/rigbox/rigbox.toml with all keys. Each is commented out and shows its default where there is one.\n\
+        # See docs/configuration.md.\n"
+        .to_owned();
+    for section in SECTIONS {
+        writeln!(text, "\n# {}", section.meaning).unwrap();
+        if !section.name.is_empty() {
+            writeln!(text, "#[{}]", section.name).unwrap();
+        }
+        for Key { name, default, meaning, example, .. } in section.keys {
+            writeln!(text, "\n# {meaning}").unwrap();
+            if let Described(description) = default {
+                writeln!(text, "# Default: {description}.").unwrap();
+            }
+            writeln!(text, "#{name} = {example}").unwrap();
+        }
+    }
+    text
+}
+
+/// Compares a file of the checkout with what it should contain, or writes it.
+fn check(path: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
+    if std::env::var_os("RIGBOX_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, expected).unwrap();
+    }
+    let current = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        current == expected,
+        "{} is not up to date; run `RIGBOX_BLESS=1 cargo test --release -p rigboxd`",
+        path.display()
+    );
+}
+
+#[test]
+fn every_key_of_the_types_is_documented() {
+    let mut documented_plans = Vec::new();
+    for section in SECTIONS {
+        let keys = section.keys.iter().map(|key| key.name);
+        let tables = SECTIONS.iter().filter_map(|other| match (section.name, other.name.split_once('.')) {
+            ("", None) if !other.name.is_empty() => Some(other.name),
+            ("", Some(("plans", plan))) => {
+                documented_plans.push(plan);
+                Some("plans")
+            }
+            (parent, Some((before, name))) if parent == before => Some(name),
+            _ => None,
+        });
+        let mut documented: Vec<_> = keys.chain(tables).map(str::to_owned).collect();
+        let mut fields = (section.fields)();
+        documented.sort();
+        fields.sort();
+        assert_eq!(documented, fields, "[{}]", section.name);
+    }
+    let plans = SECTIONS.last().unwrap();
+    for plan in fields_of::<Plans>() {
+        assert!(plans.meaning.contains(&format!("`plans.{plan}`")), "{plan}");
+    }
+    assert_eq!(
+        (documented_plans, fields_of::<Certificate>()),
+        (vec!["free"], vec!["certificate".into(), "key".into()])
+    );
+}
+
+#[test]
+fn documented_defaults_are_those_of_the_types() {
+    let mut defaults = String::new();
+    for section in SECTIONS {
+        let keys: Vec<_> = section.keys.iter().filter(|key| matches!(key.default, Value)).collect();
+        if !section.name.is_empty() && !keys.is_empty() {
+            writeln!(defaults, "[{}]", section.name).unwrap();
+        }
+        for key in keys {
+            writeln!(defaults, "{} = {}", key.name, key.example).unwrap();
+        }
+    }
+    assert_eq!(format!("{:?}", parse(&defaults).unwrap()), format!("{:?}", parse("").unwrap()));
+}
+
+#[test]
+fn documentation_is_up_to_date() {
+    check("docs/configuration.md", &documentation());
+}
+
+#[test]
+fn example_is_up_to_date_and_valid_with_and_without_its_comments() {
+    let example = example();
+    check("examples/rigbox.toml", &example);
+    parse(&example).unwrap();
+    let uncommented: String = example
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let file = parse(&uncommented).unwrap();
+    assert!(file.mail.is_some() && file.apps.tls.is_some() && file.plans.free.max_vms == Some(5));
+}
