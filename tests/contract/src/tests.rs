@@ -41,7 +41,7 @@ fn contract() -> Contract {
     Contract::new(&document.to_string()).unwrap()
 }
 
-fn ask(method: &str, path: &str, status: u16, kind: &str, body: &str) -> Result<(), Breach> {
+fn check(method: &str, path: &str, status: u16, kind: &str, body: &str) -> Result<(), Violation> {
     contract().check(&Exchange {
         method: &method.parse().unwrap(),
         path,
@@ -51,44 +51,45 @@ fn ask(method: &str, path: &str, status: u16, kind: &str, body: &str) -> Result<
     })
 }
 
-fn thing(body: &str) -> Result<(), Breach> {
-    ask("GET", "/api/v1/things/1", 200, JSON, body)
+fn thing(body: &str) -> Result<(), Violation> {
+    check("GET", "/api/v1/things/1", 200, JSON, body)
 }
 
 #[test]
-fn a_documented_answer_passes() {
+fn documented_response_passes() {
     thing(r#"{"id": "a", "size": 1}"#).unwrap();
     thing(r#"{"id": "a", "size": 1, "labels": {"any": "thing"}, "notes": {"more": [1]}, "made": "2026-01-01T00:00:00Z"}"#).unwrap();
-    ask("GET", "/v1/things/1", 200, "application/json; charset=utf-8", r#"{"id": "a", "size": 1}"#).unwrap();
-    ask("GET", "/api/v1/things", 200, JSON, r#"[{"id": "a", "size": 1}]"#).unwrap();
-    ask("GET", "/api/v1/things/best", 200, JSON, r#"{"id": "a", "size": 1, "prize": "b"}"#).unwrap();
-    ask("DELETE", "/api/v1/things/1", 204, "", "").unwrap();
-    ask("HEAD", "/api/v1/things/1", 200, JSON, "").unwrap();
+    check("GET", "/v1/things/1", 200, "application/json; charset=utf-8", r#"{"id": "a", "size": 1}"#)
+        .unwrap();
+    check("GET", "/api/v1/things", 200, JSON, r#"[{"id": "a", "size": 1}]"#).unwrap();
+    check("GET", "/api/v1/things/best", 200, JSON, r#"{"id": "a", "size": 1, "prize": "b"}"#).unwrap();
+    check("DELETE", "/api/v1/things/1", 204, "", "").unwrap();
+    check("HEAD", "/api/v1/things/1", 200, JSON, "").unwrap();
 }
 
 #[test]
-fn a_wrong_status_is_noticed() {
+fn undocumented_status_is_an_error() {
     let refusal = r#"{"error": "no"}"#;
-    ask("GET", "/api/v1/things/1", 404, JSON, refusal).unwrap();
-    assert!(matches!(ask("GET", "/api/v1/things/1", 409, JSON, refusal), Err(Breach::Status { .. })));
-    assert!(matches!(ask("GET", "/api/v1/things/1", 500, JSON, refusal), Err(Breach::Status { .. })));
+    check("GET", "/api/v1/things/1", 404, JSON, refusal).unwrap();
+    assert!(matches!(check("GET", "/api/v1/things/1", 409, JSON, refusal), Err(Violation::Status { .. })));
+    assert!(matches!(check("GET", "/api/v1/things/1", 500, JSON, refusal), Err(Violation::Status { .. })));
 }
 
 #[test]
-fn a_missing_field_is_noticed() {
-    assert!(matches!(thing(r#"{"id": "a"}"#), Err(Breach::Body { .. })));
+fn missing_field_is_an_error() {
+    assert!(matches!(thing(r#"{"id": "a"}"#), Err(Violation::Body { .. })));
 }
 
 #[test]
-fn a_field_that_nobody_documented_is_noticed() {
+fn undocumented_field_is_an_error() {
     for body in [
         r#"{"id": "a", "size": 1, "colour": "red"}"#,
         r#"{"id": "a", "size": 1, "parts": [{"id": "b", "size": 1, "colour": "red"}]}"#,
     ] {
-        let breach = thing(body).unwrap_err().to_string();
-        assert!(breach.contains("colour"), "{breach}");
+        let violation = thing(body).unwrap_err().to_string();
+        assert!(violation.contains("colour"), "{violation}");
     }
-    let best = ask(
+    let best = check(
         "GET",
         "/api/v1/things/best",
         200,
@@ -96,11 +97,13 @@ fn a_field_that_nobody_documented_is_noticed() {
         r#"{"id": "a", "size": 1, "prize": "b", "colour": "red"}"#,
     );
     assert!(best.unwrap_err().to_string().contains("colour"));
-    assert!(ask("GET", "/api/v1/things", 200, JSON, r#"[{"id": "a", "size": 1, "colour": "red"}]"#).is_err());
+    assert!(
+        check("GET", "/api/v1/things", 200, JSON, r#"[{"id": "a", "size": 1, "colour": "red"}]"#).is_err()
+    );
 }
 
 #[test]
-fn a_wrong_type_is_noticed() {
+fn wrong_type_is_an_error() {
     for body in [
         r#"{"id": 1, "size": 1}"#,
         r#"{"id": "a", "size": -1}"#,
@@ -111,30 +114,33 @@ fn a_wrong_type_is_noticed() {
         "not JSON",
         "",
     ] {
-        assert!(matches!(thing(body), Err(Breach::Body { .. })), "{body}");
+        assert!(matches!(thing(body), Err(Violation::Body { .. })), "{body}");
     }
 }
 
 #[test]
-fn a_wrong_content_type_is_noticed() {
+fn undocumented_content_type_is_an_error() {
     let body = r#"{"id": "a", "size": 1}"#;
     for kind in ["", "text/plain; charset=utf-8"] {
         assert!(
-            matches!(ask("GET", "/api/v1/things/1", 200, kind, body), Err(Breach::ContentType { .. })),
+            matches!(check("GET", "/api/v1/things/1", 200, kind, body), Err(Violation::ContentType { .. })),
             "{kind}"
         );
     }
-    assert!(matches!(ask("DELETE", "/api/v1/things/1", 204, JSON, "{}"), Err(Breach::ContentType { .. })));
-    assert!(matches!(ask("DELETE", "/api/v1/things/1", 204, "", "x"), Err(Breach::Body { .. })));
+    assert!(matches!(
+        check("DELETE", "/api/v1/things/1", 204, JSON, "{}"),
+        Err(Violation::ContentType { .. })
+    ));
+    assert!(matches!(check("DELETE", "/api/v1/things/1", 204, "", "x"), Err(Violation::Body { .. })));
 }
 
 #[test]
-fn every_line_of_a_stream_is_looked_at() {
-    let log = |body: &str| ask("GET", "/api/v1/things/1/log", 200, LINES, body);
+fn every_line_of_a_stream_is_checked() {
+    let log = |body: &str| check("GET", "/api/v1/things/1/log", 200, NDJSON, body);
     log("{\"line\": \"a\"}\n{\"end\": 0}\n").unwrap();
     log("").unwrap();
     for body in ["{\"line\": \"a\"}\n{\"stop\": 0}\n", "{\"line\": \"a\", \"end\": 0}\n", "line\n"] {
-        assert!(matches!(log(body), Err(Breach::Body { .. })), "{body}");
+        assert!(matches!(log(body), Err(Violation::Body { .. })), "{body}");
     }
     let contract = contract();
     contract.check_value("Event", &json!({"end": 1})).unwrap();
@@ -143,20 +149,20 @@ fn every_line_of_a_stream_is_looked_at() {
 }
 
 #[test]
-fn what_is_not_in_the_document_can_only_be_refused() {
+fn undocumented_request_may_only_be_refused() {
     let refusal = r#"{"error": "no"}"#;
-    ask("GET", "/api/v1/nothing", 404, JSON, refusal).unwrap();
-    ask("GET", "/api/v1/nothing", 421, JSON, refusal).unwrap();
-    ask("PATCH", "/api/v1/things", 405, JSON, refusal).unwrap();
-    assert!(matches!(ask("GET", "/api/v1/nothing", 200, JSON, "{}"), Err(Breach::Operation { .. })));
-    assert!(matches!(ask("GET", "/api/v1/nothing", 405, JSON, refusal), Err(Breach::Operation { .. })));
-    assert!(matches!(ask("PATCH", "/api/v1/things", 404, JSON, refusal), Err(Breach::Operation { .. })));
-    assert!(matches!(ask("GET", "/api/v1/nothing", 404, JSON, "{}"), Err(Breach::Body { .. })));
-    assert!(matches!(ask("GET", "/api/v1/things//log", 200, LINES, ""), Err(Breach::Operation { .. })));
+    check("GET", "/api/v1/nothing", 404, JSON, refusal).unwrap();
+    check("GET", "/api/v1/nothing", 421, JSON, refusal).unwrap();
+    check("PATCH", "/api/v1/things", 405, JSON, refusal).unwrap();
+    assert!(matches!(check("GET", "/api/v1/nothing", 200, JSON, "{}"), Err(Violation::Operation { .. })));
+    assert!(matches!(check("GET", "/api/v1/nothing", 405, JSON, refusal), Err(Violation::Operation { .. })));
+    assert!(matches!(check("PATCH", "/api/v1/things", 404, JSON, refusal), Err(Violation::Operation { .. })));
+    assert!(matches!(check("GET", "/api/v1/nothing", 404, JSON, "{}"), Err(Violation::Body { .. })));
+    assert!(matches!(check("GET", "/api/v1/things//log", 200, NDJSON, ""), Err(Violation::Operation { .. })));
 }
 
 #[test]
-fn a_document_that_is_none_is_told_so() {
-    assert!(matches!(Contract::new("{"), Err(BadDocument::NotJson(_))));
-    assert!(matches!(Contract::new("{}"), Err(BadDocument::Missing(_))));
+fn invalid_document_is_an_error() {
+    assert!(matches!(Contract::new("{"), Err(InvalidDocument::NotJson(_))));
+    assert!(matches!(Contract::new("{}"), Err(InvalidDocument::Missing(_))));
 }

@@ -1,8 +1,8 @@
-//! With `bare.serve` on the kernel's command line: the yardstick of the agent's stream, the same bytes over the same port by plain
-//! reads and writes.
+//! Baseline of the agent's stream, enabled by `bare.serve` on the kernel's command line: the same bytes over the same port with plain reads and
+//! writes.
 //!
-//! A request is a letter and a little-endian count: `e` sends that many following bytes back, `f` keeps them as a file and
-//! answers one byte, `p` has `cat` write the file so many times into a pipe and copies the pipe to the port.
+//! A request is a letter and a little-endian count. `e` echoes as many bytes, `f` writes as many bytes to a file and responds with one
+//! byte, and `p` has `cat` write the file that many times into a pipe and copies the pipe to the port.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// What the agent reads from a command's pipe at a time.
+/// Size of the agent's reads from a command's pipe.
 const CHUNK: usize = 32 * 1024;
 const FILE: &str = "/run/bare-file";
 
@@ -20,16 +20,16 @@ pub(crate) fn serve() -> io::Result<Infallible> {
     loop {
         let mut request = [0; 5];
         if let Err(error) = port.read_exact(&mut request) {
-            // A read without a host at the other end is an end of file.
+            // End of file means that no host is connected.
             if error.kind() != io::ErrorKind::UnexpectedEof {
                 return Err(error);
             }
             sleep(Duration::from_millis(5));
             continue;
         }
-        let [what, count @ ..] = request;
+        let [kind, count @ ..] = request;
         let count = u32::from_le_bytes(count) as usize;
-        match what {
+        match kind {
             b'e' => {
                 let mut bytes = vec![0; count];
                 port.read_exact(&mut bytes)?;
@@ -42,7 +42,7 @@ pub(crate) fn serve() -> io::Result<Infallible> {
                 port.write_all(b".")?;
             }
             b'p' => copy_pipe(&mut port, count)?,
-            other => return Err(io::Error::other(format!("no request begins with {other}"))),
+            other => return Err(io::Error::other(format!("unknown request {other}"))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Schemas that values are held against: JSON Schema 2020-12, with references into the document that they come from.
+//! Compiled schemas: JSON Schema 2020-12, with references into their document.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,25 +6,25 @@ use std::sync::Arc;
 use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};
 
-use crate::BadDocument;
 use crate::closed::closed;
+use crate::error::InvalidDocument;
 
-/// One schema.
+/// Compiled schema.
 #[derive(Debug, Clone)]
-pub(crate) struct Shape(Arc<Validator>);
+pub(crate) struct Schema(Arc<Validator>);
 
-/// The schemas of a document, each made ready once.
+/// Schemas of a document, each compiled once.
 #[derive(Debug)]
-pub(crate) struct Shapes {
-    /// As the document has them.
+pub(crate) struct Schemas {
+    /// Named schemas, as in the document.
     named: Map<String, Value>,
-    /// Closed, below the names that references have.
+    /// Closed named schemas, for references.
     components: Value,
-    ready: BTreeMap<String, Shape>,
+    compiled: BTreeMap<String, Schema>,
 }
 
-impl Shape {
-    /// How `value` differs.
+impl Schema {
+    /// Checks a value; the error lists the mismatches.
     pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
         let problems: Vec<String> = self
             .0
@@ -35,35 +35,35 @@ impl Shape {
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
     }
 
-    /// How the JSON in `text` differs.
+    /// Checks JSON in `text`.
     pub(crate) fn check_text(&self, text: &[u8]) -> Result<(), String> {
         let value = serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
         self.check(&value)
     }
 }
 
-impl Shapes {
+impl Schemas {
     pub(crate) fn new(document: &Value) -> Self {
         let named = document.pointer("/components/schemas").and_then(Value::as_object).cloned();
         let named = named.unwrap_or_default();
         let schemas: Map<_, _> =
             named.iter().map(|(name, schema)| (name.clone(), closed(schema, &named))).collect();
-        Self { named, components: json!({"schemas": schemas}), ready: BTreeMap::new() }
+        Self { named, components: json!({"schemas": schemas}), compiled: BTreeMap::new() }
     }
 
-    /// The named schema.
-    pub(crate) fn named(&mut self, name: &str) -> Result<Shape, BadDocument> {
+    /// Compiles a named schema.
+    pub(crate) fn named(&mut self, name: &str) -> Result<Schema, InvalidDocument> {
         if !self.named.contains_key(name) {
-            return Err(BadDocument::Missing(format!("components/schemas/{name}")));
+            return Err(InvalidDocument::Missing(format!("components/schemas/{name}")));
         }
-        self.of(&reference(name), name)
+        self.compile(&reference(name), name)
     }
 
-    /// A schema that stands at `place`.
-    pub(crate) fn of(&mut self, schema: &Value, place: &str) -> Result<Shape, BadDocument> {
+    /// Compiles a schema, which is at `place` in the document.
+    pub(crate) fn compile(&mut self, schema: &Value, place: &str) -> Result<Schema, InvalidDocument> {
         let text = schema.to_string();
-        if let Some(ready) = self.ready.get(&text) {
-            return Ok(ready.clone());
+        if let Some(compiled) = self.compiled.get(&text) {
+            return Ok(compiled.clone());
         }
         let mut root = closed(schema, &self.named);
         if let Some(root) = root.as_object_mut() {
@@ -73,15 +73,18 @@ impl Shapes {
             .with_draft(Draft::Draft202012)
             .should_validate_formats(true)
             .build(&root)
-            .map_err(|error| BadDocument::Schema { place: place.to_owned(), problem: error.to_string() })?;
-        let shape = Shape(Arc::new(validator));
-        self.ready.insert(text, shape.clone());
-        Ok(shape)
+            .map_err(|error| InvalidDocument::Schema {
+                place: place.to_owned(),
+                problem: error.to_string(),
+            })?;
+        let schema = Schema(Arc::new(validator));
+        self.compiled.insert(text, schema.clone());
+        Ok(schema)
     }
 
-    /// The named schema, if some answer has it.
-    pub(crate) fn find(&self, name: &str) -> Option<&Shape> {
-        self.ready.get(&reference(name).to_string())
+    /// Returns a named schema, if it is compiled.
+    pub(crate) fn find(&self, name: &str) -> Option<&Schema> {
+        self.compiled.get(&reference(name).to_string())
     }
 }
 
