@@ -6,14 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::apps::{app, show, user};
-use crate::installation::eventually;
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::functional::apps::{app, show, user};
+use crate::harness::installation::{Installation, eventually};
 
-pub(crate) const PROMISES: &[crate::Promise] = &[(
-    "a_browser_sees_what_its_user_may_see_and_nothing_else",
-    a_browser_sees_what_its_user_may_see_and_nothing_else,
-)];
+tests![browser_sees_only_apps_shared_with_its_user,];
 
 const PORT: u16 = 9515;
 
@@ -26,14 +23,14 @@ struct Browser {
 }
 
 impl Browser {
-    fn start(world: &World) -> Result<Self> {
-        let log = std::fs::File::create(world.scratch.join("chromedriver.log"))?;
+    fn start(installation: &Installation) -> Result<Self> {
+        let log = std::fs::File::create(installation.scratch.join("chromedriver.log"))?;
         let driver = Command::new("chromedriver")
             .args([&format!("--port={PORT}"), "--allowed-ips=127.0.0.1"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            .env("HOME", &world.scratch)
+            .env("HOME", &installation.scratch)
             .spawn()
             .context("chromedriver")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -55,8 +52,8 @@ impl Browser {
         ];
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome", "goog:chromeOptions": {"args": arguments}}}});
-        let made = browser.ask("POST", "/session", Some(wanted)).context("Chromium does not start")?;
-        browser.session = made.get("sessionId").and_then(Value::as_str).context("no session")?.to_owned();
+        let created = browser.ask("POST", "/session", Some(wanted)).context("Chromium does not start")?;
+        browser.session = created.get("sessionId").and_then(Value::as_str).context("no session")?.to_owned();
         Ok(browser)
     }
 
@@ -136,15 +133,15 @@ impl Drop for Browser {
 
 const FRIEND: &str = "reader@example.org";
 
-fn a_browser_sees_what_its_user_may_see_and_nothing_else(world: &World) -> Kept {
-    let private = app(world, "private-page", 8000)?;
-    let sibling = app(world, "sibling", 8000)?;
-    user(world, FRIEND)?;
-    show(world, &private, "privileged", &[FRIEND])?;
-    show(world, &sibling, "public", &[])?;
-    let browser = Browser::start(world)?;
+fn browser_sees_only_apps_shared_with_its_user(installation: &Installation) -> TestResult {
+    let private = app(installation, "private-page", 8000)?;
+    let sibling = app(installation, "sibling", 8000)?;
+    user(installation, FRIEND)?;
+    show(installation, &private, "privileged", &[FRIEND])?;
+    show(installation, &sibling, "public", &[])?;
+    let browser = Browser::start(installation)?;
 
-    // Nobody is signed in: the way leads to the console, over the letter's link, and back to the very page.
+    // Nobody is signed in: the way leads to the console, over the email's link, and back to the very page.
     browser.go("http://private-page.rigbox.localhost:7080/index.html?a=b")?;
     ensure!(browser.url()?.starts_with("http://console.localhost:7070/sign-in?app="), "{}", browser.url()?);
     let asked = browser.url()?;
@@ -155,8 +152,8 @@ fn a_browser_sees_what_its_user_may_see_and_nothing_else(world: &World) -> Kept 
     eventually("a link is on its way", Duration::from_secs(20), || {
         Ok(browser.text()?.contains("a link is on its way").then_some(()))
     })?;
-    // As the letter's link does; the letter itself is another test's.
-    let link = world.admin(&["login-link", FRIEND])?;
+    // As the email's link does; the email itself is another test's.
+    let link = installation.admin(&["login-link", FRIEND])?;
     browser.go(&format!("{link}&{query}"))?;
     browser.click("form[action='/sign-in/link'] button")?;
     eventually("the way on to the app", Duration::from_secs(20), || {
@@ -188,11 +185,11 @@ fn a_browser_sees_what_its_user_may_see_and_nothing_else(world: &World) -> Kept 
                   s.onopen = () => r('open'); s.onerror = () => r('refused'); })";
     ensure!(browser.wait_for(socket)? == json!("refused"), "a sibling's page opens a WebSocket");
 
-    // It is not shared any more. (Each time another address: a page that the browser has kept is shown without a request.)
-    show(world, &private, "private", &[])?;
+    // It is not shared any more. (Each time another address: a page that the browser has kept is page without a request.)
+    show(installation, &private, "private", &[])?;
     browser.go("http://private-page.rigbox.localhost:7080/index.html?unshared")?;
     ensure!(!browser.text()?.contains("hello from the app"), "{}", browser.text()?);
-    show(world, &private, "privileged", &[FRIEND])?;
+    show(installation, &private, "privileged", &[FRIEND])?;
     browser.go("http://private-page.rigbox.localhost:7080/index.html?shared")?;
     ensure!(browser.text()?.contains("hello from the app"), "it is shared again: {}", browser.text()?);
     // Signing out on the console ends it everywhere.
@@ -201,7 +198,7 @@ fn a_browser_sees_what_its_user_may_see_and_nothing_else(world: &World) -> Kept 
     browser.go("http://private-page.rigbox.localhost:7080/index.html?signed-out")?;
     ensure!(!browser.text()?.contains("hello from the app"), "signed out: {}", browser.text()?);
     for app in [private, sibling] {
-        world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+        installation.api.delete(&format!("/apps/{app}"))?.expect(200)?;
     }
     Ok(())
 }

@@ -40,13 +40,13 @@ impl Internet {
     /// Creates it and serves it on threads of this process. The host gets `eth0` and a default route.
     pub(crate) fn serve(scratch: &Path) -> Result<()> {
         File::create(PATH)?;
-        let made = std::thread::spawn(|| -> io::Result<()> {
+        let created = std::thread::spawn(|| -> io::Result<()> {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let own = Some("/proc/thread-self/ns/net");
             nix::mount::mount(own, PATH, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>)?;
             rigbox_sys::network::bring_up("lo")
         });
-        made.join().map_err(|_| anyhow::anyhow!("the internet"))??;
+        created.join().map_err(|_| anyhow::anyhow!("the internet"))??;
         let mask = Ipv4Addr::new(255, 255, 255, 0);
         ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", PATH])?;
         rigbox_sys::network::set_address("eth0", HOST, mask)?;

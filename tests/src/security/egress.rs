@@ -10,67 +10,72 @@ use rigbox_proto::node::egress::Mode;
 use rigbox_proto::node::{Egress, NetworkPolicy};
 use serde_json::json;
 
-use crate::installation::eventually;
-use crate::internet::{self, GREETING, HOST, OTHER, RESOLVER, Recorder, SERVER, STREAM};
-use crate::{Kept, World, roles};
+use crate::TestResult;
+use crate::harness::installation::Installation;
+use crate::harness::installation::eventually;
+use crate::harness::internet::{self, GREETING, HOST, OTHER, RESOLVER, Recorder, SERVER, STREAM};
+use crate::harness::roles;
 
-pub(crate) const PROMISES: &[crate::Promise] = &[
-    ("root_in_a_vm_reaches_nobody_but_the_internet", root_in_a_vm_reaches_nobody_but_the_internet),
-    ("a_name_leads_to_no_private_address", a_name_leads_to_no_private_address),
-    ("an_allow_list_holds_for_names_addresses_and_open_connections", an_allow_list_holds),
-    ("a_vm_begins_no_more_connections_than_its_share", a_vm_begins_no_more_connections_than_its_share),
-    ("a_vm_speaks_with_its_own_bridge", a_vm_speaks_with_its_own_bridge),
-    ("what_stands_in_the_way_out_is_named", what_stands_in_the_way_out_is_named),
-    ("what_the_host_lent_is_given_back", what_the_host_lent_is_given_back),
+tests![
+    root_in_a_vm_reaches_only_the_internet,
+    dns_answers_contain_no_private_address,
+    allow_list_applies_to_names_addresses_and_open_connections,
+    vm_opens_no_more_connections_than_its_share,
+    vm_reaches_its_own_bridge_only,
+    doctor_names_what_blocks_egress,
+    host_network_settings_are_restored,
 ];
 
 const ATTACKS: &str = include_str!("attacks.py");
 const MARK: &[u8] = b"rigbox-attack-mark";
 
-fn netns(world: &World, id: &str) -> PathBuf {
-    world.run_dir().join("node/own/netns").join(id)
+fn netns(installation: &Installation, id: &str) -> PathBuf {
+    installation.run_dir().join("node/own/netns").join(id)
 }
 
-fn put(world: &World, id: &str, path: &str, text: &str) -> Kept {
+fn put(installation: &Installation, id: &str, path: &str, text: &str) -> TestResult {
     use base64::Engine;
     let text = base64::engine::general_purpose::STANDARD.encode(text);
     // In pieces: a command line has an end.
     for (number, part) in text.as_bytes().chunks(60_000).enumerate() {
         let to = if number == 0 { ">" } else { ">>" };
-        world.api.sudo(id, &format!("printf %s '{}' {to} {path}.b64", std::str::from_utf8(part)?))?;
+        installation.api.sudo(id, &format!("printf %s '{}' {to} {path}.b64", std::str::from_utf8(part)?))?;
     }
-    world.api.sudo(id, &format!("base64 -d {path}.b64 > {path}")).map(drop)
+    installation.api.sudo(id, &format!("base64 -d {path}.b64 > {path}")).map(drop)
 }
 
-fn fetch(world: &World, id: &str, place: &str) -> Result<bool> {
-    fetch_within(world, id, place, 10)
+fn fetch(installation: &Installation, id: &str, place: &str) -> Result<bool> {
+    fetch_within(installation, id, place, 10)
 }
 
-fn fetch_within(world: &World, id: &str, place: &str, seconds: u32) -> Result<bool> {
-    let ran = world.api.exec(id, &json!({"command": format!("curl -s -m {seconds} http://{place}/")}))?;
+fn fetch_within(installation: &Installation, id: &str, place: &str, seconds: u32) -> Result<bool> {
+    let ran =
+        installation.api.exec(id, &json!({"command": format!("curl -s -m {seconds} http://{place}/")}))?;
     Ok(ran.out() == GREETING)
 }
 
 /// What a VM's bridge says of its workspaces.
-fn bridge(world: &World, id: &str) -> Result<String> {
-    world.api.sh(id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")
+fn bridge(installation: &Installation, id: &str) -> Result<String> {
+    installation.api.sh(id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")
 }
 
-fn root_in_a_vm_reaches_nobody_but_the_internet(world: &World) -> Kept {
-    let api = &world.api;
+fn root_in_a_vm_reaches_only_the_internet(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let (attacker, other) = (api.spawn("attacker")?, api.spawn("neighbour")?);
-    ensure!(fetch(world, &attacker, &SERVER.to_string())?, "the internet cannot be reached");
+    ensure!(fetch(installation, &attacker, &SERVER.to_string())?, "the internet cannot be reached");
     let listeners = Listeners::start()?;
-    let (outside, host) = (world.internet.record()?, Recorder::start(&internet::host())?);
-    let (neighbour, meeting) =
-        (Recorder::start(&netns(world, &other))?, Recorder::start(&world.run_dir().join("node/own/egress"))?);
+    let (outside, host) = (installation.internet.record()?, Recorder::start(&internet::host())?);
+    let (neighbour, meeting) = (
+        Recorder::start(&netns(installation, &other))?,
+        Recorder::start(&installation.run_dir().join("node/own/egress"))?,
+    );
 
-    put(world, &attacker, "/root/attacks.py", ATTACKS)?;
+    put(installation, &attacker, "/root/attacks.py", ATTACKS)?;
     let said = api.sudo(&attacker, &format!("python3 /root/attacks.py {HOST}"))?;
     ensure!(said.ends_with("reached nothing"), "{said}");
     ensure!(said.starts_with("sent 2"), "hardly anything was sent: {said}");
 
-    let none = |seen: std::collections::BTreeMap<String, usize>, who: &str| -> Kept {
+    let none = |seen: std::collections::BTreeMap<String, usize>, who: &str| -> TestResult {
         ensure!(seen.is_empty(), "{who} saw {seen:?}");
         Ok(())
     };
@@ -103,12 +108,12 @@ fn root_in_a_vm_reaches_nobody_but_the_internet(world: &World) -> Kept {
     // Everything that came to the internet came from the host's address.
     let private = outside.sent_to(|to| !rigbox_core::egress::is_public(to));
     none(private, "the internet, for private addresses,")?;
-    ensure!(fetch(world, &attacker, &SERVER.to_string())?, "the VM cut itself off");
+    ensure!(fetch(installation, &attacker, &SERVER.to_string())?, "the VM cut itself off");
 
     // Letters are not sent from here.
-    let letter =
+    let email =
         api.exec(&attacker, &json!({"command": format!("timeout 10 bash -c ': < /dev/tcp/{SERVER}/25'")}))?;
-    ensure!(letter.exit_code() == Some(1), "port 25: {}", letter.end);
+    ensure!(email.exit_code() == Some(1), "port 25: {}", email.end);
     api.remove(&attacker)?;
     api.remove(&other)
 }
@@ -127,7 +132,7 @@ impl Listeners {
         Ok(Self { tcp, udp })
     }
 
-    fn heard_nothing(&self) -> Kept {
+    fn heard_nothing(&self) -> TestResult {
         let nothing =
             |error: Option<std::io::Error>| error.is_some_and(|e| e.kind() == ErrorKind::WouldBlock);
         ensure!(nothing(self.tcp.accept().err()), "the host accepted a connection");
@@ -135,7 +140,7 @@ impl Listeners {
         Ok(())
     }
 
-    fn would_hear(&self) -> Kept {
+    fn would_hear(&self) -> TestResult {
         let _caller = TcpStream::connect((HOST, 40405))?;
         UdpSocket::bind("0.0.0.0:0")?.send_to(MARK, (HOST, 40405))?;
         eventually("the host's own call", Duration::from_secs(5), || {
@@ -148,24 +153,27 @@ impl Listeners {
 }
 
 /// What a program in the VM is told of a name.
-fn addresses(world: &World, id: &str, name: &str) -> Result<String> {
-    let ran = world
+fn addresses(installation: &Installation, id: &str, name: &str) -> Result<String> {
+    let ran = installation
         .api
         .exec(id, &json!({"command": format!("getent ahosts {name} | awk '{{print $1}}' | sort -u")}))?;
     Ok(ran.out())
 }
 
-fn a_name_leads_to_no_private_address(world: &World) -> Kept {
-    let api = &world.api;
+fn dns_answers_contain_no_private_address(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let id = api.spawn("asker")?;
-    ensure!(addresses(world, &id, "server.example")? == SERVER.to_string(), "server.example");
-    ensure!(fetch(world, &id, "server.example")?, "a server cannot be reached by its name");
+    ensure!(addresses(installation, &id, "server.example")? == SERVER.to_string(), "server.example");
+    ensure!(fetch(installation, &id, "server.example")?, "a server cannot be reached by its name");
     // It has an IPv6 address, which nobody was asked for.
-    ensure!(addresses(world, &id, "nobody.example")?.is_empty(), "nobody.example");
+    ensure!(addresses(installation, &id, "nobody.example")?.is_empty(), "nobody.example");
     for name in ["inside.example", "metadata.example"] {
-        let before = world.internet.asked_for(name)?;
-        ensure!(addresses(world, &id, name)?.is_empty(), "{name} leads somewhere");
-        ensure!(world.internet.asked_for(name)? > before, "the resolver would have said where {name} is");
+        let before = installation.internet.asked_for(name)?;
+        ensure!(addresses(installation, &id, name)?.is_empty(), "{name} leads somewhere");
+        ensure!(
+            installation.internet.asked_for(name)? > before,
+            "the resolver would have said where {name} is"
+        );
     }
     // Answers that are too long for a packet come by a connection.
     let ask = "import socket,struct\n\
@@ -174,7 +182,7 @@ fn a_name_leads_to_no_private_address(world: &World) -> Kept {
         assert r[2]&2,'not cut'\n\
         t=socket.create_connection(('172.16.0.1',53),10);t.sendall(struct.pack('!H',len(q))+q)\n\
         f=t.makefile('rb');n,=struct.unpack('!H',f.read(2));print(f.read(n).count(b'x'))\n";
-    put(world, &id, "/tmp/ask.py", ask)?;
+    put(installation, &id, "/tmp/ask.py", ask)?;
     ensure!(api.sh(&id, "python3 /tmp/ask.py")?.parse::<u32>()? >= 2000, "a long answer");
     api.remove(&id)
 }
@@ -212,10 +220,10 @@ for name in sys.argv[2:]:
     print(name + (": answered" if b"hello" in said else ": nothing"))
 "#;
 
-fn an_allow_list_holds(world: &World) -> Kept {
-    let api = &world.api;
+fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let id = api.spawn("listed")?;
-    let reaches = |place: &str| fetch(world, &id, place);
+    let reaches = |place: &str| fetch(installation, &id, place);
     let (server, other) = (SERVER.to_string(), OTHER.to_string());
 
     // Connections that are open while the list comes.
@@ -228,7 +236,11 @@ fn an_allow_list_holds(world: &World) -> Kept {
     for file in ["to-server", "to-other"] {
         eventually("a stream begins", Duration::from_secs(20), || Ok((length(file)? > 50).then_some(())))?;
     }
-    roles::set_network(world, &id, policy(Mode::List, &["server.example"], &[format!("{SERVER}/32")]))?;
+    roles::set_network(
+        installation,
+        &id,
+        policy(Mode::List, &["server.example"], &[format!("{SERVER}/32")]),
+    )?;
     eventually("the stream that is not listed ends", Duration::from_secs(20), || {
         Ok(api.sh(&id, "tail -1 to-other")?.contains("over").then_some(()))
     })?;
@@ -239,14 +251,14 @@ fn an_allow_list_holds(world: &World) -> Kept {
     ensure!(!api.sh(&id, "tail -1 to-server")?.contains("over"), "the listed stream ended");
 
     // By name only: the address comes with the name's answer.
-    roles::set_network(world, &id, policy(Mode::List, &["server.example"], &[]))?;
+    roles::set_network(installation, &id, policy(Mode::List, &["server.example"], &[]))?;
     ensure!(!reaches(&server)?, "an address that nobody looked up");
     ensure!(reaches("server.example")?, "a listed name");
     ensure!(reaches(&server)?, "the address of a listed name");
-    let refused = roles::refusals_during(world, || {
-        let before = world.internet.asked_for("other.example")?;
+    let refused = roles::refusals_during(installation, || {
+        let before = installation.internet.asked_for("other.example")?;
         ensure!(!reaches("other.example")?, "a name that is not listed");
-        ensure!(world.internet.asked_for("other.example")? == before, "the name left the house");
+        ensure!(installation.internet.asked_for("other.example")? == before, "the name left the house");
         ensure!(!reaches(&other)?, "an address that is not listed");
         ensure!(!reaches(&format!("{other}:8080"))?, "another port of it");
         // Names by another resolver, and tunnels in what is left.
@@ -257,8 +269,8 @@ fn an_allow_list_holds(world: &World) -> Kept {
              \x20 try: u.send(b'rigbox-tunnel');u.recv(99);print('through',to)\n\
              \x20 except OSError: pass\n"
         );
-        put(world, &id, "/tmp/tunnels.py", &tunnels)?;
-        let outside = world.internet.record()?;
+        put(installation, &id, "/tmp/tunnels.py", &tunnels)?;
+        let outside = installation.internet.record()?;
         let said = api.sudo(&id, "python3 /tmp/tunnels.py; ping -c1 -W2 5.6.7.8 || true")?;
         ensure!(!said.contains("through") && outside.marked(b"rigbox-tunnel").is_empty(), "{said}");
         Ok(())
@@ -276,14 +288,14 @@ fn an_allow_list_holds(world: &World) -> Kept {
     ensure!(seen("udp", &RESOLVER.to_string(), 53, ""), "a refused packet is not told: {refused:?}");
 
     // Port 443 of the address goes by the name that TLS asks for: other names may be at the same address.
-    put(world, &id, "/tmp/hello.py", HELLO)?;
+    put(installation, &id, "/tmp/hello.py", HELLO)?;
     let said = api.sh(&id, "python3 /tmp/hello.py server.example server.example other.example - plain")?;
     ensure!(said == "server.example: answered\nother.example: nothing\n-: nothing\nplain: nothing", "{said}");
 
     // Nothing at all, also for what is open.
     streams("server.example", "last")?;
     eventually("a stream begins", Duration::from_secs(20), || Ok((length("last")? > 50).then_some(())))?;
-    roles::set_network(world, &id, policy(Mode::None, &[], &[]))?;
+    roles::set_network(installation, &id, policy(Mode::None, &[], &[]))?;
     eventually("the last stream ends", Duration::from_secs(20), || {
         Ok(api.sh(&id, "tail -1 last")?.contains("over").then_some(()))
     })?;
@@ -292,7 +304,7 @@ fn an_allow_list_holds(world: &World) -> Kept {
     // A node that comes back changes nothing of it by itself. (Control would bring what it knows: it has to wait.)
     let rules = || -> Result<String> {
         let mut nft = std::process::Command::new("nsenter");
-        nft.arg(format!("--net={}", netns(world, &id).display())).args([
+        nft.arg(format!("--net={}", netns(installation, &id).display())).args([
             "nft",
             "list",
             "chain",
@@ -303,18 +315,18 @@ fn an_allow_list_holds(world: &World) -> Kept {
         Ok(String::from_utf8(nft.output()?.stdout)?)
     };
     ensure!(rules()?.contains("refuse") && !rules()?.contains("accept"), "{}", rules()?);
-    world.without_role("control", || {
-        world.kill_role("node")?;
-        let boot = crate::dialling::boot_of(world, &id)?;
+    installation.without_role("control", || {
+        installation.kill_role("node")?;
+        let boot = crate::security::gateway_dial::boot_of(installation, &id)?;
         eventually("the node has taken the VM over", Duration::from_secs(20), || {
-            Ok((roles::dial(world, &id, &boot, 80)?.err().as_deref() == Some("port_not_listed"))
+            Ok((roles::dial(installation, &id, &boot, 80)?.err().as_deref() == Some("port_not_listed"))
                 .then_some(()))
         })?;
         ensure!(rules()?.contains("refuse") && !rules()?.contains("accept"), "{}", rules()?);
         Ok(())
     })?;
     eventually("commands run again", Duration::from_secs(20), || Ok(api.sh(&id, "true").ok().map(drop)))?;
-    roles::set_network(world, &id, policy(Mode::Internet, &[], &[]))?;
+    roles::set_network(installation, &id, policy(Mode::Internet, &[], &[]))?;
     ensure!(reaches(&other)? && reaches("other.example")?, "the internet again");
     api.remove(&id)
 }
@@ -323,9 +335,9 @@ fn an_allow_list_holds(world: &World) -> Kept {
 /// it was sent.
 const FLOWS: &str = r#"
 import socket, struct, sys, time
-began = time.monotonic()
+started = time.monotonic()
 sent = 0
-while (now := time.monotonic() - began) < 25:
+while (now := time.monotonic() - started) < 25:
     while sent < now * 400:
         flow = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         flow.bind(("", 10000 + sent))
@@ -336,17 +348,17 @@ while (now := time.monotonic() - began) < 25:
 print(sent)
 "#;
 
-fn a_vm_begins_no_more_connections_than_its_share(world: &World) -> Kept {
+fn vm_opens_no_more_connections_than_its_share(installation: &Installation) -> TestResult {
     // As in `vm.nft`: so many a second after a burst, and so many at once.
     let (burst, a_second, at_once) = (400, 200, 4096);
-    let api = &world.api;
+    let api = &installation.api;
     let id = api.spawn("greedy")?;
-    put(world, &id, "/tmp/flows.py", FLOWS)?;
-    let outside = world.internet.record()?;
+    put(installation, &id, "/tmp/flows.py", FLOWS)?;
+    let outside = installation.internet.record()?;
     let sent: usize = api.sh(&id, &format!("python3 /tmp/flows.py {SERVER}"))?.parse()?;
     // While all of them count, there is no room for another; what leads to the bridge is counted apart.
-    let one_more = fetch_within(world, &id, &SERVER.to_string(), 2)?;
-    let said = bridge(world, &id)?;
+    let one_more = fetch_within(installation, &id, &SERVER.to_string(), 2)?;
+    let said = bridge(installation, &id)?;
     ensure!(said.contains(&id), "the bridge says: {said}");
 
     let arrived: Vec<usize> = outside
@@ -362,16 +374,16 @@ fn a_vm_begins_no_more_connections_than_its_share(world: &World) -> Kept {
     ensure!(arrived.len() <= at_once && arrived.len() > at_once - burst, "{told}");
     ensure!(!one_more, "there was room for another: {told}");
     eventually("there is room again", Duration::from_secs(60), || {
-        Ok(fetch(world, &id, &SERVER.to_string())?.then_some(()))
+        Ok(fetch(installation, &id, &SERVER.to_string())?.then_some(()))
     })?;
     api.remove(&id)
 }
 
-fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
-    let api = &world.api;
+fn vm_reaches_its_own_bridge_only(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let (one, two) = (api.spawn("bridged-one")?, api.spawn("bridged-two")?);
     for (id, other) in [(&one, &two), (&two, &one)] {
-        let said = bridge(world, id)?;
+        let said = bridge(installation, id)?;
         ensure!(
             said.contains(id.as_str()) && !said.contains(other.as_str()),
             "the bridge of {id} says: {said}"
@@ -379,26 +391,26 @@ fn a_vm_speaks_with_its_own_bridge(world: &World) -> Kept {
     }
     // It outlives its ends, and no VM takes more than its share of it.
     for role in ["control", "node"] {
-        world.kill_role(role)?;
+        installation.kill_role(role)?;
         eventually("the bridge is back", Duration::from_secs(30), || {
-            let said = bridge(world, &one)?;
+            let said = bridge(installation, &one)?;
             Ok(said.contains(&one).then_some(()))
         })?;
     }
     let many = "import socket\nheld=[]\nfor n in range(200):\n s=socket.socket();s.settimeout(3);held.append(s)\n try: s.connect(('172.16.0.1',9090))\n except OSError: break\nprint(n)\n";
-    put(world, &one, "/tmp/many.py", many)?;
+    put(installation, &one, "/tmp/many.py", many)?;
     let most: u32 = api.sh(&one, "python3 /tmp/many.py")?.parse()?;
     ensure!((100..=130).contains(&most), "{most} connections at once");
-    ensure!(bridge(world, &two)?.contains(&two), "the other's bridge");
+    ensure!(bridge(installation, &two)?.contains(&two), "the other's bridge");
     api.remove(&one)?;
     api.remove(&two)
 }
 
-fn what_stands_in_the_way_out_is_named(world: &World) -> Kept {
+fn doctor_names_what_blocks_egress(installation: &Installation) -> TestResult {
     // What the node said last counts for a few seconds.
     let says = |wanted: &str| {
         eventually(wanted, Duration::from_secs(20), || {
-            let said = world.api.get("/doctor")?.expect(200)?;
+            let said = installation.api.get("/doctor")?.expect(200)?;
             let findings = said["findings"].as_array().cloned().unwrap_or_default();
             let network = findings.iter().find(|finding| finding["subject"] == "network");
             let message = network.and_then(|finding| finding["message"].as_str()).unwrap_or_default();
@@ -425,8 +437,8 @@ fn what_stands_in_the_way_out_is_named(world: &World) -> Kept {
     says("VMs reach the internet through eth0")
 }
 
-fn what_the_host_lent_is_given_back(world: &World) -> Kept {
-    let (device, table) = (format!("rb-{}", world.id), format!("inet rigbox_{}", world.id));
+fn host_network_settings_are_restored(installation: &Installation) -> TestResult {
+    let (device, table) = (format!("rb-{}", installation.id), format!("inet rigbox_{}", installation.id));
     let has = || -> Result<[bool; 3]> {
         let rules = std::process::Command::new("nft").args(["list", "tables"]).output()?.stdout;
         Ok([
@@ -436,11 +448,12 @@ fn what_the_host_lent_is_given_back(world: &World) -> Kept {
         ])
     };
     ensure!(has()? == [true; 3], "the uplink is not there: {:?}", has()?);
-    world.kill_supervisor()?;
-    let purged = world.command("rigboxd").args(["purge", "--config"]).arg(world.config()).status()?;
+    installation.kill_supervisor()?;
+    let purged =
+        installation.command("rigboxd").args(["purge", "--config"]).arg(installation.config()).status()?;
     ensure!(purged.success(), "rigboxd purge");
     ensure!(has()? == [false; 3], "left on the host: {:?}", has()?);
-    ensure!(!std::fs::read_to_string("/proc/self/mountinfo")?.contains(&world.id), "a mount is left");
-    world.start_supervisor()?;
-    world.wait_ready()
+    ensure!(!std::fs::read_to_string("/proc/self/mountinfo")?.contains(&installation.id), "a mount is left");
+    installation.start_supervisor()?;
+    installation.wait_ready()
 }

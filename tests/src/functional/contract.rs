@@ -7,15 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::api::Api;
-use crate::console::Console;
-use crate::installation::eventually;
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::harness::api::Api;
+use crate::harness::console::Console;
+use crate::harness::installation::{Installation, eventually};
 
-pub(crate) const PROMISES: &[crate::Promise] = &[(
-    "no_request_makes_the_server_fail_or_say_what_is_not_documented",
-    no_request_makes_the_server_fail_or_say_what_is_not_documented,
-)];
+tests![no_request_causes_a_server_error_or_undocumented_response,];
 
 /// The program; `cargo xtask test` installs it and says where.
 const PROGRAM: &str = "RIGBOX_SCHEMATHESIS";
@@ -27,35 +24,35 @@ const CHECKS: &str =
 const ENDS_KEYS: &str = "/api-keys/.id.";
 /// The same, and streams of events, which have no end.
 const NOT_TOGETHER: &str = "/api-keys/.id.|/logs/stream";
-/// Requests made up for each operation, beside those for each property of it.
+/// Requests created up for each operation, beside those for each property of it.
 const EXAMPLES: &str = "10";
 const MANY_EXAMPLES: &str = "300";
 
-fn no_request_makes_the_server_fail_or_say_what_is_not_documented(world: &World) -> Kept {
+fn no_request_causes_a_server_error_or_undocumented_response(installation: &Installation) -> TestResult {
     let program = std::env::var_os(PROGRAM).map(PathBuf::from);
     let program = program.with_context(|| format!("{PROGRAM} is not set: run `cargo xtask test`"))?;
-    world.admin(&["user", "add", EMAIL, "--plan", "free"])?;
-    let mut browser = Console::new(world)?;
-    browser.follow(&world.admin(&["login-link", EMAIL])?)?;
-    let api = world.api.with_key(&browser.make_key("contract")?)?;
+    installation.admin(&["user", "add", EMAIL, "--plan", "free"])?;
+    let mut browser = Console::new(installation)?;
+    browser.follow(&installation.admin(&["login-link", EMAIL])?)?;
+    let api = installation.api.with_key(&browser.create_key("contract")?)?;
     let second = api.post("/api-keys", &json!({"name": "second"}))?.expect(201)?;
     let second = second.get("key").and_then(Value::as_str).context("no key")?;
     // Ids that were seen in answers are used again: some request will end the key that it shows.
-    let made_up = requests(world, &program, &api.key, ["--exclude-path-regex", NOT_TOGETHER])
-        .and_then(|()| requests(world, &program, second, ["--include-path-regex", ENDS_KEYS]));
+    let made_up = requests(installation, &program, &api.key, ["--exclude-path-regex", NOT_TOGETHER])
+        .and_then(|()| requests(installation, &program, second, ["--include-path-regex", ENDS_KEYS]));
     let cleaned = clean_up(&api);
-    world.admin(&["user", "disable", EMAIL])?;
+    installation.admin(&["user", "disable", EMAIL])?;
     made_up.and(cleaned)
 }
 
-/// Has requests made up for the operations of `which`.
-fn requests(world: &World, program: &Path, key: &str, which: [&str; 2]) -> Kept {
+/// Has requests created up for the operations of `which`.
+fn requests(installation: &Installation, program: &Path, key: &str, which: [&str; 2]) -> TestResult {
     let soak = std::env::var_os("RIGBOX_SOAK").is_some();
     let (examples, phases) =
         if soak { (MANY_EXAMPLES, "coverage,fuzzing,stateful") } else { (EXAMPLES, "coverage,fuzzing") };
     let output = std::process::Command::new(program)
         .arg("run")
-        .arg(format!("{}/api-docs/openapi.json", world.api.url))
+        .arg(format!("{}/api-docs/openapi.json", installation.api.url))
         .args(["--header", &format!("Authorization: Bearer {key}")])
         .args(["--checks", CHECKS, "--max-examples", examples, "--phases", phases])
         .args(which)
@@ -63,7 +60,7 @@ fn requests(world: &World, program: &Path, key: &str, which: [&str; 2]) -> Kept 
         .args(["--request-timeout", "150", "--max-redirects", "0", "--suppress-health-check", "all"])
         .args(["--seed", "1", "--generation-database", "none", "--continue-on-failure"])
         .args(["--no-color", "--warnings", "off"])
-        .current_dir(&world.scratch)
+        .current_dir(&installation.scratch)
         .stdin(Stdio::null())
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -72,7 +69,7 @@ fn requests(world: &World, program: &Path, key: &str, which: [&str; 2]) -> Kept 
 }
 
 /// Removes the user's workspaces: what is left is looked for at the end.
-fn clean_up(api: &Api) -> Kept {
+fn clean_up(api: &Api) -> TestResult {
     let listed = api.get("/workspaces")?.expect(200)?;
     let vms = listed.get("vms").and_then(Value::as_array).context("no list")?;
     for id in vms.iter().filter_map(|vm| vm.get("id")?.as_str()) {

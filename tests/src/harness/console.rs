@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use reqwest::header::{COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 
-use crate::World;
+use crate::harness::installation::Installation;
 
 pub(crate) struct Console {
     origin: String,
@@ -14,15 +14,15 @@ pub(crate) struct Console {
 }
 
 /// What the console answered.
-pub(crate) struct Shown {
+pub(crate) struct Page {
     pub(crate) status: u16,
     pub(crate) location: Option<String>,
     pub(crate) text: String,
 }
 
 impl Console {
-    pub(crate) fn new(world: &World) -> Result<Self> {
-        let port = world.api.url.rsplit(':').next().context("the API's port")?;
+    pub(crate) fn new(installation: &Installation) -> Result<Self> {
+        let port = installation.api.url.rsplit(':').next().context("the API's port")?;
         let origin = format!("http://console.localhost:{port}");
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -36,8 +36,8 @@ impl Console {
     /// Follows a sign-in link to its end.
     pub(crate) fn follow(&mut self, link: &str) -> Result<()> {
         let path = link.strip_prefix(&self.origin).with_context(|| format!("not the console's: {link}"))?;
-        let shown = self.open(path)?;
-        ensure!(shown.status == 200, "{path}: {} {}", shown.status, shown.text);
+        let page = self.open(path)?;
+        ensure!(page.status == 200, "{path}: {} {}", page.status, page.text);
         let token = path.split_once("token=").and_then(|(_, rest)| rest.split('&').next());
         let followed = self.submit("/sign-in/link", &[("token", token.context("no token")?)])?;
         ensure!(followed.status == 303 && self.cookie.is_some(), "{} {}", followed.status, followed.text);
@@ -45,22 +45,22 @@ impl Console {
     }
 
     /// A key to the account that is signed in.
-    pub(crate) fn make_key(&mut self, name: &str) -> Result<String> {
+    pub(crate) fn create_key(&mut self, name: &str) -> Result<String> {
         let request =
             self.client.post(format!("{}/api/v1/api-keys", self.origin)).header(ORIGIN, &self.origin);
-        let made = self.send(request.json(&serde_json::json!({"name": name})))?;
-        ensure!(made.status == 201, "{} {}", made.status, made.text);
-        let made: serde_json::Value = serde_json::from_str(&made.text)?;
-        Ok(made.get("key").and_then(|key| key.as_str()).context("no key")?.to_owned())
+        let created = self.send(request.json(&serde_json::json!({"name": name})))?;
+        ensure!(created.status == 201, "{} {}", created.status, created.text);
+        let created: serde_json::Value = serde_json::from_str(&created.text)?;
+        Ok(created.get("key").and_then(|key| key.as_str()).context("no key")?.to_owned())
     }
 
-    pub(crate) fn open(&mut self, path: &str) -> Result<Shown> {
+    pub(crate) fn open(&mut self, path: &str) -> Result<Page> {
         let request = self.client.get(format!("{}{path}", self.origin));
         self.send(request)
     }
 
     /// Sends a form from one of the console's pages.
-    pub(crate) fn submit(&mut self, path: &str, fields: &[(&str, &str)]) -> Result<Shown> {
+    pub(crate) fn submit(&mut self, path: &str, fields: &[(&str, &str)]) -> Result<Page> {
         let mut form = reqwest::Url::parse("http://form")?;
         form.query_pairs_mut().extend_pairs(fields);
         let request = self
@@ -72,7 +72,7 @@ impl Console {
         self.send(request)
     }
 
-    fn send(&mut self, mut request: reqwest::RequestBuilder) -> Result<Shown> {
+    fn send(&mut self, mut request: reqwest::RequestBuilder) -> Result<Page> {
         if let Some(cookie) = &self.cookie {
             request = request.header(COOKIE, cookie);
         }
@@ -83,7 +83,7 @@ impl Console {
             }
             let location = answer.headers().get(LOCATION).map(|place| place.to_str()).transpose()?;
             let (status, location) = (answer.status().as_u16(), location.map(str::to_owned));
-            Ok(Shown { status, location, text: answer.text().await? })
+            Ok(Page { status, location, text: answer.text().await? })
         })
     }
 }

@@ -7,13 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use crate::installation::{eventually, processes};
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::harness::installation::Installation;
+use crate::harness::installation::{eventually, processes};
 
-pub(crate) const PROMISES: &[crate::Promise] = &[
-    ("nothing_is_left_of_deleted_workspaces", nothing_is_left_of_deleted_workspaces),
-    ("something_left_on_purpose_is_seen", something_left_on_purpose_is_seen),
-];
+tests![deleted_workspaces_leave_nothing_behind, deliberate_leftovers_are_found,];
 
 /// The control groups of an installation, parents first.
 pub(crate) fn cgroups(installation: &str) -> Vec<PathBuf> {
@@ -36,7 +34,7 @@ pub(crate) fn cgroups(installation: &str) -> Vec<PathBuf> {
 }
 
 /// Everything on this host that bears the name of a workspace, or is a VMM.
-fn traces(world: &World) -> anyhow::Result<Vec<String>> {
+fn traces(installation: &Installation) -> anyhow::Result<Vec<String>> {
     let is_name = |text: &str| text.contains("ws-");
     let mut found = Vec::new();
     for (pid, arguments) in processes()? {
@@ -45,14 +43,14 @@ fn traces(world: &World) -> anyhow::Result<Vec<String>> {
         }
     }
     for line in fs::read_to_string("/proc/self/mountinfo")?.lines().filter(|line| is_name(line)) {
-        if !world.mounts_before.contains(line) {
+        if !installation.mounts_before.contains(line) {
             found.push(format!("mount {line}"));
         }
     }
-    for group in cgroups(&world.id).iter().filter(|path| is_name(&path.to_string_lossy())) {
+    for group in cgroups(&installation.id).iter().filter(|path| is_name(&path.to_string_lossy())) {
         found.push(format!("control group {}", group.display()));
     }
-    let mut folders = vec![world.state(), PathBuf::from("/run/rigbox"), PathBuf::from("/run/netns")];
+    let mut folders = vec![installation.state(), PathBuf::from("/run/rigbox"), PathBuf::from("/run/netns")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             if is_name(&entry.file_name().to_string_lossy()) {
@@ -67,7 +65,7 @@ fn traces(world: &World) -> anyhow::Result<Vec<String>> {
     for line in fs::read_to_string("/proc/net/dev")?.lines().skip(2) {
         let name = line.split(':').next().unwrap_or_default().trim();
         // The host's own, and the uplink, which is no workspace's.
-        if !matches!(name, "lo" | "eth0") && name != format!("rb-{}", world.id) {
+        if !matches!(name, "lo" | "eth0") && name != format!("rb-{}", installation.id) {
             found.push(format!("network device {name}"));
         }
     }
@@ -80,10 +78,10 @@ fn traces(world: &World) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-fn nothing_is_left_of_deleted_workspaces(world: &World) -> Kept {
-    // At least one of every thing has been made: also when this runs alone.
-    world.api.spawn("last")?;
-    let listed = world.api.get("/workspaces")?.expect(200)?;
+fn deleted_workspaces_leave_nothing_behind(installation: &Installation) -> TestResult {
+    // At least one of every thing has been created: also when this runs alone.
+    installation.api.spawn("last")?;
+    let listed = installation.api.get("/workspaces")?.expect(200)?;
     let ids: Vec<&str> = listed
         .get("vms")
         .and_then(Value::as_array)
@@ -92,29 +90,30 @@ fn nothing_is_left_of_deleted_workspaces(world: &World) -> Kept {
         .filter_map(|vm| vm.get("id")?.as_str())
         .collect();
     for id in &ids {
-        world.api.delete(&format!("/workspaces/{id}"))?.expect(200)?;
+        installation.api.delete(&format!("/workspaces/{id}"))?.expect(200)?;
     }
     for id in &ids {
-        world.api.wait_gone(id)?;
+        installation.api.wait_gone(id)?;
     }
     // At once: a 404 says that everything has gone.
-    let left = traces(world)?;
+    let left = traces(installation)?;
     ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
-    let used = fs::read_dir(world.run_dir().join("node/own/volume/disks"))?.count();
+    let used = fs::read_dir(installation.run_dir().join("node/own/volume/disks"))?.count();
     ensure!(used == 0, "{used} disks are left");
     Ok(())
 }
 
 /// The search of the other test finds what it should.
-fn something_left_on_purpose_is_seen(world: &World) -> Kept {
+fn deliberate_leftovers_are_found(installation: &Installation) -> TestResult {
     let name = "ws-left2222";
-    let group = cgroups(&world.id).into_iter().next().context("the installation's control group")?.join(name);
+    let group =
+        cgroups(&installation.id).into_iter().next().context("the installation's control group")?.join(name);
     fs::create_dir(&group)?;
-    let file = world.run_dir().join("node/own/vms").join(name);
+    let file = installation.run_dir().join("node/own/vms").join(name);
     fs::create_dir_all(&file)?;
     let mut process = std::process::Command::new("unshare").args(["--net", "sleep", "100"]).spawn()?;
     let seen = eventually("the namespace is there", Duration::from_secs(5), || {
-        let traces = traces(world)?;
+        let traces = traces(installation)?;
         Ok(traces.iter().any(|trace| trace.starts_with("network namespace")).then_some(traces))
     });
     process.kill()?;
@@ -125,6 +124,6 @@ fn something_left_on_purpose_is_seen(world: &World) -> Kept {
         let seen = seen.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
         ensure!(seen.iter().any(|trace| trace.starts_with(kind)), "a left {kind} was not seen: {seen:?}");
     }
-    ensure!(traces(world)?.is_empty(), "after the clean-up");
+    ensure!(traces(installation)?.is_empty(), "after the clean-up");
     Ok(())
 }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::api::Api;
-use crate::internet::{Internet, RESOLVER};
+use crate::harness::api::Api;
+use crate::harness::internet::{Internet, RESOLVER};
 
 const PORT: u16 = 7070;
-/// Where the installation brings its letters.
+/// Where the installation brings its emails.
 pub(crate) const MAIL_PORT: u16 = 2525;
 /// Made-up requests come faster than people's; the administrator's rates are as they are.
 const RATES: &str = "[plans.free]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n\
@@ -62,7 +62,7 @@ pub(crate) fn eventually<T>(
 impl Installation {
     /// Starts it in a new host. In a kept one, removes what earlier runs have left in it.
     pub(crate) fn open() -> Result<Self> {
-        let scratch = crate::host::scratch()?;
+        let scratch = crate::harness::host::scratch()?;
         let programs = std::env::current_exe()?.parent().context("the programs' folder")?.to_owned();
         let mut installation = Self {
             internet: Internet::new(&scratch),
@@ -93,7 +93,7 @@ impl Installation {
         anyhow::ensure!(output.status.success(), "rigboxd bootstrap failed");
         installation.key = String::from_utf8(output.stdout)?.trim().to_owned();
         installation.api.key = installation.key.clone();
-        if crate::host::is_kept() {
+        if crate::harness::host::is_kept() {
             fs::write(KEPT_KEY, &installation.key)?;
         }
         Ok(installation)

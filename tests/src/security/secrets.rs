@@ -5,77 +5,76 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::installation::eventually;
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::harness::installation::{Installation, eventually};
 
-pub(crate) const PROMISES: &[crate::Promise] = &[
-    (
-        "an_environment_reaches_commands_login_shells_and_services",
-        an_environment_reaches_commands_login_shells_and_services,
-    ),
-    ("a_change_is_live_and_a_reboot_keeps_it", a_change_is_live_and_a_reboot_keeps_it),
-    ("the_master_key_rotates_while_everything_runs", the_master_key_rotates_while_everything_runs),
-    (
-        "a_workspaces_own_key_opens_itself_and_nothing_else",
-        a_workspaces_own_key_opens_itself_and_nothing_else,
-    ),
+tests![
+    environment_reaches_commands_login_shells_and_services,
+    environment_change_is_live_and_survives_a_reboot,
+    master_key_rotates_without_downtime,
+    workspace_key_grants_access_to_its_workspace_only,
 ];
 
 /// Everything that a shell or systemd could take for something else.
 const TRICKY: &str = "a b\n\"q\" 'q' $HOME `id` \\n \\ # ! ä\r\tend";
 
 /// The workspace that this module shares.
-fn shared(world: &World) -> anyhow::Result<String> {
-    let listed = world.api.get("/workspaces?name=secrets")?.expect(200)?;
+fn shared(installation: &Installation) -> anyhow::Result<String> {
+    let listed = installation.api.get("/workspaces?name=secrets")?.expect(200)?;
     if let Some(id) = listed.pointer("/vms/0/id").and_then(Value::as_str) {
         return Ok(id.to_owned());
     }
-    let id = world.api.create("secrets")?;
-    world.api.set_env(&id, &json!({"TRICKY": TRICKY, "PLAIN": "one"}))?;
-    world.api.start(&id)?;
+    let id = installation.api.create("secrets")?;
+    installation.api.set_env(&id, &json!({"TRICKY": TRICKY, "PLAIN": "one"}))?;
+    installation.api.start(&id)?;
     Ok(id)
 }
 
 /// What a program prints, to the byte.
-fn printed(world: &World, id: &str, body: &Value) -> anyhow::Result<String> {
-    let ran = world.api.exec(id, body)?;
+fn printed(installation: &Installation, id: &str, body: &Value) -> anyhow::Result<String> {
+    let ran = installation.api.exec(id, body)?;
     ensure!(ran.exit_code() == Some(0), "{body}: {ran:?}");
     Ok(String::from_utf8(ran.stdout)?)
 }
 
-fn an_environment_reaches_commands_login_shells_and_services(world: &World) -> Kept {
-    let id = shared(world)?;
+fn environment_reaches_commands_login_shells_and_services(installation: &Installation) -> TestResult {
+    let id = shared(installation)?;
     let command = json!(["printenv", "TRICKY"]);
     // The first command that there can be.
-    ensure!(printed(world, &id, &json!({"command": command}))? == format!("{TRICKY}\n"), "a command");
+    ensure!(printed(installation, &id, &json!({"command": command}))? == format!("{TRICKY}\n"), "a command");
     for user in ["developer", "root"] {
         let body = json!({"command": command, "user": user});
-        ensure!(printed(world, &id, &body)? == format!("{TRICKY}\n"), "a command of {user}");
+        ensure!(printed(installation, &id, &body)? == format!("{TRICKY}\n"), "a command of {user}");
         for shell in ["bash", "sh"] {
             let login = ["env", "-i", shell, "-lc", "printf %s \"$TRICKY\""];
             let body = json!({"command": login, "user": user});
-            ensure!(printed(world, &id, &body)? == TRICKY, "a login {shell} of {user}");
+            ensure!(printed(installation, &id, &body)? == TRICKY, "a login {shell} of {user}");
         }
     }
     let own = json!({"command": "printf %s \"$PLAIN\"; bash -lc 'printf %s \"$PLAIN\"'; env | grep RIGBOX_ || true", "env": {"PLAIN": "own"}});
-    ensure!(printed(world, &id, &own)? == "ownone", "a command's own variable is not its login shells'");
+    ensure!(
+        printed(installation, &id, &own)? == "ownone",
+        "a command's own variable is not its login shells'"
+    );
     let place = "stat -c '%a %U %G' /run/rigbox/env /run/rigbox/key; stat -f -c %T /run/rigbox; cat /proc/sys/kernel/core_pattern";
-    let place = world.api.sh(&id, place)?;
+    let place = installation.api.sh(&id, place)?;
     ensure!(place == "640 root developer\n640 root developer\ntmpfs\n|/bin/false", "{place}");
 
     let service = "printf '#!/bin/sh\\nprintf %%s \"$TRICKY\" > /run/heard\\n' > /usr/local/bin/hear; chmod +x /usr/local/bin/hear; \
         printf '[Service]\\nType=oneshot\\nExecStart=/usr/local/bin/hear\\n' > /etc/systemd/system/rigbox-svc-hear.service; \
         systemctl daemon-reload && systemctl start rigbox-svc-hear";
     eventually("systemd runs the service", Duration::from_secs(120), || {
-        Ok(world.api.sudo(&id, service).ok().map(drop))
+        Ok(installation.api.sudo(&id, service).ok().map(drop))
     })?;
-    ensure!(printed(world, &id, &json!({"command": ["cat", "/run/heard"]}))? == TRICKY, "a service");
+    ensure!(printed(installation, &id, &json!({"command": ["cat", "/run/heard"]}))? == TRICKY, "a service");
     Ok(())
 }
 
-fn a_change_is_live_and_a_reboot_keeps_it(world: &World) -> Kept {
-    let (api, id) = (&world.api, shared(world)?);
-    let set = world.rig(&["workspace", "env", "set", "secrets", "PLAIN=two", "--output", "json"]).output()?;
+fn environment_change_is_live_and_survives_a_reboot(installation: &Installation) -> TestResult {
+    let (api, id) = (&installation.api, shared(installation)?);
+    let set = installation
+        .rig(&["workspace", "env", "set", "secrets", "PLAIN=two", "--output", "json"])
+        .output()?;
     let event: Value = serde_json::from_slice(&set.stdout)?;
     ensure!(event == json!({"event": "set", "workspace": "secrets", "keys": ["PLAIN"]}), "{event}");
     ensure!(api.sh(&id, "echo $PLAIN")? == "two", "a command after the change");
@@ -84,7 +83,7 @@ fn a_change_is_live_and_a_reboot_keeps_it(world: &World) -> Kept {
         (api.sh(&id, "cat /proc/sys/kernel/random/boot_id")?, api.sh(&id, "cat /run/rigbox/key")?);
     // Whoever may die may die.
     for role in ["control", "guestio", "node"] {
-        world.kill_role(role)?;
+        installation.kill_role(role)?;
         eventually("a change is live again", Duration::from_secs(60), || {
             let changed = api.set_env(&id, &json!({"ROLE": role})).ok();
             Ok(changed.filter(|answer| answer.get("live") == Some(&Value::Bool(true))))
@@ -105,18 +104,18 @@ fn a_change_is_live_and_a_reboot_keeps_it(world: &World) -> Kept {
         "the key of the boot before"
     );
 
-    let unset = world.rig(&["workspace", "env", "unset", "-n", "secrets", "PLAIN"]).output()?;
+    let unset = installation.rig(&["workspace", "env", "unset", "-n", "secrets", "PLAIN"]).output()?;
     ensure!(unset.status.success(), "{unset:?}");
     let left = "printenv PLAIN; env -i bash -lc 'printenv PLAIN'; grep -c PLAIN /run/rigbox/env; true";
     ensure!(api.sh(&id, left)? == "0", "after it was removed");
     Ok(())
 }
 
-fn the_master_key_rotates_while_everything_runs(world: &World) -> Kept {
-    let (api, id) = (&world.api, shared(world)?);
-    let file = world.state().join("control/master.key");
+fn master_key_rotates_without_downtime(installation: &Installation) -> TestResult {
+    let (api, id) = (&installation.api, shared(installation)?);
+    let file = installation.state().join("control/master.key");
     let before = std::fs::read(&file)?;
-    let said = world.admin(&["rotate-master-key"])?;
+    let said = installation.admin(&["rotate-master-key"])?;
     ensure!(said.starts_with("rotated: "), "{said}");
     let after = std::fs::read(&file)?;
     ensure!(before != after && before.len() == after.len(), "one key in place of the other");
@@ -128,14 +127,14 @@ fn the_master_key_rotates_while_everything_runs(world: &World) -> Kept {
         })?;
         let seen = api.sh(&id, "printf '%s %s' \"$ROTATED\" \"$TRICKY\"")?;
         ensure!(seen == format!("{value} {TRICKY}"), "{seen}");
-        world.kill_role("control")?;
-        world.wait_ready()?;
+        installation.kill_role("control")?;
+        installation.wait_ready()?;
     }
     Ok(())
 }
 
-fn a_workspaces_own_key_opens_itself_and_nothing_else(world: &World) -> Kept {
-    let (api, id) = (&world.api, shared(world)?);
+fn workspace_key_grants_access_to_its_workspace_only(installation: &Installation) -> TestResult {
+    let (api, id) = (&installation.api, shared(installation)?);
     let other = api.create("other")?;
     let own = api.with_key(&api.sh(&id, "cat /run/rigbox/key")?)?;
     let path = format!("/workspaces/{id}");

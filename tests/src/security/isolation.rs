@@ -6,19 +6,17 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::harness::installation::Installation;
 
-pub(crate) const PROMISES: &[crate::Promise] = &[
-    (
-        "two_workspaces_share_nothing_and_a_panic_stays_at_home",
-        two_workspaces_share_nothing_and_a_panic_stays_at_home,
-    ),
-    ("a_vmm_runs_in_an_empty_room", a_vmm_runs_in_an_empty_room),
-    ("roles_have_only_what_they_need", roles_have_only_what_they_need),
+tests![
+    two_workspaces_share_nothing_and_a_panic_affects_one,
+    vmm_runs_in_an_empty_jail,
+    roles_have_only_what_they_need,
 ];
 
-fn two_workspaces_share_nothing_and_a_panic_stays_at_home(world: &World) -> Kept {
-    let api = &world.api;
+fn two_workspaces_share_nothing_and_a_panic_affects_one(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let (one, two) = (api.spawn("one")?, api.spawn("two")?);
     for file in ["/proc/sys/kernel/random/boot_id", "/etc/machine-id"] {
         ensure!(
@@ -35,7 +33,7 @@ fn two_workspaces_share_nothing_and_a_panic_stays_at_home(world: &World) -> Kept
     let full = api.exec(&one, &json!({"command": "head -c 20G /dev/zero > /var/tmp/fill; df --output=avail / | tail -1; rm /var/tmp/fill", "user": "root"}))?;
     ensure!(String::from_utf8_lossy(&full.stderr).contains("No space left"), "{full:?}");
     api.sh(&two, "head -c 1M /dev/urandom > here; sync")?;
-    fs::write(world.scratch.join("host-writes"), vec![1; 1 << 20])?;
+    fs::write(installation.scratch.join("host-writes"), vec![1; 1 << 20])?;
 
     let boot_id = api.sh(&two, "cat /proc/sys/kernel/random/boot_id")?;
     api.exec_and_leave(&one, "echo on; sleep 0.5; sudo sh -c 'echo c > /proc/sysrq-trigger'")?;
@@ -60,10 +58,10 @@ fn status(pid: i32, field: &str) -> anyhow::Result<String> {
     Ok(line.trim().to_owned())
 }
 
-fn a_vmm_runs_in_an_empty_room(world: &World) -> Kept {
-    let api = &world.api;
+fn vmm_runs_in_an_empty_jail(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let second = api.spawn("second")?;
-    let pids = world.vmm_pids()?;
+    let pids = installation.vmm_pids()?;
     ensure!(pids.len() >= 2, "two VMs run: {pids:?}");
     let mut uids = Vec::new();
     for pid in &pids {
@@ -108,8 +106,8 @@ fn a_vmm_runs_in_an_empty_room(world: &World) -> Kept {
     api.remove(&second)
 }
 
-fn roles_have_only_what_they_need(world: &World) -> Kept {
-    for (role, pid) in world.role_pids()? {
+fn roles_have_only_what_they_need(installation: &Installation) -> TestResult {
+    for (role, pid) in installation.role_pids()? {
         let root = status(pid, "Uid")?.starts_with("0\t");
         ensure!(root == (role == "node"), "{role} runs as {}", status(pid, "Uid")?);
         if role != "node" {
@@ -118,13 +116,13 @@ fn roles_have_only_what_they_need(world: &World) -> Kept {
         }
     }
     for role in ["guestio", "edge"] {
-        let pid = world.role_pids()?.into_iter().find(|(name, _)| name == role).context(role)?.1;
+        let pid = installation.role_pids()?.into_iter().find(|(name, _)| name == role).context(role)?.1;
         let root = Path::new("/proc").join(pid.to_string()).join("root");
         ensure!(!root.join("etc").exists() && !root.join("usr").exists(), "{role} has a file system");
     }
     // Strangers, root included, get no answer on the roles' sockets.
     for socket in ["node/control.sock", "node/guestio.sock", "guestio/guest.sock"] {
-        let mut stream = std::os::unix::net::UnixStream::connect(world.run_dir().join(socket))?;
+        let mut stream = std::os::unix::net::UnixStream::connect(installation.run_dir().join(socket))?;
         stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
         // An HTTP/2 client's first bytes; a server that talks answers with its settings.
         let _ =

@@ -5,103 +5,93 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::console::Console;
-use crate::installation::eventually;
-use crate::visitor::{Asked, Visitor};
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::harness::console::Console;
+use crate::harness::installation::Installation;
+use crate::harness::installation::eventually;
+use crate::harness::visitor::{AppResponse, Visitor};
 
-pub(crate) const PROMISES: &[crate::Promise] = &[
-    (
-        "an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else",
-        an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else,
-    ),
-    (
-        "a_change_counts_from_the_next_request_and_ends_what_is_open",
-        a_change_counts_from_the_next_request_and_ends_what_is_open,
-    ),
-    (
-        "rig_works_inside_a_workspace_and_its_owner_decides",
-        rig_works_inside_a_workspace_and_its_owner_decides,
-    ),
-    ("no_credential_of_the_platform_reaches_an_app", no_credential_of_the_platform_reaches_an_app),
-    (
-        "an_app_follows_its_workspace_and_becomes_a_service",
-        an_app_follows_its_workspace_and_becomes_a_service,
-    ),
+tests![
+    private_app_is_reachable_by_its_owner_only,
+    share_change_applies_to_next_request_and_ends_open_streams,
+    rig_works_inside_a_workspace_as_its_owner_allows,
+    no_credential_of_the_platform_reaches_an_app,
+    app_follows_its_workspace_and_becomes_a_service,
 ];
 
 /// The workspace that this module and `browser` share, with `python3 -m http.server` on port 8000.
-pub(crate) fn shared(world: &World) -> Result<String> {
-    let listed = world.api.get("/workspaces?name=apps")?.expect(200)?;
+pub(crate) fn shared(installation: &Installation) -> Result<String> {
+    let listed = installation.api.get("/workspaces?name=apps")?.expect(200)?;
     if let Some(id) = listed.pointer("/vms/0/id").and_then(Value::as_str) {
         return Ok(id.to_owned());
     }
-    let id = world.api.spawn("apps")?;
-    serve_files(world, &id)?;
+    let id = installation.api.spawn("apps")?;
+    serve_files(installation, &id)?;
     Ok(id)
 }
 
 /// Starts the file server, and waits until it listens.
-fn serve_files(world: &World, id: &str) -> Result<()> {
+fn serve_files(installation: &Installation, id: &str) -> Result<()> {
     let start = "mkdir -p /home/developer/site && cd /home/developer/site && echo 'hello from the app' > index.html && \
                  setsid nohup python3 -m http.server 8000 > /dev/null 2>&1 < /dev/null &";
-    world.api.sh(id, start)?;
-    listens(world, id, 8000)
+    installation.api.sh(id, start)?;
+    listens(installation, id, 8000)
 }
 
-fn listens(world: &World, id: &str, port: u16) -> Result<()> {
+fn listens(installation: &Installation, id: &str, port: u16) -> Result<()> {
     eventually(&format!("port {port} is listened on"), Duration::from_secs(40), || {
-        let ports = world.api.get(&format!("/workspaces/{id}/listening-ports"))?.expect(200)?;
+        let ports = installation.api.get(&format!("/workspaces/{id}/listening-ports"))?.expect(200)?;
         let ports = ports.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
         Ok(ports.iter().any(|one| one.get("port") == Some(&json!(port))).then_some(()))
     })
 }
 
 /// An app of the shared workspace: its id.
-pub(crate) fn app(world: &World, name: &str, port: u16) -> Result<String> {
-    let workspace = shared(world)?;
+pub(crate) fn app(installation: &Installation, name: &str, port: u16) -> Result<String> {
+    let workspace = shared(installation)?;
     let body = json!({"name": name, "workspace_id": workspace, "port": port});
-    let made = world.api.post("/apps", &body)?.expect(201)?;
-    Ok(made.pointer("/app/id").and_then(Value::as_str).context("no id")?.to_owned())
+    let created = installation.api.post("/apps", &body)?.expect(201)?;
+    Ok(created.pointer("/app/id").and_then(Value::as_str).context("no id")?.to_owned())
 }
 
-pub(crate) fn show(world: &World, app: &str, visibility: &str, emails: &[&str]) -> Result<()> {
+pub(crate) fn show(installation: &Installation, app: &str, visibility: &str, emails: &[&str]) -> Result<()> {
     let body = json!({"visibility": visibility, "allowed_emails": emails}).to_string();
-    world.api.send_json("PUT", &format!("/apps/{app}/visibility"), &body)?.expect(200)?;
+    installation.api.send_json("PUT", &format!("/apps/{app}/visibility"), &body)?.expect(200)?;
     Ok(())
 }
 
 /// A user with a key; the address is verified by a sign-in.
-pub(crate) fn user(world: &World, email: &str) -> Result<String> {
-    if !world.admin(&["user", "ls"])?.contains(email) {
-        world.admin(&["user", "add", email])?;
+pub(crate) fn user(installation: &Installation, email: &str) -> Result<String> {
+    if !installation.admin(&["user", "ls"])?.contains(email) {
+        installation.admin(&["user", "add", email])?;
     }
-    let mut console = Console::new(world)?;
-    console.follow(&world.admin(&["login-link", email])?)?;
-    console.make_key("apps")
+    let mut console = Console::new(installation)?;
+    console.follow(&installation.admin(&["login-link", email])?)?;
+    console.create_key("apps")
 }
 
-fn an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else(world: &World) -> Kept {
-    shared(world)?;
-    let made = world.rig(&["app", "new", "web", "--port", "8000", "-w", "apps"]).output()?;
-    ensure!(made.status.success(), "rig app new: {made:?}");
-    let said = String::from_utf8_lossy(&made.stdout);
+fn private_app_is_reachable_by_its_owner_only(installation: &Installation) -> TestResult {
+    shared(installation)?;
+    let created = installation.rig(&["app", "new", "web", "--port", "8000", "-w", "apps"]).output()?;
+    ensure!(created.status.success(), "rig app new: {created:?}");
+    let said = String::from_utf8_lossy(&created.stdout);
     ensure!(said.contains("http://web.rigbox.localhost:7080"), "{said}");
-    let app = world.api.get("/apps?name=web")?.expect(200)?;
+    let app = installation.api.get("/apps?name=web")?.expect(200)?;
     let app = app.pointer("/apps/0/id").and_then(Value::as_str).context("no app")?.to_owned();
     let web = Visitor::of("web");
 
-    let owner = web.with_key(&world.key).get("/")?;
+    let owner = web.with_key(&installation.key).get("/")?;
     ensure!(owner.status == 200 && owner.body.contains("hello from the app"), "{owner:?}");
-    let missing = web.with_key(&world.key).get("/nothing-here")?;
+    let missing = web.with_key(&installation.key).get("/nothing-here")?;
     ensure!(
         missing.status == 404 && missing.header("server").is_some_and(|by| by.contains("SimpleHTTP")),
         "{missing:?}"
     );
 
     // Everybody else, for every visibility.
-    let (friend, stranger) = (user(world, "friend@example.org")?, user(world, "outsider@example.org")?);
-    let workspace_key = world.api.sh(&shared(world)?, "cat /run/rigbox/key")?;
+    let (friend, stranger) =
+        (user(installation, "friend@example.org")?, user(installation, "outsider@example.org")?);
+    let workspace_key = installation.api.sh(&shared(installation)?, "cat /run/rigbox/key")?;
     let unknown = format!("rb_{}", "a".repeat(43));
     for (visibility, emails, friend_sees, all_see) in [
         ("private", &[][..], false, false),
@@ -109,7 +99,7 @@ fn an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else(world: &World) -
         ("public", &[], true, true),
         ("private", &["friend@example.org"], false, false),
     ] {
-        show(world, &app, visibility, emails)?;
+        show(installation, &app, visibility, emails)?;
         let is_seen = |visitor: &Visitor| -> Result<bool> {
             let asked = visitor.get("/")?;
             ensure!(asked.status == 200 || asked.status == 403, "{visibility}: {asked:?}");
@@ -119,7 +109,7 @@ fn an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else(world: &World) -
             );
             Ok(asked.status == 200)
         };
-        ensure!(is_seen(&web.with_key(&world.key))?, "{visibility}: its owner");
+        ensure!(is_seen(&web.with_key(&installation.key))?, "{visibility}: its owner");
         ensure!(is_seen(&web.with_key(&friend))? == friend_sees, "{visibility}: a friend");
         for nobody in
             [web.clone(), web.with_key(&stranger), web.with_key(&workspace_key), web.with_key(&unknown)]
@@ -140,14 +130,14 @@ fn an_app_is_reached_at_its_url_by_its_owner_and_by_nobody_else(world: &World) -
     }
     let nowhere = Visitor::of("nothing-here").get("/")?;
     ensure!(nowhere.status == 404 && nowhere.body.contains("not_found"), "{nowhere:?}");
-    world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
-    let gone = web.with_key(&world.key).get("/")?;
+    installation.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    let gone = web.with_key(&installation.key).get("/")?;
     ensure!(gone.status == 404, "{gone:?}");
     Ok(())
 }
 
-fn a_change_counts_from_the_next_request_and_ends_what_is_open(world: &World) -> Kept {
-    let workspace = shared(world)?;
+fn share_change_applies_to_next_request_and_ends_open_streams(installation: &Installation) -> TestResult {
+    let workspace = shared(installation)?;
     // Sends a line every tenth of a second, for ever.
     let endless = "import http.server, time\n\
         class H(http.server.BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200); self.end_headers()\n        \
@@ -156,57 +146,58 @@ fn a_change_counts_from_the_next_request_and_ends_what_is_open(world: &World) ->
     let write = format!(
         "cat > /tmp/endless.py <<'EOF'\n{endless}\nEOF\nsetsid nohup python3 /tmp/endless.py > /dev/null 2>&1 < /dev/null &"
     );
-    world.api.sh(&workspace, &write)?;
-    listens(world, &workspace, 8001)?;
-    let app = app(world, "endless", 8001)?;
+    installation.api.sh(&workspace, &write)?;
+    listens(installation, &workspace, 8001)?;
+    let app = app(installation, "endless", 8001)?;
     let endless = Visitor::of("endless");
-    let friend = user(world, "friend@example.org")?;
-    show(world, &app, "privileged", &["friend@example.org"])?;
-    let mut own = endless.with_key(&world.key).open("/")?;
+    let friend = user(installation, "friend@example.org")?;
+    show(installation, &app, "privileged", &["friend@example.org"])?;
+    let mut own = endless.with_key(&installation.key).open("/")?;
     let mut friends = endless.with_key(&friend).open("/")?;
     own.read_some()?;
     friends.read_some()?;
-    show(world, &app, "private", &[])?;
+    show(installation, &app, "private", &[])?;
     ensure!(endless.with_key(&friend).get("/")?.status == 403, "the next request");
     friends.read_to_end(Duration::from_secs(3)).context("the friend's stream goes on")?;
     own.read_some().context("the owner's stream ended")?;
 
     // A key that is revoked ends its streams too.
-    let made = world.api.post("/api-keys", &json!({"name": "short"}))?.expect(201)?;
-    let text = |at: &str| made.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let created = installation.api.post("/api-keys", &json!({"name": "short"}))?.expect(201)?;
+    let text = |at: &str| created.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut short = endless.with_key(&text("/key")).open("/")?;
     short.read_some()?;
-    world.api.delete(&format!("/api-keys/{}", text("/api_key/id")))?.expect(200)?;
+    installation.api.delete(&format!("/api-keys/{}", text("/api_key/id")))?.expect(200)?;
     ensure!(endless.with_key(&text("/key")).get("/")?.status == 403, "a revoked key");
     short.read_to_end(Duration::from_secs(3)).context("the stream of a revoked key goes on")?;
     // So does a stop, and a user that the operator disables.
-    world.api.post(&format!("/apps/{app}/stop"), &json!({}))?.expect(200)?;
+    installation.api.post(&format!("/apps/{app}/stop"), &json!({}))?.expect(200)?;
     own.read_to_end(Duration::from_secs(3)).context("the stream of a stopped app goes on")?;
-    let stopped = endless.with_key(&world.key).get("/")?;
+    let stopped = endless.with_key(&installation.key).get("/")?;
     ensure!(stopped.status == 503, "{stopped:?}");
-    world.api.post(&format!("/apps/{app}/start"), &json!({}))?.expect(200)?;
-    show(world, &app, "privileged", &["friend@example.org"])?;
+    installation.api.post(&format!("/apps/{app}/start"), &json!({}))?.expect(200)?;
+    show(installation, &app, "privileged", &["friend@example.org"])?;
     let mut friends = endless.with_key(&friend).open("/")?;
     friends.read_some()?;
-    world.admin(&["user", "disable", "friend@example.org"])?;
+    installation.admin(&["user", "disable", "friend@example.org"])?;
     friends.read_to_end(Duration::from_secs(3)).context("the stream of a disabled user goes on")?;
-    world.admin(&["user", "enable", "friend@example.org"])?;
-    world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    installation.admin(&["user", "enable", "friend@example.org"])?;
+    installation.api.delete(&format!("/apps/{app}"))?.expect(200)?;
     Ok(())
 }
 
-fn rig_works_inside_a_workspace_and_its_owner_decides(world: &World) -> Kept {
-    let workspace = shared(world)?;
-    let inside =
-        |line: &str| world.api.exec(&workspace, &json!({"command": format!("rig --output json {line}")}));
+fn rig_works_inside_a_workspace_as_its_owner_allows(installation: &Installation) -> TestResult {
+    let workspace = shared(installation)?;
+    let inside = |line: &str| {
+        installation.api.exec(&workspace, &json!({"command": format!("rig --output json {line}")}))
+    };
     let who = inside("whoami")?.out();
     ensure!(who.contains(r#""source":"bridge""#) && who.contains(&workspace), "{who}");
     let listed = inside("workspace ls")?.out();
     ensure!(listed.matches(r#""id":"ws-"#).count() == 1 && listed.contains(&workspace), "{listed}");
-    let made = inside("app new inside --port 8000")?;
+    let created = inside("app new inside --port 8000")?;
     ensure!(
-        made.exit_code() == Some(0) && made.out().contains("http://inside.rigbox.localhost:7080"),
-        "{made:?}"
+        created.exit_code() == Some(0) && created.out().contains("http://inside.rigbox.localhost:7080"),
+        "{created:?}"
     );
     let nobody = Visitor::of("inside");
     let refused = inside("app share inside --public")?;
@@ -216,27 +207,33 @@ fn rig_works_inside_a_workspace_and_its_owner_decides(world: &World) -> Kept {
         ensure!(inside(line)?.exit_code() == Some(1), "rig {line}");
     }
     let network = format!("/workspaces/{workspace}/network");
-    world.api.send_json("PATCH", &network, r#"{"apps_from_inside":"any"}"#)?.expect(200)?;
+    installation.api.send_json("PATCH", &network, r#"{"apps_from_inside":"any"}"#)?.expect(200)?;
     ensure!(inside("app share inside --public")?.exit_code() == Some(0), "its owner lets it");
     ensure!(nobody.get("/")?.status == 200, "a public app");
     ensure!(inside("app rm inside")?.exit_code() == Some(0), "rig app rm");
 
     // What the owner narrows counts at once, and what was refused is told.
-    let fetch = format!("curl -s -m 5 http://{}/", crate::internet::SERVER);
-    ensure!(world.api.sh(&workspace, &fetch)? == crate::internet::GREETING, "the internet");
+    let fetch = format!("curl -s -m 5 http://{}/", crate::harness::internet::SERVER);
+    ensure!(installation.api.sh(&workspace, &fetch)? == crate::harness::internet::GREETING, "the internet");
     let set = |egress: &str| {
-        world.api.send_json("PATCH", &network, &format!(r#"{{"egress":{egress}}}"#))?.expect(200)
+        installation.api.send_json("PATCH", &network, &format!(r#"{{"egress":{egress}}}"#))?.expect(200)
     };
     let set_to = set(r#"{"mode":"none"}"#)?;
     ensure!(set_to.get("live") == Some(&json!(true)), "{set_to}");
-    ensure!(world.api.exec(&workspace, &json!({"command": fetch}))?.exit_code() != Some(0), "none is none");
-    let wanted = format!("the network refused tcp to {} port 80", crate::internet::SERVER);
+    ensure!(
+        installation.api.exec(&workspace, &json!({"command": fetch}))?.exit_code() != Some(0),
+        "none is none"
+    );
+    let wanted = format!("the network refused tcp to {} port 80", crate::harness::internet::SERVER);
     eventually("the refusal is in the log", Duration::from_secs(30), || {
-        let log = world.rig(&["workspace", "logs", "apps"]).output()?;
+        let log = installation.rig(&["workspace", "logs", "apps"]).output()?;
         Ok(String::from_utf8_lossy(&log.stdout).contains(&wanted).then_some(()))
     })?;
     set(r#"{"mode":"internet"}"#)?;
-    ensure!(world.api.sh(&workspace, &fetch)? == crate::internet::GREETING, "the internet again");
+    ensure!(
+        installation.api.sh(&workspace, &fetch)? == crate::harness::internet::GREETING,
+        "the internet again"
+    );
     Ok(())
 }
 
@@ -261,21 +258,21 @@ socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer(('', 8002), H).serve_forever()
 "#;
 
-fn no_credential_of_the_platform_reaches_an_app(world: &World) -> Kept {
-    let workspace = shared(world)?;
+fn no_credential_of_the_platform_reaches_an_app(installation: &Installation) -> TestResult {
+    let workspace = shared(installation)?;
     let start = format!(
         "cat > /tmp/recorder.py <<'EOF'\n{RECORDER}\nEOF\nsetsid nohup python3 /tmp/recorder.py > /tmp/recorder.log 2>&1 < /dev/null &"
     );
-    world.api.sh(&workspace, &start)?;
-    listens(world, &workspace, 8002)?;
-    let app = app(world, "recorder", 8002)?;
+    installation.api.sh(&workspace, &start)?;
+    listens(installation, &workspace, 8002)?;
+    let app = app(installation, "recorder", 8002)?;
     let recorder = Visitor::of("recorder");
-    let friend = user(world, "friend@example.org")?;
-    let workspace_key = world.api.sh(&workspace, "cat /run/rigbox/key")?;
+    let friend = user(installation, "friend@example.org")?;
+    let workspace_key = installation.api.sh(&workspace, "cat /run/rigbox/key")?;
 
     // A session of the app, by the way that a browser goes.
-    let mut console = Console::new(world)?;
-    console.follow(&world.admin(&["login-link", "owner@example.org"])?)?;
+    let mut console = Console::new(installation)?;
+    console.follow(&installation.admin(&["login-link", "owner@example.org"])?)?;
     let page = recorder.clone().with("sec-fetch-mode", "navigate").with("sec-fetch-dest", "document");
     let sent = page.get("/deep/page?x=1")?;
     let state_cookie = sent.cookie("rigbox_state").context("no state cookie")?;
@@ -292,7 +289,7 @@ fn no_credential_of_the_platform_reaches_an_app(world: &World) -> Kept {
     ensure!(recorder.get(&path)?.cookie("rigbox_app").is_none(), "a code without its state");
 
     let secrets: Vec<String> = vec![
-        world.key.clone(),
+        installation.key.clone(),
         friend.clone(),
         workspace_key.clone(),
         session.clone(),
@@ -306,12 +303,12 @@ fn no_credential_of_the_platform_reaches_an_app(world: &World) -> Kept {
     let cookies =
         format!("own=1; rigbox_app={session}; a=b; rigbox_state={state_cookie}; __Host-rigbox_app={session}");
     for visibility in ["public", "private", "privileged"] {
-        show(world, &app, visibility, &["friend@example.org"])?;
-        for key in [Some(world.key.as_str()), Some(&friend), Some(&workspace_key), None] {
+        show(installation, &app, visibility, &["friend@example.org"])?;
+        for key in [Some(installation.key.as_str()), Some(&friend), Some(&workspace_key), None] {
             for (name, value) in [
                 ("x-ordinary", "1".to_owned()),
                 ("cookie", cookies.clone()),
-                ("authorization", format!("Bearer {}", world.key)),
+                ("authorization", format!("Bearer {}", installation.key)),
                 ("authorization", "Bearer the-apps-own".to_owned()),
                 ("x-rigbox-user", "us-forged".to_owned()),
                 ("x_rigbox_user", "us-forged".to_owned()),
@@ -329,10 +326,10 @@ fn no_credential_of_the_platform_reaches_an_app(world: &World) -> Kept {
                 visitor.with("upgrade", "websocket").with("connection", "upgrade").get("/socket")?;
             }
         }
-        let asked = recorder.get(&format!("/path?key={}", world.key))?;
+        let asked = recorder.get(&format!("/path?key={}", installation.key))?;
         ensure!(asked.status == 400, "a key in a URL: {asked:?}");
     }
-    let record = world.api.sh(&workspace, "cat /tmp/record")?;
+    let record = installation.api.sh(&workspace, "cat /tmp/record")?;
     ensure!(record.matches("GET /some/path").count() > 40, "the recorder records: {record}");
     for secret in &secrets {
         ensure!(!record.contains(secret.as_str()), "a credential reached the app");
@@ -354,57 +351,59 @@ fn no_credential_of_the_platform_reaches_an_app(world: &World) -> Kept {
             "{what} did not reach the app: {record}"
         );
     }
-    world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    installation.api.delete(&format!("/apps/{app}"))?.expect(200)?;
     Ok(())
 }
 
-fn an_app_follows_its_workspace_and_becomes_a_service(world: &World) -> Kept {
-    let workspace = shared(world)?;
-    let expose = |body: &Value| world.api.post(&format!("/workspaces/{workspace}/expose-port"), body);
+fn app_follows_its_workspace_and_becomes_a_service(installation: &Installation) -> TestResult {
+    let workspace = shared(installation)?;
+    let expose = |body: &Value| installation.api.post(&format!("/workspaces/{workspace}/expose-port"), body);
     let detected = expose(&json!({"port": 8000, "step": "detect"}))?.expect(200)?;
     ensure!(detected.get("command") == Some(&json!("python3 -m http.server 8000")), "{detected}");
     ensure!(detected.get("cwd") == Some(&json!("/home/developer/site")), "{detected}");
     // systemd in the guest may still be starting.
-    let wrapped = eventually("a service is made", Duration::from_secs(90), || {
+    let wrapped = eventually("a service is created", Duration::from_secs(90), || {
         let asked = expose(&json!({"port": 8000, "step": "wrap", "name": "files"}))?;
         if asked.status == 409 && asked.code() == "name_taken" {
-            let found = world.api.get("/apps?name=files")?.expect(200)?;
+            let found = installation.api.get("/apps?name=files")?.expect(200)?;
             let id = found.pointer("/apps/0/id").and_then(Value::as_str).unwrap_or_default().to_owned();
-            world.api.delete(&format!("/apps/{id}"))?.expect(200)?;
+            installation.api.delete(&format!("/apps/{id}"))?.expect(200)?;
         }
         Ok((asked.status == 200).then_some(asked.body))
     })?;
     let app = wrapped.pointer("/app/id").and_then(Value::as_str).context("no app")?.to_owned();
-    let files = Visitor::of("files").with_key(&world.key);
+    let files = Visitor::of("files").with_key(&installation.key);
     ensure!(files.get("/")?.status == 200, "it goes on as it was");
-    world.api.sudo(&workspace, "kill $(ss -Hltnp 'sport = :8000' | grep -o 'pid=[0-9]*' | cut -d= -f2)")?;
+    installation
+        .api
+        .sudo(&workspace, "kill $(ss -Hltnp 'sport = :8000' | grep -o 'pid=[0-9]*' | cut -d= -f2)")?;
     let started = |act: &str| -> Result<()> {
-        world.api.post(&format!("/apps/{app}/{act}"), &json!({}))?.expect(200)?;
-        listens(world, &workspace, 8000)
+        installation.api.post(&format!("/apps/{app}/{act}"), &json!({}))?.expect(200)?;
+        listens(installation, &workspace, 8000)
     };
     started("start")?;
-    let health = world.api.get(&format!("/apps/{app}/health"))?.expect(200)?;
+    let health = installation.api.get(&format!("/apps/{app}/health"))?.expect(200)?;
     ensure!(
         health == json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active"}),
         "{health}"
     );
     ensure!(files.get("/logged-path")?.status == 404, "it serves");
     eventually("its log has the request", Duration::from_secs(20), || {
-        let logs = world.api.get(&format!("/apps/{app}/logs"))?.expect(200)?;
+        let logs = installation.api.get(&format!("/apps/{app}/logs"))?.expect(200)?;
         Ok(logs.to_string().contains("logged-path").then_some(()))
     })?;
 
     // The workspace's end and its next boot.
-    world.api.stop(&workspace)?;
+    installation.api.stop(&workspace)?;
     let down = files.get("/")?;
     ensure!(down.status == 503, "{down:?}");
-    world.api.start(&workspace)?;
+    installation.api.start(&workspace)?;
     // The service starts with the workspace; what is not there yet is said.
     eventually("it is back by itself", Duration::from_secs(120), || {
-        let asked: Asked = files.get("/")?;
+        let asked: AppResponse = files.get("/")?;
         ensure!(matches!(asked.status, 200 | 502 | 503), "{asked:?}");
         Ok((asked.status == 200 && asked.body.contains("hello from the app")).then_some(()))
     })?;
-    world.api.delete(&format!("/apps/{app}"))?.expect(200)?;
+    installation.api.delete(&format!("/apps/{app}"))?.expect(200)?;
     Ok(())
 }

@@ -9,15 +9,15 @@ use anyhow::{Context, Result, ensure};
 use rigbox_proto::node::NetworkPolicy;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::installation::eventually;
-use crate::{Kept, World, roles};
+use crate::TestResult;
+use crate::harness::installation::{Installation, eventually};
+use crate::harness::roles;
 
-pub(crate) const PROMISES: &[crate::Promise] =
-    &[("a_gateway_reaches_listed_ports_of_one_boot_only", a_gateway_reaches_listed_ports_of_one_boot_only)];
+tests![gateway_reaches_listed_ports_of_one_boot_only];
 
 /// The boot that runs, as the node knows it.
-pub(crate) fn boot_of(world: &World, id: &str) -> Result<String> {
-    let text = std::fs::read_to_string(world.state().join(format!("node/journal/{id}.json")))?;
+pub(crate) fn boot_of(installation: &Installation, id: &str) -> Result<String> {
+    let text = std::fs::read_to_string(installation.state().join(format!("node/journal/{id}.json")))?;
     let record: serde_json::Value = serde_json::from_str(&text)?;
     Ok(record.pointer("/boot/boot_id").and_then(|boot| boot.as_str()).context("no boot")?.to_owned())
 }
@@ -62,10 +62,10 @@ fn fetch(socket: OwnedFd) -> Result<String> {
     Ok(said)
 }
 
-fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
-    let api = &world.api;
+fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let id = api.spawn("dialled")?;
-    let boot = boot_of(world, &id)?;
+    let boot = boot_of(installation, &id)?;
     for port in [8000, 8001] {
         api.sh(&id, &format!("mkdir -p {port}; echo port {port} > {port}/index.html; setsid python3 -m http.server -d {port} {port} >/dev/null 2>&1 </dev/null &"))?;
     }
@@ -73,24 +73,24 @@ fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
         &id,
         "for i in $(seq 100); do curl -sf localhost:8000 localhost:8001 && exit 0; sleep 0.2; done; exit 1",
     )?;
-    let dial = |boot: &str, port| roles::dial(world, &id, boot, port);
+    let dial = |boot: &str, port| roles::dial(installation, &id, boot, port);
 
-    let refused = |asked: Result<Result<OwnedFd, String>>, wanted: &str| -> Kept {
+    let refused = |asked: Result<Result<OwnedFd, String>>, wanted: &str| -> TestResult {
         let code = asked?.err().context("a connection was given")?;
         ensure!(code == wanted, "refused as `{code}`, not `{wanted}`");
         Ok(())
     };
     refused(dial(&boot, 8000), "port_not_listed")?;
-    roles::set_network(world, &id, ports(&[8000]))?;
+    roles::set_network(installation, &id, ports(&[8000]))?;
     let given = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
     ensure!(fetch(given)?.ends_with("port 8000\n"), "another server answered");
     refused(dial(&boot, 8001), "port_not_listed")?;
     refused(dial("00000000-0000-0000-0000-000000000000", 8000), "stale_boot")?;
-    refused(roles::dial(world, "ws-aaaaaaaa", &boot, 8000), "no_vm")?;
+    refused(roles::dial(installation, "ws-aaaaaaaa", &boot, 8000), "no_vm")?;
     for stranger in [0, 65534] {
-        refused(roles::dial_as(world, stranger, &id, &boot, 8000), "closed")?;
+        refused(roles::dial_as(installation, stranger, &id, &boot, 8000), "closed")?;
     }
-    ensure!(roles::set_network(world, "ws-aaaaaaaa", ports(&[1])).is_err(), "a policy for nobody");
+    ensure!(roles::set_network(installation, "ws-aaaaaaaa", ports(&[1])).is_err(), "a policy for nobody");
 
     // Whoever holds a socket may aim it elsewhere; it gets nowhere but to where it could be dialled.
     let held = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
@@ -109,7 +109,7 @@ fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
     ensure!(aim(&held, [172, 16, 0, 2].into(), 8000)?, "the test cannot aim a socket");
 
     // What is not listed any more ends at once, also for who holds it.
-    roles::set_network(world, &id, ports(&[8001]))?;
+    roles::set_network(installation, &id, ports(&[8001]))?;
     ended(&held, "a connection to a port that is not listed any more")?;
     refused(dial(&boot, 8000), "port_not_listed")?;
     let given = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
@@ -119,8 +119,8 @@ fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
     let held = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
     ensure!(connects(&held)?, "no connection");
     // (Control would bring what it knows of ports: it has to wait.)
-    world.without_role("control", || {
-        world.kill_role("node")?;
+    installation.without_role("control", || {
+        installation.kill_role("node")?;
         let given =
             eventually("the node dials again", Duration::from_secs(20), || Ok(dial(&boot, 8001)?.ok()))?;
         ensure!(fetch(given)?.ends_with("port 8001\n"), "another server answered");
@@ -128,14 +128,14 @@ fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
         Ok(())
     })?;
     let held = eventually("the ports are listed again", Duration::from_secs(20), || {
-        roles::set_network(world, &id, ports(&[8001]))?;
+        roles::set_network(installation, &id, ports(&[8001]))?;
         Ok(dial(&boot, 8001)?.ok())
     })?;
     ensure!(connects(&held)?, "no connection");
 
     // A boot's end is heard of at the other end of its connections, however it comes: here the VM has no time to say so.
-    let pids = world.vmm_pids()?;
-    let vmm = vmm_of(&pids, world, &id)?;
+    let pids = installation.vmm_pids()?;
+    let vmm = vmm_of(&pids, installation, &id)?;
     rigbox_sys::spawn::send_signal(vmm, 9)?;
     ended(&held, "a connection to a VM that was killed")?;
     refused(dial(&boot, 8001), "no_vm")?;
@@ -144,8 +144,8 @@ fn a_gateway_reaches_listed_ports_of_one_boot_only(world: &World) -> Kept {
 }
 
 /// The VMM's pid as the node knows it.
-fn vmm_of(pids: &[i32], world: &World, id: &str) -> Result<i32> {
-    let text = std::fs::read_to_string(world.state().join(format!("node/journal/{id}.json")))?;
+fn vmm_of(pids: &[i32], installation: &Installation, id: &str) -> Result<i32> {
+    let text = std::fs::read_to_string(installation.state().join(format!("node/journal/{id}.json")))?;
     let record: serde_json::Value = serde_json::from_str(&text)?;
     let pid =
         record.pointer("/boot/process/pid").and_then(serde_json::Value::as_i64).context("no process")?;
@@ -155,7 +155,7 @@ fn vmm_of(pids: &[i32], world: &World, id: &str) -> Result<i32> {
 }
 
 /// The socket reads an error, and soon.
-fn ended(socket: &OwnedFd, what: &str) -> Kept {
+fn ended(socket: &OwnedFd, what: &str) -> TestResult {
     let since = Instant::now();
     ensure!(happens(socket, PollFlags::IN, Duration::from_secs(5))?, "{what} goes on");
     let mut stream = TcpStream::from(socket.try_clone()?);

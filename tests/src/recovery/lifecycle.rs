@@ -5,22 +5,19 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::installation::eventually;
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::harness::installation::{Installation, eventually};
 
-pub(crate) const PROMISES: &[crate::Promise] = &[
-    ("four_spawns_at_once_all_succeed", four_spawns_at_once_all_succeed),
-    ("a_guest_that_ends_itself_is_noticed", a_guest_that_ends_itself_is_noticed),
-    ("a_stop_is_orderly_and_a_cancel_ends_a_start", a_stop_is_orderly_and_a_cancel_ends_a_start),
-    ("a_killed_vmm_is_a_failure_that_can_be_retried", a_killed_vmm_is_a_failure_that_can_be_retried),
-    (
-        "a_guest_that_takes_over_its_agent_hurts_only_itself",
-        a_guest_that_takes_over_its_agent_hurts_only_itself,
-    ),
+tests![
+    four_concurrent_spawns_succeed,
+    shutdown_and_reboot_in_the_guest_are_noticed,
+    stop_is_graceful_and_cancel_ends_a_start,
+    killed_vmm_is_a_retryable_failure,
+    guest_that_takes_over_its_agent_harms_only_itself,
 ];
 
-fn four_spawns_at_once_all_succeed(world: &World) -> Kept {
-    let api = &world.api;
+fn four_concurrent_spawns_succeed(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let ids = ["a", "b", "c", "d"].map(|name| api.create(&format!("four-{name}")));
     let ids = ids.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     for id in &ids {
@@ -36,22 +33,22 @@ fn four_spawns_at_once_all_succeed(world: &World) -> Kept {
     ids.iter().try_for_each(|id| api.wait_gone(id))
 }
 
-fn kernel_boot(world: &World, id: &str) -> anyhow::Result<String> {
-    world.api.sh(id, "cat /proc/sys/kernel/random/boot_id")
+fn kernel_boot(installation: &Installation, id: &str) -> anyhow::Result<String> {
+    installation.api.sh(id, "cat /proc/sys/kernel/random/boot_id")
 }
 
-fn a_guest_that_ends_itself_is_noticed(world: &World) -> Kept {
-    let api = &world.api;
+fn shutdown_and_reboot_in_the_guest_are_noticed(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let id = api.spawn("ender")?;
     let command = |line: &str| {
         // The answer may be cut off by the end that it causes.
         let _ = api.exec(&id, &json!({"command": line, "user": "root"}));
     };
     api.sh(&id, "echo kept > file")?;
-    let first = kernel_boot(world, &id)?;
+    let first = kernel_boot(installation, &id)?;
     command("reboot -f");
     eventually("the reboot is over", Duration::from_secs(90), || {
-        Ok(kernel_boot(world, &id).ok().filter(|boot| *boot != first))
+        Ok(kernel_boot(installation, &id).ok().filter(|boot| *boot != first))
     })?;
     // Ends that systemd carries out need it to be up.
     let up = || {
@@ -68,17 +65,17 @@ fn a_guest_that_ends_itself_is_noticed(world: &World) -> Kept {
     api.wait(&id, "stopped")?;
     api.start(&id)?;
     up()?;
-    let before = kernel_boot(world, &id)?;
+    let before = kernel_boot(installation, &id)?;
     command("systemctl reboot");
     eventually("the second reboot is over", Duration::from_secs(90), || {
-        Ok(kernel_boot(world, &id).ok().filter(|boot| *boot != before))
+        Ok(kernel_boot(installation, &id).ok().filter(|boot| *boot != before))
     })?;
     ensure!(api.sh(&id, "cat file")? == "kept", "the disk is kept");
     api.remove(&id)
 }
 
-fn a_stop_is_orderly_and_a_cancel_ends_a_start(world: &World) -> Kept {
-    let api = &world.api;
+fn stop_is_graceful_and_cancel_ends_a_start(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let id = api.spawn("stopper")?;
     // Written, not synced: only an orderly end brings it to the disk.
     api.sh(&id, "echo unsynced > file")?;
@@ -92,11 +89,12 @@ fn a_stop_is_orderly_and_a_cancel_ends_a_start(world: &World) -> Kept {
     api.remove(&id)
 }
 
-fn a_killed_vmm_is_a_failure_that_can_be_retried(world: &World) -> Kept {
-    let api = &world.api;
-    let before = world.vmm_pids()?;
+fn killed_vmm_is_a_retryable_failure(installation: &Installation) -> TestResult {
+    let api = &installation.api;
+    let before = installation.vmm_pids()?;
     let id = api.spawn("victim")?;
-    let pid = world.vmm_pids()?.into_iter().find(|pid| !before.contains(pid)).context("the new VMM")?;
+    let pid =
+        installation.vmm_pids()?.into_iter().find(|pid| !before.contains(pid)).context("the new VMM")?;
     rigbox_sys::spawn::send_signal(pid, 9)?;
     api.wait(&id, "failed")?;
     let failed = api.get(&format!("/workspaces/{id}"))?.expect(200)?;
@@ -109,8 +107,8 @@ fn a_killed_vmm_is_a_failure_that_can_be_retried(world: &World) -> Kept {
     api.remove(&id)
 }
 
-fn a_guest_that_takes_over_its_agent_hurts_only_itself(world: &World) -> Kept {
-    let api = &world.api;
+fn guest_that_takes_over_its_agent_harms_only_itself(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let (id, other) = (api.spawn("taker")?, api.spawn("bystander")?);
     // Root kills the agent and floods the host over its port.
     let line = "port=/dev/$(ls /sys/class/virtio-ports | head -1); \
@@ -134,7 +132,8 @@ fn a_guest_that_takes_over_its_agent_hurts_only_itself(world: &World) -> Kept {
         refused.status,
         refused.body
     );
-    let guestio = world.role_pids()?.into_iter().find(|(role, _)| role == "guestio").context("guestio")?.1;
+    let guestio =
+        installation.role_pids()?.into_iter().find(|(role, _)| role == "guestio").context("guestio")?.1;
     let memory = std::fs::read_to_string(format!("/proc/{guestio}/status"))?;
     let peak: u64 = memory
         .lines()

@@ -31,7 +31,7 @@ pub(crate) struct Search {
 }
 
 /// Where a needle was seen: its kind and form.
-pub(crate) type ObservedState = std::collections::BTreeSet<(&'static str, &'static str)>;
+pub(crate) type Findings = std::collections::BTreeSet<(&'static str, &'static str)>;
 
 fn forms(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -68,18 +68,18 @@ impl Search {
         Ok(Self { matcher, patterns, longest })
     }
 
-    fn look(&self, bytes: &[u8], seen: &mut ObservedState) {
+    fn look(&self, bytes: &[u8], seen: &mut Findings) {
         for found in self.matcher.find_overlapping_iter(bytes) {
             seen.insert(self.patterns[found.pattern().as_usize()]);
         }
     }
 
-    /// What `read` gives between two offsets, in pieces that overlap. A piece that cannot be read is passed over.
+    /// What `read` gives between two offsets, in pieces that overlap. A chunk that cannot be read is passed over.
     fn range(
         &self,
         mut at: u64,
         end: u64,
-        seen: &mut ObservedState,
+        seen: &mut Findings,
         read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
     ) -> u64 {
         let (mut buffer, mut kept, mut bytes) = (vec![0; CHUNK], 0, 0);
@@ -101,7 +101,7 @@ impl Search {
     }
 
     /// A file's data; holes are not read. Answers how many bytes that were.
-    pub(crate) fn file(&self, path: &Path, seen: &mut ObservedState) -> Result<u64> {
+    pub(crate) fn file(&self, path: &Path, seen: &mut Findings) -> Result<u64> {
         let file = File::open(path).with_context(|| path.display().to_string())?;
         let (mut at, mut bytes) = (0, 0);
         loop {
@@ -118,14 +118,14 @@ impl Search {
     }
 
     /// Every file below `folder` (no pipes, no sockets, no links); `with` gets each with what was seen in it.
-    pub(crate) fn folder(&self, folder: &Path, with: &mut impl FnMut(&Path, ObservedState)) -> Result<u64> {
+    pub(crate) fn folder(&self, folder: &Path, with: &mut impl FnMut(&Path, Findings)) -> Result<u64> {
         let mut bytes = 0;
         for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
             let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
             if kind.is_dir() {
                 bytes += self.folder(&path, with)?;
             } else if kind.is_file() {
-                let mut seen = ObservedState::new();
+                let mut seen = Findings::new();
                 match self.file(&path, &mut seen) {
                     Ok(read) => bytes += read,
                     // One that has just been removed holds nothing.
@@ -139,7 +139,7 @@ impl Search {
     }
 
     /// What a process can write to: its memory without its programs. Answers how many bytes that were.
-    pub(crate) fn memory(&self, pid: i32, seen: &mut ObservedState) -> Result<u64> {
+    pub(crate) fn memory(&self, pid: i32, seen: &mut Findings) -> Result<u64> {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let memory = File::open(format!("/proc/{pid}/mem"))?;
         let mut bytes = 0;

@@ -3,23 +3,18 @@
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::harness::installation::Installation;
 
-pub(crate) const PROMISES: &[crate::Promise] = &[
-    ("a_bad_request_says_what_was_wrong", a_bad_request_says_what_was_wrong),
-    ("nobody_without_a_key_gets_anything", nobody_without_a_key_gets_anything),
-    (
-        "an_illegal_move_names_the_state_and_what_is_allowed",
-        an_illegal_move_names_the_state_and_what_is_allowed,
-    ),
-    (
-        "a_disk_that_does_not_fit_is_refused_and_leaves_nothing",
-        a_disk_that_does_not_fit_is_refused_and_leaves_nothing,
-    ),
+tests![
+    invalid_request_is_refused_with_the_reason,
+    requests_without_a_valid_key_are_refused,
+    invalid_transition_names_the_state_and_what_is_allowed,
+    oversized_disk_is_refused_and_leaves_nothing,
 ];
 
-fn a_bad_request_says_what_was_wrong(world: &World) -> Kept {
-    let api = &world.api;
+fn invalid_request_is_refused_with_the_reason(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let cases = [
         (json!({}), 400, "name"),
         (json!({"name": "ok", "nmae": 1}), 400, "nmae"),
@@ -39,16 +34,16 @@ fn a_bad_request_says_what_was_wrong(world: &World) -> Kept {
     let listed = api.get("/workspaces")?.expect(200)?;
     ensure!(
         listed.get("vms").and_then(|vms| vms.as_array()).is_some_and(Vec::is_empty),
-        "something was made: {listed}"
+        "something was created: {listed}"
     );
     let missing = api.get("/workspaces/ws-aaaaaaaa")?;
     ensure!(missing.status == 404 && missing.message().contains("not found"), "{}", missing.body);
     Ok(())
 }
 
-fn nobody_without_a_key_gets_anything(world: &World) -> Kept {
-    let mut stranger = crate::api::Api::new(&world.api.url)?;
-    for key in ["", "rb_wrong", &format!("{}x", world.key), &"rb_".repeat(20)] {
+fn requests_without_a_valid_key_are_refused(installation: &Installation) -> TestResult {
+    let mut stranger = crate::harness::api::Api::new(&installation.api.url)?;
+    for key in ["", "rb_wrong", &format!("{}x", installation.key), &"rb_".repeat(20)] {
         stranger.key = key.to_owned();
         for path in ["/workspaces", "/workspaces/ws-aaaaaaaa", "/users/me", "/doctor"] {
             let answer = stranger.get(path)?;
@@ -63,13 +58,13 @@ fn nobody_without_a_key_gets_anything(world: &World) -> Kept {
     for path in ["/templates", "/capacity"] {
         stranger.get(path)?.expect(200)?;
     }
-    let in_url = stranger.get(&format!("/workspaces?api_key={}", world.key))?;
+    let in_url = stranger.get(&format!("/workspaces?api_key={}", installation.key))?;
     ensure!(in_url.status >= 400, "a key in the URL was taken: {}", in_url.status);
     Ok(())
 }
 
-fn an_illegal_move_names_the_state_and_what_is_allowed(world: &World) -> Kept {
-    let api = &world.api;
+fn invalid_transition_names_the_state_and_what_is_allowed(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let id = api.create("moves")?;
     for verb in ["stop", "cancel", "retry"] {
         let answer = api.post(&format!("/workspaces/{id}/{verb}"), &json!({}))?;
@@ -85,8 +80,8 @@ fn an_illegal_move_names_the_state_and_what_is_allowed(world: &World) -> Kept {
     api.remove(&id)
 }
 
-fn a_disk_that_does_not_fit_is_refused_and_leaves_nothing(world: &World) -> Kept {
-    let api = &world.api;
+fn oversized_disk_is_refused_and_leaves_nothing(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let answer = api.post("/workspaces", &json!({"name": "huge", "disk_size_mb": 100_000_000}))?;
     if answer.status == 201 {
         let id = answer.body.pointer("/vm/id").and_then(|id| id.as_str()).context("id")?.to_owned();
@@ -98,7 +93,7 @@ fn a_disk_that_does_not_fit_is_refused_and_leaves_nothing(world: &World) -> Kept
         ensure!(answer.status == 402, "{}", answer.body);
         ensure!(answer.message().to_lowercase().contains("disk"), "{}", answer.message());
     }
-    let disks = std::fs::read_dir(world.run_dir().join("node/own/volume/disks"))?.count();
+    let disks = std::fs::read_dir(installation.run_dir().join("node/own/volume/disks"))?.count();
     ensure!(disks == 0, "{disks} disks are left");
     Ok(())
 }

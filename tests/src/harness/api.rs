@@ -22,12 +22,12 @@ pub(crate) struct Api {
 }
 
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ApiResponse {
     pub(crate) status: u16,
     pub(crate) body: Value,
 }
 
-impl Answer {
+impl ApiResponse {
     pub(crate) fn expect(self, status: u16) -> Result<Value> {
         anyhow::ensure!(self.status == status, "expected {status}, got {}: {}", self.status, self.body);
         Ok(self.body)
@@ -46,14 +46,14 @@ impl Answer {
 
 /// What a command said.
 #[derive(Debug, Default)]
-pub(crate) struct Ran {
+pub(crate) struct ExecOutput {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
     /// The last event.
     pub(crate) end: Value,
 }
 
-impl Ran {
+impl ExecOutput {
     pub(crate) fn out(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim().to_owned()
     }
@@ -84,11 +84,11 @@ impl Api {
         Ok(if self.key.is_empty() { request } else { request.bearer_auth(&self.key) })
     }
 
-    fn answer(&self, request: RequestBuilder) -> Result<Answer> {
+    fn answer(&self, request: RequestBuilder) -> Result<ApiResponse> {
         self.runtime.block_on(async {
-            let (status, body) = self.whole(self.patiently(request).await?).await?;
+            let (status, body) = self.whole(self.send_with_retries(request).await?).await?;
             let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
-            Ok(Answer {
+            Ok(ApiResponse {
                 status: status.as_u16(),
                 body: serde_json::from_slice(&body).unwrap_or_else(|_| text()),
             })
@@ -96,7 +96,7 @@ impl Api {
     }
 
     /// As clients do: who is too fast waits as long as was said.
-    async fn patiently(&self, request: RequestBuilder) -> Result<Asked> {
+    async fn send_with_retries(&self, request: RequestBuilder) -> Result<Asked> {
         loop {
             let again = request.try_clone().context("a request that cannot be repeated")?.build()?;
             let (method, path) = (again.method().clone(), again.url().path().to_owned());
@@ -145,23 +145,23 @@ impl Api {
         Ok(self.contract.get_or_init(|| contract))
     }
 
-    pub(crate) fn get(&self, path: &str) -> Result<Answer> {
+    pub(crate) fn get(&self, path: &str) -> Result<ApiResponse> {
         self.answer(self.request("GET", path)?)
     }
 
-    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<ApiResponse> {
         self.answer(self.request("POST", path)?.json(body))
     }
 
-    pub(crate) fn delete(&self, path: &str) -> Result<Answer> {
+    pub(crate) fn delete(&self, path: &str) -> Result<ApiResponse> {
         self.answer(self.request("DELETE", path)?)
     }
 
-    pub(crate) fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Answer> {
+    pub(crate) fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<ApiResponse> {
         self.answer(self.request(method, path)?.body(body))
     }
 
-    pub(crate) fn send_json(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+    pub(crate) fn send_json(&self, method: &str, path: &str, body: &str) -> Result<ApiResponse> {
         let request = self.request(method, path)?.header(CONTENT_TYPE, "application/json");
         self.answer(request.body(body.to_owned()))
     }
@@ -169,7 +169,7 @@ impl Api {
     pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
         let request = self.request("GET", path)?;
         self.runtime.block_on(async {
-            let (status, body) = self.whole(self.patiently(request).await?).await?;
+            let (status, body) = self.whole(self.send_with_retries(request).await?).await?;
             anyhow::ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
             Ok(body)
         })
@@ -217,7 +217,7 @@ impl Api {
     }
 
     pub(crate) fn wait_gone(&self, id: &str) -> Result<()> {
-        crate::installation::eventually("the workspace is gone", Duration::from_secs(60), || {
+        crate::harness::installation::eventually("the workspace is gone", Duration::from_secs(60), || {
             Ok((self.get(&format!("/workspaces/{id}"))?.status == 404).then_some(()))
         })
     }
@@ -233,23 +233,27 @@ impl Api {
 
     /// Waits for a status; a failure on the way there is an error with its reason.
     pub(crate) fn wait(&self, id: &str, wanted: &str) -> Result<()> {
-        crate::installation::eventually(&format!("{id} is {wanted}"), Duration::from_secs(150), || {
-            let vm = match self.vm(id) {
-                Ok(vm) => vm,
-                // Control may just be started again.
-                Err(_) => return Ok(None),
-            };
-            Ok((vm.get("status").and_then(Value::as_str) == Some(wanted)).then_some(()))
-        })
+        crate::harness::installation::eventually(
+            &format!("{id} is {wanted}"),
+            Duration::from_secs(150),
+            || {
+                let vm = match self.vm(id) {
+                    Ok(vm) => vm,
+                    // Control may just be started again.
+                    Err(_) => return Ok(None),
+                };
+                Ok((vm.get("status").and_then(Value::as_str) == Some(wanted)).then_some(()))
+            },
+        )
         .with_context(|| format!("it is {:?}", self.vm(id)))
     }
 
-    pub(crate) fn exec(&self, id: &str, body: &Value) -> Result<Ran> {
+    pub(crate) fn exec(&self, id: &str, body: &Value) -> Result<ExecOutput> {
         let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
         self.runtime.block_on(async {
-            let response = self.begun(self.patiently(request).await?).await?;
+            let response = self.begun(self.send_with_retries(request).await?).await?;
             let contract = self.contract().await?;
-            let mut ran = Ran::default();
+            let mut ran = ExecOutput::default();
             let mut stream = response.bytes_stream();
             let mut rest = Vec::new();
             while let Some(chunk) = stream.next().await {
@@ -300,7 +304,7 @@ impl Api {
         let request =
             self.request("POST", &format!("/workspaces/{id}/exec"))?.json(&json!({"command": line}));
         self.runtime.block_on(async {
-            let mut stream = self.begun(self.patiently(request).await?).await?.bytes_stream();
+            let mut stream = self.begun(self.send_with_retries(request).await?).await?.bytes_stream();
             stream.next().await.context("no output")??;
             Ok(())
         })

@@ -8,13 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::search::{Needle, ObservedState, Search};
-use crate::{Kept, World};
+use crate::TestResult;
+use crate::harness::installation::Installation;
+use crate::harness::search::{Findings, Needle, Search};
 
-pub(crate) const PROMISES: &[crate::Promise] = &[(
-    "secrets_are_in_the_memory_of_their_workspace_and_nowhere_else",
-    secrets_are_in_the_memory_of_their_workspace_and_nowhere_else,
-)];
+tests![secrets_are_only_in_the_memory_of_their_workspace,];
 
 /// What may be in the workspace's memory; nothing else may be anywhere.
 const IN_MEMORY: [&str; 2] = ["environment value", "workspace key"];
@@ -33,34 +31,35 @@ fn needle(kind: &'static str, text: &str) -> Needle {
     Needle { kind, bytes: text.as_bytes().to_vec() }
 }
 
-fn kinds(seen: &ObservedState) -> Vec<&'static str> {
+fn kinds(seen: &Findings) -> Vec<&'static str> {
     let mut kinds: Vec<_> = seen.iter().map(|(kind, _)| *kind).collect();
     kinds.dedup();
     kinds
 }
 
-fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) -> Kept {
-    let api = &world.api;
+fn secrets_are_only_in_the_memory_of_their_workspace(installation: &Installation) -> TestResult {
+    let api = &installation.api;
     let (value, in_file, in_process) = (unique("canary")?, unique("infile")?, unique("inproc")?);
-    let before = world.vmm_pids()?;
+    let before = installation.vmm_pids()?;
     let id = api.create("canary")?;
     api.set_env(&id, &json!({"CANARY": value}))?;
     api.start(&id)?;
-    let vmm = world.vmm_pids()?.into_iter().find(|pid| !before.contains(pid)).context("the new VMM")?;
+    let vmm =
+        installation.vmm_pids()?.into_iter().find(|pid| !before.contains(pid)).context("the new VMM")?;
 
     // Used in every way there is, so that whatever keeps something has the occasion to.
     ensure!(api.sh(&id, "printf %s \"$CANARY\"")? == value, "the value is there");
     api.sudo(&id, "env -i bash -lc 'test -n \"$CANARY\"'; sync")?;
     let key = api.sh(&id, "cat /run/rigbox/key")?;
     ensure!(api.with_key(&key)?.get(&format!("/workspaces/{id}"))?.status == 200, "the workspace's own key");
-    let rig = world.rig(&["exec", "canary", "--", "sh", "-c", "kill -ABRT $$"]).output()?;
-    ensure!(rig.status.code() == Some(134), "{}", crate::host::ending(rig.status));
+    let rig = installation.rig(&["exec", "canary", "--", "sh", "-c", "kill -ABRT $$"]).output()?;
+    ensure!(rig.status.code() == Some(134), "{}", crate::harness::host::ending(rig.status));
     api.sh(&id, &format!("printf %s {in_file} > file; sync; sleep 1000 {in_process} & true"))?;
     api.set_env(&id, &json!({"OTHER": "x"}))?;
 
     // Of the account: a browser that is signed in, a link that waits to be followed, a machine that waits to be approved.
-    let link = || world.admin(&["login-link", "owner@example.org"]);
-    let mut browser = crate::console::Console::new(world)?;
+    let link = || installation.admin(&["login-link", "owner@example.org"]);
+    let mut browser = crate::harness::console::Console::new(installation)?;
     browser.follow(&link()?)?;
     let session = browser.cookie.as_deref().and_then(|cookie| cookie.split_once('=')).context("no cookie")?;
     let (session, link) = (session.1.to_owned(), link()?);
@@ -69,12 +68,12 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
     let device =
         device.get("device_secret").and_then(|secret| secret.as_str()).context("no secret")?.to_owned();
 
-    let control = world.state().join("control");
+    let control = installation.state().join("control");
     let token_key = std::fs::read(control.join("token.key"))?;
     let master_key = std::fs::read_to_string(control.join("master.key"))?;
     let master_key = STANDARD.decode(master_key.trim()).context("the master key")?;
     let search = Search::new(&[
-        needle("API key", &world.key),
+        needle("API key", &installation.key),
         needle("workspace key", &key),
         needle("environment value", &value),
         Needle { kind: "token key", bytes: token_key },
@@ -86,7 +85,7 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
         needle(IN_PROCESS_MARK, &in_process),
     ])?;
 
-    let mut memory = ObservedState::new();
+    let mut memory = Findings::new();
     let searched = search.memory(vmm, &mut memory)?;
     eprintln!("{} MiB of memory", searched >> 20);
     ensure!(searched > 512 << 20, "that is less than the guest has");
@@ -97,8 +96,8 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
     ensure!(found == wanted, "in the memory of the VM: {memory:?}");
 
     api.stop(&id)?;
-    let disk = world.run_dir().join("node/own/volume/disks").join(format!("{id}.ext4"));
-    let mut on_disk = ObservedState::new();
+    let disk = installation.run_dir().join("node/own/volume/disks").join(format!("{id}.ext4"));
+    let mut on_disk = Findings::new();
     let searched = search.file(&disk, &mut on_disk)?;
     eprintln!("{} MiB of disk", searched >> 20);
     ensure!(searched > 500 << 20, "that is less than the image has");
@@ -107,7 +106,7 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
     // The state folder (with all disks once more where they are files of a volume), the logs, whatever else the suite has written, and
     // the run folder. The two keys' own files show that the search comes there.
     let (mut strays, mut own) = (Vec::new(), Vec::new());
-    let mut with = |path: &Path, seen: ObservedState| {
+    let mut with = |path: &Path, seen: Findings| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for (kind, form) in seen {
             if OWN_PLACES.contains(&(kind, name.as_str())) && path.starts_with(&control) {
@@ -117,8 +116,8 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
             }
         }
     };
-    let mut searched = search.folder(&world.scratch, &mut with)?;
-    searched += search.folder(&world.run_dir(), &mut with)?;
+    let mut searched = search.folder(&installation.scratch, &mut with)?;
+    searched += search.folder(&installation.run_dir(), &mut with)?;
     eprintln!("{} MiB of files", searched >> 20);
     own.sort_unstable();
     own.dedup();
@@ -128,7 +127,7 @@ fn secrets_are_in_the_memory_of_their_workspace_and_nowhere_else(world: &World) 
         memory.iter().all(|(kind, _)| IN_MEMORY.contains(kind) || kind.starts_with("mark")),
         "{memory:?}"
     );
-    let log = std::fs::read_to_string(world.log())?;
+    let log = std::fs::read_to_string(installation.log())?;
     ensure!(log.contains(&id), "the log that was searched is the one that is written");
     api.remove(&id)
 }

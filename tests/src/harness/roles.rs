@@ -14,7 +14,7 @@ use rigbox_proto::node::node_client::NodeClient;
 use rigbox_proto::node::{EgressRefused, NetworkPolicy, SetNetworkRequest, WatchRequest, watch_event};
 use rigbox_sys::fdpass;
 
-use crate::World;
+use crate::harness::installation::Installation;
 
 const VERB: &str = "RIGBOX_TEST_ASK";
 const SOCKET: &str = "RIGBOX_TEST_SOCKET";
@@ -22,17 +22,17 @@ const LIMIT: usize = 64 * 1024;
 
 /// Dials as `edge`: a connected (or connecting) socket, or the code of the refusal.
 pub(crate) fn dial(
-    world: &World,
+    installation: &Installation,
     workspace_id: &str,
     boot_id: &str,
     port: u32,
 ) -> Result<Result<OwnedFd, String>> {
-    dial_as(world, edge_uid(world)?, workspace_id, boot_id, port)
+    dial_as(installation, edge_uid(installation)?, workspace_id, boot_id, port)
 }
 
 /// The same for a process of any uid.
 pub(crate) fn dial_as(
-    world: &World,
+    installation: &Installation,
     uid: u32,
     workspace_id: &str,
     boot_id: &str,
@@ -40,7 +40,7 @@ pub(crate) fn dial_as(
 ) -> Result<Result<OwnedFd, String>> {
     let request = DialRequest { workspace_id: workspace_id.to_owned(), boot_id: boot_id.to_owned(), port };
     let (reply, mut fds) =
-        ask(uid, "dial", world.run_dir().join("node/dial.sock"), &request.encode_to_vec())?;
+        ask(uid, "dial", installation.run_dir().join("node/dial.sock"), &request.encode_to_vec())?;
     let reply = DialResponse::decode(reply.as_slice())?;
     match fds.pop() {
         Some(socket) => Ok(Ok(socket)),
@@ -49,12 +49,16 @@ pub(crate) fn dial_as(
 }
 
 /// Sets a workspace's network as `control`.
-pub(crate) fn set_network(world: &World, workspace_id: &str, network: NetworkPolicy) -> Result<()> {
+pub(crate) fn set_network(
+    installation: &Installation,
+    workspace_id: &str,
+    network: NetworkPolicy,
+) -> Result<()> {
     let request = SetNetworkRequest { workspace_id: workspace_id.to_owned(), network: Some(network) };
     let (said, _) = ask(
-        control_uid(world)?,
+        control_uid(installation)?,
         "set-network",
-        world.run_dir().join("node/control.sock"),
+        installation.run_dir().join("node/control.sock"),
         &request.encode_to_vec(),
     )?;
     anyhow::ensure!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
@@ -63,10 +67,10 @@ pub(crate) fn set_network(world: &World, workspace_id: &str, network: NetworkPol
 
 /// What workspaces wanted outside and did not get, as the node tells `control` while `work` runs and for some seconds after it.
 pub(crate) fn refusals_during(
-    world: &World,
+    installation: &Installation,
     work: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<EgressRefused>> {
-    let (uid, socket) = (control_uid(world)?, world.run_dir().join("node/control.sock"));
+    let (uid, socket) = (control_uid(installation)?, installation.run_dir().join("node/control.sock"));
     let watch = std::thread::spawn(move || ask(uid, "refusals", socket, b"watch"));
     work()?;
     let (told, _) = watch.join().map_err(|_| anyhow::anyhow!("the watch"))??;
@@ -102,16 +106,16 @@ async fn watch_refusals(socket: &Path) -> Result<WatchedRefusals> {
     }
 }
 
-fn control_uid(world: &World) -> Result<u32> {
-    let pid = world.role_pids()?.into_iter().find(|(role, _)| role == "control").context("control")?.1;
+fn control_uid(installation: &Installation) -> Result<u32> {
+    let pid = installation.role_pids()?.into_iter().find(|(role, _)| role == "control").context("control")?.1;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).context("no uid")?;
     Ok(line.split_whitespace().next().context("no uid")?.parse()?)
 }
 
 /// The roles' uids stand in a row, control's first.
-fn edge_uid(world: &World) -> Result<u32> {
-    Ok(control_uid(world)? + 2)
+fn edge_uid(installation: &Installation) -> Result<u32> {
+    Ok(control_uid(installation)? + 2)
 }
 
 fn ask(uid: u32, verb: &str, socket: PathBuf, message: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
@@ -126,7 +130,7 @@ fn ask(uid: u32, verb: &str, socket: PathBuf, message: &[u8]) -> Result<(Vec<u8>
     fdpass::send(&ours, message, &[])?;
     let answer = fdpass::receive(&ours, LIMIT);
     let status = child.wait()?;
-    anyhow::ensure!(status.success(), "{verb} as {uid}: {}", crate::host::ending(status));
+    anyhow::ensure!(status.success(), "{verb} as {uid}: {}", crate::harness::host::ending(status));
     Ok(answer?)
 }
 

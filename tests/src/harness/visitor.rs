@@ -19,13 +19,13 @@ pub(crate) struct Visitor {
 
 /// An answer.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct AppResponse {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
-impl Asked {
+impl AppResponse {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
@@ -63,7 +63,7 @@ impl Visitor {
     }
 
     /// The whole answer, as far as its head says how long it is.
-    pub(crate) fn get(&self, path: &str) -> Result<Asked> {
+    pub(crate) fn get(&self, path: &str) -> Result<AppResponse> {
         let mut stream = self.send(path)?;
         let (status, headers) = head(&mut stream).with_context(|| format!("{} {path}", self.host))?;
         let length =
@@ -74,7 +74,7 @@ impl Visitor {
             None if status == 304 || status == 204 || status == 101 => 0,
             None => chunks(&mut stream, &mut body)?,
         };
-        Ok(Asked { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(AppResponse { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
     /// A body that has no end.

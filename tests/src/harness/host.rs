@@ -21,8 +21,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::{WaitStatus, wait};
 
-use crate::installation::eventually;
-use crate::internet::Internet;
+use crate::harness::installation::eventually;
+use crate::harness::internet::Internet;
 
 const STAGE: &str = "RIGBOX_TEST_STAGE";
 /// Folder of a host that is kept; `cargo xtask test --only` sets it.
@@ -155,7 +155,7 @@ pub(crate) fn own() -> ExitCode {
 /// Removes control groups, which no namespace takes with it.
 fn remove_cgroups(scratch: &Path) -> Result<()> {
     let Ok(installation) = fs::read_to_string(scratch.join("installation")) else { return Ok(()) };
-    for group in crate::leftovers::cgroups(&installation).into_iter().rev() {
+    for group in crate::recovery::leftovers::cgroups(&installation).into_iter().rev() {
         fs::remove_dir(&group).with_context(|| group.display().to_string())?;
     }
     Ok(())

@@ -1,0 +1,10 @@
+//! What tests share: the host, the installation under test, the network around it, and clients.
+
+pub(crate) mod api;
+pub(crate) mod console;
+pub(crate) mod host;
+pub(crate) mod installation;
+pub(crate) mod internet;
+pub(crate) mod roles;
+pub(crate) mod search;
+pub(crate) mod visitor;

@@ -1,0 +1,164 @@
+//! Any process may die at any moment: VMs go on, what was acknowledged holds, nothing is left in between.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use crate::TestResult;
+use crate::harness::installation::{Installation, eventually};
+
+tests![
+    running_vm_outlives_every_role,
+    state_is_consistent_after_kills_at_random_moments,
+    vms_running_at_a_host_crash_run_again,
+    orphaned_resources_are_removed,
+];
+
+fn shell_works(installation: &Installation, id: &str) -> anyhow::Result<String> {
+    eventually("commands run again", Duration::from_secs(60), || {
+        Ok(installation.api.sh(id, "cat /proc/sys/kernel/random/boot_id").ok())
+    })
+}
+
+fn running_vm_outlives_every_role(installation: &Installation) -> TestResult {
+    let id = installation.api.spawn("survivor")?;
+    let boot = shell_works(installation, &id)?;
+    for role in ["control", "edge", "guestio", "node"] {
+        installation.kill_role(role)?;
+        ensure!(shell_works(installation, &id)? == boot, "the VM booted again after {role} was killed");
+    }
+    installation.kill_supervisor()?;
+    installation.start_supervisor()?;
+    installation.wait_ready()?;
+    ensure!(shell_works(installation, &id)? == boot, "the VM booted again after the supervisor was killed");
+    ensure!(installation.api.status(&id)? == "running", "status");
+    // Taken over for good: it can be stopped, which ends its process.
+    installation.api.stop(&id)?;
+    installation.api.remove(&id)
+}
+
+/// A small generator (xorshift), because the numbers only have to differ between runs.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+fn state_is_consistent_after_kills_at_random_moments(installation: &Installation) -> TestResult {
+    let api = &installation.api;
+    let rounds = if std::env::var_os("RIGBOX_SOAK").is_some() { 60 } else { 6 };
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64 | 1;
+    eprintln!("seed {seed}");
+    let mut dice = Dice(seed);
+    let survivor = api.spawn("rock")?;
+    let boot = shell_works(installation, &survivor)?;
+    let id = api.create("leaf")?;
+    let others = installation.vmm_pids()?.len();
+    for round in 0..rounds {
+        // One move, one kill somewhere in it.
+        let status = api.status(&id)?;
+        let verb = match status.as_str() {
+            "running" => "stop",
+            "failed" => "retry",
+            _ => "start",
+        };
+        api.post(&format!("/workspaces/{id}/{verb}"), &json!({}))?.expect(200)?;
+        std::thread::sleep(Duration::from_millis(dice.roll(if verb == "stop" { 2500 } else { 5500 })));
+        let victim = ["control", "guestio", "node", "supervisor"][dice.roll(4) as usize];
+        eprintln!("round {round}: {verb}, {victim} is killed");
+        if victim == "supervisor" {
+            installation.kill_supervisor()?;
+            installation.start_supervisor()?;
+        } else {
+            installation.kill_role(victim)?;
+        }
+        installation.wait_ready()?;
+        let wanted = if verb == "stop" { "stopped" } else { "running" };
+        eventually(&format!("{id} is {wanted}"), Duration::from_secs(150), || {
+            Ok((api.status(&id).ok().as_deref() == Some(wanted)).then_some(()))
+        })
+        .with_context(|| {
+            format!(
+                "round {round}: {verb}, {victim}, seed {seed}: {:?}",
+                api.get(&format!("/workspaces/{id}"))
+            )
+        })?;
+        if wanted == "running" {
+            shell_works(installation, &id)?;
+        }
+        ensure!(shell_works(installation, &survivor)? == boot, "round {round}: the other VM booted again");
+        let expected = others + usize::from(wanted == "running");
+        ensure!(
+            installation.vmm_pids()?.len() == expected,
+            "round {round}: VMMs {:?}",
+            installation.vmm_pids()?
+        );
+    }
+    // And in the middle of a deletion.
+    api.delete(&format!("/workspaces/{id}"))?.expect(200)?;
+    installation.kill_role("node")?;
+    installation.kill_role("control")?;
+    installation.wait_ready()?;
+    api.wait_gone(&id)?;
+    api.remove(&survivor)
+}
+
+fn vms_running_at_a_host_crash_run_again(installation: &Installation) -> TestResult {
+    let api = &installation.api;
+    let id = api.spawn("again")?;
+    let boot = shell_works(installation, &id)?;
+    // What a reboot of the host leaves: no process of ours, and a journal that names another boot of the host.
+    installation.kill_supervisor()?;
+    for pid in installation.vmm_pids()? {
+        rigbox_sys::spawn::send_signal(pid, 9)?;
+    }
+    eventually("the VMMs are gone", Duration::from_secs(10), || {
+        Ok(installation.vmm_pids()?.is_empty().then_some(()))
+    })?;
+    for entry in std::fs::read_dir(installation.state().join("node/journal"))? {
+        let path = entry?.path();
+        let mut record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        if let Some(host) = record.pointer_mut("/boot/host_boot_id") {
+            *host = json!("another");
+        }
+        std::fs::write(&path, record.to_string())?;
+    }
+    let started = Instant::now();
+    installation.start_supervisor()?;
+    installation.wait_ready()?;
+    eventually("it runs again", Duration::from_secs(120), || {
+        Ok(shell_works(installation, &id).ok().filter(|now| *now != boot))
+    })?;
+    ensure!(started.elapsed() < Duration::from_secs(120), "it took {:?}", started.elapsed());
+    api.wait(&id, "running")?;
+    api.remove(&id)
+}
+
+fn orphaned_resources_are_removed(installation: &Installation) -> TestResult {
+    let stranger = "ws-zzzzzzzz";
+    let own = installation.run_dir().join("node/own");
+    let disk = own.join("volume/disks").join(format!("{stranger}.ext4"));
+    std::fs::write(&disk, b"left by nobody")?;
+    std::fs::create_dir_all(own.join("vms").join(stranger))?;
+    let group = crate::recovery::leftovers::cgroups(&installation.id)
+        .into_iter()
+        .next()
+        .context("the installation's control group")?;
+    let group = group.join(stranger);
+    std::fs::create_dir(&group)?;
+    let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn()?;
+    std::fs::write(group.join("cgroup.procs"), sleeper.id().to_string())?;
+    installation.kill_role("node")?;
+    eventually("the leftovers are gone", Duration::from_secs(30), || {
+        let left = disk.exists() || group.exists() || own.join("vms").join(stranger).exists();
+        Ok((!left).then_some(()))
+    })?;
+    sleeper.wait()?;
+    installation.wait_ready()
+}
