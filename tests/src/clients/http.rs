@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 use super::shared;
 use crate::TestResult;
-use crate::harness::installation::{Installation, eventually};
+use crate::harness::installation::Installation;
 
 tests![
     systemd_in_the_vm_reaches_running,
@@ -72,8 +73,8 @@ fn exec_refuses_invalid_commands(installation: &Installation) -> TestResult {
         json!({"command": "true", "stdin_b64": "%"}),
         json!({"command": "true", "shell": "zsh"}),
     ] {
-        let answer = installation.api.post(&path, &body)?;
-        ensure!(answer.status == 400, "{body}: {} {}", answer.status, answer.body);
+        let response = installation.api.post(&path, &body)?;
+        ensure!(response.status == 400, "{body}: {} {}", response.status, response.body);
     }
     Ok(())
 }
@@ -89,16 +90,16 @@ fn large_output_arrives_complete(installation: &Installation) -> TestResult {
         ran.end
     );
     for (number, chunk) in ran.stdout.chunks(1_000_003).enumerate() {
-        ensure!(chunk.iter().all(|byte| usize::from(*byte) == number), "chunk {number} is damaged");
+        ensure!(chunk.iter().all(|byte| usize::from(*byte) == number), "chunk {number} is corrupt");
     }
     Ok(())
 }
 
 fn command_ends_when_its_caller_disconnects(installation: &Installation) -> TestResult {
     let id = shared(installation)?;
-    // One that prints for ever, and one that is deaf to HUP.
+    // One that prints without end, and one that ignores HUP.
     for line in ["exec yes for-ever-one", "trap '' HUP; echo on; exec -a for-ever-two sleep 1000"] {
-        installation.api.exec_and_leave(&id, line)?;
+        installation.api.exec_and_disconnect(&id, line)?;
     }
     eventually("the commands end", Duration::from_secs(30), || {
         let ran = installation.api.exec(&id, &json!({"command": "pgrep -fc '^(yes )?for-ever' || true"}))?;
@@ -112,18 +113,18 @@ fn file_is_written_atomically_with_the_users_permissions(installation: &Installa
     let content: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
     let written = api.send("PUT", &url("deep.bin"), content.clone())?;
     ensure!(written.status < 300, "{written:?}");
-    ensure!(api.bytes(&url("/home/developer/deep.bin"))? == content, "it comes back changed");
+    ensure!(api.bytes(&url("/home/developer/deep.bin"))? == content, "the content changed");
     ensure!(
         api.sh(&id, "stat -c '%U %s' deep.bin; ls -A | grep -c 'deep.bin.' || true")?
             == "developer 12000000\n0",
         "owner"
     );
-    ensure!(api.get(&url("/nonesuch"))?.status == 404, "a file that is not there");
-    ensure!(api.get(&url("/root/.bashrc"))?.status == 403, "a file that the user may not read");
+    ensure!(api.get(&url("/nonesuch"))?.status == 404, "a missing file");
+    ensure!(api.get(&url("/root/.bashrc"))?.status == 403, "an unreadable file");
     let refused = api.send("PUT", &url("/etc/passwd"), b"root::0:0::/:".to_vec())?;
-    ensure!(refused.status == 403, "a file that the user may not write: {refused:?}");
-    // A link to somebody else's file gives nothing away either.
+    ensure!(refused.status == 403, "an unwritable file: {refused:?}");
+    // Nor through a link.
     api.sh(&id, "ln -sf /etc/shadow link")?;
-    ensure!(api.get(&url("link"))?.status == 403, "by a link");
+    ensure!(api.get(&url("link"))?.status == 403, "through a link");
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! Apps in real VMs, asked through the edge: who sees them, what they are told, and what never reaches them.
+//! Apps in real VMs behind the edge: who can open them, the headers that they get, and the credentials that never reach them.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 use crate::TestResult;
 use crate::harness::console::Console;
 use crate::harness::installation::Installation;
-use crate::harness::installation::eventually;
 use crate::harness::visitor::{AppResponse, Visitor};
 
 tests![
@@ -19,7 +19,7 @@ tests![
     app_follows_its_workspace_and_becomes_a_service,
 ];
 
-/// The workspace that this module and `browser` share, with `python3 -m http.server` on port 8000.
+/// Returns the workspace that this module and `browser` share, with `python3 -m http.server` on port 8000.
 pub(crate) fn shared(installation: &Installation) -> Result<String> {
     let listed = installation.api.get("/workspaces?name=apps")?.expect(200)?;
     if let Some(id) = listed.pointer("/vms/0/id").and_then(Value::as_str) {
@@ -30,23 +30,23 @@ pub(crate) fn shared(installation: &Installation) -> Result<String> {
     Ok(id)
 }
 
-/// Starts the file server, and waits until it listens.
+/// Starts the file server, and waits until it is listening.
 fn serve_files(installation: &Installation, id: &str) -> Result<()> {
     let start = "mkdir -p /home/developer/site && cd /home/developer/site && echo 'hello from the app' > index.html && \
                  setsid nohup python3 -m http.server 8000 > /dev/null 2>&1 < /dev/null &";
     installation.api.sh(id, start)?;
-    listens(installation, id, 8000)
+    wait_until_listening(installation, id, 8000)
 }
 
-fn listens(installation: &Installation, id: &str, port: u16) -> Result<()> {
-    eventually(&format!("port {port} is listened on"), Duration::from_secs(40), || {
+fn wait_until_listening(installation: &Installation, id: &str, port: u16) -> Result<()> {
+    eventually(&format!("port {port} is listening"), Duration::from_secs(40), || {
         let ports = installation.api.get(&format!("/workspaces/{id}/listening-ports"))?.expect(200)?;
         let ports = ports.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
         Ok(ports.iter().any(|one| one.get("port") == Some(&json!(port))).then_some(()))
     })
 }
 
-/// An app of the shared workspace: its id.
+/// Creates an app of the shared workspace, and returns its id.
 pub(crate) fn app(installation: &Installation, name: &str, port: u16) -> Result<String> {
     let workspace = shared(installation)?;
     let body = json!({"name": name, "workspace_id": workspace, "port": port});
@@ -54,13 +54,18 @@ pub(crate) fn app(installation: &Installation, name: &str, port: u16) -> Result<
     Ok(created.pointer("/app/id").and_then(Value::as_str).context("no id")?.to_owned())
 }
 
-pub(crate) fn show(installation: &Installation, app: &str, visibility: &str, emails: &[&str]) -> Result<()> {
+pub(crate) fn set_visibility(
+    installation: &Installation,
+    app: &str,
+    visibility: &str,
+    emails: &[&str],
+) -> Result<()> {
     let body = json!({"visibility": visibility, "allowed_emails": emails}).to_string();
     installation.api.send_json("PUT", &format!("/apps/{app}/visibility"), &body)?.expect(200)?;
     Ok(())
 }
 
-/// A user with a key; the address is verified by a sign-in.
+/// Creates a user whose address is verified by a sign-in, and returns a key.
 pub(crate) fn user(installation: &Installation, email: &str) -> Result<String> {
     if !installation.admin(&["user", "ls"])?.contains(email) {
         installation.admin(&["user", "add", email])?;
@@ -74,11 +79,11 @@ fn private_app_is_reachable_by_its_owner_only(installation: &Installation) -> Te
     shared(installation)?;
     let created = installation.rig(&["app", "new", "web", "--port", "8000", "-w", "apps"]).output()?;
     ensure!(created.status.success(), "rig app new: {created:?}");
-    let said = String::from_utf8_lossy(&created.stdout);
-    ensure!(said.contains("http://web.rigbox.localhost:7080"), "{said}");
+    let output = String::from_utf8_lossy(&created.stdout);
+    ensure!(output.contains("http://web.rigbox.localhost:7080"), "{output}");
     let app = installation.api.get("/apps?name=web")?.expect(200)?;
     let app = app.pointer("/apps/0/id").and_then(Value::as_str).context("no app")?.to_owned();
-    let web = Visitor::of("web");
+    let web = Visitor::new("web");
 
     let owner = web.with_key(&installation.key).get("/")?;
     ensure!(owner.status == 200 && owner.body.contains("hello from the app"), "{owner:?}");
@@ -88,8 +93,8 @@ fn private_app_is_reachable_by_its_owner_only(installation: &Installation) -> Te
         "{missing:?}"
     );
 
-    // Everybody else, for every visibility.
-    let (friend, stranger) =
+    // Other users, for every visibility.
+    let (friend, outsider) =
         (user(installation, "friend@example.org")?, user(installation, "outsider@example.org")?);
     let workspace_key = installation.api.sh(&shared(installation)?, "cat /run/rigbox/key")?;
     let unknown = format!("rb_{}", "a".repeat(43));
@@ -99,8 +104,8 @@ fn private_app_is_reachable_by_its_owner_only(installation: &Installation) -> Te
         ("public", &[], true, true),
         ("private", &["friend@example.org"], false, false),
     ] {
-        show(installation, &app, visibility, emails)?;
-        let is_seen = |visitor: &Visitor| -> Result<bool> {
+        set_visibility(installation, &app, visibility, emails)?;
+        let is_visible = |visitor: &Visitor| -> Result<bool> {
             let asked = visitor.get("/")?;
             ensure!(asked.status == 200 || asked.status == 403, "{visibility}: {asked:?}");
             ensure!(
@@ -109,14 +114,14 @@ fn private_app_is_reachable_by_its_owner_only(installation: &Installation) -> Te
             );
             Ok(asked.status == 200)
         };
-        ensure!(is_seen(&web.with_key(&installation.key))?, "{visibility}: its owner");
-        ensure!(is_seen(&web.with_key(&friend))? == friend_sees, "{visibility}: a friend");
-        for nobody in
-            [web.clone(), web.with_key(&stranger), web.with_key(&workspace_key), web.with_key(&unknown)]
+        ensure!(is_visible(&web.with_key(&installation.key))?, "{visibility}: its owner");
+        ensure!(is_visible(&web.with_key(&friend))? == friend_sees, "{visibility}: a friend");
+        for other in
+            [web.clone(), web.with_key(&outsider), web.with_key(&workspace_key), web.with_key(&unknown)]
         {
-            ensure!(is_seen(&nobody)? == all_see, "{visibility}: {nobody:?}");
+            ensure!(is_visible(&other)? == all_see, "{visibility}: {other:?}");
         }
-        // A browser without a session is sent to sign in, where that would help.
+        // A browser without a session is redirected to sign in, unless the app is public.
         let page = web
             .clone()
             .with("accept", "text/html")
@@ -128,7 +133,7 @@ fn private_app_is_reachable_by_its_owner_only(installation: &Installation) -> Te
             .is_some_and(|to| to.starts_with(&format!("http://console.localhost:7070/open/{app}?state=")));
         ensure!(sent != all_see && (page.status == 302) == sent, "{visibility}: {page:?}");
     }
-    let nowhere = Visitor::of("nothing-here").get("/")?;
+    let nowhere = Visitor::new("nothing-here").get("/")?;
     ensure!(nowhere.status == 404 && nowhere.body.contains("not_found"), "{nowhere:?}");
     installation.api.delete(&format!("/apps/{app}"))?.expect(200)?;
     let gone = web.with_key(&installation.key).get("/")?;
@@ -147,16 +152,16 @@ fn share_change_applies_to_next_request_and_ends_open_streams(installation: &Ins
         "cat > /tmp/endless.py <<'EOF'\n{endless}\nEOF\nsetsid nohup python3 /tmp/endless.py > /dev/null 2>&1 < /dev/null &"
     );
     installation.api.sh(&workspace, &write)?;
-    listens(installation, &workspace, 8001)?;
+    wait_until_listening(installation, &workspace, 8001)?;
     let app = app(installation, "endless", 8001)?;
-    let endless = Visitor::of("endless");
+    let endless = Visitor::new("endless");
     let friend = user(installation, "friend@example.org")?;
-    show(installation, &app, "privileged", &["friend@example.org"])?;
+    set_visibility(installation, &app, "privileged", &["friend@example.org"])?;
     let mut own = endless.with_key(&installation.key).open("/")?;
     let mut friends = endless.with_key(&friend).open("/")?;
     own.read_some()?;
     friends.read_some()?;
-    show(installation, &app, "private", &[])?;
+    set_visibility(installation, &app, "private", &[])?;
     ensure!(endless.with_key(&friend).get("/")?.status == 403, "the next request");
     friends.read_to_end(Duration::from_secs(3)).context("the friend's stream goes on")?;
     own.read_some().context("the owner's stream ended")?;
@@ -175,7 +180,7 @@ fn share_change_applies_to_next_request_and_ends_open_streams(installation: &Ins
     let stopped = endless.with_key(&installation.key).get("/")?;
     ensure!(stopped.status == 503, "{stopped:?}");
     installation.api.post(&format!("/apps/{app}/start"), &json!({}))?.expect(200)?;
-    show(installation, &app, "privileged", &["friend@example.org"])?;
+    set_visibility(installation, &app, "privileged", &["friend@example.org"])?;
     let mut friends = endless.with_key(&friend).open("/")?;
     friends.read_some()?;
     installation.admin(&["user", "disable", "friend@example.org"])?;
@@ -199,20 +204,20 @@ fn rig_works_inside_a_workspace_as_its_owner_allows(installation: &Installation)
         created.exit_code() == Some(0) && created.out().contains("http://inside.rigbox.localhost:7080"),
         "{created:?}"
     );
-    let nobody = Visitor::of("inside");
+    let anonymous = Visitor::new("inside");
     let refused = inside("app share inside --public")?;
     ensure!(refused.exit_code() == Some(1) && refused.out().contains("forbidden"), "{refused:?}");
-    ensure!(nobody.get("/")?.status == 403, "code in a VM shows its app to everybody");
+    ensure!(anonymous.get("/")?.status == 403, "code in a VM published its app");
     for line in ["api-key ls", "workspace stop apps", "workspace spawn -n other", "login"] {
         ensure!(inside(line)?.exit_code() == Some(1), "rig {line}");
     }
     let network = format!("/workspaces/{workspace}/network");
     installation.api.send_json("PATCH", &network, r#"{"apps_from_inside":"any"}"#)?.expect(200)?;
     ensure!(inside("app share inside --public")?.exit_code() == Some(0), "its owner lets it");
-    ensure!(nobody.get("/")?.status == 200, "a public app");
+    ensure!(anonymous.get("/")?.status == 200, "a public app");
     ensure!(inside("app rm inside")?.exit_code() == Some(0), "rig app rm");
 
-    // What the owner narrows counts at once, and what was refused is told.
+    // A restriction by the owner applies at once, and the refusal is reported.
     let fetch = format!("curl -s -m 5 http://{}/", crate::harness::internet::SERVER);
     ensure!(installation.api.sh(&workspace, &fetch)? == crate::harness::internet::GREETING, "the internet");
     let set = |egress: &str| {
@@ -237,7 +242,7 @@ fn rig_works_inside_a_workspace_as_its_owner_allows(installation: &Installation)
     Ok(())
 }
 
-/// Answers every request, and keeps every byte that it gets.
+/// Server that records every byte of its requests.
 const RECORDER: &str = r#"
 import socketserver
 class H(socketserver.StreamRequestHandler):
@@ -264,9 +269,9 @@ fn no_credential_of_the_platform_reaches_an_app(installation: &Installation) -> 
         "cat > /tmp/recorder.py <<'EOF'\n{RECORDER}\nEOF\nsetsid nohup python3 /tmp/recorder.py > /tmp/recorder.log 2>&1 < /dev/null &"
     );
     installation.api.sh(&workspace, &start)?;
-    listens(installation, &workspace, 8002)?;
+    wait_until_listening(installation, &workspace, 8002)?;
     let app = app(installation, "recorder", 8002)?;
-    let recorder = Visitor::of("recorder");
+    let recorder = Visitor::new("recorder");
     let friend = user(installation, "friend@example.org")?;
     let workspace_key = installation.api.sh(&workspace, "cat /run/rigbox/key")?;
 
@@ -277,9 +282,9 @@ fn no_credential_of_the_platform_reaches_an_app(installation: &Installation) -> 
     let sent = page.get("/deep/page?x=1")?;
     let state_cookie = sent.cookie("rigbox_state").context("no state cookie")?;
     let to = sent.header("location").context("no location")?;
-    let answer =
+    let response =
         console.open(to.strip_prefix("http://console.localhost:7070").context("not the console")?)?;
-    let callback = answer.location.context("the console sends nowhere")?;
+    let callback = response.location.context("the console sends nowhere")?;
     let path =
         callback.strip_prefix("http://recorder.rigbox.localhost:7080").context("not the app")?.to_owned();
     let back = recorder.clone().with("cookie", &format!("rigbox_state={state_cookie}")).get(&path)?;
@@ -303,7 +308,7 @@ fn no_credential_of_the_platform_reaches_an_app(installation: &Installation) -> 
     let cookies =
         format!("own=1; rigbox_app={session}; a=b; rigbox_state={state_cookie}; __Host-rigbox_app={session}");
     for visibility in ["public", "private", "privileged"] {
-        show(installation, &app, visibility, &["friend@example.org"])?;
+        set_visibility(installation, &app, visibility, &["friend@example.org"])?;
         for key in [Some(installation.key.as_str()), Some(&friend), Some(&workspace_key), None] {
             for (name, value) in [
                 ("x-ordinary", "1".to_owned()),
@@ -372,14 +377,14 @@ fn app_follows_its_workspace_and_becomes_a_service(installation: &Installation) 
         Ok((asked.status == 200).then_some(asked.body))
     })?;
     let app = wrapped.pointer("/app/id").and_then(Value::as_str).context("no app")?.to_owned();
-    let files = Visitor::of("files").with_key(&installation.key);
+    let files = Visitor::new("files").with_key(&installation.key);
     ensure!(files.get("/")?.status == 200, "it goes on as it was");
     installation
         .api
         .sudo(&workspace, "kill $(ss -Hltnp 'sport = :8000' | grep -o 'pid=[0-9]*' | cut -d= -f2)")?;
     let started = |act: &str| -> Result<()> {
         installation.api.post(&format!("/apps/{app}/{act}"), &json!({}))?.expect(200)?;
-        listens(installation, &workspace, 8000)
+        wait_until_listening(installation, &workspace, 8000)
     };
     started("start")?;
     let health = installation.api.get(&format!("/apps/{app}/health"))?.expect(200)?;
@@ -398,7 +403,7 @@ fn app_follows_its_workspace_and_becomes_a_service(installation: &Installation) 
     let down = files.get("/")?;
     ensure!(down.status == 503, "{down:?}");
     installation.api.start(&workspace)?;
-    // The service starts with the workspace; what is not there yet is said.
+    // The service starts with the workspace; until then the response names the reason.
     eventually("it is back by itself", Duration::from_secs(120), || {
         let asked: AppResponse = files.get("/")?;
         ensure!(matches!(asked.status, 200 | 502 | 503), "{asked:?}");

@@ -1,20 +1,21 @@
-//! A real browser (Chromium, driven by the W3C's WebDriver protocol) signs in to an app, and loses it when it is not shared any more.
+//! A real browser (Chromium, over the W3C's WebDriver protocol) signs in to an app, and loses access when the app is no longer shared.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 use crate::TestResult;
-use crate::functional::apps::{app, show, user};
-use crate::harness::installation::{Installation, eventually};
+use crate::functional::apps::{app, set_visibility, user};
+use crate::harness::installation::Installation;
 
 tests![browser_sees_only_apps_shared_with_its_user,];
 
 const PORT: u16 = 9515;
 
-/// Chromium with a profile of its own; it ends with this value.
+/// Chromium with a profile of its own. Ends when dropped.
 struct Browser {
     driver: Child,
     client: reqwest::Client,
@@ -57,18 +58,18 @@ impl Browser {
         Ok(browser)
     }
 
-    /// A command of WebDriver (W3C Recommendation, section 6); its value.
+    /// Sends a WebDriver command (W3C Recommendation, section 6), and returns its value.
     fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
         let url = format!("http://127.0.0.1:{PORT}{path}");
         let mut request = self.client.request(method.parse()?, url);
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let (status, answer) = self.runtime.block_on(async {
-            let answer = request.send().await?;
-            Ok::<_, reqwest::Error>((answer.status(), answer.json::<Value>().await?))
+        let (status, response) = self.runtime.block_on(async {
+            let response = request.send().await?;
+            Ok::<_, reqwest::Error>((response.status(), response.json::<Value>().await?))
         })?;
-        let value = answer.get("value").cloned().unwrap_or_default();
+        let value = response.get("value").cloned().unwrap_or_default();
         ensure!(status.is_success(), "{method} {path}: {value}");
         Ok(value)
     }
@@ -86,7 +87,7 @@ impl Browser {
         Ok(self.command("GET", "/url", None)?.as_str().unwrap_or_default().to_owned())
     }
 
-    /// The text that somebody would see.
+    /// Returns the visible text.
     fn text(&self) -> Result<String> {
         Ok(self.run("return document.body.innerText")?.as_str().unwrap_or_default().to_owned())
     }
@@ -95,7 +96,7 @@ impl Browser {
         self.command("POST", "/execute/sync", Some(json!({"script": script, "args": []})))
     }
 
-    /// Runs a script whose promise's value is the answer.
+    /// Runs a script, and returns the value of its promise.
     fn wait_for(&self, script: &str) -> Result<Value> {
         let script = format!(
             "const done = arguments[arguments.length - 1]; ({script})().then(done, e => done(String(e)));"
@@ -137,8 +138,8 @@ fn browser_sees_only_apps_shared_with_its_user(installation: &Installation) -> T
     let private = app(installation, "private-page", 8000)?;
     let sibling = app(installation, "sibling", 8000)?;
     user(installation, FRIEND)?;
-    show(installation, &private, "privileged", &[FRIEND])?;
-    show(installation, &sibling, "public", &[])?;
+    set_visibility(installation, &private, "privileged", &[FRIEND])?;
+    set_visibility(installation, &sibling, "public", &[])?;
     let browser = Browser::start(installation)?;
 
     // Nobody is signed in: the way leads to the console, over the email's link, and back to the very page.
@@ -186,10 +187,10 @@ fn browser_sees_only_apps_shared_with_its_user(installation: &Installation) -> T
     ensure!(browser.wait_for(socket)? == json!("refused"), "a sibling's page opens a WebSocket");
 
     // It is not shared any more. (Each time another address: a page that the browser has kept is page without a request.)
-    show(installation, &private, "private", &[])?;
+    set_visibility(installation, &private, "private", &[])?;
     browser.go("http://private-page.rigbox.localhost:7080/index.html?unshared")?;
     ensure!(!browser.text()?.contains("hello from the app"), "{}", browser.text()?);
-    show(installation, &private, "privileged", &[FRIEND])?;
+    set_visibility(installation, &private, "privileged", &[FRIEND])?;
     browser.go("http://private-page.rigbox.localhost:7080/index.html?shared")?;
     ensure!(browser.text()?.contains("hello from the app"), "it is shared again: {}", browser.text()?);
     // Signing out on the console ends it everywhere.

@@ -1,30 +1,31 @@
-//! Requests that nobody thought of: schemathesis makes them up from the served document, and holds every answer against it.
+//! Generated requests: schemathesis derives them from the served OpenAPI document, and checks every response against it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 use crate::TestResult;
 use crate::harness::api::Api;
 use crate::harness::console::Console;
-use crate::harness::installation::{Installation, eventually};
+use crate::harness::installation::Installation;
 
 tests![no_request_causes_a_server_error_or_undocumented_response,];
 
-/// The program; `cargo xtask test` installs it and says where.
+/// Path of the program, which `cargo xtask test` installs.
 const PROGRAM: &str = "RIGBOX_SCHEMATHESIS";
-/// A user of plan `free`: two workspaces at most, and rates that do not get into the way (see the installation's configuration).
+/// User with plan `free`: two workspaces at most, and high rates (see the installation's configuration).
 const EMAIL: &str = "contract@example.org";
 const CHECKS: &str =
     "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
-/// Paths of operations on keys that exist.
-const ENDS_KEYS: &str = "/api-keys/.id.";
-/// The same, and streams of events, which have no end.
-const NOT_TOGETHER: &str = "/api-keys/.id.|/logs/stream";
-/// Requests created up for each operation, beside those for each property of it.
+/// Paths of operations that revoke keys.
+const KEY_OPERATIONS: &str = "/api-keys/.id.";
+/// Those, and event streams, which have no end.
+const EXCLUDED_OPERATIONS: &str = "/api-keys/.id.|/logs/stream";
+/// Generated requests per operation, in addition to those per property.
 const EXAMPLES: &str = "10";
 const MANY_EXAMPLES: &str = "300";
 
@@ -37,16 +38,19 @@ fn no_request_causes_a_server_error_or_undocumented_response(installation: &Inst
     let api = installation.api.with_key(&browser.create_key("contract")?)?;
     let second = api.post("/api-keys", &json!({"name": "second"}))?.expect(201)?;
     let second = second.get("key").and_then(Value::as_str).context("no key")?;
-    // Ids that were seen in answers are used again: some request will end the key that it shows.
-    let made_up = requests(installation, &program, &api.key, ["--exclude-path-regex", NOT_TOGETHER])
-        .and_then(|()| requests(installation, &program, second, ["--include-path-regex", ENDS_KEYS]));
+    // Ids in responses are reused, so some request will revoke its own key.
+    let made_up =
+        run_schemathesis(installation, &program, &api.key, ["--exclude-path-regex", EXCLUDED_OPERATIONS])
+            .and_then(|()| {
+                run_schemathesis(installation, &program, second, ["--include-path-regex", KEY_OPERATIONS])
+            });
     let cleaned = clean_up(&api);
     installation.admin(&["user", "disable", EMAIL])?;
     made_up.and(cleaned)
 }
 
-/// Has requests created up for the operations of `which`.
-fn requests(installation: &Installation, program: &Path, key: &str, which: [&str; 2]) -> TestResult {
+/// Runs schemathesis for the operations of `which`.
+fn run_schemathesis(installation: &Installation, program: &Path, key: &str, which: [&str; 2]) -> TestResult {
     let soak = std::env::var_os("RIGBOX_SOAK").is_some();
     let (examples, phases) =
         if soak { (MANY_EXAMPLES, "coverage,fuzzing,stateful") } else { (EXAMPLES, "coverage,fuzzing") };
@@ -68,19 +72,19 @@ fn requests(installation: &Installation, program: &Path, key: &str, which: [&str
     Ok(())
 }
 
-/// Removes the user's workspaces: what is left is looked for at the end.
+/// Removes the user's workspaces, because leftovers are searched for at the end.
 fn clean_up(api: &Api) -> TestResult {
     let listed = api.get("/workspaces")?.expect(200)?;
     let vms = listed.get("vms").and_then(Value::as_array).context("no list")?;
     for id in vms.iter().filter_map(|vm| vm.get("id")?.as_str()) {
         let path = format!("/workspaces/{id}");
         eventually("it can be deleted", Duration::from_secs(60), || {
-            let answer = api.delete(&path)?;
-            if answer.status == 409 {
-                // On its way to somewhere, which it may give up.
+            let response = api.delete(&path)?;
+            if response.status == 409 {
+                // In a transitional state, which can be canceled.
                 api.post(&format!("{path}/cancel"), &json!({}))?;
             }
-            Ok((answer.status == 200 || answer.status == 404).then_some(()))
+            Ok((response.status == 200 || response.status == 404).then_some(()))
         })?;
         api.wait_gone(id)?;
     }

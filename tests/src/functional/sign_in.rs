@@ -1,5 +1,4 @@
-//! A user signs in by a email, lets a machine in, and is put out again: with a real mail server, the real command lines, and a
-//! browser's requests.
+//! Sign-in by email, login of a machine, and revocation of both, with a real mail server, the real command lines, and a browser's requests.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -7,18 +6,19 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rigbox_testkit::blocking::eventually;
 use serde_json::Value;
 
 use crate::TestResult;
 use crate::harness::console::Console;
 use crate::harness::installation::Installation;
-use crate::harness::installation::{MAIL_PORT, eventually};
+use crate::harness::installation::MAIL_PORT;
 
 tests![user_signs_in_by_email_and_authorizes_a_machine, admin_commands_report_errors_to_the_operator,];
 
 const USER: &str = "bob@example.org";
 
-/// A mail server (Debian's aiosmtpd) that prints what it gets; it ends with this value.
+/// SMTP server (Debian's aiosmtpd) that prints its emails. Ends when dropped.
 struct MailServer {
     child: Child,
     emails: std::path::PathBuf,
@@ -41,9 +41,9 @@ impl MailServer {
         Ok(server)
     }
 
-    /// The sign-in link in the email to `address`.
+    /// Returns the sign-in link in the email to `address`.
     fn link_to(&self, address: &str) -> Result<String> {
-        eventually("a email with a link", Duration::from_secs(20), || {
+        eventually("an email with a link", Duration::from_secs(20), || {
             let emails = std::fs::read_to_string(&self.emails)?;
             // RFC 2045, section 6.7: lines are broken softly, and `=` stands for itself as `=3D`.
             let emails = emails.replace("=\n", "").replace("=3D", "=");
@@ -131,11 +131,11 @@ fn user_signs_in_by_email_and_authorizes_a_machine(installation: &Installation) 
 
 fn admin_commands_report_errors_to_the_operator(installation: &Installation) -> TestResult {
     for (arguments, says) in [
-        (&["user", "add", "nobody"][..], "no e-mail address"),
+        (&["user", "add", "nobody"][..], "not an email address"),
         (&["user", "add", "owner@example.org"], "already"),
         (&["user", "add", "x@example.org", "--plan", "owner"], "expected free or pro"),
         (&["user", "disable", "owner@example.org"], "administrator"),
-        (&["login-link", "stranger@example.org"], "not found"),
+        (&["login-link", "outsider@example.org"], "not found"),
     ] {
         let error = installation
             .admin(arguments)

@@ -1,4 +1,4 @@
-//! The HTTP API as a client sees it, and the few calls that every test makes. Every answer is held against the API's own document.
+//! Client of the HTTP API, with the calls that most tests make. It checks every response against the API's own document.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) struct Api {
     pub(crate) key: String,
     client: reqwest::Client,
     runtime: tokio::runtime::Runtime,
-    /// What the API says of itself, once it was asked.
+    /// The API's own document, once it was requested.
     contract: OnceLock<Contract>,
 }
 
@@ -33,18 +33,18 @@ impl ApiResponse {
         Ok(self.body)
     }
 
-    /// Code of the error.
+    /// Returns the code of the error.
     pub(crate) fn code(&self) -> &str {
         self.body.pointer("/error/code").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Message of the error.
+    /// Returns the message of the error.
     pub(crate) fn message(&self) -> &str {
         self.body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default()
     }
 }
 
-/// What a command said.
+/// Output and end of a command.
 #[derive(Debug, Default)]
 pub(crate) struct ExecOutput {
     pub(crate) stdout: Vec<u8>,
@@ -63,8 +63,8 @@ impl ExecOutput {
     }
 }
 
-/// A request under way, or answered.
-struct Asked {
+/// Response whose body is not read yet, and its request.
+struct Pending {
     method: reqwest::Method,
     path: String,
     response: Response,
@@ -84,9 +84,9 @@ impl Api {
         Ok(if self.key.is_empty() { request } else { request.bearer_auth(&self.key) })
     }
 
-    fn answer(&self, request: RequestBuilder) -> Result<ApiResponse> {
+    fn receive(&self, request: RequestBuilder) -> Result<ApiResponse> {
         self.runtime.block_on(async {
-            let (status, body) = self.whole(self.send_with_retries(request).await?).await?;
+            let (status, body) = self.read_checked(self.send_with_retries(request).await?).await?;
             let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
             Ok(ApiResponse {
                 status: status.as_u16(),
@@ -95,25 +95,25 @@ impl Api {
         })
     }
 
-    /// As clients do: who is too fast waits as long as was said.
-    async fn send_with_retries(&self, request: RequestBuilder) -> Result<Asked> {
+    /// Sends a request, and respects `Retry-After` as clients do.
+    async fn send_with_retries(&self, request: RequestBuilder) -> Result<Pending> {
         loop {
             let again = request.try_clone().context("a request that cannot be repeated")?.build()?;
             let (method, path) = (again.method().clone(), again.url().path().to_owned());
-            let asked = Asked { method, path, response: self.client.execute(again).await? };
-            if asked.response.status() != StatusCode::TOO_MANY_REQUESTS {
-                return Ok(asked);
+            let pending = Pending { method, path, response: self.client.execute(again).await? };
+            if pending.response.status() != StatusCode::TOO_MANY_REQUESTS {
+                return Ok(pending);
             }
-            let wait = asked.response.headers().get("retry-after").context("429 without Retry-After")?;
+            let wait = pending.response.headers().get("retry-after").context("429 without Retry-After")?;
             let wait = Duration::from_secs(wait.to_str()?.parse()?);
-            self.whole(asked).await?;
+            self.read_checked(pending).await?;
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// The answer's body, when the document has all of the answer.
-    async fn whole(&self, asked: Asked) -> Result<(StatusCode, Vec<u8>)> {
-        let Asked { method, path, response } = asked;
+    /// Reads the body, and checks the whole response.
+    async fn read_checked(&self, pending: Pending) -> Result<(StatusCode, Vec<u8>)> {
+        let Pending { method, path, response } = pending;
         let (status, kind) = (response.status(), response.headers().get(CONTENT_TYPE).cloned());
         let body = response.bytes().await?.to_vec();
         let content_type = kind.as_ref().map(|kind| kind.to_str()).transpose()?;
@@ -122,13 +122,13 @@ impl Api {
         Ok((status, body))
     }
 
-    /// The answer whose body is yet to come, when the document has its head and it is a success.
-    async fn begun(&self, asked: Asked) -> Result<Response> {
-        if !asked.response.status().is_success() {
-            let (status, body) = self.whole(asked).await?;
+    /// Checks the head of a response, and returns it if it is a success.
+    async fn open_checked(&self, pending: Pending) -> Result<Response> {
+        if !pending.response.status().is_success() {
+            let (status, body) = self.read_checked(pending).await?;
             anyhow::bail!("{status}: {}", String::from_utf8_lossy(&body));
         }
-        let Asked { method, path, response } = asked;
+        let Pending { method, path, response } = pending;
         let status = response.status();
         let content_type = response.headers().get(CONTENT_TYPE).map(|kind| kind.to_str()).transpose()?;
         let exchange = Exchange { method: &method, path: &path, status, content_type, body: None };
@@ -146,36 +146,36 @@ impl Api {
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<ApiResponse> {
-        self.answer(self.request("GET", path)?)
+        self.receive(self.request("GET", path)?)
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<ApiResponse> {
-        self.answer(self.request("POST", path)?.json(body))
+        self.receive(self.request("POST", path)?.json(body))
     }
 
     pub(crate) fn delete(&self, path: &str) -> Result<ApiResponse> {
-        self.answer(self.request("DELETE", path)?)
+        self.receive(self.request("DELETE", path)?)
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<ApiResponse> {
-        self.answer(self.request(method, path)?.body(body))
+        self.receive(self.request(method, path)?.body(body))
     }
 
     pub(crate) fn send_json(&self, method: &str, path: &str, body: &str) -> Result<ApiResponse> {
         let request = self.request(method, path)?.header(CONTENT_TYPE, "application/json");
-        self.answer(request.body(body.to_owned()))
+        self.receive(request.body(body.to_owned()))
     }
 
     pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
         let request = self.request("GET", path)?;
         self.runtime.block_on(async {
-            let (status, body) = self.whole(self.send_with_retries(request).await?).await?;
+            let (status, body) = self.read_checked(self.send_with_retries(request).await?).await?;
             anyhow::ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
             Ok(body)
         })
     }
 
-    /// The same API for whoever has `key`.
+    /// Returns a client with another key.
     pub(crate) fn with_key(&self, key: &str) -> Result<Self> {
         Ok(Self { key: key.to_owned(), ..Self::new(&self.url)? })
     }
@@ -185,7 +185,7 @@ impl Api {
         self.post(&format!("/workspaces/{id}/env"), &json!({"env_vars": env_vars}))?.expect(200)
     }
 
-    /// Creates a workspace and waits until it has its disk.
+    /// Creates a workspace, and waits until it is provisioned.
     pub(crate) fn create(&self, name: &str) -> Result<String> {
         let created = self.post("/workspaces", &json!({"name": name}))?.expect(201)?;
         let id = created.pointer("/vm/id").and_then(Value::as_str).context("no id")?.to_owned();
@@ -193,7 +193,7 @@ impl Api {
         Ok(id)
     }
 
-    /// Creates, starts, waits.
+    /// Creates and starts a workspace, and waits until it is running.
     pub(crate) fn spawn(&self, name: &str) -> Result<String> {
         let id = self.create(name)?;
         self.start(&id)?;
@@ -210,14 +210,14 @@ impl Api {
         self.wait(id, "stopped")
     }
 
-    /// Deletes and waits until it is gone.
+    /// Deletes a workspace, and waits until it is gone.
     pub(crate) fn remove(&self, id: &str) -> Result<()> {
         self.delete(&format!("/workspaces/{id}"))?.expect(200)?;
         self.wait_gone(id)
     }
 
     pub(crate) fn wait_gone(&self, id: &str) -> Result<()> {
-        crate::harness::installation::eventually("the workspace is gone", Duration::from_secs(60), || {
+        rigbox_testkit::blocking::eventually("the workspace is gone", Duration::from_secs(60), || {
             Ok((self.get(&format!("/workspaces/{id}"))?.status == 404).then_some(()))
         })
     }
@@ -231,27 +231,23 @@ impl Api {
         Ok(self.vm(id)?.get("status").and_then(Value::as_str).context("no status")?.to_owned())
     }
 
-    /// Waits for a status; a failure on the way there is an error with its reason.
+    /// Waits for a status.
     pub(crate) fn wait(&self, id: &str, wanted: &str) -> Result<()> {
-        crate::harness::installation::eventually(
-            &format!("{id} is {wanted}"),
-            Duration::from_secs(150),
-            || {
-                let vm = match self.vm(id) {
-                    Ok(vm) => vm,
-                    // Control may just be started again.
-                    Err(_) => return Ok(None),
-                };
-                Ok((vm.get("status").and_then(Value::as_str) == Some(wanted)).then_some(()))
-            },
-        )
+        rigbox_testkit::blocking::eventually(&format!("{id} is {wanted}"), Duration::from_secs(150), || {
+            let vm = match self.vm(id) {
+                Ok(vm) => vm,
+                // Control may be restarting.
+                Err(_) => return Ok(None),
+            };
+            Ok((vm.get("status").and_then(Value::as_str) == Some(wanted)).then_some(()))
+        })
         .with_context(|| format!("it is {:?}", self.vm(id)))
     }
 
     pub(crate) fn exec(&self, id: &str, body: &Value) -> Result<ExecOutput> {
         let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
         self.runtime.block_on(async {
-            let response = self.begun(self.send_with_retries(request).await?).await?;
+            let response = self.open_checked(self.send_with_retries(request).await?).await?;
             let contract = self.contract().await?;
             let mut ran = ExecOutput::default();
             let mut stream = response.bytes_stream();
@@ -277,12 +273,12 @@ impl Api {
         })
     }
 
-    /// Runs a shell line that must succeed; its output without white space around it.
+    /// Runs a shell command, which must succeed, and returns its trimmed output.
     pub(crate) fn sh(&self, id: &str, line: &str) -> Result<String> {
         self.sh_as(id, "developer", line)
     }
 
-    /// The same as root.
+    /// Runs a shell command as root.
     pub(crate) fn sudo(&self, id: &str, line: &str) -> Result<String> {
         self.sh_as(id, "root", line)
     }
@@ -299,12 +295,12 @@ impl Api {
         Ok(ran.out())
     }
 
-    /// Starts an exec and goes away after the first bytes.
-    pub(crate) fn exec_and_leave(&self, id: &str, line: &str) -> Result<()> {
+    /// Starts an exec and disconnects after the first bytes.
+    pub(crate) fn exec_and_disconnect(&self, id: &str, line: &str) -> Result<()> {
         let request =
             self.request("POST", &format!("/workspaces/{id}/exec"))?.json(&json!({"command": line}));
         self.runtime.block_on(async {
-            let mut stream = self.begun(self.send_with_retries(request).await?).await?.bytes_stream();
+            let mut stream = self.open_checked(self.send_with_retries(request).await?).await?.bytes_stream();
             stream.next().await.context("no output")??;
             Ok(())
         })

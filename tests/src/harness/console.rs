@@ -1,4 +1,4 @@
-//! A browser on the console, as far as tests need one: it keeps the session's cookie and sends forms as the console's pages do.
+//! Minimal browser for the console: it keeps the session cookie and submits forms as the console's pages do.
 
 use anyhow::{Context, Result, ensure};
 use reqwest::header::{COOKIE, LOCATION, ORIGIN, SET_COOKIE};
@@ -9,11 +9,11 @@ pub(crate) struct Console {
     origin: String,
     client: reqwest::Client,
     runtime: tokio::runtime::Runtime,
-    /// The session, as it is sent.
+    /// Session cookie, as sent.
     pub(crate) cookie: Option<String>,
 }
 
-/// What the console answered.
+/// Response of the console.
 pub(crate) struct Page {
     pub(crate) status: u16,
     pub(crate) location: Option<String>,
@@ -33,7 +33,7 @@ impl Console {
         Ok(Self { origin, client, runtime, cookie: None })
     }
 
-    /// Follows a sign-in link to its end.
+    /// Signs in with a link.
     pub(crate) fn follow(&mut self, link: &str) -> Result<()> {
         let path = link.strip_prefix(&self.origin).with_context(|| format!("not the console's: {link}"))?;
         let page = self.open(path)?;
@@ -44,7 +44,7 @@ impl Console {
         Ok(())
     }
 
-    /// A key to the account that is signed in.
+    /// Creates an API key of the signed-in account.
     pub(crate) fn create_key(&mut self, name: &str) -> Result<String> {
         let request =
             self.client.post(format!("{}/api/v1/api-keys", self.origin)).header(ORIGIN, &self.origin);
@@ -59,7 +59,7 @@ impl Console {
         self.send(request)
     }
 
-    /// Sends a form from one of the console's pages.
+    /// Submits a form of a page.
     pub(crate) fn submit(&mut self, path: &str, fields: &[(&str, &str)]) -> Result<Page> {
         let mut form = reqwest::Url::parse("http://form")?;
         form.query_pairs_mut().extend_pairs(fields);
@@ -77,13 +77,13 @@ impl Console {
             request = request.header(COOKIE, cookie);
         }
         self.runtime.block_on(async {
-            let answer = request.send().await?;
-            if let Some(cookie) = answer.headers().get(SET_COOKIE) {
+            let response = request.send().await?;
+            if let Some(cookie) = response.headers().get(SET_COOKIE) {
                 self.cookie = cookie.to_str()?.split(';').next().map(str::to_owned);
             }
-            let location = answer.headers().get(LOCATION).map(|place| place.to_str()).transpose()?;
-            let (status, location) = (answer.status().as_u16(), location.map(str::to_owned));
-            Ok(Page { status, location, text: answer.text().await? })
+            let location = response.headers().get(LOCATION).map(|location| location.to_str()).transpose()?;
+            let (status, location) = (response.status().as_u16(), location.map(str::to_owned));
+            Ok(Page { status, location, text: response.text().await? })
         })
     }
 }

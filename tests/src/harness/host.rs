@@ -20,8 +20,8 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::{WaitStatus, wait};
+use rigbox_testkit::blocking::eventually;
 
-use crate::harness::installation::eventually;
 use crate::harness::internet::Internet;
 
 const STAGE: &str = "RIGBOX_TEST_STAGE";

@@ -1,20 +1,21 @@
-//! The installation under test: a real `rigboxd` with its state in the scratch folder, and how tests break it.
+//! Installation under test: a real `rigboxd` with its state in the scratch folder, and ways to break it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rigbox_testkit::blocking::eventually;
 
 use crate::harness::api::Api;
 use crate::harness::internet::{Internet, RESOLVER};
 
 const PORT: u16 = 7070;
-/// Where the installation brings its emails.
+/// Port of the SMTP server that the installation uses.
 pub(crate) const MAIL_PORT: u16 = 2525;
-/// Made-up requests come faster than people's; the administrator's rates are as they are.
+/// Generated requests come faster than people's; the administrator's rates are the defaults.
 const RATES: &str = "[plans.free]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n\
     [plans.anonymous]\nauthentication_per_min = 100000\nworkspaces_per_min = 100000\n";
 
@@ -30,33 +31,12 @@ pub(crate) struct Installation {
     programs: PathBuf,
     supervisor: Mutex<Option<Child>>,
     pub(crate) key: String,
-    /// Its id, which all it makes carries.
+    /// Id, which is in the names of all its resources.
     pub(crate) id: String,
     pub(crate) api: Api,
     pub(crate) internet: Internet,
-    /// Mounts that were there before it.
+    /// Mounts before the installation started.
     pub(crate) mounts_before: String,
-}
-
-/// Polls until `check` gives a value; fails after `within`.
-pub(crate) fn eventually<T>(
-    what: &str,
-    within: Duration,
-    mut check: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let deadline = Instant::now() + within;
-    loop {
-        let last = match check() {
-            Ok(Some(value)) => return Ok(value),
-            Ok(None) => None,
-            Err(error) => Some(error),
-        };
-        if Instant::now() > deadline {
-            return Err(last.unwrap_or_else(|| anyhow::anyhow!("not seen")))
-                .with_context(|| format!("{what}: not within {} s", within.as_secs()));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 impl Installation {
@@ -173,21 +153,21 @@ impl Installation {
         all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
     }
 
-    /// One of the programs that were built with this suite.
+    /// Returns a command for a program that was built with this suite.
     pub(crate) fn command(&self, program: &str) -> Command {
         Command::new(self.programs.join(program))
     }
 
-    /// What `rigboxd admin` prints.
+    /// Runs `rigboxd admin`, and returns its output.
     pub(crate) fn admin(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command("rigboxd");
         let output = command.arg("admin").args(arguments).arg("--config").arg(self.config()).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "rigboxd admin {}: {said}", arguments.join(" "));
+        let message = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "rigboxd admin {}: {message}", arguments.join(" "));
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
-    /// The CLI as the owner.
+    /// Returns a command for the CLI as the owner.
     pub(crate) fn rig(&self, arguments: &[&str]) -> Command {
         let mut command = self.command("rig");
         command.args(arguments).env("RIG_API_URL", &self.api.url).env("RIG_API_KEY", &self.key);
@@ -211,7 +191,7 @@ impl Installation {
 
     pub(crate) fn wait_ready(&self) -> Result<()> {
         eventually("the installation is ready", Duration::from_secs(90), || {
-            Ok(self.api.get("/readyz").ok().filter(|answer| answer.status == 200).map(drop))
+            Ok(self.api.get("/readyz").ok().filter(|response| response.status == 200).map(drop))
         })
     }
 
@@ -230,7 +210,7 @@ impl Installation {
         })
     }
 
-    /// Pids of `rigboxd role NAME`, and of jail launchers (`vmm-jail`).
+    /// Returns names and pids of the roles.
     pub(crate) fn role_pids(&self) -> Result<Vec<(String, i32)>> {
         let mut found = Vec::new();
         for (pid, arguments) in processes()? {
@@ -247,14 +227,14 @@ impl Installation {
     /// Kills a role with SIGKILL.
     pub(crate) fn kill_role(&self, role: &str) -> Result<()> {
         let pids = self.role_pids()?;
-        // A role that is just being started again is dead already.
+        // A role that is being restarted is dead already.
         for (_, pid) in pids.iter().filter(|(name, _)| name == role) {
             let _ = rigbox_sys::spawn::send_signal(*pid, 9);
         }
         Ok(())
     }
 
-    /// Does something while a role stands still.
+    /// Runs `work` while a role is stopped by SIGSTOP.
     pub(crate) fn without_role(&self, role: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut pids = self.role_pids()?;
         pids.retain(|(name, _)| name == role);
@@ -266,7 +246,7 @@ impl Installation {
         done
     }
 
-    /// Pids of VMMs: in this host there are no others.
+    /// Returns the pids of VMMs; this host has no others.
     pub(crate) fn vmm_pids(&self) -> Result<Vec<i32>> {
         let vmms = processes()?.into_iter().filter(|(_, arguments)| {
             arguments.first().is_some_and(|program| program.contains("qemu-system"))
@@ -275,13 +255,13 @@ impl Installation {
     }
 }
 
-/// Every process of this host, with its arguments.
+/// Returns all processes of this host with their arguments.
 pub(crate) fn processes() -> Result<Vec<(i32, Vec<String>)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // One that has just ended is none.
+        // It may have ended.
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
         let arguments = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
         found.push((pid, arguments.collect()));

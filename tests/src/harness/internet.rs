@@ -1,5 +1,5 @@
-//! What plays the internet for the host under test: a network namespace of its own at the other end of the host's `eth0`, with a few servers
-//! (threads of this program) on addresses that look public, a resolver, and recorders that see every frame of a namespace.
+//! Simulated internet of the host under test: a network namespace at the other end of the host's `eth0`, with a few servers (threads of this
+//! program) on public addresses, a DNS resolver, and recorders of all frames in a namespace.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,21 +18,21 @@ use hickory_proto::rr::{RData, Record, RecordType};
 use nix::sched::{CloneFlags, setns, unshare};
 
 const PATH: &str = "/run/internet";
-/// The host under test, as the internet sees it.
+/// Public address of the host under test.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
 /// A public server, and another one.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(1, 2, 3, 4);
 pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(5, 6, 7, 8);
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
-/// What the servers say.
+/// Body of the servers' responses.
 pub(crate) const GREETING: &str = "hello from the internet";
-/// Servers on this port never stop talking.
+/// Port on which the servers send without end.
 pub(crate) const STREAM: u16 = 9999;
 
 /// The internet, as tests see it.
 pub(crate) struct Internet {
-    /// Names that its resolver was asked for, one a line.
+    /// Log of the names that the resolver was asked for, one per line.
     queries: PathBuf,
 }
 
@@ -85,7 +85,7 @@ impl Internet {
         Ok(std::fs::read_to_string(&self.queries)?.lines().filter(|asked| *asked == name).count())
     }
 
-    /// Records what arrives in, and leaves, the internet.
+    /// Records frames that enter or leave the internet.
     pub(crate) fn record(&self) -> Result<Recorder> {
         Recorder::start(Path::new(PATH))
     }
@@ -99,7 +99,7 @@ fn ip(arguments: &[&str]) -> Result<()> {
     run("ip", arguments)
 }
 
-/// Runs a program that sets something up.
+/// Runs a program, which must succeed.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(program).args(arguments).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -121,7 +121,7 @@ pub(crate) fn inside<T: Send + 'static>(
     done.context("in a namespace")
 }
 
-/// A server in the internet.
+/// Starts a server in the internet.
 fn serve(address: Ipv4Addr, port: u16, talk: fn(&mut std::net::TcpStream)) -> Result<()> {
     let listener = inside(Path::new(PATH), move || TcpListener::bind((address, port)))?;
     std::thread::spawn(move || {
@@ -132,7 +132,7 @@ fn serve(address: Ipv4Addr, port: u16, talk: fn(&mut std::net::TcpStream)) -> Re
     Ok(())
 }
 
-/// The resolver's zone.
+/// Returns records of the resolver's zone.
 fn records(name: &str, kind: RecordType) -> Option<Vec<RData>> {
     let address = |address: Ipv4Addr| vec![RData::A(A(address))];
     Some(match (name, kind) {
@@ -197,13 +197,13 @@ fn resolve(queries: &File) -> Result<()> {
     Ok(())
 }
 
-/// Sees every frame on every device of a namespace.
+/// Records every frame on every device of a namespace.
 pub(crate) struct Recorder {
     frames: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Recorder {
-    /// Begins in the namespace at `path`.
+    /// Starts in the namespace at `path`.
     pub(crate) fn start(path: &Path) -> Result<Self> {
         use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
         // ETH_P_ALL, in network order.
@@ -219,7 +219,7 @@ impl Recorder {
             while let Ok((length, _)) =
                 rustix::net::recv(&socket, &mut buffer, rustix::net::RecvFlags::empty())
             {
-                // Nobody wants to know any more.
+                // The recorder was dropped.
                 if Arc::strong_count(&record) == 1 {
                     return;
                 }
@@ -229,7 +229,7 @@ impl Recorder {
         Ok(Self { frames })
     }
 
-    /// Frames that carry `mark`, by what they are.
+    /// Counts frames that contain `mark`, by description.
     pub(crate) fn marked(&self, mark: &[u8]) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
         for frame in self.frames.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -240,7 +240,7 @@ impl Recorder {
         found
     }
 
-    /// What follows `mark` in each UDP packet to `to`.
+    /// Returns the data after `mark` in each UDP packet to `to`.
     pub(crate) fn datagrams(&self, to: Ipv4Addr, mark: &[u8]) -> Vec<Vec<u8>> {
         let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted =
@@ -253,7 +253,7 @@ impl Recorder {
             .collect()
     }
 
-    /// IPv4 packets on their way to an address for which `is` holds.
+    /// Counts IPv4 packets to addresses for which `is` holds.
     pub(crate) fn sent_to(&self, is: impl Fn(Ipv4Addr) -> bool) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
         for frame in self.frames.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -265,7 +265,7 @@ impl Recorder {
     }
 }
 
-/// Where an IPv4 packet goes.
+/// Returns the destination of an IPv4 packet.
 fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
     match (frame.get(12..14)?, frame.get(30..34)?) {
         ([8, 0], [a, b, c, d]) => Some(Ipv4Addr::new(*a, *b, *c, *d)),
@@ -286,7 +286,7 @@ fn describe(frame: &[u8]) -> String {
     }
 }
 
-/// The network namespace of the host under test.
+/// Returns the path of the network namespace of the host under test.
 pub(crate) fn host() -> PathBuf {
     PathBuf::from(format!("/proc/{}/ns/net", std::process::id()))
 }

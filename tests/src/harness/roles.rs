@@ -1,5 +1,5 @@
-//! Speaks with the node as another role does. A role is known by its uid and by nothing else, so each question is asked by a process of
-//! that uid: this program once more, which gets the question on its standard input and passes the answer back.
+//! Requests to the node as another role. A role is identified by its uid alone, so a process of that uid sends each request: this program
+//! again, with the request on its standard input.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -16,11 +16,11 @@ use rigbox_sys::fdpass;
 
 use crate::harness::installation::Installation;
 
-const VERB: &str = "RIGBOX_TEST_ASK";
+const VERB: &str = "RIGBOX_TEST_REQUEST";
 const SOCKET: &str = "RIGBOX_TEST_SOCKET";
-const LIMIT: usize = 64 * 1024;
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// Dials as `edge`: a connected (or connecting) socket, or the code of the refusal.
+/// Dials as `edge`; returns a connected (or connecting) socket, or the code of the refusal.
 pub(crate) fn dial(
     installation: &Installation,
     workspace_id: &str,
@@ -30,7 +30,7 @@ pub(crate) fn dial(
     dial_as(installation, edge_uid(installation)?, workspace_id, boot_id, port)
 }
 
-/// The same for a process of any uid.
+/// Dials as any uid.
 pub(crate) fn dial_as(
     installation: &Installation,
     uid: u32,
@@ -40,7 +40,7 @@ pub(crate) fn dial_as(
 ) -> Result<Result<OwnedFd, String>> {
     let request = DialRequest { workspace_id: workspace_id.to_owned(), boot_id: boot_id.to_owned(), port };
     let (reply, mut fds) =
-        ask(uid, "dial", installation.run_dir().join("node/dial.sock"), &request.encode_to_vec())?;
+        request_as(uid, "dial", installation.run_dir().join("node/dial.sock"), &request.encode_to_vec())?;
     let reply = DialResponse::decode(reply.as_slice())?;
     match fds.pop() {
         Some(socket) => Ok(Ok(socket)),
@@ -55,38 +55,38 @@ pub(crate) fn set_network(
     network: NetworkPolicy,
 ) -> Result<()> {
     let request = SetNetworkRequest { workspace_id: workspace_id.to_owned(), network: Some(network) };
-    let (said, _) = ask(
+    let (message_text, _) = request_as(
         control_uid(installation)?,
         "set-network",
         installation.run_dir().join("node/control.sock"),
         &request.encode_to_vec(),
     )?;
-    anyhow::ensure!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    anyhow::ensure!(message_text.is_empty(), "{}", String::from_utf8_lossy(&message_text));
     Ok(())
 }
 
-/// What workspaces wanted outside and did not get, as the node tells `control` while `work` runs and for some seconds after it.
+/// Returns blocked egress that the node reports to `control` while `work` runs and for some seconds after it.
 pub(crate) fn refusals_during(
     installation: &Installation,
     work: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<EgressRefused>> {
     let (uid, socket) = (control_uid(installation)?, installation.run_dir().join("node/control.sock"));
-    let watch = std::thread::spawn(move || ask(uid, "refusals", socket, b"watch"));
+    let watch = std::thread::spawn(move || request_as(uid, "refusals", socket, b"watch"));
     work()?;
-    let (told, _) = watch.join().map_err(|_| anyhow::anyhow!("the watch"))??;
-    let watched = WatchedRefusals::decode(told.as_slice())?;
+    let (reports, _) = watch.join().map_err(|_| anyhow::anyhow!("the watch"))??;
+    let watched = WatchedRefusals::decode(reports.as_slice())?;
     Ok(watched.refused)
 }
 
-/// Several in one message.
+/// Reports in one message.
 #[derive(Clone, PartialEq, prost::Message)]
 struct WatchedRefusals {
     #[prost(message, repeated, tag = "1")]
     refused: Vec<EgressRefused>,
 }
 
-/// Longer than the node's neighbour counts the same refusal.
-const WATCHED_FOR: Duration = Duration::from_secs(20);
+/// Longer than the interval in which guestio aggregates refusals.
+const WATCH_DURATION: Duration = Duration::from_secs(20);
 
 async fn watch_refusals(socket: &Path) -> Result<WatchedRefusals> {
     let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(socket));
@@ -100,7 +100,7 @@ async fn watch_refusals(socket: &Path) -> Result<WatchedRefusals> {
         }
         anyhow::Ok(())
     };
-    match tokio::time::timeout(WATCHED_FOR, watch).await {
+    match tokio::time::timeout(WATCH_DURATION, watch).await {
         Ok(ended) => ended.and_then(|()| bail!("the node's reports ended")),
         Err(_) => Ok(watched),
     }
@@ -113,12 +113,12 @@ fn control_uid(installation: &Installation) -> Result<u32> {
     Ok(line.split_whitespace().next().context("no uid")?.parse()?)
 }
 
-/// The roles' uids stand in a row, control's first.
+/// Returns edge's uid: the roles' uids are consecutive, starting with control's.
 fn edge_uid(installation: &Installation) -> Result<u32> {
     Ok(control_uid(installation)? + 2)
 }
 
-fn ask(uid: u32, verb: &str, socket: PathBuf, message: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+fn request_as(uid: u32, verb: &str, socket: PathBuf, message: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let (ours, theirs) = fdpass::pair()?;
     let mut child = Command::new("/proc/self/exe")
         .env(VERB, verb)
@@ -128,17 +128,17 @@ fn ask(uid: u32, verb: &str, socket: PathBuf, message: &[u8]) -> Result<(Vec<u8>
         .stdin(Stdio::from(theirs))
         .spawn()?;
     fdpass::send(&ours, message, &[])?;
-    let answer = fdpass::receive(&ours, LIMIT);
+    let handle = fdpass::receive(&ours, MAX_MESSAGE_BYTES);
     let status = child.wait()?;
     anyhow::ensure!(status.success(), "{verb} as {uid}: {}", crate::harness::host::ending(status));
-    Ok(answer?)
+    Ok(handle?)
 }
 
-/// The process that asks, if this is one.
+/// Sends the request and returns the exit code, if this process was started for one.
 pub(crate) fn main() -> Option<ExitCode> {
     let verb = std::env::var(VERB).ok()?;
-    let asked = answer(&verb);
-    Some(match asked {
+    let result = handle(&verb);
+    Some(match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{verb}: {error:#}");
@@ -147,37 +147,38 @@ pub(crate) fn main() -> Option<ExitCode> {
     })
 }
 
-fn answer(verb: &str) -> Result<()> {
-    let asker = std::io::stdin();
+fn handle(verb: &str) -> Result<()> {
+    let parent = std::io::stdin();
     let socket = PathBuf::from(std::env::var_os(SOCKET).context("no socket")?);
-    let (message, _) = fdpass::receive(&asker, LIMIT)?;
+    let (message, _) = fdpass::receive(&parent, MAX_MESSAGE_BYTES)?;
     match verb {
         "dial" => {
             let node = fdpass::connect(&socket)?;
-            // One that is refused by its uid finds the connection closed.
-            let asked = fdpass::send(&node, &message, &[]).and_then(|()| fdpass::receive(&node, LIMIT));
-            let reply = match asked {
+            // A refused uid sees the connection closed.
+            let result =
+                fdpass::send(&node, &message, &[]).and_then(|()| fdpass::receive(&node, MAX_MESSAGE_BYTES));
+            let reply = match result {
                 Ok((reply, fds)) if !reply.is_empty() || !fds.is_empty() => (reply, fds),
                 _ => (DialResponse { code: "closed".into(), ..Default::default() }.encode_to_vec(), vec![]),
             };
             let fds: Vec<_> = reply.1.iter().map(AsFd::as_fd).collect();
-            fdpass::send(&asker, &reply.0, &fds)?;
+            fdpass::send(&parent, &reply.0, &fds)?;
         }
         "set-network" => {
             let request = SetNetworkRequest::decode(message.as_slice())?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let said = runtime.block_on(async {
+            let message_text = runtime.block_on(async {
                 let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(&socket));
                 node.set_network(request).await.err().map(|status| status.message().to_owned())
             });
-            fdpass::send(&asker, said.unwrap_or_default().as_bytes(), &[])?;
+            fdpass::send(&parent, message_text.unwrap_or_default().as_bytes(), &[])?;
         }
         "refusals" => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let watched = runtime.block_on(watch_refusals(&socket))?;
-            fdpass::send(&asker, &watched.encode_to_vec(), &[])?;
+            fdpass::send(&parent, &watched.encode_to_vec(), &[])?;
         }
-        other => bail!("no such question: {other}"),
+        other => bail!("unknown request: {other}"),
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Looks for secrets in files, sparse ones included, and in the memory of processes: as they are, in hexadecimal and in base64.
+//! Searches files, sparse ones included, and the memory of processes for secrets: in plain, in hexadecimal and in base64.
 
 use std::fs::File;
 use std::io;
@@ -13,24 +13,24 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 const CHUNK: usize = 4 << 20;
-/// Of a process, at most so much is read.
-const MOST_MEMORY: u64 = 8 << 30;
+/// Limit for the memory read from one process.
+const MAX_MEMORY_BYTES: u64 = 8 << 30;
 
-/// Something that is looked for.
+/// Value to search for.
 pub(crate) struct Needle {
     pub(crate) kind: &'static str,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// All needles at once.
+/// Search for all needles in one pass.
 pub(crate) struct Search {
     matcher: AhoCorasick,
     /// Kind and form of each pattern.
     patterns: Vec<(&'static str, &'static str)>,
-    longest: usize,
+    max_len: usize,
 }
 
-/// Where a needle was seen: its kind and form.
+/// Kind and form of each needle that was found.
 pub(crate) type Findings = std::collections::BTreeSet<(&'static str, &'static str)>;
 
 fn forms(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
@@ -40,7 +40,7 @@ fn forms(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("hexadecimal", hex.to_uppercase().into_bytes()),
         ("hexadecimal", hex.into_bytes()),
     ];
-    // In base64 a text looks different at each of three places; what its neighbours have a part in is left out.
+    // Base64 of a text depends on its offset modulo 3. Characters that also encode neighboring bytes are left out.
     for (before, shared) in [(0, 0), (1, 2), (2, 3)] {
         let moved = [&vec![0; before], bytes].concat();
         let whole = moved.len() * 8 / 6;
@@ -57,15 +57,19 @@ impl Search {
     pub(crate) fn new(needles: &[Needle]) -> Result<Self> {
         let (mut patterns, mut all) = (Vec::new(), Vec::new());
         for needle in needles {
-            anyhow::ensure!(needle.bytes.len() >= 16, "{} is too short to be told from chance", needle.kind);
+            anyhow::ensure!(
+                needle.bytes.len() >= 16,
+                "{} is too short to rule out a coincidence",
+                needle.kind
+            );
             for (form, bytes) in forms(&needle.bytes) {
                 patterns.push((needle.kind, form));
                 all.push(bytes);
             }
         }
-        let longest = all.iter().map(Vec::len).max().context("nothing to look for")?;
+        let max_len = all.iter().map(Vec::len).max().context("nothing to look for")?;
         let matcher = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(&all)?;
-        Ok(Self { matcher, patterns, longest })
+        Ok(Self { matcher, patterns, max_len })
     }
 
     fn look(&self, bytes: &[u8], seen: &mut Findings) {
@@ -90,7 +94,7 @@ impl Search {
                 Ok(count) => {
                     let filled = kept + count;
                     self.look(&buffer[..filled], seen);
-                    kept = filled.min(self.longest - 1);
+                    kept = filled.min(self.max_len - 1);
                     buffer.copy_within(filled - kept..filled, 0);
                     (at, bytes) = (at + count as u64, bytes + count as u64);
                 }
@@ -152,7 +156,7 @@ impl Search {
             }
             let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
             bytes += self.range(start, end, seen, |buffer, at| memory.read_at(buffer, at));
-            anyhow::ensure!(bytes < MOST_MEMORY, "process {pid} has more memory than is searched");
+            anyhow::ensure!(bytes < MAX_MEMORY_BYTES, "process {pid} has more memory than is searched");
         }
         Ok(bytes)
     }

@@ -1,4 +1,4 @@
-//! Somebody who asks an app over a socket of their own, byte for byte as they want it.
+//! Client of apps over a plain socket, with full control over its requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-/// Where the edge listens.
+/// Port of the edge.
 pub(crate) const PORT: u16 = 7080;
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// Headers that every request has.
+/// Client of one app, with headers for every request.
 #[derive(Debug, Clone)]
 pub(crate) struct Visitor {
     host: String,
     headers: Vec<(String, String)>,
 }
 
-/// An answer.
+/// Response of an app, or of the edge.
 #[derive(Debug)]
 pub(crate) struct AppResponse {
     pub(crate) status: u16,
@@ -30,7 +30,7 @@ impl AppResponse {
         self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
 
-    /// The value that a cookie was set to.
+    /// Returns the value that a cookie was set to.
     pub(crate) fn cookie(&self, name: &str) -> Option<String> {
         let set = self.headers.iter().filter(|(own, _)| own == "set-cookie");
         let mut pairs = set.filter_map(|(_, value)| value.split(';').next()?.split_once('='));
@@ -39,8 +39,8 @@ impl AppResponse {
 }
 
 impl Visitor {
-    /// Of the app of this name.
-    pub(crate) fn of(app: &str) -> Self {
+    /// Returns a client of the app of this name.
+    pub(crate) fn new(app: &str) -> Self {
         Self { host: format!("{app}.rigbox.localhost:{PORT}"), headers: Vec::new() }
     }
 
@@ -54,7 +54,7 @@ impl Visitor {
     }
 
     fn send(&self, path: &str) -> Result<BufReader<TcpStream>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", PORT)).context("the edge does not listen")?;
+        let mut stream = TcpStream::connect(("127.0.0.1", PORT)).context("the edge is not listening")?;
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         let headers: String =
             self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -62,7 +62,7 @@ impl Visitor {
         Ok(BufReader::new(stream))
     }
 
-    /// The whole answer, as far as its head says how long it is.
+    /// Requests a path, and returns the response.
     pub(crate) fn get(&self, path: &str) -> Result<AppResponse> {
         let mut stream = self.send(path)?;
         let (status, headers) = head(&mut stream).with_context(|| format!("{} {path}", self.host))?;
@@ -77,12 +77,12 @@ impl Visitor {
         Ok(AppResponse { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
-    /// A body that has no end.
-    pub(crate) fn open(&self, path: &str) -> Result<Open> {
+    /// Requests a path whose body is a stream.
+    pub(crate) fn open(&self, path: &str) -> Result<OpenStream> {
         let mut stream = self.send(path)?;
         let (status, _) = head(&mut stream)?;
         ensure!(status == 200, "{} {path}: {status}", self.host);
-        Ok(Open(stream))
+        Ok(OpenStream(stream))
     }
 }
 
@@ -101,12 +101,13 @@ fn head(stream: &mut BufReader<TcpStream>) -> Result<(u16, Vec<(String, String)>
     }
 }
 
-/// RFC 9112, section 7.1.
+/// Reads a chunked body (RFC 9112, section 7.1).
 fn chunks(stream: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Result<usize> {
     loop {
         let mut line = String::new();
         stream.read_line(&mut line)?;
-        let length = u64::from_str_radix(line.trim(), 16).with_context(|| format!("no chunk: {line:?}"))?;
+        let length =
+            u64::from_str_radix(line.trim(), 16).with_context(|| format!("not a chunk: {line:?}"))?;
         stream.by_ref().take(length).read_to_end(body)?;
         stream.read_line(&mut line)?;
         if length == 0 {
@@ -115,13 +116,13 @@ fn chunks(stream: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Result<usize
     }
 }
 
-/// A stream that goes on.
-pub(crate) struct Open(BufReader<TcpStream>);
+/// Response body without an end.
+pub(crate) struct OpenStream(BufReader<TcpStream>);
 
-impl Open {
-    /// Something new; an end is an error.
+impl OpenStream {
+    /// Waits for new data; an end is an error.
     pub(crate) fn read_some(&mut self) -> Result<()> {
-        // What has come already says nothing of now.
+        // Buffered data may be old.
         let waiting = self.0.buffer().len();
         self.0.consume(waiting);
         let mut byte = [0];
@@ -129,7 +130,7 @@ impl Open {
         Ok(())
     }
 
-    /// Reads until the stream ends, however it does.
+    /// Reads until the stream ends or breaks.
     pub(crate) fn read_to_end(&mut self, within: Duration) -> Result<()> {
         let deadline = Instant::now() + within;
         let mut buffer = [0; 4096];
@@ -139,6 +140,6 @@ impl Open {
                 Ok(_) => {}
             }
         }
-        anyhow::bail!("it did not end within {within:?}")
+        anyhow::bail!("the stream did not end within {within:?}")
     }
 }

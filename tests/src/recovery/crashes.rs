@@ -1,12 +1,13 @@
-//! Any process may die at any moment: VMs go on, what was acknowledged holds, nothing is left in between.
+//! Crashes of any process at any moment: VMs keep running, acknowledged changes persist, and nothing is left half-done.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 use crate::TestResult;
-use crate::harness::installation::{Installation, eventually};
+use crate::harness::installation::Installation;
 
 tests![
     running_vm_outlives_every_role,
@@ -15,7 +16,7 @@ tests![
     orphaned_resources_are_removed,
 ];
 
-fn shell_works(installation: &Installation, id: &str) -> anyhow::Result<String> {
+fn wait_for_exec(installation: &Installation, id: &str) -> anyhow::Result<String> {
     eventually("commands run again", Duration::from_secs(60), || {
         Ok(installation.api.sh(id, "cat /proc/sys/kernel/random/boot_id").ok())
     })
@@ -23,26 +24,26 @@ fn shell_works(installation: &Installation, id: &str) -> anyhow::Result<String> 
 
 fn running_vm_outlives_every_role(installation: &Installation) -> TestResult {
     let id = installation.api.spawn("survivor")?;
-    let boot = shell_works(installation, &id)?;
+    let boot = wait_for_exec(installation, &id)?;
     for role in ["control", "edge", "guestio", "node"] {
         installation.kill_role(role)?;
-        ensure!(shell_works(installation, &id)? == boot, "the VM booted again after {role} was killed");
+        ensure!(wait_for_exec(installation, &id)? == boot, "the VM booted again after {role} was killed");
     }
     installation.kill_supervisor()?;
     installation.start_supervisor()?;
     installation.wait_ready()?;
-    ensure!(shell_works(installation, &id)? == boot, "the VM booted again after the supervisor was killed");
+    ensure!(wait_for_exec(installation, &id)? == boot, "the VM booted again after the supervisor was killed");
     ensure!(installation.api.status(&id)? == "running", "status");
-    // Taken over for good: it can be stopped, which ends its process.
+    // It is fully taken over: a stop ends its process.
     installation.api.stop(&id)?;
     installation.api.remove(&id)
 }
 
-/// A small generator (xorshift), because the numbers only have to differ between runs.
-struct Dice(u64);
+/// Random numbers (xorshift) that differ between runs.
+struct Rng(u64);
 
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
+impl Rng {
+    fn below(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -55,13 +56,13 @@ fn state_is_consistent_after_kills_at_random_moments(installation: &Installation
     let rounds = if std::env::var_os("RIGBOX_SOAK").is_some() { 60 } else { 6 };
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64 | 1;
     eprintln!("seed {seed}");
-    let mut dice = Dice(seed);
+    let mut rng = Rng(seed);
     let survivor = api.spawn("rock")?;
-    let boot = shell_works(installation, &survivor)?;
+    let boot = wait_for_exec(installation, &survivor)?;
     let id = api.create("leaf")?;
     let others = installation.vmm_pids()?.len();
     for round in 0..rounds {
-        // One move, one kill somewhere in it.
+        // One transition, and one kill during it.
         let status = api.status(&id)?;
         let verb = match status.as_str() {
             "running" => "stop",
@@ -69,8 +70,8 @@ fn state_is_consistent_after_kills_at_random_moments(installation: &Installation
             _ => "start",
         };
         api.post(&format!("/workspaces/{id}/{verb}"), &json!({}))?.expect(200)?;
-        std::thread::sleep(Duration::from_millis(dice.roll(if verb == "stop" { 2500 } else { 5500 })));
-        let victim = ["control", "guestio", "node", "supervisor"][dice.roll(4) as usize];
+        std::thread::sleep(Duration::from_millis(rng.below(if verb == "stop" { 2500 } else { 5500 })));
+        let victim = ["control", "guestio", "node", "supervisor"][rng.below(4) as usize];
         eprintln!("round {round}: {verb}, {victim} is killed");
         if victim == "supervisor" {
             installation.kill_supervisor()?;
@@ -90,9 +91,9 @@ fn state_is_consistent_after_kills_at_random_moments(installation: &Installation
             )
         })?;
         if wanted == "running" {
-            shell_works(installation, &id)?;
+            wait_for_exec(installation, &id)?;
         }
-        ensure!(shell_works(installation, &survivor)? == boot, "round {round}: the other VM booted again");
+        ensure!(wait_for_exec(installation, &survivor)? == boot, "round {round}: the other VM booted again");
         let expected = others + usize::from(wanted == "running");
         ensure!(
             installation.vmm_pids()?.len() == expected,
@@ -100,7 +101,7 @@ fn state_is_consistent_after_kills_at_random_moments(installation: &Installation
             installation.vmm_pids()?
         );
     }
-    // And in the middle of a deletion.
+    // And during a deletion.
     api.delete(&format!("/workspaces/{id}"))?.expect(200)?;
     installation.kill_role("node")?;
     installation.kill_role("control")?;
@@ -112,8 +113,8 @@ fn state_is_consistent_after_kills_at_random_moments(installation: &Installation
 fn vms_running_at_a_host_crash_run_again(installation: &Installation) -> TestResult {
     let api = &installation.api;
     let id = api.spawn("again")?;
-    let boot = shell_works(installation, &id)?;
-    // What a reboot of the host leaves: no process of ours, and a journal that names another boot of the host.
+    let boot = wait_for_exec(installation, &id)?;
+    // A reboot of the host leaves no process, and a journal with another boot id of the host.
     installation.kill_supervisor()?;
     for pid in installation.vmm_pids()? {
         rigbox_sys::spawn::send_signal(pid, 9)?;
@@ -133,7 +134,7 @@ fn vms_running_at_a_host_crash_run_again(installation: &Installation) -> TestRes
     installation.start_supervisor()?;
     installation.wait_ready()?;
     eventually("it runs again", Duration::from_secs(120), || {
-        Ok(shell_works(installation, &id).ok().filter(|now| *now != boot))
+        Ok(wait_for_exec(installation, &id).ok().filter(|now| *now != boot))
     })?;
     ensure!(started.elapsed() < Duration::from_secs(120), "it took {:?}", started.elapsed());
     api.wait(&id, "running")?;
@@ -141,22 +142,22 @@ fn vms_running_at_a_host_crash_run_again(installation: &Installation) -> TestRes
 }
 
 fn orphaned_resources_are_removed(installation: &Installation) -> TestResult {
-    let stranger = "ws-zzzzzzzz";
+    let orphan = "ws-zzzzzzzz";
     let own = installation.run_dir().join("node/own");
-    let disk = own.join("volume/disks").join(format!("{stranger}.ext4"));
-    std::fs::write(&disk, b"left by nobody")?;
-    std::fs::create_dir_all(own.join("vms").join(stranger))?;
+    let disk = own.join("volume/disks").join(format!("{orphan}.ext4"));
+    std::fs::write(&disk, b"orphan")?;
+    std::fs::create_dir_all(own.join("vms").join(orphan))?;
     let group = crate::recovery::leftovers::cgroups(&installation.id)
         .into_iter()
         .next()
         .context("the installation's control group")?;
-    let group = group.join(stranger);
+    let group = group.join(orphan);
     std::fs::create_dir(&group)?;
     let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn()?;
     std::fs::write(group.join("cgroup.procs"), sleeper.id().to_string())?;
     installation.kill_role("node")?;
     eventually("the leftovers are gone", Duration::from_secs(30), || {
-        let left = disk.exists() || group.exists() || own.join("vms").join(stranger).exists();
+        let left = disk.exists() || group.exists() || own.join("vms").join(orphan).exists();
         Ok((!left).then_some(()))
     })?;
     sleeper.wait()?;

@@ -1,19 +1,19 @@
-//! After the last workspace is deleted nothing of any workspace is left on the host.
+//! Deleted workspaces leave nothing on the host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rigbox_testkit::blocking::eventually;
 use serde_json::Value;
 
 use crate::TestResult;
-use crate::harness::installation::Installation;
-use crate::harness::installation::{eventually, processes};
+use crate::harness::installation::{Installation, processes};
 
 tests![deleted_workspaces_leave_nothing_behind, deliberate_leftovers_are_found,];
 
-/// The control groups of an installation, parents first.
+/// Returns the control groups of an installation, parents first.
 pub(crate) fn cgroups(installation: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
@@ -33,7 +33,7 @@ pub(crate) fn cgroups(installation: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Everything on this host that bears the name of a workspace, or is a VMM.
+/// Returns everything on this host that has the name of a workspace or is a VMM.
 fn traces(installation: &Installation) -> anyhow::Result<Vec<String>> {
     let is_name = |text: &str| text.contains("ws-");
     let mut found = Vec::new();
@@ -61,10 +61,10 @@ fn traces(installation: &Installation) -> anyhow::Result<Vec<String>> {
             }
         }
     }
-    // Devices of the host's own network namespace; each VM's are in its namespace, which a mount keeps.
+    // Devices in the host's network namespace; those of a VM are in its namespace, which a mount keeps.
     for line in fs::read_to_string("/proc/net/dev")?.lines().skip(2) {
         let name = line.split(':').next().unwrap_or_default().trim();
-        // The host's own, and the uplink, which is no workspace's.
+        // The host's own, and the uplink, which no workspace owns.
         if !matches!(name, "lo" | "eth0") && name != format!("rb-{}", installation.id) {
             found.push(format!("network device {name}"));
         }
@@ -79,7 +79,7 @@ fn traces(installation: &Installation) -> anyhow::Result<Vec<String>> {
 }
 
 fn deleted_workspaces_leave_nothing_behind(installation: &Installation) -> TestResult {
-    // At least one of every thing has been created: also when this runs alone.
+    // Creates at least one of everything, also when this test runs alone.
     installation.api.spawn("last")?;
     let listed = installation.api.get("/workspaces")?.expect(200)?;
     let ids: Vec<&str> = listed
@@ -95,7 +95,7 @@ fn deleted_workspaces_leave_nothing_behind(installation: &Installation) -> TestR
     for id in &ids {
         installation.api.wait_gone(id)?;
     }
-    // At once: a 404 says that everything has gone.
+    // Without a wait: after a 404 everything is gone.
     let left = traces(installation)?;
     ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
     let used = fs::read_dir(installation.run_dir().join("node/own/volume/disks"))?.count();
@@ -103,7 +103,7 @@ fn deleted_workspaces_leave_nothing_behind(installation: &Installation) -> TestR
     Ok(())
 }
 
-/// The search of the other test finds what it should.
+/// The search of the other test finds leftovers.
 fn deliberate_leftovers_are_found(installation: &Installation) -> TestResult {
     let name = "ws-left2222";
     let group =

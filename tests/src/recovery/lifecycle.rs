@@ -1,12 +1,13 @@
-//! A workspace's life: every end is noticed and named, whoever causes it.
+//! Life cycle of a workspace: every end is noticed and has a cause.
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 use crate::TestResult;
-use crate::harness::installation::{Installation, eventually};
+use crate::harness::installation::Installation;
 
 tests![
     four_concurrent_spawns_succeed,
@@ -41,7 +42,7 @@ fn shutdown_and_reboot_in_the_guest_are_noticed(installation: &Installation) -> 
     let api = &installation.api;
     let id = api.spawn("ender")?;
     let command = |line: &str| {
-        // The answer may be cut off by the end that it causes.
+        // The shutdown may cut off the response.
         let _ = api.exec(&id, &json!({"command": line, "user": "root"}));
     };
     api.sh(&id, "echo kept > file")?;
@@ -50,7 +51,7 @@ fn shutdown_and_reboot_in_the_guest_are_noticed(installation: &Installation) -> 
     eventually("the reboot is over", Duration::from_secs(90), || {
         Ok(kernel_boot(installation, &id).ok().filter(|boot| *boot != first))
     })?;
-    // Ends that systemd carries out need it to be up.
+    // systemd has to be up for these.
     let up = || {
         eventually("systemd is up", Duration::from_secs(90), || {
             Ok(api.sh(&id, "systemctl is-active multi-user.target").ok().map(drop))
@@ -77,15 +78,15 @@ fn shutdown_and_reboot_in_the_guest_are_noticed(installation: &Installation) -> 
 fn stop_is_graceful_and_cancel_ends_a_start(installation: &Installation) -> TestResult {
     let api = &installation.api;
     let id = api.spawn("stopper")?;
-    // Written, not synced: only an orderly end brings it to the disk.
+    // Not synced, so that only a graceful shutdown writes it to the disk.
     api.sh(&id, "echo unsynced > file")?;
     api.stop(&id)?;
     api.post(&format!("/workspaces/{id}/start"), &json!({}))?.expect(200)?;
     api.post(&format!("/workspaces/{id}/cancel"), &json!({}))?.expect(200)?;
     api.wait(&id, "stopped")?;
     api.start(&id)?;
-    ensure!(api.sh(&id, "cat file")? == "unsynced", "the stop was not orderly");
-    // From running: ends the VM, then everything.
+    ensure!(api.sh(&id, "cat file")? == "unsynced", "the stop was not graceful");
+    // Deletion of a running workspace stops it first.
     api.remove(&id)
 }
 
@@ -110,12 +111,12 @@ fn killed_vmm_is_a_retryable_failure(installation: &Installation) -> TestResult 
 fn guest_that_takes_over_its_agent_harms_only_itself(installation: &Installation) -> TestResult {
     let api = &installation.api;
     let (id, other) = (api.spawn("taker")?, api.spawn("bystander")?);
-    // Root kills the agent and floods the host over its port.
+    // Root kills the agent and floods the host through its port.
     let line = "port=/dev/$(ls /sys/class/virtio-ports | head -1); \
         systemd-run --quiet sh -c \"kill -9 \\$(pgrep -f '^@rigbox-agent'); while :; do cat /dev/zero > $port; done\"";
     eventually("systemd takes the job", Duration::from_secs(60), || {
         let ran = api.exec(&id, &json!({"command": line, "user": "root"}));
-        // Cut off by the agent's end, or a system bus that is not up yet.
+        // Cut off by the agent's end, or the system bus is not up yet.
         Ok(match ran {
             Ok(ran) if ran.exit_code().is_some_and(|code| code != 0) => None,
             _ => Some(()),
@@ -142,6 +143,6 @@ fn guest_that_takes_over_its_agent_harms_only_itself(installation: &Installation
     ensure!(peak < 200_000, "the flood took {peak} kB of guestio");
     api.sh(&other, "true")?;
     api.remove(&other)?;
-    // It can still be ended: by the power button, else by force.
+    // It can still be stopped: by the power button, or by force.
     api.remove(&id)
 }

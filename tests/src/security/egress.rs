@@ -1,4 +1,4 @@
-//! What a VM may reach outside: the public internet as far as its policy goes, and nothing else, whatever root in it sends.
+//! Egress of VMs: the public internet as far as the policy allows, and nothing else, whatever root in the VM sends.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rigbox_proto::node::egress::Mode;
 use rigbox_proto::node::{Egress, NetworkPolicy};
+use rigbox_testkit::blocking::eventually;
 use serde_json::json;
 
 use crate::TestResult;
 use crate::harness::installation::Installation;
-use crate::harness::installation::eventually;
 use crate::harness::internet::{self, GREETING, HOST, OTHER, RESOLVER, Recorder, SERVER, STREAM};
 use crate::harness::roles;
 
@@ -54,7 +54,7 @@ fn fetch_within(installation: &Installation, id: &str, place: &str, seconds: u32
     Ok(ran.out() == GREETING)
 }
 
-/// What a VM's bridge says of its workspaces.
+/// Returns the workspaces that a VM's bridge lists.
 fn bridge(installation: &Installation, id: &str) -> Result<String> {
     installation.api.sh(id, "curl -s -m 20 http://172.16.0.1:9090/rig/v1/workspaces")
 }
@@ -71,9 +71,9 @@ fn root_in_a_vm_reaches_only_the_internet(installation: &Installation) -> TestRe
     );
 
     put(installation, &attacker, "/root/attacks.py", ATTACKS)?;
-    let said = api.sudo(&attacker, &format!("python3 /root/attacks.py {HOST}"))?;
-    ensure!(said.ends_with("reached nothing"), "{said}");
-    ensure!(said.starts_with("sent 2"), "hardly anything was sent: {said}");
+    let output = api.sudo(&attacker, &format!("python3 /root/attacks.py {HOST}"))?;
+    ensure!(output.ends_with("reached nothing"), "{output}");
+    ensure!(output.starts_with("sent 2"), "hardly anything was sent: {output}");
 
     let none = |seen: std::collections::BTreeMap<String, usize>, who: &str| -> TestResult {
         ensure!(seen.is_empty(), "{who} saw {seen:?}");
@@ -81,7 +81,7 @@ fn root_in_a_vm_reaches_only_the_internet(installation: &Installation) -> TestRe
     };
     none(outside.marked(MARK), "the internet")?;
     none(neighbour.marked(MARK), "the other VM")?;
-    // What is for the host's public address is for the internet as far as the VM's own network knows; it ends where it meets the host.
+    // The VM's network treats the host's public address as internet; the packets are dropped at the host.
     let but_for_host = |recorder: &Recorder| {
         let mut seen = recorder.marked(MARK);
         seen.retain(|what, _| !what.ends_with(&format!("-> {HOST}")));
@@ -110,7 +110,7 @@ fn root_in_a_vm_reaches_only_the_internet(installation: &Installation) -> TestRe
     none(private, "the internet, for private addresses,")?;
     ensure!(fetch(installation, &attacker, &SERVER.to_string())?, "the VM cut itself off");
 
-    // Letters are not sent from here.
+    // SMTP is blocked.
     let email =
         api.exec(&attacker, &json!({"command": format!("timeout 10 bash -c ': < /dev/tcp/{SERVER}/25'")}))?;
     ensure!(email.exit_code() == Some(1), "port 25: {}", email.end);
@@ -152,7 +152,7 @@ impl Listeners {
     }
 }
 
-/// What a program in the VM is told of a name.
+/// Resolves a name in the VM.
 fn addresses(installation: &Installation, id: &str, name: &str) -> Result<String> {
     let ran = installation
         .api
@@ -165,17 +165,17 @@ fn dns_answers_contain_no_private_address(installation: &Installation) -> TestRe
     let id = api.spawn("asker")?;
     ensure!(addresses(installation, &id, "server.example")? == SERVER.to_string(), "server.example");
     ensure!(fetch(installation, &id, "server.example")?, "a server cannot be reached by its name");
-    // It has an IPv6 address, which nobody was asked for.
+    // It has an IPv6 address, which is not requested from the resolver.
     ensure!(addresses(installation, &id, "nobody.example")?.is_empty(), "nobody.example");
     for name in ["inside.example", "metadata.example"] {
         let before = installation.internet.asked_for(name)?;
         ensure!(addresses(installation, &id, name)?.is_empty(), "{name} leads somewhere");
         ensure!(
             installation.internet.asked_for(name)? > before,
-            "the resolver would have said where {name} is"
+            "the resolver would have output where {name} is"
         );
     }
-    // Answers that are too long for a packet come by a connection.
+    // Responses that are too long for UDP use TCP.
     let ask = "import socket,struct\n\
         q=struct.pack('!6H',7,256,1,0,0,0)+b'\\4long\\7example\\0'+struct.pack('!2H',16,1)\n\
         u=socket.socket(2,2);u.settimeout(10);u.sendto(q,('172.16.0.1',53));r=u.recv(4096)\n\
@@ -183,7 +183,7 @@ fn dns_answers_contain_no_private_address(installation: &Installation) -> TestRe
         t=socket.create_connection(('172.16.0.1',53),10);t.sendall(struct.pack('!H',len(q))+q)\n\
         f=t.makefile('rb');n,=struct.unpack('!H',f.read(2));print(f.read(n).count(b'x'))\n";
     put(installation, &id, "/tmp/ask.py", ask)?;
-    ensure!(api.sh(&id, "python3 /tmp/ask.py")?.parse::<u32>()? >= 2000, "a long answer");
+    ensure!(api.sh(&id, "python3 /tmp/ask.py")?.parse::<u32>()? >= 2000, "a long response");
     api.remove(&id)
 }
 
@@ -195,7 +195,7 @@ fn policy(mode: Mode, domains: &[&str], cidrs: &[String]) -> NetworkPolicy {
     }
 }
 
-/// Begins TLS at the first argument's port 443, asking for each of the other names (`-`: for none; `plain`: without TLS).
+/// Starts TLS on port 443 of the first argument with each of the other names as SNI (`-`: none; `plain`: no TLS).
 const HELLO: &str = r#"
 import socket, ssl, sys
 for name in sys.argv[2:]:
@@ -214,10 +214,10 @@ for name in sys.argv[2:]:
         # In two pieces, as it may come.
         stream.sendall(hello[:7])
         stream.sendall(hello[7:])
-        said = stream.recv(999)
+        output = stream.recv(999)
     except OSError as error:
-        said = b""
-    print(name + (": answered" if b"hello" in said else ": nothing"))
+        output = b""
+    print(name + (": answered" if b"hello" in output else ": nothing"))
 "#;
 
 fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Installation) -> TestResult {
@@ -250,18 +250,21 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
     })?;
     ensure!(!api.sh(&id, "tail -1 to-server")?.contains("over"), "the listed stream ended");
 
-    // By name only: the address comes with the name's answer.
+    // By name only: the DNS response admits the address.
     roles::set_network(installation, &id, policy(Mode::List, &["server.example"], &[]))?;
-    ensure!(!reaches(&server)?, "an address that nobody looked up");
+    ensure!(!reaches(&server)?, "an address that was not looked up");
     ensure!(reaches("server.example")?, "a listed name");
     ensure!(reaches(&server)?, "the address of a listed name");
     let refused = roles::refusals_during(installation, || {
         let before = installation.internet.asked_for("other.example")?;
         ensure!(!reaches("other.example")?, "a name that is not listed");
-        ensure!(installation.internet.asked_for("other.example")? == before, "the name left the house");
+        ensure!(
+            installation.internet.asked_for("other.example")? == before,
+            "the name was sent to the resolver"
+        );
         ensure!(!reaches(&other)?, "an address that is not listed");
         ensure!(!reaches(&format!("{other}:8080"))?, "another port of it");
-        // Names by another resolver, and tunnels in what is left.
+        // Other resolvers, and tunnels through what is allowed.
         let tunnels = format!(
             "import socket\n\
              for kind,to in ((2,('{RESOLVER}',53)),(2,('{OTHER}',443)),(2,('{SERVER}',443))):\n\
@@ -271,8 +274,8 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
         );
         put(installation, &id, "/tmp/tunnels.py", &tunnels)?;
         let outside = installation.internet.record()?;
-        let said = api.sudo(&id, "python3 /tmp/tunnels.py; ping -c1 -W2 5.6.7.8 || true")?;
-        ensure!(!said.contains("through") && outside.marked(b"rigbox-tunnel").is_empty(), "{said}");
+        let output = api.sudo(&id, "python3 /tmp/tunnels.py; ping -c1 -W2 5.6.7.8 || true")?;
+        ensure!(!output.contains("through") && outside.marked(b"rigbox-tunnel").is_empty(), "{output}");
         Ok(())
     })?;
     let seen = |protocol: &str, address: &str, port: u32, name: &str| {
@@ -289,10 +292,13 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
 
     // Port 443 of the address goes by the name that TLS asks for: other names may be at the same address.
     put(installation, &id, "/tmp/hello.py", HELLO)?;
-    let said = api.sh(&id, "python3 /tmp/hello.py server.example server.example other.example - plain")?;
-    ensure!(said == "server.example: answered\nother.example: nothing\n-: nothing\nplain: nothing", "{said}");
+    let output = api.sh(&id, "python3 /tmp/hello.py server.example server.example other.example - plain")?;
+    ensure!(
+        output == "server.example: answered\nother.example: nothing\n-: nothing\nplain: nothing",
+        "{output}"
+    );
 
-    // Nothing at all, also for what is open.
+    // No network at all, open connections included.
     streams("server.example", "last")?;
     eventually("a stream begins", Duration::from_secs(20), || Ok((length("last")? > 50).then_some(())))?;
     roles::set_network(installation, &id, policy(Mode::None, &[], &[]))?;
@@ -301,7 +307,7 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
     })?;
     ensure!(!reaches("server.example")? && !reaches(&server)?, "nothing means nothing");
 
-    // A node that comes back changes nothing of it by itself. (Control would bring what it knows: it has to wait.)
+    // A restarted node keeps the policy. (Control is stopped, because it would send its own.)
     let rules = || -> Result<String> {
         let mut nft = std::process::Command::new("nsenter");
         nft.arg(format!("--net={}", netns(installation, &id).display())).args([
@@ -331,7 +337,7 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
     api.remove(&id)
 }
 
-/// Begins a flow every 2.5 ms, for less than the 30 s after which one that nobody answers is over. Each says how many ms after the first
+/// Starts a flow every 2.5 ms, for less than the 30 s after which an unanswered one expires. Each reports how many ms after the first
 /// it was sent.
 const FLOWS: &str = r#"
 import socket, struct, sys, time
@@ -356,10 +362,10 @@ fn vm_opens_no_more_connections_than_its_share(installation: &Installation) -> T
     put(installation, &id, "/tmp/flows.py", FLOWS)?;
     let outside = installation.internet.record()?;
     let sent: usize = api.sh(&id, &format!("python3 /tmp/flows.py {SERVER}"))?.parse()?;
-    // While all of them count, there is no room for another; what leads to the bridge is counted apart.
+    // At the limit no further connection is possible. Connections to the bridge have a limit of their own.
     let one_more = fetch_within(installation, &id, &SERVER.to_string(), 2)?;
-    let said = bridge(installation, &id)?;
-    ensure!(said.contains(&id), "the bridge says: {said}");
+    let output = bridge(installation, &id)?;
+    ensure!(output.contains(&id), "the bridge says: {output}");
 
     let arrived: Vec<usize> = outside
         .datagrams(SERVER, b"rigbox-flow")
@@ -383,18 +389,18 @@ fn vm_reaches_its_own_bridge_only(installation: &Installation) -> TestResult {
     let api = &installation.api;
     let (one, two) = (api.spawn("bridged-one")?, api.spawn("bridged-two")?);
     for (id, other) in [(&one, &two), (&two, &one)] {
-        let said = bridge(installation, id)?;
+        let output = bridge(installation, id)?;
         ensure!(
-            said.contains(id.as_str()) && !said.contains(other.as_str()),
-            "the bridge of {id} says: {said}"
+            output.contains(id.as_str()) && !output.contains(other.as_str()),
+            "the bridge of {id} says: {output}"
         );
     }
     // It outlives its ends, and no VM takes more than its share of it.
     for role in ["control", "node"] {
         installation.kill_role(role)?;
         eventually("the bridge is back", Duration::from_secs(30), || {
-            let said = bridge(installation, &one)?;
-            Ok(said.contains(&one).then_some(()))
+            let output = bridge(installation, &one)?;
+            Ok(output.contains(&one).then_some(()))
         })?;
     }
     let many = "import socket\nheld=[]\nfor n in range(200):\n s=socket.socket();s.settimeout(3);held.append(s)\n try: s.connect(('172.16.0.1',9090))\n except OSError: break\nprint(n)\n";
@@ -407,11 +413,11 @@ fn vm_reaches_its_own_bridge_only(installation: &Installation) -> TestResult {
 }
 
 fn doctor_names_what_blocks_egress(installation: &Installation) -> TestResult {
-    // What the node said last counts for a few seconds.
+    // The node's last report is cached for a few seconds.
     let says = |wanted: &str| {
         eventually(wanted, Duration::from_secs(20), || {
-            let said = installation.api.get("/doctor")?.expect(200)?;
-            let findings = said["findings"].as_array().cloned().unwrap_or_default();
+            let output = installation.api.get("/doctor")?.expect(200)?;
+            let findings = output["findings"].as_array().cloned().unwrap_or_default();
             let network = findings.iter().find(|finding| finding["subject"] == "network");
             let message = network.and_then(|finding| finding["message"].as_str()).unwrap_or_default();
             ensure!(message.contains(wanted), "it says: {message}");

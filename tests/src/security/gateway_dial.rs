@@ -1,4 +1,4 @@
-//! What a gateway may reach in a VM.
+//! Connections of gateways to VMs: listed ports of the current boot only.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rigbox_proto::node::NetworkPolicy;
+use rigbox_testkit::blocking::eventually;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::TestResult;
-use crate::harness::installation::{Installation, eventually};
+use crate::harness::installation::Installation;
 use crate::harness::roles;
 
 tests![gateway_reaches_listed_ports_of_one_boot_only];
 
-/// The boot that runs, as the node knows it.
+/// Returns the current boot id.
 pub(crate) fn boot_of(installation: &Installation, id: &str) -> Result<String> {
     let text = std::fs::read_to_string(installation.state().join(format!("node/journal/{id}.json")))?;
     let record: serde_json::Value = serde_json::from_str(&text)?;
@@ -33,7 +34,7 @@ fn happens(socket: &OwnedFd, what: PollFlags, within: Duration) -> Result<bool> 
     Ok(poll(&mut fds, Some(&within))? > 0)
 }
 
-/// Whether the connection that the socket is on its way to comes about.
+/// Returns whether the socket gets connected.
 fn connects(socket: &OwnedFd) -> Result<bool> {
     if !happens(socket, PollFlags::OUT, Duration::from_secs(3))? {
         return Ok(false);
@@ -50,16 +51,16 @@ fn aim(socket: &OwnedFd, address: Ipv4Addr, port: u16) -> Result<bool> {
     }
 }
 
-/// What a web server at the other end says.
+/// Returns the response of a web server.
 fn fetch(socket: OwnedFd) -> Result<String> {
     ensure!(connects(&socket)?, "no connection");
     let mut stream = TcpStream::from(socket);
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut said = String::new();
-    stream.read_to_string(&mut said)?;
-    Ok(said)
+    let mut output = String::new();
+    stream.read_to_string(&mut output)?;
+    Ok(output)
 }
 
 fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) -> TestResult {
@@ -87,12 +88,15 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
     refused(dial(&boot, 8001), "port_not_listed")?;
     refused(dial("00000000-0000-0000-0000-000000000000", 8000), "stale_boot")?;
     refused(roles::dial(installation, "ws-aaaaaaaa", &boot, 8000), "no_vm")?;
-    for stranger in [0, 65534] {
-        refused(roles::dial_as(installation, stranger, &id, &boot, 8000), "closed")?;
+    for outsider in [0, 65534] {
+        refused(roles::dial_as(installation, outsider, &id, &boot, 8000), "closed")?;
     }
-    ensure!(roles::set_network(installation, "ws-aaaaaaaa", ports(&[1])).is_err(), "a policy for nobody");
+    ensure!(
+        roles::set_network(installation, "ws-aaaaaaaa", ports(&[1])).is_err(),
+        "a policy of an unknown workspace"
+    );
 
-    // Whoever holds a socket may aim it elsewhere; it gets nowhere but to where it could be dialled.
+    // A gateway may reconnect a socket, but only to ports that it may dial.
     let held = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
     ensure!(connects(&held)?, "no connection");
     for (address, port) in [
@@ -108,17 +112,17 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
     }
     ensure!(aim(&held, [172, 16, 0, 2].into(), 8000)?, "the test cannot aim a socket");
 
-    // What is not listed any more ends at once, also for who holds it.
+    // A port that is no longer listed is cut off at once, open connections included.
     roles::set_network(installation, &id, ports(&[8001]))?;
     ended(&held, "a connection to a port that is not listed any more")?;
     refused(dial(&boot, 8000), "port_not_listed")?;
     let given = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
     ensure!(fetch(given)?.ends_with("port 8001\n"), "another server answered");
 
-    // The policy outlives the node, and what was dialled too.
+    // The policy and open connections survive a restart of the node.
     let held = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
     ensure!(connects(&held)?, "no connection");
-    // (Control would bring what it knows of ports: it has to wait.)
+    // (Control is stopped, because it would send its own list of ports.)
     installation.without_role("control", || {
         installation.kill_role("node")?;
         let given =

@@ -1,4 +1,4 @@
-//! The claims of isolation that hold without a network: own kernel, own processes, an empty room for the VMM.
+//! Isolation apart from the network: a kernel and processes of its own, and an empty jail for the VMM.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn two_workspaces_share_nothing_and_a_panic_affects_one(installation: &Installat
     fs::write(installation.scratch.join("host-writes"), vec![1; 1 << 20])?;
 
     let boot_id = api.sh(&two, "cat /proc/sys/kernel/random/boot_id")?;
-    api.exec_and_leave(&one, "echo on; sleep 0.5; sudo sh -c 'echo c > /proc/sysrq-trigger'")?;
+    api.exec_and_disconnect(&one, "echo on; sleep 0.5; sudo sh -c 'echo c > /proc/sysrq-trigger'")?;
     // The caller has left, so the command may be gone too: once more, and stay.
     let _ = api.exec(&one, &json!({"command": "echo c > /proc/sysrq-trigger", "user": "root"}));
     api.wait(&one, "failed")?;
@@ -120,16 +120,16 @@ fn roles_have_only_what_they_need(installation: &Installation) -> TestResult {
         let root = Path::new("/proc").join(pid.to_string()).join("root");
         ensure!(!root.join("etc").exists() && !root.join("usr").exists(), "{role} has a file system");
     }
-    // Strangers, root included, get no answer on the roles' sockets.
+    // Other users, root included, get no response on the roles' sockets.
     for socket in ["node/control.sock", "node/guestio.sock", "guestio/guest.sock"] {
         let mut stream = std::os::unix::net::UnixStream::connect(installation.run_dir().join(socket))?;
         stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
-        // An HTTP/2 client's first bytes; a server that talks answers with its settings.
+        // The HTTP/2 preface, to which a server responds with its settings.
         let _ =
             std::io::Write::write_all(&mut stream, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
         let mut byte = [0];
         let answered = std::io::Read::read(&mut stream, &mut byte).is_ok_and(|count| count > 0);
-        ensure!(!answered, "{socket} talks to a stranger");
+        ensure!(!answered, "{socket} talks to a outsider");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Bad input gets a clear error and loses nothing.
+//! Invalid and unauthorized requests are refused with a clear error and without side effects.
 
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -27,9 +27,9 @@ fn invalid_request_is_refused_with_the_reason(installation: &Installation) -> Te
         (json!({"name": "ok", "vcpu_count": 4096}), 402, "vcpu"),
     ];
     for (body, status, word) in cases {
-        let answer = api.post("/workspaces", &body)?;
-        ensure!(answer.status == status, "{body}: {} {}", answer.status, answer.body);
-        ensure!(answer.message().to_lowercase().contains(word), "{body}: {}", answer.message());
+        let response = api.post("/workspaces", &body)?;
+        ensure!(response.status == status, "{body}: {} {}", response.status, response.body);
+        ensure!(response.message().to_lowercase().contains(word), "{body}: {}", response.message());
     }
     let listed = api.get("/workspaces")?.expect(200)?;
     ensure!(
@@ -42,23 +42,23 @@ fn invalid_request_is_refused_with_the_reason(installation: &Installation) -> Te
 }
 
 fn requests_without_a_valid_key_are_refused(installation: &Installation) -> TestResult {
-    let mut stranger = crate::harness::api::Api::new(&installation.api.url)?;
+    let mut outsider = crate::harness::api::Api::new(&installation.api.url)?;
     for key in ["", "rb_wrong", &format!("{}x", installation.key), &"rb_".repeat(20)] {
-        stranger.key = key.to_owned();
+        outsider.key = key.to_owned();
         for path in ["/workspaces", "/workspaces/ws-aaaaaaaa", "/users/me", "/doctor"] {
-            let answer = stranger.get(path)?;
-            ensure!(answer.status == 401, "{path} with {key:?}: {}", answer.status);
+            let response = outsider.get(path)?;
+            ensure!(response.status == 401, "{path} with {key:?}: {}", response.status);
         }
         ensure!(
-            stranger.post("/workspaces", &json!({"name": "mine"}))?.status == 401,
+            outsider.post("/workspaces", &json!({"name": "mine"}))?.status == 401,
             "created with {key:?}"
         );
     }
-    stranger.key = String::new();
+    outsider.key = String::new();
     for path in ["/templates", "/capacity"] {
-        stranger.get(path)?.expect(200)?;
+        outsider.get(path)?.expect(200)?;
     }
-    let in_url = stranger.get(&format!("/workspaces?api_key={}", installation.key))?;
+    let in_url = outsider.get(&format!("/workspaces?api_key={}", installation.key))?;
     ensure!(in_url.status >= 400, "a key in the URL was taken: {}", in_url.status);
     Ok(())
 }
@@ -67,9 +67,9 @@ fn invalid_transition_names_the_state_and_what_is_allowed(installation: &Install
     let api = &installation.api;
     let id = api.create("moves")?;
     for verb in ["stop", "cancel", "retry"] {
-        let answer = api.post(&format!("/workspaces/{id}/{verb}"), &json!({}))?;
-        ensure!(answer.status == 409 && answer.code() == "invalid_state", "{verb}: {}", answer.body);
-        let message = answer.message();
+        let response = api.post(&format!("/workspaces/{id}/{verb}"), &json!({}))?;
+        ensure!(response.status == 409 && response.code() == "invalid_state", "{verb}: {}", response.body);
+        let message = response.message();
         ensure!(message.contains("provisioned") && message.contains("start"), "{verb}: {message}");
     }
     let exec = api.post(&format!("/workspaces/{id}/exec"), &json!({"command": "true"}))?;
@@ -82,16 +82,16 @@ fn invalid_transition_names_the_state_and_what_is_allowed(installation: &Install
 
 fn oversized_disk_is_refused_and_leaves_nothing(installation: &Installation) -> TestResult {
     let api = &installation.api;
-    let answer = api.post("/workspaces", &json!({"name": "huge", "disk_size_mb": 100_000_000}))?;
-    if answer.status == 201 {
-        let id = answer.body.pointer("/vm/id").and_then(|id| id.as_str()).context("id")?.to_owned();
+    let response = api.post("/workspaces", &json!({"name": "huge", "disk_size_mb": 100_000_000}))?;
+    if response.status == 201 {
+        let id = response.body.pointer("/vm/id").and_then(|id| id.as_str()).context("id")?.to_owned();
         api.wait(&id, "failed")?;
         let failure = api.get(&format!("/workspaces/{id}"))?.expect(200)?;
         ensure!(failure.pointer("/failure/code").is_some_and(|code| code == "disk_full"), "{failure}");
         api.remove(&id)?;
     } else {
-        ensure!(answer.status == 402, "{}", answer.body);
-        ensure!(answer.message().to_lowercase().contains("disk"), "{}", answer.message());
+        ensure!(response.status == 402, "{}", response.body);
+        ensure!(response.message().to_lowercase().contains("disk"), "{}", response.message());
     }
     let disks = std::fs::read_dir(installation.run_dir().join("node/own/volume/disks"))?.count();
     ensure!(disks == 0, "{disks} disks are left");

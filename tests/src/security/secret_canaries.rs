@@ -1,5 +1,5 @@
-//! Secrets are where they belong and nowhere else: unique values are planted, a workspace is created, used and stopped, and then its
-//! memory, its disk, the logs, the state folder and the database are searched for them.
+//! Canary values as secrets: a workspace is created, used and stopped, and then its memory, its disk, the logs, the state folder and the
+//! database are searched for them.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use crate::harness::search::{Findings, Needle, Search};
 
 tests![secrets_are_only_in_the_memory_of_their_workspace,];
 
-/// What may be in the workspace's memory; nothing else may be anywhere.
+/// Secrets that are allowed in the workspace's memory; no secret is allowed elsewhere.
 const IN_MEMORY: [&str; 2] = ["environment value", "workspace key"];
-/// Not secret: these show that the search finds what there is.
+/// Not secrets: these show that the search works.
 const ON_DISK_MARK: &str = "mark in a file";
 const IN_PROCESS_MARK: &str = "mark in a process";
-/// The two files that are a secret's own place.
-const OWN_PLACES: [(&str, &str); 2] = [("token key", "token.key"), ("master key", "master.key")];
+/// Files that contain a secret by design.
+const SECRET_FILES: [(&str, &str); 2] = [("token key", "token.key"), ("master key", "master.key")];
 
 fn unique(prefix: &str) -> anyhow::Result<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
@@ -47,7 +47,7 @@ fn secrets_are_only_in_the_memory_of_their_workspace(installation: &Installation
     let vmm =
         installation.vmm_pids()?.into_iter().find(|pid| !before.contains(pid)).context("the new VMM")?;
 
-    // Used in every way there is, so that whatever keeps something has the occasion to.
+    // Uses them in all ways, so that every component has a chance to leak.
     ensure!(api.sh(&id, "printf %s \"$CANARY\"")? == value, "the value is there");
     api.sudo(&id, "env -i bash -lc 'test -n \"$CANARY\"'; sync")?;
     let key = api.sh(&id, "cat /run/rigbox/key")?;
@@ -57,7 +57,7 @@ fn secrets_are_only_in_the_memory_of_their_workspace(installation: &Installation
     api.sh(&id, &format!("printf %s {in_file} > file; sync; sleep 1000 {in_process} & true"))?;
     api.set_env(&id, &json!({"OTHER": "x"}))?;
 
-    // Of the account: a browser that is signed in, a link that waits to be followed, a machine that waits to be approved.
+    // Secrets of the account: a session, an unused sign-in link, a pending device login.
     let link = || installation.admin(&["login-link", "owner@example.org"]);
     let mut browser = crate::harness::console::Console::new(installation)?;
     browser.follow(&link()?)?;
@@ -109,7 +109,7 @@ fn secrets_are_only_in_the_memory_of_their_workspace(installation: &Installation
     let mut with = |path: &Path, seen: Findings| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for (kind, form) in seen {
-            if OWN_PLACES.contains(&(kind, name.as_str())) && path.starts_with(&control) {
+            if SECRET_FILES.contains(&(kind, name.as_str())) && path.starts_with(&control) {
                 own.push(kind);
             } else if kind != ON_DISK_MARK {
                 strays.push(format!("{kind} ({form}) in {}", path.display()));
@@ -122,7 +122,7 @@ fn secrets_are_only_in_the_memory_of_their_workspace(installation: &Installation
     own.sort_unstable();
     own.dedup();
     ensure!(own == ["master key", "token key"], "the search has not seen the keys' own files: {own:?}");
-    ensure!(strays.is_empty(), "where they do not belong:\n{}", strays.join("\n"));
+    ensure!(strays.is_empty(), "leaked secrets:\n{}", strays.join("\n"));
     ensure!(
         memory.iter().all(|(kind, _)| IN_MEMORY.contains(kind) || kind.starts_with("mark")),
         "{memory:?}"

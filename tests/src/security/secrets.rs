@@ -1,12 +1,13 @@
-//! A workspace's environment and its own key: delivered into its memory, live, at each boot, and gone when they should be.
+//! Environment and key of a workspace: delivered into its memory, live and at each boot, and removed when they should be.
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 use crate::TestResult;
-use crate::harness::installation::{Installation, eventually};
+use crate::harness::installation::Installation;
 
 tests![
     environment_reaches_commands_login_shells_and_services,
@@ -30,7 +31,7 @@ fn shared(installation: &Installation) -> anyhow::Result<String> {
     Ok(id)
 }
 
-/// What a program prints, to the byte.
+/// Returns the exact output of a program.
 fn printed(installation: &Installation, id: &str, body: &Value) -> anyhow::Result<String> {
     let ran = installation.api.exec(id, body)?;
     ensure!(ran.exit_code() == Some(0), "{body}: {ran:?}");
@@ -81,12 +82,12 @@ fn environment_change_is_live_and_survives_a_reboot(installation: &Installation)
     ensure!(api.sh(&id, "env -i bash -lc 'echo $PLAIN'")? == "two", "a login shell after the change");
     let (boot, key) =
         (api.sh(&id, "cat /proc/sys/kernel/random/boot_id")?, api.sh(&id, "cat /run/rigbox/key")?);
-    // Whoever may die may die.
+    // Any role may be killed.
     for role in ["control", "guestio", "node"] {
         installation.kill_role(role)?;
         eventually("a change is live again", Duration::from_secs(60), || {
             let changed = api.set_env(&id, &json!({"ROLE": role})).ok();
-            Ok(changed.filter(|answer| answer.get("live") == Some(&Value::Bool(true))))
+            Ok(changed.filter(|response| response.get("live") == Some(&Value::Bool(true))))
         })?;
         ensure!(api.sh(&id, "echo $ROLE")? == role, "after {role} was killed");
     }
@@ -115,15 +116,15 @@ fn master_key_rotates_without_downtime(installation: &Installation) -> TestResul
     let (api, id) = (&installation.api, shared(installation)?);
     let file = installation.state().join("control/master.key");
     let before = std::fs::read(&file)?;
-    let said = installation.admin(&["rotate-master-key"])?;
-    ensure!(said.starts_with("rotated: "), "{said}");
+    let output = installation.admin(&["rotate-master-key"])?;
+    ensure!(output.starts_with("rotated: "), "{output}");
     let after = std::fs::read(&file)?;
     ensure!(before != after && before.len() == after.len(), "one key in place of the other");
     // Control meets the new key by itself, also after it was started again.
     for value in ["three", "four"] {
         eventually("a change is live", Duration::from_secs(60), || {
             let changed = api.set_env(&id, &json!({"ROTATED": value})).ok();
-            Ok(changed.filter(|answer| answer.get("live") == Some(&Value::Bool(true))))
+            Ok(changed.filter(|response| response.get("live") == Some(&Value::Bool(true))))
         })?;
         let seen = api.sh(&id, "printf '%s %s' \"$ROTATED\" \"$TRICKY\"")?;
         ensure!(seen == format!("{value} {TRICKY}"), "{seen}");

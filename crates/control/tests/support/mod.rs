@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use node::Node;
+pub(crate) use rigbox_testkit::eventually;
 
 pub(crate) struct Rig {
     folder: TempDir,
@@ -311,15 +312,6 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let runtimes = [self.control.take(), self.node_runtime.take(), self.guests_runtime.take()];
         runtimes.into_iter().flatten().for_each(Runtime::shutdown_background);
-    }
-}
-
-/// Waits for a condition; never longer than 20 s.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition().await {
-        assert!(Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

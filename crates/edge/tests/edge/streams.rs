@@ -163,13 +163,14 @@ async fn a_large_answer_waits_for_its_reader() {
     stream.write_all(request.as_bytes()).await.unwrap();
     // Until nothing moves anymore.
     let sent = || world.backend.seen.uploaded.load(Ordering::SeqCst);
-    let mut before = u64::MAX;
-    eventually("nothing moves anymore", async || {
-        before = sent();
+    let before = std::cell::Cell::new(u64::MAX);
+    eventually("nothing moves anymore", || async {
+        before.set(sent());
         tokio::time::sleep(Duration::from_millis(300)).await;
-        before > 0 && sent() == before
+        before.get() > 0 && sent() == before.get()
     })
     .await;
+    let before = before.get();
     assert!(before < 32 * 1024 * 1024, "{before} bytes are in flight to no one");
     let mut count = 0;
     let mut room = vec![0; 256 * 1024];

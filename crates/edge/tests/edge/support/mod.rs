@@ -4,11 +4,10 @@ pub(crate) mod backend;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod http2;
-pub(crate) mod node;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rigbox_edge::{Config, Limits, Tls};
 use rigbox_proto::gateway::{AppState, Route, Visibility};
@@ -17,7 +16,8 @@ use tokio::sync::oneshot;
 
 use backend::Backend;
 use gateway::Gateway;
-use node::Node;
+use rigbox_testkit::dial::Node;
+pub(crate) use rigbox_testkit::eventually;
 
 pub(crate) const HOST: &str = "web.rigbox.localhost";
 pub(crate) const ORIGIN: &str = "http://web.rigbox.localhost:7080";
@@ -117,15 +117,6 @@ pub(crate) fn route(visibility: Visibility) -> Route {
 pub(crate) fn skipped(why: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "skipped: {why}").unwrap();
-}
-
-/// Waits for a condition.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// Gives a future ten seconds.

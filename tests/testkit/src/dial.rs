@@ -1,4 +1,4 @@
-//! The node's socket for gateways: connects to the addresses that stand for ports of workspaces.
+//! Simulated socket of the node for gateways: connects ports of workspaces with addresses on this host.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
@@ -12,13 +12,16 @@ use rigbox_sys::fdpass;
 
 type Ports = Arc<Mutex<HashMap<(String, String, u32), SocketAddr>>>;
 
-pub(crate) struct Node {
+/// Simulated node, as gateways see it.
+pub struct Node {
     ports: Ports,
-    pub(crate) dialled: Arc<Mutex<Vec<DialRequest>>>,
+    /// Requests so far.
+    pub dialled: Arc<Mutex<Vec<DialRequest>>>,
 }
 
 impl Node {
-    pub(crate) fn start(path: &Path) -> Self {
+    /// Starts it at `path`.
+    pub fn start(path: &Path) -> Self {
         let listener = fdpass::listen(path).unwrap();
         let (ports, dialled) = (Ports::default(), Arc::<Mutex<Vec<DialRequest>>>::default());
         let (these, log) = (Arc::clone(&ports), Arc::clone(&dialled));
@@ -34,7 +37,7 @@ impl Node {
                     let _ = fdpass::send(&peer, &no_vm.encode_to_vec(), &[]);
                     continue;
                 };
-                // Like the node's: the socket may still be connecting, and may be refused.
+                // As the real node does, without waiting for the connection.
                 let socket = connecting(address);
                 let _ = fdpass::send(&peer, &DialResponse::default().encode_to_vec(), &[socket.as_fd()]);
             }
@@ -42,11 +45,13 @@ impl Node {
         Self { ports, dialled }
     }
 
-    pub(crate) fn listens(&self, workspace: &str, boot: &str, port: u32, address: SocketAddr) {
+    /// Lets `port` of a workspace's boot lead to `address`.
+    pub fn listens(&self, workspace: &str, boot: &str, port: u32, address: SocketAddr) {
         self.ports.lock().unwrap().insert((workspace.to_owned(), boot.to_owned(), port), address);
     }
 
-    pub(crate) fn forget(&self) {
+    /// Removes all ports.
+    pub fn forget(&self) {
         self.ports.lock().unwrap().clear();
     }
 }

@@ -1,0 +1,9 @@
+//! What tests of several crates share: waiting for conditions, and simulated parts of Rigbox. No program depends on it but benchmarks.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is a failed test
+
+pub mod blocking;
+pub mod dial;
+mod eventually;
+
+pub use eventually::eventually;
