@@ -1,8 +1,7 @@
-//! A VM without Rigbox: QEMU with the command line that Rigbox uses, on a clone of the same disk, with the same modules, and
-//! `bare-init` as its first program.
+//! Bare VM without Rigbox: QEMU with Rigbox's command line, a clone of the same disk, the same modules, and `bare-init` as `/init`.
 //!
-//! The command line differs in four points: where kernel and initramfs lie; the console, which is read here while it is kept in
-//! memory there; the other side of the network device, which is nothing here and a tap there; and no jail around it.
+//! The command line differs in four points: the paths of kernel and initramfs; the console, which is read here and kept in memory there; the
+//! network device, which is connected to nothing here and to a tap there; and the jail, which is missing.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,12 +19,12 @@ use rigbox_sys::spawn::{ChildSetup, configure_child};
 use crate::host::command_line;
 use crate::installation::{Installation, program};
 
-const SAYS_WITHIN: Duration = Duration::from_secs(120);
-/// Whoever reads the port may need a while for 100 MB.
-const SILENCE: Duration = Duration::from_secs(60);
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Limit for a read from the port, on which 100 MB may be queued.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a bare VM is started.
-pub(crate) struct Bare<'a> {
+/// Recipe of bare VMs.
+pub(crate) struct BareVm<'a> {
     installation: &'a Installation,
     command: Vec<String>,
     image: PathBuf,
@@ -33,18 +32,18 @@ pub(crate) struct Bare<'a> {
     disk_bytes: u64,
 }
 
-/// What the VM does once the root is mounted.
+/// Program after the root is mounted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// systemd, which says on the console what it has reached.
+pub(crate) enum Workload {
+    /// systemd, with status messages on the console.
     Systemd,
-    /// Copies by the agent's port: see `bareinit`'s `serve`.
+    /// `bareinit`'s `serve` on the agent's port.
     Serve,
 }
 
-impl<'a> Bare<'a> {
-    /// The bare counterpart of the VM whose VMM is `pid`.
-    pub(crate) fn like(installation: &'a Installation, pid: u32, disk_bytes: u64) -> Result<Self> {
+impl<'a> BareVm<'a> {
+    /// Returns the recipe that corresponds to the VM with the VMM `pid`.
+    pub(crate) fn for_vmm(installation: &'a Installation, pid: u32, disk_bytes: u64) -> Result<Self> {
         let version = find_newest(&default_cache_dir()?, "base")?.version;
         let image = installation.volume()?.join("images").join(version);
         let mut initramfs = fs::read(image.join("modules.cpio"))?;
@@ -59,12 +58,12 @@ impl<'a> Bare<'a> {
         Ok(rigbox_node::clone_disk(&self.image.join("rootfs.ext4"), path, self.disk_bytes)?)
     }
 
-    /// A path on the volume for a disk of the bench.
+    /// Returns a path for a disk on the volume.
     pub(crate) fn disk_path(&self) -> PathBuf {
         self.image.with_file_name("bench.ext4")
     }
 
-    fn arguments(&self, then: Then) -> Vec<String> {
+    fn arguments(&self, workload: Workload) -> Vec<String> {
         let mut words = self.command.iter().skip(1).cloned();
         let mut arguments = Vec::new();
         while let Some(word) = words.next() {
@@ -77,8 +76,8 @@ impl<'a> Bare<'a> {
             arguments.push(match option.as_str() {
                 "-kernel" => self.image.join("vmlinux").display().to_string(),
                 "-initrd" => self.initramfs.display().to_string(),
-                // Some 5 kB of status lines cost systemd a few ms.
-                "-append" if then == Then::Systemd => format!("{value} systemd.show_status=1"),
+                // About 5 kB of status messages take systemd a few ms.
+                "-append" if workload == Workload::Systemd => format!("{value} systemd.show_status=1"),
                 "-append" => format!("{value} bare.serve"),
                 "-chardev" if value.contains("id=console") => "stdio,id=console,signal=off".to_owned(),
                 "-netdev" => "hubport,id=net,hubid=0".to_owned(),
@@ -88,49 +87,50 @@ impl<'a> Bare<'a> {
         arguments
     }
 
-    /// Starts it on a new disk.
-    pub(crate) fn start(&self, then: Then) -> Result<Vm<'a>> {
+    /// Starts a VM on a new disk.
+    pub(crate) fn start(&self, workload: Workload) -> Result<Vm<'a>> {
         let disk = self.disk_path();
         let sockets = ["bare-agent.sock", "bare-monitor.sock"].map(|name| self.installation.dir().join(name));
         for path in sockets.iter().chain([&disk]) {
             let _ = fs::remove_file(path);
         }
         let [agent, monitor] = &sockets;
-        let began = Instant::now();
+        let started = Instant::now();
         self.clone_disk(&disk)?;
-        let wires: [(i32, OwnedFd); 3] = [
+        let descriptors: [(i32, OwnedFd); 3] = [
             (DISK_FD, File::options().read(true).write(true).open(&disk)?.into()),
             (AGENT_FD, UnixListener::bind(agent)?.into()),
             (MONITOR_FD, UnixListener::bind(monitor)?.into()),
         ];
-        let wires = wires.into_iter().map(|(at, fd)| place(&fd, at)).collect::<Result<Vec<_>>>()?;
+        let descriptors =
+            descriptors.into_iter().map(|(at, fd)| dup_to(&fd, at)).collect::<Result<Vec<_>>>()?;
         let qemu = self.command.first().context("an empty command line")?;
         let mut command = Command::new(qemu);
-        command.args(self.arguments(then)).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(self.arguments(workload)).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
         configure_child(&mut command, ChildSetup::default());
         let mut child = command.spawn().with_context(|| qemu.clone())?;
-        drop(wires);
-        let console = listen(child.stdout.take().context("no console")?);
+        drop(descriptors);
+        let console = read_console(child.stdout.take().context("no console")?);
         let pid = self.installation.adopt(child);
-        Ok(Vm { installation: self.installation, pid, began, console, agent: agent.clone(), disk })
+        Ok(Vm { installation: self.installation, pid, started, console, agent: agent.clone(), disk })
     }
 }
 
-/// Where the node puts a VM's descriptors.
+/// Numbers of a VM's descriptors, as the node assigns them.
 const DISK_FD: i32 = 100;
 const AGENT_FD: i32 = 102;
 const MONITOR_FD: i32 = 103;
 
-/// Puts a copy of `fd` at the number `at`, where a child finds it.
-fn place(fd: &OwnedFd, at: i32) -> Result<OwnedFd> {
-    let placed = rustix::io::fcntl_dupfd_cloexec(fd, at)?;
-    anyhow::ensure!(placed.as_raw_fd() == at, "descriptor {at} is taken");
-    rustix::io::fcntl_setfd(&placed, rustix::io::FdFlags::empty())?;
-    Ok(placed)
+/// Duplicates `fd` to the number `at` for a child.
+fn dup_to(fd: &OwnedFd, at: i32) -> Result<OwnedFd> {
+    let copy = rustix::io::fcntl_dupfd_cloexec(fd, at)?;
+    anyhow::ensure!(copy.as_raw_fd() == at, "descriptor {at} is taken");
+    rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
+    Ok(copy)
 }
 
-/// Each line of the console, with the time at which it came.
-fn listen(console: impl Read + Send + 'static) -> Receiver<(Instant, String)> {
+/// Returns lines of the console with their times.
+fn read_console(console: impl Read + Send + 'static) -> Receiver<(Instant, String)> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
@@ -142,37 +142,35 @@ fn listen(console: impl Read + Send + 'static) -> Receiver<(Instant, String)> {
     lines
 }
 
-/// A bare VM; dropped, it ends and its disk goes.
+/// Running bare VM. Ends when dropped, and its disk is removed.
 pub(crate) struct Vm<'a> {
     installation: &'a Installation,
     pub(crate) pid: u32,
-    began: Instant,
+    started: Instant,
     console: Receiver<(Instant, String)>,
     agent: PathBuf,
     disk: PathBuf,
 }
 
 impl Vm<'_> {
-    /// Time from the start until a line of the console with all of `words`.
+    /// Returns the time from the start until a line of the console contains all of `words`.
     pub(crate) fn wait_for(&self, words: &[&str]) -> Result<Duration> {
-        let deadline = Instant::now() + SAYS_WITHIN;
+        let deadline = Instant::now() + CONSOLE_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let (at, line) = self
-                .console
-                .recv_timeout(left)
-                .with_context(|| format!("the bare VM did not say {words:?}"))?;
+            let (at, line) =
+                self.console.recv_timeout(left).with_context(|| format!("no console line with {words:?}"))?;
             if words.iter().all(|word| line.contains(word)) {
-                return Ok(at - self.began);
+                return Ok(at - self.started);
             }
         }
     }
 
-    /// The host's end of the agent's port of a VM that serves.
+    /// Connects to the agent's port of a VM that serves.
     pub(crate) fn port(&self) -> Result<Port> {
         self.wait_for(&["bare: serving"])?;
         let stream = UnixStream::connect(&self.agent)?;
-        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
         Ok(Port(stream))
     }
 }
@@ -184,17 +182,17 @@ impl Drop for Vm<'_> {
     }
 }
 
-/// Speaks with `bareinit`'s `serve`: a letter and a number of bytes, then what belongs to it.
+/// Client of `bareinit`'s `serve`: a letter and a number of bytes, then the data.
 pub(crate) struct Port(UnixStream);
 
 impl Port {
-    fn ask(&mut self, what: u8, count: usize) -> Result<()> {
-        let mut request = vec![what];
+    fn request(&mut self, kind: u8, count: usize) -> Result<()> {
+        let mut request = vec![kind];
         request.extend(u32::try_from(count)?.to_le_bytes());
         Ok(self.0.write_all(&request)?)
     }
 
-    /// Sends `bytes` and gets as many back.
+    /// Sends `bytes` and reads as many.
     pub(crate) fn echo(&mut self, bytes: &mut [u8]) -> Result<()> {
         let mut request = vec![b'e'];
         request.extend(u32::try_from(bytes.len())?.to_le_bytes());
@@ -203,28 +201,28 @@ impl Port {
         Ok(self.0.read_exact(bytes)?)
     }
 
-    /// Gives it the file that [`Self::bulk`] sends.
+    /// Writes the file that [`Self::bulk`] reads.
     pub(crate) fn write_file(&mut self, content: &[u8]) -> Result<()> {
-        self.ask(b'f', content.len())?;
+        self.request(b'f', content.len())?;
         self.0.write_all(content)?;
         let mut done = [0];
         Ok(self.0.read_exact(&mut done)?)
     }
 
-    /// Has the file sent `times` times through a pipe; hands on what comes.
+    /// Reads the file `times` times through a pipe, and passes the data to `output`.
     pub(crate) fn bulk(
         &mut self,
         times: usize,
         mut left: usize,
         mut output: impl FnMut(&[u8]),
     ) -> Result<()> {
-        self.ask(b'p', times)?;
+        self.request(b'p', times)?;
         let mut chunk = vec![0; 64 * 1024];
         while left > 0 {
             let count = self.0.read(&mut chunk)?;
             anyhow::ensure!(count > 0, "the port closed");
             output(chunk.get(..count).unwrap_or_default());
-            left = left.checked_sub(count).context("more came than was sent")?;
+            left = left.checked_sub(count).context("received more than was sent")?;
         }
         Ok(())
     }

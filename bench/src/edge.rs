@@ -1,13 +1,12 @@
-//! The bench `edge`: the proxy of apps beside nginx, which does what can be compared: nginx alone beside a public app, nginx that asks
-//! another server about each request (`auth_request`) beside a private one. The app is a server on this host behind both; control and
-//! the node are stood in for by a table and by a socket that connects.
+//! Benchmark `edge`: the reverse proxy of apps beside nginx, alone for a public app and with `auth_request` for a private one. The app is a
+//! server on this host behind both. A table plays control, and a socket that connects plays the node.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::host;
-use crate::report::{Measure, Target, median, tell};
+use crate::report::{Measure, Target, median, progress};
 
 mod app;
 mod client;
@@ -22,20 +21,20 @@ use nginx::Nginx;
 use process::Edge;
 use table::{HOST, KEY, PRIVATE_HOST};
 
-/// Connections of the load generator, which has as many threads as the proxies have workers.
+/// Connections of the load generator, which has as many threads as a proxy has workers.
 const CONNECTIONS: u32 = 64;
-const LASTS: Duration = Duration::from_secs(5);
+const LOAD_DURATION: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Requests one after the other, to see what one more check takes.
-const ALONE: usize = 10_000;
-const FEW: u32 = 10;
-const MANY: u32 = 100_000;
-const DOWNLOAD: u64 = 1 << 30;
+/// Sequential requests, to measure one more check.
+const SEQUENTIAL_REQUESTS: usize = 10_000;
+const FEW_APPS: u32 = 10;
+const MANY_APPS: u32 = 100_000;
+const DOWNLOAD_BYTES: u64 = 1 << 30;
 const WEBSOCKETS: usize = 10_000;
-/// Beside those of WebSockets.
-const DESCRIPTORS: u64 = 600;
+/// File descriptors for everything but WebSockets.
+const OTHER_DESCRIPTORS: u64 = 600;
 
-/// One kind of request to one proxy, by rounds.
+/// Repeated request to one proxy.
 struct Side {
     name: &'static str,
     port: u16,
@@ -43,7 +42,7 @@ struct Side {
     script: Option<String>,
     per_second: Vec<f64>,
     p99_ms: Vec<f64>,
-    /// The processes of the proxy.
+    /// Processes of the proxy.
     pids: Vec<u32>,
 }
 
@@ -67,31 +66,31 @@ impl Side {
         Ok(side)
     }
 
-    fn load(&self, lasts: Duration) -> Result<client::Told> {
-        client::load(self.port, CONNECTIONS, lasts, &self.headers, self.script.as_deref())
+    fn load(&self, duration: Duration) -> Result<client::LoadResult> {
+        client::load(self.port, CONNECTIONS, duration, &self.headers, self.script.as_deref())
             .with_context(|| self.name.to_owned())
     }
 
     fn round(&mut self) -> Result<()> {
         let used = || self.pids.iter().map(|pid| host::cpu_time(*pid)).sum::<Result<f64>>();
         let before = used()?;
-        let told = self.load(LASTS)?;
-        let each = (used()? - before) * 1e6 / (told.per_second * LASTS.as_secs_f64());
-        tell(&format!(
+        let result = self.load(LOAD_DURATION)?;
+        let each = (used()? - before) * 1e6 / (result.per_second * LOAD_DURATION.as_secs_f64());
+        progress(&format!(
             "{}: {:.0} requests/s, p99 {:.2} ms, {each:.1} us of the proxy's CPU time each",
-            self.name, told.per_second, told.p99_ms
+            self.name, result.per_second, result.p99_ms
         ));
-        self.per_second.push(told.per_second);
-        self.p99_ms.push(told.p99_ms);
+        self.per_second.push(result.per_second);
+        self.p99_ms.push(result.p99_ms);
         Ok(())
     }
 }
 
-/// Runs everything; each step is told on standard error.
+/// Runs the benchmark, with progress on standard error.
 pub(crate) fn measure(rounds: u32) -> Result<Vec<Measure>> {
     let folder = tempfile::Builder::new().prefix("rigbox-bench-").tempdir()?;
-    tell("an app, nginx in front of it, and edge in front of it");
-    let app = app::App::start(folder.path(), DOWNLOAD)?;
+    progress("starting an app with nginx and edge in front of it");
+    let app = app::App::start(folder.path(), DOWNLOAD_BYTES)?;
     let nginx = Nginx::start(folder.path(), app.port(), app.websockets())?;
     let edge = Edge::start(folder.path(), app.port(), app.websockets())?;
     let mut measures = requests(&edge, &nginx, rounds)?;
@@ -115,7 +114,7 @@ fn requests(edge: &Edge, nginx: &Nginx, rounds: u32) -> Result<Vec<Measure>> {
         Side::new("nginx with auth_request", (nginx.private(), theirs), &private, None)?,
     ];
     for round in 1..=rounds {
-        tell(&format!("round {round} of {rounds}"));
+        progress(&format!("round {round} of {rounds}"));
         for side in &mut sides {
             side.round()?;
         }
@@ -132,7 +131,7 @@ fn requests(edge: &Edge, nginx: &Nginx, rounds: u32) -> Result<Vec<Measure>> {
             Target::AtLeastTimes(1.0),
         ),
         Measure::new(
-            "99 of 100 answers of a public app within",
+            "p99 latency of a public app",
             "ms",
             p99(public),
             Some(p99(nginx)),
@@ -146,7 +145,7 @@ fn requests(edge: &Edge, nginx: &Nginx, rounds: u32) -> Result<Vec<Measure>> {
             Target::AtLeastTimes(1.3),
         ),
         Measure::new(
-            "99 of 100 answers of a private app within",
+            "p99 latency of a private app",
             "ms",
             p99(private),
             Some(p99(auth)),
@@ -155,42 +154,36 @@ fn requests(edge: &Edge, nginx: &Nginx, rounds: u32) -> Result<Vec<Measure>> {
     ])
 }
 
-/// What the check of a key takes: requests one after the other, in turns with those to a public app.
+/// Measures the check of a key with sequential requests, in turns with those to a public app.
 fn check(edge: &Edge, rounds: u32) -> Result<Measure> {
-    tell("requests one after the other, with a key and without");
+    progress("sequential requests, with a key and without");
     let mut differences = Vec::new();
     for _ in 0..rounds.max(3) {
         let mut public = Client::open(edge.port(), HOST, None)?;
         let mut private = Client::open(edge.port(), PRIVATE_HOST, Some(KEY))?;
         let (mut without, mut with) = (Vec::new(), Vec::new());
-        for _ in 0..ALONE {
-            without.push(public.ask()?.as_secs_f64() * 1e6);
-            with.push(private.ask()?.as_secs_f64() * 1e6);
+        for _ in 0..SEQUENTIAL_REQUESTS {
+            without.push(public.request()?.as_secs_f64() * 1e6);
+            with.push(private.request()?.as_secs_f64() * 1e6);
         }
         differences.push(median(&mut with) - median(&mut without));
     }
-    Ok(Measure::new(
-        "a check of who may see an app, at p50",
-        "us",
-        median(&mut differences),
-        None,
-        Target::Below(20.0),
-    ))
+    Ok(Measure::new("access check of an app, p50", "us", median(&mut differences), None, Target::Below(20.0)))
 }
 
 fn routing(edge: &Edge, rounds: u32) -> Result<Measure> {
-    tell(&format!("every one of {MANY} apps is asked once"));
-    client::visit_all(edge.port(), MANY)?;
+    progress(&format!("every one of {MANY_APPS} apps is requested once"));
+    client::request_each_app(edge.port(), MANY_APPS)?;
     let place = || (edge.port(), vec![edge.pid()]);
-    let side = |name, count| Side::new(name, place(), &[], Some(client::any_of(count)));
-    let (mut few, mut many) = (side("among 10 apps", FEW)?, side("among 100,000 apps", MANY)?);
+    let side = |name, count| Side::new(name, place(), &[], Some(client::random_apps_script(count)));
+    let (mut few, mut many) = (side("among 10 apps", FEW_APPS)?, side("among 100,000 apps", MANY_APPS)?);
     for _ in 0..rounds {
         few.round()?;
         many.round()?;
     }
     let each = |side: &mut Side| 1e6 / median(&mut side.per_second);
     Ok(Measure::new(
-        "a request among 100,000 apps, beside 10",
+        "request among 100,000 apps, beside 10",
         "us",
         each(&mut many),
         Some(each(&mut few)),
@@ -199,23 +192,23 @@ fn routing(edge: &Edge, rounds: u32) -> Result<Measure> {
 }
 
 fn download(edge: &Edge, nginx: &Nginx, rounds: u32) -> Result<Measure> {
-    tell("a download of 1 GiB");
+    progress("download of 1 GiB");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         for (port, speeds) in [(edge.port(), &mut ours), (nginx.public(), &mut theirs)] {
-            let began = Instant::now();
+            let started = Instant::now();
             let bytes = client::download(port, HOST)?;
-            anyhow::ensure!(bytes == DOWNLOAD, "{bytes} bytes came, not {DOWNLOAD}");
-            speeds.push(bytes as f64 / 1e6 / began.elapsed().as_secs_f64());
+            anyhow::ensure!(bytes == DOWNLOAD_BYTES, "received {bytes} bytes, not {DOWNLOAD_BYTES}");
+            speeds.push(bytes as f64 / 1e6 / started.elapsed().as_secs_f64());
         }
-        tell(&format!(
+        progress(&format!(
             "edge {:.0} MB/s, nginx {:.0} MB/s",
             ours.last().copied().unwrap_or(f64::NAN),
             theirs.last().copied().unwrap_or(f64::NAN)
         ));
     }
     Ok(Measure::new(
-        "a download of 1 GiB",
+        "download of 1 GiB",
         "MB/s",
         median(&mut ours),
         Some(median(&mut theirs)),
@@ -224,13 +217,13 @@ fn download(edge: &Edge, nginx: &Nginx, rounds: u32) -> Result<Measure> {
 }
 
 fn websockets(edge: &Edge, nginx: &Nginx) -> Result<Measure> {
-    // Clients and the app's side of them are this process; edge has two as well.
+    // This process has two descriptors per WebSocket, as client and as app; edge has two as well.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    let possible = usize::try_from(limit.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS) / 2)?;
+    let possible = usize::try_from(limit.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS) / 2)?;
     let count = WEBSOCKETS.min(possible);
     let all = rustix::process::Rlimit { current: limit, maximum: limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, all)?;
-    tell(&format!("{count} idle WebSockets"));
+    progress(&format!("{count} idle WebSockets"));
     let each = |port: u16, pids: &[u32]| -> Result<f64> {
         let memory = || pids.iter().map(|pid| crate::memory::rss_kb(*pid)).sum::<Result<u64>>();
         let before = memory()?;
@@ -242,7 +235,7 @@ fn websockets(edge: &Edge, nginx: &Nginx) -> Result<Measure> {
     let ours = each(edge.port(), &[edge.pid()])?;
     let theirs = each(nginx.websockets(), &nginx.workers()?)?;
     Ok(Measure::new(
-        "memory of an idle WebSocket of 10,000",
+        "memory of an idle WebSocket, of 10,000",
         "kB",
         ours,
         Some(theirs),

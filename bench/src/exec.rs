@@ -1,4 +1,4 @@
-//! Commands on a VM that runs: what one costs, and how fast their output comes.
+//! Commands in a running VM: latency, and throughput of output.
 
 use std::time::Instant;
 
@@ -11,27 +11,27 @@ use crate::workspaces::Workspaces;
 
 /// Runs of `true`.
 const RUNS: usize = 1_000;
-/// About what a call's frames have each way.
+/// Approximate bytes of a call in each direction.
 const CALL_BYTES: usize = 256;
 const BLOCK: usize = 1_000_000;
 const BLOCKS: usize = 100;
-/// Each side's turns at the output.
-const TURNS: usize = 3;
+/// Rounds of each side.
+const ROUNDS: usize = 3;
 const BLOCK_FILE: &str = "/tmp/bench-block";
 
 pub(crate) fn measure(api: &mut Workspaces, id: &str, bare: &mut Port) -> Result<Vec<Measure>> {
     let mut pings = Vec::new();
     let mut bytes = [7; CALL_BYTES];
     for _ in 0..RUNS {
-        let asked = Instant::now();
+        let sent = Instant::now();
         bare.echo(&mut bytes)?;
-        pings.push(asked.elapsed().as_secs_f64() * 1e3);
+        pings.push(sent.elapsed().as_secs_f64() * 1e3);
     }
     let mut calls = Vec::new();
     for _ in 0..RUNS {
-        let asked = Instant::now();
+        let sent = Instant::now();
         let ended = api.exec(id, &json!(["true"]), |_| {})?;
-        calls.push((ended.at - asked).saturating_sub(ended.ran).as_secs_f64() * 1e3);
+        calls.push((ended.at - sent).saturating_sub(ended.ran).as_secs_f64() * 1e3);
     }
     let ping = median(&mut pings);
     let cost = Measure::new(
@@ -48,20 +48,20 @@ pub(crate) fn measure(api: &mut Workspaces, id: &str, bare: &mut Port) -> Result
     bare.write_file(&block)?;
     let command: Vec<&str> = std::iter::once("cat").chain(std::iter::repeat_n(BLOCK_FILE, BLOCKS)).collect();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        let (mut check, began) = (Check::new(&block), Instant::now());
-        api.exec(id, &json!(command), |bytes| check.take(bytes))?;
-        ours.push(check.rate(began)?);
-        let (mut check, began) = (Check::new(&block), Instant::now());
-        bare.bulk(BLOCKS, BLOCKS * BLOCK, |bytes| check.take(bytes))?;
-        theirs.push(check.rate(began)?);
+    for _ in 0..ROUNDS {
+        let (mut check, started) = (Check::new(&block), Instant::now());
+        api.exec(id, &json!(command), |bytes| check.update(bytes))?;
+        ours.push(check.rate(started)?);
+        let (mut check, started) = (Check::new(&block), Instant::now());
+        bare.bulk(BLOCKS, BLOCKS * BLOCK, |bytes| check.update(bytes))?;
+        theirs.push(check.rate(started)?);
     }
     let (ours, theirs) = (median(&mut ours), median(&mut theirs));
     let bulk = Measure::new("100 MB of output", "MB/s", ours, Some(theirs), Target::AtLeastTimes(0.5));
     Ok(vec![cost, bulk])
 }
 
-/// Compares what comes with what was sent.
+/// Compares received data with the original.
 struct Check<'a> {
     block: &'a [u8],
     seen: usize,
@@ -73,7 +73,7 @@ impl<'a> Check<'a> {
         Self { block, seen: 0, differs: false }
     }
 
-    fn take(&mut self, mut bytes: &[u8]) {
+    fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let expected = self.block.get(self.seen % BLOCK..).unwrap_or_default();
             let count = expected.len().min(bytes.len());
@@ -84,12 +84,12 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// MB/s since `began`, if everything came.
-    fn rate(&self, began: Instant) -> Result<f64> {
-        let seconds = began.elapsed().as_secs_f64();
+    /// Returns MB/s since `started`, if all data was received.
+    fn rate(&self, started: Instant) -> Result<f64> {
+        let seconds = started.elapsed().as_secs_f64();
         let all = BLOCKS * BLOCK;
-        anyhow::ensure!(self.seen == all, "{} of {all} bytes came", self.seen);
-        anyhow::ensure!(!self.differs, "other bytes came than were sent");
+        anyhow::ensure!(self.seen == all, "received {} of {all} bytes", self.seen);
+        anyhow::ensure!(!self.differs, "received other bytes than were sent");
         // Exact for this size.
         #[allow(clippy::cast_precision_loss)]
         Ok(all as f64 / 1e6 / seconds)

@@ -1,4 +1,4 @@
-//! One connection to the API. By hand and blocking, because a client's own threads and buffers would be measured too.
+//! Minimal blocking HTTP client: the threads and buffers of a library would be measured too.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,33 +7,33 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 /// The API answers a wait after 120 s at the latest.
-const SILENCE: Duration = Duration::from_secs(180);
+const READ_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A connection that is kept alive.
+/// Kept-alive connection to the API.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     port: u16,
     key: String,
 }
 
-/// The answer's body; to be read to its end before the next request.
+/// The response's body; to be read to its end before the next request.
 pub(crate) struct Body<'a> {
     stream: &'a mut BufReader<TcpStream>,
     /// Bytes until the end, or until the next chunk's size.
     left: u64,
     chunked: bool,
-    begun: bool,
+    started: bool,
 }
 
 impl Connection {
     pub(crate) fn open(port: u16, key: &str) -> Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
         Ok(Self { stream: BufReader::with_capacity(64 * 1024, stream), port, key: key.to_owned() })
     }
 
-    /// Sends a request and reads the answer's head.
+    /// Sends a request and reads the response's head.
     pub(crate) fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Body<'_>)> {
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\nAuthorization: Bearer {}\r\n\
@@ -46,7 +46,7 @@ impl Connection {
         request.extend_from_slice(body);
         self.stream.get_mut().write_all(&request)?;
         let status = self.line()?;
-        let status = status.split(' ').nth(1).context("no HTTP answer")?.parse()?;
+        let status = status.split(' ').nth(1).context("not an HTTP response")?.parse()?;
         let (mut left, mut chunked) = (0, false);
         loop {
             let line = self.line()?.to_ascii_lowercase();
@@ -57,14 +57,14 @@ impl Connection {
                 Some(_) => {}
             }
         }
-        Ok((status, Body { stream: &mut self.stream, left, chunked, begun: false }))
+        Ok((status, Body { stream: &mut self.stream, left, chunked, started: false }))
     }
 
-    /// As [`Self::send`], for an answer of JSON; anything but success is an error.
+    /// As [`Self::send`], for a response of JSON; anything but success is an error.
     pub(crate) fn json(&mut self, method: &str, path: &str, body: &[u8]) -> Result<serde_json::Value> {
-        let (status, mut answer) = self.send(method, path, body)?;
+        let (status, mut response) = self.send(method, path, body)?;
         let mut text = String::new();
-        answer.read_to_string(&mut text)?;
+        response.read_to_string(&mut text)?;
         anyhow::ensure!((200..300).contains(&status), "{method} {path}: {status}: {text}");
         Ok(serde_json::from_str(&text)?)
     }
@@ -80,11 +80,11 @@ impl Body<'_> {
     /// Reads the size of the next chunk; 0 is the end.
     fn next_chunk(&mut self) -> std::io::Result<()> {
         let mut line = String::new();
-        if self.begun {
+        if self.started {
             self.stream.read_line(&mut line)?;
             line.clear();
         }
-        self.begun = true;
+        self.started = true;
         self.stream.read_line(&mut line)?;
         self.left = u64::from_str_radix(line.trim_end(), 16).map_err(std::io::Error::other)?;
         if self.left == 0 {

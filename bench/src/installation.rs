@@ -1,4 +1,4 @@
-//! An installation of its own for the bench: real programs, its own folder and port, removed without a trace.
+//! Temporary installation for a benchmark: real programs, with a folder and a port of its own.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -14,28 +14,28 @@ use tempfile::TempDir;
 
 use crate::http::Connection;
 
-/// The image is copied to a new volume, and KVM is tried.
-const READY_WITHIN: Duration = Duration::from_secs(180);
-const END_WITHIN: Duration = Duration::from_secs(30);
+/// Includes copying the image to a new volume and probing KVM.
+const READY_TIMEOUT: Duration = Duration::from_secs(180);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Installation {
     dir: PathBuf,
     port: u16,
-    mine: Mutex<Mine>,
+    owned: Mutex<Owned>,
 }
 
-/// What has to be removed.
-struct Mine {
+/// Resources to remove.
+struct Owned {
     dir: Option<TempDir>,
     supervisor: Option<Child>,
     others: Vec<Child>,
 }
 
 impl Installation {
-    /// Makes the folder and the configuration; nothing runs yet.
+    /// Creates the folder and the configuration without starting anything.
     pub(crate) fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("rigbox-bench-").tempdir()?;
-        // Free now; whoever takes it meanwhile makes the start fail.
+        // Another process may take a port until the start, which then fails.
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let (api, apps) = (free()?, free()?);
         let (port, apps_port) = (api.local_addr()?.port(), apps.local_addr()?.port());
@@ -49,24 +49,24 @@ impl Installation {
         );
         fs::write(dir.path().join("rigbox.toml"), config)?;
         let path = dir.path().to_owned();
-        let mine = Mine { dir: Some(dir), supervisor: None, others: Vec::new() };
-        Ok(Self { dir: path, port, mine: Mutex::new(mine) })
+        let owned = Owned { dir: Some(dir), supervisor: None, others: Vec::new() };
+        Ok(Self { dir: path, port, owned: Mutex::new(owned) })
     }
 
-    /// Starts Rigbox, makes its first user and returns the user's key.
+    /// Starts Rigbox, creates the administrator and returns their API key.
     pub(crate) fn start(&self) -> Result<String> {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(program("rigboxd")?);
         command.args(["up", "--config"]).arg(self.config());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // A Ctrl-C is for the bench, which ends it in order; and the signals that the bench blocks are not blocked there.
+        // Ctrl-C is for the benchmark, which stops Rigbox itself; signals that it blocks are not blocked there.
         configure_child(&mut command, ChildSetup { new_session: true, ..Default::default() });
         let child = command.spawn().context("rigboxd")?;
-        self.mine().supervisor = Some(child);
-        let deadline = Instant::now() + READY_WITHIN;
+        self.owned().supervisor = Some(child);
+        let deadline = Instant::now() + READY_TIMEOUT;
         while !self.is_ready() {
-            anyhow::ensure!(Instant::now() < deadline, "Rigbox did not become ready");
-            let ended = self.mine().supervisor.as_mut().map(Child::try_wait).transpose()?.flatten();
+            anyhow::ensure!(Instant::now() < deadline, "Rigbox is not ready in time");
+            let ended = self.owned().supervisor.as_mut().map(Child::try_wait).transpose()?.flatten();
             anyhow::ensure!(ended.is_none(), "rigboxd ended: {ended:?}");
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -80,12 +80,12 @@ impl Installation {
     }
 
     fn is_ready(&self) -> bool {
-        let answer =
+        let response =
             Connection::open(self.port, "").and_then(|mut api| Ok(api.send("GET", "/readyz", b"")?.0));
-        answer.is_ok_and(|status| status == 200)
+        response.is_ok_and(|status| status == 200)
     }
 
-    /// A folder for the bench's own files.
+    /// Returns the folder for the benchmark's files.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -94,7 +94,7 @@ impl Installation {
         self.port
     }
 
-    /// The folder that images and disks lie in.
+    /// Returns the folder of images and disks.
     pub(crate) fn volume(&self) -> Result<PathBuf> {
         let plain = self.dir.join("state/node/volume");
         if !self.dir.join("state/node/volume.xfs").exists() {
@@ -104,40 +104,40 @@ impl Installation {
         Ok(run.path().join("node/own/volume"))
     }
 
-    /// Pid of the supervisor.
+    /// Returns the pid of the supervisor.
     pub(crate) fn supervisor(&self) -> Result<u32> {
-        Ok(self.mine().supervisor.as_ref().context("Rigbox does not run")?.id())
+        Ok(self.owned().supervisor.as_ref().context("Rigbox is not running")?.id())
     }
 
-    /// Sees to the end of a process that the bench has started.
+    /// Takes over a child process, which ends with the installation.
     pub(crate) fn adopt(&self, child: Child) -> u32 {
         let pid = child.id();
-        self.mine().others.push(child);
+        self.owned().others.push(child);
         pid
     }
 
-    /// Ends a process of [`Self::adopt`].
+    /// Ends a process that was adopted.
     pub(crate) fn end(&self, pid: u32) {
-        let mut mine = self.mine();
-        if let Some(at) = mine.others.iter().position(|child| child.id() == pid) {
-            kill(&mut mine.others.swap_remove(at));
+        let mut owned = self.owned();
+        if let Some(at) = owned.others.iter().position(|child| child.id() == pid) {
+            kill(&mut owned.others.swap_remove(at));
         }
     }
 
-    /// The last lines that Rigbox logged.
-    pub(crate) fn end_of_log(&self) -> String {
+    /// Returns the end of Rigbox's log.
+    pub(crate) fn log_tail(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         let from = log.lines().count().saturating_sub(20);
         let lines: Vec<&str> = log.lines().skip(from).collect();
-        format!("the bench failed; the end of Rigbox's log:\n{}", lines.join("\n"))
+        format!("the benchmark failed; end of Rigbox's log:\n{}", lines.join("\n"))
     }
 
-    /// Ends everything and removes it. Says what could not be; there is nobody to hand an error to.
+    /// Stops and removes everything, and prints failures.
     pub(crate) fn clean_up(&self) {
-        let mut mine = self.mine();
-        mine.others.iter_mut().for_each(kill);
-        mine.others.clear();
-        if let Some(mut supervisor) = mine.supervisor.take() {
+        let mut owned = self.owned();
+        owned.others.iter_mut().for_each(kill);
+        owned.others.clear();
+        if let Some(mut supervisor) = owned.supervisor.take() {
             end_in_order(&mut supervisor);
             let purged = program("rigboxd").and_then(|program| {
                 Ok(Command::new(program)
@@ -148,16 +148,16 @@ impl Installation {
             if !purged.as_ref().is_ok_and(std::process::ExitStatus::success) {
                 // The folder holds what `purge` needs for another try.
                 eprintln!("{} could not be purged: {purged:?}", self.dir.display());
-                let _ = mine.dir.take().map(TempDir::keep);
+                let _ = owned.dir.take().map(TempDir::keep);
             }
         }
-        if let Some(Err(error)) = mine.dir.take().map(TempDir::close) {
+        if let Some(Err(error)) = owned.dir.take().map(TempDir::close) {
             eprintln!("{} could not be removed: {error}", self.dir.display());
         }
     }
 
-    fn mine(&self) -> MutexGuard<'_, Mine> {
-        self.mine.lock().unwrap_or_else(PoisonError::into_inner)
+    fn owned(&self) -> MutexGuard<'_, Owned> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn config(&self) -> PathBuf {
@@ -185,7 +185,7 @@ fn kill(child: &mut Child) {
 fn end_in_order(child: &mut Child) {
     let pid = Pid::from_child(child);
     let _ = kill_process(pid, Signal::TERM);
-    let deadline = Instant::now() + END_WITHIN;
+    let deadline = Instant::now() + STOP_TIMEOUT;
     while matches!(child.try_wait(), Ok(None)) {
         if Instant::now() > deadline {
             return kill(child);

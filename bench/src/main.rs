@@ -1,5 +1,4 @@
-//! `rigbox-bench`: measures Rigbox beside the plain thing that it is made of, both in one run and in turns. `cargo xtask bench`
-//! builds what it needs and runs it.
+//! `rigbox-bench`: measures Rigbox beside a plain alternative, in turns in one run. `cargo xtask bench` builds what it needs and runs it.
 
 mod api;
 mod bare;
@@ -21,32 +20,32 @@ use nix::sys::signal::{SigSet, Signal};
 
 use installation::Installation;
 
-/// Measures Rigbox beside the plain thing that it is made of.
+/// Measures Rigbox beside a plain alternative.
 #[derive(Parser)]
 #[command(name = "rigbox-bench")]
 struct Arguments {
-    /// What to measure.
+    /// Benchmark to run.
     name: Name,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
-    /// Rounds of each side; the median counts.
+    /// Rounds of each side; the result is the median.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
-    /// From the request to a command's output, commands, their output, disks and memory.
+    /// Workspaces: time to a command's output, commands, output, disks and memory.
     Spawn,
-    /// The list of workspaces over HTTP: how fast, and what guarding it costs.
+    /// List of workspaces over HTTP: throughput, and the cost of authorization.
     Api,
-    /// The proxy of apps beside nginx.
+    /// Reverse proxy of apps beside nginx.
     Edge,
-    /// A server of `api` (started by it).
+    /// Server of `api`, which starts it.
     #[value(hide = true)]
     ServeApi,
-    /// The server of `edge` (started by it).
+    /// Server of `edge`, which starts it.
     #[value(hide = true)]
     ServeEdge,
 }
@@ -63,25 +62,25 @@ fn main() -> Result<()> {
 }
 
 fn spawn(arguments: &Arguments) -> Result<()> {
-    anyhow::ensure!(rustix::process::geteuid().is_root(), "the bench starts Rigbox: run it as root");
+    anyhow::ensure!(rustix::process::geteuid().is_root(), "the benchmark needs root to start Rigbox");
     let installation = Arc::new(Installation::new()?);
     clean_up_on_signals(Arc::clone(&installation))?;
-    let _cleaned_up = CleanedUp(&installation);
+    let _clean_up = CleanUpGuard(&installation);
     let measures = spawn::measure(&installation, arguments.rounds);
-    let measures = measures.with_context(|| installation.end_of_log())?;
+    let measures = measures.with_context(|| installation.log_tail())?;
     report::print("spawn", &measures, arguments.json)
 }
 
-/// Nothing is left, however the measuring ended.
-struct CleanedUp<'a>(&'a Installation);
+/// Guard that removes the installation, however the benchmark ends.
+struct CleanUpGuard<'a>(&'a Installation);
 
-impl Drop for CleanedUp<'_> {
+impl Drop for CleanUpGuard<'_> {
     fn drop(&mut self) {
         self.0.clean_up();
     }
 }
 
-/// To be called while this process has one thread: the others get its mask.
+/// Cleans up on signals. Must run while there is one thread, because other threads inherit its mask.
 fn clean_up_on_signals(installation: Arc<Installation>) -> Result<()> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block()?;

@@ -1,4 +1,4 @@
-//! Memory that Rigbox's own processes have: each page counted by its share (PSS), because they run one program.
+//! Memory of Rigbox's processes, measured as PSS because they share the pages of one program.
 
 use std::fs;
 
@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use crate::host;
 use crate::installation::Installation;
 
-/// Of supervisor and roles, MB. VMMs are no children of them.
-pub(crate) fn of_ours(installation: &Installation) -> Result<f64> {
+/// Returns the memory of the supervisor and the roles in MB. VMMs are not their children.
+pub(crate) fn of_rigbox(installation: &Installation) -> Result<f64> {
     let supervisor = installation.supervisor()?;
     let mut kilobytes = pss_kb(supervisor)?;
     for role in host::children(supervisor)? {
@@ -23,7 +23,7 @@ fn pss_kb(pid: u32) -> Result<u32> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// Memory that is in use by a process, shared pages in full, kB.
+/// Returns the resident memory of a process in kB.
 pub(crate) fn rss_kb(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in status")?;

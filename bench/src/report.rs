@@ -1,10 +1,10 @@
-//! What was measured, for people and for programs.
+//! Results of a benchmark, for people and for programs.
 
 use anyhow::Result;
 use comfy_table::Table;
 use serde::Serialize;
 
-/// One measure; `theirs` is the plain thing's, where there is one.
+/// Result; `theirs` is that of the alternative, if there is one.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measure {
     name: &'static str,
@@ -16,16 +16,16 @@ pub(crate) struct Measure {
     holds: bool,
 }
 
-/// What is promised.
+/// Target of a measure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
-    /// Ours is less than this.
+    /// Less than this.
     Below(f64),
-    /// Ours is this or more.
+    /// This or more.
     AtLeast(f64),
-    /// Ours is at most so many times theirs.
+    /// At most this many times theirs.
     AtMostTimes(f64),
-    /// Ours is at least so many times theirs.
+    /// At least this many times theirs.
     AtLeastTimes(f64),
 }
 
@@ -47,14 +47,14 @@ impl Measure {
         Self { name, ours, theirs, ratio, unit, target, holds }
     }
 
-    /// A measure of something that either succeeds or ends the bench.
+    /// Returns the result of what succeeded; a failure would have ended the benchmark.
     pub(crate) fn succeeded(name: &'static str, unit: &'static str, ours: f64, target: &str) -> Self {
         Self { name, ours, theirs: None, ratio: None, unit, target: target.to_owned(), holds: true }
     }
 }
 
-/// Says on standard error what is being done.
-pub(crate) fn tell(step: &str) {
+/// Prints the current step on standard error.
+pub(crate) fn progress(step: &str) {
     eprintln!("==> {step}");
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn print(bench: &str, measures: &[Measure], json: bool) -> Result<()>
     Ok(())
 }
 
-/// The middle of `values`, or the mean of the two in the middle.
+/// Returns the median of `values`.
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -101,14 +101,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle() {
+    fn median_is_the_middle() {
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&mut []).is_nan());
     }
 
     #[test]
-    fn a_target_holds_or_not() {
+    fn targets_are_checked() {
         let holds = |ours, theirs, target| Measure::new("", "", ours, theirs, target).holds;
         assert!(holds(1.0, None, Target::Below(2.0)) && !holds(2.0, None, Target::Below(2.0)));
         assert!(holds(2.0, None, Target::AtLeast(2.0)) && !holds(1.9, None, Target::AtLeast(2.0)));

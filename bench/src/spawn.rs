@@ -1,4 +1,4 @@
-//! The bench `spawn`: a workspace from the request to its use, beside a bare VM.
+//! Benchmark `spawn`: a workspace from the request to its use, beside a bare VM.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -6,70 +6,76 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::bare::{Bare, Then};
+use crate::bare::{BareVm, Workload};
 use crate::installation::Installation;
-use crate::report::{Measure, Target, median, tell};
+use crate::report::{Measure, Target, median, progress};
 use crate::workspaces::Workspaces;
 use crate::{exec, host, memory};
 
-const IDLE_WITHIN: Duration = Duration::from_secs(120);
-/// Our processes have settled after this.
-const SETTLED: Duration = Duration::from_secs(3);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Time after which Rigbox's processes are idle.
+const SETTLE_TIME: Duration = Duration::from_secs(3);
 const CLONES: usize = 9;
-const AT_ONCE: usize = 4;
+const MAX_CONCURRENT_SPAWNS: usize = 4;
 
-/// Runs everything; each step is told on standard error.
+/// Runs the benchmark, with progress on standard error.
 pub(crate) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Measure>> {
-    tell("starting Rigbox");
+    progress("starting Rigbox");
     let key = installation.start()?;
-    std::thread::sleep(SETTLED);
-    let fresh_mb = memory::of_ours(installation)?;
+    std::thread::sleep(SETTLE_TIME);
+    let fresh_mb = memory::of_rigbox(installation)?;
 
-    tell("four spawns at once");
+    progress("four concurrent spawns");
     let bench = Bench { installation, key };
-    let (at_once, ids) = bench.spawn_at_once()?;
+    let (concurrent_s, ids) = bench.spawn_concurrently()?;
     for (_, name) in &ids {
-        host::wait_idle(vmm(name)?, IDLE_WITHIN)?;
+        host::wait_idle(vmm(name)?, IDLE_TIMEOUT)?;
     }
-    std::thread::sleep(SETTLED);
-    let with_vms_mb = memory::of_ours(installation)?;
+    std::thread::sleep(SETTLE_TIME);
+    let with_vms_mb = memory::of_rigbox(installation)?;
 
     let mut api = bench.connect()?;
     let ((id, name), others) = ids.split_first().context("no workspace")?;
     for (other, _) in others {
         api.delete(other)?;
     }
-    let bare = Bare::like(installation, vmm(name)?, api.disk_bytes(id)?)?;
-    tell("commands");
+    let bare = BareVm::for_vmm(installation, vmm(name)?, api.disk_bytes(id)?)?;
+    progress("commands");
     let commands = {
-        let vm = bare.start(Then::Serve)?;
+        let vm = bare.start(Workload::Serve)?;
         exec::measure(&mut api, id, &mut vm.port()?)?
     };
     api.delete(id)?;
 
-    tell("disk clones");
+    progress("disk clones");
     let clone_ms = clones(&bare)?;
     let boots = bench.boots(&bare, rounds)?;
 
-    std::thread::sleep(SETTLED);
-    let used_mb = memory::of_ours(installation)?;
+    std::thread::sleep(SETTLE_TIME);
+    let used_mb = memory::of_rigbox(installation)?;
     let mut measures = boots;
     measures.extend(commands);
     measures.push(Measure::new("disk clone", "ms", clone_ms, None, Target::Below(50.0)));
-    measures.push(Measure::succeeded("four spawns at once", "s", at_once, "all succeed"));
-    measures.push(Measure::new("our processes, fresh", "MB", fresh_mb, None, Target::Below(60.0)));
-    measures.push(Measure::new("our processes, after all this", "MB", used_mb, None, Target::Below(60.0)));
+    measures.push(Measure::succeeded("four spawns at once", "s", concurrent_s, "all succeed"));
+    measures.push(Measure::new("Rigbox's processes, after start", "MB", fresh_mb, None, Target::Below(60.0)));
+    measures.push(Measure::new(
+        "Rigbox's processes, after the benchmark",
+        "MB",
+        used_mb,
+        None,
+        Target::Below(60.0),
+    ));
     let each_mb = (with_vms_mb - fresh_mb) / 4.0;
-    measures.push(Measure::new("our processes, more per VM", "MB", each_mb, None, Target::Below(4.0)));
+    measures.push(Measure::new("Rigbox's processes, per VM", "MB", each_mb, None, Target::Below(4.0)));
     Ok(measures)
 }
 
-/// The VMM of the workspace of this name.
+/// Finds the VMM of a workspace.
 fn vmm(name: &str) -> Result<u32> {
     host::find("qemu-system-x86_64", &format!("rigbox.hostname={name}"))
 }
 
-/// Two moments of a boot, s from the request.
+/// Milestones of a boot in seconds from the request.
 #[derive(Clone, Copy)]
 struct Boot {
     first: f64,
@@ -86,14 +92,14 @@ impl Bench<'_> {
         Workspaces::connect(self.installation.port(), &self.key)
     }
 
-    /// A name that no other installation on this machine has.
+    /// Returns a name that no other installation on this machine uses.
     fn name(number: usize) -> String {
         format!("bench-{}-{number}", std::process::id())
     }
 
-    /// Time until the last of them has said something, and id and name of each.
-    fn spawn_at_once(&self) -> Result<(f64, Vec<(String, String)>)> {
-        let began = Instant::now();
+    /// Returns the time until the last VM has run a command, and ids and names.
+    fn spawn_concurrently(&self) -> Result<(f64, Vec<(String, String)>)> {
+        let started = Instant::now();
         let one = |number: usize| -> Result<(String, String)> {
             let (mut api, name) = (self.connect()?, Self::name(number));
             let id = api.spawn(&name)?;
@@ -101,21 +107,22 @@ impl Bench<'_> {
             Ok((id, name))
         };
         let ids = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..AT_ONCE).map(|number| scope.spawn(move || one(number))).collect();
+            let threads: Vec<_> =
+                (0..MAX_CONCURRENT_SPAWNS).map(|number| scope.spawn(move || one(number))).collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
                 .collect::<Result<Vec<_>>>()
         })?;
-        Ok((began.elapsed().as_secs_f64(), ids))
+        Ok((started.elapsed().as_secs_f64(), ids))
     }
 
-    fn boots(&self, bare: &Bare<'_>, rounds: u32) -> Result<Vec<Measure>> {
+    fn boots(&self, bare: &BareVm<'_>, rounds: u32) -> Result<Vec<Measure>> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
-            let our = self.boot_ours(AT_ONCE + round as usize)?;
+            let our = self.boot_ours(MAX_CONCURRENT_SPAWNS + round as usize)?;
             let their = boot_bare(bare)?;
-            tell(&format!(
+            progress(&format!(
                 "round {round} of {rounds}: ours {:.2} s and {:.2} s, bare {:.2} s and {:.2} s",
                 our.first, our.multi_user, their.first, their.multi_user
             ));
@@ -135,42 +142,42 @@ impl Bench<'_> {
 
     fn boot_ours(&self, number: usize) -> Result<Boot> {
         let (mut api, name) = (self.connect()?, Self::name(number));
-        let began = Instant::now();
+        let started = Instant::now();
         let id = api.spawn(&name)?;
         let mut first = None;
-        api.exec(&id, &json!(["echo", "hello"]), |_| first = first.or(Some(began.elapsed())))?;
-        let first = first.context("echo said nothing")?.as_secs_f64();
-        host::wait_idle(vmm(&name)?, IDLE_WITHIN)?;
-        // The guest's clock and ours run alike: how long ago it was there is how long ago it was here.
-        let ask = "systemctl show -P ActiveEnterTimestampMonotonic multi-user.target; cat /proc/uptime";
-        let (text, ended) = api.text_of(&id, &json!(["sh", "-c", ask]))?;
-        let (reached, now) = text.split_once('\n').context("an answer of two lines")?;
+        api.exec(&id, &json!(["echo", "hello"]), |_| first = first.or(Some(started.elapsed())))?;
+        let first = first.context("no output of echo")?.as_secs_f64();
+        host::wait_idle(vmm(&name)?, IDLE_TIMEOUT)?;
+        // Durations on the guest's clock equal those on ours.
+        let query = "systemctl show -P ActiveEnterTimestampMonotonic multi-user.target; cat /proc/uptime";
+        let (text, ended) = api.text_of(&id, &json!(["sh", "-c", query]))?;
+        let (reached, now) = text.split_once('\n').context("a response of two lines")?;
         let reached = reached.parse::<f64>()? / 1e6;
-        anyhow::ensure!(reached > 0.0, "the VM is idle and has not reached multi-user.target");
+        anyhow::ensure!(reached > 0.0, "the VM is idle but has not reached multi-user.target");
         let now: f64 = now.split(' ').next().context("uptime")?.parse()?;
-        let multi_user = (ended.at - began).as_secs_f64() - (now - reached);
+        let multi_user = (ended.at - started).as_secs_f64() - (now - reached);
         api.delete(&id)?;
         Ok(Boot { first, multi_user })
     }
 }
 
-fn boot_bare(bare: &Bare<'_>) -> Result<Boot> {
-    let vm = bare.start(Then::Systemd)?;
+fn boot_bare(bare: &BareVm<'_>) -> Result<Boot> {
+    let vm = bare.start(Workload::Systemd)?;
     let first = vm.wait_for(&["bare: root mounted"])?.as_secs_f64();
     let multi_user = vm.wait_for(&["Reached target", "multi-user.target"])?.as_secs_f64();
-    // As ours: the next round begins on a machine whose caches have seen a whole boot.
-    host::wait_idle(vm.pid, IDLE_WITHIN)?;
+    // As ours, so that the next round starts with the same caches.
+    host::wait_idle(vm.pid, IDLE_TIMEOUT)?;
     Ok(Boot { first, multi_user })
 }
 
-/// Median time of a clone, ms.
-fn clones(bare: &Bare<'_>) -> Result<f64> {
+/// Returns the median time of a clone in ms.
+fn clones(bare: &BareVm<'_>) -> Result<f64> {
     let path = bare.disk_path();
     let mut times = Vec::new();
     for _ in 0..CLONES {
-        let began = Instant::now();
+        let started = Instant::now();
         bare.clone_disk(&path)?;
-        times.push(began.elapsed().as_secs_f64() * 1e3);
+        times.push(started.elapsed().as_secs_f64() * 1e3);
         fs::remove_file(&path)?;
     }
     Ok(median(&mut times))

@@ -1,4 +1,4 @@
-//! Workspaces by the API, as the CLI uses them.
+//! Workspaces over the API, as the CLI uses them.
 
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
@@ -11,22 +11,22 @@ use serde_json::{Value, json};
 
 use crate::http::Connection;
 
-const GONE_WITHIN: Duration = Duration::from_secs(60);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One connection, and what is done by it.
+/// Client with one connection.
 pub(crate) struct Workspaces {
     api: Connection,
 }
 
-/// How a command ended.
-pub(crate) struct Ended {
-    /// When the last event came.
+/// End of a command.
+pub(crate) struct ExecResult {
+    /// Time of the last event.
     pub(crate) at: Instant,
-    /// From the agent's fork to the command's end.
+    /// Duration from the agent's fork to the command's end.
     pub(crate) ran: Duration,
 }
 
-/// One line of an exec's answer.
+/// Line of an exec response.
 #[derive(Deserialize)]
 struct Event<'a> {
     data_b64: Option<&'a str>,
@@ -39,33 +39,34 @@ impl Workspaces {
         Ok(Self { api: Connection::open(port, key)? })
     }
 
-    /// Makes a workspace, starts it and waits until it runs. Answers its id.
+    /// Creates a workspace, starts it, waits until it is running, and returns its id.
     pub(crate) fn spawn(&mut self, name: &str) -> Result<String> {
-        let made =
+        let created =
             self.api.json("POST", "/api/v1/workspaces", json!({ "name": name }).to_string().as_bytes())?;
-        let id = made.pointer("/vm/id").and_then(Value::as_str).context("no id")?.to_owned();
-        self.pass(&id, "provisioning", "provisioned")?;
+        let id = created.pointer("/vm/id").and_then(Value::as_str).context("no id")?.to_owned();
+        self.wait_for_transition(&id, "provisioning", "provisioned")?;
         self.api.json("POST", &format!("/api/v1/workspaces/{id}/start"), b"")?;
-        self.pass(&id, "starting", "running")?;
+        self.wait_for_transition(&id, "starting", "running")?;
         Ok(id)
     }
 
-    /// Size of its disk, bytes.
+    /// Returns the size of a workspace's disk in bytes.
     pub(crate) fn disk_bytes(&mut self, id: &str) -> Result<u64> {
-        let answer = self.api.json("GET", &format!("/api/v1/workspaces/{id}"), b"")?;
-        let megabytes = answer.pointer("/vm/disk_size_mb").and_then(Value::as_u64).context("no disk size")?;
+        let response = self.api.json("GET", &format!("/api/v1/workspaces/{id}"), b"")?;
+        let megabytes =
+            response.pointer("/vm/disk_size_mb").and_then(Value::as_u64).context("no disk size")?;
         Ok(megabytes << 20)
     }
 
-    /// Waits until the workspace has left `from`, which must lead to `to`.
-    fn pass(&mut self, id: &str, from: &str, to: &str) -> Result<()> {
+    /// Waits until the workspace leaves status `from`; the next one must be `to`.
+    fn wait_for_transition(&mut self, id: &str, from: &str, to: &str) -> Result<()> {
         loop {
             let path = format!("/api/v1/workspaces/{id}?wait_until_not={from}&timeout_s=120");
-            let answer = self.api.json("GET", &path, b"")?;
-            match answer.pointer("/vm/status").and_then(Value::as_str) {
+            let response = self.api.json("GET", &path, b"")?;
+            match response.pointer("/vm/status").and_then(Value::as_str) {
                 Some(status) if status == from => {}
                 Some(status) if status == to => return Ok(()),
-                status => anyhow::bail!("the workspace is {status:?}, not {to}: {answer}"),
+                status => anyhow::bail!("the workspace is {status:?}, not {to}: {response}"),
             }
         }
     }
@@ -73,20 +74,25 @@ impl Workspaces {
     pub(crate) fn delete(&mut self, id: &str) -> Result<()> {
         let path = format!("/api/v1/workspaces/{id}");
         self.api.json("DELETE", &path, b"")?;
-        let deadline = Instant::now() + GONE_WITHIN;
+        let deadline = Instant::now() + DELETE_TIMEOUT;
         while self.api.json("GET", &format!("{path}?wait_until_not=deleting&timeout_s=10"), b"").is_ok() {
             anyhow::ensure!(Instant::now() < deadline, "{id} is still there");
         }
         Ok(())
     }
 
-    /// Writes a file of the guest's user.
+    /// Writes a file as the guest's user.
     pub(crate) fn write_file(&mut self, id: &str, path: &str, content: &[u8]) -> Result<()> {
         self.api.json("PUT", &format!("/api/v1/workspaces/{id}/files?path={path}"), content).map(drop)
     }
 
-    /// Runs a command that must succeed, and hands on what it says.
-    pub(crate) fn exec(&mut self, id: &str, command: &Value, mut output: impl FnMut(&[u8])) -> Result<Ended> {
+    /// Runs a command, which must succeed, and passes its output to `output`.
+    pub(crate) fn exec(
+        &mut self,
+        id: &str,
+        command: &Value,
+        mut output: impl FnMut(&[u8]),
+    ) -> Result<ExecResult> {
         let request = json!({ "command": command }).to_string();
         let (status, body) =
             self.api.send("POST", &format!("/api/v1/workspaces/{id}/exec"), request.as_bytes())?;
@@ -103,15 +109,15 @@ impl Workspaces {
             } else {
                 anyhow::ensure!(event.exit_code == Some(0), "exec of {command}: {text}");
                 let ran = Duration::from_micros(event.duration_us.unwrap_or_default());
-                ended = Some(Ended { at: Instant::now(), ran });
+                ended = Some(ExecResult { at: Instant::now(), ran });
             }
             line.clear();
         }
-        ended.context("the command's end was not told")
+        ended.context("the command's end was not result")
     }
 
-    /// As [`Self::exec`]: all that the command says, as text.
-    pub(crate) fn text_of(&mut self, id: &str, command: &Value) -> Result<(String, Ended)> {
+    /// Runs a command as [`Self::exec`], and returns its output as text.
+    pub(crate) fn text_of(&mut self, id: &str, command: &Value) -> Result<(String, ExecResult)> {
         let mut bytes = Vec::new();
         let ended = self.exec(id, command, |part| bytes.extend_from_slice(part))?;
         Ok((String::from_utf8(bytes)?, ended))

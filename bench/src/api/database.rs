@@ -1,4 +1,4 @@
-//! Databases of the bench `api`: one user with a few workspaces, among as many of others as are wanted.
+//! Databases of the benchmark `api`: the caller with a few workspaces, among any number of those of other users.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -10,47 +10,47 @@ use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::plans::LimitOverrides;
 use rusqlite::{Connection, params};
 
-use super::server::config;
+use super::config::config;
 
-/// Workspaces of the user who asks, and of each other user.
-const EACH: u32 = 10;
-/// A limit that is looked at, and never reached.
+/// Number of workspaces per user.
+const WORKSPACES_PER_USER: u32 = 10;
+/// Rate limit that is checked but never reached.
 const RATE: Option<NonZeroU32> = NonZeroU32::new(600_000_000);
 const EMAIL: &str = "bench@rigbox.invalid";
 const NOW_MS: i64 = 1_800_000_000_000;
 
 pub(super) struct Database {
     pub(super) folder: PathBuf,
-    /// The user who asks.
+    /// Id of the caller.
     pub(super) user: String,
     pub(super) key: String,
 }
 
 impl Database {
-    /// A database in a new folder.
-    pub(super) fn make(folder: &Path, others: u32) -> Result<Self> {
+    /// Creates a database in a new folder.
+    pub(super) fn create(folder: &Path, others: u32) -> Result<Self> {
         std::fs::create_dir(folder)?;
-        // Where it will listen is not known yet, and does not matter here.
+        // The address is not known yet and has no effect here.
         let config = config(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let made = runtime.block_on(async {
-            let made = admin::bootstrap(&config, EMAIL).await?;
+        let created = runtime.block_on(async {
+            let created = admin::bootstrap(&config, EMAIL).await?;
             let limits = LimitOverrides { workspaces_per_min: RATE, ..LimitOverrides::default() };
             admin::set_limits(&config, EMAIL, Some(limits)).await?;
-            anyhow::Ok(made)
+            anyhow::Ok(created)
         })?;
-        fill(&config.database, &made.user_id, others).context("filling the database")?;
+        fill(&config.database, &created.user_id, others).context("filling the database")?;
         Ok(Self {
             folder: folder.to_owned(),
-            user: made.user_id.to_string(),
-            key: made.api_key.reveal().to_owned(),
+            user: created.user_id.to_string(),
+            key: created.api_key.reveal().to_owned(),
         })
     }
 }
 
 fn fill(path: &Path, user: &UserId, others: u32) -> Result<()> {
     let mut connection = Connection::open(path)?;
-    // Whoever is interrupted begins anew: nothing here has to survive a crash.
+    // Nothing here has to survive a crash.
     connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -500000;")?;
     let transaction = connection.transaction()?;
     {
@@ -65,24 +65,25 @@ fn fill(path: &Path, user: &UserId, others: u32) -> Result<()> {
         )?;
         let node = NodeId::from_random([7; 5]);
         let mut owner = user.to_string();
-        for number in 0..EACH + others {
-            if number >= EACH && number.is_multiple_of(EACH) {
+        for number in 0..WORKSPACES_PER_USER + others {
+            if number >= WORKSPACES_PER_USER && number.is_multiple_of(WORKSPACES_PER_USER) {
                 owner = UserId::from_random(scattered(number)).to_string();
                 add_user.execute(params![owner, format!("user-{number}@rigbox.invalid"), NOW_MS])?;
             }
             let id = WorkspaceId::from_random(scattered(number));
-            let (name, made) = (format!("workspace-{}", number % EACH), NOW_MS + i64::from(number));
+            let (name, created) =
+                (format!("workspace-{}", number % WORKSPACES_PER_USER), NOW_MS + i64::from(number));
             let boot = format!("boot-{number}");
-            add.execute(params![id.as_str(), owner, node.as_str(), name, made, boot])?;
+            add.execute(params![id.as_str(), owner, node.as_str(), name, created, boot])?;
         }
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// Ids in no order, as random ones are, and never the same for two numbers.
+/// Returns a distinct id for each number, in no order, like a random one.
 fn scattered(number: u32) -> [u8; 5] {
-    // Odd, so that multiplying by it loses nothing.
+    // Multiplication by an odd number is invertible.
     let [.., a, b, c, d, e] = (u64::from(number) + 1).wrapping_mul(0x9E_3779_B97F_4A7D).to_be_bytes();
     [a, b, c, d, e]
 }
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scattered_numbers_are_as_many_as_numbers() {
+    fn scattered_ids_are_distinct() {
         let all: std::collections::HashSet<_> = (0..100_000).map(scattered).collect();
         assert_eq!(all.len(), 100_000);
     }

@@ -1,4 +1,4 @@
-//! A lean client: a few threads that each keep some connections busy with one request after the other, until so many are answered.
+//! Lightweight load generator: a few threads with several connections each, and one request at a time per connection.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -9,39 +9,39 @@ use anyhow::{Context, Result};
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 
-/// They share the machine's processors with the server.
+/// Threads, which share the CPUs with the server.
 const THREADS: usize = 2;
-/// Connections of one thread.
+/// Connections per thread.
 const CONNECTIONS: usize = 16;
-/// A server that says nothing for this long is broken.
-const SILENCE: Duration = Duration::from_secs(10);
-const ROOM: usize = 64 * 1024;
+/// Limit without any response.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+const BUFFER_BYTES: usize = 64 * 1024;
 
-/// One kind of request to one server.
+/// Repeated request to one server.
 pub(super) struct Load {
     port: u16,
     request: Vec<u8>,
 }
 
-/// What came of a run.
-pub(super) struct Told {
+/// Result of a run.
+pub(super) struct LoadResult {
     pub(super) per_second: f64,
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
 }
 
 impl Load {
-    /// `GET path`, with a key or without.
+    /// Returns a `GET` of `path`, with a key or without.
     pub(super) fn new(port: u16, path: &str, key: Option<&str>) -> Self {
         let key = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
         let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{key}\r\n").into_bytes();
         Self { port, request }
     }
 
-    /// Asks `requests` times.
-    pub(super) fn run(&self, requests: u32) -> Result<Told> {
+    /// Sends the request `requests` times.
+    pub(super) fn run(&self, requests: u32) -> Result<LoadResult> {
         let left = AtomicU32::new(requests);
-        let began = Instant::now();
+        let started = Instant::now();
         let mut latencies = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| self.thread(&left))).collect();
             threads
@@ -50,17 +50,17 @@ impl Load {
                 .collect::<Result<Vec<_>>>()
         })?
         .concat();
-        let took = began.elapsed();
+        let took = started.elapsed();
         latencies.sort_unstable();
         let quantile = |share: f64| -> Result<f64> {
             let at = ((latencies.len() as f64 - 1.0) * share).round() as usize;
             Ok(latencies.get(at).context("nothing was answered")?.as_secs_f64() * 1e3)
         };
         let per_second = latencies.len() as f64 / took.as_secs_f64();
-        Ok(Told { per_second, p50_ms: quantile(0.5)?, p99_ms: quantile(0.99)? })
+        Ok(LoadResult { per_second, p50_ms: quantile(0.5)?, p99_ms: quantile(0.99)? })
     }
 
-    /// Time of each answer that this thread got.
+    /// Returns the latencies of this thread's requests.
     fn thread(&self, left: &AtomicU32) -> Result<Vec<Duration>> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut connections =
@@ -68,20 +68,20 @@ impl Load {
         let mut latencies = Vec::new();
         let mut busy = 0;
         for connection in &mut connections {
-            busy += usize::from(connection.ask(&self.request, left)?);
+            busy += usize::from(connection.send(&self.request, left)?);
         }
         let mut events = Vec::with_capacity(CONNECTIONS);
-        let timeout = SILENCE.try_into()?;
+        let timeout = READ_TIMEOUT.try_into()?;
         while busy > 0 {
             events.clear();
             epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&timeout))?;
-            anyhow::ensure!(!events.is_empty(), "no answer for {} s", SILENCE.as_secs());
+            anyhow::ensure!(!events.is_empty(), "no response for {} s", READ_TIMEOUT.as_secs());
             for event in &events {
                 let at = usize::try_from(event.data.u64())?;
                 let connection = connections.get_mut(at).context("a connection of this thread")?;
-                if let Some(took) = connection.hear()? {
+                if let Some(took) = connection.receive()? {
                     latencies.push(took);
-                    busy -= usize::from(!connection.ask(&self.request, left)?);
+                    busy -= usize::from(!connection.send(&self.request, left)?);
                 }
             }
         }
@@ -91,10 +91,10 @@ impl Load {
 
 struct Connection {
     stream: TcpStream,
-    asked: Instant,
-    answer: Vec<u8>,
+    sent: Instant,
+    response: Vec<u8>,
     have: usize,
-    /// Length of the whole answer, once its head is there.
+    /// Length of the whole response, once its head is there.
     length: Option<usize>,
 }
 
@@ -105,48 +105,48 @@ impl Connection {
         stream.set_nonblocking(true)?;
         let data = epoll::EventData::new_u64(at as u64);
         epoll::add(poll, stream.as_fd(), data, epoll::EventFlags::IN)?;
-        Ok(Self { stream, asked: Instant::now(), answer: vec![0; ROOM], have: 0, length: None })
+        Ok(Self { stream, sent: Instant::now(), response: vec![0; BUFFER_BYTES], have: 0, length: None })
     }
 
-    /// Asks, unless enough was asked; whether it did.
-    fn ask(&mut self, request: &[u8], left: &AtomicU32) -> Result<bool> {
+    /// Sends a request unless enough were sent; returns whether it did.
+    fn send(&mut self, request: &[u8], left: &AtomicU32) -> Result<bool> {
         let take = |left: u32| left.checked_sub(1);
         if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
             return Ok(false);
         }
-        (self.have, self.length, self.asked) = (0, None, Instant::now());
-        // A request fits into an empty socket.
+        (self.have, self.length, self.sent) = (0, None, Instant::now());
+        // A request fits into an empty socket buffer.
         self.stream.write_all(request)?;
         Ok(true)
     }
 
-    /// Takes what has come; the time since the question when the answer is whole.
-    fn hear(&mut self) -> Result<Option<Duration>> {
-        let room = self.answer.get_mut(self.have..).context("room for the answer")?;
+    /// Reads available data; returns the latency once the response is complete.
+    fn receive(&mut self) -> Result<Option<Duration>> {
+        let room = self.response.get_mut(self.have..).context("room for the response")?;
         let read = match self.stream.read(room) {
-            Ok(0) => anyhow::bail!("the server closed a connection, or its answer is too long"),
+            Ok(0) => anyhow::bail!("the server closed a connection, or its response is too long"),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         self.have += read;
         if self.length.is_none() {
-            self.length = length(self.answer.get(..self.have).unwrap_or_default())?;
+            self.length = length(self.response.get(..self.have).unwrap_or_default())?;
         }
-        Ok(self.length.filter(|length| *length <= self.have).map(|_| self.asked.elapsed()))
+        Ok(self.length.filter(|length| *length <= self.have).map(|_| self.sent.elapsed()))
     }
 }
 
-/// How long an answer is with its head, if the head is there; anything but success is an error.
-fn length(answer: &[u8]) -> Result<Option<usize>> {
-    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
-    let head = std::str::from_utf8(answer.get(..end).unwrap_or_default())?;
+/// Returns the length of a response with its head, once the head is complete. Anything but success is an error.
+fn length(response: &[u8]) -> Result<Option<usize>> {
+    let Some(end) = response.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let head = std::str::from_utf8(response.get(..end).unwrap_or_default())?;
     anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
         name.eq_ignore_ascii_case("content-length").then_some(value)
     });
-    Ok(Some(end + 4 + length.context("an answer without a length")?.parse::<usize>()?))
+    Ok(Some(end + 4 + length.context("a response without a length")?.parse::<usize>()?))
 }
 
 #[cfg(test)]

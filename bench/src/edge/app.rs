@@ -1,4 +1,4 @@
-//! The app behind both proxies: nginx for requests and the large file, and a small server that opens WebSockets and then waits.
+//! App behind both proxies: nginx for requests and the large file, and a small server of idle WebSockets.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::nginx::Process;
 use super::process::{free_port, wait_for};
 
-/// How long the head of a request may take.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Limit for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct App {
     _nginx: Process,
@@ -22,11 +22,11 @@ pub(super) struct App {
 }
 
 impl App {
-    /// With a file of `size` bytes at `/large`.
+    /// Starts it, with a file of `size` bytes at `/large`.
     pub(super) fn start(folder: &Path, size: u64) -> Result<Self> {
         let root = folder.join("root");
         fs::create_dir_all(&root)?;
-        // Sparse: what is read are pages of zeros.
+        // Sparse, so that reads return pages of zeros.
         fs::File::create(root.join("large"))?.set_len(size)?;
         let address = free_port()?;
         let servers = format!(
@@ -58,7 +58,7 @@ impl App {
     }
 }
 
-/// Opens one and keeps it until the other side ends.
+/// Accepts a WebSocket and keeps it open until the client closes it.
 async fn websocket(mut stream: TcpStream) -> std::io::Result<()> {
     {
         let mut head = Vec::new();
@@ -68,11 +68,11 @@ async fn websocket(mut stream: TcpStream) -> std::io::Result<()> {
             }
             Ok::<_, std::io::Error>(())
         };
-        tokio::time::timeout(HEAD_WITHIN, whole).await??;
+        tokio::time::timeout(HEAD_TIMEOUT, whole).await??;
     }
-    let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    let response = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-    stream.write_all(answer).await?;
+    stream.write_all(response).await?;
     let mut rest = [0; 16];
     while stream.read(&mut rest).await? > 0 {}
     Ok(())

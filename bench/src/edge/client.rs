@@ -10,28 +10,28 @@ use anyhow::{Context, Result, ensure};
 use super::process::WORKERS;
 use super::table::SOCKETS_HOST;
 
-/// A proxy that says nothing for this long is broken.
-const SILENCE: Duration = Duration::from_secs(20);
-/// Clients that visit every app.
-const VISITORS: u32 = 16;
+/// Limit for a read.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+/// Clients of `request_each_app`.
+const CLIENTS: u32 = 16;
 
-/// What came of a load.
-pub(super) struct Told {
+/// Result of a load.
+pub(super) struct LoadResult {
     pub(super) per_second: f64,
     pub(super) p99_ms: f64,
 }
 
-/// Asks for `/` on so many connections for a while.
+/// Requests `/` on `connections` connections for `duration`.
 pub(super) fn load(
     port: u16,
     connections: u32,
-    lasts: Duration,
+    duration: Duration,
     headers: &[String],
     script: Option<&str>,
-) -> Result<Told> {
+) -> Result<LoadResult> {
     let mut command = Command::new("wrk");
     command.args(["--latency", "-t", &WORKERS.to_string(), "-c", &connections.to_string()]);
-    command.args(["-d", &format!("{}s", lasts.as_secs())]);
+    command.args(["-d", &format!("{}s", duration.as_secs())]);
     for header in headers {
         command.args(["-H", header]);
     }
@@ -42,20 +42,20 @@ pub(super) fn load(
         command.arg("-s").arg(path);
     }
     let output =
-        command.arg(format!("http://127.0.0.1:{port}/")).output().context("wrk: is it installed?")?;
+        command.arg(format!("http://127.0.0.1:{port}/")).output().context("cannot run wrk; install it")?;
     let text = String::from_utf8(output.stdout)?;
     ensure!(output.status.success(), "wrk: {}", String::from_utf8_lossy(&output.stderr));
-    ensure!(!text.contains("Non-2xx"), "not every answer was good: {text}");
+    ensure!(!text.contains("Non-2xx"), "some requests failed: {text}");
     ensure!(!text.contains("Socket errors"), "connections failed: {text}");
     let after = |word: &str| -> Result<&str> {
         let line = text.lines().find_map(|line| line.trim().strip_prefix(word));
         Ok(line.with_context(|| format!("no `{word}` in {text}"))?.trim())
     };
-    Ok(Told { per_second: after("Requests/sec:")?.parse()?, p99_ms: milliseconds(after("99%")?)? })
+    Ok(LoadResult { per_second: after("Requests/sec:")?.parse()?, p99_ms: milliseconds(after("99%")?)? })
 }
 
-/// A script for `wrk`: each request is to one of so many apps.
-pub(super) fn any_of(apps: u32) -> String {
+/// Returns a script for `wrk` that requests random ones of `apps` apps.
+pub(super) fn random_apps_script(apps: u32) -> String {
     format!(
         "request = function()\n\
          return \"GET / HTTP/1.1\\r\\nHost: app-\" .. math.random({apps}) .. \".rigbox.localhost\\r\\n\\r\\n\"\n\
@@ -75,7 +75,7 @@ fn milliseconds(text: &str) -> Result<f64> {
     })
 }
 
-/// One connection that asks for `/` again and again.
+/// Connection with sequential requests of `/`.
 pub(super) struct Client {
     stream: BufReader<TcpStream>,
     request: Vec<u8>,
@@ -88,25 +88,25 @@ impl Client {
         Ok(Self { stream: BufReader::new(connect(port)?), request })
     }
 
-    /// Asks once; how long the answer took.
-    pub(super) fn ask(&mut self) -> Result<Duration> {
-        let began = Instant::now();
+    /// Sends a request, and returns its latency.
+    pub(super) fn request(&mut self) -> Result<Duration> {
+        let started = Instant::now();
         self.stream.get_mut().write_all(&self.request)?;
-        let length = head(&mut self.stream)?.context("an answer without a length")?;
+        let length = head(&mut self.stream)?.context("a response without a length")?;
         let mut body = vec![0; usize::try_from(length)?];
         self.stream.read_exact(&mut body)?;
-        Ok(began.elapsed())
+        Ok(started.elapsed())
     }
 }
 
 fn connect(port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     Ok(stream)
 }
 
-/// Reads the head of a good answer: the length of its body.
+/// Reads the head of a successful response, and returns the length of its body.
 fn head(stream: &mut impl BufRead) -> Result<Option<u64>> {
     let mut line = String::new();
     stream.read_line(&mut line)?;
@@ -125,30 +125,30 @@ fn head(stream: &mut impl BufRead) -> Result<Option<u64>> {
     }
 }
 
-/// Asks each of so many apps once.
-pub(super) fn visit_all(port: u16, apps: u32) -> Result<()> {
+/// Requests each of `apps` apps once.
+pub(super) fn request_each_app(port: u16, apps: u32) -> Result<()> {
     std::thread::scope(|scope| {
-        let visitors: Vec<_> = (0..VISITORS)
+        let clients: Vec<_> = (0..CLIENTS)
             .map(|first| {
                 scope.spawn(move || -> Result<()> {
                     let mut client = Client::open(port, "", None)?;
-                    for app in (1..=apps).skip(first as usize).step_by(VISITORS as usize) {
+                    for app in (1..=apps).skip(first as usize).step_by(CLIENTS as usize) {
                         client.request =
                             format!("GET / HTTP/1.1\r\nHost: app-{app}.rigbox.localhost\r\n\r\n")
                                 .into_bytes();
-                        client.ask()?;
+                        client.request()?;
                     }
                     Ok(())
                 })
             })
             .collect();
-        visitors
+        clients
             .into_iter()
-            .try_for_each(|visitor| visitor.join().map_err(|_| anyhow::anyhow!("a visitor panicked"))?)
+            .try_for_each(|client| client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
     })
 }
 
-/// Downloads the large file: bytes that came.
+/// Downloads the large file, and returns the number of bytes.
 pub(super) fn download(port: u16, host: &str) -> Result<u64> {
     let mut stream = BufReader::with_capacity(512 * 1024, connect(port)?);
     stream
@@ -165,7 +165,7 @@ pub(super) fn download(port: u16, host: &str) -> Result<u64> {
     Ok(count)
 }
 
-/// Opens so many WebSockets.
+/// Opens WebSockets.
 pub(super) fn websockets(port: u16, count: usize) -> Result<Vec<TcpStream>> {
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {SOCKETS_HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_units_of_wrk_are_understood() {
+    fn units_of_wrk_are_parsed() {
         assert_eq!(milliseconds("850.00us").unwrap(), 0.85);
         assert_eq!(milliseconds("3.50ms").unwrap(), 3.5);
         assert_eq!(milliseconds("1.20s").unwrap(), 1200.0);

@@ -1,5 +1,4 @@
-//! nginx as it is usually set up: one server in front of the app, one that asks another server about each request, and one for
-//! WebSockets. And nginx as the app.
+//! nginx with a common configuration: a server in front of the app, one with `auth_request`, and one for WebSockets. And nginx as the app.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use rigbox_sys::spawn::{ChildSetup, configure_child};
 use super::process::{WORKERS, free_port, wait_for};
 use crate::host;
 
-/// What both of its kinds begin with.
+/// Returns the start of every configuration.
 fn head(folder: &Path, user: &str) -> String {
     let folder = folder.display();
     format!(
@@ -24,13 +23,13 @@ fn head(folder: &Path, user: &str) -> String {
     )
 }
 
-/// An nginx that runs until this value ends.
+/// Running nginx. Ends when dropped.
 pub(super) struct Process {
     child: Child,
 }
 
 impl Process {
-    /// With `servers` in its configuration, in a folder of its own.
+    /// Starts nginx with `servers` in its configuration, in a folder of its own.
     pub(super) fn start(folder: &Path, servers: &str) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let config: PathBuf = folder.join("nginx.conf");
@@ -38,20 +37,20 @@ impl Process {
         let mut command = Command::new("nginx");
         command.arg("-c").arg(&config).arg("-e").arg(folder.join("error.log")).stdin(Stdio::null());
         configure_child(&mut command, ChildSetup { new_session: true, ..ChildSetup::default() });
-        let child = command.spawn().context("nginx: is the package nginx-light installed?")?;
+        let child = command.spawn().context("cannot run nginx; install nginx-light")?;
         Ok(Self { child })
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Its workers end with it only when it ends in order.
+        // SIGTERM, because its workers outlive a SIGKILL.
         let _ = rigbox_sys::spawn::send_signal(self.child.id().cast_signed(), 15);
         let _ = self.child.wait();
     }
 }
 
-/// The proxy.
+/// nginx as the proxy.
 pub(super) struct Nginx {
     process: Process,
     public: u16,
@@ -65,7 +64,7 @@ impl Nginx {
         let pass = "proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host; \
                     proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; \
                     proxy_set_header X-Forwarded-Host $http_host;";
-        // A file for what does not fit into the buffers would be a disk's measure.
+        // Without files for what exceeds the buffers: those would measure the disk.
         let servers = format!(
             "upstream app {{ server 127.0.0.1:{app}; keepalive 64; }}\n\
              upstream auth {{ server 127.0.0.1:{app}; keepalive 64; }}\n\

@@ -16,23 +16,24 @@ use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-/// Public apps are `app-<n>`; this is one of them.
+/// One of the public apps `app-<n>`.
 pub(super) const HOST: &str = "app-1.rigbox.localhost";
 pub(super) const PRIVATE_HOST: &str = "private.rigbox.localhost";
-/// A public app whose port speaks WebSocket.
+/// Public app with WebSockets.
 pub(super) const SOCKETS_HOST: &str = "sockets.rigbox.localhost";
 /// The key of the apps' owner.
 pub(super) const KEY: &str = "rb_0000000000000000000000000000000000000000000";
 pub(super) const WORKSPACE: &str = "ws-aaaaaaaa";
+pub(super) const BOOT: &str = "boot";
 pub(super) const HTTP_PORT: u32 = 1;
 pub(super) const SOCKETS_PORT: u32 = 2;
 const OWNER: &str = "us-aaaaaaaa";
 const LEASE_MS: u32 = 10_000;
 
-/// See the module.
+/// Gateway service with a fixed table of apps.
 struct Table;
 
-/// Serves it at `socket` on the runtime that this is called in.
+/// Serves the table at `socket` on the current runtime.
 pub(super) fn serve(socket: &Path) -> std::io::Result<()> {
     let incoming = unix::listen(socket, vec![rustix::process::geteuid().as_raw()])?;
     let server = tonic::transport::Server::builder().add_service(GatewayServer::new(Table));
@@ -54,7 +55,7 @@ fn route(host: &str) -> Option<Route> {
         owner_id: OWNER.to_owned(),
         visibility: visibility.into(),
         state: AppState::Available.into(),
-        boot_id: "boot".to_owned(),
+        boot_id: BOOT.to_owned(),
         port,
         sign_in_url: "http://console.localhost/".to_owned(),
         origin: format!("http://{host}"),
@@ -69,22 +70,22 @@ impl Gateway for Table {
     }
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<Identity>, Status> {
-        let known = matches!(request.into_inner().credential, Some(Credential::Key(key)) if key == KEY);
-        let kind = if known { IdentityKind::User } else { IdentityKind::Invalid };
+        let is_owner = matches!(request.into_inner().credential, Some(Credential::Key(key)) if key == KEY);
+        let kind = if is_owner { IdentityKind::User } else { IdentityKind::Invalid };
         Ok(Response::new(Identity {
             kind: kind.into(),
             user_id: OWNER.to_owned(),
             email: "bench@rigbox.invalid".to_owned(),
             email_verified: true,
             in_scope: true,
-            // As long as a real one.
+            // As long as a real assertion.
             assertion: "a".repeat(500),
             ..Identity::default()
         }))
     }
 
     async fn redeem(&self, _: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
-        Err(Status::permission_denied("nobody signs in here"))
+        Err(Status::permission_denied("sign-in is not supported"))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;

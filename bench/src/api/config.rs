@@ -1,0 +1,29 @@
+//! Configuration of the control role for the benchmark.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use rigbox_control::Config;
+use rigbox_core::plans::Plans;
+
+/// Returns a configuration with the database in `folder`.
+pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
+    Config {
+        database: folder.join("rigbox.db"),
+        token_key: folder.join("token.key"),
+        master_key: rigbox_control::KeySource::File(folder.join("master.key")),
+        api_listen: listen,
+        public_api_url: format!("http://{listen}"),
+        console_url: format!("http://console.localhost:{}", listen.port()),
+        mail: None,
+        // Nothing listens on these sockets, and the benchmark does not use them.
+        node_socket: folder.join("node.sock"),
+        guestio_socket: folder.join("guestio.sock"),
+        dns: vec![],
+        apps_url: "http://rigbox.localhost:7080".to_owned(),
+        bridge: None,
+        gateways: None,
+        timeouts: rigbox_control::Timeouts::default(),
+        plans: Plans::default(),
+    }
+}
