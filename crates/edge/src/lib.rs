@@ -9,6 +9,7 @@ mod accept;
 mod config;
 mod context;
 mod decision;
+mod error;
 mod error_pages;
 mod forward;
 mod inbound;
@@ -22,5 +23,6 @@ mod websocket;
 mod worker;
 
 pub use config::{Config, Limits, Tls};
+pub use error::Error;
 pub use inbound::tls::TlsError;
-pub use server::{Bound, Error, bind};
+pub use server::{Bound, bind};

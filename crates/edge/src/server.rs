@@ -1,7 +1,6 @@
 //! Start and end of the role: sockets, workers, and the background tasks beside them.
 
 use std::future::Future;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,36 +15,15 @@ use crate::accept::ListenerKind;
 use crate::config::Config;
 use crate::decision::control::Control;
 use crate::decision::review;
+use crate::error::Error;
 use crate::inbound::listen::{listen_all, raise_descriptor_limit};
-use crate::inbound::tls::{self, Certificates, TlsError};
+use crate::inbound::tls::{self, Certificates};
 use crate::state::{AssertionKeys, Worker};
 use crate::upstream::pool::Pool;
 use crate::worker;
 
 /// Descriptors that are neither a client's connection nor the one to its app.
 const RESERVED_DESCRIPTORS: usize = 512;
-
-/// Error of the role.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The address for clients is unavailable.
-    #[error("cannot listen on {address}: {source}; free the address, or change apps.listen")]
-    Listen {
-        /// Address.
-        address: SocketAddr,
-        /// Cause.
-        source: io::Error,
-    },
-    /// The certificates are unusable.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The TLS library refuses its settings.
-    #[error("TLS: {0}")]
-    TlsSettings(String),
-    /// A worker's thread failed.
-    #[error("a worker failed: {0}")]
-    Thread(String),
-}
 
 /// The role with its sockets, which may need root; [`Bound::run`] does not.
 #[derive(Debug)]

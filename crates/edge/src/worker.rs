@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use crate::accept::{self, ListenerKind};
 use crate::decision::review;
+use crate::error::Error;
 use crate::inbound::tls::Certificates;
-use crate::server::Error;
 use crate::state::Worker;
 
 /// Number of ticks between checks of the pool, of certificates and of expired credentials.

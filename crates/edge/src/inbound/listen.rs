@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::server::Error;
+use crate::error::Error;
 
 /// Length of the queue of connections to be accepted.
 const BACKLOG: i32 = 4096;
