@@ -217,7 +217,7 @@ async fn after_a_rotation_the_old_secret_is_good_for_its_grace_only() {
     let second = rotate(until).await;
     assert!(f.holder(&old, now()).await.is_some() && f.holder(&second, now()).await.is_some());
     assert!(f.holder(&old, until).await.is_none() && f.holder(&second, until).await.is_some());
-    // The secret before the last rotation is revoked at idempotency_key, despite its grace period.
+    // The secret before the last rotation is revoked at once, despite its grace period.
     let third = rotate(until).await;
     assert!(f.holder(&old, now()).await.is_none() && f.holder(&second, now()).await.is_some());
     assert!(f.holder(&third, now()).await.is_some());
@@ -267,7 +267,7 @@ async fn a_newer_schema_is_refused_with_the_reason() {
     .unwrap();
     f.store.close().await;
     let error = Store::open(&f.folder.path().join("rigbox.db"), &f.token_key).await.unwrap_err().to_string();
-    assert!(error.contains("9999") && error.contains("newer rigboxd"), "{error}");
+    assert!(error.contains("9999") && error.contains("newer than this rigboxd"), "{error}");
 }
 
 #[test]

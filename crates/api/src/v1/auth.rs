@@ -24,7 +24,7 @@ pub(crate) struct AskLinkRequest {
 
 /// What was done, for people.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct MessageResponse {
+pub(crate) struct SignInMessage {
     message: String,
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct SignOutResponse {
 #[utoipa::path(
     post, path = "/auth/link", tag = "auth", request_body = AskLinkRequest,
     responses(
-        (status = 202, body = MessageResponse),
+        (status = 202, body = SignInMessage),
         (status = 400, body = ApiErrorBody),
         (status = 413, body = ApiErrorBody),
         (status = 503, body = ApiErrorBody),
@@ -95,10 +95,10 @@ pub(crate) struct SignOutResponse {
 pub(crate) async fn link(
     State(app): State<ApiContext>,
     JsonBody(body): JsonBody<AskLinkRequest>,
-) -> Result<(StatusCode, Json<MessageResponse>), ApiError> {
+) -> Result<(StatusCode, Json<SignInMessage>), ApiError> {
     app.sign_in.ask(&body.email, None)?;
     let message = "if there is a user with this address, a link is on its way".to_owned();
-    Ok((StatusCode::ACCEPTED, Json(MessageResponse { message })))
+    Ok((StatusCode::ACCEPTED, Json(SignInMessage { message })))
 }
 
 /// Ask for a user's approval to event for them from a machine (`rig login`)
