@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::paths::program;
-use crate::{build, image};
+use crate::{build, command, image};
 
 pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
     if name == "edge" {
@@ -27,5 +27,5 @@ pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
     if let Some(rounds) = rounds {
         command.args(["--rounds", &rounds.to_string()]);
     }
-    build::run(&mut command)
+    command::run(&mut command)
 }

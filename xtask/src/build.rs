@@ -2,26 +2,15 @@
 
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use crate::command::{cargo, run};
 use crate::static_programs;
 use crate::steps::step;
 
 /// Debian packages that Rigbox needs at run time.
 pub(crate) const RUN_PACKAGES: &[&str] =
     &["qemu-system-x86", "xfsprogs", "util-linux", "mount", "iproute2", "nftables"];
-
-/// Runs a command to its end, with its output on the terminal.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    anyhow::ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(())
-}
-
-/// Returns a command for the cargo that runs this program.
-pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-}
 
 /// Installs the packages that are missing.
 pub(crate) fn install_packages(lists: &[&[&str]]) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::build::run;
+use crate::command::run;
 use crate::installation::{Installation, cli_config, field_of};
 use crate::paths::program;
 use crate::steps::step;

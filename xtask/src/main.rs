@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod command;
 mod down;
 mod image;
 mod installation;

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-use crate::build::{cargo, run};
+use crate::command::{cargo, run};
 use crate::paths::program;
 
 /// Tells the wrapper where static programs go; unset outside of `build`.

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, cargo, run};
+use crate::build;
+use crate::command::{cargo, run};
 use crate::paths::program;
 use crate::steps::step;
 use crate::{image, schemathesis, websocket_clients};

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use crate::installation::{Installation, RIG_ENVIRONMENT, cli_config, field_of};
 use crate::paths::program;
 use crate::steps::step;
-use crate::{build, image};
+use crate::{build, command, image};
 
 /// Of this the probe for KVM takes up to 15 s, and copying an image some more.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -196,12 +196,12 @@ fn spawn(installation: &Installation) -> Result<()> {
         .find(|vm| vm.get("name").and_then(|name| name.as_str()) == Some(WORKSPACE))
         .and_then(|vm| vm.get("status")?.as_str());
     match status {
-        None => build::run(installation.rig()?.args(["workspace", "spawn", "-n", WORKSPACE])),
+        None => command::run(installation.rig()?.args(["workspace", "spawn", "-n", WORKSPACE])),
         Some("running") => {
             eprintln!("    {WORKSPACE} is already running");
             Ok(())
         }
-        Some(_) => build::run(installation.rig()?.args(["workspace", "start", "-n", WORKSPACE])),
+        Some(_) => command::run(installation.rig()?.args(["workspace", "start", "-n", WORKSPACE])),
     }
 }
 
@@ -209,18 +209,18 @@ fn show(installation: &Installation) -> Result<()> {
     let host = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     eprintln!("    this host's kernel: {}", host.trim());
     eprintln!("    $ rig exec {WORKSPACE} -- uname -a");
-    build::run(installation.rig()?.args(["exec", WORKSPACE, "--", "uname", "-a"]))
+    command::run(installation.rig()?.args(["exec", WORKSPACE, "--", "uname", "-a"]))
 }
 
 /// Publishes `python3 -m http.server` as an app, requests it with and without the owner's key, and returns its URL.
 fn show_app(installation: &Installation, port: u16) -> Result<String> {
     const SERVE: &str = "cd ~ && test -e index.html || echo 'Hello from a micro-VM.' > index.html; \
                          curl -s -o /dev/null http://127.0.0.1:8000/ || setsid nohup python3 -m http.server 8000 > /dev/null 2>&1 < /dev/null &";
-    build::run(installation.rig()?.args(["exec", WORKSPACE, "--", "bash", "-c", SERVE]))?;
+    command::run(installation.rig()?.args(["exec", WORKSPACE, "--", "bash", "-c", SERVE]))?;
     let listed = installation.rig()?.args(["app", "ls", "--output", "json"]).output()?;
     if !String::from_utf8_lossy(&listed.stdout).contains(&format!("\"name\":\"{APP}\"")) {
         eprintln!("    $ rig app new {APP} --port 8000 -w {WORKSPACE}");
-        build::run(installation.rig()?.args(["app", "new", APP, "--port", "8000", "-w", WORKSPACE]))?;
+        command::run(installation.rig()?.args(["app", "new", APP, "--port", "8000", "-w", WORKSPACE]))?;
     }
     let host = format!("{APP}.rigbox.localhost:{port}");
     let key = field_of(&installation.admin(), "api_key").context("no api_key")?;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::build::run;
+use crate::command::run;
 use crate::paths::checkout;
 use crate::steps::step;
 
