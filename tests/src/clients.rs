@@ -1,4 +1,4 @@
-//! What people do with a workspace: create it, run commands in it, move files. One file per client.
+//! Everyday work with a workspace: create it, run commands in it, move files. One file per client.
 
 pub(crate) mod cli;
 pub(crate) mod http;

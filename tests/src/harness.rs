@@ -1,4 +1,4 @@
-//! What tests share: the host, the installation under test, the network around it, and clients.
+//! Shared parts of the tests: the host, the installation under test, the network around it, and clients.
 
 pub(crate) mod api;
 pub(crate) mod console;

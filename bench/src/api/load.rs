@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_as_long_as_its_head_says() {
+    fn response_has_the_declared_length() {
         assert_eq!(length(b"HTTP/1.1 200 OK\r\nContent-Le").unwrap(), None);
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
         assert_eq!(length(whole).unwrap(), Some(whole.len()));

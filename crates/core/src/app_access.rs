@@ -94,9 +94,9 @@ pub struct AppUser {
     pub id: UserId,
     /// Email address in lower case.
     pub email: String,
-    /// Whether the user has proved ownership of the address.
+    /// True if the user has proved ownership of the address.
     pub email_verified: bool,
-    /// Whether the credential's scope covers the app's workspace.
+    /// True if the credential's scope covers the app's workspace.
     pub in_scope: bool,
     /// Where in the request the credential was found.
     pub source: CredentialSource,
@@ -120,7 +120,7 @@ pub enum RequestKind {
     WebSocket,
     /// A CORS preflight.
     Preflight {
-        /// Whether the requesting origin is one of the app's `cors_origins`.
+        /// True if the requesting origin is one of the app's `cors_origins`.
         listed: bool,
     },
     /// Any other request.

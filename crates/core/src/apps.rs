@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_app_name_is_an_unreserved_label() {
+    fn app_name_is_an_unreserved_label() {
         for good in ["web", "my-app-1", "007", &"x".repeat(40)] {
             assert_eq!(good.parse::<AppName>().map(|name| name.to_string()).as_deref(), Ok(good));
         }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_domain_is_a_whole_host_name() {
+    fn custom_domain_is_a_whole_host_name() {
         for good in ["app.example.org", "a-1.b.co", "APP.Example.org", "xn--bcher-kva.example"] {
             let domain: CustomDomain = good.parse().unwrap();
             assert_eq!(domain.as_str(), good.to_ascii_lowercase());

@@ -135,7 +135,7 @@ pub trait Action: Send + Sync + 'static {
     /// Least role that allows the action to a credential limited to some workspaces. `None`: only the whole
     /// account may.
     const MIN_ROLE: Option<Role>;
-    /// Whether a workspace may do this to itself with its own key.
+    /// True if a workspace may do this to itself with its own key.
     const SELF_SERVICE: bool;
 }
 
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_administrator_reads_the_hosts_condition() {
+    fn only_the_administrator_reads_the_host_status() {
         assert!(authorize::<Diagnose>(&user(1, Plan::Owner), Target::Installation).is_ok());
         assert!(matches!(
             authorize::<Diagnose>(&user(1, Plan::Pro), Target::Installation),
@@ -309,14 +309,14 @@ mod tests {
     }
 
     #[test]
-    fn an_action_is_refused_on_another_kind_of_target() {
+    fn action_is_refused_on_another_kind_of_target() {
         assert!(authorize::<Diagnose>(&user(1, Plan::Owner), Target::Account).is_err());
         assert!(authorize::<CreateWorkspace>(&user(1, Plan::Owner), Target::Installation).is_err());
     }
 
     /// Every action with every kind of credential: the rule, spelled out.
     #[test]
-    fn a_scoped_credential_allows_what_the_table_says() {
+    fn scoped_credential_allows_what_the_table_says() {
         let id = |n| WorkspaceId::from_random([n; 5]);
         let limited = |role| Principal {
             scope: Scope::Workspaces { ids: BTreeSet::from([id(1)]), role },

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_public_as_a_whole() {
+    fn network_is_public_as_a_whole() {
         for good in ["8.8.8.8", "8.8.8.0/24", "104.16.0.0/12", "1.1.1.1/32"] {
             let wanted = if good.contains('/') { good.to_owned() } else { format!("{good}/32") };
             assert_eq!(good.parse::<Cidr>().map(|c| c.to_string()), Ok(wanted));
@@ -296,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_accepted_network_contains_only_public_addresses(bits: u32, prefix in 0u8..=32, inside: u32) {
+        fn accepted_network_contains_only_public_addresses(bits: u32, prefix in 0u8..=32, inside: u32) {
             let network = Ipv4Addr::from_bits(bits & mask(prefix));
             if let Ok(cidr) = format!("{network}/{prefix}").parse::<Cidr>() {
                 let address = Ipv4Addr::from_bits(cidr.network.to_bits() | (inside & !mask(prefix)));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_covers_itself_and_a_wildcard_what_is_below() {
+    fn domain_covers_itself_and_wildcard_its_subdomains() {
         for (entry, name, covered) in [
             ("example.org", "example.org", true),
             ("Example.ORG.", "EXAMPLE.org.", true),
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_survives_its_text() {
+    fn policy_round_trips_through_text() {
         for egress in [
             Egress::Internet,
             Egress::None,

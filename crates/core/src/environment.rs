@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_valid_name_is_accepted_by_the_shell() {
+    fn valid_name_is_accepted_by_the_shell() {
         for good in ["A", "_", "a1", "API_KEY", &"x".repeat(128)] {
             assert_eq!(good.parse::<VariableName>().map(|name| name.to_string()), Ok(good.to_owned()));
         }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_any_text_that_an_environment_can_hold() {
+    fn value_is_any_text_that_an_environment_can_hold() {
         let name: VariableName = "A".parse().unwrap();
         for good in ["", "a\nb", "\"$`\\", "ä", &"x".repeat(MAX_VALUE_LEN)] {
             assert_eq!(name.check_value(good), Ok(()));

@@ -34,7 +34,7 @@ pub struct Failure {
     pub code: String,
     /// Message for people.
     pub message: String,
-    /// Whether `retry` can help.
+    /// True if `retry` can help.
     pub retryable: bool,
     /// Time of the failure.
     pub occurred_at: Timestamp,
@@ -51,13 +51,13 @@ pub struct Lifecycle {
     pub desired: Desired,
     /// Number of requested changes.
     pub generation: u64,
-    /// Whether the node has created the disk.
+    /// True if the node has created the disk.
     pub has_disk: bool,
     /// Current boot, once the node has named it.
     pub boot: Option<String>,
     /// Previous boot, whose late reports are ignored.
     pub last_boot: Option<String>,
-    /// Whether the agent of the running boot has stopped answering.
+    /// True if the agent of the running boot has stopped answering.
     pub agent_lost: bool,
     /// Present exactly in `failed`.
     pub failure: Option<Failure>,

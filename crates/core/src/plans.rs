@@ -254,7 +254,7 @@ mod tests {
     };
 
     #[test]
-    fn a_plan_has_its_built_in_limits_without_overrides() {
+    fn plan_has_its_built_in_limits_without_overrides() {
         let limits = |plan| Plans::default().entitlements(plan, NOTHING).limits(MACHINE);
         let free = Limits {
             max_vms: 2,

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_told_apart_and_found() {
+    fn tokens_are_distinguished_and_found() {
         let digits = "a".repeat(DIGITS);
         for wanted in TokenKind::ALL {
             let token = format!("{}{digits}", wanted.prefix());

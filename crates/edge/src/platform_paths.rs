@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sign_in_returns_to_this_host_only() {
+    fn sign_in_returns_to_this_host_only() {
         for (path, safe) in [
             ("/", "/"),
             ("/a/b?c=d&e=//f", "/a/b?c=d&e=//f"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_parameter_is_ignored() {
+    fn repeated_parameter_is_ignored() {
         assert_eq!(parameter("a=b&to=%2Fx+y", "to").as_deref(), Some("/x y"));
         assert_eq!(parameter("to=a&to=b", "to"), None);
         assert_eq!(parameter("too=a", "to"), None);

@@ -110,7 +110,7 @@ fn invalid_transition_is_an_error() {
 }
 
 #[test]
-fn rm_reports_success_only_when_the_workspace_is_gone() {
+fn rm_succeeds_only_after_the_workspace_is_deleted() {
     for status in ["stopped", "running", "failed", "starting", "provisioning", "stopping", "deleting"] {
         let server = Server::start().with_workspace(WEB, "web", status);
         let output = server.json(&["workspace", "rm", "-n", "web", "--force"]);

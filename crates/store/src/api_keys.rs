@@ -38,7 +38,7 @@ pub struct NewKey {
     pub scope: Scope,
     /// Expiry; `None` means never.
     pub expires_at: Option<Timestamp>,
-    /// Whether `rig login` created the key, so that `rig logout` revokes it.
+    /// True if `rig login` created the key, so that `rig logout` revokes it.
     pub by_login: bool,
 }
 

@@ -47,7 +47,7 @@ pub struct App {
     pub metadata: serde_json::Value,
     /// Description for people.
     pub description: Option<String>,
-    /// Whether the owner has stopped the app.
+    /// True if the owner has stopped the app.
     pub stopped: bool,
     /// Name of the systemd unit of the app's service in the workspace.
     pub service: Option<String>,

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_file_in_the_folder_is_listed_as_it_is() {
+    async fn every_migration_is_listed_unchanged() {
         let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"));
         let on_disk = Migrator::new(folder).await.unwrap();
         let fields = |migration: &Migration| {

@@ -15,7 +15,7 @@ use crate::{Error, Store};
 pub struct NetworkSettings {
     /// Egress policy.
     pub egress: Egress,
-    /// Whether code in the VM may widen the visibility of its apps.
+    /// True if code in the VM may widen the visibility of its apps.
     pub apps_from_inside_any: bool,
 }
 

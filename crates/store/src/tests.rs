@@ -88,7 +88,7 @@ fn new(user: &UserId, n: u8, name: &str) -> Workspace {
 }
 
 #[tokio::test]
-async fn a_workspace_is_read_as_it_was_written() {
+async fn workspace_is_read_as_it_was_written() {
     let f = fixture().await;
     let mut made = new(&f.user, 1, "one");
     f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
@@ -102,7 +102,7 @@ async fn a_workspace_is_read_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn a_writer_that_has_seen_an_older_row_is_refused() {
+async fn stale_write_is_refused() {
     let f = fixture().await;
     let made = new(&f.user, 1, "one");
     f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
@@ -138,7 +138,7 @@ async fn names_are_unique_per_user_and_quotas_hold_under_concurrency() {
 }
 
 #[tokio::test]
-async fn a_repeated_create_is_answered_from_memory_and_a_changed_one_is_refused() {
+async fn repeated_create_is_replayed_and_a_changed_one_refused() {
     let f = fixture().await;
     let idempotency_key = IdempotencyKey::new("k1", b"one");
     let first = new(&f.user, 1, "one");
@@ -174,7 +174,7 @@ async fn pages_cover_every_workspace_once() {
 }
 
 #[tokio::test]
-async fn a_key_opens_its_users_account_and_is_stored_as_a_hash_only() {
+async fn key_authenticates_its_user_and_is_stored_as_a_hash() {
     let f = fixture().await;
     assert_eq!(f.principal().await.user, f.user);
     assert_eq!(f.holder(&ApiKey::mint().unwrap(), now()).await, None);
@@ -188,7 +188,7 @@ async fn a_key_opens_its_users_account_and_is_stored_as_a_hash_only() {
 }
 
 #[tokio::test]
-async fn a_key_ends_when_it_was_to_end_or_is_revoked() {
+async fn key_ends_on_expiry_or_revocation() {
     let f = fixture().await;
     let end = now().after(Duration::from_secs(60));
     let (record, key) = f.add(Scope::Account, Some(end)).await;
@@ -204,7 +204,7 @@ async fn a_key_ends_when_it_was_to_end_or_is_revoked() {
 }
 
 #[tokio::test]
-async fn after_a_rotation_the_old_secret_is_good_for_its_grace_only() {
+async fn rotated_secret_is_valid_only_during_its_grace_period() {
     let f = fixture().await;
     let (record, old) = f.add(Scope::Account, None).await;
     let rotate = async |until: Timestamp| {
@@ -224,7 +224,7 @@ async fn after_a_rotation_the_old_secret_is_good_for_its_grace_only() {
 }
 
 #[tokio::test]
-async fn a_limited_key_covers_what_it_names_and_its_users_own_only() {
+async fn scoped_key_covers_only_named_workspaces_of_its_user() {
     let f = fixture().await;
     for (n, name) in [(1, "w1"), (2, "w2")] {
         f.store.create_workspace(&new(&f.user, n, name), QUOTA, None, &event()).await.unwrap();
@@ -248,7 +248,7 @@ async fn a_limited_key_covers_what_it_names_and_its_users_own_only() {
 }
 
 #[tokio::test]
-async fn there_is_one_first_user() {
+async fn first_user_is_created_once() {
     let f = fixture().await;
     let key = NewKey::of(&ApiKey::mint().unwrap(), "x", &f.token_key);
     let second = f.store.create_first_user("b@example.com", &key, now()).await;
@@ -256,7 +256,7 @@ async fn there_is_one_first_user() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_with_the_reason() {
+async fn newer_schema_is_refused_with_the_reason() {
     let f = fixture().await;
     sqlx::query(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
@@ -290,7 +290,7 @@ fn secrets_do_not_print_and_their_file_is_private() {
 }
 
 #[tokio::test]
-async fn a_change_of_the_audit_log_shows() {
+async fn tampering_with_the_audit_log_is_detected() {
     let f = fixture().await;
     for (n, name) in [(1, "w1"), (2, "w2"), (3, "w3")] {
         let event = AuditEvent::by(&f.principal().await, "workspace.create", name);
@@ -320,7 +320,7 @@ async fn a_change_of_the_audit_log_shows() {
 }
 
 #[tokio::test]
-async fn a_keys_first_use_from_an_address_is_told_once() {
+async fn first_use_of_a_key_from_an_address_is_reported_once() {
     let f = fixture().await;
     for (address, entries) in [("192.0.2.1", 3), ("192.0.2.1", 3), ("2001:db8::1", 4), ("192.0.2.1", 4)] {
         let principal = Principal { from: Some(address.parse().unwrap()), ..f.principal().await };
@@ -333,7 +333,7 @@ async fn a_keys_first_use_from_an_address_is_told_once() {
 }
 
 #[tokio::test]
-async fn to_revoke_a_key_at_once_does_not_hide_its_use() {
+async fn use_before_a_revocation_is_still_recorded() {
     let f = fixture().await;
     let (record, key) = f.add(Scope::Account, None).await;
     let used = f.holder(&key, now()).await.unwrap().principal;
@@ -345,7 +345,7 @@ async fn to_revoke_a_key_at_once_does_not_hide_its_use() {
 }
 
 #[tokio::test]
-async fn a_link_is_good_once_and_not_for_long() {
+async fn sign_in_link_works_once_and_expires() {
     let f = fixture().await;
     let until = now().after(Duration::from_secs(60));
     let token = || SessionToken::mint().unwrap();
@@ -369,7 +369,7 @@ const IDLE: Duration = Duration::from_secs(100);
 const MAX_LIFETIME: Duration = Duration::from_secs(250);
 
 #[tokio::test]
-async fn a_session_ends_when_it_is_not_used_and_in_the_end_however_much_it_is() {
+async fn session_has_an_idle_and_an_absolute_timeout() {
     let f = fixture().await;
     let (link, token) = (LinkToken::mint().unwrap(), SessionToken::mint().unwrap());
     let at = |seconds| now().after(Duration::from_secs(seconds));
@@ -389,7 +389,7 @@ async fn a_session_ends_when_it_is_not_used_and_in_the_end_however_much_it_is() 
 }
 
 #[tokio::test]
-async fn a_machines_log_in_ends_and_is_collected_once() {
+async fn device_login_expires_and_is_collected_once() {
     let f = fixture().await;
     let by = f.principal().await;
     let until = now().after(Duration::from_secs(60));

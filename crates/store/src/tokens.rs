@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_understood_however_it_is_typed() {
+    fn code_is_accepted_in_any_spelling() {
         let code = UserCode::mint().unwrap();
         let shown = code.shown();
         assert_eq!((shown.len(), shown.get(4..5)), (9, Some("-")));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn one_kind_of_token_is_not_taken_for_another() {
+    fn token_kinds_are_not_interchangeable() {
         let (key, session) = (ApiKey::mint().unwrap(), SessionToken::mint().unwrap());
         assert!(ApiKey::parse(key.reveal()).is_some() && SessionToken::parse(session.reveal()).is_some());
         assert!(SessionToken::parse(key.reveal()).is_none() && ApiKey::parse(session.reveal()).is_none());

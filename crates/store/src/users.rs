@@ -16,7 +16,7 @@ pub struct User {
     pub id: UserId,
     /// Email address.
     pub email: String,
-    /// Whether the user has followed a link sent to the address.
+    /// True if the user has followed a link sent to the address.
     pub email_verified: bool,
     /// Plan.
     pub plan: Plan,

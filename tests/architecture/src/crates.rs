@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::{metadata, root, rust_files};
 
-/// What each crate below `crates/` may depend on, of the others.
+/// Allowed dependencies of each crate below `crates/` on the others.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("rigbox-core", &[]),
     ("rigbox-sys", &[]),
@@ -35,10 +35,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What `core` may depend on at all: nothing that does I/O, keeps time or runs tasks.
+/// Allowed dependencies of `core`: nothing that does I/O, keeps time or runs tasks.
 const CORE_DEPENDENCIES: &[&str] = &["memchr", "serde", "thiserror"];
 
-/// What reads or writes HTTP messages. (`http::Uri` is syntax, and gRPC's request type is tonic's.)
+/// Crates that read or write HTTP messages. (`http::Uri` is syntax, and gRPC's request type is tonic's.)
 const HTTP_WORDS: &[&str] = &["axum", "HeaderMap", "HeaderName", "HeaderValue", "StatusCode", "http::header"];
 
 /// Normal dependencies of each package of the workspace, by name.

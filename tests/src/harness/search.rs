@@ -78,7 +78,7 @@ impl Search {
         }
     }
 
-    /// What `read` gives between two offsets, in pieces that overlap. A chunk that cannot be read is passed over.
+    /// Searches the bytes that `read` gives between two offsets, in overlapping chunks. A chunk that cannot be read is skipped.
     fn range(
         &self,
         mut at: u64,
@@ -142,7 +142,7 @@ impl Search {
         Ok(bytes)
     }
 
-    /// What a process can write to: its memory without its programs. Answers how many bytes that were.
+    /// Searches the memory that a process can write to, without its programs. Returns the number of bytes.
     pub(crate) fn memory(&self, pid: i32, seen: &mut Findings) -> Result<u64> {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let memory = File::open(format!("/proc/{pid}/mem"))?;

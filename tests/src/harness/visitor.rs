@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 /// Port of the edge.
 pub(crate) const PORT: u16 = 7080;
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Client of one app, with headers for every request.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl Visitor {
 
     fn send(&self, path: &str) -> Result<BufReader<TcpStream>> {
         let mut stream = TcpStream::connect(("127.0.0.1", PORT)).context("the edge is not listening")?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         let headers: String =
             self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.host)?;

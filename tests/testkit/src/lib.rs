@@ -1,4 +1,4 @@
-//! What tests of several crates share: waiting for conditions, and simulated parts of Rigbox. No program depends on it but benchmarks.
+//! Shared parts of the tests of several crates: waiting for conditions, and simulated parts of Rigbox. No program depends on it but benchmarks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is a failed test
 

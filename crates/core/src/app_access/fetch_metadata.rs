@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_fetch_metadata_has_to_agree() {
+    fn all_fetch_metadata_must_agree() {
         const OWN: &str = "http://web.rigbox.localhost:7080";
         const SIBLING: &str = "http://evil.rigbox.localhost:7080";
         let own_page = format!("{OWN}/a");

@@ -123,7 +123,7 @@ fn visibilities_round_trip() {
 }
 
 #[test]
-fn a_change_that_admits_more_people_widens() {
+fn change_that_admits_more_people_widens() {
     use Visibility::{Private, Privileged, Public};
     let (none, one, two) = (vec![], vec!["a@b.c".to_owned()], vec!["a@b.c".to_owned(), "d@e.f".to_owned()]);
     for (before, after, wider) in [

@@ -80,7 +80,7 @@ fn each_end_cause_has_its_transition() {
 }
 
 #[test]
-fn a_resting_report_from_before_a_start_is_ignored() {
+fn resting_report_from_before_a_start_is_ignored() {
     let stopped = ended(&running(), EndCause::Poweroff);
     let starting = stopped.request(Request::Start, at(20)).unwrap();
     let old = End { boot: "b1".into(), cause: EndCause::Poweroff, detail: String::new() };
@@ -91,7 +91,7 @@ fn a_resting_report_from_before_a_start_is_ignored() {
 }
 
 #[test]
-fn a_cancelled_creation_is_deleted_and_a_cancelled_start_is_stopped() {
+fn cancelled_creation_is_deleted_and_a_cancelled_start_is_stopped() {
     let made = Lifecycle::created(at(0));
     assert_eq!(made.request(Request::Cancel, at(1)).unwrap().status, Status::Deleting);
     let starting = made.disk_created(at(1)).request(Request::Start, at(2)).unwrap();
@@ -99,13 +99,13 @@ fn a_cancelled_creation_is_deleted_and_a_cancelled_start_is_stopped() {
 }
 
 #[test]
-fn an_illegal_request_names_the_state_and_what_is_allowed() {
+fn illegal_request_names_the_state_and_allowed_actions() {
     let error = running().request(Request::Start, at(5)).unwrap_err().to_string();
     assert!(error.contains("`running`") && error.contains("stop or delete"), "{error}");
 }
 
 #[test]
-fn a_guest_that_reboots_before_it_ever_runs_runs_out_of_time() {
+fn guest_that_reboots_before_running_times_out() {
     let mut life = Lifecycle::created(at(0)).disk_created(at(0)).request(Request::Start, at(0)).unwrap();
     for i in 0..20 {
         let end = End { boot: format!("b{i}"), cause: EndCause::Reboot, detail: String::new() };
@@ -118,7 +118,7 @@ fn a_guest_that_reboots_before_it_ever_runs_runs_out_of_time() {
 }
 
 #[test]
-fn a_failed_workspace_that_still_runs_is_stopped() {
+fn failed_workspace_that_still_runs_is_stopped() {
     let life = Lifecycle::created(at(0)).disk_created(at(0)).request(Request::Start, at(0)).unwrap();
     let failed = life.time_out(at(1_000_000), at(0), &Timeouts::default()).unwrap();
     assert!(failed.generation > life.generation);
@@ -126,7 +126,7 @@ fn a_failed_workspace_that_still_runs_is_stopped() {
 }
 
 #[test]
-fn a_retry_after_a_failed_creation_creates_the_disk_first() {
+fn retry_after_a_failed_creation_creates_the_disk_first() {
     let failed = Lifecycle::created(at(0)).step_failed("disk_full", "no room", at(1));
     let again = failed.request(Request::Retry, at(2)).unwrap();
     assert_eq!((again.status, again.next_step(None)), (Status::Starting, Step::Provision));
@@ -134,7 +134,7 @@ fn a_retry_after_a_failed_creation_creates_the_disk_first() {
 }
 
 #[test]
-fn a_half_deleted_workspace_can_only_be_deleted() {
+fn half_deleted_workspace_can_only_be_deleted() {
     let deleting = running().request(Request::Delete, at(5)).unwrap();
     let failed = deleting.time_out(at(1_000_000), at(0), &Timeouts::default()).unwrap();
     assert_eq!(failed.allowed(), [Request::Delete]);
@@ -230,7 +230,7 @@ proptest! {
     }
 
     #[test]
-    fn every_transient_state_ends_by_time_and_every_resting_state_can_be_deleted(
+    fn transient_states_time_out_and_resting_states_can_be_deleted(
         history in prop::collection::vec(events(), 0..40),
     ) {
         let life = history

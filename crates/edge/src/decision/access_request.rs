@@ -13,7 +13,7 @@ pub(crate) type Grant = ActiveGrant<Decision>;
 /// Active grants of a worker.
 pub(crate) type Grants = ActiveGrants<Decision>;
 
-/// What a request asks for.
+/// Access that a request asks for, and by what credential.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessRequest {
     pub(crate) credential: Option<Credential>,
@@ -26,6 +26,6 @@ pub(crate) struct AccessRequest {
 pub(crate) struct Decision {
     pub(crate) request: AccessRequest,
     pub(crate) route: Arc<Route>,
-    /// Whether a user's identity was forwarded to the app.
+    /// True if a user's identity was forwarded to the app.
     pub(crate) identity_forwarded: bool,
 }

@@ -19,7 +19,7 @@ pub(crate) struct Route {
     pub(crate) sign_in_url: String,
     /// `scheme://host[:port]`.
     pub(crate) origin: String,
-    /// Whether browsers reach the app by TLS.
+    /// True if browsers reach the app by TLS.
     pub(crate) secure: bool,
     pub(crate) host: String,
 }

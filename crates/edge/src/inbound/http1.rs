@@ -42,7 +42,7 @@ impl UpgradeFlag {
     }
 }
 
-/// What the next byte belongs to.
+/// Part of a message that the next byte belongs to.
 #[derive(Debug)]
 enum State {
     Head(Head),

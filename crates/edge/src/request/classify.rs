@@ -18,7 +18,7 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// Properties of a request that do not depend on its app, determined once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Classification {
-    /// Whether the request opens a WebSocket, by RFC 6455 or, on HTTP/2, by RFC 8441.
+    /// True if the request opens a WebSocket, by RFC 6455 or, on HTTP/2, by RFC 8441.
     pub(crate) is_websocket: bool,
     /// Form of an error response.
     pub(crate) form: ResponseForm,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_navigation_is_what_the_browser_declares_as_one() {
+    fn navigation_is_declared_by_the_browser() {
         let page = ("accept", "text/html,application/xhtml+xml");
         let (mode, dest) = (("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"));
         for (method, sent, is) in [
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_names_a_listed_origin_or_not() {
+    fn preflight_is_judged_by_the_listed_origins() {
         let asks = ("access-control-request-method", "PUT");
         let listed = ["https://a.example".to_owned()];
         for (method, sent, expected) in [
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_origin_is_not_the_apps_own() {
+    fn repeated_origin_is_cross_origin() {
         const OWN: &str = "http://web.rigbox.localhost:7080";
         assert_eq!(initiator(&request("GET", &[("origin", OWN)]), OWN, true), Initiator::SameOrigin);
         let twice = request("GET", &[("origin", OWN), ("origin", OWN)]);

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_apps_own_cookies_pass_byte_for_byte() {
+    fn apps_own_cookies_pass_byte_for_byte() {
         for (sent, passed) in [
             (&["a=b;  c = d ;e"][..], &["a=b;  c = d ;e"][..]),
             (&["a=b; rigbox_app=x; c=d"], &["a=b; c=d"]),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn two_session_cookies_are_none() {
+    fn two_session_cookies_are_ignored() {
         let value = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(COOKIE, HeaderValue::from_str(text).unwrap());
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_app_sets_cookies_of_its_own_host_only() {
+    fn app_sets_cookies_of_its_own_host_only() {
         let host = "web.rigbox.localhost";
         for (set, kept) in [
             ("a=b; Path=/; HttpOnly", Some("a=b; Path=/; HttpOnly")),

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_apps_own_authorization_passes() {
+    fn apps_own_authorization_passes() {
         let ours = format!("rb_{}", "a".repeat(43));
         for (value, passes) in [
             ("Basic YTpi".to_owned(), true),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_one_connection_ends_here() {
+    fn hop_by_hop_headers_are_removed() {
         let headers = [
             ("connection", "keep-alive, X-Private"),
             ("connection", "x-other"),

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn all_names_of_the_host_have_to_agree() {
+    fn all_host_headers_must_agree() {
         for (uri, hosts, wanted) in [
             ("/", &["web.rigbox.localhost"][..], Ok("web.rigbox.localhost")),
             ("/", &["WEB.rigbox.localhost:7080"], Ok("web.rigbox.localhost")),

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_a_url_is_detected() {
+    fn token_in_a_url_is_detected() {
         let digits = "a".repeat(tokens::DIGITS);
         for prefix in ["rb_", "rb_ws_", "rbd_", "rbs_"] {
             for target in [

@@ -18,7 +18,7 @@ async fn public(limits: Limits) -> World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_comes_drop_by_drop_is_cut_off() {
+async fn slow_head_times_out() {
     let limits = Limits { head: Duration::from_secs(1), ..Limits::default() };
     let world = public(limits).await;
     for start in ["", "G", "PRI * HTTP/2", "GET / HTTP/1.1\r\nHost: web.rigbox.localhost\r\nX: "] {
@@ -40,7 +40,7 @@ async fn a_head_that_comes_drop_by_drop_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_asks_nothing_is_closed_and_one_that_waits_for_an_answer_is_not() {
+async fn only_an_idle_connection_times_out() {
     let limits = Limits { keep_alive: Duration::from_millis(500), ..Limits::default() };
     let world = public(limits).await;
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
@@ -59,7 +59,7 @@ async fn a_connection_that_asks_nothing_is_closed_and_one_that_waits_for_an_answ
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_that_does_not_answer_is_given_up() {
+async fn unresponsive_app_times_out() {
     let limits = Limits { response: Duration::from_secs(1), ..Limits::default() };
     let world = public(limits).await;
     let reply = get(world.edge, "/hang", &[]).await;
@@ -80,17 +80,17 @@ async fn an_app_that_does_not_answer_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_than_there_may_be_are_turned_away() {
-    const MOST: usize = 16;
-    let limits = Limits { connections: MOST, head: Duration::from_secs(60), ..Limits::default() };
+    const MAX_CONNECTIONS: usize = 16;
+    let limits = Limits { connections: MAX_CONNECTIONS, head: Duration::from_secs(60), ..Limits::default() };
     let world = World::with(limits).await;
     world.app(Visibility::Public);
     let mut held = Vec::new();
     // However the kernel spreads them over the workers: those that get a response are in.
-    for number in 0..MOST + 8 {
+    for number in 0..MAX_CONNECTIONS + 8 {
         let mut stream = TcpStream::connect(world.edge).await.unwrap();
         let _ = stream.write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await;
         let answered = soon("a response or the end", stream.read_u8()).await;
-        assert_eq!(answered.is_ok(), number < MOST, "{number}");
+        assert_eq!(answered.is_ok(), number < MAX_CONNECTIONS, "{number}");
         held.push(stream);
     }
     drop(held);

@@ -22,7 +22,7 @@ const MANY: usize = 10_000;
 const DESCRIPTORS: u64 = 1_000;
 /// WebSockets per connection; edge allows 128.
 const OF_ONE: usize = 125;
-const AT_ONCE: usize = 64;
+const CONCURRENCY: usize = 64;
 
 /// The app, which ends when this is dropped.
 struct App {
@@ -79,7 +79,7 @@ async fn ten_thousand_idle_websockets_are_kept_and_all_end_with_what_allowed_the
         stream::iter(0..MANY / OF_ONE).then(|_| http2::connect_for_websockets(world.edge)).collect().await;
     let opening = clients.iter().flat_map(|client| std::iter::repeat_n(client, OF_ONE));
     let mut sockets: Vec<Socket> = stream::iter(opening.cloned().map(|client| open(client, friend.clone())))
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(CONCURRENCY)
         .collect()
         .await;
     assert_eq!(sockets.len(), MANY);

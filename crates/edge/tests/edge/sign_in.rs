@@ -21,7 +21,7 @@ fn begun(reply: &Reply) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_signs_in_and_comes_back_to_where_it_was() {
+async fn browser_returns_to_its_page_after_sign_in() {
     let world = World::new().await;
     let (state, cookie) = begun(&get(world.edge, "/deep/page?x=1", &NAVIGATES).await);
     let nonce = cookie.trim_start_matches("rigbox_state=").split('.').next().unwrap();
@@ -45,7 +45,7 @@ async fn a_browser_signs_in_and_comes_back_to_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_is_of_no_use_in_another_browser() {
+async fn code_is_bound_to_its_browser() {
     let world = World::new().await;
     let (state, cookie) = begun(&get(world.edge, "/", &NAVIGATES).await);
     let (other_state, other_cookie) = begun(&get(world.edge, "/", &NAVIGATES).await);
@@ -72,7 +72,7 @@ async fn a_code_is_of_no_use_in_another_browser() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sign_in_leads_nowhere_else() {
+async fn sign_in_does_not_redirect_elsewhere() {
     let world = World::new().await;
     for (to, returned) in [
         ("%2Fpage", "/page"),

@@ -18,7 +18,7 @@ async fn public() -> World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_be_read_in_two_ways_is_refused() {
+async fn ambiguous_requests_are_refused() {
     let world = public().await;
     const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: web.rigbox.localhost\r\n\r\n";
     let chunked = format!("0\r\n\r\n{SMUGGLED}");
@@ -64,7 +64,7 @@ async fn what_could_be_read_in_two_ways_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_body_ends_its_connection() {
+async fn malformed_body_ends_its_connection() {
     let world = public().await;
     for body in [
         "5\nhello\r\n0\r\n\r\n",
@@ -112,7 +112,7 @@ async fn requests_in_a_row_are_those_that_were_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_head_is_refused() {
+async fn large_head_is_refused() {
     let world = public().await;
     let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX: {}\r\n\r\n", "a".repeat(70_000));
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_large_head_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_goes_on_after_an_upgrade_that_was_not_made() {
+async fn connection_continues_after_a_refused_upgrade() {
     let world = public().await;
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
     let first = format!("GET /one HTTP/1.1\r\nHost: {HOST}\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n");

@@ -49,7 +49,7 @@ fn by_key(name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_when_its_visibility_does_and_others_go_on() {
+async fn stream_ends_when_its_visibility_does_and_others_go_on() {
     let world = World::new().await;
     world.app(Visibility::Privileged);
     let friends = stream(&world, &by_key("friend")).await;
@@ -66,7 +66,7 @@ async fn a_stream_ends_when_its_visibility_does_and_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_strangers_stream_ends_when_the_app_is_not_public_any_more() {
+async fn anonymous_stream_ends_when_the_app_stops_being_public() {
     let world = World::new().await;
     world.app(Visibility::Public);
     let open = stream(&world, "").await;
@@ -76,7 +76,7 @@ async fn a_strangers_stream_ends_when_the_app_is_not_public_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_when_its_key_is_revoked() {
+async fn stream_ends_when_its_key_is_revoked() {
     let world = World::new().await;
     let open = stream(&world, &by_key("owner")).await;
     world.gateway.table().identities.remove(&shown("key", "owner"));
@@ -85,7 +85,7 @@ async fn a_stream_ends_when_its_key_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_when_its_key_expires() {
+async fn stream_ends_when_its_key_expires() {
     let world = World::new().await;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64;
     let mut short = user(OWNER, "owner");
@@ -117,7 +117,7 @@ async fn another_boot_is_another_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_with_its_workspace() {
+async fn stream_ends_with_its_workspace() {
     let world = World::new().await;
     let open = stream(&world, &by_key("owner")).await;
     let mut down = route(Visibility::Private);
@@ -155,7 +155,7 @@ async fn without_a_word_from_control_nothing_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_answer_waits_for_its_reader() {
+async fn large_response_waits_for_its_reader() {
     let world = World::new().await;
     world.app(Visibility::Public);
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
@@ -185,7 +185,7 @@ async fn a_large_answer_waits_for_its_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_upload_arrives_whole_with_and_without_a_length() {
+async fn large_upload_is_complete_with_and_without_a_length() {
     let world = World::new().await;
     world.app(Visibility::Public);
     const SIZE: usize = 32 * 1024 * 1024;

@@ -40,7 +40,7 @@ async fn no_credential_of_the_platform_reaches_an_app() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_the_apps_passes_byte_for_byte() {
+async fn apps_own_bytes_pass_unchanged() {
     let world = World::new().await;
     let key = shown("key", "owner");
     let cookie = format!("a=1;  b = \"x y\" ;rigbox_app={}; c=d=e", shown("cookie", "owner"));
@@ -69,7 +69,7 @@ async fn what_is_the_apps_passes_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_is_told_who_asks_and_nobody_can_say_it_instead() {
+async fn identity_headers_cannot_be_forged() {
     let world = World::new().await;
     let key = shown("key", "owner");
     let lies = [
@@ -112,7 +112,7 @@ async fn an_app_is_told_who_asks_and_nobody_can_say_it_instead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_cannot_set_what_is_not_its_own() {
+async fn app_cannot_set_reserved_headers_or_cookies() {
     let world = World::new().await;
     world.app(Visibility::Public);
     world.gateway.workspace_changed().await;
@@ -122,7 +122,7 @@ async fn an_app_cannot_set_what_is_not_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_in_an_address_is_refused_and_our_paths_reach_no_app() {
+async fn key_in_url_is_refused_and_reserved_paths_reach_no_app() {
     let world = World::new().await;
     world.app(Visibility::Public);
     world.gateway.workspace_changed().await;

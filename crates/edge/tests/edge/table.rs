@@ -12,7 +12,7 @@ type Says = [Option<u16>; 3];
 type Row = (&'static str, Vec<(String, String)>, Says);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_of_who_may_see_an_app() {
+async fn access_table_holds() {
     const F: Option<u16> = None;
     let world = World::new().await;
     let key = |name: &str| vec![("x-rigbox-key".to_owned(), shown("key", name))];
@@ -80,7 +80,7 @@ async fn the_table_of_who_may_see_an_app() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preflight_is_answered_for_listed_origins() {
+async fn preflight_is_answered_for_listed_origins() {
     let world = World::new().await;
     let reply = ask(
         world.edge,
@@ -102,7 +102,7 @@ async fn a_preflight_is_answered_for_listed_origins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_counts_before_a_cookie_and_two_keys_count_for_nothing() {
+async fn key_precedes_cookie_and_two_keys_are_refused() {
     let world = World::new().await;
     let (owner, stranger) = (shown("key", "owner"), shown("key", "stranger"));
     let cookie = format!("rigbox_app={}", shown("cookie", "owner"));
@@ -116,7 +116,7 @@ async fn a_key_counts_before_a_cookie_and_two_keys_count_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tossed_cookie_is_no_session() {
+async fn tossed_cookie_is_not_a_session() {
     let world = World::new().await;
     let owner = shown("cookie", "owner");
     let twice = format!("rigbox_app={owner}; rigbox_app=other");
@@ -130,7 +130,7 @@ async fn a_tossed_cookie_is_no_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_does_not_count_is_taken_away() {
+async fn invalid_session_cookie_is_cleared() {
     let world = World::new().await;
     let mut headers = NAVIGATES.to_vec();
     headers.push(("cookie", "rigbox_app=revoked"));
@@ -143,7 +143,7 @@ async fn a_session_that_does_not_count_is_taken_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_reached_is_explained() {
+async fn unreachable_app_is_explained() {
     let world = World::new().await;
     let key = shown("key", "owner");
     let headers = [("x-rigbox-key", key.as_str())];
@@ -188,7 +188,7 @@ async fn what_cannot_be_reached_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_app_is_there_at_once() {
+async fn new_app_is_reachable_immediately() {
     let world = World::new().await;
     let host = [("host", "new.rigbox.localhost")];
     assert_eq!(get(world.edge, "/", &host).await.status, 404);
@@ -199,7 +199,7 @@ async fn a_new_app_is_there_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn control_is_asked_once_and_a_revocation_counts_for_the_next_request() {
+async fn decision_is_cached_until_revoked() {
     let world = World::new().await;
     let key = shown("key", "owner");
     let headers = [("x-rigbox-key", key.as_str())];

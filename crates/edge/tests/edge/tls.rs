@@ -59,7 +59,7 @@ async fn world() -> (World, TempDir, CertificateDer<'static>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_name_has_its_certificate_and_a_name_without_has_none() {
+async fn each_name_has_its_own_certificate_or_none() {
     let (world, folder, wildcard) = world().await;
     let own = write_pair(folder.path(), 1, &["shop.example"]);
     // Found at run time.
@@ -74,7 +74,7 @@ async fn each_name_has_its_certificate_and_a_name_without_has_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_pair_leaves_what_was_there() {
+async fn invalid_certificate_pair_keeps_the_old_one() {
     let (world, folder, wildcard) = world().await;
     // The key of another certificate, as in the middle of a renewal.
     let other = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();

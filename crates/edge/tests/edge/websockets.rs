@@ -36,7 +36,7 @@ async fn echoes(socket: &mut Socket) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_is_opened_by_the_apps_own_pages_only() {
+async fn websocket_is_opened_by_the_apps_own_pages_only() {
     let world = World::new().await;
     let cookie = format!("rigbox_app={}", shown("cookie", "owner"));
     let key = shown("key", "owner");
@@ -64,7 +64,7 @@ async fn a_websocket_is_opened_by_the_apps_own_pages_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_ends_with_what_allowed_it() {
+async fn websocket_ends_with_its_grant() {
     let world = World::new().await;
     world.app(Visibility::Privileged);
     let (owner, friend) = (shown("key", "owner"), shown("key", "friend"));
@@ -83,7 +83,7 @@ async fn a_websocket_ends_with_what_allowed_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_ends_when_either_side_closes() {
+async fn websocket_ends_when_either_side_closes() {
     let world = World::new().await;
     world.app(Visibility::Public);
     let mut socket = open(&world, &[]).await.unwrap();
@@ -107,7 +107,7 @@ async fn a_websocket_ends_when_either_side_closes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_is_opened_over_http2() {
+async fn websocket_is_opened_over_http2() {
     let world = World::new().await;
     let mut client = http2::connect_for_websockets(world.edge).await;
     let cookie = format!("a=b; rigbox_app={}", shown("cookie", "owner"));

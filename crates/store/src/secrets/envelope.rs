@@ -176,7 +176,7 @@ mod tests {
     static TWO: Column = Column { table: "one", column: "other", row: &["a", "b"] };
 
     #[test]
-    fn a_record_opens_at_its_place_only() {
+    fn record_opens_only_in_its_own_place() {
         let master = MasterKey::generate().unwrap();
         let record = seal(&master, &ONE.at(&["x", "y"]), b"secret").unwrap();
         assert_eq!(record.len(), b"secret".len() + OVERHEAD);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_or_cut_record_does_not_open() {
+    fn modified_or_truncated_record_does_not_open() {
         let master = MasterKey::generate().unwrap();
         let place = ONE.at(&["x", "y"]);
         let record = seal(&master, &place, b"secret").unwrap();

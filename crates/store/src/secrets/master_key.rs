@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_does_not_print() {
+    fn key_does_not_print() {
         let key = MasterKey::generate().unwrap();
         let ring = MasterKeys { first: Arc::new(MasterKey::new(key.bytes.clone())), others: vec![] };
         let text = format!("{key:?} {ring:?}");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keyring_is_a_key_per_line() {
+    fn keyring_is_a_key_per_line() {
         let line = |byte: u8| STANDARD.encode([byte; KEY_BYTES]);
         let text = format!("# of 2027\n{}\n\n {}\r\n", line(1), line(2));
         let ring = MasterKeys::parse(text.as_bytes()).unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_source_yields_a_keyring_or_says_why_not() {
+    async fn every_source_yields_a_keyring_or_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
         let file = KeySource::File(path.clone());

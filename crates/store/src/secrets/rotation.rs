@@ -30,7 +30,7 @@ pub struct Rotation {
     pub to: MasterKeyId,
     /// Number of rewrapped records.
     pub records: u64,
-    /// Whether an interrupted rotation was resumed.
+    /// True if an interrupted rotation was resumed.
     pub resumed: bool,
 }
 

@@ -10,7 +10,7 @@ async fn other(f: &Fixture) -> Store {
 }
 
 #[tokio::test]
-async fn what_another_process_grants_or_revokes_counts_at_once() {
+async fn change_by_another_process_takes_effect_immediately() {
     let f = fixture().await;
     let other = other(&f).await;
     let (record, key) = f.add(Scope::Account, None).await;
@@ -34,7 +34,7 @@ async fn what_another_process_grants_or_revokes_counts_at_once() {
 }
 
 #[tokio::test]
-async fn a_workspace_that_is_gone_is_covered_no_more() {
+async fn deleted_workspace_is_not_covered() {
     let f = fixture().await;
     let workspace = new(&f.user, 1, "w1");
     f.store.create_workspace(&workspace, QUOTA, None, &event()).await.unwrap();

@@ -82,7 +82,7 @@ async fn variables_are_merged_and_removed_and_only_their_names_are_with_the_work
 }
 
 #[tokio::test]
-async fn an_environment_that_is_too_large_changes_nothing() {
+async fn oversized_environment_changes_nothing() {
     let (f, id) = unlocked().await;
     let half = "x".repeat(32 * 1024);
     set(&f.store, &id, &[("A", &half)]).await.unwrap();
@@ -100,7 +100,7 @@ async fn an_environment_that_is_too_large_changes_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_value_or_a_master_key_is_in_the_database() {
+async fn database_contains_no_plaintext_value_or_master_key() {
     let (f, id) = unlocked().await;
     set(&f.store, &id, &[("A", CANARY)]).await.unwrap();
     let key = source(&f).read().await.unwrap();
@@ -121,7 +121,7 @@ async fn nothing_of_a_value_or_a_master_key_is_in_the_database() {
 }
 
 #[tokio::test]
-async fn a_value_that_was_moved_to_another_row_does_not_open() {
+async fn value_moved_to_another_row_does_not_open() {
     let (f, id) = unlocked().await;
     let other = new(&f.user, 2, "two");
     f.store.create_workspace(&other, QUOTA, None, &event()).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_value_that_was_moved_to_another_row_does_not_open() {
 }
 
 #[tokio::test]
-async fn a_wrong_master_key_is_said_and_loses_nothing() {
+async fn wrong_master_key_is_an_error_and_loses_nothing() {
     let (f, id) = unlocked().await;
     set(&f.store, &id, &[("A", CANARY)]).await.unwrap();
     let kept = std::fs::read(key_file(&f)).unwrap();
@@ -166,7 +166,7 @@ async fn a_wrong_master_key_is_said_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn the_master_key_rotates_while_another_handle_writes() {
+async fn master_key_rotates_while_another_handle_writes() {
     let (f, id) = unlocked().await;
     let many: Vec<String> = (0..250).map(|n| format!("V{n}")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), CANARY)).collect();
@@ -203,7 +203,7 @@ async fn the_master_key_rotates_while_another_handle_writes() {
 }
 
 #[tokio::test]
-async fn a_rotation_that_was_killed_anywhere_is_finished_by_the_next() {
+async fn killed_rotation_is_finished_by_the_next() {
     for steps in 0..4 {
         let (f, id) = unlocked().await;
         let many: Vec<String> = (0..150).map(|n| format!("V{n}")).collect();
@@ -231,7 +231,7 @@ async fn a_rotation_that_was_killed_anywhere_is_finished_by_the_next() {
 }
 
 #[tokio::test]
-async fn two_rotations_do_not_run_at_one_time() {
+async fn concurrent_rotations_are_refused() {
     let (f, _) = unlocked().await;
     let lock = f.store.lock_rotation().unwrap();
     assert!(matches!(f.store.rotate_master_key(now()).await, Err(Error::Rotation(_))));
@@ -240,7 +240,7 @@ async fn two_rotations_do_not_run_at_one_time() {
 }
 
 #[tokio::test]
-async fn a_rotation_by_command_takes_over_to_the_key_that_the_operator_put_first() {
+async fn rotation_encrypts_under_the_operators_first_key() {
     let (f, id) = unlocked().await;
     set(&f.store, &id, &[("A", CANARY)]).await.unwrap();
     let cat = KeySource::Command(vec!["cat".into(), key_file(&f).to_str().unwrap().into()]);
@@ -268,7 +268,7 @@ async fn a_rotation_by_command_takes_over_to_the_key_that_the_operator_put_first
 }
 
 #[tokio::test]
-async fn every_column_with_an_envelope_is_known_to_the_rotation() {
+async fn rotation_covers_every_envelope_column() {
     let (f, _) = unlocked().await;
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT DISTINCT m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c ON c.name = 'master_key' \
@@ -283,7 +283,7 @@ async fn every_column_with_an_envelope_is_known_to_the_rotation() {
 }
 
 #[tokio::test]
-async fn a_workspace_key_ends_with_its_boot_and_with_running() {
+async fn workspace_key_ends_with_its_boot() {
     let (f, id) = unlocked().await;
     let row = || async { f.store.workspace(&id).await.unwrap().unwrap() };
     let live = |next: Lifecycle| {
@@ -346,7 +346,7 @@ async fn a_workspace_key_ends_with_its_boot_and_with_running() {
 }
 
 #[test]
-fn a_workspace_key_looks_like_one_and_does_not_print() {
+fn workspace_key_looks_like_one_and_does_not_print() {
     let key = WorkspaceKey::mint().unwrap();
     assert_eq!((format!("{key:?}").as_str(), key.reveal().len()), ("WorkspaceKey(..)", 49));
     assert!(WorkspaceKey::parse(key.reveal()).is_some() && ApiKey::parse(key.reveal()).is_none());

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_body_is_found() {
+    fn end_of_body_is_found() {
         for body in [
             "0\r\n\r\n",
             "5\r\nhello\r\n0\r\n\r\n",
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ambiguous_end_is_refused() {
+    fn ambiguous_body_length_is_refused() {
         for body in [
             "5\nhello\r\n0\r\n\r\n",
             "5\r\nhello0\r\n\r\n",

@@ -20,7 +20,7 @@ pub(super) enum Framing {
 pub(super) struct Head {
     /// Offset of the next line.
     at: usize,
-    /// Whether the request line has been parsed.
+    /// True if the request line has been parsed.
     started: bool,
     old: bool,
     length: Option<u64>,
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_has_one_reading_or_is_refused() {
+    fn head_has_one_reading_or_is_refused() {
         for (head, framing) in [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Framing::Nothing),
             ("\r\nGET / HTTP/1.1\r\n\r\n", Framing::Nothing),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ambiguous_head_is_refused() {
+    fn ambiguous_head_is_refused() {
         for lines in [
             "Content-Length: 5\r\nTransfer-Encoding: chunked",
             "Transfer-Encoding: chunked\r\nContent-Length: 5",

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_complete_however_they_are_chunked() {
+    fn lines_are_complete_for_any_chunking() {
         let text = b"one\n\ntwo two\nthree";
         for size in 1..=text.len() {
             let mut lines = Lines::default();
