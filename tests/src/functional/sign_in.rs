@@ -135,7 +135,7 @@ fn admin_commands_report_errors_to_the_operator(installation: &Installation) -> 
         (&["user", "add", "owner@example.org"], "already"),
         (&["user", "add", "x@example.org", "--plan", "owner"], "expected free or pro"),
         (&["user", "disable", "owner@example.org"], "administrator"),
-        (&["login-link", "outsider@example.org"], "not found"),
+        (&["login-link", "unknown@example.org"], "not found"),
     ] {
         let error = installation
             .admin(arguments)

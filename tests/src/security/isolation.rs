@@ -129,7 +129,7 @@ fn roles_have_only_what_they_need(installation: &Installation) -> TestResult {
             std::io::Write::write_all(&mut stream, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
         let mut byte = [0];
         let answered = std::io::Read::read(&mut stream, &mut byte).is_ok_and(|count| count > 0);
-        ensure!(!answered, "{socket} talks to a outsider");
+        ensure!(!answered, "{socket} talks to an outsider");
     }
     Ok(())
 }
