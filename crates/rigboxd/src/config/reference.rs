@@ -274,10 +274,12 @@ fn fields_of<T: DeserializeOwned>() -> Vec<String> {
 }
 
 fn documentation() -> String {
-    let mut text = "# Configuration\n\nThe configuration file is `/etc/rigbox/rigbox.toml`, or the one given with `--config`. It is in TOML. \
-        Every key has a default, and an unknown key is an error that names its line. [`examples/rigbox.toml`](../examples/rigbox.toml) has \
-        all keys.\n\nThis page is generated from `crates/rigboxd/src/config/reference.rs`; `RIGBOX_BLESS=1 cargo test -p rigboxd` writes it \
-        anew.\n"
+    let mut text = "# Configuration\n\n\
+        The configuration file is `/etc/rigbox/rigbox.toml`, or the one given with `--config`. It is in TOML.\n\
+        Every key has a default, and an unknown key is an error that names its line.\n\
+        [`examples/rigbox.toml`](../examples/rigbox.toml) has all keys.\n\n\
+        This page is generated from `crates/rigboxd/src/config/reference.rs`. Write it anew with\n\
+        `RIGBOX_BLESS=1 cargo test --release -p rigboxd`.\n"
         .to_owned();
     for section in SECTIONS {
         match section.name {
