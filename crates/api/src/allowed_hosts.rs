@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 
 use http::Uri;
 
-/// The names under which this API answers, lower case, with port. A page whose name was made to point here
-/// (DNS rebinding) has another name.
+/// Host names of this API, lower case, with port. A page whose name was rebound to this address (DNS
+/// rebinding) sends another name.
 pub struct AllowedHosts(HashSet<String>);
 
 impl AllowedHosts {
-    /// `None` when the URL is none. `console` is the console's host as browsers send it.
+    /// Creates the set. Returns `None` if the URL is invalid. `console` is the console's host as browsers
+    /// send it.
     pub fn new(public_url: &str, console: &str, listen: SocketAddr) -> Option<Self> {
         let uri: Uri = public_url.parse().ok()?;
         let host = uri.host()?.to_ascii_lowercase();
@@ -33,7 +34,7 @@ impl AllowedHosts {
         Some(Self(hosts))
     }
 
-    pub(crate) fn has(&self, host: &str) -> bool {
+    pub(crate) fn contains(&self, host: &str) -> bool {
         self.0.contains(&host.to_ascii_lowercase())
     }
 }
@@ -43,20 +44,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_names_with_our_port_are_ours() {
+    fn only_own_names_with_own_port_are_allowed() {
         let listen = "127.0.0.1:7070".parse().unwrap();
         let hosts = AllowedHosts::new("http://rigbox.example:7070", "console.example", listen).unwrap();
         for good in
             ["rigbox.example:7070", "RIGBOX.example:7070", "localhost:7070", "127.0.0.1:7070", "[::1]:7070"]
         {
-            assert!(hosts.has(good), "{good}");
+            assert!(hosts.contains(good), "{good}");
         }
         for bad in ["rigbox.example", "localhost", "evil.example:7070", "localhost:80", "", "localhost:7070."]
         {
-            assert!(!hosts.has(bad), "{bad}");
+            assert!(!hosts.contains(bad), "{bad}");
         }
         let tls = AllowedHosts::new("https://rigbox.example", "rigbox.example", listen).unwrap();
-        assert!(tls.has("rigbox.example") && tls.has("rigbox.example:443") && tls.has("localhost:7070"));
+        assert!(
+            tls.contains("rigbox.example")
+                && tls.contains("rigbox.example:443")
+                && tls.contains("localhost:7070")
+        );
         assert!(AllowedHosts::new("rigbox", "rigbox", listen).is_none());
     }
 }

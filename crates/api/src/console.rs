@@ -1,10 +1,10 @@
-//! The console's pages for people: how they look and what protects them. One file per subject.
+//! Pages of the console: layout, security headers and form parsing. One file per subject.
 
 pub(crate) mod device;
 pub(crate) mod open;
 pub(crate) mod sign_in;
 
-use axum::extract::{FromRequest, FromRequestParts, Query, RawForm, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, RawForm, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine;
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::context::ApiContext;
 use crate::error::ApiError;
+use crate::extract::parse_query;
 use crate::middleware::credentials;
 
 const STYLE: &str = "
@@ -34,7 +35,7 @@ dt{opacity:.7}dd{margin:0 0 .5rem}
 code{font-size:1.1rem;letter-spacing:.05em}
 ";
 
-/// A page with its title; the title is its heading too.
+/// Renders a page. The title is also its heading.
 fn page(status: StatusCode, title: &str, content: &Markup) -> Response {
     let mut random = [0; 16];
     if let Err(error) = getrandom::fill(&mut random) {
@@ -66,8 +67,8 @@ fn page(status: StatusCode, title: &str, content: &Markup) -> Response {
     response
 }
 
-/// What every answer to a person has, redirects included: nobody keeps it, and its address, which may hold a link's token, is told to
-/// no other site.
+/// Adds the headers that every response to a browser has, redirects included: no caching, and no referrer to
+/// other sites, because the URL may contain the token of a link.
 fn protect(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -81,7 +82,7 @@ fn redirect(to: &str) -> Response {
     response
 }
 
-/// What went wrong, as a page.
+/// Error as a page.
 pub(crate) struct PageError(ApiError);
 
 impl<E: Into<ApiError>> From<E> for PageError {
@@ -95,14 +96,14 @@ impl IntoResponse for PageError {
         let (status, retry_after) = (self.0.status(), self.0.retry_after());
         let (_, message) = self.0.into_code_and_message();
         let content = html! { p { (message) } p { a href="/sign-in" { "Sign in" } } };
-        let mut response = page(status, "That did not work", &content);
+        let mut response = page(status, "Something went wrong", &content);
         response.headers_mut().extend(retry_after);
         response
     }
 }
 
-/// Pages are on the console's own host, where its cookie is; another of our names sends people there. What changes something has to
-/// come from one of these pages.
+/// Requires the console's own host, where its cookie is valid; reads under another of our names are
+/// redirected there. Changes must come from one of the console's pages.
 pub(crate) async fn require_console_host(
     State(app): State<ApiContext>,
     request: Request,
@@ -114,7 +115,7 @@ pub(crate) async fn require_console_host(
             return PageError(ApiError::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "unknown_host",
-                format!("this page is at {}", app.console.origin()),
+                format!("This page is at {}.", app.console.origin()),
             ))
             .into_response();
         }
@@ -122,13 +123,13 @@ pub(crate) async fn require_console_host(
         return redirect(&format!("{}{path}", app.console.origin()));
     }
     if *method == Method::POST && !credentials::is_same_origin(&app.console, method, headers) {
-        let message = "this form was not sent from a page of this console";
+        let message = "This form was not sent from a page of this console. Open the page again.";
         return PageError(ApiError::new(StatusCode::FORBIDDEN, "cross_site", message)).into_response();
     }
     next.run(request).await
 }
 
-/// A form's fields.
+/// Fields of a form.
 pub(crate) struct FormParams<T>(T);
 
 impl<T: DeserializeOwned> FromRequest<ApiContext> for FormParams<T> {
@@ -139,20 +140,18 @@ impl<T: DeserializeOwned> FromRequest<ApiContext> for FormParams<T> {
             .await
             .map_err(|error| ApiError::bad_request(error.body_text()))?;
         let uri = http::Uri::builder().path_and_query([b"/?", &*bytes].concat()).build();
-        let uri = uri.map_err(|_| ApiError::bad_request("the form's content is no form"))?;
-        let query: Result<Query<T>, _> = Query::try_from_uri(&uri);
-        Ok(query.map(|Query(value)| Self(value)).map_err(|error| ApiError::bad_request(error.body_text()))?)
+        let uri = uri.map_err(|_| ApiError::bad_request("The form is malformed."))?;
+        Ok(Self(parse_query(&uri)?))
     }
 }
 
-/// The part of a page's URL after `?`.
+/// Query parameters of a page.
 pub(crate) struct PageParams<T>(T);
 
 impl<T: DeserializeOwned> FromRequestParts<ApiContext> for PageParams<T> {
     type Rejection = PageError;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiContext) -> Result<Self, PageError> {
-        let query: Result<Query<T>, _> = Query::try_from_uri(&parts.uri);
-        Ok(query.map(|Query(value)| Self(value)).map_err(|error| ApiError::bad_request(error.body_text()))?)
+        Ok(Self(parse_query(&parts.uri)?))
     }
 }

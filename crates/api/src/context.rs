@@ -1,4 +1,4 @@
-//! The services that handlers call, as one cheaply cloned value.
+//! State of the handlers: the services they call, as one value that is cheap to clone.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Errors as clients see them. Each service's errors are mapped here and nowhere else; what is not the caller's
-//! business goes to the log, and the caller gets a text that says so.
+//! Errors as clients see them. Each service's errors are mapped here and nowhere else. Details that are not
+//! the caller's business go to the log.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -22,18 +22,18 @@ use rigbox_service::identity::sign_in::SignInError;
 use rigbox_service::nodes::client::NodeError;
 use rigbox_service::quick_deploy::DeployError;
 
-/// What every failed request is answered with.
+/// Body of every failed response.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ApiErrorBody {
     error: ApiErrorDetail,
 }
 
-/// What went wrong.
+/// Error of a request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ApiErrorDetail {
-    /// Stable, for programs.
+    /// Stable code for programs.
     code: String,
-    /// For people: what was wrong and what would be right.
+    /// Message for people: the problem and the remedy.
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -49,7 +49,7 @@ pub(crate) struct ApiError {
     retry_after_s: Option<u32>,
 }
 
-/// How soon a node or an agent may be back.
+/// Time after which a node or an agent may be back.
 const RETRY_AFTER_S: u32 = 2;
 
 impl ApiError {
@@ -69,11 +69,11 @@ impl ApiError {
     }
 
     pub(crate) fn internal(problem: &dyn std::fmt::Display) -> Self {
-        error!(%problem, "a request failed");
+        error!(%problem, "request failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
-            "something went wrong here; the log has the reason",
+            "Something went wrong on the server. Its log has the details.",
         )
     }
 
@@ -81,17 +81,17 @@ impl ApiError {
         Self { details: Some(details), ..self }
     }
 
-    /// Which status it is answered with.
+    /// Returns the status of the response.
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// When to come again, if that is known.
+    /// Returns the `Retry-After` header, if there is one.
     pub(crate) fn retry_after(&self) -> Option<(HeaderName, HeaderValue)> {
         self.retry_after_s.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds)))
     }
 
-    /// Code and message, for a stream that has begun.
+    /// Returns code and message, for a stream that has already started.
     pub(crate) fn into_code_and_message(self) -> (String, String) {
         (self.code, self.message)
     }
@@ -117,7 +117,7 @@ pub(crate) fn route_not_found(path: &str) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "not_found",
-        format!("route {path} not found: /api-docs/openapi.json lists the routes"),
+        format!("Route {path} not found. See /api-docs/openapi.json for the routes."),
     )
 }
 
@@ -125,7 +125,7 @@ pub(crate) async fn method_not_allowed() -> ApiError {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
-        "this route does not know the method: /api-docs/openapi.json lists the routes",
+        "This route does not support the method. See /api-docs/openapi.json for the routes.",
     )
 }
 
@@ -141,25 +141,22 @@ impl From<AuthError> for ApiError {
 
 impl From<rigbox_service::records::StoreError> for ApiError {
     fn from(problem: rigbox_service::records::StoreError) -> Self {
-        error!(%problem, "the database failed a request");
-        Self::unavailable("database_unavailable", "the database cannot answer now: try again")
+        error!(%problem, "database failed");
+        Self::unavailable("database_unavailable", "The database does not answer. Try again.")
     }
 }
 
 impl From<NodeError> for ApiError {
     fn from(problem: NodeError) -> Self {
-        error!(%problem, "the node failed a request");
-        Self::unavailable(
-            "node_unavailable",
-            "the node does not answer now: try again, or look at `rig doctor`",
-        )
+        error!(%problem, "node failed");
+        Self::unavailable("node_unavailable", "The node does not answer. Try again, or run `rig doctor`.")
     }
 }
 
 impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "not found"),
+            Denied::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Resource not found."),
             Denied::AdministratorOnly(_) | Denied::OutOfScope(_) => {
                 Self::new(StatusCode::FORBIDDEN, "forbidden", denied.to_string())
             }
@@ -171,16 +168,18 @@ impl From<ServiceError> for ApiError {
     fn from(problem: ServiceError) -> Self {
         let message = problem.to_string();
         match problem {
-            ServiceError::NotFound(_) | ServiceError::NoKey(_) | ServiceError::NoVariable(_) => {
+            ServiceError::NotFound(_) | ServiceError::KeyNotFound(_) | ServiceError::VariableNotFound(_) => {
                 Self::new(StatusCode::NOT_FOUND, "not_found", message)
             }
-            ServiceError::ShownOnce(_) => Self::new(StatusCode::CONFLICT, "secret_shown_once", message),
+            ServiceError::SecretAlreadyShown(_) => {
+                Self::new(StatusCode::CONFLICT, "secret_shown_once", message)
+            }
             ServiceError::Denied(denied) => denied.into(),
             ServiceError::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
-            ServiceError::ResourceError(ResourceError::Zero { field }) => {
+            ServiceError::InvalidResources(ResourceError::Zero { field }) => {
                 Self::bad_request(message).with_details(json!({"field": field}))
             }
-            ServiceError::ResourceError(ResourceError::AboveLimit {
+            ServiceError::InvalidResources(ResourceError::AboveLimit {
                 field,
                 limit_name,
                 requested,
@@ -188,7 +187,7 @@ impl From<ServiceError> for ApiError {
             }) => Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                 .with_details(json!({"field": field, "limit": limit_name, "asked": requested, "max": limit})),
             ServiceError::InvalidValue(_) => Self::bad_request(message),
-            ServiceError::Illegal(illegal) => {
+            ServiceError::IllegalTransition(illegal) => {
                 let allowed: Vec<_> = illegal.allowed.iter().map(|request| request.as_str()).collect();
                 Self::new(StatusCode::CONFLICT, "invalid_state", message)
                     .with_details(json!({"status": illegal.status.as_str(), "allowed": allowed}))
@@ -202,7 +201,9 @@ impl From<ServiceError> for ApiError {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
             }
-            ServiceError::KeyReused => Self::new(StatusCode::CONFLICT, "idempotency_key_reused", message),
+            ServiceError::IdempotencyKeyReused => {
+                Self::new(StatusCode::CONFLICT, "idempotency_key_reused", message)
+            }
             ServiceError::Node(error) => error.into(),
             ServiceError::Store(error) => error.into(),
             ServiceError::Internal(_) => Self::internal(&message),
@@ -215,7 +216,7 @@ impl From<AppError> for ApiError {
         let message = problem.to_string();
         let conflict = |code| Self::new(StatusCode::CONFLICT, code, message.clone());
         match problem {
-            AppError::NoApp(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            AppError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             AppError::Workspace(problem) => problem.into(),
             AppError::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
             AppError::InvalidDomain(_) => {
@@ -230,12 +231,12 @@ impl From<AppError> for ApiError {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
             }
-            AppError::Widens => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
-            AppError::NoService(_) | AppError::Crossed => conflict("conflict"),
+            AppError::WidensAccess => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            AppError::NoService(_) | AppError::ConcurrentChange => conflict("conflict"),
             AppError::NotRunning(status) => {
                 conflict("invalid_state").with_details(json!({"status": status.as_str()}))
             }
-            AppError::Unverifiable(_) => {
+            AppError::DomainNotVerified(_) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unverifiable_domain", message)
             }
             AppError::Guest(error) => error.into(),
@@ -304,7 +305,11 @@ impl From<GuestError> for ApiError {
     fn from(error: GuestError) -> Self {
         let GuestError { code, message } = error;
         match code.as_str() {
-            "not_found" => Self::new(StatusCode::NOT_FOUND, &code, format!("not found: {message}")),
+            "not_found" if message.contains("not found") => Self::new(StatusCode::NOT_FOUND, &code, message),
+            // The agent quotes a tool such as `cat`, whose text lacks these words.
+            "not_found" => {
+                Self::new(StatusCode::NOT_FOUND, &code, format!("File or directory not found: {message}"))
+            }
             "permission_denied" => Self::new(StatusCode::FORBIDDEN, &code, message),
             "bad_request" => Self::bad_request(message),
             "not_running" => Self::new(StatusCode::CONFLICT, "invalid_state", message),
@@ -312,7 +317,7 @@ impl From<GuestError> for ApiError {
             "agent_lost" | "unreachable" => Self::unavailable(
                 "agent_lost",
                 format!(
-                    "the workspace's agent does not answer ({message}): try again, or stop the workspace and start it again"
+                    "The workspace's agent does not answer ({message}). Try again, or restart the workspace."
                 ),
             ),
             "busy" => Self::unavailable("busy", message),

@@ -8,7 +8,6 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, StatusCode};
-use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::handover::GuestPeer;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -17,19 +16,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::context::ApiContext;
 use crate::error::{self, ApiError};
 use crate::middleware::host_guard;
-use crate::{routes, server};
+use crate::routes;
+use crate::server::{self, WorkspacePeer};
 
 /// Host under which a VM reaches its bridge.
 const HOST_NAME: &str = "172.16.0.1:9090";
-
-/// Workspace at the other end of a connection, in the extensions of its requests.
-#[derive(Debug, Clone)]
-pub(crate) struct WorkspacePeer {
-    /// Id of the workspace, as the node named it.
-    pub(crate) workspace: WorkspaceId,
-    /// Keeps the connection's permit.
-    _peer: GuestPeer,
-}
 
 /// Returns the routes that a VM reaches.
 pub fn router(context: ApiContext) -> Router {
@@ -54,7 +45,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let connections = ReceiverStream::new(connections).filter_map(async |(stream, peer)| {
         let workspace = peer.workspace_id.parse().ok()?;
-        Some((stream, WorkspacePeer { workspace, _peer: peer }))
+        Some((stream, WorkspacePeer { workspace, _permit: peer }))
     });
     server::serve_all(connections, router, server::CONNECTION_LIMITS, shutdown).await
 }
@@ -98,8 +89,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_page_or_a_proxy_would_send_is_refused() {
-        let requested = |pairs: &[(&'static str, &'static str)], uri: &str| {
+    fn requests_of_pages_and_proxies_are_refused() {
+        let refusal_of = |pairs: &[(&'static str, &'static str)], uri: &str| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
                 headers.append(*name, http::HeaderValue::from_static(value));
@@ -107,7 +98,7 @@ mod tests {
             refusal(&headers, &uri.parse().unwrap())
         };
         let host = ("host", HOST_NAME);
-        assert_eq!(requested(&[host], "/rig/v1/workspaces"), None);
+        assert_eq!(refusal_of(&[host], "/rig/v1/workspaces"), None);
         for more in [
             ("origin", "http://172.16.0.1:9090"),
             ("sec-fetch-site", "none"),
@@ -117,14 +108,14 @@ mod tests {
             ("via", "1.1 x"),
             ("host", HOST_NAME),
         ] {
-            assert!(requested(&[host, more], "/").is_some(), "{more:?}");
+            assert!(refusal_of(&[host, more], "/").is_some(), "{more:?}");
         }
         for other in ["localhost:9090", "172.16.0.1", "evil.example:9090", "172.16.0.1:9091"] {
             let headers = [("host", other)];
-            assert!(requested(&headers, "/").is_some(), "{other}");
+            assert!(refusal_of(&headers, "/").is_some(), "{other}");
         }
-        assert!(requested(&[], "/").is_some());
-        assert!(requested(&[host], "http://evil.example/").is_some());
-        assert_eq!(requested(&[host], "http://172.16.0.1:9090/"), None);
+        assert!(refusal_of(&[], "/").is_some());
+        assert!(refusal_of(&[host], "http://evil.example/").is_some());
+        assert_eq!(refusal_of(&[host], "http://172.16.0.1:9090/"), None);
     }
 }

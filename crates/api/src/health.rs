@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`: for those who watch the process.
+//! `/healthz` and `/readyz`, for monitoring.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,29 +8,29 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 
-/// All is well.
+/// Healthy status.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
     status: &'static str,
     version: &'static str,
 }
 
-const WELL: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
+const OK: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
 
-/// Whether the process answers
+/// Check whether the process answers
 #[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = Health)))]
 pub(crate) async fn healthz() -> Json<Health> {
-    Json(WELL)
+    Json(OK)
 }
 
-/// Whether the process can do its work: database and node answer
+/// Check whether the process can work: database and node answer
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses((status = 200, body = Health), (status = 503, body = ApiErrorBody)),
 )]
 pub(crate) async fn readyz(State(app): State<ApiContext>) -> Result<Json<Health>, ApiError> {
-    match app.health.obstacle().await {
-        None => Ok(Json(WELL)),
-        Some(obstacle) => Err(ApiError::unavailable("not_ready", obstacle)),
+    match app.health.problem().await {
+        None => Ok(Json(OK)),
+        Some(problem) => Err(ApiError::unavailable("not_ready", problem)),
     }
 }

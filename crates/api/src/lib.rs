@@ -1,5 +1,6 @@
-//! HTTP of the control role: the API (`v1`), the console's pages (`console`), and the bridge of workspaces (`guest`). A request passes the
-//! `middleware`, then the handler that `routes` names for it; handlers parse, call one service and render.
+//! HTTP of the control role: the API (`v1`), the console's pages (`console`), and the bridge of workspaces
+//! (`guest`). A request passes the `middleware`, then the handler that `routes` names for it; handlers parse,
+//! call one service and render.
 
 use axum::extract::Request;
 use axum::routing::get;
@@ -30,7 +31,7 @@ pub use context::{ApiContext, Services};
 use extract::Caller;
 use middleware::host_guard;
 
-/// Serves the API until `shutdown` is true and requests in flight are answered.
+/// Serves the API until `shutdown` is true and requests in flight have finished.
 ///
 /// # Errors
 /// Failures of the runtime.

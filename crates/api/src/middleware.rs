@@ -1,4 +1,5 @@
-//! Checks that every request passes before its handler: the host it was sent to, its credentials, its rate limit.
+//! Middleware: checks that every request passes before its handler, on the host it was sent to, its
+//! credentials and its rate limit.
 
 pub(crate) mod credentials;
 pub(crate) mod host_guard;

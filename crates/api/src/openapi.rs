@@ -1,4 +1,4 @@
-//! The OpenAPI document, as the handlers describe themselves.
+//! OpenAPI document, generated from the handlers.
 
 use std::sync::Arc;
 
@@ -12,24 +12,22 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::{ApiError, ApiErrorBody, ApiErrorDetail};
 
-/// Name of the security scheme of keys.
+/// Security scheme of API keys.
 pub(crate) const BEARER: &str = "bearer";
-/// Name of the console's.
+/// Security scheme of the console's sessions.
 pub(crate) const SESSION: &str = "session";
 
 pub(crate) fn complete(mut document: OpenApi) -> OpenApi {
     document.info = InfoBuilder::new()
         .title("Rigbox")
-        .description(Some(
-            "Micro-VMs for code that you did not write. The same routes also answer under `/v1`.",
-        ))
+        .description(Some("Micro-VMs for untrusted code. The same routes are also served under `/v1`."))
         .version(env!("CARGO_PKG_VERSION"))
         .build();
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme(BEARER, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     let cookie = ApiKeyValue::with_description(
         "rigbox_session",
-        "A signed-in browser, on the console's host and from its own pages only; `__Host-rigbox_session` with TLS",
+        "Session of a signed-in browser, valid on the console's host and from its own pages only; `__Host-rigbox_session` with TLS",
     );
     components.add_security_scheme(SESSION, SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     components.schemas.insert(ApiErrorBody::name().into_owned(), ApiErrorBody::schema());
@@ -37,7 +35,7 @@ pub(crate) fn complete(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// The document as it is sent. It does not change while the process transitions.
+/// Serialized document, which does not change while the process runs.
 #[derive(Clone)]
 pub(crate) struct PublishedDocument(Result<Bytes, Arc<str>>);
 
@@ -47,7 +45,7 @@ impl PublishedDocument {
     }
 }
 
-/// This document
+/// Get this document
 #[utoipa::path(
     get, path = "/api-docs/openapi.json", tag = "health",
     responses((status = 200, body = HashMap<String, Value>, description = "OpenAPI 3.1, generated from the handlers")),

@@ -1,5 +1,5 @@
-//! All routes, each with its action and its rate-limit class. A route cannot be added without naming both, or declaring it public. The
-//! OpenAPI document is completed from the same declarations.
+//! Routes, each with its action and its rate-limit class. A route cannot be added without naming both, or
+//! declaring it public. The OpenAPI document is completed from the same declarations.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -20,8 +20,8 @@ use utoipa_axum::routes;
 use crate::context::ApiContext;
 use crate::error::ApiError;
 use crate::extract::Caller;
-use crate::guest::WorkspacePeer;
 use crate::middleware::{credentials, rate_limit};
+use crate::server::WorkspacePeer;
 use crate::v1::{
     api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, quick_deploy,
     templates, users, workspaces,
@@ -49,44 +49,45 @@ impl Routes {
         Self { router: OpenApiRouter::new(), app: app.clone() }
     }
 
-    /// For programs that watch this one: anybody, at any rate, under any name of this host.
+    /// Adds a health probe: no credential, no rate limit, any host name.
     fn probe(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
         self.with(routes, &[MALFORMED], Audience::Anyone, |methods| methods)
     }
 
-    /// For anybody, at any rate.
-    fn free(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
+    /// Adds a route without credential and rate limit.
+    fn unlimited(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
         self.with(routes, &[MALFORMED, MISDIRECTED], Audience::Anyone, |methods| methods)
     }
 
-    /// For anybody; each address has its limit.
+    /// Adds a route without credential, with a rate limit per address.
     fn public(self, class: RateClass, routes: UtoipaMethodRouter<ApiContext>) -> Self {
         let state = (self.app.clone(), class);
-        self.with(routes, &[MALFORMED, MISDIRECTED, TOO_MANY], Audience::Anyone, |methods| {
+        self.with(routes, &[MALFORMED, MISDIRECTED, RATE_LIMITED], Audience::Anyone, |methods| {
             methods.route_layer(axum::middleware::from_fn_with_state(state, limit_address))
         })
     }
 
-    /// A page of the console, for anybody: what it shows and does depends on who is signed in. Each address has its limit.
+    /// Adds a page of the console. Its content depends on who is signed in; the rate limit is per address.
     fn page(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
         let app = self.app.clone();
         let limit =
             axum::middleware::from_fn_with_state((app.clone(), RateClass::Authentication), limit_address);
-        self.with(routes, &[MALFORMED, MISDIRECTED, TOO_MANY, UNAVAILABLE], Audience::People, |methods| {
+        self.with(routes, &[MALFORMED, MISDIRECTED, RATE_LIMITED, UNAVAILABLE], Audience::People, |methods| {
             methods
                 .route_layer(axum::middleware::from_fn_with_state(app, console::require_console_host))
                 .route_layer(limit)
         })
     }
 
-    /// For callers who may do `A` to what they name: the handler can get a permit for `A` and no other. Each user has a limit.
+    /// Adds a route for callers who may perform `A`: the handler can get a permit for `A` and for no other
+    /// action. The rate limit is per user.
     fn action<A: Action>(self, class: RateClass, routes: UtoipaMethodRouter<ApiContext>) -> Self {
         let state = (self.app.clone(), class);
-        let mut answers = vec![MALFORMED, UNAUTHORIZED, FORBIDDEN, MISDIRECTED, TOO_MANY, UNAVAILABLE];
+        let mut responses = vec![MALFORMED, UNAUTHORIZED, FORBIDDEN, MISDIRECTED, RATE_LIMITED, UNAVAILABLE];
         if A::TARGET == TargetKind::Workspace {
-            answers.push(MISSING);
+            responses.push(NOT_FOUND);
         }
-        self.with(routes, &answers, Audience::Authenticated, |methods| {
+        self.with(routes, &responses, Audience::Authenticated, |methods| {
             methods.route_layer(axum::middleware::from_fn_with_state(state, authenticate::<A>))
         })
     }
@@ -94,8 +95,8 @@ impl Routes {
     fn with(
         self,
         routes: UtoipaMethodRouter<ApiContext>,
-        answers: &[(&str, &str)],
-        readers: Audience,
+        responses: &[(&str, &str)],
+        audience: Audience,
         layer: impl FnOnce(MethodRouter<ApiContext>) -> MethodRouter<ApiContext>,
     ) -> Self {
         let (schemas, mut paths, methods) = routes;
@@ -103,7 +104,7 @@ impl Routes {
             let operations =
                 [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
             operations.into_iter().flatten().for_each(|operation| {
-                describe(operation, answers, readers);
+                describe(operation, responses, audience);
             });
         }
         Self { router: self.router.routes((schemas, paths, layer(methods))), ..self }
@@ -168,33 +169,34 @@ async fn limit_address(
     }
 }
 
-// What is said to a request whatever it is for.
+// Responses that any route may give.
 const MALFORMED: (&str, &str) =
-    ("400", "The request is malformed, or has a key in its URL; the message says where");
-const MISDIRECTED: (&str, &str) = ("421", "This server does not answer to that Host");
-// What is said where a credential is needed.
-const FORBIDDEN: (&str, &str) = ("403", "The key does not cover this, or a page of another site requested");
-const MISSING: (&str, &str) = ("404", "There is no such workspace for this key");
+    ("400", "The request is malformed, or its URL contains a key; the message names the problem");
+const MISDIRECTED: (&str, &str) = ("421", "Unknown host");
+// Responses of routes that need a credential.
+const FORBIDDEN: (&str, &str) =
+    ("403", "The key does not allow this, or the request comes from a page of another site");
+const NOT_FOUND: (&str, &str) = ("404", "No such workspace for this key");
 const UNAUTHORIZED: (&str, &str) = ("401", "No valid API key");
-const TOO_MANY: (&str, &str) = ("429", "Too many requests; Retry-After says when the next may come");
+const RATE_LIMITED: (&str, &str) = ("429", "Too many requests; see Retry-After");
 const UNAVAILABLE: (&str, &str) = ("503", "The node or the database does not answer");
 
-/// What routes have in common.
-fn describe(operation: &mut Operation, answers: &[(&str, &str)], readers: Audience) {
-    if readers == Audience::Authenticated {
+/// Adds to an operation what all routes of its kind have in common.
+fn describe(operation: &mut Operation, responses: &[(&str, &str)], audience: Audience) {
+    if audience == Audience::Authenticated {
         let either = [openapi::BEARER, openapi::SESSION];
         let none = Vec::<String>::new;
         operation.security = Some(either.map(|scheme| SecurityRequirement::new(scheme, none())).into());
     }
-    for &(status, text) in answers {
+    for &(status, text) in responses {
         let documented = ResponseBuilder::new().description(text).content(
             "application/json",
             utoipa::openapi::ContentBuilder::new()
                 .schema(Some(Ref::from_schema_name("ApiErrorBody")))
                 .build(),
         );
-        // What a page says is a page, what is said before it is reached is not.
-        let documented = if readers == Audience::People {
+        // Pages respond with HTML, the checks before them with JSON.
+        let documented = if audience == Audience::People {
             let text = ObjectBuilder::new().schema_type(Type::String).build();
             let page = utoipa::openapi::ContentBuilder::new().schema(Some(text)).build();
             documented.content("text/html", page)
@@ -210,13 +212,13 @@ fn describe(operation: &mut Operation, answers: &[(&str, &str)], readers: Audien
     }
 }
 
-/// After how many seconds to come again.
+/// Returns the documentation of `Retry-After`.
 fn seconds() -> Header {
     let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build();
     HeaderBuilder::new().schema(Some(schema)).description(Some("Seconds after which to try again")).build()
 }
 
-/// The routes below `/api/v1`, and those beside it; one of them answers with the document of all.
+/// Returns the routes below `/api/v1` and those beside it, one of which serves the document of all.
 pub(crate) fn all(app: &ApiContext) -> (Router<ApiContext>, Router<ApiContext>) {
     let api = Routes::new(app)
         .action::<authz::ListWorkspaces>(RateClass::Workspaces, routes!(workspaces::list))
@@ -273,7 +275,7 @@ pub(crate) fn all(app: &ApiContext) -> (Router<ApiContext>, Router<ApiContext>) 
     let root = Routes::new(app)
         .probe(routes!(health::healthz))
         .probe(routes!(health::readyz))
-        .free(routes!(openapi::document))
+        .unlimited(routes!(openapi::document))
         .page(routes!(console::sign_in::show, console::sign_in::ask))
         .page(routes!(console::sign_in::link, console::sign_in::follow))
         .page(routes!(console::sign_in::sign_out))

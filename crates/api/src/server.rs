@@ -1,4 +1,4 @@
-//! The API's connections: how many there may be, how long one may take to say what it wants, and how they end.
+//! Connections of the API: their number, the timeout of a request's head, and graceful shutdown.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,34 +12,46 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::handover::GuestPeer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
-/// What anonymous may have of this process.
+/// Limits for anonymous clients.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionLimits {
-    /// Connections at one time; more wait in the kernel. Those that became WebSockets are not counted: they have a permit.
+    /// Concurrent connections; more wait in the kernel's backlog. Those upgraded to WebSockets do not count:
+    /// their callers are authorized.
     pub(crate) max_connections: u32,
-    /// A request's head has to be there, and an idle connection ends, after this.
+    /// Timeout for the head of a request, and for an idle connection.
     pub(crate) head_timeout: Duration,
 }
 
 pub(crate) const CONNECTION_LIMITS: ConnectionLimits =
     ConnectionLimits { max_connections: 2_000, head_timeout: Duration::from_secs(20) };
 
-/// The other end's address, in the extensions of every request.
+/// Address of the client, in the extensions of every request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PeerAddress(pub(crate) IpAddr);
 
-/// Out of descriptors, perhaps: they come back.
+/// Workspace at the other end of a connection, in the extensions of its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkspacePeer {
+    /// Id of the workspace, as the node named it.
+    pub(crate) workspace: WorkspaceId,
+    /// Keeps the connection's permit.
+    pub(crate) _permit: GuestPeer,
+}
+
+/// Delay after a failed accept, for example without free descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown` is true and the requests under way are answered.
+/// Serves until `shutdown` is true and requests in flight have finished.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
-    bounds: ConnectionLimits,
+    limits: ConnectionLimits,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let connections = stream::unfold(listener, async |listener| {
@@ -50,20 +62,20 @@ pub(crate) async fn serve(
             }
         }
     });
-    serve_all(connections, router, bounds, shutdown).await
+    serve_all(connections, router, limits, shutdown).await
 }
 
-/// The same for connections that come from anywhere, each with what is known of its other end.
+/// Serves connections from any source, each with a description of its peer.
 pub(crate) async fn serve_all<E: Clone + Send + Sync + 'static>(
     connections: impl Stream<Item = (TcpStream, E)> + Send,
     router: Router,
-    bounds: ConnectionLimits,
+    limits: ConnectionLimits,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     tokio::pin!(connections);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(bounds.head_timeout);
-    let permits = Arc::new(Semaphore::new(bounds.max_connections as usize));
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
+    let permits = Arc::new(Semaphore::new(limits.max_connections as usize));
     loop {
         let next = async {
             let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
@@ -73,7 +85,7 @@ pub(crate) async fn serve_all<E: Clone + Send + Sync + 'static>(
             next = next => next?,
             () = wait_shutdown(&mut shutdown) => break,
         };
-        // No more will come.
+        // The source has ended.
         let Some((permit, stream, peer)) = next else { break };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
@@ -87,23 +99,23 @@ pub(crate) async fn serve_all<E: Clone + Send + Sync + 'static>(
         let mut shutdown = shutdown.clone();
         tokio::spawn(async move {
             tokio::pin!(connection);
-            // How a client ends its connection is its own affair.
-            let gone = tokio::select! {
+            // Errors of a connection concern only its client.
+            let ended = tokio::select! {
                 _ = &mut connection => true,
                 () = wait_shutdown(&mut shutdown) => false,
             };
-            if !gone {
+            if !ended {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }
             drop(permit);
         });
     }
-    // Every permit is free again when the last connection has shutdown.
-    permits.acquire_many(bounds.max_connections).await.map(drop).map_err(io::Error::other)
+    // All permits are free once the last connection has ended.
+    permits.acquire_many(limits.max_connections).await.map(drop).map_err(io::Error::other)
 }
 
-/// Waits for the end; a vanished sender means it too.
+/// Waits for the shutdown. A dropped sender counts as one.
 async fn wait_shutdown(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|shutdown| *shutdown).await;
 }
@@ -116,7 +128,7 @@ mod tests {
     const CONNECTION_LIMITS: ConnectionLimits =
         ConnectionLimits { max_connections: 2, head_timeout: Duration::from_millis(200) };
 
-    async fn answer(stream: &mut TcpStream) -> String {
+    async fn get(stream: &mut TcpStream) -> String {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
@@ -124,24 +136,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_loses_the_connection_and_keeps_nobody_out() {
+    async fn silent_clients_are_disconnected_and_block_no_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (end, shutdown) = watch::channel(false);
+        let (stop, shutdown) = watch::channel(false);
         let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
         let serving = tokio::spawn(serve(listener, router, CONNECTION_LIMITS, shutdown));
 
         let mut silent = TcpStream::connect(address).await.unwrap();
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
-        // Both places are taken: this one is answered when the first of them loses its permit.
+        // Both permits are taken: this client gets a response when the first of them loses its permit.
         let mut third = TcpStream::connect(address).await.unwrap();
-        assert!(answer(&mut third).await.ends_with("hello"));
+        assert!(get(&mut third).await.ends_with("hello"));
         let mut rest = Vec::new();
         silent.read_to_end(&mut rest).await.unwrap();
         slow.read_to_end(&mut rest).await.unwrap();
 
-        end.send(true).unwrap();
+        stop.send(true).unwrap();
         serving.await.unwrap().unwrap();
     }
 }

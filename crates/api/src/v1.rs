@@ -1,4 +1,4 @@
-//! The API under `/api/v1`: one file per resource. Handlers parse, call one service and render.
+//! API under `/api/v1`: one file per resource. Handlers parse, call one service and render.
 
 pub(crate) mod api_keys;
 pub(crate) mod apps;

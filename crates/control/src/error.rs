@@ -20,14 +20,16 @@ pub enum Error {
         /// Cause.
         problem: std::io::Error,
     },
-    /// `public_api_url` is invalid.
-    #[error("public_api_url `{0}` is not a URL: use e.g. http://localhost:7070")]
+    /// `api.url` is invalid.
+    #[error("api.url `{0}` is not a URL: use e.g. http://localhost:7070")]
     PublicUrl(String),
-    /// `console_url` is invalid.
-    #[error("console_url `{0}` is not an origin: use e.g. http://console.localhost:7070")]
+    /// `api.console_url` is invalid.
+    #[error("api.console_url `{0}` is not an origin: use e.g. http://console.localhost:7070")]
     ConsoleUrl(String),
-    /// The apps URL is invalid.
-    #[error("apps url `{0}` is not an origin: use e.g. http://rigbox.localhost:7080")]
+    /// The origin of apps is invalid.
+    #[error(
+        "apps.domain and apps.listen give `{0}`, which is not an origin: use e.g. rigbox.localhost and 127.0.0.1:7080"
+    )]
     AppsUrl(String),
     /// A socket is unavailable.
     #[error("cannot listen on {}: {problem}", path.display())]

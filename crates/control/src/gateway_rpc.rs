@@ -1,11 +1,11 @@
-//! The gRPC service for gateways: thin, over [`Apps`] and [`Gateways`].
+//! gRPC service for gateways, over [`AppVisitors`] and [`Gateways`].
 
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
 use rigbox_core::app_access;
 use rigbox_core::ids::AppId;
-use rigbox_core::status::Status as Life;
+use rigbox_core::status::Status as WorkspaceStatus;
 use rigbox_proto::gateway::gateway_server::{Gateway, GatewayServer};
 use rigbox_proto::gateway::identify_request::Credential;
 use rigbox_proto::gateway::{
@@ -37,7 +37,7 @@ pub(crate) fn listen(
     Ok(async move {
         let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
         if let Err(error) = served.await {
-            tracing::error!(%error, "the gateways' socket failed");
+            tracing::error!(%error, "failed to serve gateways");
         }
     })
 }
@@ -54,23 +54,23 @@ impl Gateway for Service {
     async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<Identity>, Status> {
         let IdentifyRequest { credential, app_id } = request.into_inner();
         let app = app(&app_id)?;
-        let shown = match credential {
+        let credential = match credential {
             Some(Credential::Key(key)) => PresentedCredential::Key(key.into()),
             Some(Credential::AppSession(session)) => PresentedCredential::Session(session.into()),
             None => return Err(Status::invalid_argument("no credential")),
         };
-        let identity = match self.visitors.identify(&app, &shown).await.map_err(unavailable)? {
+        let identity = match self.visitors.identify(&app, &credential).await.map_err(unavailable)? {
             Visitor::Unknown => Identity { kind: IdentityKind::Invalid.into(), ..Identity::default() },
             Visitor::Workspace => Identity { kind: IdentityKind::Workspace.into(), ..Identity::default() },
-            Visitor::User(known) => Identity {
+            Visitor::User(visitor) => Identity {
                 kind: IdentityKind::User.into(),
-                user_id: known.user.id.to_string(),
-                email: known.user.email,
-                email_verified: known.user.email_verified,
-                in_scope: known.user.in_scope,
-                expires_unix_ms: known.until.unix_ms(),
-                assertion: known.assertion,
-                assertion_until_unix_ms: known.assertion_until.unix_ms(),
+                user_id: visitor.user.id.to_string(),
+                email: visitor.user.email,
+                email_verified: visitor.user.email_verified,
+                in_scope: visitor.user.in_scope,
+                expires_unix_ms: visitor.until.unix_ms(),
+                assertion: visitor.assertion,
+                assertion_until_unix_ms: visitor.assertion_until.unix_ms(),
             },
         };
         Ok(Response::new(identity))
@@ -80,7 +80,7 @@ impl Gateway for Service {
         let RedeemRequest { code, app_id, state } = request.into_inner();
         let redeemed = self.visitors.redeem(&app(&app_id)?, &code, &state).await.map_err(unavailable)?;
         let (session, until) =
-            redeemed.ok_or_else(|| Status::permission_denied("the code does not fit, or not any more"))?;
+            redeemed.ok_or_else(|| Status::permission_denied("the code is invalid or expired"))?;
         Ok(Response::new(RedeemResponse { app_session: session, expires_unix_ms: until.unix_ms() }))
     }
 
@@ -90,19 +90,19 @@ impl Gateway for Service {
         &self,
         request: Request<Streaming<WatchAck>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let (session, notices) = self.gateways.join();
-        let mut acknowledged = request.into_inner();
-        let mut notices = ReceiverStream::new(notices).map(Ok);
+        let (session, events) = self.gateways.join();
+        let mut acks = request.into_inner();
+        let mut events = ReceiverStream::new(events).map(Ok);
         // Both directions end together, and the session with them.
-        let stream = async_stream(move |out| async move {
+        let stream = task_stream(move |sender| async move {
             loop {
                 tokio::select! {
-                    notice = notices.next() => match notice {
-                        Some(notice) => if out.send(notice).await.is_err() { return },
+                    event = events.next() => match event {
+                        Some(event) => if sender.send(event).await.is_err() { return },
                         None => return,
                     },
-                    heard = acknowledged.message() => match heard {
-                        Ok(Some(heard)) => session.acknowledge(heard.sequence),
+                    ack = acks.message() => match ack {
+                        Ok(Some(ack)) => session.acknowledge(ack.sequence),
                         Ok(None) | Err(_) => return,
                     },
                 }
@@ -112,8 +112,8 @@ impl Gateway for Service {
     }
 }
 
-/// What a task sends, as a stream; the task ends when nobody reads any more.
-fn async_stream<T: Send + 'static, F>(
+/// Returns a stream of what a task sends. The task ends when the stream is dropped.
+fn task_stream<T: Send + 'static, F>(
     task: impl FnOnce(tokio::sync::mpsc::Sender<T>) -> F,
 ) -> impl Stream<Item = T> + Send
 where
@@ -137,7 +137,7 @@ impl Service {
         let sign_in_url = self.visitors.sign_in_url(&found.app);
         let state = match (found.app.stopped, found.status) {
             (true, _) => AppState::AppStopped,
-            (false, Life::Running) => AppState::Available,
+            (false, WorkspaceStatus::Running) => AppState::Available,
             (false, _) => AppState::WorkspaceNotRunning,
         };
         let visibility = match found.app.visibility {
@@ -167,6 +167,6 @@ fn app(id: &str) -> Result<AppId, Status> {
 }
 
 fn unavailable(error: rigbox_service::records::StoreError) -> Status {
-    tracing::error!(%error, "the database failed a gateway");
-    Status::unavailable("the database cannot answer now")
+    tracing::error!(%error, "database failed for a gateway");
+    Status::unavailable("the database does not answer")
 }

@@ -1,4 +1,4 @@
-//! Start-up of the control role: builds the services, starts what runs in the background, serves, and drains.
+//! Start-up of the control role: builds the services, starts the background tasks, serves, and drains.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! What the API promises about keys: made, limited, replaced, revoked.
+//! API keys: creation, scopes, rotation and revocation.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -11,19 +11,19 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use support::{Rig, eventually};
 
-/// Makes a key and returns its id and secret.
-async fn make(rig: &Rig, body: Value) -> (String, String) {
-    let (status, made) = rig.call(Method::POST, "/api-keys", Some(body)).await;
-    assert_eq!(status, 201, "{made}");
+/// Creates a key and returns its id and secret.
+async fn create(rig: &Rig, body: Value) -> (String, String) {
+    let (status, created) = rig.call(Method::POST, "/api-keys", Some(body)).await;
+    assert_eq!(status, 201, "{created}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    (text(&made["api_key"]["id"]), text(&made["key"]))
+    (text(&created["api_key"]["id"]), text(&created["key"]))
 }
 
 async fn with(rig: &Rig, key: &str, method: Method, path: &str) -> (StatusCode, Value) {
-    rig.answer(rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key)).await
+    rig.fetch(rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key)).await
 }
 
-async fn opens(rig: &Rig, key: &str) -> bool {
+async fn is_valid(rig: &Rig, key: &str) -> bool {
     match with(rig, key, Method::GET, "/workspaces").await.0.as_u16() {
         200 => true,
         401 => false,
@@ -32,12 +32,12 @@ async fn opens(rig: &Rig, key: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_key_is_shown_once_and_listed_with_its_last_use() {
+async fn key_is_shown_once_and_listed_with_its_last_use() {
     let rig = Rig::new().await;
-    let (id, key) = make(&rig, json!({"name": "ci"})).await;
+    let (id, key) = create(&rig, json!({"name": "ci"})).await;
     assert!(key.starts_with("rb_") && key.len() == 46);
-    assert!(opens(&rig, &key).await);
-    eventually("its use is noted", || async {
+    assert!(is_valid(&rig, &key).await);
+    eventually("its use is recorded", || async {
         let (_, listed) = rig.get("/api-keys").await;
         assert!(!listed.to_string().contains(&key));
         let own = listed["api_keys"].as_array().unwrap().iter().find(|key| key["id"] == *id).unwrap();
@@ -48,43 +48,43 @@ async fn a_key_is_shown_once_and_listed_with_its_last_use() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_refused_on_the_next_request() {
+async fn revoked_key_is_refused_on_next_request() {
     let rig = Rig::new().await;
-    let (id, key) = make(&rig, json!({"name": "gone soon"})).await;
-    assert!(opens(&rig, &key).await);
+    let (id, key) = create(&rig, json!({"name": "gone soon"})).await;
+    assert!(is_valid(&rig, &key).await);
     let path = format!("/api-keys/{id}");
     assert_eq!(rig.call(Method::DELETE, &path, None).await.0, 200);
-    assert!(!opens(&rig, &key).await);
+    assert!(!is_valid(&rig, &key).await);
     let (status, body) = rig.call(Method::DELETE, &path, None).await;
     assert_eq!(status, 404);
     assert!(body["error"]["message"].as_str().unwrap().contains("not found"));
 }
 
 #[tokio::test]
-async fn a_rotated_key_leaves_its_old_secret_as_long_as_was_asked() {
+async fn previous_secret_of_rotated_key_is_valid_for_the_grace_period() {
     let rig = Rig::new().await;
-    let (id, first) = make(&rig, json!({"name": "ci"})).await;
+    let (id, first) = create(&rig, json!({"name": "ci"})).await;
     let rotate = async |body: Option<Value>| {
         let (status, body) = rig.call(Method::POST, &format!("/api-keys/{id}/rotate"), body).await;
         assert_eq!(status, 200, "{body}");
         body["key"].as_str().unwrap().to_owned()
     };
     let second = rotate(Some(json!({"grace_s": 60}))).await;
-    assert!(opens(&rig, &first).await && opens(&rig, &second).await);
+    assert!(is_valid(&rig, &first).await && is_valid(&rig, &second).await);
     let third = rotate(None).await;
-    assert!(!opens(&rig, &first).await && !opens(&rig, &second).await && opens(&rig, &third).await);
+    assert!(!is_valid(&rig, &first).await && !is_valid(&rig, &second).await && is_valid(&rig, &third).await);
     let too_long =
         rig.call(Method::POST, &format!("/api-keys/{id}/rotate"), Some(json!({"grace_s": 604_801}))).await;
     assert_eq!(too_long.0, 400);
-    assert!(opens(&rig, &third).await);
+    assert!(is_valid(&rig, &third).await);
 }
 
 #[tokio::test]
-async fn a_limited_key_sees_its_workspaces_and_nothing_else() {
+async fn scoped_key_sees_its_workspaces_and_nothing_else() {
     let rig = Rig::new().await;
     let (mine, other) = (rig.running("mine").await, rig.provisioned("other").await);
-    let (_, read) = make(&rig, json!({"name": "r", "workspaces": [mine]})).await;
-    let (_, operate) = make(&rig, json!({"name": "o", "workspaces": [mine], "role": "operate"})).await;
+    let (_, read) = create(&rig, json!({"name": "r", "workspaces": [mine]})).await;
+    let (_, operate) = create(&rig, json!({"name": "o", "workspaces": [mine], "role": "operate"})).await;
     for key in [&read, &operate] {
         let (_, listed) = with(&rig, key, Method::GET, "/workspaces").await;
         assert_eq!(listed["vms"].as_array().unwrap().len(), 1, "{listed}");
@@ -103,7 +103,7 @@ async fn a_limited_key_sees_its_workspaces_and_nothing_else() {
         ] {
             let request =
                 rig.client.request(method.clone(), rig.url(&format!("/api/v1{path}"))).bearer_auth(key);
-            let (got, body) = rig.answer(request.json(&json!({"name": "x"}))).await;
+            let (got, body) = rig.fetch(request.json(&json!({"name": "x"}))).await;
             assert_eq!(got, status, "{method} {path}: {body}");
         }
     }
@@ -116,16 +116,16 @@ async fn a_limited_key_sees_its_workspaces_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_bad_key_is_refused_and_none_is_made() {
+async fn invalid_key_specification_is_refused() {
     let rig = Rig::new().await;
     let too_many: Vec<String> = vec!["ws-aaaaaaaa".to_owned(); 101];
-    for (body, status, says) in [
+    for (body, status, expected) in [
         (json!({}), 400, "name"),
         (json!({"name": ""}), 400, "name"),
         (json!({"name": "x".repeat(65)}), 400, "name"),
         (json!({"name": "a\u{7}b"}), 400, "name"),
         (json!({"name": "x", "colour": 1}), 400, "colour"),
-        (json!({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}), 400, "passed"),
+        (json!({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}), 400, "past"),
         (json!({"name": "x", "expires_at": "soon"}), 400, "expires_at"),
         (json!({"name": "x", "role": "read"}), 400, "workspaces"),
         (json!({"name": "x", "workspaces": []}), 400, "workspaces"),
@@ -134,19 +134,19 @@ async fn a_bad_key_is_refused_and_none_is_made() {
         (json!({"name": "x", "workspaces": ["ws-aaaaaaaa"]}), 404, "not found"),
         (json!({"name": "x", "workspaces": ["nonsense"]}), 404, "not found"),
     ] {
-        let (got, answer) = rig.call(Method::POST, "/api-keys", Some(body.clone())).await;
-        assert_eq!(got, status, "{body}: {answer}");
-        assert!(answer["error"]["message"].as_str().unwrap().contains(says), "{body}: {answer}");
+        let (got, response) = rig.call(Method::POST, "/api-keys", Some(body.clone())).await;
+        assert_eq!(got, status, "{body}: {response}");
+        assert!(response["error"]["message"].as_str().unwrap().contains(expected), "{body}: {response}");
     }
     assert_eq!(rig.get("/api-keys").await.1["api_keys"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn a_repeated_create_makes_one_key_and_never_shows_a_secret_twice() {
+async fn repeated_create_makes_one_key_and_shows_its_secret_once() {
     let rig = Rig::new().await;
     let create = || {
         let request = rig.request(Method::POST, "/api-keys").header("idempotency-key", "k");
-        rig.answer(request.json(&json!({"name": "ci"})))
+        rig.fetch(request.json(&json!({"name": "ci"})))
     };
     let (first, second) = (create().await, create().await);
     assert_eq!(first.0, 201);
@@ -156,10 +156,10 @@ async fn a_repeated_create_makes_one_key_and_never_shows_a_secret_twice() {
 }
 
 #[tokio::test]
-async fn more_than_a_burst_is_refused_until_it_may_come() {
+async fn requests_above_the_burst_are_refused_until_the_limit_allows_them() {
     let rig = Rig::new().await;
     let me = || rig.send(rig.request(Method::GET, "/users/me"));
-    let (mut passed, began) = (0, Instant::now());
+    let (mut passed, started_at) = (0, Instant::now());
     let refused = loop {
         let response = me().await;
         if response.status == 429 {
@@ -167,20 +167,20 @@ async fn more_than_a_burst_is_refused_until_it_may_come() {
         }
         assert_eq!(response.headers["ratelimit-limit"], "120");
         passed += 1;
-        assert!(passed < 1_000, "there is no limit");
+        assert!(passed < 1_000, "no rate limit");
     };
-    // One comes back every half second.
-    let most = 12 + began.elapsed().as_millis() / 500 + 1;
-    assert!((12..=most).contains(&passed), "{passed}");
+    // One request is available every half second.
+    let max = 12 + started_at.elapsed().as_millis() / 500 + 1;
+    assert!((12..=max).contains(&passed), "{passed}");
     assert_eq!(
         (&refused.headers["ratelimit-remaining"], &refused.headers["retry-after"]),
         (&"0".parse().unwrap(), &"1".parse().unwrap())
     );
     let body = refused.json();
     assert_eq!(body["error"]["code"], "rate_limited");
-    eventually("the next one passes", || async { me().await.status == 200 }).await;
+    eventually("the next request passes", || async { me().await.status == 200 }).await;
 
-    // The administrator's workspaces are not limited, and anonymous have a limit of their own.
+    // The administrator's workspaces have no rate limit, and anonymous clients have one of their own.
     for _ in 0..30 {
         let response = rig.send(rig.request(Method::GET, "/workspaces")).await;
         assert_eq!(response.status, 200);
@@ -197,23 +197,23 @@ async fn more_than_a_burst_is_refused_until_it_may_come() {
         }
     }
     assert!(refusals >= 12, "{refusals}");
-    assert!(opens(&rig, &rig.key).await);
+    assert!(is_valid(&rig, &rig.key).await);
 }
 
 #[tokio::test]
-async fn what_was_done_is_on_record_for_its_owner() {
+async fn audit_log_records_actions_for_the_owner() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
-    let (key_id, key) = make(&rig, json!({"name": "ci", "workspaces": [id], "role": "operate"})).await;
+    let (key_id, key) = create(&rig, json!({"name": "ci", "workspaces": [id], "role": "operate"})).await;
     assert_eq!(with(&rig, &key, Method::POST, &format!("/workspaces/{id}/stop")).await.0, 200);
-    // A refused request is no event.
+    // A refused request is not an event.
     assert_eq!(rig.post(&format!("/workspaces/{id}/cancel")).await.0, 409);
     assert_eq!(with(&rig, &key, Method::GET, "/audit-log").await.0, 403);
     rig.call(Method::DELETE, &format!("/api-keys/{key_id}"), None).await;
 
     let read = async |query: &str| rig.get(&format!("/audit-log{query}")).await.1;
-    // First uses are noted beside the request.
-    eventually("both first uses are noted", || async {
+    // First uses are recorded in the background.
+    eventually("both first uses are recorded", || async {
         read("").await["entries"].as_array().unwrap().len() == 9
     })
     .await;

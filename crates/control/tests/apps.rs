@@ -1,6 +1,6 @@
-//! What the API promises about apps: names, quotas, changes, and what code inside a workspace may not do.
+//! Apps: names, quotas, changes, and the limits of code inside a workspace.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -18,7 +18,7 @@ use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use support::Rig;
 
-/// A DNS server whose only record is a text at one name; it answers one server's worth of questions.
+/// DNS server with a single TXT record.
 async fn dns_with(name: String, text: String) -> std::net::SocketAddr {
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -26,30 +26,30 @@ async fn dns_with(name: String, text: String) -> std::net::SocketAddr {
         let mut buffer = [0; 4096];
         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
             let query = Message::from_vec(&buffer[..length]).unwrap();
-            let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
-            answer.metadata.recursion_available = true;
+            let mut response = Message::response(query.metadata.id, query.metadata.op_code);
+            response.metadata.recursion_available = true;
             let question = query.queries[0].clone();
             if question.name().to_string().to_lowercase() == name {
                 let data = RData::TXT(TXT::new(vec![text.clone()]));
-                answer.add_answer(Record::from_rdata(question.name().clone(), 60, data));
+                response.add_answer(Record::from_rdata(question.name().clone(), 60, data));
             } else {
-                answer.metadata.response_code = ResponseCode::NXDomain;
+                response.metadata.response_code = ResponseCode::NXDomain;
             }
-            answer.add_query(question);
-            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            response.add_query(question);
+            socket.send_to(&response.to_vec().unwrap(), from).await.unwrap();
         }
     });
     address
 }
 
 #[tokio::test]
-async fn a_domain_leads_to_an_app_once_its_dns_says_so() {
+async fn custom_domain_serves_the_app_once_dns_verifies_it() {
     let mut rig = Rig::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = new_app(&rig, &workspace, "web").await;
     let path = format!("/apps/{}", id(&app));
     rig.call(Method::PATCH, &path, Some(json!({"custom_domain": "shop.example.org"}))).await;
-    // Asked of nobody yet: the message says what to put where.
+    // Before the record exists, the message names it.
     rig.dns = vec![dns_with("nothing.".to_owned(), String::new()).await];
     rig.kill_control();
     rig.start_control().await;
@@ -57,7 +57,7 @@ async fn a_domain_leads_to_an_app_once_its_dns_says_so() {
     let (status, body) = rig.post(&verify).await;
     assert_eq!((status.as_u16(), &body["error"]["code"]), (422, &json!("unverifiable_domain")), "{body}");
     let message = body["error"]["message"].as_str().unwrap();
-    let (_, text) = message.split_once("at _rigbox.shop.example.org with the text ").unwrap();
+    let (_, text) = message.split_once("at _rigbox.shop.example.org with the value ").unwrap();
     let text = text.split(',').next().unwrap().to_owned();
 
     rig.dns =
@@ -73,7 +73,7 @@ async fn a_domain_leads_to_an_app_once_its_dns_says_so() {
     assert_eq!(status, 200, "{body}");
     assert_eq!(body["app"]["url"], "http://shop.example.org:7080");
     assert_eq!(body["app"]["custom_domain_verified"], true);
-    // Another app cannot have it, whatever DNS says of it; and another domain is not verified by this one.
+    // Another app cannot take the domain with this record, and another domain is not verified by it.
     let other = new_app(&rig, &workspace, "other").await;
     let (_, body) = rig
         .call(
@@ -100,7 +100,7 @@ fn id(app: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn an_app_is_made_private_found_changed_and_deleted() {
+async fn app_is_created_private_read_changed_and_deleted() {
     let rig = Rig::new().await;
     let workspace = rig.running("one").await;
     let app = new_app(&rig, &workspace, "web").await;
@@ -125,7 +125,7 @@ async fn an_app_is_made_private_found_changed_and_deleted() {
         (&changed["custom_domain"], &changed["custom_domain_verified"]),
         (&json!("shop.example.org"), &json!(false))
     );
-    // What is not verified is not where it is reached.
+    // An unverified domain is not the app's URL.
     assert_eq!(changed["url"], app["url"]);
 
     let (_, body) =
@@ -167,7 +167,7 @@ async fn lists_are_filtered_and_paged() {
 }
 
 #[tokio::test]
-async fn bad_values_are_refused_by_name_and_change_nothing() {
+async fn invalid_values_are_refused_by_field_and_change_nothing() {
     let rig = Rig::new().await;
     let workspace = rig.running("one").await;
     let app = new_app(&rig, &workspace, "web").await;
@@ -186,10 +186,10 @@ async fn bad_values_are_refused_by_name_and_change_nothing() {
         (json!({"metadata": [1]}), 400, "metadata"),
         (json!({"prot": 1}), 400, "prot"),
     ] {
-        let (answered, answer) = rig.call(Method::PATCH, &path, Some(body.clone())).await;
-        assert_eq!(answered, status, "{body}: {answer}");
-        let named = answer["error"]["details"]["field"].as_str().unwrap();
-        assert!(named.starts_with(field), "{body}: {answer}");
+        let (actual, response) = rig.call(Method::PATCH, &path, Some(body.clone())).await;
+        assert_eq!(actual, status, "{body}: {response}");
+        let named = response["error"]["details"]["field"].as_str().unwrap();
+        assert!(named.starts_with(field), "{body}: {response}");
     }
     assert_eq!(rig.get(&path).await.1["app"], app);
     for body in [
@@ -205,7 +205,7 @@ async fn bad_values_are_refused_by_name_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_name_is_one_apps_and_a_plan_has_its_number_of_apps() {
+async fn app_names_are_unique_and_plans_limit_the_number_of_apps() {
     let mut rig = Rig::new().await;
     let workspace = rig.running("one").await;
     new_app(&rig, &workspace, "web").await;
@@ -213,7 +213,7 @@ async fn a_name_is_one_apps_and_a_plan_has_its_number_of_apps() {
     let (status, body) = rig.call(Method::POST, "/apps", Some(again)).await;
     assert_eq!((status.as_u16(), &body["error"]["code"]), (409, &json!("name_taken")));
 
-    // Another user cannot have it either, and of the plan `free` has five.
+    // The name is also taken for another user, and the plan `free` allows five apps.
     let user = admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
     let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
     let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
@@ -228,19 +228,19 @@ async fn a_name_is_one_apps_and_a_plan_has_its_number_of_apps() {
         let body = json!({"name": format!("app{n}"), "workspace_id": workspace, "port": 1});
         rig.call(Method::POST, "/apps", Some(body)).await.0.as_u16()
     };
-    let answers = futures_util::future::join_all((0..8).map(create)).await;
-    assert_eq!(answers.iter().filter(|status| **status == 201).count(), 5, "{answers:?}");
-    assert_eq!(answers.iter().filter(|status| **status == 402).count(), 3, "{answers:?}");
+    let responses = futures_util::future::join_all((0..8).map(create)).await;
+    assert_eq!(responses.iter().filter(|status| **status == 201).count(), 5, "{responses:?}");
+    assert_eq!(responses.iter().filter(|status| **status == 402).count(), 3, "{responses:?}");
 }
 
 #[tokio::test]
-async fn a_repeated_create_makes_one_app() {
+async fn repeated_create_makes_one_app() {
     let rig = Rig::new().await;
     let workspace = rig.running("one").await;
     let create = async |port: u16| {
         let body = json!({"name": "web", "workspace_id": workspace, "port": port});
         let request = rig.request(Method::POST, "/apps").header("idempotency-key", "k").json(&body);
-        rig.answer(request).await
+        rig.fetch(request).await
     };
     let (first, second) = (create(80).await, create(80).await);
     assert_eq!((first.0.as_u16(), second.0.as_u16()), (201, 201));
@@ -249,15 +249,15 @@ async fn a_repeated_create_makes_one_app() {
 }
 
 #[tokio::test]
-async fn code_in_a_workspace_shows_its_apps_to_fewer_people_and_not_to_more() {
+async fn code_in_a_workspace_cannot_share_its_apps_more_widely() {
     let rig = Rig::new().await;
     let workspace = rig.running("one").await;
     let app = new_app(&rig, &workspace, "web").await;
     let path = format!("/apps/{}", id(&app));
-    let inside = rig.guests.given(&workspace).2;
+    let inside = rig.guests.delivered_to(&workspace).2;
     let from_inside = async |body: Value| {
         let request = rig.client.patch(rig.url(&format!("/api/v1{path}"))).bearer_auth(&inside).json(&body);
-        rig.answer(request).await.0.as_u16()
+        rig.fetch(request).await.0.as_u16()
     };
     assert_eq!(from_inside(json!({"visibility": "public"})).await, 403);
     assert_eq!(from_inside(json!({"visibility": "privileged"})).await, 403);
@@ -270,7 +270,7 @@ async fn code_in_a_workspace_shows_its_apps_to_fewer_people_and_not_to_more() {
     assert_eq!(from_inside(json!({"port": 8001})).await, 200);
 }
 
-/// Something that listens on a port of every guest.
+/// Adds a listening port to every guest.
 fn listens(rig: &Rig, port: u32, address: &str) {
     let what = ListeningPort {
         port,
@@ -287,7 +287,7 @@ fn listens(rig: &Rig, port: u32, address: &str) {
 }
 
 #[tokio::test]
-async fn what_listens_becomes_an_app_and_a_service_that_starts_and_stops() {
+async fn listener_becomes_an_app_with_a_service_that_starts_and_stops() {
     let rig = Rig::new().await;
     let workspace = rig.running("one").await;
     listens(&rig, 8000, "0.0.0.0");
@@ -331,15 +331,19 @@ async fn what_listens_becomes_an_app_and_a_service_that_starts_and_stops() {
         json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active"})
     );
     let (_, logs) = rig.get(&format!("/apps/{app}/logs?lines=5")).await;
-    let said: Vec<_> =
+    let messages: Vec<_> =
         logs["lines"].as_array().unwrap().iter().map(|line| line["message"].as_str().unwrap()).collect();
-    assert_eq!((said, logs["cursor"].as_str()), (vec!["line 1", "line 2"], Some("c2")));
+    assert_eq!((messages, logs["cursor"].as_str()), (vec!["line 1", "line 2"], Some("c2")));
     assert_eq!(logs["source"]["source_ref"], "rigbox-svc-web.service");
     rig.get(&format!("/apps/{app}/logs?cursor=c2")).await;
     let ran = rig.guests.commands.lock().unwrap().last().cloned().unwrap();
     assert!(ran.ends_with("--after-cursor=c2"), "{ran}");
-    let stream =
-        rig.begin(rig.request(Method::GET, &format!("/apps/{app}/logs/stream"))).await.text().await.unwrap();
+    let stream = rig
+        .send_streaming(rig.request(Method::GET, &format!("/apps/{app}/logs/stream")))
+        .await
+        .text()
+        .await
+        .unwrap();
     assert!(stream.contains("id: c1\n") && stream.contains("\"message\":\"line 2\""), "{stream}");
     for bad in ["lines=0", "lines=1001", "cursor=a%20b"] {
         assert_eq!(rig.get(&format!("/apps/{app}/logs?{bad}")).await.0, 400, "{bad}");
@@ -347,7 +351,7 @@ async fn what_listens_becomes_an_app_and_a_service_that_starts_and_stops() {
 }
 
 #[tokio::test]
-async fn an_app_without_a_service_is_stopped_at_the_edge_and_has_no_log() {
+async fn app_without_service_is_stopped_at_the_edge_and_has_no_log() {
     let rig = Rig::new().await;
     let workspace = rig.running("one").await;
     listens(&rig, 8000, "127.0.0.1");
@@ -358,47 +362,47 @@ async fn an_app_without_a_service_is_stopped_at_the_edge_and_has_no_log() {
     assert!(rig.guests.commands.lock().unwrap().is_empty());
     assert_eq!(rig.get(&format!("{path}/logs")).await.0, 409);
     rig.post(&format!("{path}/start")).await;
-    // What is bound to a loopback address is not reached.
+    // Listeners on a loopback address cannot be reached.
     let (_, health) = rig.get(&format!("{path}/health")).await;
     assert_eq!((&health["live"], &health["service_status"]), (&json!(false), &json!("unmanaged")));
 }
 
 #[tokio::test]
-async fn a_quick_deployment_is_all_there_or_not_at_all() {
+async fn quick_deploy_succeeds_completely_or_leaves_nothing() {
     let rig = Rig::new().await;
     let deploy = async |body: Value| rig.call(Method::POST, "/quick-deploy", Some(body)).await;
-    let (status, made) = deploy(json!({
+    let (status, created) = deploy(json!({
         "template_id": "dev", "name": "one", "env_vars": {"A": "b"}, "app_params": {"preview": {"MODE": "fast"}},
     }))
     .await;
-    assert_eq!(status, 200, "{made}");
-    let id = made["workspace"]["id"].as_str().unwrap();
-    assert_eq!(made["workspace"]["status"], "starting");
-    let app = &made["expected_apps"][0];
+    assert_eq!(status, 200, "{created}");
+    let id = created["workspace"]["id"].as_str().unwrap();
+    assert_eq!(created["workspace"]["status"], "starting");
+    let app = &created["expected_apps"][0];
     let name = format!("preview-{}", id.trim_start_matches("ws-"));
     assert_eq!(
         (&app["name"], &app["port"], &app["visibility"]),
         (&json!(name), &json!(3000), &json!("private"))
     );
-    assert_eq!(made["installed_apps"], json!([name]));
+    assert_eq!(created["installed_apps"], json!([name]));
     let app = app["id"].as_str().unwrap();
     assert_eq!(rig.get(&format!("/apps/{app}/params")).await.1["params"], json!({"MODE": "fast"}));
     rig.until(id, "running").await;
-    assert_eq!(rig.guests.given(id).1["A"], "b");
+    assert_eq!(rig.guests.delivered_to(id).1["A"], "b");
 
     for (body, status) in [
         (json!({"template_id": "none"}), 400),
         (json!({"template_id": "dev", "app_params": {"other": {}}}), 400),
         (json!({"template_id": "dev", "name": "one"}), 409),
         (json!({"template_id": "base", "setup_script_ids": ["x"]}), 400),
-        // Found wrong after the workspace was made.
+        // Detected only after the workspace was created.
         (json!({"template_id": "dev", "name": "two", "env_vars": {"1": "b"}}), 400),
         (json!({"template_id": "dev", "name": "three", "app_params": {"preview": {"1": "b"}}}), 400),
     ] {
-        let (answered, answer) = deploy(body.clone()).await;
-        assert_eq!(answered, status, "{body}: {answer}");
+        let (actual, response) = deploy(body.clone()).await;
+        assert_eq!(actual, status, "{body}: {response}");
     }
-    support::eventually("nothing of what failed stays", || async {
+    support::eventually("nothing of the failed deployments remains", || async {
         rig.get("/workspaces").await.1["vms"].as_array().unwrap().len() == 1
     })
     .await;

@@ -1,6 +1,6 @@
-//! What the API promises on the bridge: who is at the other end is whom the node names, and only what is in scope there is answered.
+//! Bridge: the caller is the workspace that the node names, and only requests in its scope succeed.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -21,12 +21,12 @@ struct Node {
 }
 
 impl Node {
-    async fn of(rig: &Rig) -> Self {
+    async fn connect(rig: &Rig) -> Self {
         let socket = fdpass::connect(&rig.path("bridge.sock")).unwrap();
         Self { socket, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
-    /// A connection that the VM of `workspace` has made.
+    /// Opens a connection from the VM of `workspace`.
     async fn connection(&self, workspace: &str) -> TcpStream {
         let ours = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
         let (theirs, _) = self.listener.accept().await.unwrap();
@@ -35,7 +35,7 @@ impl Node {
         ours
     }
 
-    async fn ask(
+    async fn request(
         &self,
         workspace: &str,
         method: &str,
@@ -58,11 +58,11 @@ impl Node {
 }
 
 #[tokio::test]
-async fn a_vm_sees_itself_and_changes_its_apps_with_its_key() {
+async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
     let rig = Rig::new().await;
     let (workspace, other) = (rig.running("one").await, rig.running("two").await);
-    let node = Node::of(&rig).await;
-    let get = async |path: &str| node.ask(&workspace, "GET", path, "", "").await;
+    let node = Node::connect(&rig).await;
+    let get = async |path: &str| node.request(&workspace, "GET", path, "", "").await;
     let (status, listed) = get("/rig/v1/workspaces").await;
     assert_eq!((status, listed["vms"].as_array().unwrap().len()), (200, 1), "{listed}");
     assert_eq!(listed["vms"][0]["id"], json!(workspace));
@@ -76,22 +76,22 @@ async fn a_vm_sees_itself_and_changes_its_apps_with_its_key() {
         assert_eq!((status, &body["error"]["code"]), (404, &json!("not_found")), "{elsewhere}");
     }
 
-    // To change something takes the key, and this workspace's.
+    // Changes require the key of this workspace.
     let body = json!({"name": "web", "workspace_id": workspace, "port": 8000}).to_string();
-    let create = async |headers: &str| node.ask(&workspace, "POST", "/rig/v1/apps", headers, &body).await;
-    let own = rig.guests.given(&workspace).2;
-    let wrong = [rig.guests.given(&other).2, rig.key.clone(), format!("rb_ws_{}", "a".repeat(43))];
+    let create = async |headers: &str| node.request(&workspace, "POST", "/rig/v1/apps", headers, &body).await;
+    let own = rig.guests.delivered_to(&workspace).2;
+    let wrong = [rig.guests.delivered_to(&other).2, rig.key.clone(), format!("rb_ws_{}", "a".repeat(43))];
     for key in ["".to_owned()].into_iter().chain(wrong.map(|key| format!("Authorization: Bearer {key}\r\n")))
     {
-        let (status, answer) = create(&key).await;
-        assert_eq!((status, &answer["error"]["code"]), (401, &json!("unauthorized")), "{key}: {answer}");
+        let (status, response) = create(&key).await;
+        assert_eq!((status, &response["error"]["code"]), (401, &json!("unauthorized")), "{key}: {response}");
     }
     assert_eq!(rig.get("/apps").await.1["apps"], json!([]));
-    let (status, made) = create(&format!("Authorization: Bearer {own}\r\n")).await;
-    assert_eq!(status, 201, "{made}");
-    let open = format!("/rig/v1/apps/{}/visibility", made["app"]["id"].as_str().unwrap());
+    let (status, created) = create(&format!("Authorization: Bearer {own}\r\n")).await;
+    assert_eq!(status, 201, "{created}");
+    let open = format!("/rig/v1/apps/{}/visibility", created["app"]["id"].as_str().unwrap());
     let public = node
-        .ask(
+        .request(
             &workspace,
             "PUT",
             &open,
@@ -100,9 +100,9 @@ async fn a_vm_sees_itself_and_changes_its_apps_with_its_key() {
         )
         .await;
     assert_eq!(public.0, 403, "{}", public.1);
-    // Somebody else's key does not even look.
+    // The key of another caller is refused.
     assert_eq!(
-        node.ask(
+        node.request(
             &workspace,
             "GET",
             "/rig/v1/workspaces",
@@ -116,28 +116,28 @@ async fn a_vm_sees_itself_and_changes_its_apps_with_its_key() {
 }
 
 #[tokio::test]
-async fn a_page_in_a_vm_or_a_forger_gets_nothing() {
+async fn pages_in_a_vm_and_forged_requests_are_refused() {
     let rig = Rig::new().await;
     let workspace = rig.running("one").await;
-    let node = Node::of(&rig).await;
+    let node = Node::connect(&rig).await;
     for header in ["Origin: null", "Sec-Fetch-Site: none", "X-Forwarded-For: 10.0.0.1", "Host: localhost"] {
         let (status, body) =
-            node.ask(&workspace, "GET", "/rig/v1/workspaces", &format!("{header}\r\n"), "").await;
+            node.request(&workspace, "GET", "/rig/v1/workspaces", &format!("{header}\r\n"), "").await;
         assert!(status == 403 || status == 400, "{header}: {status} {body}");
     }
-    // Whom the node does not name, nobody is.
+    // Without a workspace named by the node there is no caller.
     let mut stream = node.connection("ws-nonsense").await;
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert!(rest.is_empty());
-    assert_eq!(node.ask("ws-aaaaaaaa", "GET", "/rig/v1/workspaces", "", "").await.0, 401);
+    assert_eq!(node.request("ws-aaaaaaaa", "GET", "/rig/v1/workspaces", "", "").await.0, 401);
 }
 
 #[tokio::test]
-async fn a_workspace_has_its_number_of_connections_and_keeps_nobody_else_out() {
+async fn connections_are_limited_per_workspace() {
     let rig = Rig::new().await;
     let (workspace, other) = (rig.running("one").await, rig.running("two").await);
-    let node = Node::of(&rig).await;
+    let node = Node::connect(&rig).await;
     let mut held = Vec::new();
     for _ in 0..128 {
         held.push(node.connection(&workspace).await);
@@ -145,9 +145,9 @@ async fn a_workspace_has_its_number_of_connections_and_keeps_nobody_else_out() {
     let mut one_more = node.connection(&workspace).await;
     let mut rest = Vec::new();
     one_more.read_to_end(&mut rest).await.unwrap();
-    assert_eq!(node.ask(&other, "GET", "/rig/v1/workspaces", "", "").await.0, 200);
+    assert_eq!(node.request(&other, "GET", "/rig/v1/workspaces", "", "").await.0, 200);
     held.clear();
-    // Their ends are noticed a moment later; until then one more is closed without an answer.
+    // Their ends are noticed a moment later; until then another connection is closed without a response.
     support::eventually("the places are free again", || async {
         let mut stream = node.connection(&workspace).await;
         let request = "GET /rig/v1/apps HTTP/1.1\r\nHost: 172.16.0.1:9090\r\nConnection: close\r\n\r\n";

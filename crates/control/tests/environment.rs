@@ -1,6 +1,6 @@
-//! A workspace's environment and its own key, against a simulated node and simulated guests.
+//! Environment of a workspace and its own key, against a simulated node and simulated guests.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -25,18 +25,18 @@ async fn set(rig: &Rig, id: &str, env_vars: Value) -> (StatusCode, Value) {
 
 async fn as_key(rig: &Rig, key: &str, method: Method, path: &str) -> (u16, Value) {
     let request = rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key);
-    let (status, body) = rig.answer(request).await;
+    let (status, body) = rig.fetch(request).await;
     (status.as_u16(), body)
 }
 
 #[tokio::test]
-async fn values_go_in_and_never_come_out() {
+async fn values_are_never_returned() {
     let rig = Rig::new().await;
     let id = rig.provisioned("one").await;
     assert_eq!(rig.get(&format!("/workspaces/{id}/env")).await.1, json!({"env_vars": {}}));
     let (status, body) = set(&rig, &id, json!({"B": "secret-1", "A": "secret-2"})).await;
     assert_eq!((status.as_u16(), &body["live"]), (200, &json!(false)), "{body}");
-    assert!(body["message"].as_str().unwrap().contains("when it runs"));
+    assert!(body["message"].as_str().unwrap().contains("when it starts"));
     set(&rig, &id, json!({"B": "secret-3"})).await;
     let shown = json!({"A": "***", "B": "***"});
     let (_, one) = rig.get(&format!("/workspaces/{id}")).await;
@@ -60,18 +60,18 @@ async fn values_go_in_and_never_come_out() {
 }
 
 #[tokio::test]
-async fn what_no_environment_can_hold_is_refused() {
+async fn invalid_variables_are_refused() {
     let rig = Rig::new().await;
     let id = rig.provisioned("one").await;
     let long = "x".repeat(32 * 1024 + 1);
     let large: BTreeMap<_, _> = ["A", "B", "C"].map(|name| (name, "x".repeat(30_000))).into();
-    for (env_vars, code, says) in [
+    for (env_vars, code, expected) in [
         (json!({"1A": "x"}), 400, "1A"),
         (json!({"A-B": "x"}), 400, "A-B"),
         (json!({"": "x"}), 400, "name"),
         (json!({"UID": "x"}), 400, "shell"),
         (json!({"A": "x\u{0}y"}), 400, "NUL"),
-        (json!({"A": "***"}), 400, "hidden"),
+        (json!({"A": "***"}), 400, "placeholder"),
         (json!({"A": long}), 400, "32768"),
         (json!({"A": 5}), 400, "env_vars.A"),
         (json!(["A"]), 400, "env_vars"),
@@ -79,7 +79,7 @@ async fn what_no_environment_can_hold_is_refused() {
     ] {
         let (status, body) = set(&rig, &id, env_vars).await;
         let message = body["error"]["message"].as_str().unwrap();
-        assert!(status == code && message.contains(says), "{says}: {status} {body}");
+        assert!(status == code && message.contains(expected), "{expected}: {status} {body}");
     }
     let (status, _) = rig.call(Method::POST, &format!("/workspaces/{id}/env"), Some(json!({}))).await;
     assert_eq!(status, 400);
@@ -88,121 +88,122 @@ async fn what_no_environment_can_hold_is_refused() {
 }
 
 #[tokio::test]
-async fn a_workspace_runs_only_once_it_has_its_environment_and_its_key() {
+async fn workspace_is_running_only_with_its_environment_and_key() {
     let rig = Rig::new().await;
     let id = rig.provisioned("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
-    rig.guests.deaf.store(true, Ordering::SeqCst);
+    rig.guests.unreachable.store(true, Ordering::SeqCst);
     rig.post(&format!("/workspaces/{id}/start")).await;
-    eventually("it boots", || async { rig.node.alive(&id) }).await;
+    eventually("the VM boots", || async { rig.node.alive(&id) }).await;
     let wait = format!("/workspaces/{id}?wait_until_not=starting&timeout_s=2");
     assert_eq!(rig.get(&wait).await.1["vm"]["status"], "starting");
-    rig.guests.deaf.store(false, Ordering::SeqCst);
+    rig.guests.unreachable.store(false, Ordering::SeqCst);
     rig.until(&id, "running").await;
-    let (times, env, key) = rig.guests.given(&id);
+    let (times, env, key) = rig.guests.delivered_to(&id);
     assert_eq!((times, env, key.len()), (1, map(&[("A", "a")]), 49));
     assert!(key.starts_with("rb_ws_"));
 }
 
 #[tokio::test]
-async fn a_start_whose_secrets_cannot_be_delivered_fails_in_time() {
+async fn start_fails_in_time_if_secrets_cannot_be_delivered() {
     let short = Duration::from_millis(1500);
     let rig = Rig::with(Timeouts { starting: short, ..Timeouts::default() }).await;
     let id = rig.provisioned("one").await;
-    rig.guests.deaf.store(true, Ordering::SeqCst);
+    rig.guests.unreachable.store(true, Ordering::SeqCst);
     rig.post(&format!("/workspaces/{id}/start")).await;
     let body = rig.until(&id, "failed").await;
     assert_eq!(body["failure"]["code"], "timeout_starting");
-    assert!(body["failure"]["message"].as_str().unwrap().contains("cannot be delivered"), "{body}");
-    eventually("it is ended", || async { !rig.node.alive(&id) }).await;
+    assert!(body["failure"]["message"].as_str().unwrap().contains("failed to deliver secrets"), "{body}");
+    eventually("the VM has ended", || async { !rig.node.alive(&id) }).await;
 }
 
 #[tokio::test]
-async fn a_change_is_live_when_it_is_answered() {
+async fn change_is_live_with_its_response() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
-    let key = rig.guests.given(&id).2;
+    let key = rig.guests.delivered_to(&id).2;
     for (value, times) in [("one", 2), ("two", 3)] {
         let (_, body) = set(&rig, &id, json!({"A": value})).await;
         assert_eq!(
-            (&body["live"], rig.guests.given(&id)),
+            (&body["live"], rig.guests.delivered_to(&id)),
             (&json!(true), (times, map(&[("A", value)]), key.clone()))
         );
     }
     rig.call(Method::DELETE, &format!("/workspaces/{id}/env/A"), None).await;
-    assert_eq!(rig.guests.given(&id).1, map(&[]));
-    // The key went in once.
+    assert_eq!(rig.guests.delivered_to(&id).1, map(&[]));
+    // The key was delivered once.
     let keys =
         rig.guests.delivered.lock().unwrap()[&id].iter().filter(|one| !one.workspace_key.is_empty()).count();
     assert_eq!(keys, 1);
 }
 
 #[tokio::test]
-async fn a_change_while_the_agent_is_lost_is_there_when_it_is_back() {
+async fn change_during_a_lost_agent_is_delivered_when_it_is_back() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
-    rig.guests.deaf.store(true, Ordering::SeqCst);
+    rig.guests.unreachable.store(true, Ordering::SeqCst);
     rig.node.lose_agent(&id, true);
     let lost = || async { rig.get(&format!("/workspaces/{id}")).await.1["vm"]["agent"] == "lost" };
     eventually("lost", lost).await;
     let (status, body) = set(&rig, &id, json!({"A": "later"})).await;
     assert_eq!((status.as_u16(), &body["live"]), (200, &json!(false)));
-    rig.guests.deaf.store(false, Ordering::SeqCst);
+    rig.guests.unreachable.store(false, Ordering::SeqCst);
     rig.node.lose_agent(&id, false);
-    eventually("delivered", || async { rig.guests.given(&id).1 == map(&[("A", "later")]) }).await;
+    eventually("delivered", || async { rig.guests.delivered_to(&id).1 == map(&[("A", "later")]) }).await;
 }
 
 #[tokio::test]
-async fn every_boot_has_a_key_of_its_own_and_control_can_go_and_come() {
+async fn every_boot_gets_its_own_key_and_restarts_of_control_keep_it() {
     let mut rig = Rig::new().await;
     let id = rig.running("one").await;
     let path = format!("/workspaces/{id}");
     set(&rig, &id, json!({"A": "a"})).await;
-    let first = rig.guests.given(&id).2;
+    let first = rig.guests.delivered_to(&id).2;
     assert_eq!(as_key(&rig, &first, Method::GET, &path).await.0, 200);
-    // What was delivered stays; what is to change still does.
+    // Deliveries survive a restart of control, and later changes still arrive.
     rig.kill_control();
     rig.start_control().await;
     set(&rig, &id, json!({"B": "b"})).await;
-    eventually("delivered", || async { rig.guests.given(&id).1 == map(&[("A", "a"), ("B", "b")]) }).await;
-    assert_eq!(rig.guests.given(&id).2, first);
+    eventually("delivered", || async { rig.guests.delivered_to(&id).1 == map(&[("A", "a"), ("B", "b")]) })
+        .await;
+    assert_eq!(rig.guests.delivered_to(&id).2, first);
     assert_eq!(as_key(&rig, &first, Method::GET, &path).await.0, 200);
 
     let boot = rig.node.boot(&id);
     rig.node.end(&id, Cause::Reboot);
     eventually("another boot", || async { rig.node.boot(&id) != boot }).await;
     rig.until(&id, "running").await;
-    let (_, env, second) = rig.guests.given(&id);
+    let (_, env, second) = rig.guests.delivered_to(&id);
     assert_eq!(env, map(&[("A", "a"), ("B", "b")]));
     assert_eq!(as_key(&rig, &first, Method::GET, &path).await.0, 401);
     assert_eq!(as_key(&rig, &second, Method::GET, &path).await.0, 200);
     rig.post(&format!("{path}/stop")).await;
-    assert_eq!(as_key(&rig, &second, Method::GET, &path).await.0, 401, "at once, not when it has stopped");
+    assert_eq!(as_key(&rig, &second, Method::GET, &path).await.0, 401, "the key outlived its boot");
 }
 
 #[tokio::test]
-async fn control_that_dies_before_the_delivery_leaves_nobody_without_secrets() {
+async fn secrets_are_delivered_after_control_dies_before_the_delivery() {
     let mut rig = Rig::new().await;
     let id = rig.provisioned("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
-    rig.guests.deaf.store(true, Ordering::SeqCst);
+    rig.guests.unreachable.store(true, Ordering::SeqCst);
     rig.post(&format!("/workspaces/{id}/start")).await;
-    eventually("it boots", || async { rig.node.alive(&id) }).await;
+    eventually("the VM boots", || async { rig.node.alive(&id) }).await;
     rig.kill_control();
-    rig.guests.deaf.store(false, Ordering::SeqCst);
+    rig.guests.unreachable.store(false, Ordering::SeqCst);
     rig.start_control().await;
     rig.until(&id, "running").await;
-    let (_, env, key) = rig.guests.given(&id);
+    let (_, env, key) = rig.guests.delivered_to(&id);
     assert_eq!(env, map(&[("A", "a")]));
     assert_eq!(as_key(&rig, &key, Method::GET, &format!("/workspaces/{id}")).await.0, 200);
 }
 
 #[tokio::test]
-async fn a_workspaces_own_key_opens_nothing_but_a_look_at_itself() {
+async fn workspace_key_only_reads_its_own_workspace() {
     let rig = Rig::new().await;
     let (id, other) = (rig.running("one").await, rig.running("two").await);
     set(&rig, &id, json!({"A": "a"})).await;
-    let key = rig.guests.given(&id).2;
+    let key = rig.guests.delivered_to(&id).2;
     let (status, body) = as_key(&rig, &key, Method::GET, "/workspaces").await;
     assert_eq!((status, body["vms"].as_array().unwrap().len(), &body["vms"][0]["id"]), (200, 1, &json!(id)));
     for (method, path, code) in [
@@ -230,7 +231,7 @@ async fn a_workspaces_own_key_opens_nothing_but_a_look_at_itself() {
 }
 
 #[tokio::test]
-async fn a_deleted_workspace_leaves_no_environment_behind() {
+async fn deleted_workspace_leaves_no_environment_behind() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
@@ -238,11 +239,11 @@ async fn a_deleted_workspace_leaves_no_environment_behind() {
     rig.until(&id, "gone").await;
     assert_eq!(rig.get(&format!("/workspaces/{id}/env")).await.0, 404);
     let done = rigbox_control::admin::rotate_master_key(&rig.config()).await.unwrap();
-    assert_eq!(done.records, 0, "no record is left to be taken over");
+    assert_eq!(done.records, 0, "records remain");
 }
 
 #[tokio::test]
-async fn the_master_key_rotates_under_a_control_that_runs() {
+async fn master_key_rotates_while_control_runs() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
@@ -251,9 +252,12 @@ async fn the_master_key_rotates_under_a_control_that_runs() {
     assert_eq!((done.records, done.resumed), (1, false));
     assert_ne!(std::fs::read(rig.path("master.key")).unwrap(), before);
     let (_, body) = set(&rig, &id, json!({"B": "b"})).await;
-    assert_eq!((&body["live"], rig.guests.given(&id).1), (&json!(true), map(&[("A", "a"), ("B", "b")])));
+    assert_eq!(
+        (&body["live"], rig.guests.delivered_to(&id).1),
+        (&json!(true), map(&[("A", "a"), ("B", "b")]))
+    );
 
-    // Another installation's key is refused with the reason.
+    // The key of another installation is refused with the reason.
     std::fs::write(rig.path("other.key"), &before).unwrap();
     std::fs::set_permissions(rig.path("other.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
         .unwrap();

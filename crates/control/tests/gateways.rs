@@ -1,6 +1,6 @@
-//! What control promises gateways, and those who change something: what is answered is in force at every gateway.
+//! Gateways: a change gets its response once it is in force at every gateway.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -33,34 +33,34 @@ fn client(rig: &Rig) -> GatewayClient<Channel> {
 
 struct Watch {
     acknowledge: mpsc::Sender<WatchAck>,
-    notices: Streaming<WatchEvent>,
+    events: Streaming<WatchEvent>,
 }
 
 impl Watch {
-    async fn begin(rig: &Rig) -> Self {
+    async fn start(rig: &Rig) -> Self {
         let (acknowledge, receiver) = mpsc::channel(16);
-        let notices = client(rig).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-        let mut watch = Self { acknowledge, notices };
-        let first = watch.notices.message().await.unwrap().unwrap();
+        let events = client(rig).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let mut watch = Self { acknowledge, events };
+        let first = watch.events.message().await.unwrap().unwrap();
         assert!(matches!(first.event, Some(Event::Lease(_))), "{first:?}");
         watch
     }
 
-    /// The next event that is not a keep-alive.
+    /// Returns the next event that is not a keepalive.
     async fn next(&mut self) -> WatchEvent {
         loop {
-            let notice = self.notices.message().await.unwrap().unwrap();
-            if !matches!(notice.event, Some(Event::Lease(_))) {
-                return notice;
+            let event = self.events.message().await.unwrap().unwrap();
+            if !matches!(event.event, Some(Event::Lease(_))) {
+                return event;
             }
         }
     }
 
-    /// Acknowledges everything from now on.
-    fn obey(mut self) -> tokio::task::JoinHandle<()> {
+    /// Acknowledges every event from now on.
+    fn acknowledge_all(mut self) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
-            while let Ok(Some(notice)) = self.notices.message().await {
-                let _ = self.acknowledge.send(WatchAck { sequence: notice.sequence }).await;
+            while let Ok(Some(event)) = self.events.message().await {
+                let _ = self.acknowledge.send(WatchAck { sequence: event.sequence }).await;
             }
         })
     }
@@ -78,19 +78,19 @@ async fn identify(rig: &Rig, app: &str, credential: Credential) -> Identity {
     client(rig).identify(request).await.unwrap().into_inner()
 }
 
-async fn show_to(rig: &Rig, app: &str, body: Value) {
+async fn set_visibility(rig: &Rig, app: &str, body: Value) {
     let (status, body) = rig.call(Method::PUT, &format!("/apps/{app}/visibility"), Some(body)).await;
     assert_eq!(status, 200, "{body}");
 }
 
 #[tokio::test]
-async fn a_host_resolves_to_what_stands_there_now() {
+async fn host_resolves_to_the_current_app() {
     let rig = Rig::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
     let resolve = async |host: &str| {
-        let answer = client(&rig).resolve(ResolveRequest { host: host.to_owned() }).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| status.code())
+        let response = client(&rig).resolve(ResolveRequest { host: host.to_owned() }).await;
+        response.map(tonic::Response::into_inner).map_err(|status| status.code())
     };
     let route = resolve("web.rigbox.localhost").await.unwrap();
     assert_eq!((route.app_id.as_str(), route.port), (app.as_str(), 8000));
@@ -98,9 +98,10 @@ async fn a_host_resolves_to_what_stands_there_now() {
     assert_eq!(route.origin, "http://web.rigbox.localhost:7080");
     assert_eq!(route.sign_in_url, format!("{}/open/{app}", rig.console()));
     assert!(!route.boot_id.is_empty());
-    for nobody in ["other.rigbox.localhost", "rigbox.localhost", "a.web.rigbox.localhost", "web", "x.example"]
+    for unknown in
+        ["other.rigbox.localhost", "rigbox.localhost", "a.web.rigbox.localhost", "web", "x.example"]
     {
-        assert_eq!(resolve(nobody).await.unwrap_err(), Code::NotFound, "{nobody}");
+        assert_eq!(resolve(unknown).await.unwrap_err(), Code::NotFound, "{unknown}");
     }
     let path = format!("/apps/{app}");
     rig.call(Method::PATCH, &path, Some(json!({"status": "inactive"}))).await;
@@ -110,71 +111,71 @@ async fn a_host_resolves_to_what_stands_there_now() {
     rig.until(&workspace, "stopped").await;
     let route = resolve("web.rigbox.localhost").await.unwrap();
     assert_eq!((route.state(), route.boot_id.as_str()), (AppState::WorkspaceNotRunning, ""));
-    // A domain that is not verified is nobody's.
+    // An unverified domain resolves to nothing.
     rig.call(Method::PATCH, &path, Some(json!({"custom_domain": "x.example"}))).await;
     assert_eq!(resolve("x.example").await.unwrap_err(), Code::NotFound);
 }
 
 #[tokio::test]
-async fn a_change_is_answered_when_every_gateway_has_acknowledged_it() {
+async fn response_to_a_change_waits_for_every_gateway() {
     let rig = Rig::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
-    let other = Watch::begin(&rig).await.obey();
-    let mut slow = Watch::begin(&rig).await;
-    let change = show_to(&rig, &app, json!({"visibility": "public"}));
+    let other = Watch::start(&rig).await.acknowledge_all();
+    let mut slow = Watch::start(&rig).await;
+    let change = set_visibility(&rig, &app, json!({"visibility": "public"}));
     tokio::pin!(change);
-    let notice = tokio::select! {
-        notice = slow.next() => notice,
-        () = &mut change => panic!("answered before it was in force"),
+    let event = tokio::select! {
+        event = slow.next() => event,
+        () = &mut change => panic!("response before the change was in force"),
     };
-    assert_eq!(notice.event, Some(Event::WorkspaceChanged(workspace)));
+    assert_eq!(event.event, Some(Event::WorkspaceChanged(workspace)));
     let too_early = tokio::time::timeout(Duration::from_millis(300), &mut change).await;
-    assert!(too_early.is_err(), "answered before it was in force");
-    slow.acknowledge.send(WatchAck { sequence: notice.sequence }).await.unwrap();
+    assert!(too_early.is_err(), "response before the change was in force");
+    slow.acknowledge.send(WatchAck { sequence: event.sequence }).await.unwrap();
     change.await;
     other.abort();
 }
 
 #[tokio::test]
-async fn a_gateway_that_does_not_answer_is_let_go_and_waited_for_until_its_lease_is_over() {
+async fn silent_gateway_is_removed_once_its_lease_has_expired() {
     let rig = Rig::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
-    let mut silent = Watch::begin(&rig).await;
-    let began = Instant::now();
-    show_to(&rig, &app, json!({"visibility": "public"})).await;
-    // It is heard of no more, and had a lease of two seconds.
-    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
-    while silent.notices.message().await.unwrap().is_some() {}
-    let began = Instant::now();
-    show_to(&rig, &app, json!({"visibility": "private"})).await;
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let mut silent = Watch::start(&rig).await;
+    let started_at = Instant::now();
+    set_visibility(&rig, &app, json!({"visibility": "public"})).await;
+    // The gateway is removed, and its lease was two seconds.
+    assert!(started_at.elapsed() >= Duration::from_secs(2), "{:?}", started_at.elapsed());
+    while silent.events.message().await.unwrap().is_some() {}
+    let started_at = Instant::now();
+    set_visibility(&rig, &app, json!({"visibility": "private"})).await;
+    assert!(started_at.elapsed() < Duration::from_secs(2), "{:?}", started_at.elapsed());
 }
 
 #[tokio::test]
-async fn what_is_revoked_is_told_before_it_is_answered_and_what_the_operator_does_soon() {
+async fn revocation_reaches_gateways_before_its_response_and_operator_changes_soon() {
     let rig = Rig::with_gateways().await;
-    let (_, made) = rig.call(Method::POST, "/api-keys", Some(json!({"name": "k"}))).await;
-    let mut watch = Watch::begin(&rig).await;
-    let path = format!("/api-keys/{}", made["api_key"]["id"].as_str().unwrap());
+    let (_, created) = rig.call(Method::POST, "/api-keys", Some(json!({"name": "k"}))).await;
+    let mut watch = Watch::start(&rig).await;
+    let path = format!("/api-keys/{}", created["api_key"]["id"].as_str().unwrap());
     let revoke = rig.call(Method::DELETE, &path, None);
     tokio::pin!(revoke);
-    let notice = tokio::select! {
-        notice = watch.next() => notice,
-        _ = &mut revoke => panic!("answered before it was in force"),
+    let event = tokio::select! {
+        event = watch.next() => event,
+        _ = &mut revoke => panic!("response before the change was in force"),
     };
-    assert!(matches!(notice.event, Some(Event::GrantsChanged(_))), "{notice:?}");
-    watch.acknowledge.send(WatchAck { sequence: notice.sequence }).await.unwrap();
+    assert!(matches!(event.event, Some(Event::GrantsChanged(_))), "{event:?}");
+    watch.acknowledge.send(WatchAck { sequence: event.sequence }).await.unwrap();
     assert_eq!(revoke.await.0, 200);
     admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
     admin::set_disabled(&rig.config(), "b@example.com", true).await.unwrap();
-    let told = tokio::time::timeout(Duration::from_secs(2), watch.next()).await.unwrap();
-    assert!(matches!(told.event, Some(Event::GrantsChanged(_))), "{told:?}");
+    let event = tokio::time::timeout(Duration::from_secs(2), watch.next()).await.unwrap();
+    assert!(matches!(event.event, Some(Event::GrantsChanged(_))), "{event:?}");
 }
 
 #[tokio::test]
-async fn a_credential_stands_for_whom_it_stands() {
+async fn credentials_identify_users_and_workspaces() {
     let rig = Rig::with_gateways().await;
     let (workspace, other) = (rig.running("one").await, rig.running("two").await);
     let app = app(&rig, &workspace).await;
@@ -184,39 +185,39 @@ async fn a_credential_stands_for_whom_it_stands() {
         (owner.kind(), owner.email.as_str(), owner.in_scope),
         (IdentityKind::User, "a@example.com", true)
     );
-    // Nobody has followed a link to this address.
+    // No one has followed a link to this address.
     assert!(!owner.email_verified && !owner.assertion.is_empty());
     let (_, limited) = rig
         .call(Method::POST, "/api-keys", Some(json!({"name": "k", "workspaces": [other], "role": "operate"})))
         .await;
     let limited = by_key(limited["key"].as_str().unwrap()).await;
     assert_eq!((limited.kind(), limited.in_scope), (IdentityKind::User, false));
-    assert_eq!(by_key(&rig.guests.given(&workspace).2).await.kind(), IdentityKind::Workspace);
-    for nobody in ["", "rb_short", &format!("rb_{}", "a".repeat(43)), &format!("rb_ws_{}", "a".repeat(43))] {
-        assert_eq!(by_key(nobody).await.kind(), IdentityKind::Invalid, "{nobody}");
+    assert_eq!(by_key(&rig.guests.delivered_to(&workspace).2).await.kind(), IdentityKind::Workspace);
+    for unknown in ["", "rb_short", &format!("rb_{}", "a".repeat(43)), &format!("rb_ws_{}", "a".repeat(43))] {
+        assert_eq!(by_key(unknown).await.kind(), IdentityKind::Invalid, "{unknown}");
     }
 }
 
 #[tokio::test]
-async fn a_browser_gets_from_the_console_to_an_app_it_may_see_once_per_code() {
+async fn browser_is_handed_off_to_an_app_once_per_code() {
     let rig = Rig::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
     let open = format!("/open/{app}?state={STATE}");
 
-    // Nobody is signed in: the way leads over the sign-in page, and back.
-    let nobody = Browser::new(&rig);
-    let answer = nobody.open(&open).await;
-    assert_eq!(answer.headers["location"], format!("/sign-in?app={app}&state={STATE}"));
+    // Without a session, the handoff leads through the sign-in page and back.
+    let anonymous = Browser::new(&rig);
+    let response = anonymous.open(&open).await;
+    assert_eq!(response.headers["location"], format!("/sign-in?app={app}&state={STATE}"));
     let mut browser = Browser::new(&rig);
     let link = admin::login_link(&rig.config(), "a@example.com").await.unwrap();
     let (_, token) = link.split_once("token=").unwrap();
     let fields = [("token", token), ("app", app.as_str()), ("state", STATE)];
-    let answer = browser.submit("/sign-in/link", &fields).await;
-    assert_eq!(answer.headers["location"], format!("/sign-in?app={app}&state={STATE}"));
+    let response = browser.submit("/sign-in/link", &fields).await;
+    assert_eq!(response.headers["location"], format!("/sign-in?app={app}&state={STATE}"));
 
-    let answer = browser.open(&open).await;
-    let location = answer.headers["location"].to_str().unwrap().to_owned();
+    let response = browser.open(&open).await;
+    let location = response.headers["location"].to_str().unwrap().to_owned();
     let prefix = "http://web.rigbox.localhost:7080/.rigbox/callback?code=";
     let (code, state) = location.strip_prefix(prefix).unwrap().split_once("&state=").unwrap();
     assert_eq!(state, STATE);
@@ -227,10 +228,10 @@ async fn a_browser_gets_from_the_console_to_an_app_it_may_see_once_per_code() {
     };
     let session = redeem(code, &app, STATE).await.unwrap().app_session;
     assert_eq!(redeem(code, &app, STATE).await.unwrap_err(), Code::PermissionDenied);
-    // What does not fit is used up.
+    // A failed attempt uses the code up.
     let fresh = async || {
-        let answer = browser.open(&open).await;
-        let location = answer.headers["location"].to_str().unwrap().to_owned();
+        let response = browser.open(&open).await;
+        let location = response.headers["location"].to_str().unwrap().to_owned();
         location.strip_prefix(prefix).unwrap().split_once('&').unwrap().0.to_owned()
     };
     for (app_id, state) in [("ap-aaaaaaaa", STATE), (app.as_str(), "another")] {
@@ -243,13 +244,13 @@ async fn a_browser_gets_from_the_console_to_an_app_it_may_see_once_per_code() {
     let identity = by_session(&app).await;
     assert_eq!((identity.kind(), identity.email_verified), (IdentityKind::User, true));
     assert_eq!(by_session("ap-aaaaaaaa").await.kind(), IdentityKind::Invalid);
-    // It ends with the session on the console.
+    // It ends with the session at the console.
     browser.submit("/sign-out", &[]).await;
     assert_eq!(by_session(&app).await.kind(), IdentityKind::Invalid);
 }
 
 #[tokio::test]
-async fn nobody_is_sent_to_an_app_they_may_not_see() {
+async fn no_handoff_to_an_app_the_user_may_not_open() {
     let rig = Rig::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
@@ -258,11 +259,12 @@ async fn nobody_is_sent_to_an_app_they_may_not_see() {
     let open = async |app: &str| friend.open(&format!("/open/{app}?state={STATE}")).await.status.as_u16();
     assert_eq!(open(&app).await, 403);
     assert_eq!((open("ap-aaaaaaaa").await, open("web").await), (403, 403));
-    show_to(&rig, &app, json!({"visibility": "privileged", "allowed_emails": ["b@example.com"]})).await;
+    set_visibility(&rig, &app, json!({"visibility": "privileged", "allowed_emails": ["b@example.com"]}))
+        .await;
     assert_eq!(open(&app).await, 303);
-    show_to(&rig, &app, json!({"visibility": "private"})).await;
+    set_visibility(&rig, &app, json!({"visibility": "private"})).await;
     assert_eq!(open(&app).await, 403);
-    // Only an app's host gives states of this form.
+    // Only an app's host issues states of this form.
     for state in ["", "short", "https://evil.example/aaaaaaaaaaaaaaaaaaaaaa", &"s".repeat(44)] {
         let path = format!("/open/{app}?state={state}");
         assert_eq!(friend.open(&path).await.status, 400, "{state}");

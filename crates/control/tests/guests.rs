@@ -1,6 +1,6 @@
 //! Commands and files, against simulated guests.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -19,15 +19,15 @@ use tokio_tungstenite::tungstenite::{Message, http::HeaderValue};
 
 async fn exec(rig: &Rig, id: &str, body: Value) -> Vec<Value> {
     let request = rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&body);
-    let answer = rig.send(request).await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.headers["content-type"], "application/x-ndjson");
-    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    let response = rig.send(request).await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.headers["content-type"], "application/x-ndjson");
+    let text = String::from_utf8(response.body.to_vec()).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[tokio::test]
-async fn a_commands_output_and_end_come_as_lines() {
+async fn output_and_exit_of_a_command_come_as_lines() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     assert_eq!(
@@ -42,7 +42,7 @@ async fn a_commands_output_and_end_come_as_lines() {
 }
 
 #[tokio::test]
-async fn a_bad_command_is_refused_before_it_runs() {
+async fn invalid_command_is_refused_before_it_runs() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let stopped = rig.provisioned("two").await;
@@ -61,20 +61,20 @@ async fn a_bad_command_is_refused_before_it_runs() {
         (&stopped, json!({"command": ["x"]}), 409),
         (&"ws-zzzzzzzz".to_owned(), json!({"command": ["x"]}), 404),
     ] {
-        let (status, answer) = rig.call(Method::POST, &format!("/workspaces/{id}/exec"), Some(body)).await;
-        assert_eq!(status, code, "{answer}");
+        let (status, response) = rig.call(Method::POST, &format!("/workspaces/{id}/exec"), Some(body)).await;
+        assert_eq!(status, code, "{response}");
     }
 }
 
 #[tokio::test]
-async fn a_hundred_megabytes_come_whole_and_fast() {
+async fn hundred_megabytes_of_output_arrive_complete_and_fast() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let request = rig
         .request(Method::POST, &format!("/workspaces/{id}/exec"))
         .json(&json!({"command": ["flood", "100"]}));
-    let began = Instant::now();
-    let mut body = rig.begin(request).await.bytes_stream();
+    let started_at = Instant::now();
+    let mut body = rig.send_streaming(request).await.bytes_stream();
     let (mut bytes, mut tail) = (0, Vec::new());
     while let Some(chunk) = body.next().await {
         let chunk = chunk.unwrap();
@@ -87,12 +87,12 @@ async fn a_hundred_megabytes_come_whole_and_fast() {
     let end = b"{\"exit_code\":0,\"duration_us\":7}\n";
     assert_eq!(bytes, 3200 * line + end.len());
     assert!(tail.ends_with(end));
-    println!("100 MiB in {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(20));
+    println!("100 MiB in {:?}", started_at.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_holds_up_its_command_and_no_other() {
+async fn slow_client_blocks_only_its_own_command() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let mut stalled = Vec::new();
@@ -100,7 +100,7 @@ async fn a_client_that_does_not_read_holds_up_its_command_and_no_other() {
         let request = rig
             .request(Method::POST, &format!("/workspaces/{id}/exec"))
             .json(&json!({"command": ["flood", "100"]}));
-        stalled.push(rig.begin(request).await);
+        stalled.push(rig.send_streaming(request).await);
     }
     let written = || rig.guests.written.load(Ordering::SeqCst);
     let mut last = usize::MAX;
@@ -108,24 +108,25 @@ async fn a_client_that_does_not_read_holds_up_its_command_and_no_other() {
         last = written();
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    assert!(last < 8 * 20 * 1024 * 1024, "{last} bytes were taken for clients that read none");
+    assert!(last < 8 * 20 * 1024 * 1024, "{last} bytes were buffered for clients that do not read");
     assert_eq!(exec(&rig, &id, json!({"command": ["exit", "0"]})).await[0]["exit_code"], 0);
     drop(stalled);
-    eventually("all are ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 8 }).await;
+    eventually("all commands have ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 8 })
+        .await;
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_takes_its_command_along() {
+async fn command_ends_when_its_client_disconnects() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let request =
         rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&json!({"command": ["sleep"]}));
-    drop(rig.begin(request).await);
-    eventually("it is ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
+    drop(rig.send_streaming(request).await);
+    eventually("the command has ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
 }
 
-/// The next event, which is as the document says.
-async fn hear(
+/// Returns the next event, checked against the document.
+async fn next_event(
     rig: &Rig,
     socket: &mut (impl Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin),
 ) -> Value {
@@ -136,7 +137,7 @@ async fn hear(
 }
 
 #[tokio::test]
-async fn a_web_socket_carries_live_input() {
+async fn web_socket_carries_live_input() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let mut request =
@@ -144,32 +145,32 @@ async fn a_web_socket_carries_live_input() {
     let key = HeaderValue::from_str(&format!("Bearer {}", rig.key)).unwrap();
     request.headers_mut().insert("authorization", key);
     let connect = || tokio_tungstenite::connect_async(request.clone());
-    let say = |value: Value| Message::text(value.to_string());
+    let text = |value: Value| Message::text(value.to_string());
 
     let (mut socket, _) = connect().await.unwrap();
-    socket.send(say(json!({"command": ["cat"], "tty": true, "rows": 10, "cols": 20}))).await.unwrap();
-    socket.send(say(json!({"stdin_b64": STANDARD.encode("one")}))).await.unwrap();
-    assert_eq!(hear(&rig, &mut socket).await["data_b64"], STANDARD.encode("one"));
-    socket.send(say(json!({"resize": {"rows": 30, "cols": 40}}))).await.unwrap();
+    socket.send(text(json!({"command": ["cat"], "tty": true, "rows": 10, "cols": 20}))).await.unwrap();
+    socket.send(text(json!({"stdin_b64": STANDARD.encode("one")}))).await.unwrap();
+    assert_eq!(next_event(&rig, &mut socket).await["data_b64"], STANDARD.encode("one"));
+    socket.send(text(json!({"resize": {"rows": 30, "cols": 40}}))).await.unwrap();
     eventually("resized", || async { *rig.guests.resized.lock().unwrap() == Some((30, 40)) }).await;
-    socket.send(say(json!({"signal": "INT"}))).await.unwrap();
-    assert_eq!(hear(&rig, &mut socket).await["signal"], "INT");
+    socket.send(text(json!({"signal": "INT"}))).await.unwrap();
+    assert_eq!(next_event(&rig, &mut socket).await["signal"], "INT");
 
     let (mut socket, _) = connect().await.unwrap();
-    socket.send(say(json!({"command": ["cat"]}))).await.unwrap();
-    socket.send(say(json!({"bogus": 1}))).await.unwrap();
-    assert_eq!(hear(&rig, &mut socket).await["error"]["code"], "bad_request");
+    socket.send(text(json!({"command": ["cat"]}))).await.unwrap();
+    socket.send(text(json!({"bogus": 1}))).await.unwrap();
+    assert_eq!(next_event(&rig, &mut socket).await["error"]["code"], "bad_request");
     eventually("abandoned", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
 
     let (mut socket, _) = connect().await.unwrap();
-    socket.send(say(json!({"command": ["sleep"]}))).await.unwrap();
+    socket.send(text(json!({"command": ["sleep"]}))).await.unwrap();
     drop(socket);
     eventually("ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 2 }).await;
     assert_eq!(rig.get(&format!("/workspaces/{id}/exec")).await.0, 426);
 }
 
 #[tokio::test]
-async fn files_come_back_as_they_were_written() {
+async fn files_are_read_as_written() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let content: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
@@ -190,13 +191,16 @@ async fn files_come_back_as_they_were_written() {
 }
 
 #[tokio::test]
-async fn a_file_whose_content_breaks_off_does_not_appear() {
+async fn interrupted_upload_leaves_no_file() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let guests = rig.guests.clone();
     let cut = stream::once(async move {
-        eventually("the guest has a part", || async { guests.begun.load(Ordering::SeqCst) > 0 }).await;
-        Err(std::io::Error::other("the cable was cut"))
+        eventually("the guest has part of the file", || async {
+            guests.started_files.load(Ordering::SeqCst) > 0
+        })
+        .await;
+        Err(std::io::Error::other("connection lost"))
     });
     let broken = stream::iter([Ok(vec![b'x'; 100_000])]).chain(cut);
     let put = rig
@@ -205,7 +209,7 @@ async fn a_file_whose_content_breaks_off_does_not_appear() {
     assert!(put.send().await.is_err());
     let whole = rig.request(Method::PUT, &format!("/workspaces/{id}/files?path=/tmp/whole")).body("x");
     assert_eq!(rig.send(whole).await.status, 200);
-    eventually("the guest hears of it", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
+    eventually("the guest notices", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
     let files = rig.guests.files.lock().unwrap();
     assert!(files.contains_key("/tmp/whole") && !files.contains_key("/tmp/cut"));
 }

@@ -1,6 +1,6 @@
-//! What the API promises about limits: they hold under any number of requests at once, and change with the next one.
+//! Limits: they hold under any number of concurrent requests, and changes apply to the next one.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -17,12 +17,12 @@ use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use support::Rig;
 
-/// Of the plan `free`.
+/// Limit of the plan `free`.
 const VMS: u32 = 2;
 
 const EMAIL: &str = "free@example.com";
 
-/// A rig whose client is a user of the plan `free`.
+/// Returns a rig whose client is a user of the plan `free`.
 async fn rig(free: LimitOverrides) -> Rig {
     let mut rig = Rig::with_plans(Timeouts::default(), Plans { free, ..Plans::default() }).await;
     let user = admin::add_user(&rig.config(), EMAIL, Plan::Free).await.unwrap();
@@ -39,22 +39,22 @@ async fn limits(rig: &Rig) -> Value {
     rig.get("/users/me/limits").await.1
 }
 
-/// As an operator does it, beside the running server.
+/// Sets limits as an operator does, beside the running server.
 async fn set(rig: &Rig, limits: Option<LimitOverrides>) {
     admin::set_limits(&rig.config(), EMAIL, limits).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_hundred_creates_at_once_make_no_more_than_the_quota() {
+async fn hundred_concurrent_creates_stay_within_the_quota() {
     let rig =
         rig(LimitOverrides { workspaces_per_min: NonZeroU32::new(100_000), ..LimitOverrides::default() })
             .await;
     let create = async |number: u32| {
         rig.call(Method::POST, "/workspaces", Some(json!({"name": format!("w{number}")}))).await
     };
-    let answers = join_all((0..100).map(create)).await;
-    let (made, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(status, _)| *status == 201);
-    assert_eq!(made.len(), VMS as usize);
+    let responses = join_all((0..100).map(create)).await;
+    let (created, refused): (Vec<_>, Vec<_>) = responses.into_iter().partition(|(status, _)| *status == 201);
+    assert_eq!(created.len(), VMS as usize);
     for (status, body) in refused {
         assert_eq!(
             (status.as_u16(), body["error"]["code"].as_str()),
@@ -68,7 +68,7 @@ async fn a_hundred_creates_at_once_make_no_more_than_the_quota() {
 }
 
 #[tokio::test]
-async fn what_is_set_for_a_user_holds_on_the_next_request() {
+async fn limits_of_a_user_apply_on_next_request() {
     let rig = rig(LimitOverrides::default()).await;
     let before = limits(&rig).await;
     assert_eq!((&before["custom"], &before["limits"]["max_vms"]), (&json!(false), &json!(VMS)));
@@ -91,13 +91,13 @@ async fn what_is_set_for_a_user_holds_on_the_next_request() {
         (too_large.status.as_u16(), &too_large.headers["ratelimit-limit"]),
         (402, &"1000".parse().unwrap())
     );
-    assert_eq!(rig.answer(create("one", 600)).await.0, 201);
-    assert_eq!(rig.answer(create("two", 600)).await.0, 402);
+    assert_eq!(rig.fetch(create("one", 600)).await.0, 201);
+    assert_eq!(rig.fetch(create("two", 600)).await.0, 402);
 
     set(&rig, None).await;
     assert_eq!(limits(&rig).await["custom"], false);
-    assert_eq!(rig.answer(create("two", 700)).await.0, 201);
+    assert_eq!(rig.fetch(create("two", 700)).await.0, 201);
     let log = rig.get("/audit-log").await.1;
-    let told = log["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == "user.limits");
-    assert_eq!(told.count(), 2);
+    let changes = log["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == "user.limits");
+    assert_eq!(changes.count(), 2);
 }

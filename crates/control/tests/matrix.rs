@@ -1,7 +1,8 @@
-//! The authorisation matrix: every route of the server's own document by every kind of credential. A refusal is checked by status,
-//! code and body, and must leave everything of the owner's as it was; what is hidden must look like what does not exist.
+//! Authorization matrix: every route of the server's own document with every kind of credential. A refusal is
+//! checked by status, code and body, and must leave everything of the owner unchanged. Hidden resources must
+//! look like missing ones.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod matrix {
@@ -12,47 +13,47 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use matrix::callers::{ALL, Caller, World};
+use matrix::callers::{ALL, Caller, Fixture};
 use matrix::table::{ROUTES, Route};
 use serde_json::Value;
 use support::Rig;
 
-/// What a caller has to get.
+/// Expected outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NewWorkspace {
-    /// One of the route's own answers.
-    Answer,
+enum Expected {
+    /// One of the route's own responses.
+    Response,
     /// This status and code.
     Refusal(u16, &'static str),
 }
 
-fn wanted(route: &Route, caller: Caller) -> NewWorkspace {
-    use matrix::table::On::*;
-    let unknown = NewWorkspace::Refusal(401, "unauthorized");
-    let forbidden = NewWorkspace::Refusal(403, "forbidden");
-    let hidden = NewWorkspace::Refusal(404, "not_found");
-    let allowed = |allowed: bool| if allowed { NewWorkspace::Answer } else { forbidden };
-    match (caller, route.on) {
-        (Caller::KeyInUrl, _) => NewWorkspace::Refusal(400, "key_in_url"),
-        (_, Anything | Page) => NewWorkspace::Answer,
+fn expected_outcome(route: &Route, caller: Caller) -> Expected {
+    use matrix::table::Target::*;
+    let unknown = Expected::Refusal(401, "unauthorized");
+    let forbidden = Expected::Refusal(403, "forbidden");
+    let hidden = Expected::Refusal(404, "not_found");
+    let allowed_if = |allowed: bool| if allowed { Expected::Response } else { forbidden };
+    match (caller, route.target) {
+        (Caller::KeyInUrl, _) => Expected::Refusal(400, "key_in_url"),
+        (_, Anything | Page) => Expected::Response,
         (Caller::Anonymous | Caller::Revoked | Caller::Expired | Caller::ExpiredSession, _) => unknown,
-        (Caller::CrossSite, _) => NewWorkspace::Refusal(403, "cross_site"),
-        (Caller::Owner | Caller::Session, _) => NewWorkspace::Answer,
-        // Their own account is theirs to event on; what is the owner's is not there.
-        (Caller::OtherUser, Account) => NewWorkspace::Answer,
+        (Caller::CrossSite, _) => Expected::Refusal(403, "cross_site"),
+        (Caller::Owner | Caller::Session, _) => Expected::Response,
+        // Another user may act on their own account, but cannot see the owner's resources.
+        (Caller::OtherUser, Account) => Expected::Response,
         (Caller::OtherUser, Key | Workspace | App | NewApp) => hidden,
         (Caller::OtherUser, Installation) => forbidden,
         (Caller::ScopedElsewhere | Caller::OtherWorkspace, Workspace | App | NewApp) => hidden,
-        (Caller::Read, _) => allowed(route.read),
-        (Caller::Operate | Caller::ScopedElsewhere, _) => allowed(route.operate),
-        (Caller::OwnWorkspace | Caller::OtherWorkspace, _) => allowed(route.within),
+        (Caller::Read, _) => allowed_if(route.read),
+        (Caller::Operate | Caller::ScopedElsewhere, _) => allowed_if(route.operate),
+        (Caller::OwnWorkspace | Caller::OtherWorkspace, _) => allowed_if(route.own_workspace),
     }
 }
 
 #[tokio::test]
 async fn every_route_is_in_the_matrix() {
     let rig = Rig::new().await;
-    let (_, document) = rig.answer(rig.client.get(rig.url("/api-docs/openapi.json"))).await;
+    let (_, document) = rig.fetch(rig.client.get(rig.url("/api-docs/openapi.json"))).await;
     let documented: BTreeSet<String> = document["paths"]
         .as_object()
         .unwrap()
@@ -64,7 +65,7 @@ async fn every_route_is_in_the_matrix() {
     let tested: BTreeSet<String> =
         ROUTES.iter().map(|route| format!("{} {}", route.method, route.path)).collect();
     assert_eq!(documented, tested);
-    // What the document says of who needs a credential is what the matrix tests.
+    // The document and the matrix agree on which routes need a credential.
     for route in ROUTES {
         let operation = &document["paths"][route.path][route.method.to_lowercase()];
         assert_eq!(
@@ -78,57 +79,57 @@ async fn every_route_is_in_the_matrix() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_credential_gets_what_the_table_says_and_changes_nothing_else() {
+async fn every_credential_gets_the_expected_outcome_and_changes_nothing_else() {
     for route in ROUTES {
-        // Each route in a world of its own, because some of what is allowed removes what the next one would need.
-        let world = World::new().await;
-        // Refusals first: they must leave everything as it is for those who may.
-        let (refused, answered): (Vec<Caller>, Vec<Caller>) =
-            ALL.iter().partition(|caller| wanted(route, **caller) != NewWorkspace::Answer);
-        for caller in refused.into_iter().chain(answered) {
-            check(&world, route, caller).await;
+        // Each route gets its own fixture, because some permitted calls remove what the next one needs.
+        let fixture = Fixture::new().await;
+        // Refusals first: they must leave everything unchanged for permitted callers.
+        let (refused, permitted): (Vec<Caller>, Vec<Caller>) =
+            ALL.iter().partition(|caller| expected_outcome(route, **caller) != Expected::Response);
+        for caller in refused.into_iter().chain(permitted) {
+            check(&fixture, route, caller).await;
         }
     }
 }
 
-/// Status and text of the answer; a stream of events has no end, so its text is not read.
-async fn ask(world: &World, route: &Route, path: &str, caller: Caller) -> (u16, String) {
-    let request = world.request(route, path, caller);
+/// Returns status and text of the response. A stream of events does not end, so its text is not read.
+async fn request(fixture: &Fixture, route: &Route, path: &str, caller: Caller) -> (u16, String) {
+    let request = fixture.request(route, path, caller);
     if !route.path.ends_with("/stream") {
-        let answer = world.rig.send(request).await;
-        return (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).into_owned());
+        let response = fixture.rig.send(request).await;
+        return (response.status.as_u16(), String::from_utf8_lossy(&response.body).into_owned());
     }
-    let response = world.rig.begin(request).await;
+    let response = fixture.rig.send_streaming(request).await;
     let (status, kind) = (response.status().as_u16(), response.headers().get("content-type").cloned());
     let endless = kind.is_some_and(|kind| kind == "text/event-stream");
     (status, if endless { String::new() } else { response.text().await.unwrap() })
 }
 
-async fn check(world: &World, route: &Route, caller: Caller) {
+async fn check(fixture: &Fixture, route: &Route, caller: Caller) {
     let what = format!("{} {} by {caller:?}", route.method, route.path);
-    let path = world.path(route, &world.mine);
-    let before = world.owners().await;
-    let (status, text) = ask(world, route, &path, caller).await;
-    match wanted(route, caller) {
-        NewWorkspace::Answer => {
-            let expected = route.answers(caller);
-            assert!(expected.contains(&status), "{what}: {status} is none of {expected:?}: {text}");
+    let path = fixture.path(route, &fixture.mine);
+    let before = fixture.owner_state().await;
+    let (status, text) = request(fixture, route, &path, caller).await;
+    match expected_outcome(route, caller) {
+        Expected::Response => {
+            let expected = route.responses(caller);
+            assert!(expected.contains(&status), "{what}: {status} is not in {expected:?}: {text}");
         }
-        NewWorkspace::Refusal(refusal, code) => {
+        Expected::Refusal(refusal, code) => {
             let body: Value = serde_json::from_str(&text).unwrap();
             assert_eq!((status, &body["error"]["code"]), (refusal, &Value::from(code)), "{what}: {text}");
             assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{what}");
             if status == 404 {
                 assert!(text.contains("not found"), "{what}: {text}");
-                // As if it had never been.
-                let (own, nobodys) = world.with_and_without(route);
-                let (_, other) = ask(world, route, &world.path(route, &nobodys), caller).await;
-                let other = other.replace(&nobodys, &own);
+                // As for a resource that never existed.
+                let (own, missing) = fixture.with_and_without(route);
+                let (_, other) = request(fixture, route, &fixture.path(route, &missing), caller).await;
+                let other = other.replace(&missing, &own);
                 assert_eq!(text, other, "{what}");
             }
         }
     }
-    if !caller.acts_for_owner() || wanted(route, caller) != NewWorkspace::Answer {
-        assert_eq!(world.owners().await, before, "{what} changed something");
+    if !caller.acts_for_owner() || expected_outcome(route, caller) != Expected::Response {
+        assert_eq!(fixture.owner_state().await, before, "{what} changed something");
     }
 }

@@ -1,6 +1,6 @@
-//! What the API promises about what a workspace may reach: checked when it is set, at the node when it is answered, and told when refused.
+//! Network settings of a workspace: validated, in force at the node with the response, and refusals logged.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -17,15 +17,15 @@ async fn set(rig: &Rig, id: &str, body: Value) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn what_is_answered_is_at_the_node() {
+async fn network_settings_are_at_the_node_with_the_response() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let (_, network) = rig.get(&format!("/workspaces/{id}/network")).await;
     let egress = json!({"mode": "internet", "domains": [], "cidrs": [], "can_tunnel": []});
     assert_eq!(network, json!({"egress": egress, "apps_from_inside": "narrow", "live": true}));
-    let wanted =
+    let requested =
         json!({"mode": "list", "domains": ["Example.org", "*.example.net"], "cidrs": ["93.184.216.0/24"]});
-    let (status, network) = set(&rig, &id, json!({"egress": wanted})).await;
+    let (status, network) = set(&rig, &id, json!({"egress": requested})).await;
     assert_eq!((status, &network["live"]), (200, &json!(true)), "{network}");
     assert_eq!(network["egress"]["domains"], json!(["example.org", "*.example.net"]));
     assert_eq!(network["egress"]["can_tunnel"], json!(["*.example.net"]));
@@ -38,7 +38,7 @@ async fn what_is_answered_is_at_the_node() {
             vec!["93.184.216.0/24".to_owned()],
         )
     );
-    // Apps come with it, and it with them.
+    // App ports and egress are pushed together.
     let app = json!({"name": "web", "workspace_id": id, "port": 8000});
     assert_eq!(rig.call(Method::POST, "/apps", Some(app)).await.0, 201);
     let policy = rig.node.network(&id).unwrap();
@@ -48,7 +48,7 @@ async fn what_is_answered_is_at_the_node() {
 }
 
 #[tokio::test]
-async fn bad_entries_are_refused_and_change_nothing() {
+async fn invalid_entries_are_refused_and_change_nothing() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     for egress in [
@@ -61,22 +61,22 @@ async fn bad_entries_are_refused_and_change_nothing() {
         json!({"mode": "list", "cidrs": ["1.2.3.4/33"]}),
         json!({"mode": "some"}),
     ] {
-        let (status, answer) = set(&rig, &id, json!({"egress": egress})).await;
-        assert_eq!(status, 400, "{egress}: {answer}");
+        let (status, response) = set(&rig, &id, json!({"egress": egress})).await;
+        assert_eq!(status, 400, "{egress}: {response}");
     }
     let (_, network) = rig.get(&format!("/workspaces/{id}/network")).await;
     assert_eq!(network["egress"]["mode"], "internet");
 }
 
 #[tokio::test]
-async fn a_node_that_was_away_is_told_when_it_is_back() {
+async fn returning_node_gets_changed_network_settings() {
     let mut rig = Rig::new().await;
     let id = rig.running("one").await;
     rig.kill_node();
     let (status, network) = set(&rig, &id, json!({"egress": {"mode": "none"}})).await;
     assert_eq!((status, &network["live"]), (200, &json!(false)), "{network}");
     rig.start_node();
-    eventually("the node is told", || async {
+    eventually("the node has the policy", || async {
         rig.node.network(&id).is_some_and(|policy| policy.egress.unwrap().mode() == Mode::None)
     })
     .await;
@@ -84,17 +84,17 @@ async fn a_node_that_was_away_is_told_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn its_owner_may_let_code_in_a_workspace_decide_who_sees_its_apps() {
+async fn owner_may_let_code_in_a_workspace_share_its_apps() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let app = json!({"name": "web", "workspace_id": id, "port": 8000});
-    let (_, made) = rig.call(Method::POST, "/apps", Some(app)).await;
-    let path = format!("/api/v1/apps/{}/visibility", made["app"]["id"].as_str().unwrap());
-    let inside = rig.guests.given(&id).2;
+    let (_, created) = rig.call(Method::POST, "/apps", Some(app)).await;
+    let path = format!("/api/v1/apps/{}/visibility", created["app"]["id"].as_str().unwrap());
+    let inside = rig.guests.delivered_to(&id).2;
     let publish = async || {
         let request =
             rig.client.put(rig.url(&path)).bearer_auth(&inside).json(&json!({"visibility": "public"}));
-        rig.answer(request).await.0.as_u16()
+        rig.fetch(request).await.0.as_u16()
     };
     assert_eq!(publish().await, 403);
     assert_eq!(set(&rig, &id, json!({"apps_from_inside": "any"})).await.1["apps_from_inside"], "any");
@@ -102,7 +102,7 @@ async fn its_owner_may_let_code_in_a_workspace_decide_who_sees_its_apps() {
 }
 
 #[tokio::test]
-async fn what_was_refused_stands_in_the_workspaces_log() {
+async fn blocked_network_access_is_in_the_workspace_log() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let refused = |protocol: &str, address: &str, port, name: &str, count| EgressRefused {
@@ -117,8 +117,8 @@ async fn what_was_refused_stands_in_the_workspaces_log() {
     rig.node.refuse(refused("tcp", "10.0.0.1", 25, "", 3));
     rig.node.refuse(refused("dns", "", 0, "evil.example", 1));
     for text in [
-        "the network refused tcp to 10.0.0.1 port 25, 3 times",
-        "the network refused to look up evil.example",
+        "Network policy blocked tcp to 10.0.0.1 port 25, 3 times.",
+        "Network policy blocked a DNS query for evil.example.",
     ] {
         eventually(text, || async {
             rig.get(&format!("/workspaces/{id}/logs")).await.1.to_string().contains(text)

@@ -1,6 +1,6 @@
-//! Any process may die at any time, and nothing stays half done.
+//! Recovery: any process may die at any time, and nothing remains half done.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -17,13 +17,14 @@ fn short() -> Timeouts {
     Timeouts { provisioning: short, starting: short, stopping: short, deleting: short }
 }
 
-/// Kills control while the node works on `verb`, both with the verb lost and with it done behind control's back.
+/// Kills control while the node performs `verb`, once with the verb lost and once with it done while control
+/// is down.
 async fn killed_during(verb: &'static str, begin: impl AsyncFn(&Rig) -> String, ends: &str) {
     for finished_meanwhile in [false, true] {
         let mut rig = Rig::new().await;
         rig.node.hold(verb);
         let id = begin(&rig).await;
-        eventually("the node is requested", || async { rig.node.calls(verb) > 0 }).await;
+        eventually("the node got the call", || async { rig.node.calls(verb) > 0 }).await;
         rig.kill_control();
         if finished_meanwhile {
             rig.node.release(verb);
@@ -34,12 +35,12 @@ async fn killed_during(verb: &'static str, begin: impl AsyncFn(&Rig) -> String, 
         }
         rig.until(&id, ends).await;
         assert_eq!(rig.node.alive(&id), ends == "running");
-        assert_eq!(rig.node.knows(&id), ends != "gone");
+        assert_eq!(rig.node.has(&id), ends != "gone");
     }
 }
 
 #[tokio::test]
-async fn a_workspace_survives_control_being_killed_in_each_transient_state() {
+async fn workspace_survives_control_being_killed_in_each_transient_status() {
     killed_during("provision", async |rig| rig.create("one").await, "provisioned").await;
     killed_during(
         "start",
@@ -74,7 +75,7 @@ async fn a_workspace_survives_control_being_killed_in_each_transient_state() {
 }
 
 #[tokio::test]
-async fn each_end_of_a_guest_moves_its_workspace() {
+async fn each_end_of_a_vm_changes_the_status_of_its_workspace() {
     let rig = Rig::new().await;
     for (cause, status, code) in [
         (Cause::Poweroff, "stopped", None),
@@ -101,7 +102,7 @@ async fn each_end_of_a_guest_moves_its_workspace() {
 }
 
 #[tokio::test]
-async fn a_failed_workspace_can_be_tried_again() {
+async fn failed_workspace_can_be_retried() {
     let rig = Rig::new().await;
     rig.node.fail("provision", "disk_full", "12 MiB are left, 4096 are needed");
     let id = rig.create("one").await;
@@ -109,14 +110,14 @@ async fn a_failed_workspace_can_be_tried_again() {
     assert_eq!(body["failure"]["code"], "disk_full");
     assert_eq!(body["failure"]["retryable"], true);
     assert!(body["failure"]["message"].as_str().unwrap().contains("12 MiB"));
-    rig.node.mend("provision");
+    rig.node.recover("provision");
     assert_eq!(rig.post(&format!("/workspaces/{id}/retry")).await.0, 200);
     let body = rig.until(&id, "running").await;
     assert!(body.get("failure").is_none());
 }
 
 #[tokio::test]
-async fn no_transient_state_outlives_its_time_out() {
+async fn no_transient_status_outlives_its_timeout() {
     for (verb, request, code) in [
         ("provision", None, "timeout_provisioning"),
         ("start", Some((Method::POST, "start")), "timeout_starting"),
@@ -140,19 +141,19 @@ async fn no_transient_state_outlives_its_time_out() {
 }
 
 #[tokio::test]
-async fn a_boot_that_comes_too_late_does_not_run_unowned() {
+async fn late_boot_is_ended() {
     let rig = Rig::with(short()).await;
     let id = rig.provisioned("one").await;
-    rig.node.silence_boots();
+    rig.node.never_finish_boots();
     rig.post(&format!("/workspaces/{id}/start")).await;
-    eventually("it boots", || async { rig.node.alive(&id) }).await;
+    eventually("the VM boots", || async { rig.node.alive(&id) }).await;
     assert_eq!(rig.until(&id, "failed").await["failure"]["code"], "timeout_starting");
-    eventually("it is ended", || async { !rig.node.alive(&id) }).await;
+    eventually("the VM has ended", || async { !rig.node.alive(&id) }).await;
     assert_eq!(rig.get(&format!("/workspaces/{id}")).await.1["vm"]["status"], "failed");
 }
 
 #[tokio::test]
-async fn cancel_ends_a_creation_in_nothing_and_a_start_in_stopped() {
+async fn cancel_deletes_during_creation_and_stops_during_start() {
     let rig = Rig::new().await;
     rig.node.hold("provision");
     let id = rig.create("one").await;
@@ -164,7 +165,7 @@ async fn cancel_ends_a_creation_in_nothing_and_a_start_in_stopped() {
     let id = rig.provisioned("two").await;
     rig.node.hold("start");
     rig.post(&format!("/workspaces/{id}/start")).await;
-    eventually("the node is requested", || async { rig.node.calls("start") > 0 }).await;
+    eventually("the node got the call", || async { rig.node.calls("start") > 0 }).await;
     rig.post(&format!("/workspaces/{id}/cancel")).await;
     rig.until(&id, "stopped").await;
     rig.node.release("start");
@@ -174,7 +175,7 @@ async fn cancel_ends_a_creation_in_nothing_and_a_start_in_stopped() {
 }
 
 #[tokio::test]
-async fn a_restart_of_the_node_leaves_running_workspaces_alone() {
+async fn restart_of_the_node_keeps_running_workspaces() {
     let mut rig = Rig::new().await;
     let (kept, ended) = (rig.running("kept").await, rig.running("ended").await);
     let boot = rig.node.boot(&kept);
@@ -187,9 +188,9 @@ async fn a_restart_of_the_node_leaves_running_workspaces_alone() {
 }
 
 #[tokio::test]
-async fn a_node_that_dies_in_a_verb_is_asked_again() {
+async fn verb_is_repeated_after_the_node_dies() {
     let mut rig = Rig::new().await;
-    // More than once: how far the answer had come decides what the broken call looks like.
+    // Several rounds: how far the response had come decides what the broken call looks like.
     for round in 0..8 {
         let verb = ["provision", "start"][round % 2];
         rig.node.hold(verb);
@@ -199,7 +200,7 @@ async fn a_node_that_dies_in_a_verb_is_asked_again() {
             rig.until(&id, "provisioned").await;
             rig.post(&format!("/workspaces/{id}/start")).await;
         }
-        eventually("the node is requested", || async { rig.node.calls(verb) > before }).await;
+        eventually("the node got the call", || async { rig.node.calls(verb) > before }).await;
         rig.kill_node();
         rig.node.release(verb);
         rig.start_node();
@@ -208,7 +209,7 @@ async fn a_node_that_dies_in_a_verb_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_restart_of_control_keeps_the_boot() {
+async fn restart_of_control_keeps_the_boot() {
     let mut rig = Rig::new().await;
     let id = rig.running("one").await;
     let boot = rig.node.boot(&id);
@@ -220,7 +221,7 @@ async fn a_restart_of_control_keeps_the_boot() {
 }
 
 #[tokio::test]
-async fn a_running_workspace_that_the_node_lost_has_failed() {
+async fn running_workspace_lost_by_the_node_fails() {
     let mut rig = Rig::new().await;
     let id = rig.running("one").await;
     rig.kill_node();
@@ -230,30 +231,30 @@ async fn a_running_workspace_that_the_node_lost_has_failed() {
 }
 
 #[tokio::test]
-async fn what_nobody_owns_is_removed_and_what_somebody_owns_is_not() {
+async fn only_orphans_are_removed_from_the_node() {
     let mut rig = Rig::new().await;
     let id = rig.running("one").await;
     rig.kill_node();
-    rig.node.plant("ws-orphan22", 7, State::Running, "boot-x");
+    rig.node.add_orphan("ws-orphan22", 7, State::Running, "boot-x");
     rig.start_node();
-    eventually("the orphan is gone", || async { !rig.node.knows("ws-orphan22") }).await;
+    eventually("the orphan is gone", || async { !rig.node.has("ws-orphan22") }).await;
     assert!(rig.node.alive(&id));
 }
 
 #[tokio::test]
-async fn a_stop_that_finds_the_guest_gone_is_done() {
+async fn stop_succeeds_if_the_vm_has_already_ended() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     rig.node.hold("stop");
     rig.post(&format!("/workspaces/{id}/stop")).await;
-    eventually("the node is requested", || async { rig.node.calls("stop") > 0 }).await;
+    eventually("the node got the call", || async { rig.node.calls("stop") > 0 }).await;
     rig.node.end(&id, Cause::KernelPanic);
     rig.node.release("stop");
     rig.until(&id, "stopped").await;
 }
 
 #[tokio::test]
-async fn a_lost_agent_is_told_and_found_again() {
+async fn lost_agent_is_reported_until_it_is_back() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     rig.node.lose_agent(&id, true);

@@ -1,7 +1,7 @@
-//! The published document against the contract that existing clients were written for (`reference/api-v1.json`): for the routes that
-//! both have, whatever a client may rely on is there, with the same type.
+//! Published document against the contract that existing clients were written for (`reference/api-v1.json`):
+//! for the routes in both, everything that a client may rely on is there, with the same type.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -22,7 +22,7 @@ impl Document {
         schema
     }
 
-    /// What the schema is made of: `oneOf`, `anyOf` and `allOf` with their parts, but not `null`.
+    /// Returns the parts of a schema: `oneOf`, `anyOf` and `allOf` with their parts, but not `null`.
     fn parts<'a>(&'a self, schema: &'a Value) -> Vec<&'a Value> {
         let schema = self.resolve(schema);
         let below = ["oneOf", "anyOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
@@ -52,7 +52,7 @@ impl Document {
     }
 }
 
-/// Both documents, and what was found.
+/// Both documents, and their differences.
 struct Comparison {
     theirs: Document,
     ours: Document,
@@ -64,8 +64,8 @@ impl Comparison {
         self.differences.push(format!("{at}: {how}"));
     }
 
-    /// What a client reads: all that was promised is there; more is fine.
-    fn answer(&mut self, theirs: &Value, ours: &Value, at: &str) {
+    /// Compares what a client reads: everything promised is there; more is fine.
+    fn compare_response(&mut self, theirs: &Value, ours: &Value, at: &str) {
         let (their_types, our_types) = (self.theirs.types(theirs), self.ours.types(ours));
         if their_types != our_types && !their_types.is_empty() {
             self.differ(at, format!("{our_types:?} instead of {their_types:?}"));
@@ -75,7 +75,7 @@ impl Comparison {
                 document.parts(schema).first().map(|part| part["items"].clone())
             };
             if let (Some(theirs), Some(ours)) = (of(&self.theirs, theirs), of(&self.ours, ours)) {
-                self.answer(&theirs, &ours, &format!("{at}[]"));
+                self.compare_response(&theirs, &ours, &format!("{at}[]"));
             }
             return;
         }
@@ -89,47 +89,51 @@ impl Comparison {
         for (name, theirs) in their_fields {
             let at = format!("{at}.{name}");
             if promised.contains(&name) && !always.contains(&name) {
-                self.differ(&at, "promised, and not always there");
+                self.differ(&at, "promised, but optional");
             }
             if let Some((_, ours)) = our_fields.iter().find(|(our_name, _)| *our_name == name) {
-                self.answer(&theirs, ours, &at);
+                self.compare_response(&theirs, ours, &at);
             }
         }
     }
 
     fn operation(&mut self, theirs: &Value, ours: &Value, at: &str) {
-        let json = |answer: &Value| answer["content"]["application/json"]["schema"].clone();
-        for (status, answer) in theirs["responses"].as_object().unwrap() {
+        let json = |response: &Value| response["content"]["application/json"]["schema"].clone();
+        for (status, response) in theirs["responses"].as_object().unwrap() {
             if status.starts_with('2') {
                 if ours["responses"][status].is_null() {
                     self.differ(at, format!("no {status}"));
                 }
-                self.answer(&json(answer), &json(&ours["responses"][status]), &format!("{at} {status}"));
+                self.compare_response(
+                    &json(response),
+                    &json(&ours["responses"][status]),
+                    &format!("{at} {status}"),
+                );
             }
         }
-        // SPEC: of the statuses, these and no others.
-        let known = [
+        // SPEC: these statuses and no others.
+        let allowed = [
             "200", "201", "101", "400", "401", "402", "403", "404", "409", "413", "421", "422", "426", "429",
             "503",
         ];
         for status in ours["responses"].as_object().unwrap().keys() {
-            if !known.contains(&status.as_str()) {
-                self.differ(at, format!("the status {status}"));
+            if !allowed.contains(&status.as_str()) {
+                self.differ(at, format!("unexpected status {status}"));
             }
         }
-        // What a client sends is enough.
+        // Everything required is in what a client sends.
         let (theirs, ours) = (json(&theirs["requestBody"]), json(&ours["requestBody"]));
         let (_, sent) = self.theirs.properties(&theirs);
-        let (_, wanted) = self.ours.properties(&ours);
-        let more: Vec<_> = wanted.difference(&sent).map(|name| format!("wants {name}")).collect();
+        let (_, required) = self.ours.properties(&ours);
+        let more: Vec<_> = required.difference(&sent).map(|name| format!("requires {name}")).collect();
         more.iter().for_each(|more| self.differ(at, more));
     }
 }
 
 #[tokio::test]
-async fn what_existing_clients_rely_on_is_kept() {
+async fn document_keeps_what_existing_clients_rely_on() {
     let rig = Rig::new().await;
-    let (_, ours) = rig.answer(rig.client.get(rig.url("/api-docs/openapi.json"))).await;
+    let (_, ours) = rig.fetch(rig.client.get(rig.url("/api-docs/openapi.json"))).await;
     let theirs: Value = serde_json::from_str(include_str!("reference/api-v1.json")).unwrap();
     let mut comparison = Comparison {
         theirs: Document(theirs.clone()),
@@ -140,7 +144,7 @@ async fn what_existing_clients_rely_on_is_kept() {
     for (path, methods) in theirs["paths"].as_object().unwrap() {
         let Some(our_methods) = ours["paths"].get(path) else { continue };
         for (method, theirs) in methods.as_object().unwrap() {
-            // Routes that are to come are in ARCHITECTURE.md.
+            // Routes to come are in ARCHITECTURE.md.
             let Some(ours) = our_methods.get(method) else { continue };
             comparison.operation(theirs, ours, &format!("{method} {path}"));
             compared += 1;

@@ -1,6 +1,6 @@
-//! What the API promises about signing in: links, sessions of browsers, and machines that log in.
+//! Signing in: links, browser sessions, and machines that log in.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -17,12 +17,12 @@ use support::browser::{Browser, form, text};
 const EMAIL: &str = "a@example.com";
 
 async fn post(rig: &Rig, path: &str, body: Value) -> (u16, Value) {
-    let (status, body) = rig.answer(rig.client.post(rig.url(&format!("/api/v1{path}"))).json(&body)).await;
+    let (status, body) = rig.fetch(rig.client.post(rig.url(&format!("/api/v1{path}"))).json(&body)).await;
     (status.as_u16(), body)
 }
 
 #[tokio::test]
-async fn a_link_signs_in_once_and_only_when_its_button_is_pressed() {
+async fn link_signs_in_once_and_only_after_confirmation() {
     let rig = Rig::new().await;
     let mut browser = Browser::new(&rig);
     assert_eq!(browser.api("/users/me").await, 401);
@@ -39,7 +39,7 @@ async fn a_link_signs_in_once_and_only_when_its_button_is_pressed() {
         );
     }
     let token = path.split_once("token=").unwrap().1;
-    // Not from one of our pages: whoever sends it does not sign a victim in.
+    // Not from one of our pages: an attacker's form cannot sign a victim in.
     for origin in [None, Some("http://evil.example"), Some("null")] {
         let request = form(browser.request(Method::POST, "/sign-in/link"), &[("token", token)]);
         let request = match origin {
@@ -58,7 +58,7 @@ async fn a_link_signs_in_once_and_only_when_its_button_is_pressed() {
 }
 
 #[tokio::test]
-async fn signing_in_leads_nowhere_but_to_our_own_pages() {
+async fn sign_in_redirects_only_to_own_pages() {
     let rig = Rig::new().await;
     let mut browser = Browser::new(&rig);
     for device in ["//evil.example", "http://evil.example", "BCDF-GHJK\r\nSet-Cookie: x=y", ""] {
@@ -67,18 +67,18 @@ async fn signing_in_leads_nowhere_but_to_our_own_pages() {
         let followed = browser.submit("/sign-in/link", &[("token", token), ("device", device)]).await;
         assert_eq!(followed.headers["location"], "/sign-in", "{device}");
     }
-    // Another of our names sends people to the console, with nothing of theirs but the path.
-    let answer = rig.send(rig.client.get(rig.url("/sign-in"))).await;
+    // Another of our names redirects to the console, keeping only the path.
+    let response = rig.send(rig.client.get(rig.url("/sign-in"))).await;
     assert_eq!(
-        (answer.status.as_u16(), answer.headers["location"].to_str().unwrap().to_owned()),
+        (response.status.as_u16(), response.headers["location"].to_str().unwrap().to_owned()),
         (303, format!("{}/sign-in", rig.console()))
     );
-    let answer = rig.send(form(rig.client.post(rig.url("/sign-in")), &[("email", EMAIL)])).await;
-    assert_eq!(answer.status, 421);
+    let response = rig.send(form(rig.client.post(rig.url("/sign-in")), &[("email", EMAIL)])).await;
+    assert_eq!(response.status, 421);
 }
 
 #[tokio::test]
-async fn a_session_counts_on_the_console_and_for_its_own_pages_only() {
+async fn session_is_valid_only_for_pages_of_the_console() {
     let rig = Rig::new().await;
     let browser = Browser::signed_in(&rig, EMAIL).await;
     let cookie = browser.cookie.clone().unwrap();
@@ -101,7 +101,7 @@ async fn a_session_counts_on_the_console_and_for_its_own_pages_only() {
 }
 
 #[tokio::test]
-async fn a_session_ends_on_the_next_request_after_signing_out() {
+async fn session_ends_on_next_request_after_sign_out() {
     let rig = Rig::new().await;
     let mut browser = Browser::signed_in(&rig, EMAIL).await;
     let before = Browser { rig: &rig, cookie: browser.cookie.clone() };
@@ -120,28 +120,28 @@ async fn a_session_ends_on_the_next_request_after_signing_out() {
 }
 
 #[tokio::test]
-async fn asking_for_a_link_does_not_tell_who_there_is() {
+async fn requesting_a_link_does_not_reveal_accounts() {
     let rig = Rig::new().await;
-    let ask = async |email: &str| post(&rig, "/auth/link", json!({"email": email})).await;
-    let (known, unknown) = (ask(EMAIL).await, ask("b@example.com").await);
+    let request_link = async |email: &str| post(&rig, "/auth/link", json!({"email": email})).await;
+    let (known, unknown) = (request_link(EMAIL).await, request_link("b@example.com").await);
     assert_eq!((known.0, &known), (202, &unknown));
-    // One address is requested for no more often than a person does, whether or not anybody has it.
+    // The rate limit per address does not reveal whether it has an account.
     for email in [EMAIL, "b@example.com"] {
         for _ in 1..5 {
-            assert_eq!(ask(email).await.0, 202);
+            assert_eq!(request_link(email).await.0, 202);
         }
         let request = rig.client.post(rig.url("/api/v1/auth/link")).json(&json!({"email": email}));
         let over = rig.send(request).await;
         assert_eq!(over.status, 429, "{email}");
         assert!(over.headers.contains_key("retry-after"));
     }
-    assert_eq!(ask("nobody").await.0, 400);
+    assert_eq!(request_link("nobody").await.0, 400);
 }
 
 #[tokio::test]
-async fn the_answer_to_asking_waits_for_nothing_that_depends_on_the_user() {
+async fn response_to_a_link_request_does_not_wait_for_the_lookup() {
     let rig = Rig::new().await;
-    // While somebody else writes, a link for a user who exists cannot be stored.
+    // While another process writes, a link for an existing user cannot be stored.
     let mut writer = std::process::Command::new("python3")
         .args(["-c", "import sqlite3,sys;c=sqlite3.connect(sys.argv[1],isolation_level=None);c.execute('BEGIN IMMEDIATE');print('held',flush=True);sys.stdin.read()"])
         .arg(rig.path("rigbox.db"))
@@ -156,17 +156,17 @@ async fn the_answer_to_asking_waits_for_nothing_that_depends_on_the_user() {
     for email in [EMAIL, "b@example.com"] {
         assert_eq!(post(&rig, "/auth/link", json!({"email": email})).await.0, 202);
     }
-    // It was held all the time.
+    // The lock was held all the time.
     assert!(writer.try_wait().unwrap().is_none());
     drop(writer.stdin.take());
     writer.wait().unwrap();
 }
 
-/// Asks as `rig login` does; answers the secret and the code.
-async fn ask_device(rig: &Rig, machine: &str) -> (String, String) {
-    let (status, requested) = post(rig, "/auth/device", json!({"machine": machine})).await;
-    assert_eq!(status, 201, "{requested}");
-    let text = |name: &str| requested[name].as_str().unwrap().to_owned();
+/// Starts a login as `rig login` does. Returns the secret and the code.
+async fn start_login(rig: &Rig, machine: &str) -> (String, String) {
+    let (status, login) = post(rig, "/auth/device", json!({"machine": machine})).await;
+    assert_eq!(status, 201, "{login}");
+    let text = |name: &str| login[name].as_str().unwrap().to_owned();
     let (secret, code) = (text("device_secret"), text("user_code"));
     assert!(text("verification_url").ends_with(&format!("/device?code={code}")));
     assert!(!text("verification_url").contains(&secret));
@@ -178,20 +178,20 @@ async fn poll(rig: &Rig, secret: &str) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn a_machine_gets_its_key_once_after_its_user_has_clicked() {
+async fn machine_gets_its_key_once_after_approval() {
     let rig = Rig::new().await;
-    let (secret, code) = ask_device(&rig, "laptop").await;
+    let (secret, code) = start_login(&rig, "laptop").await;
     assert_eq!(poll(&rig, &secret).await, (200, json!({"status": "pending"})));
-    let stranger = Browser::new(&rig);
-    let sent_on = stranger.open(&format!("/device?code={code}")).await;
+    let anonymous = Browser::new(&rig);
+    let redirected = anonymous.open(&format!("/device?code={code}")).await;
     assert_eq!(
-        (sent_on.status.as_u16(), sent_on.headers["location"].to_str().unwrap()),
+        (redirected.status.as_u16(), redirected.headers["location"].to_str().unwrap()),
         (303, &*format!("/sign-in?device={code}"))
     );
     let mut browser = Browser::signed_in(&rig, EMAIL).await;
     let shown = text(&browser.open(&format!("/device?code={code}")).await);
     assert!(shown.contains("laptop") && shown.contains("127.0.0.1") && shown.contains(&code), "{shown}");
-    // To look is not to approve, and neither is a form from elsewhere.
+    // Viewing is not approving, and neither is a form from elsewhere.
     let foreign = browser.request(Method::POST, "/device").header("origin", "http://evil.example");
     assert_eq!(rig.send(form(foreign, &[("code", &code), ("decision", "approve")])).await.status, 403);
     assert_eq!(poll(&rig, &secret).await.1["status"], "pending");
@@ -207,25 +207,25 @@ async fn a_machine_gets_its_key_once_after_its_user_has_clicked() {
     let with_key = |method: Method, path: &str| {
         rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key)
     };
-    let (_, keys) = rig.answer(with_key(Method::GET, "/api-keys")).await;
+    let (_, keys) = rig.fetch(with_key(Method::GET, "/api-keys")).await;
     assert!(keys["api_keys"].as_array().unwrap().iter().any(|key| key["name"] == "rig on laptop"), "{keys}");
-    // Signing out ends the key that logging in made, and no other.
+    // Signing out revokes the key that logging in created, and no other.
     assert_eq!(rig.post("/auth/sign-out").await.1["ended"], false);
     assert_eq!(rig.get("/users/me").await.0, 200);
-    assert_eq!(rig.answer(with_key(Method::POST, "/auth/sign-out")).await.1["ended"], true);
-    assert_eq!(rig.answer(with_key(Method::GET, "/users/me")).await.0, 401);
+    assert_eq!(rig.fetch(with_key(Method::POST, "/auth/sign-out")).await.1["ended"], true);
+    assert_eq!(rig.fetch(with_key(Method::GET, "/users/me")).await.0, 401);
 }
 
 #[tokio::test]
-async fn a_denied_or_unknown_machine_gets_nothing() {
+async fn denied_or_unknown_machine_gets_no_key() {
     let rig = Rig::new().await;
-    let (secret, code) = ask_device(&rig, "strange <b>machine</b>").await;
+    let (secret, code) = start_login(&rig, "strange <b>machine</b>").await;
     let mut browser = Browser::signed_in(&rig, EMAIL).await;
     let shown = text(&browser.open(&format!("/device?code={code}")).await);
     assert!(shown.contains("strange &lt;b&gt;machine"), "{shown}");
     assert_eq!(browser.submit("/device", &[("code", &code), ("decision", "deny")]).await.status, 200);
     assert_eq!(poll(&rig, &secret).await.0, 403);
-    // What was decided is not decided again.
+    // A decision is final.
     assert_eq!(browser.submit("/device", &[("code", &code), ("decision", "approve")]).await.status, 404);
     assert_eq!(poll(&rig, &secret).await.0, 403);
     assert_eq!(browser.open("/device?code=BCDF-GHJK").await.status, 404);
@@ -240,32 +240,32 @@ async fn a_denied_or_unknown_machine_gets_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_disabled_user_opens_anything() {
+async fn credentials_of_a_disabled_user_are_refused() {
     let rig = Rig::new().await;
     let config = rig.config();
     admin::add_user(&config, "Bob@Example.com", Plan::Free).await.unwrap();
     let browser = Browser::signed_in(&rig, "bob@example.com").await;
     let request = browser.request(Method::POST, "/api/v1/api-keys").header("origin", rig.console());
-    let made = rig.send(request.json(&json!({"name": "ci"}))).await;
-    assert_eq!(made.status, 201);
-    let key = serde_json::from_slice::<Value>(&made.body).unwrap()["key"].as_str().unwrap().to_owned();
+    let created = rig.send(request.json(&json!({"name": "ci"}))).await;
+    assert_eq!(created.status, 201);
+    let key = serde_json::from_slice::<Value>(&created.body).unwrap()["key"].as_str().unwrap().to_owned();
     let with_key =
-        async |key: &str| rig.answer(rig.client.get(rig.url("/api/v1/users/me")).bearer_auth(key)).await;
+        async |key: &str| rig.fetch(rig.client.get(rig.url("/api/v1/users/me")).bearer_auth(key)).await;
     assert_eq!((with_key(&key).await.0.as_u16(), browser.api("/users/me").await), (200, 200));
     admin::set_disabled(&config, "bob@example.com", true).await.unwrap();
     let (status, disabled) = with_key(&key).await;
     assert_eq!((status.as_u16(), browser.api("/users/me").await), (401, 401));
-    // And nobody learns from the answer that the key was ever good.
+    // The response does not reveal that the key was ever valid.
     assert_eq!(disabled, with_key(&format!("rb_{}", "a".repeat(43))).await.1);
     assert!(admin::login_link(&config, "bob@example.com").await.is_err());
     admin::set_disabled(&config, "bob@example.com", false).await.unwrap();
     assert_eq!((with_key(&key).await.0.as_u16(), browser.api("/users/me").await), (200, 401));
-    assert!(admin::set_disabled(&config, EMAIL, true).await.is_err(), "the administrator locked out");
+    assert!(admin::set_disabled(&config, EMAIL, true).await.is_err(), "the administrator was locked out");
     assert!(admin::add_user(&config, "BOB@example.com", Plan::Pro).await.is_err(), "one address, two users");
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_throttled_by_address() {
+async fn invalid_credentials_are_rate_limited_by_address() {
     let rig = Rig::new().await;
     let attempts = [
         rig.client.get(rig.url("/api/v1/users/me")).bearer_auth(format!("rb_{}", "a".repeat(43))),
@@ -275,14 +275,14 @@ async fn wrong_credentials_are_throttled_by_address() {
     ];
     let mut refused = 0;
     for attempt in attempts.iter().cycle().take(24) {
-        let answer = rig.send(attempt.try_clone().unwrap()).await;
-        refused += u32::from(answer.status == 429);
+        let response = rig.send(attempt.try_clone().unwrap()).await;
+        refused += u32::from(response.status == 429);
     }
     // A burst of 12, whatever was tried, and what a few seconds add to it.
     assert!((8..=12).contains(&refused), "{refused}");
-    // Who has a good key is not concerned.
+    // A caller with a valid key is not affected.
     assert_eq!(rig.get("/users/me").await.0, 200);
-    // The next try is told when it may come.
+    // The next attempt gets the time to wait.
     let over = rig.send(attempts[0].try_clone().unwrap()).await;
     let wait: u64 = over.headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!(Duration::from_secs(wait) <= Duration::from_secs(1), "{wait}");

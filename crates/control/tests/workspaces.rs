@@ -1,6 +1,6 @@
-//! What the API promises about workspaces, against a simulated node.
+//! Workspaces, against a simulated node.
 
-// clippy's exemption for tests does not reach helpers beside them.
+// clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod support;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::Rig;
 
 #[tokio::test]
-async fn a_workspace_is_made_started_stopped_and_removed() {
+async fn workspace_is_created_started_stopped_and_deleted() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let (_, body) = rig.get(&format!("/workspaces/{id}")).await;
@@ -42,23 +42,23 @@ async fn a_workspace_is_made_started_stopped_and_removed() {
     assert_eq!((status.as_u16(), body["status"].as_str()), (200, Some("deleting")), "{body}");
     let body = rig.until(&id, "gone").await;
     assert!(body["error"]["message"].as_str().unwrap().contains("not found"));
-    assert!(!rig.node.knows(&id));
+    assert!(!rig.node.has(&id));
 }
 
 #[tokio::test]
-async fn a_running_workspace_can_be_deleted_and_its_name_used_again() {
+async fn running_workspace_can_be_deleted_and_its_name_reused() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
     rig.until(&id, "gone").await;
-    assert!(!rig.node.knows(&id));
+    assert!(!rig.node.has(&id));
     rig.provisioned("one").await;
 }
 
 #[tokio::test]
-async fn bad_requests_are_refused_with_the_reason() {
+async fn invalid_requests_are_refused_with_the_reason() {
     let rig = Rig::new().await;
-    for (body, code, says) in [
+    for (body, code, expected) in [
         (json!({"name": "a", "colour": 1}), 400, "colour"),
         (json!({}), 400, "name"),
         (json!({"name": "A_b"}), 400, "a-z"),
@@ -73,27 +73,27 @@ async fn bad_requests_are_refused_with_the_reason() {
         (json!({"name": "a", "setup_script_ids": ["x"]}), 400, "setup_script_ids"),
         (json!([]), 400, "expected"),
     ] {
-        let (status, answer) = rig.call(Method::POST, "/workspaces", Some(body.clone())).await;
-        assert_eq!(status, code, "{body} {answer}");
-        let message = answer["error"]["message"].as_str().unwrap();
-        assert!(message.contains(says), "{body}: {message}");
-        assert!(answer["error"]["code"].is_string());
+        let (status, response) = rig.call(Method::POST, "/workspaces", Some(body.clone())).await;
+        assert_eq!(status, code, "{body} {response}");
+        let message = response["error"]["message"].as_str().unwrap();
+        assert!(message.contains(expected), "{body}: {message}");
+        assert!(response["error"]["code"].is_string());
     }
     let huge = rig.request(Method::POST, "/workspaces").body("x".repeat(1024 * 1024 + 1));
-    assert_eq!(rig.answer(huge).await.0, 413);
-    assert_eq!(rig.answer(rig.request(Method::POST, "/workspaces").body("{")).await.0, 400);
+    assert_eq!(rig.fetch(huge).await.0, 413);
+    assert_eq!(rig.fetch(rig.request(Method::POST, "/workspaces").body("{")).await.0, 400);
     assert_eq!(rig.get("/workspaces?limit=0").await.0, 400);
     assert_eq!(rig.get("/workspaces?limit=1001").await.0, 400);
     assert_eq!(rig.get("/workspaces?colour=1").await.0, 400);
     assert_eq!(rig.get("/workspaces?cursor=%00").await.0, 400);
     assert_eq!(rig.get("/nothing").await.0, 404);
     assert_eq!(rig.call(Method::PATCH, "/workspaces", None).await.0, 405);
-    assert_eq!(rig.get("/workspaces").await.1["vms"], json!([]), "nothing was made");
+    assert_eq!(rig.get("/workspaces").await.1["vms"], json!([]), "a workspace was created");
     assert_eq!(rig.get("/workspaces/%ff").await.0, 400);
 }
 
 #[tokio::test]
-async fn sizes_below_the_templates_floor_are_raised() {
+async fn resources_below_the_templates_minimum_are_raised() {
     let rig = Rig::new().await;
     let body = json!({"name": "a", "template_id": "dev", "ram_mb": 1, "disk_size_mb": 20_000});
     let (_, body) = rig.call(Method::POST, "/workspaces", Some(body)).await;
@@ -105,7 +105,7 @@ async fn sizes_below_the_templates_floor_are_raised() {
 }
 
 #[tokio::test]
-async fn an_illegal_move_names_the_state_and_what_is_allowed() {
+async fn illegal_transition_names_the_status_and_the_allowed_requests() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     for verb in ["start", "cancel", "retry"] {
@@ -119,7 +119,7 @@ async fn an_illegal_move_names_the_state_and_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_a_key_and_no_key_travels_in_a_url() {
+async fn requests_without_a_valid_key_and_keys_in_urls_are_refused() {
     let rig = Rig::new().await;
     for path in ["/api/v1/workspaces", "/v1/users/me", "/api/v1/doctor", "/api/v1/workspaces/ws-aaaaaaaa"] {
         for key in [None, Some("rb_short".to_owned()), Some(format!("rb_{}", "a".repeat(43)))] {
@@ -128,7 +128,7 @@ async fn nobody_gets_in_without_a_key_and_no_key_travels_in_a_url() {
                 Some(key) => request.bearer_auth(key),
                 None => request,
             };
-            let (status, body) = rig.answer(request).await;
+            let (status, body) = rig.fetch(request).await;
             assert_eq!(
                 (status.as_u16(), body["error"]["code"].as_str()),
                 (401, Some("unauthorized")),
@@ -142,23 +142,23 @@ async fn nobody_gets_in_without_a_key_and_no_key_travels_in_a_url() {
 }
 
 #[tokio::test]
-async fn an_unknown_host_is_misdirected() {
+async fn unknown_host_is_misdirected() {
     let rig = Rig::new().await;
-    let ask = |host: String| rig.answer(rig.request(Method::GET, "/workspaces").header("host", host));
+    let get = |host: String| rig.fetch(rig.request(Method::GET, "/workspaces").header("host", host));
     let port = rig.address.port();
-    assert_eq!(ask("evil.example".into()).await.0, 421);
-    assert_eq!(ask(format!("evil.example:{port}")).await.0, 421);
+    assert_eq!(get("evil.example".into()).await.0, 421);
+    assert_eq!(get(format!("evil.example:{port}")).await.0, 421);
     for good in [format!("localhost:{port}"), format!("[::1]:{port}"), format!("127.0.0.1:{port}")] {
-        assert_eq!(ask(good).await.0, 200);
+        assert_eq!(get(good).await.0, 200);
     }
 }
 
 #[tokio::test]
-async fn a_repeated_create_makes_one_workspace() {
+async fn repeated_create_makes_one_workspace() {
     let rig = Rig::new().await;
     let create = |name: &str| {
         let body = json!({"name": name});
-        rig.answer(rig.request(Method::POST, "/workspaces").header("idempotency-key", "k").json(&body))
+        rig.fetch(rig.request(Method::POST, "/workspaces").header("idempotency-key", "k").json(&body))
     };
     let (first, second) = (create("one").await, create("one").await);
     assert_eq!(first.0, 201);
@@ -185,7 +185,7 @@ async fn lists_are_paged_and_filtered() {
 }
 
 #[tokio::test]
-async fn waiting_answers_at_the_change_or_at_its_time() {
+async fn wait_returns_on_a_change_or_at_its_timeout() {
     let rig = Rig::new().await;
     rig.node.hold("provision");
     let id = rig.create("one").await;
@@ -198,9 +198,9 @@ async fn waiting_answers_at_the_change_or_at_its_time() {
 }
 
 #[tokio::test]
-async fn what_is_public_is_public_and_the_account_is_told() {
+async fn public_routes_need_no_key_and_the_account_can_be_read() {
     let rig = Rig::new().await;
-    let public = |path: &str| rig.answer(rig.client.get(rig.url(path)));
+    let public = |path: &str| rig.fetch(rig.client.get(rig.url(path)));
     let (_, templates) = public("/api/v1/templates").await;
     assert_eq!(templates["templates"].as_array().unwrap().len(), 2);
     assert_eq!(public("/v1/capacity").await.1["disk_free_mb"], 90_000);
@@ -216,7 +216,7 @@ async fn what_is_public_is_public_and_the_account_is_told() {
 }
 
 #[tokio::test]
-async fn without_its_node_the_api_says_when_to_come_back() {
+async fn api_sends_retry_after_without_its_node() {
     let mut rig = Rig::new().await;
     rig.kill_node();
     let create = rig.request(Method::POST, "/workspaces").json(&json!({"name": "a"}));
@@ -224,7 +224,11 @@ async fn without_its_node_the_api_says_when_to_come_back() {
     assert_eq!(response.status, 503);
     assert!(response.headers.contains_key("retry-after"));
     let (status, doctor) = rig.get("/doctor").await;
-    assert_eq!((status.as_u16(), &doctor["healthy"]), (200, &json!(false)), "the doctor is for bad days");
+    assert_eq!(
+        (status.as_u16(), &doctor["healthy"]),
+        (200, &json!(false)),
+        "the doctor must work without the node"
+    );
     support::eventually("not ready", || async {
         rig.send(rig.client.get(rig.url("/readyz"))).await.status == 503
     })
@@ -232,7 +236,7 @@ async fn without_its_node_the_api_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_workspaces_log_tells_what_has_become_of_it_and_goes_on() {
+async fn workspace_log_has_status_changes_and_can_be_followed() {
     let rig = Rig::new().await;
     let id = rig.running("one").await;
     let path = format!("/workspaces/{id}/logs");
@@ -241,26 +245,26 @@ async fn a_workspaces_log_tells_what_has_become_of_it_and_goes_on() {
         lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect()
     };
     let (_, log) = rig.get(&path).await;
-    let said = ["provisioned", "starting", "running"].map(|status| format!("the workspace is {status}"));
-    assert_eq!(messages(&log), said);
+    let expected = ["provisioned", "starting", "running"].map(|status| format!("Workspace is {status}."));
+    assert_eq!(messages(&log), expected);
     assert_eq!((&log["lines"][2]["line_number"], &log["has_more"]), (&json!(3), &json!(false)));
-    assert_eq!(messages(&rig.get(&format!("{path}?lines=1")).await.1), ["the workspace is running"]);
+    assert_eq!(messages(&rig.get(&format!("{path}?lines=1")).await.1), ["Workspace is running."]);
 
-    let mut stream = rig.begin(rig.request(Method::GET, &format!("{path}/stream?cursor=2"))).await;
+    let mut stream = rig.send_streaming(rig.request(Method::GET, &format!("{path}/stream?cursor=2"))).await;
     let mut next = async || {
         let chunk =
             tokio::time::timeout(Duration::from_secs(5), stream.chunk()).await.unwrap().unwrap().unwrap();
         String::from_utf8(chunk.to_vec()).unwrap()
     };
     let first = next().await;
-    assert!(first.contains("id: 3\n") && first.contains("the workspace is running"), "{first}");
+    assert!(first.contains("id: 3\n") && first.contains("Workspace is running."), "{first}");
     rig.post(&format!("/workspaces/{id}/stop")).await;
     let second = next().await;
-    assert!(second.contains("id: 4\n") && second.contains("the workspace is stopping"), "{second}");
+    assert!(second.contains("id: 4\n") && second.contains("Workspace is stopping."), "{second}");
     let cursor = log["cursor"].as_str().unwrap();
     rig.until(&id, "stopped").await;
     let (_, rest) = rig.get(&format!("{path}?cursor={cursor}")).await;
-    assert_eq!(messages(&rest), ["the workspace is stopping", "the workspace is stopped"]);
+    assert_eq!(messages(&rest), ["Workspace is stopping.", "Workspace is stopped."]);
     for bad in ["lines=0", "cursor=x", "cursor=-1"] {
         assert_eq!(rig.get(&format!("{path}?{bad}")).await.0, 400, "{bad}");
     }

@@ -1,4 +1,5 @@
-//! Apps: made, read, changed, shown to others, stopped and deleted. What is answered is in force: every gateway knows of it.
+//! Apps: creation, changes, sharing, domains and deletion. A method that changes an app returns once every
+//! gateway has applied the change.
 
 use std::collections::BTreeMap;
 
@@ -24,38 +25,45 @@ pub mod tokens;
 pub mod urls;
 pub mod visitors;
 
-/// E-mail addresses on one app's list.
+/// Email addresses in one app's list.
 const MAX_SHARED_WITH: usize = 100;
 const MAX_CORS_ORIGINS: usize = 20;
 const MAX_PARAMS: usize = 100;
 const MAX_PARAM_LEN: usize = 4_096;
 const MAX_DESCRIPTION_LEN: usize = 1_000;
 const MAX_METADATA_BYTES: usize = 16 * 1024;
-/// How often a change is tried again that others' changes cross.
+/// Attempts at a change while concurrent changes conflict with it.
 const MAX_ATTEMPTS: usize = 8;
 
+/// Service for apps.
 #[derive(Clone)]
 pub struct Apps {
     store: Store,
     gateways: Gateways,
     networks: NetworkPolicies,
-    domain: AppUrls,
-    domains: DomainVerifier,
+    urls: AppUrls,
+    domain_verifier: DomainVerifier,
     plans: Plans,
 }
 
-/// What a new app is to be.
+/// Specification of a new app.
 pub struct NewApp {
+    /// Name, unique in the installation.
     pub name: String,
+    /// Port on which the app listens; required for a service.
     pub port: Option<u16>,
+    /// Kind of the app.
     pub kind: AppKind,
+    /// Protocol; `None` means `http`.
     pub protocol: Option<String>,
+    /// Description.
     pub description: Option<String>,
+    /// Free-form metadata, an object.
     pub metadata: serde_json::Value,
 }
 
 impl NewApp {
-    /// Something that listens on a port.
+    /// Returns the specification of a service that listens on a port.
     pub fn service(name: String, port: u16) -> Self {
         Self {
             name,
@@ -68,59 +76,90 @@ impl NewApp {
     }
 }
 
-/// What is to become of an app: what is none stays.
+/// Change of an app. Fields that are `None` stay as they are.
 #[derive(Debug, Default)]
-pub struct Change {
+pub struct AppChange {
+    /// New name.
     pub name: Option<String>,
+    /// New port.
     pub port: Option<u16>,
+    /// New visibility.
     pub visibility: Option<Visibility>,
+    /// New list of email addresses that may open the app.
     pub shared_with: Option<Vec<String>>,
+    /// New list of origins allowed by CORS.
     pub cors_origins: Option<Vec<String>>,
-    /// An empty one takes it away.
+    /// New description; an empty one removes it.
     pub description: Option<String>,
+    /// New metadata.
     pub metadata: Option<serde_json::Value>,
-    /// An empty one takes it away.
+    /// New custom domain; an empty one removes it.
     pub custom_domain: Option<String>,
+    /// True if requests are refused.
     pub stopped: Option<bool>,
-    /// Those without a value are removed.
+    /// Parameters to set, or to remove (`None`).
     pub params: BTreeMap<String, Option<String>>,
+    /// Name of the systemd unit that runs the app.
     pub service: Option<String>,
-    /// The custom domain has been seen to be the owner's, if it is still this one.
+    /// Custom domain that has been verified; ignored if the app's domain has changed since.
     pub verified: Option<String>,
 }
 
-/// Why not.
+/// Error of a call on an app.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    #[error("no app `{0}`: not found")]
-    NoApp(String),
-    /// What can go wrong with any workspace.
+    /// The app does not exist, or the caller may not know of it.
+    #[error("App `{0}` not found.")]
+    NotFound(String),
+    /// Errors that all workspace calls share.
     #[error(transparent)]
     Workspace(#[from] ServiceError),
+    /// The name is invalid.
     #[error(transparent)]
     InvalidName(#[from] InvalidAppName),
+    /// The custom domain is invalid.
     #[error("custom_domain: {0}")]
     InvalidDomain(#[from] InvalidDomain),
+    /// The value of a field is invalid.
     #[error("{field}: {problem}")]
-    InvalidValue { field: &'static str, problem: String },
-    #[error("there is an app named `{0}` already: names are unique in the installation; choose another")]
+    InvalidValue {
+        /// Name of the field.
+        field: &'static str,
+        /// The problem, and the remedy.
+        problem: String,
+    },
+    /// Another app has the name.
+    #[error("An app named `{0}` already exists. Names are unique in the installation; choose another name.")]
     NameTaken(String),
-    #[error("the domain `{0}` is another app's already")]
+    /// Another app has the custom domain.
+    #[error("The domain `{0}` is already used by another app.")]
     DomainTaken(String),
-    #[error("the limit {limit_name} of {limit} would be exceeded: delete an app that is not needed")]
-    Quota { limit_name: &'static str, limit: u64 },
+    /// The workspace has its maximum number of apps.
+    #[error("The limit {limit_name} of {limit} would be exceeded. Delete an app that you do not need.")]
+    Quota {
+        /// Name of the limit.
+        limit_name: &'static str,
+        /// Value of the limit.
+        limit: u64,
+    },
+    /// Code in the workspace tried to give more people access to its app.
     #[error(
-        "not allowed: from inside a workspace an app can be shown to fewer people, not to more; its owner can, from outside, or by setting apps_from_inside to `any`"
+        "An app cannot be shared more widely from inside its workspace. Change it from outside, or set apps_from_inside to `any`."
     )]
-    Widens,
-    #[error("the app `{0}` has no service: expose its port with step `wrap` first, which makes one")]
+    WidensAccess,
+    /// The app has no systemd unit.
+    #[error("App `{0}` has no service. Create one by exposing its port with step `wrap`.")]
     NoService(String),
-    #[error("the app was changed by somebody else at the same time: try again")]
-    Crossed,
+    /// Concurrent changes conflicted with every attempt.
+    #[error("The app was changed by another request at the same time. Try again.")]
+    ConcurrentChange,
+    /// The custom domain cannot be verified.
     #[error("{0}")]
-    Unverifiable(String),
-    #[error("the workspace is `{0}`: this needs `running`")]
+    DomainNotVerified(String),
+    /// The workspace is not running.
+    #[error("The workspace is `{0}`. Start it first.")]
     NotRunning(rigbox_core::status::Status),
+    /// The call to the guest failed.
     #[error(transparent)]
     Guest(#[from] GuestError),
 }
@@ -134,29 +173,31 @@ impl From<rigbox_store::Error> for AppError {
     }
 }
 
-fn bad(field: &'static str, problem: impl Into<String>) -> AppError {
+fn invalid(field: &'static str, problem: impl Into<String>) -> AppError {
     AppError::InvalidValue { field, problem: problem.into() }
 }
 
 impl Apps {
+    /// Creates the service.
     pub fn new(
         store: Store,
         gateways: Gateways,
         networks: NetworkPolicies,
-        domain: AppUrls,
-        domains: DomainVerifier,
+        urls: AppUrls,
+        domain_verifier: DomainVerifier,
         plans: Plans,
     ) -> Self {
-        Self { store, gateways, networks, domain, domains, plans }
+        Self { store, gateways, networks, urls, domain_verifier, plans }
     }
 
-    /// The permit for `A` on the app that a path names, by id or by name, and the app; whose it is not may not learn that it exists.
+    /// Authorizes `A` on the app with this id and returns the permit and the app. Callers without access get
+    /// the same error as for an app that does not exist.
     pub fn authorize<A: Action>(
         &self,
         principal: &Principal,
         id: &str,
     ) -> Result<(Permit<A>, AppWithWorkspace), AppError> {
-        let missing = || AppError::NoApp(id.chars().take(64).collect());
+        let missing = || AppError::NotFound(id.chars().take(64).collect());
         let id: AppId = id.parse().map_err(|_: InvalidId| missing())?;
         let found = self.store.app(&id)?.ok_or_else(missing)?;
         let target =
@@ -167,32 +208,37 @@ impl Apps {
         }
     }
 
+    /// Lists a page of the caller's apps.
     pub fn list(&self, permit: &Permit<ListApps>, page: &AppPage) -> Result<Vec<AppWithWorkspace>, AppError> {
         Ok(self.store.apps_of(permit.principal(), page)?)
     }
 
     fn load(&self, id: &AppId) -> Result<AppWithWorkspace, AppError> {
-        self.store.app(id)?.ok_or_else(|| AppError::NoApp(id.to_string()))
+        self.store.app(id)?.ok_or_else(|| AppError::NotFound(id.to_string()))
     }
 
-    /// Where an app answers.
+    /// Returns the URL of an app, if it has a port.
     pub fn url(&self, app: &App) -> Option<String> {
-        app.port.map(|_| self.domain.origin(app))
+        app.port.map(|_| self.urls.origin(app))
     }
 
-    /// Makes an app in the permit's workspace.
+    /// Creates an app in the permit's workspace.
     pub async fn create(
         &self,
         permit: &Permit<ManageApp>,
-        wanted: NewApp,
+        spec: NewApp,
         idempotency_key: Option<&IdempotencyKey>,
     ) -> Result<AppWithWorkspace, AppError> {
         let workspace = id_of(permit)?;
         let owner = permit.principal();
-        let port = match (wanted.kind, wanted.port) {
-            (AppKind::Service, None) => return Err(bad("port", "a service has a port, 1 to 65535")),
-            (_, Some(0)) => return Err(bad("port", "0 is no port: expected 1 to 65535")),
-            (AppKind::Cli, Some(_)) => return Err(bad("port", "an app of kind `cli` has none")),
+        let port = match (spec.kind, spec.port) {
+            (AppKind::Service, None) => {
+                return Err(invalid("port", "A service needs a port. Use 1 to 65535."));
+            }
+            (_, Some(0)) => return Err(invalid("port", "0 is not a valid port. Use 1 to 65535.")),
+            (AppKind::Cli, Some(_)) => {
+                return Err(invalid("port", "An app of kind `cli` has no port. Omit it."));
+            }
             (_, port) => port,
         };
         let now = clock::now();
@@ -200,16 +246,16 @@ impl Apps {
             id: AppId::from_random(random_id()?),
             workspace_id: workspace.clone(),
             user_id: owner.user.clone(),
-            name: wanted.name.parse()?,
-            kind: wanted.kind,
+            name: spec.name.parse()?,
+            kind: spec.kind,
             port,
-            protocol: protocol(wanted.protocol)?,
+            protocol: protocol(spec.protocol)?,
             visibility: Visibility::Private,
             shared_with: Vec::new(),
             cors_origins: Vec::new(),
             params: BTreeMap::new(),
-            metadata: metadata(wanted.metadata)?,
-            description: wanted.description.map(description).transpose()?.flatten(),
+            metadata: metadata(spec.metadata)?,
+            description: spec.description.map(description).transpose()?.flatten(),
             stopped: false,
             service: None,
             custom_domain: None,
@@ -222,7 +268,7 @@ impl Apps {
         for _ in 0..MAX_ATTEMPTS {
             match self.store.add_app(&new, max, idempotency_key, &event).await {
                 Ok(Replay::Fresh(())) => {
-                    self.changed(workspace).await?;
+                    self.propagate(workspace).await?;
                     return self.load(&new.id);
                 }
                 Ok(Replay::Repeated(id)) => {
@@ -230,7 +276,7 @@ impl Apps {
                         &id.parse().map_err(|error: InvalidId| ServiceError::Internal(error.to_string()))?,
                     );
                 }
-                // The name's or, once in a blue moon, the id's.
+                // The name is taken or, very rarely, the id.
                 Err(rigbox_store::Error::NameTaken) if self.store.has_app_name(&new.name)? => {
                     return Err(AppError::NameTaken(new.name.to_string()));
                 }
@@ -241,26 +287,26 @@ impl Apps {
         Err(ServiceError::Internal("no free id".to_owned()).into())
     }
 
-    /// Changes an app; `action` is what the audit log calls it.
+    /// Changes an app. `action` is the name of the change in the audit log.
     pub async fn change(
         &self,
         permit: &Permit<ManageApp>,
         id: &AppId,
-        change: &Change,
+        change: &AppChange,
         action: &str,
     ) -> Result<AppWithWorkspace, AppError> {
         let event = AuditEvent::by(permit.principal(), action, id);
         for _ in 0..MAX_ATTEMPTS {
-            let seen = self.load(id)?.app;
-            let next = self.apply(permit, &seen, change)?;
-            match self.store.update_app(&seen, &next, &event).await {
+            let previous = self.load(id)?.app;
+            let next = self.apply(permit, &previous, change)?;
+            match self.store.update_app(&previous, &next, &event).await {
                 Ok(true) => {
-                    self.changed(&seen.workspace_id).await?;
+                    self.propagate(&previous.workspace_id).await?;
                     return self.load(id);
                 }
                 Ok(false) => {}
                 Err(rigbox_store::Error::NameTaken) => {
-                    return Err(match (&next.custom_domain, next.name == seen.name) {
+                    return Err(match (&next.custom_domain, next.name == previous.name) {
                         (Some(domain), true) => AppError::DomainTaken(domain.to_string()),
                         _ => AppError::NameTaken(next.name.to_string()),
                     });
@@ -268,10 +314,10 @@ impl Apps {
                 Err(other) => return Err(other.into()),
             }
         }
-        Err(AppError::Crossed)
+        Err(AppError::ConcurrentChange)
     }
 
-    /// Looks whether an app's own domain is its owner's, and has it lead to the app then.
+    /// Verifies the custom domain of an app by DNS. From then on it serves the app.
     pub async fn verify_domain(
         &self,
         permit: &Permit<ManageApp>,
@@ -280,49 +326,55 @@ impl Apps {
         let domain = app
             .custom_domain
             .as_ref()
-            .ok_or_else(|| bad("custom_domain", "the app has none: set one first"))?;
-        let challenge = self.domains.challenge(&app.id, domain);
-        let wanted =
-            format!("put a DNS record of type TXT at {} with the text {}", challenge.name, challenge.value);
-        match self.domains.is_fulfilled(&challenge).await {
+            .ok_or_else(|| invalid("custom_domain", "The app has no custom domain. Set one first."))?;
+        let challenge = self.domain_verifier.challenge(&app.id, domain);
+        let remedy = format!(
+            "Create a DNS record of type TXT at {} with the value {}, then try again.",
+            challenge.name, challenge.value
+        );
+        match self.domain_verifier.is_fulfilled(&challenge).await {
             Ok(true) => {
-                let change = Change { verified: Some(domain.to_string()), ..Change::default() };
+                let change = AppChange { verified: Some(domain.to_string()), ..AppChange::default() };
                 self.change(permit, &app.id, &change, "app.verify_domain").await
             }
-            Ok(false) => Err(AppError::Unverifiable(format!(
-                "nothing shows that {domain} is yours: {wanted}, and try again"
-            ))),
-            Err(problem) => Err(AppError::Unverifiable(format!(
-                "whose {domain} is cannot be requested ({problem}): {wanted}, and try again"
+            Ok(false) => {
+                Err(AppError::DomainNotVerified(format!("The domain {domain} is not verified. {remedy}")))
+            }
+            Err(problem) => Err(AppError::DomainNotVerified(format!(
+                "The domain {domain} could not be checked ({problem}). {remedy}"
             ))),
         }
     }
 
+    /// Deletes an app.
     pub async fn delete(&self, permit: &Permit<ManageApp>, app: &App) -> Result<(), AppError> {
         let event =
             AuditEvent::by(permit.principal(), "app.delete", format!("{}/{}", app.workspace_id, app.name));
         if !self.store.delete_app(&app.id, &event, clock::now()).await? {
-            return Err(AppError::NoApp(app.id.to_string()));
+            return Err(AppError::NotFound(app.id.to_string()));
         }
-        self.changed(&app.workspace_id).await
+        self.propagate(&app.workspace_id).await
     }
 
-    /// Has the node and every gateway know what the workspace's apps are now.
-    async fn changed(&self, workspace: &WorkspaceId) -> Result<(), AppError> {
+    /// Propagates the workspace's apps to the node and to every gateway, and waits until they are in force.
+    async fn propagate(&self, workspace: &WorkspaceId) -> Result<(), AppError> {
         self.networks.push(workspace).await?;
         self.gateways.apps_changed(workspace).await;
         Ok(())
     }
 
-    /// What a change makes of an app.
-    fn apply(&self, permit: &Permit<ManageApp>, seen: &App, change: &Change) -> Result<App, AppError> {
-        let mut app = seen.clone();
+    /// Returns the app after a change.
+    fn apply(&self, permit: &Permit<ManageApp>, previous: &App, change: &AppChange) -> Result<App, AppError> {
+        let mut app = previous.clone();
         if let Some(name) = &change.name {
             app.name = name.parse()?;
         }
         if let Some(port) = change.port {
-            if seen.kind == AppKind::Cli || port == 0 {
-                return Err(bad("port", "expected 1 to 65535, for an app of kind `service`"));
+            if previous.kind == AppKind::Cli || port == 0 {
+                return Err(invalid(
+                    "port",
+                    "The port is invalid. Use 1 to 65535, for an app of kind `service`.",
+                ));
             }
             app.port = Some(port);
         }
@@ -349,19 +401,19 @@ impl Apps {
             app.service = Some(service.clone());
         }
         apply_params(&mut app, &change.params)?;
-        self.check_widening(permit, seen, &app)?;
+        self.check_widening(permit, previous, &app)?;
         app.updated_at = clock::now();
         Ok(app)
     }
 
-    fn apply_domain(&self, app: &mut App, change: &Change) -> Result<(), AppError> {
+    fn apply_domain(&self, app: &mut App, change: &AppChange) -> Result<(), AppError> {
         if let Some(text) = &change.custom_domain {
             let domain =
                 if text.is_empty() { None } else { Some(text.parse::<rigbox_core::apps::CustomDomain>()?) };
-            if domain.as_ref().is_some_and(|domain| domain.is_within(self.domain.host())) {
-                return Err(bad(
+            if domain.as_ref().is_some_and(|domain| domain.is_within(self.urls.host())) {
+                return Err(invalid(
                     "custom_domain",
-                    "it lies in the apps' own domain: an app's name is for that",
+                    "The domain is below the installation's domain for apps. Rename the app instead.",
                 ));
             }
             if domain != app.custom_domain {
@@ -377,14 +429,15 @@ impl Apps {
         Ok(())
     }
 
-    /// Code in a VM shows nothing to more people than its owner has decided.
-    fn check_widening(&self, permit: &Permit<ManageApp>, seen: &App, app: &App) -> Result<(), AppError> {
+    /// Refuses changes from inside the VM that give more people access, unless the owner allows them.
+    fn check_widening(&self, permit: &Permit<ManageApp>, previous: &App, app: &App) -> Result<(), AppError> {
         let inside = matches!(permit.principal().scope, Scope::OwnWorkspace(_));
-        let wider =
-            widens_visibility((seen.visibility, &seen.shared_with), (app.visibility, &app.shared_with))
-                || app.cors_origins.iter().any(|origin| !seen.cors_origins.contains(origin));
-        if inside && wider && !self.networks.settings(&seen.workspace_id)?.apps_from_inside_any {
-            return Err(AppError::Widens);
+        let wider = widens_visibility(
+            (previous.visibility, &previous.shared_with),
+            (app.visibility, &app.shared_with),
+        ) || app.cors_origins.iter().any(|origin| !previous.cors_origins.contains(origin));
+        if inside && wider && !self.networks.settings(&previous.workspace_id)?.apps_from_inside_any {
+            return Err(AppError::WidensAccess);
         }
         Ok(())
     }
@@ -392,46 +445,51 @@ impl Apps {
 
 fn apply_params(app: &mut App, params: &BTreeMap<String, Option<String>>) -> Result<(), AppError> {
     for (name, value) in params {
-        let name: rigbox_core::environment::VariableName = name
-            .parse()
-            .map_err(|error: rigbox_core::environment::InvalidVariable| bad("params", error.to_string()))?;
+        let name: rigbox_core::environment::VariableName =
+            name.parse().map_err(|error: rigbox_core::environment::InvalidVariable| {
+                invalid("params", error.to_string())
+            })?;
         match value {
             None => drop(app.params.remove(name.as_str())),
             Some(value) if value.len() > MAX_PARAM_LEN || value.chars().any(char::is_control) => {
-                let problem =
-                    format!("`{name}`: expected at most {MAX_PARAM_LEN} bytes without control characters");
-                return Err(bad("params", problem));
+                let problem = format!(
+                    "The value of `{name}` is invalid. Use at most {MAX_PARAM_LEN} bytes without control characters."
+                );
+                return Err(invalid("params", problem));
             }
             Some(value) => drop(app.params.insert(name.to_string(), value.clone())),
         }
     }
     if app.params.len() > MAX_PARAMS {
-        return Err(bad("params", format!("at most {MAX_PARAMS}")));
+        return Err(invalid("params", format!("Too many parameters. Use at most {MAX_PARAMS}.")));
     }
     Ok(())
 }
 
-/// Each address idempotency_key, in the one spelling that is compared.
+/// Returns each address once, in the normalized spelling used for comparison.
 fn addresses(list: &[String]) -> Result<Vec<String>, AppError> {
     let mut checked = Vec::new();
     for text in list {
         let address = email::parse_address(text).ok_or_else(|| {
             let text: String = text.chars().take(64).collect();
-            bad("allowed_emails", format!("`{text}` is no e-mail address: expected e.g. ada@example.org"))
+            invalid(
+                "allowed_emails",
+                format!("`{text}` is not an email address. Expected for example ada@example.org."),
+            )
         })?;
         if !checked.contains(&address) {
             checked.push(address);
         }
     }
     if checked.len() > MAX_SHARED_WITH {
-        return Err(bad("allowed_emails", format!("at most {MAX_SHARED_WITH}")));
+        return Err(invalid("allowed_emails", format!("Too many addresses. Use at most {MAX_SHARED_WITH}.")));
     }
     Ok(checked)
 }
 
 fn origins(list: &[String]) -> Result<Vec<String>, AppError> {
     if list.len() > MAX_CORS_ORIGINS {
-        return Err(bad("cors_origins", format!("at most {MAX_CORS_ORIGINS}")));
+        return Err(invalid("cors_origins", format!("Too many origins. Use at most {MAX_CORS_ORIGINS}.")));
     }
     let origin = |text: &String| {
         let uri: http::Uri = text.parse().ok()?;
@@ -442,7 +500,10 @@ fn origins(list: &[String]) -> Result<Vec<String>, AppError> {
     let checked = list.iter().map(|text| {
         origin(text).ok_or_else(|| {
             let text: String = text.chars().take(64).collect();
-            bad("cors_origins", format!("`{text}` is no origin: expected e.g. https://app.example.org"))
+            invalid(
+                "cors_origins",
+                format!("`{text}` is not an origin. Expected for example https://app.example.org."),
+            )
         })
     });
     checked.collect()
@@ -452,13 +513,16 @@ fn protocol(text: Option<String>) -> Result<String, AppError> {
     match text.as_deref() {
         None => Ok("http".to_owned()),
         Some(text @ ("http" | "https" | "ws" | "grpc" | "tcp")) => Ok(text.to_owned()),
-        Some(_) => Err(bad("protocol", "expected http, ws or grpc")),
+        Some(_) => Err(invalid("protocol", "The protocol is not supported. Use http, ws or grpc.")),
     }
 }
 
 fn description(text: String) -> Result<Option<String>, AppError> {
     if text.len() > MAX_DESCRIPTION_LEN {
-        return Err(bad("description", format!("longer than {MAX_DESCRIPTION_LEN} bytes")));
+        return Err(invalid(
+            "description",
+            format!("The text is too long. Use at most {MAX_DESCRIPTION_LEN} bytes."),
+        ));
     }
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
@@ -467,6 +531,9 @@ fn metadata(value: serde_json::Value) -> Result<serde_json::Value, AppError> {
     match value {
         serde_json::Value::Null => Ok(serde_json::json!({})),
         value @ serde_json::Value::Object(_) if value.to_string().len() <= MAX_METADATA_BYTES => Ok(value),
-        _ => Err(bad("metadata", format!("expected an object of at most {MAX_METADATA_BYTES} bytes"))),
+        _ => Err(invalid(
+            "metadata",
+            format!("The value is invalid. Use an object of at most {MAX_METADATA_BYTES} bytes."),
+        )),
     }
 }

@@ -1,21 +1,23 @@
-//! The account's audit log, for its owner to read. It is written where things are done.
+//! Audit log of an account, read by its owner. Entries are written by the services that act.
 
 use rigbox_core::authz::{Permit, ReadAudit};
 use rigbox_store::{AuditEntry, Store};
 
 use crate::error::ServiceError;
 
+/// Service for the audit log.
 #[derive(Clone)]
 pub struct Audit {
     store: Store,
 }
 
 impl Audit {
+    /// Creates the service.
     pub fn new(store: Store) -> Self {
         Self { store }
     }
 
-    /// Entries before `before`, newest first.
+    /// Returns entries before `before`, newest first.
     pub async fn list(
         &self,
         permit: &Permit<ReadAudit>,

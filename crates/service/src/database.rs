@@ -1,4 +1,4 @@
-//! The database as the role opens it at start-up, and as the operator's commands use it beside a running role.
+//! Access to the database, for start-up and for the operator's commands beside a running role.
 
 pub use rigbox_store::tokens::TokenKey;
 pub use rigbox_store::{AuditEvent, Error, KeySource, NewKey, Rotation, Store};

@@ -1,5 +1,5 @@
-//! A workspace's environment: its names read, its variables set and removed. The values go in and never come out again; the delivering
-//! is the reconciler's, and a change is answered once a running workspace has it.
+//! Environment variables of workspaces. Names can be read, values can only be written. The reconciler
+//! delivers them; a change returns once the running workspace has it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,40 +15,43 @@ use crate::error::{ServiceError, id_of};
 use crate::guests::secret_delivery::SecretDelivery;
 use crate::transitions::WorkspaceTransitions;
 
-/// How long a change waits for a workspace to have taken it.
-const LIVE_WITHIN: Duration = Duration::from_secs(5);
-/// Of what the audit log tells about a change.
-const LONGEST_TARGET: usize = 256;
+/// Wait for a running workspace to receive a change.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Length of an audit entry's target.
+const MAX_TARGET_LEN: usize = 256;
 
+/// Service for environment variables.
 #[derive(Clone)]
 pub struct Environments {
     transitions: WorkspaceTransitions,
     secret_delivery: SecretDelivery,
 }
 
-/// What has become of a change.
+/// Effect of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// The workspace has it.
+    /// The workspace has the change.
     Live,
-    /// The workspace has it when it runs.
-    AtStart,
-    /// The workspace runs and has not taken it yet.
-    Soon,
+    /// The workspace gets the change when it starts.
+    OnStart,
+    /// The workspace is running and does not have the change yet.
+    Pending,
 }
 
 impl Environments {
+    /// Creates the service.
     pub fn new(transitions: WorkspaceTransitions, secret_delivery: SecretDelivery) -> Self {
         Self { transitions, secret_delivery }
     }
 
+    /// Returns the names of a workspace's variables.
     pub async fn names(&self, permit: &Permit<ReadEnv>) -> Result<EnvironmentNames, ServiceError> {
         let id = id_of(permit)?;
         let workspace = self.transitions.store().workspace(id).await?;
         Ok(workspace.ok_or_else(|| ServiceError::NotFound(id.to_string()))?.environment)
     }
 
-    /// Adds variables, or gives them other values.
+    /// Adds or replaces variables.
     pub async fn set(
         &self,
         permit: &Permit<WriteEnv>,
@@ -73,8 +76,9 @@ impl Environments {
         self.effect(permit, names.revision).await
     }
 
+    /// Removes a variable.
     pub async fn unset(&self, permit: &Permit<WriteEnv>, name: &str) -> Result<Effect, ServiceError> {
-        let missing = || ServiceError::NoVariable(name.chars().take(64).collect());
+        let missing = || ServiceError::VariableNotFound(name.chars().take(64).collect());
         let name: VariableName = name.parse().map_err(|_: InvalidVariable| missing())?;
         let event = event(permit, "secret.delete", [&name])?;
         let names =
@@ -82,27 +86,28 @@ impl Environments {
         self.effect(permit, names.ok_or_else(missing)?.revision).await
     }
 
-    /// Has the change delivered, and waits for it a little.
+    /// Triggers delivery of the change and waits for it briefly.
     async fn effect(&self, permit: &Permit<WriteEnv>, revision: i64) -> Result<Effect, ServiceError> {
         let id = id_of(permit)?;
         self.transitions.announce(id);
         let workspace = self.transitions.store().workspace(id).await?;
         let Some(lifecycle) = workspace.map(|workspace| workspace.lifecycle) else {
-            return Ok(Effect::AtStart);
+            return Ok(Effect::OnStart);
         };
         let (Status::Running, Some(boot)) = (lifecycle.status, &lifecycle.boot) else {
-            return Ok(Effect::AtStart);
+            return Ok(Effect::OnStart);
         };
-        if !lifecycle.agent_lost && self.secret_delivery.wait_delivered(id, boot, revision, LIVE_WITHIN).await
+        if !lifecycle.agent_lost
+            && self.secret_delivery.wait_delivered(id, boot, revision, DELIVERY_TIMEOUT).await
         {
             Ok(Effect::Live)
         } else {
-            Ok(Effect::Soon)
+            Ok(Effect::Pending)
         }
     }
 }
 
-/// What the audit log tells: which variables, never their values.
+/// Returns the audit event with the names of the variables, never their values.
 fn event<'a, A: Action>(
     permit: &Permit<A>,
     action: &str,
@@ -110,8 +115,8 @@ fn event<'a, A: Action>(
 ) -> Result<AuditEvent, ServiceError> {
     let names: Vec<&str> = names.into_iter().map(VariableName::as_str).collect();
     let target = format!("{}/env/{}", id_of(permit)?, names.join(","));
-    let target = match target.get(..LONGEST_TARGET) {
-        Some(start) if target.len() > LONGEST_TARGET => format!("{start}…"),
+    let target = match target.get(..MAX_TARGET_LEN) {
+        Some(start) if target.len() > MAX_TARGET_LEN => format!("{start}…"),
         _ => target,
     };
     Ok(AuditEvent::by(permit.principal(), action, target))

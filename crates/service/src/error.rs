@@ -9,47 +9,74 @@ use rigbox_core::resources::ResourceError;
 
 use crate::nodes::client::NodeError;
 
-/// Why not.
+/// Error of a service.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    #[error("no workspace `{0}`: not found")]
+    /// The workspace does not exist, or the caller may not know of it.
+    #[error("Workspace `{0}` not found.")]
     NotFound(String),
+    /// The caller lacks the permission.
     #[error("{0}")]
     Denied(Denied),
+    /// The workspace's name is invalid.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
+    /// The resources are invalid.
     #[error(transparent)]
-    ResourceError(#[from] ResourceError),
+    InvalidResources(#[from] ResourceError),
+    /// A value is invalid; the message names the field.
     #[error("{0}")]
     InvalidValue(String),
+    /// The workspace's status does not allow the request.
     #[error(transparent)]
-    Illegal(#[from] IllegalTransition),
-    #[error("you have a workspace named `{0}` already: choose another name or delete it")]
+    IllegalTransition(#[from] IllegalTransition),
+    /// Another workspace of the user has the name.
+    #[error("You already have a workspace named `{0}`. Choose another name or delete it.")]
     NameTaken(String),
+    /// A limit of the plan would be exceeded.
     #[error(
-        "the limit {limit_name} of {limit} would be exceeded: remove what is not needed, or ask for less"
+        "The limit {limit_name} of {limit} would be exceeded. Delete what you do not need, or request less."
     )]
-    Quota { limit_name: &'static str, limit: u64 },
+    Quota {
+        /// Name of the limit.
+        limit_name: &'static str,
+        /// Value of the limit.
+        limit: u64,
+    },
+    /// An environment variable is invalid.
     #[error("env_vars: {0}")]
     InvalidVariable(#[from] InvalidVariable),
-    #[error("the workspace has no variable `{0}`: not found")]
-    NoVariable(String),
+    /// The environment variable does not exist.
+    #[error("Variable `{0}` not found in the workspace.")]
+    VariableNotFound(String),
+    /// The environment would be too large.
     #[error(
-        "the limit {limit_name} of {limit} would be exceeded: remove variables, or put large values into files"
+        "The limit {limit_name} of {limit} would be exceeded. Remove variables, or store large values in files."
     )]
-    EnvironmentTooLarge { limit_name: &'static str, limit: u64 },
-    #[error("this Idempotency-Key was used for another request: use a new one")]
-    KeyReused,
-    #[error("no API key `{0}`: not found")]
-    NoKey(String),
+    EnvironmentTooLarge {
+        /// Name of the limit.
+        limit_name: &'static str,
+        /// Value of the limit.
+        limit: u64,
+    },
+    /// The idempotency key was used for a different request.
+    #[error("This Idempotency-Key was already used for a different request. Use a new one.")]
+    IdempotencyKeyReused,
+    /// The API key does not exist.
+    #[error("API key `{0}` not found.")]
+    KeyNotFound(String),
+    /// The request was repeated, and its secret was shown the first time.
     #[error(
-        "this was done before and made the key `{0}`, whose secret was shown then: rotate it for another"
+        "This request already created the key `{0}`, and its secret was shown then. Rotate the key for a new secret."
     )]
-    ShownOnce(String),
+    SecretAlreadyShown(String),
+    /// The node failed.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The database failed.
     #[error(transparent)]
     Store(rigbox_store::Error),
+    /// Unexpected failure.
     #[error("{0}")]
     Internal(String),
 }
@@ -58,18 +85,19 @@ impl From<rigbox_store::Error> for ServiceError {
     fn from(error: rigbox_store::Error) -> Self {
         match error {
             rigbox_store::Error::Quota { limit_name, limit } => Self::Quota { limit_name, limit },
-            rigbox_store::Error::KeyReused => Self::KeyReused,
+            rigbox_store::Error::KeyReused => Self::IdempotencyKeyReused,
             rigbox_store::Error::NoWorkspace(id) => Self::NotFound(id.to_string()),
             other => Self::Store(other),
         }
     }
 }
 
+/// Returns the workspace of a permit.
 pub fn id_of<A: Action>(permit: &Permit<A>) -> Result<&WorkspaceId, ServiceError> {
-    permit.workspace().ok_or_else(|| ServiceError::Internal(format!("{} names no workspace", A::NAME)))
+    permit.workspace().ok_or_else(|| ServiceError::Internal(format!("{} has no workspace", A::NAME)))
 }
 
-/// What a new id is made of.
+/// Returns the random bytes of a new id.
 pub fn random_id() -> Result<[u8; 5], ServiceError> {
     let mut random = [0; 5];
     getrandom::fill(&mut random).map_err(|error| ServiceError::Internal(error.to_string()))?;

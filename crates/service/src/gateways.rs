@@ -1,8 +1,8 @@
-//! What the gateways were told, and when a change has reached all of them.
+//! Propagation of changes to the gateways.
 //!
-//! A gateway remembers answers for as long as control has something to say at least once per lease. So a change is in force when every
-//! gateway has acknowledged it, or has not been heard of and its lease is over: [`Gateways::settle`] waits for that, and the API answers
-//! nobody who changed something before.
+//! A gateway caches control's decisions for as long as it hears from control at least once per lease. A
+//! change is therefore in force when every gateway has acknowledged it, or is disconnected and its lease has
+//! expired. [`Gateways::wait_in_force`] waits for that, and the API responds to a change only afterwards.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,63 +19,66 @@ use tracing::warn;
 
 use crate::transitions::WorkspaceTransitions;
 
-/// How long a gateway goes on with what it remembers when it hears nothing.
+/// Time for which a gateway may use its cache without hearing from control.
 pub const LEASE: Duration = Duration::from_secs(2);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_millis(400);
-/// How soon a change that another process made in the database is told. (`rigboxd admin` disables users, for example.)
+/// Interval at which changes by other processes are read from the database. (`rigboxd admin` disables users,
+/// for example.)
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Notices on their way to one gateway; one that has more to take is taken for dead.
+/// Queued events of one gateway. A gateway with a full queue counts as dead.
 const QUEUE_LEN: usize = 1024;
 
+/// Registry of the connected gateways.
 #[derive(Clone)]
-pub struct Gateways(Arc<Parts>);
+pub struct Gateways(Arc<Inner>);
 
-struct Parts {
+struct Inner {
     store: Store,
     state: Mutex<State>,
-    /// Changes whenever somebody acknowledges or goes.
-    moved: watch::Sender<()>,
-    /// The public keys of assertions, told with the lease.
+    /// Notified when a gateway acknowledges or disconnects.
+    progress: watch::Sender<()>,
+    /// Public keys of assertions, sent with the lease.
     assertion_keys: String,
 }
 
 struct State {
     sequence: u64,
-    /// How many gateways have come; the next one's id.
+    /// Id of the next gateway.
     next_id: u64,
     gateways: HashMap<u64, Gateway>,
-    /// A gateway that went without a word, or that a process before this one knew, may use what it remembers until then.
+    /// End of the leases of gateways that disconnected, or that were connected to a previous process.
     leases_end: Instant,
-    /// The count of grants that was told last.
+    /// Last published epoch of grants.
     grants: i64,
 }
 
 struct Gateway {
-    notices: mpsc::Sender<WatchEvent>,
+    events: mpsc::Sender<WatchEvent>,
     acknowledged: u64,
 }
 
 impl State {
-    /// Lets the others go, whose leases have to be waited for from now on; how many those are.
-    fn retain(&mut self, mut stays: impl FnMut(&Gateway) -> bool) -> usize {
+    /// Removes gateways for which `keep` is false. Their leases have to expire from now on. Returns their
+    /// number.
+    fn retain(&mut self, mut keep: impl FnMut(&Gateway) -> bool) -> usize {
         let before = self.gateways.len();
-        self.gateways.retain(|_, gateway| stays(gateway));
-        let gone = before - self.gateways.len();
-        if gone > 0 {
+        self.gateways.retain(|_, gateway| keep(gateway));
+        let removed = before - self.gateways.len();
+        if removed > 0 {
             self.leases_end = Instant::now() + LEASE;
         }
-        gone
+        removed
     }
 }
 
-/// A gateway's session; ends when it is dropped.
+/// Connection of a gateway, removed when dropped.
 pub struct GatewaySession {
     gateways: Gateways,
     id: u64,
 }
 
 impl Gateways {
-    /// `expected` says whether there are any.
+    /// Creates the registry. `expected` tells whether gateways are configured.
     pub fn new(store: Store, assertion_keys: String, expected: bool) -> Result<Self, rigbox_store::Error> {
         let state = State {
             sequence: 0,
@@ -84,14 +87,14 @@ impl Gateways {
             leases_end: Instant::now() + if expected { LEASE } else { Duration::ZERO },
             grants: store.grants_epoch()?,
         };
-        let moved = watch::channel(()).0;
-        Ok(Self(Arc::new(Parts { store, state: Mutex::new(state), moved, assertion_keys })))
+        let progress = watch::channel(()).0;
+        Ok(Self(Arc::new(Inner { store, state: Mutex::new(state), progress, assertion_keys })))
     }
 
-    /// Tells gateways what changes by itself, for as long as it is polled.
+    /// Publishes changes and keepalives for as long as it is polled.
     pub async fn run(&self, transitions: &WorkspaceTransitions) {
         let mut changed = transitions.subscribe();
-        let (mut look, mut live) =
+        let (mut poll, mut keepalive) =
             (tokio::time::interval(POLL_INTERVAL), tokio::time::interval(KEEPALIVE_INTERVAL));
         loop {
             tokio::select! {
@@ -100,23 +103,23 @@ impl Gateways {
                     Err(RecvError::Lagged(_)) => drop(self.publish(Event::Reset(Reset {}))),
                     Err(RecvError::Closed) => return,
                 },
-                _ = look.tick() => {
+                _ = poll.tick() => {
                     if let Err(error) = self.publish_grants() {
-                        warn!(%error, "cannot read whether credentials have changed");
+                        warn!(%error, "failed to read the epoch of grants");
                     }
                 }
-                _ = live.tick() => self.send_keepalive(),
+                _ = keepalive.tick() => self.send_keepalive(),
             }
         }
     }
 
-    /// Tells of the apps of a workspace, and waits until that is in force.
+    /// Publishes a change of a workspace's apps and waits until it is in force.
     pub async fn apps_changed(&self, id: &WorkspaceId) {
         let sequence = self.publish(workspace(id));
         self.wait_acknowledged(sequence).await;
     }
 
-    /// Waits until whatever was granted or revoked up to now is in force.
+    /// Waits until everything granted or revoked up to now is in force.
     pub async fn wait_in_force(&self) -> Result<(), rigbox_store::Error> {
         let sequence = self.publish_grants()?;
         self.wait_acknowledged(sequence).await;
@@ -139,21 +142,21 @@ impl Gateways {
 
     fn publish_locked(&self, state: &mut State, event: Event) -> u64 {
         state.sequence += 1;
-        let notice = WatchEvent { sequence: state.sequence, event: Some(event) };
-        self.send(state, &notice);
+        let event = WatchEvent { sequence: state.sequence, event: Some(event) };
+        self.send(state, &event);
         state.sequence
     }
 
     fn send_keepalive(&self) {
         let mut state = self.state();
-        let notice = self.lease(state.sequence);
-        self.send(&mut state, &notice);
+        let event = self.lease(state.sequence);
+        self.send(&mut state, &event);
     }
 
-    /// To every gateway; one that takes no more is let go.
-    fn send(&self, state: &mut State, notice: &WatchEvent) {
-        if state.retain(|gateway| gateway.notices.try_send(notice.clone()).is_ok()) > 0 {
-            self.0.moved.send_replace(());
+    /// Sends an event to every gateway and removes those with a full queue.
+    fn send(&self, state: &mut State, event: &WatchEvent) {
+        if state.retain(|gateway| gateway.events.try_send(event.clone()).is_ok()) > 0 {
+            self.0.progress.send_replace(());
         }
     }
 
@@ -163,39 +166,39 @@ impl Gateways {
         WatchEvent { sequence, event: Some(Event::Lease(lease)) }
     }
 
-    /// A gateway has come: from now on it hears of everything.
+    /// Registers a gateway. From now on it receives every event.
     pub fn join(&self) -> (GatewaySession, mpsc::Receiver<WatchEvent>) {
-        let (notices, receiver) = mpsc::channel(QUEUE_LEN);
+        let (events, receiver) = mpsc::channel(QUEUE_LEN);
         let mut state = self.state();
-        // There is room: it is new.
-        let _ = notices.try_send(self.lease(state.sequence));
-        // Never one that was there before: who was let go may still have something to say.
+        // The queue is new, so there is space.
+        let _ = events.try_send(self.lease(state.sequence));
+        // Ids are never reused: a removed gateway may still acknowledge.
         let id = state.next_id;
         state.next_id += 1;
         let acknowledged = state.sequence;
-        state.gateways.insert(id, Gateway { notices, acknowledged });
+        state.gateways.insert(id, Gateway { events, acknowledged });
         (GatewaySession { gateways: self.clone(), id }, receiver)
     }
 
-    /// Waits until every gateway has acknowledged `sequence`, or cannot know better any more.
+    /// Waits until every gateway has acknowledged `sequence`, or cannot have a valid lease.
     async fn wait_acknowledged(&self, sequence: u64) {
-        let mut moved = self.0.moved.subscribe();
+        let mut progress = self.0.progress.subscribe();
         let deadline = Instant::now() + LEASE;
         loop {
             let until = {
                 let mut state = self.state();
-                // One that does not answer is let go: what it remembers ends with its lease.
+                // A gateway that does not respond is removed; its cache expires with its lease.
                 if Instant::now() >= deadline && state.retain(|gateway| gateway.acknowledged >= sequence) > 0
                 {
-                    warn!("a gateway does not acknowledge changes and is let go");
+                    warn!("removed a gateway that does not acknowledge changes");
                 }
-                let waits = state.gateways.values().any(|gateway| gateway.acknowledged < sequence);
-                if !waits && Instant::now() >= state.leases_end {
+                let is_waiting = state.gateways.values().any(|gateway| gateway.acknowledged < sequence);
+                if !is_waiting && Instant::now() >= state.leases_end {
                     return;
                 }
-                if waits { deadline } else { state.leases_end }
+                if is_waiting { deadline } else { state.leases_end }
             };
-            let _ = tokio::time::timeout_at(until, moved.changed()).await;
+            let _ = tokio::time::timeout_at(until, progress.changed()).await;
         }
     }
 
@@ -205,13 +208,14 @@ impl Gateways {
 }
 
 impl GatewaySession {
+    /// Records that the gateway has applied all events up to `sequence`.
     pub fn acknowledge(&self, sequence: u64) {
         let mut state = self.gateways.state();
         if let Some(gateway) = state.gateways.get_mut(&self.id) {
             gateway.acknowledged = gateway.acknowledged.max(sequence);
         }
         drop(state);
-        self.gateways.0.moved.send_replace(());
+        self.gateways.0.progress.send_replace(());
     }
 }
 
@@ -222,7 +226,7 @@ impl Drop for GatewaySession {
             state.leases_end = Instant::now() + LEASE;
         }
         drop(state);
-        self.gateways.0.moved.send_replace(());
+        self.gateways.0.progress.send_replace(());
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is done inside a running workspace: commands and files. The permit says in which one.
+//! Commands and files inside running workspaces. The permit names the workspace.
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -13,25 +13,37 @@ pub mod client;
 pub mod request_stream;
 pub mod secret_delivery;
 
+/// Service for commands and files.
 #[derive(Clone)]
 pub struct Guests {
     transitions: WorkspaceTransitions,
     guests: GuestClient,
 }
 
-/// Why not.
+/// Error of a call on a workspace's guest.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestAccessError {
-    #[error("no workspace `{0}`: not found")]
+    /// The workspace does not exist.
+    #[error("Workspace `{0}` not found.")]
     NotFound(String),
-    #[error("the workspace is `{status}`: this needs `running`; allowed is {}", allowed.join(" or "))]
-    NotRunning { status: Status, allowed: Vec<&'static str> },
-    #[error("the workspace's agent does not answer: stop the workspace and start it again")]
+    /// The workspace is not running.
+    #[error("The workspace is `{status}`, not `running`. Allowed: {}.", allowed.join(" or "))]
+    NotRunning {
+        /// Current status.
+        status: Status,
+        /// Requests allowed in that status.
+        allowed: Vec<&'static str>,
+    },
+    /// The workspace's agent has stopped responding.
+    #[error("The workspace's agent does not answer. Restart the workspace.")]
     AgentLost,
+    /// The call to the guest failed.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    #[error("the content did not come to its end: {0}")]
+    /// The content of a file ended early.
+    #[error("The upload was interrupted: {0}.")]
     Content(String),
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] rigbox_store::Error),
 }
@@ -46,10 +58,12 @@ impl<E: std::fmt::Display> From<WriteError<E>> for GuestAccessError {
 }
 
 impl Guests {
+    /// Creates the service.
     pub fn new(transitions: WorkspaceTransitions, guests: GuestClient) -> Self {
         Self { transitions, guests }
     }
 
+    /// Starts a command.
     pub async fn exec(
         &self,
         permit: &Permit<Exec>,
@@ -58,6 +72,7 @@ impl Guests {
         Ok(self.guests.exec(self.running(permit).await?, start).await?)
     }
 
+    /// Reads a file.
     pub async fn read_file(
         &self,
         permit: &Permit<ReadFiles>,
@@ -66,6 +81,7 @@ impl Guests {
         Ok(self.guests.read_file(self.running(permit).await?, request).await?)
     }
 
+    /// Writes a file. Returns its size.
     pub async fn write_file<E: std::fmt::Display>(
         &self,
         permit: &Permit<WriteFiles>,
@@ -75,7 +91,7 @@ impl Guests {
         Ok(self.guests.write_file(self.running(permit).await?, open, content).await?)
     }
 
-    /// The permit's workspace, if something in it can answer.
+    /// Returns the permit's workspace if it is running and its agent responds.
     async fn running<'a, A: Action>(
         &self,
         permit: &'a Permit<A>,

@@ -1,4 +1,4 @@
-//! Identity: who calls, and how users and machines obtain credentials.
+//! Identity: authentication, and how users and machines obtain credentials.
 
 pub mod api_keys;
 pub mod authenticate;

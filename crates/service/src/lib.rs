@@ -1,5 +1,6 @@
-//! Services of the control role: what the platform does, one folder per noun, and the reconciler that carries it out. A function with an
-//! effect takes the permit for it. Services know no HTTP: callers pass plain values.
+//! Services of the control role: what the platform does, one folder per noun, and the reconciler that carries
+//! it out. A function with an effect takes the permit for it. Services know no HTTP: callers pass plain
+//! values.
 
 pub mod apps;
 pub mod audit;

@@ -1,5 +1,5 @@
-//! What passes between a workspace and the rest of the world: read, set, and brought to the node. What could not be brought there is
-//! brought as soon as the node answers again.
+//! Network policies of workspaces: reading, changing, and pushing to the node. A push that fails is repeated
+//! once the node responds again.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,37 +20,42 @@ use crate::nodes::client::{NodeClient, NodeError};
 
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Service for network policies.
 #[derive(Clone)]
 pub struct NetworkPolicies {
     store: Store,
     node: NodeClient,
     /// Workspaces whose policy the node may not have.
-    behind: Arc<Mutex<BTreeSet<WorkspaceId>>>,
+    unsynced: Arc<Mutex<BTreeSet<WorkspaceId>>>,
 }
 
-/// What is to change; what is none stays.
+/// Change of network settings. Fields that are `None` stay as they are.
 pub struct NetworkChange {
+    /// New egress policy.
     pub egress: Option<Egress>,
+    /// True if code in the workspace may share its apps more widely.
     pub apps_from_inside_any: Option<bool>,
 }
 
 impl NetworkPolicies {
+    /// Creates the service.
     pub fn new(store: Store, node: NodeClient) -> Self {
-        Self { store, node, behind: Arc::default() }
+        Self { store, node, unsynced: Arc::default() }
     }
 
+    /// Returns the network settings of a workspace.
     pub fn settings(&self, id: &WorkspaceId) -> Result<NetworkSettings, rigbox_store::Error> {
         Ok(self.store.network(id)?.unwrap_or_default())
     }
 
-    /// What is set, and whether it is in force.
+    /// Returns the settings, and whether they are in force.
     pub fn read(&self, permit: &Permit<ReadNetwork>) -> Result<(NetworkSettings, bool), ServiceError> {
         let id = id_of(permit)?;
-        let live = !self.behind().contains(id);
+        let live = !self.unsynced().contains(id);
         Ok((self.settings(id)?, live))
     }
 
-    /// Changes what is set, and brings it to the node.
+    /// Changes the settings and pushes them to the node. Returns them, and whether they are in force.
     pub async fn change(
         &self,
         permit: &Permit<WriteNetwork>,
@@ -72,11 +77,11 @@ impl NetworkPolicies {
         Ok((settings, live))
     }
 
-    /// What the node is to let through.
+    /// Returns the policy that the node enforces.
     pub fn policy(&self, id: &WorkspaceId) -> Result<NetworkPolicy, rigbox_store::Error> {
         let (mode, domains, cidrs) = match self.settings(id)?.egress {
             Egress::Internet => (Mode::Internet, Vec::new(), Vec::new()),
-            Egress::List { domains, cidrs } => (Mode::List, texts(domains), texts(cidrs)),
+            Egress::List { domains, cidrs } => (Mode::List, to_strings(domains), to_strings(cidrs)),
             Egress::None => (Mode::None, Vec::new(), Vec::new()),
         };
         let egress = rigbox_proto::node::Egress { mode: mode.into(), domains, cidrs };
@@ -84,23 +89,24 @@ impl NetworkPolicies {
         Ok(NetworkPolicy { app_ports, egress: Some(egress) })
     }
 
-    /// Brings a workspace's policy to the node; whether it is there. A workspace that the node does not know gets it when it starts.
+    /// Pushes a workspace's policy to the node. Returns whether it is there. A workspace that the node does
+    /// not know gets its policy when it starts.
     pub async fn push(&self, id: &WorkspaceId) -> Result<bool, rigbox_store::Error> {
-        self.behind().remove(id);
+        self.unsynced().remove(id);
         match self.node.set_network(id, self.policy(id)?).await {
             Ok(()) => Ok(true),
             Err(NodeError::Refused { code, .. }) if code == "not_found" => Ok(true),
             Err(error) => {
-                warn!(workspace = %id, %error, "what the workspace lets through is not at the node yet");
-                self.behind().insert(id.clone());
+                warn!(workspace = %id, %error, "failed to push the network policy; trying again");
+                self.unsynced().insert(id.clone());
                 Ok(false)
             }
         }
     }
 
-    /// Catches up, for as long as it is polled. `synced` tells when the node has come back.
+    /// Repeats failed pushes for as long as it is polled. `synced` tells when the node is back.
     pub async fn run(&self, mut synced: watch::Receiver<bool>) {
-        let mut again = tokio::time::interval(RETRY_INTERVAL);
+        let mut retry = tokio::time::interval(RETRY_INTERVAL);
         loop {
             tokio::select! {
                 changed = synced.changed() => {
@@ -109,28 +115,28 @@ impl NetworkPolicies {
                     }
                     if *synced.borrow_and_update() {
                         match self.store.running_workspaces().await {
-                            Ok(ids) => self.behind().extend(ids),
-                            Err(error) => warn!(%error, "cannot read which workspaces run"),
+                            Ok(ids) => self.unsynced().extend(ids),
+                            Err(error) => warn!(%error, "failed to read the running workspaces"),
                         }
                     }
                 }
-                _ = again.tick() => {}
+                _ = retry.tick() => {}
             }
-            let behind: Vec<_> = self.behind().iter().cloned().collect();
-            for id in behind {
+            let unsynced: Vec<_> = self.unsynced().iter().cloned().collect();
+            for id in unsynced {
                 if let Err(error) = self.push(&id).await {
-                    warn!(workspace = %id, %error, "cannot read what the workspace lets through");
-                    self.behind().insert(id);
+                    warn!(workspace = %id, %error, "failed to read the network policy");
+                    self.unsynced().insert(id);
                 }
             }
         }
     }
 
-    fn behind(&self) -> std::sync::MutexGuard<'_, BTreeSet<WorkspaceId>> {
-        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unsynced(&self) -> std::sync::MutexGuard<'_, BTreeSet<WorkspaceId>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn texts<T: Into<String>>(entries: Vec<T>) -> Vec<String> {
+fn to_strings<T: Into<String>>(entries: Vec<T>) -> Vec<String> {
     entries.into_iter().map(Into::into).collect()
 }

@@ -1,4 +1,4 @@
-//! Nodes: the client of a node's service, and what a node can hold.
+//! Nodes: the client of a node's service, and a node's capacity.
 
 use rigbox_core::plans::MachineCapacity;
 use rigbox_proto::node::NodeDescription;

@@ -1,4 +1,5 @@
-//! A workspace with its environment and its template's apps, made and started in one request; none of it stays when a part cannot be had.
+//! Quick deploy: a workspace with its environment and its template's apps, created and started in one
+//! request. If one part fails, everything is removed again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,31 +12,36 @@ use rigbox_core::templates::{self, ExpectedApp};
 use rigbox_store::{AppWithWorkspace, Workspace};
 use secrecy::SecretString;
 
-use crate::apps::{AppError, Apps, Change, NewApp};
+use crate::apps::{AppChange, AppError, Apps, NewApp};
 use crate::environment::Environments;
 use crate::error::ServiceError;
 use crate::workspaces::{NewWorkspace, Workspaces};
 
-/// Making a disk takes a moment.
-const PROVISIONED_WITHIN: Duration = Duration::from_secs(60);
+/// Wait for the workspace's disk.
+const PROVISION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is wanted.
+/// Specification of a deployment.
 pub struct Deployment {
+    /// The workspace.
     pub workspace: NewWorkspace,
+    /// Environment variables.
     pub environment: BTreeMap<String, SecretString>,
-    /// By the name that the template calls the app.
+    /// Parameters of the apps, by the names that the template gives them.
     pub params: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// Why not.
+/// Error of a deployment.
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
+    /// The workspace failed.
     #[error(transparent)]
     Workspace(#[from] ServiceError),
+    /// An app failed.
     #[error(transparent)]
     App(#[from] AppError),
 }
 
+/// Service for quick deploy.
 #[derive(Clone)]
 pub struct QuickDeploy {
     workspaces: Workspaces,
@@ -44,70 +50,73 @@ pub struct QuickDeploy {
 }
 
 impl QuickDeploy {
+    /// Creates the service.
     pub fn new(workspaces: Workspaces, environments: Environments, apps: Apps) -> Self {
         Self { workspaces, environments, apps }
     }
 
-    /// Makes and starts it; the workspace as it is then, and its apps.
+    /// Creates and starts a workspace with its apps, and returns them.
     pub async fn deploy(
         &self,
         permit: &Permit<CreateWorkspace>,
-        wanted: Deployment,
+        spec: Deployment,
     ) -> Result<(Workspace, Vec<AppWithWorkspace>), DeployError> {
-        let template = wanted.workspace.template_id.as_deref().unwrap_or(templates::DEFAULT);
+        let template = spec.workspace.template_id.as_deref().unwrap_or(templates::DEFAULT);
         let expected = templates::find(template).map_or(&[][..], |template| template.expected_apps);
         if let Some(unknown) =
-            wanted.params.keys().find(|name| expected.iter().all(|app| app.name != name.as_str()))
+            spec.params.keys().find(|name| expected.iter().all(|app| app.name != name.as_str()))
         {
             let unknown: String = unknown.chars().take(64).collect();
-            let message = format!("app_params: the template `{template}` has no app `{unknown}`");
+            let message =
+                format!("app_params: Template `{template}` has no app `{unknown}`. Remove its parameters.");
             return Err(ServiceError::InvalidValue(message).into());
         }
-        let id = self.workspaces.create(permit, &wanted.workspace, None, |made| made.id.to_string()).await?;
-        match self.furnish(permit.principal(), &id, expected, &wanted).await {
-            Ok(made) => Ok(made),
+        let id =
+            self.workspaces.create(permit, &spec.workspace, None, |created| created.id.to_string()).await?;
+        match self.set_up(permit.principal(), &id, expected, &spec).await {
+            Ok(created) => Ok(created),
             Err(problem) => {
-                self.take_back(permit.principal(), &id).await?;
+                self.roll_back(permit.principal(), &id).await?;
                 Err(problem)
             }
         }
     }
 
-    async fn take_back(&self, owner: &Principal, id: &str) -> Result<(), DeployError> {
-        let look: Permit<ReadWorkspace> = self.workspaces.authorize(owner, id).await?;
-        // What is being made cannot be deleted yet.
-        self.workspaces.wait_until_not(&look, Status::Provisioning, PROVISIONED_WITHIN).await?;
+    async fn roll_back(&self, owner: &Principal, id: &str) -> Result<(), DeployError> {
+        let read: Permit<ReadWorkspace> = self.workspaces.authorize(owner, id).await?;
+        // A workspace that is being provisioned cannot be deleted yet.
+        self.workspaces.wait_until_not(&read, Status::Provisioning, PROVISION_TIMEOUT).await?;
         let permit: Permit<DeleteWorkspace> = self.workspaces.authorize(owner, id).await?;
         self.workspaces.delete(&permit).await?;
         Ok(())
     }
 
-    async fn furnish(
+    async fn set_up(
         &self,
         owner: &Principal,
         id: &str,
         expected: &[ExpectedApp],
-        wanted: &Deployment,
+        spec: &Deployment,
     ) -> Result<(Workspace, Vec<AppWithWorkspace>), DeployError> {
-        if !wanted.environment.is_empty() {
+        if !spec.environment.is_empty() {
             let permit: Permit<WriteEnv> = self.workspaces.authorize(owner, id).await?;
-            self.environments.set(&permit, wanted.environment.clone()).await?;
+            self.environments.set(&permit, spec.environment.clone()).await?;
         }
         let permit: Permit<ManageApp> = self.workspaces.authorize(owner, id).await?;
         let mut apps = Vec::new();
         for app in expected {
-            // Unique in the installation, as the id is.
+            // Unique in the installation, because the id is.
             let name = format!("{}-{}", app.name, id.trim_start_matches("ws-"));
-            let mut made = self.apps.create(&permit, NewApp::service(name, app.port), None).await?;
-            if let Some(params) = wanted.params.get(app.name) {
+            let mut created = self.apps.create(&permit, NewApp::service(name, app.port), None).await?;
+            if let Some(params) = spec.params.get(app.name) {
                 let params = params.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
-                let change = Change { params, ..Change::default() };
-                made = self.apps.change(&permit, &made.app.id, &change, "app.params").await?;
+                let change = AppChange { params, ..AppChange::default() };
+                created = self.apps.change(&permit, &created.app.id, &change, "app.params").await?;
             }
-            apps.push(made);
+            apps.push(created);
         }
-        let look: Permit<ReadWorkspace> = self.workspaces.authorize(owner, id).await?;
-        self.workspaces.wait_until_not(&look, Status::Provisioning, PROVISIONED_WITHIN).await?;
+        let read: Permit<ReadWorkspace> = self.workspaces.authorize(owner, id).await?;
+        self.workspaces.wait_until_not(&read, Status::Provisioning, PROVISION_TIMEOUT).await?;
         let permit: Permit<OperateWorkspace> = self.workspaces.authorize(owner, id).await?;
         Ok((self.workspaces.start(&permit).await?, apps))
     }

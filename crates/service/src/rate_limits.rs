@@ -1,5 +1,5 @@
-//! How often one caller may call: smooth limits (GCRA, ITU-T I.371) per user and class of routes, and per address for those who have
-//! shown no valid key. Per process: several replicas would each count for themselves.
+//! Rate limits: smooth (GCRA, ITU-T I.371), per user and class of routes, and per address for callers without
+//! a valid key. Per process: several replicas would each count on their own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,10 +16,10 @@ use rigbox_core::authz::{Credential, Principal};
 use rigbox_core::ids::{UserId, WorkspaceId};
 use rigbox_core::plans::{self, Plans};
 
-/// What a route counts as.
+/// Class of a route for rate limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RateClass {
-    /// Keys, the account, and everything that shows no valid key.
+    /// Keys, the account, and everything without a valid key.
     Authentication,
     /// Workspaces and what is in them.
     Workspaces,
@@ -28,8 +28,8 @@ pub enum RateClass {
 }
 
 impl RateClass {
-    /// Requests a minute; none is no limit.
-    fn of(self, rates: &plans::RateLimits) -> Option<NonZeroU32> {
+    /// Returns the requests per minute; `None` means no limit.
+    fn rate(self, rates: &plans::RateLimits) -> Option<NonZeroU32> {
         match self {
             Self::Authentication => rates.authentication,
             Self::Workspaces => rates.workspaces,
@@ -38,25 +38,28 @@ impl RateClass {
     }
 }
 
-/// So many may come at once.
+/// Returns the maximum number of requests at once.
 fn burst(per_minute: NonZeroU32) -> NonZeroU32 {
     NonZeroU32::new(per_minute.get() / 10).unwrap_or(NonZeroU32::MIN)
 }
 
-/// What is left after a request that was let through.
+/// Allowance left after a permitted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
+    /// Requests per minute.
     pub per_minute: u32,
+    /// Requests that may follow at once.
     pub remaining: u32,
-    /// Until as many as ever may come at once, s.
+    /// Seconds until the full burst is available.
     pub reset_s: u64,
 }
 
-/// Why a request is not let through.
+/// Refusal of a request over the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitExceeded {
+    /// The allowance.
     pub allowance: Allowance,
-    /// Until the next one may come, s, at least 1.
+    /// Seconds until the next request may come, at least 1.
     pub retry_after_s: u32,
 }
 
@@ -92,7 +95,7 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
         }
     }
 
-    /// Forgets who has been quiet; whether anybody is left.
+    /// Removes idle callers. Returns whether any are left.
     fn remove_idle(&self) -> bool {
         self.keyed.retain_recent();
         self.keyed.shrink_to_fit();
@@ -100,7 +103,7 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
     }
 }
 
-/// A limiter for each class and each number of requests a minute that somebody has: few, because only operators set such numbers.
+/// Limiters by class and requests per minute. They are few, because only operators set such numbers.
 struct Limiters<K: Hash + Eq + Clone, C: Clock + Clone> {
     clock: C,
     limiters: RwLock<HashMap<(RateClass, NonZeroU32), Limiter<K, C>>>,
@@ -112,12 +115,12 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiters<K, C> {
     }
 
     fn check(&self, class: RateClass, per_minute: NonZeroU32, key: &K) -> Result<Allowance, LimitExceeded> {
-        let place = (class, per_minute);
-        if let Some(limiter) = self.limiters.read().unwrap_or_else(PoisonError::into_inner).get(&place) {
+        let slot = (class, per_minute);
+        if let Some(limiter) = self.limiters.read().unwrap_or_else(PoisonError::into_inner).get(&slot) {
             return limiter.check(key);
         }
         let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
-        limiters.entry(place).or_insert_with(|| Limiter::new(per_minute, &self.clock)).check(key)
+        limiters.entry(slot).or_insert_with(|| Limiter::new(per_minute, &self.clock)).check(key)
     }
 
     fn remove_idle(&self) {
@@ -126,65 +129,66 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiters<K, C> {
     }
 }
 
-/// Whose requests are counted together.
+/// Caller whose requests are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Holder {
+enum Caller {
     User(UserId),
-    /// By its own key: code in a VM must not use up what its owner may ask.
+    /// By its own key: code in a VM must not use up its owner's limit.
     Workspace(WorkspaceId),
 }
 
-/// All limits.
+/// Rate limiter for all requests.
 pub struct RateLimiter {
     plans: Plans,
-    known: Limiters<Holder, DefaultClock>,
+    callers: Limiters<Caller, DefaultClock>,
     addresses: Limiters<IpAddr, DefaultClock>,
 }
 
-/// How often callers that have been quiet are forgotten.
+/// Interval between removals of idle callers.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 
 impl RateLimiter {
+    /// Creates the limiter.
     pub fn new(plans: Plans) -> Self {
         let clock = DefaultClock::default();
-        Self { plans, known: Limiters::new(clock.clone()), addresses: Limiters::new(clock) }
+        Self { plans, callers: Limiters::new(clock.clone()), addresses: Limiters::new(clock) }
     }
 
-    /// Counts a request of a user, or of a workspace by its own key; `None` is no limit.
+    /// Counts a request of a user, or of a workspace with its own key. `None` means no limit.
     pub fn principal(
         &self,
         principal: &Principal,
         class: RateClass,
     ) -> Result<Option<Allowance>, LimitExceeded> {
-        let (known, rates) = match &principal.credential {
-            // Whatever its owner may: what is in a VM is a stranger's.
-            Credential::Workspace(id) => (Holder::Workspace(id.clone()), self.plans.anonymous_rates()),
+        let (caller, rates) = match &principal.credential {
+            // Independent of the owner's plan: code in a VM is untrusted.
+            Credential::Workspace(id) => (Caller::Workspace(id.clone()), self.plans.anonymous_rates()),
             Credential::Key(_) | Credential::Session(_) => {
                 let terms = self.plans.entitlements(principal.plan, principal.limits);
-                (Holder::User(principal.user.clone()), terms.rates())
+                (Caller::User(principal.user.clone()), terms.rates())
             }
         };
-        class.of(&rates).map(|per_minute| self.known.check(class, per_minute, &known)).transpose()
+        class.rate(&rates).map(|per_minute| self.callers.check(class, per_minute, &caller)).transpose()
     }
 
-    /// Counts a request of somebody unknown.
+    /// Counts a request of an anonymous caller. `None` means no limit.
     pub fn address(&self, address: IpAddr, class: RateClass) -> Result<Option<Allowance>, LimitExceeded> {
-        let limit = class.of(&self.plans.anonymous_rates());
-        limit.map(|per_minute| self.addresses.check(class, per_minute, &network(address))).transpose()
+        let limit = class.rate(&self.plans.anonymous_rates());
+        limit.map(|per_minute| self.addresses.check(class, per_minute, &client_network(address))).transpose()
     }
 
-    /// Forgets who has been quiet, for ever.
+    /// Removes idle callers periodically, forever.
     pub async fn run_cleanup(&self) {
         loop {
             tokio::time::sleep(CLEANUP_INTERVAL).await;
-            self.known.remove_idle();
+            self.callers.remove_idle();
             self.addresses.remove_idle();
         }
     }
 }
 
-/// What one customer of a provider has: an IPv4 address, or an IPv6 network of 64 bits.
-fn network(address: IpAddr) -> IpAddr {
+/// Returns the network of one customer of a provider: an IPv4 address, or an IPv6 prefix of 64 bits.
+fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
@@ -200,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// A plan's numbers, and some that operators set.
+    /// Numbers of plans, and some that operators set.
     const NUMBERS: [u32; 6] = [120, 180, 240, 1_000, 36, 5];
 
     fn limiter(per_minute: u32) -> (Limiter<u8, FakeRelativeClock>, FakeRelativeClock) {
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minutes_worth_passes_when_evenly_spaced() {
+    fn evenly_spaced_requests_at_the_rate_pass() {
         for number in NUMBERS {
             let (limiter, clock) = limiter(number);
             for request in 0..2 * number {
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_a_tenth_and_not_one_more() {
+    fn burst_is_a_tenth_of_the_rate() {
         for number in NUMBERS {
             let (limiter, clock) = limiter(number);
             let burst = (number / 10).max(1);
@@ -229,20 +233,20 @@ mod tests {
             let refused = limiter.check(&1).unwrap_err();
             assert_eq!(refused.retry_after_s, 60_u32.div_ceil(number));
             assert_eq!(refused.allowance.per_minute, number);
-            // Somebody else is not concerned.
+            // Other callers are not affected.
             assert!(limiter.check(&2).is_ok());
-            // One comes back after its share of a minute, and no second one.
+            // One request is available after its share of a minute, and not a second one.
             clock.advance(Duration::from_mins(1) / number);
             assert!(limiter.check(&1).is_ok());
             assert!(limiter.check(&1).is_err());
-            // The whole burst comes back after as long as it takes, and no more than that ever.
+            // After enough time the full burst is available again, and never more.
             clock.advance(Duration::from_mins(10));
             assert_eq!((0..burst + 5).filter(|_| limiter.check(&1).is_ok()).count(), burst as usize);
         }
     }
 
     #[test]
-    fn each_user_has_the_rate_that_is_set() {
+    fn rate_of_a_user_is_the_override_or_the_plans() {
         let number = |number| NonZeroU32::new(number);
         let set = |number| LimitOverrides { workspaces_per_min: number, ..LimitOverrides::default() };
         let rates = RateLimiter::new(Plans { free: set(number(50)), ..Plans::default() });
@@ -265,12 +269,12 @@ mod tests {
         assert_eq!(passed(Plan::Free, set(number(1_000))), Some((1_000, 99)));
         assert_eq!(passed(Plan::Owner, LimitOverrides::default()), None);
         assert_eq!(passed(Plan::Owner, set(number(10))), Some((10, 0)));
-        // Two of the same number have a share each.
+        // Two users with the same number have separate limits.
         assert_eq!(passed(Plan::Free, LimitOverrides::default()), Some((50, 4)));
     }
 
     #[test]
-    fn who_has_been_quiet_is_forgotten() {
+    fn idle_callers_are_removed() {
         let clock = FakeRelativeClock::default();
         let limiters: Limiters<u8, _> = Limiters::new(clock.clone());
         limiters.check(RateClass::Workspaces, NonZeroU32::MIN, &1).unwrap();
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspaces_own_key_does_not_use_up_what_its_owner_may_ask() {
+    fn workspace_key_does_not_use_up_its_owners_limit() {
         let rates = RateLimiter::new(Plans::default());
         let owner = Principal {
             user: UserId::from_random([1; 5]),
@@ -306,11 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn one_customers_many_addresses_count_as_one() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    fn addresses_of_one_ipv6_network_count_as_one() {
+        let network_of = |text: &str| client_network(text.parse().unwrap());
+        assert_eq!(network_of("2001:db8::1"), network_of("2001:db8::ffff:1"));
+        assert_ne!(network_of("2001:db8::1"), network_of("2001:db8:0:1::1"));
+        assert_ne!(network_of("192.0.2.1"), network_of("192.0.2.2"));
+        assert_eq!(network_of("::ffff:192.0.2.1"), network_of("192.0.2.1"));
     }
 }

@@ -1,7 +1,9 @@
-//! Moves every workspace from where it is to where its owner wants it, step by step.
+//! Reconciler: moves every workspace from its observed state to the state that its owner requested, step by
+//! step.
 //!
-//! One worker per workspace that has something to do, one verb to the node at a time. Each step may be repeated: a
-//! process that dies anywhere goes on from the database and the node's reports. A tick finds what a lost hint left lying.
+//! One worker per workspace that has something to do, one verb to the node at a time. Each step is
+//! idempotent: a process that dies at any point continues from the database and the node's reports. A
+//! periodic tick catches lost wake-ups.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,31 +27,33 @@ mod reports;
 mod secrets;
 mod worker;
 
-/// How often the database is requested for workspaces that must not stay as they are.
+/// Interval at which the database is queried for workspaces in a transient status.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Reconciler of workspaces.
 #[derive(Clone)]
-pub struct Reconciler(Arc<Parts>);
+pub struct Reconciler(Arc<Inner>);
 
-struct Parts {
+struct Inner {
     transitions: WorkspaceTransitions,
     node: NodeClient,
     secret_delivery: SecretDelivery,
     networks: NetworkPolicies,
     timeouts: Timeouts,
     api_url: String,
-    /// When this process started_at: states are not blamed for the time before.
+    /// Start of this process. Timeouts do not count the time before.
     started_at: Timestamp,
-    /// What the node reported last, and whether that is all it knows.
+    /// Last reports of the node.
     reports: Mutex<HashMap<WorkspaceId, Report>>,
     synced: watch::Sender<bool>,
     workers: Mutex<HashMap<WorkspaceId, Arc<Notify>>>,
-    /// Workspaces whose last step did not succeed, with the reason.
+    /// Workspaces whose last step failed, with the reason.
     failing: Mutex<HashMap<WorkspaceId, String>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
 impl Reconciler {
+    /// Creates the reconciler.
     pub fn new(
         transitions: WorkspaceTransitions,
         node: NodeClient,
@@ -58,7 +62,7 @@ impl Reconciler {
         timeouts: Timeouts,
         api_url: String,
     ) -> Self {
-        Self(Arc::new(Parts {
+        Self(Arc::new(Inner {
             transitions,
             node,
             secret_delivery,
@@ -74,15 +78,15 @@ impl Reconciler {
         }))
     }
 
-    /// Whether all that the node knows has been taken in.
+    /// Returns whether all reports of the node have been processed.
     pub fn synced(&self) -> watch::Receiver<bool> {
         self.0.synced.subscribe()
     }
 
-    /// Works for as long as it is polled; workers end with it.
+    /// Runs for as long as it is polled. Workers end with it.
     pub async fn run(self) {
         let _workers_end = AbortTasks(self.clone());
-        tokio::join!(self.watch_transitions(), self.tick(), self.follow());
+        tokio::join!(self.watch_transitions(), self.tick(), self.follow_reports());
     }
 
     async fn watch_transitions(&self) {
@@ -90,7 +94,7 @@ impl Reconciler {
         loop {
             match changed.recv().await {
                 Ok(id) => self.wake(&id),
-                // The tick finds what was missed.
+                // The tick catches what was missed.
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
             }
@@ -108,12 +112,12 @@ impl Reconciler {
                 Ok(ids) => {
                     ids.into_iter().chain(failing).collect::<HashSet<_>>().iter().for_each(|id| self.wake(id))
                 }
-                Err(error) => warn!(%error, "cannot read which workspaces are under way"),
+                Err(error) => warn!(%error, "failed to read the workspaces in a transient status"),
             }
         }
     }
 
-    /// Has somebody look at a workspace soon.
+    /// Wakes the worker of a workspace, or starts one.
     fn wake(&self, id: &WorkspaceId) {
         let mut workers = lock(&self.0.workers);
         if let Some(worker) = workers.get(id) {
@@ -128,7 +132,7 @@ impl Reconciler {
             loop {
                 this.work(&id, &wake).await;
                 let mut workers = lock(&this.0.workers);
-                // Somebody knocked while we were leaving.
+                // Woken again while finishing.
                 if wake.notified().now_or_never().is_none() {
                     workers.remove(&id);
                     return;
@@ -150,7 +154,7 @@ impl Drop for AbortTasks {
     }
 }
 
-/// No code that holds one of these locks can leave its content half-written.
+/// Locks a mutex. No code that holds one of these locks can leave the content half-written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! Records of the database as services take and return them, and the tokens that callers present. Only this crate depends on the store;
-//! HTTP and the role get these types here.
+//! Records of the database as services take and return them, and the tokens that callers present. Only this
+//! crate depends on the store; HTTP and the role get these types here.
 
 pub use rigbox_store::tokens::{ApiKey, SessionToken, UserCode};
 pub use rigbox_store::{

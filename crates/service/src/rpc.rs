@@ -1,4 +1,4 @@
-//! gRPC channels over unix sockets. They connect at the first call and again after a break.
+//! gRPC channels over unix sockets. They connect on the first call, and again after a disconnect.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-/// What a stream may have in flight before its reader has taken it.
+/// Bytes of a stream in flight before its reader has consumed them.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Never the bottleneck: a reader that stalls must hold up its own stream only. See `GuestClient`'s limit of calls.
+/// Never the bottleneck: a stalled reader must only block its own stream. See `GuestClient`'s limit of calls.
 const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
 
 pub(crate) fn channel(socket: &Path) -> Channel {

@@ -1,4 +1,5 @@
-//! The one place where a workspace's lifecycle is written, and where those who wait for a change hear of it.
+//! Transitions: the one place where a workspace's lifecycle is written, and where waiting callers are
+//! notified of changes.
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::Lifecycle;
@@ -10,9 +11,10 @@ use tracing::info;
 use crate::clock;
 use crate::workspace_log::WorkspaceLogs;
 
-/// Waiters that fall further behind look at the database again.
+/// Receivers that fall further behind read the database again.
 const CHANNEL_CAPACITY: usize = 1024;
 
+/// Writer of lifecycles.
 #[derive(Clone)]
 pub struct WorkspaceTransitions {
     store: Store,
@@ -21,6 +23,7 @@ pub struct WorkspaceTransitions {
 }
 
 impl WorkspaceTransitions {
+    /// Creates the writer.
     pub fn new(store: Store) -> Self {
         Self {
             logs: WorkspaceLogs::new(store.clone()),
@@ -29,27 +32,30 @@ impl WorkspaceTransitions {
         }
     }
 
-    /// The workspaces' own logs.
+    /// Returns the workspaces' own logs.
     pub fn logs(&self) -> &WorkspaceLogs {
         &self.logs
     }
 
+    /// Returns the store.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
+    /// Subscribes to the ids of changed workspaces.
     pub fn subscribe(&self) -> broadcast::Receiver<WorkspaceId> {
         self.changed.subscribe()
     }
 
-    /// Tells everybody that a workspace is another than before.
+    /// Notifies subscribers of a change.
     pub fn announce(&self, id: &WorkspaceId) {
-        // Nobody listening is fine.
+        // There may be no subscribers.
         let _ = self.changed.send(id.clone());
     }
 
-    /// Gives a workspace the lifecycle that `next` makes of its present one (`None`: leave it), however many others write at
-    /// the same time; `event` is who requested for it. Answers the workspace as it is afterwards, or `None` when it does not exist.
+    /// Replaces a workspace's lifecycle with the result of `next` (`None` keeps it), with retries while
+    /// others write at the same time. `event` is the audit event of the request. Returns the workspace
+    /// afterwards, or `None` if it does not exist.
     pub async fn change<E: From<Error>>(
         &self,
         id: &WorkspaceId,
@@ -64,12 +70,12 @@ impl WorkspaceTransitions {
             else {
                 return Ok(Some(workspace));
             };
-            let moved = lifecycle.status != workspace.lifecycle.status;
-            let line = moved.then(|| log_line(&lifecycle));
+            let status_changed = lifecycle.status != workspace.lifecycle.status;
+            let line = status_changed.then(|| log_line(&lifecycle));
             if self.store.update_lifecycle(&workspace, &lifecycle, line.as_deref(), event, now).await? {
-                if moved {
+                if status_changed {
                     let failure = lifecycle.failure.as_ref().map(|failure| failure.code.as_str());
-                    info!(workspace = %id, from = %workspace.lifecycle.status, to = %lifecycle.status, failure, "moved");
+                    info!(workspace = %id, from = %workspace.lifecycle.status, to = %lifecycle.status, failure, "changed status");
                     self.logs.announce(id);
                 }
                 workspace.lifecycle = lifecycle;
@@ -82,10 +88,10 @@ impl WorkspaceTransitions {
     }
 }
 
-/// What its owner reads of a new state.
+/// Returns the log line for the workspace's owner.
 fn log_line(lifecycle: &Lifecycle) -> String {
     match &lifecycle.failure {
-        Some(failure) => format!("the workspace is {}: {}", lifecycle.status, failure.message),
-        None => format!("the workspace is {}", lifecycle.status),
+        Some(failure) => format!("Workspace is {}: {}", lifecycle.status, failure.message),
+        None => format!("Workspace is {}.", lifecycle.status),
     }
 }

@@ -1,4 +1,4 @@
-//! The caller's own account.
+//! Account of the caller.
 
 use rigbox_core::authz::{Permit, ReadAccount, ReadLimits};
 use rigbox_core::plans::{LimitOverrides, Limits, Plan, Plans};
@@ -8,6 +8,7 @@ use crate::error::ServiceError;
 use crate::nodes::client::NodeClient;
 use crate::nodes::machine_capacity;
 
+/// Service for accounts.
 #[derive(Clone)]
 pub struct Users {
     store: Store,
@@ -15,25 +16,31 @@ pub struct Users {
     plans: Plans,
 }
 
-/// What a user may have, and has.
+/// Limits of a user, and their usage.
 pub struct UserLimits {
+    /// Plan of the user.
     pub plan: Plan,
-    /// Whether something is set for this user alone.
+    /// True if the operator set limits for this user alone.
     pub custom: bool,
+    /// Effective limits.
     pub limits: Limits,
+    /// Current usage.
     pub usage: Usage,
 }
 
 impl Users {
+    /// Creates the service.
     pub fn new(store: Store, node: NodeClient, plans: Plans) -> Self {
         Self { store, node, plans }
     }
 
+    /// Returns the caller's account.
     pub async fn me(&self, permit: &Permit<ReadAccount>) -> Result<User, ServiceError> {
         let id = &permit.principal().user;
         self.store.user(id).await?.ok_or_else(|| ServiceError::NotFound(id.to_string()))
     }
 
+    /// Returns the caller's limits and usage.
     pub async fn limits(&self, permit: &Permit<ReadLimits>) -> Result<UserLimits, ServiceError> {
         let caller = permit.principal();
         let machine = machine_capacity(&*self.node.describe().await?);

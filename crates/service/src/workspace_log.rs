@@ -1,4 +1,5 @@
-//! A workspace's own log: what has become of it, written in the transaction that does it, and what its network refused it.
+//! Log of a workspace: its changes of status, written in the transaction that makes them, and the network
+//! access it was refused.
 
 use rigbox_core::authz::{Permit, ReadLogs};
 use rigbox_core::ids::WorkspaceId;
@@ -9,9 +10,10 @@ use tracing::warn;
 
 use crate::error::{ServiceError, id_of};
 
-/// Readers that fall further behind look at the database again.
-const BACKLOG: usize = 256;
+/// Receivers that fall further behind read the database again.
+const CHANNEL_CAPACITY: usize = 256;
 
+/// Service for workspace logs.
 #[derive(Clone)]
 pub struct WorkspaceLogs {
     store: Store,
@@ -19,25 +21,26 @@ pub struct WorkspaceLogs {
 }
 
 impl WorkspaceLogs {
+    /// Creates the service.
     pub fn new(store: Store) -> Self {
-        Self { store, written: broadcast::channel(BACKLOG).0 }
+        Self { store, written: broadcast::channel(CHANNEL_CAPACITY).0 }
     }
 
     /// Adds a line.
     pub async fn add(&self, id: &WorkspaceId, at: Timestamp, message: String) {
         match self.store.log(id, at, &message).await {
             Ok(()) => self.announce(id),
-            Err(error) => warn!(workspace = %id, %error, "a line of the workspace's log is lost"),
+            Err(error) => warn!(workspace = %id, %error, "failed to write to the workspace's log"),
         }
     }
 
-    /// Tells readers that something was written.
+    /// Notifies readers of a new line.
     pub fn announce(&self, id: &WorkspaceId) {
-        // Nobody reading is fine.
+        // There may be no readers.
         let _ = self.written.send(id.clone());
     }
 
-    /// The lines after `after`, or the last ones.
+    /// Returns the lines after `after`, or the last ones.
     pub fn lines(
         &self,
         permit: &Permit<ReadLogs>,
@@ -47,8 +50,9 @@ impl WorkspaceLogs {
         Ok(self.store.log_of(id_of(permit)?, after, limit)?)
     }
 
-    /// Waits until something may have been written to the permit's workspace; `false` when nothing will be any more.
-    pub async fn news(
+    /// Waits until something may have been written to the log of the permit's workspace. Returns `false` if
+    /// nothing will be.
+    pub async fn wait_for_lines(
         &self,
         permit: &Permit<ReadLogs>,
         written: &mut broadcast::Receiver<WorkspaceId>,
@@ -63,6 +67,7 @@ impl WorkspaceLogs {
         }
     }
 
+    /// Subscribes to the ids of workspaces with new lines.
     pub fn subscribe(&self) -> broadcast::Receiver<WorkspaceId> {
         self.written.subscribe()
     }

@@ -1,4 +1,4 @@
-//! Workspaces: made, read, and requested to be something else. The doing is the reconciler's.
+//! Workspaces: creation, reading, and requests for another state. The reconciler carries them out.
 
 use std::time::Duration;
 
@@ -23,9 +23,10 @@ use crate::nodes::client::NodeClient;
 use crate::nodes::machine_capacity;
 use crate::transitions::WorkspaceTransitions;
 
-/// How often a random id is drawn again when it is taken.
+/// Attempts to draw a random id that is not taken.
 const MAX_ATTEMPTS: usize = 4;
 
+/// Service for workspaces.
 #[derive(Clone)]
 pub struct Workspaces {
     transitions: WorkspaceTransitions,
@@ -33,20 +34,26 @@ pub struct Workspaces {
     plans: Plans,
 }
 
-/// What a new workspace is to be.
+/// Specification of a new workspace.
 pub struct NewWorkspace {
+    /// Name, unique among the user's workspaces.
     pub name: String,
+    /// Template; `None` means the default one.
     pub template_id: Option<String>,
+    /// Image; if given, it must be the template's.
     pub image: Option<String>,
+    /// Requested resources.
     pub resources: ResourceRequest,
 }
 
 impl Workspaces {
+    /// Creates the service.
     pub fn new(transitions: WorkspaceTransitions, node: NodeClient, plans: Plans) -> Self {
         Self { transitions, node, plans }
     }
 
-    /// The permit for `A` on the workspace that a path names; whose it is not may not learn that it exists.
+    /// Authorizes `A` on the workspace with this id. Callers without access get the same error as for a
+    /// workspace that does not exist.
     pub async fn authorize<A: Action>(
         &self,
         principal: &Principal,
@@ -61,17 +68,17 @@ impl Workspaces {
         }
     }
 
-    /// Makes a workspace; `render` is what a repeated request is responseed with.
+    /// Creates a workspace. `render` returns the response that is stored for a repeated request.
     pub async fn create(
         &self,
         permit: &Permit<CreateWorkspace>,
-        wanted: &NewWorkspace,
+        spec: &NewWorkspace,
         idempotency_key: Option<&IdempotencyKey>,
         render: impl Fn(&Workspace) -> String,
     ) -> Result<String, ServiceError> {
         let owner = permit.principal();
-        let name: WorkspaceName = wanted.name.parse()?;
-        let template = template_of(wanted)?;
+        let name: WorkspaceName = spec.name.parse()?;
+        let template = template_of(spec)?;
         let node = self.node.describe().await?;
         let limits = self.plans.entitlements(owner.plan, owner.limits).limits(machine_capacity(&node));
         let ceiling = ResourceLimits {
@@ -94,7 +101,7 @@ impl Workspaces {
             name,
             template_id: template.id.to_owned(),
             image: template.image.to_owned(),
-            resources: Resources::resolve(wanted.resources, template, ceiling)?,
+            resources: Resources::resolve(spec.resources, template, ceiling)?,
             revision: 1,
             lifecycle: Lifecycle::created(now),
             environment: EnvironmentNames::default(),
@@ -111,7 +118,7 @@ impl Workspaces {
                     return Ok(response);
                 }
                 Ok(Replay::Repeated(response)) => return Ok(response),
-                // The name's or, once in a blue moon, the id's.
+                // The name is taken or, very rarely, the id.
                 Err(rigbox_store::Error::NameTaken) => {
                     if self.transitions.store().workspace(&new.id).await?.is_none() {
                         return Err(ServiceError::NameTaken(new.name.to_string()));
@@ -124,6 +131,7 @@ impl Workspaces {
         Err(ServiceError::Internal("no free id".to_owned()))
     }
 
+    /// Lists a page of the caller's workspaces.
     pub async fn list(
         &self,
         permit: &Permit<ListWorkspaces>,
@@ -132,11 +140,12 @@ impl Workspaces {
         Ok(self.transitions.store().workspaces_of(permit.principal(), page).await?)
     }
 
+    /// Returns a workspace.
     pub async fn get(&self, permit: &Permit<ReadWorkspace>) -> Result<Workspace, ServiceError> {
         self.load(permit).await
     }
 
-    /// The workspace as soon as its status is not `status` any more, or after `limit`.
+    /// Returns the workspace as soon as its status is not `status`, or after `limit`.
     pub async fn wait_until_not(
         &self,
         permit: &Permit<ReadWorkspace>,
@@ -162,22 +171,27 @@ impl Workspaces {
         }
     }
 
+    /// Requests a start.
     pub async fn start(&self, permit: &Permit<OperateWorkspace>) -> Result<Workspace, ServiceError> {
         self.request(permit, Request::Start).await
     }
 
+    /// Requests a stop.
     pub async fn stop(&self, permit: &Permit<OperateWorkspace>) -> Result<Workspace, ServiceError> {
         self.request(permit, Request::Stop).await
     }
 
+    /// Cancels the operation in progress.
     pub async fn cancel(&self, permit: &Permit<OperateWorkspace>) -> Result<Workspace, ServiceError> {
         self.request(permit, Request::Cancel).await
     }
 
+    /// Retries the failed operation.
     pub async fn retry(&self, permit: &Permit<OperateWorkspace>) -> Result<Workspace, ServiceError> {
         self.request(permit, Request::Retry).await
     }
 
+    /// Requests deletion.
     pub async fn delete(&self, permit: &Permit<DeleteWorkspace>) -> Result<Workspace, ServiceError> {
         self.request(permit, Request::Delete).await
     }
@@ -203,16 +217,19 @@ impl Workspaces {
     }
 }
 
-fn template_of(wanted: &NewWorkspace) -> Result<&'static Template, ServiceError> {
-    let id = wanted.template_id.as_deref().unwrap_or(templates::DEFAULT);
-    let known = || templates::ALL.map(|template| template.id).join(", ");
+fn template_of(spec: &NewWorkspace) -> Result<&'static Template, ServiceError> {
+    let id = spec.template_id.as_deref().unwrap_or(templates::DEFAULT);
+    let all = || templates::ALL.map(|template| template.id).join(", ");
     let template = templates::find(id).ok_or_else(|| {
         let id: String = id.chars().take(64).collect();
-        ServiceError::InvalidValue(format!("template_id: there is no template `{id}`; there are {}", known()))
+        ServiceError::InvalidValue(format!(
+            "template_id: Template `{id}` does not exist. Use one of {}.",
+            all()
+        ))
     })?;
-    match wanted.image.as_deref() {
+    match spec.image.as_deref() {
         Some(image) if image != template.image => Err(ServiceError::InvalidValue(format!(
-            "image: template `{}` has the image `{}`; leave `image` out or name that one",
+            "image: Template `{}` has the image `{}`. Omit `image`, or use that one.",
             template.id, template.image
         ))),
         _ => Ok(template),

@@ -229,7 +229,7 @@ fn rig_works_inside_a_workspace_as_its_owner_allows(installation: &Installation)
         installation.api.exec(&workspace, &json!({"command": fetch}))?.exit_code() != Some(0),
         "none is none"
     );
-    let wanted = format!("the network refused tcp to {} port 80", crate::harness::internet::SERVER);
+    let wanted = format!("Network policy blocked tcp to {} port 80", crate::harness::internet::SERVER);
     eventually("the refusal is in the log", Duration::from_secs(30), || {
         let log = installation.rig(&["workspace", "logs", "apps"]).output()?;
         Ok(String::from_utf8_lossy(&log.stdout).contains(&wanted).then_some(()))

@@ -150,8 +150,8 @@ fn browser_sees_only_apps_shared_with_its_user(installation: &Installation) -> T
     browser.type_into("input[name=email]", FRIEND)?;
     browser.click("button")?;
     // A click does not wait for the page that it leads to.
-    eventually("a link is on its way", Duration::from_secs(20), || {
-        Ok(browser.text()?.contains("a link is on its way").then_some(()))
+    eventually("we have sent a sign-in link", Duration::from_secs(20), || {
+        Ok(browser.text()?.contains("we have sent a sign-in link").then_some(()))
     })?;
     // As the email's link does; the email itself is another test's.
     let link = installation.admin(&["login-link", FRIEND])?;

@@ -128,7 +128,7 @@ fn guest_that_takes_over_its_agent_harms_only_itself(installation: &Installation
     ensure!(api.status(&id)? == "running", "a lost agent leaves it running");
     let refused = api.post(&format!("/workspaces/{id}/exec"), &json!({"command": "true"}))?;
     ensure!(
-        refused.status == 503 && refused.message().contains("start it again"),
+        refused.status == 503 && refused.message().to_lowercase().contains("restart the workspace"),
         "{} {}",
         refused.status,
         refused.body

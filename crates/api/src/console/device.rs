@@ -1,4 +1,5 @@
-//! The page on which a user lets a machine in that ran `rig login`: shows which, from where and since when, and needs a click.
+//! Page on which a user approves a machine that runs `rig login`: it shows which machine, from which address
+//! and since when, and needs a click.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -16,16 +17,16 @@ use crate::middleware::credentials;
 use crate::middleware::rate_limit::Address;
 use rigbox_service::clock;
 
-/// Which machine's log-in.
+/// Query of the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct DeviceQuery {
-    /// The code that the machine shows.
+    /// Code shown by the machine.
     code: Option<String>,
 }
 
-/// A user's decision.
+/// Decision of the user.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DecisionForm {
@@ -33,7 +34,7 @@ pub(crate) struct DecisionForm {
     decision: Decision,
 }
 
-/// What a user decides.
+/// Decision about a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Decision {
@@ -41,20 +42,21 @@ enum Decision {
     Deny,
 }
 
-fn allowed(principal: &Principal) -> Result<Permit<ApproveDevice>, ApiError> {
+fn authorize_approval(principal: &Principal) -> Result<Permit<ApproveDevice>, ApiError> {
     Ok(authorize(principal, Target::Account)?)
 }
 
-fn parse(code: &str) -> Result<UserCode, ApiError> {
-    UserCode::parse(code)
-        .ok_or_else(|| ApiError::bad_request("code: expected eight letters as `rig login` shows them"))
+fn parse_code(code: &str) -> Result<UserCode, ApiError> {
+    UserCode::parse(code).ok_or_else(|| {
+        ApiError::bad_request("code: The code is invalid. Enter the eight letters that `rig login` shows.")
+    })
 }
 
-/// See which machine asks to event for you
+/// Show the machine that requests access to your account
 #[utoipa::path(get, path = "/device", tag = "pages", params(DeviceQuery), responses(
     (status = 200, content_type = "text/html", body = String),
     (status = 303, description = "To sign in, or to the console's own host"),
-    (status = 404, content_type = "text/html", body = String, description = "There is no such log-in (any more)"),
+    (status = 404, content_type = "text/html", body = String, description = "The login request has expired or was already used"),
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn show(
@@ -72,23 +74,24 @@ pub(crate) async fn show(
     let Some(code) = query.code else {
         let content = html! {
             form method="get" action="/device" {
-                label { "Code that `rig login` shows" input name="code" required autofocus autocomplete="off"; }
+                label { "Code shown by " code { "rig login" } input name="code" required autofocus autocomplete="off"; }
                 button { "Continue" }
             }
         };
-        return Ok(page(StatusCode::OK, "Let a machine in", &content));
+        return Ok(page(StatusCode::OK, "Authorize a machine", &content));
     };
-    let code = parse(&code)?;
-    let login = app.devices.look(&allowed(&principal)?, &code).await?;
+    let code = parse_code(&code)?;
+    let login = app.devices.find(&authorize_approval(&principal)?, &code).await?;
+    let user = app.users.me(&authorize(&principal, Target::Account).map_err(ApiError::from)?).await?;
     let age = clock::now().since(login.created_at).as_secs();
     let content = html! {
-        p { "A machine asks to event for your whole account. Approve it only if you have just run " code { "rig login" }
+        p { "A machine wants full access to your account " strong { (user.email) } ". Approve it only if you have just run " code { "rig login" }
             " there and it shows this code." }
         dl {
             dt { "Code" } dd { code { (code.shown()) } }
             dt { "Machine" } dd { (login.machine) }
             dt { "Address" } dd { (login.address) }
-            dt { "PendingLogin" } dd { (age / 60) " min " (age % 60) " s ago" }
+            dt { "Requested" } dd { (age / 60) " min " (age % 60) " s ago" }
         }
         form method="post" action="/device" {
             input type="hidden" name="code" value=(code.shown());
@@ -96,16 +99,16 @@ pub(crate) async fn show(
             button name="decision" value="deny" { "Deny" }
         }
     };
-    Ok(page(StatusCode::OK, "Let a machine in?", &content))
+    Ok(page(StatusCode::OK, "Authorize this machine?", &content))
 }
 
-/// Let a machine in, or not
+/// Approve or deny a machine
 #[utoipa::path(post, path = "/device", tag = "pages",
     request_body(content = DecisionForm, content_type = "application/x-www-form-urlencoded"), responses(
     (status = 200, content_type = "text/html", body = String),
     (status = 303, description = "To sign in"),
     (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
-    (status = 404, content_type = "text/html", body = String, description = "There is no such log-in (any more)"),
+    (status = 404, content_type = "text/html", body = String, description = "The login request has expired or was already used"),
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn decide(
@@ -119,11 +122,12 @@ pub(crate) async fn decide(
         return Ok(redirect("/sign-in"));
     };
     let approved = form.decision == Decision::Approve;
-    let machine = app.devices.decide(&allowed(&principal)?, &parse(&form.code)?, approved).await?;
+    let machine =
+        app.devices.decide(&authorize_approval(&principal)?, &parse_code(&form.code)?, approved).await?;
     let (title, text) = if approved {
-        ("Approved", "gets its key now. You can close this page.")
+        ("Machine authorized", html! { strong { (machine) } " is now authorized. You can close this page." })
     } else {
-        ("Denied", "gets nothing.")
+        ("Request denied", html! { strong { (machine) } " was denied access. You can close this page." })
     };
-    Ok(page(StatusCode::OK, title, &html! { p { (machine) " " (text) } }))
+    Ok(page(StatusCode::OK, title, &html! { p { (text) } }))
 }

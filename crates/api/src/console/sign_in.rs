@@ -1,5 +1,5 @@
-//! Pages to sign in and out: a link is requested for, followed, and its button pressed. Opening the link alone signs nobody in: programs that
-//! look at letters open links too.
+//! Pages for signing in and out: a link is requested, opened, and confirmed with a button. Opening the link
+//! alone signs no one in, because programs that scan email open links too.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -11,7 +11,7 @@ use rigbox_service::records::UserCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::open::Opening;
+use super::open::AppRedirect;
 use super::{FormParams, PageError, PageParams, page, redirect};
 use crate::context::ApiContext;
 use crate::error::ApiError;
@@ -19,20 +19,20 @@ use crate::middleware::credentials;
 use crate::middleware::rate_limit::Address;
 use rigbox_service::identity::sign_in::{LINK_TTL_MINUTES, SESSION_MAX_LIFETIME};
 
-/// Where signing in is to lead.
+/// Query of the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct SignInQuery {
-    /// Code of a machine's log-in that is to be approved then.
+    /// Code of a machine's login to approve after signing in.
     device: Option<String>,
-    /// The app that is to be opened then.
+    /// App to open after signing in.
     app: Option<String>,
-    /// What that app's host knows this browser by.
+    /// State by which that app's host recognizes this browser.
     state: Option<String>,
 }
 
-/// Who wants to sign in.
+/// Form with an email address.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SignInForm {
@@ -42,58 +42,60 @@ pub(crate) struct SignInForm {
     state: Option<String>,
 }
 
-/// A link as it was followed.
+/// Sign-in link.
 #[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct FollowedLink {
+pub(crate) struct SignInLink {
     token: String,
-    /// Code of a machine's log-in that is to be approved then.
+    /// Code of a machine's login to approve after signing in.
     device: Option<String>,
-    /// The app that is to be opened then.
+    /// App to open after signing in.
     app: Option<String>,
-    /// What that app's host knows the browser by that requested for it.
+    /// State by which that app's host recognizes the browser that requested the link.
     state: Option<String>,
 }
 
-/// Where a form or a link leads after signing in.
-enum Next {
+/// Page to open after signing in.
+enum NextPage {
     Device(UserCode),
-    App(Opening),
+    App(AppRedirect),
 }
 
-impl Next {
-    /// Nothing else of a link is followed.
-    fn of(device: Option<&str>, app: Option<&str>, state: Option<&str>) -> Option<Self> {
-        code(device).map(Self::Device).or_else(|| Opening::of(app, state).map(Self::App))
+impl NextPage {
+    /// Parses the fields. Nothing else in a link is followed.
+    fn parse(device: Option<&str>, app: Option<&str>, state: Option<&str>) -> Option<Self> {
+        parse_code(device).map(Self::Device).or_else(|| AppRedirect::parse(app, state).map(Self::App))
     }
 
-    /// To have the next form say it again.
+    /// Returns the fields to repeat in the next form.
     fn fields(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Device(code) => vec![("device", code.shown())],
-            Self::App(opening) => opening.fields().map(|(name, value)| (name, value.to_owned())).to_vec(),
+            Self::App(redirect_to) => {
+                redirect_to.fields().map(|(name, value)| (name, value.to_owned())).to_vec()
+            }
         }
     }
 }
 
-fn hidden(next: Option<&Next>) -> Markup {
+fn hidden_fields(next: Option<&NextPage>) -> Markup {
     html! {
-        @for (name, value) in next.map(Next::fields).unwrap_or_default() {
+        @for (name, value) in next.map(NextPage::fields).unwrap_or_default() {
             input type="hidden" name=(name) value=(value);
         }
     }
 }
 
-/// The code, if it looks like one: nothing else of what a link says is followed.
-fn code(device: Option<&str>) -> Option<UserCode> {
+/// Parses a login code. Nothing else in a link is followed.
+fn parse_code(device: Option<&str>) -> Option<UserCode> {
     device.and_then(UserCode::parse)
 }
 
-/// Sign in, or see who is signed in
+/// Show the sign-in form or the signed-in user
 #[utoipa::path(get, path = "/sign-in", tag = "pages", params(SignInQuery), responses(
     (status = 200, content_type = "text/html", body = String),
-    (status = 303, description = "Pages are on the console's own host"),
+    (status = 303, description = "To the console's own host"),
 ))]
 pub(crate) async fn show(
     State(app): State<ApiContext>,
@@ -101,15 +103,15 @@ pub(crate) async fn show(
     PageParams(query): PageParams<SignInQuery>,
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
-    let next = Next::of(query.device.as_deref(), query.app.as_deref(), query.state.as_deref());
+    let next = NextPage::parse(query.device.as_deref(), query.app.as_deref(), query.state.as_deref());
     let Some(principal) = credentials::signed_in(&app.authenticator, &app.console, &headers, from).await?
     else {
         let content = html! {
-            p { "You get a letter with a link." }
+            p { "We'll email you a sign-in link." }
             form method="post" action="/sign-in" {
-                label { "E-mail address" input type="email" name="email" required autofocus autocomplete="email"; }
-                (hidden(next.as_ref()))
-                button { "Send the link" }
+                label { "Email address" input type="email" name="email" required autofocus autocomplete="email"; }
+                (hidden_fields(next.as_ref()))
+                button { "Send link" }
             }
         };
         return Ok(page(StatusCode::OK, "Sign in", &content));
@@ -118,8 +120,8 @@ pub(crate) async fn show(
     let content = html! {
         p { "You are signed in as " strong { (user.email) } "." }
         @match &next {
-            Some(Next::Device(code)) => { p { a href={"/device?code=" (code.shown())} { "Approve a machine" } } }
-            Some(Next::App(opening)) => { p { a href=(opening.path()) { "Go on to the app" } } }
+            Some(NextPage::Device(code)) => { p { a href={"/device?code=" (code.shown())} { "Authorize a machine" } } }
+            Some(NextPage::App(redirect_to)) => { p { a href=(redirect_to.path()) { "Continue to the app" } } }
             None => {}
         }
         form method="post" action="/sign-out" { button { "Sign out" } }
@@ -127,10 +129,10 @@ pub(crate) async fn show(
     Ok(page(StatusCode::OK, "Signed in", &content))
 }
 
-/// Ask for a link
+/// Request a sign-in link
 #[utoipa::path(post, path = "/sign-in", tag = "pages",
     request_body(content = SignInForm, content_type = "application/x-www-form-urlencoded"), responses(
-    (status = 200, content_type = "text/html", body = String, description = "The same whether or not there is such a user"),
+    (status = 200, content_type = "text/html", body = String, description = "The same whether or not the address has an account"),
     (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
     (status = 503, content_type = "text/html", body = String),
 ))]
@@ -138,61 +140,61 @@ pub(crate) async fn ask(
     State(app): State<ApiContext>,
     FormParams(form): FormParams<SignInForm>,
 ) -> Result<Response, PageError> {
-    let next = Next::of(form.device.as_deref(), form.app.as_deref(), form.state.as_deref());
+    let next = NextPage::parse(form.device.as_deref(), form.app.as_deref(), form.state.as_deref());
     let query = next.map(|next| match next {
-        Next::Device(code) => format!("device={}", code.shown()),
-        Next::App(opening) => opening.query(),
+        NextPage::Device(code) => format!("device={}", code.shown()),
+        NextPage::App(redirect_to) => redirect_to.query(),
     });
-    app.sign_in.ask(&form.email, query)?;
+    app.sign_in.send_link(&form.email, query)?;
     let content = html! {
-        p { "If there is a user with this address, a link is on its way. It is good idempotency_key, for " (LINK_TTL_MINUTES) " minutes." }
+        p { "If this address has an account, we have sent a sign-in link. It works once and expires in " (LINK_TTL_MINUTES) " minutes." }
     };
-    Ok(page(StatusCode::OK, "Look for a letter", &content))
+    Ok(page(StatusCode::OK, "Check your email", &content))
 }
 
-/// The link in the letter: shows whom it would sign in
-#[utoipa::path(get, path = "/sign-in/link", tag = "pages", params(FollowedLink), responses(
+/// Open a sign-in link and show the user it signs in
+#[utoipa::path(get, path = "/sign-in/link", tag = "pages", params(SignInLink), responses(
     (status = 200, content_type = "text/html", body = String),
-    (status = 303, description = "Pages are on the console's own host"),
-    (status = 404, content_type = "text/html", body = String, description = "It is not good (any more)"),
+    (status = 303, description = "To the console's own host"),
+    (status = 404, content_type = "text/html", body = String, description = "The link has expired or was already used"),
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn link(
     State(app): State<ApiContext>,
-    PageParams(link): PageParams<FollowedLink>,
+    PageParams(link): PageParams<SignInLink>,
 ) -> Result<Response, PageError> {
-    let user = app.sign_in.look(&link.token).await?;
-    let next = Next::of(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
+    let user = app.sign_in.user_of_link(&link.token).await?;
+    let next = NextPage::parse(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
     let content = html! {
         p { "Sign in as " strong { (user.email) } "?" }
         form method="post" action="/sign-in/link" {
             input type="hidden" name="token" value=(link.token);
-            (hidden(next.as_ref()))
+            (hidden_fields(next.as_ref()))
             button autofocus { "Sign in" }
         }
     };
     Ok(page(StatusCode::OK, "Sign in", &content))
 }
 
-/// Follow the link: begins a session
+/// Use a sign-in link and start a session
 #[utoipa::path(post, path = "/sign-in/link", tag = "pages",
-    request_body(content = FollowedLink, content_type = "application/x-www-form-urlencoded"), responses(
+    request_body(content = SignInLink, content_type = "application/x-www-form-urlencoded"), responses(
     (status = 303, description = "Signed in; the session is in the cookie"),
     (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
-    (status = 404, content_type = "text/html", body = String, description = "It is not good (any more)"),
+    (status = 404, content_type = "text/html", body = String, description = "The link has expired or was already used"),
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn follow(
     State(app): State<ApiContext>,
     Address(from): Address,
-    FormParams(link): FormParams<FollowedLink>,
+    FormParams(link): FormParams<SignInLink>,
 ) -> Result<Response, PageError> {
     let token = app.sign_in.follow(&link.token, from).await?;
-    let next = Next::of(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
+    let next = NextPage::parse(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
     let mut response = match next {
-        Some(Next::Device(code)) => redirect(&format!("/device?code={}", code.shown())),
-        // By a page of our own: a form may lead nowhere else (`form-action` in its policy).
-        Some(Next::App(opening)) => redirect(&format!("/sign-in?{}", opening.query())),
+        Some(NextPage::Device(code)) => redirect(&format!("/device?code={}", code.shown())),
+        // Through a page of our own, because a form may lead nowhere else (`form-action` in the policy).
+        Some(NextPage::App(redirect_to)) => redirect(&format!("/sign-in?{}", redirect_to.query())),
         None => redirect("/sign-in"),
     };
     response.headers_mut().extend(
@@ -202,7 +204,7 @@ pub(crate) async fn follow(
     Ok(response)
 }
 
-/// Sign out: ends the session
+/// Sign out and end the session
 #[utoipa::path(post, path = "/sign-out", tag = "pages", responses(
     (status = 303, description = "Signed out"),
     (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),

@@ -141,11 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_consoles_own_pages_act_with_its_cookie() {
+    fn only_pages_of_the_console_act_with_its_cookie() {
         let console = ConsoleOrigin::new(OWN).unwrap();
         let host = ("host", "console.localhost:7070");
         let other_host = ("host", "localhost:7070");
-        for (method, sent, own) in [
+        for (method, pairs, expected) in [
             ("GET", &[host][..], true),
             ("POST", &[host], false),
             ("POST", &[host, ("origin", OWN)], true),
@@ -167,12 +167,12 @@ mod tests {
             ("GET", &[host, host], false),
         ] {
             let method: Method = method.parse().unwrap();
-            assert_eq!(is_same_origin(&console, &method, &headers(sent)), own, "{method} {sent:?}");
+            assert_eq!(is_same_origin(&console, &method, &headers(pairs)), expected, "{method} {pairs:?}");
         }
     }
 
     #[test]
-    fn two_session_cookies_are_none() {
+    fn duplicate_session_cookies_are_ignored() {
         let console = ConsoleOrigin::new(OWN).unwrap();
         let token = SessionToken::mint().unwrap();
         let cookie = |text: String| {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn with_tls_the_cookie_is_bound_to_the_host() {
+    fn cookie_is_bound_to_the_host_with_tls() {
         let token = SessionToken::mint().unwrap();
         let cookie = |url: &str| {
             let console = ConsoleOrigin::new(url).unwrap();

@@ -1,4 +1,4 @@
-//! What every request must pass before anything looks at it: the host it was sent to, and no key in its URL.
+//! Checks before any other: the host of a request, and no token in its URL.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -13,46 +13,47 @@ use crate::context::ApiContext;
 use crate::error::ApiError;
 
 pub(crate) async fn check(State(app): State<ApiContext>, request: Request, next: Next) -> Response {
-    // Whoever probes for lifecycle may use an address.
+    // Health probes may use an IP address.
     let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
-    if !probe && !host_fits(&app.hosts, request.uri(), request.headers()) {
+    if !probe && !is_known_host(&app.hosts, request.uri(), request.headers()) {
         return ApiError::new(
             StatusCode::MISDIRECTED_REQUEST,
             "unknown_host",
-            "this server does not answer to that Host: use the API's own URL",
+            "Unknown host. Use the URL of the API.",
         )
         .into_response();
     }
-    if request.uri().path_and_query().is_some_and(|text| holds_key(text.as_str())) {
+    if request.uri().path_and_query().is_some_and(|text| contains_token(text.as_str())) {
         return ApiError::new(
             StatusCode::BAD_REQUEST,
             "key_in_url",
-            "there is a key in the URL, where logs and histories keep it: send it as `Authorization: Bearer`, and revoke this one",
+            "The URL contains a key, which logs and browser histories store. Revoke this key, and send keys as `Authorization: Bearer`.",
         )
         .into_response();
     }
     next.run(request).await
 }
 
-/// Whoever is told that something is revoked may rely on it: no answer to a change before gateways know.
+/// Delays the response to a change until it is in force at every gateway, so that a caller may rely on a
+/// revocation.
 pub(crate) async fn await_gateways(State(app): State<ApiContext>, request: Request, next: Next) -> Response {
-    let changes = !request.method().is_safe();
+    let is_change = !request.method().is_safe();
     let response = next.run(request).await;
-    if changes && let Err(error) = app.gateways.wait_in_force().await {
-        warn!(%error, "cannot read whether credentials have changed; gateways hear of it later");
+    if is_change && let Err(error) = app.gateways.wait_in_force().await {
+        warn!(%error, "failed to read the epoch of grants; gateways apply the change later");
     }
     response
 }
 
-fn host_fits(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {
+fn is_known_host(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(HOST).iter();
     let (Some(host), None) = (values.next(), values.next()) else { return false };
-    let target = uri.authority().is_none_or(|authority| hosts.has(authority.as_str()));
-    target && host.to_str().is_ok_and(|host| hosts.has(host))
+    let target = uri.authority().is_none_or(|authority| hosts.contains(authority.as_str()));
+    target && host.to_str().is_ok_and(|host| hosts.contains(host))
 }
 
-/// Whether an address has a token in it. Only that of a link to sign in has its place there.
-fn holds_key(address: &str) -> bool {
+/// Returns whether a URL contains a token. Only the token of a sign-in link belongs there.
+fn contains_token(address: &str) -> bool {
     tokens::find_embedded(address.as_bytes()).any(|kind| kind != tokens::TokenKind::Link)
 }
 
@@ -61,14 +62,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_found_wherever_they_stand() {
+    fn tokens_are_found_anywhere_in_a_url() {
         let secret = "a".repeat(43);
         for prefix in ["rb_", "rb_ws_", "rbd_", "rbs_", "rbv_"] {
-            assert!(holds_key(&format!("/v1/workspaces?key={prefix}{secret}")));
-            assert!(holds_key(&format!("/v1/workspaces?key=x{prefix}{secret}x")));
+            assert!(contains_token(&format!("/v1/workspaces?key={prefix}{secret}")));
+            assert!(contains_token(&format!("/v1/workspaces?key=x{prefix}{secret}x")));
         }
-        assert!(!holds_key("/v1/workspaces?name=rb_short"));
-        // A link to sign in has to stand in a URL.
-        assert!(!holds_key(&format!("/sign-in/link?token=rbl_{secret}")));
+        assert!(!contains_token("/v1/workspaces?name=rb_short"));
+        // A sign-in link's token belongs in a URL.
+        assert!(!contains_token(&format!("/sign-in/link?token=rbl_{secret}")));
     }
 }

@@ -1,4 +1,4 @@
-//! Rate limits as clients see them: headers on every response, and the refusal.
+//! Rate limits in HTTP: headers on every response, and the refusal.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,7 +13,7 @@ use crate::error::ApiError;
 use crate::server::PeerAddress;
 use rigbox_service::rate_limits::{Allowance, LimitExceeded};
 
-/// Where the request came from, for handlers.
+/// Address of the client, as an extractor.
 pub(crate) struct Address(pub(crate) IpAddr);
 
 impl<S: Sync> FromRequestParts<S> for Address {
@@ -24,15 +24,15 @@ impl<S: Sync> FromRequestParts<S> for Address {
     }
 }
 
-/// Where a request came from whose connection nobody noted.
+/// Address of a client that was not recorded.
 const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// Where the request came from.
+/// Returns the address of the client.
 pub(crate) fn address(request: &Request) -> IpAddr {
     request.extensions().get::<PeerAddress>().map_or(UNKNOWN, |peer| peer.0)
 }
 
-/// The response with what is left of the caller's allowance, if there is a limit.
+/// Adds the headers with the caller's remaining allowance, if there is a limit.
 pub(crate) fn with_headers(mut response: Response, allowance: Option<Allowance>) -> Response {
     let Some(Allowance { per_minute, remaining, reset_s }) = allowance else { return response };
     let headers = response.headers_mut();
@@ -42,11 +42,13 @@ pub(crate) fn with_headers(mut response: Response, allowance: Option<Allowance>)
     response
 }
 
-/// The response to one request too many.
+/// Returns the response to a request over the limit.
 pub(crate) fn refusal(exceeded: LimitExceeded) -> Response {
     let LimitExceeded { allowance, retry_after_s } = exceeded;
-    let message =
-        format!("more than {} requests a minute: try again in {retry_after_s} s", allowance.per_minute);
+    let message = format!(
+        "The rate limit of {} requests per minute was exceeded. Try again in {retry_after_s} s.",
+        allowance.per_minute
+    );
     let mut response = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).into_response();
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
     with_headers(response, Some(allowance))

@@ -1,4 +1,4 @@
-//! `/api-keys`: the account's keys.
+//! `/api-keys`: API keys of the account.
 
 use std::time::Duration;
 
@@ -17,40 +17,40 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathId, idempotency_key};
-use crate::schema::date;
+use crate::schema::to_date;
 use rigbox_service::identity::api_keys::NewApiKey;
 
-/// What a new key is to be.
+/// Specification of a new key.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateApiKeyRequest {
     /// 1 to 64 characters.
     name: String,
-    /// When it ends; never when left out.
+    /// Expiry; never if omitted.
     #[serde(default, with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
-    /// Ids of the workspaces that it is limited to; the whole account when left out.
+    /// Ids of the workspaces that the key is limited to; the whole account if omitted.
     workspaces: Option<Vec<String>>,
-    /// What it may do in them: `read` (when left out) or `operate`.
+    /// Role in these workspaces: `read` (default) or `operate`.
     role: Option<String>,
 }
 
-/// How a key is replaced.
+/// Rotation of a key.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RotateApiKeyRequest {
-    /// For how long the old secret is good, s: 0 (when left out) to 604,800.
+    /// Seconds for which the previous secret stays valid: 0 (default) to 604,800.
     grace_s: Option<u32>,
 }
 
-/// A key without its secret.
+/// API key without its secret.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ApiKey {
     id: String,
     name: String,
-    /// The secret's first characters.
+    /// First characters of the secret.
     preview: String,
-    /// `read` or `operate` for a key that is limited to `workspaces`.
+    /// Role in `workspaces`, `read` or `operate`; absent for the whole account.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     role: Option<&'static str>,
@@ -66,7 +66,7 @@ pub(crate) struct ApiKey {
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     last_used_at: Option<OffsetDateTime>,
-    /// Until when the secret before the last rotation is good.
+    /// End of the previous secret's validity after a rotation.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     old_secret_until: Option<OffsetDateTime>,
@@ -75,7 +75,7 @@ pub(crate) struct ApiKey {
 impl From<&KeyRecord> for ApiKey {
     fn from(key: &KeyRecord) -> Self {
         let (role, workspaces) = match &key.scope {
-            // The latter is no API key's scope.
+            // `OwnWorkspace` is never the scope of an API key.
             Scope::Account | Scope::OwnWorkspace(_) => (None, None),
             Scope::Workspaces { ids, role } => {
                 (Some(role.as_str()), Some(ids.iter().map(ToString::to_string).collect()))
@@ -87,21 +87,21 @@ impl From<&KeyRecord> for ApiKey {
             preview: key.preview.clone(),
             role,
             workspaces,
-            created_at: date(key.created_at),
-            expires_at: key.expires_at.map(date),
-            last_used_at: key.last_used_at.map(date),
-            old_secret_until: key.old_secret_until.map(date),
+            created_at: to_date(key.created_at),
+            expires_at: key.expires_at.map(to_date),
+            last_used_at: key.last_used_at.map(to_date),
+            old_secret_until: key.old_secret_until.map(to_date),
         }
     }
 }
 
-/// The account's keys.
+/// API keys of the account.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ListApiKeysResponse {
     api_keys: Vec<ApiKey>,
 }
 
-/// A key with its secret, which is shown this once.
+/// API key with its secret, which is shown only once.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ShowApiKeyResponse {
     api_key: ApiKey,
@@ -111,17 +111,17 @@ pub(crate) struct ShowApiKeyResponse {
 
 fn show(status: StatusCode, record: &KeyRecord, key: &rigbox_service::records::ApiKey) -> Response {
     let body = ShowApiKeyResponse { api_key: record.into(), key: key.reveal().to_owned() };
-    // Kept by nobody on the way.
+    // Never cached.
     (status, [(http::header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
-/// What a key that was ended is answered with.
+/// Revocation of a key.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RevokeApiKeyResponse {
     message: String,
 }
 
-/// The account's keys, oldest first
+/// List the account's API keys, oldest first
 #[utoipa::path(
     get, path = "/api-keys", tag = "api-keys",
     responses((status = 200, body = ListApiKeysResponse), (status = 403, body = ApiErrorBody)),
@@ -134,17 +134,17 @@ pub(crate) async fn list(
     Ok(Json(ListApiKeysResponse { api_keys: keys.iter().map(Into::into).collect() }))
 }
 
-/// Make a key; its secret is in this answer and in no other
+/// Create an API key; only this response contains its secret
 #[utoipa::path(
     post, path = "/api-keys", tag = "api-keys", request_body = CreateApiKeyRequest,
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body makes no other key; it is answered 409, because the secret is shown once")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body creates no second key; it gets 409, because the secret is shown only once")),
     responses(
         (status = 201, body = ShowApiKeyResponse),
         (status = 400, body = ApiErrorBody),
-        (status = 402, body = ApiErrorBody, description = "The account has as many keys as it may have"),
+        (status = 402, body = ApiErrorBody, description = "The account has the maximum number of keys"),
         (status = 403, body = ApiErrorBody),
-        (status = 404, body = ApiErrorBody, description = "There is no such workspace"),
-        (status = 409, body = ApiErrorBody, description = "The Idempotency-Key was used before"),
+        (status = 404, body = ApiErrorBody, description = "No such workspace"),
+        (status = 409, body = ApiErrorBody, description = "The Idempotency-Key was already used"),
         (status = 413, body = ApiErrorBody),
     ),
 )]
@@ -155,18 +155,18 @@ pub(crate) async fn create(
     JsonBody(body): JsonBody<CreateApiKeyRequest>,
 ) -> Result<Response, ApiError> {
     let idempotency_key = idempotency_key(&headers, "POST /api-keys", &body)?;
-    let wanted = NewApiKey {
+    let spec = NewApiKey {
         name: body.name,
-        expires_at: body.expires_at.map(moment).transpose()?,
+        expires_at: body.expires_at.map(timestamp).transpose()?,
         workspaces: body.workspaces,
         role: body.role,
     };
     let (record, key) =
-        app.keys.create(&caller.authorize(Target::Account)?, wanted, idempotency_key.as_ref()).await?;
+        app.keys.create(&caller.authorize(Target::Account)?, spec, idempotency_key.as_ref()).await?;
     Ok(show(StatusCode::CREATED, &record, &key))
 }
 
-/// Give a key another secret; the old one is good for `grace_s` more
+/// Rotate an API key's secret; the previous one stays valid for `grace_s` seconds
 #[utoipa::path(
     post, path = "/api-keys/{id}/rotate", tag = "api-keys", params(("id" = String, Path)),
     request_body = RotateApiKeyRequest,
@@ -189,7 +189,7 @@ pub(crate) async fn rotate(
     Ok(show(StatusCode::OK, &record, &key))
 }
 
-/// End a key; it opens nothing from the next request on
+/// Revoke an API key, effective with the next request
 #[utoipa::path(
     delete, path = "/api-keys/{id}", tag = "api-keys", params(("id" = String, Path)),
     responses(
@@ -204,11 +204,13 @@ pub(crate) async fn revoke(
     PathId(id): PathId,
 ) -> Result<Json<RevokeApiKeyResponse>, ApiError> {
     let id = app.keys.revoke(&caller.authorize(Target::Account)?, &id).await?;
-    Ok(Json(RevokeApiKeyResponse { message: format!("API key {id} is revoked") }))
+    Ok(Json(RevokeApiKeyResponse { message: format!("API key {id} revoked.") }))
 }
 
-fn moment(date: OffsetDateTime) -> Result<Timestamp, ApiError> {
+fn timestamp(date: OffsetDateTime) -> Result<Timestamp, ApiError> {
     let ms = date.unix_timestamp_nanos() / 1_000_000;
-    let ms = i64::try_from(ms).map_err(|_| ApiError::bad_request("expires_at: too far away"))?;
+    let ms = i64::try_from(ms).map_err(|_| {
+        ApiError::bad_request("expires_at: The time is too far in the future. Use an earlier one.")
+    })?;
     Ok(Timestamp::from_unix_ms(ms))
 }

@@ -1,4 +1,4 @@
-//! `/apps`: ports of workspaces with a name in the world.
+//! `/apps`: ports of workspaces, published under a name.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -7,11 +7,11 @@ use rigbox_core::authz::{ListApps, ManageApp, ReadApp, Target};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_service::records::{AppPage, AppWithWorkspace};
 
-use crate::context::ApiContext as Server;
+use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, QueryParams, idempotency_key};
-use crate::schema::{cursor, page_size, read_cursor};
-use rigbox_service::apps::Change;
+use crate::schema::{cursor, page_size, parse_cursor};
+use rigbox_service::apps::AppChange;
 
 pub(crate) mod schema;
 pub(crate) mod services;
@@ -21,135 +21,138 @@ use schema::{
     ListAppsResponse, SetVisibilityRequest, UpdateAppParamsRequest, UpdateAppRequest, VerifyDomainResponse,
 };
 
-impl Server {
-    /// An app as clients see it.
-    pub(crate) fn shown(&self, found: AppWithWorkspace) -> App {
+impl ApiContext {
+    /// Renders an app.
+    pub(crate) fn render_app(&self, found: AppWithWorkspace) -> App {
         let url = self.apps.url(&found.app);
         App::new(found, url)
     }
 }
 
-/// The apps of the caller's workspaces, oldest first
+/// List the apps of the caller's workspaces, oldest first
 #[utoipa::path(
     get, path = "/apps", tag = "apps", params(ListAppsQuery),
     responses((status = 200, body = ListAppsResponse), (status = 400, body = ApiErrorBody)),
 )]
 pub(crate) async fn list(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ListApps>,
     QueryParams(query): QueryParams<ListAppsQuery>,
 ) -> Result<Json<ListAppsResponse>, ApiError> {
     let limit = page_size(query.limit)?;
-    let after = query.cursor.as_deref().map(read_cursor).transpose()?;
+    let after = query.cursor.as_deref().map(parse_cursor).transpose()?;
     let workspace = match query.workspace_id.as_deref().map(str::parse::<WorkspaceId>) {
-        // It has no apps.
+        // An invalid id has no apps.
         Some(Err(_)) => return Ok(Json(ListAppsResponse { apps: Vec::new(), next_cursor: None })),
         Some(Ok(id)) => Some(id),
         None => None,
     };
-    // One more than requested tells whether there is a next page.
+    // One more than requested, which shows whether there is a next page.
     let page = AppPage { workspace, name: query.name, after, limit: limit + 1 };
     let mut found = server.apps.list(&caller.authorize(Target::Account)?, &page)?;
-    let wanted = limit as usize;
-    let more = found.len() > wanted;
-    found.truncate(wanted);
+    let limit = limit as usize;
+    let more = found.len() > limit;
+    found.truncate(limit);
     let last = found.last().filter(|_| more);
     let next_cursor = last.map(|last| cursor(last.app.created_at, last.app.id.as_str()));
-    Ok(Json(ListAppsResponse { apps: found.into_iter().map(|app| server.shown(app)).collect(), next_cursor }))
+    Ok(Json(ListAppsResponse {
+        apps: found.into_iter().map(|app| server.render_app(app)).collect(),
+        next_cursor,
+    }))
 }
 
-/// Give a port of a workspace a name in the world; only its owner sees it at first
+/// Publish a port of a workspace as an app, private at first
 #[utoipa::path(
     post, path = "/apps", tag = "apps", request_body = CreateAppRequest,
     params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body gets the same app")),
     responses(
         (status = 201, body = GetAppResponse),
         (status = 400, body = ApiErrorBody),
-        (status = 402, body = ApiErrorBody, description = "The workspace has as many apps as the plan allows"),
+        (status = 402, body = ApiErrorBody, description = "The workspace has the maximum number of apps"),
         (status = 404, body = ApiErrorBody),
         (status = 409, body = ApiErrorBody, description = "The name is taken, or the Idempotency-Key was used for another request"),
         (status = 413, body = ApiErrorBody),
     ),
 )]
 pub(crate) async fn create(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ManageApp>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<CreateAppRequest>,
 ) -> Result<(StatusCode, Json<GetAppResponse>), ApiError> {
     let idempotency_key = idempotency_key(&headers, "POST /apps", &body)?;
     let permit = caller.workspace(&server, &body.workspace_id).await?;
-    let made = server.apps.create(&permit, body.wanted(), idempotency_key.as_ref()).await?;
-    Ok((StatusCode::CREATED, Json(GetAppResponse { app: server.shown(made) })))
+    let created = server.apps.create(&permit, body.into_spec(), idempotency_key.as_ref()).await?;
+    Ok((StatusCode::CREATED, Json(GetAppResponse { app: server.render_app(created) })))
 }
 
-/// One app
+/// Get an app
 #[utoipa::path(
     get, path = "/apps/{id}", tag = "apps", params(("id" = String, Path)),
     responses((status = 200, body = GetAppResponse), (status = 404, body = ApiErrorBody)),
 )]
 pub(crate) async fn get(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (_, found) = caller.app(&server, &id)?;
-    Ok(Json(GetAppResponse { app: server.shown(found) }))
+    Ok(Json(GetAppResponse { app: server.render_app(found) }))
 }
 
-/// Change an app; the change counts from the next request to it
+/// Change an app, effective with the next request to it
 #[utoipa::path(
     patch, path = "/apps/{id}", tag = "apps", params(("id" = String, Path)), request_body = UpdateAppRequest,
     responses(
         (status = 200, body = GetAppResponse),
         (status = 400, body = ApiErrorBody),
-        (status = 403, body = ApiErrorBody, description = "A workspace shows its apps to fewer people by itself, not to more"),
+        (status = 403, body = ApiErrorBody, description = "An app cannot be shared more widely from inside its workspace"),
         (status = 404, body = ApiErrorBody),
         (status = 409, body = ApiErrorBody, description = "The name or domain is taken"),
         (status = 413, body = ApiErrorBody),
     ),
 )]
 pub(crate) async fn update(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<UpdateAppRequest>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (permit, found) = caller.app(&server, &id)?;
     let changed = server.apps.change(&permit, &found.app.id, &body.into(), "app.update").await?;
-    Ok(Json(GetAppResponse { app: server.shown(changed) }))
+    Ok(Json(GetAppResponse { app: server.render_app(changed) }))
 }
 
-/// Say who may see an app; it counts from the next request, and ends what is open and not allowed any more
+/// Set who may open an app, effective with the next request; connections no longer allowed are closed
 #[utoipa::path(
     put, path = "/apps/{id}/visibility", tag = "apps", params(("id" = String, Path)),
     request_body = SetVisibilityRequest,
     responses(
         (status = 200, body = GetAppResponse),
         (status = 400, body = ApiErrorBody),
-        (status = 403, body = ApiErrorBody, description = "A workspace shows its apps to fewer people by itself, not to more"),
+        (status = 403, body = ApiErrorBody, description = "An app cannot be shared more widely from inside its workspace"),
         (status = 404, body = ApiErrorBody),
         (status = 409, body = ApiErrorBody),
         (status = 413, body = ApiErrorBody),
     ),
 )]
 pub(crate) async fn set_visibility(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<SetVisibilityRequest>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (permit, found) = caller.app(&server, &id)?;
-    let change = Change {
+    let change = AppChange {
         visibility: Some(body.visibility.into()),
         shared_with: body.allowed_emails,
-        ..Change::default()
+        ..AppChange::default()
     };
     let changed = server.apps.change(&permit, &found.app.id, &change, "app.visibility").await?;
-    Ok(Json(GetAppResponse { app: server.shown(changed) }))
+    Ok(Json(GetAppResponse { app: server.render_app(changed) }))
 }
 
-/// Delete an app; its workspace stays
+/// Delete an app, but not its workspace
 #[utoipa::path(
     delete, path = "/apps/{id}", tag = "apps", params(("id" = String, Path)),
     responses(
@@ -159,45 +162,45 @@ pub(crate) async fn set_visibility(
     ),
 )]
 pub(crate) async fn delete(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
 ) -> Result<Json<AppMessageResponse>, ApiError> {
     let (permit, found) = caller.app(&server, &id)?;
     server.apps.delete(&permit, &found.app).await?;
-    Ok(Json(AppMessageResponse { message: format!("app {} is deleted", found.app.name) }))
+    Ok(Json(AppMessageResponse { message: format!("App {} deleted.", found.app.name) }))
 }
 
-/// Look whether an app's own domain has the DNS record that shows it is the owner's; then it leads to the app
+/// Verify an app's custom domain by its DNS record; from then on it serves the app
 #[utoipa::path(
     post, path = "/apps/{id}/verify-domain", tag = "apps", params(("id" = String, Path)),
     responses(
         (status = 200, body = VerifyDomainResponse),
-        (status = 400, body = ApiErrorBody, description = "The app has no domain of its own"),
+        (status = 400, body = ApiErrorBody, description = "The app has no custom domain"),
         (status = 404, body = ApiErrorBody),
-        (status = 409, body = ApiErrorBody, description = "The domain is another app's"),
-        (status = 422, body = ApiErrorBody, description = "The record is not there; the message says which"),
+        (status = 409, body = ApiErrorBody, description = "Another app has the domain"),
+        (status = 422, body = ApiErrorBody, description = "The record is missing; the message says which"),
     ),
 )]
 pub(crate) async fn verify_domain(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
 ) -> Result<Json<VerifyDomainResponse>, ApiError> {
     let (permit, found) = caller.app(&server, &id)?;
     let verified = server.apps.verify_domain(&permit, &found.app).await?;
     let domain = verified.app.custom_domain.as_ref().map(ToString::to_string).unwrap_or_default();
-    let message = format!("{domain} leads to {}", verified.app.name);
-    Ok(Json(VerifyDomainResponse { message, app: server.shown(verified) }))
+    let message = format!("{domain} now serves {}.", verified.app.name);
+    Ok(Json(VerifyDomainResponse { message, app: server.render_app(verified) }))
 }
 
-/// An app's parameters
+/// Get an app's parameters
 #[utoipa::path(
     get, path = "/apps/{id}/params", tag = "apps", params(("id" = String, Path)),
     responses((status = 200, body = AppParamsResponse), (status = 404, body = ApiErrorBody)),
 )]
 pub(crate) async fn params(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
 ) -> Result<Json<AppParamsResponse>, ApiError> {
@@ -205,7 +208,7 @@ pub(crate) async fn params(
     Ok(Json(AppParamsResponse { params: found.app.params }))
 }
 
-/// Change an app's parameters; its service has them when it starts next
+/// Change an app's parameters, effective with the next start of its service
 #[utoipa::path(
     patch, path = "/apps/{id}/params", tag = "apps", params(("id" = String, Path)),
     request_body = UpdateAppParamsRequest,
@@ -218,13 +221,13 @@ pub(crate) async fn params(
     ),
 )]
 pub(crate) async fn set_params(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<UpdateAppParamsRequest>,
 ) -> Result<Json<AppParamsResponse>, ApiError> {
     let (permit, found) = caller.app(&server, &id)?;
-    let change = Change { params: body.params, ..Change::default() };
+    let change = AppChange { params: body.params, ..AppChange::default() };
     let changed = server.apps.change(&permit, &found.app.id, &change, "app.params").await?;
     Ok(Json(AppParamsResponse { params: changed.app.params }))
 }

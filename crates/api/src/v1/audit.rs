@@ -1,4 +1,4 @@
-//! `/audit-log`: what was done with the account's credentials.
+//! `/audit-log`: actions with the account's credentials.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,32 +11,32 @@ use utoipa::{IntoParams, ToSchema};
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, QueryParams};
-use crate::schema::{bad_cursor, date, page_size};
+use crate::schema::{invalid_cursor, page_size, to_date};
 
-/// Which part of the log.
+/// Page of the log.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct AuditQuery {
-    /// At most so many: 100 when left out, 1,000 at most.
+    /// Maximum number of entries: 100 if omitted, at most 1,000.
     #[param(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// Something that was done.
+/// Entry of the audit log.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AuditLogEntry {
-    /// Its place in the installation's log.
+    /// Position in the installation's log.
     id: i64,
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
-    /// E.g. `workspace.start`.
+    /// For example `workspace.start`.
     action: String,
-    /// What it was done to.
+    /// Object of the action.
     target: String,
-    /// The key that was shown; absent for what was done on the machine itself.
+    /// Key used by the caller; absent for actions on the machine itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     key_id: Option<String>,
@@ -48,11 +48,11 @@ pub(crate) struct AuditLogEntry {
 impl From<AuditEntry> for AuditLogEntry {
     fn from(entry: AuditEntry) -> Self {
         let AuditEntry { seq, at, user: _, key, address, action, target } = entry;
-        Self { id: seq, at: date(at), action, target, key_id: key, address }
+        Self { id: seq, at: to_date(at), action, target, key_id: key, address }
     }
 }
 
-/// A page of the log.
+/// Page of the log.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AuditLogResponse {
     entries: Vec<AuditLogEntry>,
@@ -61,7 +61,7 @@ pub(crate) struct AuditLogResponse {
     next_cursor: Option<String>,
 }
 
-/// What was done with the account's credentials, newest first
+/// List the actions with the account's credentials, newest first
 #[utoipa::path(
     get, path = "/audit-log", tag = "audit", params(AuditQuery),
     responses(
@@ -76,9 +76,9 @@ pub(crate) async fn list(
     QueryParams(query): QueryParams<AuditQuery>,
 ) -> Result<Json<AuditLogResponse>, ApiError> {
     let limit = page_size(query.limit)?;
-    let before = query.cursor.map(|cursor| cursor.parse().map_err(|_| bad_cursor())).transpose()?;
+    let before = query.cursor.map(|cursor| cursor.parse().map_err(|_| invalid_cursor())).transpose()?;
     let permit = caller.authorize(Target::Account)?;
-    // One more than requested tells whether there is a next page.
+    // One more than requested, which shows whether there is a next page.
     let mut entries = app.audit.list(&permit, before, limit + 1).await?;
     let more = entries.len() > limit as usize;
     entries.truncate(limit as usize);

@@ -1,4 +1,4 @@
-//! `/auth`: asking for a sign-in link, `rig login` from a machine, and signing out.
+//! `/auth`: sign-in links, `rig login`, and signing out.
 
 use axum::Json;
 use axum::extract::State;
@@ -14,58 +14,58 @@ use crate::extract::{Caller, JsonBody};
 use crate::middleware::rate_limit::Address;
 use rigbox_service::identity::devices::{LOGIN_TTL, POLL_INTERVAL};
 
-/// Who wants to sign in.
+/// Request for a sign-in link.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct AskLinkRequest {
-    /// The user's e-mail address.
+pub(crate) struct SignInLinkRequest {
+    /// Email address of the user.
     email: String,
 }
 
-/// What was done, for people.
+/// Confirmation of the request.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct SignInMessage {
+pub(crate) struct SignInLinkResponse {
     message: String,
 }
 
-/// What a machine is called that wants to event for a user.
+/// Request of a machine for access to an account.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeviceLoginRequest {
-    /// 1 to 48 printable characters, e.g. its host name; the user sees it before approving.
+    /// 1 to 48 printable characters, for example its host name; shown to the user before approval.
     machine: String,
 }
 
-/// A log-in that waits for its user.
+/// Login that waits for its user.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DeviceLoginResponse {
-    /// To poll with; shown to nobody.
+    /// Secret for polling; keep it private.
     device_secret: String,
-    /// The user sees the same at `verification_url`.
+    /// Code that the user also sees at `verification_url`.
     user_code: String,
-    /// Where the user approves; the code is in it.
+    /// Page on which the user approves; it contains the code.
     verification_url: String,
-    /// It ends after so many seconds.
+    /// Seconds until the login expires.
     expires_in_s: u64,
-    /// Poll no more often than this, s.
+    /// Minimum seconds between two polls.
     interval_s: u64,
 }
 
-/// Which log-in a machine asks about.
+/// Poll of a login.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PollDeviceRequest {
-    /// As it was given.
+    /// Secret from the start of the login.
     device_secret: String,
 }
 
-/// What became of a log-in.
+/// State of a login.
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub(crate) enum PollDeviceResponse {
-    /// Nobody has decided.
+    /// The user has not decided yet.
     Pending,
-    /// The user has approved: the key is in this answer and in no other.
+    /// The user approved; only this response contains the key.
     Approved {
         /// `rb_` and 43 letters and digits.
         api_key: String,
@@ -74,19 +74,20 @@ pub(crate) enum PollDeviceResponse {
     },
 }
 
-/// How signing out ended.
+/// Result of signing out.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SignOutResponse {
-    /// Whether what was shown opens nothing any more: a session, or a key that `rig login` made. Other keys are left alone.
+    /// True if the credential was ended: a session, or a key that `rig login` created. Other keys are left
+    /// alone.
     ended: bool,
     message: String,
 }
 
-/// Ask for a link to sign in with, by e-mail; the answer is the same whether or not there is such a user
+/// Request a sign-in link by email; the response is the same whether or not the account exists
 #[utoipa::path(
-    post, path = "/auth/link", tag = "auth", request_body = AskLinkRequest,
+    post, path = "/auth/link", tag = "auth", request_body = SignInLinkRequest,
     responses(
-        (status = 202, body = SignInMessage),
+        (status = 202, body = SignInLinkResponse),
         (status = 400, body = ApiErrorBody),
         (status = 413, body = ApiErrorBody),
         (status = 503, body = ApiErrorBody),
@@ -94,14 +95,14 @@ pub(crate) struct SignOutResponse {
 )]
 pub(crate) async fn link(
     State(app): State<ApiContext>,
-    JsonBody(body): JsonBody<AskLinkRequest>,
-) -> Result<(StatusCode, Json<SignInMessage>), ApiError> {
-    app.sign_in.ask(&body.email, None)?;
-    let message = "if there is a user with this address, a link is on its way".to_owned();
-    Ok((StatusCode::ACCEPTED, Json(SignInMessage { message })))
+    JsonBody(body): JsonBody<SignInLinkRequest>,
+) -> Result<(StatusCode, Json<SignInLinkResponse>), ApiError> {
+    app.sign_in.send_link(&body.email, None)?;
+    let message = "If this address has an account, we have sent a sign-in link.".to_owned();
+    Ok((StatusCode::ACCEPTED, Json(SignInLinkResponse { message })))
 }
 
-/// Ask for a user's approval to event for them from a machine (`rig login`)
+/// Start a login from a machine, to be approved by its user (`rig login`)
 #[utoipa::path(
     post, path = "/auth/device", tag = "auth", request_body = DeviceLoginRequest,
     responses(
@@ -116,26 +117,26 @@ pub(crate) async fn device(
     Address(from): Address,
     JsonBody(body): JsonBody<DeviceLoginRequest>,
 ) -> Result<Response, ApiError> {
-    let requested = app.devices.ask(&body.machine, from).await?;
+    let login = app.devices.start(&body.machine, from).await?;
     let body = DeviceLoginResponse {
-        device_secret: requested.secret.reveal().to_owned(),
-        verification_url: format!("{}/device?code={}", app.console.origin(), requested.code.shown()),
-        user_code: requested.code.shown(),
+        device_secret: login.secret.reveal().to_owned(),
+        verification_url: format!("{}/device?code={}", app.console.origin(), login.code.shown()),
+        user_code: login.code.shown(),
         expires_in_s: LOGIN_TTL.as_secs(),
         interval_s: POLL_INTERVAL.as_secs(),
     };
     Ok((StatusCode::CREATED, [(http::header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
 
-/// Ask what became of a machine's log-in; once it is approved, collect the key
+/// Poll a machine's login; once it is approved, the response contains the key
 #[utoipa::path(
     post, path = "/auth/device/poll", tag = "auth", request_body = PollDeviceRequest,
     responses(
         (status = 200, body = PollDeviceResponse),
         (status = 400, body = ApiErrorBody),
-        (status = 402, body = ApiErrorBody, description = "The account has as many keys as it may have"),
-        (status = 403, body = ApiErrorBody, description = "The user has denied it"),
-        (status = 404, body = ApiErrorBody, description = "It has ended, or was collected before"),
+        (status = 402, body = ApiErrorBody, description = "The account has the maximum number of keys"),
+        (status = 403, body = ApiErrorBody, description = "The user denied the login"),
+        (status = 404, body = ApiErrorBody, description = "The login has expired or was already used"),
         (status = 413, body = ApiErrorBody),
         (status = 503, body = ApiErrorBody),
     ),
@@ -144,7 +145,7 @@ pub(crate) async fn poll(
     State(app): State<ApiContext>,
     JsonBody(body): JsonBody<PollDeviceRequest>,
 ) -> Result<Response, ApiError> {
-    let answer = match app.devices.poll(&body.device_secret).await? {
+    let response = match app.devices.poll(&body.device_secret).await? {
         None => PollDeviceResponse::Pending,
         Some((user, key)) => PollDeviceResponse::Approved {
             api_key: key.reveal().to_owned(),
@@ -152,10 +153,10 @@ pub(crate) async fn poll(
             user_email: user.email,
         },
     };
-    Ok(([(http::header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+    Ok(([(http::header::CACHE_CONTROL, "no-store")], Json(response)).into_response())
 }
 
-/// Sign out: end the session, or the key that `rig login` made
+/// Sign out: end the session, or revoke the key that `rig login` created
 #[utoipa::path(post, path = "/auth/sign-out", tag = "auth", responses((status = 200, body = SignOutResponse)))]
 pub(crate) async fn sign_out(
     State(app): State<ApiContext>,
@@ -163,9 +164,9 @@ pub(crate) async fn sign_out(
 ) -> Result<Json<SignOutResponse>, ApiError> {
     let ended = app.sign_in.end(&caller.authorize(Target::Account)?).await?;
     let message = if ended {
-        "signed out".to_owned()
+        "Signed out.".to_owned()
     } else {
-        "this key was not made by `rig login` and is left alone: `rig api-key rm` ends it".to_owned()
+        "This key was not created by `rig login` and stays valid. Revoke it with `rig api-key rm`.".to_owned()
     };
     Ok(Json(SignOutResponse { ended, message }))
 }

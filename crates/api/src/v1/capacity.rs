@@ -1,4 +1,4 @@
-//! `/capacity`: what the machine can hold.
+//! `/capacity`: capacity of the machine.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 
-/// What the machine has, and what of its disk is spoken for.
+/// Capacity of the machine, and the part of its disk that is reserved.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Capacity {
     vcpus: u32,
@@ -18,7 +18,7 @@ pub(crate) struct Capacity {
     disk_free_mb: u64,
 }
 
-/// What the machine can hold
+/// Get the machine's capacity
 #[utoipa::path(
     get, path = "/capacity", tag = "machine",
     responses((status = 200, body = Capacity), (status = 503, body = ApiErrorBody)),

@@ -1,4 +1,4 @@
-//! `/doctor`: what is wrong with the installation and how to mend it.
+//! `/doctor`: problems of the installation and their remedies.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,10 +12,10 @@ use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::Caller;
 
-/// What was found.
+/// Result of the check.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Doctor {
-    /// Whether nothing is wrong.
+    /// True if there are no errors.
     healthy: bool,
     /// Absent while the node does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,32 +24,32 @@ pub(crate) struct Doctor {
     findings: Vec<Finding>,
 }
 
-/// The node and what it runs VMs with.
+/// Node and its way of running VMs.
 #[derive(Debug, Serialize, ToSchema)]
 struct DoctorNode {
     id: String,
     driver: String,
     accelerator: String,
-    /// Why this driver and accelerator.
+    /// Reason for this driver and accelerator.
     reason: String,
     images: Vec<DoctorImage>,
 }
 
-/// An image the node has.
+/// Image on the node.
 #[derive(Debug, Serialize, ToSchema)]
 struct DoctorImage {
     name: String,
     version: String,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Serialize, ToSchema)]
 struct Finding {
     /// `ok`, `warning` or `error`.
     level: &'static str,
     subject: String,
     message: String,
-    /// How to mend it.
+    /// Steps to fix the problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     remedy: Option<String>,
@@ -86,7 +86,7 @@ impl From<&NodeDescription> for DoctorNode {
     }
 }
 
-/// What is wrong with the installation, and how to mend it
+/// Diagnose the installation
 #[utoipa::path(
     get, path = "/doctor", tag = "machine",
     responses((status = 200, body = Doctor), (status = 403, body = ApiErrorBody)),
@@ -99,22 +99,22 @@ pub(crate) async fn doctor(
     let database = Finding {
         level: "ok",
         subject: "database".to_owned(),
-        message: "it answers".to_owned(),
+        message: "The database answers.".to_owned(),
         remedy: None,
     };
-    let (node, more) = match app.capacity.diagnose(&permit).await {
+    let (node, node_findings) = match app.capacity.diagnose(&permit).await {
         Ok(node) => (Some(DoctorNode::from(&*node)), node.findings.iter().map(Finding::from).collect()),
         Err(error) => {
-            let silent = Finding {
+            let unreachable = Finding {
                 level: "error",
                 subject: "node".to_owned(),
                 message: error.to_string(),
-                remedy: Some("see the log of the node's process, and whether it runs".to_owned()),
+                remedy: Some("Check that the node's process is running, and read its log.".to_owned()),
             };
-            (None, vec![silent])
+            (None, vec![unreachable])
         }
     };
-    let findings: Vec<_> = std::iter::once(database).chain(more).collect();
+    let findings: Vec<_> = std::iter::once(database).chain(node_findings).collect();
     let healthy = findings.iter().all(|finding| finding.level != "error");
     Ok(Json(Doctor { healthy, node, findings }))
 }

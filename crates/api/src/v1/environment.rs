@@ -1,4 +1,4 @@
-//! `/workspaces/{id}/env`: a workspace's environment. Values are taken in and never shown.
+//! `/workspaces/{id}/env`: environment of a workspace. Values can be set, but are never returned.
 
 use std::collections::BTreeMap;
 
@@ -9,50 +9,49 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::workspaces::schema::hidden;
+use super::workspaces::schema::masked_variables;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody};
 use rigbox_service::environment::Effect;
 
-/// The names of a workspace's environment.
+/// Names of a workspace's environment variables.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct GetWorkspaceEnvResponse {
     /// Each name with `***` in place of its value.
     env_vars: BTreeMap<String, String>,
 }
 
-/// Variables to add, or to give other values; those not named stay.
+/// Variables to add or replace; others stay as they are.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateWorkspaceEnvRequest {
-    /// Names of letters, digits and `_`, up to 128; values up to 32 KiB, without NUL; 64 KiB and 512 variables in all.
+    /// Names of letters, digits and `_`, up to 128; values up to 32 KiB, without NUL; 64 KiB and 512
+    /// variables in total.
     #[schema(value_type = BTreeMap<String, String>)]
     env_vars: BTreeMap<String, SecretString>,
 }
 
-/// What has become of a change.
+/// Result of a change.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WorkspaceEnvResponse {
     message: String,
-    /// Whether commands, login shells and services that begin now have it.
+    /// True if new commands, login shells and services already have it.
     live: bool,
 }
 
 impl From<Effect> for WorkspaceEnvResponse {
     fn from(effect: Effect) -> Self {
         let message = match effect {
-            Effect::Live => "the environment is changed; what begins in the workspace from now on has it",
-            Effect::AtStart => "the environment is changed; the workspace has it when it runs",
-            Effect::Soon => {
-                "the environment is changed; the workspace has it as soon as its agent answers again"
-            }
+            Effect::Live => "Environment changed. New processes in the workspace will see it.",
+            Effect::OnStart => "Environment changed. The workspace will see it when it starts.",
+            Effect::Pending => "Environment changed. The workspace will see it when its agent answers again.",
         };
         Self { message: message.to_owned(), live: effect == Effect::Live }
     }
 }
 
-/// The names of a workspace's environment variables
+/// List the names of a workspace's environment variables
 #[utoipa::path(
     get, path = "/workspaces/{id}/env", tag = "environment", params(("id" = String, Path)),
     responses(
@@ -67,10 +66,10 @@ pub(crate) async fn list(
     Path(id): Path<String>,
 ) -> Result<Json<GetWorkspaceEnvResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
-    Ok(Json(GetWorkspaceEnvResponse { env_vars: hidden(&app.environments.names(&permit).await?) }))
+    Ok(Json(GetWorkspaceEnvResponse { env_vars: masked_variables(&app.environments.names(&permit).await?) }))
 }
 
-/// Set environment variables; a running workspace has them at once
+/// Set environment variables; a running workspace gets them at once
 #[utoipa::path(
     post, path = "/workspaces/{id}/env", tag = "environment", params(("id" = String, Path)),
     request_body = UpdateWorkspaceEnvRequest,

@@ -1,5 +1,5 @@
-//! `POST /workspaces/{id}/exec`: one command, its output as lines of JSON while it comes. The shapes are shared with the
-//! WebSocket of the same URL.
+//! `POST /workspaces/{id}/exec`: one command, its output as JSON lines while it runs. The WebSocket at the
+//! same URL shares the schema.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,41 +22,41 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathId};
-use rigbox_service::guests::client::{CHUNK, GuestError, RunningCommand};
+use rigbox_service::guests::client::{CHUNK_BYTES, GuestError, RunningCommand};
 use rigbox_service::guests::request_stream::Input;
 
 pub(crate) mod socket;
 
-/// stdin that comes with the request.
+/// stdin in the request.
 const MAX_STDIN_BYTES: usize = 1024 * 1024;
-/// A request with as much stdin as is allowed, in base64, and 1 MiB of the rest.
+/// Body of a request: the maximum stdin in base64, and 1 MiB for the rest.
 const MAX_BODY_BYTES: usize = MAX_STDIN_BYTES / 3 * 4 + 4 + crate::extract::MAX_BODY_BYTES;
 
-/// A command.
+/// Command to run.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExecRequest {
     command: Command,
-    /// Absolute; the user's home when left out.
+    /// Absolute; the user's home directory if omitted.
     cwd: Option<String>,
     env: Option<HashMap<String, String>>,
-    /// `developer` (when left out) or `root`.
+    /// `developer` (default) or `root`.
     user: Option<String>,
-    /// The command is ended after so many seconds.
+    /// Seconds after which the command is killed.
     timeout_s: Option<f64>,
-    /// Up to 1 MiB, in base64. Without it stdin is at its end at idempotency_key; over a WebSocket it stays open.
+    /// Up to 1 MiB, in base64. Without it stdin is empty; over a WebSocket it stays open.
     stdin_b64: Option<String>,
     /// Over a WebSocket: a terminal instead of pipes.
     tty: Option<bool>,
-    /// Height of the terminal, 24 when left out.
+    /// Height of the terminal, 24 if omitted.
     #[schema(maximum = 65_535)]
     rows: Option<u16>,
-    /// Width of the terminal, 80 when left out.
+    /// Width of the terminal, 80 if omitted.
     #[schema(maximum = 65_535)]
     cols: Option<u16>,
 }
 
-/// Program and arguments, or a line for `bash -lc`.
+/// Program and arguments, or a command line for `bash -lc`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
 enum Command {
@@ -64,35 +64,35 @@ enum Command {
     Line(String),
 }
 
-/// One line of the answer: output, and at the end exactly one of `exit_code`, `signal` and `error`.
+/// Line of the response: output, and at the end exactly one of `exit_code`, `signal` and `error`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum ExecEvent {
-    /// What the command wrote.
+    /// Output of the command.
     #[cfg_attr(not(test), allow(dead_code))]
-    // Described here for the document; written by `output_line`.
+    // Listed here for the document; written by `output_line`.
     Output {
         /// `stdout` or `stderr`.
         stream: String,
         data_b64: String,
     },
-    /// It ended by itself.
+    /// The command exited.
     Exit {
         exit_code: i32,
-        /// From its start to its end as its VM saw it, µs.
+        /// Run time as measured in the VM, µs.
         duration_us: u64,
     },
-    /// A signal ended it.
+    /// The command was killed by a signal.
     Signal {
-        /// Its name, e.g. `KILL`.
+        /// Name of the signal, e.g. `KILL`.
         signal: String,
         duration_us: u64,
     },
-    /// It did not begin, or its end was not seen.
+    /// The command did not start, or its end is unknown.
     Error { error: ExecError },
 }
 
-/// What went wrong.
+/// Error of a command.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ExecError {
     code: String,
@@ -106,30 +106,32 @@ impl ExecEvent {
 }
 
 impl ExecRequest {
-    /// The start that the agent understands, and the stdin that came with it.
+    /// Returns the request for the agent, and the stdin in this one.
     pub(crate) fn into_start(self) -> Result<(ExecStart, Option<Bytes>), ApiError> {
         let (argv, shell) = match self.command {
             Command::Argv(argv) if argv.first().is_none_or(String::is_empty) => {
                 return Err(ApiError::bad_request(
-                    "command: expected a program and its arguments, or a line for bash",
+                    "command: The command is empty. Use a program and its arguments, or a command line for bash.",
                 ));
             }
             Command::Argv(argv) => (argv, String::new()),
             Command::Line(line) if line.trim().is_empty() => {
-                return Err(ApiError::bad_request("command: the line for bash is empty"));
+                return Err(ApiError::bad_request("command: The command line is empty."));
             }
             Command::Line(line) => (Vec::new(), line),
         };
-        let user = user(self.user)?;
+        let user = check_user(self.user)?;
         let timeout_ms = match self.timeout_s {
             None => 0,
             Some(seconds) if seconds > 0.0 && seconds <= 1_000_000.0 => (seconds * 1000.0).ceil() as u32,
             Some(_) => {
-                return Err(ApiError::bad_request("timeout_s: expected more than 0 and at most 1000000"));
+                return Err(ApiError::bad_request(
+                    "timeout_s: The timeout is out of range. Use more than 0 and at most 1000000.",
+                ));
             }
         };
         if self.cwd.as_ref().is_some_and(|cwd| !cwd.starts_with('/')) {
-            return Err(ApiError::bad_request("cwd: expected an absolute path"));
+            return Err(ApiError::bad_request("cwd: The path is not absolute. Start it with `/`."));
         }
         let stdin = self.stdin_b64.as_deref().map(decode_stdin).transpose()?;
         let tty = self.tty.unwrap_or(false).then(|| WindowSize {
@@ -138,35 +140,37 @@ impl ExecRequest {
         });
         let env = self.env.unwrap_or_default();
         if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            return Err(ApiError::bad_request(format!("env: `{name}` is not the name of a variable")));
+            return Err(ApiError::bad_request(format!("env: `{name}` is not a valid variable name.")));
         }
         let cwd = self.cwd.unwrap_or_default();
         Ok((ExecStart { argv, shell, cwd, env, user, timeout_ms, tty }, stdin))
     }
 }
 
-/// A user that exists in every guest.
-pub(crate) fn user(user: Option<String>) -> Result<String, ApiError> {
+/// Returns the guest's user.
+pub(crate) fn check_user(user: Option<String>) -> Result<String, ApiError> {
     match user.as_deref() {
         None | Some("developer") => Ok("developer".to_owned()),
         Some("root") => Ok("root".to_owned()),
-        Some(_) => Err(ApiError::bad_request("user: expected developer or root")),
+        Some(_) => Err(ApiError::bad_request("user: The user is unknown. Use developer or root.")),
     }
 }
 
 pub(crate) fn decode_stdin(text: &str) -> Result<Bytes, ApiError> {
-    let bytes = STANDARD
-        .decode(text)
-        .map_err(|error| ApiError::bad_request(format!("stdin_b64: not base64 (with padding): {error}")))?;
+    let bytes = STANDARD.decode(text).map_err(|error| {
+        ApiError::bad_request(format!("stdin_b64: The value is not base64 with padding: {error}."))
+    })?;
     if bytes.len() > MAX_STDIN_BYTES {
-        return Err(ApiError::bad_request(format!("stdin_b64: more than {MAX_STDIN_BYTES} bytes")));
+        return Err(ApiError::bad_request(format!(
+            "stdin_b64: The input is too large. Send at most {MAX_STDIN_BYTES} bytes."
+        )));
     }
     Ok(bytes.into())
 }
 
 pub(crate) async fn send_stdin(input: &Input<ExecInput>, mut bytes: Bytes) {
     while !bytes.is_empty() {
-        let part = bytes.split_to(bytes.len().min(CHUNK));
+        let part = bytes.split_to(bytes.len().min(CHUNK_BYTES));
         input.send(ExecInput { input: Some(exec_input::Input::Stdin(part)) }).await;
     }
 }
@@ -175,7 +179,7 @@ pub(crate) async fn send_eof(input: &Input<ExecInput>) {
     input.send(ExecInput { input: Some(exec_input::Input::Eof(true)) }).await;
 }
 
-/// Run a command; the answer is one JSON object per line while it runs
+/// Run a command; the response has one JSON object per line while it runs
 #[utoipa::path(
     post, path = "/workspaces/{id}/exec", tag = "exec", params(("id" = String, Path)), request_body = ExecRequest,
     responses(
@@ -194,7 +198,7 @@ pub(crate) async fn exec(
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
     if request.tty == Some(true) {
-        return Err(ApiError::bad_request("tty: a terminal needs the WebSocket of this URL"));
+        return Err(ApiError::bad_request("tty: A terminal requires the WebSocket at this URL."));
     }
     let (start, stdin) = request.into_start()?;
     let running = app.guests.exec(&permit, start).await?;
@@ -202,34 +206,43 @@ pub(crate) async fn exec(
     Ok((headers, Body::from_stream(lines(running, stdin))).into_response())
 }
 
-/// The answer's lines. Dropping the stream drops the call, and with it the command's process group.
+/// Returns the lines of the response. Dropping the stream drops the call, and with it the command's process
+/// group.
 fn lines(
     RunningCommand { input, output }: RunningCommand,
     stdin: Option<Bytes>,
 ) -> impl stream::Stream<Item = Result<Bytes, Infallible>> {
-    let feeding = Box::pin(async move {
+    let sending = Box::pin(async move {
         send_stdin(&input, stdin.unwrap_or_default()).await;
         send_eof(&input).await;
-        // The stream of input stays open: its end would look like a caller that went away.
+        // The input stream stays open: its end would look like a disconnected caller.
         let () = std::future::pending().await;
         drop(input);
     });
-    stream::unfold(Some((feeding, output)), |state| async {
-        let (mut feeding, mut output) = state?;
+    stream::unfold(Some((sending, output)), |state| async {
+        let (mut sending, mut output) = state?;
         let message = tokio::select! {
             message = output.next() => message,
-            () = &mut feeding => return None,
+            () = &mut sending => return None,
         };
         let (line, last) = render(message);
-        Some((Ok(line), (!last).then_some((feeding, output))))
+        Some((Ok(line), (!last).then_some((sending, output))))
     })
 }
 
-/// A line for what came from the guest, and whether it is the last.
+/// Renders a message from the guest as a line, and returns whether it is the last.
 pub(crate) fn render(message: Result<Option<ExecOutput>, GuestError>) -> (Bytes, bool) {
     let output = match message {
         Ok(Some(ExecOutput { output })) => output,
-        Ok(None) => return (event(&ExecEvent::failed("agent_lost", "the command's end was not seen")), true),
+        Ok(None) => {
+            return (
+                event(&ExecEvent::failed(
+                    "agent_lost",
+                    "The connection to the workspace's agent was lost. The command may still be running.",
+                )),
+                true,
+            );
+        }
         Err(error) => {
             let (code, message) = ApiError::from(error).into_code_and_message();
             return (event(&ExecEvent::failed(code, message)), true);
@@ -238,18 +251,18 @@ pub(crate) fn render(message: Result<Option<ExecOutput>, GuestError>) -> (Bytes,
     match output {
         Some(exec_output::Output::Stdout(data)) => (output_line("stdout", &data), false),
         Some(exec_output::Output::Stderr(data)) => (output_line("stderr", &data), false),
-        Some(exec_output::Output::Exit(end)) => (event(&end_event(end)), true),
-        // What a newer agent may send.
+        Some(exec_output::Output::Exit(exit)) => (event(&exit_event(exit)), true),
+        // Messages of a newer agent.
         None => (Bytes::new(), false),
     }
 }
 
-fn end_event(ExecExit { outcome, duration_us }: ExecExit) -> ExecEvent {
+fn exit_event(ExecExit { outcome, duration_us }: ExecExit) -> ExecEvent {
     match outcome {
         Some(exec_exit::Outcome::ExitCode(exit_code)) => ExecEvent::Exit { exit_code, duration_us },
         Some(exec_exit::Outcome::Signal(signal)) => ExecEvent::Signal { signal, duration_us },
         Some(exec_exit::Outcome::Error(error)) => ExecEvent::failed(error.code, error.message),
-        None => ExecEvent::failed("internal", "the agent did not say how the command ended"),
+        None => ExecEvent::failed("internal", "The agent did not report how the command ended."),
     }
 }
 
@@ -259,7 +272,7 @@ pub(crate) fn event(event: &ExecEvent) -> Bytes {
     line.into()
 }
 
-/// Written by hand: serialising would copy the data twice more, and this is the way of bulk output.
+/// Renders by hand, because this is the path of bulk output and serialization would copy the data twice more.
 fn output_line(stream: &str, data: &[u8]) -> Bytes {
     let mut line = String::with_capacity(data.len() / 3 * 4 + 48);
     line.push_str("{\"stream\":\"");
@@ -275,10 +288,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fast_line_is_what_serialising_would_give() {
+    fn hand_written_line_equals_serialized_line() {
         for data in [&b""[..], b"a", b"ab", b"abc", &[0xff; 100]] {
-            let slow = event(&ExecEvent::Output { stream: "stdout".into(), data_b64: STANDARD.encode(data) });
-            assert_eq!(output_line("stdout", data), slow);
+            let serialized =
+                event(&ExecEvent::Output { stream: "stdout".into(), data_b64: STANDARD.encode(data) });
+            assert_eq!(output_line("stdout", data), serialized);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `/workspaces/{id}/files`: one file's bytes in and out.
+//! `/workspaces/{id}/files`: reading and writing one file.
 
 use axum::Json;
 use axum::body::Body;
@@ -15,42 +15,42 @@ use utoipa::{IntoParams, ToSchema};
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, PathId, QueryParams};
-use crate::v1::exec::user;
+use crate::v1::exec::check_user;
 use rigbox_service::guests::client::{GuestError, Output};
 
 const MAX_PATH_LEN: usize = 4096;
 
-/// Which file.
+/// File to read.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ReadQuery {
-    /// Absolute, or relative to the user's home.
+    /// Absolute, or relative to the user's home directory.
     path: String,
-    /// `developer` (when left out) or `root`.
+    /// `developer` (default) or `root`.
     user: Option<String>,
     /// First byte.
     offset: Option<u64>,
-    /// At most so many bytes.
+    /// Maximum number of bytes.
     limit: Option<u64>,
 }
 
-/// Which file, and how it is to be.
+/// File to write.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct WriteQuery {
-    /// Absolute, or relative to the user's home.
+    /// Absolute, or relative to the user's home directory.
     path: String,
-    /// `developer` (when left out) or `root`.
+    /// `developer` (default) or `root`.
     user: Option<String>,
-    /// Permission bits in octal; 644 when left out.
+    /// Permission bits in octal; 644 if omitted.
     mode: Option<String>,
-    /// Make the folders above it.
+    /// Create missing parent directories.
     create_parents: Option<bool>,
 }
 
-/// What was written.
+/// Written file.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WrittenFile {
     path: String,
@@ -63,7 +63,7 @@ pub(crate) struct WrittenFile {
     responses(
         (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 400, body = ApiErrorBody),
-        (status = 403, body = ApiErrorBody, description = "The guest's user may not read it"),
+        (status = 403, body = ApiErrorBody, description = "The user may not read the file"),
         (status = 404, body = ApiErrorBody),
         (status = 409, body = ApiErrorBody, description = "The workspace is not running"),
     ),
@@ -76,22 +76,22 @@ pub(crate) async fn read(
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
     let request = ReadFileRequest {
-        path: path(query.path)?,
-        user: user(query.user)?,
+        path: check_path(query.path)?,
+        user: check_user(query.user)?,
         offset: query.offset.unwrap_or(0),
         limit: query.limit.unwrap_or(0),
     };
     let mut output = app.guests.read_file(&permit, request).await?;
-    // The first message is the file's description: failures come as a status, not in the middle of the bytes.
+    // The first message describes the file, so that failures become a status instead of breaking the body.
     let info = match output.next().await? {
         Some(ReadFileOutput { output: Some(read_file_output::Output::Info(info)) }) => info,
-        _ => return Err(ApiError::internal(&"the agent did not begin with the file's description")),
+        _ => return Err(ApiError::internal(&"the agent's first message is not the file's description")),
     };
-    Ok((description(&info), Body::from_stream(content(output))).into_response())
+    Ok((headers(&info), Body::from_stream(content(output))).into_response())
 }
 
-/// No Content-Length: the file may grow or shrink while it is read.
-fn description(info: &FileInfo) -> [(&'static str, String); 4] {
+/// Returns the headers of a file. No Content-Length: the file may grow or shrink while it is read.
+fn headers(info: &FileInfo) -> [(&'static str, String); 4] {
     [
         (CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()),
         ("x-rigbox-file-size", info.size.to_string()),
@@ -100,7 +100,7 @@ fn description(info: &FileInfo) -> [(&'static str, String); 4] {
     ]
 }
 
-/// An error ends the answer without its last chunk, which clients notice.
+/// Returns the body. An error ends it without the last chunk, which clients notice.
 fn content(output: Output<ReadFileOutput>) -> impl stream::Stream<Item = Result<Bytes, GuestError>> {
     stream::try_unfold(output, |mut output| async move {
         loop {
@@ -115,14 +115,14 @@ fn content(output: Output<ReadFileOutput>) -> impl stream::Stream<Item = Result<
     })
 }
 
-/// Write a file; it appears under its name only when all of it has come
+/// Write a file, which appears under its name only when complete
 #[utoipa::path(
     put, path = "/workspaces/{id}/files", tag = "files", params(("id" = String, Path), WriteQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 200, body = WrittenFile),
         (status = 400, body = ApiErrorBody),
-        (status = 403, body = ApiErrorBody, description = "The guest's user may not write there"),
+        (status = 403, body = ApiErrorBody, description = "The user may not write there"),
         (status = 404, body = ApiErrorBody),
         (status = 409, body = ApiErrorBody, description = "The workspace is not running"),
     ),
@@ -136,9 +136,9 @@ pub(crate) async fn write(
 ) -> Result<Json<WrittenFile>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
     let open = WriteFileOpen {
-        path: path(query.path)?,
-        user: user(query.user)?,
-        mode: query.mode.as_deref().map(mode).transpose()?.unwrap_or(0),
+        path: check_path(query.path)?,
+        user: check_user(query.user)?,
+        mode: query.mode.as_deref().map(parse_mode).transpose()?.unwrap_or(0),
         create_parents: query.create_parents.unwrap_or(false),
     };
     let path = open.path.clone();
@@ -146,16 +146,20 @@ pub(crate) async fn write(
     Ok(Json(WrittenFile { path, size }))
 }
 
-fn path(path: String) -> Result<String, ApiError> {
+fn check_path(path: String) -> Result<String, ApiError> {
     let fits = (1..=MAX_PATH_LEN).contains(&path.len()) && !path.contains('\0');
     if fits {
         Ok(path)
     } else {
-        Err(ApiError::bad_request(format!("path: expected 1 to {MAX_PATH_LEN} bytes")))
+        Err(ApiError::bad_request(format!(
+            "path: The path is invalid. Use 1 to {MAX_PATH_LEN} bytes without NUL."
+        )))
     }
 }
 
-fn mode(text: &str) -> Result<u32, ApiError> {
+fn parse_mode(text: &str) -> Result<u32, ApiError> {
     let bits = u32::from_str_radix(text, 8).ok().filter(|bits| (1..=0o7777).contains(bits));
-    bits.ok_or_else(|| ApiError::bad_request("mode: expected octal permission bits such as 644"))
+    bits.ok_or_else(|| {
+        ApiError::bad_request("mode: The mode is invalid. Use octal permission bits such as 644.")
+    })
 }

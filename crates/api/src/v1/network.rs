@@ -1,4 +1,4 @@
-//! `/workspaces/{id}/network`: what a workspace's VM may reach, and what code in it may decide about its apps.
+//! `/workspaces/{id}/network`: egress of a workspace's VM, and the sharing of apps by code in it.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -13,29 +13,29 @@ use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody};
 use rigbox_service::network::NetworkChange;
 
-/// In which way egress is limited.
+/// Egress mode.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
     /// The public internet.
     Internet,
-    /// What is listed.
+    /// Listed destinations only.
     List,
     /// Nothing.
     None,
 }
 
-/// Who decides to whom apps show themselves, for code in the workspace.
+/// True if code in the workspace may change who can open its apps.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum AppsFromInside {
-    /// It may show them to fewer people, not to more.
+    /// It may share apps less widely, not more.
     Narrow,
-    /// It decides.
+    /// It may share apps with anyone.
     Any,
 }
 
-/// What a VM may reach.
+/// Egress of a VM.
 #[derive(Debug, Serialize, ToSchema)]
 struct Egress {
     mode: Mode,
@@ -43,16 +43,16 @@ struct Egress {
     domains: Vec<String>,
     /// For `list`.
     cidrs: Vec<String>,
-    /// Entries of `domains` that cover names which others choose: whoever has one can carry data out in it.
+    /// Entries of `domains` with names that others control, through which data can be exfiltrated.
     can_tunnel: Vec<String>,
 }
 
-/// What passes between a workspace and the rest of the world.
+/// Network settings of a workspace.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WorkspaceNetworkResponse {
     egress: Egress,
     apps_from_inside: AppsFromInside,
-    /// Whether it is in force; `false` only while the node does not answer.
+    /// True if the settings are in force; `false` only while the node does not answer.
     live: bool,
 }
 
@@ -76,10 +76,10 @@ impl WorkspaceNetworkResponse {
     }
 }
 
-/// What a VM is to reach, in place of what it did before.
+/// New egress, replacing the current one.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct WantedEgress {
+struct EgressUpdate {
     mode: Mode,
     /// For `list`: `example.org`, or `*.example.org` for the names below it. At most 64.
     #[serde(default)]
@@ -89,38 +89,39 @@ struct WantedEgress {
     cidrs: Vec<String>,
 }
 
-impl WantedEgress {
-    /// A list that says nothing, and entries without a list, are refused: they would be taken for another thing.
-    fn checked(self) -> Result<egress::Egress, ApiError> {
-        let bad = |problem: &dyn std::fmt::Display| ApiError::bad_request(format!("egress: {problem}"));
-        let nothing = self.domains.is_empty() && self.cidrs.is_empty();
+impl EgressUpdate {
+    /// Validates the egress. An empty list, and entries without mode `list`, are refused because they could
+    /// be misunderstood.
+    fn validate(self) -> Result<egress::Egress, ApiError> {
+        let invalid = |problem: &dyn std::fmt::Display| ApiError::bad_request(format!("egress: {problem}"));
+        let is_empty = self.domains.is_empty() && self.cidrs.is_empty();
         let without_list = |egress| {
-            if nothing { Ok(egress) } else { Err(bad(&"domains and cidrs are for the mode `list`")) }
+            if is_empty { Ok(egress) } else { Err(invalid(&"Domains and cidrs require the mode `list`.")) }
         };
         match self.mode {
             Mode::Internet => without_list(egress::Egress::Internet),
             Mode::None => without_list(egress::Egress::None),
-            Mode::List if nothing => {
-                Err(bad(&"the mode `list` needs domains or cidrs; `none` is for a VM that reaches nothing"))
+            Mode::List if is_empty => {
+                Err(invalid(&"The mode `list` requires domains or cidrs. Use `none` to block everything."))
             }
             Mode::List => {
                 let (domains, cidrs) = (self.domains.iter(), self.cidrs.iter());
                 egress::Egress::list(domains.map(String::as_str), cidrs.map(String::as_str))
-                    .map_err(|error| bad(&error))
+                    .map_err(|error| invalid(&error))
             }
         }
     }
 }
 
-/// What is to change; what is left out stays.
+/// Change of network settings; omitted fields stay as they are.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateWorkspaceNetworkRequest {
-    egress: Option<WantedEgress>,
+    egress: Option<EgressUpdate>,
     apps_from_inside: Option<AppsFromInside>,
 }
 
-/// What passes between a workspace and the rest of the world
+/// Get a workspace's network settings
 #[utoipa::path(
     get, path = "/workspaces/{id}/network", tag = "network", params(("id" = String, Path)),
     responses((status = 200, body = WorkspaceNetworkResponse), (status = 404, body = ApiErrorBody)),
@@ -135,7 +136,7 @@ pub(crate) async fn get(
     Ok(Json(WorkspaceNetworkResponse::new(settings, live)))
 }
 
-/// Change what a workspace may reach; it counts at idempotency_key, for open connections too
+/// Change a workspace's network settings, effective at once, also for open connections
 #[utoipa::path(
     patch, path = "/workspaces/{id}/network", tag = "network", params(("id" = String, Path)),
     request_body = UpdateWorkspaceNetworkRequest,
@@ -153,7 +154,7 @@ pub(crate) async fn update(
     JsonBody(body): JsonBody<UpdateWorkspaceNetworkRequest>,
 ) -> Result<Json<WorkspaceNetworkResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
-    let egress = body.egress.map(WantedEgress::checked).transpose()?;
+    let egress = body.egress.map(EgressUpdate::validate).transpose()?;
     let apps_from_inside_any = body.apps_from_inside.map(|inside| matches!(inside, AppsFromInside::Any));
     let (settings, live) =
         app.networks.change(&permit, NetworkChange { egress, apps_from_inside_any }).await?;

@@ -1,4 +1,4 @@
-//! `/quick-deploy`: a workspace with environment and apps, made and started in one request.
+//! `/quick-deploy`: a workspace with environment and apps, created and started in one request.
 
 use std::collections::BTreeMap;
 
@@ -11,41 +11,41 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::apps::schema::App;
-use super::workspaces::schema::{Vm, none_of};
-use crate::context::ApiContext as Server;
+use super::workspaces::schema::{Vm, check_unsupported};
+use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody};
 use rigbox_service::quick_deploy::Deployment;
 use rigbox_service::workspaces::NewWorkspace;
 
-/// A workspace to be made and started.
+/// Specification of the workspace to create and start.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct QuickDeployRequest {
-    /// `GET /templates` lists them.
+    /// See `GET /templates`.
     template_id: String,
-    /// Made up when left out.
+    /// Generated if omitted.
     name: Option<String>,
-    /// Raised to the template's floor.
+    /// Raised to the template's minimum.
     ram_mb: Option<u32>,
-    /// Raised to the template's floor.
+    /// Raised to the template's minimum.
     vcpu_count: Option<u32>,
-    /// Raised to the template's floor.
+    /// Raised to the template's minimum.
     disk_size_mb: Option<u32>,
-    /// The workspace's environment.
+    /// Environment of the workspace.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     env_vars: Option<BTreeMap<String, SecretString>>,
-    /// Parameters of the template's apps, by their names there.
+    /// Parameters of the template's apps, by their names in the template.
     app_params: Option<BTreeMap<String, BTreeMap<String, String>>>,
-    /// Not available yet: empty or left out.
+    /// Not available yet: empty or omitted.
     catalog_ids: Option<Vec<String>>,
-    /// Not available yet: empty or left out.
+    /// Not available yet: empty or omitted.
     service_spec_ids: Option<Vec<String>>,
-    /// Not available yet: empty or left out.
+    /// Not available yet: empty or omitted.
     setup_script_ids: Option<Vec<String>>,
 }
 
-/// A workspace that starts, and its apps.
+/// Starting workspace and its apps.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct QuickDeployResponse {
     workspace: Vm,
@@ -54,7 +54,7 @@ pub(crate) struct QuickDeployResponse {
     message: String,
 }
 
-/// Make a workspace with its template's apps, and start it
+/// Create a workspace with its template's apps, and start it
 #[utoipa::path(
     post, path = "/quick-deploy", tag = "workspaces", request_body = QuickDeployRequest,
     responses(
@@ -66,11 +66,11 @@ pub(crate) struct QuickDeployResponse {
     ),
 )]
 pub(crate) async fn deploy(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<CreateWorkspace>,
     JsonBody(body): JsonBody<QuickDeployRequest>,
 ) -> Result<Json<QuickDeployResponse>, ApiError> {
-    none_of([
+    check_unsupported([
         ("catalog_ids", &body.catalog_ids),
         ("service_spec_ids", &body.service_spec_ids),
         ("setup_script_ids", &body.setup_script_ids),
@@ -95,13 +95,13 @@ pub(crate) async fn deploy(
     };
     let (workspace, apps) =
         server.quick_deploy.deploy(&caller.authorize(Target::Account)?, deployment).await?;
-    let message = format!("workspace {} starts", workspace.name);
-    let installed_apps = apps.iter().map(|made| made.app.name.to_string()).collect();
-    let expected_apps = apps.into_iter().map(|made| server.shown(made)).collect();
+    let message = format!("Workspace {} is starting.", workspace.name);
+    let installed_apps = apps.iter().map(|created| created.app.name.to_string()).collect();
+    let expected_apps = apps.into_iter().map(|created| server.render_app(created)).collect();
     Ok(Json(QuickDeployResponse { workspace: (&workspace).into(), expected_apps, installed_apps, message }))
 }
 
-/// A name that is hardly taken.
+/// Returns a random name.
 fn generated_name() -> Result<String, ApiError> {
     let mut random = [0; 4];
     getrandom::fill(&mut random).map_err(|error| ApiError::internal(&error))?;

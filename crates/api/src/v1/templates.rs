@@ -1,4 +1,4 @@
-//! `/templates`: what workspaces are made from.
+//! `/templates`: templates of workspaces.
 
 use axum::Json;
 use rigbox_core::templates::{self, ExpectedApp, Template};
@@ -11,7 +11,7 @@ pub(crate) struct TemplatesResponse {
     templates: Vec<WorkspaceTemplate>,
 }
 
-/// An image with the smallest sizes that make sense for it.
+/// Image with its minimum resources.
 #[derive(Debug, Serialize, ToSchema)]
 struct WorkspaceTemplate {
     id: &'static str,
@@ -28,7 +28,7 @@ struct WorkspaceTemplate {
     coming_soon: bool,
 }
 
-/// Where to read logs.
+/// Source of logs.
 #[derive(Debug, Serialize, ToSchema)]
 struct TemplateLogSourcePreset {
     source_type: &'static str,
@@ -37,7 +37,7 @@ struct TemplateLogSourcePreset {
     is_primary: bool,
 }
 
-/// An app that the template brings along: `quick-deploy` makes it.
+/// App of the template, created by `quick-deploy`.
 #[derive(Debug, Serialize, ToSchema)]
 struct TemplateExpectedApp {
     name: &'static str,
@@ -72,7 +72,7 @@ impl From<&Template> for WorkspaceTemplate {
     }
 }
 
-/// What workspaces can be made from
+/// List the templates of workspaces
 #[utoipa::path(get, path = "/templates", tag = "templates", responses((status = 200, body = TemplatesResponse)))]
 pub(crate) async fn list() -> Json<TemplatesResponse> {
     Json(TemplatesResponse { templates: templates::ALL.iter().map(Into::into).collect() })

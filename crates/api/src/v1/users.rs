@@ -1,4 +1,4 @@
-//! `/users/me`: the caller's own account.
+//! `/users/me`: account of the caller.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::Caller;
-use crate::schema::date;
+use crate::schema::to_date;
 use rigbox_service::users::UserLimits;
 
-/// Who calls.
+/// Account of the caller.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct User {
     id: String,
@@ -23,7 +23,7 @@ pub(crate) struct User {
     created_at: OffsetDateTime,
 }
 
-/// Who the key belongs to
+/// Get the account of the caller
 #[utoipa::path(get, path = "/users/me", tag = "users", responses((status = 200, body = User)))]
 pub(crate) async fn me(
     State(app): State<ApiContext>,
@@ -34,21 +34,21 @@ pub(crate) async fn me(
         id: user.id.to_string(),
         email: user.email,
         plan: user.plan.as_str(),
-        created_at: date(user.created_at),
+        created_at: to_date(user.created_at),
     }))
 }
 
-/// What the caller may have and has.
+/// Limits and usage of the caller.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct GetUserLimitsResponse {
     plan: &'static str,
-    /// Whether the limits are other than the plan's.
+    /// True if the limits differ from the plan's.
     custom: bool,
     limits: EffectiveLimits,
     usage: LimitsUsage,
 }
 
-/// Ceilings.
+/// Effective limits.
 #[derive(Debug, Serialize, ToSchema)]
 struct EffectiveLimits {
     max_vms: u32,
@@ -59,7 +59,7 @@ struct EffectiveLimits {
     max_running_vcpus: u32,
 }
 
-/// What counts against them.
+/// Usage that counts against the limits.
 #[derive(Debug, Serialize, ToSchema)]
 struct LimitsUsage {
     workspace_count: u64,
@@ -68,7 +68,7 @@ struct LimitsUsage {
     total_ram_mb: u64,
 }
 
-/// The caller's and what is used of them
+/// Get the limits and usage of the caller
 #[utoipa::path(get, path = "/users/me/limits", tag = "users", responses((status = 200, body = GetUserLimitsResponse), (status = 403, body = ApiErrorBody)))]
 pub(crate) async fn limits(
     State(app): State<ApiContext>,

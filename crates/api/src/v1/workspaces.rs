@@ -1,4 +1,4 @@
-//! `/workspaces`: create, read, and ask for another state.
+//! `/workspaces`: creation, reading, and changes of state.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use rigbox_service::records::{Page, Workspace};
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathId, QueryParams, idempotency_key};
-use crate::schema::{cursor, page_size, read_cursor};
+use crate::schema::{cursor, page_size, parse_cursor};
 
 pub(crate) mod logs;
 pub(crate) mod schema;
@@ -26,10 +26,10 @@ use schema::{
     MessageResponse,
 };
 
-const WAIT_S: u32 = 30;
+const DEFAULT_WAIT_S: u32 = 30;
 const MAX_WAIT_S: u32 = 120;
 
-/// The caller's workspaces, oldest first
+/// List the caller's workspaces, oldest first
 #[utoipa::path(
     get, path = "/workspaces", tag = "workspaces", params(ListQuery),
     responses((status = 200, body = ListWorkspacesResponse), (status = 400, body = ApiErrorBody)),
@@ -41,21 +41,21 @@ pub(crate) async fn list(
 ) -> Result<Json<ListWorkspacesResponse>, ApiError> {
     let limit = page_size(query.limit)?;
     let status = query.status.as_deref().map(parse_status).transpose()?;
-    let after = query.cursor.as_deref().map(read_cursor).transpose()?;
-    // One more than requested tells whether there is a next page.
+    let after = query.cursor.as_deref().map(parse_cursor).transpose()?;
+    // One more than requested, which shows whether there is a next page.
     let page = Page { name: query.name, status, after, limit: limit + 1 };
     let mut found = app.workspaces.list(&caller.authorize(Target::Account)?, &page).await?;
-    let wanted = limit as usize;
-    let more = found.len() > wanted;
-    found.truncate(wanted);
+    let limit = limit as usize;
+    let more = found.len() > limit;
+    found.truncate(limit);
     let next_cursor = found.last().filter(|_| more).map(|last| cursor(last.created_at, last.id.as_str()));
     Ok(Json(ListWorkspacesResponse { vms: found.iter().map(Into::into).collect(), next_cursor }))
 }
 
-/// Make a workspace; it is not started
+/// Create a workspace, without starting it
 #[utoipa::path(
     post, path = "/workspaces", tag = "workspaces", request_body = CreateWorkspaceRequest,
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body gets the same answer")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body gets the same response")),
     responses(
         (status = 201, body = GetWorkspaceResponse),
         (status = 400, body = ApiErrorBody),
@@ -71,16 +71,16 @@ pub(crate) async fn create(
     JsonBody(body): JsonBody<CreateWorkspaceRequest>,
 ) -> Result<Response, ApiError> {
     let idempotency_key = idempotency_key(&headers, "POST /workspaces", &body)?;
-    let wanted = body.wanted()?;
+    let spec = body.into_spec()?;
     let permit = caller.authorize(Target::Account)?;
-    let render = |made: &Workspace| {
-        serde_json::to_string(&GetWorkspaceResponse::from(made)).unwrap_or_else(|_| "{}".to_owned())
+    let render = |created: &Workspace| {
+        serde_json::to_string(&GetWorkspaceResponse::from(created)).unwrap_or_else(|_| "{}".to_owned())
     };
-    let answer = app.workspaces.create(&permit, &wanted, idempotency_key.as_ref(), render).await?;
-    Ok((StatusCode::CREATED, [(CONTENT_TYPE, "application/json")], answer).into_response())
+    let response = app.workspaces.create(&permit, &spec, idempotency_key.as_ref(), render).await?;
+    Ok((StatusCode::CREATED, [(CONTENT_TYPE, "application/json")], response).into_response())
 }
 
-/// One workspace; with `wait_until_not` the answer comes when its status changes
+/// Get a workspace; with `wait_until_not` the response waits for a change of status
 #[utoipa::path(
     get, path = "/workspaces/{id}", tag = "workspaces", params(("id" = String, Path), GetQuery),
     responses(
@@ -96,9 +96,10 @@ pub(crate) async fn get(
     QueryParams(query): QueryParams<GetQuery>,
 ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
-    let seconds = query.timeout_s.unwrap_or(WAIT_S);
+    let seconds = query.timeout_s.unwrap_or(DEFAULT_WAIT_S);
     if seconds > MAX_WAIT_S {
-        let message = format!("timeout_s: {seconds} is more than {MAX_WAIT_S}: ask again instead");
+        let message =
+            format!("timeout_s: {seconds} exceeds the maximum of {MAX_WAIT_S}. Repeat the request instead.");
         return Err(ApiError::bad_request(message));
     }
     let workspace = match query.wait_until_not.as_deref() {
@@ -111,7 +112,7 @@ pub(crate) async fn get(
     Ok(Json((&workspace).into()))
 }
 
-/// Remove a workspace and every trace of it; it is gone when reading it answers 404
+/// Delete a workspace and all its data; it is gone when reading it returns 404
 #[utoipa::path(
     delete, path = "/workspaces/{id}", tag = "workspaces", params(("id" = String, Path)),
     responses(
@@ -127,7 +128,7 @@ pub(crate) async fn delete(
 ) -> Result<Json<MessageResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
     let workspace = app.workspaces.delete(&permit).await?;
-    let message = format!("workspace {} is being deleted", workspace.id);
+    let message = format!("Workspace {} is being deleted.", workspace.id);
     Ok(Json(MessageResponse { message, status: workspace.lifecycle.status.into() }))
 }
 
@@ -139,7 +140,7 @@ macro_rules! operations {
             responses(
                 (status = 200, body = GetWorkspaceResponse),
                 (status = 404, body = ApiErrorBody),
-                (status = 409, body = ApiErrorBody, description = "Not in this state; the message says what is allowed"),
+                (status = 409, body = ApiErrorBody, description = "Not allowed in this status; the message says what is"),
             ),
         )]
         pub(crate) async fn $name(
@@ -154,11 +155,11 @@ macro_rules! operations {
 }
 
 operations! {
-    /// Boot a workspace
+    /// Start a workspace
     start, "/workspaces/{id}/start";
-    /// Shut a workspace down; its disk is kept
+    /// Stop a workspace; its disk is kept
     stop, "/workspaces/{id}/stop";
-    /// Give up a start (ends in stopped) or a creation (ends in deleting)
+    /// Cancel a start (ends in stopped) or a creation (ends in deleting)
     cancel, "/workspaces/{id}/cancel";
     /// Start a failed workspace again
     retry, "/workspaces/{id}/retry";

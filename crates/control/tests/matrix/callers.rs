@@ -1,5 +1,5 @@
-//! The callers of the matrix, and the world that they call in: an owner with two running workspaces and one of each kind of
-//! credential, and somebody else.
+//! Callers of the matrix, and their fixture: an owner with two running workspaces and one credential of each
+//! kind, and another user.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -17,28 +17,28 @@ use rigbox_proto::guest::ListeningPort;
 use rigbox_store::tokens::{ApiKey, LinkToken, SessionToken, TokenKey};
 use rigbox_store::{App, AppPage, AppWithWorkspace, AuditEvent, NewKey, NewSession, Replay, Store};
 
-use super::table::{On, Route};
+use super::table::{Route, Target};
 use crate::support::Rig;
 
-/// Who calls.
+/// Kind of caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
     Anonymous,
-    /// A key to the whole account.
+    /// Key for the whole account.
     Owner,
-    /// A browser of the owner's, on a page of the console.
+    /// Browser of the owner, on a page of the console.
     Session,
-    /// The same browser, on somebody else's page.
+    /// The same browser, on a page of another site.
     CrossSite,
     OtherUser,
-    /// The key that the workspace has of itself.
+    /// The workspace's own key.
     OwnWorkspace,
-    /// That of another workspace of the owner's.
+    /// The own key of another workspace of the owner.
     OtherWorkspace,
-    /// A key limited to the workspace.
+    /// Key limited to the workspace.
     Read,
     Operate,
-    /// A key limited to the other workspace.
+    /// Key limited to the other workspace.
     ScopedElsewhere,
     Revoked,
     Expired,
@@ -60,7 +60,7 @@ pub(crate) const ALL: &[Caller] = &[
     Caller::Read,
     Caller::Operate,
     Caller::Owner,
-    // Last: one route ends it.
+    // Last, because one route ends it.
     Caller::Session,
 ];
 
@@ -69,7 +69,7 @@ impl Caller {
         matches!(self, Self::Session | Self::CrossSite | Self::ExpiredSession)
     }
 
-    /// Whether what it does is done to the owner's account.
+    /// Returns whether the caller acts on the owner's account.
     pub(crate) fn acts_for_owner(self) -> bool {
         !matches!(
             self,
@@ -78,15 +78,15 @@ impl Caller {
     }
 }
 
-pub(crate) struct World {
+pub(crate) struct Fixture {
     pub(crate) rig: Rig,
     store: Store,
     owner: UserId,
-    /// The workspace that routes are about.
+    /// Workspace that the routes act on.
     pub(crate) mine: String,
-    /// The key that routes are about.
+    /// Key that the routes act on.
     key: String,
-    /// The app that routes are about.
+    /// App that the routes act on.
     app: String,
     other_user: ApiKey,
     workspace_keys: [String; 2],
@@ -99,7 +99,7 @@ pub(crate) struct World {
     expired_session: SessionToken,
 }
 
-/// Rates that no test reaches.
+/// Returns rate limits that no test reaches.
 fn unlimited() -> Plans {
     let many = NonZeroU32::new(1_000_000);
     let rates = LimitOverrides {
@@ -116,7 +116,7 @@ fn now() -> Timestamp {
     Timestamp::from_unix_ms(since.as_millis().try_into().unwrap())
 }
 
-/// Adds a key for a user behind the API's back.
+/// Adds a key directly to the database.
 async fn add(store: &Store, token_key: &TokenKey, user: &UserId, scope: Scope) -> (KeyId, ApiKey) {
     let key = ApiKey::mint().unwrap();
     let new = NewKey { scope, ..NewKey::of(&key, "matrix", token_key) };
@@ -127,7 +127,7 @@ async fn add(store: &Store, token_key: &TokenKey, user: &UserId, scope: Scope) -
     (record.id, key)
 }
 
-/// Adds an app behind the API's back.
+/// Adds an app directly to the database.
 async fn app(store: &Store, owner: &UserId, workspace: &str) -> String {
     let id = AppId::from_random([7; 5]);
     let new = App {
@@ -163,7 +163,7 @@ async fn session(store: &Store, token_key: &TokenKey, user: &UserId, longest: Du
     token
 }
 
-impl World {
+impl Fixture {
     pub(crate) async fn new() -> Self {
         let rig = Rig::with_plans(Timeouts::default(), unlimited()).await;
         let (mine, other) = (rig.running("mine").await, rig.running("other").await);
@@ -171,7 +171,7 @@ impl World {
         let token_key = TokenKey::load_or_create(&config.token_key).unwrap();
         let store = Store::open(&config.database, &token_key).await.unwrap();
         let owner = store.first_user().await.unwrap().unwrap().id;
-        let somebody = admin::add_user(&config, "b@example.com", Plan::Free).await.unwrap();
+        let other_user = admin::add_user(&config, "b@example.com", Plan::Free).await.unwrap();
         let limited = |id: &str, role| Scope::Workspaces { ids: BTreeSet::from([id.parse().unwrap()]), role };
         let account = async |user: &UserId| add(&store, &token_key, user, Scope::Account).await;
         let (key, _) = account(&owner).await;
@@ -187,8 +187,8 @@ impl World {
         rig.guests.ports.lock().unwrap().push(port);
         rig.guests.files.lock().unwrap().insert("/there".to_owned(), b"content".to_vec());
         Self {
-            other_user: account(&somebody).await.1,
-            workspace_keys: [&mine, &other].map(|id| rig.guests.given(id).2),
+            other_user: account(&other_user).await.1,
+            workspace_keys: [&mine, &other].map(|id| rig.guests.delivered_to(id).2),
             read: add(&store, &token_key, &owner, limited(&mine, Role::Read)).await.1,
             operate: add(&store, &token_key, &owner, limited(&mine, Role::Operate)).await.1,
             elsewhere: add(&store, &token_key, &owner, limited(&other, Role::Operate)).await.1,
@@ -205,28 +205,28 @@ impl World {
         }
     }
 
-    /// The route's path with its parameters, about a workspace, key or app.
+    /// Returns the route's path for a workspace, key or app.
     pub(crate) fn path(&self, route: &Route, about: &str) -> String {
-        let about = match route.on {
-            On::Key if about == self.mine => &self.key,
-            On::App if about == self.mine => &self.app,
+        let about = match route.target {
+            Target::Key if about == self.mine => &self.key,
+            Target::App if about == self.mine => &self.app,
             _ => about,
         };
         let path = route.path.replace("{id}", about).replace("{key}", "A").replace("{app}", &self.app);
-        match route.on {
-            // Not sent: which workspace the body is to name.
-            On::NewApp => format!("{path}#{about}"),
-            On::Page if path.starts_with("/open/") => format!("{path}?state={}", "s".repeat(43)),
+        match route.target {
+            // The fragment is not sent: it is the workspace for the body.
+            Target::NewApp => format!("{path}#{about}"),
+            Target::Page if path.starts_with("/open/") => format!("{path}?state={}", "s".repeat(43)),
             _ if path.ends_with("/files") => format!("{path}?path=/there"),
             _ => path,
         }
     }
 
-    /// An identifier that the route is about, and one of the kind that nobody has.
+    /// Returns an existing id of the route's kind, and a missing one.
     pub(crate) fn with_and_without(&self, route: &Route) -> (String, String) {
-        match route.on {
-            On::Key => (self.key.clone(), "ak-aaaaaaaa".to_owned()),
-            On::App => (self.app.clone(), "ap-aaaaaaaa".to_owned()),
+        match route.target {
+            Target::Key => (self.key.clone(), "ak-aaaaaaaa".to_owned()),
+            Target::App => (self.app.clone(), "ap-aaaaaaaa".to_owned()),
             _ => (self.mine.clone(), "ws-aaaaaaaa".to_owned()),
         }
     }
@@ -244,7 +244,7 @@ impl World {
             request = request.json(&serde_json::json!({"name": "another", "workspace_id": id, "port": 80}));
         }
         if let Some(body) = route.body {
-            let form = route.on == On::Page;
+            let form = route.target == Target::Page;
             let kind = if form { "application/x-www-form-urlencoded" } else { "application/json" };
             request = request.header("content-type", kind).body(body);
         }
@@ -269,8 +269,8 @@ impl World {
         }
     }
 
-    /// Everything of the owner's, apart from what every use of a key leaves behind.
-    pub(crate) async fn owners(&self) -> String {
+    /// Returns everything of the owner, except what every use of a key leaves behind.
+    pub(crate) async fn owner_state(&self) -> String {
         let workspaces = self.store.all_workspaces().await.unwrap();
         let mut rows = Vec::new();
         for (id, _) in &workspaces {

@@ -1,59 +1,60 @@
-//! The table: each route, what it acts on, which limited credentials may, and how it answers those who may.
+//! Table of routes: target, permitted scopes, and responses to permitted callers.
 
 use super::callers::Caller;
 
-/// What a route acts on.
+/// Target of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum On {
-    /// Anybody may, with or without a credential.
+pub(crate) enum Target {
+    /// Public, with or without a credential.
     Anything,
-    /// A page for people.
+    /// Page for people.
     Page,
-    /// The caller's account.
+    /// Account of the caller.
     Account,
-    /// A key of the account.
+    /// Key of the account.
     Key,
-    /// A workspace.
+    /// Workspace.
     Workspace,
-    /// An app, and so its workspace.
+    /// App, and so its workspace.
     App,
-    /// A workspace that is named in the body.
+    /// Workspace named in the body.
     NewApp,
-    /// The installation.
+    /// Installation.
     Installation,
 }
 
 pub(crate) struct Route {
     pub(crate) method: &'static str,
     pub(crate) path: &'static str,
-    pub(crate) on: On,
-    /// Whether keys limited to the workspace with these roles may, and the workspace's own.
+    pub(crate) target: Target,
+    /// True if keys limited to the workspace with these roles are permitted, and the workspace's own key.
     pub(crate) read: bool,
     pub(crate) operate: bool,
-    pub(crate) within: bool,
+    pub(crate) own_workspace: bool,
     /// JSON, or a form for pages.
     pub(crate) body: Option<&'static str>,
-    answers: &'static [u16],
+    responses: &'static [u16],
 }
 
 impl Route {
     pub(crate) fn needs_credential(&self) -> bool {
-        !matches!(self.on, On::Anything | On::Page)
+        !matches!(self.target, Target::Anything | Target::Page)
     }
 
-    pub(crate) fn answers(&self, caller: Caller) -> &'static [u16] {
-        // Pages are on the console's host, where a form from elsewhere is refused; all others are sent there.
-        match (self.on, self.method, caller.is_browser()) {
-            (On::Page, "GET", false) => &[303],
-            (On::Page, _, false) => &[421],
-            (On::Page, "POST", true) if caller == Caller::CrossSite => &[403],
-            _ => self.answers,
+    pub(crate) fn responses(&self, caller: Caller) -> &'static [u16] {
+        // Pages are on the console's host, where a form from elsewhere is refused; other hosts redirect
+        // there.
+        match (self.target, self.method, caller.is_browser()) {
+            (Target::Page, "GET", false) => &[303],
+            (Target::Page, _, false) => &[421],
+            (Target::Page, "POST", true) if caller == Caller::CrossSite => &[403],
+            _ => self.responses,
         }
     }
 }
 
-const fn row(method: &'static str, path: &'static str, on: On, answers: &'static [u16]) -> Route {
-    Route { method, path, on, read: false, operate: false, within: false, body: None, answers }
+const fn row(method: &'static str, path: &'static str, target: Target, responses: &'static [u16]) -> Route {
+    Route { method, path, target, read: false, operate: false, own_workspace: false, body: None, responses }
 }
 
 impl Route {
@@ -65,8 +66,8 @@ impl Route {
         Self { operate: true, ..self }
     }
 
-    const fn within(self) -> Self {
-        Self { within: true, ..self }
+    const fn own_workspace(self) -> Self {
+        Self { own_workspace: true, ..self }
     }
 
     const fn body(self, body: &'static str) -> Self {
@@ -74,7 +75,7 @@ impl Route {
     }
 }
 
-use On::*;
+use Target::*;
 
 pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/healthz", Anything, &[200]),
@@ -82,7 +83,7 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/api-docs/openapi.json", Anything, &[200]),
     row("GET", "/api/v1/templates", Anything, &[200]),
     row("GET", "/api/v1/capacity", Anything, &[200]),
-    // Many callers, one address.
+    // Many callers share one address.
     row("POST", "/api/v1/auth/link", Anything, &[202, 429]).body(r#"{"email":"nobody@example.com"}"#),
     row("POST", "/api/v1/auth/device", Anything, &[201]).body(r#"{"machine":"laptop"}"#),
     row("POST", "/api/v1/auth/device/poll", Anything, &[404]).body(r#"{"device_secret":"rbv_x"}"#),
@@ -101,11 +102,11 @@ pub(crate) const ROUTES: &[Route] = &[
     row("POST", "/api/v1/api-keys", Account, &[201]).body(r#"{"name":"another"}"#),
     row("POST", "/api/v1/api-keys/{id}/rotate", Key, &[200]).body("{}"),
     row("DELETE", "/api/v1/api-keys/{id}", Key, &[200, 404]),
-    row("GET", "/api/v1/workspaces", Account, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces", Account, &[200]).read().own_workspace(),
     row("POST", "/api/v1/workspaces", Account, &[201, 409]).body(r#"{"name":"another"}"#),
     row("POST", "/api/v1/quick-deploy", Account, &[200, 409])
         .body(r#"{"template_id":"base","name":"quick"}"#),
-    row("GET", "/api/v1/workspaces/{id}", Workspace, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces/{id}", Workspace, &[200]).read().own_workspace(),
     row("DELETE", "/api/v1/workspaces/{id}", Workspace, &[200, 404, 409]),
     row("POST", "/api/v1/workspaces/{id}/start", Workspace, &[200, 409]).operate(),
     row("POST", "/api/v1/workspaces/{id}/stop", Workspace, &[200, 409]).operate(),
@@ -119,34 +120,37 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/api/v1/workspaces/{id}/env", Workspace, &[200]).read(),
     row("POST", "/api/v1/workspaces/{id}/env", Workspace, &[200]).operate().body(r#"{"env_vars":{"A":"b"}}"#),
     row("DELETE", "/api/v1/workspaces/{id}/env/{key}", Workspace, &[200, 404]).operate(),
-    row("GET", "/api/v1/apps", Account, &[200]).read().within(),
-    row("POST", "/api/v1/apps", NewApp, &[201, 409]).operate().within(),
-    row("GET", "/api/v1/apps/{id}", App, &[200]).read().within(),
-    row("PATCH", "/api/v1/apps/{id}", App, &[200]).operate().within().body(r#"{"port":8001}"#),
-    row("DELETE", "/api/v1/apps/{id}", App, &[200, 404]).operate().within(),
+    row("GET", "/api/v1/apps", Account, &[200]).read().own_workspace(),
+    row("POST", "/api/v1/apps", NewApp, &[201, 409]).operate().own_workspace(),
+    row("GET", "/api/v1/apps/{id}", App, &[200]).read().own_workspace(),
+    row("PATCH", "/api/v1/apps/{id}", App, &[200]).operate().own_workspace().body(r#"{"port":8001}"#),
+    row("DELETE", "/api/v1/apps/{id}", App, &[200, 404]).operate().own_workspace(),
     row("PUT", "/api/v1/apps/{id}/visibility", App, &[200])
         .operate()
-        .within()
+        .own_workspace()
         .body(r#"{"visibility":"private"}"#),
-    row("POST", "/api/v1/apps/{id}/verify-domain", App, &[400]).operate().within(),
-    row("GET", "/api/v1/apps/{id}/params", App, &[200]).read().within(),
-    row("PATCH", "/api/v1/apps/{id}/params", App, &[200]).operate().within().body(r#"{"params":{"A":"b"}}"#),
-    row("POST", "/api/v1/apps/{id}/start", App, &[200]).operate().within(),
-    row("POST", "/api/v1/apps/{id}/stop", App, &[200]).operate().within(),
-    row("POST", "/api/v1/apps/{id}/restart", App, &[200]).operate().within(),
-    row("GET", "/api/v1/apps/{id}/health", App, &[200]).read().within(),
-    row("GET", "/api/v1/apps/{id}/logs", App, &[200]).read().within(),
-    row("GET", "/api/v1/apps/{id}/logs/stream", App, &[200]).read().within(),
-    row("GET", "/api/v1/workspaces/{id}/network", Workspace, &[200]).read().within(),
+    row("POST", "/api/v1/apps/{id}/verify-domain", App, &[400]).operate().own_workspace(),
+    row("GET", "/api/v1/apps/{id}/params", App, &[200]).read().own_workspace(),
+    row("PATCH", "/api/v1/apps/{id}/params", App, &[200])
+        .operate()
+        .own_workspace()
+        .body(r#"{"params":{"A":"b"}}"#),
+    row("POST", "/api/v1/apps/{id}/start", App, &[200]).operate().own_workspace(),
+    row("POST", "/api/v1/apps/{id}/stop", App, &[200]).operate().own_workspace(),
+    row("POST", "/api/v1/apps/{id}/restart", App, &[200]).operate().own_workspace(),
+    row("GET", "/api/v1/apps/{id}/health", App, &[200]).read().own_workspace(),
+    row("GET", "/api/v1/apps/{id}/logs", App, &[200]).read().own_workspace(),
+    row("GET", "/api/v1/apps/{id}/logs/stream", App, &[200]).read().own_workspace(),
+    row("GET", "/api/v1/workspaces/{id}/network", Workspace, &[200]).read().own_workspace(),
     row("PATCH", "/api/v1/workspaces/{id}/network", Workspace, &[200])
         .operate()
         .body(r#"{"egress":{"mode":"none"}}"#),
-    row("GET", "/api/v1/workspaces/{id}/logs", Workspace, &[200]).read().within(),
-    row("GET", "/api/v1/workspaces/{id}/logs/stream", Workspace, &[200]).read().within(),
-    row("GET", "/api/v1/workspaces/{id}/listening-ports", Workspace, &[200]).read().within(),
+    row("GET", "/api/v1/workspaces/{id}/logs", Workspace, &[200]).read().own_workspace(),
+    row("GET", "/api/v1/workspaces/{id}/logs/stream", Workspace, &[200]).read().own_workspace(),
+    row("GET", "/api/v1/workspaces/{id}/listening-ports", Workspace, &[200]).read().own_workspace(),
     row("POST", "/api/v1/workspaces/{id}/expose-port", Workspace, &[200])
         .operate()
-        .within()
+        .own_workspace()
         .body(r#"{"port":8000,"step":"detect"}"#),
     row("GET", "/open/{app}", Page, &[303, 403]),
     row("GET", "/api/v1/doctor", Installation, &[200]),

@@ -1,11 +1,11 @@
-//! A browser on the console: it keeps its cookie and sends what a page of the console makes it send.
+//! Browser on the console: it keeps its cookie and sends what a page of the console makes it send.
 
 use reqwest::{Method, RequestBuilder};
 use rigbox_control::admin;
 
-use super::{Answer, Rig};
+use super::{ApiResponse, Rig};
 
-/// A browser on the console.
+/// Browser on the console.
 pub(crate) struct Browser<'a> {
     pub(crate) rig: &'a Rig,
     pub(crate) cookie: Option<String>,
@@ -16,13 +16,13 @@ impl<'a> Browser<'a> {
         Self { rig, cookie: None }
     }
 
-    /// Signed in by a link that the operator printed.
+    /// Signs in by a link that the operator printed.
     pub(crate) async fn signed_in(rig: &'a Rig, email: &str) -> Self {
         let mut browser = Self::new(rig);
         let link = admin::login_link(&rig.config(), email).await.unwrap();
         let (_, token) = link.split_once("token=").unwrap();
-        let answer = browser.submit("/sign-in/link", &[("token", token)]).await;
-        assert_eq!(answer.status, 303, "{}", text(&answer));
+        let response = browser.submit("/sign-in/link", &[("token", token)]).await;
+        assert_eq!(response.status, 303, "{}", text(&response));
         assert!(browser.cookie.is_some());
         browser
     }
@@ -35,24 +35,24 @@ impl<'a> Browser<'a> {
         }
     }
 
-    pub(crate) async fn open(&self, path: &str) -> Answer {
+    pub(crate) async fn open(&self, path: &str) -> ApiResponse {
         self.rig.send(self.request(Method::GET, path)).await
     }
 
     /// Sends a form as a page of the console does.
-    pub(crate) async fn submit(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn submit(&mut self, path: &str, fields: &[(&str, &str)]) -> ApiResponse {
         let request = self.request(Method::POST, path).header("origin", self.rig.console());
-        let answer = self.rig.send(form(request, fields)).await;
-        if let Some(cookie) = answer.headers.get("set-cookie") {
+        let response = self.rig.send(form(request, fields)).await;
+        if let Some(cookie) = response.headers.get("set-cookie") {
             let cookie = cookie.to_str().unwrap();
             assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"), "{cookie}");
             assert!(!cookie.contains("Domain"), "{cookie}");
             self.cookie = Some(cookie.split(';').next().unwrap().to_owned());
         }
-        answer
+        response
     }
 
-    /// The API's status for a page of this browser.
+    /// Returns the API's status for a page of this browser.
     pub(crate) async fn api(&self, path: &str) -> u16 {
         self.open(&format!("/api/v1{path}")).await.status.as_u16()
     }
@@ -65,6 +65,6 @@ pub(crate) fn form(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestB
     request.header("content-type", content_type).body(url.query().unwrap_or("").to_owned())
 }
 
-pub(crate) fn text(answer: &Answer) -> String {
-    String::from_utf8_lossy(&answer.body).into_owned()
+pub(crate) fn text(response: &ApiResponse) -> String {
+    String::from_utf8_lossy(&response.body).into_owned()
 }

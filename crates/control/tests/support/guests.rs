@@ -21,26 +21,26 @@ use tonic::{Code, Request, Response, Status, Streaming};
 #[derive(Default)]
 pub(crate) struct Guests {
     pub(crate) files: Mutex<HashMap<String, Vec<u8>>>,
-    /// Commands whose caller went away.
+    /// Commands whose caller disconnected.
     pub(crate) abandoned: AtomicUsize,
-    /// Files whose content has begun to come.
-    pub(crate) begun: AtomicUsize,
-    /// Bytes that a flood has been able to write.
+    /// Files whose first content has arrived.
+    pub(crate) started_files: AtomicUsize,
+    /// Bytes that a flood could write.
     pub(crate) written: AtomicUsize,
     pub(crate) resized: Mutex<Option<(u32, u32)>>,
-    /// What each workspace has been given, in order.
+    /// Deliveries to each workspace, in order.
     pub(crate) delivered: Mutex<HashMap<String, Vec<DeliverSecretsRequest>>>,
-    /// What listens in every guest.
+    /// Listening ports of every guest.
     pub(crate) ports: Mutex<Vec<ListeningPort>>,
-    /// Command lines that somebody ran as root.
+    /// Command lines run as root.
     pub(crate) commands: Mutex<Vec<String>>,
-    /// Deliveries fail.
-    pub(crate) deaf: AtomicBool,
+    /// Makes deliveries fail.
+    pub(crate) unreachable: AtomicBool,
 }
 
 impl Guests {
-    /// How often a workspace has been given something, its variables, and the key that it was given last.
-    pub(crate) fn given(&self, id: &str) -> (usize, BTreeMap<String, String>, String) {
+    /// Returns the number of deliveries to a workspace, its variables, and its latest key.
+    pub(crate) fn delivered_to(&self, id: &str) -> (usize, BTreeMap<String, String>, String) {
         let delivered = self.delivered.lock().unwrap();
         let all = delivered.get(id).map_or(&[][..], Vec::as_slice);
         let env = all.last().map(|last| last.env.clone().into_iter().collect()).unwrap_or_default();
@@ -49,12 +49,12 @@ impl Guests {
     }
 }
 
-pub(crate) struct Served(Arc<Guests>);
+pub(crate) struct SimulatedService(Arc<Guests>);
 
 pub(crate) fn serve(runtime: &Runtime, guests: Arc<Guests>, socket: &Path) {
     let _inside = runtime.enter();
     let listener = UnixListener::bind(socket).unwrap();
-    let server = tonic::transport::Server::builder().add_service(GuestServer::new(Served(guests)));
+    let server = tonic::transport::Server::builder().add_service(GuestServer::new(SimulatedService(guests)));
     runtime
         .spawn(async move { server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap() });
 }
@@ -112,7 +112,7 @@ async fn run(
         }
         ["crash"] => {
             let _ =
-                out.send(Err(fault::status(Code::Unavailable, "agent_lost", "the agent went away"))).await;
+                out.send(Err(fault::status(Code::Unavailable, "agent_lost", "the agent disconnected"))).await;
         }
         ["cat"] => loop {
             match input.message().await {
@@ -160,7 +160,7 @@ async fn run(
 }
 
 #[tonic::async_trait]
-impl Guest for Served {
+impl Guest for SimulatedService {
     type ExecStream = Out<ExecOutput>;
     type ReadFileStream = Out<ReadFileOutput>;
     type WatchShutdownStream = Out<ShutdownEvent>;
@@ -191,7 +191,7 @@ impl Guest for Served {
                 write_file_input::Input::Open(open) => path = open.path,
                 write_file_input::Input::Data(data) => {
                     content.extend_from_slice(&data);
-                    self.0.begun.fetch_add(1, Ordering::SeqCst);
+                    self.0.started_files.fetch_add(1, Ordering::SeqCst);
                 }
                 write_file_input::Input::Done(done) => unfinished.0 = unfinished.0.take().filter(|_| !done),
             }
@@ -225,7 +225,7 @@ impl Guest for Served {
         &self,
         request: Request<DeliverSecretsRequest>,
     ) -> Result<Response<DeliverSecretsResponse>, Status> {
-        if self.0.deaf.load(Ordering::SeqCst) {
+        if self.0.unreachable.load(Ordering::SeqCst) {
             return Err(fault::status(Code::Unavailable, "agent_lost", "not now"));
         }
         let id = request.metadata().get(rigbox_proto::WORKSPACE_HEADER).unwrap().to_str().unwrap().to_owned();

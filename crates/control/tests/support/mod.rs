@@ -1,4 +1,4 @@
-//! A control role with a simulated node agent and simulated guests behind real sockets, and a client for its API.
+//! Control role with a simulated node and simulated guests behind real sockets, and a client for its API.
 #![allow(dead_code)] // Each test binary uses its part.
 
 pub(crate) mod browser;
@@ -24,33 +24,33 @@ use node::Node;
 pub(crate) use rigbox_testkit::eventually;
 
 pub(crate) struct Rig {
-    folder: TempDir,
+    directory: TempDir,
     pub(crate) node: Arc<Node>,
     node_runtime: Option<Runtime>,
     pub(crate) guests: Arc<guests::Guests>,
     guests_runtime: Option<Runtime>,
     control: Option<Runtime>,
-    /// What the API says of itself; every answer is held against it.
+    /// Contract from the published document; every response is checked against it.
     contract: Option<Contract>,
     pub(crate) key: String,
     pub(crate) client: Client,
     pub(crate) address: SocketAddr,
     pub(crate) timeouts: Timeouts,
     pub(crate) plans: Plans,
-    /// Whether gateways may come.
+    /// True if gateways may connect.
     gateways: bool,
-    /// Which DNS servers control asks, from its next start.
+    /// DNS servers that control uses from its next start.
     pub(crate) dns: Vec<SocketAddr>,
 }
 
-/// An answer that is as the document says.
-pub(crate) struct Answer {
+/// Response that matches the document.
+pub(crate) struct ApiResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-impl Answer {
+impl ApiResponse {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -69,25 +69,25 @@ impl Rig {
         Self::with_all(timeouts, plans, false).await
     }
 
-    /// One that gateways may call, at `gateway.sock`.
+    /// Starts a control role that accepts gateways at `gateway.sock`.
     pub(crate) async fn with_gateways() -> Self {
         Self::with_all(Timeouts::default(), Plans::default(), true).await
     }
 
     async fn with_all(timeouts: Timeouts, plans: Plans, gateways: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = config(folder.path(), address, timeouts, plans, gateways, vec![]);
-        let made = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
+        let config = config(directory.path(), address, timeouts, plans, gateways, vec![]);
+        let created = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
         let mut rig = Self {
-            folder,
+            directory,
             node: Arc::default(),
             node_runtime: None,
             guests: Arc::default(),
             guests_runtime: None,
             control: None,
             contract: None,
-            key: made.api_key.reveal().to_owned(),
+            key: created.api_key.reveal().to_owned(),
             client: client(address),
             address,
             timeouts,
@@ -102,16 +102,23 @@ impl Rig {
     }
 
     pub(crate) fn config(&self) -> Config {
-        config(self.folder.path(), self.address, self.timeouts, self.plans, self.gateways, self.dns.clone())
+        config(
+            self.directory.path(),
+            self.address,
+            self.timeouts,
+            self.plans,
+            self.gateways,
+            self.dns.clone(),
+        )
     }
 
-    /// Where people sign in; it answers at `self.address`.
+    /// Returns the console's origin, served at `self.address`.
     pub(crate) fn console(&self) -> String {
         format!("http://console.localhost:{}", self.address.port())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     pub(crate) fn start_node(&mut self) {
@@ -120,7 +127,7 @@ impl Rig {
         self.node_runtime = Some(runtime);
     }
 
-    /// As `kill -9` of the node: its VMs live on in `self.node`.
+    /// Like `kill -9` of the node: its VMs survive in `self.node`.
     pub(crate) fn kill_node(&mut self) {
         if let Some(runtime) = self.node_runtime.take() {
             runtime.shutdown_background();
@@ -148,14 +155,14 @@ impl Rig {
         }
     }
 
-    /// As `kill -9` of control: nothing of it runs on.
+    /// Like `kill -9` of control.
     pub(crate) fn kill_control(&mut self) {
         if let Some(runtime) = self.control.take() {
             runtime.shutdown_background();
         }
         let deadline = Instant::now() + Duration::from_secs(10);
         while std::net::TcpListener::bind(self.address).is_err() {
-            assert!(Instant::now() < deadline, "control does not die");
+            assert!(Instant::now() < deadline, "control did not stop");
             std::thread::yield_now();
         }
     }
@@ -170,40 +177,40 @@ impl Rig {
 
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let request = self.request(method, path);
-        self.answer(match body {
+        self.fetch(match body {
             Some(body) => request.json(&body),
             None => request,
         })
         .await
     }
 
-    /// The answer; as clients do, who is too fast waits as long as was said.
-    pub(crate) async fn answer(&self, request: RequestBuilder) -> (StatusCode, Value) {
-        let answer = loop {
-            let answer = self.send(request.try_clone().unwrap()).await;
-            if answer.status != StatusCode::TOO_MANY_REQUESTS {
-                break answer;
+    /// Returns status and body. Waits and repeats after a rate limit, as clients do.
+    pub(crate) async fn fetch(&self, request: RequestBuilder) -> (StatusCode, Value) {
+        let response = loop {
+            let response = self.send(request.try_clone().unwrap()).await;
+            if response.status != StatusCode::TOO_MANY_REQUESTS {
+                break response;
             }
-            let wait = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+            let wait = response.headers["retry-after"].to_str().unwrap().parse().unwrap();
             tokio::time::sleep(Duration::from_secs(wait)).await;
         };
-        let text = || Value::String(String::from_utf8_lossy(&answer.body).into_owned());
-        (answer.status, serde_json::from_slice(&answer.body).unwrap_or_else(|_| text()))
+        let text = || Value::String(String::from_utf8_lossy(&response.body).into_owned());
+        (response.status, serde_json::from_slice(&response.body).unwrap_or_else(|_| text()))
     }
 
-    /// The whole answer, whatever it is.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
+    /// Returns the whole response.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> ApiResponse {
         let request = request.build().unwrap();
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
         let response = self.client.execute(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await.unwrap();
         self.check(&method, &path, status, &headers, Some(&body));
-        Answer { status, headers, body }
+        ApiResponse { status, headers, body }
     }
 
-    /// An answer whose body the test reads by itself, or leaves.
-    pub(crate) async fn begin(&self, request: RequestBuilder) -> Response {
+    /// Returns a response whose body the test reads by itself, or leaves.
+    pub(crate) async fn send_streaming(&self, request: RequestBuilder) -> Response {
         let request = request.build().unwrap();
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
         let response = self.client.execute(request).await.unwrap();
@@ -236,7 +243,7 @@ impl Rig {
         self.call(Method::POST, path, None).await
     }
 
-    /// A workspace in `provisioning`.
+    /// Creates a workspace in `provisioning`.
     pub(crate) async fn create(&self, name: &str) -> String {
         let (status, body) = self.call(Method::POST, "/workspaces", Some(json!({"name": name}))).await;
         assert_eq!(status, 201, "{body}");
@@ -258,23 +265,23 @@ impl Rig {
         id
     }
 
-    /// Waits as `rig` does.
-    pub(crate) async fn until(&self, id: &str, wanted: &str) -> Value {
+    /// Waits for a status as `rig` does.
+    pub(crate) async fn until(&self, id: &str, expected: &str) -> Value {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut last = String::from("?");
         loop {
-            assert!(Instant::now() < deadline, "{id} is {last}, never {wanted}");
+            assert!(Instant::now() < deadline, "{id} is {last}, never {expected}");
             let path = match last.as_str() {
                 "?" => format!("/workspaces/{id}"),
                 last => format!("/workspaces/{id}?wait_until_not={last}&timeout_s=2"),
             };
             let (status, body) = self.get(&path).await;
-            if status == 404 && wanted == "gone" {
+            if status == 404 && expected == "gone" {
                 return body;
             }
             assert_eq!(status, 200, "{body}");
             last = body["vm"]["status"].as_str().unwrap().to_owned();
-            if last == wanted {
+            if last == expected {
                 return body;
             }
         }
@@ -282,7 +289,7 @@ impl Rig {
 }
 
 fn config(
-    folder: &std::path::Path,
+    directory: &std::path::Path,
     address: SocketAddr,
     timeouts: Timeouts,
     plans: Plans,
@@ -290,19 +297,19 @@ fn config(
     dns: Vec<SocketAddr>,
 ) -> Config {
     Config {
-        database: folder.join("rigbox.db"),
-        token_key: folder.join("token.key"),
-        master_key: KeySource::File(folder.join("master.key")),
+        database: directory.join("rigbox.db"),
+        token_key: directory.join("token.key"),
+        master_key: KeySource::File(directory.join("master.key")),
         api_listen: address,
         public_api_url: format!("http://{address}"),
         console_url: format!("http://console.localhost:{}", address.port()),
         mail: None,
-        node_socket: folder.join("node.sock"),
-        guestio_socket: folder.join("guestio.sock"),
+        node_socket: directory.join("node.sock"),
+        guestio_socket: directory.join("guestio.sock"),
         dns,
         apps_url: "http://rigbox.localhost:7080".to_owned(),
-        bridge: Some(BridgeConfig { socket: folder.join("bridge.sock"), uid: 0 }),
-        gateways: gateways.then(|| GatewaysConfig { socket: folder.join("gateway.sock"), uids: vec![0] }),
+        bridge: Some(BridgeConfig { socket: directory.join("bridge.sock"), uid: 0 }),
+        gateways: gateways.then(|| GatewaysConfig { socket: directory.join("gateway.sock"), uids: vec![0] }),
         timeouts,
         plans,
     }
@@ -319,7 +326,7 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Follows nothing by itself, and knows where the console is.
+/// Returns a client that follows no redirects and resolves the console.
 fn client(address: SocketAddr) -> Client {
     let redirects = reqwest::redirect::Policy::none();
     Client::builder().redirect(redirects).resolve("console.localhost", address).build().unwrap()

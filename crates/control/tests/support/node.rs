@@ -1,4 +1,4 @@
-//! A node agent without VMs, speaking the real protocol: it keeps the node's promises (idempotent verbs, refused old
+//! Node without VMs, speaking the real protocol: it keeps the node's promises (idempotent verbs, refused old
 //! generations, reports), and lets a test hold or fail each verb.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -17,7 +17,7 @@ use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status};
 
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct SimulatedWorkspace {
     pub(crate) generation: u64,
     pub(crate) state: State,
     pub(crate) boot: String,
@@ -27,12 +27,12 @@ pub(crate) struct Known {
 
 #[derive(Default)]
 struct Inner {
-    known: BTreeMap<String, Known>,
+    workspaces: BTreeMap<String, SimulatedWorkspace>,
     boots: u32,
     calls: Vec<(&'static str, String, u64)>,
     faults: HashMap<&'static str, (&'static str, &'static str)>,
     networks: HashMap<String, NetworkPolicy>,
-    silent_boots: bool,
+    unfinished_boots: bool,
 }
 
 pub(crate) struct Node {
@@ -53,19 +53,19 @@ impl Default for Node {
     }
 }
 
-fn report(id: &str, known: &Known) -> WorkspaceReport {
+fn report(id: &str, workspace: &SimulatedWorkspace) -> WorkspaceReport {
     WorkspaceReport {
         workspace_id: id.to_owned(),
-        generation: known.generation,
-        state: known.state.into(),
-        boot_id: known.boot.clone(),
-        end: known.end.clone(),
-        agent_lost: known.agent_lost,
+        generation: workspace.generation,
+        state: workspace.state.into(),
+        boot_id: workspace.boot.clone(),
+        end: workspace.end.clone(),
+        agent_lost: workspace.agent_lost,
     }
 }
 
 impl Node {
-    /// The verb answers only after `release`.
+    /// Makes a verb respond only after `release`.
     pub(crate) fn hold(&self, verb: &'static str) {
         self.held.send_modify(|held| {
             held.insert(verb);
@@ -78,12 +78,12 @@ impl Node {
         });
     }
 
-    /// What it was told last of a workspace's network.
+    /// Returns the last network policy of a workspace.
     pub(crate) fn network(&self, id: &str) -> Option<NetworkPolicy> {
         self.inner.lock().unwrap().networks.get(id).cloned()
     }
 
-    /// Tells control that a workspace was refused something.
+    /// Reports to control that a workspace was refused network access.
     pub(crate) fn refuse(&self, refused: EgressRefused) {
         self.refused.send(refused).unwrap();
     }
@@ -92,64 +92,64 @@ impl Node {
         self.inner.lock().unwrap().faults.insert(verb, (code, message));
     }
 
-    pub(crate) fn mend(&self, verb: &'static str) {
+    pub(crate) fn recover(&self, verb: &'static str) {
         self.inner.lock().unwrap().faults.remove(verb);
     }
 
-    /// Boots never come to their agent's hello.
-    pub(crate) fn silence_boots(&self) {
-        self.inner.lock().unwrap().silent_boots = true;
+    /// Makes boots never reach their agent's hello.
+    pub(crate) fn never_finish_boots(&self) {
+        self.inner.lock().unwrap().unfinished_boots = true;
     }
 
     pub(crate) fn calls(&self, verb: &str) -> usize {
         self.inner.lock().unwrap().calls.iter().filter(|(called, ..)| *called == verb).count()
     }
 
-    pub(crate) fn knows(&self, id: &str) -> bool {
-        self.inner.lock().unwrap().known.contains_key(id)
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.inner.lock().unwrap().workspaces.contains_key(id)
     }
 
     pub(crate) fn boot(&self, id: &str) -> Option<String> {
-        self.inner.lock().unwrap().known.get(id).map(|known| known.boot.clone())
+        self.inner.lock().unwrap().workspaces.get(id).map(|workspace| workspace.boot.clone())
     }
 
     pub(crate) fn alive(&self, id: &str) -> bool {
         let inner = self.inner.lock().unwrap();
-        inner
-            .known
-            .get(id)
-            .is_some_and(|known| matches!(known.state, State::Booting | State::Running | State::Stopping))
+        inner.workspaces.get(id).is_some_and(|workspace| {
+            matches!(workspace.state, State::Booting | State::Running | State::Stopping)
+        })
     }
 
-    /// Something that nobody requested for.
-    pub(crate) fn plant(&self, id: &str, generation: u64, state: State, boot: &str) {
-        let known = Known { generation, state, boot: boot.to_owned(), ..Known::default() };
-        let _ = self.events.send(report(id, &known));
-        self.inner.lock().unwrap().known.insert(id.to_owned(), known);
+    /// Adds a workspace that no one requested.
+    pub(crate) fn add_orphan(&self, id: &str, generation: u64, state: State, boot: &str) {
+        let workspace =
+            SimulatedWorkspace { generation, state, boot: boot.to_owned(), ..SimulatedWorkspace::default() };
+        let _ = self.events.send(report(id, &workspace));
+        self.inner.lock().unwrap().workspaces.insert(id.to_owned(), workspace);
     }
 
-    /// As if the journal had been lost.
+    /// Removes a workspace, as if the journal had been lost.
     pub(crate) fn forget(&self, id: &str) {
-        self.inner.lock().unwrap().known.remove(id);
+        self.inner.lock().unwrap().workspaces.remove(id);
     }
 
-    /// The VM ends.
+    /// Ends the VM.
     pub(crate) fn end(&self, id: &str, cause: Cause) {
-        self.change(id, |known| {
-            known.state = State::Stopped;
-            known.end = Some(End { cause: cause.into(), detail: String::new() });
+        self.change(id, |workspace| {
+            workspace.state = State::Stopped;
+            workspace.end = Some(End { cause: cause.into(), detail: String::new() });
         });
     }
 
     pub(crate) fn lose_agent(&self, id: &str, lost: bool) {
-        self.change(id, |known| known.agent_lost = lost);
+        self.change(id, |workspace| workspace.agent_lost = lost);
     }
 
-    fn change(&self, id: &str, change: impl FnOnce(&mut Known)) {
+    fn change(&self, id: &str, change: impl FnOnce(&mut SimulatedWorkspace)) {
         let mut inner = self.inner.lock().unwrap();
-        let known = inner.known.get_mut(id).unwrap();
-        change(known);
-        let _ = self.events.send(report(id, known));
+        let workspace = inner.workspaces.get_mut(id).unwrap();
+        change(workspace);
+        let _ = self.events.send(report(id, workspace));
     }
 
     async fn verb(&self, verb: &'static str, id: &str, generation: u64) -> Result<(), Status> {
@@ -160,29 +160,29 @@ impl Node {
         if let Some((code, message)) = inner.faults.get(verb) {
             return Err(fault::status(Code::FailedPrecondition, code, *message));
         }
-        if let Some(known) = inner.known.get_mut(id) {
-            if generation < known.generation {
-                return Err(fault::status(Code::Aborted, "stale_generation", "an older intention"));
+        if let Some(workspace) = inner.workspaces.get_mut(id) {
+            if generation < workspace.generation {
+                return Err(fault::status(Code::Aborted, "stale_generation", "older generation"));
             }
-            known.generation = generation;
+            workspace.generation = generation;
         }
         Ok(())
     }
 }
 
-pub(crate) struct Served(Arc<Node>);
+pub(crate) struct SimulatedService(Arc<Node>);
 
 pub(crate) fn serve(runtime: &Runtime, node: Arc<Node>, socket: &Path) {
     let _ = std::fs::remove_file(socket);
     let _inside = runtime.enter();
     let listener = UnixListener::bind(socket).unwrap();
-    let server = tonic::transport::Server::builder().add_service(NodeServer::new(Served(node)));
+    let server = tonic::transport::Server::builder().add_service(NodeServer::new(SimulatedService(node)));
     runtime
         .spawn(async move { server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap() });
 }
 
 #[tonic::async_trait]
-impl Service for Served {
+impl Service for SimulatedService {
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
         Ok(Response::new(NodeDescription {
             node_id: "node-aaaaaaaa".into(),
@@ -207,11 +207,11 @@ impl Service for Served {
         let r = r.into_inner();
         self.0.verb("provision", &r.workspace_id, r.generation).await?;
         let mut inner = self.0.inner.lock().unwrap();
-        let known = inner.known.entry(r.workspace_id.clone()).or_default();
-        if known.state == State::Unspecified {
-            (known.state, known.generation) = (State::Stopped, r.generation);
+        let workspace = inner.workspaces.entry(r.workspace_id.clone()).or_default();
+        if workspace.state == State::Unspecified {
+            (workspace.state, workspace.generation) = (State::Stopped, r.generation);
         }
-        let _ = self.0.events.send(report(&r.workspace_id, known));
+        let _ = self.0.events.send(report(&r.workspace_id, workspace));
         Ok(Response::new(ProvisionResponse { image_version: "base-1".into() }))
     }
 
@@ -220,19 +220,19 @@ impl Service for Served {
         self.0.verb("start", &r.workspace_id, r.generation).await?;
         let mut inner = self.0.inner.lock().unwrap();
         inner.boots += 1;
-        let (boot, silent) = (format!("boot-{}", inner.boots), inner.silent_boots);
-        let Some(known) = inner.known.get_mut(&r.workspace_id) else {
+        let (boot, silent) = (format!("boot-{}", inner.boots), inner.unfinished_boots);
+        let Some(workspace) = inner.workspaces.get_mut(&r.workspace_id) else {
             return Err(fault::status(Code::NotFound, "not_found", "no disk of that workspace"));
         };
-        if known.state == State::Stopped {
-            (known.state, known.boot, known.end) = (State::Booting, boot, None);
-            let _ = self.0.events.send(report(&r.workspace_id, known));
+        if workspace.state == State::Stopped {
+            (workspace.state, workspace.boot, workspace.end) = (State::Booting, boot, None);
+            let _ = self.0.events.send(report(&r.workspace_id, workspace));
             if !silent {
-                known.state = State::Running;
-                let _ = self.0.events.send(report(&r.workspace_id, known));
+                workspace.state = State::Running;
+                let _ = self.0.events.send(report(&r.workspace_id, workspace));
             }
         }
-        Ok(Response::new(StartResponse { boot_id: known.boot.clone() }))
+        Ok(Response::new(StartResponse { boot_id: workspace.boot.clone() }))
     }
 
     async fn set_network(
@@ -241,8 +241,8 @@ impl Service for Served {
     ) -> Result<Response<rigbox_proto::node::SetNetworkResponse>, Status> {
         let SetNetworkRequest { workspace_id, network } = request.into_inner();
         let mut inner = self.0.inner.lock().unwrap();
-        if !inner.known.contains_key(&workspace_id) {
-            return Err(fault::status(Code::NotFound, "not_found", "nothing of it"));
+        if !inner.workspaces.contains_key(&workspace_id) {
+            return Err(fault::status(Code::NotFound, "not_found", "no such workspace"));
         }
         inner.networks.insert(workspace_id, network.unwrap());
         drop(inner);
@@ -253,11 +253,11 @@ impl Service for Served {
         let r = r.into_inner();
         self.0.verb("stop", &r.workspace_id, r.generation).await?;
         let alive = self.0.alive(&r.workspace_id);
-        if !self.0.knows(&r.workspace_id) {
+        if !self.0.has(&r.workspace_id) {
             return Err(fault::status(Code::NotFound, "not_found", "no such workspace"));
         }
         if alive {
-            self.0.change(&r.workspace_id, |known| known.state = State::Stopping);
+            self.0.change(&r.workspace_id, |workspace| workspace.state = State::Stopping);
             let (node, id) = (self.0.clone(), r.workspace_id);
             tokio::spawn(async move {
                 let mut held = node.held.subscribe();
@@ -273,8 +273,12 @@ impl Service for Served {
     async fn delete(&self, r: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let r = r.into_inner();
         self.0.verb("delete", &r.workspace_id, r.generation).await?;
-        self.0.inner.lock().unwrap().known.remove(&r.workspace_id);
-        let gone = Known { generation: r.generation, state: State::Absent, ..Known::default() };
+        self.0.inner.lock().unwrap().workspaces.remove(&r.workspace_id);
+        let gone = SimulatedWorkspace {
+            generation: r.generation,
+            state: State::Absent,
+            ..SimulatedWorkspace::default()
+        };
         let _ = self.0.events.send(report(&r.workspace_id, &gone));
         Ok(Response::new(DeleteResponse {}))
     }
@@ -288,9 +292,9 @@ impl Service for Served {
             Ok(WatchEvent { event: Some(watch_event::Event::Report(report)) })
         });
         let first: Vec<_> = inner
-            .known
+            .workspaces
             .iter()
-            .map(|(id, known)| watch_event::Event::Report(report(id, known)))
+            .map(|(id, workspace)| watch_event::Event::Report(report(id, workspace)))
             .chain([watch_event::Event::Synced(Synced {})])
             .map(|event| Ok(WatchEvent { event: Some(event) }))
             .collect();

@@ -1,4 +1,5 @@
-//! Whose a domain is: its owner puts a text into DNS that only this installation could have requested this app's owner for.
+//! Verification of custom domains: the owner publishes in DNS a value that only this installation can
+//! compute, and only for this app.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,21 +15,24 @@ use rigbox_store::tokens::TokenKey;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ATTEMPTS: usize = 2;
 
+/// Verifier of custom domains.
 #[derive(Clone)]
 pub struct DomainVerifier {
     resolver: TokioResolver,
     key: [u8; 32],
 }
 
-/// A DNS record of type TXT.
+/// Expected DNS record of type TXT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
+    /// Name of the record.
     pub name: String,
+    /// Value of the record.
     pub value: String,
 }
 
 impl DomainVerifier {
-    /// Asks `servers`, or those that the system asks when there are none.
+    /// Creates a verifier that queries `servers`, or the system's resolvers if there are none.
     pub fn new(token_key: &TokenKey, servers: &[SocketAddr]) -> Result<Self, String> {
         let mut builder = if servers.is_empty() {
             TokioResolver::builder_tokio().map_err(|error| error.to_string())?
@@ -45,7 +49,7 @@ impl DomainVerifier {
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
         let options = builder.options_mut();
-        // Whoever has just put the record there must not be told for long that it is missing.
+        // No cache: a record that has just been published must be found at once.
         options.cache_size = 0;
         options.timeout = QUERY_TIMEOUT;
         options.attempts = MAX_ATTEMPTS;
@@ -53,23 +57,23 @@ impl DomainVerifier {
         Ok(Self { resolver, key: token_key.derive("Rigbox custom domains, version 1") })
     }
 
-    /// What the domain's owner is to put into DNS.
+    /// Returns the record that the owner of a domain must publish.
     pub fn challenge(&self, app: &AppId, domain: &CustomDomain) -> Challenge {
         let hash = blake3::keyed_hash(&self.key, format!("{app} {domain}").as_bytes()).to_hex();
         let value = format!("rigbox-domain={}", hash.chars().take(32).collect::<String>());
         Challenge { name: format!("_rigbox.{domain}"), value }
     }
 
-    /// Whether it is there; or why nobody can tell.
+    /// Returns whether the record is published, or the reason that this cannot be determined.
     pub async fn is_fulfilled(&self, challenge: &Challenge) -> Result<bool, String> {
-        // With the dot at its end no search list applies.
+        // The trailing dot turns off search lists.
         let name = format!("{}.", challenge.name);
-        let answers = match self.resolver.lookup(name, RecordType::TXT).await {
+        let response = match self.resolver.lookup(name, RecordType::TXT).await {
             Ok(lookup) => lookup,
             Err(error) if error.is_nx_domain() || error.is_no_records_found() => return Ok(false),
             Err(error) => return Err(error.to_string()),
         };
-        Ok(answers.answers().iter().any(|record| match &record.data {
+        Ok(response.answers().iter().any(|record| match &record.data {
             RData::TXT(text) => text.txt_data.concat() == challenge.value.as_bytes(),
             _ => false,
         }))

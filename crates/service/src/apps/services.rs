@@ -1,5 +1,5 @@
-//! Apps as services of their workspace: what listens there, systemd units `rigbox-svc-NAME`, their state and their logs. Everything that a
-//! guest says is taken for its own word about itself, and bounded.
+//! Services behind apps: listening ports of a workspace, systemd units `rigbox-svc-NAME`, their state and
+//! their logs. Output of a guest is its own claim about itself, and its size is bounded.
 
 use rigbox_core::authz::{Action, ManageApp, Permit, ReadApp, ReadPorts};
 use rigbox_core::ids::WorkspaceId;
@@ -8,15 +8,16 @@ use rigbox_proto::guest::{ExecStart, ListeningPort, WriteFileOpen};
 use rigbox_store::{App, AppWithWorkspace, Store};
 use serde::Deserialize;
 
-use crate::apps::{AppError, Apps, Change};
+use crate::apps::{AppChange, AppError, Apps};
 use crate::error::{ServiceError, id_of};
 use crate::guests::client::{GuestClient, GuestError, RunningCommand, WriteError};
 
-/// Of systemd units that are apps.
-const UNIT: &str = "rigbox-svc-";
-/// What starts with an app's parameters as environment.
-const PARAMS_FOLDER: &str = "/etc/rigbox/apps";
+/// Prefix of the names of systemd units that run apps.
+const UNIT_PREFIX: &str = "rigbox-svc-";
+/// Directory of the environment files with the apps' parameters.
+const PARAMS_DIRECTORY: &str = "/etc/rigbox/apps";
 
+/// Service for the processes behind apps.
 #[derive(Clone)]
 pub struct AppServices {
     store: Store,
@@ -24,11 +25,14 @@ pub struct AppServices {
     apps: Apps,
 }
 
-/// What is requested of an app.
+/// Action on an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceAction {
+    /// Start the app.
     Start,
+    /// Stop the app.
     Stop,
+    /// Restart the app.
     Restart,
 }
 
@@ -42,79 +46,85 @@ impl ServiceAction {
     }
 }
 
-/// How an app is.
-pub struct Health {
-    /// Requests get an answer from it, as far as can be told from outside of it.
+/// Health of an app.
+pub struct AppHealth {
+    /// True if the app is expected to respond, as far as can be seen from outside of it.
     pub live: bool,
-    /// Something listens on its port where it can be reached.
+    /// True if something listens on the app's port at an address that can be reached.
     pub port_open: bool,
-    /// Its service listens, and on other ports only.
+    /// True if the app's service listens, but only on other ports.
     pub port_drift: bool,
-    /// As systemd says; `unmanaged` without a service.
+    /// State according to systemd; `unmanaged` without a service.
     pub service_status: String,
 }
 
-/// A line of a log.
-pub struct Line {
+/// Line of an app's log.
+pub struct LogLine {
+    /// Text of the line.
     pub message: String,
-    /// Microseconds since the epoch.
+    /// Time in microseconds since the Unix epoch.
     pub at_us: Option<i64>,
+    /// Position in the journal.
     pub cursor: String,
 }
 
 impl AppServices {
+    /// Creates the service.
     pub fn new(store: Store, guests: GuestClient, apps: Apps) -> Self {
         Self { store, guests, apps }
     }
 
-    /// What listens in a workspace, and whether it is an app already.
+    /// Lists the listening ports of a workspace, each with whether an app exposes it.
     pub async fn ports(&self, permit: &Permit<ReadPorts>) -> Result<Vec<(ListeningPort, bool)>, AppError> {
         let id = self.running(permit).await?;
         let exposed = self.store.app_ports(id)?;
         let ports = self.guests.list_ports(id, 0).await?;
-        let known = |port: &ListeningPort| u16::try_from(port.port).is_ok_and(|port| exposed.contains(&port));
-        Ok(ports.into_iter().map(|port| (known(&port), port)).map(|(known, port)| (port, known)).collect())
+        let is_exposed =
+            |port: &ListeningPort| u16::try_from(port.port).is_ok_and(|port| exposed.contains(&port));
+        let with_exposed = |port| (is_exposed(&port), port);
+        Ok(ports.into_iter().map(with_exposed).map(|(exposed, port)| (port, exposed)).collect())
     }
 
-    /// All about what listens on a port.
+    /// Returns all details of what listens on a port.
     pub async fn detect(&self, permit: &Permit<ManageApp>, port: u16) -> Result<ListeningPort, AppError> {
         let id = self.running(permit).await?;
         let found = self.guests.list_ports(id, port).await?;
         found.into_iter().next().ok_or_else(|| AppError::InvalidValue {
             field: "port",
-            problem: format!("nothing listens on {port}: start the program first"),
+            problem: format!("Nothing listens on port {port}. Start the program first."),
         })
     }
 
-    /// Makes a unit of what listens on an app's port, so that it starts with the workspace.
+    /// Creates a systemd unit for what listens on an app's port, so that it starts with the workspace.
     pub async fn wrap(
         &self,
         permit: &Permit<ManageApp>,
         app: &App,
-        what: &ListeningPort,
+        listener: &ListeningPort,
     ) -> Result<AppWithWorkspace, AppError> {
         let id = self.running(permit).await?;
-        let unit = format!("{UNIT}{}.service", app.name);
-        let text = unit_text(app, what)?;
+        let unit = format!("{UNIT_PREFIX}{}.service", app.name);
+        let text = unit_text(app, listener)?;
         self.write(id, &format!("/etc/systemd/system/{unit}"), text).await?;
         self.write_params(id, app).await?;
         self.systemctl(id, &["daemon-reload"]).await?;
         self.systemctl(id, &["enable", &unit]).await?;
-        let change = Change { service: Some(unit), ..Change::default() };
+        let change = AppChange { service: Some(unit), ..AppChange::default() };
         self.apps.change(permit, &app.id, &change, "app.wrap").await
     }
 
-    /// Starts, stops or restarts an app: requests to it, and its service if it is one.
+    /// Starts, stops or restarts an app: whether requests are forwarded to it, and its service, if it has
+    /// one.
     pub async fn perform(
         &self,
         permit: &Permit<ManageApp>,
         app: &App,
         action: ServiceAction,
     ) -> Result<AppWithWorkspace, AppError> {
-        let change = Change { stopped: Some(action == ServiceAction::Stop), ..Change::default() };
+        let change = AppChange { stopped: Some(action == ServiceAction::Stop), ..AppChange::default() };
         let audit_action = format!("app.{}", action.verb());
         match &app.service {
-            // A stop counts, whether or not the service can be requested.
+            // Requests are refused even if the service cannot be stopped.
             Some(unit) if action == ServiceAction::Stop => {
                 let changed = self.apps.change(permit, &app.id, &change, &audit_action).await?;
                 if changed.status == Status::Running {
@@ -132,15 +142,16 @@ impl AppServices {
         }
     }
 
+    /// Returns the health of an app.
     pub async fn health(
         &self,
         permit: &Permit<ReadApp>,
         found: &AppWithWorkspace,
-    ) -> Result<Health, AppError> {
+    ) -> Result<AppHealth, AppError> {
         let app = &found.app;
         if found.status != Status::Running {
             let service_status = format!("workspace {}", found.status);
-            return Ok(Health { live: false, port_open: false, port_drift: false, service_status });
+            return Ok(AppHealth { live: false, port_open: false, port_drift: false, service_status });
         }
         let id = self.running(permit).await?;
         let ports = self.guests.list_ports(id, 0).await?;
@@ -160,7 +171,7 @@ impl AppServices {
             }
             None => "unmanaged".to_owned(),
         };
-        Ok(Health {
+        Ok(AppHealth {
             live: port_open && !app.stopped,
             port_open,
             port_drift: !own.is_empty() && !own.iter().any(|port| open(port)),
@@ -168,14 +179,14 @@ impl AppServices {
         })
     }
 
-    /// The last lines of an app's log, or those after a cursor.
+    /// Returns the last lines of an app's log, or those after a cursor.
     pub async fn logs(
         &self,
         permit: &Permit<ReadApp>,
         app: &App,
         lines: u32,
         cursor: Option<&str>,
-    ) -> Result<Vec<Line>, AppError> {
+    ) -> Result<Vec<LogLine>, AppError> {
         let unit = service_of(app)?;
         let id = self.running(permit).await?;
         let count = format!("--lines={lines}");
@@ -187,13 +198,13 @@ impl AppServices {
         }
         let output = self.guests.output(id, &command).await?;
         if !output.succeeded {
-            return Err(refused_by_systemd(&output.error_text()));
+            return Err(systemctl_failed(&output.error_text()));
         }
         let text = output.stdout.split(|byte| *byte == b'\n');
-        Ok(text.filter_map(line).take(lines as usize).collect())
+        Ok(text.filter_map(parse_journal_line).take(lines as usize).collect())
     }
 
-    /// An app's log as it is written, as lines of JSON from systemd's journal.
+    /// Follows an app's log, as JSON lines of systemd's journal.
     pub async fn follow(
         &self,
         permit: &Permit<ReadApp>,
@@ -212,7 +223,7 @@ impl AppServices {
         Ok(self.guests.exec(id, start).await?)
     }
 
-    /// What the service's next start has as environment.
+    /// Writes the environment file that the service reads at its next start.
     async fn write_params(&self, id: &WorkspaceId, app: &App) -> Result<(), AppError> {
         let quoted = |(name, value): (&String, &String)| {
             format!(
@@ -241,10 +252,10 @@ impl AppServices {
     async fn systemctl(&self, id: &WorkspaceId, words: &[&str]) -> Result<(), AppError> {
         let command: Vec<&str> = ["systemctl"].iter().chain(words).copied().collect();
         let output = self.guests.output(id, &command).await?;
-        if output.succeeded { Ok(()) } else { Err(refused_by_systemd(&output.error_text())) }
+        if output.succeeded { Ok(()) } else { Err(systemctl_failed(&output.error_text())) }
     }
 
-    /// The permit's workspace, if something in it can answer.
+    /// Returns the permit's workspace if it is running.
     async fn running<'a, A: Action>(&self, permit: &'a Permit<A>) -> Result<&'a WorkspaceId, AppError> {
         let id = id_of(permit)?;
         let workspace = self.store.workspace(id).await?;
@@ -259,46 +270,48 @@ fn service_of(app: &App) -> Result<&str, AppError> {
     app.service.as_deref().ok_or_else(|| AppError::NoService(app.name.to_string()))
 }
 
-fn refused_by_systemd(error_text: &str) -> AppError {
+fn systemctl_failed(error_text: &str) -> AppError {
     AppError::Guest(GuestError {
         code: "busy".to_owned(),
         message: format!(
-            "systemd in the workspace did not do it: {error_text}; it may still be starting: try again"
+            "systemd in the workspace failed: {error_text}. It may still be starting; try again."
         ),
     })
 }
 
-/// Whether what is bound to an address is reached from outside the VM.
+/// Returns whether a listener on this address is reachable from outside the VM.
 fn is_reachable(address: &str) -> bool {
     address.parse::<std::net::IpAddr>().is_ok_and(|address| !address.is_loopback())
 }
 
 fn params_path(app: &App) -> String {
-    format!("{PARAMS_FOLDER}/{}.env", app.name)
+    format!("{PARAMS_DIRECTORY}/{}.env", app.name)
 }
 
-/// systemd.service(5); what listens now, started again with the workspace.
-fn unit_text(app: &App, what: &ListeningPort) -> Result<String, AppError> {
-    if what.command.is_empty() {
-        let problem =
-            format!("what listens on {} has no command line that could be started again", what.port);
+/// Returns a unit (systemd.service(5)) that starts the current listener again with the workspace.
+fn unit_text(app: &App, listener: &ListeningPort) -> Result<String, AppError> {
+    if listener.command.is_empty() {
+        let problem = format!(
+            "The program on port {} cannot be restarted, because its command line is empty.",
+            listener.port
+        );
         return Err(AppError::InvalidValue { field: "port", problem });
     }
-    let command: Vec<String> = what.command.iter().map(|word| quoted(word)).collect();
-    let folder = if what.cwd.starts_with('/') { what.cwd.as_str() } else { "/" };
-    let user = if what.uid == 0 { "root" } else { "developer" };
+    let command: Vec<String> = listener.command.iter().map(|word| quote_word(word)).collect();
+    let directory = if listener.cwd.starts_with('/') { listener.cwd.as_str() } else { "/" };
+    let user = if listener.uid == 0 { "root" } else { "developer" };
     Ok(format!(
-        "[Unit]\nDescription=App {name}\nAfter=network.target\n\n[Service]\nUser={user}\nWorkingDirectory={folder}\n\
+        "[Unit]\nDescription=App {name}\nAfter=network.target\n\n[Service]\nUser={user}\nWorkingDirectory={directory}\n\
          EnvironmentFile=-{params}\nExecStart={command}\nRestart=on-failure\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n",
         name = app.name,
-        folder = folder.replace('%', "%%").replace(['\n', '\r'], ""),
+        directory = directory.replace('%', "%%").replace(['\n', '\r'], ""),
         params = params_path(app),
         command = command.join(" "),
     ))
 }
 
-/// One word of `ExecStart=` (systemd.syntax(7), "Quoting").
-fn quoted(word: &str) -> String {
+/// Quotes one word of `ExecStart=` (systemd.syntax(7), "Quoting").
+fn quote_word(word: &str) -> String {
     let mut text = String::from("\"");
     for character in word.chars() {
         match character {
@@ -314,20 +327,20 @@ fn quoted(word: &str) -> String {
     text
 }
 
-/// A name to suggest for what listens somewhere.
-pub fn suggested_name(what: &ListeningPort) -> String {
-    let name: String = what
+/// Returns a suggestion for the name of an app.
+pub fn suggest_name(listener: &ListeningPort) -> String {
+    let name: String = listener
         .process
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
         .take(24)
         .collect();
     let name = name.trim_matches('-');
-    format!("{}-{}", if name.is_empty() { "app" } else { name }, what.port)
+    format!("{}-{}", if name.is_empty() { "app" } else { name }, listener.port)
 }
 
-/// A line that systemd's journal wrote as JSON (systemd.journal-fields(7)).
-pub fn line(text: &[u8]) -> Option<Line> {
+/// Parses a JSON line of systemd's journal (systemd.journal-fields(7)).
+pub fn parse_journal_line(text: &[u8]) -> Option<LogLine> {
     #[derive(Deserialize)]
     struct Entry {
         #[serde(rename = "__CURSOR")]
@@ -337,7 +350,7 @@ pub fn line(text: &[u8]) -> Option<Line> {
         #[serde(rename = "MESSAGE")]
         message: Option<Message>,
     }
-    /// What is no UTF-8 is written as a list of bytes.
+    /// Messages that are not UTF-8 are lists of bytes.
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Message {
@@ -349,11 +362,11 @@ pub fn line(text: &[u8]) -> Option<Line> {
         Message::Text(text) => text,
         Message::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
     };
-    Some(Line { message, at_us: entry.at.and_then(|at| at.parse().ok()), cursor: entry.cursor })
+    Some(LogLine { message, at_us: entry.at.and_then(|at| at.parse().ok()), cursor: entry.cursor })
 }
 
-/// Whether a text may be one of the journal's cursors: it becomes an argument of a command.
-pub fn is_cursor(text: &str) -> bool {
+/// Returns whether a text can be a cursor of the journal. Cursors become arguments of a command.
+pub fn is_valid_cursor(text: &str) -> bool {
     (1..=512).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b';' | b'_' | b'-'))
 }
@@ -363,31 +376,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_stays_one_word_for_systemd() {
-        assert_eq!(quoted("plain"), "\"plain\"");
-        assert_eq!(quoted("a b\"c\\d%e$f\ng"), "\"a b\\\"c\\\\d%%e$$f\\ng\"");
+    fn quoted_word_is_one_word_for_systemd() {
+        assert_eq!(quote_word("plain"), "\"plain\"");
+        assert_eq!(quote_word("a b\"c\\d%e$f\ng"), "\"a b\\\"c\\\\d%%e$$f\\ng\"");
     }
 
     #[test]
-    fn a_line_of_the_journal_is_read_and_nothing_else_is() {
-        let read = line(br#"{"__CURSOR":"s=1;i=2","__REALTIME_TIMESTAMP":"17","MESSAGE":"hello"}"#).unwrap();
+    fn only_journal_lines_are_parsed() {
+        let read =
+            parse_journal_line(br#"{"__CURSOR":"s=1;i=2","__REALTIME_TIMESTAMP":"17","MESSAGE":"hello"}"#)
+                .unwrap();
         assert_eq!((read.message.as_str(), read.at_us, read.cursor.as_str()), ("hello", Some(17), "s=1;i=2"));
-        assert_eq!(line(br#"{"__CURSOR":"c","MESSAGE":[104,255]}"#).unwrap().message, "h\u{fffd}");
-        assert!(line(b"").is_none() && line(b"no json").is_none() && line(b"{}").is_none());
-        assert!(is_cursor("s=a1;i=2b;b=c") && !is_cursor("--unit=x y") && !is_cursor(""));
+        assert_eq!(
+            parse_journal_line(br#"{"__CURSOR":"c","MESSAGE":[104,255]}"#).unwrap().message,
+            "h\u{fffd}"
+        );
+        assert!(
+            parse_journal_line(b"").is_none()
+                && parse_journal_line(b"no json").is_none()
+                && parse_journal_line(b"{}").is_none()
+        );
+        assert!(is_valid_cursor("s=a1;i=2b;b=c") && !is_valid_cursor("--unit=x y") && !is_valid_cursor(""));
     }
 
     #[test]
-    fn a_suggested_name_is_one() {
-        let named = |process: &str| {
-            suggested_name(&ListeningPort {
-                process: process.to_owned(),
-                port: 80,
-                ..ListeningPort::default()
-            })
+    fn suggested_name_is_valid() {
+        let suggest = |process: &str| {
+            suggest_name(&ListeningPort { process: process.to_owned(), port: 80, ..ListeningPort::default() })
         };
         for process in ["python3", "", "---", "näme with blanks", "a/b", &"x".repeat(60)] {
-            assert!(named(process).parse::<rigbox_core::apps::AppName>().is_ok(), "{process}");
+            assert!(suggest(process).parse::<rigbox_core::apps::AppName>().is_ok(), "{process}");
         }
     }
 }

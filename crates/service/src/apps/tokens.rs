@@ -1,5 +1,5 @@
-//! What an app's host gives a browser, and what it tells the app about its visitor: both signed with keys that follow from the
-//! installation's token key, so nothing is stored.
+//! Tokens for apps: session cookies for browsers, and assertions that tell an app who its visitor is. Both
+//! are authenticated with keys derived from the installation's token key, so nothing is stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,27 +15,30 @@ use rigbox_store::App;
 use rigbox_store::tokens::TokenKey;
 use serde_json::json;
 
-/// What the app gets is good for so long; gateways get a new one a minute before.
-const ASSERTION_LIVES: Duration = Duration::from_mins(5);
-const ASSERTION_USED_FOR: Duration = Duration::from_mins(4);
+/// Validity of an assertion; gateways fetch a new one a minute before it ends.
+const ASSERTION_TTL: Duration = Duration::from_mins(5);
+const ASSERTION_REFRESH_AFTER: Duration = Duration::from_mins(4);
 const PREFIX: &str = "rba_";
 
-/// A browser's session at one app.
+/// Browser session at one app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppSession {
+    /// The app.
     pub app: AppId,
-    /// The session on the console that it stands for, and ends with.
+    /// Session at the console, which this one depends on and ends with.
     pub session: SessionId,
+    /// End of the session.
     pub ends_at: Timestamp,
 }
 
+/// Issuer and verifier of tokens for apps.
 #[derive(Clone)]
 pub struct AppTokens(Arc<Keys>);
 
 struct Keys {
     sessions: [u8; 32],
     assertions: Ed25519KeyPair,
-    /// Names the public key in assertions.
+    /// Id of the public key in assertions.
     key_id: String,
     issuer: String,
 }
@@ -47,7 +50,7 @@ impl std::fmt::Debug for AppTokens {
 }
 
 impl AppTokens {
-    /// `issuer` is the API's URL, by which apps know who vouches.
+    /// Creates the issuer. `issuer` is the URL of the API, which apps see in the `iss` claim.
     pub fn new(token_key: &TokenKey, issuer: &str) -> Result<Self, String> {
         let seed = token_key.derive("Rigbox app assertions, version 1");
         let assertions = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|error| error.to_string())?;
@@ -56,27 +59,28 @@ impl AppTokens {
         Ok(Self(Arc::new(Keys { sessions, assertions, key_id, issuer: issuer.to_owned() })))
     }
 
-    /// The token for an app's cookie.
+    /// Returns the token for the app's cookie.
     pub fn seal_session(&self, session: &AppSession) -> String {
         let text = format!("{}.{}.{}", session.app, session.session, session.ends_at.unix_ms());
         format!("{PREFIX}{text}.{}", self.mac(&text))
     }
 
-    /// The console's session behind a token that was made for `app` and is not over.
+    /// Returns the console session of a token that was issued for `app` and has not expired.
     pub fn open_session(&self, token: &str, app: &AppId, now: Timestamp) -> Option<SessionId> {
         let (text, mac) = token.strip_prefix(PREFIX)?.rsplit_once('.')?;
         verify_slices_are_equal(self.mac(text).as_bytes(), mac.as_bytes()).ok()?;
         let mut parts = text.split('.');
         let (of, session, ends) = (parts.next()?, parts.next()?, parts.next()?);
-        let good = of == app.as_str() && ends.parse::<i64>().ok()? > now.unix_ms();
-        good.then(|| session.parse().ok()).flatten()
+        let is_valid = of == app.as_str() && ends.parse::<i64>().ok()? > now.unix_ms();
+        is_valid.then(|| session.parse().ok()).flatten()
     }
 
     fn mac(&self, text: &str) -> String {
         blake3::keyed_hash(&self.0.sessions, text.as_bytes()).to_hex().to_string()
     }
 
-    /// Says to one app who asks, as a JSON Web Token (RFC 7519) signed with Ed25519 (RFC 8037), and until when to use it.
+    /// Returns an assertion of a user's identity for one app, a JSON Web Token (RFC 7519) signed with Ed25519
+    /// (RFC 8037), and the time at which to replace it.
     pub fn assertion(
         &self,
         app: &App,
@@ -94,14 +98,14 @@ impl AppTokens {
             "email_verified": user.email_verified,
             "app": app.name.as_str(),
             "iat": seconds,
-            "exp": now.after(ASSERTION_LIVES).unix_ms() / 1000,
+            "exp": now.after(ASSERTION_TTL).unix_ms() / 1000,
         });
         let signed = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));
         let signature = self.0.assertions.sign(signed.as_bytes());
-        Ok((format!("{signed}.{}", BASE64.encode(signature.as_ref())), now.after(ASSERTION_USED_FOR)))
+        Ok((format!("{signed}.{}", BASE64.encode(signature.as_ref())), now.after(ASSERTION_REFRESH_AFTER)))
     }
 
-    /// The public key, as a JSON Web Key Set (RFC 7517).
+    /// Returns the public key as a JSON Web Key Set (RFC 7517).
     pub fn key_set(&self) -> String {
         let public = BASE64.encode(self.0.assertions.public_key().as_ref());
         json!({"keys": [{
@@ -124,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_opens_one_app_until_its_end() {
+    fn session_is_valid_at_one_app_until_its_end() {
         let tokens = tokens();
         let (app, other) = (AppId::from_random([1; 5]), AppId::from_random([2; 5]));
         let ends_at = Timestamp::from_unix_ms(1_000);
@@ -134,7 +138,7 @@ mod tests {
         assert_eq!(at(&token, &app, 999), Some(session.session));
         assert_eq!(at(&token, &app, 1_000), None);
         assert_eq!(at(&token, &other, 999), None);
-        // Nothing in it can be changed.
+        // A change of any byte invalidates the token.
         for index in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[index] ^= 1;
@@ -146,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_is_verified_with_the_published_key() {
+    fn assertion_verifies_with_published_key() {
         let tokens = tokens();
         let user = AppUser {
             id: rigbox_core::ids::UserId::from_random([4; 5]),
@@ -157,7 +161,7 @@ mod tests {
         };
         let now = Timestamp::from_unix_ms(1_700_000_000_000);
         let (token, until) = tokens.assertion(&app(), "http://web.rigbox.localhost", &user, now).unwrap();
-        assert!(until < now.after(ASSERTION_LIVES));
+        assert!(until < now.after(ASSERTION_TTL));
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let keys: serde_json::Value = serde_json::from_str(&tokens.key_set()).unwrap();
         let public = BASE64.decode(keys["keys"][0]["x"].as_str().unwrap()).unwrap();

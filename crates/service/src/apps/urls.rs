@@ -1,21 +1,21 @@
-//! Where apps are: the installation's domain for them, and the origins that follow from it.
+//! URLs of apps: the installation's domain for apps, and the origins derived from it.
 
 use http::Uri;
 use rigbox_core::apps::{AppName, CustomDomain};
 use rigbox_store::{App, AppHost};
 
-/// The origin below which apps live, e.g. `http://rigbox.localhost:7080`.
+/// Origin below which apps are served, e.g. `http://rigbox.localhost:7080`.
 #[derive(Debug, Clone)]
 pub struct AppUrls {
     scheme: String,
-    /// In lower case, without port.
+    /// Lower case, without a port.
     host: String,
-    /// With its colon; empty for the scheme's own.
+    /// With its colon; empty for the scheme's default.
     port: String,
 }
 
 impl AppUrls {
-    /// `None` when the URL is no origin.
+    /// Parses an origin. Returns `None` if the URL is not one.
     pub fn new(url: &str) -> Option<Self> {
         let uri: Uri = url.parse().ok()?;
         let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
@@ -26,12 +26,12 @@ impl AppUrls {
         bare.then(|| Self { scheme: scheme.to_owned(), host, port })
     }
 
-    /// The domain itself.
+    /// Returns the domain for apps.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// What a host name in a request may mean.
+    /// Returns the app that a host name may refer to.
     pub fn app_host(&self, host: &str) -> Option<AppHost> {
         if let Some(label) = host.strip_suffix(&self.host).and_then(|rest| rest.strip_suffix('.')) {
             return label.parse::<AppName>().ok().map(AppHost::Name);
@@ -39,12 +39,12 @@ impl AppUrls {
         host.parse::<CustomDomain>().ok().map(AppHost::Domain)
     }
 
-    /// The origin at which an app answers by its name.
+    /// Returns the origin of an app by its name.
     pub fn named_origin(&self, name: &AppName) -> String {
         format!("{}://{name}.{}{}", self.scheme, self.host, self.port)
     }
 
-    /// The origin that an app is known by: its own domain's once that is verified.
+    /// Returns the canonical origin of an app: its custom domain once that is verified.
     pub fn origin(&self, app: &App) -> String {
         match &app.custom_domain {
             Some(domain) if app.domain_verified_at.is_some() => {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_an_apps_name_or_a_domain_of_its_own() {
+    fn host_is_an_app_name_or_a_custom_domain() {
         let domain = AppUrls::new("http://rigbox.localhost:7080").unwrap();
         let name = |host: &str| match domain.app_host(host) {
             Some(AppHost::Name(name)) => Some(name.to_string()),

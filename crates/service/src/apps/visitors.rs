@@ -1,4 +1,5 @@
-//! Who visits an app: what gateways ask of a host, of a credential, and of the code that a browser brings from the console.
+//! Visitors of apps: lookup of the app behind a host, of the user behind a credential, and the handoff of a
+//! browser from the console to an app.
 
 use std::time::Duration;
 
@@ -17,76 +18,87 @@ use crate::clock;
 use crate::identity::console_origin::ConsoleOrigin;
 use crate::identity::sign_in::SESSION_IDLE_TIMEOUT;
 
-/// A gateway asks again after this, so that a use is noted and an end by time is seen.
+/// Interval at which a gateway asks again, so that uses are recorded and expiry is noticed.
 const IDENTITY_TTL: Duration = Duration::from_secs(60);
-/// A browser is on its handoff from the console to the app for no longer.
+/// Validity of the code that hands a browser off from the console to an app.
 const CODE_TTL: Duration = Duration::from_secs(60);
-/// When a credential was used last is noted no more often than this.
+/// Minimum interval between two records of a credential's last use.
 const LAST_USED_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What was shown to an app's host.
+/// Credential sent with a request to an app.
 pub enum PresentedCredential {
+    /// API key.
     Key(SecretString),
+    /// Token of the app's cookie.
     Session(SecretString),
 }
 
-/// Whom it stands for.
+/// Identity behind a credential.
 pub enum Visitor {
+    /// The credential is invalid.
     Unknown,
+    /// A workspace, by its own key.
     Workspace,
+    /// A user.
     User(IdentifiedUser),
 }
 
-/// A user at an app.
+/// User at an app.
 pub struct IdentifiedUser {
+    /// The user.
     pub user: AppUser,
-    /// To be requested for again then.
+    /// Time until which the identity is valid.
     pub until: Timestamp,
+    /// Signed assertion for the app.
     pub assertion: String,
+    /// Time at which to replace the assertion.
     pub assertion_until: Timestamp,
 }
 
+/// Service for visitors of apps.
 #[derive(Clone)]
 pub struct AppVisitors {
     store: Store,
     token_key: TokenKey,
     tokens: AppTokens,
-    domain: AppUrls,
+    urls: AppUrls,
     console: ConsoleOrigin,
 }
 
 impl AppVisitors {
+    /// Creates the service.
     pub fn new(
         store: Store,
         token_key: TokenKey,
         tokens: AppTokens,
-        domain: AppUrls,
+        urls: AppUrls,
         console: ConsoleOrigin,
     ) -> Self {
-        Self { store, token_key, tokens, domain, console }
+        Self { store, token_key, tokens, urls, console }
     }
 
-    /// The app that a request's host means.
+    /// Returns the app that a request's host refers to.
     pub fn app_at(&self, host: &str) -> Result<Option<AppWithWorkspace>, Error> {
-        match self.domain.app_host(host) {
+        match self.urls.app_host(host) {
             Some(host) => Ok(self.store.app_at(&host)?.filter(|found| found.app.port.is_some())),
             None => Ok(None),
         }
     }
 
+    /// Returns the canonical origin of an app.
     pub fn origin(&self, app: &App) -> String {
-        self.domain.origin(app)
+        self.urls.origin(app)
     }
 
-    /// Where a browser signs in for an app.
+    /// Returns the URL at which a browser signs in to an app.
     pub fn sign_in_url(&self, app: &App) -> String {
         format!("{}/open/{}", self.console.origin(), app.id)
     }
 
-    /// Whom a credential stands for at an app.
-    pub async fn identify(&self, app: &AppId, shown: &PresentedCredential) -> Result<Visitor, Error> {
+    /// Returns the identity behind a credential at an app.
+    pub async fn identify(&self, app: &AppId, credential: &PresentedCredential) -> Result<Visitor, Error> {
         let Some(found) = self.store.app(app)? else { return Ok(Visitor::Unknown) };
-        match shown {
+        match credential {
             PresentedCredential::Key(key) => self.by_key(&found.app, key.expose_secret()).await,
             PresentedCredential::Session(session) => {
                 self.by_session(&found.app, session.expose_secret()).await
@@ -130,7 +142,7 @@ impl AppVisitors {
         let Some(holder) = self.store.session_holder(&session, now).await? else {
             return Ok(Visitor::Unknown);
         };
-        // Who is at work in an app is at work.
+        // Use of an app keeps the session alive.
         if holder.idle_at.since(now) + LAST_USED_INTERVAL <= SESSION_IDLE_TIMEOUT {
             log_failure(self.store.session_used(&holder.id, SESSION_IDLE_TIMEOUT, now).await);
         }
@@ -152,12 +164,13 @@ impl AppVisitors {
         now: Timestamp,
     ) -> Result<Visitor, Error> {
         let (assertion, assertion_until) =
-            self.tokens.assertion(app, &self.domain.origin(app), &user, now).map_err(Error::Random)?;
+            self.tokens.assertion(app, &self.urls.origin(app), &user, now).map_err(Error::Random)?;
         let until = now.after(IDENTITY_TTL).min(ends.unwrap_or(Timestamp::from_unix_ms(i64::MAX)));
         Ok(Visitor::User(IdentifiedUser { user, until, assertion, assertion_until }))
     }
 
-    /// Turns the code that a browser brought into a session of the app, and says until when that lasts at max.
+    /// Exchanges a browser's code for a session at the app. Returns its token and the latest time at which it
+    /// ends.
     pub async fn redeem(
         &self,
         app: &AppId,
@@ -173,7 +186,8 @@ impl AppVisitors {
         }))
     }
 
-    /// Sends somebody who is signed in on to an app with a code, if they may see it; to nowhere otherwise.
+    /// Returns the URL that hands a signed-in user's browser off to an app, with a code. Returns `None` if
+    /// the user may not open the app.
     pub async fn hand_off(
         &self,
         principal: &Principal,
@@ -193,8 +207,8 @@ impl AppVisitors {
         let now = clock::now();
         let handoff = AppHandoff { app: &app, session, state, ttl: CODE_TTL };
         self.store.add_app_code(&code, &self.token_key, &handoff, now).await?;
-        // The host is the app's own, whatever was requested for.
-        let origin = self.domain.origin(&found.app);
+        // The host is always the app's own, so that a code never reaches another one.
+        let origin = self.urls.origin(&found.app);
         Ok(Some(format!("{origin}/.rigbox/callback?code={}&state={state}", code.reveal())))
     }
 
@@ -211,7 +225,7 @@ impl AppVisitors {
     }
 }
 
-/// An app, as the table of who may see it has it.
+/// Returns the access policy of an app.
 fn policy_of(app: &App) -> app_access::AppPolicy {
     app_access::AppPolicy {
         id: app.id.clone(),
@@ -222,15 +236,15 @@ fn policy_of(app: &App) -> app_access::AppPolicy {
     }
 }
 
-/// Whether a key's own limits cover an app's workspace, whosever that is.
+/// Returns whether the scope of a credential covers an app's workspace, no matter who owns it.
 fn covers(principal: &Principal, app: &App) -> bool {
     let target = Target::Workspace { id: app.workspace_id.clone(), owner: principal.user.clone() };
     authorize::<ReadApp>(principal, target).is_ok()
 }
 
-/// Nobody waits for it, and it is tried again at the next use.
+/// Logs a failure that no one waits for. The next use tries again.
 fn log_failure(outcome: Result<(), Error>) {
     if let Err(error) = outcome {
-        warn!(%error, "when a credential was used last could not be noted");
+        warn!(%error, "failed to record the last use of a credential");
     }
 }

@@ -1,4 +1,5 @@
-//! The agents in the VMs, reached through guestio. Streams are pulled: what a slow client does not take, the guest keeps.
+//! Client of the agents in VMs, through guestio. Streams are pulled: what a slow client does not read stays
+//! in the guest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,27 +21,29 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use tower::util::MapRequest;
 
-use crate::guests::request_stream::{Input, guarded, request_stream};
+use crate::guests::request_stream::{Input, request_stream, reset_on_disconnect};
 use crate::rpc;
 
-/// Calls to guests at one time, all workspaces together: times the stream window it bounds our memory.
+/// Concurrent calls to guests, over all workspaces. Times the stream window, it bounds our memory.
 const MAX_CONCURRENT_CALLS: usize = 256;
 /// Payload of one message.
-pub const CHUNK: usize = 32 * 1024;
+pub const CHUNK_BYTES: usize = 32 * 1024;
 const MAX_MESSAGE_BYTES: usize = 128 * 1024;
-/// The agent only looks something up.
+/// For calls that only read state of the guest.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 const MAX_STDERR_BYTES: usize = 4096;
-/// The agent only writes two small files in memory.
+/// For a delivery, which only writes two small files in memory.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a call to a guest failed, with a stable code.
+/// Error of a call to a guest, with a stable code.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct GuestError {
+    /// Stable code.
     pub code: String,
+    /// Message for people.
     pub message: String,
 }
 
@@ -50,30 +53,35 @@ impl From<Status> for GuestError {
     }
 }
 
-type Guarded = MapRequest<Channel, fn(http::Request<Body>) -> http::Request<Body>>;
+type ResettableChannel = MapRequest<Channel, fn(http::Request<Body>) -> http::Request<Body>>;
 
+/// Client of the agents.
 #[derive(Clone)]
 pub struct GuestClient {
-    grpc: Grpc<Guarded>,
+    grpc: Grpc<ResettableChannel>,
     calls: Arc<Semaphore>,
 }
 
-/// A running command: dropping it ends the command's process group.
+/// Running command. Dropping it kills the command's process group.
 pub struct RunningCommand {
+    /// Input of the command.
     pub input: Input<ExecInput>,
+    /// Output of the command.
     pub output: Output<ExecOutput>,
 }
 
 impl GuestClient {
+    /// Creates a client that connects to guestio's socket on first use.
     pub fn new(socket: &Path) -> Self {
-        let guarded: fn(http::Request<Body>) -> http::Request<Body> = guarded;
+        let reset: fn(http::Request<Body>) -> http::Request<Body> = reset_on_disconnect;
         Self {
-            grpc: Grpc::new(MapRequest::new(rpc::channel(socket), guarded))
+            grpc: Grpc::new(MapRequest::new(rpc::channel(socket), reset))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
             calls: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
         }
     }
 
+    /// Starts a command.
     pub async fn exec(
         &self,
         id: &WorkspaceId,
@@ -82,26 +90,27 @@ impl GuestClient {
         let permit = self.permit()?;
         let (input, request) = request_stream();
         input.send(ExecInput { input: Some(exec_input::Input::Start(start)) }).await;
-        let stream = self.grpc.clone().exec(addressed(id, request)?).await?.into_inner();
+        let stream = self.grpc.clone().exec(with_workspace(id, request)?).await?.into_inner();
         Ok(RunningCommand { input, output: Output { stream, _permit: permit } })
     }
 
-    /// Hands a workspace its secrets. Not counted among the calls: users' own must not keep it waiting.
+    /// Delivers secrets to a workspace. Does not count against the limit of concurrent calls, so that calls
+    /// by users cannot delay it.
     pub async fn deliver(&self, id: &WorkspaceId, secrets: DeliverSecretsRequest) -> Result<(), GuestError> {
         let mut request = Request::new(secrets);
         request.set_timeout(DELIVERY_TIMEOUT);
-        self.grpc.clone().deliver_secrets(addressed(id, request)?).await?;
+        self.grpc.clone().deliver_secrets(with_workspace(id, request)?).await?;
         Ok(())
     }
 
-    /// What listens in a workspace: all ports, or one and all about it.
+    /// Lists the listening ports of a workspace: all of them (`port` 0), or one with all its details.
     pub async fn list_ports(&self, id: &WorkspaceId, port: u16) -> Result<Vec<ListeningPort>, GuestError> {
         let mut request = Request::new(ListPortsRequest { port: port.into() });
         request.set_timeout(LOOKUP_TIMEOUT);
-        Ok(self.grpc.clone().list_ports(addressed(id, request)?).await?.into_inner().ports)
+        Ok(self.grpc.clone().list_ports(with_workspace(id, request)?).await?.into_inner().ports)
     }
 
-    /// Runs a short command as root and keeps what it says, as far as that is bounded.
+    /// Runs a short command as root and returns its output, truncated to a maximum.
     pub async fn output(&self, id: &WorkspaceId, command: &[&str]) -> Result<CommandOutput, GuestError> {
         let start = ExecStart {
             argv: command.iter().map(|word| (*word).to_owned()).collect(),
@@ -114,8 +123,8 @@ impl GuestClient {
         running.input.send(ExecInput { input: Some(exec_input::Input::Eof(true)) }).await;
         while let Some(message) = running.output.next().await? {
             match message.output {
-                Some(exec_output::Output::Stdout(bytes)) => output.keep(&bytes),
-                Some(exec_output::Output::Stderr(bytes)) => output.keep_error(&bytes),
+                Some(exec_output::Output::Stdout(bytes)) => output.append(&bytes),
+                Some(exec_output::Output::Stderr(bytes)) => output.append_error(&bytes),
                 Some(exec_output::Output::Exit(end)) => {
                     output.succeeded = end.outcome == Some(exec_exit::Outcome::ExitCode(0));
                     break;
@@ -126,17 +135,19 @@ impl GuestClient {
         Ok(output)
     }
 
+    /// Reads a file.
     pub async fn read_file(
         &self,
         id: &WorkspaceId,
         request: ReadFileRequest,
     ) -> Result<Output<ReadFileOutput>, GuestError> {
         let permit = self.permit()?;
-        let stream = self.grpc.clone().read_file(addressed(id, Request::new(request))?).await?.into_inner();
+        let stream =
+            self.grpc.clone().read_file(with_workspace(id, Request::new(request))?).await?.into_inner();
         Ok(Output { stream, _permit: permit })
     }
 
-    /// Writes `content`; the file appears only when all of it has come without an error. Answers its size.
+    /// Writes a file, which appears only if `content` ends without an error. Returns its size.
     pub async fn write_file<E>(
         &self,
         id: &WorkspaceId,
@@ -148,13 +159,13 @@ impl GuestClient {
         let message = |part| WriteFileInput { input: Some(part) };
         input.send(message(write_file_input::Input::Open(open))).await;
         let mut grpc = self.grpc.clone();
-        let call = grpc.write_file(addressed(id, request)?);
+        let call = grpc.write_file(with_workspace(id, request)?);
         tokio::pin!(call);
-        let feeding = async {
+        let sending = async {
             while let Some(bytes) = content.next().await {
                 let mut bytes = bytes.map_err(WriteError::Content)?;
                 while !bytes.is_empty() {
-                    let part = bytes.split_to(bytes.len().min(CHUNK));
+                    let part = bytes.split_to(bytes.len().min(CHUNK_BYTES));
                     input.send(message(write_file_input::Input::Data(part))).await;
                 }
             }
@@ -162,12 +173,12 @@ impl GuestClient {
             input.finish().await;
             Ok::<(), WriteError<E>>(())
         };
-        tokio::pin!(feeding);
+        tokio::pin!(sending);
         tokio::select! {
-            // An answer before the end of the content is a refusal.
-            answer = &mut call => Ok(answer.map_err(GuestError::from)?.into_inner().size),
-            fed = &mut feeding => {
-                fed?;
+            // A response before the end of the content is an error.
+            response = &mut call => Ok(response.map_err(GuestError::from)?.into_inner().size),
+            sent = &mut sending => {
+                sent?;
                 Ok(call.await.map_err(GuestError::from)?.into_inner().size)
             }
         }
@@ -176,40 +187,45 @@ impl GuestClient {
     fn permit(&self) -> Result<OwnedSemaphorePermit, GuestError> {
         self.calls.clone().try_acquire_owned().map_err(|_| GuestError {
             code: "busy".to_owned(),
-            message: format!("{MAX_CONCURRENT_CALLS} commands and file transfers are under way already"),
+            message: format!(
+                "{MAX_CONCURRENT_CALLS} commands and file transfers are already running. Try again."
+            ),
         })
     }
 }
 
-/// What a short command output.
+/// Output of a short command.
 #[derive(Debug, Default)]
 pub struct CommandOutput {
+    /// True if the exit code was 0.
     pub succeeded: bool,
+    /// Standard output.
     pub stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
 impl CommandOutput {
-    fn keep(&mut self, bytes: &[u8]) {
+    fn append(&mut self, bytes: &[u8]) {
         self.stdout.extend(bytes.iter().take(MAX_OUTPUT_BYTES.saturating_sub(self.stdout.len())));
     }
 
-    fn keep_error(&mut self, bytes: &[u8]) {
+    fn append_error(&mut self, bytes: &[u8]) {
         self.stderr.extend(bytes.iter().take(MAX_STDERR_BYTES.saturating_sub(self.stderr.len())));
     }
 
-    /// What it complained of, for people.
+    /// Returns the standard error as one line for people.
     pub fn error_text(&self) -> String {
         let text = String::from_utf8_lossy(&self.stderr);
         text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 }
 
-/// Why a file was not written.
+/// Error of writing a file.
 #[derive(Debug)]
 pub enum WriteError<E> {
-    /// The content did not come to its end.
+    /// The content ended early.
     Content(E),
+    /// The call failed.
     Guest(GuestError),
 }
 
@@ -219,19 +235,20 @@ impl<E> From<GuestError> for WriteError<E> {
     }
 }
 
-/// What comes from a guest.
+/// Stream of messages from a guest.
 pub struct Output<T> {
     stream: Streaming<T>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl<T> Output<T> {
+    /// Returns the next message, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<T>, GuestError> {
         Ok(self.stream.message().await?)
     }
 }
 
-fn addressed<T>(id: &WorkspaceId, mut request: Request<T>) -> Result<Request<T>, GuestError> {
+fn with_workspace<T>(id: &WorkspaceId, mut request: Request<T>) -> Result<Request<T>, GuestError> {
     let value = MetadataValue::try_from(id.as_str())
         .map_err(|error| GuestError { code: "internal".to_owned(), message: error.to_string() })?;
     request.metadata_mut().insert(WORKSPACE_HEADER, value);

@@ -1,8 +1,8 @@
-//! What we send to a guest while a call lasts, and the difference between its end and our vanishing.
+//! Request streams to guests, which tell an orderly end from a disconnected caller.
 //!
-//! A gRPC client can only end its stream in order, and a stream that just stays open keeps the call alive after
-//! everybody has forgotten it. So the body of a call whose feeder has vanished fails, and HTTP/2 resets the call.
-//! (A tonic server may still see that as an end, hence `done` in `WriteFileInput`.)
+//! A gRPC client can only end its stream in order, and a stream that stays open keeps the call alive after
+//! its sender is gone. So the body of a call whose sender was dropped fails, and HTTP/2 resets the call. (A
+//! tonic server may still see that as an end, hence `done` in `WriteFileInput`.)
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::{Request, Status};
 
-/// Messages that wait for the guest.
+/// Messages queued for the guest.
 const QUEUE_LEN: usize = 4;
 
-/// What goes to a guest. Dropping it without `finish` resets the call.
+/// Sender of a request stream. Dropping it without `finish` resets the call.
 pub struct Input<T>(mpsc::Sender<Option<T>>);
 
 impl<T> Input<T> {
-    /// Waits while the guest does not take more; nothing happens when it has gone.
+    /// Sends a message. Waits while the guest does not read; does nothing if the call has ended.
     pub async fn send(&self, message: T) {
         let _ = self.0.send(Some(message)).await;
     }
@@ -34,47 +34,47 @@ impl<T> Input<T> {
     }
 }
 
-/// In a request's extensions: true once its feeder has vanished.
+/// Request extension: true once the sender was dropped.
 #[derive(Clone)]
 struct Disconnected(Arc<AtomicBool>);
 
-/// A streaming request and what feeds it.
+/// Creates a streaming request and its sender.
 pub fn request_stream<T: Send + 'static>() -> (Input<T>, Request<impl Stream<Item = T> + Send + 'static>) {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
-    let vanished = Disconnected(Arc::default());
-    let state = (receiver, vanished.clone());
+    let disconnected = Disconnected(Arc::default());
+    let state = (receiver, disconnected.clone());
     let stream = futures_util::stream::unfold(
         state,
-        |(mut receiver, vanished): (mpsc::Receiver<Option<T>>, Disconnected)| async move {
+        |(mut receiver, disconnected): (mpsc::Receiver<Option<T>>, Disconnected)| async move {
             match receiver.recv().await {
-                Some(Some(message)) => Some((message, (receiver, vanished))),
+                Some(Some(message)) => Some((message, (receiver, disconnected))),
                 Some(None) => None,
                 None => {
-                    vanished.0.store(true, Ordering::Release);
+                    disconnected.0.store(true, Ordering::Release);
                     None
                 }
             }
         },
     );
     let mut request = Request::new(stream);
-    request.extensions_mut().insert(vanished);
+    request.extensions_mut().insert(disconnected);
     (Input(sender), request)
 }
 
-/// Makes the bodies of fed requests fail when their feeder has vanished.
-pub fn guarded(request: http::Request<Body>) -> http::Request<Body> {
+/// Makes the body of a request fail once its sender was dropped.
+pub fn reset_on_disconnect(request: http::Request<Body>) -> http::Request<Body> {
     match request.extensions().get::<Disconnected>().cloned() {
         None => request,
-        Some(vanished) => request.map(|inner| Body::new(Guarded { inner, vanished })),
+        Some(disconnected) => request.map(|inner| Body::new(ResetOnDisconnect { inner, disconnected })),
     }
 }
 
-struct Guarded {
+struct ResetOnDisconnect {
     inner: Body,
-    vanished: Disconnected,
+    disconnected: Disconnected,
 }
 
-impl HttpBody for Guarded {
+impl HttpBody for ResetOnDisconnect {
     type Data = Bytes;
     type Error = Status;
 
@@ -83,14 +83,14 @@ impl HttpBody for Guarded {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(context);
-        if self.vanished.0.load(Ordering::Acquire) {
-            return Poll::Ready(Some(Err(Status::cancelled("the caller has gone"))));
+        if self.disconnected.0.load(Ordering::Acquire) {
+            return Poll::Ready(Some(Err(Status::cancelled("the caller has disconnected"))));
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.vanished.0.load(Ordering::Acquire) && self.inner.is_end_stream()
+        !self.disconnected.0.load(Ordering::Acquire) && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,6 +1,6 @@
-//! What running boots have been given: the workspace's environment and its own key, over guestio straight to the agent. The node, which
-//! is root, never sees them. This remembers what was delivered since this process began; after a restart everything is delivered once
-//! more, except keys, of which only hashes are kept.
+//! Delivery of secrets to running boots: the workspace's environment and its own key, through guestio to the
+//! agent. The node, which runs as root, never sees them. Deliveries are tracked in memory; after a restart
+//! everything is delivered again, except keys, of which only hashes are stored.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,24 +16,25 @@ use tracing::info;
 
 use crate::guests::client::{GuestClient, GuestError};
 
-/// What a boot has.
+/// State that was delivered to a boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Delivered {
     boot: String,
-    /// Of the environment.
+    /// Revision of the environment.
     revision: i64,
 }
 
-/// A key that was pending for a boot and is on its way there.
+/// Key that has been generated for a boot and is not delivered yet.
 struct PendingKey {
     boot: String,
     key: WorkspaceKey,
 }
 
+/// Service that delivers secrets.
 #[derive(Clone)]
-pub struct SecretDelivery(Arc<Parts>);
+pub struct SecretDelivery(Arc<Inner>);
 
-struct Parts {
+struct Inner {
     store: Store,
     token_key: TokenKey,
     guests: GuestClient,
@@ -42,12 +43,13 @@ struct Parts {
 }
 
 impl SecretDelivery {
+    /// Creates the service.
     pub fn new(store: Store, token_key: TokenKey, guests: GuestClient) -> Self {
         let (pending, delivered) = (Mutex::default(), watch::channel(HashMap::new()).0);
-        Self(Arc::new(Parts { store, token_key, guests, pending, delivered }))
+        Self(Arc::new(Inner { store, token_key, guests, pending, delivered }))
     }
 
-    /// Mints the key of a boot that has begun.
+    /// Generates the key of a boot that has started.
     pub async fn prepare(&self, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
         let key = WorkspaceKey::mint()?;
         let hash = self.0.token_key.hash(key.reveal());
@@ -57,35 +59,35 @@ impl SecretDelivery {
         Ok(())
     }
 
-    /// Hands a boot all that it is to have.
+    /// Delivers all secrets to a boot.
     pub async fn deliver(&self, id: &WorkspaceId, boot: &str) -> Result<Result<(), GuestError>, Error> {
         if self.pending_key(id, boot).is_none() && !self.0.store.has_workspace_key(id, boot).await? {
-            // The process that pending it has ended.
+            // The process that generated the key has ended before delivering it.
             self.prepare(id, boot).await?;
         }
         let workspace_key = self.pending_key(id, boot).map_or(String::new(), |key| key.reveal().to_owned());
-        // A workspace that is gone needs nothing.
+        // The workspace was deleted.
         let Some(environment) = self.0.store.environment(id).await? else { return Ok(Ok(())) };
         let expose = |(name, value): (_, &secrecy::SecretString)| (name, value.expose_secret().to_owned());
         let env =
             environment.variables.iter().map(|(name, value)| expose((name.to_string(), value))).collect();
-        let began = Instant::now();
+        let started_at = Instant::now();
         if let Err(error) = self.0.guests.deliver(id, DeliverSecretsRequest { env, workspace_key }).await {
             return Ok(Err(error));
         }
-        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        info!(workspace = %id, boot, revision = environment.revision, took_ms, "secrets delivered");
+        let took_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(workspace = %id, boot, revision = environment.revision, took_ms, "delivered secrets");
         let delivered = Delivered { boot: boot.to_owned(), revision: environment.revision };
         self.0.delivered.send_modify(|all| drop(all.insert(id.clone(), delivered)));
         Ok(Ok(()))
     }
 
-    /// After the delivery's effect is stored: the key is known to the VM alone.
+    /// Removes the pending key, after the effect of its delivery is stored. From now on only the VM has it.
     pub async fn finish(&self, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
         let was_minted = self.pending_key(id, boot).is_some();
         if was_minted {
             if !self.0.store.has_workspace_key(id, boot).await? {
-                // It ran before it had one.
+                // The boot ran without a key before.
                 self.0.store.workspace_key_delivered(id, boot).await?;
             }
             self.pending().remove(id);
@@ -93,22 +95,23 @@ impl SecretDelivery {
         Ok(())
     }
 
-    /// Whether a boot has its key and this revision of its environment.
+    /// Returns whether a boot has its key and this revision of its environment.
     pub fn is_delivered(&self, id: &WorkspaceId, boot: &str, revision: i64) -> bool {
-        let wanted = Delivered { boot: boot.to_owned(), revision };
-        self.0.delivered.borrow().get(id) == Some(&wanted)
+        let expected = Delivered { boot: boot.to_owned(), revision };
+        self.0.delivered.borrow().get(id) == Some(&expected)
     }
 
-    /// Waits until a boot has this revision of its environment, or a later one; `false` when it has not within `limit`.
+    /// Waits until a boot has this revision of its environment, or a later one. Returns `false` after
+    /// `limit`.
     pub async fn wait_delivered(&self, id: &WorkspaceId, boot: &str, revision: i64, limit: Duration) -> bool {
         let mut delivered = self.0.delivered.subscribe();
-        let there = delivered
+        let arrived = delivered
             .wait_for(|all| all.get(id).is_some_and(|has| has.boot == boot && has.revision >= revision));
-        matches!(tokio::time::timeout(limit, there).await, Ok(Ok(_)))
+        matches!(tokio::time::timeout(limit, arrived).await, Ok(Ok(_)))
     }
 
-    /// A workspace is gone.
-    pub fn forget(&self, id: &WorkspaceId) {
+    /// Removes the state of a deleted workspace.
+    pub fn remove(&self, id: &WorkspaceId) {
         self.0.delivered.send_modify(|all| drop(all.remove(id)));
         self.pending().remove(id);
     }

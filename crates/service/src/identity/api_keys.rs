@@ -1,4 +1,5 @@
-//! The account's API keys: made, listed, replaced, revoked. A secret leaves idempotency_key, in the answer that made it.
+//! API keys of an account: creation, listing, rotation and revocation. A secret is shown once, when it is
+//! created.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,50 +15,60 @@ use crate::error::ServiceError;
 
 /// Keys of one user.
 const MAX_KEYS: u32 = 100;
-/// Workspaces that one key may be limited to.
+/// Workspaces in the scope of one key.
 const MAX_LISTED_WORKSPACES: usize = 100;
 const MAX_NAME_LEN: usize = 64;
 const MAX_GRACE_PERIOD: Duration = Duration::from_hours(7 * 24);
 
+/// Service for API keys.
 #[derive(Clone)]
 pub struct ApiKeys {
     store: Store,
     token_key: TokenKey,
 }
 
-/// What a new key is to be.
+/// Specification of a new key.
 pub struct NewApiKey {
+    /// Name chosen by the owner.
     pub name: String,
+    /// Expiry; `None` means never.
     pub expires_at: Option<Timestamp>,
+    /// Workspaces that the key is limited to; `None` means the whole account.
     pub workspaces: Option<Vec<String>>,
+    /// Role in these workspaces; `None` means `read`.
     pub role: Option<String>,
 }
 
 impl ApiKeys {
+    /// Creates the service.
     pub fn new(store: Store, token_key: TokenKey) -> Self {
         Self { store, token_key }
     }
 
+    /// Lists the caller's keys.
     pub async fn list(&self, permit: &Permit<ListKeys>) -> Result<Vec<KeyRecord>, ServiceError> {
         Ok(self.store.keys_of(&permit.principal().user).await?)
     }
 
+    /// Creates a key. Returns its record and its secret.
     pub async fn create(
         &self,
         permit: &Permit<ManageKeys>,
-        wanted: NewApiKey,
+        spec: NewApiKey,
         idempotency_key: Option<&IdempotencyKey>,
     ) -> Result<(KeyRecord, ApiKey), ServiceError> {
         let now = clock::now();
-        if wanted.expires_at.is_some_and(|end| end <= now) {
-            return Err(ServiceError::InvalidValue("expires_at: this moment has passed".to_owned()));
+        if spec.expires_at.is_some_and(|end| end <= now) {
+            return Err(ServiceError::InvalidValue(
+                "expires_at: The time is in the past. Use a future time.".to_owned(),
+            ));
         }
         let key = ApiKey::mint()?;
         let new = NewKey {
-            name: name(wanted.name)?,
+            name: name(spec.name)?,
             secret: NewSecret::of(&key, &self.token_key),
-            scope: scope(wanted.workspaces, wanted.role.as_deref())?,
-            expires_at: wanted.expires_at,
+            scope: scope(spec.workspaces, spec.role.as_deref())?,
+            expires_at: spec.expires_at,
             by_login: false,
         };
         let event = AuditEvent::by(permit.principal(), "key.create", "");
@@ -67,11 +78,11 @@ impl ApiKeys {
             .await?
         {
             Replay::Fresh(record) => Ok((record, key)),
-            Replay::Repeated(id) => Err(ServiceError::ShownOnce(id)),
+            Replay::Repeated(id) => Err(ServiceError::SecretAlreadyShown(id)),
         }
     }
 
-    /// Another secret for a key; the old one is good for `grace` more.
+    /// Replaces the secret of a key. The previous one stays valid for `grace`.
     pub async fn rotate(
         &self,
         permit: &Permit<ManageKeys>,
@@ -81,7 +92,7 @@ impl ApiKeys {
         if grace > MAX_GRACE_PERIOD {
             let max = MAX_GRACE_PERIOD.as_secs();
             return Err(ServiceError::InvalidValue(format!(
-                "grace_s: {} is more than {max}",
+                "grace_s: {} exceeds the maximum of {max}.",
                 grace.as_secs()
             )));
         }
@@ -90,22 +101,22 @@ impl ApiKeys {
         let now = clock::now();
         let (user, event) = (&permit.principal().user, AuditEvent::by(permit.principal(), "key.rotate", &id));
         let rotated = self.store.rotate_key(user, &id, &secret, now.after(grace), &event, now).await?;
-        rotated.map(|record| (record, key)).ok_or_else(|| ServiceError::NoKey(id.to_string()))
+        rotated.map(|record| (record, key)).ok_or_else(|| ServiceError::KeyNotFound(id.to_string()))
     }
 
-    /// Ends a key for the next request.
+    /// Revokes a key, effective with the next request.
     pub async fn revoke(&self, permit: &Permit<ManageKeys>, id: &str) -> Result<KeyId, ServiceError> {
         let id = key_id(id)?;
         let event = AuditEvent::by(permit.principal(), "key.revoke", &id);
         match self.store.revoke_key(&permit.principal().user, &id, &event, clock::now()).await? {
             true => Ok(id),
-            false => Err(ServiceError::NoKey(id.to_string())),
+            false => Err(ServiceError::KeyNotFound(id.to_string())),
         }
     }
 }
 
 fn key_id(text: &str) -> Result<KeyId, ServiceError> {
-    text.parse().map_err(|_: InvalidId| ServiceError::NoKey(text.chars().take(64).collect()))
+    text.parse().map_err(|_: InvalidId| ServiceError::KeyNotFound(text.chars().take(64).collect()))
 }
 
 fn name(name: String) -> Result<String, ServiceError> {
@@ -113,7 +124,9 @@ fn name(name: String) -> Result<String, ServiceError> {
     if fits {
         Ok(name)
     } else {
-        Err(ServiceError::InvalidValue(format!("name: expected 1 to {MAX_NAME_LEN} printable characters")))
+        Err(ServiceError::InvalidValue(format!(
+            "name: The name is invalid. Use 1 to {MAX_NAME_LEN} printable characters."
+        )))
     }
 }
 
@@ -122,15 +135,14 @@ fn scope(workspaces: Option<Vec<String>>, role: Option<&str>) -> Result<Scope, S
         return match role {
             None => Ok(Scope::Account),
             Some(_) => {
-                let message =
-                    "role: a role is for a key that is limited to some workspaces: list them in `workspaces`";
+                let message = "role: A role requires a list of workspaces. Add `workspaces`.";
                 Err(ServiceError::InvalidValue(message.to_owned()))
             }
         };
     };
     if !(1..=MAX_LISTED_WORKSPACES).contains(&workspaces.len()) {
         let message = format!(
-            "workspaces: expected 1 to {MAX_LISTED_WORKSPACES} ids; leave it out for the whole account"
+            "workspaces: The list is invalid. Use 1 to {MAX_LISTED_WORKSPACES} ids, or omit it for the whole account."
         );
         return Err(ServiceError::InvalidValue(message));
     }

@@ -1,4 +1,5 @@
-//! `rig login`: a machine asks, its user approves in a browser, the machine collects a key idempotency_key.
+//! `rig login`: a machine starts a login, its user approves it in a browser, and the machine collects its key
+//! once.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,67 +10,76 @@ use rigbox_store::{DeviceLogin, NewKey, Poll, Store, User};
 
 use crate::clock;
 
-/// From the request to the approval, and to the collection.
+/// Time from the start of a login to its approval and collection.
 pub const LOGIN_TTL: Duration = Duration::from_mins(10);
-/// How often a machine may ask what became of it.
+/// Minimum interval between two polls of a machine.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// As `rig on NAME` it still is a key's name.
+/// As `rig on NAME` it is still a valid key name.
 const MAX_NAME_LEN: usize = 48;
 
-/// Why not.
+/// Error of a device login.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error("machine: expected 1 to {MAX_NAME_LEN} printable characters")]
+    /// The machine's name is invalid.
+    #[error("machine: The name is invalid. Use 1 to {MAX_NAME_LEN} printable characters.")]
     InvalidName,
-    #[error("too many machines wait for approval: try again later")]
+    /// Too many logins are pending.
+    #[error("Too many machines are waiting for approval. Try again later.")]
     TooMany,
-    #[error("log-in not found: it has ended, or was collected already; run `rig login` again")]
+    /// The login does not exist, has expired or was used.
+    #[error("Login request not found: it has expired or was already used. Run `rig login` again.")]
     Unknown,
-    #[error("the user has denied this log-in")]
+    /// The user denied the login.
+    #[error("The user denied this login.")]
     Denied,
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] rigbox_store::Error),
 }
 
+/// Service for device logins.
 pub struct Devices {
     store: Store,
     token_key: TokenKey,
 }
 
-/// A log-in that has just been requested for.
+/// Login that was just started.
 pub struct PendingLogin {
+    /// Secret with which the machine polls.
     pub secret: DeviceSecret,
+    /// Code that the user enters in the browser.
     pub code: UserCode,
 }
 
 impl Devices {
+    /// Creates the service.
     pub fn new(store: Store, token_key: TokenKey) -> Self {
         Self { store, token_key }
     }
 
-    /// A machine asks.
-    pub async fn ask(&self, machine: &str, from: IpAddr) -> Result<PendingLogin, DeviceError> {
+    /// Starts a login for a machine.
+    pub async fn start(&self, machine: &str, from: IpAddr) -> Result<PendingLogin, DeviceError> {
         let fits =
             (1..=MAX_NAME_LEN).contains(&machine.chars().count()) && !machine.chars().any(char::is_control);
         if !fits {
             return Err(DeviceError::InvalidName);
         }
-        let requested = PendingLogin { secret: DeviceSecret::mint()?, code: UserCode::mint()? };
+        let login = PendingLogin { secret: DeviceSecret::mint()?, code: UserCode::mint()? };
         let now = clock::now();
-        let tokens = (&requested.secret, &requested.code, &self.token_key);
+        let tokens = (&login.secret, &login.code, &self.token_key);
         match self.store.add_device_login(tokens, machine, from, now.after(LOGIN_TTL), now).await? {
-            true => Ok(requested),
+            true => Ok(login),
             false => Err(DeviceError::TooMany),
         }
     }
 
-    /// The log-in that waits for this code.
-    pub async fn look(&self, _: &Permit<ApproveDevice>, code: &UserCode) -> Result<DeviceLogin, DeviceError> {
+    /// Returns the pending login with this code.
+    pub async fn find(&self, _: &Permit<ApproveDevice>, code: &UserCode) -> Result<DeviceLogin, DeviceError> {
         let login = self.store.device_login(code, &self.token_key, clock::now()).await?;
         login.ok_or(DeviceError::Unknown)
     }
 
-    /// The user decides; answers the machine's name.
+    /// Approves or denies a login. Returns the machine's name.
     pub async fn decide(
         &self,
         permit: &Permit<ApproveDevice>,
@@ -81,11 +91,11 @@ impl Devices {
         machine.ok_or(DeviceError::Unknown)
     }
 
-    /// The machine asks what became of it: nothing yet, or its key.
+    /// Polls a login. Returns `None` while it is pending, else the user and the key.
     pub async fn poll(&self, secret: &str) -> Result<Option<(User, ApiKey)>, DeviceError> {
         let secret = DeviceSecret::parse(secret).ok_or(DeviceError::Unknown)?;
         let key = ApiKey::mint()?;
-        // The store names it.
+        // The store sets the name.
         let record = NewKey::of(&key, "", &self.token_key);
         match self.store.poll_device_login(&secret, record, &self.token_key, clock::now()).await? {
             Poll::Pending => Ok(None),

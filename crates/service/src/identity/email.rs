@@ -1,4 +1,4 @@
-//! Letters to users: by SMTP, or, where no server is configured, into the log for the operator to pass on.
+//! Email to users: by SMTP or, if no server is configured, into the log for the operator to pass on.
 
 use std::time::Duration;
 
@@ -8,40 +8,54 @@ use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executo
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
-/// How letters are sent.
+/// Configuration of outgoing email.
 #[derive(Debug, Clone)]
 pub struct MailConfig {
-    /// `smtps://user:password@host`, or `smtp://host?tls=required`; see lettre's `AsyncSmtpTransport::from_url`.
+    /// `smtps://user:password@host`, or `smtp://host?tls=required`; see lettre's
+    /// `AsyncSmtpTransport::from_url`.
     pub smtp_url: SecretString,
-    /// Whom letters are from, e.g. `Rigbox <rigbox@example.org>`.
+    /// Sender, e.g. `Rigbox <rigbox@example.org>`.
     pub from: String,
 }
 
-/// Why letters cannot be sent.
+/// Error in the configuration of email.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
-    /// Not a sender's address.
-    #[error("mail.from `{from}` is no sender: expected e.g. `Rigbox <rigbox@example.org>`: {problem}")]
+    /// The sender is invalid.
+    #[error(
+        "mail.from `{from}` is not a valid sender: expected e.g. `Rigbox <rigbox@example.org>`: {problem}"
+    )]
     From {
-        /// What was given.
+        /// The configured value.
         from: String,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: String,
     },
-    /// Not a server. The text does not repeat the URL: there may be a password in it.
-    #[error("mail.smtp_url is no SMTP server's: expected e.g. `smtps://user:password@smtp.example.org`")]
+    /// The URL is invalid. The message does not repeat it, because it may contain a password.
+    #[error(
+        "mail.smtp_url is not the URL of an SMTP server: expected e.g. `smtps://user:password@smtp.example.org`"
+    )]
     Url,
 }
 
-/// A server that takes longer is given up.
+/// Timeout of sending one email.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Sender of email.
 pub enum Mailer {
-    Smtp { transport: Box<AsyncSmtpTransport<Tokio1Executor>>, from: Mailbox },
+    /// Sends by SMTP.
+    Smtp {
+        /// Connection pool of the server.
+        transport: Box<AsyncSmtpTransport<Tokio1Executor>>,
+        /// Sender.
+        from: Mailbox,
+    },
+    /// Writes links to the log.
     Log,
 }
 
 impl Mailer {
+    /// Creates a mailer; without a configuration it writes to the log.
     pub fn new(config: Option<&MailConfig>) -> Result<Self, MailError> {
         let Some(config) = config else { return Ok(Self::Log) };
         let from = config.from.parse().map_err(|error: lettre::address::AddressError| MailError::From {
@@ -55,17 +69,18 @@ impl Mailer {
         Ok(Self::Smtp { transport: Box::new(transport), from })
     }
 
-    /// Sends a sign-in link; what goes wrong is the operator's to see.
+    /// Sends a sign-in link. Failures are logged for the operator.
     pub async fn send_link(&self, to: &str, link: &str, minutes: u64) {
         let (transport, from) = match self {
             Self::Smtp { transport, from } => (transport, from),
-            Self::Log => return info!(to, link, "no SMTP server is configured; a sign-in link"),
+            Self::Log => {
+                return info!(to, link, "logged a sign-in link, because no SMTP server is configured");
+            }
         };
         let text = format!(
-            "Somebody, probably you, requested to sign in to Rigbox.\n\n{link}\n\nThe link is good once, for {minutes} \
-             minutes. If it was not you, do nothing.\n"
+            "Someone, probably you, asked to sign in to Rigbox.\n\n{link}\n\nThis link works once and expires in {minutes} minutes. If it was not you, ignore this email.\n"
         );
-        let letter = to.parse::<Mailbox>().map_err(|error| error.to_string()).and_then(|to| {
+        let message = to.parse::<Mailbox>().map_err(|error| error.to_string()).and_then(|to| {
             Message::builder()
                 .from(from.clone())
                 .to(to)
@@ -74,18 +89,18 @@ impl Mailer {
                 .body(text)
                 .map_err(|error| error.to_string())
         });
-        let sent = match letter {
-            Ok(letter) => transport.send(letter).await.map(drop).map_err(|error| error.to_string()),
+        let outcome = match message {
+            Ok(message) => transport.send(message).await.map(drop).map_err(|error| error.to_string()),
             Err(error) => Err(error),
         };
-        match sent {
+        match outcome {
             Ok(()) => info!(to, "sent a sign-in link"),
-            Err(error) => warn!(to, error, "a sign-in link could not be sent"),
+            Err(error) => warn!(to, error, "failed to send a sign-in link"),
         }
     }
 }
 
-/// An e-mail address as it is stored and compared: in lower case.
+/// Parses an email address into the form used for storage and comparison: lower case.
 pub fn parse_address(text: &str) -> Option<String> {
     let address: Address = text.trim().parse().ok()?;
     let text = address.to_string().to_lowercase();

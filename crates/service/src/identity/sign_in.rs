@@ -1,5 +1,5 @@
-//! Signing in: a link is requested for by e-mail address and followed idempotency_key, which begins a session. Whether there is a user with an address
-//! is not to be learned from answers or from how long they take.
+//! Sign-in by link: a link is requested by email address and used once, which starts a session. Neither
+//! responses nor their timing reveal whether an address has an account.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,37 +16,41 @@ use crate::clock;
 use crate::identity::console_origin::ConsoleOrigin;
 use crate::identity::email::{self, Mailer};
 
-/// A link is good for so long.
+/// Validity of a link.
 pub const LINK_TTL_MINUTES: u64 = 15;
-/// A session that is not used ends after this.
+/// Time after which an unused session ends.
 pub const SESSION_IDLE_TIMEOUT: Duration = Duration::from_mins(30);
-/// However much it is used, it ends after this.
+/// Time after which a session ends, however much it is used.
 pub const SESSION_MAX_LIFETIME: Duration = Duration::from_hours(12);
-/// Letters on their way at one time.
+/// Emails being sent at the same time.
 const MAX_PENDING_EMAILS: usize = 64;
-/// Links for one address: five at idempotency_key, then one every three minutes.
+/// Links for one address: five at once, then one every three minutes.
 const LINK_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
 const LINK_INTERVAL: Duration = Duration::from_mins(3);
-/// Addresses that are remembered before those that have been quiet are forgotten.
+/// Tracked addresses; beyond that, idle ones are removed.
 const MAX_TRACKED_ADDRESSES: usize = 10_000;
 
-/// Why not.
+/// Error of signing in.
 #[derive(Debug, thiserror::Error)]
 pub enum SignInError {
-    #[error("email: `{0}` is no e-mail address: expected e.g. ada@example.org")]
+    /// The address is invalid.
+    #[error("email: `{0}` is not an email address. Expected for example ada@example.org.")]
     InvalidEmail(String),
-    #[error("too many links were requested for this address: look for the letters, or try again in {0} s")]
+    /// Too many links were requested for the address.
+    #[error("Too many links were requested for this address. Check your email, or try again in {0} s.")]
     TooMany(u32),
-    #[error("too many letters are on their way: try again")]
+    /// Too many emails are being sent.
+    #[error("Too many emails are being sent. Try again.")]
     Busy,
-    #[error(
-        "this link is not good (any more): each is good idempotency_key, for {LINK_TTL_MINUTES} minutes; ask for another"
-    )]
+    /// The link is unknown, has expired or was used.
+    #[error("This link has expired or was already used. Request a new one.")]
     InvalidLink,
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] rigbox_store::Error),
 }
 
+/// Service for signing in.
 pub struct SignIn {
     store: Store,
     token_key: TokenKey,
@@ -57,6 +61,7 @@ pub struct SignIn {
 }
 
 impl SignIn {
+    /// Creates the service.
     pub fn new(store: Store, token_key: TokenKey, mailer: Mailer, console: ConsoleOrigin) -> Self {
         let quota = Quota::with_period(LINK_INTERVAL).unwrap_or(Quota::per_hour(LINK_BURST));
         Self {
@@ -69,14 +74,15 @@ impl SignIn {
         }
     }
 
-    /// Has a link sent, if there is a user to send it to; `next` is what its query says besides, of where it leads.
-    pub fn ask(&self, email: &str, next: Option<String>) -> Result<(), SignInError> {
+    /// Sends a link if there is an account with this address. `next` is appended to the link's query and
+    /// names the page to open after signing in.
+    pub fn send_link(&self, email: &str, next: Option<String>) -> Result<(), SignInError> {
         let address = email::parse_address(email)
             .ok_or_else(|| SignInError::InvalidEmail(email.chars().take(64).collect()))?;
         if self.by_address.len() >= MAX_TRACKED_ADDRESSES {
             self.by_address.retain_recent();
         }
-        // Counted whether or not there is such a user.
+        // Counted whether or not there is an account.
         self.by_address.check_key(&address).map_err(|not_until| {
             let wait = not_until.wait_time_from(governor::clock::Clock::now(self.by_address.clock()));
             SignInError::TooMany(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
@@ -85,7 +91,7 @@ impl SignIn {
         let (store, token_key, mailer) =
             (self.store.clone(), self.token_key.clone(), Arc::clone(&self.mailer));
         let origin = self.console.origin().to_owned();
-        // The answer does not wait for any of it, so that it takes the same time for every address.
+        // The response waits for none of it, so that it takes the same time for every address.
         tokio::spawn(async move {
             let link = match store.user_by_email(&address).await {
                 Ok(Some(user)) if user.disabled_at.is_none() => {
@@ -96,21 +102,21 @@ impl SignIn {
             };
             match link {
                 Ok(link) => mailer.send_link(&address, &link, LINK_TTL_MINUTES).await,
-                Err(error) => warn!(%error, "a sign-in link could not be made"),
+                Err(error) => warn!(%error, "failed to create a sign-in link"),
             }
             drop(permit);
         });
         Ok(())
     }
 
-    /// Who a link would sign in; it is not used up.
-    pub async fn look(&self, token: &str) -> Result<User, SignInError> {
+    /// Returns the user that a link signs in, without using the link.
+    pub async fn user_of_link(&self, token: &str) -> Result<User, SignInError> {
         let token = LinkToken::parse(token).ok_or(SignInError::InvalidLink)?;
         let user = self.store.user_of_link(&token, &self.token_key, clock::now()).await?;
         user.ok_or(SignInError::InvalidLink)
     }
 
-    /// Uses a link up and begins a session.
+    /// Uses a link and starts a session.
     pub async fn follow(&self, token: &str, from: std::net::IpAddr) -> Result<SessionToken, SignInError> {
         let link = LinkToken::parse(token).ok_or(SignInError::InvalidLink)?;
         let token = SessionToken::mint()?;
@@ -120,7 +126,8 @@ impl SignIn {
         signed_in.map(|_| token).ok_or(SignInError::InvalidLink)
     }
 
-    /// Ends the caller's session, or the key that `rig login` made; another key is left alone: `false`.
+    /// Ends the caller's session, or revokes the key that `rig login` created. Returns `false` for any other
+    /// credential, which is left alone.
     pub async fn end(&self, permit: &Permit<EndCredential>) -> Result<bool, SignInError> {
         let principal: &Principal = permit.principal();
         let now = clock::now();
@@ -139,7 +146,7 @@ impl SignIn {
     }
 }
 
-/// A link that signs a user in idempotency_key.
+/// Creates a link that signs a user in once.
 pub async fn new_link(
     store: &Store,
     token_key: &TokenKey,

@@ -1,4 +1,4 @@
-//! The machine behind the workspaces: what it can hold and what is wrong with it.
+//! Machine below the workspaces: its capacity and its problems.
 
 use std::sync::Arc;
 
@@ -7,22 +7,24 @@ use rigbox_proto::node::NodeDescription;
 
 use crate::nodes::client::{NodeClient, NodeError};
 
+/// Service for the machine's capacity.
 #[derive(Clone)]
 pub struct Capacity {
     node: NodeClient,
 }
 
 impl Capacity {
+    /// Creates the service.
     pub fn new(node: NodeClient) -> Self {
         Self { node }
     }
 
-    /// What it can hold: public.
+    /// Returns the capacity, which is public.
     pub async fn capacity(&self) -> Result<Arc<NodeDescription>, NodeError> {
         self.node.describe().await
     }
 
-    /// What was found when looking for trouble.
+    /// Returns the findings of the node's self-check.
     pub async fn diagnose(&self, _: &Permit<Diagnose>) -> Result<Arc<NodeDescription>, NodeError> {
         self.node.describe().await
     }

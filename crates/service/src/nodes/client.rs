@@ -1,4 +1,4 @@
-//! The node as control sees it: each verb with its time-out, and its faults in two kinds: not there, or refused.
+//! Client of the node: each verb with its timeout, and two kinds of errors: unreachable or refused.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,20 +26,25 @@ use crate::rpc;
 const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
 /// For verbs that wait for disks and processes.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(100);
-/// How long a guest may take to shut down in order.
+/// Time for a guest to shut down in order.
 const STOP_GRACE_PERIOD_MS: u32 = 30_000;
-/// How old a description of the node may be.
+/// Age up to which the node's description is reused.
 const DESCRIPTION_TTL: Duration = Duration::from_secs(3);
 
-/// Why the node did not do it.
+/// Error of a call to the node.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// It does not answer, or cannot now: trying again is right.
+    /// The node does not answer, or cannot now. Retrying is right.
     #[error("the node does not answer: {0}")]
     Unreachable(String),
-    /// It will not, with a stable code.
+    /// The node refuses, with a stable code.
     #[error("{message}")]
-    Refused { code: String, message: String },
+    Refused {
+        /// Stable code.
+        code: String,
+        /// Message for people.
+        message: String,
+    },
 }
 
 impl From<Status> for NodeError {
@@ -52,45 +57,51 @@ impl From<Status> for NodeError {
     }
 }
 
+/// Client of the node.
 #[derive(Clone)]
 pub struct NodeClient {
     grpc: Grpc<Channel>,
-    described: Arc<Mutex<Option<Described>>>,
+    cache: Arc<Mutex<Option<CachedDescription>>>,
 }
 
-struct Described {
-    when: Instant,
+struct CachedDescription {
+    read_at: Instant,
     description: Arc<NodeDescription>,
 }
 
-/// What the node's stream of reports says.
+/// Event in the node's stream of reports.
 #[derive(Debug)]
 pub enum Event {
+    /// State of a workspace.
     Report(WorkspaceId, Report),
+    /// All workspaces that the node has were reported.
     Synced,
-    /// The network of a workspace refused it something, in words for its owner.
+    /// Network access that a workspace was refused, with a text for its owner.
     Refused(WorkspaceId, Timestamp, String),
 }
 
 impl NodeClient {
+    /// Creates a client that connects to the node's socket on first use.
     pub fn new(socket: &Path) -> Self {
-        Self { grpc: Grpc::new(rpc::channel(socket)), described: Arc::default() }
+        Self { grpc: Grpc::new(rpc::channel(socket)), cache: Arc::default() }
     }
 
-    /// What the node is and can hold; a few seconds old at most.
+    /// Returns the node's description, which is at most a few seconds old.
     pub async fn describe(&self) -> Result<Arc<NodeDescription>, NodeError> {
-        let mut described = self.described.lock().await;
-        if let Some(known) = described.as_ref()
-            && known.when.elapsed() < DESCRIPTION_TTL
+        let mut cache = self.cache.lock().await;
+        if let Some(cached) = cache.as_ref()
+            && cached.read_at.elapsed() < DESCRIPTION_TTL
         {
-            return Ok(known.description.clone());
+            return Ok(cached.description.clone());
         }
-        let answer = self.grpc.clone().describe(timed(DescribeRequest {}, QUICK_TIMEOUT)).await?.into_inner();
-        let description = Arc::new(answer);
-        *described = Some(Described { when: Instant::now(), description: description.clone() });
+        let response =
+            self.grpc.clone().describe(with_timeout(DescribeRequest {}, QUICK_TIMEOUT)).await?.into_inner();
+        let description = Arc::new(response);
+        *cache = Some(CachedDescription { read_at: Instant::now(), description: description.clone() });
         Ok(description)
     }
 
+    /// Creates a workspace's disk.
     pub async fn provision(&self, workspace: &Workspace) -> Result<(), NodeError> {
         let request = ProvisionRequest {
             workspace_id: workspace.id.to_string(),
@@ -98,11 +109,11 @@ impl NodeClient {
             image: workspace.image.clone(),
             disk_size_mb: workspace.resources.disk_size_mb(),
         };
-        self.grpc.clone().provision(timed(request, SLOW_TIMEOUT)).await?;
+        self.grpc.clone().provision(with_timeout(request, SLOW_TIMEOUT)).await?;
         Ok(())
     }
 
-    /// Answers the boot's id.
+    /// Boots a workspace. Returns the id of the boot.
     pub async fn start(
         &self,
         workspace: &Workspace,
@@ -118,39 +129,42 @@ impl NodeClient {
             metadata_json,
             network: Some(network),
         };
-        Ok(self.grpc.clone().start(timed(request, SLOW_TIMEOUT)).await?.into_inner().boot_id)
+        Ok(self.grpc.clone().start(with_timeout(request, SLOW_TIMEOUT)).await?.into_inner().boot_id)
     }
 
+    /// Shuts a workspace down.
     pub async fn stop(&self, workspace: &Workspace) -> Result<(), NodeError> {
         let request = StopRequest {
             workspace_id: workspace.id.to_string(),
             generation: workspace.lifecycle.generation,
             grace_ms: STOP_GRACE_PERIOD_MS,
         };
-        self.grpc.clone().stop(timed(request, QUICK_TIMEOUT)).await?;
+        self.grpc.clone().stop(with_timeout(request, QUICK_TIMEOUT)).await?;
         Ok(())
     }
 
-    /// What a workspace lets through from now on.
+    /// Sets the network policy of a workspace.
     pub async fn set_network(&self, id: &WorkspaceId, network: NetworkPolicy) -> Result<(), NodeError> {
         let request = SetNetworkRequest { workspace_id: id.to_string(), network: Some(network) };
-        self.grpc.clone().set_network(timed(request, QUICK_TIMEOUT)).await?;
+        self.grpc.clone().set_network(with_timeout(request, QUICK_TIMEOUT)).await?;
         Ok(())
     }
 
+    /// Deletes a workspace and everything it left on the node.
     pub async fn delete(&self, id: &WorkspaceId, generation: u64) -> Result<(), NodeError> {
         let request = DeleteRequest { workspace_id: id.to_string(), generation };
-        self.grpc.clone().delete(timed(request, SLOW_TIMEOUT)).await?;
+        self.grpc.clone().delete(with_timeout(request, SLOW_TIMEOUT)).await?;
         Ok(())
     }
 
+    /// Opens the stream of reports.
     pub async fn watch(&self) -> Result<Reports, NodeError> {
         Ok(Reports(self.grpc.clone().watch(WatchRequest {}).await?.into_inner()))
     }
 
-    /// What the node knows of one workspace now.
-    pub async fn look(&self, id: &WorkspaceId) -> Result<Report, NodeError> {
-        let look = async {
+    /// Returns the current report about one workspace.
+    pub async fn report_of(&self, id: &WorkspaceId) -> Result<Report, NodeError> {
+        let query = async {
             let mut reports = self.watch().await?;
             let mut found = Report { generation: 0, observed: ObservedState::Absent };
             loop {
@@ -158,21 +172,22 @@ impl NodeClient {
                     Some(Event::Report(about, report)) if about == *id => found = report,
                     Some(Event::Report(..) | Event::Refused(..)) => {}
                     Some(Event::Synced) => return Ok(found),
-                    None => return Err(NodeError::Unreachable("its reports ended".to_owned())),
+                    None => return Err(NodeError::Unreachable("the stream of reports ended".to_owned())),
                 }
             }
         };
-        match tokio::time::timeout(QUICK_TIMEOUT, look).await {
+        match tokio::time::timeout(QUICK_TIMEOUT, query).await {
             Ok(found) => found,
-            Err(_) => Err(NodeError::Unreachable("its reports take too long".to_owned())),
+            Err(_) => Err(NodeError::Unreachable("the reports take too long".to_owned())),
         }
     }
 }
 
-/// The node's stream of reports.
+/// Stream of reports from the node.
 pub struct Reports(Streaming<WatchEvent>);
 
 impl Reports {
+    /// Returns the next event, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Event>, NodeError> {
         loop {
             match self.0.message().await? {
@@ -181,12 +196,12 @@ impl Reports {
                     return Ok(Some(Event::Synced));
                 }
                 Some(WatchEvent { event: Some(watch_event::Event::Report(report)) }) => {
-                    if let Some((id, report)) = understood(report) {
+                    if let Some((id, report)) = parse_report(report) {
                         return Ok(Some(Event::Report(id, report)));
                     }
                 }
                 Some(WatchEvent { event: Some(watch_event::Event::EgressRefused(refused)) }) => {
-                    if let Some((id, at, text)) = told(&refused) {
+                    if let Some((id, at, text)) = parse_refusal(&refused) {
                         return Ok(Some(Event::Refused(id, at, text)));
                     }
                 }
@@ -196,25 +211,26 @@ impl Reports {
     }
 }
 
-/// A refusal in words for the workspace's owner. The name in it comes from a guest, and the node has bounded it.
-fn told(refused: &EgressRefused) -> Option<(WorkspaceId, Timestamp, String)> {
+/// Returns a refusal as a text for the workspace's owner. The name in it comes from a guest, and the node has
+/// bounded it.
+fn parse_refusal(refused: &EgressRefused) -> Option<(WorkspaceId, Timestamp, String)> {
     let EgressRefused { workspace_id, unix_ms, protocol, address, port, name, count } = refused;
     let what = match (protocol.as_str(), port) {
-        ("dns", _) => format!("to look up {name}"),
+        ("dns", _) => format!("a DNS query for {name}"),
         (protocol, 0) => format!("{protocol} to {address}"),
         (protocol, port) => format!("{protocol} to {address} port {port}"),
     };
     let times = if *count > 1 { format!(", {count} times") } else { String::new() };
-    let text = format!("the network refused {what}{times}");
+    let text = format!("Network policy blocked {what}{times}.");
     Some((workspace_id.parse().ok()?, Timestamp::from_unix_ms(*unix_ms), text))
 }
 
-/// A report in the terms of the rules; `None` for one that a newer node may send.
-fn understood(report: WorkspaceReport) -> Option<(WorkspaceId, Report)> {
+/// Parses a report. Returns `None` for a state that only a newer node knows.
+fn parse_report(report: WorkspaceReport) -> Option<(WorkspaceId, Report)> {
     let id = report.workspace_id.parse().ok()?;
     let generation = report.generation;
     let boot = report.boot_id.clone();
-    let seen = match report.state() {
+    let observed = match report.state() {
         State::Unspecified => return None,
         State::Stopped => ObservedState::Resting {
             ended: report.end.map(|end| End { cause: cause(end.cause()), detail: end.detail, boot }),
@@ -224,7 +240,7 @@ fn understood(report: WorkspaceReport) -> Option<(WorkspaceId, Report)> {
         State::Stopping => ObservedState::Stopping,
         State::Absent => ObservedState::Absent,
     };
-    Some((id, Report { generation, observed: seen }))
+    Some((id, Report { generation, observed }))
 }
 
 fn cause(cause: Cause) -> EndCause {
@@ -242,7 +258,7 @@ fn cause(cause: Cause) -> EndCause {
     }
 }
 
-fn timed<T>(message: T, limit: Duration) -> Request<T> {
+fn with_timeout<T>(message: T, limit: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(limit);
     request

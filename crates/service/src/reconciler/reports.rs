@@ -1,4 +1,5 @@
-//! Follows the node's reports and lets them move the workspaces' lives; what the node has and nobody owns is removed.
+//! Consumption of the node's reports, which update the workspaces' lifecycles. Workspaces of the node that
+//! are not in the database are removed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,10 +16,11 @@ const MIN_RECONNECT_DELAY: Duration = Duration::from_millis(100);
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
 impl Reconciler {
-    pub async fn follow(&self) {
-        let mut pause = MIN_RECONNECT_DELAY;
-        // Said once per absence: the node may be away for long.
-        let mut was_there = true;
+    /// Follows the node's reports, and reconnects when they end.
+    pub async fn follow_reports(&self) {
+        let mut delay = MIN_RECONNECT_DELAY;
+        // Logged once per outage, which may be long.
+        let mut was_connected = true;
         loop {
             let outcome = match self.0.node.watch().await {
                 Ok(reports) => self.process(reports).await,
@@ -26,17 +28,17 @@ impl Reconciler {
             };
             let synced = self.0.synced.send_replace(false);
             if synced {
-                pause = MIN_RECONNECT_DELAY;
+                delay = MIN_RECONNECT_DELAY;
             }
-            was_there |= synced;
-            if std::mem::take(&mut was_there) {
+            was_connected |= synced;
+            if std::mem::take(&mut was_connected) {
                 match outcome {
-                    Ok(()) => info!("the node's reports ended; asking again"),
-                    Err(error) => info!(%error, "no reports from the node; asking again"),
+                    Ok(()) => info!("the stream of reports ended; reconnecting"),
+                    Err(error) => info!(%error, "failed to get reports from the node; reconnecting"),
                 }
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_RECONNECT_DELAY);
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(MAX_RECONNECT_DELAY);
         }
     }
 
@@ -45,18 +47,18 @@ impl Reconciler {
         while let Some(event) = reports.next().await? {
             match event {
                 Event::Report(id, report) => match &mut first {
-                    Some(known) => {
-                        known.insert(id, report);
+                    Some(reported) => {
+                        reported.insert(id, report);
                     }
                     None => {
-                        self.remember(&id, &report);
+                        self.cache_report(&id, &report);
                         self.apply(&id, &report).await;
                     }
                 },
                 Event::Refused(id, at, text) => self.0.transitions.logs().add(&id, at, text).await,
                 Event::Synced => {
-                    if let Some(known) = first.take() {
-                        self.compare(known).await;
+                    if let Some(reported) = first.take() {
+                        self.reconcile_all(reported).await;
                         self.0.synced.send_replace(true);
                     }
                 }
@@ -65,7 +67,7 @@ impl Reconciler {
         Ok(())
     }
 
-    fn remember(&self, id: &WorkspaceId, report: &Report) {
+    fn cache_report(&self, id: &WorkspaceId, report: &Report) {
         let mut reports = lock(&self.0.reports);
         if report.observed == ObservedState::Absent {
             reports.remove(id);
@@ -74,29 +76,30 @@ impl Reconciler {
         }
     }
 
-    /// Everything that the node knows against everything that the database knows.
-    async fn compare(&self, known: HashMap<WorkspaceId, Report>) {
-        *lock(&self.0.reports) = known.clone();
+    /// Compares everything on the node with everything in the database.
+    async fn reconcile_all(&self, reported: HashMap<WorkspaceId, Report>) {
+        *lock(&self.0.reports) = reported.clone();
         let rows = loop {
             match self.0.transitions.store().all_workspaces().await {
                 Ok(rows) => break rows,
                 Err(error) => {
-                    // Without it every workspace would look like an orphan.
-                    warn!(%error, "cannot read the workspaces; trying again");
+                    // Without the rows every workspace would look like an orphan.
+                    warn!(%error, "failed to read the workspaces; trying again");
                     tokio::time::sleep(MAX_RECONNECT_DELAY).await;
                 }
             }
         };
-        for (id, _) in rows.iter().filter(|(id, _)| !known.contains_key(id)) {
+        for (id, _) in rows.iter().filter(|(id, _)| !reported.contains_key(id)) {
             self.apply(id, &Report { generation: 0, observed: ObservedState::Absent }).await;
         }
-        for (id, report) in &known {
+        for (id, report) in &reported {
             self.apply(id, report).await;
         }
     }
 
-    /// Lets a report move a lifecycle, and has the worker look at the outcome. A boot whose agent has answered still counts as booting until
-    /// the worker has delivered its secrets: whoever sees `running` sees a workspace that has them.
+    /// Applies a report to a workspace's lifecycle and wakes its worker. A boot whose agent has answered
+    /// still counts as booting until the worker has delivered its secrets, so that a workspace that is
+    /// `running` has them.
     pub async fn apply(&self, id: &WorkspaceId, report: &Report) {
         let booting = match &report.observed {
             ObservedState::Running { boot, .. } => {
@@ -104,26 +107,26 @@ impl Reconciler {
             }
             _ => None,
         };
-        let moved = self.0.transitions.change::<rigbox_store::Error>(id, None, |workspace, now| {
+        let changed = self.0.transitions.change::<rigbox_store::Error>(id, None, |workspace, now| {
             let undelivered = booting.as_ref().filter(|_| workspace.lifecycle.status == Status::Starting);
             Ok(workspace.lifecycle.observe(undelivered.unwrap_or(report), now))
         });
-        match moved.await {
+        match changed.await {
             Ok(Some(_)) => self.wake(id),
             Ok(None) if report.observed != ObservedState::Absent => {
                 self.remove_orphan(id.clone(), report.generation)
             }
             Ok(None) => {}
             Err(error) => {
-                warn!(workspace = %id, %error, "cannot store what the node reported");
+                warn!(workspace = %id, %error, "failed to store a report of the node");
                 lock(&self.0.failing).insert(id.clone(), error.to_string());
             }
         }
     }
 
-    /// The database was read and does not have it.
+    /// Removes a workspace of the node that the database does not have.
     fn remove_orphan(&self, id: WorkspaceId, generation: u64) {
-        warn!(workspace = %id, "the node has a workspace that nobody owns: removing it");
+        warn!(workspace = %id, "removing an orphaned workspace from the node");
         let this = self.clone();
         self.spawn(async move {
             match this.0.node.delete(&id, generation.saturating_add(1)).await {
@@ -131,7 +134,7 @@ impl Reconciler {
                     lock(&this.0.reports).remove(&id);
                 }
                 // It is reported again when the node is back.
-                Err(error) => warn!(workspace = %id, %error, "the workspace that nobody owns is still there"),
+                Err(error) => warn!(workspace = %id, %error, "failed to remove an orphaned workspace"),
             }
         });
     }

@@ -1,4 +1,4 @@
-//! One worker's look at one workspace: what is due, done until nothing is.
+//! Worker of one workspace: performs the next step until none is due.
 
 use std::time::Duration;
 
@@ -13,37 +13,38 @@ use tracing::{debug, warn};
 use super::{Reconciler, lock};
 use crate::nodes::client::NodeError;
 
-/// A stop that shows no effect is requested for again after this.
+/// Delay before a stop without effect is requested again.
 const STOP_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// A verb is given up now and then to look at the clock.
+/// Interval at which a step in progress is checked for its timeout.
 const STEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a step came to.
+/// Outcome of a step.
 pub enum Outcome {
-    /// Look again at once.
-    Moved,
+    /// Continue with the next step at once.
+    Progressed,
     /// Wait for a report or a request.
     Wait,
     /// Try again at the next tick.
-    Later(String),
+    Retry(String),
 }
 
 impl Reconciler {
+    /// Performs steps until there is nothing to do.
     pub async fn work(&self, id: &WorkspaceId, wake: &Notify) {
         loop {
             match self.advance(id, wake).await {
-                Ok(Outcome::Moved) => {}
+                Ok(Outcome::Progressed) => {}
                 Ok(Outcome::Wait) => {
                     lock(&self.0.failing).remove(id);
                     return;
                 }
-                Ok(Outcome::Later(trouble)) => {
-                    debug!(workspace = %id, trouble, "trying again soon");
-                    lock(&self.0.failing).insert(id.clone(), trouble);
+                Ok(Outcome::Retry(problem)) => {
+                    debug!(workspace = %id, problem, "step failed; trying again soon");
+                    lock(&self.0.failing).insert(id.clone(), problem);
                     return;
                 }
                 Err(error) => {
-                    warn!(workspace = %id, %error, "cannot read or write its state; trying again soon");
+                    warn!(workspace = %id, %error, "failed to read or write the workspace; trying again soon");
                     lock(&self.0.failing).insert(id.clone(), error.to_string());
                     return;
                 }
@@ -56,7 +57,7 @@ impl Reconciler {
             return Ok(Outcome::Wait);
         };
         if self.timed_out(&workspace).await? {
-            return Ok(Outcome::Moved);
+            return Ok(Outcome::Progressed);
         }
         let report = lock(&self.0.reports).get(id).cloned();
         let step = workspace.lifecycle.next_step(report.as_ref().map(|report| &report.observed));
@@ -74,11 +75,12 @@ impl Reconciler {
         loop {
             tokio::select! {
                 outcome = &mut perform => return outcome,
-                // A newer intention: the verb under way is dropped, and refused by the node once the newer one is there.
-                () = self.superseded(step, &workspace, wake) => return Ok(Outcome::Moved),
+                // A newer request: the verb in progress is dropped, and the node refuses it once the newer
+                // one is there.
+                () = self.superseded(step, &workspace, wake) => return Ok(Outcome::Progressed),
                 () = tokio::time::sleep(STEP_CHECK_INTERVAL) => {
                     if self.timed_out(&workspace).await? {
-                        return Ok(Outcome::Moved);
+                        return Ok(Outcome::Progressed);
                     }
                 }
             }
@@ -92,28 +94,28 @@ impl Reconciler {
         if late(&workspace.lifecycle, crate::clock::now()).is_none() {
             return Ok(false);
         }
-        let trouble = lock(&self.0.failing).get(&workspace.id).cloned();
+        let problem = lock(&self.0.failing).get(&workspace.id).cloned();
         let moved = self.0.transitions.change::<Error>(&workspace.id, None, |workspace, now| {
             let mut lifecycle = late(&workspace.lifecycle, now);
-            if let (Some(failure), Some(trouble)) =
-                (lifecycle.as_mut().and_then(|l| l.failure.as_mut()), &trouble)
+            if let (Some(failure), Some(problem)) =
+                (lifecycle.as_mut().and_then(|l| l.failure.as_mut()), &problem)
             {
-                failure.message = format!("{} (last: {trouble})", failure.message);
+                failure.message = format!("{} (last problem: {problem})", failure.message);
             }
             Ok(lifecycle)
         });
         Ok(moved.await?.is_some_and(|after| after.lifecycle.status == Status::Failed))
     }
 
-    async fn superseded(&self, step: Step, seen: &Workspace, wake: &Notify) {
+    async fn superseded(&self, step: Step, previous: &Workspace, wake: &Notify) {
         loop {
             wake.notified().await;
-            match self.0.transitions.store().workspace(&seen.id).await {
+            match self.0.transitions.store().workspace(&previous.id).await {
                 Ok(Some(now))
-                    if now.lifecycle.generation == seen.lifecycle.generation
-                        && (step != Step::Stop || now.lifecycle.status == seen.lifecycle.status) => {}
+                    if now.lifecycle.generation == previous.lifecycle.generation
+                        && (step != Step::Stop || now.lifecycle.status == previous.lifecycle.status) => {}
                 Ok(_) => return,
-                Err(error) => warn!(workspace = %seen.id, %error, "cannot read its state"),
+                Err(error) => warn!(workspace = %previous.id, %error, "failed to read the workspace"),
             }
         }
     }
@@ -122,26 +124,26 @@ impl Reconciler {
         let done = match step {
             Step::Wait => return Ok(Outcome::Wait),
             Step::Provision => match self.0.node.provision(workspace).await {
-                Ok(()) => return self.settle(workspace, Lifecycle::disk_created).await,
+                Ok(()) => return self.store_result(workspace, Lifecycle::disk_created).await,
                 Err(error) => Err(error),
             },
             Step::Start => {
-                let about = self.about(workspace).await?;
+                let metadata = self.metadata(workspace).await?;
                 let network = self.0.networks.policy(&workspace.id)?;
-                match self.0.node.start(workspace, about, network).await {
+                match self.0.node.start(workspace, metadata, network).await {
                     Ok(boot) => {
-                        self.settle(workspace, |lifecycle, _| lifecycle.boot_started(&boot)).await?;
-                        // While it boots, so that nobody waits for it later.
+                        self.store_result(workspace, |lifecycle, _| lifecycle.boot_started(&boot)).await?;
+                        // Generated while the VM boots, so that it causes no wait later.
                         self.0.secret_delivery.prepare(&workspace.id, &boot).await?;
-                        // The report that the agent has answered may have come before.
-                        return Ok(Outcome::Moved);
+                        // The report that the agent answered may have come before.
+                        return Ok(Outcome::Progressed);
                     }
                     Err(error) => Err(error),
                 }
             }
             Step::Stop => self.stop(workspace).await,
             Step::Delete => match self.0.node.delete(&workspace.id, workspace.lifecycle.generation).await {
-                Ok(()) => return self.forget(workspace).await,
+                Ok(()) => return self.remove(workspace).await,
                 Err(error) => Err(error),
             },
         };
@@ -151,45 +153,47 @@ impl Reconciler {
         }
     }
 
-    /// Asks for the end and looks whether it has come already: then no report may follow.
+    /// Requests a stop and checks whether the VM has ended already, in which case no report may follow.
     async fn stop(&self, workspace: &Workspace) -> Result<Outcome, NodeError> {
         self.0.node.stop(workspace).await?;
-        let mut report = self.0.node.look(&workspace.id).await?;
+        let mut report = self.0.node.report_of(&workspace.id).await?;
         if matches!(report.observed, ObservedState::Resting { .. } | ObservedState::Absent) {
-            // It was requested for after the stop was answered, so it is about this generation, whatever led to it.
+            // The query followed the node's response to the stop, so the report is about this generation,
+            // whatever led to it.
             report.generation = report.generation.max(workspace.lifecycle.generation);
             lock(&self.0.reports).insert(workspace.id.clone(), report.clone());
             self.apply(&workspace.id, &report).await;
             return Ok(Outcome::Wait);
         }
-        // The report of the end ends this wait by a new generation or status; otherwise ask again.
+        // The report of the end interrupts this wait by a new generation or status. Otherwise request the
+        // stop again.
         tokio::time::sleep(STOP_RETRY_INTERVAL).await;
-        Ok(Outcome::Moved)
+        Ok(Outcome::Progressed)
     }
 
-    async fn forget(&self, workspace: &Workspace) -> Result<Outcome, Error> {
+    async fn remove(&self, workspace: &Workspace) -> Result<Outcome, Error> {
         if !self.0.transitions.store().remove_workspace(workspace).await? {
-            return Ok(Outcome::Moved);
+            return Ok(Outcome::Progressed);
         }
         lock(&self.0.reports).remove(&workspace.id);
-        self.0.secret_delivery.forget(&workspace.id);
+        self.0.secret_delivery.remove(&workspace.id);
         self.0.transitions.announce(&workspace.id);
         Ok(Outcome::Wait)
     }
 
     async fn refused(&self, step: Step, workspace: &Workspace, error: NodeError) -> Result<Outcome, Error> {
         let (code, message) = match error {
-            NodeError::Unreachable(_) => return Ok(Outcome::Later(error.to_string())),
+            NodeError::Unreachable(_) => return Ok(Outcome::Retry(error.to_string())),
             NodeError::Refused { code, message } => (code, message),
         };
         match (step, code.as_str()) {
-            // The database lags behind the node: what it says raises our generation.
+            // The database lags behind the node: the node's report raises our generation.
             (_, "stale_generation") => {
-                if let Ok(report) = self.0.node.look(&workspace.id).await {
+                if let Ok(report) = self.0.node.report_of(&workspace.id).await {
                     let next = Report { generation: report.generation.saturating_add(1), ..report };
                     self.apply(&workspace.id, &next).await;
                 }
-                Ok(Outcome::Later(message))
+                Ok(Outcome::Retry(message))
             }
             (Step::Stop, "not_found") => {
                 let gone =
@@ -199,15 +203,16 @@ impl Reconciler {
                 Ok(Outcome::Wait)
             }
             (Step::Provision | Step::Start, _) => {
-                warn!(workspace = %workspace.id, ?step, code, message, "the node cannot do it");
-                self.settle(workspace, |lifecycle, now| lifecycle.step_failed(&code, &message, now)).await
+                warn!(workspace = %workspace.id, ?step, code, message, "the node refused a step");
+                self.store_result(workspace, |lifecycle, now| lifecycle.step_failed(&code, &message, now))
+                    .await
             }
-            _ => Ok(Outcome::Later(format!("{code}: {message}"))),
+            _ => Ok(Outcome::Retry(format!("{code}: {message}"))),
         }
     }
 
-    /// Stores what a step came to, unless the intention has changed meanwhile.
-    async fn settle(
+    /// Stores the result of a step, unless the requested state has changed meanwhile.
+    async fn store_result(
         &self,
         requested: &Workspace,
         next: impl Fn(&Lifecycle, Timestamp) -> Lifecycle,
@@ -219,18 +224,18 @@ impl Reconciler {
                 Ok(same.then(|| next(&workspace.lifecycle, now)))
             })
             .await?;
-        Ok(Outcome::Moved)
+        Ok(Outcome::Progressed)
     }
 
-    /// What the VM may know about itself.
-    async fn about(&self, workspace: &Workspace) -> Result<String, Error> {
+    /// Returns the metadata that the VM may read about itself.
+    async fn metadata(&self, workspace: &Workspace) -> Result<String, Error> {
         let owner = self.0.transitions.store().user(&workspace.user_id).await?;
-        let about = serde_json::json!({
+        let metadata = serde_json::json!({
             "id": workspace.id.as_str(),
             "name": workspace.name.as_str(),
             "owner_email": owner.map(|owner| owner.email),
             "api_url": self.0.api_url,
         });
-        Ok(about.to_string())
+        Ok(metadata.to_string())
     }
 }

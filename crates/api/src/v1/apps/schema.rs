@@ -1,4 +1,4 @@
-//! JSON shapes of apps.
+//! JSON schema of apps.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::schema::date;
-use rigbox_service::apps::{Change, NewApp};
+use crate::schema::to_date;
+use rigbox_service::apps::{AppChange, NewApp};
 
-/// To whom an app shows itself.
+/// Audience of an app.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Visibility {
     /// Its owner.
     Private,
-    /// Everybody.
+    /// Everyone.
     Public,
-    /// Its owner and the users on its list.
+    /// Its owner and the users in its list.
     Privileged,
 }
 
@@ -46,47 +46,47 @@ impl From<Visibility> for app_access::Visibility {
     }
 }
 
-/// What an app is doing.
+/// Status of an app.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AppStatus {
-    /// Requests go to it.
+    /// Requests are forwarded to it.
     Active,
-    /// It is stopped, or its workspace does not run.
+    /// It is stopped, or its workspace is not running.
     Inactive,
 }
 
-/// What kind of app it is.
+/// Kind of an app.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CreateAppKind {
-    /// It listens.
+    /// It listens on a port.
     #[default]
     Service,
-    /// It does not.
+    /// It does not listen.
     Cli,
 }
 
-/// An app.
+/// App.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct App {
     id: String,
     name: String,
-    /// The label before the apps' domain: the name.
+    /// Label below the domain for apps: the name.
     subdomain: String,
-    /// Where it answers; absent for an app of kind `cli`.
+    /// URL of the app; absent for kind `cli`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     url: Option<String>,
     user_id: String,
     node_id: String,
     workspace_id: String,
-    /// 0 for an app of kind `cli`.
+    /// 0 for kind `cli`.
     port: u16,
     visibility: Visibility,
-    /// Who may see it when it is `privileged`.
+    /// Users who may open the app if it is `privileged`.
     allowed_emails: Vec<String>,
-    /// Origins whose pages may ask it, by CORS.
+    /// Origins whose pages may send requests, by CORS.
     cors_origins: Vec<String>,
     status: AppStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,9 +96,9 @@ pub(crate) struct App {
     system_tags: Vec<String>,
     protocol: String,
     app_kind: CreateAppKind,
-    /// Whether it is a service of its workspace, which start and stop event on.
+    /// True if a service of the workspace runs the app, which `start` and `stop` act on.
     managed: bool,
-    /// The systemd unit that it is, if it is one.
+    /// Name of the systemd unit that runs the app.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     service_name: Option<String>,
@@ -143,8 +143,8 @@ impl App {
             depends_on: Vec::new(),
             custom_domain_verified: app.domain_verified_at.is_some(),
             custom_domain: app.custom_domain.map(|domain| domain.to_string()),
-            created_at: date(app.created_at),
-            updated_at: date(app.updated_at),
+            created_at: to_date(app.created_at),
+            updated_at: to_date(app.updated_at),
         }
     }
 }
@@ -155,59 +155,59 @@ pub(crate) struct GetAppResponse {
     pub(crate) app: App,
 }
 
-/// A page of apps.
+/// Page of apps.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ListAppsResponse {
     pub(crate) apps: Vec<App>,
-    /// Present when there is more.
+    /// Present if there are more.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) next_cursor: Option<String>,
 }
 
-/// What was done.
+/// Result of an operation.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AppMessageResponse {
     pub(crate) message: String,
 }
 
-/// An app whose own domain leads to it.
+/// App with a verified custom domain.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct VerifyDomainResponse {
     pub(crate) message: String,
     pub(crate) app: App,
 }
 
-/// What was done to an app and its service.
+/// Result of an operation on an app and its service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ServiceActionResponse {
     pub(crate) message: String,
     pub(crate) app: App,
-    /// The systemd unit; empty when the app has none.
+    /// Name of the systemd unit; empty if there is none.
     pub(crate) service_name: String,
 }
 
-/// An app to be made.
+/// Specification of a new app.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateAppRequest {
     /// 3 to 40 characters of a-z, 0-9 and `-`; unique in the installation.
     name: String,
     pub(crate) workspace_id: String,
-    /// Where it listens in the workspace; a `service` has one.
+    /// Port on which the app listens in the workspace; required for a `service`.
     port: Option<u16>,
     #[serde(default)]
     app_kind: CreateAppKind,
-    /// `http` when left out.
+    /// `http` if omitted.
     protocol: Option<String>,
     description: Option<String>,
-    /// An object of your own.
+    /// Free-form object.
     #[serde(default)]
     metadata: Value,
 }
 
 impl CreateAppRequest {
-    pub(crate) fn wanted(self) -> NewApp {
+    pub(crate) fn into_spec(self) -> NewApp {
         NewApp {
             name: self.name,
             port: self.port,
@@ -222,44 +222,46 @@ impl CreateAppRequest {
     }
 }
 
-/// What is to become of an app: fields that are left out stay as they are.
+/// Change of an app; omitted fields stay as they are.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct UpdateAppRequest {
     name: Option<String>,
     port: Option<u16>,
     visibility: Option<Visibility>,
-    /// In place of the list before.
+    /// Replaces the list.
     allowed_emails: Option<Vec<String>>,
-    /// In place of the list before.
+    /// Replaces the list.
     cors_origins: Option<Vec<String>>,
-    /// `null` takes it away.
-    #[serde(deserialize_with = "present")]
+    /// `null` removes it.
+    #[serde(deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>)]
     description: Option<Option<String>>,
     metadata: Option<Value>,
-    /// A domain of your own, to be verified by `verify-domain`; `null` takes it away.
-    #[serde(deserialize_with = "present")]
+    /// Custom domain, to be verified with `verify-domain`; `null` removes it.
+    #[serde(deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>)]
     custom_domain: Option<Option<String>>,
     /// `active` or `inactive`.
-    status: Option<WantedStatus>,
+    status: Option<RequestedStatus>,
 }
 
-/// What an app is to do.
+/// Requested status of an app.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum WantedStatus {
+enum RequestedStatus {
     Active,
     Inactive,
 }
 
-/// What is there, `null` included, is not what is left out.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+/// Deserializes a present field, so that `null` differs from an omitted field.
+fn deserialize_present<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
-impl From<UpdateAppRequest> for Change {
+impl From<UpdateAppRequest> for AppChange {
     fn from(request: UpdateAppRequest) -> Self {
         Self {
             name: request.name,
@@ -270,46 +272,46 @@ impl From<UpdateAppRequest> for Change {
             description: request.description.map(Option::unwrap_or_default),
             metadata: request.metadata,
             custom_domain: request.custom_domain.map(Option::unwrap_or_default),
-            stopped: request.status.map(|status| matches!(status, WantedStatus::Inactive)),
+            stopped: request.status.map(|status| matches!(status, RequestedStatus::Inactive)),
             ..Self::default()
         }
     }
 }
 
-/// To whom an app is to show itself.
+/// Requested audience of an app.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetVisibilityRequest {
     pub(crate) visibility: Visibility,
-    /// In place of the list before; it stays when left out.
+    /// Replaces the list; it stays if omitted.
     pub(crate) allowed_emails: Option<Vec<String>>,
 }
 
-/// An app's parameters: environment variables of its service.
+/// Parameters of an app: environment variables of its service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AppParamsResponse {
     pub(crate) params: BTreeMap<String, String>,
 }
 
-/// Parameters to set; one without a value is removed.
+/// Parameters to set; `null` removes one.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateAppParamsRequest {
     pub(crate) params: BTreeMap<String, Option<String>>,
 }
 
-/// Which part of the list.
+/// Filter and page of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListAppsQuery {
     /// Only apps of this workspace.
     pub(crate) workspace_id: Option<String>,
-    /// Only the app of this name.
+    /// Only the app with this name.
     pub(crate) name: Option<String>,
-    /// 100 when left out, 1,000 at most.
+    /// 100 if omitted, at most 1,000.
     #[param(minimum = 1, maximum = 1_000)]
     pub(crate) limit: Option<u32>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub(crate) cursor: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! `/apps/{id}/start` and the like, and the ports of a workspace: apps as services of their workspace.
+//! Services behind apps, and listening ports: `/apps/{id}/start`, `/workspaces/{id}/listening-ports` and
+//! others.
 
 use std::convert::Infallible;
 
@@ -13,67 +14,69 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::context::ApiContext as Server;
+use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, QueryParams};
-use crate::schema::date;
+use crate::schema::to_date;
 use crate::v1::apps::schema::{App, ServiceActionResponse};
 use rigbox_service::apps::NewApp;
-use rigbox_service::apps::services::{Line, ServiceAction, is_cursor, line, suggested_name};
+use rigbox_service::apps::services::{
+    self, ServiceAction, is_valid_cursor, parse_journal_line, suggest_name,
+};
 use rigbox_service::guests::client::RunningCommand;
 
 const DEFAULT_LINES: u32 = 100;
 pub(crate) const MAX_LINES: u32 = 1_000;
-/// A line of the journal that is longer is left out.
+/// Lines of the journal over this limit are skipped.
 const MAX_LINE_BYTES: usize = 256 * 1024;
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident, $path:literal, $event:expr, $done:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $path:literal, $action:expr, $outcome:literal;)*) => {$(
         $(#[$doc])*
         #[utoipa::path(
             post, path = $path, tag = "apps", params(("id" = String, Path)),
             responses(
                 (status = 200, body = ServiceActionResponse),
                 (status = 404, body = ApiErrorBody),
-                (status = 409, body = ApiErrorBody, description = "It is a service, and its workspace does not run"),
+                (status = 409, body = ApiErrorBody, description = "The app has a service, and its workspace is not running"),
             ),
         )]
         pub(crate) async fn $name(
-            State(server): State<Server>,
+            State(server): State<ApiContext>,
             caller: Caller<ManageApp>,
             Path(id): Path<String>,
         ) -> Result<Json<ServiceActionResponse>, ApiError> {
             let (permit, found) = caller.app(&server, &id)?;
-            let changed = server.app_services.perform(&permit, &found.app, $event).await?;
+            let changed = server.app_services.perform(&permit, &found.app, $action).await?;
             let service_name = changed.app.service.clone().unwrap_or_default();
-            let message = format!(concat!("app {} ", $done), changed.app.name);
-            Ok(Json(ServiceActionResponse { message, app: server.shown(changed), service_name }))
+            let message = format!(concat!("App {} ", $outcome), changed.app.name);
+            Ok(Json(ServiceActionResponse { message, app: server.render_app(changed), service_name }))
         }
     )*};
 }
 
 actions! {
-    /// Have requests go to an app again, and start its service if it is one
-    start, "/apps/{id}/start", ServiceAction::Start, "is started";
-    /// Have no request go to an app, and stop its service if it is one
-    stop, "/apps/{id}/stop", ServiceAction::Stop, "is stopped";
-    /// Start an app's service anew
-    restart, "/apps/{id}/restart", ServiceAction::Restart, "is started anew";
+    /// Forward requests to an app again, and start its service if it has one
+    start, "/apps/{id}/start", ServiceAction::Start, "started.";
+    /// Stop forwarding requests to an app, and stop its service if it has one
+    stop, "/apps/{id}/stop", ServiceAction::Stop, "stopped.";
+    /// Restart an app's service
+    restart, "/apps/{id}/restart", ServiceAction::Restart, "restarted.";
 }
 
-/// How an app is.
+/// Health of an app.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AppHealthResponse {
-    /// It is not stopped, and something listens on its port where it can be reached.
+    /// True if the app is not stopped, and something listens on its port at an address that can be reached.
     live: bool,
-    /// What systemd in the workspace says, or `unmanaged` for an app without a service.
+    /// State according to systemd in the workspace; `unmanaged` for an app without a service.
     service_status: String,
     port_open: bool,
-    /// Its service listens on other ports only.
+    /// True if the service listens, but only on other ports.
     port_drift: bool,
 }
 
-/// How an app is
+/// Get the health of an app
 #[utoipa::path(
     get, path = "/apps/{id}/health", tag = "apps", params(("id" = String, Path)),
     responses(
@@ -83,7 +86,7 @@ pub(crate) struct AppHealthResponse {
     ),
 )]
 pub(crate) async fn health(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
 ) -> Result<Json<AppHealthResponse>, ApiError> {
@@ -97,15 +100,15 @@ pub(crate) async fn health(
     }))
 }
 
-/// Which part of a log.
+/// Part of a log.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LogQuery {
-    /// At most so many: 100 when left out, 1,000 at most.
+    /// Maximum number of lines: 100 if omitted, at most 1,000.
     #[param(minimum = 1, maximum = 1_000)]
     lines: Option<u32>,
-    /// `cursor` of the answer before: what came after it.
+    /// `cursor` of the previous response, to get the lines after it.
     cursor: Option<String>,
 }
 
@@ -115,27 +118,27 @@ impl LogQuery {
         if (1..=MAX_LINES).contains(&lines) {
             Ok(lines)
         } else {
-            Err(ApiError::bad_request(format!("lines: {lines} is not between 1 and {MAX_LINES}")))
+            Err(ApiError::bad_request(format!("lines: {lines} is out of range. Use 1 to {MAX_LINES}.")))
         }
     }
 
-    /// As it came.
-    pub(crate) fn text(&self) -> Option<&str> {
+    /// Returns the unchecked cursor.
+    pub(crate) fn raw_cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
 
     fn cursor(&self) -> Result<Option<&str>, ApiError> {
         match self.cursor.as_deref() {
-            Some(cursor) if !is_cursor(cursor) => Err(crate::schema::bad_cursor()),
+            Some(cursor) if !is_valid_cursor(cursor) => Err(crate::schema::invalid_cursor()),
             cursor => Ok(cursor),
         }
     }
 }
 
-/// A line of a log.
+/// Line of a log.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LogLine {
-    /// From 1, in this answer.
+    /// Counts from 1 in this response.
     line_number: u32,
     message: String,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
@@ -144,9 +147,9 @@ pub(crate) struct LogLine {
 }
 
 impl LogLine {
-    fn new(number: usize, line: Line) -> Self {
-        let moment = line.at_us.map(|us| rigbox_core::time::Timestamp::from_unix_ms(us / 1000));
-        Self::of(u32::try_from(number + 1).unwrap_or(u32::MAX), line.message, moment.map(date))
+    fn new(number: usize, line: services::LogLine) -> Self {
+        let timestamp = line.at_us.map(|us| rigbox_core::time::Timestamp::from_unix_ms(us / 1000));
+        Self::of(u32::try_from(number + 1).unwrap_or(u32::MAX), line.message, timestamp.map(to_date))
     }
 
     pub(crate) fn of(line_number: u32, message: String, timestamp: Option<OffsetDateTime>) -> Self {
@@ -154,7 +157,7 @@ impl LogLine {
     }
 }
 
-/// Where an app's log is.
+/// Source of an app's log.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AppLogSource {
     id: String,
@@ -169,7 +172,7 @@ pub(crate) struct AppLogSource {
     updated_at: OffsetDateTime,
 }
 
-/// Kinds of logs.
+/// Kind of a log source.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum AppLogSourceType {
@@ -181,37 +184,37 @@ enum AppLogSourceType {
 pub(crate) struct GetAppLogsResponse {
     source: AppLogSource,
     lines: Vec<LogLine>,
-    /// There may be more after `cursor` already.
+    /// True if there may already be more after `cursor`.
     has_more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     cursor: Option<String>,
 }
 
-/// The last lines of an app's log, or those after a cursor
+/// Get the last lines of an app's log, or those after a cursor
 #[utoipa::path(
     get, path = "/apps/{id}/logs", tag = "apps", params(("id" = String, Path), LogQuery),
     responses(
         (status = 200, body = GetAppLogsResponse),
         (status = 400, body = ApiErrorBody),
         (status = 404, body = ApiErrorBody),
-        (status = 409, body = ApiErrorBody, description = "The app has no service, or its workspace does not run"),
+        (status = 409, body = ApiErrorBody, description = "The app has no service, or its workspace is not running"),
     ),
 )]
 pub(crate) async fn logs(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Json<GetAppLogsResponse>, ApiError> {
     let (permit, found) = caller.app(&server, &id)?;
-    let wanted = query.lines()?;
+    let max_lines = query.lines()?;
     let cursor = query.cursor()?;
-    let lines = server.app_services.logs(&permit, &found.app, wanted, cursor).await?;
+    let lines = server.app_services.logs(&permit, &found.app, max_lines, cursor).await?;
     let last = lines.last().map(|line| line.cursor.clone()).or_else(|| cursor.map(str::to_owned));
     let app = found.app;
     Ok(Json(GetAppLogsResponse {
-        has_more: cursor.is_some() && lines.len() == wanted as usize,
+        has_more: cursor.is_some() && lines.len() == max_lines as usize,
         lines: lines.into_iter().enumerate().map(|(number, line)| LogLine::new(number, line)).collect(),
         cursor: last,
         source: AppLogSource {
@@ -220,31 +223,31 @@ pub(crate) async fn logs(
             source_type: AppLogSourceType::SystemdUnit,
             source_ref: app.service.unwrap_or_default(),
             is_primary: true,
-            created_at: date(app.created_at),
-            updated_at: date(app.updated_at),
+            created_at: to_date(app.created_at),
+            updated_at: to_date(app.updated_at),
         },
     }))
 }
 
-/// An app's log as it is written: server-sent events, each a line; its id is the cursor
+/// Follow an app's log: server-sent events, one per line, whose id is the cursor
 #[utoipa::path(
     get, path = "/apps/{id}/logs/stream", tag = "apps", params(("id" = String, Path), LogQuery),
     responses(
         (status = 200, content_type = "text/event-stream", body = String),
         (status = 400, body = ApiErrorBody),
         (status = 404, body = ApiErrorBody),
-        (status = 409, body = ApiErrorBody, description = "The app has no service, or its workspace does not run"),
+        (status = 409, body = ApiErrorBody, description = "The app has no service, or its workspace is not running"),
     ),
 )]
 pub(crate) async fn log_stream(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Response, ApiError> {
     let (permit, found) = caller.app(&server, &id)?;
     let running = server.app_services.follow(&permit, &found.app, query.cursor()?).await?;
-    let events = lines_of(running).enumerate().map(|(number, line)| {
+    let events = journal_lines(running).enumerate().map(|(number, line)| {
         let id = line.cursor.clone();
         let data = serde_json::to_string(&LogLine::new(number, line)).unwrap_or_default();
         Ok::<_, Infallible>(Event::default().id(id).data(data))
@@ -252,8 +255,8 @@ pub(crate) async fn log_stream(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// The lines of the journal that a command writes.
-fn lines_of(running: RunningCommand) -> impl Stream<Item = Line> + Send {
+/// Returns the journal lines in the output of a command.
+fn journal_lines(running: RunningCommand) -> impl Stream<Item = services::LogLine> + Send {
     let pieces = stream::unfold((running, Vec::new()), |(mut running, mut rest)| async move {
         loop {
             match running.output.next().await {
@@ -265,7 +268,8 @@ fn lines_of(running: RunningCommand) -> impl Stream<Item = Line> + Send {
                         if rest.len() > MAX_LINE_BYTES {
                             rest.clear();
                         }
-                        let lines: Vec<Line> = whole.split(|byte| *byte == b'\n').filter_map(line).collect();
+                        let lines: Vec<services::LogLine> =
+                            whole.split(|byte| *byte == b'\n').filter_map(parse_journal_line).collect();
                         return Some((stream::iter(lines), (running, rest)));
                     }
                     Some(exec_output::Output::Exit(_)) => return None,
@@ -278,16 +282,16 @@ fn lines_of(running: RunningCommand) -> impl Stream<Item = Line> + Send {
     pieces.flatten()
 }
 
-/// A port that something listens on.
+/// Port on which something listens.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ListeningPort {
     port: u32,
-    /// What it is bound to; what is bound to a loopback address is not reached from outside the workspace.
+    /// Address it is bound to; loopback addresses cannot be reached from outside the workspace.
     address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     process: Option<String>,
-    /// An app is there already.
+    /// True if an app exposes the port.
     already_exposed: bool,
 }
 
@@ -297,7 +301,7 @@ pub(crate) struct ListListeningPortsResponse {
     ports: Vec<ListeningPort>,
 }
 
-/// The ports that something listens on in a running workspace
+/// List the listening ports of a running workspace
 #[utoipa::path(
     get, path = "/workspaces/{id}/listening-ports", tag = "apps", params(("id" = String, Path)),
     responses(
@@ -307,29 +311,30 @@ pub(crate) struct ListListeningPortsResponse {
     ),
 )]
 pub(crate) async fn listening_ports(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ReadPorts>,
     Path(id): Path<String>,
 ) -> Result<Json<ListListeningPortsResponse>, ApiError> {
     let permit = caller.workspace(&server, &id).await?;
     let ports = server.app_services.ports(&permit).await?;
-    let shown = ports.into_iter().map(|(port, already_exposed)| ListeningPort {
+    let ports = ports.into_iter().map(|(port, already_exposed)| ListeningPort {
         port: port.port,
         address: port.address,
         process: Some(port.process).filter(|name| !name.is_empty()),
         already_exposed,
     });
-    Ok(Json(ListListeningPortsResponse { ports: shown.collect() }))
+    Ok(Json(ListListeningPortsResponse { ports: ports.collect() }))
 }
 
-/// What to do with a port.
+/// Operation on a port.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExposePortRequest {
     port: u16,
-    /// `detect` says what listens there; `wrap` makes an app of it, and a service that starts with the workspace.
+    /// `detect` describes the listener; `wrap` creates an app for it, and a service that starts with the
+    /// workspace.
     step: ExposeStep,
-    /// The app's name, for `wrap`; suggested by `detect`.
+    /// Name of the app for `wrap`; `detect` suggests one.
     name: Option<String>,
 }
 
@@ -341,7 +346,7 @@ enum ExposeStep {
     Wrap,
 }
 
-/// What listens on a port.
+/// Listener on a port.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DetectResult {
     port: u32,
@@ -358,27 +363,27 @@ pub(crate) struct DetectResult {
     suggested_name: String,
 }
 
-/// The app that was made of a port.
+/// App created for a port.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WrapResult {
     message: String,
     app: App,
     service_name: String,
-    /// What listened before still does: the service takes over once that has ended.
+    /// True if the current listener still runs: the service takes over once it has stopped.
     needs_restart: bool,
 }
 
-/// What a port is, or has become.
+/// Result of an operation on a port.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub(crate) enum ExposePortResponse {
-    /// See `ExposePortRequest`.
+    /// Result of `detect`.
     Detect(DetectResult),
-    /// See `ExposePortRequest`.
+    /// Result of `wrap`.
     Wrap(Box<WrapResult>),
 }
 
-/// Look what listens on a port, or make an app and a service of it
+/// Describe the listener on a port, or create an app and a service for it
 #[utoipa::path(
     post, path = "/workspaces/{id}/expose-port", tag = "apps", params(("id" = String, Path)),
     request_body = ExposePortRequest,
@@ -392,36 +397,36 @@ pub(crate) enum ExposePortResponse {
     ),
 )]
 pub(crate) async fn expose_port(
-    State(server): State<Server>,
+    State(server): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<ExposePortRequest>,
 ) -> Result<Json<ExposePortResponse>, ApiError> {
     let permit = caller.workspace(&server, &id).await?;
-    let what = server.app_services.detect(&permit, body.port).await?;
-    let suggested_name = suggested_name(&what);
+    let listener = server.app_services.detect(&permit, body.port).await?;
+    let suggested_name = suggest_name(&listener);
     match body.step {
         ExposeStep::Detect => Ok(Json(ExposePortResponse::Detect(DetectResult {
-            port: what.port,
-            pid: what.pid,
-            command: what.command.join(" "),
-            cwd: what.cwd,
-            env_vars: what.env_names,
-            is_systemd: !what.unit.is_empty(),
-            systemd_unit: Some(what.unit).filter(|unit| !unit.is_empty()),
-            process_name: what.process,
+            port: listener.port,
+            pid: listener.pid,
+            command: listener.command.join(" "),
+            cwd: listener.cwd,
+            env_vars: listener.env_names,
+            is_systemd: !listener.unit.is_empty(),
+            systemd_unit: Some(listener.unit).filter(|unit| !unit.is_empty()),
+            process_name: listener.process,
             suggested_name,
         }))),
         ExposeStep::Wrap => {
             let name = body.name.unwrap_or(suggested_name);
-            let made = server.apps.create(&permit, NewApp::service(name, body.port), None).await?;
-            let wrapped = server.app_services.wrap(&permit, &made.app, &what).await?;
+            let created = server.apps.create(&permit, NewApp::service(name, body.port), None).await?;
+            let wrapped = server.app_services.wrap(&permit, &created.app, &listener).await?;
             let service_name = wrapped.app.service.clone().unwrap_or_default();
             let message = format!(
-                "app {} is made, and starts with its workspace; end what listens now and start the app to let systemd take over",
+                "App {} created; its service starts with the workspace. To let systemd take over now, stop the current program and start the app.",
                 wrapped.app.name
             );
-            let app = server.shown(wrapped);
+            let app = server.render_app(wrapped);
             Ok(Json(ExposePortResponse::Wrap(Box::new(WrapResult {
                 message,
                 app,

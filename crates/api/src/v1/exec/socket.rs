@@ -1,4 +1,4 @@
-//! `GET /workspaces/{id}/exec` as a WebSocket: a command with live input, and terminals.
+//! `GET /workspaces/{id}/exec` as a WebSocket: a command with live input, or a terminal.
 
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -17,15 +17,15 @@ use crate::v1::exec::{self, ExecEvent, ExecRequest};
 use rigbox_service::guests::client::RunningCommand;
 use rigbox_service::guests::request_stream::Input;
 
-/// As much as one request's stdin needs.
-const LARGEST_MESSAGE: usize = 2 * 1024 * 1024;
-/// Longest name of a signal.
-const LONGEST_SIGNAL: usize = 16;
+/// Enough for the maximum stdin of one request.
+const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+/// Length of a signal's name.
+const MAX_SIGNAL_LEN: usize = 16;
 
-/// What the client says while the command runs: one of these.
+/// Message of the client while the command runs.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum Live {
+enum ClientMessage {
     StdinB64(String),
     Eof(bool),
     Signal(String),
@@ -34,9 +34,10 @@ enum Live {
 
 /// Run a command with live input, or a terminal
 ///
-/// A WebSocket. The first message is the same object that `POST` takes, with `tty`, `rows` and `cols` for a terminal.
-/// Then the client may send `{"stdin_b64":..}`, `{"eof":true}`, `{"signal":"INT"}` and `{"resize":{"rows":..,"cols":..}}`;
-/// the server sends the objects that `POST` answers with, and closes after the last.
+/// A WebSocket. The first message is the same object that `POST` takes, with `tty`, `rows` and `cols` for a
+/// terminal. Then the client may send `{"stdin_b64":..}`, `{"eof":true}`, `{"signal":"INT"}` and
+/// `{"resize":{"rows":..,"cols":..}}`; the server sends the objects of the `POST` response, and closes after
+/// the last.
 #[utoipa::path(
     get, path = "/workspaces/{id}/exec", tag = "exec", params(("id" = String, Path)),
     responses(
@@ -53,16 +54,20 @@ pub(crate) async fn exec_socket(
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
     let upgrade = upgrade.map_err(|error| {
-        let text =
-            format!("GET on this route is a WebSocket ({}); use POST for a plain request", error.body_text());
+        let text = format!(
+            "GET on this route requires a WebSocket ({}). Use POST for a plain request.",
+            error.body_text()
+        );
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
     })?;
-    Ok(upgrade.max_message_size(LARGEST_MESSAGE).on_upgrade(move |socket| converse(app, permit, socket)))
+    Ok(upgrade
+        .max_message_size(MAX_MESSAGE_BYTES)
+        .on_upgrade(move |socket| handle_socket(app, permit, socket)))
 }
 
-async fn converse(app: ApiContext, permit: Permit<Exec>, mut socket: WebSocket) {
-    let failure = match begin(&app, &permit, &mut socket).await {
-        Ok(Some(running)) => carry(running, &mut socket).await.err(),
+async fn handle_socket(app: ApiContext, permit: Permit<Exec>, mut socket: WebSocket) {
+    let failure = match start_command(&app, &permit, &mut socket).await {
+        Ok(Some(running)) => forward(running, &mut socket).await.err(),
         Ok(None) => return,
         Err(error) => Some(error),
     };
@@ -73,8 +78,8 @@ async fn converse(app: ApiContext, permit: Permit<Exec>, mut socket: WebSocket) 
     let _ = socket.send(Message::Close(None)).await;
 }
 
-/// Starts what the first message asks for; `None` when the client went away.
-async fn begin(
+/// Starts the command of the first message. Returns `None` if the client has disconnected.
+async fn start_command(
     app: &ApiContext,
     permit: &Permit<Exec>,
     socket: &mut WebSocket,
@@ -86,15 +91,15 @@ async fn begin(
     Ok(Some(running))
 }
 
-/// Carries messages both ways until the command or the client is gone.
+/// Forwards messages both ways until the command or the client has ended.
 ///
-/// The two ways do not wait for each other: a command may stop reading its input until somebody reads its output.
-async fn carry(
+/// The directions do not wait for each other: a command may stop reading its input until its output is read.
+async fn forward(
     RunningCommand { input, mut output }: RunningCommand,
     socket: &mut WebSocket,
 ) -> Result<(), ApiError> {
     let (mut to_client, mut from_client) = socket.split();
-    let outward = async {
+    let to_socket = async {
         loop {
             let (line, last) = exec::render(output.next().await);
             if !send(&mut to_client, &line).await || last {
@@ -102,37 +107,39 @@ async fn carry(
             }
         }
     };
-    let inward = async {
+    let from_socket = async {
         while let Some(text) = next_text(&mut from_client).await? {
-            tell(&input, parse(text.as_bytes())?).await?;
+            send_input(&input, parse(text.as_bytes())?).await?;
         }
         Ok(())
     };
     tokio::select! {
-        done = outward => done,
-        gone = inward => gone,
+        done = to_socket => done,
+        done = from_socket => done,
     }
 }
 
-async fn tell(input: &Input<ExecInput>, live: Live) -> Result<(), ApiError> {
-    let message = match live {
-        Live::StdinB64(text) => {
+async fn send_input(input: &Input<ExecInput>, message: ClientMessage) -> Result<(), ApiError> {
+    let message = match message {
+        ClientMessage::StdinB64(text) => {
             exec::send_stdin(input, exec::decode_stdin(&text)?).await;
             return Ok(());
         }
-        Live::Eof(true) => {
+        ClientMessage::Eof(true) => {
             exec::send_eof(input).await;
             return Ok(());
         }
-        Live::Eof(false) => return Ok(()),
-        Live::Signal(name)
-            if (1..=LONGEST_SIGNAL).contains(&name.len())
+        ClientMessage::Eof(false) => return Ok(()),
+        ClientMessage::Signal(name)
+            if (1..=MAX_SIGNAL_LEN).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric()) =>
         {
             exec_input::Input::Signal(name)
         }
-        Live::Signal(_) => return Err(ApiError::bad_request("signal: expected a name such as INT or TERM")),
-        Live::Resize { rows, cols } => {
+        ClientMessage::Signal(_) => {
+            return Err(ApiError::bad_request("signal: The name is invalid. Use for example INT or TERM."));
+        }
+        ClientMessage::Resize { rows, cols } => {
             exec_input::Input::Resize(WindowSize { rows: rows.into(), cols: cols.into() })
         }
     };
@@ -140,7 +147,7 @@ async fn tell(input: &Input<ExecInput>, live: Live) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The client's next message; `None` when it has gone.
+/// Returns the client's next message, or `None` if it has disconnected.
 async fn next_text(
     socket: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
 ) -> Result<Option<String>, ApiError> {
@@ -148,7 +155,9 @@ async fn next_text(
         match socket.next().await {
             Some(Ok(Message::Text(text))) => return Ok(Some(text.to_string())),
             Some(Ok(Message::Binary(_))) => {
-                return Err(ApiError::bad_request("expected text messages of JSON"));
+                return Err(ApiError::bad_request(
+                    "Binary messages are not supported. Send text messages with JSON.",
+                ));
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(None),
@@ -156,7 +165,7 @@ async fn next_text(
     }
 }
 
-/// One object per message; `false` when the client has gone.
+/// Sends one object per message. Returns `false` if the client has disconnected.
 async fn send(socket: &mut (impl Sink<Message> + Unpin), line: &[u8]) -> bool {
     match std::str::from_utf8(line).map(str::trim_end) {
         Ok("") | Err(_) => true,

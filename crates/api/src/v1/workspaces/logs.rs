@@ -1,4 +1,4 @@
-//! `/workspaces/{id}/logs`: what has become of a workspace, and what its network refused it.
+//! `/workspaces/{id}/logs`: changes of a workspace's status, and the network access it was refused.
 
 use std::convert::Infallible;
 
@@ -16,32 +16,34 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, QueryParams};
-use crate::schema::{bad_cursor, date};
+use crate::schema::{invalid_cursor, to_date};
 use crate::v1::apps::services::{LogLine, LogQuery, MAX_LINES};
 
-/// The last line that was seen: its place in the log.
+/// Parses the cursor: the position of the last line that the client has.
 fn after(query: &LogQuery) -> Result<Option<i64>, ApiError> {
-    let cursor = query.text().map(str::parse::<i64>).transpose();
-    cursor.ok().filter(|after| after.is_none_or(|after| after >= 0)).ok_or_else(bad_cursor)
+    let cursor = query.raw_cursor().map(str::parse::<i64>).transpose();
+    cursor.ok().filter(|after| after.is_none_or(|after| after >= 0)).ok_or_else(invalid_cursor)
 }
 
 /// Lines of a workspace's log.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct GetWorkspaceLogsResponse {
     lines: Vec<LogLine>,
-    /// There may be more after `cursor` already.
+    /// True if there may already be more after `cursor`.
     has_more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     cursor: Option<String>,
 }
 
-fn line(entry: LogEntry) -> LogLine {
-    let timestamp: OffsetDateTime = date(entry.at);
+fn render_line(entry: LogEntry) -> LogLine {
+    let timestamp: OffsetDateTime = to_date(entry.at);
     LogLine::of(u32::try_from(entry.seq).unwrap_or(u32::MAX), entry.message, Some(timestamp))
 }
 
-/// What has become of a workspace, and what its network refused it: the last lines, or those after a cursor
+/// Get the last lines of a workspace's log, or those after a cursor
+///
+/// The log has the changes of the workspace's status, and the network access it was refused.
 #[utoipa::path(
     get, path = "/workspaces/{id}/logs", tag = "workspaces", params(("id" = String, Path), LogQuery),
     responses(
@@ -57,14 +59,18 @@ pub(crate) async fn logs(
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Json<GetWorkspaceLogsResponse>, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
-    let (wanted, after) = (query.lines()?, after(&query)?);
-    let entries = app.workspace_logs.lines(&permit, after, wanted)?;
+    let (max_lines, after) = (query.lines()?, after(&query)?);
+    let entries = app.workspace_logs.lines(&permit, after, max_lines)?;
     let cursor = entries.last().map(|last| last.seq).or(after).map(|seq| seq.to_string());
-    let has_more = after.is_some() && entries.len() == wanted as usize;
-    Ok(Json(GetWorkspaceLogsResponse { lines: entries.into_iter().map(line).collect(), has_more, cursor }))
+    let has_more = after.is_some() && entries.len() == max_lines as usize;
+    Ok(Json(GetWorkspaceLogsResponse {
+        lines: entries.into_iter().map(render_line).collect(),
+        has_more,
+        cursor,
+    }))
 }
 
-/// A workspace's log as it is written: server-sent events, each a line; its id is the cursor
+/// Follow a workspace's log: server-sent events, one per line, whose id is the cursor
 #[utoipa::path(
     get, path = "/workspaces/{id}/logs/stream", tag = "workspaces", params(("id" = String, Path), LogQuery),
     responses(
@@ -80,28 +86,28 @@ pub(crate) async fn log_stream(
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&app, &id).await?;
-    let (wanted, after) = (query.lines()?, after(&query)?);
-    // Before the first look, so that nothing is missed in between.
+    let (max_lines, after) = (query.lines()?, after(&query)?);
+    // Before the first read, so that nothing is missed in between.
     let written = app.workspace_logs.subscribe();
-    let first = app.workspace_logs.lines(&permit, after, wanted)?;
+    let first = app.workspace_logs.lines(&permit, after, max_lines)?;
     let after = first.last().map(|last| last.seq).or(after).unwrap_or(0);
     let state = (app.workspace_logs.clone(), permit, written, after);
-    let news = stream::unfold(state, |(logs, permit, mut written, after)| async move {
+    let later = stream::unfold(state, |(logs, permit, mut written, after)| async move {
         loop {
-            if !logs.news(&permit, &mut written).await {
+            if !logs.wait_for_lines(&permit, &mut written).await {
                 return None;
             }
-            // A database that does not answer now is requested at the next line.
+            // If the database does not answer now, the lines follow with the next one.
             let entries = logs.lines(&permit, Some(after), MAX_LINES).unwrap_or_default();
             if let Some(last) = entries.last().map(|last| last.seq) {
                 return Some((stream::iter(entries), (logs, permit, written, last)));
             }
         }
     });
-    let events = stream::iter(first).chain(news.flatten()).map(|entry| {
+    let events = stream::iter(first).chain(later.flatten()).map(|entry| {
         let id = entry.seq.to_string();
         Ok::<_, Infallible>(
-            Event::default().id(id).data(serde_json::to_string(&line(entry)).unwrap_or_default()),
+            Event::default().id(id).data(serde_json::to_string(&render_line(entry)).unwrap_or_default()),
         )
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())

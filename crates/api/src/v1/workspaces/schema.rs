@@ -1,4 +1,4 @@
-//! JSON shapes of workspaces.
+//! JSON schema of workspaces.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
-use crate::schema::date;
+use crate::schema::to_date;
 use rigbox_service::workspaces::NewWorkspace;
 
-/// What a workspace is doing.
+/// Status of a workspace.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum VmStatus {
@@ -43,7 +43,7 @@ impl From<Status> for VmStatus {
     }
 }
 
-/// A workspace.
+/// Workspace.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Vm {
     id: String,
@@ -56,11 +56,11 @@ pub(crate) struct Vm {
     ram_mb: u32,
     vcpu_count: u32,
     disk_size_mb: u32,
-    /// The workspace's environment: names, each with `***` in place of its value. Absent when it is empty.
+    /// Environment of the workspace: each name with `***` in place of its value. Absent if empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     env_vars: Option<BTreeMap<String, String>>,
-    /// `lost` while the agent of a running workspace does not answer: stop and start it.
+    /// `lost` while the agent of a running workspace does not answer: stop and start the workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     agent: Option<String>,
@@ -90,27 +90,27 @@ impl From<&Workspace> for Vm {
             ram_mb: workspace.resources.ram_mb(),
             vcpu_count: workspace.resources.vcpu_count(),
             disk_size_mb: workspace.resources.disk_size_mb(),
-            env_vars: Some(hidden(&workspace.environment)).filter(|env_vars| !env_vars.is_empty()),
+            env_vars: Some(masked_variables(&workspace.environment)).filter(|env_vars| !env_vars.is_empty()),
             agent: lifecycle.agent_lost.then(|| "lost".to_owned()),
             failure_code: failure.map(|failure| failure.code.clone()),
             failure_reason: failure.map(|failure| failure.message.clone()),
-            created_at: date(workspace.created_at),
-            updated_at: date(workspace.updated_at),
+            created_at: to_date(workspace.created_at),
+            updated_at: to_date(workspace.updated_at),
         }
     }
 }
 
-/// The names of an environment, each with what stands for its value.
-pub(crate) fn hidden(environment: &EnvironmentNames) -> BTreeMap<String, String> {
+/// Returns the names of an environment, each with a placeholder for its value.
+pub(crate) fn masked_variables(environment: &EnvironmentNames) -> BTreeMap<String, String> {
     environment.names.iter().map(|name| (name.to_string(), MASKED_VALUE.to_owned())).collect()
 }
 
-/// Why a workspace is in `failed`.
+/// Reason that a workspace is in `failed`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WorkspaceFailure {
     code: String,
     message: String,
-    /// Whether `retry` may help.
+    /// True if `retry` may help.
     retryable: bool,
     attempts: u32,
     #[serde(with = "time::serde::rfc3339")]
@@ -133,61 +133,61 @@ impl From<&Workspace> for GetWorkspaceResponse {
             message: failure.message.clone(),
             retryable: failure.retryable,
             attempts: workspace.lifecycle.attempts,
-            occurred_at: date(failure.occurred_at),
+            occurred_at: to_date(failure.occurred_at),
         });
         Self { vm: workspace.into(), failure }
     }
 }
 
-/// A page of workspaces.
+/// Page of workspaces.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ListWorkspacesResponse {
     pub(crate) vms: Vec<Vm>,
-    /// Present when there is more.
+    /// Present if there are more.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) next_cursor: Option<String>,
 }
 
-/// What is being done now.
+/// Operation in progress.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct MessageResponse {
     pub(crate) message: String,
     pub(crate) status: VmStatus,
 }
 
-/// A workspace to be made.
+/// Specification of a new workspace.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateWorkspaceRequest {
     /// 1 to 40 characters of a-z, 0-9 and `-`; unique among your workspaces.
     name: String,
-    /// `base` when left out; `GET /templates` lists them.
+    /// `base` if omitted; see `GET /templates`.
     template_id: Option<String>,
-    /// The template's image, or left out.
+    /// Omitted, or the template's image.
     image: Option<String>,
-    /// Raised to the template's floor.
+    /// Raised to the template's minimum.
     ram_mb: Option<u32>,
-    /// Raised to the template's floor.
+    /// Raised to the template's minimum.
     vcpu_count: Option<u32>,
-    /// Raised to the template's floor.
+    /// Raised to the template's minimum.
     disk_size_mb: Option<u32>,
-    /// Not available yet: empty or left out.
+    /// Not available yet: empty or omitted.
     catalog_ids: Option<Vec<String>>,
-    /// Not available yet: empty or left out.
+    /// Not available yet: empty or omitted.
     service_spec_ids: Option<Vec<String>>,
-    /// Not available yet: empty or left out.
+    /// Not available yet: empty or omitted.
     setup_script_ids: Option<Vec<String>>,
 }
 
-/// Refuses ids of what there is none of yet.
-pub(crate) fn none_of<const N: usize>(
+/// Refuses ids of kinds that do not exist yet.
+pub(crate) fn check_unsupported<const N: usize>(
     fields: [(&'static str, &Option<Vec<String>>); N],
 ) -> Result<(), ApiError> {
     for (field, ids) in fields {
         if let Some(id) = ids.as_ref().and_then(|ids| ids.first()) {
             let id: String = id.chars().take(64).collect();
-            return Err(ApiError::bad_request(format!("{field}: there is no `{id}`: leave the field out"))
+            return Err(ApiError::bad_request(format!("{field}: `{id}` does not exist. Omit the field."))
                 .with_details(serde_json::json!({"field": field})));
         }
     }
@@ -195,8 +195,8 @@ pub(crate) fn none_of<const N: usize>(
 }
 
 impl CreateWorkspaceRequest {
-    pub(crate) fn wanted(self) -> Result<NewWorkspace, ApiError> {
-        none_of([
+    pub(crate) fn into_spec(self) -> Result<NewWorkspace, ApiError> {
+        check_unsupported([
             ("catalog_ids", &self.catalog_ids),
             ("service_spec_ids", &self.service_spec_ids),
             ("setup_script_ids", &self.setup_script_ids),
@@ -214,30 +214,30 @@ impl CreateWorkspaceRequest {
     }
 }
 
-/// Which part of the list.
+/// Filter and page of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListQuery {
-    /// Only the workspace of this name.
+    /// Only the workspace with this name.
     pub(crate) name: Option<String>,
     /// Only workspaces in this status.
     pub(crate) status: Option<String>,
-    /// 100 when left out, 1,000 at most.
+    /// 100 if omitted, at most 1,000.
     #[param(minimum = 1, maximum = 1_000)]
     pub(crate) limit: Option<u32>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub(crate) cursor: Option<String>,
 }
 
-/// Whether to wait.
+/// Waiting for a change.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GetQuery {
-    /// Answer when the status is not this one any more.
+    /// Wait until the status differs from this one.
     pub(crate) wait_until_not: Option<String>,
-    /// Answer after so many seconds at the latest; 30 when left out.
+    /// Maximum seconds to wait; 30 if omitted.
     #[param(maximum = 120)]
     pub(crate) timeout_s: Option<u32>,
 }
