@@ -87,6 +87,10 @@ fn clean_up_on_signals(installation: Arc<Installation>) -> Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         if signals.wait().is_ok() {
             installation.clean_up();
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "everything that a destructor would release has just been removed"
+            )]
             std::process::exit(130);
         }
     })?;

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,11 @@ const KERNEL_FILE_SYSTEMS: &[(&str, &str, MountFlags, &str)] = &[
     ("cgroup2", "sys/fs/cgroup", MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC), ""),
 ];
 
-fn main() {
+fn main() -> ExitCode {
     let Err(error) = boot();
     log(&format!("bare: {error}"));
     // The end of PID 1 is a kernel panic, which makes the failure visible.
-    std::process::exit(1);
+    ExitCode::FAILURE
 }
 
 fn boot() -> Result<std::convert::Infallible, String> {

@@ -5,10 +5,12 @@ mod agent;
 mod init;
 mod users;
 
+use std::process::ExitCode;
+
 /// The agent's `argv[0]`. At shutdown, systemd does not kill processes whose name starts with `@`.
 const AGENT_NAME: &str = "@rigbox-agent";
 
-fn main() {
+fn main() -> ExitCode {
     let name = std::env::args().next().unwrap_or_default();
     let result = if std::process::id() == 1 {
         init::run()
@@ -17,9 +19,8 @@ fn main() {
     } else {
         Err(anyhow::anyhow!("this program is the /init of a Rigbox VM and runs nowhere else"))
     };
-    if let Err(error) = result {
-        // Printed for the host's console log. The exit of PID 1 is then a kernel panic, which the host reports.
-        eprintln!("rigbox: {error:#}");
-        std::process::exit(1);
-    }
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    // Printed for the host's console log. The exit of PID 1 is then a kernel panic, which the host reports.
+    eprintln!("rigbox: {error:#}");
+    ExitCode::FAILURE
 }

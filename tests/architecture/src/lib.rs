@@ -14,17 +14,25 @@ fn root() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// Returns the output of `cargo metadata`.
+/// Returns the output of a cargo command on the workspace as it is locked.
 #[cfg(test)]
-fn metadata() -> serde_json::Value {
+fn cargo(arguments: &[&str]) -> Vec<u8> {
     let output = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root())
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
-        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args(arguments)
+        .arg("--locked")
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    output.stdout
+}
+
+/// Returns the output of `cargo metadata`.
+#[cfg(test)]
+fn metadata() -> serde_json::Value {
+    let platform = ["--filter-platform", "x86_64-unknown-linux-gnu"];
+    let output = cargo(&[&["metadata", "--format-version", "1"][..], &platform].concat());
+    serde_json::from_slice(&output).unwrap()
 }
 
 /// Returns the Rust files below a folder.
