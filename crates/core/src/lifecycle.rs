@@ -212,7 +212,7 @@ impl Lifecycle {
             return None;
         }
         let code = format!("timeout_{}", self.status);
-        let message = format!("still {} after {} s", self.status, limit.as_secs());
+        let message = format!("The workspace is still {} after {} s.", self.status, limit.as_secs());
         Some(self.failed(&code, &message, now))
     }
 

@@ -55,7 +55,7 @@ impl Proxy {
         match &*vm.agent.borrow() {
             AgentState::Ready(client) => Ok((client.clone(), detached)),
             AgentState::Pending => Err(agent_lost("the agent has not sent its hello yet")),
-            AgentState::Lost(reason) => Err(agent_lost(&format!("the agent does not respond: {reason}"))),
+            AgentState::Lost(reason) => Err(agent_lost(reason)),
         }
     }
 }

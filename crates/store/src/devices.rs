@@ -131,7 +131,7 @@ impl Store {
     }
 
     /// Returns the state of a login. If it was approved, stores an API key named after the machine with the
-    /// secret of `key`, and consumes the login: it is collected idempotency_key.
+    /// secret of `key`, and consumes the login: it is collected once.
     pub async fn poll_device_login(
         &self,
         secret: &DeviceSecret,

@@ -124,11 +124,11 @@ token! {
     SessionToken, TokenKind::Session
 }
 token! {
-    /// Token of a sign-in link, valid idempotency_key. As part of a URL it has no other use and a short lifetime.
+    /// Token of a sign-in link, valid once. As part of a URL it has no other use and a short lifetime.
     LinkToken, TokenKind::Link
 }
 token! {
-    /// Code that hands a browser over from the console to an app, valid idempotency_key. As part of a URL it has no
+    /// Code that hands a browser over from the console to an app, valid once. As part of a URL it has no
     /// other use, needs a matching state, and has a short lifetime.
     AppCode, TokenKind::AppCode
 }
