@@ -9,17 +9,17 @@ use crate::host;
 use crate::report::{Measure, Target, median, progress};
 
 mod app;
+mod apps;
 mod client;
 mod nginx;
 mod process;
-mod table;
 
 pub(crate) use process::serve;
 
+use apps::{HOST, PRIVATE_HOST};
 use client::Client;
 use nginx::Nginx;
 use process::Edge;
-use table::{HOST, KEY, PRIVATE_HOST};
 
 /// Connections of the load generator, which has as many threads as a proxy has workers.
 const CONNECTIONS: u32 = 64;
@@ -103,7 +103,7 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Measure>> {
 
 fn requests(edge: &Edge, nginx: &Nginx, rounds: u32) -> Result<Vec<Measure>> {
     let host = |name: &str| format!("Host: {name}");
-    let key = format!("X-Rigbox-Key: {KEY}");
+    let key = format!("X-Rigbox-Key: {}", apps::key());
     let public = [host(HOST)];
     let private = [host(PRIVATE_HOST), key];
     let (ours, theirs) = (vec![edge.pid()], nginx.workers()?);
@@ -160,7 +160,7 @@ fn check(edge: &Edge, rounds: u32) -> Result<Measure> {
     let mut differences = Vec::new();
     for _ in 0..rounds.max(3) {
         let mut public = Client::open(edge.port(), HOST, None)?;
-        let mut private = Client::open(edge.port(), PRIVATE_HOST, Some(KEY))?;
+        let mut private = Client::open(edge.port(), PRIVATE_HOST, Some(&apps::key()))?;
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for _ in 0..SEQUENTIAL_REQUESTS {
             without.push(public.request()?.as_secs_f64() * 1e6);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::apps::SOCKETS_HOST;
 use super::process::WORKERS;
-use super::table::SOCKETS_HOST;
 
 /// Limit for a read.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);

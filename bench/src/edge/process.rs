@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use rigbox_edge::{Config, Limits};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use rigbox_testkit::dial::Node;
+use rigbox_testkit::gateway::{BOOT, Gateway, WORKSPACE};
 use serde::{Deserialize, Serialize};
 
-use super::table;
+use super::apps;
 
 /// First line of its standard input, whose end stops it.
 #[derive(Serialize, Deserialize)]
@@ -25,6 +26,7 @@ struct Parameters {
 /// Workers, as many as nginx has.
 pub(super) const WORKERS: usize = 2;
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
+const LEASE: Duration = Duration::from_secs(10);
 
 /// Runs the edge role until standard input ends.
 pub(crate) fn serve() -> Result<()> {
@@ -60,16 +62,11 @@ impl Edge {
         let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         {
             let _inside = control.enter();
-            table::serve(&folder.join("gateway.sock"))?;
+            apps::add_to(&Gateway::start(&folder.join("gateway.sock"), LEASE));
         }
         let node = Node::start(&folder.join("dial.sock"));
-        for (port, address) in [(table::HTTP_PORT, http), (table::SOCKETS_PORT, websockets)] {
-            node.listens(
-                table::WORKSPACE,
-                table::BOOT,
-                port,
-                SocketAddr::from((Ipv4Addr::LOCALHOST, address)),
-            );
+        for (port, address) in [(apps::HTTP_PORT, http), (apps::SOCKETS_PORT, websockets)] {
+            node.listens(WORKSPACE, BOOT, port, SocketAddr::from((Ipv4Addr::LOCALHOST, address)));
         }
         let listen = free_port()?;
         let parameters = serde_json::to_string(&Parameters { folder: folder.to_owned(), listen })?;
@@ -109,7 +106,7 @@ pub(super) fn free_port() -> Result<SocketAddr> {
 pub(super) fn wait_for(address: SocketAddr, what: &str) -> Result<()> {
     let deadline = Instant::now() + READY_TIMEOUT;
     while TcpStream::connect(address).is_err() {
-        anyhow::ensure!(Instant::now() < deadline, "{what} does not response at {address}");
+        anyhow::ensure!(Instant::now() < deadline, "{what} does not respond at {address}");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

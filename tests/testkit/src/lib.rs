@@ -5,5 +5,6 @@
 pub mod blocking;
 pub mod dial;
 mod eventually;
+pub mod gateway;
 
 pub use eventually::eventually;

@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 
 use rigbox_proto::gateway::Visibility;
 
-use crate::support::gateway::shown;
 use crate::support::{HOST, World, skipped};
+use rigbox_testkit::gateway::shown;
 
 /// Folder of the WebSocket clients.
 pub(crate) const FOLDER: &str = "RIGBOX_WEBSOCKET_CLIENTS";

@@ -13,8 +13,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use crate::support::gateway::shown;
 use crate::support::{BOOT, HOST, ORIGIN, PORT, WORKSPACE, World, http2, soon};
+use rigbox_testkit::gateway::shown;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_passes_with_its_trailers_and_streams() {

@@ -13,9 +13,9 @@ use rigbox_proto::gateway::Visibility;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::clients::FOLDER;
-use crate::support::gateway::shown;
 use crate::support::http2::{Client, Socket};
 use crate::support::{BOOT, PORT, WORKSPACE, World, eventually, http, http2, skipped, soon};
+use rigbox_testkit::gateway::shown;
 
 const MANY: usize = 10_000;
 /// Descriptors beside those of the WebSockets.

@@ -5,9 +5,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 
-use crate::support::gateway::shown;
 use crate::support::http::{NAVIGATES, Reply, ask, get};
 use crate::support::{ORIGIN, SIBLING, World};
+use rigbox_testkit::gateway::shown;
 
 /// Returns the state that passes through the console, and the browser's cookie.
 fn begun(reply: &Reply) -> (String, String) {

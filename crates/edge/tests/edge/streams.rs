@@ -8,9 +8,9 @@ use rigbox_proto::gateway::{AppState, Visibility};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::gateway::{shown, user};
 use crate::support::http::get;
 use crate::support::{BOOT, HOST, OWNER, PORT, WORKSPACE, World, eventually, route, soon};
+use rigbox_testkit::gateway::{shown, user};
 
 /// Opens a stream of events.
 async fn stream(world: &World, headers: &str) -> TcpStream {

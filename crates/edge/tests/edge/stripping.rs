@@ -2,9 +2,9 @@
 
 use rigbox_proto::gateway::Visibility;
 
-use crate::support::gateway::shown;
 use crate::support::http::{NAVIGATES, ask, get};
 use crate::support::{ORIGIN, World};
+use rigbox_testkit::gateway::shown;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_credential_of_the_platform_reaches_an_app() {

@@ -2,9 +2,9 @@
 
 use rigbox_proto::gateway::{AppState, Visibility};
 
-use crate::support::gateway::shown;
 use crate::support::http::{NAVIGATES, ask, get};
 use crate::support::{HOST, ORIGIN, SIBLING, World, route};
+use rigbox_testkit::gateway::shown;
 
 /// Expected outcomes: forwarded to the app, or a status.
 type Says = [Option<u16>; 3];

@@ -115,7 +115,7 @@ async fn http2_is_agreed_on_and_cookies_are_bound_to_the_host() {
 async fn without_tls_a_client_is_only_sent_to_it() {
     let (world, _folder, _) = world().await;
     let port = world.tls.unwrap().port();
-    let key = crate::support::gateway::shown("key", "owner");
+    let key = rigbox_testkit::gateway::shown("key", "owner");
     let reply = get(world.edge, "/a?b=c", &[("x-rigbox-key", &key)]).await;
     assert_eq!(reply.status, 308);
     assert_eq!(reply.header("location"), format!("https://{HOST}:{port}/a?b=c"));

@@ -9,8 +9,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::support::gateway::shown;
 use crate::support::{HOST, ORIGIN, SIBLING, World, eventually, http2, soon};
+use rigbox_testkit::gateway::shown;
 
 type Socket = WebSocketStream<TcpStream>;
 

@@ -1,7 +1,6 @@
 //! Fixture of the tests.
 
 pub(crate) mod backend;
-pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod http2;
 
@@ -10,25 +9,21 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rigbox_edge::{Config, Limits, Tls};
-use rigbox_proto::gateway::{AppState, Route, Visibility};
+use rigbox_proto::gateway::{Route, Visibility};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use backend::Backend;
-use gateway::Gateway;
 use rigbox_testkit::dial::Node;
 pub(crate) use rigbox_testkit::eventually;
+use rigbox_testkit::gateway::{self, Gateway};
+pub(crate) use rigbox_testkit::gateway::{BOOT, OWNER, WORKSPACE};
 
 pub(crate) const HOST: &str = "web.rigbox.localhost";
 pub(crate) const ORIGIN: &str = "http://web.rigbox.localhost:7080";
 pub(crate) const SIBLING: &str = "http://evil.rigbox.localhost:7080";
-pub(crate) const WORKSPACE: &str = "ws-aaaaaaaa";
-pub(crate) const APP: &str = "ap-aaaaaaaa";
-pub(crate) const OWNER: &str = "us-aaaaaaaa";
-pub(crate) const FRIEND: &str = "us-bbbbbbbb";
-pub(crate) const STRANGER: &str = "us-cccccccc";
-pub(crate) const BOOT: &str = "boot-1";
 pub(crate) const PORT: u32 = 3000;
+const LEASE: Duration = Duration::from_secs(2);
 
 /// Edge with everything around it, running.
 pub(crate) struct World {
@@ -58,7 +53,7 @@ impl World {
 
     async fn start(limits: Limits, tls: Option<Tls>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let gateway = Gateway::start(&folder.path().join("gateway.sock"));
+        let gateway = Gateway::start(&folder.path().join("gateway.sock"), LEASE);
         let backend = Backend::start().await;
         let node = Node::start(&folder.path().join("dial.sock"));
         node.listens(WORKSPACE, BOOT, PORT, backend.address);
@@ -98,18 +93,9 @@ impl Drop for World {
 
 pub(crate) fn route(visibility: Visibility) -> Route {
     Route {
-        app_id: APP.to_owned(),
-        app_name: "web".to_owned(),
-        workspace_id: WORKSPACE.to_owned(),
-        owner_id: OWNER.to_owned(),
-        visibility: visibility.into(),
         shared_with: vec!["friend@example.org".to_owned()],
         cors_origins: vec!["https://front.example".to_owned()],
-        state: AppState::Available.into(),
-        boot_id: BOOT.to_owned(),
-        port: PORT,
-        sign_in_url: "http://console.localhost:7070/apps/web/sign-in".to_owned(),
-        origin: ORIGIN.to_owned(),
+        ..gateway::route("web", ORIGIN, visibility, PORT)
     }
 }
 

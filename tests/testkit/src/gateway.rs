@@ -1,4 +1,4 @@
-//! Control's service for gateways, which replies from a table.
+//! Simulated control for gateways: the service of `gateway.proto`, which responds from a table.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,34 +10,53 @@ use rigbox_proto::gateway::gateway_server::{Gateway as Service, GatewayServer};
 use rigbox_proto::gateway::identify_request::Credential;
 use rigbox_proto::gateway::watch_event::Event;
 use rigbox_proto::gateway::{
-    GrantsChanged, IdentifyRequest, Identity, Lease, RedeemRequest, RedeemResponse, Reset, ResolveRequest,
-    Route, WatchAck, WatchEvent,
+    AppState, GrantsChanged, IdentifyRequest, Identity, Lease, RedeemRequest, RedeemResponse, Reset,
+    ResolveRequest, Route, Visibility, WatchAck, WatchEvent,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{FRIEND, OWNER, STRANGER, WORKSPACE, eventually};
+use crate::eventually;
 
-pub(crate) const LEASE_MS: u32 = 2_000;
+/// Workspace of every app in [`route`].
+pub const WORKSPACE: &str = "ws-aaaaaaaa";
+/// Running boot of [`WORKSPACE`].
+pub const BOOT: &str = "boot-1";
+/// App whose sign-in codes [`Table::codes`] holds.
+pub const APP: &str = "ap-aaaaaaaa";
+/// Owner of every app in [`route`].
+pub const OWNER: &str = "us-aaaaaaaa";
+/// User with whom apps may be shared.
+pub const FRIEND: &str = "us-bbbbbbbb";
+/// User with whom nothing is shared.
+pub const STRANGER: &str = "us-cccccccc";
+
+/// Time between two leases.
+const RENEWAL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Handle on the service.
 #[derive(Clone)]
-pub(crate) struct Gateway {
+pub struct Gateway {
     table: Arc<Mutex<Table>>,
     path: Arc<PathBuf>,
+    lease: Duration,
 }
 
+/// State of the service.
 #[derive(Default)]
-pub(crate) struct Table {
-    pub(crate) routes: HashMap<String, Route>,
+pub struct Table {
+    /// Routes by host.
+    pub routes: HashMap<String, Route>,
     /// Identities by credential.
-    pub(crate) identities: HashMap<String, Identity>,
+    pub identities: HashMap<String, Identity>,
     /// State and session by code.
-    pub(crate) codes: HashMap<String, (String, String)>,
-    pub(crate) asked: u64,
-    pub(crate) redeemed: u64,
+    pub codes: HashMap<String, (String, String)>,
+    /// Number of routes and identities that were requested.
+    pub asked: u64,
+    /// Number of codes that were redeemed.
+    pub redeemed: u64,
     watchers: Vec<mpsc::Sender<Result<WatchEvent, Status>>>,
     sequence: u64,
     acknowledged: u64,
@@ -46,8 +65,10 @@ pub(crate) struct Table {
 }
 
 impl Gateway {
-    pub(crate) fn start(path: &Path) -> Self {
-        let gateway = Self { table: Arc::default(), path: Arc::new(path.to_owned()) };
+    /// Serves at the socket `path` on the current runtime. The table has identities of the owner, the friend, the
+    /// stranger and the workspace, and no route.
+    pub fn start(path: &Path, lease: Duration) -> Self {
+        let gateway = Self { table: Arc::default(), path: Arc::new(path.to_owned()), lease };
         {
             let mut table = gateway.table();
             for (name, id) in [("owner", OWNER), ("friend", FRIEND), ("stranger", STRANGER)] {
@@ -68,12 +89,12 @@ impl Gateway {
             table.identities.insert(shown("key", "elsewhere"), elsewhere);
         }
         gateway.serve();
-        let living = gateway.clone();
+        let renewing = gateway.clone();
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                if !living.table().silent {
-                    living.tell(Event::Lease(lease()));
+                tokio::time::sleep(RENEWAL_INTERVAL).await;
+                if !renewing.table().silent {
+                    renewing.tell(Event::Lease(renewing.lease()));
                 }
             }
         });
@@ -81,7 +102,7 @@ impl Gateway {
     }
 
     /// Listens, again if it did before.
-    pub(crate) fn serve(&self) {
+    pub fn serve(&self) {
         let incoming =
             rigbox_proto::transport::unix::listen(&self.path, vec![rustix::process::geteuid().as_raw()])
                 .unwrap();
@@ -96,17 +117,24 @@ impl Gateway {
         self.table().server = Some(server);
     }
 
-    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+    /// Locks the table.
+    pub fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap()
     }
 
     /// Stops responding, but keeps listening.
-    pub(crate) fn fall_silent(&self) {
+    pub fn fall_silent(&self) {
         self.table().silent = true;
     }
 
-    pub(crate) fn speak(&self) {
+    /// Responds again.
+    pub fn speak(&self) {
         self.table().silent = false;
+    }
+
+    fn lease(&self) -> Lease {
+        let lease_ms = self.lease.as_millis().try_into().unwrap();
+        Lease { lease_ms, assertion_keys: r#"{"keys":[{"kid":"test"}]}"#.to_owned() }
     }
 
     fn tell(&self, event: Event) -> u64 {
@@ -118,7 +146,7 @@ impl Gateway {
     }
 
     /// Changes the app at a host, without a notification.
-    pub(crate) fn set_route(&self, host: &str, route: Option<Route>) {
+    pub fn set_route(&self, host: &str, route: Option<Route>) {
         match route {
             Some(route) => self.table().routes.insert(host.to_owned(), route),
             None => self.table().routes.remove(host),
@@ -126,17 +154,19 @@ impl Gateway {
     }
 
     /// Announces a change of the workspace, and waits until it is in force.
-    pub(crate) async fn workspace_changed(&self) {
+    pub async fn workspace_changed(&self) {
         let sequence = self.tell(Event::WorkspaceChanged(WORKSPACE.to_owned()));
         self.in_force(sequence).await;
     }
 
-    pub(crate) async fn grants_changed(&self) {
+    /// Announces a change of grants, and waits until it is in force.
+    pub async fn grants_changed(&self) {
         let sequence = self.tell(Event::GrantsChanged(GrantsChanged {}));
         self.in_force(sequence).await;
     }
 
-    pub(crate) async fn everything_changed(&self) {
+    /// Announces that everything may have changed, and waits until that is in force.
+    pub async fn everything_changed(&self) {
         let sequence = self.tell(Event::Reset(Reset {}));
         self.in_force(sequence).await;
     }
@@ -147,7 +177,7 @@ impl Gateway {
 }
 
 /// Returns the text of a credential: a key of the right form, or the value of a cookie.
-pub(crate) fn shown(kind: &str, name: &str) -> String {
+pub fn shown(kind: &str, name: &str) -> String {
     match (kind, name) {
         ("key", "workspace") => format!("rb_ws_{name:0<43}"),
         ("key", _) => format!("rb_{name:0<43}"),
@@ -155,7 +185,25 @@ pub(crate) fn shown(kind: &str, name: &str) -> String {
     }
 }
 
-pub(crate) fn user(id: &str, name: &str) -> Identity {
+/// Returns the route of an app named `name` of [`OWNER`], in [`WORKSPACE`].
+pub fn route(name: &str, origin: &str, visibility: Visibility, port: u32) -> Route {
+    Route {
+        app_id: APP.to_owned(),
+        app_name: name.to_owned(),
+        workspace_id: WORKSPACE.to_owned(),
+        owner_id: OWNER.to_owned(),
+        visibility: visibility.into(),
+        state: AppState::Available.into(),
+        boot_id: BOOT.to_owned(),
+        port,
+        sign_in_url: format!("http://console.localhost:7070/apps/{name}/sign-in"),
+        origin: origin.to_owned(),
+        ..Route::default()
+    }
+}
+
+/// Returns a verified user whose credential covers the app.
+pub fn user(id: &str, name: &str) -> Identity {
     Identity {
         kind: rigbox_proto::gateway::IdentityKind::User.into(),
         user_id: id.to_owned(),
@@ -165,10 +213,6 @@ pub(crate) fn user(id: &str, name: &str) -> Identity {
         assertion: format!("assertion.of.{name}"),
         ..Identity::default()
     }
-}
-
-fn lease() -> Lease {
-    Lease { lease_ms: LEASE_MS, assertion_keys: r#"{"keys":[{"kid":"test"}]}"#.to_owned() }
 }
 
 #[tonic::async_trait]
@@ -199,7 +243,7 @@ impl Service for Gateway {
         table.redeemed += 1;
         let (state, session) =
             table.codes.remove(&request.code).ok_or_else(|| Status::permission_denied("no such code"))?;
-        if state != request.state || request.app_id != super::APP {
+        if state != request.state || request.app_id != APP {
             return Err(Status::permission_denied("another browser's"));
         }
         let now =
@@ -220,7 +264,7 @@ impl Service for Gateway {
                 return Err(Status::unavailable("silent"));
             }
             table.sequence += 1;
-            let first = WatchEvent { sequence: table.sequence, event: Some(Event::Lease(lease())) };
+            let first = WatchEvent { sequence: table.sequence, event: Some(Event::Lease(self.lease())) };
             watcher.try_send(Ok(first)).unwrap();
             table.watchers.push(watcher);
         }
