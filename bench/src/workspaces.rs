@@ -113,7 +113,7 @@ impl Workspaces {
             }
             line.clear();
         }
-        ended.context("the command's end was not result")
+        ended.context("the response has no end of the command")
     }
 
     /// Runs a command as [`Self::exec`], and returns its output as text.

@@ -71,7 +71,7 @@ impl Server {
             let ended = server.child.try_wait()?;
             anyhow::ensure!(
                 ended.is_none() && Instant::now() < deadline,
-                "{name} does not response: {ended:?}"
+                "{name} does not respond: {ended:?}"
             );
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -306,7 +306,7 @@ impl From<GuestError> for ApiError {
         let GuestError { code, message } = error;
         match code.as_str() {
             "not_found" if message.contains("not found") => Self::new(StatusCode::NOT_FOUND, &code, message),
-            // The agent quotes a tool such as `cat`, whose text lacks these words.
+            // The message of a tool such as `cat` does not say `not found`.
             "not_found" => {
                 Self::new(StatusCode::NOT_FOUND, &code, format!("File or directory not found: {message}"))
             }

@@ -118,7 +118,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// Length of an `Idempotency-Key`.
+/// Maximum length of an `Idempotency-Key`.
 const MAX_IDEMPOTENCY_KEY_LEN: usize = 255;
 
 /// Returns the `Idempotency-Key` of a create request, bound to its `route` and `body`.

@@ -1,5 +1,4 @@
-//! Middleware: checks that every request passes before its handler, on the host it was sent to, its
-//! credentials and its rate limit.
+//! Checks before every handler: host, credentials, rate limit.
 
 pub(crate) mod credentials;
 pub(crate) mod host_guard;

@@ -218,7 +218,7 @@ fn seconds() -> Header {
     HeaderBuilder::new().schema(Some(schema)).description(Some("Seconds after which to try again")).build()
 }
 
-/// Returns the routes below `/api/v1` and those beside it, one of which serves the document of all.
+/// Returns the routes below `/api/v1` and those beside it, including the one that serves the OpenAPI document.
 pub(crate) fn all(app: &ApiContext) -> (Router<ApiContext>, Router<ApiContext>) {
     let api = Routes::new(app)
         .action::<authz::ListWorkspaces>(RateClass::Workspaces, routes!(workspaces::list))

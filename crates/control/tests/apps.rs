@@ -316,11 +316,11 @@ async fn listener_becomes_an_app_with_a_service_that_starts_and_stops() {
 
     rig.call(Method::PATCH, &format!("/apps/{app}/params"), Some(json!({"params": {"MODE": "a \"b\" $c"}})))
         .await;
-    for (event, status) in [("stop", "inactive"), ("start", "active"), ("restart", "active")] {
-        let (_, body) = rig.post(&format!("/apps/{app}/{event}")).await;
+    for (action, status) in [("stop", "inactive"), ("start", "active"), ("restart", "active")] {
+        let (_, body) = rig.post(&format!("/apps/{app}/{action}")).await;
         assert_eq!(body["app"]["status"], status, "{body}");
         let ran = rig.guests.commands.lock().unwrap().last().cloned().unwrap();
-        assert_eq!(ran, format!("systemctl {event} rigbox-svc-web.service"));
+        assert_eq!(ran, format!("systemctl {action} rigbox-svc-web.service"));
     }
     let params = rig.guests.files.lock().unwrap()["/etc/rigbox/apps/web.env"].clone();
     assert_eq!(String::from_utf8(params).unwrap(), "MODE=\"a \\\"b\\\" \\$c\"\n");

@@ -17,21 +17,21 @@ fn short() -> Timeouts {
     Timeouts { provisioning: short, starting: short, stopping: short, deleting: short }
 }
 
-/// Kills control while the node performs `verb`, once with the verb lost and once with it done while control
+/// Kills control while the node performs `call`, once with the call lost and once with it done while control
 /// is down.
-async fn killed_during(verb: &'static str, begin: impl AsyncFn(&Rig) -> String, ends: &str) {
+async fn killed_during(call: &'static str, begin: impl AsyncFn(&Rig) -> String, ends: &str) {
     for finished_meanwhile in [false, true] {
         let mut rig = Rig::new().await;
-        rig.node.hold(verb);
+        rig.node.hold(call);
         let id = begin(&rig).await;
-        eventually("the node got the call", || async { rig.node.calls(verb) > 0 }).await;
+        eventually("the node got the call", || async { rig.node.calls(call) > 0 }).await;
         rig.kill_control();
         if finished_meanwhile {
-            rig.node.release(verb);
+            rig.node.release(call);
             rig.start_control().await;
         } else {
             rig.start_control().await;
-            rig.node.release(verb);
+            rig.node.release(call);
         }
         rig.until(&id, ends).await;
         assert_eq!(rig.node.alive(&id), ends == "running");
@@ -118,14 +118,14 @@ async fn failed_workspace_can_be_retried() {
 
 #[tokio::test]
 async fn no_transient_status_outlives_its_timeout() {
-    for (verb, request, code) in [
+    for (call, request, code) in [
         ("provision", None, "timeout_provisioning"),
         ("start", Some((Method::POST, "start")), "timeout_starting"),
         ("delete", Some((Method::DELETE, "")), "timeout_deleting"),
     ] {
         let rig = Rig::with(short()).await;
         let id = if request.is_some() { rig.provisioned("one").await } else { String::new() };
-        rig.node.hold(verb);
+        rig.node.hold(call);
         let id = match request {
             Some((method, path)) => {
                 let path = format!("/workspaces/{id}/{path}");
@@ -136,7 +136,7 @@ async fn no_transient_status_outlives_its_timeout() {
         };
         let body = rig.until(&id, "failed").await;
         assert_eq!(body["failure"]["code"], code);
-        rig.node.release(verb);
+        rig.node.release(call);
     }
 }
 
@@ -192,19 +192,19 @@ async fn verb_is_repeated_after_the_node_dies() {
     let mut rig = Rig::new().await;
     // Several rounds: how far the response had come decides what the broken call looks like.
     for round in 0..8 {
-        let verb = ["provision", "start"][round % 2];
-        rig.node.hold(verb);
-        let before = rig.node.calls(verb);
+        let call = ["provision", "start"][round % 2];
+        rig.node.hold(call);
+        let before = rig.node.calls(call);
         let id = rig.create(&format!("w{round}")).await;
-        if verb == "start" {
+        if call == "start" {
             rig.until(&id, "provisioned").await;
             rig.post(&format!("/workspaces/{id}/start")).await;
         }
-        eventually("the node got the call", || async { rig.node.calls(verb) > before }).await;
+        eventually("the node got the call", || async { rig.node.calls(call) > before }).await;
         rig.kill_node();
-        rig.node.release(verb);
+        rig.node.release(call);
         rig.start_node();
-        rig.until(&id, if verb == "start" { "running" } else { "provisioned" }).await;
+        rig.until(&id, if call == "start" { "running" } else { "provisioned" }).await;
     }
 }
 

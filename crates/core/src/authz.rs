@@ -140,15 +140,15 @@ pub trait Action: Send + Sync + 'static {
 }
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident, $text:literal, $kind:ident, $scoped:expr, $within:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $text:literal, $kind:ident, $min_role:expr, $self_service:literal;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy)]
         pub struct $name;
         impl Action for $name {
             const NAME: &'static str = $text;
             const TARGET: TargetKind = TargetKind::$kind;
-            const MIN_ROLE: Option<Role> = $scoped;
-            const SELF_SERVICE: bool = $within;
+            const MIN_ROLE: Option<Role> = $min_role;
+            const SELF_SERVICE: bool = $self_service;
         }
     )*};
 }
@@ -233,7 +233,7 @@ impl<A: Action> Permit<A> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The principal must not learn that the target exists (404).
-    #[error("hidden")]
+    #[error("not found")]
     NotFound,
     /// Only the installation's administrator may (403).
     #[error("Only the administrator (plan `owner`) may do this ({0}).")]

@@ -199,7 +199,7 @@ impl Lifecycle {
     }
 
     /// Returns the failed state if a transient status has exceeded its timeout. `not_before` is when this
-    /// process started to work on the workspace: downtime of the control plane does not count.
+    /// process started to work on the workspace: downtime of control does not count.
     pub fn time_out(&self, now: Timestamp, not_before: Timestamp, timeouts: &Timeouts) -> Option<Self> {
         let limit = match self.status {
             Status::Provisioning => timeouts.provisioning,

@@ -15,11 +15,11 @@ pub enum TokenKind {
     Session,
     /// Device login that waits for approval.
     Device,
-    /// One deployment. Not issued yet.
+    /// Token for one deployment; not issued yet.
     Deploy,
     /// Sign-in link, part of console URLs.
     Link,
-    /// Hand-off of a browser from the console to an app, part of app URLs.
+    /// Handoff of a browser from the console to an app, part of app URLs.
     AppCode,
 }
 

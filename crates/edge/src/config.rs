@@ -20,11 +20,11 @@ pub struct Config {
     pub cores: Option<NonZeroUsize>,
     /// Limits of clients and apps.
     pub limits: Limits,
-    /// TLS with clients. With it, `listen` only redirects there.
+    /// TLS towards clients. With it, `listen` only redirects there.
     pub tls: Option<Tls>,
 }
 
-/// TLS with clients.
+/// TLS towards clients.
 #[derive(Debug, Clone)]
 pub struct Tls {
     /// Address that clients connect to.

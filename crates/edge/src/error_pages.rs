@@ -1,4 +1,4 @@
-//! Responses of the edge itself: a small page for browsers, JSON for programs, a status for gRPC. They are not stored, and run no script.
+//! Responses of edge itself: a small page for browsers, JSON for programs, a status for gRPC. They are not stored, and run no script.
 
 use bytes::Bytes;
 use http::header::{
@@ -33,7 +33,7 @@ pub(crate) enum ResponseForm {
     Grpc,
 }
 
-/// Message of the edge to a client.
+/// Message of edge to a client.
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
     pub(crate) status: StatusCode,

@@ -18,7 +18,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 const FIRST_EVENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum length of a lease: a longer one would keep stale decisions alive.
 const MAX_LEASE: Duration = Duration::from_secs(60);
-/// Acknowledgements that control may be behind.
+/// Maximum number of acknowledgements that control has not read.
 const ACK_QUEUE_LEN: usize = 64;
 
 /// Effects of the watch on a gateway.
@@ -91,7 +91,7 @@ impl<C: Fn(&Change), L: Fn(), K: Fn(String)> Watch<'_, C, L, K> {
             let deadline = lease_end.unwrap_or_else(|| Instant::now() + FIRST_EVENT_TIMEOUT);
             let event = tokio::time::timeout_at(deadline.into(), events.next()).await;
             let event = event.map_err(|_| WatchError::TimedOut)?.ok_or(WatchError::Closed)??;
-            // An event from before a silence may have been waiting here for long.
+            // An event from before a silence may have been queued for a long time.
             if deadline <= Instant::now() {
                 return Err(WatchError::TimedOut);
             }

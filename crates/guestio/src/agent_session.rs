@@ -23,7 +23,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 /// Interval of HTTP/2 pings, and the time without a response after which the session is lost.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time from systemd's announcement of a halt to the assumed end, which nothing else shows.
+/// Time from systemd's announcement of a halt, which causes no event, until the guest counts as ended.
 const HALT_DELAY: Duration = Duration::from_secs(10);
 
 /// Reason why a session ended.

@@ -20,7 +20,7 @@ pub(crate) struct Descriptors {
     path: Arc<PathBuf>,
 }
 
-/// Reason why a descriptor could not be had.
+/// Reason why a descriptor could not be obtained.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DescriptorError {
     #[error("no response from the node's descriptor socket: {0}")]

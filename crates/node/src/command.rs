@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::Error;
 
-/// Standard error of a program that an error message quotes at most, in characters.
+/// Maximum number of characters of standard error that an error message quotes.
 const MAX_STDERR_CHARS: usize = 1000;
 
 /// Runs a program to its end and returns its standard output.

@@ -30,7 +30,7 @@ pub enum Error {
     /// A system call on a path failed.
     #[error("failed to {action} {}: {source}", path.display())]
     Path {
-        /// Action that was tried; reads with the path after it.
+        /// Verb phrase; the path follows it in the message.
         action: &'static str,
         /// Path that it was tried on.
         path: PathBuf,

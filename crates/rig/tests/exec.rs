@@ -154,27 +154,27 @@ fn broken_pipe_ends_rig_as_other_programs() {
     assert_eq!(child.wait().unwrap().code(), Some(128 + 13));
 }
 
-/// Returns the master and the slave of a terminal.
-fn terminal() -> (File, File) {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-    tcsetwinsize(&master, Winsize { ws_row: 11, ws_col: 22, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-    let slave = File::options().read(true).write(true).open(name).unwrap();
-    (File::from(master), slave)
+/// Returns both ends of a new terminal: its controller and the terminal.
+fn open_terminal() -> (File, File) {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap().into_string().unwrap();
+    tcsetwinsize(&controller, Winsize { ws_row: 11, ws_col: 22, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let terminal = File::options().read(true).write(true).open(name).unwrap();
+    (File::from(controller), terminal)
 }
 
-fn at_terminal(server: &Server, line: &[&str], slave: &File) -> Child {
-    let end = || Stdio::from(slave.try_clone().unwrap());
+fn at_terminal(server: &Server, line: &[&str], terminal: &File) -> Child {
+    let end = || Stdio::from(terminal.try_clone().unwrap());
     server.command(line).env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
 }
 
-fn read_until(master: &mut File, wanted: &str) -> String {
+fn read_until(controller: &mut File, wanted: &str) -> String {
     let mut seen = Vec::new();
     let mut chunk = [0; 256];
     while !String::from_utf8_lossy(&seen).contains(wanted) {
-        let length = master.read(&mut chunk).unwrap();
+        let length = controller.read(&mut chunk).unwrap();
         seen.extend_from_slice(&chunk[..length]);
     }
     String::from_utf8_lossy(&seen).into_owned()
@@ -183,19 +183,19 @@ fn read_until(master: &mut File, wanted: &str) -> String {
 #[test]
 fn terminal_is_raw_during_the_command_and_restored_after_it() {
     let server = server();
-    let (mut master, slave) = terminal();
-    let before = tcgetattr(&slave).unwrap().local_modes;
+    let (mut controller, terminal) = open_terminal();
+    let before = tcgetattr(&terminal).unwrap().local_modes;
     assert!(before.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG));
-    let mut child = at_terminal(&server, &["exec", "-it", "web", "--", "cat"], &slave);
+    let mut child = at_terminal(&server, &["exec", "-it", "web", "--", "cat"], &terminal);
     // In raw mode Ctrl-C is an ordinary key, and only the command echoes.
-    while tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ICANON) {
+    while tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ICANON) {
         std::thread::yield_now();
     }
-    master.write_all(b"x\x03y").unwrap();
-    assert_eq!(read_until(&mut master, "y"), "x\x03y");
-    master.write_all(&[4]).unwrap();
+    controller.write_all(b"x\x03y").unwrap();
+    assert_eq!(read_until(&mut controller, "y"), "x\x03y");
+    controller.write_all(&[4]).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert_eq!(tcgetattr(&slave).unwrap().local_modes, before);
+    assert_eq!(tcgetattr(&terminal).unwrap().local_modes, before);
     let request = server.state.with(|state| state.received[0].clone());
     let wanted = json!({"command": ["cat"], "tty": true, "rows": 11, "cols": 22, "env": {"TERM": "xterm"}});
     assert_eq!(request, wanted);
@@ -204,22 +204,22 @@ fn terminal_is_raw_during_the_command_and_restored_after_it() {
 #[test]
 fn terminal_resize_is_forwarded() {
     let server = server();
-    let (mut master, slave) = terminal();
-    let mut child = at_terminal(&server, &["exec", "-it", "web", "--", "wait"], &slave);
-    read_until(&mut master, "waiting");
-    tcsetwinsize(&master, Winsize { ws_row: 33, ws_col: 44, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let (mut controller, terminal) = open_terminal();
+    let mut child = at_terminal(&server, &["exec", "-it", "web", "--", "wait"], &terminal);
+    read_until(&mut controller, "waiting");
+    tcsetwinsize(&controller, Winsize { ws_row: 33, ws_col: 44, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
     signal(&child, Signal::WINCH);
-    read_until(&mut master, r#"{"cols":44,"rows":33}"#);
+    read_until(&mut controller, r#"{"cols":44,"rows":33}"#);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
 fn terminal_stays_ours_without_a_tty_option() {
     let server = server();
-    let (mut master, slave) = terminal();
-    let mut child = at_terminal(&server, &["exec", "web", "--", "wait"], &slave);
-    read_until(&mut master, "waiting");
-    assert!(tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ICANON));
+    let (mut controller, terminal) = open_terminal();
+    let mut child = at_terminal(&server, &["exec", "web", "--", "wait"], &terminal);
+    read_until(&mut controller, "waiting");
+    assert!(tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ICANON));
     // As Ctrl-C does.
     signal(&child, Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -231,10 +231,10 @@ fn terminal_stays_ours_without_a_tty_option() {
 fn rm_asks_for_confirmation_at_a_terminal() {
     let server = server();
     for (reply, code, left) in [("n\n", 1, 1), ("y\n", 0, 0)] {
-        let (mut master, slave) = terminal();
-        let mut child = at_terminal(&server, &["workspace", "rm", "web"], &slave);
-        read_until(&mut master, "[y/N]");
-        master.write_all(reply.as_bytes()).unwrap();
+        let (mut controller, terminal) = open_terminal();
+        let mut child = at_terminal(&server, &["workspace", "rm", "web"], &terminal);
+        read_until(&mut controller, "[y/N]");
+        controller.write_all(reply.as_bytes()).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(code));
         assert_eq!(server.state.with(|state| state.workspaces.len()), left);
     }

@@ -59,7 +59,7 @@ pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
 fn write_pid(lock: &std::fs::File) -> Result<()> {
     use std::io::Write;
     lock.set_len(0)?;
-    writeln!(&mut &*lock, "{}", std::process::id()).context("the lock file")
+    writeln!(&mut &*lock, "{}", std::process::id()).context("cannot write the lock file")
 }
 
 /// Keeps a role running. `hidden` is removed from its environment.
@@ -81,15 +81,14 @@ async fn supervise(
             }
             Err(error) => tracing::error!(role, %error, "failed to start role"),
         }
-        delay = if started.elapsed() > STABLE_UPTIME {
-            INITIAL_RESTART_DELAY
-        } else {
-            (delay * 2).min(MAX_RESTART_DELAY)
-        };
+        if started.elapsed() > STABLE_UPTIME {
+            delay = INITIAL_RESTART_DELAY;
+        }
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = stop_requested(&mut stopped) => return,
         }
+        delay = (delay * 2).min(MAX_RESTART_DELAY);
     }
 }
 

@@ -25,14 +25,14 @@ pub mod tokens;
 pub mod urls;
 pub mod visitors;
 
-/// Email addresses in one app's list.
+/// Maximum number of email addresses in one app's list.
 const MAX_SHARED_WITH: usize = 100;
 const MAX_CORS_ORIGINS: usize = 20;
 const MAX_PARAMS: usize = 100;
 const MAX_PARAM_LEN: usize = 4_096;
 const MAX_DESCRIPTION_LEN: usize = 1_000;
 const MAX_METADATA_BYTES: usize = 16 * 1024;
-/// Attempts at a change while concurrent changes conflict with it.
+/// Maximum number of attempts at a change while concurrent changes conflict with it.
 const MAX_ATTEMPTS: usize = 8;
 
 /// Service for apps.

@@ -15,9 +15,9 @@ use crate::error::{ServiceError, id_of};
 use crate::guests::secret_delivery::SecretDelivery;
 use crate::transitions::WorkspaceTransitions;
 
-/// Wait for a running workspace to receive a change.
+/// Maximum time to wait for a running workspace to receive a change.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Length of an audit entry's target.
+/// Maximum length of an audit entry's target.
 const MAX_TARGET_LEN: usize = 256;
 
 /// Service for environment variables.

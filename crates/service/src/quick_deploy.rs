@@ -17,7 +17,7 @@ use crate::environment::Environments;
 use crate::error::ServiceError;
 use crate::workspaces::{NewWorkspace, Workspaces};
 
-/// Wait for the workspace's disk.
+/// Maximum time to wait for the workspace's disk.
 const PROVISION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Specification of a deployment.

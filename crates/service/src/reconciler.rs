@@ -1,7 +1,7 @@
 //! Reconciler: moves every workspace from its observed state to the state that its owner requested, step by
 //! step.
 //!
-//! One worker per workspace that has something to do, one verb to the node at a time. Each step is
+//! One worker per workspace that has something to do, one call to the node at a time. Each step is
 //! idempotent: a process that dies at any point continues from the database and the node's reports. A
 //! periodic tick catches lost wake-ups.
 

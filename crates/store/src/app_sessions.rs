@@ -1,4 +1,4 @@
-//! Hand-off of a signed-in browser from the console to an app: a one-time code, and the session behind the
+//! Handoff of a signed-in browser from the console to an app: a one-time code, and the session behind the
 //! app's own.
 
 use std::time::Duration;
@@ -118,7 +118,7 @@ impl Store {
         .transpose()
     }
 
-    /// Returns the count of grants and revocations, by whichever process.
+    /// Returns the count of grants and revocations, including those by other processes.
     pub fn grants_epoch(&self) -> Result<i64, Error> {
         self.epoch()
     }

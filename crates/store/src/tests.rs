@@ -1,3 +1,5 @@
+//! Tests of the store: what is written is read, conditions hold under concurrency, and secrets stay secret.
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;

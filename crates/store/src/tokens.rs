@@ -128,7 +128,7 @@ token! {
     LinkToken, TokenKind::Link
 }
 token! {
-    /// Code that hands a browser over from the console to an app, valid once. As part of a URL it has no
+    /// Code of the handoff of a browser from the console to an app, valid once. As part of a URL it has no
     /// other use, needs a matching state, and has a short lifetime.
     AppCode, TokenKind::AppCode
 }

@@ -1,3 +1,5 @@
+//! Tests of the contract: documented responses pass, and each kind of deviation is an error.
+
 use serde_json::json;
 
 use super::*;

@@ -1,4 +1,4 @@
-//! Apps in real VMs behind the edge: who can open them, the headers that they get, and the credentials that never reach them.
+//! Apps in real VMs behind edge: who can open them, the headers that they get, and the credentials that never reach them.
 
 use std::time::Duration;
 

@@ -142,7 +142,7 @@ fn browser_sees_only_apps_shared_with_its_user(installation: &Installation) -> T
     set_visibility(installation, &sibling, "public", &[])?;
     let browser = Browser::start(installation)?;
 
-    // Nobody is signed in: the way leads to the console, over the email's link, and back to the very page.
+    // Nobody is signed in: the browser is sent to the console, through the emailed link, and back to the same page.
     browser.go("http://private-page.rigbox.localhost:7080/index.html?a=b")?;
     ensure!(browser.url()?.starts_with("http://console.localhost:7070/sign-in?app="), "{}", browser.url()?);
     let asked = browser.url()?;
@@ -186,7 +186,7 @@ fn browser_sees_only_apps_shared_with_its_user(installation: &Installation) -> T
                   s.onopen = () => r('open'); s.onerror = () => r('refused'); })";
     ensure!(browser.wait_for(socket)? == json!("refused"), "a sibling's page opens a WebSocket");
 
-    // It is not shared any more. (Each time another address: a page that the browser has kept is page without a request.)
+    // It is not shared any more. (Each time another address: a cached page is shown without a request.)
     set_visibility(installation, &private, "private", &[])?;
     browser.go("http://private-page.rigbox.localhost:7080/index.html?unshared")?;
     ensure!(!browser.text()?.contains("hello from the app"), "{}", browser.text()?);

@@ -121,7 +121,7 @@ impl Search {
         }
     }
 
-    /// Every file below `folder` (no pipes, no sockets, no links); `with` gets each with what was seen in it.
+    /// Searches every file below `folder` (no pipes, no sockets, no links), and calls `with` for each file and its findings.
     pub(crate) fn folder(&self, folder: &Path, with: &mut impl FnMut(&Path, Findings)) -> Result<u64> {
         let mut bytes = 0;
         for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-/// Port of the edge.
+/// Port of edge.
 pub(crate) const PORT: u16 = 7080;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -17,7 +17,7 @@ pub(crate) struct Visitor {
     headers: Vec<(String, String)>,
 }
 
-/// Response of an app, or of the edge.
+/// Response of an app, or of edge.
 #[derive(Debug)]
 pub(crate) struct AppResponse {
     pub(crate) status: u16,
@@ -54,7 +54,7 @@ impl Visitor {
     }
 
     fn send(&self, path: &str) -> Result<BufReader<TcpStream>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", PORT)).context("the edge is not listening")?;
+        let mut stream = TcpStream::connect(("127.0.0.1", PORT)).context("edge is not listening")?;
         stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         let headers: String =
             self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();

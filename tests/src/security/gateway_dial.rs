@@ -137,7 +137,7 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
     })?;
     ensure!(connects(&held)?, "no connection");
 
-    // A boot's end is heard of at the other end of its connections, however it comes: here the VM has no time to say so.
+    // The peers of a boot's connections notice its end, even if the VM cannot announce it.
     let pids = installation.vmm_pids()?;
     let vmm = vmm_of(&pids, installation, &id)?;
     rigbox_sys::spawn::send_signal(vmm, 9)?;

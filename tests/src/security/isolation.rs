@@ -37,7 +37,7 @@ fn two_workspaces_share_nothing_and_a_panic_affects_one(installation: &Installat
 
     let boot_id = api.sh(&two, "cat /proc/sys/kernel/random/boot_id")?;
     api.exec_and_disconnect(&one, "echo on; sleep 0.5; sudo sh -c 'echo c > /proc/sysrq-trigger'")?;
-    // The caller has left, so the command may be gone too: once more, and stay.
+    // The command may have ended when its caller left, so run it again and stay connected.
     let _ = api.exec(&one, &json!({"command": "echo c > /proc/sysrq-trigger", "user": "root"}));
     api.wait(&one, "failed")?;
     let failed = api.get(&format!("/workspaces/{one}"))?.expect(200)?;

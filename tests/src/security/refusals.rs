@@ -76,7 +76,7 @@ fn invalid_transition_names_the_state_and_what_is_allowed(installation: &Install
     ensure!(exec.status == 409, "exec without a VM: {}", exec.body);
     let twice = api.post("/workspaces", &json!({"name": "moves"}))?;
     ensure!(twice.status == 409, "two of one name: {}", twice.body);
-    ensure!(api.status(&id)? == "provisioned", "a refused move moved it");
+    ensure!(api.status(&id)? == "provisioned", "a refused request changed the status");
     api.remove(&id)
 }
 

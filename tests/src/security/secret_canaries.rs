@@ -104,7 +104,7 @@ fn secrets_are_only_in_the_memory_of_their_workspace(installation: &Installation
     ensure!(kinds(&on_disk) == [ON_DISK_MARK], "on the disk: {on_disk:?}");
 
     // The state folder (with all disks once more where they are files of a volume), the logs, whatever else the suite has written, and
-    // the run folder. The two keys' own files show that the search comes there.
+    // the run folder. The two keys' own files show that the search covers these folders.
     let (mut strays, mut own) = (Vec::new(), Vec::new());
     let mut with = |path: &Path, seen: Findings| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -53,8 +53,8 @@ fn is_known_host(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {
 }
 
 /// Returns whether a URL contains a token. Only the token of a sign-in link belongs there.
-fn contains_token(address: &str) -> bool {
-    tokens::find_embedded(address.as_bytes()).any(|kind| kind != tokens::TokenKind::Link)
+fn contains_token(url: &str) -> bool {
+    tokens::find_embedded(url.as_bytes()).any(|kind| kind != tokens::TokenKind::Link)
 }
 
 #[cfg(test)]

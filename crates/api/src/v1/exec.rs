@@ -106,7 +106,7 @@ impl ExecEvent {
 }
 
 impl ExecRequest {
-    /// Returns the request for the agent, and the stdin in this one.
+    /// Returns the request for the agent, and the stdin that the request contains.
     pub(crate) fn into_start(self) -> Result<(ExecStart, Option<Bytes>), ApiError> {
         let (argv, shell) = match self.command {
             Command::Argv(argv) if argv.first().is_none_or(String::is_empty) => {
@@ -147,7 +147,7 @@ impl ExecRequest {
     }
 }
 
-/// Returns the guest's user.
+/// Validates the user; `developer` if omitted.
 pub(crate) fn check_user(user: Option<String>) -> Result<String, ApiError> {
     match user.as_deref() {
         None | Some("developer") => Ok("developer".to_owned()),

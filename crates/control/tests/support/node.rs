@@ -1,5 +1,5 @@
-//! Node without VMs, speaking the real protocol: it keeps the node's promises (idempotent verbs, refused old
-//! generations, reports), and lets a test hold or fail each verb.
+//! Node without VMs, speaking the real protocol: it keeps the node's promises (idempotent calls, refused old
+//! generations, reports), and lets a test hold or fail each call.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -65,16 +65,16 @@ fn report(id: &str, workspace: &SimulatedWorkspace) -> WorkspaceReport {
 }
 
 impl Node {
-    /// Makes a verb respond only after `release`.
-    pub(crate) fn hold(&self, verb: &'static str) {
+    /// Makes a call respond only after `release`.
+    pub(crate) fn hold(&self, call: &'static str) {
         self.held.send_modify(|held| {
-            held.insert(verb);
+            held.insert(call);
         });
     }
 
-    pub(crate) fn release(&self, verb: &'static str) {
+    pub(crate) fn release(&self, call: &'static str) {
         self.held.send_modify(|held| {
-            held.remove(verb);
+            held.remove(call);
         });
     }
 
@@ -88,12 +88,12 @@ impl Node {
         self.refused.send(refused).unwrap();
     }
 
-    pub(crate) fn fail(&self, verb: &'static str, code: &'static str, message: &'static str) {
-        self.inner.lock().unwrap().faults.insert(verb, (code, message));
+    pub(crate) fn fail(&self, call: &'static str, code: &'static str, message: &'static str) {
+        self.inner.lock().unwrap().faults.insert(call, (code, message));
     }
 
-    pub(crate) fn recover(&self, verb: &'static str) {
-        self.inner.lock().unwrap().faults.remove(verb);
+    pub(crate) fn recover(&self, call: &'static str) {
+        self.inner.lock().unwrap().faults.remove(call);
     }
 
     /// Makes boots never reach their agent's hello.
@@ -101,8 +101,8 @@ impl Node {
         self.inner.lock().unwrap().unfinished_boots = true;
     }
 
-    pub(crate) fn calls(&self, verb: &str) -> usize {
-        self.inner.lock().unwrap().calls.iter().filter(|(called, ..)| *called == verb).count()
+    pub(crate) fn calls(&self, call: &str) -> usize {
+        self.inner.lock().unwrap().calls.iter().filter(|(called, ..)| *called == call).count()
     }
 
     pub(crate) fn has(&self, id: &str) -> bool {
@@ -152,12 +152,12 @@ impl Node {
         let _ = self.events.send(report(id, workspace));
     }
 
-    async fn verb(&self, verb: &'static str, id: &str, generation: u64) -> Result<(), Status> {
-        self.inner.lock().unwrap().calls.push((verb, id.to_owned(), generation));
+    async fn call(&self, call: &'static str, id: &str, generation: u64) -> Result<(), Status> {
+        self.inner.lock().unwrap().calls.push((call, id.to_owned(), generation));
         let mut held = self.held.subscribe();
-        held.wait_for(|held| !held.contains(verb)).await.unwrap();
+        held.wait_for(|held| !held.contains(call)).await.unwrap();
         let mut inner = self.inner.lock().unwrap();
-        if let Some((code, message)) = inner.faults.get(verb) {
+        if let Some((code, message)) = inner.faults.get(call) {
             return Err(fault::status(Code::FailedPrecondition, code, *message));
         }
         if let Some(workspace) = inner.workspaces.get_mut(id) {
@@ -205,7 +205,7 @@ impl Service for SimulatedService {
 
     async fn provision(&self, r: Request<ProvisionRequest>) -> Result<Response<ProvisionResponse>, Status> {
         let r = r.into_inner();
-        self.0.verb("provision", &r.workspace_id, r.generation).await?;
+        self.0.call("provision", &r.workspace_id, r.generation).await?;
         let mut inner = self.0.inner.lock().unwrap();
         let workspace = inner.workspaces.entry(r.workspace_id.clone()).or_default();
         if workspace.state == State::Unspecified {
@@ -217,7 +217,7 @@ impl Service for SimulatedService {
 
     async fn start(&self, r: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
         let r = r.into_inner();
-        self.0.verb("start", &r.workspace_id, r.generation).await?;
+        self.0.call("start", &r.workspace_id, r.generation).await?;
         let mut inner = self.0.inner.lock().unwrap();
         inner.boots += 1;
         let (boot, silent) = (format!("boot-{}", inner.boots), inner.unfinished_boots);
@@ -251,7 +251,7 @@ impl Service for SimulatedService {
 
     async fn stop(&self, r: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
         let r = r.into_inner();
-        self.0.verb("stop", &r.workspace_id, r.generation).await?;
+        self.0.call("stop", &r.workspace_id, r.generation).await?;
         let alive = self.0.alive(&r.workspace_id);
         if !self.0.has(&r.workspace_id) {
             return Err(fault::status(Code::NotFound, "not_found", "no such workspace"));
@@ -272,7 +272,7 @@ impl Service for SimulatedService {
 
     async fn delete(&self, r: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let r = r.into_inner();
-        self.0.verb("delete", &r.workspace_id, r.generation).await?;
+        self.0.call("delete", &r.workspace_id, r.generation).await?;
         self.0.inner.lock().unwrap().workspaces.remove(&r.workspace_id);
         let gone = SimulatedWorkspace {
             generation: r.generation,

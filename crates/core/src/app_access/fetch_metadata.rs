@@ -38,8 +38,8 @@ impl Initiator {
     }
 }
 
-fn is_of(address: &str, origin: &str) -> bool {
-    let Some((head, rest)) = address.split_at_checked(origin.len()) else { return false };
+fn is_of(url: &str, origin: &str) -> bool {
+    let Some((head, rest)) = url.split_at_checked(origin.len()) else { return false };
     head.eq_ignore_ascii_case(origin) && (rest.is_empty() || rest.starts_with('/'))
 }
 

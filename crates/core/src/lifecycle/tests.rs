@@ -1,3 +1,5 @@
+//! Tests of the lifecycle: the allowed transitions, and that every request and report keeps to them.
+
 use proptest::prelude::*;
 
 use super::*;

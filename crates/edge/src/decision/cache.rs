@@ -13,7 +13,7 @@ use crate::decision::route::{Identity, Route};
 const MAX_ROUTES: usize = 131_072;
 /// Host names without an app, per generation.
 const MAX_ABSENT: usize = 8_192;
-/// Time for which a host name is known to have no app. (The first request of a new custom domain is not worth a notification.)
+/// Time for which a host name is known to have no app. A new custom domain may therefore take this long to work.
 const ABSENT_TTL: Duration = Duration::from_secs(10);
 /// Identities of users at one app each, per generation.
 const MAX_IDENTITIES: usize = 65_536;

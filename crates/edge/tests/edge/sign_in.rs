@@ -1,4 +1,4 @@
-//! Hand-off from the console: valid for the browser that started it, for one app, once, and back to that app
+//! Handoff from the console: valid for the browser that started it, for one app, once, and back to that app
 //! only.
 
 use aws_lc_rs::digest::{SHA256, digest};

@@ -23,9 +23,9 @@ use crate::refusal_counter::Destination;
 use crate::vm::Vm;
 use question::Question;
 
-/// Concurrent queries of one VM.
+/// Maximum number of concurrent queries of one VM.
 const MAX_CONCURRENT_QUERIES: usize = 64;
-/// TCP connections of one VM.
+/// Maximum number of TCP connections of one VM.
 const MAX_CONNECTIONS: usize = 16;
 /// Time after which a TCP connection without progress is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ pub(crate) async fn run(vm: Arc<Vm>) {
 async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
     let udp: std::net::UdpSocket = vm.context.descriptors.get(&vm.boot_id, Channel::DnsUdp).await?.into();
     let tcp: std::net::TcpListener = vm.context.descriptors.get(&vm.boot_id, Channel::DnsTcp).await?.into();
-    // The node has made them non-blocking already, but tokio requires it.
+    // tokio requires non-blocking sockets; the node has set this already.
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
     let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), TcpListener::from_std(tcp)?);

@@ -14,9 +14,9 @@ use super::policy::Policy;
 use super::{in_namespace, on_thread, rules};
 use crate::error::Error;
 
-/// Admitted addresses of one VM.
+/// Maximum number of admitted addresses of one VM.
 const MAX_ADDRESSES: usize = 4096;
-/// Addresses in one request.
+/// Maximum number of addresses in one request.
 const MAX_ADDRESSES_PER_NAME: usize = 64;
 /// Bounds for the time that an address stays admitted after its name was resolved.
 const MIN_TTL: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// Ports of one workspace that gateways may dial.
+/// Maximum number of ports of one workspace that gateways may dial.
 const MAX_PORTS: usize = 256;
 
 /// Valid network policy. By default no port may be dialed and the public internet may be reached.

@@ -30,7 +30,7 @@ pub(crate) enum ApiError {
     /// The server is unreachable.
     #[error("cannot reach {address}: {reason}; {remedy}")]
     Unreachable { address: String, reason: String, remedy: String },
-    /// The response is not one of a Rigbox server, or of a newer version.
+    /// The response does not come from a Rigbox server, or comes from a newer one.
     #[error("{message}")]
     Unexpected { message: String },
 }

@@ -26,7 +26,7 @@ pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
         Some(Err(_)) => {}
         None => out.line("workspaces  unknown without an API key; run `rig login`, or set RIG_API_KEY")?,
     }
-    // Failures come last and decide the exit code; that of the API key wins.
+    // Failures come last and decide the exit code; a failure of the API key takes precedence.
     if let Some(Err(error)) = workspaces {
         return Err(error.into());
     }

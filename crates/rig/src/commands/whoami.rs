@@ -37,7 +37,7 @@ fn print_user(user: &User, source: &str, out: &Output) -> Result<(), Failure> {
     out.line(&format!("{} ({}), API key from {from}", escape(&user.email), escape(&user.id)))
 }
 
-/// Returns a plan that programs know; they refuse any other.
+/// Returns the plan for older clients, which know only `free` and `pro`.
 fn subscription(plan: &str) -> Option<&str> {
     Some(plan).filter(|plan| matches!(*plan, "free" | "pro"))
 }

@@ -63,7 +63,7 @@ pub(crate) struct Identity<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_id: Option<&'a str>,
     pub(crate) source: &'a str,
-    /// Plan, if it can be subscribed to.
+    /// Plan, for older clients, which know only `free` and `pro`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subscription: Option<&'a str>,
     /// Current workspace, inside one.

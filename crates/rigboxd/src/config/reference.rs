@@ -1,4 +1,4 @@
-//! Reference of the configuration: the keys with their types, defaults and meanings. Tests hold it against the types of the configuration
+//! Reference of the configuration: the keys with their types, defaults and meanings. Tests compare it with the types of the configuration
 //! file, and generate `docs/configuration.md` and `examples/rigbox.toml` from it. With `RIGBOX_BLESS=1` they write these two files.
 
 use std::fmt::Write;

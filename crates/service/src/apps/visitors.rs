@@ -20,7 +20,7 @@ use crate::identity::sign_in::SESSION_IDLE_TIMEOUT;
 
 /// Interval at which a gateway asks again, so that uses are recorded and expiry is noticed.
 const IDENTITY_TTL: Duration = Duration::from_secs(60);
-/// Validity of the code that hands a browser off from the console to an app.
+/// Validity of the code of the handoff of a browser from the console to an app.
 const CODE_TTL: Duration = Duration::from_secs(60);
 /// Minimum interval between two records of a credential's last use.
 const LAST_USED_INTERVAL: Duration = Duration::from_secs(60);

@@ -13,9 +13,9 @@ use rigbox_store::{AuditEvent, IdempotencyKey, KeyRecord, NewKey, NewSecret, Rep
 use crate::clock;
 use crate::error::ServiceError;
 
-/// Keys of one user.
+/// Maximum number of keys of one user.
 const MAX_KEYS: u32 = 100;
-/// Workspaces in the scope of one key.
+/// Maximum number of workspaces in the scope of one key.
 const MAX_LISTED_WORKSPACES: usize = 100;
 const MAX_NAME_LEN: usize = 64;
 const MAX_GRACE_PERIOD: Duration = Duration::from_hours(7 * 24);

@@ -48,7 +48,7 @@ pub enum AuthError {
     #[error("Changes require the workspace's own key. Read it from /run/rigbox/key (group `developer`).")]
     WorkspaceKey,
     /// Unknown, expired or revoked.
-    #[error("Your API key or session is invalid or has expired. Log in again.")]
+    #[error("Your API key or session is invalid or has expired. Sign in, or run `rig login`, again.")]
     Unknown,
     /// The database failed.
     #[error(transparent)]

@@ -14,7 +14,7 @@ use crate::clock;
 pub const LOGIN_TTL: Duration = Duration::from_mins(10);
 /// Minimum interval between two polls of a machine.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// As `rig on NAME` it is still a valid key name.
+/// Maximum length of a machine's name. Short enough that `rig on NAME` is a valid key name.
 const MAX_NAME_LEN: usize = 48;
 
 /// Error of a device login.

@@ -22,12 +22,12 @@ pub const LINK_TTL_MINUTES: u64 = 15;
 pub const SESSION_IDLE_TIMEOUT: Duration = Duration::from_mins(30);
 /// Time after which a session ends, however much it is used.
 pub const SESSION_MAX_LIFETIME: Duration = Duration::from_hours(12);
-/// Emails being sent at the same time.
+/// Maximum number of emails being sent at the same time.
 const MAX_PENDING_EMAILS: usize = 64;
 /// Links for one address: five at once, then one every three minutes.
 const LINK_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
 const LINK_INTERVAL: Duration = Duration::from_mins(3);
-/// Tracked addresses; beyond that, idle ones are removed.
+/// Maximum number of tracked addresses; beyond it, idle ones are removed.
 const MAX_TRACKED_ADDRESSES: usize = 10_000;
 
 /// Error of signing in.

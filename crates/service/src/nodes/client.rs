@@ -1,4 +1,4 @@
-//! Client of the node: each verb with its timeout, and two kinds of errors: unreachable or refused.
+//! Client of the node: each call with its timeout, and two kinds of errors: unreachable or refused.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use tonic::{Request, Status, Streaming};
 
 use crate::rpc;
 
-/// For verbs that the node answers at once.
+/// Timeout of calls that the node answers at once.
 const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
-/// For verbs that wait for disks and processes.
+/// Timeout of calls that wait for disks and processes.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(100);
 /// Time for a guest to shut down in order.
 const STOP_GRACE_PERIOD_MS: u32 = 30_000;

@@ -75,7 +75,7 @@ impl Reconciler {
         loop {
             tokio::select! {
                 outcome = &mut perform => return outcome,
-                // A newer request: the verb in progress is dropped, and the node refuses it once the newer
+                // A newer request: the call in progress is dropped, and the node refuses it once the newer
                 // one is there.
                 () = self.superseded(step, &workspace, wake) => return Ok(Outcome::Progressed),
                 () = tokio::time::sleep(STEP_CHECK_INTERVAL) => {

@@ -9,7 +9,7 @@ use rigbox_core::egress::is_public;
 
 use super::question::Question;
 
-/// Records in one response.
+/// Maximum number of records in one response.
 const MAX_RECORDS: usize = 64;
 
 /// Filtered response for the VM.

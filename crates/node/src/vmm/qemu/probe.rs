@@ -54,7 +54,7 @@ struct CacheEntry {
 fn probe(qemu: &Path, image: Option<&LocalImage>, uid: u32) -> Verdict {
     let tcg = |cause: String| Verdict {
         accelerator: Accelerator::Tcg,
-        reason: format!("software emulation (slow, with the same isolation): {cause}"),
+        reason: format!("software emulation (slow; QEMU does not promise isolation): {cause}"),
     };
     let Ok(device) = std::fs::metadata("/dev/kvm") else {
         return tcg(
