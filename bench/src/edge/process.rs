@@ -38,7 +38,7 @@ pub(crate) fn serve() -> Result<()> {
         domain: "rigbox.localhost".to_owned(),
         gateway_socket: folder.join("gateway.sock"),
         dial_socket: folder.join("dial.sock"),
-        cores: NonZeroUsize::new(WORKERS),
+        workers: NonZeroUsize::new(WORKERS),
         limits: Limits::default(),
         tls: None,
     })?;

@@ -105,24 +105,24 @@ impl IntoResponse for PageError {
 /// Requires the console's own host, where its cookie is valid; reads under another of our names are
 /// redirected there. Changes must come from one of the console's pages.
 pub(crate) async fn require_console_host(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     request: Request,
     next: Next,
 ) -> Response {
     let (method, headers) = (request.method(), request.headers());
-    if !credentials::is_console_host(&app.console, headers) {
+    if !credentials::is_console_host(&context.console, headers) {
         if !method.is_safe() {
             return PageError(ApiError::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "unknown_host",
-                format!("This page is at {}.", app.console.origin()),
+                format!("This page is at {}.", context.console.origin()),
             ))
             .into_response();
         }
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        return redirect(&format!("{}{path}", app.console.origin()));
+        return redirect(&format!("{}{path}", context.console.origin()));
     }
-    if *method == Method::POST && !credentials::is_same_origin(&app.console, method, headers) {
+    if *method == Method::POST && !credentials::is_same_origin(&context.console, method, headers) {
         let message = "This form was not sent from a page of this console. Open the page again.";
         return PageError(ApiError::new(StatusCode::FORBIDDEN, "cross_site", message)).into_response();
     }
@@ -135,8 +135,8 @@ pub(crate) struct FormParams<T>(T);
 impl<T: DeserializeOwned> FromRequest<ApiContext> for FormParams<T> {
     type Rejection = PageError;
 
-    async fn from_request(request: Request, app: &ApiContext) -> Result<Self, PageError> {
-        let RawForm(bytes) = RawForm::from_request(request, app)
+    async fn from_request(request: Request, context: &ApiContext) -> Result<Self, PageError> {
+        let RawForm(bytes) = RawForm::from_request(request, context)
             .await
             .map_err(|error| ApiError::bad_request(error.body_text()))?;
         let uri = http::Uri::builder().path_and_query([b"/?", &*bytes].concat()).build();

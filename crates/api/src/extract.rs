@@ -45,15 +45,19 @@ impl<A: Action> Caller<A> {
     }
 
     /// Authorizes the route's action on the workspace in the path.
-    pub(crate) async fn workspace(&self, app: &ApiContext, id: &str) -> Result<Permit<A>, ServiceError> {
-        app.workspaces.authorize(&self.principal, id).await
+    pub(crate) async fn workspace(&self, context: &ApiContext, id: &str) -> Result<Permit<A>, ServiceError> {
+        context.workspaces.authorize(&self.principal, id).await
     }
 }
 
 impl<A: Action> Caller<A> {
     /// Authorizes the route's action on the app in the path, and returns the permit and the app.
-    pub(crate) fn app(&self, app: &ApiContext, id: &str) -> Result<(Permit<A>, AppWithWorkspace), AppError> {
-        app.apps.authorize(&self.principal, id)
+    pub(crate) fn app(
+        &self,
+        context: &ApiContext,
+        id: &str,
+    ) -> Result<(Permit<A>, AppWithWorkspace), AppError> {
+        context.apps.authorize(&self.principal, id)
     }
 }
 
@@ -146,8 +150,8 @@ pub(crate) struct PathId(pub(crate) String);
 impl FromRequestParts<ApiContext> for PathId {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &ApiContext) -> Result<Self, ApiError> {
-        let id: Result<Path<String>, _> = Path::from_request_parts(parts, app).await;
+    async fn from_request_parts(parts: &mut Parts, context: &ApiContext) -> Result<Self, ApiError> {
+        let id: Result<Path<String>, _> = Path::from_request_parts(parts, context).await;
         id.map(|Path(id)| Self(id))
             .map_err(|error| ApiError::bad_request(format!("id: {}.", error.body_text())))
     }

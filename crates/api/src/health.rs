@@ -28,8 +28,8 @@ pub(crate) async fn healthz() -> Json<Health> {
     get, path = "/readyz", tag = "health",
     responses((status = 200, body = Health), (status = 503, body = ApiErrorBody)),
 )]
-pub(crate) async fn readyz(State(app): State<ApiContext>) -> Result<Json<Health>, ApiError> {
-    match app.health.problem().await {
+pub(crate) async fn readyz(State(context): State<ApiContext>) -> Result<Json<Health>, ApiError> {
+    match context.health.problem().await {
         None => Ok(Json(OK)),
         Some(problem) => Err(ApiError::unavailable("not_ready", problem)),
     }

@@ -1,5 +1,5 @@
 //! HTTP of the control role: the API (`v1`), the console's pages (`console`), and the bridge of workspaces
-//! (`guest`). A request passes the `middleware`, then the handler that `routes` names for it; handlers parse,
+//! (`bridge`). A request passes the `middleware`, then the handler that `routes` names for it; handlers parse,
 //! call one service and render.
 
 use axum::extract::Request;
@@ -12,11 +12,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 mod allowed_hosts;
+pub mod bridge;
 mod console;
 mod context;
 mod error;
 mod extract;
-pub mod guest;
 mod health;
 mod middleware;
 mod openapi;
@@ -29,7 +29,7 @@ pub use allowed_hosts::AllowedHosts;
 pub use context::{ApiContext, Services};
 
 use extract::Caller;
-use middleware::host_guard;
+use middleware::{host_guard, in_force};
 
 /// Serves the API until `shutdown` is true and requests in flight have finished.
 ///
@@ -52,7 +52,7 @@ pub fn router(context: ApiContext) -> Router {
         .merge(root)
         .fallback(|request: Request| async move { error::route_not_found(request.uri().path()) })
         .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(axum::middleware::from_fn_with_state(context.clone(), host_guard::await_gateways))
+        .layer(axum::middleware::from_fn_with_state(context.clone(), in_force::await_gateways))
         .layer(axum::middleware::from_fn_with_state(context.clone(), host_guard::check))
         .with_state(context)
 }

@@ -1,5 +1,6 @@
-//! Checks before every handler: host, credentials, rate limit.
+//! Checks before every handler: host, credentials, rate limit. After a change, a wait until it is in force.
 
 pub(crate) mod credentials;
 pub(crate) mod host_guard;
+pub(crate) mod in_force;
 pub(crate) mod rate_limit;

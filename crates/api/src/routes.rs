@@ -41,12 +41,12 @@ enum Audience {
 
 struct Routes {
     router: OpenApiRouter<ApiContext>,
-    app: ApiContext,
+    context: ApiContext,
 }
 
 impl Routes {
-    fn new(app: &ApiContext) -> Self {
-        Self { router: OpenApiRouter::new(), app: app.clone() }
+    fn new(context: &ApiContext) -> Self {
+        Self { router: OpenApiRouter::new(), context: context.clone() }
     }
 
     /// Adds a health probe: no credential, no rate limit, any host name.
@@ -61,7 +61,7 @@ impl Routes {
 
     /// Adds a route without credential, with a rate limit per address.
     fn public(self, class: RateClass, routes: UtoipaMethodRouter<ApiContext>) -> Self {
-        let state = (self.app.clone(), class);
+        let state = (self.context.clone(), class);
         self.with(routes, &[MALFORMED, MISDIRECTED, RATE_LIMITED], Audience::Anyone, |methods| {
             methods.route_layer(axum::middleware::from_fn_with_state(state, limit_address))
         })
@@ -69,12 +69,12 @@ impl Routes {
 
     /// Adds a page of the console. Its content depends on who is signed in; the rate limit is per address.
     fn page(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
-        let app = self.app.clone();
+        let context = self.context.clone();
         let limit =
-            axum::middleware::from_fn_with_state((app.clone(), RateClass::Authentication), limit_address);
+            axum::middleware::from_fn_with_state((context.clone(), RateClass::Authentication), limit_address);
         self.with(routes, &[MALFORMED, MISDIRECTED, RATE_LIMITED, UNAVAILABLE], Audience::People, |methods| {
             methods
-                .route_layer(axum::middleware::from_fn_with_state(app, console::require_console_host))
+                .route_layer(axum::middleware::from_fn_with_state(context, console::require_console_host))
                 .route_layer(limit)
         })
     }
@@ -82,7 +82,7 @@ impl Routes {
     /// Adds a route for callers who may perform `A`: the handler can get a permit for `A` and for no other
     /// action. The rate limit is per user.
     fn action<A: Action>(self, class: RateClass, routes: UtoipaMethodRouter<ApiContext>) -> Self {
-        let state = (self.app.clone(), class);
+        let state = (self.context.clone(), class);
         let mut responses = vec![MALFORMED, UNAUTHORIZED, FORBIDDEN, MISDIRECTED, RATE_LIMITED, UNAVAILABLE];
         if A::TARGET == TargetKind::Workspace {
             responses.push(NOT_FOUND);
@@ -159,11 +159,11 @@ async fn authenticate<A: Action>(
 }
 
 async fn limit_address(
-    State((app, class)): State<(ApiContext, RateClass)>,
+    State((context, class)): State<(ApiContext, RateClass)>,
     request: Request,
     next: Next,
 ) -> Response {
-    match app.rates.address(rate_limit::address(&request), class) {
+    match context.rates.address(rate_limit::address(&request), class) {
         Ok(allowance) => rate_limit::with_headers(next.run(request).await, allowance),
         Err(exceeded) => rate_limit::refusal(exceeded),
     }
@@ -219,8 +219,8 @@ fn seconds() -> Header {
 }
 
 /// Returns the routes below `/api/v1` and those beside it, including the one that serves the OpenAPI document.
-pub(crate) fn all(app: &ApiContext) -> (Router<ApiContext>, Router<ApiContext>) {
-    let api = Routes::new(app)
+pub(crate) fn all(context: &ApiContext) -> (Router<ApiContext>, Router<ApiContext>) {
+    let api = Routes::new(context)
         .action::<authz::ListWorkspaces>(RateClass::Workspaces, routes!(workspaces::list))
         .action::<authz::CreateWorkspace>(RateClass::Workspaces, routes!(workspaces::create))
         .action::<authz::CreateWorkspace>(RateClass::Workspaces, routes!(quick_deploy::deploy))
@@ -272,7 +272,7 @@ pub(crate) fn all(app: &ApiContext) -> (Router<ApiContext>, Router<ApiContext>) 
         .action::<authz::EndCredential>(RateClass::Authentication, routes!(auth::sign_out))
         .public(RateClass::Workspaces, routes!(templates::list))
         .public(RateClass::Workspaces, routes!(capacity::capacity));
-    let root = Routes::new(app)
+    let root = Routes::new(context)
         .probe(routes!(health::healthz))
         .probe(routes!(health::readyz))
         .unlimited(routes!(openapi::document))

@@ -139,14 +139,14 @@ async fn serve(
         Some(config) => Some(gateway_rpc::listen(config, gateways.clone(), visitors)?),
         None => None,
     };
-    let guest_connections = match &config.bridge {
+    let bridge_connections = match &config.bridge {
         Some(config) => Some(
             handover::listen(&config.socket, config.uid)
                 .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?,
         ),
         None => None,
     };
-    let (guest_context, guest_stopped) = (context.clone(), stopped.clone());
+    let (bridge_context, bridge_stopped) = (context.clone(), stopped.clone());
     let synced = reconciler.synced();
     let background = tokio::spawn(async move {
         tokio::join!(
@@ -159,9 +159,9 @@ async fn serve(
                 }
             },
             async {
-                if let Some(connections) = guest_connections {
-                    let router = rigbox_api::guest::router(guest_context);
-                    let _ = rigbox_api::guest::serve(connections, router, guest_stopped).await;
+                if let Some(connections) = bridge_connections {
+                    let router = rigbox_api::bridge::router(bridge_context);
+                    let _ = rigbox_api::bridge::serve(connections, router, bridge_stopped).await;
                 }
             },
             rates.run_cleanup(),

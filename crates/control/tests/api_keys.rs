@@ -9,21 +9,21 @@ use std::time::Instant;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use support::{Rig, eventually};
+use support::{TestControl, eventually};
 
 /// Creates a key and returns its id and secret.
-async fn create(rig: &Rig, body: Value) -> (String, String) {
+async fn create(rig: &TestControl, body: Value) -> (String, String) {
     let (status, created) = rig.call(Method::POST, "/api-keys", Some(body)).await;
     assert_eq!(status, 201, "{created}");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     (text(&created["api_key"]["id"]), text(&created["key"]))
 }
 
-async fn with(rig: &Rig, key: &str, method: Method, path: &str) -> (StatusCode, Value) {
+async fn with(rig: &TestControl, key: &str, method: Method, path: &str) -> (StatusCode, Value) {
     rig.fetch(rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key)).await
 }
 
-async fn is_valid(rig: &Rig, key: &str) -> bool {
+async fn is_valid(rig: &TestControl, key: &str) -> bool {
     match with(rig, key, Method::GET, "/workspaces").await.0.as_u16() {
         200 => true,
         401 => false,
@@ -33,7 +33,7 @@ async fn is_valid(rig: &Rig, key: &str) -> bool {
 
 #[tokio::test]
 async fn key_is_shown_once_and_listed_with_its_last_use() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (id, key) = create(&rig, json!({"name": "ci"})).await;
     assert!(key.starts_with("rb_") && key.len() == 46);
     assert!(is_valid(&rig, &key).await);
@@ -49,7 +49,7 @@ async fn key_is_shown_once_and_listed_with_its_last_use() {
 
 #[tokio::test]
 async fn revoked_key_is_refused_on_next_request() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (id, key) = create(&rig, json!({"name": "gone soon"})).await;
     assert!(is_valid(&rig, &key).await);
     let path = format!("/api-keys/{id}");
@@ -62,7 +62,7 @@ async fn revoked_key_is_refused_on_next_request() {
 
 #[tokio::test]
 async fn previous_secret_of_rotated_key_is_valid_for_the_grace_period() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (id, first) = create(&rig, json!({"name": "ci"})).await;
     let rotate = async |body: Option<Value>| {
         let (status, body) = rig.call(Method::POST, &format!("/api-keys/{id}/rotate"), body).await;
@@ -81,7 +81,7 @@ async fn previous_secret_of_rotated_key_is_valid_for_the_grace_period() {
 
 #[tokio::test]
 async fn scoped_key_sees_its_workspaces_and_nothing_else() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (mine, other) = (rig.running("mine").await, rig.provisioned("other").await);
     let (_, read) = create(&rig, json!({"name": "r", "workspaces": [mine]})).await;
     let (_, operate) = create(&rig, json!({"name": "o", "workspaces": [mine], "role": "operate"})).await;
@@ -117,7 +117,7 @@ async fn scoped_key_sees_its_workspaces_and_nothing_else() {
 
 #[tokio::test]
 async fn invalid_key_specification_is_refused() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let too_many: Vec<String> = vec!["ws-aaaaaaaa".to_owned(); 101];
     for (body, status, expected) in [
         (json!({}), 400, "name"),
@@ -143,7 +143,7 @@ async fn invalid_key_specification_is_refused() {
 
 #[tokio::test]
 async fn repeated_create_makes_one_key_and_shows_its_secret_once() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let create = || {
         let request = rig.request(Method::POST, "/api-keys").header("idempotency-key", "k");
         rig.fetch(request.json(&json!({"name": "ci"})))
@@ -157,7 +157,7 @@ async fn repeated_create_makes_one_key_and_shows_its_secret_once() {
 
 #[tokio::test]
 async fn requests_above_the_burst_are_refused_until_the_limit_allows_them() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let me = || rig.send(rig.request(Method::GET, "/users/me"));
     let (mut passed, started_at) = (0, Instant::now());
     let refused = loop {
@@ -202,7 +202,7 @@ async fn requests_above_the_burst_are_refused_until_the_limit_allows_them() {
 
 #[tokio::test]
 async fn audit_log_records_actions_for_the_owner() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let (key_id, key) = create(&rig, json!({"name": "ci", "workspaces": [id], "role": "operate"})).await;
     assert_eq!(with(&rig, &key, Method::POST, &format!("/workspaces/{id}/stop")).await.0, 200);

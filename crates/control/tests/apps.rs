@@ -16,7 +16,7 @@ use rigbox_proto::guest::ListeningPort;
 use rigbox_store::tokens::{ApiKey, TokenKey};
 use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
-use support::Rig;
+use support::TestControl;
 
 /// DNS server with a single TXT record.
 async fn dns_with(name: String, text: String) -> std::net::SocketAddr {
@@ -44,7 +44,7 @@ async fn dns_with(name: String, text: String) -> std::net::SocketAddr {
 
 #[tokio::test]
 async fn custom_domain_serves_the_app_once_dns_verifies_it() {
-    let mut rig = Rig::with_gateways().await;
+    let mut rig = TestControl::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = new_app(&rig, &workspace, "web").await;
     let path = format!("/apps/{}", id(&app));
@@ -88,7 +88,7 @@ async fn custom_domain_serves_the_app_once_dns_verifies_it() {
     assert_eq!(body["app"]["custom_domain_verified"], false);
 }
 
-async fn new_app(rig: &Rig, workspace: &str, name: &str) -> Value {
+async fn new_app(rig: &TestControl, workspace: &str, name: &str) -> Value {
     let body = json!({"name": name, "workspace_id": workspace, "port": 8000});
     let (status, body) = rig.call(Method::POST, "/apps", Some(body)).await;
     assert_eq!(status, 201, "{body}");
@@ -101,7 +101,7 @@ fn id(app: &Value) -> &str {
 
 #[tokio::test]
 async fn app_is_created_private_read_changed_and_deleted() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let workspace = rig.running("one").await;
     let app = new_app(&rig, &workspace, "web").await;
     assert_eq!(app["visibility"], "private");
@@ -147,7 +147,7 @@ async fn app_is_created_private_read_changed_and_deleted() {
 
 #[tokio::test]
 async fn lists_are_filtered_and_paged() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (one, two) = (rig.running("one").await, rig.running("two").await);
     for (workspace, name) in [(&one, "aaa"), (&one, "bbb"), (&two, "ccc")] {
         new_app(&rig, workspace, name).await;
@@ -168,7 +168,7 @@ async fn lists_are_filtered_and_paged() {
 
 #[tokio::test]
 async fn invalid_values_are_refused_by_field_and_change_nothing() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let workspace = rig.running("one").await;
     let app = new_app(&rig, &workspace, "web").await;
     let path = format!("/apps/{}", id(&app));
@@ -206,7 +206,7 @@ async fn invalid_values_are_refused_by_field_and_change_nothing() {
 
 #[tokio::test]
 async fn app_names_are_unique_and_plans_limit_the_number_of_apps() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     let workspace = rig.running("one").await;
     new_app(&rig, &workspace, "web").await;
     let again = json!({"name": "web", "workspace_id": workspace, "port": 1});
@@ -235,7 +235,7 @@ async fn app_names_are_unique_and_plans_limit_the_number_of_apps() {
 
 #[tokio::test]
 async fn repeated_create_makes_one_app() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let workspace = rig.running("one").await;
     let create = async |port: u16| {
         let body = json!({"name": "web", "workspace_id": workspace, "port": port});
@@ -250,7 +250,7 @@ async fn repeated_create_makes_one_app() {
 
 #[tokio::test]
 async fn code_in_a_workspace_cannot_share_its_apps_more_widely() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let workspace = rig.running("one").await;
     let app = new_app(&rig, &workspace, "web").await;
     let path = format!("/apps/{}", id(&app));
@@ -271,7 +271,7 @@ async fn code_in_a_workspace_cannot_share_its_apps_more_widely() {
 }
 
 /// Adds a listening port to every guest.
-fn listens(rig: &Rig, port: u32, address: &str) {
+fn listens(rig: &TestControl, port: u32, address: &str) {
     let what = ListeningPort {
         port,
         address: address.to_owned(),
@@ -288,7 +288,7 @@ fn listens(rig: &Rig, port: u32, address: &str) {
 
 #[tokio::test]
 async fn listener_becomes_an_app_with_a_service_that_starts_and_stops() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let workspace = rig.running("one").await;
     listens(&rig, 8000, "0.0.0.0");
     listens(&rig, 9000, "127.0.0.1");
@@ -352,7 +352,7 @@ async fn listener_becomes_an_app_with_a_service_that_starts_and_stops() {
 
 #[tokio::test]
 async fn app_without_service_is_stopped_at_the_edge_and_has_no_log() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let workspace = rig.running("one").await;
     listens(&rig, 8000, "127.0.0.1");
     let app = new_app(&rig, &workspace, "web").await;
@@ -369,7 +369,7 @@ async fn app_without_service_is_stopped_at_the_edge_and_has_no_log() {
 
 #[tokio::test]
 async fn quick_deploy_succeeds_completely_or_leaves_nothing() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let deploy = async |body: Value| rig.call(Method::POST, "/quick-deploy", Some(body)).await;
     let (status, created) = deploy(json!({
         "template_id": "dev", "name": "one", "env_vars": {"A": "b"}, "app_params": {"preview": {"MODE": "fast"}},

@@ -11,7 +11,7 @@ use prost::Message;
 use rigbox_proto::bridge::Handover;
 use rigbox_sys::fdpass;
 use serde_json::{Value, json};
-use support::Rig;
+use support::TestControl;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -21,7 +21,7 @@ struct Node {
 }
 
 impl Node {
-    async fn connect(rig: &Rig) -> Self {
+    async fn connect(rig: &TestControl) -> Self {
         let socket = fdpass::connect(&rig.path("bridge.sock")).unwrap();
         Self { socket, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
@@ -59,7 +59,7 @@ impl Node {
 
 #[tokio::test]
 async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (workspace, other) = (rig.running("one").await, rig.running("two").await);
     let node = Node::connect(&rig).await;
     let get = async |path: &str| node.request(&workspace, "GET", path, "", "").await;
@@ -117,7 +117,7 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
 
 #[tokio::test]
 async fn pages_in_a_vm_and_forged_requests_are_refused() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let workspace = rig.running("one").await;
     let node = Node::connect(&rig).await;
     for header in ["Origin: null", "Sec-Fetch-Site: none", "X-Forwarded-For: 10.0.0.1", "Host: localhost"] {
@@ -135,7 +135,7 @@ async fn pages_in_a_vm_and_forged_requests_are_refused() {
 
 #[tokio::test]
 async fn connections_are_limited_per_workspace() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (workspace, other) = (rig.running("one").await, rig.running("two").await);
     let node = Node::connect(&rig).await;
     let mut held = Vec::new();

@@ -13,17 +13,17 @@ use reqwest::{Method, StatusCode};
 use rigbox_control::{KeySource, Timeouts};
 use rigbox_proto::node::Cause;
 use serde_json::{Value, json};
-use support::{Rig, eventually};
+use support::{TestControl, eventually};
 
 fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
     of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-async fn set(rig: &Rig, id: &str, env_vars: Value) -> (StatusCode, Value) {
+async fn set(rig: &TestControl, id: &str, env_vars: Value) -> (StatusCode, Value) {
     rig.call(Method::POST, &format!("/workspaces/{id}/env"), Some(json!({"env_vars": env_vars}))).await
 }
 
-async fn as_key(rig: &Rig, key: &str, method: Method, path: &str) -> (u16, Value) {
+async fn as_key(rig: &TestControl, key: &str, method: Method, path: &str) -> (u16, Value) {
     let request = rig.client.request(method, rig.url(&format!("/api/v1{path}"))).bearer_auth(key);
     let (status, body) = rig.fetch(request).await;
     (status.as_u16(), body)
@@ -31,7 +31,7 @@ async fn as_key(rig: &Rig, key: &str, method: Method, path: &str) -> (u16, Value
 
 #[tokio::test]
 async fn values_are_never_returned() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.provisioned("one").await;
     assert_eq!(rig.get(&format!("/workspaces/{id}/env")).await.1, json!({"env_vars": {}}));
     let (status, body) = set(&rig, &id, json!({"B": "secret-1", "A": "secret-2"})).await;
@@ -61,7 +61,7 @@ async fn values_are_never_returned() {
 
 #[tokio::test]
 async fn invalid_variables_are_refused() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.provisioned("one").await;
     let long = "x".repeat(32 * 1024 + 1);
     let large: BTreeMap<_, _> = ["A", "B", "C"].map(|name| (name, "x".repeat(30_000))).into();
@@ -89,7 +89,7 @@ async fn invalid_variables_are_refused() {
 
 #[tokio::test]
 async fn workspace_is_running_only_with_its_environment_and_key() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.provisioned("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
     rig.guests.unreachable.store(true, Ordering::SeqCst);
@@ -107,7 +107,7 @@ async fn workspace_is_running_only_with_its_environment_and_key() {
 #[tokio::test]
 async fn start_fails_in_time_if_secrets_cannot_be_delivered() {
     let short = Duration::from_millis(1500);
-    let rig = Rig::with(Timeouts { starting: short, ..Timeouts::default() }).await;
+    let rig = TestControl::with(Timeouts { starting: short, ..Timeouts::default() }).await;
     let id = rig.provisioned("one").await;
     rig.guests.unreachable.store(true, Ordering::SeqCst);
     rig.post(&format!("/workspaces/{id}/start")).await;
@@ -119,7 +119,7 @@ async fn start_fails_in_time_if_secrets_cannot_be_delivered() {
 
 #[tokio::test]
 async fn change_is_live_with_its_response() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let key = rig.guests.delivered_to(&id).2;
     for (value, times) in [("one", 2), ("two", 3)] {
@@ -139,7 +139,7 @@ async fn change_is_live_with_its_response() {
 
 #[tokio::test]
 async fn change_during_a_lost_agent_is_delivered_when_it_is_back() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.guests.unreachable.store(true, Ordering::SeqCst);
     rig.node.lose_agent(&id, true);
@@ -154,7 +154,7 @@ async fn change_during_a_lost_agent_is_delivered_when_it_is_back() {
 
 #[tokio::test]
 async fn every_boot_gets_its_own_key_and_restarts_of_control_keep_it() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     let id = rig.running("one").await;
     let path = format!("/workspaces/{id}");
     set(&rig, &id, json!({"A": "a"})).await;
@@ -183,7 +183,7 @@ async fn every_boot_gets_its_own_key_and_restarts_of_control_keep_it() {
 
 #[tokio::test]
 async fn secrets_are_delivered_after_control_dies_before_the_delivery() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     let id = rig.provisioned("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
     rig.guests.unreachable.store(true, Ordering::SeqCst);
@@ -200,7 +200,7 @@ async fn secrets_are_delivered_after_control_dies_before_the_delivery() {
 
 #[tokio::test]
 async fn workspace_key_only_reads_its_own_workspace() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (id, other) = (rig.running("one").await, rig.running("two").await);
     set(&rig, &id, json!({"A": "a"})).await;
     let key = rig.guests.delivered_to(&id).2;
@@ -232,7 +232,7 @@ async fn workspace_key_only_reads_its_own_workspace() {
 
 #[tokio::test]
 async fn deleted_workspace_leaves_no_environment_behind() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
     rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
@@ -244,7 +244,7 @@ async fn deleted_workspace_leaves_no_environment_behind() {
 
 #[tokio::test]
 async fn master_key_rotates_while_control_runs() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     set(&rig, &id, json!({"A": "a"})).await;
     let before = std::fs::read(rig.path("master.key")).unwrap();

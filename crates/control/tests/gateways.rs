@@ -18,7 +18,7 @@ use rigbox_proto::gateway::{
     WatchEvent,
 };
 use serde_json::{Value, json};
-use support::Rig;
+use support::TestControl;
 use support::browser::Browser;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,7 +27,7 @@ use tonic::{Code, Streaming};
 
 const STATE: &str = "sssssssssssssssssssssssssssssssssssssssssss";
 
-fn client(rig: &Rig) -> GatewayClient<Channel> {
+fn client(rig: &TestControl) -> GatewayClient<Channel> {
     GatewayClient::new(rigbox_proto::transport::unix::channel(&rig.path("gateway.sock")))
 }
 
@@ -37,7 +37,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn start(rig: &Rig) -> Self {
+    async fn start(rig: &TestControl) -> Self {
         let (acknowledge, receiver) = mpsc::channel(16);
         let events = client(rig).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         let mut watch = Self { acknowledge, events };
@@ -66,26 +66,26 @@ impl Watch {
     }
 }
 
-async fn app(rig: &Rig, workspace: &str) -> String {
+async fn app(rig: &TestControl, workspace: &str) -> String {
     let body = json!({"name": "web", "workspace_id": workspace, "port": 8000});
     let (status, body) = rig.call(Method::POST, "/apps", Some(body)).await;
     assert_eq!(status, 201, "{body}");
     body["app"]["id"].as_str().unwrap().to_owned()
 }
 
-async fn identify(rig: &Rig, app: &str, credential: Credential) -> Identity {
+async fn identify(rig: &TestControl, app: &str, credential: Credential) -> Identity {
     let request = IdentifyRequest { credential: Some(credential), app_id: app.to_owned() };
     client(rig).identify(request).await.unwrap().into_inner()
 }
 
-async fn set_visibility(rig: &Rig, app: &str, body: Value) {
+async fn set_visibility(rig: &TestControl, app: &str, body: Value) {
     let (status, body) = rig.call(Method::PUT, &format!("/apps/{app}/visibility"), Some(body)).await;
     assert_eq!(status, 200, "{body}");
 }
 
 #[tokio::test]
 async fn host_resolves_to_the_current_app() {
-    let rig = Rig::with_gateways().await;
+    let rig = TestControl::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
     let resolve = async |host: &str| {
@@ -118,7 +118,7 @@ async fn host_resolves_to_the_current_app() {
 
 #[tokio::test]
 async fn response_to_a_change_waits_for_every_gateway() {
-    let rig = Rig::with_gateways().await;
+    let rig = TestControl::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
     let other = Watch::start(&rig).await.acknowledge_all();
@@ -139,7 +139,7 @@ async fn response_to_a_change_waits_for_every_gateway() {
 
 #[tokio::test]
 async fn silent_gateway_is_removed_once_its_lease_has_expired() {
-    let rig = Rig::with_gateways().await;
+    let rig = TestControl::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
     let mut silent = Watch::start(&rig).await;
@@ -155,7 +155,7 @@ async fn silent_gateway_is_removed_once_its_lease_has_expired() {
 
 #[tokio::test]
 async fn revocation_reaches_gateways_before_its_response_and_operator_changes_soon() {
-    let rig = Rig::with_gateways().await;
+    let rig = TestControl::with_gateways().await;
     let (_, created) = rig.call(Method::POST, "/api-keys", Some(json!({"name": "k"}))).await;
     let mut watch = Watch::start(&rig).await;
     let path = format!("/api-keys/{}", created["api_key"]["id"].as_str().unwrap());
@@ -176,7 +176,7 @@ async fn revocation_reaches_gateways_before_its_response_and_operator_changes_so
 
 #[tokio::test]
 async fn credentials_identify_users_and_workspaces() {
-    let rig = Rig::with_gateways().await;
+    let rig = TestControl::with_gateways().await;
     let (workspace, other) = (rig.running("one").await, rig.running("two").await);
     let app = app(&rig, &workspace).await;
     let by_key = async |key: &str| identify(&rig, &app, Credential::Key(key.to_owned())).await;
@@ -200,7 +200,7 @@ async fn credentials_identify_users_and_workspaces() {
 
 #[tokio::test]
 async fn browser_is_handed_off_to_an_app_once_per_code() {
-    let rig = Rig::with_gateways().await;
+    let rig = TestControl::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
     let open = format!("/open/{app}?state={STATE}");
@@ -251,7 +251,7 @@ async fn browser_is_handed_off_to_an_app_once_per_code() {
 
 #[tokio::test]
 async fn no_handoff_to_an_app_the_user_may_not_open() {
-    let rig = Rig::with_gateways().await;
+    let rig = TestControl::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
     admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();

@@ -13,11 +13,11 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt, Stream, StreamExt, stream};
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
-use support::{Rig, eventually};
+use support::{TestControl, eventually};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Message, http::HeaderValue};
 
-async fn exec(rig: &Rig, id: &str, body: Value) -> Vec<Value> {
+async fn exec(rig: &TestControl, id: &str, body: Value) -> Vec<Value> {
     let request = rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&body);
     let response = rig.send(request).await;
     assert_eq!(response.status, 200);
@@ -28,7 +28,7 @@ async fn exec(rig: &Rig, id: &str, body: Value) -> Vec<Value> {
 
 #[tokio::test]
 async fn output_and_exit_of_a_command_come_as_lines() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     assert_eq!(
         exec(&rig, &id, json!({"command": ["echo", "hi"]})).await,
@@ -43,7 +43,7 @@ async fn output_and_exit_of_a_command_come_as_lines() {
 
 #[tokio::test]
 async fn invalid_command_is_refused_before_it_runs() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let stopped = rig.provisioned("two").await;
     for (id, body, code) in [
@@ -68,7 +68,7 @@ async fn invalid_command_is_refused_before_it_runs() {
 
 #[tokio::test]
 async fn hundred_megabytes_of_output_arrive_complete_and_fast() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let request = rig
         .request(Method::POST, &format!("/workspaces/{id}/exec"))
@@ -93,7 +93,7 @@ async fn hundred_megabytes_of_output_arrive_complete_and_fast() {
 
 #[tokio::test]
 async fn slow_client_blocks_only_its_own_command() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let mut stalled = Vec::new();
     for _ in 0..8 {
@@ -117,7 +117,7 @@ async fn slow_client_blocks_only_its_own_command() {
 
 #[tokio::test]
 async fn command_ends_when_its_client_disconnects() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let request =
         rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&json!({"command": ["sleep"]}));
@@ -127,7 +127,7 @@ async fn command_ends_when_its_client_disconnects() {
 
 /// Returns the next event, checked against the document.
 async fn next_event(
-    rig: &Rig,
+    rig: &TestControl,
     socket: &mut (impl Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin),
 ) -> Value {
     let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
@@ -138,7 +138,7 @@ async fn next_event(
 
 #[tokio::test]
 async fn web_socket_carries_live_input() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let mut request =
         format!("ws://{}/api/v1/workspaces/{id}/exec", rig.address).into_client_request().unwrap();
@@ -171,7 +171,7 @@ async fn web_socket_carries_live_input() {
 
 #[tokio::test]
 async fn files_are_read_as_written() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let content: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     let url = format!("/workspaces/{id}/files?path=/tmp/a");
@@ -192,7 +192,7 @@ async fn files_are_read_as_written() {
 
 #[tokio::test]
 async fn interrupted_upload_leaves_no_file() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let guests = rig.guests.clone();
     let cut = stream::once(async move {

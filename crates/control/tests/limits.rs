@@ -15,7 +15,7 @@ use rigbox_core::time::Timestamp;
 use rigbox_store::tokens::{ApiKey, TokenKey};
 use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
-use support::Rig;
+use support::TestControl;
 
 /// Limit of the plan `free`.
 const VMS: u32 = 2;
@@ -23,8 +23,8 @@ const VMS: u32 = 2;
 const EMAIL: &str = "free@example.com";
 
 /// Returns a rig whose client is a user of the plan `free`.
-async fn rig(free: LimitOverrides) -> Rig {
-    let mut rig = Rig::with_plans(Timeouts::default(), Plans { free, ..Plans::default() }).await;
+async fn rig(free: LimitOverrides) -> TestControl {
+    let mut rig = TestControl::with_plans(Timeouts::default(), Plans { free, ..Plans::default() }).await;
     let user = admin::add_user(&rig.config(), EMAIL, Plan::Free).await.unwrap();
     let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
     let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
@@ -35,12 +35,12 @@ async fn rig(free: LimitOverrides) -> Rig {
     rig
 }
 
-async fn limits(rig: &Rig) -> Value {
+async fn limits(rig: &TestControl) -> Value {
     rig.get("/users/me/limits").await.1
 }
 
 /// Sets limits as an operator does, beside the running server.
-async fn set(rig: &Rig, limits: Option<LimitOverrides>) {
+async fn set(rig: &TestControl, limits: Option<LimitOverrides>) {
     admin::set_limits(&rig.config(), EMAIL, limits).await.unwrap();
 }
 

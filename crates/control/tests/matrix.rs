@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use matrix::callers::{ALL, Caller, Fixture};
 use matrix::table::{ROUTES, Route};
 use serde_json::Value;
-use support::Rig;
+use support::TestControl;
 
 /// Expected outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ fn expected_outcome(route: &Route, caller: Caller) -> Expected {
 
 #[tokio::test]
 async fn every_route_is_in_the_matrix() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (_, document) = rig.fetch(rig.client.get(rig.url("/api-docs/openapi.json"))).await;
     let documented: BTreeSet<String> = document["paths"]
         .as_object()

@@ -9,16 +9,16 @@ use reqwest::Method;
 use rigbox_proto::node::EgressRefused;
 use rigbox_proto::node::egress::Mode;
 use serde_json::{Value, json};
-use support::{Rig, eventually};
+use support::{TestControl, eventually};
 
-async fn set(rig: &Rig, id: &str, body: Value) -> (u16, Value) {
+async fn set(rig: &TestControl, id: &str, body: Value) -> (u16, Value) {
     let (status, body) = rig.call(Method::PATCH, &format!("/workspaces/{id}/network"), Some(body)).await;
     (status.as_u16(), body)
 }
 
 #[tokio::test]
 async fn network_settings_are_at_the_node_with_the_response() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let (_, network) = rig.get(&format!("/workspaces/{id}/network")).await;
     let egress = json!({"mode": "internet", "domains": [], "cidrs": [], "can_tunnel": []});
@@ -49,7 +49,7 @@ async fn network_settings_are_at_the_node_with_the_response() {
 
 #[tokio::test]
 async fn invalid_entries_are_refused_and_change_nothing() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     for egress in [
         json!({"mode": "list"}),
@@ -70,7 +70,7 @@ async fn invalid_entries_are_refused_and_change_nothing() {
 
 #[tokio::test]
 async fn returning_node_gets_changed_network_settings() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.kill_node();
     let (status, network) = set(&rig, &id, json!({"egress": {"mode": "none"}})).await;
@@ -85,7 +85,7 @@ async fn returning_node_gets_changed_network_settings() {
 
 #[tokio::test]
 async fn owner_may_let_code_in_a_workspace_share_its_apps() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let app = json!({"name": "web", "workspace_id": id, "port": 8000});
     let (_, created) = rig.call(Method::POST, "/apps", Some(app)).await;
@@ -103,7 +103,7 @@ async fn owner_may_let_code_in_a_workspace_share_its_apps() {
 
 #[tokio::test]
 async fn blocked_network_access_is_in_the_workspace_log() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let refused = |protocol: &str, address: &str, port, name: &str, count| EgressRefused {
         workspace_id: id.clone(),

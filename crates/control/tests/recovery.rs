@@ -10,7 +10,7 @@ use std::time::Duration;
 use reqwest::Method;
 use rigbox_control::Timeouts;
 use rigbox_proto::node::{Cause, State};
-use support::{Rig, eventually};
+use support::{TestControl, eventually};
 
 fn short() -> Timeouts {
     let short = Duration::from_millis(1500);
@@ -19,9 +19,9 @@ fn short() -> Timeouts {
 
 /// Kills control while the node performs `call`, once with the call lost and once with it done while control
 /// is down.
-async fn killed_during(call: &'static str, begin: impl AsyncFn(&Rig) -> String, ends: &str) {
+async fn killed_during(call: &'static str, begin: impl AsyncFn(&TestControl) -> String, ends: &str) {
     for finished_meanwhile in [false, true] {
-        let mut rig = Rig::new().await;
+        let mut rig = TestControl::new().await;
         rig.node.hold(call);
         let id = begin(&rig).await;
         eventually("the node got the call", || async { rig.node.calls(call) > 0 }).await;
@@ -76,7 +76,7 @@ async fn workspace_survives_control_being_killed_in_each_transient_status() {
 
 #[tokio::test]
 async fn each_end_of_a_vm_changes_the_status_of_its_workspace() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     for (cause, status, code) in [
         (Cause::Poweroff, "stopped", None),
         (Cause::Halt, "stopped", None),
@@ -103,7 +103,7 @@ async fn each_end_of_a_vm_changes_the_status_of_its_workspace() {
 
 #[tokio::test]
 async fn failed_workspace_can_be_retried() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     rig.node.fail("provision", "disk_full", "12 MiB are left, 4096 are needed");
     let id = rig.create("one").await;
     let body = rig.until(&id, "failed").await;
@@ -123,7 +123,7 @@ async fn no_transient_status_outlives_its_timeout() {
         ("start", Some((Method::POST, "start")), "timeout_starting"),
         ("delete", Some((Method::DELETE, "")), "timeout_deleting"),
     ] {
-        let rig = Rig::with(short()).await;
+        let rig = TestControl::with(short()).await;
         let id = if request.is_some() { rig.provisioned("one").await } else { String::new() };
         rig.node.hold(call);
         let id = match request {
@@ -142,7 +142,7 @@ async fn no_transient_status_outlives_its_timeout() {
 
 #[tokio::test]
 async fn late_boot_is_ended() {
-    let rig = Rig::with(short()).await;
+    let rig = TestControl::with(short()).await;
     let id = rig.provisioned("one").await;
     rig.node.never_finish_boots();
     rig.post(&format!("/workspaces/{id}/start")).await;
@@ -154,7 +154,7 @@ async fn late_boot_is_ended() {
 
 #[tokio::test]
 async fn cancel_deletes_during_creation_and_stops_during_start() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     rig.node.hold("provision");
     let id = rig.create("one").await;
     let (_, body) = rig.post(&format!("/workspaces/{id}/cancel")).await;
@@ -176,7 +176,7 @@ async fn cancel_deletes_during_creation_and_stops_during_start() {
 
 #[tokio::test]
 async fn restart_of_the_node_keeps_running_workspaces() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     let (kept, ended) = (rig.running("kept").await, rig.running("ended").await);
     let boot = rig.node.boot(&kept);
     rig.kill_node();
@@ -189,7 +189,7 @@ async fn restart_of_the_node_keeps_running_workspaces() {
 
 #[tokio::test]
 async fn verb_is_repeated_after_the_node_dies() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     // Several rounds: how far the response had come decides what the broken call looks like.
     for round in 0..8 {
         let call = ["provision", "start"][round % 2];
@@ -210,7 +210,7 @@ async fn verb_is_repeated_after_the_node_dies() {
 
 #[tokio::test]
 async fn restart_of_control_keeps_the_boot() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     let id = rig.running("one").await;
     let boot = rig.node.boot(&id);
     rig.kill_control();
@@ -222,7 +222,7 @@ async fn restart_of_control_keeps_the_boot() {
 
 #[tokio::test]
 async fn running_workspace_lost_by_the_node_fails() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.kill_node();
     rig.node.forget(&id);
@@ -232,7 +232,7 @@ async fn running_workspace_lost_by_the_node_fails() {
 
 #[tokio::test]
 async fn only_orphans_are_removed_from_the_node() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.kill_node();
     rig.node.add_orphan("ws-orphan22", 7, State::Running, "boot-x");
@@ -243,7 +243,7 @@ async fn only_orphans_are_removed_from_the_node() {
 
 #[tokio::test]
 async fn stop_succeeds_if_the_vm_has_already_ended() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.node.hold("stop");
     rig.post(&format!("/workspaces/{id}/stop")).await;
@@ -255,7 +255,7 @@ async fn stop_succeeds_if_the_vm_has_already_ended() {
 
 #[tokio::test]
 async fn lost_agent_is_reported_until_it_is_back() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.node.lose_agent(&id, true);
     let agent = || async { rig.get(&format!("/workspaces/{id}")).await.1["vm"]["agent"].clone() };

@@ -1,5 +1,6 @@
-//! Published document against the contract of API v1 (`reference/api-v1.json`): paths, shapes and statuses of
-//! API v1; clients rely on them. For the routes in both, everything in the contract is there, with the same type.
+//! Published document against the contract of API v1 (`reference/api-v1.json`: paths, shapes and statuses;
+//! clients rely on them). For the routes in both, everything that a client may rely on is there, with the same
+//! type.
 
 // clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -9,7 +10,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use support::Rig;
+use support::TestControl;
 
 /// One of the two documents.
 struct Document(Value);
@@ -132,7 +133,7 @@ impl Comparison {
 
 #[tokio::test]
 async fn document_keeps_what_clients_rely_on() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (_, ours) = rig.fetch(rig.client.get(rig.url("/api-docs/openapi.json"))).await;
     let theirs: Value = serde_json::from_str(include_str!("reference/api-v1.json")).unwrap();
     let mut comparison = Comparison {

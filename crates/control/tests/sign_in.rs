@@ -11,19 +11,19 @@ use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
 use serde_json::{Value, json};
-use support::Rig;
+use support::TestControl;
 use support::browser::{Browser, form, text};
 
 const EMAIL: &str = "a@example.com";
 
-async fn post(rig: &Rig, path: &str, body: Value) -> (u16, Value) {
+async fn post(rig: &TestControl, path: &str, body: Value) -> (u16, Value) {
     let (status, body) = rig.fetch(rig.client.post(rig.url(&format!("/api/v1{path}"))).json(&body)).await;
     (status.as_u16(), body)
 }
 
 #[tokio::test]
 async fn link_signs_in_once_and_only_after_confirmation() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let mut browser = Browser::new(&rig);
     assert_eq!(browser.api("/users/me").await, 401);
     let link = admin::login_link(&rig.config(), EMAIL).await.unwrap();
@@ -59,7 +59,7 @@ async fn link_signs_in_once_and_only_after_confirmation() {
 
 #[tokio::test]
 async fn sign_in_redirects_only_to_own_pages() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let mut browser = Browser::new(&rig);
     for device in ["//evil.example", "http://evil.example", "BCDF-GHJK\r\nSet-Cookie: x=y", ""] {
         let link = admin::login_link(&rig.config(), EMAIL).await.unwrap();
@@ -79,7 +79,7 @@ async fn sign_in_redirects_only_to_own_pages() {
 
 #[tokio::test]
 async fn session_is_valid_only_for_pages_of_the_console() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let browser = Browser::signed_in(&rig, EMAIL).await;
     let cookie = browser.cookie.clone().unwrap();
     let elsewhere = rig.client.get(rig.url("/api/v1/users/me")).header("cookie", &cookie);
@@ -102,7 +102,7 @@ async fn session_is_valid_only_for_pages_of_the_console() {
 
 #[tokio::test]
 async fn session_ends_on_next_request_after_sign_out() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let mut browser = Browser::signed_in(&rig, EMAIL).await;
     let before = Browser { rig: &rig, cookie: browser.cookie.clone() };
     assert_eq!(before.api("/users/me").await, 200);
@@ -121,7 +121,7 @@ async fn session_ends_on_next_request_after_sign_out() {
 
 #[tokio::test]
 async fn requesting_a_link_does_not_reveal_accounts() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let request_link = async |email: &str| post(&rig, "/auth/link", json!({"email": email})).await;
     let (known, unknown) = (request_link(EMAIL).await, request_link("b@example.com").await);
     assert_eq!((known.0, &known), (202, &unknown));
@@ -140,7 +140,7 @@ async fn requesting_a_link_does_not_reveal_accounts() {
 
 #[tokio::test]
 async fn response_to_a_link_request_does_not_wait_for_the_lookup() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     // While another process writes, a link for an existing user cannot be stored.
     let mut writer = std::process::Command::new("python3")
         .args(["-c", "import sqlite3,sys;c=sqlite3.connect(sys.argv[1],isolation_level=None);c.execute('BEGIN IMMEDIATE');print('held',flush=True);sys.stdin.read()"])
@@ -163,7 +163,7 @@ async fn response_to_a_link_request_does_not_wait_for_the_lookup() {
 }
 
 /// Starts a login as `rig login` does. Returns the secret and the code.
-async fn start_login(rig: &Rig, machine: &str) -> (String, String) {
+async fn start_login(rig: &TestControl, machine: &str) -> (String, String) {
     let (status, login) = post(rig, "/auth/device", json!({"machine": machine})).await;
     assert_eq!(status, 201, "{login}");
     let text = |name: &str| login[name].as_str().unwrap().to_owned();
@@ -173,13 +173,13 @@ async fn start_login(rig: &Rig, machine: &str) -> (String, String) {
     (secret, code)
 }
 
-async fn poll(rig: &Rig, secret: &str) -> (u16, Value) {
+async fn poll(rig: &TestControl, secret: &str) -> (u16, Value) {
     post(rig, "/auth/device/poll", json!({"device_secret": secret})).await
 }
 
 #[tokio::test]
 async fn machine_gets_its_key_once_after_approval() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (secret, code) = start_login(&rig, "laptop").await;
     assert_eq!(poll(&rig, &secret).await, (200, json!({"status": "pending"})));
     let anonymous = Browser::new(&rig);
@@ -218,7 +218,7 @@ async fn machine_gets_its_key_once_after_approval() {
 
 #[tokio::test]
 async fn denied_or_unknown_machine_gets_no_key() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let (secret, code) = start_login(&rig, "strange <b>machine</b>").await;
     let mut browser = Browser::signed_in(&rig, EMAIL).await;
     let shown = text(&browser.open(&format!("/device?code={code}")).await);
@@ -241,7 +241,7 @@ async fn denied_or_unknown_machine_gets_no_key() {
 
 #[tokio::test]
 async fn credentials_of_a_disabled_user_are_refused() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let config = rig.config();
     admin::add_user(&config, "Bob@Example.com", Plan::Free).await.unwrap();
     let browser = Browser::signed_in(&rig, "bob@example.com").await;
@@ -266,7 +266,7 @@ async fn credentials_of_a_disabled_user_are_refused() {
 
 #[tokio::test]
 async fn invalid_credentials_are_rate_limited_by_address() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let attempts = [
         rig.client.get(rig.url("/api/v1/users/me")).bearer_auth(format!("rb_{}", "a".repeat(43))),
         rig.client.post(rig.url("/api/v1/auth/device/poll")).json(&json!({"device_secret": "rbv_x"})),

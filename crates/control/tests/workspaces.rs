@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::Rig;
+use support::TestControl;
 
 #[tokio::test]
 async fn workspace_is_created_started_stopped_and_deleted() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let (_, body) = rig.get(&format!("/workspaces/{id}")).await;
     for field in [
@@ -47,7 +47,7 @@ async fn workspace_is_created_started_stopped_and_deleted() {
 
 #[tokio::test]
 async fn running_workspace_can_be_deleted_and_its_name_reused() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
     rig.until(&id, "gone").await;
@@ -57,7 +57,7 @@ async fn running_workspace_can_be_deleted_and_its_name_reused() {
 
 #[tokio::test]
 async fn invalid_requests_are_refused_with_the_reason() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     for (body, code, expected) in [
         (json!({"name": "a", "colour": 1}), 400, "colour"),
         (json!({}), 400, "name"),
@@ -94,7 +94,7 @@ async fn invalid_requests_are_refused_with_the_reason() {
 
 #[tokio::test]
 async fn resources_below_the_templates_minimum_are_raised() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let body = json!({"name": "a", "template_id": "dev", "ram_mb": 1, "disk_size_mb": 20_000});
     let (_, body) = rig.call(Method::POST, "/workspaces", Some(body)).await;
     let vm = &body["vm"];
@@ -106,7 +106,7 @@ async fn resources_below_the_templates_minimum_are_raised() {
 
 #[tokio::test]
 async fn illegal_transition_names_the_status_and_the_allowed_requests() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     for verb in ["start", "cancel", "retry"] {
         let (status, body) = rig.post(&format!("/workspaces/{id}/{verb}")).await;
@@ -120,7 +120,7 @@ async fn illegal_transition_names_the_status_and_the_allowed_requests() {
 
 #[tokio::test]
 async fn requests_without_a_valid_key_and_keys_in_urls_are_refused() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     for path in ["/api/v1/workspaces", "/v1/users/me", "/api/v1/doctor", "/api/v1/workspaces/ws-aaaaaaaa"] {
         for key in [None, Some("rb_short".to_owned()), Some(format!("rb_{}", "a".repeat(43)))] {
             let request = rig.client.get(rig.url(path));
@@ -143,7 +143,7 @@ async fn requests_without_a_valid_key_and_keys_in_urls_are_refused() {
 
 #[tokio::test]
 async fn unknown_host_is_misdirected() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let get = |host: String| rig.fetch(rig.request(Method::GET, "/workspaces").header("host", host));
     let port = rig.address.port();
     assert_eq!(get("evil.example".into()).await.0, 421);
@@ -155,7 +155,7 @@ async fn unknown_host_is_misdirected() {
 
 #[tokio::test]
 async fn repeated_create_makes_one_workspace() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let create = |name: &str| {
         let body = json!({"name": name});
         rig.fetch(rig.request(Method::POST, "/workspaces").header("idempotency-key", "k").json(&body))
@@ -170,7 +170,7 @@ async fn repeated_create_makes_one_workspace() {
 
 #[tokio::test]
 async fn lists_are_paged_and_filtered() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     for name in ["a", "b", "c"] {
         rig.create(name).await;
     }
@@ -186,7 +186,7 @@ async fn lists_are_paged_and_filtered() {
 
 #[tokio::test]
 async fn wait_returns_on_a_change_or_at_its_timeout() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     rig.node.hold("provision");
     let id = rig.create("one").await;
     let (_, body) = rig.get(&format!("/workspaces/{id}?wait_until_not=provisioning&timeout_s=1")).await;
@@ -199,7 +199,7 @@ async fn wait_returns_on_a_change_or_at_its_timeout() {
 
 #[tokio::test]
 async fn public_routes_need_no_key_and_the_account_can_be_read() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let public = |path: &str| rig.fetch(rig.client.get(rig.url(path)));
     let (_, templates) = public("/api/v1/templates").await;
     assert_eq!(templates["templates"].as_array().unwrap().len(), 2);
@@ -217,7 +217,7 @@ async fn public_routes_need_no_key_and_the_account_can_be_read() {
 
 #[tokio::test]
 async fn api_sends_retry_after_without_its_node() {
-    let mut rig = Rig::new().await;
+    let mut rig = TestControl::new().await;
     rig.kill_node();
     let create = rig.request(Method::POST, "/workspaces").json(&json!({"name": "a"}));
     let response = rig.send(create).await;
@@ -237,7 +237,7 @@ async fn api_sends_retry_after_without_its_node() {
 
 #[tokio::test]
 async fn workspace_log_has_status_changes_and_can_be_followed() {
-    let rig = Rig::new().await;
+    let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let path = format!("/workspaces/{id}/logs");
     let messages = |body: &Value| -> Vec<String> {

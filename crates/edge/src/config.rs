@@ -17,7 +17,7 @@ pub struct Config {
     /// The node's socket for gateways.
     pub dial_socket: PathBuf,
     /// Number of workers; `None` means one per core.
-    pub cores: Option<NonZeroUsize>,
+    pub workers: Option<NonZeroUsize>,
     /// Limits of clients and apps.
     pub limits: Limits,
     /// TLS towards clients. With it, `listen` only redirects there.

@@ -41,7 +41,7 @@ pub struct Bound {
 /// [`Error::Listen`]
 pub fn bind(mut config: Config) -> Result<Bound, Error> {
     let workers =
-        config.cores.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        config.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let listeners = listen_all(&mut config.listen, workers)?;
     let tls_listeners = match &mut config.tls {
         Some(tls) => listen_all(&mut tls.listen, workers)?,

@@ -169,7 +169,7 @@ impl Installation {
             domain: domain.clone(),
             gateway_socket: Path::new("/").join(GATEWAY_SOCKET),
             dial_socket: Path::new("/").join(DIAL_SOCKET),
-            cores: None,
+            workers: None,
             limits: rigbox_edge::Limits::default(),
             tls: tls
                 .as_ref()

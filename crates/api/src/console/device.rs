@@ -60,12 +60,13 @@ fn parse_code(code: &str) -> Result<UserCode, ApiError> {
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn show(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     Address(from): Address,
     PageParams(query): PageParams<DeviceQuery>,
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
-    let Some(principal) = credentials::signed_in(&app.authenticator, &app.console, &headers, from).await?
+    let Some(principal) =
+        credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {
         let code = query.code.as_deref().and_then(UserCode::parse);
         let device = code.map(|code| format!("?device={}", code.shown())).unwrap_or_default();
@@ -81,8 +82,8 @@ pub(crate) async fn show(
         return Ok(page(StatusCode::OK, "Authorize a machine", &content));
     };
     let code = parse_code(&code)?;
-    let login = app.devices.find(&authorize_approval(&principal)?, &code).await?;
-    let user = app.users.me(&authorize(&principal, Target::Account).map_err(ApiError::from)?).await?;
+    let login = context.devices.find(&authorize_approval(&principal)?, &code).await?;
+    let user = context.users.me(&authorize(&principal, Target::Account).map_err(ApiError::from)?).await?;
     let age = clock::now().since(login.created_at).as_secs();
     let content = html! {
         p { "A machine wants full access to your account " strong { (user.email) } ". Approve it only if you have just run " code { "rig login" }
@@ -112,18 +113,19 @@ pub(crate) async fn show(
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn decide(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     Address(from): Address,
     headers: http::HeaderMap,
     FormParams(form): FormParams<DecisionForm>,
 ) -> Result<Response, PageError> {
-    let Some(principal) = credentials::signed_in(&app.authenticator, &app.console, &headers, from).await?
+    let Some(principal) =
+        credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {
         return Ok(redirect("/sign-in"));
     };
     let approved = form.decision == Decision::Approve;
     let machine =
-        app.devices.decide(&authorize_approval(&principal)?, &parse_code(&form.code)?, approved).await?;
+        context.devices.decide(&authorize_approval(&principal)?, &parse_code(&form.code)?, approved).await?;
     let (title, text) = if approved {
         ("Machine authorized", html! { strong { (machine) } " is now authorized. You can close this page." })
     } else {

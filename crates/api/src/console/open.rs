@@ -69,7 +69,7 @@ pub(crate) struct OpenQuery {
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn show(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     Address(from): Address,
     Path(id): Path<String>,
     PageParams(query): PageParams<OpenQuery>,
@@ -86,10 +86,11 @@ pub(crate) async fn show(
         page(StatusCode::FORBIDDEN, "You don't have access", &content)
     };
     let Some(redirect_to) = AppRedirect::parse(Some(&id), Some(&query.state)) else { return Ok(refused()) };
-    let Some(principal) = credentials::signed_in(&app.authenticator, &app.console, &headers, from).await?
+    let Some(principal) =
+        credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {
         return Ok(redirect(&format!("/sign-in?{}", redirect_to.query())));
     };
-    let url = app.visitors.hand_off(&principal, &redirect_to.app, &redirect_to.state).await?;
+    let url = context.visitors.hand_off(&principal, &redirect_to.app, &redirect_to.state).await?;
     Ok(url.map_or_else(refused, |to| redirect(&to)))
 }

@@ -98,13 +98,14 @@ fn parse_code(device: Option<&str>) -> Option<UserCode> {
     (status = 303, description = "To the console's own host"),
 ))]
 pub(crate) async fn show(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     Address(from): Address,
     PageParams(query): PageParams<SignInQuery>,
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
     let next = NextPage::parse(query.device.as_deref(), query.app.as_deref(), query.state.as_deref());
-    let Some(principal) = credentials::signed_in(&app.authenticator, &app.console, &headers, from).await?
+    let Some(principal) =
+        credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {
         let content = html! {
             p { "We'll email you a sign-in link." }
@@ -116,7 +117,7 @@ pub(crate) async fn show(
         };
         return Ok(page(StatusCode::OK, "Sign in", &content));
     };
-    let user = app.users.me(&authorize(&principal, Target::Account).map_err(ApiError::from)?).await?;
+    let user = context.users.me(&authorize(&principal, Target::Account).map_err(ApiError::from)?).await?;
     let content = html! {
         p { "You are signed in as " strong { (user.email) } "." }
         @match &next {
@@ -137,7 +138,7 @@ pub(crate) async fn show(
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn ask(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     FormParams(form): FormParams<SignInForm>,
 ) -> Result<Response, PageError> {
     let next = NextPage::parse(form.device.as_deref(), form.app.as_deref(), form.state.as_deref());
@@ -145,7 +146,7 @@ pub(crate) async fn ask(
         NextPage::Device(code) => format!("device={}", code.shown()),
         NextPage::App(redirect_to) => redirect_to.query(),
     });
-    app.sign_in.send_link(&form.email, query)?;
+    context.sign_in.send_link(&form.email, query)?;
     let content = html! {
         p { "If this address has an account, we have sent a sign-in link. It works once and expires in " (LINK_TTL_MINUTES) " minutes." }
     };
@@ -160,10 +161,10 @@ pub(crate) async fn ask(
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn link(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     PageParams(link): PageParams<SignInLink>,
 ) -> Result<Response, PageError> {
-    let user = app.sign_in.user_of_link(&link.token).await?;
+    let user = context.sign_in.user_of_link(&link.token).await?;
     let next = NextPage::parse(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
     let content = html! {
         p { "Sign in as " strong { (user.email) } "?" }
@@ -185,11 +186,11 @@ pub(crate) async fn link(
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn follow(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     Address(from): Address,
     FormParams(link): FormParams<SignInLink>,
 ) -> Result<Response, PageError> {
-    let token = app.sign_in.follow(&link.token, from).await?;
+    let token = context.sign_in.follow(&link.token, from).await?;
     let next = NextPage::parse(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
     let mut response = match next {
         Some(NextPage::Device(code)) => redirect(&format!("/device?code={}", code.shown())),
@@ -198,7 +199,7 @@ pub(crate) async fn follow(
         None => redirect("/sign-in"),
     };
     response.headers_mut().extend(
-        credentials::session_cookie(&app.console, Some(&token), SESSION_MAX_LIFETIME.as_secs())
+        credentials::session_cookie(&context.console, Some(&token), SESSION_MAX_LIFETIME.as_secs())
             .map(|cookie| (SET_COOKIE, cookie)),
     );
     Ok(response)
@@ -211,17 +212,19 @@ pub(crate) async fn follow(
     (status = 503, content_type = "text/html", body = String),
 ))]
 pub(crate) async fn sign_out(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     Address(from): Address,
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
-    if let Some(principal) = credentials::signed_in(&app.authenticator, &app.console, &headers, from).await? {
+    if let Some(principal) =
+        credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
+    {
         let permit = authorize::<EndCredential>(&principal, Target::Account).map_err(ApiError::from)?;
-        app.sign_in.end(&permit).await?;
+        context.sign_in.end(&permit).await?;
     }
     let mut response = redirect("/sign-in").into_response();
     response
         .headers_mut()
-        .extend(credentials::session_cookie(&app.console, None, 0).map(|cookie| (SET_COOKIE, cookie)));
+        .extend(credentials::session_cookie(&context.console, None, 0).map(|cookie| (SET_COOKIE, cookie)));
     Ok(response)
 }

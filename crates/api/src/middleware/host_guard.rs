@@ -6,16 +6,15 @@ use axum::response::{IntoResponse, Response};
 use http::header::HOST;
 use http::{HeaderMap, StatusCode, Uri};
 use rigbox_core::tokens;
-use tracing::warn;
 
 use crate::allowed_hosts::AllowedHosts;
 use crate::context::ApiContext;
 use crate::error::ApiError;
 
-pub(crate) async fn check(State(app): State<ApiContext>, request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(context): State<ApiContext>, request: Request, next: Next) -> Response {
     // Health probes may use an IP address.
     let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
-    if !probe && !is_known_host(&app.hosts, request.uri(), request.headers()) {
+    if !probe && !is_known_host(&context.hosts, request.uri(), request.headers()) {
         return ApiError::new(
             StatusCode::MISDIRECTED_REQUEST,
             "unknown_host",
@@ -32,17 +31,6 @@ pub(crate) async fn check(State(app): State<ApiContext>, request: Request, next:
         .into_response();
     }
     next.run(request).await
-}
-
-/// Delays the response to a change until it is in force at every gateway, so that a caller may rely on a
-/// revocation.
-pub(crate) async fn await_gateways(State(app): State<ApiContext>, request: Request, next: Next) -> Response {
-    let is_change = !request.method().is_safe();
-    let response = next.run(request).await;
-    if is_change && let Err(error) = app.gateways.wait_in_force().await {
-        warn!(%error, "failed to read the epoch of grants; gateways apply the change later");
-    }
-    response
 }
 
 fn is_known_host(hosts: &AllowedHosts, uri: &Uri, headers: &HeaderMap) -> bool {

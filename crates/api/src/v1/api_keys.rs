@@ -127,10 +127,10 @@ pub(crate) struct RevokeApiKeyResponse {
     responses((status = 200, body = ListApiKeysResponse), (status = 403, body = ApiErrorBody)),
 )]
 pub(crate) async fn list(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ListKeys>,
 ) -> Result<Json<ListApiKeysResponse>, ApiError> {
-    let keys = app.keys.list(&caller.authorize(Target::Account)?).await?;
+    let keys = context.keys.list(&caller.authorize(Target::Account)?).await?;
     Ok(Json(ListApiKeysResponse { api_keys: keys.iter().map(Into::into).collect() }))
 }
 
@@ -149,7 +149,7 @@ pub(crate) async fn list(
     ),
 )]
 pub(crate) async fn create(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageKeys>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<CreateApiKeyRequest>,
@@ -162,7 +162,7 @@ pub(crate) async fn create(
         role: body.role,
     };
     let (record, key) =
-        app.keys.create(&caller.authorize(Target::Account)?, spec, idempotency_key.as_ref()).await?;
+        context.keys.create(&caller.authorize(Target::Account)?, spec, idempotency_key.as_ref()).await?;
     Ok(show(StatusCode::CREATED, &record, &key))
 }
 
@@ -179,13 +179,13 @@ pub(crate) async fn create(
     ),
 )]
 pub(crate) async fn rotate(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageKeys>,
     PathId(id): PathId,
     JsonBody(body): JsonBody<RotateApiKeyRequest>,
 ) -> Result<Response, ApiError> {
     let grace = Duration::from_secs(body.grace_s.unwrap_or(0).into());
-    let (record, key) = app.keys.rotate(&caller.authorize(Target::Account)?, &id, grace).await?;
+    let (record, key) = context.keys.rotate(&caller.authorize(Target::Account)?, &id, grace).await?;
     Ok(show(StatusCode::OK, &record, &key))
 }
 
@@ -199,11 +199,11 @@ pub(crate) async fn rotate(
     ),
 )]
 pub(crate) async fn revoke(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageKeys>,
     PathId(id): PathId,
 ) -> Result<Json<RevokeApiKeyResponse>, ApiError> {
-    let id = app.keys.revoke(&caller.authorize(Target::Account)?, &id).await?;
+    let id = context.keys.revoke(&caller.authorize(Target::Account)?, &id).await?;
     Ok(Json(RevokeApiKeyResponse { message: format!("API key {id} revoked.") }))
 }
 

@@ -35,7 +35,7 @@ impl ApiContext {
     responses((status = 200, body = ListAppsResponse), (status = 400, body = ApiErrorBody)),
 )]
 pub(crate) async fn list(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ListApps>,
     QueryParams(query): QueryParams<ListAppsQuery>,
 ) -> Result<Json<ListAppsResponse>, ApiError> {
@@ -49,14 +49,14 @@ pub(crate) async fn list(
     };
     // One more than requested, which shows whether there is a next page.
     let page = AppPage { workspace, name: query.name, after, limit: limit + 1 };
-    let mut found = server.apps.list(&caller.authorize(Target::Account)?, &page)?;
+    let mut found = context.apps.list(&caller.authorize(Target::Account)?, &page)?;
     let limit = limit as usize;
     let more = found.len() > limit;
     found.truncate(limit);
     let last = found.last().filter(|_| more);
     let next_cursor = last.map(|last| cursor(last.app.created_at, last.app.id.as_str()));
     Ok(Json(ListAppsResponse {
-        apps: found.into_iter().map(|app| server.render_app(app)).collect(),
+        apps: found.into_iter().map(|app| context.render_app(app)).collect(),
         next_cursor,
     }))
 }
@@ -75,15 +75,15 @@ pub(crate) async fn list(
     ),
 )]
 pub(crate) async fn create(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<CreateAppRequest>,
 ) -> Result<(StatusCode, Json<GetAppResponse>), ApiError> {
     let idempotency_key = idempotency_key(&headers, "POST /apps", &body)?;
-    let permit = caller.workspace(&server, &body.workspace_id).await?;
-    let created = server.apps.create(&permit, body.into_spec(), idempotency_key.as_ref()).await?;
-    Ok((StatusCode::CREATED, Json(GetAppResponse { app: server.render_app(created) })))
+    let permit = caller.workspace(&context, &body.workspace_id).await?;
+    let created = context.apps.create(&permit, body.into_spec(), idempotency_key.as_ref()).await?;
+    Ok((StatusCode::CREATED, Json(GetAppResponse { app: context.render_app(created) })))
 }
 
 /// Get an app
@@ -92,12 +92,12 @@ pub(crate) async fn create(
     responses((status = 200, body = GetAppResponse), (status = 404, body = ApiErrorBody)),
 )]
 pub(crate) async fn get(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
-    let (_, found) = caller.app(&server, &id)?;
-    Ok(Json(GetAppResponse { app: server.render_app(found) }))
+    let (_, found) = caller.app(&context, &id)?;
+    Ok(Json(GetAppResponse { app: context.render_app(found) }))
 }
 
 /// Change an app, effective with the next request to it
@@ -113,14 +113,14 @@ pub(crate) async fn get(
     ),
 )]
 pub(crate) async fn update(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<UpdateAppRequest>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
-    let (permit, found) = caller.app(&server, &id)?;
-    let changed = server.apps.change(&permit, &found.app.id, &body.into(), "app.update").await?;
-    Ok(Json(GetAppResponse { app: server.render_app(changed) }))
+    let (permit, found) = caller.app(&context, &id)?;
+    let changed = context.apps.change(&permit, &found.app.id, &body.into(), "app.update").await?;
+    Ok(Json(GetAppResponse { app: context.render_app(changed) }))
 }
 
 /// Set who may open an app, effective with the next request; connections no longer allowed are closed
@@ -137,19 +137,19 @@ pub(crate) async fn update(
     ),
 )]
 pub(crate) async fn set_visibility(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<SetVisibilityRequest>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
-    let (permit, found) = caller.app(&server, &id)?;
+    let (permit, found) = caller.app(&context, &id)?;
     let change = AppChange {
         visibility: Some(body.visibility.into()),
         shared_with: body.allowed_emails,
         ..AppChange::default()
     };
-    let changed = server.apps.change(&permit, &found.app.id, &change, "app.visibility").await?;
-    Ok(Json(GetAppResponse { app: server.render_app(changed) }))
+    let changed = context.apps.change(&permit, &found.app.id, &change, "app.visibility").await?;
+    Ok(Json(GetAppResponse { app: context.render_app(changed) }))
 }
 
 /// Delete an app, but not its workspace
@@ -162,12 +162,12 @@ pub(crate) async fn set_visibility(
     ),
 )]
 pub(crate) async fn delete(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
 ) -> Result<Json<AppMessageResponse>, ApiError> {
-    let (permit, found) = caller.app(&server, &id)?;
-    server.apps.delete(&permit, &found.app).await?;
+    let (permit, found) = caller.app(&context, &id)?;
+    context.apps.delete(&permit, &found.app).await?;
     Ok(Json(AppMessageResponse { message: format!("App {} deleted.", found.app.name) }))
 }
 
@@ -183,15 +183,15 @@ pub(crate) async fn delete(
     ),
 )]
 pub(crate) async fn verify_domain(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
 ) -> Result<Json<VerifyDomainResponse>, ApiError> {
-    let (permit, found) = caller.app(&server, &id)?;
-    let verified = server.apps.verify_domain(&permit, &found.app).await?;
+    let (permit, found) = caller.app(&context, &id)?;
+    let verified = context.apps.verify_domain(&permit, &found.app).await?;
     let domain = verified.app.custom_domain.as_ref().map(ToString::to_string).unwrap_or_default();
     let message = format!("{domain} now serves {}.", verified.app.name);
-    Ok(Json(VerifyDomainResponse { message, app: server.render_app(verified) }))
+    Ok(Json(VerifyDomainResponse { message, app: context.render_app(verified) }))
 }
 
 /// Get an app's parameters
@@ -200,11 +200,11 @@ pub(crate) async fn verify_domain(
     responses((status = 200, body = AppParamsResponse), (status = 404, body = ApiErrorBody)),
 )]
 pub(crate) async fn params(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
 ) -> Result<Json<AppParamsResponse>, ApiError> {
-    let (_, found) = caller.app(&server, &id)?;
+    let (_, found) = caller.app(&context, &id)?;
     Ok(Json(AppParamsResponse { params: found.app.params }))
 }
 
@@ -221,13 +221,13 @@ pub(crate) async fn params(
     ),
 )]
 pub(crate) async fn set_params(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<UpdateAppParamsRequest>,
 ) -> Result<Json<AppParamsResponse>, ApiError> {
-    let (permit, found) = caller.app(&server, &id)?;
+    let (permit, found) = caller.app(&context, &id)?;
     let change = AppChange { params: body.params, ..AppChange::default() };
-    let changed = server.apps.change(&permit, &found.app.id, &change, "app.params").await?;
+    let changed = context.apps.change(&permit, &found.app.id, &change, "app.params").await?;
     Ok(Json(AppParamsResponse { params: changed.app.params }))
 }

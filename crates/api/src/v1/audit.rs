@@ -71,7 +71,7 @@ pub(crate) struct AuditLogResponse {
     ),
 )]
 pub(crate) async fn list(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadAudit>,
     QueryParams(query): QueryParams<AuditQuery>,
 ) -> Result<Json<AuditLogResponse>, ApiError> {
@@ -79,7 +79,7 @@ pub(crate) async fn list(
     let before = query.cursor.map(|cursor| cursor.parse().map_err(|_| invalid_cursor())).transpose()?;
     let permit = caller.authorize(Target::Account)?;
     // One more than requested, which shows whether there is a next page.
-    let mut entries = app.audit.list(&permit, before, limit + 1).await?;
+    let mut entries = context.audit.list(&permit, before, limit + 1).await?;
     let more = entries.len() > limit as usize;
     entries.truncate(limit as usize);
     let next_cursor = entries.last().filter(|_| more).map(|last| last.seq.to_string());

@@ -94,10 +94,10 @@ pub(crate) struct SignOutResponse {
     ),
 )]
 pub(crate) async fn link(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     JsonBody(body): JsonBody<SignInLinkRequest>,
 ) -> Result<(StatusCode, Json<SignInLinkResponse>), ApiError> {
-    app.sign_in.send_link(&body.email, None)?;
+    context.sign_in.send_link(&body.email, None)?;
     let message = "If this address has an account, we have sent a sign-in link.".to_owned();
     Ok((StatusCode::ACCEPTED, Json(SignInLinkResponse { message })))
 }
@@ -113,14 +113,14 @@ pub(crate) async fn link(
     ),
 )]
 pub(crate) async fn device(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     Address(from): Address,
     JsonBody(body): JsonBody<DeviceLoginRequest>,
 ) -> Result<Response, ApiError> {
-    let login = app.devices.start(&body.machine, from).await?;
+    let login = context.devices.start(&body.machine, from).await?;
     let body = DeviceLoginResponse {
         device_secret: login.secret.reveal().to_owned(),
-        verification_url: format!("{}/device?code={}", app.console.origin(), login.code.shown()),
+        verification_url: format!("{}/device?code={}", context.console.origin(), login.code.shown()),
         user_code: login.code.shown(),
         expires_in_s: LOGIN_TTL.as_secs(),
         interval_s: POLL_INTERVAL.as_secs(),
@@ -142,10 +142,10 @@ pub(crate) async fn device(
     ),
 )]
 pub(crate) async fn poll(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     JsonBody(body): JsonBody<PollDeviceRequest>,
 ) -> Result<Response, ApiError> {
-    let response = match app.devices.poll(&body.device_secret).await? {
+    let response = match context.devices.poll(&body.device_secret).await? {
         None => PollDeviceResponse::Pending,
         Some((user, key)) => PollDeviceResponse::Approved {
             api_key: key.reveal().to_owned(),
@@ -159,10 +159,10 @@ pub(crate) async fn poll(
 /// Sign out: end the session, or revoke the key that `rig login` created
 #[utoipa::path(post, path = "/auth/sign-out", tag = "auth", responses((status = 200, body = SignOutResponse)))]
 pub(crate) async fn sign_out(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<EndCredential>,
 ) -> Result<Json<SignOutResponse>, ApiError> {
-    let ended = app.sign_in.end(&caller.authorize(Target::Account)?).await?;
+    let ended = context.sign_in.end(&caller.authorize(Target::Account)?).await?;
     let message = if ended {
         "Signed out.".to_owned()
     } else {

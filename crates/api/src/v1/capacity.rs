@@ -23,8 +23,8 @@ pub(crate) struct Capacity {
     get, path = "/capacity", tag = "machine",
     responses((status = 200, body = Capacity), (status = 503, body = ApiErrorBody)),
 )]
-pub(crate) async fn capacity(State(app): State<ApiContext>) -> Result<Json<Capacity>, ApiError> {
-    let node = app.capacity.capacity().await?;
+pub(crate) async fn capacity(State(context): State<ApiContext>) -> Result<Json<Capacity>, ApiError> {
+    let node = context.capacity.capacity().await?;
     Ok(Json(Capacity {
         vcpus: node.vcpus,
         ram_mb: node.ram_mb,

@@ -92,7 +92,7 @@ impl From<&NodeDescription> for DoctorNode {
     responses((status = 200, body = Doctor), (status = 403, body = ApiErrorBody)),
 )]
 pub(crate) async fn doctor(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<Diagnose>,
 ) -> Result<Json<Doctor>, ApiError> {
     let permit = caller.authorize(Target::Installation)?;
@@ -102,7 +102,7 @@ pub(crate) async fn doctor(
         message: "The database answers.".to_owned(),
         remedy: None,
     };
-    let (node, node_findings) = match app.capacity.diagnose(&permit).await {
+    let (node, node_findings) = match context.capacity.diagnose(&permit).await {
         Ok(node) => (Some(DoctorNode::from(&*node)), node.findings.iter().map(Finding::from).collect()),
         Err(error) => {
             let unreachable = Finding {

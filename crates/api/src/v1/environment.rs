@@ -61,12 +61,14 @@ impl From<Effect> for WorkspaceEnvResponse {
     ),
 )]
 pub(crate) async fn list(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadEnv>,
     Path(id): Path<String>,
 ) -> Result<Json<GetWorkspaceEnvResponse>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
-    Ok(Json(GetWorkspaceEnvResponse { env_vars: masked_variables(&app.environments.names(&permit).await?) }))
+    let permit = caller.workspace(&context, &id).await?;
+    Ok(Json(GetWorkspaceEnvResponse {
+        env_vars: masked_variables(&context.environments.names(&permit).await?),
+    }))
 }
 
 /// Set environment variables; a running workspace gets them at once
@@ -83,13 +85,13 @@ pub(crate) async fn list(
     ),
 )]
 pub(crate) async fn set(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<WriteEnv>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<UpdateWorkspaceEnvRequest>,
 ) -> Result<Json<WorkspaceEnvResponse>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
-    Ok(Json(app.environments.set(&permit, body.env_vars).await?.into()))
+    let permit = caller.workspace(&context, &id).await?;
+    Ok(Json(context.environments.set(&permit, body.env_vars).await?.into()))
 }
 
 /// Remove an environment variable
@@ -103,10 +105,10 @@ pub(crate) async fn set(
     ),
 )]
 pub(crate) async fn unset(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<WriteEnv>,
     Path((id, key)): Path<(String, String)>,
 ) -> Result<Json<WorkspaceEnvResponse>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
-    Ok(Json(app.environments.unset(&permit, &key).await?.into()))
+    let permit = caller.workspace(&context, &id).await?;
+    Ok(Json(context.environments.unset(&permit, &key).await?.into()))
 }

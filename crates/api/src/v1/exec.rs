@@ -191,17 +191,17 @@ pub(crate) async fn send_eof(input: &Input<ExecInput>) {
     ),
 )]
 pub(crate) async fn exec(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<Exec>,
     PathId(id): PathId,
     JsonBody(request): JsonBody<ExecRequest, MAX_BODY_BYTES>,
 ) -> Result<Response, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
+    let permit = caller.workspace(&context, &id).await?;
     if request.tty == Some(true) {
         return Err(ApiError::bad_request("tty: A terminal requires the WebSocket at this URL."));
     }
     let (start, stdin) = request.into_start()?;
-    let running = app.guests.exec(&permit, start).await?;
+    let running = context.guests.exec(&permit, start).await?;
     let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")];
     Ok((headers, Body::from_stream(lines(running, stdin))).into_response())
 }

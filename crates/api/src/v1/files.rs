@@ -69,19 +69,19 @@ pub(crate) struct WrittenFile {
     ),
 )]
 pub(crate) async fn read(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadFiles>,
     PathId(id): PathId,
     QueryParams(query): QueryParams<ReadQuery>,
 ) -> Result<Response, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
+    let permit = caller.workspace(&context, &id).await?;
     let request = ReadFileRequest {
         path: check_path(query.path)?,
         user: check_user(query.user)?,
         offset: query.offset.unwrap_or(0),
         limit: query.limit.unwrap_or(0),
     };
-    let mut output = app.guests.read_file(&permit, request).await?;
+    let mut output = context.guests.read_file(&permit, request).await?;
     // The first message describes the file, so that failures become a status instead of breaking the body.
     let info = match output.next().await? {
         Some(ReadFileOutput { output: Some(read_file_output::Output::Info(info)) }) => info,
@@ -128,13 +128,13 @@ fn content(output: Output<ReadFileOutput>) -> impl stream::Stream<Item = Result<
     ),
 )]
 pub(crate) async fn write(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<WriteFiles>,
     PathId(id): PathId,
     QueryParams(query): QueryParams<WriteQuery>,
     request: Request,
 ) -> Result<Json<WrittenFile>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
+    let permit = caller.workspace(&context, &id).await?;
     let open = WriteFileOpen {
         path: check_path(query.path)?,
         user: check_user(query.user)?,
@@ -142,7 +142,7 @@ pub(crate) async fn write(
         create_parents: query.create_parents.unwrap_or(false),
     };
     let path = open.path.clone();
-    let size = app.guests.write_file(&permit, open, request.into_body().into_data_stream()).await?;
+    let size = context.guests.write_file(&permit, open, request.into_body().into_data_stream()).await?;
     Ok(Json(WrittenFile { path, size }))
 }
 

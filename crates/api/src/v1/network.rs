@@ -127,12 +127,12 @@ pub(crate) struct UpdateWorkspaceNetworkRequest {
     responses((status = 200, body = WorkspaceNetworkResponse), (status = 404, body = ApiErrorBody)),
 )]
 pub(crate) async fn get(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadNetwork>,
     Path(id): Path<String>,
 ) -> Result<Json<WorkspaceNetworkResponse>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
-    let (settings, live) = app.networks.read(&permit)?;
+    let permit = caller.workspace(&context, &id).await?;
+    let (settings, live) = context.networks.read(&permit)?;
     Ok(Json(WorkspaceNetworkResponse::new(settings, live)))
 }
 
@@ -148,15 +148,15 @@ pub(crate) async fn get(
     ),
 )]
 pub(crate) async fn update(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<WriteNetwork>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<UpdateWorkspaceNetworkRequest>,
 ) -> Result<Json<WorkspaceNetworkResponse>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
+    let permit = caller.workspace(&context, &id).await?;
     let egress = body.egress.map(EgressUpdate::validate).transpose()?;
     let apps_from_inside_any = body.apps_from_inside.map(|inside| matches!(inside, AppsFromInside::Any));
     let (settings, live) =
-        app.networks.change(&permit, NetworkChange { egress, apps_from_inside_any }).await?;
+        context.networks.change(&permit, NetworkChange { egress, apps_from_inside_any }).await?;
     Ok(Json(WorkspaceNetworkResponse::new(settings, live)))
 }

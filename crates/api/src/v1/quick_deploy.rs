@@ -66,7 +66,7 @@ pub(crate) struct QuickDeployResponse {
     ),
 )]
 pub(crate) async fn deploy(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<CreateWorkspace>,
     JsonBody(body): JsonBody<QuickDeployRequest>,
 ) -> Result<Json<QuickDeployResponse>, ApiError> {
@@ -94,10 +94,10 @@ pub(crate) async fn deploy(
         params: body.app_params.unwrap_or_default(),
     };
     let (workspace, apps) =
-        server.quick_deploy.deploy(&caller.authorize(Target::Account)?, deployment).await?;
+        context.quick_deploy.deploy(&caller.authorize(Target::Account)?, deployment).await?;
     let message = format!("Workspace {} is starting.", workspace.name);
     let installed_apps = apps.iter().map(|created| created.app.name.to_string()).collect();
-    let expected_apps = apps.into_iter().map(|created| server.render_app(created)).collect();
+    let expected_apps = apps.into_iter().map(|created| context.render_app(created)).collect();
     Ok(Json(QuickDeployResponse { workspace: (&workspace).into(), expected_apps, installed_apps, message }))
 }
 

@@ -26,10 +26,10 @@ pub(crate) struct User {
 /// Get the account of the caller
 #[utoipa::path(get, path = "/users/me", tag = "users", responses((status = 200, body = User)))]
 pub(crate) async fn me(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadAccount>,
 ) -> Result<Json<User>, ApiError> {
-    let user = app.users.me(&caller.authorize(Target::Account)?).await?;
+    let user = context.users.me(&caller.authorize(Target::Account)?).await?;
     Ok(Json(User {
         id: user.id.to_string(),
         email: user.email,
@@ -71,11 +71,11 @@ struct LimitsUsage {
 /// Get the limits and usage of the caller
 #[utoipa::path(get, path = "/users/me/limits", tag = "users", responses((status = 200, body = GetUserLimitsResponse), (status = 403, body = ApiErrorBody)))]
 pub(crate) async fn limits(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadLimits>,
 ) -> Result<Json<GetUserLimitsResponse>, ApiError> {
     let UserLimits { plan, custom, limits, usage } =
-        app.users.limits(&caller.authorize(Target::Account)?).await?;
+        context.users.limits(&caller.authorize(Target::Account)?).await?;
     Ok(Json(GetUserLimitsResponse {
         plan: plan.as_str(),
         custom,

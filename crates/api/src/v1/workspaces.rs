@@ -35,7 +35,7 @@ const MAX_WAIT_S: u32 = 120;
     responses((status = 200, body = ListWorkspacesResponse), (status = 400, body = ApiErrorBody)),
 )]
 pub(crate) async fn list(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ListWorkspaces>,
     QueryParams(query): QueryParams<ListQuery>,
 ) -> Result<Json<ListWorkspacesResponse>, ApiError> {
@@ -44,7 +44,7 @@ pub(crate) async fn list(
     let after = query.cursor.as_deref().map(parse_cursor).transpose()?;
     // One more than requested, which shows whether there is a next page.
     let page = Page { name: query.name, status, after, limit: limit + 1 };
-    let mut found = app.workspaces.list(&caller.authorize(Target::Account)?, &page).await?;
+    let mut found = context.workspaces.list(&caller.authorize(Target::Account)?, &page).await?;
     let limit = limit as usize;
     let more = found.len() > limit;
     found.truncate(limit);
@@ -65,7 +65,7 @@ pub(crate) async fn list(
     ),
 )]
 pub(crate) async fn create(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<CreateWorkspace>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<CreateWorkspaceRequest>,
@@ -76,7 +76,7 @@ pub(crate) async fn create(
     let render = |created: &Workspace| {
         serde_json::to_string(&GetWorkspaceResponse::from(created)).unwrap_or_else(|_| "{}".to_owned())
     };
-    let response = app.workspaces.create(&permit, &spec, idempotency_key.as_ref(), render).await?;
+    let response = context.workspaces.create(&permit, &spec, idempotency_key.as_ref(), render).await?;
     Ok((StatusCode::CREATED, [(CONTENT_TYPE, "application/json")], response).into_response())
 }
 
@@ -90,12 +90,12 @@ pub(crate) async fn create(
     ),
 )]
 pub(crate) async fn get(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadWorkspace>,
     PathId(id): PathId,
     QueryParams(query): QueryParams<GetQuery>,
 ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
+    let permit = caller.workspace(&context, &id).await?;
     let seconds = query.timeout_s.unwrap_or(DEFAULT_WAIT_S);
     if seconds > MAX_WAIT_S {
         let message =
@@ -103,10 +103,10 @@ pub(crate) async fn get(
         return Err(ApiError::bad_request(message));
     }
     let workspace = match query.wait_until_not.as_deref() {
-        None => app.workspaces.get(&permit).await?,
+        None => context.workspaces.get(&permit).await?,
         Some(status) => {
             let limit = Duration::from_secs(seconds.into());
-            app.workspaces.wait_until_not(&permit, parse_status(status)?, limit).await?
+            context.workspaces.wait_until_not(&permit, parse_status(status)?, limit).await?
         }
     };
     Ok(Json((&workspace).into()))
@@ -122,12 +122,12 @@ pub(crate) async fn get(
     ),
 )]
 pub(crate) async fn delete(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<DeleteWorkspace>,
     PathId(id): PathId,
 ) -> Result<Json<MessageResponse>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
-    let workspace = app.workspaces.delete(&permit).await?;
+    let permit = caller.workspace(&context, &id).await?;
+    let workspace = context.workspaces.delete(&permit).await?;
     let message = format!("Workspace {} is being deleted.", workspace.id);
     Ok(Json(MessageResponse { message, status: workspace.lifecycle.status.into() }))
 }
@@ -144,12 +144,12 @@ macro_rules! operations {
             ),
         )]
         pub(crate) async fn $name(
-            State(app): State<ApiContext>,
+            State(context): State<ApiContext>,
             caller: Caller<OperateWorkspace>,
             PathId(id): PathId,
         ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
-            let permit = caller.workspace(&app, &id).await?;
-            Ok(Json((&app.workspaces.$name(&permit).await?).into()))
+            let permit = caller.workspace(&context, &id).await?;
+            Ok(Json((&context.workspaces.$name(&permit).await?).into()))
         }
     )*};
 }

@@ -18,7 +18,7 @@ use rigbox_store::tokens::{ApiKey, LinkToken, SessionToken, TokenKey};
 use rigbox_store::{App, AppPage, AppWithWorkspace, AuditEvent, NewKey, NewSession, Replay, Store};
 
 use super::table::{Route, Target};
-use crate::support::Rig;
+use crate::support::TestControl;
 
 /// Kind of caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Caller {
 }
 
 pub(crate) struct Fixture {
-    pub(crate) rig: Rig,
+    pub(crate) rig: TestControl,
     store: Store,
     owner: UserId,
     /// Workspace that the routes act on.
@@ -165,7 +165,7 @@ async fn session(store: &Store, token_key: &TokenKey, user: &UserId, longest: Du
 
 impl Fixture {
     pub(crate) async fn new() -> Self {
-        let rig = Rig::with_plans(Timeouts::default(), unlimited()).await;
+        let rig = TestControl::with_plans(Timeouts::default(), unlimited()).await;
         let (mine, other) = (rig.running("mine").await, rig.running("other").await);
         let config = rig.config();
         let token_key = TokenKey::load_or_create(&config.token_key).unwrap();

@@ -3,21 +3,21 @@
 use reqwest::{Method, RequestBuilder};
 use rigbox_control::admin;
 
-use super::{ApiResponse, Rig};
+use super::{ApiResponse, TestControl};
 
 /// Browser on the console.
 pub(crate) struct Browser<'a> {
-    pub(crate) rig: &'a Rig,
+    pub(crate) rig: &'a TestControl,
     pub(crate) cookie: Option<String>,
 }
 
 impl<'a> Browser<'a> {
-    pub(crate) fn new(rig: &'a Rig) -> Self {
+    pub(crate) fn new(rig: &'a TestControl) -> Self {
         Self { rig, cookie: None }
     }
 
     /// Signs in by a link that the operator printed.
-    pub(crate) async fn signed_in(rig: &'a Rig, email: &str) -> Self {
+    pub(crate) async fn signed_in(rig: &'a TestControl, email: &str) -> Self {
         let mut browser = Self::new(rig);
         let link = admin::login_link(&rig.config(), email).await.unwrap();
         let (_, token) = link.split_once("token=").unwrap();

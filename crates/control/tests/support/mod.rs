@@ -23,7 +23,8 @@ use tokio::runtime::Runtime;
 use node::Node;
 pub(crate) use rigbox_testkit::eventually;
 
-pub(crate) struct Rig {
+/// Control in this process, with a simulated node and simulated guests.
+pub(crate) struct TestControl {
     directory: TempDir,
     pub(crate) node: Arc<Node>,
     node_runtime: Option<Runtime>,
@@ -56,7 +57,7 @@ impl ApiResponse {
     }
 }
 
-impl Rig {
+impl TestControl {
     pub(crate) async fn new() -> Self {
         Self::with(Timeouts::default()).await
     }
@@ -315,7 +316,7 @@ fn config(
     }
 }
 
-impl Drop for Rig {
+impl Drop for TestControl {
     fn drop(&mut self) {
         let runtimes = [self.control.take(), self.node_runtime.take(), self.guests_runtime.take()];
         runtimes.into_iter().flatten().for_each(Runtime::shutdown_background);

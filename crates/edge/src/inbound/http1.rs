@@ -158,8 +158,8 @@ impl<S> Guard<S> {
         }
     }
 
-    /// Returns to HTTP/1 after a response that did not upgrade. A read by the library means
-    /// that the response has ended.
+    /// Returns to HTTP/1 after a response that did not upgrade. A read by the library means that the
+    /// response has ended.
     fn resume_http(&mut self) {
         if matches!(self.state, State::AwaitingResponse)
             && !self.connection.is_busy()

@@ -42,15 +42,15 @@ macro_rules! actions {
             ),
         )]
         pub(crate) async fn $name(
-            State(server): State<ApiContext>,
+            State(context): State<ApiContext>,
             caller: Caller<ManageApp>,
             Path(id): Path<String>,
         ) -> Result<Json<ServiceActionResponse>, ApiError> {
-            let (permit, found) = caller.app(&server, &id)?;
-            let changed = server.app_services.perform(&permit, &found.app, $action).await?;
+            let (permit, found) = caller.app(&context, &id)?;
+            let changed = context.app_services.perform(&permit, &found.app, $action).await?;
             let service_name = changed.app.service.clone().unwrap_or_default();
             let message = format!(concat!("App {} ", $outcome), changed.app.name);
-            Ok(Json(ServiceActionResponse { message, app: server.render_app(changed), service_name }))
+            Ok(Json(ServiceActionResponse { message, app: context.render_app(changed), service_name }))
         }
     )*};
 }
@@ -86,12 +86,12 @@ pub(crate) struct AppHealthResponse {
     ),
 )]
 pub(crate) async fn health(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
 ) -> Result<Json<AppHealthResponse>, ApiError> {
-    let (permit, found) = caller.app(&server, &id)?;
-    let health = server.app_services.health(&permit, &found).await?;
+    let (permit, found) = caller.app(&context, &id)?;
+    let health = context.app_services.health(&permit, &found).await?;
     Ok(Json(AppHealthResponse {
         live: health.live,
         service_status: health.service_status,
@@ -202,15 +202,15 @@ pub(crate) struct GetAppLogsResponse {
     ),
 )]
 pub(crate) async fn logs(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Json<GetAppLogsResponse>, ApiError> {
-    let (permit, found) = caller.app(&server, &id)?;
+    let (permit, found) = caller.app(&context, &id)?;
     let max_lines = query.lines()?;
     let cursor = query.cursor()?;
-    let lines = server.app_services.logs(&permit, &found.app, max_lines, cursor).await?;
+    let lines = context.app_services.logs(&permit, &found.app, max_lines, cursor).await?;
     let last = lines.last().map(|line| line.cursor.clone()).or_else(|| cursor.map(str::to_owned));
     let app = found.app;
     Ok(Json(GetAppLogsResponse {
@@ -240,13 +240,13 @@ pub(crate) async fn logs(
     ),
 )]
 pub(crate) async fn log_stream(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
     Path(id): Path<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Response, ApiError> {
-    let (permit, found) = caller.app(&server, &id)?;
-    let running = server.app_services.follow(&permit, &found.app, query.cursor()?).await?;
+    let (permit, found) = caller.app(&context, &id)?;
+    let running = context.app_services.follow(&permit, &found.app, query.cursor()?).await?;
     let events = journal_lines(running).enumerate().map(|(number, line)| {
         let id = line.cursor.clone();
         let data = serde_json::to_string(&LogLine::new(number, line)).unwrap_or_default();
@@ -311,12 +311,12 @@ pub(crate) struct ListListeningPortsResponse {
     ),
 )]
 pub(crate) async fn listening_ports(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadPorts>,
     Path(id): Path<String>,
 ) -> Result<Json<ListListeningPortsResponse>, ApiError> {
-    let permit = caller.workspace(&server, &id).await?;
-    let ports = server.app_services.ports(&permit).await?;
+    let permit = caller.workspace(&context, &id).await?;
+    let ports = context.app_services.ports(&permit).await?;
     let ports = ports.into_iter().map(|(port, already_exposed)| ListeningPort {
         port: port.port,
         address: port.address,
@@ -397,13 +397,13 @@ pub(crate) enum ExposePortResponse {
     ),
 )]
 pub(crate) async fn expose_port(
-    State(server): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<ExposePortRequest>,
 ) -> Result<Json<ExposePortResponse>, ApiError> {
-    let permit = caller.workspace(&server, &id).await?;
-    let listener = server.app_services.detect(&permit, body.port).await?;
+    let permit = caller.workspace(&context, &id).await?;
+    let listener = context.app_services.detect(&permit, body.port).await?;
     let suggested_name = suggest_name(&listener);
     match body.step {
         ExposeStep::Detect => Ok(Json(ExposePortResponse::Detect(DetectResult {
@@ -419,14 +419,14 @@ pub(crate) async fn expose_port(
         }))),
         ExposeStep::Wrap => {
             let name = body.name.unwrap_or(suggested_name);
-            let created = server.apps.create(&permit, NewApp::service(name, body.port), None).await?;
-            let wrapped = server.app_services.wrap(&permit, &created.app, &listener).await?;
+            let created = context.apps.create(&permit, NewApp::service(name, body.port), None).await?;
+            let wrapped = context.app_services.wrap(&permit, &created.app, &listener).await?;
             let service_name = wrapped.app.service.clone().unwrap_or_default();
             let message = format!(
                 "App {} created; its service starts with the workspace. To let systemd take over now, stop the current program and start the app.",
                 wrapped.app.name
             );
-            let app = server.render_app(wrapped);
+            let app = context.render_app(wrapped);
             Ok(Json(ExposePortResponse::Wrap(Box::new(WrapResult {
                 message,
                 app,

@@ -47,12 +47,12 @@ enum ClientMessage {
     ),
 )]
 pub(crate) async fn exec_socket(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<Exec>,
     PathId(id): PathId,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
+    let permit = caller.workspace(&context, &id).await?;
     let upgrade = upgrade.map_err(|error| {
         let text = format!(
             "GET on this route requires a WebSocket ({}). Use POST for a plain request.",
@@ -62,11 +62,11 @@ pub(crate) async fn exec_socket(
     })?;
     Ok(upgrade
         .max_message_size(MAX_MESSAGE_BYTES)
-        .on_upgrade(move |socket| handle_socket(app, permit, socket)))
+        .on_upgrade(move |socket| handle_socket(context, permit, socket)))
 }
 
-async fn handle_socket(app: ApiContext, permit: Permit<Exec>, mut socket: WebSocket) {
-    let failure = match start_command(&app, &permit, &mut socket).await {
+async fn handle_socket(context: ApiContext, permit: Permit<Exec>, mut socket: WebSocket) {
+    let failure = match start_command(&context, &permit, &mut socket).await {
         Ok(Some(running)) => forward(running, &mut socket).await.err(),
         Ok(None) => return,
         Err(error) => Some(error),
@@ -80,13 +80,13 @@ async fn handle_socket(app: ApiContext, permit: Permit<Exec>, mut socket: WebSoc
 
 /// Starts the command of the first message. Returns `None` if the client has disconnected.
 async fn start_command(
-    app: &ApiContext,
+    context: &ApiContext,
     permit: &Permit<Exec>,
     socket: &mut WebSocket,
 ) -> Result<Option<RunningCommand>, ApiError> {
     let Some(text) = next_text(socket).await? else { return Ok(None) };
     let (start, stdin) = parse::<ExecRequest>(text.as_bytes())?.into_start()?;
-    let running = app.guests.exec(permit, start).await?;
+    let running = context.guests.exec(permit, start).await?;
     exec::send_stdin(&running.input, stdin.unwrap_or_default()).await;
     Ok(Some(running))
 }

@@ -53,14 +53,14 @@ fn render_line(entry: LogEntry) -> LogLine {
     ),
 )]
 pub(crate) async fn logs(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadLogs>,
     Path(id): Path<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Json<GetWorkspaceLogsResponse>, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
+    let permit = caller.workspace(&context, &id).await?;
     let (max_lines, after) = (query.lines()?, after(&query)?);
-    let entries = app.workspace_logs.lines(&permit, after, max_lines)?;
+    let entries = context.workspace_logs.lines(&permit, after, max_lines)?;
     let cursor = entries.last().map(|last| last.seq).or(after).map(|seq| seq.to_string());
     let has_more = after.is_some() && entries.len() == max_lines as usize;
     Ok(Json(GetWorkspaceLogsResponse {
@@ -80,18 +80,18 @@ pub(crate) async fn logs(
     ),
 )]
 pub(crate) async fn log_stream(
-    State(app): State<ApiContext>,
+    State(context): State<ApiContext>,
     caller: Caller<ReadLogs>,
     Path(id): Path<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Response, ApiError> {
-    let permit = caller.workspace(&app, &id).await?;
+    let permit = caller.workspace(&context, &id).await?;
     let (max_lines, after) = (query.lines()?, after(&query)?);
     // Before the first read, so that nothing is missed in between.
-    let written = app.workspace_logs.subscribe();
-    let first = app.workspace_logs.lines(&permit, after, max_lines)?;
+    let written = context.workspace_logs.subscribe();
+    let first = context.workspace_logs.lines(&permit, after, max_lines)?;
     let after = first.last().map(|last| last.seq).or(after).unwrap_or(0);
-    let state = (app.workspace_logs.clone(), permit, written, after);
+    let state = (context.workspace_logs.clone(), permit, written, after);
     let later = stream::unfold(state, |(logs, permit, mut written, after)| async move {
         loop {
             if !logs.wait_for_lines(&permit, &mut written).await {

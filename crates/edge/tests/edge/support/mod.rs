@@ -62,7 +62,7 @@ impl World {
             domain: "rigbox.localhost".to_owned(),
             gateway_socket: folder.path().join("gateway.sock"),
             dial_socket: folder.path().join("dial.sock"),
-            cores: std::num::NonZeroUsize::new(2),
+            workers: std::num::NonZeroUsize::new(2),
             limits,
             tls,
         };
