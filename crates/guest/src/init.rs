@@ -58,6 +58,9 @@ fn mount_api_file_systems() -> Result<()> {
     mount_at("proc", "/proc", plain, "")?;
     mount_at("sysfs", "/sys", plain, "")?;
     mount_at("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
+    // The agent may be asked for a terminal before systemd has come to its own mounts, and systemd keeps what it finds.
+    // Group 5 is Debian's `tty`.
+    mount_at("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0620,gid=5")?;
     // `favordynmods`: each command gets a control group, whose creation would otherwise wait for an RCU grace period.
     mount_at("cgroup2", "/sys/fs/cgroup", plain, "nsdelegate,memory_recursiveprot,favordynmods")
 }

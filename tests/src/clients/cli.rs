@@ -25,6 +25,9 @@ fn rig_spawns_a_vm_with_its_own_kernel(installation: &Installation) -> TestResul
     for wanted in ["created", "starting", "vm_status"] {
         ensure!(names.contains(&wanted), "no `{wanted}`: {names:?}");
     }
+    // A terminal is there from the first moment, before systemd has mounted anything.
+    let output = installation.rig(&["exec", "-t", "shared", "--", "tty"]).output()?;
+    ensure!(output.stdout.starts_with(b"/dev/pts/"), "{output:?}");
     let id = shared(installation)?;
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let guest = installation.api.sh(&id, "uname -r")?;
