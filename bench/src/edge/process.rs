@@ -5,11 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rigbox_edge::{Config, Limits};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
+use rigbox_testkit::blocking::eventually;
 use rigbox_testkit::dial::Node;
 use rigbox_testkit::gateway::{BOOT, Gateway, WORKSPACE};
 use serde::{Deserialize, Serialize};
@@ -104,10 +105,7 @@ pub(super) fn free_port() -> Result<SocketAddr> {
 }
 
 pub(super) fn wait_for(address: SocketAddr, what: &str) -> Result<()> {
-    let deadline = Instant::now() + READY_TIMEOUT;
-    while TcpStream::connect(address).is_err() {
-        anyhow::ensure!(Instant::now() < deadline, "{what} does not respond at {address}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    eventually(&format!("{what} listens on {address}"), READY_TIMEOUT, || {
+        Ok(TcpStream::connect(address).ok().map(drop))
+    })
 }

@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::apps::tokens::{AppSession, AppTokens};
 use crate::apps::urls::AppUrls;
 use crate::clock;
+use crate::identity::authenticate::LAST_USED_INTERVAL;
 use crate::identity::console_origin::ConsoleOrigin;
 use crate::identity::sign_in::SESSION_IDLE_TIMEOUT;
 
@@ -22,8 +23,6 @@ use crate::identity::sign_in::SESSION_IDLE_TIMEOUT;
 const IDENTITY_TTL: Duration = Duration::from_secs(60);
 /// Validity of the code of the handoff of a browser from the console to an app.
 const CODE_TTL: Duration = Duration::from_secs(60);
-/// Minimum interval between two records of a credential's last use.
-const LAST_USED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Credential sent with a request to an app.
 pub enum PresentedCredential {

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::identity::sign_in;
 
 /// Minimum interval between two records of a credential's last use.
-const LAST_USED_INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const LAST_USED_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum number of recent uses to remember; the map is cleared when it is full.
 const MAX_RECENT_USES: usize = 10_000;
 
