@@ -37,11 +37,19 @@ fn is_installed(package: &str) -> bool {
     query.is_ok_and(|output| output.stdout == b"installed")
 }
 
-/// Builds all programs, those for VMs included.
+/// Builds all programs but the benchmarks; those for VMs too.
+pub(crate) fn programs() -> Result<()> {
+    workspace(&["--exclude", "rigbox-bench"])
+}
+
+/// Builds all programs.
 pub(crate) fn everything() -> Result<()> {
-    step("build the programs", "read the compiler's message above", || {
-        static_programs::build(&["build", "--release", "--workspace", "--bins", "--quiet"])
-    })
+    workspace(&[])
+}
+
+fn workspace(but: &[&str]) -> Result<()> {
+    let arguments = [&["build", "--release", "--workspace", "--bins", "--quiet"], but].concat();
+    step("build the programs", "read the compiler's message above", || static_programs::build(&arguments))
 }
 
 /// Builds the benchmarks alone.

@@ -101,7 +101,7 @@ fn main() -> Result<ExitCode> {
             image::build(&name).map(drop)
         }
         Task::Bench { name, json, rounds } => bench::bench(&name, json, rounds),
-        Task::Build => build::everything(),
+        Task::Build => build::programs(),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -56,7 +56,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         step("formatting", "cargo fmt --all", || run(cargo().args(["fmt", "--all", "--check"])))?;
     }
     if end_to_end {
-        build::everything()?;
+        build::programs()?;
     }
     if unit {
         step("lints", REMEDY, lint)?;

@@ -32,7 +32,7 @@ pub(crate) fn up(installation: &Installation, port_base: u16, uplink: &str) -> R
     );
     let port = port_base.checked_add(70).context("--port-base is too large")?;
     build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
-    build::everything()?;
+    build::programs()?;
     let image = image::build("base")?;
     let url = format!("http://localhost:{port}");
     step("start Rigbox", &format!("read {}", installation.log().display()), || {
