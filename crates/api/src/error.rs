@@ -313,6 +313,7 @@ impl From<GuestError> for ApiError {
             "permission_denied" => Self::new(StatusCode::FORBIDDEN, &code, message),
             "bad_request" => Self::bad_request(message),
             "not_running" => Self::new(StatusCode::CONFLICT, "invalid_state", message),
+            "ended" => Self::new(StatusCode::CONFLICT, &code, message),
             "no_space" | "disk_full" => Self::new(StatusCode::CONFLICT, &code, message),
             "agent_lost" | "unreachable" => Self::unavailable(
                 "agent_lost",

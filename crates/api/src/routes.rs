@@ -23,8 +23,8 @@ use crate::extract::Caller;
 use crate::middleware::{credentials, rate_limit};
 use crate::server::WorkspacePeer;
 use crate::v1::{
-    api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, quick_deploy,
-    templates, users, workspaces,
+    api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
+    quick_deploy, templates, users, workspaces,
 };
 use crate::{console, health, openapi};
 
@@ -236,6 +236,9 @@ pub(crate) fn all(context: &ApiContext) -> (Router<ApiContext>, Router<ApiContex
         .action::<authz::ReadLogs>(RateClass::Workspaces, routes!(workspaces::logs::log_stream))
         .action::<authz::Exec>(RateClass::Workspaces, routes!(exec::exec))
         .action::<authz::Exec>(RateClass::Workspaces, routes!(exec::socket::exec_socket))
+        .action::<authz::Exec>(RateClass::Workspaces, routes!(processes::list, processes::start))
+        .action::<authz::Exec>(RateClass::Workspaces, routes!(processes::output))
+        .action::<authz::Exec>(RateClass::Workspaces, routes!(processes::signal))
         .action::<authz::ReadFiles>(RateClass::Workspaces, routes!(files::read))
         .action::<authz::WriteFiles>(RateClass::Workspaces, routes!(files::write))
         .action::<authz::ReadEnv>(RateClass::Workspaces, routes!(environment::list))

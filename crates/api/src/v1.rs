@@ -10,6 +10,7 @@ pub(crate) mod environment;
 pub(crate) mod exec;
 pub(crate) mod files;
 pub(crate) mod network;
+pub(crate) mod processes;
 pub(crate) mod quick_deploy;
 pub(crate) mod templates;
 pub(crate) mod users;

@@ -42,6 +42,47 @@ async fn output_and_exit_of_a_command_come_as_lines() {
 }
 
 #[tokio::test]
+async fn command_in_the_background_is_listed_read_and_signaled_by_its_id() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    let path = format!("/workspaces/{id}/processes");
+    let body = json!({"command": ["sleep", "9"], "user": "root"});
+    let (status, started) = rig.call(Method::POST, &path, Some(body)).await;
+    assert_eq!(status, 201, "{started}");
+    let process = started["process"]["id"].as_str().unwrap().to_owned();
+    let (_, listed) = rig.get(&path).await;
+    assert_eq!(listed["processes"], json!([started["process"]]));
+    assert_eq!(listed["processes"][0]["command"], "sleep 9");
+    assert_eq!(listed["processes"][0]["status"], "running");
+
+    let output = rig.send(rig.request(Method::GET, &format!("{path}/{process}/output"))).await;
+    assert_eq!(output.headers["content-type"], "application/x-ndjson");
+    let text = String::from_utf8(output.body.to_vec()).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (&lines[0]["data_b64"], &lines[1]["exit_code"]),
+        (&json!(STANDARD.encode("kept\n")), &json!(3))
+    );
+
+    let signal = async |process: &str, name: &str| {
+        let path = format!("{path}/{process}/signal");
+        rig.call(Method::POST, &path, Some(json!({"signal": name}))).await.0
+    };
+    assert_eq!(signal(&process, "TERM").await, 204);
+    assert_eq!(*rig.guests.signals.lock().unwrap(), [(process.clone(), "TERM".to_owned())]);
+    assert_eq!(signal(&process, "NONSENSE").await, 400);
+    assert_eq!(signal("pr-aaaaaaaa", "TERM").await, 404);
+    assert_eq!(signal("7", "TERM").await, 404);
+    for (body, code) in [
+        (json!({"command": ["nothing"]}), 404),
+        (json!({"command": ["x"], "tty": true}), 400),
+        (json!({"command": ["x"], "stdin_b64": "YQ=="}), 400),
+    ] {
+        assert_eq!(rig.call(Method::POST, &path, Some(body)).await.0, code);
+    }
+}
+
+#[tokio::test]
 async fn invalid_command_is_refused_before_it_runs() {
     let rig = TestControl::new().await;
     let id = rig.running("one").await;
@@ -57,6 +98,7 @@ async fn invalid_command_is_refused_before_it_runs() {
         (&id, json!({"command": ["x"], "env": {"A=B": "c"}}), 400),
         (&id, json!({"command": ["x"], "tty": true}), 400),
         (&id, json!({"command": ["x"], "shell": "zsh"}), 400),
+        (&id, json!({"command": ["echo", "x".repeat(100_000)]}), 400),
         (&id, json!({"command": ["x"], "stdin_b64": STANDARD.encode(vec![0; 1024 * 1024 + 3])}), 400),
         (&stopped, json!({"command": ["x"]}), 409),
         (&"ws-zzzzzzzz".to_owned(), json!({"command": ["x"]}), 404),

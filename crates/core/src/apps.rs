@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::ids::AppId;
+
 const MIN_NAME_LEN: usize = 3;
 const MAX_NAME_LEN: usize = 40;
 
@@ -53,9 +55,20 @@ pub enum InvalidAppName {
     /// Reserved for the platform.
     #[error("`{0}` is a reserved name. Choose another one.")]
     Reserved(String),
+    /// Could be taken for an id.
+    #[error("`{0}` has the form of an app id. Choose another name.")]
+    LooksLikeId(String),
 }
 
 impl AppName {
+    /// Parses a name that an app is given. It cannot be taken for an id, which older names could.
+    pub fn for_new(text: &str) -> Result<Self, InvalidAppName> {
+        if text.parse::<AppId>().is_ok() {
+            return Err(InvalidAppName::LooksLikeId(text.to_owned()));
+        }
+        text.parse()
+    }
+
     /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -189,6 +202,11 @@ mod tests {
         for reserved in ["api", "www", "console"] {
             assert!(matches!(reserved.parse::<AppName>(), Err(InvalidAppName::Reserved(_))), "{reserved}");
         }
+        assert_eq!(
+            AppName::for_new("ap-abcdefg2"),
+            Err(InvalidAppName::LooksLikeId("ap-abcdefg2".to_owned()))
+        );
+        assert!(AppName::for_new("ap-abcdefg").is_ok() && AppName::for_new("ws-abcdefg2").is_ok());
     }
 
     #[test]

@@ -77,6 +77,10 @@ id! {
     AppId, "ap-", "an app ID"
 }
 id! {
+    /// Id of a command in a workspace.
+    ProcessId, "pr-", "a process ID"
+}
+id! {
     /// Id of a node.
     NodeId, "node-", "a node ID"
 }

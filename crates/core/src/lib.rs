@@ -11,6 +11,7 @@ pub mod names;
 pub mod plans;
 pub mod resources;
 pub mod status;
+pub mod system;
 pub mod templates;
 pub mod time;
 pub mod tokens;

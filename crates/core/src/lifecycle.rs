@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use crate::status::{Request, Status};
+use crate::system::SystemState;
 use crate::time::Timestamp;
 
 mod observe;
@@ -59,6 +60,8 @@ pub struct Lifecycle {
     pub last_boot: Option<String>,
     /// True if the agent of the running boot has stopped answering.
     pub agent_lost: bool,
+    /// State of the system in the running boot; `starting` without one.
+    pub system: SystemState,
     /// Present exactly in `failed`.
     pub failure: Option<Failure>,
     /// Failures since the workspace last ran or was created.
@@ -135,6 +138,7 @@ impl Lifecycle {
             boot: None,
             last_boot: None,
             agent_lost: false,
+            system: SystemState::Starting,
             failure: None,
             attempts: 0,
         }
@@ -237,6 +241,7 @@ impl Lifecycle {
             self.last_boot = Some(boot);
         }
         self.agent_lost = false;
+        self.system = SystemState::Starting;
     }
 
     /// Enters a status. Re-entering the current one keeps its age, so that a guest in a reboot loop times
@@ -251,6 +256,7 @@ impl Lifecycle {
         }
         if status != Status::Running {
             self.agent_lost = false;
+            self.system = SystemState::Starting;
         }
     }
 

@@ -15,6 +15,8 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 
+use crate::systemctl;
+
 const ROOT: &str = "/root-disk";
 const AGENT_CGROUP: &str = "/sys/fs/cgroup/rigbox/agent";
 const EXEC_CGROUP: &str = "/sys/fs/cgroup/rigbox/exec";
@@ -37,6 +39,7 @@ pub(crate) fn run() -> Result<()> {
     load_modules().context("failed to load the kernel modules of the initramfs")?;
     mount_root()?;
     prepare_run().context("failed to prepare /run")?;
+    systemctl::cover(Path::new(ROOT)).context("failed to cover systemctl")?;
     set_identity(&kernel_parameter("rigbox.hostname"))
         .context("failed to set the machine id and the host name")?;
     configure_network();
@@ -58,9 +61,9 @@ fn mount_api_file_systems() -> Result<()> {
     mount_at("proc", "/proc", plain, "")?;
     mount_at("sysfs", "/sys", plain, "")?;
     mount_at("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
-    // The agent may be asked for a terminal before systemd has come to its own mounts, and systemd keeps what it finds.
-    // Group 5 is Debian's `tty`.
+    // Commands run before systemd has come to its own mounts, and systemd keeps what it finds. Group 5 is Debian's `tty`.
     mount_at("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0620,gid=5")?;
+    mount_at("tmpfs", "/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777")?;
     // `favordynmods`: each command gets a control group, whose creation would otherwise wait for an RCU grace period.
     mount_at("cgroup2", "/sys/fs/cgroup", plain, "nsdelegate,memory_recursiveprot,favordynmods")
 }
@@ -111,12 +114,18 @@ fn prepare_run() -> Result<()> {
         // Bind-mounted instead of copied, so that it stays in memory only once.
         let target = format!("{run}/rigbox/bin/rig");
         File::create(&target)?;
-        let bind = MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let (from, none) = (Some(rig), None::<&str>);
-        mount(from, target.as_str(), none, MsFlags::MS_BIND, none)?;
-        mount(from, target.as_str(), none, bind | MsFlags::MS_REMOUNT, none)?;
+        bind_program(rig, Path::new(&target))?;
     }
     Ok(())
+}
+
+/// Mounts a program read-only over an existing file.
+pub(crate) fn bind_program(from: &Path, to: &Path) -> Result<()> {
+    let none = None::<&str>;
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some(from), to, none, MsFlags::MS_BIND, none)?;
+    mount(Some(from), to, none, MsFlags::MS_BIND | read_only, none)
+        .with_context(|| format!("mount {} on {}", from.display(), to.display()))
 }
 
 /// Sets a unique machine id on each new disk, and the workspace's name as host name.
@@ -213,7 +222,9 @@ fn start_agent() -> Result<()> {
 fn become_systemd() -> Result<Infallible> {
     for init in ["/sbin/init", "/lib/systemd/systemd"] {
         if Path::new(init).exists() {
-            let error = Command::new(init).env_clear().exec();
+            // systemd tells this socket when the system has started (sd_notify(3)).
+            let notify = ("NOTIFY_SOCKET", crate::agent::NOTIFY_SOCKET);
+            let error = Command::new(init).env_clear().envs([notify]).exec();
             return Err(error).with_context(|| format!("failed to execute {init}"));
         }
     }

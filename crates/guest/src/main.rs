@@ -1,8 +1,9 @@
 //! First program of every VM. As PID 1 it prepares the machine and then becomes systemd ([`init`]). Before that, it starts itself again as
-//! the agent ([`agent`]), which serves the host over the VM's only byte stream.
+//! the agent ([`agent`]), which serves the host over the VM's only byte stream. Until systemd answers, it also stands in for `systemctl`.
 
 mod agent;
 mod init;
+mod systemctl;
 mod users;
 
 use std::process::ExitCode;
@@ -16,6 +17,8 @@ fn main() -> ExitCode {
         init::run()
     } else if name == AGENT_NAME {
         agent::run()
+    } else if systemctl::is_covered() {
+        Err(systemctl::run())
     } else {
         Err(anyhow::anyhow!("this program is the /init of a Rigbox VM and runs nowhere else"))
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest::shutdown_event::Kind;
-use rigbox_proto::guest::{HelloRequest, ShutDownRequest, WatchShutdownRequest};
+use rigbox_proto::guest::{HelloRequest, ShutDownRequest, WatchShutdownRequest, WatchSystemRequest};
 use rigbox_proto::guest_stream;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
@@ -85,9 +85,10 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
     let opened = async {
         let hello = client.hello(hello).await?.into_inner();
         let shutdown_events = client.watch_shutdown(WatchShutdownRequest {}).await?.into_inner();
-        Ok::<_, tonic::Status>((hello, shutdown_events))
+        let system_events = client.watch_system(WatchSystemRequest {}).await?.into_inner();
+        Ok::<_, tonic::Status>((hello, shutdown_events, system_events))
     };
-    let (hello, mut shutdown_events) = tokio::time::timeout(HELLO_TIMEOUT, opened)
+    let (hello, mut shutdown_events, mut system_events) = tokio::time::timeout(HELLO_TIMEOUT, opened)
         .await
         .map_err(|_| SessionError::Open("the agent did not respond to the hello".into()))?
         .map_err(|status| SessionError::Open(sanitize(status.message())))?;
@@ -104,6 +105,11 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
         tokio::select! {
             event = shutdown_events.message() => match event {
                 Ok(Some(event)) => handle_shutdown(vm, event.kind()).await,
+                Ok(None) | Err(_) => return Err(SessionError::Lost),
+            },
+            event = system_events.message() => match event {
+                // A word that guests do not use is dropped.
+                Ok(Some(event)) => if let Ok(state) = event.state.parse() { vm.set_system(state) },
                 Ok(None) | Err(_) => return Err(SessionError::Lost),
             },
             Ok(()) = shut_down.changed() => {

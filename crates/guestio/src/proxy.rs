@@ -2,15 +2,18 @@
 //! message is in flight at a time, so the slower end sets the pace.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
-    DeliverSecretsRequest, DeliverSecretsResponse, ExecInput, ExecOutput, HelloRequest, HelloResponse,
-    ListPortsRequest, ListPortsResponse, ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse,
-    ShutdownEvent, WatchShutdownRequest, WriteFileInput, WriteFileResponse,
+    DeliverSecretsRequest, DeliverSecretsResponse, ExecInput, ExecOutput, ExecStart, HelloRequest,
+    HelloResponse, ListPortsRequest, ListPortsResponse, ListProcessesRequest, ListProcessesResponse,
+    ReadFileOutput, ReadFileRequest, ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent,
+    SignalProcessRequest, SignalProcessResponse, StartProcessResponse, SystemEvent, WatchShutdownRequest,
+    WatchSystemRequest, WriteFileInput, WriteFileResponse,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio_stream::Stream;
@@ -21,10 +24,13 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::registry::VmRegistry;
 use crate::sanitize::sanitize;
-use crate::vm::AgentState;
+use crate::vm::{AgentState, Vm};
 
 /// Time limit for calls in which the agent only looks something up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time from the loss of a session until its VM counts as running on.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -38,8 +44,8 @@ impl Proxy {
         Self { registry }
     }
 
-    /// Returns the agent that a request is for, and a token that is canceled when its VM is detached.
-    fn agent(&self, header: &MetadataMap) -> Result<(GuestClient<Channel>, CancellationToken), Status> {
+    /// Returns the agent that a request is for.
+    fn agent(&self, header: &MetadataMap) -> Result<Agent, Status> {
         let workspace =
             header.get(WORKSPACE_HEADER).and_then(|value| value.to_str().ok()).ok_or_else(|| {
                 let message = format!("the request has no workspace id in `{WORKSPACE_HEADER}`");
@@ -52,23 +58,68 @@ impl Proxy {
                 "The workspace is not running. Start it first.",
             )
         })?;
-        match &*vm.agent.borrow() {
-            AgentState::Ready(client) => Ok((client.clone(), detached)),
-            AgentState::Pending => Err(agent_lost("the agent has not sent its hello yet")),
-            AgentState::Lost(reason) => Err(agent_lost(reason)),
-        }
+        let client = match &*vm.agent.borrow() {
+            AgentState::Ready(client) => client.clone(),
+            AgentState::Pending => return Err(agent_lost("the agent has not sent its hello yet")),
+            AgentState::Lost(reason) => return Err(agent_lost(reason)),
+        };
+        Ok(Agent { client, vm: VmEnd { vm, detached } })
     }
 }
 
+/// Agent of one VM.
+struct Agent {
+    client: GuestClient<Channel>,
+    vm: VmEnd,
+}
+
+/// End of a VM, which explains the end of calls to its agent.
+struct VmEnd {
+    vm: Arc<Vm>,
+    /// Canceled when the VM is detached.
+    detached: CancellationToken,
+}
+
+impl VmEnd {
+    /// Awaits the response to a call, or the end of the VM.
+    async fn or_response<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<Response<T>, Status> {
+        tokio::select! {
+            response = call => match response {
+                Ok(response) => Ok(Response::new(response.into_inner())),
+                Err(status) => Err(self.explain(&status).await),
+            },
+            () = self.detached.cancelled() => Err(vm_ended()),
+        }
+    }
+
+    /// Returns the status for the caller. A VM that ends takes its agent's session with it, which shows first.
+    async fn explain(&self, status: &Status) -> Status {
+        let status = check_status(status);
+        if fault::code(&status) != AGENT_LOST {
+            return status;
+        }
+        let is_ending = self.vm.shut_down.borrow().is_some() || self.vm.announced.borrow().is_some();
+        let has_ended =
+            is_ending || tokio::time::timeout(DETACH_TIMEOUT, self.detached.cancelled()).await.is_ok();
+        if has_ended { vm_ended() } else { status }
+    }
+}
+
+const AGENT_LOST: &str = "agent_lost";
+
 fn agent_lost(message: &str) -> Status {
-    fault::status(Code::Unavailable, "agent_lost", message)
+    fault::status(Code::Unavailable, AGENT_LOST, message)
 }
 
 /// Sanitizes a status from the guest. Only fault codes that an agent may use are passed on.
 fn check_status(status: &Status) -> Status {
-    const AGENT_FAULTS: [(&str, Code); 5] = [
+    const AGENT_FAULTS: [(&str, Code); 6] = [
         ("bad_request", Code::InvalidArgument),
         ("busy", Code::ResourceExhausted),
+        ("ended", Code::FailedPrecondition),
         ("not_found", Code::NotFound),
         ("permission_denied", Code::PermissionDenied),
         ("no_space", Code::ResourceExhausted),
@@ -76,19 +127,22 @@ fn check_status(status: &Status) -> Status {
     let code = fault::code(status);
     match AGENT_FAULTS.iter().find(|(known, _)| *known == code) {
         Some((known, code)) => fault::status(*code, known, sanitize(status.message())),
-        None => agent_lost("connection to the agent lost"),
+        None => agent_lost("The connection to the workspace's agent was lost."),
     }
 }
 
 /// Forwards the guest's messages until the stream or the VM ends.
-fn forward<T: Send + 'static>(messages: Streaming<T>, detached: CancellationToken) -> Output<T> {
-    Box::pin(stream::unfold(Some((messages, detached)), |state| async {
-        let (mut messages, detached) = state?;
+fn forward<T: Send + 'static>(messages: Streaming<T>, vm: VmEnd) -> Output<T> {
+    Box::pin(stream::unfold(Some((messages, vm)), |state| async {
+        let (mut messages, vm) = state?;
         let message = tokio::select! {
-            message = messages.message() => message.map_err(|status| check_status(&status)).transpose()?,
-            () = detached.cancelled() => Err(vm_ended()),
+            message = messages.message() => match message {
+                Ok(message) => Ok(message?),
+                Err(status) => Err(vm.explain(&status).await),
+            },
+            () = vm.detached.cancelled() => Err(vm_ended()),
         };
-        let next_state = message.is_ok().then_some((messages, detached));
+        let next_state = message.is_ok().then_some((messages, vm));
         Some((message, next_state))
     }))
 }
@@ -99,8 +153,15 @@ fn caller_messages<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Ite
     tokio_stream::StreamExt::map_while(messages, Result::ok)
 }
 
+/// Returns a request to the agent in which it only looks something up.
+fn lookup<T>(request: Request<T>) -> Request<T> {
+    let mut inner = Request::new(request.into_inner());
+    inner.set_timeout(LOOKUP_TIMEOUT);
+    inner
+}
+
 fn vm_ended() -> Status {
-    fault::status(Code::FailedPrecondition, "not_running", "The workspace's VM has ended.")
+    fault::status(Code::FailedPrecondition, "not_running", "The workspace stopped meanwhile.")
 }
 
 fn not_available() -> Status {
@@ -118,24 +179,51 @@ impl Guest for Proxy {
         &self,
         request: Request<Streaming<ExecInput>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        let (mut agent, detached) = self.agent(request.metadata())?;
-        let messages = caller_messages(request.into_inner());
-        let responses = agent.exec(messages).await.map_err(|status| check_status(&status))?;
-        Ok(Response::new(forward(responses.into_inner(), detached)))
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let responses = vm.or_response(client.exec(caller_messages(request.into_inner()))).await?;
+        Ok(Response::new(forward(responses.into_inner(), vm)))
+    }
+
+    async fn start_process(
+        &self,
+        request: Request<ExecStart>,
+    ) -> Result<Response<StartProcessResponse>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.start_process(request.into_inner())).await
+    }
+
+    async fn list_processes(
+        &self,
+        request: Request<ListProcessesRequest>,
+    ) -> Result<Response<ListProcessesResponse>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.list_processes(lookup(request))).await
+    }
+
+    async fn signal_process(
+        &self,
+        request: Request<SignalProcessRequest>,
+    ) -> Result<Response<SignalProcessResponse>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.signal_process(lookup(request))).await
+    }
+
+    type ReadOutputStream = Output<ExecOutput>;
+    async fn read_output(
+        &self,
+        request: Request<ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let responses = vm.or_response(client.read_output(request.into_inner())).await?;
+        Ok(Response::new(forward(responses.into_inner(), vm)))
     }
 
     async fn write_file(
         &self,
         request: Request<Streaming<WriteFileInput>>,
     ) -> Result<Response<WriteFileResponse>, Status> {
-        let (mut agent, detached) = self.agent(request.metadata())?;
-        let messages = caller_messages(request.into_inner());
-        tokio::select! {
-            written = agent.write_file(messages) => {
-                Ok(Response::new(written.map_err(|status| check_status(&status))?.into_inner()))
-            }
-            () = detached.cancelled() => Err(vm_ended()),
-        }
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.write_file(caller_messages(request.into_inner()))).await
     }
 
     type ReadFileStream = Output<ReadFileOutput>;
@@ -143,39 +231,25 @@ impl Guest for Proxy {
         &self,
         request: Request<ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
-        let (mut agent, detached) = self.agent(request.metadata())?;
-        let responses =
-            agent.read_file(request.into_inner()).await.map_err(|status| check_status(&status))?;
-        Ok(Response::new(forward(responses.into_inner(), detached)))
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let responses = vm.or_response(client.read_file(request.into_inner())).await?;
+        Ok(Response::new(forward(responses.into_inner(), vm)))
     }
 
     async fn deliver_secrets(
         &self,
         request: Request<DeliverSecretsRequest>,
     ) -> Result<Response<DeliverSecretsResponse>, Status> {
-        let (mut agent, detached) = self.agent(request.metadata())?;
-        tokio::select! {
-            delivered = agent.deliver_secrets(request.into_inner()) => {
-                delivered.map_err(|status| check_status(&status))?;
-                Ok(Response::new(DeliverSecretsResponse {}))
-            }
-            () = detached.cancelled() => Err(vm_ended()),
-        }
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.deliver_secrets(request.into_inner())).await
     }
 
     async fn list_ports(
         &self,
         request: Request<ListPortsRequest>,
     ) -> Result<Response<ListPortsResponse>, Status> {
-        let (mut agent, detached) = self.agent(request.metadata())?;
-        let mut inner = Request::new(request.into_inner());
-        inner.set_timeout(LOOKUP_TIMEOUT);
-        tokio::select! {
-            listed = agent.list_ports(inner) => {
-                Ok(Response::new(listed.map_err(|status| check_status(&status))?.into_inner()))
-            }
-            () = detached.cancelled() => Err(vm_ended()),
-        }
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.list_ports(lookup(request))).await
     }
 
     async fn shut_down(&self, _: Request<ShutDownRequest>) -> Result<Response<ShutDownResponse>, Status> {
@@ -187,6 +261,14 @@ impl Guest for Proxy {
         &self,
         _: Request<WatchShutdownRequest>,
     ) -> Result<Response<Self::WatchShutdownStream>, Status> {
+        Err(not_available())
+    }
+
+    type WatchSystemStream = Output<SystemEvent>;
+    async fn watch_system(
+        &self,
+        _: Request<WatchSystemRequest>,
+    ) -> Result<Response<Self::WatchSystemStream>, Status> {
         Err(not_available())
     }
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rigbox_core::system::SystemState;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
-use rigbox_proto::guestio::{AgentLost, AgentReady, GuestEnded, Report, guest_ended, report};
+use rigbox_proto::guestio::{AgentLost, AgentReady, GuestEnded, Report, SystemChanged, guest_ended, report};
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::transport::Channel;
 
@@ -46,6 +47,8 @@ pub(crate) struct Vm {
     pub(crate) allow_list: watch::Sender<AllowList>,
     pub(crate) refusals: RefusalCounter,
     pub(crate) agent: watch::Sender<AgentState>,
+    /// State of the guest's system, once the agent has told it.
+    system: Mutex<Option<SystemState>>,
     /// Kind of shutdown that systemd has announced.
     pub(crate) announced: watch::Sender<Option<guest_ended::Cause>>,
     ended: Mutex<Option<GuestEnded>>,
@@ -65,6 +68,7 @@ impl Vm {
             allow_list: watch::Sender::new(AllowList::parse(vm.dns_policy)),
             refusals: RefusalCounter::default(),
             agent: watch::Sender::new(AgentState::Pending),
+            system: Mutex::default(),
             announced: watch::Sender::new(None),
             ended: Mutex::default(),
             shut_down: watch::Sender::new(None),
@@ -84,6 +88,12 @@ impl Vm {
         self.agent.send_replace(state);
     }
 
+    /// Sets the state of the guest's system and reports it to the node.
+    pub(crate) fn set_system(&self, state: SystemState) {
+        *self.system.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        self.report(system_report(state));
+    }
+
     /// Records and reports the end of the guest. Only the first cause counts.
     pub(crate) fn set_ended(&self, cause: guest_ended::Cause, detail: &str) {
         let end = GuestEnded { cause: cause.into(), detail: sanitize(detail) };
@@ -99,6 +109,9 @@ impl Vm {
         if let Some(report) = agent_report(&self.agent.borrow()) {
             self.report(report);
         }
+        if let Some(state) = *self.system.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.report(system_report(state));
+        }
         if let Some(end) = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             self.report(report::Report::GuestEnded(end));
         }
@@ -111,6 +124,10 @@ fn agent_report(state: &AgentState) -> Option<report::Report> {
         AgentState::Ready(_) => Some(report::Report::AgentReady(AgentReady {})),
         AgentState::Lost(reason) => Some(report::Report::AgentLost(AgentLost { reason: reason.clone() })),
     }
+}
+
+fn system_report(state: SystemState) -> report::Report {
+    report::Report::SystemChanged(SystemChanged { state: state.to_string() })
 }
 
 /// Queue of reports to the node. While the node is away, reports are dropped; they are repeated when it is back.

@@ -2,6 +2,7 @@
 
 mod api_key;
 mod app;
+mod duration;
 mod exec;
 mod workspace;
 
@@ -11,7 +12,9 @@ use clap_complete::Shell;
 pub(crate) use api_key::{ApiKeyCommand, NewApiKeyArguments};
 pub(crate) use app::{AppCommand, NewAppArguments, ParamCommand, ShareArguments};
 pub(crate) use exec::ExecArguments;
-pub(crate) use workspace::{EnvArguments, EnvCommand, NewWorkspaceArguments, WorkspaceCommand};
+pub(crate) use workspace::{
+    EnvArguments, EnvCommand, NewWorkspaceArguments, Wait, WorkspaceCommand, WorkspacesArgument,
+};
 
 use crate::output::Format;
 
@@ -36,6 +39,28 @@ pub(crate) enum Command {
     App(AppCommand),
     /// Run a command in a workspace
     Exec(ExecArguments),
+    /// List commands of a workspace: those that run, and those that ran in the background
+    Ps {
+        /// Workspace name or id
+        workspace: String,
+    },
+    /// Show the output of a background command until it ends; Ctrl-C leaves it running
+    Attach {
+        /// Workspace name or id
+        workspace: String,
+        /// Id of the command; see `rig ps`
+        id: String,
+    },
+    /// Send a signal to a command
+    Kill {
+        /// Workspace name or id
+        workspace: String,
+        /// Id of the command; see `rig ps`
+        id: String,
+        /// Name of the signal
+        #[arg(short, long, default_value = "TERM")]
+        signal: String,
+    },
     /// Log in: approve this machine in a browser and save its API key
     Login,
     /// Delete this machine's API key, and revoke it if `rig login` created it
@@ -82,6 +107,15 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Returns whether invalid arguments are those of `rig exec`.
+pub(crate) fn is_exec(arguments: impl Iterator<Item = String>) -> bool {
+    let mut arguments = arguments.skip_while(|argument| argument.starts_with("--output="));
+    match arguments.next().as_deref() {
+        Some("--output") => arguments.nth(1).as_deref() == Some("exec"),
+        first => first == Some("exec"),
+    }
+}
+
 /// Returns the output format that invalid arguments ask for.
 pub(crate) fn format_of(arguments: impl Iterator<Item = String>) -> Format {
     let mut arguments = arguments.take_while(|argument| argument != "--");
@@ -116,10 +150,11 @@ mod tests {
     fn workspace_is_named_by_position_or_option_and_never_by_both() {
         for line in ["web", "-n web", "-w web", "--name web", "--workspace web"] {
             let parsed = parse(&format!("rig workspace start {line}")).unwrap();
-            let Command::Workspace(WorkspaceCommand::Start(workspace)) = parsed.command else {
+            let Command::Workspace(WorkspaceCommand::Start { workspaces, wait }) = parsed.command else {
                 panic!("{line}")
             };
-            assert_eq!(workspace.name_or_id(), "web", "{line}");
+            assert_eq!(workspaces.names_or_ids().collect::<Vec<_>>(), ["web"], "{line}");
+            assert_eq!(wait.wait, Wait::Running);
         }
         assert!(parse("rig workspace start").is_err());
         assert!(parse("rig workspace start web -n web").is_err());
@@ -157,6 +192,19 @@ mod tests {
         assert!(parse("rig exec web").is_err());
         assert!(parse("rig exec web ls").is_err());
         assert!(parse("rig exec -e A web -- ls").is_err());
+    }
+
+    #[test]
+    fn invalid_exec_is_recognized() {
+        for (line, expected) in [
+            ("exec web ls", true),
+            ("--output json exec web", true),
+            ("--output=json exec", true),
+            ("workspace exec", false),
+            ("", false),
+        ] {
+            assert_eq!(is_exec(line.split_whitespace().map(str::to_owned)), expected, "{line}");
+        }
     }
 
     #[test]

@@ -32,6 +32,13 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
     let api = Api::new(&config)?;
     match command {
         Command::Exec(arguments) => return exec::run(&api, out, arguments).await,
+        Command::Attach { workspace, id } => {
+            return exec::background::attach(&api, out, &workspace, &id).await;
+        }
+        Command::Ps { workspace } => exec::background::ps(&api, out, &workspace).await?,
+        Command::Kill { workspace, id, signal } => {
+            exec::background::kill(&api, out, &workspace, &id, &signal).await?;
+        }
         Command::Workspace(command) => workspace::run(&api, out, command).await?,
         Command::Login => login::login(&api, out).await?,
         Command::Logout => login::logout(&api, out).await?,

@@ -15,6 +15,13 @@ pub(crate) enum Failure {
         /// True if logging in again would help.
         log_in: bool,
     },
+    /// The command of `rig exec` did not start, or did not end by itself.
+    Command {
+        /// Stable code for programs.
+        code: String,
+        /// Problem and remedy.
+        message: String,
+    },
     /// The reader of our output has gone, so there is no one to report to.
     BrokenPipe,
 }
@@ -30,14 +37,28 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Reported { log_in: true, .. } => 2,
-            Self::Reported { .. } => 1,
+            Self::Reported { .. } | Self::Command { .. } => 1,
             Self::BrokenPipe => SIGPIPE_EXIT_CODE,
         }
     }
 
-    /// Returns the exit code of `rig exec`, which uses `failed` for all failures but the command's own.
+    /// Returns the code and the message, if there is anyone to report to.
+    pub(crate) fn report(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Reported { code, message, .. } | Self::Command { code, message } => Some((code, message)),
+            Self::BrokenPipe => None,
+        }
+    }
+
+    /// Returns the exit code of `rig exec`: what a shell or timeout(1) reports for the command, and `failed` for all other failures.
     pub(crate) fn exec_exit_code(&self, failed: u8) -> u8 {
         match self {
+            Self::Command { code, .. } => match code.as_str() {
+                "not_found" => 127,
+                "permission_denied" => 126,
+                "timeout" => 124,
+                _ => failed,
+            },
             Self::Reported { .. } => failed,
             Self::BrokenPipe => SIGPIPE_EXIT_CODE,
         }
@@ -91,9 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn exec_exits_with_255_on_failures_of_its_own() {
+    fn exec_exits_as_a_shell_does() {
         let refused = ApiError::LogIn { message: String::new() };
-        assert_eq!(Failure::from(refused).exec_exit_code(255), 255);
-        assert_eq!(Failure::BrokenPipe.exec_exit_code(255), 141);
+        assert_eq!(Failure::from(refused).exec_exit_code(125), 125);
+        assert_eq!(Failure::new("not_found", "workspace `x` not found").exec_exit_code(125), 125);
+        assert_eq!(Failure::BrokenPipe.exec_exit_code(125), 141);
+        for (code, exit) in
+            [("not_found", 127), ("permission_denied", 126), ("timeout", 124), ("agent_lost", 125)]
+        {
+            let failure = Failure::Command { code: code.to_owned(), message: String::new() };
+            assert_eq!(failure.exec_exit_code(125), exit, "{code}");
+        }
     }
 }

@@ -19,8 +19,8 @@ use args::{Arguments, Command};
 use failure::Failure;
 use output::{Format, Output};
 
-/// Exit code of `rig exec` when `rig` itself failed.
-const EXEC_FAILED: u8 = 255;
+/// Exit code of `rig exec` when `rig` itself failed. 1 and 2 are the command's own.
+const EXEC_FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Err(error) => return ExitCode::from(report_parse_error(&error)),
     };
     let out = Output::new(arguments.output);
-    let is_exec = matches!(arguments.command, Command::Exec(_));
+    let is_exec = matches!(arguments.command, Command::Exec(_) | Command::Attach { .. });
     let code = match run(arguments.command, &out) {
         Ok(code) => code,
         Err(failure) => {
@@ -66,15 +66,27 @@ fn report_parse_error(error: &clap::Error) -> u8 {
         }
         (_, Format::Text) => {
             let _ = error.print();
-            1
+            if let Some(tip) = missing_dashes() {
+                eprintln!("\n  tip: {tip}");
+            }
+            usage_exit_code()
         }
         (_, Format::Json) => {
             let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-            let failure = Failure::new("usage", text);
-            out.failure(&failure);
-            failure.exit_code()
+            out.failure(&Failure::new("usage", text));
+            usage_exit_code()
         }
     }
+}
+
+fn usage_exit_code() -> u8 {
+    if args::is_exec(std::env::args().skip(1)) { EXEC_FAILED } else { 1 }
+}
+
+/// Returns the remedy for a command without `--` before it.
+fn missing_dashes() -> Option<&'static str> {
+    let is_missing = args::is_exec(std::env::args().skip(1)) && std::env::args().all(|word| word != "--");
+    is_missing.then_some("put the command after `--`: rig exec WORKSPACE -- COMMAND")
 }
 
 fn print_event(out: &Output, event: &str, field: &str, text: &str) -> u8 {

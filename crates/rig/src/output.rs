@@ -91,7 +91,7 @@ impl Output {
 
     /// Writes the failure that ends the command.
     pub(crate) fn failure(&self, failure: &Failure) {
-        let Failure::Reported { code, message, .. } = failure else { return };
+        let Some((code, message)) = failure.report() else { return };
         match self.format {
             Format::Text => drop(writeln!(stderr(), "rig: {}", escape(message))),
             Format::Json => drop(self.event(&Event::Error { code, message })),

@@ -8,7 +8,9 @@ mod support;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
+use rigbox_testkit::blocking::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -60,22 +62,79 @@ fn large_output_is_complete() {
 }
 
 #[test]
-fn failure_of_rig_itself_is_exit_code_255() {
+fn failure_of_rig_itself_is_exit_code_125() {
     let server = server().with_workspace("ws-aaaaaaab", "off", "stopped");
     for (line, code) in [
-        (["exec", "web", "--", "missing"], "not_found"),
         (["exec", "web", "--", "endless"], "connection_lost"),
         (["exec", "nobody", "--", "true"], "not_found"),
         (["exec", "off", "--", "true"], "invalid_state"),
     ] {
         let output = server.json(&line);
-        assert_eq!(output.code, Some(255), "{line:?}");
+        assert_eq!(output.code, Some(125), "{line:?}");
         assert_eq!(output.events().last().unwrap()["code"], code, "{line:?}");
     }
     let output = CliOutput::of(
         server.command(&["exec", "web", "--", "true"]).env("RIG_API_KEY", "no").output().unwrap(),
     );
-    assert_eq!(output.code, Some(255));
+    assert_eq!(output.code, Some(125));
+}
+
+#[test]
+fn command_that_cannot_run_exits_as_in_a_shell() {
+    let server = server();
+    for (command, code) in [("missing", 127), ("forbidden", 126), ("slow", 124)] {
+        let output = server.json(&["exec", "web", "--", command]);
+        assert_eq!(output.code, Some(code), "{output:?}");
+        assert_eq!(output.events().last().unwrap()["event"], "error");
+    }
+    let output = server.run(&["exec", "web", "--", "missing | head"]);
+    assert!(output.code == Some(127) && output.stderr.contains("--shell"), "{output:?}");
+}
+
+#[test]
+fn usage_error_of_exec_is_told_from_the_commands_own_exit_code() {
+    let server = server();
+    let output = server.run(&["exec", "web", "ls"]);
+    assert_eq!(output.code, Some(125));
+    assert!(output.stderr.contains("rig exec WORKSPACE -- COMMAND"), "{output:?}");
+    let output = server.json(&["exec", "web"]);
+    assert_eq!((output.code, output.events()[0]["code"].as_str()), (Some(125), Some("usage")));
+}
+
+#[test]
+fn timeout_and_shell_become_the_request() {
+    let server = server();
+    server.run(&["exec", "--timeout", "2m", "--shell", "web", "--", "ls", "| head"]);
+    let wanted = json!({"command": "ls | head", "timeout_s": 120.0});
+    assert_eq!(server.state.with(|state| state.received.clone()), [wanted]);
+}
+
+#[test]
+fn background_command_has_an_id() {
+    let server = server();
+    let started = server.run(&["exec", "--detach", "web", "--", "sleep", "9"]);
+    assert_eq!((started.code, started.text()), (Some(0), "pr-aaaaaaaa\n"));
+    let listed = server.run(&["ps", "web"]);
+    assert!(listed.text().contains("pr-aaaaaaaa") && listed.text().contains("exited (3)"), "{listed:?}");
+    let attached = server.run(&["attach", "web", "pr-aaaaaaaa"]);
+    assert_eq!((attached.code, attached.text()), (Some(3), "kept\n"));
+    assert_eq!(server.run(&["kill", "web", "pr-aaaaaaaa", "-s", "INT"]).code, Some(0));
+    assert_eq!(server.state.with(|state| state.received.last().cloned()), Some(json!({"signal": "INT"})));
+    assert_eq!(server.run(&["exec", "--detach", "web", "--", "missing"]).code, Some(127));
+}
+
+#[test]
+fn second_signal_ends_rig() {
+    let server = server();
+    let mut child = waiting(&server, &["exec", "web", "--", "deaf"]);
+    signal(&child, Signal::INT);
+    eventually("the first signal arrives", Duration::from_secs(10), || {
+        let is_sent = server.state.with(|state| state.received.last() == Some(&json!({"signal": "INT"})));
+        Ok(is_sent.then_some(()))
+    })
+    .unwrap();
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
 #[test]
@@ -139,7 +198,7 @@ fn lost_connection_is_a_failure_of_rig_itself() {
     let server = server();
     let mut command = server.command(&["exec", "web", "--", "hang-up"]);
     let output = CliOutput::of(command.stdin(Stdio::piped()).output().unwrap());
-    assert_eq!(output.code, Some(255));
+    assert_eq!(output.code, Some(125));
     assert!(output.stderr.contains("lost the connection to the command"), "{output:?}");
     let mut command = server.command(&["exec", "nobody", "--", "true"]);
     let output = CliOutput::of(command.stdin(Stdio::piped()).output().unwrap());

@@ -23,7 +23,7 @@ fn spawn_reports_each_step_until_ready() {
             json!({"event": "created", "id": "ws-newnewne", "status": "provisioning"}),
             json!({"event": "starting"}),
             json!({"event": "vm_status", "status": "starting"}),
-            json!({"event": "vm_status", "status": "running"}),
+            json!({"event": "vm_status", "status": "running", "system": "starting"}),
             json!({"event": "ready", "id": "ws-newnewne", "name": "web", "ssh_user": "web-newnewne", "ssh_host": "127.0.0.1"}),
         ]
     );
@@ -104,9 +104,43 @@ fn start_stop_and_restart_wait_and_accept_names_and_ids() {
 
 #[test]
 fn invalid_transition_is_an_error() {
-    let server = Server::start().with_workspace(WEB, "web", "stopped");
+    let server = Server::start().with_workspace(WEB, "web", "failed");
     let output = server.json(&["workspace", "stop", "web"]);
     assert_eq!((output.code, output.events()[0]["code"].as_str()), (Some(1), Some("invalid_state")));
+}
+
+#[test]
+fn what_is_so_already_is_a_success() {
+    for (operation, status) in [("stop", "stopped"), ("start", "running")] {
+        let server = Server::start().with_workspace(WEB, "web", status);
+        let output = server.json(&["workspace", operation, "web"]);
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert_eq!(output.events().last().unwrap()["vm"]["status"], status);
+    }
+}
+
+#[test]
+fn several_workspaces_have_their_turn_whatever_becomes_of_one() {
+    let server =
+        Server::start().with_workspace(WEB, "web", "running").with_workspace("ws-aaaaaaab", "two", "running");
+    let output = server.json(&["workspace", "stop", "web", "nobody", "two"]);
+    assert_eq!((output.code, output.events().last().unwrap()["code"].as_str()), (Some(1), Some("not_found")));
+    server
+        .state
+        .with(|state| assert!(state.workspaces.values().all(|workspace| workspace.status == "stopped")));
+}
+
+#[test]
+fn system_is_waited_for_on_request() {
+    let server = Server::start().with_workspace(WEB, "web", "stopped");
+    let output = server.json(&["workspace", "start", "web", "--wait", "system"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let events = output.events();
+    let states: Vec<_> = events.iter().filter(|event| event["event"] == "vm_status").collect();
+    assert_eq!(states.last().unwrap()["system"], "running", "{events:?}");
+    server.state.with(|state| {
+        assert!(state.requests.iter().any(|request| request.contains("wait_until_system_not=starting")));
+    });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rigbox_core::app_access::{Visibility, widens_visibility};
-use rigbox_core::apps::{AppKind, InvalidAppName, InvalidDomain};
+use rigbox_core::apps::{AppKind, AppName, InvalidAppName, InvalidDomain};
 use rigbox_core::authz::{Action, Denied, ListApps, ManageApp, Permit, Principal, Scope, Target, authorize};
 use rigbox_core::ids::{AppId, InvalidId, WorkspaceId};
 use rigbox_core::plans::Plans;
@@ -246,7 +246,7 @@ impl Apps {
             id: AppId::from_random(random_id()?),
             workspace_id: workspace.clone(),
             user_id: owner.user.clone(),
-            name: spec.name.parse()?,
+            name: AppName::for_new(&spec.name)?,
             kind: spec.kind,
             port,
             protocol: protocol(spec.protocol)?,
@@ -367,7 +367,7 @@ impl Apps {
     fn apply(&self, permit: &Permit<ManageApp>, previous: &App, change: &AppChange) -> Result<App, AppError> {
         let mut app = previous.clone();
         if let Some(name) = &change.name {
-            app.name = name.parse()?;
+            app.name = AppName::for_new(name)?;
         }
         if let Some(port) = change.port {
             if previous.kind == AppKind::Cli || port == 0 {

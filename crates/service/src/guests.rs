@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use futures_util::Stream;
 use rigbox_core::authz::{Action, Exec, Permit, ReadFiles, WriteFiles};
+use rigbox_core::ids::ProcessId;
 use rigbox_core::status::Status;
-use rigbox_proto::guest::{ExecStart, ReadFileOutput, ReadFileRequest, WriteFileOpen};
+use rigbox_proto::guest::{ExecOutput, ExecStart, Process, ReadFileOutput, ReadFileRequest, WriteFileOpen};
 
 use crate::guests::client::{GuestClient, GuestError, Output, RunningCommand, WriteError};
 use crate::transitions::WorkspaceTransitions;
@@ -63,13 +64,50 @@ impl Guests {
         Self { transitions, guests }
     }
 
-    /// Starts a command.
+    /// Starts a command under this id.
     pub async fn exec(
         &self,
         permit: &Permit<Exec>,
+        process: &ProcessId,
         start: ExecStart,
     ) -> Result<RunningCommand, GuestAccessError> {
+        let start = ExecStart { id: process.to_string(), ..start };
         Ok(self.guests.exec(self.running(permit).await?, start).await?)
+    }
+
+    /// Starts a command in the background, under this id.
+    pub async fn start_process(
+        &self,
+        permit: &Permit<Exec>,
+        process: &ProcessId,
+        start: ExecStart,
+    ) -> Result<Process, GuestAccessError> {
+        let start = ExecStart { id: process.to_string(), ..start };
+        Ok(self.guests.start_process(self.running(permit).await?, start).await?)
+    }
+
+    /// Lists the commands that run, and the newest that have run in the background.
+    pub async fn list_processes(&self, permit: &Permit<Exec>) -> Result<Vec<Process>, GuestAccessError> {
+        Ok(self.guests.list_processes(self.running(permit).await?).await?)
+    }
+
+    /// Sends a signal to a command.
+    pub async fn signal_process(
+        &self,
+        permit: &Permit<Exec>,
+        process: &ProcessId,
+        signal: &str,
+    ) -> Result<(), GuestAccessError> {
+        Ok(self.guests.signal_process(self.running(permit).await?, process, signal).await?)
+    }
+
+    /// Reads the newest output of a command in the background, and what follows.
+    pub async fn read_output(
+        &self,
+        permit: &Permit<Exec>,
+        process: &ProcessId,
+    ) -> Result<Output<ExecOutput>, GuestAccessError> {
+        Ok(self.guests.read_output(self.running(permit).await?, process).await?)
     }
 
     /// Reads a file.

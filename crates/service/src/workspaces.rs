@@ -12,6 +12,7 @@ use rigbox_core::names::WorkspaceName;
 use rigbox_core::plans::Plans;
 use rigbox_core::resources::{ResourceLimits, ResourceRequest, Resources};
 use rigbox_core::status::{Request, Status};
+use rigbox_core::system::SystemState;
 use rigbox_core::templates::{self, Template};
 use rigbox_store::{AuditEvent, EnvironmentNames, IdempotencyKey, Page, Quota, Replay, Workspace};
 use tokio::sync::broadcast::error::RecvError;
@@ -77,7 +78,7 @@ impl Workspaces {
         render: impl Fn(&Workspace) -> String,
     ) -> Result<String, ServiceError> {
         let owner = permit.principal();
-        let name: WorkspaceName = spec.name.parse()?;
+        let name = WorkspaceName::for_new(&spec.name)?;
         let template = template_of(spec)?;
         let node = self.node.describe().await?;
         let limits = self.plans.entitlements(owner.plan, owner.limits).limits(machine_capacity(&node));
@@ -152,11 +153,31 @@ impl Workspaces {
         status: Status,
         limit: Duration,
     ) -> Result<Workspace, ServiceError> {
+        self.wait_while(permit, |lifecycle| lifecycle.status == status, limit).await
+    }
+
+    /// Returns the workspace as soon as it is not running with its system in this state, or after `limit`.
+    pub async fn wait_until_system_not(
+        &self,
+        permit: &Permit<ReadWorkspace>,
+        system: SystemState,
+        limit: Duration,
+    ) -> Result<Workspace, ServiceError> {
+        let is_in = |lifecycle: &Lifecycle| lifecycle.status == Status::Running && lifecycle.system == system;
+        self.wait_while(permit, is_in, limit).await
+    }
+
+    async fn wait_while(
+        &self,
+        permit: &Permit<ReadWorkspace>,
+        condition: impl Fn(&Lifecycle) -> bool,
+        limit: Duration,
+    ) -> Result<Workspace, ServiceError> {
         let deadline = Instant::now() + limit;
         let mut changed = self.transitions.subscribe();
         loop {
             let workspace = self.load(permit).await?;
-            if workspace.lifecycle.status != status {
+            if !condition(&workspace.lifecycle) {
                 return Ok(workspace);
             }
             loop {

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     9 "0009_grants.sql" "grants",
     10 "0010_apps.sql" "apps",
     11 "0011_workspace_log.sql" "workspace log",
+    12 "0012_system.sql" "system",
 ];
 
 /// Returns what brings a database to this version's schema.

@@ -89,7 +89,7 @@ macro_rules! columns {
             "SELECT id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, revision, ",
             "status, status_since, desired, generation, has_disk, boot_id, last_boot_id, agent_lost, attempts, ",
             "failure_code, failure_message, failure_retryable, failure_at, env_names, env_revision, ",
-            "created_at, updated_at ",
+            "created_at, updated_at, system_state ",
             "FROM workspaces ",
             $rest
         )
@@ -201,7 +201,7 @@ impl Store {
             "UPDATE workspaces SET revision = revision + 1, status = $1, status_since = $2, desired = $3, \
              generation = $4, has_disk = $5, boot_id = $6, last_boot_id = $7, agent_lost = $8, attempts = $9, \
              failure_code = $10, failure_message = $11, failure_retryable = $12, failure_at = $13, \
-             updated_at = $14 WHERE id = $15 AND revision = $16",
+             updated_at = $14, system_state = $15 WHERE id = $16 AND revision = $17",
         )
         .bind(lifecycle.status.as_str())
         .bind(lifecycle.since.unix_ms())
@@ -217,6 +217,7 @@ impl Store {
         .bind(failure.map(|failure| failure.retryable))
         .bind(failure.map(|failure| failure.occurred_at.unix_ms()))
         .bind(now.unix_ms())
+        .bind(lifecycle.system.as_str())
         .bind(previous.id.as_str())
         .bind(previous.revision)
         .execute(&mut *tx)
@@ -356,6 +357,7 @@ fn workspace(row: &Row<'_>) -> Result<Workspace, Error> {
             boot: optional(15)?.map(str::to_owned),
             last_boot: optional(16)?.map(str::to_owned),
             agent_lost: row.get(17)?,
+            system: parse(text(27)?)?,
             failure,
             attempts: number(18)?,
         },

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use rigbox_core::authz::Exec;
+use rigbox_core::ids::ProcessId;
 use rigbox_proto::guest::{
     ExecExit, ExecInput, ExecOutput, ExecStart, WindowSize, exec_exit, exec_input, exec_output,
 };
@@ -22,13 +23,24 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathId};
-use rigbox_service::guests::client::{CHUNK_BYTES, GuestError, RunningCommand};
+use rigbox_service::error::random_id;
+use rigbox_service::guests::client::{CHUNK_BYTES, GuestError, Output, RunningCommand};
 use rigbox_service::guests::request_stream::Input;
 
 pub(crate) mod socket;
 
 /// stdin in the request.
 const MAX_STDIN_BYTES: usize = 1024 * 1024;
+/// Command and environment, which are one message to the agent.
+const MAX_COMMAND_BYTES: usize = 96 * 1024;
+/// Signals that a command can be sent (signal(7)).
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+/// Response header with the command's id, by which it can be listed and signaled while it runs.
+pub(crate) const PROCESS_HEADER: &str = "rigbox-process";
 /// Body of a request: the maximum stdin in base64, and 1 MiB for the rest.
 const MAX_BODY_BYTES: usize = MAX_STDIN_BYTES / 3 * 4 + 4 + crate::extract::MAX_BODY_BYTES;
 
@@ -36,6 +48,7 @@ const MAX_BODY_BYTES: usize = MAX_STDIN_BYTES / 3 * 4 + 4 + crate::extract::MAX_
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExecRequest {
+    /// At most 96 KiB together with `env`.
     command: Command,
     /// Absolute; the user's home directory if omitted.
     cwd: Option<String>,
@@ -99,9 +112,15 @@ pub(crate) struct ExecError {
     message: String,
 }
 
+impl ExecError {
+    pub(crate) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into() }
+    }
+}
+
 impl ExecEvent {
     pub(crate) fn failed(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Error { error: ExecError { code: code.into(), message: message.into() } }
+        Self::Error { error: ExecError::new(code, message) }
     }
 }
 
@@ -143,7 +162,16 @@ impl ExecRequest {
             return Err(ApiError::bad_request(format!("env: `{name}` is not a valid variable name.")));
         }
         let cwd = self.cwd.unwrap_or_default();
-        Ok((ExecStart { argv, shell, cwd, env, user, timeout_ms, tty }, stdin))
+        let size = shell.len()
+            + argv.iter().map(|word| word.len() + 1).sum::<usize>()
+            + env.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>();
+        if size > MAX_COMMAND_BYTES {
+            return Err(ApiError::bad_request(format!(
+                "command: The command and its environment have {size} bytes. Use at most {MAX_COMMAND_BYTES}, and stdin or a file for the rest."
+            )));
+        }
+        let id = String::new();
+        Ok((ExecStart { argv, shell, cwd, env, user, timeout_ms, tty, id }, stdin))
     }
 }
 
@@ -154,6 +182,15 @@ pub(crate) fn check_user(user: Option<String>) -> Result<String, ApiError> {
         Some("root") => Ok("root".to_owned()),
         Some(_) => Err(ApiError::bad_request("user: The user is unknown. Use developer or root.")),
     }
+}
+
+/// Validates the name of a signal.
+pub(crate) fn check_signal(name: &str) -> Result<(), ApiError> {
+    if SIGNALS.contains(&name.strip_prefix("SIG").unwrap_or(name)) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(16).collect();
+    Err(ApiError::bad_request(format!("signal: `{shown}` is unknown. Use for example INT, TERM or KILL.")))
 }
 
 pub(crate) fn decode_stdin(text: &str) -> Result<Bytes, ApiError> {
@@ -183,7 +220,10 @@ pub(crate) async fn send_eof(input: &Input<ExecInput>) {
 #[utoipa::path(
     post, path = "/workspaces/{id}/exec", tag = "exec", params(("id" = String, Path)), request_body = ExecRequest,
     responses(
-        (status = 200, body = ExecEvent, content_type = "application/x-ndjson"),
+        (
+            status = 200, body = ExecEvent, content_type = "application/x-ndjson",
+            headers(("Rigbox-Process" = String, description = "Id of the command, to signal it while it runs")),
+        ),
         (status = 400, body = ApiErrorBody),
         (status = 404, body = ApiErrorBody),
         (status = 409, body = ApiErrorBody, description = "The workspace is not running"),
@@ -201,25 +241,40 @@ pub(crate) async fn exec(
         return Err(ApiError::bad_request("tty: A terminal requires the WebSocket at this URL."));
     }
     let (start, stdin) = request.into_start()?;
-    let running = context.guests.exec(&permit, start).await?;
-    let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::from_stream(lines(running, stdin))).into_response())
-}
-
-/// Returns the lines of the response. Dropping the stream drops the call, and with it the command's process
-/// group.
-fn lines(
-    RunningCommand { input, output }: RunningCommand,
-    stdin: Option<Bytes>,
-) -> impl stream::Stream<Item = Result<Bytes, Infallible>> {
-    let sending = Box::pin(async move {
+    let process = new_process_id()?;
+    let running = context.guests.exec(&permit, &process, start).await?;
+    let RunningCommand { input, output } = running;
+    let sending = async move {
         send_stdin(&input, stdin.unwrap_or_default()).await;
         send_eof(&input).await;
         // The input stream stays open: its end would look like a disconnected caller.
         let () = std::future::pending().await;
         drop(input);
-    });
-    stream::unfold(Some((sending, output)), |state| async {
+    };
+    let headers = [(PROCESS_HEADER, process.to_string())];
+    Ok((headers, ndjson(sending, output)).into_response())
+}
+
+/// Returns the id of a new command.
+pub(crate) fn new_process_id() -> Result<ProcessId, ApiError> {
+    Ok(ProcessId::from_random(random_id()?))
+}
+
+/// Returns a response with one line per message. Dropping it drops `sending` and the call, and with it the command's process group, unless
+/// it runs in the background.
+pub(crate) fn ndjson(
+    sending: impl Future<Output = ()> + Send + 'static,
+    output: Output<ExecOutput>,
+) -> Response {
+    let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")];
+    (headers, Body::from_stream(lines(sending, output))).into_response()
+}
+
+fn lines(
+    sending: impl Future<Output = ()>,
+    output: Output<ExecOutput>,
+) -> impl stream::Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(Some((Box::pin(sending), output)), |state| async {
         let (mut sending, mut output) = state?;
         let message = tokio::select! {
             message = output.next() => message,

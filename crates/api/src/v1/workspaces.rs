@@ -102,11 +102,22 @@ pub(crate) async fn get(
             format!("timeout_s: {seconds} exceeds the maximum of {MAX_WAIT_S}. Repeat the request instead.");
         return Err(ApiError::bad_request(message));
     }
-    let workspace = match query.wait_until_not.as_deref() {
-        None => context.workspaces.get(&permit).await?,
-        Some(status) => {
-            let limit = Duration::from_secs(seconds.into());
-            context.workspaces.wait_until_not(&permit, parse_status(status)?, limit).await?
+    let limit = Duration::from_secs(seconds.into());
+    let workspaces = &context.workspaces;
+    let workspace = match (query.wait_until_not.as_deref(), query.wait_until_system_not.as_deref()) {
+        (None, None) => workspaces.get(&permit).await?,
+        (Some(status), None) => workspaces.wait_until_not(&permit, parse_status(status)?, limit).await?,
+        (None, Some(state)) => {
+            let state = state.parse().map_err(|_| {
+                let message =
+                    "wait_until_system_not: The state is unknown. Use starting, running or degraded.";
+                ApiError::bad_request(message)
+            })?;
+            workspaces.wait_until_system_not(&permit, state, limit).await?
+        }
+        (Some(_), Some(_)) => {
+            let message = "wait_until_system_not: Use it or wait_until_not, not both.";
+            return Err(ApiError::bad_request(message));
         }
     };
     Ok(Json((&workspace).into()))

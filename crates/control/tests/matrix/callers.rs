@@ -212,7 +212,12 @@ impl Fixture {
             Target::App if about == self.mine => &self.app,
             _ => about,
         };
-        let path = route.path.replace("{id}", about).replace("{key}", "A").replace("{app}", &self.app);
+        let path = route
+            .path
+            .replace("{id}", about)
+            .replace("{key}", "A")
+            .replace("{app}", &self.app)
+            .replace("{process}", "pr-aaaaaaaa");
         match route.target {
             // The fragment is not sent: it is the workspace for the body.
             Target::NewApp => format!("{path}#{about}"),

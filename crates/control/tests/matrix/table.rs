@@ -115,6 +115,14 @@ pub(crate) const ROUTES: &[Route] = &[
     row("POST", "/api/v1/workspaces/{id}/exec", Workspace, &[200]).operate().body(r#"{"command":["hello"]}"#),
     // Without the headers of a WebSocket.
     row("GET", "/api/v1/workspaces/{id}/exec", Workspace, &[400, 426]).operate(),
+    row("GET", "/api/v1/workspaces/{id}/processes", Workspace, &[200]).operate(),
+    row("POST", "/api/v1/workspaces/{id}/processes", Workspace, &[201])
+        .operate()
+        .body(r#"{"command":["sleep","9"]}"#),
+    row("GET", "/api/v1/workspaces/{id}/processes/{process}/output", Workspace, &[404]).operate(),
+    row("POST", "/api/v1/workspaces/{id}/processes/{process}/signal", Workspace, &[404])
+        .operate()
+        .body(r#"{"signal":"TERM"}"#),
     row("GET", "/api/v1/workspaces/{id}/files", Workspace, &[200]).operate(),
     row("PUT", "/api/v1/workspaces/{id}/files", Workspace, &[200]).operate().body("content"),
     row("GET", "/api/v1/workspaces/{id}/env", Workspace, &[200]).read(),

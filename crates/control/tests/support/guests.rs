@@ -34,6 +34,10 @@ pub(crate) struct Guests {
     pub(crate) ports: Mutex<Vec<ListeningPort>>,
     /// Command lines run as root.
     pub(crate) commands: Mutex<Vec<String>>,
+    /// Commands in the background.
+    pub(crate) processes: Mutex<Vec<Process>>,
+    /// Signals, each with the command's id.
+    pub(crate) signals: Mutex<Vec<(String, String)>>,
     /// Makes deliveries fail.
     pub(crate) unreachable: AtomicBool,
 }
@@ -163,7 +167,9 @@ async fn run(
 impl Guest for SimulatedService {
     type ExecStream = Out<ExecOutput>;
     type ReadFileStream = Out<ReadFileOutput>;
+    type ReadOutputStream = Out<ExecOutput>;
     type WatchShutdownStream = Out<ShutdownEvent>;
+    type WatchSystemStream = Out<SystemEvent>;
 
     async fn exec(
         &self,
@@ -177,6 +183,59 @@ impl Guest for SimulatedService {
         let (out, stream) = mpsc::channel(1);
         tokio::spawn(run(self.0.clone(), start, input, out));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn start_process(&self, r: Request<ExecStart>) -> Result<Response<StartProcessResponse>, Status> {
+        let start = r.into_inner();
+        let outcome = if start.argv == ["nothing"] {
+            let error = Error { code: "not_found".into(), message: "Program `nothing` not found.".into() };
+            start_process_response::Outcome::Error(error)
+        } else {
+            let (id, command) = (start.id, start.argv.join(" "));
+            let process =
+                Process { id, pid: 7, command, user: start.user, detached: true, ..Default::default() };
+            self.0.processes.lock().unwrap().push(process.clone());
+            start_process_response::Outcome::Process(process)
+        };
+        Ok(Response::new(StartProcessResponse { outcome: Some(outcome) }))
+    }
+
+    async fn list_processes(
+        &self,
+        _: Request<ListProcessesRequest>,
+    ) -> Result<Response<ListProcessesResponse>, Status> {
+        Ok(Response::new(ListProcessesResponse { processes: self.0.processes.lock().unwrap().clone() }))
+    }
+
+    async fn signal_process(
+        &self,
+        r: Request<SignalProcessRequest>,
+    ) -> Result<Response<SignalProcessResponse>, Status> {
+        let SignalProcessRequest { id, signal } = r.into_inner();
+        if !self.0.processes.lock().unwrap().iter().any(|process| process.id == id) {
+            return Err(fault::status(Code::NotFound, "not_found", format!("Process `{id}` not found.")));
+        }
+        self.0.signals.lock().unwrap().push((id, signal));
+        Ok(Response::new(SignalProcessResponse {}))
+    }
+
+    async fn read_output(
+        &self,
+        r: Request<ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        let id = r.into_inner().id;
+        if !self.0.processes.lock().unwrap().iter().any(|process| process.id == id) {
+            return Err(fault::status(Code::NotFound, "not_found", format!("Process `{id}` not found.")));
+        }
+        let messages = [Ok(stdout(Bytes::from_static(b"kept\n"))), Ok(end(exec_exit::Outcome::ExitCode(3)))];
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    async fn watch_system(
+        &self,
+        _: Request<WatchSystemRequest>,
+    ) -> Result<Response<Self::WatchSystemStream>, Status> {
+        Err(Status::unimplemented("not for control"))
     }
 
     async fn write_file(

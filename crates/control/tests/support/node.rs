@@ -61,6 +61,7 @@ fn report(id: &str, workspace: &SimulatedWorkspace) -> WorkspaceReport {
         boot_id: workspace.boot.clone(),
         end: workspace.end.clone(),
         agent_lost: workspace.agent_lost,
+        system: "running".to_owned(),
     }
 }
 

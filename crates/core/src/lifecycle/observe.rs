@@ -2,6 +2,7 @@
 
 use super::{Desired, Lifecycle};
 use crate::status::Status;
+use crate::system::SystemState;
 use crate::time::Timestamp;
 
 /// Node report about one workspace.
@@ -32,6 +33,8 @@ pub enum ObservedState {
         boot: String,
         /// The agent has stopped answering.
         agent_lost: bool,
+        /// State of its system.
+        system: SystemState,
     },
     /// Shutting down.
     Stopping,
@@ -103,11 +106,12 @@ impl Lifecycle {
                 next.boot = Some(boot.clone());
                 next
             }
-            ObservedState::Running { boot, agent_lost } if self.is_current_boot(report, boot) => {
+            ObservedState::Running { boot, agent_lost, system } if self.is_current_boot(report, boot) => {
                 next.boot = Some(boot.clone());
                 next.attempts = 0;
                 next.enter(Status::Running, now);
                 next.agent_lost = *agent_lost;
+                next.system = *system;
                 next
             }
             ObservedState::Resting { ended } => next.on_resting(report.generation, ended.as_ref(), now),

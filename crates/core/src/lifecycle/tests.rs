@@ -41,7 +41,14 @@ fn running() -> Lifecycle {
     let generation = life.generation;
     life.boot_started("b1")
         .observe(
-            &Report { generation, observed: ObservedState::Running { boot: "b1".into(), agent_lost: false } },
+            &Report {
+                generation,
+                observed: ObservedState::Running {
+                    boot: "b1".into(),
+                    agent_lost: false,
+                    system: SystemState::Starting,
+                },
+            },
             at(3),
         )
         .unwrap()
@@ -173,10 +180,18 @@ fn observed_state() -> impl Strategy<Value = ObservedState> {
     prop_oneof![
         prop::option::of(end).prop_map(|ended| ObservedState::Resting { ended }),
         boots().prop_map(|boot| ObservedState::Booting { boot }),
-        (boots(), any::<bool>()).prop_map(|(boot, agent_lost)| ObservedState::Running { boot, agent_lost }),
+        (boots(), any::<bool>(), systems()).prop_map(|(boot, agent_lost, system)| ObservedState::Running {
+            boot,
+            agent_lost,
+            system
+        }),
         Just(ObservedState::Stopping),
         Just(ObservedState::Absent),
     ]
+}
+
+fn systems() -> impl Strategy<Value = SystemState> {
+    prop::sample::select(vec![SystemState::Starting, SystemState::Running, SystemState::Degraded])
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -227,6 +242,7 @@ proptest! {
             prop_assert_eq!(next.failure.is_some(), next.status == Status::Failed);
             prop_assert_eq!(next.desired == Desired::Deleted, next.status == Status::Deleting);
             prop_assert!(!next.agent_lost || next.status == Status::Running);
+            prop_assert!(next.system == SystemState::Starting || next.status == Status::Running);
             life = next;
         }
     }

@@ -1,13 +1,15 @@
 //! Execution of commands for the host. Each is a process group in a control group of its own, with pipes or a terminal. Its output is
-//! streamed with back-pressure, followed by its outcome. If the caller disconnects, the group is killed.
+//! streamed with back-pressure, followed by its outcome. If the caller disconnects, the group is killed. A command in the background has no
+//! caller; the newest part of its output is kept.
 
 mod command;
+mod group;
+mod processes;
+mod ring;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,22 +20,24 @@ use rigbox_proto::fault;
 use rigbox_proto::guest::exec_exit::Outcome;
 use rigbox_proto::guest::exec_input::Input;
 use rigbox_proto::guest::exec_output::Output;
-use rigbox_proto::guest::{Error, ExecExit, ExecInput, ExecOutput, ExecStart};
+use rigbox_proto::guest::{Error, ExecExit, ExecInput, ExecOutput, ExecStart, Process};
 use rigbox_proto::guest_stream::MAX_CHUNK_BYTES;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::secrets::{Environment, Variables};
-use super::terminal::{self, Terminal};
+use super::terminal::Terminal;
 use crate::users::User;
 use command::error;
+use group::{ControlGroups, ProcessGroup};
+use processes::{Processes, parse_signal};
+use ring::Ring;
 
-/// Parent of the commands' control groups.
-const CGROUP_PARENT: &str = "/sys/fs/cgroup/rigbox/exec";
 /// Time between SIGTERM or SIGHUP and SIGKILL.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 /// Concurrent commands. Each holds descriptors and buffers.
@@ -42,6 +46,8 @@ const MAX_CONCURRENT_COMMANDS: usize = 200;
 const CLEANUP_DELAY: Duration = Duration::from_millis(20);
 /// Queued messages to the host per command.
 const MAX_QUEUED_MESSAGES: usize = 4;
+/// Interval at which the end of input is repeated on a terminal: what a program sees of it depends on the terminal's mode at that moment.
+const EOF_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum capacity of a pipe: the default of `/proc/sys/fs/pipe-max-size`.
 const MAX_PIPE_BYTES: usize = 1 << 20;
 
@@ -51,13 +57,89 @@ pub(super) struct CommandRunner {
     permits: Arc<tokio::sync::Semaphore>,
     next_number: Arc<AtomicU64>,
     environment: Environment,
+    control_groups: Arc<ControlGroups>,
+    processes: Processes,
 }
 
 impl CommandRunner {
     /// Creates a runner whose commands get the current `environment` of the workspace.
     pub(super) fn new(environment: Environment) -> Self {
         let permits = Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_COMMANDS));
-        Self { permits, next_number: Arc::new(AtomicU64::new(1)), environment }
+        Self {
+            permits,
+            next_number: Arc::new(AtomicU64::new(1)),
+            environment,
+            control_groups: Arc::default(),
+            processes: Processes::default(),
+        }
+    }
+
+    /// Returns the commands of this VM.
+    pub(super) fn list(&self) -> Vec<Process> {
+        self.processes.list()
+    }
+
+    /// Sends a signal to a command.
+    pub(super) fn signal(&self, id: &str, name: &str) -> Result<(), Status> {
+        self.processes.signal(id, name)
+    }
+
+    /// Streams the output of a command in the background.
+    pub(super) fn output(
+        &self,
+        id: &str,
+    ) -> Result<impl Stream<Item = Result<ExecOutput, Status>> + use<>, Status> {
+        self.processes.output(id)
+    }
+
+    /// Starts a command in the background. Its stdin is empty.
+    pub(super) fn start_detached(&self, start: ExecStart) -> Result<Result<Process, Error>, Status> {
+        let permit = self.permit()?;
+        let mut running = match self.spawn(&start) {
+            Ok(running) => running,
+            Err(error) => return Ok(Err(error)),
+        };
+        running.stdin = None;
+        let ring = Arc::new(Ring::new());
+        let process = self.processes.add(&start, &running.group, Some(&ring));
+        let (sender, mut receiver) = mpsc::channel::<Result<ExecOutput, Status>>(MAX_QUEUED_MESSAGES);
+        let kept = Arc::clone(&ring);
+        let keep = async move {
+            while let Some(message) = receiver.recv().await {
+                if let Ok(ExecOutput { output: Some(output) }) = message {
+                    kept.append(output);
+                }
+            }
+        };
+        let runner = self.clone();
+        tokio::spawn(async move {
+            let run = async {
+                let exit = running.run(&start, None, &sender).await;
+                drop(sender);
+                exit
+            };
+            let (exit, ()) = tokio::join!(run, keep);
+            runner.processes.end(&start.id, exit.clone());
+            // After the entry's end, so that whoever has seen the exit finds it in the list.
+            ring.append(Output::Exit(exit.unwrap_or_default()));
+            runner.control_groups.remove(running.group.cgroup());
+            drop(permit);
+        });
+        Ok(Ok(process))
+    }
+
+    fn permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
+            let message = format!(
+                "{MAX_CONCURRENT_COMMANDS} commands are running in this workspace. Wait for one of them to finish."
+            );
+            fault::status(Code::ResourceExhausted, "busy", message)
+        })
+    }
+
+    fn spawn(&self, start: &ExecStart) -> Result<RunningCommand, Error> {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        RunningCommand::spawn(start, &self.environment.current(), &self.control_groups, number)
     }
 
     /// Starts the command in the first input. A problem with the command itself is its outcome, not a status.
@@ -65,12 +147,7 @@ impl CommandRunner {
         &self,
         mut input: Streaming<ExecInput>,
     ) -> Result<ReceiverStream<Result<ExecOutput, Status>>, Status> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
-            let message = format!(
-                "{MAX_CONCURRENT_COMMANDS} commands are running in this workspace. Wait for one of them to finish."
-            );
-            fault::status(Code::ResourceExhausted, "busy", message)
-        })?;
+        let permit = self.permit()?;
         let Some(ExecInput { input: Some(Input::Start(start)) }) = input.message().await? else {
             return Err(fault::status(
                 Code::InvalidArgument,
@@ -79,11 +156,15 @@ impl CommandRunner {
             ));
         };
         let (sender, receiver) = mpsc::channel(MAX_QUEUED_MESSAGES);
-        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let variables = self.environment.current();
+        let runner = self.clone();
         tokio::spawn(async move {
-            let (exit, running) = match RunningCommand::spawn(&start, &variables, number) {
-                Ok(mut running) => (running.run(&start, input, &sender).await, Some(running)),
+            let (exit, running) = match runner.spawn(&start) {
+                Ok(mut running) => {
+                    runner.processes.add(&start, &running.group, None);
+                    let exit = running.run(&start, Some(input), &sender).await;
+                    runner.processes.end(&start.id, None);
+                    (exit, Some(running))
+                }
                 Err(error) => (Some(ExecExit { outcome: Some(Outcome::Error(error)), duration_us: 0 }), None),
             };
             if let Some(exit) = exit {
@@ -93,7 +174,9 @@ impl CommandRunner {
             drop(sender);
             // The outcome is sent before the control group is removed.
             tokio::time::sleep(CLEANUP_DELAY).await;
-            drop(running);
+            if let Some(running) = running {
+                runner.control_groups.remove(running.group.cgroup());
+            }
             drop(permit);
         });
         Ok(ReceiverStream::new(receiver))
@@ -107,45 +190,23 @@ type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 struct RunningCommand {
     child: Child,
     started: Instant,
-    group: ProcessGroup,
+    group: Arc<ProcessGroup>,
     stdin: Option<Writer>,
     stdout: Option<Reader>,
     stderr: Option<Reader>,
-    /// Controller side of the terminal, for its size.
-    terminal: Option<OwnedFd>,
-}
-
-/// Processes of a command: as a process group, to which signals are sent, and as a control group, which no process can leave.
-struct ProcessGroup {
-    leader: i32,
-    cgroup: PathBuf,
-}
-
-impl ProcessGroup {
-    fn signal(&self, signal: Signal) {
-        // A group that has already ended is fine.
-        let _ = rigbox_sys::spawn::send_signal(-self.leader, signal as i32);
-    }
-
-    fn kill(&self) {
-        let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
-    }
-}
-
-impl Drop for ProcessGroup {
-    fn drop(&mut self) {
-        // Fails while background processes of the command remain. The folder then disappears with the VM.
-        let _ = fs::remove_dir(&self.cgroup);
-    }
 }
 
 impl RunningCommand {
-    fn spawn(start: &ExecStart, variables: &Variables, number: u64) -> Result<Self, Error> {
+    fn spawn(
+        start: &ExecStart,
+        variables: &Variables,
+        control_groups: &ControlGroups,
+        number: u64,
+    ) -> Result<Self, Error> {
         let user = User::find(&start.user).map_err(|message| error("bad_request", message))?;
         let mut command = command::build(start, &user, variables)?;
-        let cgroup = PathBuf::from(format!("{CGROUP_PARENT}/{number}"));
         let io_error = |subject: &str, failure: io::Error| error("internal", format!("{subject}: {failure}"));
-        fs::create_dir_all(&cgroup).map_err(|failure| io_error("control group", failure))?;
+        let cgroup = control_groups.create(number).map_err(|failure| io_error("control group", failure))?;
         let procs = File::options().write(true).open(cgroup.join("cgroup.procs"));
         let procs = procs.map_err(|failure| io_error("control group", failure))?;
 
@@ -183,14 +244,16 @@ impl RunningCommand {
                 return Err(error(code, format!("Failed to start the command: {failure}.")));
             }
         };
-        let group = ProcessGroup { leader: child.id().map_or(0, u32::cast_signed), cgroup };
-        let mut running =
-            Self { started, group, stdin: None, stdout: None, stderr: None, terminal: None, child };
+        let (pipes, terminal) = match pipes {
+            Some(Terminal { reader, writer, control }) => (Some((reader, writer)), Some(control)),
+            None => (None, None),
+        };
+        let group = Arc::new(ProcessGroup::new(child.id().unwrap_or(0), cgroup, terminal));
+        let mut running = Self { started, group, stdin: None, stdout: None, stderr: None, child };
         match pipes {
-            Some(terminal) => {
-                running.terminal = Some(terminal.size);
-                running.stdout = Some(Box::new(terminal.reader));
-                running.stdin = Some(Box::new(terminal.writer));
+            Some((reader, writer)) => {
+                running.stdout = Some(Box::new(reader));
+                running.stdin = Some(Box::new(writer));
             }
             None => {
                 running.stdin = running.child.stdin.take().map(|pipe| Box::new(pipe) as Writer);
@@ -201,11 +264,12 @@ impl RunningCommand {
         Ok(running)
     }
 
-    /// Streams input and output until the command has exited and its output has been read. `None`: the caller has disconnected.
+    /// Streams input and output until the command has exited and its output has been read. `None`: the caller has disconnected. A command
+    /// without `input` has no caller.
     async fn run(
         &mut self,
         start: &ExecStart,
-        input: Streaming<ExecInput>,
+        input: Option<Streaming<ExecInput>>,
         sender: &mpsc::Sender<Result<ExecOutput, Status>>,
     ) -> Option<ExecExit> {
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
@@ -220,7 +284,14 @@ impl RunningCommand {
             0 => None,
             ms => Some(tokio::time::Instant::now() + Duration::from_millis(ms.into())),
         };
-        let stdin = forward_input(input, self.stdin.take(), self.terminal.take(), &self.group);
+        let stdin = self.stdin.take();
+        let group = Arc::clone(&self.group);
+        let stdin = async {
+            match input {
+                Some(input) => forward_input(input, stdin, &group).await,
+                None => std::future::pending().await,
+            }
+        };
         let wait = async {
             let status = self.child.wait().await;
             let duration_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -241,18 +312,20 @@ impl RunningCommand {
             tokio::select! {
                 finished = &mut run => break finished,
                 () = &mut disconnected => {
-                    self.group.signal(Signal::SIGHUP);
+                    group.signal(Signal::SIGHUP);
                     let _ = tokio::time::timeout(KILL_GRACE, &mut run).await;
-                    self.group.kill();
+                    group.kill();
                     return None;
                 }
                 () = sleep_until(deadline), if !timed_out => {
                     timed_out = true;
-                    self.group.signal(Signal::SIGTERM);
-                    if let Ok(finished) = tokio::time::timeout(KILL_GRACE, &mut run).await {
+                    group.signal_all(Signal::SIGTERM);
+                    let finished = tokio::time::timeout(KILL_GRACE, &mut run).await;
+                    // Also what the command has left behind: nothing of it outlives its timeout.
+                    group.kill();
+                    if let Ok(finished) = finished {
                         break finished;
                     }
-                    self.group.kill();
                 }
             }
         };
@@ -323,14 +396,17 @@ async fn forward_output(
 }
 
 /// Forwards the caller's input to the command until the caller disconnects. A caller that only has no more input sends `eof` and stays.
-async fn forward_input(
-    mut input: Streaming<ExecInput>,
-    stdin: Option<Writer>,
-    terminal: Option<OwnedFd>,
-    group: &ProcessGroup,
-) {
-    let mut stdin = stdin;
-    while let Ok(Some(message)) = input.message().await {
+async fn forward_input(mut input: Streaming<ExecInput>, mut stdin: Option<Writer>, group: &ProcessGroup) {
+    let mut ended = false;
+    loop {
+        let message = tokio::select! {
+            message = input.message() => message,
+            () = tokio::time::sleep(EOF_INTERVAL), if ended => {
+                write_end_of_input(&mut stdin).await;
+                continue;
+            }
+        };
+        let Ok(Some(message)) = message else { return };
         match message.input {
             Some(Input::Stdin(bytes)) => {
                 // The command may have closed its input.
@@ -340,26 +416,25 @@ async fn forward_input(
                     stdin = None;
                 }
             }
-            Some(Input::Eof(_)) => match &terminal {
-                // On a terminal, the end of input is a character (Ctrl-D).
-                Some(_) => {
-                    if let Some(pipe) = &mut stdin {
-                        let _ = pipe.write_all(b"\x04").await;
-                    }
-                }
-                None => stdin = None,
-            },
+            Some(Input::Eof(_)) if group.has_terminal() => {
+                ended = true;
+                write_end_of_input(&mut stdin).await;
+            }
+            Some(Input::Eof(_)) => stdin = None,
             Some(Input::Signal(name)) => {
-                if let Ok(signal) = format!("SIG{}", name.trim_start_matches("SIG")).parse::<Signal>() {
+                if let Some(signal) = parse_signal(&name) {
                     group.signal(signal);
                 }
             }
-            Some(Input::Resize(size)) => {
-                if let Some(terminal) = &terminal {
-                    let _ = terminal::resize(terminal, size);
-                }
-            }
+            Some(Input::Resize(size)) => group.resize(size),
             Some(Input::Start(_)) | None => {}
         }
+    }
+}
+
+/// Writes the end of input to a terminal, where it is a character (Ctrl-D).
+async fn write_end_of_input(terminal: &mut Option<Writer>) {
+    if let Some(writer) = terminal {
+        let _ = writer.write_all(b"\x04").await;
     }
 }

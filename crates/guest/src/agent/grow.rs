@@ -3,13 +3,8 @@
 use std::fs::{self, File};
 use std::io;
 
-/// Low priority, so that the first commands are not delayed.
-const NICE: i32 = 10;
-
 /// Grows the root file system, unless it already fills its device. A failure is logged on the console, and the VM works with less space.
 pub(super) fn grow_root() {
-    // Applies to this thread only. A failure is harmless.
-    let _ = rustix::process::setpriority_process(None, NICE);
     if let Err(error) = try_grow_root() {
         eprintln!("rigbox-agent: failed to grow the root file system: {error}");
     }

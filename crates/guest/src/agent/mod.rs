@@ -8,6 +8,7 @@ mod listening_ports;
 mod secrets;
 mod service;
 mod shutdown;
+mod system;
 mod terminal;
 mod transport;
 
@@ -23,6 +24,8 @@ use rigbox_proto::guest_stream;
 use service::Agent;
 use transport::virtio_serial;
 
+/// Socket on which systemd tells that the system has started.
+pub(crate) const NOTIFY_SOCKET: &str = "/run/rigbox/notify";
 /// Delay before the port is reopened after a session.
 const REOPEN_DELAY: Duration = Duration::from_millis(20);
 const MAX_CONCURRENT_STREAMS: u32 = 256;
@@ -30,10 +33,11 @@ const MAX_CONCURRENT_STREAMS: u32 = 256;
 /// Serves sessions until the VM ends. Returns only if the VM has no port to its host.
 pub(crate) fn run() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let _grow_thread = std::thread::Builder::new().name("grow".into()).spawn(grow::grow_root)?;
+    // Before the host can start a command, which would find less space. It takes milliseconds.
+    grow::grow_root();
     runtime.block_on(async {
         let path = virtio_serial::find().context("no virtio-serial port to the host")?;
-        let agent = Agent::new();
+        let agent = Agent::new(system::watch().context(NOTIFY_SOCKET)?);
         loop {
             if let Err(error) = session(&path, agent.clone()).await {
                 eprintln!("rigbox-agent: session failed: {error:#}");

@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
-    DeliverSecretsRequest, DeliverSecretsResponse, ExecInput, ExecOutput, HelloRequest, HelloResponse,
-    ListPortsRequest, ListPortsResponse, ReadFileOutput, ReadFileRequest, ShutDownRequest, ShutDownResponse,
-    ShutdownEvent, WatchShutdownRequest, WriteFileInput, WriteFileResponse,
+    DeliverSecretsRequest, DeliverSecretsResponse, ExecInput, ExecOutput, ExecStart, HelloRequest,
+    HelloResponse, ListPortsRequest, ListPortsResponse, ListProcessesRequest, ListProcessesResponse,
+    ReadFileOutput, ReadFileRequest, ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent,
+    SignalProcessRequest, SignalProcessResponse, StartProcessResponse, SystemEvent, WatchShutdownRequest,
+    WatchSystemRequest, WriteFileInput, WriteFileResponse, start_process_response,
 };
 use rustix::time::{ClockId, Timespec};
-use tokio_stream::Stream;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{exec, files, listening_ports, secrets, shutdown};
@@ -32,12 +36,14 @@ const POWEROFF_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Agent {
     commands: exec::CommandRunner,
     environment: secrets::Environment,
+    system: watch::Receiver<&'static str>,
 }
 
 impl Agent {
-    pub(super) fn new() -> Self {
+    /// Creates a service that reports the state of the `system`.
+    pub(super) fn new(system: watch::Receiver<&'static str>) -> Self {
         let environment = secrets::Environment::default();
-        Self { commands: exec::CommandRunner::new(environment.clone()), environment }
+        Self { commands: exec::CommandRunner::new(environment.clone()), environment, system }
     }
 }
 
@@ -62,6 +68,41 @@ impl Guest for Agent {
         request: Request<Streaming<ExecInput>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
         Ok(Response::new(Box::pin(self.commands.start(request.into_inner()).await?)))
+    }
+
+    async fn start_process(
+        &self,
+        request: Request<ExecStart>,
+    ) -> Result<Response<StartProcessResponse>, Status> {
+        let outcome = match self.commands.start_detached(request.into_inner())? {
+            Ok(process) => start_process_response::Outcome::Process(process),
+            Err(error) => start_process_response::Outcome::Error(error),
+        };
+        Ok(Response::new(StartProcessResponse { outcome: Some(outcome) }))
+    }
+
+    async fn list_processes(
+        &self,
+        _: Request<ListProcessesRequest>,
+    ) -> Result<Response<ListProcessesResponse>, Status> {
+        Ok(Response::new(ListProcessesResponse { processes: self.commands.list() }))
+    }
+
+    async fn signal_process(
+        &self,
+        request: Request<SignalProcessRequest>,
+    ) -> Result<Response<SignalProcessResponse>, Status> {
+        let SignalProcessRequest { id, signal } = request.into_inner();
+        self.commands.signal(&id, &signal)?;
+        Ok(Response::new(SignalProcessResponse {}))
+    }
+
+    type ReadOutputStream = Output<ExecOutput>;
+    async fn read_output(
+        &self,
+        request: Request<ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        Ok(Response::new(Box::pin(self.commands.output(&request.into_inner().id)?)))
     }
 
     async fn write_file(
@@ -124,6 +165,15 @@ impl Guest for Agent {
             let _ = sender.send(Ok(ShutdownEvent { kind: kind.into() })).await;
         });
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+    }
+
+    type WatchSystemStream = Output<SystemEvent>;
+    async fn watch_system(
+        &self,
+        _: Request<WatchSystemRequest>,
+    ) -> Result<Response<Self::WatchSystemStream>, Status> {
+        let states = WatchStream::new(self.system.clone());
+        Ok(Response::new(Box::pin(states.map(|state| Ok(SystemEvent { state: state.into() })))))
     }
 }
 

@@ -15,8 +15,8 @@ use rigbox_sys::async_file::AsyncFile;
 pub(super) struct Terminal {
     pub(super) reader: AsyncFile,
     pub(super) writer: AsyncFile,
-    /// Third descriptor, for [`resize`].
-    pub(super) size: OwnedFd,
+    /// Third descriptor, for its size and its foreground job.
+    pub(super) control: OwnedFd,
 }
 
 impl Terminal {
@@ -33,7 +33,7 @@ impl Terminal {
         Ok(Self {
             reader: AsyncFile::new(controller.try_clone()?)?,
             writer: AsyncFile::new(controller.try_clone()?)?,
-            size: controller.into(),
+            control: controller.into(),
         })
     }
 }

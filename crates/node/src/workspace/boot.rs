@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use rigbox_core::system::SystemState;
 use rigbox_proto::node::{Cause, StartRequest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -114,7 +115,15 @@ impl Workspace {
             (false, true) => None,
             (false, false) => Some(Instant::now() + self.node.config.boot_timeout),
         };
-        self.vm = Some(RunningVm { process, reports, stderr, deadline, agent_lost: false, _bridge: bridge });
+        self.vm = Some(RunningVm {
+            process,
+            reports,
+            stderr,
+            deadline,
+            agent_lost: false,
+            system: SystemState::Starting,
+            _bridge: bridge,
+        });
         self.node.attached_vms.insert(&boot.boot_id, attached_vm);
         self.node.dial_targets.insert(&self.id, &boot.boot_id, netns, self.record.network.clone());
     }

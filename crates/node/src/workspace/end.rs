@@ -51,6 +51,11 @@ impl Workspace {
                 vm.agent_lost = boot.ready;
                 return;
             }
+            Event::Report(report::Report::SystemChanged(changed)) => {
+                // guestio sends no other words.
+                vm.system = changed.state.parse().unwrap_or(vm.system);
+                return;
+            }
             Event::Report(report::Report::EgressRefused(refused)) => {
                 return self.node.reports.publish_refusal(egress_refused(&self.id, refused));
             }

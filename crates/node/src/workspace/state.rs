@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
+use rigbox_core::system::SystemState;
 use rigbox_proto::guestio::{Report, report};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -34,6 +35,7 @@ pub(super) struct RunningVm {
     /// Time by which the boot, or the stop, has to finish.
     pub(super) deadline: Option<Instant>,
     pub(super) agent_lost: bool,
+    pub(super) system: SystemState,
     /// Serves the bridge until dropped.
     pub(super) _bridge: AbortOnDropHandle<()>,
 }

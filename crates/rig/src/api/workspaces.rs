@@ -20,10 +20,15 @@ impl Api {
         self.pages("workspaces", &[], |page: ListWorkspaces| (page.vms, page.next_cursor)).await
     }
 
+    /// Returns a workspace.
+    pub(crate) async fn workspace(&self, id: &str) -> Result<GetWorkspace, ApiError> {
+        self.get(&["workspaces", id]).await
+    }
+
     /// Finds a workspace by id or name. An id wins.
     pub(crate) async fn find(&self, text: &str) -> Result<Vm, ApiError> {
         if name::looks_like_id(text) {
-            match self.get::<GetWorkspace>(&["workspaces", text]).await {
+            match self.workspace(text).await {
                 Err(error) if error.is_not_found() => {}
                 found => return Ok(found?.vm),
             }
@@ -98,6 +103,18 @@ impl Api {
     pub(crate) async fn wait_for_change(&self, id: &str, status: &str) -> Result<GetWorkspace, ApiError> {
         let query = [("wait_until_not", status), ("timeout_s", HOLD_S)];
         self.get_with(&["workspaces", id], &query, HOLD_TIMEOUT).await
+    }
+
+    /// Returns the workspace when its system is no longer starting, or after a while.
+    pub(crate) async fn wait_for_system(&self, id: &str) -> Result<GetWorkspace, ApiError> {
+        let query = [("wait_until_system_not", "starting"), ("timeout_s", HOLD_S)];
+        self.get_with(&["workspaces", id], &query, HOLD_TIMEOUT).await
+    }
+
+    /// Sends a signal to a command.
+    pub(crate) async fn signal(&self, id: &str, process: &str, name: &str) -> Result<(), ApiError> {
+        let request = self.request(Method::POST, &["workspaces", id, "processes", process, "signal"], &[])?;
+        self.open(request.json(&json!({"signal": name})).timeout(RESPONSE_TIMEOUT)).await.map(drop)
     }
 
     /// Returns the environment: names and masked values.

@@ -1,26 +1,46 @@
 //! Arguments of `rig workspace`.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkspaceCommand {
     /// Create a workspace, start it, and wait until it is running
-    Spawn(NewWorkspaceArguments),
+    Spawn {
+        #[command(flatten)]
+        new: NewWorkspaceArguments,
+        #[command(flatten)]
+        wait: WaitArgument,
+    },
     /// Create a workspace without starting it
+    #[command(visible_alias = "create")]
     New(NewWorkspaceArguments),
     /// List your workspaces
     #[command(visible_alias = "list")]
     Ls,
-    /// Start a workspace and wait until it is running
-    Start(WorkspaceArgument),
-    /// Shut down a workspace; its disk is kept
-    Stop(WorkspaceArgument),
-    /// Shut down a workspace and start it again
-    Restart(WorkspaceArgument),
-    /// Remove a workspace and everything in it
+    /// Show a workspace
+    #[command(visible_aliases = ["get", "inspect"])]
+    Show(WorkspaceArgument),
+    /// Start workspaces and wait until they are running
+    Start {
+        #[command(flatten)]
+        workspaces: WorkspacesArgument,
+        #[command(flatten)]
+        wait: WaitArgument,
+    },
+    /// Shut down workspaces; their disks are kept
+    Stop(WorkspacesArgument),
+    /// Shut down workspaces and start them again
+    Restart {
+        #[command(flatten)]
+        workspaces: WorkspacesArgument,
+        #[command(flatten)]
+        wait: WaitArgument,
+    },
+    /// Remove workspaces and everything in them
+    #[command(visible_alias = "delete")]
     Rm {
         #[command(flatten)]
-        workspace: WorkspaceArgument,
+        workspaces: WorkspacesArgument,
         /// Skip the confirmation
         #[arg(short, long)]
         force: bool,
@@ -112,6 +132,45 @@ impl WorkspaceArgument {
     }
 }
 
+/// Existing workspaces.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct WorkspacesArgument {
+    /// Names or ids of workspaces
+    #[arg(value_name = "WORKSPACE")]
+    positional: Vec<String>,
+    /// Workspace name or id, as an option; repeatable
+    #[arg(
+        short = 'n',
+        long = "name",
+        visible_short_alias = 'w',
+        visible_alias = "workspace",
+        value_name = "WORKSPACE"
+    )]
+    named: Vec<String>,
+}
+
+impl WorkspacesArgument {
+    pub(crate) fn names_or_ids(&self) -> impl Iterator<Item = &str> {
+        self.positional.iter().chain(&self.named).map(String::as_str)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgument {
+    /// Wait until commands run, or until all services have started too
+    #[arg(long, value_name = "FOR", default_value = "running")]
+    pub(crate) wait: Wait,
+}
+
+/// State that a started workspace is awaited in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wait {
+    // Without doc comments, which the help would show beside those of the option.
+    Running,
+    System,
+}
+
 /// A new workspace.
 #[derive(Debug, Args)]
 pub(crate) struct NewWorkspaceArguments {
@@ -124,14 +183,14 @@ pub(crate) struct NewWorkspaceArguments {
     /// Template to create it from; see `rig template ls`
     #[arg(long)]
     pub(crate) template: Option<String>,
-    /// Memory in MiB
-    #[arg(long)]
+    /// Memory in MB (of 1,048,576 bytes, like all sizes)
+    #[arg(long = "ram", visible_alias = "ram-mb", value_name = "MB")]
     pub(crate) ram_mb: Option<u32>,
     /// Number of virtual CPUs
-    #[arg(long)]
+    #[arg(long = "vcpu", visible_alias = "vcpus", value_name = "N")]
     pub(crate) vcpus: Option<u32>,
-    /// Disk size in MiB
-    #[arg(long)]
+    /// Disk size in MB
+    #[arg(long = "disk", visible_alias = "disk-mb", value_name = "MB")]
     pub(crate) disk_mb: Option<u32>,
 }
 

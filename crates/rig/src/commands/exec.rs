@@ -3,8 +3,10 @@
 //! Without input, one HTTP request is enough (`request`). Otherwise a WebSocket (`socket`) also carries stdin, signals and the terminal's
 //! size.
 
+pub(super) mod background;
 mod end;
 mod request;
+mod signals;
 mod sink;
 mod socket;
 
@@ -17,12 +19,13 @@ use crate::args::ExecArguments;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::terminal::{self, Stdin};
+use end::End;
 use sink::Sink;
 
 /// Command to run.
 #[derive(Debug, Serialize)]
 struct Request {
-    command: Vec<String>,
+    command: Command,
     #[serde(skip_serializing_if = "Option::is_none")]
     cwd: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -30,11 +33,36 @@ struct Request {
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     tty: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cols: Option<u16>,
+}
+
+/// Program with its arguments, or a command line for bash.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Command {
+    Argv(Vec<String>),
+    Line(String),
+}
+
+impl Request {
+    /// Adds a tip to the message about a program that was not found.
+    fn explain(&self, message: String) -> String {
+        match &self.command {
+            Command::Argv(argv)
+                if argv.len() == 1
+                    && argv.iter().any(|word| word.contains([' ', '|', '&', ';', '<', '>', '$'])) =>
+            {
+                format!("{message} To run a command line, add `--shell` before the `--`.")
+            }
+            _ => message,
+        }
+    }
 }
 
 /// Role of stdin and the terminal.
@@ -53,13 +81,14 @@ struct Mode {
 impl Mode {
     fn new(interactive: bool, tty: bool, stdin: Stdin) -> Self {
         let forward = match stdin {
-            Stdin::Terminal => interactive,
+            // A terminal without keys would be a trap.
+            Stdin::Terminal => interactive || tty,
             Stdin::Data => true,
             Stdin::Null => false,
         };
         // Ctrl-C at a terminal is meant for the command.
         let duplex = tty || forward || stdin == Stdin::Terminal;
-        Self { tty, forward, raw: tty && interactive && stdin == Stdin::Terminal, duplex }
+        Self { tty, forward, raw: tty && stdin == Stdin::Terminal, duplex }
     }
 }
 
@@ -73,20 +102,34 @@ pub(super) async fn run(api: &Api, out: &Output, arguments: ExecArguments) -> Re
         env.entry("TERM".to_owned()).or_insert(term);
     }
     let request = Request {
-        command: arguments.command,
+        command: if arguments.shell {
+            Command::Line(arguments.command.join(" "))
+        } else {
+            Command::Argv(arguments.command)
+        },
         cwd: arguments.cwd,
         env,
         user: arguments.user,
+        timeout_s: arguments.timeout.map(|timeout| timeout.as_secs_f64()),
         tty: mode.tty.then_some(true),
         rows: size.map(|size| size.rows),
         cols: size.map(|size| size.cols),
     };
     let workspace = arguments.workspace.name_or_id();
+    if arguments.detach {
+        return background::start(api, out, workspace, &request).await;
+    }
     let mut sink = Sink::new(out);
     let end = if mode.duplex {
         socket::run(api, workspace, &request, mode, &mut sink).await?
     } else {
         request::run(api, workspace, &request, &mut sink).await?
+    };
+    let end = match end {
+        End::Failed { code, message } if code == "not_found" => {
+            End::Failed { code, message: request.explain(message) }
+        }
+        end => end,
     };
     sink.finish(end).await
 }
@@ -104,7 +147,7 @@ mod tests {
             ((false, false, Stdin::Data), mode(false, true, false, true)),
             ((false, false, Stdin::Terminal), mode(false, false, false, true)),
             ((true, false, Stdin::Terminal), mode(false, true, false, true)),
-            ((false, true, Stdin::Terminal), mode(true, false, false, true)),
+            ((false, true, Stdin::Terminal), mode(true, true, true, true)),
             ((true, true, Stdin::Terminal), mode(true, true, true, true)),
             ((true, true, Stdin::Data), mode(true, true, false, true)),
             ((false, true, Stdin::Null), mode(true, false, false, true)),

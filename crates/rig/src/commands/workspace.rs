@@ -7,29 +7,56 @@ mod wait;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::{Api, GetWorkspace, Vm};
-use crate::args::WorkspaceCommand;
+use crate::api::{Api, ApiError, GetWorkspace, Vm};
+use crate::args::{Wait, WorkspaceCommand, WorkspacesArgument};
 use crate::failure::Failure;
 use crate::output::{Output, Progress, escape, fields_of};
 use wait::Waiter;
 
 pub(super) async fn run(api: &Api, out: &Output, command: WorkspaceCommand) -> Result<(), Failure> {
     match command {
-        WorkspaceCommand::Spawn(arguments) => create::spawn(api, out, &arguments).await,
+        WorkspaceCommand::Spawn { new, wait } => create::spawn(api, out, &new, wait.wait).await,
         WorkspaceCommand::New(arguments) => create::new(api, out, &arguments).await,
         WorkspaceCommand::Ls => ls(api, out).await,
-        WorkspaceCommand::Start(workspace) => start(api, out, workspace.name_or_id()).await,
-        WorkspaceCommand::Stop(workspace) => stop(api, out, workspace.name_or_id()).await,
-        WorkspaceCommand::Restart(workspace) => restart(api, out, workspace.name_or_id()).await,
+        WorkspaceCommand::Show(workspace) => show(api, out, workspace.name_or_id()).await,
+        WorkspaceCommand::Start { workspaces, wait } => {
+            each(out, &workspaces, async |name| start(api, out, name, wait.wait).await).await
+        }
+        WorkspaceCommand::Stop(workspaces) => {
+            each(out, &workspaces, async |name| stop(api, out, name).await).await
+        }
+        WorkspaceCommand::Restart { workspaces, wait } => {
+            each(out, &workspaces, async |name| restart(api, out, name, wait.wait).await).await
+        }
         WorkspaceCommand::Logs { workspace, lines, follow } => {
             let vm = api.find(workspace.name_or_id()).await?;
             super::logs::print(api, out, &["workspaces", &vm.id, "logs"], lines, follow).await
         }
         WorkspaceCommand::Env(command) => env::run(api, out, &command).await,
-        WorkspaceCommand::Rm { workspace, force } => {
-            remove::rm(api, out, workspace.name_or_id(), force).await
+        WorkspaceCommand::Rm { workspaces, force } => {
+            each(out, &workspaces, async |name| remove::rm(api, out, name, force).await).await
         }
     }
+}
+
+/// Acts on one workspace after the other. A failure does not keep the others from their turn.
+async fn each(
+    out: &Output,
+    workspaces: &WorkspacesArgument,
+    act: impl AsyncFn(&str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut failed = None;
+    for name in workspaces.names_or_ids() {
+        if let Err(failure) = act(name).await {
+            // The last line of output is a failure's, so an earlier one is a warning.
+            if let Some(earlier) = failed.replace(failure)
+                && let Some((_, message)) = earlier.report()
+            {
+                out.warn(message);
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
@@ -53,17 +80,29 @@ async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
 }
 
 fn status_text(vm: &Vm) -> String {
-    match (&vm.failure_code, &vm.agent) {
-        (Some(code), _) => format!("{} ({code})", vm.status),
-        (None, Some(agent)) => format!("{} (agent {agent})", vm.status),
-        (None, None) => vm.status.clone(),
+    match (&vm.failure_code, &vm.agent, vm.system.as_deref()) {
+        (Some(code), _, _) => format!("{} ({code})", vm.status),
+        (None, Some(agent), _) => format!("{} (agent {agent})", vm.status),
+        (None, None, Some(system)) if system != "running" => format!("{} (system {system})", vm.status),
+        (None, None, _) => vm.status.clone(),
     }
 }
 
-async fn start(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
+async fn show(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
+    let vm = api.find(text).await?;
+    let fields = fields_of(&api.workspace(&vm.id).await?)?;
+    let shown = fields.get("vm").and_then(Value::as_object).cloned().unwrap_or_default();
+    out.response("workspace_show", fields)?;
+    let rows = shown.iter().map(|(name, value)| {
+        vec![name.replace('_', " "), value.as_str().map_or_else(|| value.to_string(), str::to_owned)]
+    });
+    out.table(&[], rows)
+}
+
+async fn start(api: &Api, out: &Output, text: &str, wait: Wait) -> Result<(), Failure> {
     let vm = api.find(text).await?;
     let progress = out.progress();
-    let started = boot(api, out, &progress, &vm).await?;
+    let started = boot(api, out, &progress, &vm, wait).await?;
     drop(progress);
     print(out, "workspace_start", &started)
 }
@@ -76,28 +115,51 @@ async fn stop(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
     print(out, "workspace_stop", &stopped)
 }
 
-async fn restart(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
+async fn restart(api: &Api, out: &Output, text: &str, wait: Wait) -> Result<(), Failure> {
     let mut vm = api.find(text).await?;
     let progress = out.progress();
     if vm.status == "running" {
         vm = shut_down(api, out, &progress, &vm).await?.vm;
     }
-    let started = boot(api, out, &progress, &vm).await?;
+    let started = boot(api, out, &progress, &vm, wait).await?;
     drop(progress);
     print(out, "workspace_restart", &started)
 }
 
-/// Starts a workspace, or retries a failed one, and waits until it is running.
-async fn boot(api: &Api, out: &Output, progress: &Progress, vm: &Vm) -> Result<GetWorkspace, Failure> {
+/// Starts a workspace, or retries a failed one, and waits for it.
+async fn boot(
+    api: &Api,
+    out: &Output,
+    progress: &Progress,
+    vm: &Vm,
+    wait: Wait,
+) -> Result<GetWorkspace, Failure> {
     let operation = if vm.status == "failed" { "retry" } else { "start" };
     progress.set_message(&format!("starting {}", vm.name));
-    let starting = api.operate(&vm.id, operation).await?;
-    Waiter::new(api, out, progress).until(starting, "running").await
+    let starting = operate(api, vm, operation, "running").await?;
+    let waiter = Waiter::new(api, out, progress);
+    let running = waiter.until(starting, "running").await?;
+    match wait {
+        Wait::Running => Ok(running),
+        Wait::System => waiter.until_system(running).await,
+    }
+}
+
+/// Requests an operation. A workspace that is in the wanted status already needs none.
+async fn operate(api: &Api, vm: &Vm, operation: &str, wanted: &str) -> Result<GetWorkspace, Failure> {
+    match api.operate(&vm.id, operation).await {
+        Err(ApiError::Refused { code, details, .. })
+            if code == "invalid_state" && details.get("status").is_some_and(|status| status == wanted) =>
+        {
+            Ok(api.workspace(&vm.id).await?)
+        }
+        result => Ok(result?),
+    }
 }
 
 async fn shut_down(api: &Api, out: &Output, progress: &Progress, vm: &Vm) -> Result<GetWorkspace, Failure> {
     progress.set_message(&format!("stopping {}", vm.name));
-    let stopping = api.operate(&vm.id, "stop").await?;
+    let stopping = operate(api, vm, "stop", "stopped").await?;
     Waiter::new(api, out, progress).until(stopping, "stopped").await
 }
 

@@ -31,7 +31,12 @@ pub(crate) enum Event<'a> {
     /// The workspace is about to start.
     Starting,
     /// The status changed.
-    VmStatus { status: &'a str },
+    VmStatus {
+        status: &'a str,
+        /// State of the system in a running workspace.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        system: Option<&'a str>,
+    },
     /// The workspace is ready.
     Ready { id: &'a str, name: &'a str, ssh_user: &'a str, ssh_host: &'a str },
     /// The workspace and all its data were removed.
@@ -110,7 +115,14 @@ mod tests {
                 r#"{"event":"created","id":"ws-aaaaaaaa","status":"provisioning"}"#,
             ),
             (Event::Starting, r#"{"event":"starting"}"#),
-            (Event::VmStatus { status: "running" }, r#"{"event":"vm_status","status":"running"}"#),
+            (
+                Event::VmStatus { status: "starting", system: None },
+                r#"{"event":"vm_status","status":"starting"}"#,
+            ),
+            (
+                Event::VmStatus { status: "running", system: Some("starting") },
+                r#"{"event":"vm_status","status":"running","system":"starting"}"#,
+            ),
             (
                 Event::Ready { id: "i", name: "n", ssh_user: "u", ssh_host: "h" },
                 r#"{"event":"ready","id":"i","name":"n","ssh_user":"u","ssh_host":"h"}"#,

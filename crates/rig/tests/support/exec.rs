@@ -16,14 +16,18 @@ fn chunk(stream: &str, data: &[u8]) -> Value {
     json!({"stream": stream, "data_b64": STANDARD.encode(data)})
 }
 
+fn failed(code: &str) -> Value {
+    json!({"error": {"code": code, "message": "it did not run"}})
+}
+
 fn exit(code: i32) -> Value {
     json!({"exit_code": code, "duration_us": 5})
 }
 
 /// Returns the messages of a command without input.
 fn lines(request: &Value) -> Vec<Value> {
-    let words: Vec<_> =
-        request["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let Some(words) = request["command"].as_array() else { return vec![exit(0)] };
+    let words: Vec<_> = words.iter().map(|word| word.as_str().unwrap()).collect();
     match words[..] {
         ["echo", text] => vec![chunk("stdout", format!("{text}\n").as_bytes()), exit(0)],
         ["both"] => vec![chunk("stdout", b"out"), chunk("stderr", b"err\x1b[0m"), exit(3)],
@@ -31,7 +35,9 @@ fn lines(request: &Value) -> Vec<Value> {
         ["torn"] => {
             vec![chunk("stdout", b"a\xc3"), chunk("stdout", b"\xa4b"), chunk("stdout", b"\xff"), exit(0)]
         }
-        ["missing"] => vec![json!({"error": {"code": "not_found", "message": "`missing` was not found"}})],
+        ["missing" | "missing | head"] => vec![failed("not_found")],
+        ["forbidden"] => vec![failed("permission_denied")],
+        ["slow"] => vec![failed("timeout")],
         ["big"] => {
             let mut lines: Vec<_> = (0..200u8).map(|i| chunk("stdout", &[i; 60_000])).collect();
             lines.push(exit(0));
@@ -59,7 +65,33 @@ pub(crate) async fn request(
         }
     }
     let body: String = lines(&request).iter().map(|line| format!("{line}\n")).collect();
+    ([("content-type", "application/x-ndjson"), PROCESS], body).into_response()
+}
+
+/// Response header with the id of every command.
+const PROCESS: (&str, &str) = ("rigbox-process", "pr-aaaaaaaa");
+
+pub(crate) async fn start_process(Json(request): Json<Value>) -> Response {
+    if request["command"][0] == "missing" {
+        return refusal(StatusCode::NOT_FOUND, "not_found", "`missing` was not found", Value::Null);
+    }
+    (StatusCode::CREATED, Json(json!({"process": {"id": PROCESS.1}}))).into_response()
+}
+
+pub(crate) async fn processes() -> Json<Value> {
+    Json(json!({"processes": [{"id": PROCESS.1, "pid": 7, "command": "sleep 9", "user": "developer",
+        "detached": true, "status": "ended", "exit_code": 3, "started_at": "2027-01-31T12:00:00Z"}]}))
+}
+
+pub(crate) async fn process_output() -> Response {
+    let body = format!("{}\n{}\n", chunk("stdout", b"kept\n"), exit(3));
     ([("content-type", "application/x-ndjson")], body).into_response()
+}
+
+pub(crate) async fn signal(State(state): State<SharedState>, Json(request): Json<Value>) -> StatusCode {
+    state.with(|state| state.received.push(request.clone()));
+    let _ = state.signals().send(request["signal"].as_str().unwrap().to_owned());
+    StatusCode::NO_CONTENT
 }
 
 pub(crate) async fn socket(
@@ -70,7 +102,7 @@ pub(crate) async fn socket(
     if !state.with(|state| state.workspaces.contains_key(&id)) {
         return not_found();
     }
-    upgrade.on_upgrade(|socket| run(state, socket))
+    ([PROCESS], upgrade.on_upgrade(|socket| run(state, socket))).into_response()
 }
 
 async fn run(state: SharedState, mut socket: WebSocket) {
@@ -91,18 +123,27 @@ async fn run(state: SharedState, mut socket: WebSocket) {
             send(&mut socket, exit(0)).await;
         }
         "wait" => {
+            let mut signals = state.signals().subscribe();
             send(&mut socket, chunk("stdout", b"waiting\n")).await;
-            while let Some(message) = receive(&state, &mut socket).await {
-                if let Some(signal) = message["signal"].as_str() {
-                    send(&mut socket, json!({"signal": signal, "duration_us": 5})).await;
-                    break;
-                }
+            loop {
+                let message = tokio::select! {
+                    message = receive(&state, &mut socket) => message,
+                    Ok(signal) = signals.recv() => {
+                        send(&mut socket, json!({"signal": signal, "duration_us": 5})).await;
+                        break;
+                    }
+                };
+                let Some(message) = message else { break };
                 if message["resize"].is_object() {
                     send(&mut socket, chunk("stdout", message["resize"].to_string().as_bytes())).await;
                     send(&mut socket, exit(0)).await;
                     break;
                 }
             }
+        }
+        "deaf" => {
+            send(&mut socket, chunk("stdout", b"waiting\n")).await;
+            while receive(&state, &mut socket).await.is_some() {}
         }
         "hang-up" => {}
         _ => {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::broadcast;
 
 pub(crate) const KEY: &str = "rb_good";
 
@@ -39,18 +40,31 @@ pub(crate) struct Workspace {
     pub(crate) name: String,
     pub(crate) status: &'static str,
     pub(crate) deleted: bool,
+    /// State of the system while it runs.
+    pub(crate) system: &'static str,
     pub(crate) ram_mb: u64,
     pub(crate) vcpus: u64,
     pub(crate) disk_mb: u64,
     pub(crate) env: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Default)]
-pub(crate) struct SharedState(Arc<Mutex<ServerState>>);
+#[derive(Clone)]
+pub(crate) struct SharedState(Arc<Mutex<ServerState>>, broadcast::Sender<String>);
+
+impl Default for SharedState {
+    fn default() -> Self {
+        Self(Arc::default(), broadcast::channel(16).0)
+    }
+}
 
 impl SharedState {
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut ServerState) -> T) -> T {
         work(&mut self.0.lock().unwrap())
+    }
+
+    /// Signals that commands are sent.
+    pub(crate) fn signals(&self) -> broadcast::Sender<String> {
+        self.1.clone()
     }
 }
 
@@ -79,9 +93,17 @@ impl Server {
 
     /// Adds a workspace.
     pub(crate) fn with_workspace(self, id: &str, name: &str, status: &'static str) -> Self {
-        let (deleted, env) = (false, BTreeMap::new());
-        let workspace =
-            Workspace { name: name.into(), status, deleted, ram_mb: 512, vcpus: 1, disk_mb: 4096, env };
+        let (deleted, system, env) = (false, "running", BTreeMap::new());
+        let workspace = Workspace {
+            name: name.into(),
+            status,
+            deleted,
+            system,
+            ram_mb: 512,
+            vcpus: 1,
+            disk_mb: 4096,
+            env,
+        };
         self.state.with(|state| state.workspaces.insert(id.to_owned(), workspace));
         self
     }

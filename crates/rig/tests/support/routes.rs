@@ -21,6 +21,9 @@ pub(crate) fn all(state: SharedState) -> Router {
         .route("/workspaces", get(list).post(create))
         .route("/workspaces/{id}", get(one).delete(delete))
         .route("/workspaces/{id}/exec", post(exec::request).get(exec::socket))
+        .route("/workspaces/{id}/processes", get(exec::processes).post(exec::start_process))
+        .route("/workspaces/{id}/processes/{process}/output", get(exec::process_output))
+        .route("/workspaces/{id}/processes/{process}/signal", post(exec::signal))
         .route("/workspaces/{id}/logs", get(app_logs))
         .route("/workspaces/{id}/env", get(environment).post(set_environment))
         .route("/workspaces/{id}/env/{name}", axum::routing::delete(unset))
@@ -181,6 +184,9 @@ fn vm(id: &str, workspace: &Workspace) -> Value {
     let mut vm = json!({"id": id, "user_id": "us-aaaaaaaa", "name": workspace.name, "status": workspace.status,
         "template_id": "base", "ram_mb": workspace.ram_mb, "vcpu_count": workspace.vcpus,
         "disk_size_mb": workspace.disk_mb, "new_field": 1});
+    if workspace.status == "running" {
+        vm["system"] = workspace.system.into();
+    }
     if workspace.status == "failed" {
         vm["failure_code"] = "no_image".into();
         vm["failure_reason"] = "the image is\u{7} missing".into();
@@ -209,6 +215,7 @@ async fn create(State(state): State<SharedState>, headers: HeaderMap, Json(body)
         name: body["name"].as_str().unwrap().to_owned(),
         status: "provisioning",
         deleted: false,
+        system: "starting",
         ram_mb: number("ram_mb", 512),
         vcpus: number("vcpu_count", 1),
         disk_mb: number("disk_size_mb", 4096),
@@ -237,7 +244,10 @@ async fn one(
             workspace.status = match workspace.status {
                 "provisioning" => "provisioned",
                 "starting" if broken => "failed",
-                "starting" => "running",
+                "starting" => {
+                    workspace.system = "starting";
+                    "running"
+                }
                 "stopping" if workspace.deleted => "deleting",
                 "stopping" => "stopped",
                 "deleting" => {
@@ -246,6 +256,9 @@ async fn one(
                 }
                 other => other,
             };
+        }
+        if query.contains_key("wait_until_system_not") {
+            workspace.system = "running";
         }
         Json(json!({"vm": vm(&id, workspace)})).into_response()
     })

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use rigbox_core::ids::WorkspaceId;
+use rigbox_core::ids::{ProcessId, WorkspaceId};
 use rigbox_proto::guest::guest_client::GuestClient as Grpc;
 use rigbox_proto::guest::{
-    DeliverSecretsRequest, ExecInput, ExecOutput, ExecStart, ListPortsRequest, ListeningPort, ReadFileOutput,
-    ReadFileRequest, WriteFileInput, WriteFileOpen, exec_exit, exec_input, exec_output, write_file_input,
+    DeliverSecretsRequest, ExecInput, ExecOutput, ExecStart, ListPortsRequest, ListProcessesRequest,
+    ListeningPort, Process, ReadFileOutput, ReadFileRequest, ReadOutputRequest, SignalProcessRequest,
+    WriteFileInput, WriteFileOpen, exec_exit, exec_input, exec_output, start_process_response,
+    write_file_input,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -82,16 +84,58 @@ impl GuestClient {
     }
 
     /// Starts a command.
-    pub async fn exec(
-        &self,
-        id: &WorkspaceId,
-        start: rigbox_proto::guest::ExecStart,
-    ) -> Result<RunningCommand, GuestError> {
+    pub async fn exec(&self, id: &WorkspaceId, start: ExecStart) -> Result<RunningCommand, GuestError> {
         let permit = self.permit()?;
         let (input, request) = request_stream();
         input.send(ExecInput { input: Some(exec_input::Input::Start(start)) }).await;
         let stream = self.grpc.clone().exec(with_workspace(id, request)?).await?.into_inner();
         Ok(RunningCommand { input, output: Output { stream, _permit: permit } })
+    }
+
+    /// Starts a command in the background.
+    pub async fn start_process(&self, id: &WorkspaceId, start: ExecStart) -> Result<Process, GuestError> {
+        let _permit = self.permit()?;
+        let request = with_workspace(id, lookup(start))?;
+        match self.grpc.clone().start_process(request).await?.into_inner().outcome {
+            Some(start_process_response::Outcome::Process(process)) => Ok(process),
+            Some(start_process_response::Outcome::Error(error)) => {
+                Err(GuestError { code: error.code, message: error.message })
+            }
+            None => Err(GuestError {
+                code: "internal".to_owned(),
+                message: "the agent did not report how the command started".to_owned(),
+            }),
+        }
+    }
+
+    /// Lists the commands of a workspace that have an id.
+    pub async fn list_processes(&self, id: &WorkspaceId) -> Result<Vec<Process>, GuestError> {
+        let request = with_workspace(id, lookup(ListProcessesRequest {}))?;
+        Ok(self.grpc.clone().list_processes(request).await?.into_inner().processes)
+    }
+
+    /// Sends a signal to a command.
+    pub async fn signal_process(
+        &self,
+        id: &WorkspaceId,
+        process: &ProcessId,
+        signal: &str,
+    ) -> Result<(), GuestError> {
+        let request = SignalProcessRequest { id: process.to_string(), signal: signal.to_owned() };
+        self.grpc.clone().signal_process(with_workspace(id, lookup(request))?).await?;
+        Ok(())
+    }
+
+    /// Reads the kept output of a command in the background, and what follows.
+    pub async fn read_output(
+        &self,
+        id: &WorkspaceId,
+        process: &ProcessId,
+    ) -> Result<Output<ExecOutput>, GuestError> {
+        let permit = self.permit()?;
+        let request = Request::new(ReadOutputRequest { id: process.to_string() });
+        let stream = self.grpc.clone().read_output(with_workspace(id, request)?).await?.into_inner();
+        Ok(Output { stream, _permit: permit })
     }
 
     /// Delivers secrets to a workspace. Does not count against the limit of concurrent calls, so that calls
@@ -105,9 +149,8 @@ impl GuestClient {
 
     /// Lists the listening ports of a workspace: all of them (`port` 0), or one with all its details.
     pub async fn list_ports(&self, id: &WorkspaceId, port: u16) -> Result<Vec<ListeningPort>, GuestError> {
-        let mut request = Request::new(ListPortsRequest { port: port.into() });
-        request.set_timeout(LOOKUP_TIMEOUT);
-        Ok(self.grpc.clone().list_ports(with_workspace(id, request)?).await?.into_inner().ports)
+        let request = with_workspace(id, lookup(ListPortsRequest { port: port.into() }))?;
+        Ok(self.grpc.clone().list_ports(request).await?.into_inner().ports)
     }
 
     /// Runs a short command as root and returns its output, truncated to a maximum.
@@ -246,6 +289,13 @@ impl<T> Output<T> {
     pub async fn next(&mut self) -> Result<Option<T>, GuestError> {
         Ok(self.stream.message().await?)
     }
+}
+
+/// Returns a request that the agent answers at once.
+fn lookup<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(LOOKUP_TIMEOUT);
+    request
 }
 
 fn with_workspace<T>(id: &WorkspaceId, mut request: Request<T>) -> Result<Request<T>, GuestError> {

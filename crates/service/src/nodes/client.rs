@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{End, EndCause, ObservedState, Report};
+use rigbox_core::system::SystemState;
 use rigbox_core::time::Timestamp;
 use rigbox_proto::fault;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
@@ -236,7 +237,12 @@ fn parse_report(report: WorkspaceReport) -> Option<(WorkspaceId, Report)> {
             ended: report.end.map(|end| End { cause: cause(end.cause()), detail: end.detail, boot }),
         },
         State::Booting => ObservedState::Booting { boot },
-        State::Running => ObservedState::Running { boot, agent_lost: report.agent_lost },
+        State::Running => ObservedState::Running {
+            boot,
+            agent_lost: report.agent_lost,
+            // A word that only a newer node knows tells as little as none.
+            system: report.system.parse().unwrap_or(SystemState::Starting),
+        },
         State::Stopping => ObservedState::Stopping,
         State::Absent => ObservedState::Absent,
     };

@@ -12,7 +12,7 @@ impl Reconciler {
     /// Returns whether the reported boot lacks secrets. An agent that does not respond gets them when it is
     /// back.
     pub fn needs_delivery(&self, workspace: &Workspace, report: &Report) -> bool {
-        let ObservedState::Running { boot, agent_lost: false } = &report.observed else { return false };
+        let ObservedState::Running { boot, agent_lost: false, .. } = &report.observed else { return false };
         let lifecycle = &workspace.lifecycle;
         matches!(lifecycle.status, Status::Starting | Status::Running)
             && lifecycle.boot.as_ref() == Some(boot)

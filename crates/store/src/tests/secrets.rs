@@ -315,7 +315,11 @@ async fn workspace_key_ends_with_its_boot() {
     assert!(good(&key).await.is_none() && good(&again).await.is_some(), "one at a time");
 
     let report = |previous| rigbox_core::lifecycle::Report { generation: 9, observed: previous };
-    let running = rigbox_core::lifecycle::ObservedState::Running { boot: "boot-1".into(), agent_lost: false };
+    let running = rigbox_core::lifecycle::ObservedState::Running {
+        boot: "boot-1".into(),
+        agent_lost: false,
+        system: rigbox_core::system::SystemState::Running,
+    };
     let running = row().await.lifecycle.observe(&report(running), now()).unwrap();
     live(running.clone()).await;
     assert!(f.store.has_workspace_key(&id, "boot-1").await.unwrap());

@@ -3,10 +3,11 @@
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use http::StatusCode;
 use rigbox_core::authz::{Exec, Permit};
+use rigbox_core::ids::ProcessId;
 use rigbox_proto::guest::{ExecInput, WindowSize, exec_input};
 use serde::Deserialize;
 
@@ -19,8 +20,6 @@ use rigbox_service::guests::request_stream::Input;
 
 /// Enough for the maximum stdin of one request.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
-/// Length of a signal's name.
-const MAX_SIGNAL_LEN: usize = 16;
 
 /// Message of the client while the command runs.
 #[derive(Debug, Deserialize)]
@@ -37,7 +36,8 @@ enum ClientMessage {
 /// A WebSocket. The first message is the same object that `POST` takes, with `tty`, `rows` and `cols` for a
 /// terminal. Then the client may send `{"stdin_b64":..}`, `{"eof":true}`, `{"signal":"INT"}` and
 /// `{"resize":{"rows":..,"cols":..}}`; the server sends the objects of the `POST` response, and closes after
-/// the last.
+/// the last. A signal waits behind input that the command does not read; the route for signals gets ahead of
+/// it, with the id in the response header `Rigbox-Process`.
 #[utoipa::path(
     get, path = "/workspaces/{id}/exec", tag = "exec", params(("id" = String, Path)),
     responses(
@@ -60,13 +60,16 @@ pub(crate) async fn exec_socket(
         );
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
     })?;
-    Ok(upgrade
+    let process = exec::new_process_id()?;
+    let header = [(exec::PROCESS_HEADER, process.to_string())];
+    let upgraded = upgrade
         .max_message_size(MAX_MESSAGE_BYTES)
-        .on_upgrade(move |socket| handle_socket(context, permit, socket)))
+        .on_upgrade(move |socket| handle_socket(context, permit, process, socket));
+    Ok((header, upgraded).into_response())
 }
 
-async fn handle_socket(context: ApiContext, permit: Permit<Exec>, mut socket: WebSocket) {
-    let failure = match start_command(&context, &permit, &mut socket).await {
+async fn handle_socket(context: ApiContext, permit: Permit<Exec>, process: ProcessId, mut socket: WebSocket) {
+    let failure = match start_command(&context, &permit, &process, &mut socket).await {
         Ok(Some(running)) => forward(running, &mut socket).await.err(),
         Ok(None) => return,
         Err(error) => Some(error),
@@ -82,11 +85,12 @@ async fn handle_socket(context: ApiContext, permit: Permit<Exec>, mut socket: We
 async fn start_command(
     context: &ApiContext,
     permit: &Permit<Exec>,
+    process: &ProcessId,
     socket: &mut WebSocket,
 ) -> Result<Option<RunningCommand>, ApiError> {
     let Some(text) = next_text(socket).await? else { return Ok(None) };
     let (start, stdin) = parse::<ExecRequest>(text.as_bytes())?.into_start()?;
-    let running = context.guests.exec(permit, start).await?;
+    let running = context.guests.exec(permit, process, start).await?;
     exec::send_stdin(&running.input, stdin.unwrap_or_default()).await;
     Ok(Some(running))
 }
@@ -130,14 +134,9 @@ async fn send_input(input: &Input<ExecInput>, message: ClientMessage) -> Result<
             return Ok(());
         }
         ClientMessage::Eof(false) => return Ok(()),
-        ClientMessage::Signal(name)
-            if (1..=MAX_SIGNAL_LEN).contains(&name.len())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric()) =>
-        {
+        ClientMessage::Signal(name) => {
+            exec::check_signal(&name)?;
             exec_input::Input::Signal(name)
-        }
-        ClientMessage::Signal(_) => {
-            return Err(ApiError::bad_request("signal: The name is invalid. Use for example INT or TERM."));
         }
         ClientMessage::Resize { rows, cols } => {
             exec_input::Input::Resize(WindowSize { rows: rows.into(), cols: cols.into() })

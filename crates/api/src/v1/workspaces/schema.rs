@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rigbox_core::environment::MASKED_VALUE;
 use rigbox_core::resources::ResourceRequest;
 use rigbox_core::status::Status;
+use rigbox_core::system;
 use rigbox_service::records::{EnvironmentNames, Workspace};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -43,6 +44,28 @@ impl From<Status> for VmStatus {
     }
 }
 
+/// State of the system in a workspace, in systemd's words.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SystemState {
+    /// Services are being started.
+    Starting,
+    /// All services have been started.
+    Running,
+    /// The start is over, and a service failed: see `systemctl --failed`.
+    Degraded,
+}
+
+impl From<system::SystemState> for SystemState {
+    fn from(state: system::SystemState) -> Self {
+        match state {
+            system::SystemState::Starting => Self::Starting,
+            system::SystemState::Running => Self::Running,
+            system::SystemState::Degraded => Self::Degraded,
+        }
+    }
+}
+
 /// Workspace.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Vm {
@@ -64,6 +87,10 @@ pub(crate) struct Vm {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     agent: Option<String>,
+    /// State of the system in a running workspace. Commands run as soon as the workspace is `running`; services may still be starting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    system: Option<SystemState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     failure_code: Option<String>,
@@ -92,6 +119,7 @@ impl From<&Workspace> for Vm {
             disk_size_mb: workspace.resources.disk_size_mb(),
             env_vars: Some(masked_variables(&workspace.environment)).filter(|env_vars| !env_vars.is_empty()),
             agent: lifecycle.agent_lost.then(|| "lost".to_owned()),
+            system: (lifecycle.status == Status::Running).then(|| lifecycle.system.into()),
             failure_code: failure.map(|failure| failure.code.clone()),
             failure_reason: failure.map(|failure| failure.message.clone()),
             created_at: to_date(workspace.created_at),
@@ -237,6 +265,8 @@ pub(crate) struct ListQuery {
 pub(crate) struct GetQuery {
     /// Wait until the status differs from this one.
     pub(crate) wait_until_not: Option<String>,
+    /// Wait until the workspace is not running, or the state of its system differs from this one.
+    pub(crate) wait_until_system_not: Option<String>,
     /// Maximum seconds to wait; 30 if omitted.
     #[param(maximum = 120)]
     pub(crate) timeout_s: Option<u32>,

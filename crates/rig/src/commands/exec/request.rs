@@ -1,9 +1,11 @@
 //! Exec over one HTTP request, whose response is read line by line.
 
-use reqwest::Method;
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Response};
 
 use super::Request;
 use super::end::End;
+use super::signals::Signals;
 use super::sink::Sink;
 use crate::api::{Api, ApiError};
 use crate::failure::Failure;
@@ -17,10 +19,30 @@ pub(super) async fn run(
     request: &Request,
     sink: &mut Sink<'_>,
 ) -> Result<End, Failure> {
+    let signals = Signals::take().map_err(cannot_handle_signals)?;
     let open = async |id: &str| {
-        api.open(api.request(Method::POST, &["workspaces", id, "exec"], &[])?.json(request)).await
+        let request = api.request(Method::POST, &["workspaces", id, "exec"], &[])?.json(request);
+        Ok((id.to_owned(), api.open(request).await?))
     };
-    let mut response = api.with_id(workspace, open).await?;
+    let (id, response) = api.with_id(workspace, open).await?;
+    let process = process_of(response.headers());
+    tokio::select! {
+        end = read(api, response, sink) => end,
+        end = signals.forward(api, &id, process.as_deref()) => Ok(end),
+    }
+}
+
+/// Returns the command's id from the head of a response.
+pub(super) fn process_of(headers: &HeaderMap) -> Option<String> {
+    headers.get("rigbox-process").and_then(|id| id.to_str().ok()).map(str::to_owned)
+}
+
+pub(super) fn cannot_handle_signals(error: std::io::Error) -> Failure {
+    Failure::new("internal", format!("cannot handle signals: {error}"))
+}
+
+/// Reads the lines of a response up to the command's end.
+pub(super) async fn read(api: &Api, mut response: Response, sink: &mut Sink<'_>) -> Result<End, Failure> {
     let mut lines = Lines::default();
     loop {
         while let Some(line) = lines.next() {

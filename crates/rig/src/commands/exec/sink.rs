@@ -64,7 +64,7 @@ impl<'a> Sink<'a> {
         }
         match end {
             End::Code(code) => self.out.event(&Event::Exit { code }).map(|()| code),
-            End::Failed { code, message } => Err(Failure::new(code, message)),
+            End::Failed { code, message } => Err(Failure::Command { code, message }),
         }
     }
 

@@ -16,6 +16,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 
 use super::end::End;
+use super::request::{cannot_handle_signals, process_of};
+use super::signals::Signals;
 use super::sink::Sink;
 use super::{Mode, Request};
 use crate::api::{Api, ApiError};
@@ -36,12 +38,11 @@ pub(super) async fn run(
     mode: Mode,
     sink: &mut Sink<'_>,
 ) -> Result<End, Failure> {
-    let socket = api.with_id(workspace, async |id: &str| open(api, id).await).await?;
+    let signals = Signals::take().map_err(cannot_handle_signals)?;
+    let open = async |id: &str| Ok((id.to_owned(), open(api, id).await?));
+    let (id, (socket, process)) = api.with_id(workspace, open).await?;
     let (mut to_server, mut from_server) = socket.split();
-    // From here on signals are the command's, even before it runs.
     let (messages, queue) = channel(QUEUE_LEN);
-    forward_signals(&messages)
-        .map_err(|error| Failure::new("internal", format!("cannot handle signals: {error}")))?;
     let first = serde_json::to_string(request).unwrap_or_default();
     to_server.send(Message::text(first)).await.map_err(|error| lost(&error))?;
     let _raw = mode.raw.then(RawMode::enter).transpose().map_err(|error| {
@@ -56,18 +57,25 @@ pub(super) async fn run(
     } else if !mode.tty {
         let _ = messages.send(json!({"eof": true})).await;
     }
-    while let Some(message) = from_server.next().await {
-        if let Message::Text(text) = message.map_err(|error| lost(&error))?
-            && let Some(end) = sink.handle(text.as_bytes()).await?
-        {
-            return Ok(end);
+    let read = async {
+        while let Some(message) = from_server.next().await {
+            if let Message::Text(text) = message.map_err(|error| lost(&error))?
+                && let Some(end) = sink.handle(text.as_bytes()).await?
+            {
+                return Ok(end);
+            }
         }
+        Err(lost(&"closed by the server"))
+    };
+    tokio::select! {
+        end = read => end,
+        end = signals.forward(api, &id, process.as_deref()) => Ok(end),
     }
-    Err(lost(&"closed by the server"))
 }
 
-/// Opens the WebSocket with the client of all other requests, so that certificates, key and errors are the same.
-async fn open(api: &Api, id: &str) -> Result<Socket, ApiError> {
+/// Opens the WebSocket with the client of all other requests, so that certificates, key and errors are the same. Returns the command's id
+/// too.
+async fn open(api: &Api, id: &str) -> Result<(Socket, Option<String>), ApiError> {
     let key = generate_key();
     let request = api
         .request(Method::GET, &["workspaces", id, "exec"], &[])?
@@ -83,8 +91,9 @@ async fn open(api: &Api, id: &str) -> Result<Socket, ApiError> {
         let message = "the server, or a proxy before it, does not support WebSockets".to_owned();
         return Err(ApiError::Unexpected { message });
     }
+    let process = process_of(response.headers());
     let upgraded = response.upgrade().await.map_err(|error| api.unreachable(&error))?;
-    Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
+    Ok((WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await, process))
 }
 
 fn lost(problem: &dyn std::fmt::Display) -> Failure {
@@ -115,19 +124,6 @@ async fn forward_stdin(messages: Sender<Value>) {
             return;
         }
     }
-}
-
-/// Forwards signals to the command, except `QUIT`, which ends `rig` when the server hangs.
-fn forward_signals(messages: &Sender<Value>) -> std::io::Result<()> {
-    let kinds =
-        [("INT", SignalKind::interrupt()), ("TERM", SignalKind::terminate()), ("HUP", SignalKind::hangup())];
-    for (name, kind) in kinds {
-        let (mut signals, messages) = (signal(kind)?, messages.clone());
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() && messages.send(json!({"signal": name})).await.is_ok() {}
-        });
-    }
-    Ok(())
 }
 
 fn forward_sizes(messages: Sender<Value>) {

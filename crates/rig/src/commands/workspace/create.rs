@@ -3,7 +3,7 @@
 use super::wait::Waiter;
 use super::{boot, print};
 use crate::api::{Api, GetWorkspace, NewWorkspace, Vm};
-use crate::args::NewWorkspaceArguments;
+use crate::args::{NewWorkspaceArguments, Wait};
 use crate::failure::Failure;
 use crate::name;
 use crate::output::{Event, Output, Progress, escape};
@@ -17,7 +17,12 @@ pub(super) async fn new(api: &Api, out: &Output, arguments: &NewWorkspaceArgumen
     print(out, "workspace_new", &created)
 }
 
-pub(super) async fn spawn(api: &Api, out: &Output, arguments: &NewWorkspaceArguments) -> Result<(), Failure> {
+pub(super) async fn spawn(
+    api: &Api,
+    out: &Output,
+    arguments: &NewWorkspaceArguments,
+    wait: Wait,
+) -> Result<(), Failure> {
     let name = name_of(arguments)?;
     let progress = out.progress();
     out.event(&Event::Creating { name: &name })?;
@@ -31,7 +36,7 @@ pub(super) async fn spawn(api: &Api, out: &Output, arguments: &NewWorkspaceArgum
     // Programs rely on this order of events: provisioning is part of the creation.
     let created = Waiter::new(api, out, &progress).quietly(created, "provisioned").await?;
     out.event(&Event::Starting)?;
-    let running = boot(api, out, &progress, &created.vm).await?.vm;
+    let running = boot(api, out, &progress, &created.vm, wait).await?.vm;
     drop(progress);
     let ssh_user = format!("{}-{}", running.name, name::id_suffix(&running.id));
     let ssh_host = api.config().host();

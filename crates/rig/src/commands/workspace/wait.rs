@@ -48,25 +48,55 @@ impl<'a> Waiter<'a> {
         expect(current, wanted)
     }
 
+    /// Waits until the system of a running workspace has started. A degraded system is reported, not refused.
+    pub(super) async fn until_system(&self, running: GetWorkspace) -> Result<GetWorkspace, Failure> {
+        let mut current = running;
+        while current.vm.status == "running" && current.vm.system.as_deref() == Some("starting") {
+            self.progress.set_message(&format!("{} is starting its services", current.vm.name));
+            let vm = current.vm.clone();
+            let started = |next: &Vm| next.status != vm.status || next.system != vm.system;
+            let next = self.until_changed(&vm, started, || self.api.wait_for_system(&vm.id)).await?;
+            current = next.ok_or_else(|| gone(&vm))?;
+            self.report(&current.vm)?;
+        }
+        if current.vm.system.as_deref() == Some("degraded") {
+            let name = &current.vm.name;
+            self.out
+                .warn(&format!("a service of {name} failed to start: rig exec {name} -- systemctl --failed"));
+        }
+        expect(current, "running")
+    }
+
     fn report(&self, vm: &Vm) -> Result<(), Failure> {
         self.progress.set_message(&format!("{} is {}", vm.name, vm.status));
-        self.out.event(&Event::VmStatus { status: &vm.status })
+        self.out.event(&Event::VmStatus { status: &vm.status, system: vm.system.as_deref() })
     }
 
     async fn next(&self, current: GetWorkspace) -> Result<GetWorkspace, Failure> {
         match self.change(&current.vm).await? {
             Some(next) => Ok(next),
-            None => Err(Failure::new("not_found", format!("{} was removed: not found", current.vm.name))),
+            None => Err(gone(&current.vm)),
         }
     }
 
     /// Returns the workspace in its next status, or `None` when it is gone.
     pub(super) async fn change(&self, vm: &Vm) -> Result<Option<GetWorkspace>, Failure> {
+        let changed = |next: &Vm| next.status != vm.status;
+        self.until_changed(vm, changed, || self.api.wait_for_change(&vm.id, &vm.status)).await
+    }
+
+    /// Repeats a request that the server holds until `changed`. Returns `None` when the workspace is gone.
+    async fn until_changed<F: Future<Output = Result<GetWorkspace, ApiError>>>(
+        &self,
+        vm: &Vm,
+        changed: impl Fn(&Vm) -> bool,
+        request: impl Fn() -> F,
+    ) -> Result<Option<GetWorkspace>, Failure> {
         let started = Instant::now();
         let mut last_response = started;
         while started.elapsed() < CHANGE_TIMEOUT {
-            match self.api.wait_for_change(&vm.id, &vm.status).await {
-                Ok(next) if next.vm.status != vm.status => return Ok(Some(next)),
+            match request().await {
+                Ok(next) if changed(&next.vm) => return Ok(Some(next)),
                 Ok(_) => last_response = Instant::now(),
                 Err(error) if error.is_not_found() => return Ok(None),
                 Err(ApiError::Unreachable { .. }) if last_response.elapsed() < UNREACHABLE_TIMEOUT => {
@@ -83,6 +113,10 @@ impl<'a> Waiter<'a> {
         );
         Err(Failure::new("timeout", message))
     }
+}
+
+fn gone(vm: &Vm) -> Failure {
+    Failure::new("not_found", format!("{} was removed: not found", vm.name))
 }
 
 fn expect(current: GetWorkspace, wanted: &str) -> Result<GetWorkspace, Failure> {

@@ -1,0 +1,66 @@
+//! Stand-in for `systemctl` until systemd has started, so that `systemctl`, `service`, `reboot` and the other links to it wait for systemd in
+//! the first seconds instead of failing. PID 1 mounts this program over it, and the agent removes the mount once the system has started.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use nix::mount::{MntFlags, umount2};
+
+use crate::init::bind_program;
+
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// The covered program.
+const REAL: &str = "/run/rigbox/systemctl";
+/// What root speaks to, before any bus runs.
+const PRIVATE_SOCKET: &str = "/run/systemd/private";
+/// What other users speak to.
+const BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
+const TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Covers the `systemctl` of the disk that is mounted on `root`, if it has one.
+pub(crate) fn cover(root: &Path) -> Result<()> {
+    let below = |path: &str| root.join(path.trim_start_matches('/'));
+    // A link could lead out of the disk.
+    if !fs::symlink_metadata(below(SYSTEMCTL)).is_ok_and(|file| file.is_file()) {
+        return Ok(());
+    }
+    // Without it, service(8) takes systemd for absent (sd_booted(3)).
+    fs::create_dir_all(below("/run/systemd/system"))?;
+    fs::File::create(below(REAL))?;
+    bind_program(&below(SYSTEMCTL), &below(REAL))?;
+    bind_program(Path::new("/init"), &below(SYSTEMCTL))
+}
+
+/// Removes the mount. Whoever runs the stand-in goes on waiting.
+pub(crate) fn uncover() {
+    if is_covered()
+        && let Err(error) = umount2(SYSTEMCTL, MntFlags::MNT_DETACH)
+    {
+        eprintln!("rigbox-agent: failed to uncover {SYSTEMCTL}: {error}");
+    }
+}
+
+/// Returns whether this VM has a covered `systemctl`.
+pub(crate) fn is_covered() -> bool {
+    fs::exists(REAL).unwrap_or(false)
+}
+
+/// Waits until systemd accepts requests of this user, and becomes the real program. Returns only on failure.
+pub(crate) fn run() -> anyhow::Error {
+    let socket = if nix::unistd::geteuid().is_root() { PRIVATE_SOCKET } else { BUS_SOCKET };
+    let deadline = Instant::now() + TIMEOUT;
+    while UnixStream::connect(socket).is_err() && Instant::now() < deadline {
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    let mut arguments = std::env::args_os();
+    let mut real = Command::new(REAL);
+    // The name tells it what to do.
+    real.arg0(arguments.next().unwrap_or_default()).args(arguments);
+    anyhow::Error::new(real.exec()).context(format!("failed to execute {REAL}"))
+}
