@@ -2,6 +2,7 @@
 //! the agent ([`agent`]), which serves the host over the VM's only byte stream. Until systemd answers, it also stands in for `systemctl`.
 
 mod agent;
+mod files;
 mod init;
 mod systemctl;
 mod users;
@@ -13,6 +14,9 @@ const AGENT_NAME: &str = "@rigbox-agent";
 
 fn main() -> ExitCode {
     let name = std::env::args().next().unwrap_or_default();
+    if name == files::HELPER_NAME {
+        return files::run();
+    }
     let result = if std::process::id() == 1 {
         init::run()
     } else if name == AGENT_NAME {

@@ -9,11 +9,12 @@ use futures_util::stream;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
-    DeliverSecretsRequest, DeliverSecretsResponse, ExecInput, ExecOutput, ExecStart, HelloRequest,
-    HelloResponse, ListPortsRequest, ListPortsResponse, ListProcessesRequest, ListProcessesResponse,
-    ReadFileOutput, ReadFileRequest, ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent,
-    SignalProcessRequest, SignalProcessResponse, StartProcessResponse, SystemEvent, WatchShutdownRequest,
-    WatchSystemRequest, WriteFileInput, WriteFileResponse,
+    ChangeFileRequest, ChangeFileResponse, DeliverSecretsRequest, DeliverSecretsResponse, ExecInput,
+    ExecOutput, ExecStart, FileEntry, FileEvent, FileRequest, HelloRequest, HelloResponse, ListPortsRequest,
+    ListPortsResponse, ListProcessesRequest, ListProcessesResponse, ReadFileOutput, ReadFileRequest,
+    ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent, SignalProcessRequest,
+    SignalProcessResponse, StartProcessResponse, SystemEvent, WatchShutdownRequest, WatchSystemRequest,
+    WriteFileInput, WriteFileResponse,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio_stream::Stream;
@@ -234,6 +235,39 @@ impl Guest for Proxy {
         let Agent { mut client, vm } = self.agent(request.metadata())?;
         let responses = vm.or_response(client.read_file(request.into_inner())).await?;
         Ok(Response::new(forward(responses.into_inner(), vm)))
+    }
+
+    async fn stat_file(&self, request: Request<FileRequest>) -> Result<Response<FileEntry>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.stat_file(lookup(request))).await
+    }
+
+    type ListFilesStream = Output<FileEntry>;
+    async fn list_files(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<Self::ListFilesStream>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let responses = vm.or_response(client.list_files(request.into_inner())).await?;
+        Ok(Response::new(forward(responses.into_inner(), vm)))
+    }
+
+    type WatchFilesStream = Output<FileEvent>;
+    async fn watch_files(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<Self::WatchFilesStream>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let responses = vm.or_response(client.watch_files(request.into_inner())).await?;
+        Ok(Response::new(forward(responses.into_inner(), vm)))
+    }
+
+    async fn change_file(
+        &self,
+        request: Request<ChangeFileRequest>,
+    ) -> Result<Response<ChangeFileResponse>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.change_file(request.into_inner())).await
     }
 
     async fn deliver_secrets(

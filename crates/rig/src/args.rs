@@ -13,7 +13,8 @@ pub(crate) use api_key::{ApiKeyCommand, NewApiKeyArguments};
 pub(crate) use app::{AppCommand, NewAppArguments, ParamCommand, ShareArguments};
 pub(crate) use exec::ExecArguments;
 pub(crate) use workspace::{
-    EnvArguments, EnvCommand, NewWorkspaceArguments, Wait, WorkspaceCommand, WorkspacesArgument,
+    EnvArguments, EnvCommand, NetworkArguments, NewWorkspaceArguments, Wait, WorkspaceCommand,
+    WorkspacesArgument,
 };
 
 use crate::output::Format;
@@ -39,6 +40,19 @@ pub(crate) enum Command {
     App(AppCommand),
     /// Run a command in a workspace
     Exec(ExecArguments),
+    /// Copy files and directories to or from a workspace
+    #[command(
+        override_usage = "rig cp [-u USER] <SOURCE> <WORKSPACE:PATH>\n       rig cp [-u USER] <WORKSPACE:PATH> <TARGET>"
+    )]
+    Cp {
+        /// Local path, or WORKSPACE:PATH; a relative path there starts at the user's home
+        source: String,
+        /// Local path, or WORKSPACE:PATH; a directory that exists gets the copy inside it
+        target: String,
+        /// User to read or write as: `developer` (default) or `root`
+        #[arg(short, long)]
+        user: Option<String>,
+    },
     /// List commands of a workspace: those that run, and those that ran in the background
     Ps {
         /// Workspace name or id

@@ -4,6 +4,7 @@ mod api_key;
 mod app;
 mod audit;
 mod completion;
+mod cp;
 mod doctor;
 mod exec;
 mod limits;
@@ -35,6 +36,7 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
         Command::Attach { workspace, id } => {
             return exec::background::attach(&api, out, &workspace, &id).await;
         }
+        Command::Cp { source, target, user } => cp::run(&api, out, &source, &target, user).await?,
         Command::Ps { workspace } => exec::background::ps(&api, out, &workspace).await?,
         Command::Kill { workspace, id, signal } => {
             exec::background::kill(&api, out, &workspace, &id, &signal).await?;

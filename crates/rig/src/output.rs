@@ -79,6 +79,15 @@ impl Output {
         }
     }
 
+    /// Writes the fields of an object as a table, in text only.
+    pub(crate) fn fields(&self, object: &Map<String, Value>) -> Result<(), Failure> {
+        let rows = object.iter().map(|(name, value)| {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            vec![name.replace('_', " "), value]
+        });
+        self.table(&["FIELD", "VALUE"], rows)
+    }
+
     /// Writes a warning to stderr.
     pub(crate) fn warn(&self, text: &str) {
         let _ = writeln!(stderr(), "rig: warning: {}", escape(text));

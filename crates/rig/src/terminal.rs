@@ -1,11 +1,13 @@
-//! The terminal that `rig` runs in: its kind and size, hidden input, and raw mode.
+//! The terminal that `rig` runs in: its kind and size, questions, hidden input, and raw mode.
 
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
 
 use rustix::fs::{FileType, fstat, major, minor};
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
 };
+
+use crate::failure::Failure;
 
 /// Kind of standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,22 @@ pub(crate) struct Size {
 pub(crate) fn size() -> Option<Size> {
     let size = tcgetwinsize(stdout()).or_else(|_| tcgetwinsize(stdin())).ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some(Size { rows: size.ws_row, cols: size.ws_col })
+}
+
+/// Asks a question about the removal of `name`. Fails unless the answer is yes, and without a terminal, where no one can answer.
+pub(crate) fn confirm(name: &str, question: &str) -> Result<(), Failure> {
+    let refused = |code, text: &str| Err(Failure::new(code, format!("{name} was not removed: {text}")));
+    if !stdin().is_terminal() {
+        return refused("confirmation_required", "not a terminal; use --force to skip the confirmation");
+    }
+    let _ = write!(stderr(), "{question} [y/N] ");
+    let _ = stderr().flush();
+    let mut response = String::new();
+    let _ = stdin().lock().read_line(&mut response);
+    match response.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => refused("cancelled", "canceled"),
+    }
 }
 
 /// Character of Ctrl-C.

@@ -68,9 +68,7 @@ fn refused_key_is_exit_code_2() {
 #[test]
 fn usage_error_is_exit_code_1() {
     let server = Server::start();
-    for line in
-        [&["frobnicate"][..], &["workspace", "start"], &["workspace", "spawn", "--ram-mb", "x"], &["exec"]]
-    {
+    for line in [&["frobnicate"][..], &["workspace", "start"], &["workspace", "spawn", "--ram-mb", "x"]] {
         let output = server.json(line);
         assert_eq!((output.code, output.event_names()), (Some(1), vec!["error".to_owned()]), "{line:?}");
         let output = server.run(line);

@@ -61,8 +61,11 @@ fn app_is_created_and_shared() {
 #[test]
 fn operations_on_an_app_are_reported() {
     let server = server();
+    let refused = server.json(&["app", "rm", "web"]);
+    assert_eq!(refused.events()[0]["code"], "confirmation_required");
     for operation in ["start", "stop", "restart", "rm"] {
-        let output = server.json(&["app", operation, "web"]);
+        let force: &[&str] = if operation == "rm" { &["--force"] } else { &[] };
+        let output = server.json(&[&["app", operation, "web"], force].concat());
         assert_eq!(
             output.events(),
             [json!({"event": format!("app_{operation}"), "message": "it is done"})],

@@ -148,7 +148,7 @@ pub enum AppError {
     )]
     WidensAccess,
     /// The app has no systemd unit.
-    #[error("App `{0}` has no service. Create one by exposing its port with step `wrap`.")]
+    #[error("App `{0}` has no service. Give it a command, or wrap what listens on its port.")]
     NoService(String),
     /// Concurrent changes conflicted with every attempt.
     #[error("The app was changed by another request at the same time. Try again.")]

@@ -5,7 +5,10 @@ use futures_util::Stream;
 use rigbox_core::authz::{Action, Exec, Permit, ReadFiles, WriteFiles};
 use rigbox_core::ids::ProcessId;
 use rigbox_core::status::Status;
-use rigbox_proto::guest::{ExecOutput, ExecStart, Process, ReadFileOutput, ReadFileRequest, WriteFileOpen};
+use rigbox_proto::guest::{
+    ChangeFileRequest, ExecOutput, ExecStart, FileEntry, FileEvent, FileRequest, Process, ReadFileOutput,
+    ReadFileRequest, WriteFileOpen,
+};
 
 use crate::guests::client::{GuestClient, GuestError, Output, RunningCommand, WriteError};
 use crate::transitions::WorkspaceTransitions;
@@ -127,6 +130,43 @@ impl Guests {
         content: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<u64, GuestAccessError> {
         Ok(self.guests.write_file(self.running(permit).await?, open, content).await?)
+    }
+
+    /// Describes a file.
+    pub async fn stat_file(
+        &self,
+        permit: &Permit<ReadFiles>,
+        request: FileRequest,
+    ) -> Result<FileEntry, GuestAccessError> {
+        Ok(self.guests.stat_file(self.running(permit).await?, request).await?)
+    }
+
+    /// Describes the files of a directory, at most `max` of them.
+    pub async fn list_files(
+        &self,
+        permit: &Permit<ReadFiles>,
+        request: FileRequest,
+        max: usize,
+    ) -> Result<Vec<FileEntry>, GuestAccessError> {
+        Ok(self.guests.list_files(self.running(permit).await?, request, max).await?)
+    }
+
+    /// Reports changes of a file, or in a directory.
+    pub async fn watch_files(
+        &self,
+        permit: &Permit<ReadFiles>,
+        request: FileRequest,
+    ) -> Result<Output<FileEvent>, GuestAccessError> {
+        Ok(self.guests.watch_files(self.running(permit).await?, request).await?)
+    }
+
+    /// Makes a change to files.
+    pub async fn change_file(
+        &self,
+        permit: &Permit<WriteFiles>,
+        request: ChangeFileRequest,
+    ) -> Result<(), GuestAccessError> {
+        Ok(self.guests.change_file(self.running(permit).await?, request).await?)
     }
 
     /// Returns the permit's workspace if it is running and its agent responds.

@@ -125,6 +125,17 @@ impl Store {
         }
     }
 
+    /// Returns the oldest app of a workspace that exposes a port.
+    pub fn app_on_port(&self, workspace: &WorkspaceId, port: u16) -> Result<Option<AppWithWorkspace>, Error> {
+        self.readers.read(|connection| {
+            let query =
+                apps!("WHERE apps.workspace_id = ?1 AND port = ?2 ORDER BY apps.created_at, apps.id LIMIT 1");
+            let mut statement = connection.prepare_cached(query)?;
+            let mut rows = statement.query((workspace.as_str(), port))?;
+            rows.next()?.map(app).transpose()
+        })
+    }
+
     fn one_app(&self, query: &str, value: &str) -> Result<Option<AppWithWorkspace>, Error> {
         self.readers.read(|connection| {
             let mut statement = connection.prepare_cached(query)?;

@@ -12,6 +12,9 @@ use crate::harness::installation::Installation;
 tests![
     rig_spawns_a_vm_with_its_own_kernel,
     rig_exec_passes_on_exit_codes_and_streams,
+    first_seconds_hold_what_running_promises,
+    rig_exec_ends_as_asked,
+    command_in_the_background_outlives_its_caller,
     limited_key_works_on_its_workspace_until_revoked,
 ];
 
@@ -53,7 +56,7 @@ fn rig_exec_passes_on_exit_codes_and_streams(installation: &Installation) -> Tes
     let output = installation.rig(&["exec", "shared", "--", "sh", "-c", "kill -TERM $$"]).output()?;
     ensure!(output.status.code() == Some(143), "{}", crate::harness::host::ending(output.status));
     let output = installation.rig(&["exec", "nonesuch", "--", "true"]).output()?;
-    ensure!(output.status.code() == Some(255), "{}", crate::harness::host::ending(output.status));
+    ensure!(output.status.code() == Some(125), "{}", crate::harness::host::ending(output.status));
     let mut child = installation
         .rig(&["exec", "-i", "shared", "--", "tr", "a-z", "A-Z"])
         .stdin(Stdio::piped())
@@ -65,12 +68,104 @@ fn rig_exec_passes_on_exit_codes_and_streams(installation: &Installation) -> Tes
     let listed: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(listed.get("event").and_then(Value::as_str) == Some("workspace_ls"), "{listed}");
     let output = installation.rig(&["workspace", "start", "-n", "shared", "--output", "json"]).output()?;
-    ensure!(output.status.code() == Some(1), "{}", crate::harness::host::ending(output.status));
-    let last: Value = serde_json::from_slice(
-        output.stdout.split(|b| *b == b'\n').rfind(|line| !line.is_empty()).context("no event")?,
+    ensure!(output.status.code() == Some(0), "start of what runs: {output:?}");
+    for (command, code) in [("nonesuch", 127), ("/etc/passwd", 126), ("/etc", 126)] {
+        let output = installation.rig(&["exec", "shared", "--", command]).output()?;
+        ensure!(output.status.code() == Some(code), "{command}: {output:?}");
+    }
+    let output =
+        installation.rig(&["exec", "--shell", "shared", "--", "echo", "a b | tr a-z A-Z"]).output()?;
+    ensure!(output.stdout == b"A B\n", "{output:?}");
+    Ok(())
+}
+
+fn first_seconds_hold_what_running_promises(installation: &Installation) -> TestResult {
+    shared(installation)?;
+    let output = installation.rig(&["workspace", "restart", "shared"]).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let exec = |command: &[&str]| -> anyhow::Result<String> {
+        let output = installation.rig(&[&["exec", "shared", "--"], command].concat()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        ensure!(output.status.success(), "{command:?}: {output:?}");
+        Ok(text)
+    };
+    // What is written there now is not hidden by a later mount.
+    exec(&["sh", "-c", "echo early > /dev/shm/early && [ -e /dev/pts/ptmx ]"])?;
+    let blocks: u64 = exec(&["stat", "-f", "-c", "%b", "/"])?.parse()?;
+    // Everything that needs systemd waits for it: as root, through a link, and as the user.
+    let active = exec(&["sudo", "systemctl", "is-active", "dbus.socket"])?;
+    ensure!(active == "active", "{active}");
+    exec(&["sudo", "service", "ssh", "status"])?;
+    exec(&["systemctl", "show", "--property=Version"])?;
+
+    let line = ["workspace", "start", "shared", "--wait", "system", "--output", "json"];
+    let output = installation.rig(&line).output()?;
+    let last = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
+    let last: Value = serde_json::from_str(&last)?;
+    ensure!(last.pointer("/vm/system").and_then(Value::as_str) == Some("running"), "{last}");
+    ensure!(exec(&["systemctl", "is-system-running"])? == "running", "systemd itself");
+    ensure!(exec(&["cat", "/dev/shm/early"])? == "early", "a later mount");
+    let later: u64 = exec(&["stat", "-f", "-c", "%b", "/"])?.parse()?;
+    ensure!(blocks == later, "the disk grew from {blocks} to {later} blocks while commands ran");
+    let mounts = exec(&["cat", "/proc/mounts"])?;
+    ensure!(!mounts.contains("/usr/bin/systemctl"), "the stand-in for systemctl stays:\n{mounts}");
+    Ok(())
+}
+
+fn rig_exec_ends_as_asked(installation: &Installation) -> TestResult {
+    let id = shared(installation)?;
+    let exec = |arguments: &[&str]| installation.rig(&[&["exec"], arguments].concat());
+    // What leaves its process group is part of the command too.
+    let output = exec(&["--timeout", "1s", "shared", "--", "setsid", "-w", "sleep", "8888"]).output()?;
+    ensure!(output.status.code() == Some(124), "{output:?}");
+    let left = installation.api.sh(&id, "pgrep -f '^sleep 8888' || true")?;
+    ensure!(left.is_empty(), "processes outlive the timeout: {left}");
+    // The end of piped input reaches a shell on a terminal.
+    let mut shell =
+        exec(&["-it", "shared", "--", "bash"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    std::io::Write::write_all(&mut shell.stdin.take().context("stdin")?, b"echo from-$((40 + 2))\n")?;
+    let output = shell.wait_with_output()?;
+    ensure!(String::from_utf8_lossy(&output.stdout).contains("from-42"), "{output:?}");
+    // A signal gets there although the command reads none of its input; its own handler decides.
+    let mut deaf = exec(&["shared", "--", "bash", "-c", "trap 'exit 42' INT; echo on; sleep 1000 & wait"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut input = deaf.stdin.take().context("stdin")?;
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, &vec![0; 8 << 20]));
+    let mut first = [0; 3];
+    std::io::Read::read_exact(deaf.stdout.as_mut().context("stdout")?, &mut first)?;
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(deaf.id())?),
+        nix::sys::signal::Signal::SIGINT,
     )?;
-    ensure!(last.get("event").and_then(Value::as_str) == Some("error"), "{last}");
-    ensure!(last.get("code").and_then(Value::as_str) == Some("invalid_state"), "{last}");
+    let status = deaf.wait()?;
+    ensure!(status.code() == Some(42), "{}", crate::harness::host::ending(status));
+    // `rig` has ended, so nobody reads the pipe.
+    let _ = writer.join();
+    Ok(())
+}
+
+fn command_in_the_background_outlives_its_caller(installation: &Installation) -> TestResult {
+    shared(installation)?;
+    let rig = |arguments: &[&str]| -> anyhow::Result<(Option<i32>, String)> {
+        let output = installation.rig(arguments).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+        Ok((output.status.code(), text))
+    };
+    let script = "echo begun; trap 'echo ended; exit 5' TERM; while :; do sleep 0.1; done";
+    let (code, id) = rig(&["exec", "--detach", "shared", "--", "bash", "-c", script])?;
+    let id = id.trim();
+    ensure!(code == Some(0) && id.starts_with("pr-"), "{id}");
+    let (_, listed) = rig(&["ps", "shared"])?;
+    let line = listed.lines().find(|line| line.contains(id)).with_context(|| listed.clone())?;
+    ensure!(line.contains("running") && line.contains("background"), "{line}");
+    ensure!(rig(&["kill", "shared", id])?.0 == Some(0), "kill");
+    let attached = rig(&["attach", "shared", id])?;
+    ensure!(attached == (Some(5), "begun\nended\n".to_owned()), "{attached:?}");
+    let (_, listed) = rig(&["ps", "shared"])?;
+    ensure!(listed.lines().any(|line| line.contains(id) && line.contains("exited (5)")), "{listed}");
     Ok(())
 }
 
@@ -95,10 +190,10 @@ fn limited_key_works_on_its_workspace_until_revoked(installation: &Installation)
     let spawn = installation.rig(&["workspace", "new", "-n", "more"]).env("RIG_API_KEY", &first).output()?;
     ensure!(spawn.status.code() == Some(1), "it created a workspace");
     let second = text(&event(&["api-key", "rotate", &id])?, "/key")?;
-    ensure!(run(&first)? == Some(255) && run(&second)? == Some(0), "after the rotation");
+    ensure!(run(&first)? == Some(125) && run(&second)? == Some(0), "after the rotation");
     let listed = event(&["api-key", "ls"])?.to_string();
     ensure!(listed.contains(&id) && !listed.contains(&second), "{listed}");
     event(&["api-key", "rm", &id])?;
-    ensure!(run(&second)? == Some(255), "exec with a revoked key");
+    ensure!(run(&second)? == Some(125), "exec with a revoked key");
     Ok(())
 }

@@ -389,7 +389,9 @@ fn app_follows_its_workspace_and_becomes_a_service(installation: &Installation) 
     started("start")?;
     let health = installation.api.get(&format!("/apps/{app}/health"))?.expect(200)?;
     ensure!(
-        health == json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active"}),
+        health
+            == json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active",
+                "listening_on": ["0.0.0.0"]}),
         "{health}"
     );
     ensure!(files.get("/logged-path")?.status == 404, "it serves");

@@ -1,4 +1,4 @@
-//! `/workspaces/{id}/files`: reading and writing one file.
+//! `/workspaces/{id}/files`: reading and writing one file. What concerns names and directories is in `tree`.
 
 use axum::Json;
 use axum::body::Body;
@@ -17,6 +17,8 @@ use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, PathId, QueryParams};
 use crate::v1::exec::check_user;
 use rigbox_service::guests::client::{GuestError, Output};
+
+pub(crate) mod tree;
 
 const MAX_PATH_LEN: usize = 4096;
 
@@ -44,7 +46,7 @@ pub(crate) struct WriteQuery {
     path: String,
     /// `developer` (default) or `root`.
     user: Option<String>,
-    /// Permission bits in octal; 644 if omitted.
+    /// Permission bits in octal. If omitted, those of the file that exists, or 644.
     mode: Option<String>,
     /// Create missing parent directories.
     create_parents: Option<bool>,
@@ -115,7 +117,10 @@ fn content(output: Output<ReadFileOutput>) -> impl stream::Stream<Item = Result<
     })
 }
 
-/// Write a file, which appears under its name only when complete
+/// Write a file, whose content changes only when the request is complete
+///
+/// It ends up where `cat > FILE` would put it: a file that exists keeps its owner, its links and, without
+/// `mode`, its permission bits. What is not a regular file is refused.
 #[utoipa::path(
     put, path = "/workspaces/{id}/files", tag = "files", params(("id" = String, Path), WriteQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
@@ -146,7 +151,7 @@ pub(crate) async fn write(
     Ok(Json(WrittenFile { path, size }))
 }
 
-fn check_path(path: String) -> Result<String, ApiError> {
+pub(crate) fn check_path(path: String) -> Result<String, ApiError> {
     let fits = (1..=MAX_PATH_LEN).contains(&path.len()) && !path.contains('\0');
     if fits {
         Ok(path)
@@ -157,7 +162,7 @@ fn check_path(path: String) -> Result<String, ApiError> {
     }
 }
 
-fn parse_mode(text: &str) -> Result<u32, ApiError> {
+pub(crate) fn parse_mode(text: &str) -> Result<u32, ApiError> {
     let bits = u32::from_str_radix(text, 8).ok().filter(|bits| (1..=0o7777).contains(bits));
     bits.ok_or_else(|| {
         ApiError::bad_request("mode: The mode is invalid. Use octal permission bits such as 644.")

@@ -222,7 +222,7 @@ impl Fixture {
             // The fragment is not sent: it is the workspace for the body.
             Target::NewApp => format!("{path}#{about}"),
             Target::Page if path.starts_with("/open/") => format!("{path}?state={}", "s".repeat(43)),
-            _ if path.ends_with("/files") => format!("{path}?path=/there"),
+            _ if path.contains("/files") && route.method != "POST" => format!("{path}?path=/there"),
             _ => path,
         }
     }

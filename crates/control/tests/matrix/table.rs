@@ -125,11 +125,23 @@ pub(crate) const ROUTES: &[Route] = &[
         .body(r#"{"signal":"TERM"}"#),
     row("GET", "/api/v1/workspaces/{id}/files", Workspace, &[200]).operate(),
     row("PUT", "/api/v1/workspaces/{id}/files", Workspace, &[200]).operate().body("content"),
+    row("DELETE", "/api/v1/workspaces/{id}/files", Workspace, &[204, 404]).operate(),
+    row("GET", "/api/v1/workspaces/{id}/files/stat", Workspace, &[200]).operate(),
+    row("GET", "/api/v1/workspaces/{id}/files/list", Workspace, &[200]).operate(),
+    row("GET", "/api/v1/workspaces/{id}/files/watch", Workspace, &[200]).operate(),
+    row("POST", "/api/v1/workspaces/{id}/files/mkdir", Workspace, &[204]).operate().body(r#"{"path":"/d"}"#),
+    row("POST", "/api/v1/workspaces/{id}/files/rename", Workspace, &[204, 404])
+        .operate()
+        .body(r#"{"from":"/a","to":"/b"}"#),
     row("GET", "/api/v1/workspaces/{id}/env", Workspace, &[200]).read(),
     row("POST", "/api/v1/workspaces/{id}/env", Workspace, &[200]).operate().body(r#"{"env_vars":{"A":"b"}}"#),
     row("DELETE", "/api/v1/workspaces/{id}/env/{key}", Workspace, &[200, 404]).operate(),
     row("GET", "/api/v1/apps", Account, &[200]).read().own_workspace(),
     row("POST", "/api/v1/apps", NewApp, &[201, 409]).operate().own_workspace(),
+    row("PUT", "/api/v1/apps/{id}/service", App, &[200])
+        .operate()
+        .own_workspace()
+        .body(r#"{"command":"sleep 9"}"#),
     row("GET", "/api/v1/apps/{id}", App, &[200]).read().own_workspace(),
     row("PATCH", "/api/v1/apps/{id}", App, &[200]).operate().own_workspace().body(r#"{"port":8001}"#),
     row("DELETE", "/api/v1/apps/{id}", App, &[200, 404]).operate().own_workspace(),

@@ -163,11 +163,18 @@ async fn run(
     }
 }
 
+fn file_entry(path: &str, content: &[u8]) -> FileEntry {
+    let (kind, size) = (file_entry::Kind::File.into(), content.len() as u64);
+    FileEntry { name: path.rsplit('/').next().unwrap().into(), kind, size, mode: 0o644, ..Default::default() }
+}
+
 #[tonic::async_trait]
 impl Guest for SimulatedService {
     type ExecStream = Out<ExecOutput>;
     type ReadFileStream = Out<ReadFileOutput>;
     type ReadOutputStream = Out<ExecOutput>;
+    type ListFilesStream = Out<FileEntry>;
+    type WatchFilesStream = Out<FileEvent>;
     type WatchShutdownStream = Out<ShutdownEvent>;
     type WatchSystemStream = Out<SystemEvent>;
 
@@ -278,6 +285,49 @@ impl Guest for SimulatedService {
             Ok(ReadFileOutput { output: Some(read_file_output::Output::Data(data)) })
         }));
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    async fn stat_file(&self, r: Request<FileRequest>) -> Result<Response<FileEntry>, Status> {
+        let path = r.into_inner().path;
+        match self.0.files.lock().unwrap().get(&path) {
+            Some(content) => Ok(Response::new(file_entry(&path, content))),
+            None => Err(fault::status(Code::NotFound, "not_found", format!("{path} not found."))),
+        }
+    }
+
+    async fn list_files(&self, r: Request<FileRequest>) -> Result<Response<Self::ListFilesStream>, Status> {
+        let path = r.into_inner().path;
+        let files = self.0.files.lock().unwrap();
+        let below = files.iter().filter(|(name, _)| name.starts_with(&path));
+        let mut entries: Vec<_> = below.map(|(name, content)| Ok(file_entry(name, content))).collect();
+        entries.sort_by_key(|entry| entry.as_ref().map(|entry| entry.name.clone()).unwrap_or_default());
+        Ok(Response::new(Box::pin(tokio_stream::iter(entries))))
+    }
+
+    async fn watch_files(&self, _: Request<FileRequest>) -> Result<Response<Self::WatchFilesStream>, Status> {
+        let event =
+            |kind: file_event::Kind, name: &str| Ok(FileEvent { kind: kind.into(), name: name.into() });
+        let events = [event(file_event::Kind::Watching, ""), event(file_event::Kind::Created, "new")];
+        Ok(Response::new(Box::pin(tokio_stream::iter(events))))
+    }
+
+    async fn change_file(
+        &self,
+        r: Request<ChangeFileRequest>,
+    ) -> Result<Response<ChangeFileResponse>, Status> {
+        let mut files = self.0.files.lock().unwrap();
+        let missing = |path: &str| fault::status(Code::NotFound, "not_found", format!("{path} not found."));
+        match r.into_inner().change.unwrap() {
+            change_file_request::Change::MakeDirectory(_) => {}
+            change_file_request::Change::Rename(Rename { from, to }) => {
+                let content = files.remove(&from).ok_or_else(|| missing(&from))?;
+                files.insert(to, content);
+            }
+            change_file_request::Change::Remove(Remove { path, .. }) => {
+                files.remove(&path).ok_or_else(|| missing(&path))?;
+            }
+        }
+        Ok(Response::new(ChangeFileResponse {}))
     }
 
     async fn deliver_secrets(

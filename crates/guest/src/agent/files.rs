@@ -1,43 +1,32 @@
-//! Reading and writing of files as one of the guest's users. A child process with that user's credentials does the work, so the kernel
-//! checks the permissions and no path, link or mount in the guest can abuse the agent's root privileges.
+//! Calls about files. A helper process of the user does the work ([`crate::files`]).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
+use prost::Message;
 use rigbox_proto::fault;
+use rigbox_proto::guest::change_file_request::Change;
 use rigbox_proto::guest::{
-    FileInfo, ReadFileOutput, ReadFileRequest, WriteFileInput, WriteFileOpen, read_file_output,
-    write_file_input,
+    ChangeFileRequest, FileEntry, FileInfo, MakeDirectory, ReadFileOutput, ReadFileRequest, Remove, Rename,
+    WriteFileInput, WriteFileOpen, read_file_output, write_file_input,
 };
 use rigbox_proto::guest_stream::MAX_CHUNK_BYTES;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
-use tokio_stream::Stream;
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use crate::files::{HELPER_NAME, Operation};
 use crate::users::User;
 
-const MAX_STAT_LINE_LEN: usize = 128;
-
-/// Writes to a temporary file next to the target and renames it, so that the file appears complete or not at all. `$0` path, `$1` mode,
-/// `$2` non-empty to create parents.
-const WRITE_SCRIPT: &str = r#"set -eu
-[ -z "$2" ] || mkdir -p -- "$(dirname -- "$0")"
-if [ -d "$0" ]; then echo "$0: is a directory" >&2; exit 1; fi
-new=$(mktemp -- "$0.XXXXXX")
-trap 'rm -f -- "$new"' EXIT
-trap 'exit 1' TERM
-cat > "$new"
-chmod -- "$1" "$new"
-mv -f -- "$new" "$0"
-trap - EXIT TERM"#;
-
-/// Prints a line with type, size, mode and time, and then the content. `$0` path, `$1` offset + 1, `$2` length or empty.
-const READ_SCRIPT: &str = r#"set -eu
-exec 3< "$0"
-stat -L -c '%F/%s/%a/%Y' /proc/self/fd/3
-tail -c "+$1" <&3 | if [ -n "$2" ]; then head -c "$2"; else cat; fi"#;
+/// Messages of the helper are smaller: a name has at most 255 bytes, a link's target 4,096.
+const MAX_MESSAGE_BYTES: u32 = 16 * 1024;
+/// Bytes of the helper's failure.
+const MAX_FAILURE_BYTES: u64 = 8 * 1024;
+/// Queued messages to the host per call.
+const MAX_QUEUED_MESSAGES: usize = 4;
 
 /// Writes the file of a request and returns its size.
 pub(super) async fn write(mut input: Streaming<WriteFileInput>) -> Result<u64, Status> {
@@ -48,101 +37,199 @@ pub(super) async fn write(mut input: Streaming<WriteFileInput>) -> Result<u64, S
     let WriteFileOpen { path, user, mode, create_parents } = open;
     let user = User::find(&user).map_err(bad_request)?;
     let path = absolute(&path, &user)?;
-    let mode = if mode == 0 { 0o644 } else { mode & 0o7777 };
-    let mut child = run(
-        &user,
-        WRITE_SCRIPT,
-        &path,
-        [format!("{mode:o}"), if create_parents { "yes" } else { "" }.to_owned()],
-    )?;
+    let mut helper = Helper::start(&user, &Operation::Write { path, mode: mode & 0o7777, create_parents })?;
     let mut size = 0;
-    // Taken out of the child, so that dropping it closes the pipe.
-    let mut stdin = child.stdin.take();
     loop {
         match input.message().await {
             Ok(Some(WriteFileInput { input: Some(write_file_input::Input::Data(data)) })) => {
                 size += data.len() as u64;
-                if let Some(pipe) = &mut stdin
-                    && pipe.write_all(&data).await.is_err()
-                {
-                    // The child reports the cause below.
-                    stdin = None;
-                }
+                helper.write(&data).await;
             }
             Ok(Some(WriteFileInput { input: Some(write_file_input::Input::Done(true)) })) => break,
-            // The caller disconnected, so the content is incomplete.
+            // The caller disconnected, so the content is incomplete. The helper must not take that for its end.
             Ok(_) | Err(_) => {
-                child.stdin = stdin;
-                kill(&mut child).await;
+                helper.kill().await;
                 return Err(bad_request("The content did not end with `done`. Nothing was written."));
             }
         }
     }
-    drop(stdin);
-    finish(child).await.map(|()| size)
+    helper.finish().await.map(|()| size)
 }
 
 /// Reads the file of a request.
 pub(super) async fn read(
     request: ReadFileRequest,
-) -> Result<impl Stream<Item = Result<ReadFileOutput, Status>> + use<>, Status> {
+) -> Result<ReceiverStream<Result<ReadFileOutput, Status>>, Status> {
     let user = User::find(&request.user).map_err(bad_request)?;
     let path = absolute(&request.path, &user)?;
-    let limit = if request.limit == 0 { String::new() } else { request.limit.to_string() };
-    let mut child = run(&user, READ_SCRIPT, &path, [(request.offset.saturating_add(1)).to_string(), limit])?;
-    let Some(mut stdout) = child.stdout.take() else {
-        return Err(Status::internal("the reader has no output"));
+    let operation = Operation::Read { path, offset: request.offset, limit: request.limit };
+    let mut helper = Helper::start(&user, &operation)?;
+    let info = match helper.message::<FileInfo>().await? {
+        Some(info) => info,
+        None => return Err(helper.finish().await.err().unwrap_or_else(no_message)),
     };
-    let mut line = Vec::new();
-    loop {
-        match stdout.read_u8().await {
-            Ok(b'\n') => break,
-            Ok(byte) if line.len() < MAX_STAT_LINE_LEN => line.push(byte),
-            _ => {
-                return Err(finish(child)
-                    .await
-                    .err()
-                    .unwrap_or_else(|| Status::internal("the reader printed nothing")));
-            }
-        }
-    }
-    let info = parse_stat(&line).ok_or_else(|| Status::internal("the reader printed an invalid header"))?;
-    let (kind, info) = info;
-    if kind == "directory" {
-        return Err(bad_request(format!("{} is a directory.", path.display())));
-    }
-    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let (sender, receiver) = mpsc::channel(MAX_QUEUED_MESSAGES);
     tokio::spawn(async move {
         let send = |output| sender.send(Ok(ReadFileOutput { output: Some(output) }));
-        if send(read_file_output::Output::Info(info)).await.is_err() {
-            return kill(&mut child).await;
-        }
-        loop {
+        let mut is_wanted = send(read_file_output::Output::Info(info)).await.is_ok();
+        while is_wanted {
             let mut chunk = Vec::with_capacity(MAX_CHUNK_BYTES);
-            match stdout.read_buf(&mut chunk).await {
+            match helper.stdout.read_buf(&mut chunk).await {
                 Ok(0) | Err(_) => break,
-                Ok(_) => {
-                    if send(read_file_output::Output::Data(chunk.into())).await.is_err() {
-                        return kill(&mut child).await;
-                    }
-                }
+                Ok(_) => is_wanted = send(read_file_output::Output::Data(chunk.into())).await.is_ok(),
             }
         }
-        if let Err(status) = finish(child).await {
+        if !is_wanted {
+            helper.kill().await;
+        } else if let Err(status) = helper.finish().await {
             let _ = sender.send(Err(status)).await;
         }
     });
-    Ok(tokio_stream::wrappers::ReceiverStream::new(receiver))
+    Ok(ReceiverStream::new(receiver))
 }
 
-/// Parses the header line of the reader: file type, size, mode and time.
-fn parse_stat(line: &[u8]) -> Option<(String, FileInfo)> {
-    let text = std::str::from_utf8(line).ok()?;
-    let mut fields = text.rsplitn(4, '/');
-    let modified_unix_s = fields.next()?.parse().ok()?;
-    let mode = u32::from_str_radix(fields.next()?, 8).ok()?;
-    let size = fields.next()?.parse().ok()?;
-    Some((fields.next()?.to_owned(), FileInfo { size, mode, modified_unix_s }))
+/// Describes one file.
+pub(super) async fn stat(path: &str, user: &str) -> Result<FileEntry, Status> {
+    let user = User::find(user).map_err(bad_request)?;
+    let mut helper = Helper::start(&user, &Operation::Stat { path: absolute(path, &user)? })?;
+    let entry = helper.message().await?;
+    helper.finish().await?;
+    entry.ok_or_else(no_message)
+}
+
+/// Describes the files of a directory.
+pub(super) fn list(path: &str, user: &str) -> Result<ReceiverStream<Result<FileEntry, Status>>, Status> {
+    let user = User::find(user).map_err(bad_request)?;
+    messages(Helper::start(&user, &Operation::List { path: absolute(path, &user)? })?)
+}
+
+/// Reports changes in a directory, or of a file.
+pub(super) fn watch<T: Message + Default + Send + 'static>(
+    path: &str,
+    user: &str,
+) -> Result<ReceiverStream<Result<T, Status>>, Status> {
+    let user = User::find(user).map_err(bad_request)?;
+    messages(Helper::start(&user, &Operation::Watch { path: absolute(path, &user)? })?)
+}
+
+/// Makes a change.
+pub(super) async fn change(request: ChangeFileRequest) -> Result<(), Status> {
+    let user = User::find(&request.user).map_err(bad_request)?;
+    let operation = match request.change {
+        Some(Change::MakeDirectory(MakeDirectory { path, mode, create_parents })) => {
+            Operation::MakeDirectory { path: absolute(&path, &user)?, mode: mode & 0o7777, create_parents }
+        }
+        Some(Change::Rename(Rename { from, to })) => {
+            Operation::Rename { from: absolute(&from, &user)?, to: absolute(&to, &user)? }
+        }
+        Some(Change::Remove(Remove { path, recursive })) => {
+            Operation::Remove { path: absolute(&path, &user)?, recursive }
+        }
+        None => return Err(bad_request("The request names no change.")),
+    };
+    Helper::start(&user, &operation)?.finish().await
+}
+
+/// Forwards the messages of a helper until it ends or the caller is gone.
+fn messages<T: Message + Default + Send + 'static>(
+    mut helper: Helper,
+) -> Result<ReceiverStream<Result<T, Status>>, Status> {
+    let (sender, receiver) = mpsc::channel(MAX_QUEUED_MESSAGES);
+    tokio::spawn(async move {
+        loop {
+            let message = tokio::select! {
+                message = helper.message() => message,
+                () = sender.closed() => return helper.kill().await,
+            };
+            let is_wanted = match message {
+                Ok(Some(message)) => sender.send(Ok(message)).await.is_ok(),
+                Ok(None) => break,
+                Err(status) => {
+                    let _ = sender.send(Err(status)).await;
+                    false
+                }
+            };
+            if !is_wanted {
+                return helper.kill().await;
+            }
+        }
+        if let Err(status) = helper.finish().await {
+            let _ = sender.send(Err(status)).await;
+        }
+    });
+    Ok(ReceiverStream::new(receiver))
+}
+
+/// Running helper. Dropping it kills it.
+struct Helper {
+    child: Child,
+    stdout: ChildStdout,
+}
+
+impl Helper {
+    fn start(user: &User, operation: &Operation) -> Result<Self, Status> {
+        // This program itself, which need not be on the disk.
+        let mut command = std::process::Command::new("/proc/self/exe");
+        std::os::unix::process::CommandExt::arg0(&mut command, HELPER_NAME);
+        command.args(operation.words()).env_clear().current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let credentials = Some(user.credentials.clone());
+        configure_child(
+            &mut command,
+            ChildSetup { credentials, oom_score_adj: Some(0), nice: Some(0), ..Default::default() },
+        );
+        let failed = |error: std::io::Error| Status::internal(format!("the helper for files: {error}"));
+        let mut child = Command::from(command).kill_on_drop(true).spawn().map_err(failed)?;
+        let stdout = child.stdout.take().ok_or_else(no_message)?;
+        Ok(Self { child, stdout })
+    }
+
+    /// Writes to its stdin. If it does not read any more, `finish` tells why.
+    async fn write(&mut self, data: &[u8]) {
+        if let Some(stdin) = &mut self.child.stdin
+            && stdin.write_all(data).await.is_err()
+        {
+            self.child.stdin = None;
+        }
+    }
+
+    /// Reads a message, or `None` at the end.
+    async fn message<T: Message + Default>(&mut self) -> Result<Option<T>, Status> {
+        let Ok(length) = self.stdout.read_u32_le().await else { return Ok(None) };
+        if length > MAX_MESSAGE_BYTES {
+            return Err(no_message());
+        }
+        let mut bytes = vec![0; length as usize];
+        self.stdout.read_exact(&mut bytes).await.map_err(|_| no_message())?;
+        T::decode(&*bytes).map(Some).map_err(|_| no_message())
+    }
+
+    /// Ends its stdin and waits for it. Its failure becomes the status.
+    async fn finish(mut self) -> Result<(), Status> {
+        drop(self.child.stdin.take());
+        let mut text = String::new();
+        if let Some(stderr) = self.child.stderr.take() {
+            let _ = stderr.take(MAX_FAILURE_BYTES).read_to_string(&mut text).await;
+        }
+        let status = self.child.wait().await.map_err(|error| Status::internal(error.to_string()))?;
+        if status.success() {
+            return Ok(());
+        }
+        let (code, message) = text.trim_end().split_once(' ').unwrap_or_default();
+        let failure = match code {
+            "not_found" => fault::status(Code::NotFound, "not_found", message),
+            "permission_denied" => fault::status(Code::PermissionDenied, "permission_denied", message),
+            "no_space" => fault::status(Code::ResourceExhausted, "no_space", message),
+            "bad_request" => bad_request(message),
+            _ => Status::internal(format!("the helper for files ended with {status}")),
+        };
+        Err(failure)
+    }
+
+    /// Kills it before its stdin ends.
+    async fn kill(mut self) {
+        let _ = self.child.kill().await;
+    }
 }
 
 /// Resolves a path relative to the user's home.
@@ -150,58 +237,11 @@ fn absolute(path: &str, user: &User) -> Result<PathBuf, Status> {
     if path.is_empty() || path.contains('\0') {
         return Err(bad_request("The path must not be empty or contain NUL."));
     }
-    Ok(user.home.join(Path::new(path)))
+    Ok(user.home.join(path))
 }
 
-/// Starts a script as `user`.
-fn run(user: &User, script: &str, path: &Path, arguments: [String; 2]) -> Result<Child, Status> {
-    let mut command = std::process::Command::new("/bin/sh");
-    command.args(["-c", script]).arg(path).args(arguments);
-    command.env_clear().envs(user.environment()).env("LC_ALL", "C").current_dir("/");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let credentials = Some(user.credentials.clone());
-    configure_child(
-        &mut command,
-        ChildSetup { credentials, oom_score_adj: Some(0), nice: Some(0), ..Default::default() },
-    );
-    let mut command = Command::from(command);
-    command.kill_on_drop(true).spawn().map_err(|error| Status::internal(format!("/bin/sh: {error}")))
-}
-
-/// Stops a child, which removes its temporary file.
-async fn kill(child: &mut Child) {
-    // SIGTERM first: the shell handles it once the end of input has ended `cat`, and removes the incomplete file.
-    if let Some(pid) = child.id() {
-        let _ = rigbox_sys::spawn::send_signal(pid.cast_signed(), 15);
-    }
-    drop(child.stdin.take());
-    if tokio::time::timeout(std::time::Duration::from_secs(5), child.wait()).await.is_err() {
-        let _ = child.kill().await;
-    }
-}
-
-/// Waits for a child. If it fails, the first line of its standard error becomes the message.
-async fn finish(mut child: Child) -> Result<(), Status> {
-    let mut message = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        let _ = stderr.take(1024).read_to_end(&mut message).await;
-    }
-    let status = child.wait().await.map_err(|error| Status::internal(error.to_string()))?;
-    if status.success() {
-        return Ok(());
-    }
-    let message = String::from_utf8_lossy(&message);
-    let message = message.lines().next().unwrap_or("The file could not be read or written.").to_owned();
-    let (code, fault_code) = if message.contains("Permission denied") {
-        (Code::PermissionDenied, "permission_denied")
-    } else if message.contains("No such file") || message.contains("cannot open") {
-        (Code::NotFound, "not_found")
-    } else if message.contains("No space left") {
-        (Code::ResourceExhausted, "no_space")
-    } else {
-        (Code::InvalidArgument, "bad_request")
-    };
-    Err(fault::status(code, fault_code, message))
+fn no_message() -> Status {
+    Status::internal("the helper for files sent no message")
 }
 
 fn bad_request(message: impl Into<String>) -> Status {

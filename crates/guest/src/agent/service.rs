@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
-    DeliverSecretsRequest, DeliverSecretsResponse, ExecInput, ExecOutput, ExecStart, HelloRequest,
-    HelloResponse, ListPortsRequest, ListPortsResponse, ListProcessesRequest, ListProcessesResponse,
-    ReadFileOutput, ReadFileRequest, ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent,
-    SignalProcessRequest, SignalProcessResponse, StartProcessResponse, SystemEvent, WatchShutdownRequest,
-    WatchSystemRequest, WriteFileInput, WriteFileResponse, start_process_response,
+    ChangeFileRequest, ChangeFileResponse, DeliverSecretsRequest, DeliverSecretsResponse, ExecInput,
+    ExecOutput, ExecStart, FileEntry, FileEvent, FileRequest, HelloRequest, HelloResponse, ListPortsRequest,
+    ListPortsResponse, ListProcessesRequest, ListProcessesResponse, ReadFileOutput, ReadFileRequest,
+    ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent, SignalProcessRequest,
+    SignalProcessResponse, StartProcessResponse, SystemEvent, WatchShutdownRequest, WatchSystemRequest,
+    WriteFileInput, WriteFileResponse, start_process_response,
 };
 use rustix::time::{ClockId, Timespec};
 use tokio::sync::watch;
@@ -119,6 +120,37 @@ impl Guest for Agent {
         request: Request<ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
         Ok(Response::new(Box::pin(files::read(request.into_inner()).await?)))
+    }
+
+    async fn stat_file(&self, request: Request<FileRequest>) -> Result<Response<FileEntry>, Status> {
+        let FileRequest { path, user } = request.into_inner();
+        Ok(Response::new(files::stat(&path, &user).await?))
+    }
+
+    type ListFilesStream = Output<FileEntry>;
+    async fn list_files(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<Self::ListFilesStream>, Status> {
+        let FileRequest { path, user } = request.into_inner();
+        Ok(Response::new(Box::pin(files::list(&path, &user)?)))
+    }
+
+    type WatchFilesStream = Output<FileEvent>;
+    async fn watch_files(
+        &self,
+        request: Request<FileRequest>,
+    ) -> Result<Response<Self::WatchFilesStream>, Status> {
+        let FileRequest { path, user } = request.into_inner();
+        Ok(Response::new(Box::pin(files::watch(&path, &user)?)))
+    }
+
+    async fn change_file(
+        &self,
+        request: Request<ChangeFileRequest>,
+    ) -> Result<Response<ChangeFileResponse>, Status> {
+        files::change(request.into_inner()).await?;
+        Ok(Response::new(ChangeFileResponse {}))
     }
 
     async fn deliver_secrets(

@@ -97,6 +97,9 @@ pub(crate) struct App {
     pub(crate) status: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) visibility: Option<String>,
+    /// Users who may open it, if it is shared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) allowed_emails: Vec<String>,
 }
 
 /// Response with one app.

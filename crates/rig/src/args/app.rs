@@ -13,8 +13,27 @@ pub(crate) enum AppCommand {
         #[arg(short, long)]
         workspace: Option<String>,
     },
+    /// Show an app
+    #[command(visible_aliases = ["get", "inspect"])]
+    Show {
+        /// App name or id
+        app: String,
+    },
     /// Publish a port as an app; it starts private
+    #[command(visible_alias = "create")]
     New(NewAppArguments),
+    /// Have an app's service run what listens on its port now, so that it starts with the workspace
+    Wrap {
+        /// App name or id
+        app: String,
+    },
+    /// Have an app's service run a command, now and whenever the workspace starts
+    Command {
+        /// App name or id
+        app: String,
+        #[command(flatten)]
+        command: CommandArguments,
+    },
     /// Serve an app again and start its service
     Start {
         /// App name or id
@@ -31,9 +50,13 @@ pub(crate) enum AppCommand {
         app: String,
     },
     /// Delete an app; its workspace is kept
+    #[command(visible_alias = "delete")]
     Rm {
         /// App name or id
         app: String,
+        /// Skip the confirmation
+        #[arg(short, long)]
+        force: bool,
     },
     /// Show the log of an app's service
     Logs {
@@ -59,6 +82,16 @@ pub(crate) enum AppCommand {
         /// App name or id
         app: String,
     },
+    /// Set, show or remove an app's custom domain
+    Domain {
+        /// App name or id
+        app: String,
+        /// Domain, e.g. shop.example.org; without it, show the current one
+        domain: Option<String>,
+        /// Remove the custom domain
+        #[arg(long, conflicts_with = "domain")]
+        remove: bool,
+    },
     /// Check the DNS record that proves you own an app's custom domain
     VerifyDomain {
         /// App name or id
@@ -83,12 +116,35 @@ pub(crate) struct NewAppArguments {
     /// Description for people
     #[arg(long)]
     pub(crate) description: Option<String>,
+    /// Command line that runs the app, now and whenever the workspace starts
+    #[arg(long, value_name = "COMMAND LINE")]
+    pub(crate) command: Option<String>,
+    /// Working directory of the command, an absolute path; the user's home by default
+    #[arg(long, requires = "command")]
+    pub(crate) cwd: Option<String>,
+    /// Environment variable of the command; repeatable
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable, requires = "command")]
+    pub(crate) env: Vec<(String, String)>,
+}
+
+/// Command of an app's service.
+#[derive(Debug, Args)]
+pub(crate) struct CommandArguments {
+    /// Command line
+    #[arg(value_name = "COMMAND LINE")]
+    pub(crate) command: String,
+    /// Working directory, an absolute path; the user's home by default
+    #[arg(long)]
+    pub(crate) cwd: Option<String>,
+    /// Environment variable; repeatable
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
 }
 
 /// An app and its audience.
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(group(ArgGroup::new("audience").required(true).args(["public", "private", "with"])))]
+#[command(group(ArgGroup::new("audience").required(true).args(["public", "private", "with", "add", "remove"])))]
 pub(crate) struct ShareArguments {
     /// App name or id
     pub(crate) app: String,
@@ -101,6 +157,12 @@ pub(crate) struct ShareArguments {
     /// Let only you and users with these email addresses open it; repeatable
     #[arg(long, value_name = "EMAIL", value_delimiter = ',')]
     pub(crate) with: Vec<String>,
+    /// Let this user open it too; repeatable
+    #[arg(long, value_name = "EMAIL", value_delimiter = ',')]
+    pub(crate) add: Vec<String>,
+    /// No longer let this user open it; repeatable
+    #[arg(long, value_name = "EMAIL", value_delimiter = ',')]
+    pub(crate) remove: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

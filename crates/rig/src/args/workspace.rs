@@ -56,6 +56,8 @@ pub(crate) enum WorkspaceCommand {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Show or set what a workspace can reach
+    Network(NetworkArguments),
     /// Manage environment variables of a workspace's commands, login shells and services
     #[command(subcommand)]
     Env(EnvCommand),
@@ -130,6 +132,25 @@ impl WorkspaceArgument {
     pub(crate) fn name_or_id(&self) -> &str {
         self.positional.as_deref().or(self.named.as_deref()).unwrap_or_default()
     }
+}
+
+/// A workspace and its network.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkArguments {
+    /// Workspace name or id
+    pub(crate) workspace: String,
+    /// Allow the public internet
+    #[arg(long, conflicts_with_all = ["none", "allow"])]
+    pub(crate) internet: bool,
+    /// Allow nothing
+    #[arg(long, conflicts_with = "allow")]
+    pub(crate) none: bool,
+    /// Allow only these domains (`example.org`, `*.example.org`) and CIDRs; repeatable
+    #[arg(long, value_name = "DOMAIN|CIDR", value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+    /// Whether programs in the workspace may share its apps with anyone, or only less widely
+    #[arg(long, value_name = "any|narrow", value_parser = ["any", "narrow"])]
+    pub(crate) apps_from_inside: Option<String>,
 }
 
 /// Existing workspaces.

@@ -3,26 +3,37 @@
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+mod domain;
+mod service;
+
 use crate::api::{Api, App};
 use crate::args::{AppCommand, NewAppArguments, ParamCommand, ShareArguments};
 use crate::failure::Failure;
 use crate::output::{Event, Output, escape};
+use crate::terminal;
 
 const ROUTE: &str = "apps";
 
 pub(super) async fn run(api: &Api, out: &Output, command: AppCommand) -> Result<(), Failure> {
     match command {
         AppCommand::Ls { workspace } => ls(api, out, workspace.as_deref()).await,
+        AppCommand::Show { app } => show(api, out, &app).await,
         AppCommand::New(arguments) => new(api, out, &arguments).await,
+        AppCommand::Wrap { app } => service::wrap(api, out, &app).await,
+        AppCommand::Command { app, command } => {
+            let app = api.find_app(&app).await?;
+            service::command(api, out, &app.id, &command.command, command.cwd.as_deref(), &command.env).await
+        }
         AppCommand::Start { app } => operate(api, out, &app, "start").await,
         AppCommand::Stop { app } => operate(api, out, &app, "stop").await,
         AppCommand::Restart { app } => operate(api, out, &app, "restart").await,
-        AppCommand::Rm { app } => rm(api, out, &app).await,
+        AppCommand::Rm { app, force } => rm(api, out, &app, force).await,
         AppCommand::Logs { app, lines, follow } => logs(api, out, &app, lines, follow).await,
         AppCommand::Share(arguments) => share(api, out, &arguments).await,
         AppCommand::Open { app } => open(api, out, &app).await,
         AppCommand::Health { app } => health(api, out, &app).await,
-        AppCommand::VerifyDomain { app } => verify_domain(api, out, &app).await,
+        AppCommand::Domain { app, domain, remove } => domain::run(api, out, &app, domain, remove).await,
+        AppCommand::VerifyDomain { app } => domain::verify(api, out, &app).await,
         AppCommand::Param(command) => param(api, out, &command).await,
     }
 }
@@ -44,12 +55,28 @@ async fn ls(api: &Api, out: &Output, workspace: Option<&str>) -> Result<(), Fail
             app.id.clone(),
             app.status.clone(),
             app.port.to_string(),
-            text(&app.visibility),
+            audience(app),
             text(&app.workspace_id),
             text(&app.url),
         ]
     });
     out.table(&["NAME", "ID", "STATUS", "PORT", "VISIBILITY", "WORKSPACE", "URL"], rows)
+}
+
+fn audience(app: &App) -> String {
+    match app.visibility.as_deref() {
+        Some("privileged") => format!("shared ({})", app.allowed_emails.len()),
+        Some(visibility) => visibility.to_owned(),
+        None => "-".to_owned(),
+    }
+}
+
+async fn show(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
+    let app = api.find_app(text).await?;
+    let response: Map<String, Value> = api.get(&[ROUTE, &app.id]).await?;
+    let shown = response.get("app").and_then(Value::as_object).cloned().unwrap_or_default();
+    out.response("app_show", response)?;
+    out.fields(&shown)
 }
 
 async fn new(api: &Api, out: &Output, arguments: &NewAppArguments) -> Result<(), Failure> {
@@ -60,13 +87,20 @@ async fn new(api: &Api, out: &Output, arguments: &NewAppArguments) -> Result<(),
     }
     let response: Map<String, Value> =
         api.call(api.request(Method::POST, &[ROUTE], &[])?.json(&body)).await?;
-    let url = url_in(&response);
+    let app = app_in(&response);
     out.response("app_new", response)?;
+    let url = app.as_ref().and_then(|app| app.url.as_deref()).unwrap_or_default();
     out.line(&format!(
         "{}: {} (private; share it with `rig app share`)",
         escape(&arguments.name),
-        escape(&url)
-    ))
+        escape(url)
+    ))?;
+    match (&arguments.command, app) {
+        (Some(command), Some(app)) => {
+            service::command(api, out, &app.id, command, arguments.cwd.as_deref(), &arguments.env).await
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn operate(api: &Api, out: &Output, text: &str, operation: &str) -> Result<(), Failure> {
@@ -77,8 +111,11 @@ async fn operate(api: &Api, out: &Output, text: &str, operation: &str) -> Result
     out.line(&escape(&message))
 }
 
-async fn rm(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
+async fn rm(api: &Api, out: &Output, text: &str, force: bool) -> Result<(), Failure> {
     let app = api.find_app(text).await?;
+    if !force {
+        terminal::confirm(&app.name, &format!("Remove app {}? Its workspace is kept.", escape(&app.name)))?;
+    }
     let response: Map<String, Value> = api.send(Method::DELETE, &[ROUTE, &app.id]).await?;
     let message = text_in(&response, "message");
     out.response("app_rm", response)?;
@@ -92,13 +129,13 @@ async fn logs(api: &Api, out: &Output, text: &str, lines: u32, follow: bool) -> 
 
 async fn share(api: &Api, out: &Output, arguments: &ShareArguments) -> Result<(), Failure> {
     let app = api.find_app(&arguments.app).await?;
-    let (visibility, emails) = match (arguments.public, arguments.private, &arguments.with) {
-        (true, _, _) => ("public", None),
-        (_, true, _) => ("private", None),
-        (false, false, with) => ("privileged", Some(with)),
+    let (visibility, emails) = match (arguments.public, arguments.private) {
+        (true, _) => ("public", None),
+        (_, true) => ("private", None),
+        (false, false) => ("privileged", Some(emails(&app, arguments))),
     };
     let mut body = json!({"visibility": visibility});
-    if let (Some(body), Some(emails)) = (body.as_object_mut(), emails) {
+    if let (Some(body), Some(emails)) = (body.as_object_mut(), &emails) {
         body.insert("allowed_emails".to_owned(), json!(emails));
     }
     let request = api.request(Method::PUT, &[ROUTE, &app.id, "visibility"], &[])?.json(&body);
@@ -108,7 +145,27 @@ async fn share(api: &Api, out: &Output, arguments: &ShareArguments) -> Result<()
         ("public" | "private", _) => visibility.to_owned(),
         (_, emails) => format!("shared with {}", emails.map(|emails| emails.join(", ")).unwrap_or_default()),
     };
-    out.line(&format!("{} is now {}", escape(&app.name), escape(&audience)))
+    out.line(&format!("{} is now {}", escape(&app.name), escape(&audience)))?;
+    match visibility {
+        "privileged" => out.line("They sign in with these addresses, for which they need accounts here."),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the new list of users who may open an app.
+fn emails(app: &App, arguments: &ShareArguments) -> Vec<String> {
+    if !arguments.with.is_empty() {
+        return arguments.with.clone();
+    }
+    let is = |one: &str, other: &str| one.eq_ignore_ascii_case(other);
+    let mut emails = app.allowed_emails.clone();
+    emails.retain(|email| !arguments.remove.iter().any(|removed| is(email, removed)));
+    for added in &arguments.add {
+        if !emails.iter().any(|email| is(email, added)) {
+            emails.push(added.clone());
+        }
+    }
+    emails
 }
 
 async fn open(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
@@ -124,24 +181,26 @@ async fn health(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
     let yes = |name: &str| response.get(name).and_then(Value::as_bool).unwrap_or(false);
     let (live, open, drift) = (yes("live"), yes("port_open"), yes("port_drift"));
     let service = text_in(&response, "service_status");
-    out.response("app_health", response)?;
-    let state = match (live, open, drift) {
-        (true, _, _) => "is live".to_owned(),
-        (false, false, true) => "is listening on another port than its own".to_owned(),
-        (false, false, false) => {
-            format!("is not listening on port {}, or only on 127.0.0.1; have it listen on 0.0.0.0", app.port)
-        }
-        (false, true, _) => "is stopped".to_owned(),
+    let addresses = response.get("listening_on").and_then(Value::as_array).cloned().unwrap_or_default();
+    let addresses: Vec<&str> = addresses.iter().filter_map(Value::as_str).collect();
+    let (name, port) = (&app.name, app.port);
+    let state = if let Some(status) = service.strip_prefix("workspace ") {
+        let workspace = app.workspace_id.as_deref().unwrap_or_default();
+        format!("its workspace is {status}; start it with `rig workspace start {workspace}`")
+    } else if live {
+        format!("live; service: {service}")
+    } else if open {
+        format!("stopped; start it with `rig app start {name}`; service: {service}")
+    } else if let [address, ..] = addresses.as_slice() {
+        format!("listens on {address}:{port} only; have it listen on 0.0.0.0; service: {service}")
+    } else if drift {
+        format!("its service listens on another port than {port}; service: {service}")
+    } else {
+        format!("nothing listens on port {port}; have a server listen on 0.0.0.0:{port}; service: {service}")
     };
-    out.line(&format!("{} {state}; service: {}", escape(&app.name), escape(&service)))
-}
-
-async fn verify_domain(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
-    let app = api.find_app(text).await?;
-    let response: Map<String, Value> = api.send(Method::POST, &[ROUTE, &app.id, "verify-domain"]).await?;
-    let message = text_in(&response, "message");
-    out.response("app_verify_domain", response)?;
-    out.line(&escape(&message))
+    let line = format!("{name}: {state}");
+    out.response("app_health", response)?;
+    out.line(&escape(&line))
 }
 
 async fn param(api: &Api, out: &Output, command: &ParamCommand) -> Result<(), Failure> {
@@ -172,7 +231,6 @@ fn text_in(response: &Map<String, Value>, name: &str) -> String {
     response.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-fn url_in(response: &Map<String, Value>) -> String {
-    let app: Option<App> = response.get("app").and_then(|app| serde_json::from_value(app.clone()).ok());
-    app.and_then(|app| app.url).unwrap_or_default()
+fn app_in(response: &Map<String, Value>) -> Option<App> {
+    response.get("app").and_then(|app| serde_json::from_value(app.clone()).ok())
 }

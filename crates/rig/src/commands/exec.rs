@@ -4,15 +4,16 @@
 //! size.
 
 pub(super) mod background;
-mod end;
+pub(super) mod end;
 mod request;
 mod signals;
-mod sink;
+pub(super) mod sink;
 mod socket;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tokio::io::AsyncRead;
 
 use crate::api::Api;
 use crate::args::ExecArguments;
@@ -51,6 +52,20 @@ enum Command {
 }
 
 impl Request {
+    fn of(argv: Vec<String>, user: Option<String>) -> Self {
+        let command = Command::Argv(argv);
+        Self {
+            command,
+            user,
+            cwd: None,
+            env: BTreeMap::new(),
+            timeout_s: None,
+            tty: None,
+            rows: None,
+            cols: None,
+        }
+    }
+
     /// Adds a tip to the message about a program that was not found.
     fn explain(&self, message: String) -> String {
         match &self.command {
@@ -92,6 +107,28 @@ impl Mode {
     }
 }
 
+/// Runs a program with this input, and returns its end.
+pub(super) async fn run_with_input(
+    api: &Api,
+    workspace: &str,
+    (command, user): (Vec<String>, Option<String>),
+    input: impl AsyncRead + Send + Unpin + 'static,
+    sink: &mut Sink<'_>,
+) -> Result<End, Failure> {
+    let mode = Mode { tty: false, forward: true, raw: false, duplex: true };
+    socket::run(api, workspace, &Request::of(command, user), mode, input, sink).await
+}
+
+/// Runs a program without input, and returns its end.
+pub(super) async fn run_without_input(
+    api: &Api,
+    workspace: &str,
+    (command, user): (Vec<String>, Option<String>),
+    sink: &mut Sink<'_>,
+) -> Result<End, Failure> {
+    request::run(api, workspace, &Request::of(command, user), sink).await
+}
+
 pub(super) async fn run(api: &Api, out: &Output, arguments: ExecArguments) -> Result<u8, Failure> {
     let mode = Mode::new(arguments.interactive, arguments.tty, Stdin::of_process());
     let size = mode.tty.then(terminal::size).flatten();
@@ -121,7 +158,7 @@ pub(super) async fn run(api: &Api, out: &Output, arguments: ExecArguments) -> Re
     }
     let mut sink = Sink::new(out);
     let end = if mode.duplex {
-        socket::run(api, workspace, &request, mode, &mut sink).await?
+        socket::run(api, workspace, &request, mode, tokio::io::stdin(), &mut sink).await?
     } else {
         request::run(api, workspace, &request, &mut sink).await?
     };

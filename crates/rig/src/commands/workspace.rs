@@ -2,6 +2,7 @@
 
 mod create;
 mod env;
+mod network;
 mod remove;
 mod wait;
 
@@ -33,6 +34,7 @@ pub(super) async fn run(api: &Api, out: &Output, command: WorkspaceCommand) -> R
             super::logs::print(api, out, &["workspaces", &vm.id, "logs"], lines, follow).await
         }
         WorkspaceCommand::Env(command) => env::run(api, out, &command).await,
+        WorkspaceCommand::Network(arguments) => network::run(api, out, &arguments).await,
         WorkspaceCommand::Rm { workspaces, force } => {
             each(out, &workspaces, async |name| remove::rm(api, out, name, force).await).await
         }
@@ -93,10 +95,7 @@ async fn show(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
     let fields = fields_of(&api.workspace(&vm.id).await?)?;
     let shown = fields.get("vm").and_then(Value::as_object).cloned().unwrap_or_default();
     out.response("workspace_show", fields)?;
-    let rows = shown.iter().map(|(name, value)| {
-        vec![name.replace('_', " "), value.as_str().map_or_else(|| value.to_string(), str::to_owned)]
-    });
-    out.table(&[], rows)
+    out.fields(&shown)
 }
 
 async fn start(api: &Api, out: &Output, text: &str, wait: Wait) -> Result<(), Failure> {

@@ -1,6 +1,8 @@
 //! Services behind apps: listening ports of a workspace, systemd units `rigbox-svc-NAME`, their state and
 //! their logs. Output of a guest is its own claim about itself, and its size is bounded.
 
+use std::collections::BTreeMap;
+
 use rigbox_core::authz::{Action, ManageApp, Permit, ReadApp, ReadPorts};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::status::Status;
@@ -56,6 +58,8 @@ pub struct AppHealth {
     pub port_drift: bool,
     /// State according to systemd; `unmanaged` without a service.
     pub service_status: String,
+    /// Addresses on which something listens on the app's port.
+    pub addresses: Vec<String>,
 }
 
 /// Line of an app's log.
@@ -95,22 +99,50 @@ impl AppServices {
         })
     }
 
-    /// Creates a systemd unit for what listens on an app's port, so that it starts with the workspace.
+    /// Returns the app of a workspace that exposes a port.
+    pub fn app_on_port(&self, id: &WorkspaceId, port: u16) -> Result<Option<AppWithWorkspace>, AppError> {
+        Ok(self.store.app_on_port(id, port)?)
+    }
+
+    /// Creates a systemd unit for what listens on an app's port, so that it starts with the workspace. The listener runs on; the unit takes
+    /// over at its next start.
     pub async fn wrap(
         &self,
         permit: &Permit<ManageApp>,
         app: &App,
         listener: &ListeningPort,
     ) -> Result<AppWithWorkspace, AppError> {
+        let unit = Unit::of_listener(listener)?;
+        self.install(permit, app, &unit).await?;
+        let change = AppChange { service: Some(unit_name(app)), ..AppChange::default() };
+        self.apps.change(permit, &app.id, &change, "app.wrap").await
+    }
+
+    /// Creates or replaces the systemd unit of an app, and starts it. `params` are added to the app's.
+    pub async fn set_command(
+        &self,
+        permit: &Permit<ManageApp>,
+        app: &App,
+        command: &ServiceCommand,
+    ) -> Result<AppWithWorkspace, AppError> {
+        let unit = Unit::of_command(command)?;
         let id = self.running(permit).await?;
-        let unit = format!("{UNIT_PREFIX}{}.service", app.name);
-        let text = unit_text(app, listener)?;
-        self.write(id, &format!("/etc/systemd/system/{unit}"), text).await?;
+        let params = command.params.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+        let (service, stopped) = (Some(unit_name(app)), Some(false));
+        let change = AppChange { service, stopped, params, ..AppChange::default() };
+        let changed = self.apps.change(permit, &app.id, &change, "app.set_command").await?;
+        self.install(permit, &changed.app, &unit).await?;
+        self.systemctl(id, &["restart", &unit_name(app)]).await?;
+        Ok(changed)
+    }
+
+    /// Writes a unit with its parameters, and has it start with the workspace.
+    async fn install(&self, permit: &Permit<ManageApp>, app: &App, unit: &Unit<'_>) -> Result<(), AppError> {
+        let (id, name) = (self.running(permit).await?, unit_name(app));
+        self.write(id, &format!("/etc/systemd/system/{name}"), unit.text(app)).await?;
         self.write_params(id, app).await?;
         self.systemctl(id, &["daemon-reload"]).await?;
-        self.systemctl(id, &["enable", &unit]).await?;
-        let change = AppChange { service: Some(unit), ..AppChange::default() };
-        self.apps.change(permit, &app.id, &change, "app.wrap").await
+        self.systemctl(id, &["enable", &name]).await
     }
 
     /// Starts, stops or restarts an app: whether requests are forwarded to it, and its service, if it has
@@ -138,6 +170,7 @@ impl AppServices {
                 self.systemctl(id, &[action.verb(), unit]).await?;
                 self.apps.change(permit, &app.id, &change, &audit_action).await
             }
+            None if action == ServiceAction::Restart => Err(AppError::NoService(app.name.to_string())),
             None => self.apps.change(permit, &app.id, &change, &audit_action).await,
         }
     }
@@ -151,7 +184,8 @@ impl AppServices {
         let app = &found.app;
         if found.status != Status::Running {
             let service_status = format!("workspace {}", found.status);
-            return Ok(AppHealth { live: false, port_open: false, port_drift: false, service_status });
+            let (live, port_open, port_drift, addresses) = (false, false, false, Vec::new());
+            return Ok(AppHealth { live, port_open, port_drift, service_status, addresses });
         }
         let id = self.running(permit).await?;
         let ports = self.guests.list_ports(id, 0).await?;
@@ -176,6 +210,7 @@ impl AppServices {
             port_open,
             port_drift: !own.is_empty() && !own.iter().any(|port| open(port)),
             service_status,
+            addresses: ports.iter().filter(|port| open(port)).map(|port| port.address.clone()).collect(),
         })
     }
 
@@ -288,26 +323,73 @@ fn params_path(app: &App) -> String {
     format!("{PARAMS_DIRECTORY}/{}.env", app.name)
 }
 
-/// Returns a unit (systemd.service(5)) that starts the current listener again with the workspace.
-fn unit_text(app: &App, listener: &ListeningPort) -> Result<String, AppError> {
-    if listener.command.is_empty() {
-        let problem = format!(
-            "The program on port {} cannot be restarted, because its command line is empty.",
-            listener.port
-        );
-        return Err(AppError::InvalidValue { field: "port", problem });
+/// Command that runs an app.
+#[derive(Debug)]
+pub struct ServiceCommand {
+    /// Command line for bash.
+    pub command: String,
+    /// Absolute path; the user's home if omitted.
+    pub cwd: Option<String>,
+    /// Environment variables, which become parameters of the app.
+    pub params: BTreeMap<String, String>,
+}
+
+/// Content of a systemd unit (systemd.service(5)).
+struct Unit<'a> {
+    user: &'a str,
+    directory: &'a str,
+    command: Vec<&'a str>,
+}
+
+impl<'a> Unit<'a> {
+    fn of_listener(listener: &'a ListeningPort) -> Result<Self, AppError> {
+        if listener.command.is_empty() {
+            let problem = format!(
+                "The program on port {} cannot be restarted, because its command line is empty.",
+                listener.port
+            );
+            return Err(AppError::InvalidValue { field: "port", problem });
+        }
+        Ok(Self {
+            user: if listener.uid == 0 { "root" } else { "developer" },
+            directory: if listener.cwd.starts_with('/') { &listener.cwd } else { "/" },
+            command: listener.command.iter().map(String::as_str).collect(),
+        })
     }
-    let command: Vec<String> = listener.command.iter().map(|word| quote_word(word)).collect();
-    let directory = if listener.cwd.starts_with('/') { listener.cwd.as_str() } else { "/" };
-    let user = if listener.uid == 0 { "root" } else { "developer" };
-    Ok(format!(
-        "[Unit]\nDescription=App {name}\nAfter=network.target\n\n[Service]\nUser={user}\nWorkingDirectory={directory}\n\
-         EnvironmentFile=-{params}\nExecStart={command}\nRestart=on-failure\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n",
-        name = app.name,
-        directory = directory.replace('%', "%%").replace(['\n', '\r'], ""),
-        params = params_path(app),
-        command = command.join(" "),
-    ))
+
+    fn of_command(command: &'a ServiceCommand) -> Result<Self, AppError> {
+        let invalid =
+            |field, problem: &str| Err(AppError::InvalidValue { field, problem: problem.to_owned() });
+        let directory = command.cwd.as_deref().unwrap_or("/home/developer");
+        if command.command.trim().is_empty() || command.command.contains('\0') {
+            return invalid(
+                "command",
+                "The command is empty, or contains NUL. Give a command line for bash.",
+            );
+        }
+        if !directory.starts_with('/') || directory.contains(char::is_control) {
+            return invalid("cwd", "The path is not absolute. Start it with `/`.");
+        }
+        Ok(Self { user: "developer", directory, command: vec!["/bin/bash", "-lc", &command.command] })
+    }
+
+    fn text(&self, app: &App) -> String {
+        let command: Vec<String> = self.command.iter().map(|word| quote_word(word)).collect();
+        format!(
+            "[Unit]\nDescription=App {name}\nAfter=network.target\n\n[Service]\nUser={user}\n\
+             WorkingDirectory={directory}\nEnvironmentFile=-{params}\nExecStart={command}\n\
+             Restart=on-failure\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n",
+            name = app.name,
+            user = self.user,
+            directory = self.directory.replace('%', "%%").replace(['\n', '\r'], ""),
+            params = params_path(app),
+            command = command.join(" "),
+        )
+    }
+}
+
+fn unit_name(app: &App) -> String {
+    format!("{UNIT_PREFIX}{}.service", app.name)
 }
 
 /// Quotes one word of `ExecStart=` (systemd.syntax(7), "Quoting").

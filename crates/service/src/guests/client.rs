@@ -10,10 +10,10 @@ use futures_util::{Stream, StreamExt};
 use rigbox_core::ids::{ProcessId, WorkspaceId};
 use rigbox_proto::guest::guest_client::GuestClient as Grpc;
 use rigbox_proto::guest::{
-    DeliverSecretsRequest, ExecInput, ExecOutput, ExecStart, ListPortsRequest, ListProcessesRequest,
-    ListeningPort, Process, ReadFileOutput, ReadFileRequest, ReadOutputRequest, SignalProcessRequest,
-    WriteFileInput, WriteFileOpen, exec_exit, exec_input, exec_output, start_process_response,
-    write_file_input,
+    ChangeFileRequest, DeliverSecretsRequest, ExecInput, ExecOutput, ExecStart, FileEntry, FileEvent,
+    FileRequest, ListPortsRequest, ListProcessesRequest, ListeningPort, Process, ReadFileOutput,
+    ReadFileRequest, ReadOutputRequest, SignalProcessRequest, WriteFileInput, WriteFileOpen, exec_exit,
+    exec_input, exec_output, start_process_response, write_file_input,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,6 +33,8 @@ pub const CHUNK_BYTES: usize = 32 * 1024;
 const MAX_MESSAGE_BYTES: usize = 128 * 1024;
 /// For calls that only read state of the guest.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a change, which may remove a large directory.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 const MAX_STDERR_BYTES: usize = 4096;
@@ -188,6 +190,51 @@ impl GuestClient {
         let stream =
             self.grpc.clone().read_file(with_workspace(id, Request::new(request))?).await?.into_inner();
         Ok(Output { stream, _permit: permit })
+    }
+
+    /// Describes a file.
+    pub async fn stat_file(&self, id: &WorkspaceId, request: FileRequest) -> Result<FileEntry, GuestError> {
+        Ok(self.grpc.clone().stat_file(with_workspace(id, lookup(request))?).await?.into_inner())
+    }
+
+    /// Describes the files of a directory, at most `max` of them.
+    pub async fn list_files(
+        &self,
+        id: &WorkspaceId,
+        request: FileRequest,
+        max: usize,
+    ) -> Result<Vec<FileEntry>, GuestError> {
+        let _permit = self.permit()?;
+        let request = with_workspace(id, lookup(request))?;
+        let mut stream = self.grpc.clone().list_files(request).await?.into_inner();
+        let mut entries = Vec::new();
+        while entries.len() < max
+            && let Some(entry) = stream.message().await?
+        {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// Reports changes of a file, or in a directory.
+    pub async fn watch_files(
+        &self,
+        id: &WorkspaceId,
+        request: FileRequest,
+    ) -> Result<Output<FileEvent>, GuestError> {
+        let permit = self.permit()?;
+        let request = with_workspace(id, Request::new(request))?;
+        let stream = self.grpc.clone().watch_files(request).await?.into_inner();
+        Ok(Output { stream, _permit: permit })
+    }
+
+    /// Makes a change to files.
+    pub async fn change_file(&self, id: &WorkspaceId, request: ChangeFileRequest) -> Result<(), GuestError> {
+        let _permit = self.permit()?;
+        let mut request = Request::new(request);
+        request.set_timeout(CHANGE_TIMEOUT);
+        self.grpc.clone().change_file(with_workspace(id, request)?).await?;
+        Ok(())
     }
 
     /// Writes a file, which appears only if `content` ends without an error. Returns its size.

@@ -1,6 +1,7 @@
 //! Services behind apps, and listening ports: `/apps/{id}/start`, `/workspaces/{id}/listening-ports` and
 //! others.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use axum::Json;
@@ -21,9 +22,10 @@ use crate::schema::to_date;
 use crate::v1::apps::schema::{App, ServiceActionResponse};
 use rigbox_service::apps::NewApp;
 use rigbox_service::apps::services::{
-    self, ServiceAction, is_valid_cursor, parse_journal_line, suggest_name,
+    self, ServiceAction, ServiceCommand, is_valid_cursor, parse_journal_line, suggest_name,
 };
 use rigbox_service::guests::client::RunningCommand;
+use rigbox_service::records::AppWithWorkspace;
 
 const DEFAULT_LINES: u32 = 100;
 pub(crate) const MAX_LINES: u32 = 1_000;
@@ -64,6 +66,67 @@ actions! {
     restart, "/apps/{id}/restart", ServiceAction::Restart, "restarted.";
 }
 
+/// Command that runs an app.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SetServiceRequest {
+    /// Command line for bash. If omitted, the service runs what listens on the app's port now, and takes over at the app's next start.
+    command: Option<String>,
+    /// Working directory, absolute; the user's home if omitted. Only with `command`.
+    cwd: Option<String>,
+    /// Environment variables, which are added to the app's parameters. Only with `command`.
+    env_vars: Option<BTreeMap<String, String>>,
+}
+
+/// Create or replace the service that runs an app, and that starts with the workspace
+#[utoipa::path(
+    put, path = "/apps/{id}/service", tag = "apps", params(("id" = String, Path)), request_body = SetServiceRequest,
+    responses(
+        (status = 200, body = ServiceActionResponse),
+        (status = 400, body = ApiErrorBody),
+        (status = 404, body = ApiErrorBody),
+        (status = 409, body = ApiErrorBody, description = "The workspace is not running"),
+        (status = 413, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn set_service(
+    State(context): State<ApiContext>,
+    caller: Caller<ManageApp>,
+    Path(id): Path<String>,
+    JsonBody(body): JsonBody<SetServiceRequest>,
+) -> Result<Json<ServiceActionResponse>, ApiError> {
+    let (permit, found) = caller.app(&context, &id)?;
+    let (changed, message) = match body {
+        SetServiceRequest { command: Some(command), cwd, env_vars } => {
+            let command = ServiceCommand { command, cwd, params: env_vars.unwrap_or_default() };
+            let changed = context.app_services.set_command(&permit, &found.app, &command).await?;
+            let message = format!("App {} started. It starts with its workspace.", changed.app.name);
+            (changed, message)
+        }
+        SetServiceRequest { command: None, cwd: None, env_vars: None } => {
+            let Some(port) = found.app.port else {
+                return Err(ApiError::bad_request("command: An app without a port needs a command."));
+            };
+            let listener = context.app_services.detect(&permit, port).await?;
+            let changed = context.app_services.wrap(&permit, &found.app, &listener).await?;
+            let message = wrapped_message(&changed);
+            (changed, message)
+        }
+        SetServiceRequest { command: None, .. } => {
+            return Err(ApiError::bad_request("command: `cwd` and `env_vars` need a command."));
+        }
+    };
+    let service_name = changed.app.service.clone().unwrap_or_default();
+    Ok(Json(ServiceActionResponse { message, app: context.render_app(changed), service_name }))
+}
+
+fn wrapped_message(app: &AppWithWorkspace) -> String {
+    format!(
+        "App {} now starts with its workspace. To let systemd take over now, stop the current program and start the app.",
+        app.app.name
+    )
+}
+
 /// Health of an app.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AppHealthResponse {
@@ -74,6 +137,8 @@ pub(crate) struct AppHealthResponse {
     port_open: bool,
     /// True if the service listens, but only on other ports.
     port_drift: bool,
+    /// Addresses on which something listens on the app's port. Loopback addresses cannot be reached from outside the workspace.
+    listening_on: Vec<String>,
 }
 
 /// Get the health of an app
@@ -97,6 +162,7 @@ pub(crate) async fn health(
         service_status: health.service_status,
         port_open: health.port_open,
         port_drift: health.port_drift,
+        listening_on: health.addresses,
     }))
 }
 
@@ -418,14 +484,21 @@ pub(crate) async fn expose_port(
             suggested_name,
         }))),
         ExposeStep::Wrap => {
-            let name = body.name.unwrap_or(suggested_name);
-            let created = context.apps.create(&permit, NewApp::service(name, body.port), None).await?;
-            let wrapped = context.app_services.wrap(&permit, &created.app, &listener).await?;
+            // An app that exposes the port already gets the service, unless another name is asked for.
+            let existing = permit
+                .workspace()
+                .map_or(Ok(None), |workspace| context.app_services.app_on_port(workspace, body.port))?
+                .filter(|found| body.name.as_ref().is_none_or(|name| *name == found.app.name.as_str()));
+            let app = match existing {
+                Some(existing) => existing,
+                None => {
+                    let name = body.name.unwrap_or(suggested_name);
+                    context.apps.create(&permit, NewApp::service(name, body.port), None).await?
+                }
+            };
+            let wrapped = context.app_services.wrap(&permit, &app.app, &listener).await?;
             let service_name = wrapped.app.service.clone().unwrap_or_default();
-            let message = format!(
-                "App {} created; its service starts with the workspace. To let systemd take over now, stop the current program and start the app.",
-                wrapped.app.name
-            );
+            let message = wrapped_message(&wrapped);
             let app = context.render_app(wrapped);
             Ok(Json(ExposePortResponse::Wrap(Box::new(WrapResult {
                 message,

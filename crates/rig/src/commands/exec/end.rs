@@ -33,7 +33,7 @@ struct ExecError {
 
 /// End of a command.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The command exited or was killed by a signal; the exit code is that of a shell.
     Code(u8),
     /// The command did not start, or the connection to it was lost.

@@ -3,17 +3,20 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncWriteExt, Stderr, Stdout, stderr, stdout};
+use tokio::sync::mpsc::Sender;
 
 use super::end::{End, ServerMessage};
 use crate::failure::Failure;
 use crate::output::{Chunk, Event, Format, Output};
 
 /// Writer of one command's output.
-pub(super) struct Sink<'a> {
+pub(crate) struct Sink<'a> {
     out: &'a Output,
     // Not the blocking ones: signals must get through while no one reads our output.
     stdout: Stdout,
     stderr: Stderr,
+    /// Takes stdout of the command instead, for `rig cp`.
+    capture: Option<Sender<Vec<u8>>>,
     /// Start of a character whose rest has not arrived yet, per stream.
     partial: [Vec<u8>; 2],
 }
@@ -25,12 +28,17 @@ enum Stream {
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(out: &'a Output) -> Self {
-        Self { out, stdout: stdout(), stderr: stderr(), partial: [Vec::new(), Vec::new()] }
+    pub(crate) fn new(out: &'a Output) -> Self {
+        Self { out, stdout: stdout(), stderr: stderr(), capture: None, partial: [Vec::new(), Vec::new()] }
+    }
+
+    /// Creates a sink whose stdout goes to `capture`, and stderr to ours.
+    pub(crate) fn capturing(out: &'a Output, capture: Sender<Vec<u8>>) -> Self {
+        Self { capture: Some(capture), ..Self::new(out) }
     }
 
     /// Handles a message of the server, and returns the end if it is that.
-    pub(super) async fn handle(&mut self, text: &[u8]) -> Result<Option<End>, Failure> {
+    pub(crate) async fn handle(&mut self, text: &[u8]) -> Result<Option<End>, Failure> {
         let message: ServerMessage<'_> = serde_json::from_slice(text).map_err(|error| {
             Failure::new("unexpected_answer", format!("invalid message from the server: {error}"))
         })?;
@@ -42,6 +50,14 @@ impl<'a> Sink<'a> {
         let data = STANDARD.decode(message.data_b64.unwrap_or_default()).map_err(|error| {
             Failure::new("unexpected_answer", format!("invalid output from the server: {error}"))
         })?;
+        if let Some(capture) = &self.capture {
+            match stream {
+                // A receiver that has gone has failed, and tells why.
+                Stream::Stdout => drop(capture.send(data).await),
+                Stream::Stderr => self.stderr.write_all(&data).await?,
+            }
+            return Ok(None);
+        }
         match (self.out.format(), stream) {
             (Format::Text, Stream::Stdout) => {
                 self.stdout.write_all(&data).await?;
@@ -57,7 +73,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Writes the rest, and returns the command's exit code or failure.
-    pub(super) async fn finish(mut self, end: End) -> Result<u8, Failure> {
+    pub(crate) async fn finish(mut self, end: End) -> Result<u8, Failure> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let partial = std::mem::take(self.partial(stream));
             self.write_chunk(stream, &partial)?;

@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use reqwest::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use reqwest::{Method, StatusCode, Upgraded};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_tungstenite::WebSocketStream;
@@ -36,6 +36,7 @@ pub(super) async fn run(
     workspace: &str,
     request: &Request,
     mode: Mode,
+    input: impl AsyncRead + Send + Unpin + 'static,
     sink: &mut Sink<'_>,
 ) -> Result<End, Failure> {
     let signals = Signals::take().map_err(cannot_handle_signals)?;
@@ -53,7 +54,7 @@ pub(super) async fn run(
         forward_sizes(messages.clone());
     }
     if mode.forward {
-        tokio::spawn(forward_stdin(messages));
+        tokio::spawn(forward_stdin(input, messages));
     } else if !mode.tty {
         let _ = messages.send(json!({"eof": true})).await;
     }
@@ -109,8 +110,7 @@ async fn send_queue(mut queue: Receiver<Value>, mut to_server: SplitSink<Socket,
     }
 }
 
-async fn forward_stdin(messages: Sender<Value>) {
-    let mut stdin = tokio::io::stdin();
+async fn forward_stdin(mut stdin: impl AsyncRead + Unpin, messages: Sender<Value>) {
     let mut chunk = vec![0; MAX_CHUNK_BYTES];
     loop {
         let message = match stdin.read(&mut chunk).await {

@@ -1,18 +1,18 @@
 //! `rig workspace rm`: asks for confirmation, removes a workspace, and waits until it is gone.
 
-use std::io::{BufRead, IsTerminal, Write, stderr, stdin};
-
 use serde_json::Value;
 
 use super::wait::{Waiter, unexpected_status};
 use crate::api::{Api, ApiError, Vm};
 use crate::failure::Failure;
 use crate::output::{Event, Output, Progress, escape};
+use crate::terminal;
 
 pub(super) async fn rm(api: &Api, out: &Output, text: &str, force: bool) -> Result<(), Failure> {
     let vm = api.find(text).await?;
     if !force {
-        confirm(&vm)?;
+        let (name, id) = (escape(&vm.name), escape(&vm.id));
+        terminal::confirm(&vm.name, &format!("Remove {name} ({id}) and everything in it?"))?;
     }
     let progress = out.progress();
     progress.set_message(&format!("removing {}", vm.name));
@@ -23,22 +23,6 @@ pub(super) async fn rm(api: &Api, out: &Output, text: &str, force: bool) -> Resu
     drop(progress);
     out.event(&Event::Removed { workspace: &vm.name, workspace_id: &vm.id })?;
     out.line(&format!("{} ({}) removed", escape(&vm.name), escape(&vm.id)))
-}
-
-fn confirm(vm: &Vm) -> Result<(), Failure> {
-    let refused = |code, text: &str| Err(Failure::new(code, format!("{} was not removed: {text}", vm.name)));
-    if !stdin().is_terminal() {
-        return refused("confirmation_required", "not a terminal; use --force to skip the confirmation");
-    }
-    let (name, id) = (escape(&vm.name), escape(&vm.id));
-    let _ = write!(stderr(), "Remove {name} ({id}) and everything in it? [y/N] ");
-    let _ = stderr().flush();
-    let mut response = String::new();
-    let _ = stdin().lock().read_line(&mut response);
-    match response.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => refused("cancelled", "canceled"),
-    }
 }
 
 /// Requests the removal until the server accepts it: a transitional state has to be canceled or waited for first. Returns `None` if the
