@@ -2,7 +2,7 @@
 
 mod api_key;
 mod app;
-mod duration;
+pub(crate) mod duration;
 mod exec;
 mod workspace;
 
@@ -19,9 +19,23 @@ pub(crate) use workspace::{
 
 use crate::output::Format;
 
+/// Environment and examples, shown below the commands.
+const ENVIRONMENT: &str = "\
+Environment:
+  RIG_API_URL    URL of the server, e.g. http://localhost:7070; else that of `rig login`
+  RIG_API_KEY    API key; else that of `rig login`
+  SSL_CERT_FILE  Certificates to trust in addition to the system's
+
+Examples:
+  rig workspace spawn -n web
+  rig exec -it web -- bash
+  rig cp ./site web:site
+  rig app new my-page --port 8000 -w web --command 'python3 -m http.server 8000'
+  rig app share my-page --with ada@example.org";
+
 /// Micro-VMs for untrusted code
 #[derive(Debug, Parser)]
-#[command(name = "rig", version, arg_required_else_help = true)]
+#[command(name = "rig", version, arg_required_else_help = true, after_help = ENVIRONMENT)]
 pub(crate) struct Arguments {
     /// Output format: tables for people, or one JSON object per line for programs
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]

@@ -1,10 +1,14 @@
 //! `rig api-key`.
 
+use std::time::SystemTime;
+
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::api::Api;
-use crate::args::{ApiKeyCommand, NewApiKeyArguments};
+use crate::args::{ApiKeyCommand, NewApiKeyArguments, duration};
 use crate::failure::Failure;
 use crate::output::{Output, escape};
 
@@ -44,8 +48,8 @@ async fn new(api: &Api, out: &Output, arguments: &NewApiKeyArguments) -> Result<
             body.insert(field.to_owned(), value);
         }
     };
-    if let Some(end) = &arguments.expires_at {
-        set("expires_at", json!(end));
+    if let Some(expires) = &arguments.expires {
+        set("expires_at", json!(expiry(expires, SystemTime::now())?));
     }
     if let Some(role) = &arguments.role {
         set("role", json!(role));
@@ -61,16 +65,57 @@ async fn new(api: &Api, out: &Output, arguments: &NewApiKeyArguments) -> Result<
     show(out, "api_key_new", response)
 }
 
-async fn rotate(api: &Api, out: &Output, id: &str, grace_s: u32) -> Result<(), Failure> {
+/// Returns the time at which a key expires: now and a duration, or the time that is given.
+fn expiry(text: &str, now: SystemTime) -> Result<String, Failure> {
+    let time = match duration::parse(text) {
+        Ok(after) => now.checked_add(after).map(OffsetDateTime::from),
+        Err(_) => OffsetDateTime::parse(text, &Rfc3339).ok(),
+    };
+    time.and_then(|time| time.format(&Rfc3339).ok()).ok_or_else(|| {
+        let message = format!(
+            "--expires: `{text}` is neither a duration such as 30d nor a time such as 2027-01-31T12:00:00Z"
+        );
+        Failure::new("usage", message)
+    })
+}
+
+/// Finds a key by id or name. An id wins; a name has to be that of one key.
+async fn find(api: &Api, text: &str) -> Result<String, Failure> {
+    let response: Map<String, Value> = api.get(&[ROUTE]).await?;
+    let keys = response.get("api_keys").and_then(Value::as_array).cloned().unwrap_or_default();
+    let ids = |field: &str| -> Vec<&str> {
+        let matching = keys.iter().filter(|key| key.get(field).and_then(Value::as_str) == Some(text));
+        matching.filter_map(|key| key.get("id")?.as_str()).collect()
+    };
+    match (ids("id").as_slice(), ids("name").as_slice()) {
+        ([id, ..], _) | ([], [id]) => Ok((*id).to_owned()),
+        ([], []) => {
+            let message = format!("API key `{text}` not found; `rig api-key ls` lists your keys");
+            Err(Failure::new("not_found", message))
+        }
+        ([], several) => {
+            let message = format!(
+                "{} API keys have the name `{text}`; use an id: {}",
+                several.len(),
+                several.join(", ")
+            );
+            Err(Failure::new("ambiguous", message))
+        }
+    }
+}
+
+async fn rotate(api: &Api, out: &Output, key: &str, grace_s: u32) -> Result<(), Failure> {
+    let id = &find(api, key).await?;
     let request = api.request(Method::POST, &[ROUTE, id, "rotate"], &[])?;
     let response = api.call(request.json(&json!({"grace_s": grace_s}))).await?;
     show(out, "api_key_rotate", response)
 }
 
-async fn rm(api: &Api, out: &Output, id: &str) -> Result<(), Failure> {
+async fn rm(api: &Api, out: &Output, key: &str) -> Result<(), Failure> {
+    let id = &find(api, key).await?;
     let response: Map<String, Value> = api.send(Method::DELETE, &[ROUTE, id]).await?;
     out.response("api_key_rm", response)?;
-    out.line(&format!("API key {} revoked", escape(id)))
+    out.line(&format!("API key {} revoked", escape(key)))
 }
 
 /// Prints the secret alone on its line, for pipes.
@@ -79,4 +124,26 @@ fn show(out: &Output, event: &str, response: Map<String, Value>) -> Result<(), F
     out.response(event, response)?;
     out.warn("this key is shown only once; store it securely");
     out.line(&escape(&secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn key_expires_in_a_while_or_at_a_time() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
+        for (text, time) in [
+            ("30d", "1970-02-01T00:00:00Z"),
+            ("12h", "1970-01-02T12:00:00Z"),
+            ("2027-01-31T12:00:00Z", "2027-01-31T12:00:00Z"),
+        ] {
+            assert_eq!(expiry(text, now).unwrap(), time);
+        }
+        for bad in ["tomorrow", "", "2027-01-31", "-1d"] {
+            assert!(expiry(bad, now).is_err(), "{bad}");
+        }
+    }
 }

@@ -7,6 +7,10 @@ use crate::failure::Failure;
 use crate::output::{Output, escape};
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
+    if api.config().is_inside() {
+        let message = "rig status is not available inside a workspace; `rig whoami` shows which one this is";
+        return Err(Failure::new("not_available", message));
+    }
     let health: Map<String, Value> = api.root("healthz").await?;
     let capacity = api.public::<Map<String, Value>>("capacity").await;
     let workspaces = match api.config().key {

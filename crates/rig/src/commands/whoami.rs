@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::api::{Api, ApiError, User};
 use crate::config::WORKSPACE_FILE;
 use crate::failure::Failure;
-use crate::output::{CurrentWorkspace, Event, Identity, Output, escape};
+use crate::output::{CurrentWorkspace, Event, Format, Identity, Output, escape};
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     let config = api.config();
@@ -20,8 +20,11 @@ pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
         Err(ApiError::LogIn { message }) => message,
         Err(error) => return Err(error.into()),
     };
-    out.event(&Event::Whoami(Identity { source, ..Default::default() }))?;
-    out.line(&format!("Not logged in: {}", escape(&why)))
+    match out.format() {
+        // Programs are told so, and succeed.
+        Format::Json => out.event(&Event::Whoami(Identity { source, ..Default::default() })),
+        Format::Text => Err(Failure::new("unauthorized", format!("not logged in: {why}"))),
+    }
 }
 
 fn print_user(user: &User, source: &str, out: &Output) -> Result<(), Failure> {

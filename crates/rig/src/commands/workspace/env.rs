@@ -15,6 +15,9 @@ use crate::terminal::{Stdin, read_hidden};
 /// Limit for a value from stdin, above the server's own.
 const MAX_VALUE_BYTES: u64 = 1024 * 1024;
 
+/// Variables with which every command can be broken.
+const RISKY: [&str; 4] = ["PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "HOME"];
+
 pub(super) async fn run(api: &Api, out: &Output, command: &EnvCommand) -> Result<(), Failure> {
     match command {
         EnvCommand::Ls(workspace) => ls(api, out, workspace.name_or_id()).await,
@@ -39,6 +42,12 @@ async fn set(api: &Api, out: &Output, arguments: &EnvArguments) -> Result<(), Fa
         arguments.parts().ok_or_else(|| usage("NAME=VALUE, or NAME to be prompted for the value"))?;
     let vm = api.find(workspace).await?;
     let variables = variables(words)?;
+    for name in variables.keys().filter(|name| RISKY.contains(name)) {
+        out.warn(&format!(
+            "{name} decides which programs run; a wrong value breaks every command in {}",
+            vm.name
+        ));
+    }
     let live = api.set_variables(&vm.id, &variables).await?;
     let keys: Vec<&str> = variables.keys().copied().collect();
     out.event(&Event::Set { workspace: &vm.name, keys: &keys })?;
@@ -48,6 +57,14 @@ async fn set(api: &Api, out: &Output, arguments: &EnvArguments) -> Result<(), Fa
 async fn unset(api: &Api, out: &Output, arguments: &EnvArguments) -> Result<(), Failure> {
     let (workspace, words) = arguments.parts().ok_or_else(|| usage("NAME"))?;
     let vm = api.find(workspace).await?;
+    // All or nothing: a misspelled name changes nothing.
+    let response = api.environment(&vm.id).await?;
+    let existing = response.get("env_vars").and_then(Value::as_object);
+    let is_set = |name: &&String| existing.is_some_and(|variables| variables.contains_key(name.as_str()));
+    if let Some(missing) = words.iter().find(|name| !is_set(name)) {
+        let message = format!("{} has no variable `{missing}`; nothing was removed", vm.name);
+        return Err(Failure::new("not_found", message));
+    }
     let (mut keys, mut live) = (Vec::new(), true);
     for name in words {
         live &= api.unset_variable(&vm.id, name).await?;
