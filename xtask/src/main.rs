@@ -42,6 +42,9 @@ enum Task {
         /// Network access of VMs: through the host's network (`veth`), or none.
         #[arg(long, default_value = "veth", value_parser = ["veth", "none"])]
         uplink: String,
+        /// Folder for a link to `rig`, such as one in your PATH.
+        #[arg(long, value_name = "FOLDER")]
+        bin_dir: Option<PathBuf>,
     },
     /// Stop Rigbox and all its VMs.
     Down {
@@ -93,7 +96,9 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     std::env::set_current_dir(paths::checkout())?;
     match arguments.task {
-        Task::Up { state, port_base, uplink } => up::up(&state.installation()?, port_base, &uplink),
+        Task::Up { state, port_base, uplink, bin_dir } => {
+            up::up(&state.installation()?, port_base, &uplink, bin_dir.as_deref())
+        }
         Task::Down { state, purge } => down::down(&state.installation()?, purge),
         Task::Test(options) => test::test(&options),
         Task::Image { name } => {

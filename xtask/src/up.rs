@@ -25,7 +25,12 @@ const APP: &str = "hello-web";
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Starts everything.
-pub(crate) fn up(installation: &Installation, port_base: u16, uplink: &str) -> Result<()> {
+pub(crate) fn up(
+    installation: &Installation,
+    port_base: u16,
+    uplink: &str,
+    bin_dir: Option<&Path>,
+) -> Result<()> {
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
         "Rigbox needs root for VMs, namespaces and mounts: run `cargo xtask up` as root"
@@ -42,6 +47,10 @@ pub(crate) fn up(installation: &Installation, port_base: u16, uplink: &str) -> R
         first_user(installation, &url)
     })?;
     save_cli_config(installation, &url)?;
+    let rig = match bin_dir {
+        Some(folder) => link_rig(folder)?,
+        None => "target/release/rig".to_owned(),
+    };
     let remedy = format!("run `target/release/rig doctor`, and read {}", installation.log().display());
     step("create a workspace", &remedy, || spawn(installation))?;
     step("run a command in it", &remedy, || show(installation))?;
@@ -49,20 +58,37 @@ pub(crate) fn up(installation: &Installation, port_base: u16, uplink: &str) -> R
         step("publish a web server in it", &remedy, || show_app(installation, port.saturating_add(10)))?;
     eprintln!();
     eprintln!("Rigbox is running at {url}. Try:");
-    eprintln!("    target/release/rig status");
+    eprintln!("    {rig} status");
     eprintln!(
         "    curl -H \"X-Rigbox-Key: $RIG_API_KEY\" {app}   # or in a browser, after signing in with the link below"
     );
-    eprintln!("    target/release/rig app share {APP} --public");
-    eprintln!("    target/release/rig exec -it {WORKSPACE} -- bash");
-    eprintln!("    target/release/rig workspace spawn -n another");
-    eprintln!("    target/release/rig workspace rm -n {WORKSPACE} --force");
-    eprintln!(
-        "    target/release/rigboxd admin login-link {EMAIL} --config {}",
-        installation.config().display()
-    );
+    eprintln!("    {rig} app share {APP} --public");
+    eprintln!("    {rig} exec -it {WORKSPACE} -- bash");
+    eprintln!("    {rig} workspace spawn -n another");
+    eprintln!("    {rig} workspace rm -n {WORKSPACE} --force");
+    match rigboxd(installation, &["admin", "login-link", EMAIL])? {
+        Ok(link) => {
+            eprintln!("Sign in to the console as {EMAIL} (works once, for 15 minutes): {}", link.trim())
+        }
+        Err(message) => anyhow::bail!(message),
+    }
+    eprintln!("Print another link with `target/release/rigboxd admin login-link {EMAIL}`.");
     eprintln!("The log is in {}. `cargo xtask down` stops everything.", installation.log().display());
     Ok(())
+}
+
+/// Links `rig` into a folder, and returns how to call it.
+fn link_rig(folder: &Path) -> Result<String> {
+    let (link, target) = (folder.join("rig"), program("rig").canonicalize()?);
+    if fs::symlink_metadata(&link).is_ok_and(|found| !found.is_symlink()) {
+        anyhow::bail!("{} exists and is not a link; choose another --bin-dir", link.display());
+    }
+    fs::create_dir_all(folder)?;
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(target, &link).with_context(|| link.display().to_string())?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_in_path = std::env::split_paths(&path).any(|one| one == folder);
+    Ok(if is_in_path { "rig".to_owned() } else { link.display().to_string() })
 }
 
 fn start(installation: &Installation, port: u16, uplink: &str, image: &Path) -> Result<()> {

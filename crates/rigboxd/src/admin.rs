@@ -7,8 +7,7 @@ use clap::Subcommand;
 use rigbox_control::admin;
 use rigbox_core::plans::{LimitOverrides, Plan};
 
-use crate::ConfigArgument;
-use crate::config::Installation;
+use crate::find::ExistingInstallation;
 use crate::role;
 
 #[derive(Subcommand)]
@@ -19,7 +18,7 @@ pub(crate) enum Command {
     /// Issue another API key for the administrator, e.g. after the first one was lost
     Key {
         #[command(flatten)]
-        config: ConfigArgument,
+        config: ExistingInstallation,
         /// Name of the key in lists
         #[arg(long, default_value = "recovered")]
         name: String,
@@ -27,12 +26,12 @@ pub(crate) enum Command {
     /// Print a sign-in link, which works once and expires in 15 minutes
     LoginLink {
         #[command(flatten)]
-        config: ConfigArgument,
+        config: ExistingInstallation,
         /// Email address of the user
         email: String,
     },
     /// Re-encrypt all secrets with a new master key, without downtime
-    RotateMasterKey(ConfigArgument),
+    RotateMasterKey(ExistingInstallation),
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -43,7 +42,7 @@ pub(crate) enum UserCommand {
     /// Create a user, who signs in with a link sent by email
     Add {
         #[command(flatten)]
-        config: ConfigArgument,
+        config: ExistingInstallation,
         /// Email address of the user
         email: String,
         /// Plan: free or pro
@@ -51,11 +50,11 @@ pub(crate) enum UserCommand {
         plan: Plan,
     },
     /// List users, oldest first
-    Ls(ConfigArgument),
+    Ls(ExistingInstallation),
     /// Change a user's plan
     SetPlan {
         #[command(flatten)]
-        config: ConfigArgument,
+        config: ExistingInstallation,
         /// Email address of the user
         email: String,
         /// Plan: free or pro
@@ -65,7 +64,7 @@ pub(crate) enum UserCommand {
     /// Override the plan's limits for one user; without options, remove all overrides
     SetLimits {
         #[command(flatten)]
-        config: ConfigArgument,
+        config: ExistingInstallation,
         /// Email address of the user
         email: String,
         #[command(flatten)]
@@ -74,14 +73,14 @@ pub(crate) enum UserCommand {
     /// Disable a user: reject their sessions and API keys at once
     Disable {
         #[command(flatten)]
-        config: ConfigArgument,
+        config: ExistingInstallation,
         /// Email address of the user
         email: String,
     },
     /// Enable a disabled user and their API keys
     Enable {
         #[command(flatten)]
-        config: ConfigArgument,
+        config: ExistingInstallation,
         /// Email address of the user
         email: String,
     },
@@ -145,7 +144,7 @@ impl From<Limits> for Option<LimitOverrides> {
 #[derive(Subcommand)]
 pub(crate) enum AuditCommand {
     /// Verify the hash chain of the audit log
-    Verify(ConfigArgument),
+    Verify(ExistingInstallation),
 }
 
 /// Parses a plan. `owner` is refused: `bootstrap` creates the only administrator.
@@ -161,10 +160,10 @@ fn plan(text: &str) -> Result<Plan, String> {
 
 /// Runs `work` as the control role.
 fn as_control<T>(
-    config: &ConfigArgument,
+    config: &ExistingInstallation,
     work: impl AsyncFnOnce(rigbox_control::Config) -> Result<T, rigbox_control::Error>,
 ) -> Result<T> {
-    role::as_control(&Installation::load(&config.path)?, work)
+    role::as_control(&config.load()?, work)
 }
 
 pub(crate) fn run(command: Command) -> Result<()> {

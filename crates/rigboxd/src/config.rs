@@ -44,16 +44,9 @@ pub(crate) struct Installation {
 }
 
 impl Installation {
-    /// Reads the configuration at `path`. Without a file at the default path, defaults apply.
+    /// Reads the configuration at `path`. Without a file at the default path, defaults apply. Creates the state folder.
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
-                String::new()
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
-        let file = parse(&text).with_context(|| format!("{} is not valid", path.display()))?;
+        let file = read(path)?;
         std::fs::create_dir_all(&file.state)
             .with_context(|| format!("cannot create the state folder {}", file.state.display()))?;
         let state = file.state.canonicalize().context("cannot resolve the path of the state folder")?;
@@ -62,6 +55,11 @@ impl Installation {
         let id = id.get(..8).unwrap_or_default().to_owned();
         let resolvers = resolvers(file.node.dns.clone());
         Ok(Self { file: File { state, ..file }, id, resolvers })
+    }
+
+    /// Returns the state folder that the configuration at `path` names, which may not exist.
+    pub(crate) fn state_folder(path: &Path) -> Result<PathBuf> {
+        Ok(read(path)?.state)
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -254,6 +252,18 @@ impl Installation {
         let api = &self.file.api;
         api.url.clone().unwrap_or_else(|| format!("http://localhost:{}", api.listen.port()))
     }
+}
+
+/// Reads the configuration at `path`.
+fn read(path: &Path) -> Result<File> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
+            String::new()
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    parse(&text).with_context(|| format!("{} is not valid", path.display()))
 }
 
 /// Returns the configured resolvers, by default the host's.

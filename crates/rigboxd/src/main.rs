@@ -3,6 +3,7 @@
 
 mod admin;
 mod config;
+mod find;
 mod role;
 mod supervisor;
 mod tls_files;
