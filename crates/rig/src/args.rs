@@ -17,6 +17,7 @@ pub(crate) use workspace::{
     WorkspacesArgument,
 };
 
+use crate::complete;
 use crate::output::Format;
 
 /// Environment and examples, shown below the commands.
@@ -70,11 +71,13 @@ pub(crate) enum Command {
     /// List commands of a workspace: those that run, and those that ran in the background
     Ps {
         /// Workspace name or id
+        #[arg(add = complete::workspaces())]
         workspace: String,
     },
     /// Show the output of a background command until it ends; Ctrl-C leaves it running
     Attach {
         /// Workspace name or id
+        #[arg(add = complete::workspaces())]
         workspace: String,
         /// Id of the command; see `rig ps`
         id: String,
@@ -82,6 +85,7 @@ pub(crate) enum Command {
     /// Send a signal to a command
     Kill {
         /// Workspace name or id
+        #[arg(add = complete::workspaces())]
         workspace: String,
         /// Id of the command; see `rig ps`
         id: String,

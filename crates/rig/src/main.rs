@@ -4,6 +4,7 @@
 mod api;
 mod args;
 mod commands;
+mod complete;
 mod config;
 mod failure;
 mod name;
@@ -12,8 +13,9 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
 
 use args::{Arguments, Command};
 use failure::Failure;
@@ -23,6 +25,8 @@ use output::{Format, Output};
 const EXEC_FAILED: u8 = 125;
 
 fn main() -> ExitCode {
+    // Called by the shell for completions, this prints them and exits.
+    CompleteEnv::with_factory(Arguments::command).complete();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return ExitCode::from(report_parse_error(&error)),

@@ -169,8 +169,38 @@ fn limits_and_templates_come_from_the_server() {
 }
 
 #[test]
+fn names_are_completed_from_the_server() {
+    let server = Server::start().with_workspace("ws-aaaaaaaa", "web", "running").with_workspace(
+        "ws-aaaaaaab",
+        "api",
+        "stopped",
+    );
+    let complete = |line: &[&str]| {
+        let mut command = server.command(&[&["--", "rig"], line].concat());
+        command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", line.len().to_string());
+        command
+            .env("_CLAP_IFS", "\n")
+            .env("_CLAP_COMPLETE_COMP_TYPE", "9")
+            .env("_CLAP_COMPLETE_SPACE", "true");
+        CliOutput::of(command.output().unwrap())
+    };
+    let names = complete(&["workspace", "stop", "w"]);
+    assert_eq!(names.text(), "web", "{names:?}");
+    let names = complete(&["exec", ""]);
+    assert!(names.text().contains("web") && names.text().contains("api"), "{names:?}");
+    let names = complete(&["app", "open", ""]);
+    assert!(names.text().contains("web"), "{names:?}");
+    // Without a server there are none, and no error either.
+    let mut command = server.command(&["--", "rig", "workspace", "stop", ""]);
+    command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "3").env("_CLAP_IFS", "\n");
+    let output = CliOutput::of(command.env("RIG_API_URL", "http://127.0.0.1:9").output().unwrap());
+    assert!(!output.text().contains("web") && output.code == Some(0), "{output:?}");
+}
+
+#[test]
 fn completion_prints_a_script() {
     let server = Server::start();
-    assert!(server.run(&["completion", "bash"]).text().contains("_rig()"));
+    let script = server.run(&["completion", "bash"]);
+    assert!(script.text().contains("COMPLETE=\"bash\"") && script.text().contains("rig"), "{script:?}");
     assert_eq!(server.json(&["completion", "zsh"]).event_names(), ["completion"]);
 }

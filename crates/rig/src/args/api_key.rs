@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use crate::complete;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ApiKeyCommand {
     /// List your API keys
@@ -13,7 +15,7 @@ pub(crate) enum ApiKeyCommand {
     /// Replace an API key's secret and show the new one once
     Rotate {
         /// API key name or id
-        #[arg(value_name = "KEY")]
+        #[arg(value_name = "KEY", add = complete::api_keys())]
         id: String,
         /// Seconds for which the old secret stays valid
         #[arg(long, default_value_t = 0)]
@@ -23,7 +25,7 @@ pub(crate) enum ApiKeyCommand {
     #[command(visible_aliases = ["revoke", "delete"])]
     Rm {
         /// API key name or id
-        #[arg(value_name = "KEY")]
+        #[arg(value_name = "KEY", add = complete::api_keys())]
         id: String,
     },
 }
@@ -37,7 +39,7 @@ pub(crate) struct NewApiKeyArguments {
     #[arg(long, visible_alias = "expires-at", value_name = "DURATION|TIME")]
     pub(crate) expires: Option<String>,
     /// Workspace to limit the key to; repeatable
-    #[arg(short, long = "workspace", value_name = "WORKSPACE")]
+    #[arg(short, long = "workspace", value_name = "WORKSPACE", add = complete::workspaces())]
     pub(crate) workspaces: Vec<String>,
     /// Permissions in these workspaces: `read` (default) or `operate`
     #[arg(long, requires = "workspaces")]

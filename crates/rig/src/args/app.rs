@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::variable;
+use crate::complete;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AppCommand {
@@ -10,13 +11,14 @@ pub(crate) enum AppCommand {
     #[command(visible_alias = "list")]
     Ls {
         /// List only apps of this workspace
-        #[arg(short, long)]
+        #[arg(short, long, add = complete::workspaces())]
         workspace: Option<String>,
     },
     /// Show an app
     #[command(visible_aliases = ["get", "inspect"])]
     Show {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Publish a port as an app; it starts private
@@ -25,11 +27,13 @@ pub(crate) enum AppCommand {
     /// Have an app's service run what listens on its port now, so that it starts with the workspace
     Wrap {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Have an app's service run a command, now and whenever the workspace starts
     Command {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
         #[command(flatten)]
         command: CommandArguments,
@@ -37,22 +41,26 @@ pub(crate) enum AppCommand {
     /// Serve an app again and start its service
     Start {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Stop serving an app and stop its service
     Stop {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Restart an app's service
     Restart {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Delete an app; its workspace is kept
     #[command(visible_alias = "delete")]
     Rm {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
         /// Skip the confirmation
         #[arg(short, long)]
@@ -61,6 +69,7 @@ pub(crate) enum AppCommand {
     /// Show the log of an app's service
     Logs {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
         /// Maximum number of lines, up to 1,000
         #[arg(long, default_value_t = 100)]
@@ -75,16 +84,19 @@ pub(crate) enum AppCommand {
     #[command(visible_alias = "url")]
     Open {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Show whether an app is listening, and its service's status
     Health {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Set, show or remove an app's custom domain
     Domain {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
         /// Domain, e.g. shop.example.org; without it, show the current one
         domain: Option<String>,
@@ -95,6 +107,7 @@ pub(crate) enum AppCommand {
     /// Check the DNS record that proves you own an app's custom domain
     VerifyDomain {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Manage environment variables of an app's service
@@ -111,7 +124,7 @@ pub(crate) struct NewAppArguments {
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: u16,
     /// Workspace name or id; inside a workspace, that workspace by default
-    #[arg(short, long)]
+    #[arg(short, long, add = complete::workspaces())]
     pub(crate) workspace: Option<String>,
     /// Description for people
     #[arg(long)]
@@ -147,6 +160,7 @@ pub(crate) struct CommandArguments {
 #[command(group(ArgGroup::new("audience").required(true).args(["public", "private", "with", "add", "remove"])))]
 pub(crate) struct ShareArguments {
     /// App name or id
+    #[arg(add = complete::apps())]
     pub(crate) app: String,
     /// Let everyone open it
     #[arg(long)]
@@ -171,11 +185,13 @@ pub(crate) enum ParamCommand {
     #[command(visible_alias = "list")]
     Ls {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
     },
     /// Set variables; the service sees them after its next start
     Set {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
         /// Variables and their values
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = variable)]
@@ -185,6 +201,7 @@ pub(crate) enum ParamCommand {
     #[command(visible_alias = "rm")]
     Unset {
         /// App name or id
+        #[arg(add = complete::apps())]
         app: String,
         /// Names of the variables
         #[arg(required = true, value_name = "NAME")]

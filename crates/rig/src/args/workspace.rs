@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::complete;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkspaceCommand {
     /// Create a workspace, start it, and wait until it is running
@@ -94,7 +96,8 @@ pub(crate) struct EnvArguments {
         long = "name",
         visible_short_alias = 'w',
         visible_alias = "workspace",
-        value_name = "WORKSPACE"
+        value_name = "WORKSPACE",
+        add = complete::workspaces()
     )]
     workspace: Option<String>,
 }
@@ -115,7 +118,7 @@ impl EnvArguments {
 #[group(required = true, multiple = false)]
 pub(crate) struct WorkspaceArgument {
     /// Workspace name or id
-    #[arg(value_name = "WORKSPACE")]
+    #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     positional: Option<String>,
     /// Workspace name or id, as an option
     #[arg(
@@ -123,7 +126,8 @@ pub(crate) struct WorkspaceArgument {
         long = "name",
         visible_short_alias = 'w',
         visible_alias = "workspace",
-        value_name = "WORKSPACE"
+        value_name = "WORKSPACE",
+        add = complete::workspaces()
     )]
     named: Option<String>,
 }
@@ -138,6 +142,7 @@ impl WorkspaceArgument {
 #[derive(Debug, Args)]
 pub(crate) struct NetworkArguments {
     /// Workspace name or id
+    #[arg(add = complete::workspaces())]
     pub(crate) workspace: String,
     /// Allow the public internet
     #[arg(long, conflicts_with_all = ["none", "allow"])]
@@ -158,7 +163,7 @@ pub(crate) struct NetworkArguments {
 #[group(required = true, multiple = false)]
 pub(crate) struct WorkspacesArgument {
     /// Names or ids of workspaces
-    #[arg(value_name = "WORKSPACE")]
+    #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     positional: Vec<String>,
     /// Workspace name or id, as an option; repeatable
     #[arg(
@@ -166,7 +171,8 @@ pub(crate) struct WorkspacesArgument {
         long = "name",
         visible_short_alias = 'w',
         visible_alias = "workspace",
-        value_name = "WORKSPACE"
+        value_name = "WORKSPACE",
+        add = complete::workspaces()
     )]
     named: Vec<String>,
 }
@@ -202,7 +208,7 @@ pub(crate) struct NewWorkspaceArguments {
     #[arg(short, long)]
     name: Option<String>,
     /// Template to create it from; see `rig template ls`
-    #[arg(long)]
+    #[arg(long, add = complete::templates())]
     pub(crate) template: Option<String>,
     /// Memory in MB (of 1,048,576 bytes, like all sizes)
     #[arg(long = "ram", visible_alias = "ram-mb", value_name = "MB")]

@@ -1,17 +1,19 @@
-//! `rig completion SHELL`.
+//! `rig completion SHELL`: the script that has the shell call `rig` for completions, those of names included.
 
 use std::io::Write;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
+use clap_complete::env::Shells;
 
-use crate::args::Arguments;
 use crate::failure::Failure;
 use crate::output::{Format, Output};
 
 pub(super) fn run(shell: Shell, out: &Output) -> Result<(), Failure> {
+    let shells = Shells::builtins();
+    let completer = shells.completer(&shell.to_string());
+    let completer = completer.ok_or_else(|| Failure::new("usage", format!("no completion for {shell}")))?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "rig", &mut script);
+    completer.write_registration("COMPLETE", "rig", "rig", "rig", &mut script)?;
     match out.format() {
         Format::Text => Ok(std::io::stdout().write_all(&script)?),
         Format::Json => {
