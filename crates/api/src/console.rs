@@ -22,21 +22,35 @@ use crate::error::ApiError;
 use crate::extract::parse_query;
 use crate::middleware::credentials;
 
-const STYLE: &str = "
+const STYLE: &str = r#"
 :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}
-body{max-width:32rem;margin:10vh auto;padding:0 1rem}
+body{max-width:32rem;margin:10vh auto;padding:0 1rem;color:#1d2330;background:#fff}
+header{display:flex;align-items:center;gap:.5rem;font-weight:600;opacity:.8}
+header::before{content:"";width:1rem;height:1rem;border:.2rem solid #0b57d0;border-radius:.25rem}
 h1{font-size:1.4rem}
+a{color:#0b57d0}
 form{margin:1.5rem 0;display:flex;flex-wrap:wrap;gap:.75rem;align-items:end}
 label{display:block;flex:1 1 14rem}
 input{display:block;width:100%;box-sizing:border-box}
 input,button{font:inherit;padding:.5rem .75rem;border:1px solid #8888;border-radius:.4rem}
-button{cursor:pointer}
+button{cursor:pointer;color:#fff;background:#0b57d0;border-color:#0b57d0}
+button.plain{color:inherit;background:none;border-color:#8888}
 dt{opacity:.7}dd{margin:0 0 .5rem}
 code{font-size:1.1rem;letter-spacing:.05em}
-";
+@media(prefers-color-scheme:dark){body{color:#e4e7ee;background:#14171d}a{color:#8ab4f8}header::before{border-color:#8ab4f8}}
+"#;
 
 /// Renders a page. The title is also its heading.
 fn page(status: StatusCode, title: &str, content: &Markup) -> Response {
+    render(status, title, content, None)
+}
+
+/// Renders a page that goes on to one of our own paths by itself.
+fn page_before(next: &str, title: &str, content: &Markup) -> Response {
+    render(StatusCode::OK, title, content, Some(next))
+}
+
+fn render(status: StatusCode, title: &str, content: &Markup, next: Option<&str>) -> Response {
     let mut random = [0; 16];
     if let Err(error) = getrandom::fill(&mut random) {
         return ApiError::internal(&error).into_response();
@@ -48,10 +62,11 @@ fn page(status: StatusCode, title: &str, content: &Markup) -> Response {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
+                @if let Some(next) = next { meta http-equiv="refresh" content={"0;url=" (next)}; }
                 title { (title) " - Rigbox" }
                 style nonce=(nonce) { (PreEscaped(STYLE)) }
             }
-            body { main { h1 { (title) } (content) } }
+            body { header { "Rigbox" } main { h1 { (title) } (content) } }
         }
     };
     let policy = format!(
@@ -141,8 +156,22 @@ impl<T: DeserializeOwned> FromRequest<ApiContext> for FormParams<T> {
             .map_err(|error| ApiError::bad_request(error.body_text()))?;
         let uri = http::Uri::builder().path_and_query([b"/?", &*bytes].concat()).build();
         let uri = uri.map_err(|_| ApiError::bad_request("The form is malformed."))?;
-        Ok(Self(parse_query(&uri)?))
+        parse_query(&uri).map(Self).map_err(|_: ApiError| incomplete())
     }
+}
+
+/// Returns the error for parameters that none of our pages and links has.
+fn incomplete() -> PageError {
+    let message = "This link or form is incomplete. Open it again from where you got it, or sign in.";
+    ApiError::bad_request(message).into()
+}
+
+/// Start page of the console
+#[utoipa::path(get, path = "/", tag = "pages", responses(
+    (status = 303, description = "To sign in, or to the console's own host"),
+))]
+pub(crate) async fn home() -> Response {
+    redirect("/sign-in")
 }
 
 /// Query parameters of a page.
@@ -152,6 +181,6 @@ impl<T: DeserializeOwned> FromRequestParts<ApiContext> for PageParams<T> {
     type Rejection = PageError;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiContext) -> Result<Self, PageError> {
-        Ok(Self(parse_query(&parts.uri)?))
+        parse_query(&parts.uri).map(Self).map_err(|_: ApiError| incomplete())
     }
 }

@@ -286,6 +286,7 @@ pub(crate) fn all(context: &ApiContext) -> (Router<ApiContext>, Router<ApiContex
         .probe(routes!(health::healthz))
         .probe(routes!(health::readyz))
         .unlimited(routes!(openapi::document))
+        .page(routes!(console::home))
         .page(routes!(console::sign_in::show, console::sign_in::ask))
         .page(routes!(console::sign_in::link, console::sign_in::follow))
         .page(routes!(console::sign_in::sign_out))

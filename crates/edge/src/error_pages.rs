@@ -21,9 +21,13 @@ pub(crate) type Response = http::Response<ResponseBody>;
 /// Policy of our pages: they load nothing, run nothing, and cannot be framed.
 const CONTENT_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:36rem;margin:15vh auto;padding:0 1rem;\
-color:#1d2330;background:#fff}h1{font-size:1.3rem}a{color:#0b57d0}\
-@media(prefers-color-scheme:dark){body{color:#e4e7ee;background:#14171d}a{color:#8ab4f8}}";
+/// Name and mark, as on the console's pages.
+const STYLE: &str = ":root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}\
+body{max-width:32rem;margin:10vh auto;padding:0 1rem;color:#1d2330;background:#fff}\
+header{display:flex;align-items:center;gap:.5rem;font-weight:600;opacity:.8}\
+header::before{content:\"\";width:1rem;height:1rem;border:.2rem solid #0b57d0;border-radius:.25rem}\
+h1{font-size:1.4rem}a{color:#0b57d0}\
+@media(prefers-color-scheme:dark){body{color:#e4e7ee;background:#14171d}a{color:#8ab4f8}header::before{border-color:#8ab4f8}}";
 
 /// Form of a response of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,10 +92,11 @@ impl Message {
                 head {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { (self.title) }
+                    title { (self.title) " - Rigbox" }
                     style { (maud::PreEscaped(STYLE)) }
                 }
                 body {
+                    header { "Rigbox" }
                     h1 { (self.title) }
                     p { (self.text) }
                     @if let Some((url, text)) = self.link {

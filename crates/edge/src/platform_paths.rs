@@ -113,6 +113,11 @@ async fn callback(
     let bounded =
         |name| parameter(query, name).filter(|value| (1..=MAX_PARAMETER_LEN).contains(&value.len()));
     let started = STATE.value(headers, route.secure).and_then(|cookie| cookie.split_once('.'));
+    if started.is_none() && form == ResponseForm::Page {
+        // Started in another browser: the link in the email was opened on a phone, for example. This browser has its own round trip, which
+        // the console answers at once where it is signed in.
+        return sign_in(route, form, "/");
+    }
     let (Some(code), Some(state), Some((nonce, path))) = (bounded("code"), bounded("state"), started) else {
         return sign_in_failed(form);
     };

@@ -97,7 +97,7 @@ pub(crate) async fn show(
         form method="post" action="/device" {
             input type="hidden" name="code" value=(code.shown());
             button name="decision" value="approve" { "Approve" }
-            button name="decision" value="deny" { "Deny" }
+            button.plain name="decision" value="deny" { "Deny" }
         }
     };
     Ok(page(StatusCode::OK, "Authorize this machine?", &content))

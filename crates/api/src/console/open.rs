@@ -32,6 +32,11 @@ impl AppRedirect {
         Some(Self { app: app.to_string(), state: state.to_owned() })
     }
 
+    /// Returns the app's id.
+    pub(crate) fn app(&self) -> &str {
+        &self.app
+    }
+
     /// Returns the page that hands off to the app.
     pub(crate) fn path(&self) -> String {
         format!("/open/{}?state={}", self.app, self.state)

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::open::AppRedirect;
-use super::{FormParams, PageError, PageParams, page, redirect};
+use super::{FormParams, PageError, PageParams, page, page_before, redirect};
 use crate::context::ApiContext;
 use crate::error::ApiError;
 use crate::middleware::credentials;
@@ -107,7 +107,12 @@ pub(crate) async fn show(
     let Some(principal) =
         credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {
+        let app = match &next {
+            Some(NextPage::App(redirect_to)) => context.visitors.name_of(redirect_to.app())?,
+            _ => None,
+        };
         let content = html! {
+            @if let Some(app) = &app { p { "to open the app " strong { (app) } } }
             p { "We'll email you a sign-in link." }
             form method="post" action="/sign-in" {
                 label { "Email address" input type="email" name="email" required autofocus autocomplete="email"; }
@@ -125,9 +130,13 @@ pub(crate) async fn show(
             Some(NextPage::App(redirect_to)) => { p { a href=(redirect_to.path()) { "Continue to the app" } } }
             None => {}
         }
-        form method="post" action="/sign-out" { button { "Sign out" } }
+        form method="post" action="/sign-out" { button.plain { "Sign out" } }
     };
-    Ok(page(StatusCode::OK, "Signed in", &content))
+    Ok(match &next {
+        // A form may lead nowhere else (`form-action` in the policy), so its redirect ends here, and this page goes on.
+        Some(NextPage::App(redirect_to)) => page_before(&redirect_to.path(), "Signed in", &content),
+        _ => page(StatusCode::OK, "Signed in", &content),
+    })
 }
 
 /// Request a sign-in link

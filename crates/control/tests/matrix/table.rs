@@ -87,6 +87,7 @@ pub(crate) const ROUTES: &[Route] = &[
     row("POST", "/api/v1/auth/link", Anything, &[202, 429]).body(r#"{"email":"nobody@example.com"}"#),
     row("POST", "/api/v1/auth/device", Anything, &[201]).body(r#"{"machine":"laptop"}"#),
     row("POST", "/api/v1/auth/device/poll", Anything, &[404]).body(r#"{"device_secret":"rbv_x"}"#),
+    row("GET", "/", Page, &[303]),
     row("GET", "/sign-in", Page, &[200]),
     row("POST", "/sign-in", Page, &[200]).body("email=nobody%40example.com"),
     row("GET", "/sign-in/link", Page, &[400]),

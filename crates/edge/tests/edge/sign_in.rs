@@ -72,6 +72,21 @@ async fn code_is_bound_to_its_browser() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sign_in_link_opened_in_another_browser_starts_a_sign_in_there() {
+    let world = World::new().await;
+    let (state, _) = begun(&get(world.edge, "/deep", &NAVIGATES).await);
+    world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), shown("cookie", "owner")));
+    let (own_state, own_cookie) =
+        begun(&get(world.edge, &format!("/.rigbox/callback?code=C0DE&state={state}"), &NAVIGATES).await);
+    assert_ne!(own_state, state);
+    assert_eq!(world.gateway.table().redeemed, 0, "the other browser's code is not used");
+    world.gateway.table().codes.insert("0WN".to_owned(), (own_state.clone(), shown("cookie", "owner")));
+    let back = format!("/.rigbox/callback?code=0WN&state={own_state}");
+    let reply = get(world.edge, &back, &[("cookie", &own_cookie)]).await;
+    assert_eq!((reply.status, reply.header("location")), (302, "/"), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sign_in_does_not_redirect_elsewhere() {
     let world = World::new().await;
     for (to, returned) in [

@@ -89,6 +89,12 @@ impl AppVisitors {
         self.urls.origin(app)
     }
 
+    /// Returns the name of an app, which is part of its address.
+    pub fn name_of(&self, id: &str) -> Result<Option<String>, Error> {
+        let Ok(id) = id.parse() else { return Ok(None) };
+        Ok(self.store.app(&id)?.map(|found| found.app.name.to_string()))
+    }
+
     /// Returns the URL at which a browser signs in to an app.
     pub fn sign_in_url(&self, app: &App) -> String {
         format!("{}/open/{}", self.console.origin(), app.id)
