@@ -232,7 +232,7 @@ pub(crate) fn connect_failed(error: &ConnectError, route: &Route) -> Message {
             "app_not_listening",
             "App not listening",
             format!(
-                "Nothing is listening on port {port} in the workspace of {name}. Start the app there, bound to 0.0.0.0:{port}."
+                "No server that can be reached listens on port {port} in the workspace of {name}. Start it there, bound to 0.0.0.0:{port}, not to 127.0.0.1."
             ),
         ),
         ConnectError::Dial(DialError::TimedOut) => Message::new(

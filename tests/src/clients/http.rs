@@ -197,7 +197,10 @@ fn files_are_listed_renamed_watched_and_removed(installation: &Installation) -> 
     let mut events = open(api, "GET", &route("watch?path=tree/a"), 0)?;
     let mut text = String::new();
     let mut read_until = |wanted: &str| -> anyhow::Result<()> {
+        // The stream never falls silent, because it is kept alive.
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !text.contains(wanted) {
+            ensure!(Instant::now() < deadline, "no {wanted} in {text}");
             let mut chunk = [0; 512];
             let count = events.read(&mut chunk)?;
             ensure!(count > 0, "the stream ends before {wanted}: {text}");

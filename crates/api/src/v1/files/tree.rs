@@ -220,10 +220,13 @@ pub(crate) async fn watch(
     let mut changes = context.guests.watch_files(&permit, query.into_request()?).await?;
     // Failures come before the first event, and become a status.
     let first = changes.next().await?;
-    let events = stream::unfold((first, changes), |(event, mut changes)| async {
-        let data = serde_json::to_string(&change_of(&event?)).unwrap_or_default();
-        let next = changes.next().await.unwrap_or(None);
-        Some((Ok::<_, Infallible>(Event::default().data(data)), (next, changes)))
+    let events = stream::unfold((first, changes), |(first, mut changes)| async {
+        let event = match first {
+            Some(event) => event,
+            None => changes.next().await.ok()??,
+        };
+        let data = serde_json::to_string(&change_of(&event)).unwrap_or_default();
+        Some((Ok::<_, Infallible>(Event::default().data(data)), (None, changes)))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
