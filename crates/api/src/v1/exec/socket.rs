@@ -39,7 +39,7 @@ enum ClientMessage {
 /// `{"resize":{"rows":..,"cols":..}}`; the server sends the objects of the `POST` response, and closes after
 /// the last.
 #[utoipa::path(
-    get, path = "/workspaces/{id}/exec", tag = "exec", params(("id" = String, Path)),
+    get, path = "/workspaces/{id}/exec", operation_id = "open_exec_socket", tag = "exec", params(("id" = String, Path)),
     responses(
         (status = 101, description = "The WebSocket is open"),
         (status = 404, body = ApiErrorBody),
