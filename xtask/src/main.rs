@@ -6,6 +6,7 @@ mod command;
 mod down;
 mod image;
 mod installation;
+mod openapi_tools;
 mod paths;
 mod schemathesis;
 mod static_programs;

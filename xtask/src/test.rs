@@ -13,7 +13,7 @@ use crate::build;
 use crate::command::{cargo, run};
 use crate::paths::program;
 use crate::steps::step;
-use crate::{image, schemathesis, websocket_clients};
+use crate::{image, openapi_tools, schemathesis, websocket_clients};
 use host::KeptHost;
 use results::Results;
 
@@ -49,7 +49,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     }
     let end_to_end = !options.unit;
     let unit = options.only.is_none() && options.filter.is_none();
-    install_packages(unit, end_to_end)?;
+    install_packages(end_to_end)?;
     let mut results = Results::default();
     let mut failed = Vec::new();
     if unit {
@@ -72,12 +72,9 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn install_packages(unit: bool, end_to_end: bool) -> Result<()> {
+fn install_packages(end_to_end: bool) -> Result<()> {
     let clients = websocket_clients::packages();
-    let mut packages: Vec<&[&str]> = vec![build::RUN_PACKAGES];
-    if unit {
-        packages.push(&clients);
-    }
+    let mut packages: Vec<&[&str]> = vec![build::RUN_PACKAGES, &clients];
     if end_to_end {
         packages.extend([TEST_PACKAGES, rigbox_image::HOST_PACKAGES, schemathesis::PACKAGES]);
     }
@@ -94,7 +91,8 @@ fn unit_tests(results: &mut Results) -> Result<bool> {
     let mut command = cargo();
     // The whole workspace, as it was built: a part of it would be rebuilt with other features. All of it runs even when a test fails.
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
-    command.env("RIGBOX_WEBSOCKET_CLIENTS", websocket_clients::install()?).env_remove("RUST_BACKTRACE");
+    command.env("RIGBOX_WEBSOCKET_CLIENTS", websocket_clients::install()?);
+    command.env(openapi_tools::FOLDER, openapi_tools::install()?).env_remove("RUST_BACKTRACE");
     // Cargo names the test programs on stderr.
     let (reader, writer) = std::io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
@@ -105,6 +103,7 @@ fn end_to_end_tests(options: &Options, results: &mut Results) -> Result<bool> {
     let image = image::build("base")?;
     let mut command = Command::new(program("rigbox-tests"));
     command.env("RIGBOX_SCHEMATHESIS", schemathesis::install()?);
+    command.env(openapi_tools::FOLDER, openapi_tools::install()?);
     if options.soak {
         command.env("RIGBOX_SOAK", "1");
     }

@@ -167,7 +167,7 @@ fn incomplete() -> PageError {
 }
 
 /// Start page of the console
-#[utoipa::path(get, path = "/", tag = "pages", responses(
+#[utoipa::path(get, path = "/", operation_id = "show_home", tag = "pages", responses(
     (status = 303, description = "To sign in, or to the console's own host"),
 ))]
 pub(crate) async fn home() -> Response {

@@ -18,14 +18,14 @@ pub(crate) struct Health {
 const OK: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
 
 /// Check whether the process answers
-#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "health", responses((status = 200, body = Health)))]
 pub(crate) async fn healthz() -> Json<Health> {
     Json(OK)
 }
 
 /// Check whether the process can work: database and node answer
 #[utoipa::path(
-    get, path = "/readyz", tag = "health",
+    get, path = "/readyz", operation_id = "get_readiness", tag = "health",
     responses((status = 200, body = Health), (status = 503, body = ApiErrorBody)),
 )]
 pub(crate) async fn readyz(State(context): State<ApiContext>) -> Result<Json<Health>, ApiError> {

@@ -1,7 +1,5 @@
 //! JSON schema pieces that several resources share.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rigbox_core::time::Timestamp;
 use time::OffsetDateTime;
 
@@ -17,13 +15,12 @@ pub(crate) fn invalid_cursor() -> ApiError {
 
 /// Returns the cursor after a record, in a list sorted by creation.
 pub(crate) fn cursor(created_at: Timestamp, id: &str) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}:{id}", created_at.unix_ms()))
+    format!("{}.{id}", created_at.unix_ms())
 }
 
 pub(crate) fn parse_cursor(text: &str) -> Result<(i64, String), ApiError> {
     let read = || {
-        let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-        let (time, id) = plain.split_once(':')?;
+        let (time, id) = text.split_once('.')?;
         Some((time.parse().ok()?, id.to_owned()))
     };
     read().ok_or_else(invalid_cursor)

@@ -9,7 +9,7 @@ const MIN_NAME_LEN: usize = 3;
 const MAX_NAME_LEN: usize = 40;
 
 /// Names that could be mistaken for the platform's own.
-const RESERVED: [&str; 28] = [
+pub const RESERVED_NAMES: [&str; 28] = [
     "abuse",
     "account",
     "accounts",
@@ -86,7 +86,7 @@ impl FromStr for AppName {
         {
             return Err(InvalidAppName::Malformed(text.chars().take(64).collect()));
         }
-        if RESERVED.contains(&text) {
+        if RESERVED_NAMES.contains(&text) {
             return Err(InvalidAppName::Reserved(text.to_owned()));
         }
         Ok(Self(text.to_owned()))

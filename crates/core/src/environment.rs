@@ -7,14 +7,14 @@ use std::str::FromStr;
 pub const MAX_VARIABLES: i64 = 512;
 /// Maximum size of all variables in bytes, each counted as in a process's environment: name, `=`, value, NUL.
 pub const MAX_TOTAL_BYTES: i64 = 64 * 1024;
-/// Maximum length of a value in bytes.
+/// Maximum length of a value in characters.
 pub const MAX_VALUE_LEN: usize = 32 * 1024;
 const MAX_NAME_LEN: usize = 128;
 /// Replacement for values in responses.
 pub const MASKED_VALUE: &str = "***";
 
 /// Variables that bash sets itself and that are read-only: sourcing a file that sets one of them fails.
-const SHELL_RESERVED: [&str; 6] = ["BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"];
+pub const RESERVED_VARIABLES: [&str; 6] = ["BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"];
 
 /// Error for an invalid variable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum InvalidVariable {
     #[error("`{0}` is reserved by the shell. Choose another name.")]
     ReservedByShell(String),
     /// Value too long.
-    #[error("The value of `{0}` is longer than {MAX_VALUE_LEN} bytes. Store it in a file instead.")]
+    #[error("The value of `{0}` is longer than {MAX_VALUE_LEN} characters. Store it in a file instead.")]
     TooLong(VariableName),
     /// NUL byte in the value.
     #[error("The value of `{0}` contains a NUL byte, which environment variables cannot hold.")]
@@ -50,7 +50,7 @@ impl VariableName {
 
     /// Checks that the variable can have this value.
     pub fn check_value(&self, value: &str) -> Result<(), InvalidVariable> {
-        if value.len() > MAX_VALUE_LEN {
+        if value.chars().count() > MAX_VALUE_LEN {
             Err(InvalidVariable::TooLong(self.clone()))
         } else if value.contains('\0') {
             Err(InvalidVariable::Nul(self.clone()))
@@ -78,7 +78,7 @@ impl FromStr for VariableName {
         if !fits {
             return Err(InvalidVariable::Name(text.chars().take(64).collect()));
         }
-        if SHELL_RESERVED.contains(&text) {
+        if RESERVED_VARIABLES.contains(&text) {
             return Err(InvalidVariable::ReservedByShell(text.to_owned()));
         }
         Ok(Self(text.to_owned()))

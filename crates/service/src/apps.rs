@@ -29,7 +29,9 @@ pub mod visitors;
 const MAX_SHARED_WITH: usize = 100;
 const MAX_CORS_ORIGINS: usize = 20;
 const MAX_PARAMS: usize = 100;
-const MAX_PARAM_LEN: usize = 4_096;
+/// Maximum length of a parameter in characters.
+pub const MAX_PARAM_LEN: usize = 4_096;
+/// Maximum length of a description in characters.
 const MAX_DESCRIPTION_LEN: usize = 1_000;
 const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// Maximum number of attempts at a change while concurrent changes conflict with it.
@@ -451,9 +453,9 @@ fn apply_params(app: &mut App, params: &BTreeMap<String, Option<String>>) -> Res
             })?;
         match value {
             None => drop(app.params.remove(name.as_str())),
-            Some(value) if value.len() > MAX_PARAM_LEN || value.chars().any(char::is_control) => {
+            Some(value) if value.chars().count() > MAX_PARAM_LEN || value.chars().any(char::is_control) => {
                 let problem = format!(
-                    "The value of `{name}` is invalid. Use at most {MAX_PARAM_LEN} bytes without control characters."
+                    "The value of `{name}` is invalid. Use at most {MAX_PARAM_LEN} characters without control characters."
                 );
                 return Err(invalid("params", problem));
             }
@@ -518,10 +520,10 @@ fn protocol(text: Option<String>) -> Result<String, AppError> {
 }
 
 fn description(text: String) -> Result<Option<String>, AppError> {
-    if text.len() > MAX_DESCRIPTION_LEN {
+    if text.chars().count() > MAX_DESCRIPTION_LEN {
         return Err(invalid(
             "description",
-            format!("The text is too long. Use at most {MAX_DESCRIPTION_LEN} bytes."),
+            format!("The text is too long. Use at most {MAX_DESCRIPTION_LEN} characters."),
         ));
     }
     Ok(Some(text).filter(|text| !text.is_empty()))

@@ -140,9 +140,18 @@ impl Api {
         if let Some(contract) = self.contract.get() {
             return Ok(contract);
         }
-        let response = self.client.get(format!("{}/api-docs/openapi.json", self.url)).send().await?;
-        let contract = Contract::new(&response.error_for_status()?.text().await?)?;
+        let contract = Contract::new(&self.fetch_document().await?)?;
         Ok(self.contract.get_or_init(|| contract))
+    }
+
+    async fn fetch_document(&self) -> Result<String> {
+        let response = self.client.get(format!("{}/api-docs/openapi.json", self.url)).send().await?;
+        Ok(response.error_for_status()?.text().await?)
+    }
+
+    /// Returns the API's OpenAPI document.
+    pub(crate) fn document(&self) -> Result<String> {
+        self.runtime.block_on(self.fetch_document())
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<ApiResponse> {

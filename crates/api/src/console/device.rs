@@ -53,7 +53,7 @@ fn parse_code(code: &str) -> Result<UserCode, ApiError> {
 }
 
 /// Show the machine that requests access to your account
-#[utoipa::path(get, path = "/device", tag = "pages", params(DeviceQuery), responses(
+#[utoipa::path(get, path = "/device", operation_id = "show_device_page", tag = "pages", params(DeviceQuery), responses(
     (status = 200, content_type = "text/html", body = String),
     (status = 303, description = "To sign in, or to the console's own host"),
     (status = 404, content_type = "text/html", body = String, description = "The login request has expired or was already used"),
@@ -104,7 +104,7 @@ pub(crate) async fn show(
 }
 
 /// Approve or deny a machine
-#[utoipa::path(post, path = "/device", tag = "pages",
+#[utoipa::path(post, path = "/device", operation_id = "submit_device_form", tag = "pages",
     request_body(content = DecisionForm, content_type = "application/x-www-form-urlencoded"), responses(
     (status = 200, content_type = "text/html", body = String),
     (status = 303, description = "To sign in"),

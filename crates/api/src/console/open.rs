@@ -64,11 +64,12 @@ fn is_state(text: &str) -> bool {
 #[into_params(parameter_in = Query)]
 pub(crate) struct OpenQuery {
     /// State by which the app's host recognizes this browser.
+    #[param(pattern = "^[A-Za-z0-9_-]{43}$")]
     state: String,
 }
 
 /// Open an app as the signed-in user
-#[utoipa::path(get, path = "/open/{app}", tag = "pages", params(("app" = String, Path), OpenQuery), responses(
+#[utoipa::path(get, path = "/open/{app}", operation_id = "open_app_page", tag = "pages", params(("app" = String, Path), OpenQuery), responses(
     (status = 303, description = "To the app, or to sign in first"),
     (status = 403, content_type = "text/html", body = String, description = "No such app for this user"),
     (status = 503, content_type = "text/html", body = String),

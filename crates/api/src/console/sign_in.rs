@@ -17,6 +17,7 @@ use crate::context::ApiContext;
 use crate::error::ApiError;
 use crate::middleware::credentials;
 use crate::middleware::rate_limit::Address;
+use crate::openapi::formats;
 use rigbox_service::identity::sign_in::{LINK_TTL_MINUTES, SESSION_MAX_LIFETIME};
 
 /// Query of the page.
@@ -36,6 +37,7 @@ pub(crate) struct SignInQuery {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SignInForm {
+    #[schema(value_type = formats::EmailAddress)]
     email: String,
     device: Option<String>,
     app: Option<String>,
@@ -93,7 +95,7 @@ fn parse_code(device: Option<&str>) -> Option<UserCode> {
 }
 
 /// Show the sign-in form or the signed-in user
-#[utoipa::path(get, path = "/sign-in", tag = "pages", params(SignInQuery), responses(
+#[utoipa::path(get, path = "/sign-in", operation_id = "show_sign_in_page", tag = "pages", params(SignInQuery), responses(
     (status = 200, content_type = "text/html", body = String),
     (status = 303, description = "To the console's own host"),
 ))]
@@ -140,7 +142,7 @@ pub(crate) async fn show(
 }
 
 /// Request a sign-in link
-#[utoipa::path(post, path = "/sign-in", tag = "pages",
+#[utoipa::path(post, path = "/sign-in", operation_id = "submit_sign_in_form", tag = "pages",
     request_body(content = SignInForm, content_type = "application/x-www-form-urlencoded"), responses(
     (status = 200, content_type = "text/html", body = String, description = "The same whether or not the address has an account"),
     (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
@@ -163,7 +165,7 @@ pub(crate) async fn ask(
 }
 
 /// Open a sign-in link and show the user it signs in
-#[utoipa::path(get, path = "/sign-in/link", tag = "pages", params(SignInLink), responses(
+#[utoipa::path(get, path = "/sign-in/link", operation_id = "show_sign_in_link_page", tag = "pages", params(SignInLink), responses(
     (status = 200, content_type = "text/html", body = String),
     (status = 303, description = "To the console's own host"),
     (status = 404, content_type = "text/html", body = String, description = "The link has expired or was already used"),
@@ -187,7 +189,7 @@ pub(crate) async fn link(
 }
 
 /// Use a sign-in link and start a session
-#[utoipa::path(post, path = "/sign-in/link", tag = "pages",
+#[utoipa::path(post, path = "/sign-in/link", operation_id = "submit_sign_in_link_form", tag = "pages",
     request_body(content = SignInLink, content_type = "application/x-www-form-urlencoded"), responses(
     (status = 303, description = "Signed in; the session is in the cookie"),
     (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
@@ -215,7 +217,7 @@ pub(crate) async fn follow(
 }
 
 /// Sign out and end the session
-#[utoipa::path(post, path = "/sign-out", tag = "pages", responses(
+#[utoipa::path(post, path = "/sign-out", operation_id = "submit_sign_out_form", tag = "pages", responses(
     (status = 303, description = "Signed out"),
     (status = 403, content_type = "text/html", body = String, description = "Not sent from this page"),
     (status = 503, content_type = "text/html", body = String),

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathId, idempotency_key};
+use crate::openapi::formats;
 use crate::schema::to_date;
 use rigbox_service::identity::api_keys::NewApiKey;
 
@@ -24,14 +25,17 @@ use rigbox_service::identity::api_keys::NewApiKey;
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateApiKeyRequest {
-    /// 1 to 64 characters.
+    /// 1 to 64 printable characters.
+    #[schema(pattern = r"^[^\u0000-\u001f\u007f-\u009f]{1,64}$")]
     name: String,
-    /// Expiry; never if omitted.
+    /// Expiry, in the future; never if omitted.
     #[serde(default, with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
     /// Ids of the workspaces that the key is limited to; the whole account if omitted.
+    #[schema(nullable = false, min_items = 1, max_items = 100)]
     workspaces: Option<Vec<String>>,
-    /// Role in these workspaces: `read` (default) or `operate`.
+    /// Role in these workspaces: `read` (default) or `operate`; requires `workspaces`.
+    #[schema(nullable = false, value_type = Option<formats::KeyRole>)]
     role: Option<String>,
 }
 
@@ -40,6 +44,7 @@ pub(crate) struct CreateApiKeyRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RotateApiKeyRequest {
     /// Seconds for which the previous secret stays valid: 0 (default) to 604,800.
+    #[schema(maximum = 604_800)]
     grace_s: Option<u32>,
 }
 
@@ -123,7 +128,7 @@ pub(crate) struct RevokeApiKeyResponse {
 
 /// List the account's API keys, oldest first
 #[utoipa::path(
-    get, path = "/api-keys", tag = "api-keys",
+    get, path = "/api-keys", operation_id = "list_api_keys", tag = "api-keys",
     responses((status = 200, body = ListApiKeysResponse), (status = 403, body = ApiErrorBody)),
 )]
 pub(crate) async fn list(
@@ -136,8 +141,8 @@ pub(crate) async fn list(
 
 /// Create an API key; only this response contains its secret
 #[utoipa::path(
-    post, path = "/api-keys", tag = "api-keys", request_body = CreateApiKeyRequest,
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body creates no second key; it gets 409, because the secret is shown only once")),
+    post, path = "/api-keys", operation_id = "create_api_key", tag = "api-keys", request_body = CreateApiKeyRequest,
+    params(("Idempotency-Key" = Option<String>, Header, nullable = false, pattern = "^[!-~](?:[ -~]{0,253}[!-~])?$", description = "A repeated request with the same key and body creates no second key; it gets 409, because the secret is shown only once")),
     responses(
         (status = 201, body = ShowApiKeyResponse),
         (status = 400, body = ApiErrorBody),
@@ -168,8 +173,8 @@ pub(crate) async fn create(
 
 /// Rotate an API key's secret; the previous one stays valid for `grace_s` seconds
 #[utoipa::path(
-    post, path = "/api-keys/{id}/rotate", tag = "api-keys", params(("id" = String, Path)),
-    request_body = RotateApiKeyRequest,
+    post, path = "/api-keys/{id}/rotate", operation_id = "rotate_api_key", tag = "api-keys", params(("id" = String, Path)),
+    request_body(content = Option<RotateApiKeyRequest>, description = "Without a body, the previous secret is invalid at once"),
     responses(
         (status = 200, body = ShowApiKeyResponse),
         (status = 400, body = ApiErrorBody),
@@ -182,16 +187,16 @@ pub(crate) async fn rotate(
     State(context): State<ApiContext>,
     caller: Caller<ManageKeys>,
     PathId(id): PathId,
-    JsonBody(body): JsonBody<RotateApiKeyRequest>,
+    JsonBody(body): JsonBody<Option<RotateApiKeyRequest>>,
 ) -> Result<Response, ApiError> {
-    let grace = Duration::from_secs(body.grace_s.unwrap_or(0).into());
+    let grace = Duration::from_secs(body.and_then(|body| body.grace_s).unwrap_or(0).into());
     let (record, key) = context.keys.rotate(&caller.authorize(Target::Account)?, &id, grace).await?;
     Ok(show(StatusCode::OK, &record, &key))
 }
 
 /// Revoke an API key, effective with the next request
 #[utoipa::path(
-    delete, path = "/api-keys/{id}", tag = "api-keys", params(("id" = String, Path)),
+    delete, path = "/api-keys/{id}", operation_id = "revoke_api_key", tag = "api-keys", params(("id" = String, Path)),
     responses(
         (status = 200, body = RevokeApiKeyResponse),
         (status = 403, body = ApiErrorBody),

@@ -31,7 +31,7 @@ impl ApiContext {
 
 /// List the apps of the caller's workspaces, oldest first
 #[utoipa::path(
-    get, path = "/apps", tag = "apps", params(ListAppsQuery),
+    get, path = "/apps", operation_id = "list_apps", tag = "apps", params(ListAppsQuery),
     responses((status = 200, body = ListAppsResponse), (status = 400, body = ApiErrorBody)),
 )]
 pub(crate) async fn list(
@@ -63,8 +63,9 @@ pub(crate) async fn list(
 
 /// Publish a port of a workspace as an app, private at first
 #[utoipa::path(
-    post, path = "/apps", tag = "apps", request_body = CreateAppRequest,
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body gets the same app")),
+    post, path = "/apps", operation_id = "create_app", tag = "apps",
+    request_body(content = CreateAppRequest, example = json!({"name": "my-site", "workspace_id": "ws-abcdefgh", "port": 8080})),
+    params(("Idempotency-Key" = Option<String>, Header, nullable = false, pattern = "^[!-~](?:[ -~]{0,253}[!-~])?$", description = "A repeated request with the same key and body gets the same app")),
     responses(
         (status = 201, body = GetAppResponse),
         (status = 400, body = ApiErrorBody),
@@ -88,7 +89,7 @@ pub(crate) async fn create(
 
 /// Get an app
 #[utoipa::path(
-    get, path = "/apps/{id}", tag = "apps", params(("id" = String, Path)),
+    get, path = "/apps/{id}", operation_id = "get_app", tag = "apps", params(("id" = String, Path)),
     responses((status = 200, body = GetAppResponse), (status = 404, body = ApiErrorBody)),
 )]
 pub(crate) async fn get(
@@ -102,7 +103,7 @@ pub(crate) async fn get(
 
 /// Change an app, effective with the next request to it
 #[utoipa::path(
-    patch, path = "/apps/{id}", tag = "apps", params(("id" = String, Path)), request_body = UpdateAppRequest,
+    patch, path = "/apps/{id}", operation_id = "update_app", tag = "apps", params(("id" = String, Path)), request_body = UpdateAppRequest,
     responses(
         (status = 200, body = GetAppResponse),
         (status = 400, body = ApiErrorBody),
@@ -125,7 +126,7 @@ pub(crate) async fn update(
 
 /// Set who may open an app, effective with the next request; connections no longer allowed are closed
 #[utoipa::path(
-    put, path = "/apps/{id}/visibility", tag = "apps", params(("id" = String, Path)),
+    put, path = "/apps/{id}/visibility", operation_id = "set_app_visibility", tag = "apps", params(("id" = String, Path)),
     request_body = SetVisibilityRequest,
     responses(
         (status = 200, body = GetAppResponse),
@@ -154,7 +155,7 @@ pub(crate) async fn set_visibility(
 
 /// Delete an app, but not its workspace
 #[utoipa::path(
-    delete, path = "/apps/{id}", tag = "apps", params(("id" = String, Path)),
+    delete, path = "/apps/{id}", operation_id = "delete_app", tag = "apps", params(("id" = String, Path)),
     responses(
         (status = 200, body = AppMessageResponse),
         (status = 404, body = ApiErrorBody),
@@ -173,7 +174,7 @@ pub(crate) async fn delete(
 
 /// Verify an app's custom domain by its DNS record; from then on it serves the app
 #[utoipa::path(
-    post, path = "/apps/{id}/verify-domain", tag = "apps", params(("id" = String, Path)),
+    post, path = "/apps/{id}/verify-domain", operation_id = "verify_app_domain", tag = "apps", params(("id" = String, Path)),
     responses(
         (status = 200, body = VerifyDomainResponse),
         (status = 400, body = ApiErrorBody, description = "The app has no custom domain"),
@@ -196,7 +197,7 @@ pub(crate) async fn verify_domain(
 
 /// Get an app's parameters
 #[utoipa::path(
-    get, path = "/apps/{id}/params", tag = "apps", params(("id" = String, Path)),
+    get, path = "/apps/{id}/params", operation_id = "get_app_params", tag = "apps", params(("id" = String, Path)),
     responses((status = 200, body = AppParamsResponse), (status = 404, body = ApiErrorBody)),
 )]
 pub(crate) async fn params(
@@ -210,7 +211,7 @@ pub(crate) async fn params(
 
 /// Change an app's parameters, effective with the next start of its service
 #[utoipa::path(
-    patch, path = "/apps/{id}/params", tag = "apps", params(("id" = String, Path)),
+    patch, path = "/apps/{id}/params", operation_id = "update_app_params", tag = "apps", params(("id" = String, Path)),
     request_body = UpdateAppParamsRequest,
     responses(
         (status = 200, body = AppParamsResponse),

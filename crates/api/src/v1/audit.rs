@@ -22,6 +22,7 @@ pub(crate) struct AuditQuery {
     #[param(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
     /// `next_cursor` of the previous page.
+    #[param(pattern = "^[0-9]{1,18}$")]
     cursor: Option<String>,
 }
 
@@ -63,7 +64,7 @@ pub(crate) struct AuditLogResponse {
 
 /// List the actions with the account's credentials, newest first
 #[utoipa::path(
-    get, path = "/audit-log", tag = "audit", params(AuditQuery),
+    get, path = "/audit-log", operation_id = "list_audit_log", tag = "audit", params(AuditQuery),
     responses(
         (status = 200, body = AuditLogResponse),
         (status = 400, body = ApiErrorBody),

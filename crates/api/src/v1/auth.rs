@@ -12,6 +12,7 @@ use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody};
 use crate::middleware::rate_limit::Address;
+use crate::openapi::formats;
 use rigbox_service::identity::devices::{LOGIN_TTL, POLL_INTERVAL};
 
 /// Request for a sign-in link.
@@ -19,6 +20,7 @@ use rigbox_service::identity::devices::{LOGIN_TTL, POLL_INTERVAL};
 #[serde(deny_unknown_fields)]
 pub(crate) struct SignInLinkRequest {
     /// Email address of the user.
+    #[schema(value_type = formats::EmailAddress)]
     email: String,
 }
 
@@ -33,6 +35,7 @@ pub(crate) struct SignInLinkResponse {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeviceLoginRequest {
     /// 1 to 48 printable characters, for example its host name; shown to the user before approval.
+    #[schema(pattern = r"^[^\u0000-\u001f\u007f-\u009f]{1,48}$")]
     machine: String,
 }
 
@@ -85,7 +88,7 @@ pub(crate) struct SignOutResponse {
 
 /// Request a sign-in link by email; the response is the same whether or not the account exists
 #[utoipa::path(
-    post, path = "/auth/link", tag = "auth", request_body = SignInLinkRequest,
+    post, path = "/auth/link", operation_id = "request_sign_in_link", tag = "auth", request_body = SignInLinkRequest,
     responses(
         (status = 202, body = SignInLinkResponse),
         (status = 400, body = ApiErrorBody),
@@ -104,7 +107,7 @@ pub(crate) async fn link(
 
 /// Start a login from a machine, to be approved by its user (`rig login`)
 #[utoipa::path(
-    post, path = "/auth/device", tag = "auth", request_body = DeviceLoginRequest,
+    post, path = "/auth/device", operation_id = "start_device_login", tag = "auth", request_body = DeviceLoginRequest,
     responses(
         (status = 201, body = DeviceLoginResponse),
         (status = 400, body = ApiErrorBody),
@@ -130,7 +133,7 @@ pub(crate) async fn device(
 
 /// Poll a machine's login; once it is approved, the response contains the key
 #[utoipa::path(
-    post, path = "/auth/device/poll", tag = "auth", request_body = PollDeviceRequest,
+    post, path = "/auth/device/poll", operation_id = "poll_device_login", tag = "auth", request_body = PollDeviceRequest,
     responses(
         (status = 200, body = PollDeviceResponse),
         (status = 400, body = ApiErrorBody),
@@ -157,7 +160,7 @@ pub(crate) async fn poll(
 }
 
 /// Sign out: end the session, or revoke the key that `rig login` created
-#[utoipa::path(post, path = "/auth/sign-out", tag = "auth", responses((status = 200, body = SignOutResponse)))]
+#[utoipa::path(post, path = "/auth/sign-out", operation_id = "sign_out", tag = "auth", responses((status = 200, body = SignOutResponse)))]
 pub(crate) async fn sign_out(
     State(context): State<ApiContext>,
     caller: Caller<EndCredential>,

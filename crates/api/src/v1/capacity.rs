@@ -20,7 +20,7 @@ pub(crate) struct Capacity {
 
 /// Get the machine's capacity
 #[utoipa::path(
-    get, path = "/capacity", tag = "machine",
+    get, path = "/capacity", operation_id = "get_capacity", tag = "machine",
     responses((status = 200, body = Capacity), (status = 503, body = ApiErrorBody)),
 )]
 pub(crate) async fn capacity(State(context): State<ApiContext>) -> Result<Json<Capacity>, ApiError> {

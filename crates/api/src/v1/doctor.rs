@@ -88,7 +88,7 @@ impl From<&NodeDescription> for DoctorNode {
 
 /// Diagnose the installation
 #[utoipa::path(
-    get, path = "/doctor", tag = "machine",
+    get, path = "/doctor", operation_id = "diagnose_installation", tag = "machine",
     responses((status = 200, body = Doctor), (status = 403, body = ApiErrorBody)),
 )]
 pub(crate) async fn doctor(

@@ -13,6 +13,7 @@ use super::workspaces::schema::masked_variables;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody};
+use crate::openapi::formats;
 use rigbox_service::environment::Effect;
 
 /// Names of a workspace's environment variables.
@@ -26,9 +27,9 @@ pub(crate) struct GetWorkspaceEnvResponse {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateWorkspaceEnvRequest {
-    /// Names of letters, digits and `_`, up to 128; values up to 32 KiB, without NUL; 64 KiB and 512
+    /// Names of letters, digits and `_`, up to 128; values up to 32,768, without NUL; 64 KiB and 512
     /// variables in total.
-    #[schema(value_type = BTreeMap<String, String>)]
+    #[schema(value_type = formats::EnvVars)]
     env_vars: BTreeMap<String, SecretString>,
 }
 
@@ -53,7 +54,7 @@ impl From<Effect> for WorkspaceEnvResponse {
 
 /// List the names of a workspace's environment variables
 #[utoipa::path(
-    get, path = "/workspaces/{id}/env", tag = "environment", params(("id" = String, Path)),
+    get, path = "/workspaces/{id}/env", operation_id = "list_env_vars", tag = "environment", params(("id" = String, Path)),
     responses(
         (status = 200, body = GetWorkspaceEnvResponse),
         (status = 403, body = ApiErrorBody),
@@ -73,7 +74,7 @@ pub(crate) async fn list(
 
 /// Set environment variables; a running workspace gets them at once
 #[utoipa::path(
-    post, path = "/workspaces/{id}/env", tag = "environment", params(("id" = String, Path)),
+    post, path = "/workspaces/{id}/env", operation_id = "set_env_vars", tag = "environment", params(("id" = String, Path)),
     request_body = UpdateWorkspaceEnvRequest,
     responses(
         (status = 200, body = WorkspaceEnvResponse),
@@ -96,7 +97,7 @@ pub(crate) async fn set(
 
 /// Remove an environment variable
 #[utoipa::path(
-    delete, path = "/workspaces/{id}/env/{key}", tag = "environment",
+    delete, path = "/workspaces/{id}/env/{key}", operation_id = "delete_env_var", tag = "environment",
     params(("id" = String, Path), ("key" = String, Path, description = "Name of the variable")),
     responses(
         (status = 200, body = WorkspaceEnvResponse),

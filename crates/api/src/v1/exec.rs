@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathId};
+use crate::openapi::formats;
 use rigbox_service::error::random_id;
 use rigbox_service::guests::client::{CHUNK_BYTES, GuestError, Output, RunningCommand};
 use rigbox_service::guests::request_stream::Input;
@@ -34,7 +35,7 @@ const MAX_STDIN_BYTES: usize = 1024 * 1024;
 /// Command and environment, which are one message to the agent.
 const MAX_COMMAND_BYTES: usize = 96 * 1024;
 /// Signals that a command can be sent (signal(7)).
-const SIGNALS: [&str; 31] = [
+pub(crate) const SIGNALS: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
     "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
     "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
@@ -49,28 +50,39 @@ const MAX_BODY_BYTES: usize = MAX_STDIN_BYTES / 3 * 4 + 4 + crate::extract::MAX_
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExecRequest {
     /// At most 96 KiB together with `env`.
+    #[schema(value_type = formats::Command)]
     command: Command,
     /// Absolute; the user's home directory if omitted.
+    #[schema(pattern = r"^/[^\u0000]*$")]
     cwd: Option<String>,
+    /// Added to the environment of the workspace.
+    #[schema(value_type = Option<formats::CommandEnv>)]
     env: Option<HashMap<String, String>>,
-    /// `developer` (default) or `root`.
+    /// `developer` if omitted.
+    #[schema(value_type = Option<formats::GuestUser>)]
     user: Option<String>,
     /// Seconds after which the command is killed.
+    #[schema(exclusive_minimum = 0, maximum = 1_000_000)]
     timeout_s: Option<f64>,
     /// Up to 1 MiB, in base64. Without it stdin is empty; over a WebSocket it stays open.
+    #[schema(
+        max_length = 1_398_104,
+        pattern = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     stdin_b64: Option<String>,
     /// Over a WebSocket: a terminal instead of pipes.
+    #[schema(ignore)]
     tty: Option<bool>,
     /// Height of the terminal, 24 if omitted.
-    #[schema(maximum = 65_535)]
+    #[schema(ignore)]
     rows: Option<u16>,
     /// Width of the terminal, 80 if omitted.
-    #[schema(maximum = 65_535)]
+    #[schema(ignore)]
     cols: Option<u16>,
 }
 
 /// Program and arguments, or a command line for `bash -lc`.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Command {
     Argv(Vec<String>),
@@ -82,26 +94,30 @@ enum Command {
 #[serde(untagged)]
 pub(crate) enum ExecEvent {
     /// Output of the command.
+    #[schema(title = "ExecOutputEvent")]
     #[cfg_attr(not(test), allow(dead_code))]
     // Listed here for the document; written by `output_line`.
     Output {
-        /// `stdout` or `stderr`.
+        #[schema(value_type = formats::OutputStream)]
         stream: String,
         data_b64: String,
     },
     /// The command exited.
+    #[schema(title = "ExecExitEvent")]
     Exit {
         exit_code: i32,
         /// Run time as measured in the VM, µs.
         duration_us: u64,
     },
     /// The command was killed by a signal.
+    #[schema(title = "ExecSignalEvent")]
     Signal {
         /// Name of the signal, e.g. `KILL`.
         signal: String,
         duration_us: u64,
     },
     /// The command did not start, or its end is unknown.
+    #[schema(title = "ExecErrorEvent")]
     Error { error: ExecError },
 }
 
@@ -218,10 +234,15 @@ pub(crate) async fn send_eof(input: &Input<ExecInput>) {
 
 /// Run a command; the response has one JSON object per line while it runs
 #[utoipa::path(
-    post, path = "/workspaces/{id}/exec", tag = "exec", params(("id" = String, Path)), request_body = ExecRequest,
+    post, path = "/workspaces/{id}/exec", operation_id = "exec_command", tag = "exec", params(("id" = String, Path)),
+    request_body(content = ExecRequest, examples(
+        ("line" = (summary = "Command line for bash", value = json!({"command": "echo $NAME", "env": {"NAME": "value"}}))),
+        ("program" = (summary = "Program, as root, with a time limit", value = json!({"command": ["id", "-u"], "user": "root", "timeout_s": 10}))),
+    )),
     responses(
         (
             status = 200, body = ExecEvent, content_type = "application/x-ndjson",
+            description = "Lines, each with one object",
             headers(("Rigbox-Process" = String, description = "Id of the command, to signal it while it runs")),
         ),
         (status = 400, body = ApiErrorBody),

@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, PathId, QueryParams};
+use crate::openapi::formats;
 use crate::v1::exec::check_user;
 use rigbox_service::guests::client::{GuestError, Output};
 
@@ -27,13 +28,17 @@ const MAX_PATH_LEN: usize = 4096;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ReadQuery {
-    /// Absolute, or relative to the user's home directory.
+    /// Absolute, or relative to the user's home directory; up to 4,096 bytes.
+    #[param(min_length = 1, max_length = 1_024, pattern = r"^[^\u0000]+$")]
     path: String,
-    /// `developer` (default) or `root`.
+    /// `developer` if omitted.
+    #[param(value_type = Option<formats::GuestUser>)]
     user: Option<String>,
     /// First byte.
+    #[param(maximum = 9_223_372_036_854_775_807_isize)]
     offset: Option<u64>,
     /// Maximum number of bytes.
+    #[param(maximum = 9_223_372_036_854_775_807_isize)]
     limit: Option<u64>,
 }
 
@@ -42,11 +47,14 @@ pub(crate) struct ReadQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct WriteQuery {
-    /// Absolute, or relative to the user's home directory.
+    /// Absolute, or relative to the user's home directory; up to 4,096 bytes.
+    #[param(min_length = 1, max_length = 1_024, pattern = r"^[^\u0000]+$")]
     path: String,
-    /// `developer` (default) or `root`.
+    /// `developer` if omitted.
+    #[param(value_type = Option<formats::GuestUser>)]
     user: Option<String>,
     /// Permission bits in octal. If omitted, those of the file that exists, or 644.
+    #[param(pattern = "^0*[1-7][0-7]{0,3}$")]
     mode: Option<String>,
     /// Create missing parent directories.
     create_parents: Option<bool>,
@@ -61,9 +69,9 @@ pub(crate) struct WrittenFile {
 
 /// Read a file
 #[utoipa::path(
-    get, path = "/workspaces/{id}/files", tag = "files", params(("id" = String, Path), ReadQuery),
+    get, path = "/workspaces/{id}/files", operation_id = "read_file", tag = "files", params(("id" = String, Path), ReadQuery),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, body = inline(formats::Bytes), content_type = "application/octet-stream"),
         (status = 400, body = ApiErrorBody),
         (status = 403, body = ApiErrorBody, description = "The user may not read the file"),
         (status = 404, body = ApiErrorBody),
@@ -122,8 +130,8 @@ fn content(output: Output<ReadFileOutput>) -> impl stream::Stream<Item = Result<
 /// It ends up where `cat > FILE` would put it: a file that exists keeps its owner, its links and, without
 /// `mode`, its permission bits. What is not a regular file is refused.
 #[utoipa::path(
-    put, path = "/workspaces/{id}/files", tag = "files", params(("id" = String, Path), WriteQuery),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    put, path = "/workspaces/{id}/files", operation_id = "write_file", tag = "files", params(("id" = String, Path), WriteQuery),
+    request_body(content = inline(formats::Bytes), content_type = "application/octet-stream"),
     responses(
         (status = 200, body = WrittenFile),
         (status = 400, body = ApiErrorBody),

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody};
+use crate::openapi::formats;
 use rigbox_service::network::NetworkChange;
 
 /// Egress mode.
@@ -83,9 +84,11 @@ struct EgressUpdate {
     mode: Mode,
     /// For `list`: `example.org`, or `*.example.org` for the names below it. At most 64.
     #[serde(default)]
+    #[schema(value_type = Vec<formats::EgressDomain>, max_items = 64)]
     domains: Vec<String>,
     /// For `list`: public IPv4 networks, such as `93.184.216.0/24`. At most 64.
     #[serde(default)]
+    #[schema(value_type = Vec<formats::EgressNetwork>, max_items = 64)]
     cidrs: Vec<String>,
 }
 
@@ -123,7 +126,7 @@ pub(crate) struct UpdateWorkspaceNetworkRequest {
 
 /// Get a workspace's network settings
 #[utoipa::path(
-    get, path = "/workspaces/{id}/network", tag = "network", params(("id" = String, Path)),
+    get, path = "/workspaces/{id}/network", operation_id = "get_workspace_network", tag = "network", params(("id" = String, Path)),
     responses((status = 200, body = WorkspaceNetworkResponse), (status = 404, body = ApiErrorBody)),
 )]
 pub(crate) async fn get(
@@ -138,7 +141,7 @@ pub(crate) async fn get(
 
 /// Change a workspace's network settings, effective at once, also for open connections
 #[utoipa::path(
-    patch, path = "/workspaces/{id}/network", tag = "network", params(("id" = String, Path)),
+    patch, path = "/workspaces/{id}/network", operation_id = "update_workspace_network", tag = "network", params(("id" = String, Path)),
     request_body = UpdateWorkspaceNetworkRequest,
     responses(
         (status = 200, body = WorkspaceNetworkResponse),

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathId};
+use crate::openapi::formats;
 use crate::schema::to_date;
 use crate::v1::exec::{self, ExecError, ExecEvent, ExecRequest};
 
@@ -96,13 +97,13 @@ pub(crate) struct ListProcessesResponse {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SignalRequest {
     /// Name, for example `TERM`.
-    #[schema(max_length = 16)]
+    #[schema(value_type = formats::SignalName)]
     signal: String,
 }
 
 /// List the commands that run, and the newest 32 background commands that have ended
 #[utoipa::path(
-    get, path = "/workspaces/{id}/processes", tag = "exec", params(("id" = String, Path)),
+    get, path = "/workspaces/{id}/processes", operation_id = "list_processes", tag = "exec", params(("id" = String, Path)),
     responses(
         (status = 200, body = ListProcessesResponse),
         (status = 409, body = ApiErrorBody, description = "The workspace is not running"),
@@ -123,7 +124,7 @@ pub(crate) async fn list(
 /// It takes the same object as a command with a caller, but neither stdin nor a terminal. The newest 256 KiB of
 /// its output are kept while the workspace runs.
 #[utoipa::path(
-    post, path = "/workspaces/{id}/processes", tag = "exec", params(("id" = String, Path)),
+    post, path = "/workspaces/{id}/processes", operation_id = "start_process", tag = "exec", params(("id" = String, Path)),
     request_body = ExecRequest,
     responses(
         (status = 201, body = ProcessResponse),
@@ -150,7 +151,7 @@ pub(crate) async fn start(
 
 /// Read the output of a background command: what was kept of it, then what follows, one JSON object per line
 #[utoipa::path(
-    get, path = "/workspaces/{id}/processes/{process}/output", tag = "exec",
+    get, path = "/workspaces/{id}/processes/{process}/output", operation_id = "read_process_output", tag = "exec",
     params(("id" = String, Path), ("process" = String, Path)),
     responses(
         (status = 200, body = ExecEvent, content_type = "application/x-ndjson"),
@@ -170,7 +171,7 @@ pub(crate) async fn output(
 
 /// Send a signal to a command
 #[utoipa::path(
-    post, path = "/workspaces/{id}/processes/{process}/signal", tag = "exec",
+    post, path = "/workspaces/{id}/processes/{process}/signal", operation_id = "signal_process", tag = "exec",
     params(("id" = String, Path), ("process" = String, Path)), request_body = SignalRequest,
     responses(
         (status = 204, description = "The signal was sent"),

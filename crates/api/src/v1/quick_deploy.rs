@@ -15,6 +15,7 @@ use super::workspaces::schema::{Vm, check_unsupported};
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody};
+use crate::openapi::formats;
 use rigbox_service::quick_deploy::Deployment;
 use rigbox_service::workspaces::NewWorkspace;
 
@@ -23,25 +24,34 @@ use rigbox_service::workspaces::NewWorkspace;
 #[serde(deny_unknown_fields)]
 pub(crate) struct QuickDeployRequest {
     /// See `GET /templates`.
+    #[schema(value_type = formats::TemplateId)]
     template_id: String,
     /// Generated if omitted.
+    #[schema(value_type = Option<formats::WorkspaceName>)]
     name: Option<String>,
     /// Raised to the template's minimum.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     ram_mb: Option<u32>,
     /// Raised to the template's minimum.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     vcpu_count: Option<u32>,
     /// Raised to the template's minimum.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     disk_size_mb: Option<u32>,
     /// Environment of the workspace.
-    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    #[schema(value_type = Option<formats::EnvVars>)]
     env_vars: Option<BTreeMap<String, SecretString>>,
     /// Parameters of the template's apps, by their names in the template.
+    #[schema(value_type = Option<formats::TemplateParams>)]
     app_params: Option<BTreeMap<String, BTreeMap<String, String>>>,
     /// Not available yet: empty or omitted.
+    #[schema(max_items = 0)]
     catalog_ids: Option<Vec<String>>,
     /// Not available yet: empty or omitted.
+    #[schema(max_items = 0)]
     service_spec_ids: Option<Vec<String>>,
     /// Not available yet: empty or omitted.
+    #[schema(max_items = 0)]
     setup_script_ids: Option<Vec<String>>,
 }
 
@@ -56,7 +66,7 @@ pub(crate) struct QuickDeployResponse {
 
 /// Create a workspace with its template's apps, and start it
 #[utoipa::path(
-    post, path = "/quick-deploy", tag = "workspaces", request_body = QuickDeployRequest,
+    post, path = "/quick-deploy", operation_id = "quick_deploy", tag = "workspaces", request_body = QuickDeployRequest,
     responses(
         (status = 200, body = QuickDeployResponse),
         (status = 400, body = ApiErrorBody),

@@ -73,7 +73,7 @@ impl From<&Template> for WorkspaceTemplate {
 }
 
 /// List the templates of workspaces
-#[utoipa::path(get, path = "/templates", tag = "templates", responses((status = 200, body = TemplatesResponse)))]
+#[utoipa::path(get, path = "/templates", operation_id = "list_templates", tag = "templates", responses((status = 200, body = TemplatesResponse)))]
 pub(crate) async fn list() -> Json<TemplatesResponse> {
     Json(TemplatesResponse { templates: templates::ALL.iter().map(Into::into).collect() })
 }

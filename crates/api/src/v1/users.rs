@@ -24,7 +24,7 @@ pub(crate) struct User {
 }
 
 /// Get the account of the caller
-#[utoipa::path(get, path = "/users/me", tag = "users", responses((status = 200, body = User)))]
+#[utoipa::path(get, path = "/users/me", operation_id = "get_user", tag = "users", responses((status = 200, body = User)))]
 pub(crate) async fn me(
     State(context): State<ApiContext>,
     caller: Caller<ReadAccount>,
@@ -69,7 +69,7 @@ struct LimitsUsage {
 }
 
 /// Get the limits and usage of the caller
-#[utoipa::path(get, path = "/users/me/limits", tag = "users", responses((status = 200, body = GetUserLimitsResponse), (status = 403, body = ApiErrorBody)))]
+#[utoipa::path(get, path = "/users/me/limits", operation_id = "get_user_limits", tag = "users", responses((status = 200, body = GetUserLimitsResponse), (status = 403, body = ApiErrorBody)))]
 pub(crate) async fn limits(
     State(context): State<ApiContext>,
     caller: Caller<ReadLimits>,

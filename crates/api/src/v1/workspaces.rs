@@ -31,7 +31,7 @@ const MAX_WAIT_S: u32 = 120;
 
 /// List the caller's workspaces, oldest first
 #[utoipa::path(
-    get, path = "/workspaces", tag = "workspaces", params(ListQuery),
+    get, path = "/workspaces", operation_id = "list_workspaces", tag = "workspaces", params(ListQuery),
     responses((status = 200, body = ListWorkspacesResponse), (status = 400, body = ApiErrorBody)),
 )]
 pub(crate) async fn list(
@@ -54,8 +54,9 @@ pub(crate) async fn list(
 
 /// Create a workspace, without starting it
 #[utoipa::path(
-    post, path = "/workspaces", tag = "workspaces", request_body = CreateWorkspaceRequest,
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body gets the same response")),
+    post, path = "/workspaces", operation_id = "create_workspace", tag = "workspaces",
+    request_body(content = CreateWorkspaceRequest, example = json!({"name": "web", "template_id": "base", "ram_mb": 1024})),
+    params(("Idempotency-Key" = Option<String>, Header, nullable = false, pattern = "^[!-~](?:[ -~]{0,253}[!-~])?$", description = "A repeated request with the same key and body gets the same response")),
     responses(
         (status = 201, body = GetWorkspaceResponse),
         (status = 400, body = ApiErrorBody),
@@ -82,7 +83,7 @@ pub(crate) async fn create(
 
 /// Get a workspace; with `wait_until_not` the response waits for a change of status
 #[utoipa::path(
-    get, path = "/workspaces/{id}", tag = "workspaces", params(("id" = String, Path), GetQuery),
+    get, path = "/workspaces/{id}", operation_id = "get_workspace", tag = "workspaces", params(("id" = String, Path), GetQuery),
     responses(
         (status = 200, body = GetWorkspaceResponse),
         (status = 400, body = ApiErrorBody),
@@ -125,7 +126,7 @@ pub(crate) async fn get(
 
 /// Delete a workspace and all its data; it is gone when reading it returns 404
 #[utoipa::path(
-    delete, path = "/workspaces/{id}", tag = "workspaces", params(("id" = String, Path)),
+    delete, path = "/workspaces/{id}", operation_id = "delete_workspace", tag = "workspaces", params(("id" = String, Path)),
     responses(
         (status = 200, body = MessageResponse),
         (status = 404, body = ApiErrorBody),
@@ -144,10 +145,10 @@ pub(crate) async fn delete(
 }
 
 macro_rules! operations {
-    ($($(#[$doc:meta])* $name:ident, $path:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $id:literal, $path:literal;)*) => {$(
         $(#[$doc])*
         #[utoipa::path(
-            post, path = $path, tag = "workspaces", params(("id" = String, Path)),
+            post, path = $path, operation_id = $id, tag = "workspaces", params(("id" = String, Path)),
             responses(
                 (status = 200, body = GetWorkspaceResponse),
                 (status = 404, body = ApiErrorBody),
@@ -167,13 +168,13 @@ macro_rules! operations {
 
 operations! {
     /// Start a workspace
-    start, "/workspaces/{id}/start";
+    start, "start_workspace", "/workspaces/{id}/start";
     /// Stop a workspace; its disk is kept
-    stop, "/workspaces/{id}/stop";
+    stop, "stop_workspace", "/workspaces/{id}/stop";
     /// Cancel a start (ends in stopped) or a creation (ends in deleting)
-    cancel, "/workspaces/{id}/cancel";
+    cancel, "cancel_workspace", "/workspaces/{id}/cancel";
     /// Start a failed workspace again
-    retry, "/workspaces/{id}/retry";
+    retry, "retry_workspace", "/workspaces/{id}/retry";
 }
 
 fn parse_status(text: &str) -> Result<Status, ApiError> {

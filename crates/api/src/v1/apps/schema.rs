@@ -11,6 +11,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::openapi::formats;
 use crate::schema::to_date;
 use rigbox_service::apps::{AppChange, NewApp};
 
@@ -192,17 +193,22 @@ pub(crate) struct ServiceActionResponse {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateAppRequest {
     /// 3 to 40 characters of a-z, 0-9 and `-`; unique in the installation.
+    #[schema(value_type = formats::AppName)]
     name: String,
     pub(crate) workspace_id: String,
-    /// Port on which the app listens in the workspace; required for a `service`.
+    /// Port on which the app listens in the workspace; required for a `service`, and not for a `cli`.
+    #[schema(minimum = 1, maximum = 65_535)]
     port: Option<u16>,
     #[serde(default)]
     app_kind: CreateAppKind,
     /// `http` if omitted.
+    #[schema(value_type = Option<formats::AppProtocol>)]
     protocol: Option<String>,
+    #[schema(max_length = 1_000)]
     description: Option<String>,
-    /// Free-form object.
+    /// Free-form object of at most 16 KiB.
     #[serde(default)]
+    #[schema(value_type = Option<HashMap<String, Value>>)]
     metadata: Value,
 }
 
@@ -226,21 +232,28 @@ impl CreateAppRequest {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct UpdateAppRequest {
+    #[schema(value_type = Option<formats::AppName>)]
     name: Option<String>,
+    /// For an app of kind `service`.
+    #[schema(minimum = 1, maximum = 65_535)]
     port: Option<u16>,
     visibility: Option<Visibility>,
     /// Replaces the list.
+    #[schema(value_type = Option<Vec<formats::EmailAddress>>, max_items = 100)]
     allowed_emails: Option<Vec<String>>,
     /// Replaces the list.
+    #[schema(value_type = Option<Vec<formats::Origin>>, max_items = 20)]
     cors_origins: Option<Vec<String>>,
     /// `null` removes it.
     #[serde(deserialize_with = "deserialize_present")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, max_length = 1_000)]
     description: Option<Option<String>>,
+    /// Free-form object of at most 16 KiB.
+    #[schema(value_type = Option<HashMap<String, Value>>)]
     metadata: Option<Value>,
     /// Custom domain, to be verified with `verify-domain`; `null` removes it.
     #[serde(deserialize_with = "deserialize_present")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<formats::AppDomain>)]
     custom_domain: Option<Option<String>>,
     /// `active` or `inactive`.
     status: Option<RequestedStatus>,
@@ -284,6 +297,7 @@ impl From<UpdateAppRequest> for AppChange {
 pub(crate) struct SetVisibilityRequest {
     pub(crate) visibility: Visibility,
     /// Replaces the list; it stays if omitted.
+    #[schema(value_type = Option<Vec<formats::EmailAddress>>, max_items = 100)]
     pub(crate) allowed_emails: Option<Vec<String>>,
 }
 
@@ -297,6 +311,7 @@ pub(crate) struct AppParamsResponse {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateAppParamsRequest {
+    #[schema(value_type = formats::AppParamChanges)]
     pub(crate) params: BTreeMap<String, Option<String>>,
 }
 
@@ -313,5 +328,6 @@ pub(crate) struct ListAppsQuery {
     #[param(minimum = 1, maximum = 1_000)]
     pub(crate) limit: Option<u32>,
     /// `next_cursor` of the previous page.
+    #[param(pattern = r"^[0-9]{1,18}\.[a-z0-9-]+$")]
     pub(crate) cursor: Option<String>,
 }

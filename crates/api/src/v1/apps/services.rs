@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, QueryParams};
+use crate::openapi::formats;
 use crate::schema::to_date;
 use crate::v1::apps::schema::{App, ServiceActionResponse};
 use rigbox_service::apps::NewApp;
@@ -33,10 +34,10 @@ pub(crate) const MAX_LINES: u32 = 1_000;
 const MAX_LINE_BYTES: usize = 256 * 1024;
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident, $path:literal, $action:expr, $outcome:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $id:literal, $path:literal, $action:expr, $outcome:literal;)*) => {$(
         $(#[$doc])*
         #[utoipa::path(
-            post, path = $path, tag = "apps", params(("id" = String, Path)),
+            post, path = $path, operation_id = $id, tag = "apps", params(("id" = String, Path)),
             responses(
                 (status = 200, body = ServiceActionResponse),
                 (status = 404, body = ApiErrorBody),
@@ -59,11 +60,11 @@ macro_rules! actions {
 
 actions! {
     /// Forward requests to an app again, and start its service if it has one
-    start, "/apps/{id}/start", ServiceAction::Start, "started.";
+    start, "start_app", "/apps/{id}/start", ServiceAction::Start, "started.";
     /// Stop forwarding requests to an app, and stop its service if it has one
-    stop, "/apps/{id}/stop", ServiceAction::Stop, "stopped.";
+    stop, "stop_app", "/apps/{id}/stop", ServiceAction::Stop, "stopped.";
     /// Restart an app's service
-    restart, "/apps/{id}/restart", ServiceAction::Restart, "restarted.";
+    restart, "restart_app", "/apps/{id}/restart", ServiceAction::Restart, "restarted.";
 }
 
 /// Command that runs an app.
@@ -71,16 +72,19 @@ actions! {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetServiceRequest {
     /// Command line for bash. If omitted, the service runs what listens on the app's port now, and takes over at the app's next start.
+    #[schema(value_type = Option<formats::CommandLine>)]
     command: Option<String>,
     /// Working directory, absolute; the user's home if omitted. Only with `command`.
+    #[schema(pattern = r"^/[^\u0000-\u001f\u007f-\u009f]*$")]
     cwd: Option<String>,
     /// Environment variables, which are added to the app's parameters. Only with `command`.
+    #[schema(value_type = Option<formats::AppParams>)]
     env_vars: Option<BTreeMap<String, String>>,
 }
 
 /// Create or replace the service that runs an app, and that starts with the workspace
 #[utoipa::path(
-    put, path = "/apps/{id}/service", tag = "apps", params(("id" = String, Path)), request_body = SetServiceRequest,
+    put, path = "/apps/{id}/service", operation_id = "set_app_service", tag = "apps", params(("id" = String, Path)), request_body = SetServiceRequest,
     responses(
         (status = 200, body = ServiceActionResponse),
         (status = 400, body = ApiErrorBody),
@@ -143,7 +147,7 @@ pub(crate) struct AppHealthResponse {
 
 /// Get the health of an app
 #[utoipa::path(
-    get, path = "/apps/{id}/health", tag = "apps", params(("id" = String, Path)),
+    get, path = "/apps/{id}/health", operation_id = "get_app_health", tag = "apps", params(("id" = String, Path)),
     responses(
         (status = 200, body = AppHealthResponse),
         (status = 404, body = ApiErrorBody),
@@ -175,24 +179,21 @@ pub(crate) struct LogQuery {
     #[param(minimum = 1, maximum = 1_000)]
     lines: Option<u32>,
     /// `cursor` of the previous response, to get the lines after it.
+    #[param(pattern = "^[A-Za-z0-9=;_-]{1,512}$")]
     cursor: Option<String>,
 }
 
+/// Returns the number of lines to send.
+pub(crate) fn log_lines(requested: Option<u32>) -> Result<u32, ApiError> {
+    let lines = requested.unwrap_or(DEFAULT_LINES);
+    if (1..=MAX_LINES).contains(&lines) {
+        Ok(lines)
+    } else {
+        Err(ApiError::bad_request(format!("lines: {lines} is out of range. Use 1 to {MAX_LINES}.")))
+    }
+}
+
 impl LogQuery {
-    pub(crate) fn lines(&self) -> Result<u32, ApiError> {
-        let lines = self.lines.unwrap_or(DEFAULT_LINES);
-        if (1..=MAX_LINES).contains(&lines) {
-            Ok(lines)
-        } else {
-            Err(ApiError::bad_request(format!("lines: {lines} is out of range. Use 1 to {MAX_LINES}.")))
-        }
-    }
-
-    /// Returns the unchecked cursor.
-    pub(crate) fn raw_cursor(&self) -> Option<&str> {
-        self.cursor.as_deref()
-    }
-
     fn cursor(&self) -> Result<Option<&str>, ApiError> {
         match self.cursor.as_deref() {
             Some(cursor) if !is_valid_cursor(cursor) => Err(crate::schema::invalid_cursor()),
@@ -259,7 +260,7 @@ pub(crate) struct GetAppLogsResponse {
 
 /// Get the last lines of an app's log, or those after a cursor
 #[utoipa::path(
-    get, path = "/apps/{id}/logs", tag = "apps", params(("id" = String, Path), LogQuery),
+    get, path = "/apps/{id}/logs", operation_id = "get_app_logs", tag = "apps", params(("id" = String, Path), LogQuery),
     responses(
         (status = 200, body = GetAppLogsResponse),
         (status = 400, body = ApiErrorBody),
@@ -274,7 +275,7 @@ pub(crate) async fn logs(
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Json<GetAppLogsResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
-    let max_lines = query.lines()?;
+    let max_lines = log_lines(query.lines)?;
     let cursor = query.cursor()?;
     let lines = context.app_services.logs(&permit, &found.app, max_lines, cursor).await?;
     let last = lines.last().map(|line| line.cursor.clone()).or_else(|| cursor.map(str::to_owned));
@@ -297,9 +298,9 @@ pub(crate) async fn logs(
 
 /// Follow an app's log: server-sent events, one per line, whose id is the cursor
 #[utoipa::path(
-    get, path = "/apps/{id}/logs/stream", tag = "apps", params(("id" = String, Path), LogQuery),
+    get, path = "/apps/{id}/logs/stream", operation_id = "stream_app_logs", tag = "apps", params(("id" = String, Path), LogQuery),
     responses(
-        (status = 200, content_type = "text/event-stream", body = String),
+        (status = 200, content_type = "text/event-stream", body = formats::LogEvent, description = "Events, one per line of the log"),
         (status = 400, body = ApiErrorBody),
         (status = 404, body = ApiErrorBody),
         (status = 409, body = ApiErrorBody, description = "The app has no service, or its workspace is not running"),
@@ -369,7 +370,7 @@ pub(crate) struct ListListeningPortsResponse {
 
 /// List the listening ports of a running workspace
 #[utoipa::path(
-    get, path = "/workspaces/{id}/listening-ports", tag = "apps", params(("id" = String, Path)),
+    get, path = "/workspaces/{id}/listening-ports", operation_id = "list_listening_ports", tag = "apps", params(("id" = String, Path)),
     responses(
         (status = 200, body = ListListeningPortsResponse),
         (status = 404, body = ApiErrorBody),
@@ -392,19 +393,21 @@ pub(crate) async fn listening_ports(
     Ok(Json(ListListeningPortsResponse { ports: ports.collect() }))
 }
 
-/// Operation on a port.
+/// Port, and what to do with it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExposePortRequest {
+    #[schema(minimum = 1, maximum = 65_535)]
     port: u16,
     /// `detect` describes the listener; `wrap` creates an app for it, and a service that starts with the
     /// workspace.
     step: ExposeStep,
     /// Name of the app for `wrap`; `detect` suggests one.
+    #[schema(value_type = Option<formats::AppName>)]
     name: Option<String>,
 }
 
-/// See `ExposePortRequest`.
+/// Operation on a port.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ExposeStep {
@@ -412,9 +415,24 @@ enum ExposeStep {
     Wrap,
 }
 
+/// Step of `DetectResult`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum DetectStep {
+    Detect,
+}
+
+/// Step of `WrapResult`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum WrapStep {
+    Wrap,
+}
+
 /// Listener on a port.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DetectResult {
+    step: DetectStep,
     port: u32,
     pid: u32,
     command: String,
@@ -432,6 +450,7 @@ pub(crate) struct DetectResult {
 /// App created for a port.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WrapResult {
+    step: WrapStep,
     message: String,
     app: App,
     service_name: String,
@@ -441,7 +460,11 @@ pub(crate) struct WrapResult {
 
 /// Result of an operation on a port.
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "step", rename_all = "snake_case")]
+#[serde(untagged)]
+#[schema(discriminator(property_name = "step", mapping(
+    ("detect" = "#/components/schemas/DetectResult"),
+    ("wrap" = "#/components/schemas/WrapResult")
+)))]
 pub(crate) enum ExposePortResponse {
     /// Result of `detect`.
     Detect(DetectResult),
@@ -451,7 +474,7 @@ pub(crate) enum ExposePortResponse {
 
 /// Describe the listener on a port, or create an app and a service for it
 #[utoipa::path(
-    post, path = "/workspaces/{id}/expose-port", tag = "apps", params(("id" = String, Path)),
+    post, path = "/workspaces/{id}/expose-port", operation_id = "expose_port", tag = "apps", params(("id" = String, Path)),
     request_body = ExposePortRequest,
     responses(
         (status = 200, body = ExposePortResponse),
@@ -473,6 +496,7 @@ pub(crate) async fn expose_port(
     let suggested_name = suggest_name(&listener);
     match body.step {
         ExposeStep::Detect => Ok(Json(ExposePortResponse::Detect(DetectResult {
+            step: DetectStep::Detect,
             port: listener.port,
             pid: listener.pid,
             command: listener.command.join(" "),
@@ -501,6 +525,7 @@ pub(crate) async fn expose_port(
             let message = wrapped_message(&wrapped);
             let app = context.render_app(wrapped);
             Ok(Json(ExposePortResponse::Wrap(Box::new(WrapResult {
+                step: WrapStep::Wrap,
                 message,
                 app,
                 service_name,

@@ -39,7 +39,7 @@ enum ClientMessage {
 /// the last. A signal waits behind input that the command does not read; the route for signals gets ahead of
 /// it, with the id in the response header `Rigbox-Process`.
 #[utoipa::path(
-    get, path = "/workspaces/{id}/exec", tag = "exec", params(("id" = String, Path)),
+    get, path = "/workspaces/{id}/exec", operation_id = "open_exec_socket", tag = "exec", params(("id" = String, Path)),
     responses(
         (status = 101, description = "The WebSocket is open"),
         (status = 404, body = ApiErrorBody),

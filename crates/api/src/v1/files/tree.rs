@@ -20,6 +20,7 @@ use super::{check_path, parse_mode};
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathId, QueryParams};
+use crate::openapi::formats;
 use crate::schema::to_date;
 use crate::v1::exec::check_user;
 
@@ -32,8 +33,10 @@ const MAX_ENTRIES: usize = 10_000;
 #[into_params(parameter_in = Query)]
 pub(crate) struct PathQuery {
     /// Absolute, or relative to the user's home directory.
+    #[param(min_length = 1, max_length = 1_024, pattern = r"^[^\u0000]+$")]
     path: String,
-    /// `developer` (default) or `root`.
+    /// `developer` if omitted.
+    #[param(value_type = Option<formats::GuestUser>)]
     user: Option<String>,
 }
 
@@ -129,9 +132,12 @@ enum FileChangeKind {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MakeDirectoryRequest {
+    #[schema(min_length = 1, max_length = 1_024, pattern = r"^[^\u0000]+$")]
     path: String,
+    #[schema(value_type = Option<formats::GuestUser>)]
     user: Option<String>,
     /// Permission bits in octal; 755 if omitted.
+    #[schema(pattern = "^0*[1-7][0-7]{0,3}$")]
     mode: Option<String>,
     /// Create missing parent directories, and accept a directory that exists.
     create_parents: Option<bool>,
@@ -141,9 +147,12 @@ pub(crate) struct MakeDirectoryRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RenameRequest {
+    #[schema(min_length = 1, max_length = 1_024, pattern = r"^[^\u0000]+$")]
     from: String,
     /// A file of this name is replaced.
+    #[schema(min_length = 1, max_length = 1_024, pattern = r"^[^\u0000]+$")]
     to: String,
+    #[schema(value_type = Option<formats::GuestUser>)]
     user: Option<String>,
 }
 
@@ -153,8 +162,10 @@ pub(crate) struct RenameRequest {
 #[into_params(parameter_in = Query)]
 pub(crate) struct RemoveQuery {
     /// Absolute, or relative to the user's home directory. A link is removed, not followed.
+    #[param(min_length = 1, max_length = 1_024, pattern = r"^[^\u0000]+$")]
     path: String,
-    /// `developer` (default) or `root`.
+    /// `developer` if omitted.
+    #[param(value_type = Option<formats::GuestUser>)]
     user: Option<String>,
     /// Remove a directory with everything in it.
     recursive: Option<bool>,
@@ -162,7 +173,7 @@ pub(crate) struct RemoveQuery {
 
 /// Describe a file
 #[utoipa::path(
-    get, path = "/workspaces/{id}/files/stat", tag = "files", params(("id" = String, Path), PathQuery),
+    get, path = "/workspaces/{id}/files/stat", operation_id = "stat_file", tag = "files", params(("id" = String, Path), PathQuery),
     responses(
         (status = 200, body = FileEntry),
         (status = 404, body = ApiErrorBody),
@@ -181,7 +192,7 @@ pub(crate) async fn stat(
 
 /// List the files of a directory
 #[utoipa::path(
-    get, path = "/workspaces/{id}/files/list", tag = "files", params(("id" = String, Path), PathQuery),
+    get, path = "/workspaces/{id}/files/list", operation_id = "list_files", tag = "files", params(("id" = String, Path), PathQuery),
     responses(
         (status = 200, body = ListFilesResponse),
         (status = 404, body = ApiErrorBody),
@@ -203,7 +214,7 @@ pub(crate) async fn list(
 
 /// Watch a directory, but not the directories in it, or a file; the response is a stream of events
 #[utoipa::path(
-    get, path = "/workspaces/{id}/files/watch", tag = "files", params(("id" = String, Path), PathQuery),
+    get, path = "/workspaces/{id}/files/watch", operation_id = "watch_files", tag = "files", params(("id" = String, Path), PathQuery),
     responses(
         (status = 200, body = FileChange, content_type = "text/event-stream"),
         (status = 404, body = ApiErrorBody),
@@ -244,7 +255,7 @@ fn change_of(event: &guest::FileEvent) -> FileChange {
 
 /// Create a directory
 #[utoipa::path(
-    post, path = "/workspaces/{id}/files/mkdir", tag = "files", params(("id" = String, Path)),
+    post, path = "/workspaces/{id}/files/mkdir", operation_id = "make_directory", tag = "files", params(("id" = String, Path)),
     request_body = MakeDirectoryRequest,
     responses(
         (status = 204, description = "The directory exists"),
@@ -273,7 +284,7 @@ pub(crate) async fn make_directory(
 
 /// Rename a file or directory
 #[utoipa::path(
-    post, path = "/workspaces/{id}/files/rename", tag = "files", params(("id" = String, Path)),
+    post, path = "/workspaces/{id}/files/rename", operation_id = "rename_file", tag = "files", params(("id" = String, Path)),
     request_body = RenameRequest,
     responses(
         (status = 204, description = "It has the new name"),
@@ -298,7 +309,7 @@ pub(crate) async fn rename(
 
 /// Remove a file or directory
 #[utoipa::path(
-    delete, path = "/workspaces/{id}/files", tag = "files", params(("id" = String, Path), RemoveQuery),
+    delete, path = "/workspaces/{id}/files", operation_id = "remove_file", tag = "files", params(("id" = String, Path), RemoveQuery),
     responses(
         (status = 204, description = "It is gone"),
         (status = 400, body = ApiErrorBody),

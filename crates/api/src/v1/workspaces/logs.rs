@@ -9,20 +9,37 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use rigbox_core::authz::ReadLogs;
 use rigbox_service::records::LogEntry;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, QueryParams};
+use crate::openapi::formats;
 use crate::schema::{invalid_cursor, to_date};
-use crate::v1::apps::services::{LogLine, LogQuery, MAX_LINES};
+use crate::v1::apps::services::{LogLine, MAX_LINES, log_lines};
 
-/// Parses the cursor: the position of the last line that the client has.
-fn after(query: &LogQuery) -> Result<Option<i64>, ApiError> {
-    let cursor = query.raw_cursor().map(str::parse::<i64>).transpose();
-    cursor.ok().filter(|after| after.is_none_or(|after| after >= 0)).ok_or_else(invalid_cursor)
+/// Part of a workspace's log.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WorkspaceLogQuery {
+    /// Maximum number of lines: 100 if omitted, at most 1,000.
+    #[param(minimum = 1, maximum = 1_000)]
+    lines: Option<u32>,
+    /// `cursor` of the previous response, to get the lines after it.
+    #[param(pattern = "^[0-9]{1,18}$")]
+    cursor: Option<String>,
+}
+
+impl WorkspaceLogQuery {
+    /// Parses the number of lines, and the position of the last line that the client has.
+    fn parse(&self) -> Result<(u32, Option<i64>), ApiError> {
+        let cursor = self.cursor.as_deref().map(str::parse::<i64>).transpose();
+        let after = cursor.ok().filter(|after| after.is_none_or(|after| after >= 0));
+        Ok((log_lines(self.lines)?, after.ok_or_else(invalid_cursor)?))
+    }
 }
 
 /// Lines of a workspace's log.
@@ -45,7 +62,7 @@ fn render_line(entry: LogEntry) -> LogLine {
 ///
 /// The log has the changes of the workspace's status, and the network access it was refused.
 #[utoipa::path(
-    get, path = "/workspaces/{id}/logs", tag = "workspaces", params(("id" = String, Path), LogQuery),
+    get, path = "/workspaces/{id}/logs", operation_id = "get_workspace_logs", tag = "workspaces", params(("id" = String, Path), WorkspaceLogQuery),
     responses(
         (status = 200, body = GetWorkspaceLogsResponse),
         (status = 400, body = ApiErrorBody),
@@ -56,10 +73,10 @@ pub(crate) async fn logs(
     State(context): State<ApiContext>,
     caller: Caller<ReadLogs>,
     Path(id): Path<String>,
-    QueryParams(query): QueryParams<LogQuery>,
+    QueryParams(query): QueryParams<WorkspaceLogQuery>,
 ) -> Result<Json<GetWorkspaceLogsResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
-    let (max_lines, after) = (query.lines()?, after(&query)?);
+    let (max_lines, after) = query.parse()?;
     let entries = context.workspace_logs.lines(&permit, after, max_lines)?;
     let cursor = entries.last().map(|last| last.seq).or(after).map(|seq| seq.to_string());
     let has_more = after.is_some() && entries.len() == max_lines as usize;
@@ -72,9 +89,9 @@ pub(crate) async fn logs(
 
 /// Follow a workspace's log: server-sent events, one per line, whose id is the cursor
 #[utoipa::path(
-    get, path = "/workspaces/{id}/logs/stream", tag = "workspaces", params(("id" = String, Path), LogQuery),
+    get, path = "/workspaces/{id}/logs/stream", operation_id = "stream_workspace_logs", tag = "workspaces", params(("id" = String, Path), WorkspaceLogQuery),
     responses(
-        (status = 200, content_type = "text/event-stream", body = String),
+        (status = 200, content_type = "text/event-stream", body = formats::LogEvent, description = "Events, one per line of the log"),
         (status = 400, body = ApiErrorBody),
         (status = 404, body = ApiErrorBody),
     ),
@@ -83,10 +100,10 @@ pub(crate) async fn log_stream(
     State(context): State<ApiContext>,
     caller: Caller<ReadLogs>,
     Path(id): Path<String>,
-    QueryParams(query): QueryParams<LogQuery>,
+    QueryParams(query): QueryParams<WorkspaceLogQuery>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
-    let (max_lines, after) = (query.lines()?, after(&query)?);
+    let (max_lines, after) = query.parse()?;
     // Before the first read, so that nothing is missed in between.
     let written = context.workspace_logs.subscribe();
     let first = context.workspace_logs.lines(&permit, after, max_lines)?;

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::error::ApiError;
+use crate::openapi::formats;
 use crate::schema::to_date;
 use rigbox_service::workspaces::NewWorkspace;
 
@@ -189,22 +190,31 @@ pub(crate) struct MessageResponse {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateWorkspaceRequest {
     /// 1 to 40 characters of a-z, 0-9 and `-`; unique among your workspaces.
+    #[schema(value_type = formats::WorkspaceName)]
     name: String,
     /// `base` if omitted; see `GET /templates`.
+    #[schema(value_type = Option<formats::TemplateId>)]
     template_id: Option<String>,
     /// Omitted, or the template's image.
+    #[schema(value_type = Option<formats::TemplateImage>)]
     image: Option<String>,
     /// Raised to the template's minimum.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     ram_mb: Option<u32>,
     /// Raised to the template's minimum.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     vcpu_count: Option<u32>,
     /// Raised to the template's minimum.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     disk_size_mb: Option<u32>,
     /// Not available yet: empty or omitted.
+    #[schema(max_items = 0)]
     catalog_ids: Option<Vec<String>>,
     /// Not available yet: empty or omitted.
+    #[schema(max_items = 0)]
     service_spec_ids: Option<Vec<String>>,
     /// Not available yet: empty or omitted.
+    #[schema(max_items = 0)]
     setup_script_ids: Option<Vec<String>>,
 }
 
@@ -250,11 +260,13 @@ pub(crate) struct ListQuery {
     /// Only the workspace with this name.
     pub(crate) name: Option<String>,
     /// Only workspaces in this status.
+    #[param(value_type = Option<VmStatus>)]
     pub(crate) status: Option<String>,
     /// 100 if omitted, at most 1,000.
     #[param(minimum = 1, maximum = 1_000)]
     pub(crate) limit: Option<u32>,
     /// `next_cursor` of the previous page.
+    #[param(pattern = r"^[0-9]{1,18}\.[a-z0-9-]+$")]
     pub(crate) cursor: Option<String>,
 }
 
@@ -264,8 +276,10 @@ pub(crate) struct ListQuery {
 #[into_params(parameter_in = Query)]
 pub(crate) struct GetQuery {
     /// Wait until the status differs from this one.
+    #[param(value_type = Option<VmStatus>)]
     pub(crate) wait_until_not: Option<String>,
     /// Wait until the workspace is not running, or the state of its system differs from this one.
+    #[param(value_type = Option<SystemState>)]
     pub(crate) wait_until_system_not: Option<String>,
     /// Maximum seconds to wait; 30 if omitted.
     #[param(maximum = 120)]
