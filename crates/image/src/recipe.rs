@@ -23,6 +23,9 @@ pub(crate) struct Recipe {
     pub(crate) disk_mb: u64,
     /// Debian packages, installed without recommended packages.
     pub(crate) packages: Vec<String>,
+    /// Version of the release's Python, such as `3.11`, for which the packages of `python/requirements.txt` are installed.
+    #[serde(default)]
+    pub(crate) python: Option<String>,
     /// Paths that dpkg does not unpack, in the image and in workspaces created from it, as dpkg patterns.
     #[serde(default)]
     pub(crate) excluded: Vec<String>,
