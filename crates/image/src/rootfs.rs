@@ -74,6 +74,11 @@ pub(crate) fn install(recipe: &Recipe, work: &WorkDir, progress: &mut dyn FnMut(
     for pattern in &recipe.excluded {
         command.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }
+    for unit in &recipe.excluded_units {
+        for folder in ["system", "system/*.wants"] {
+            command.arg(format!("--dpkgopt=path-exclude=/lib/systemd/{folder}/{unit}"));
+        }
+    }
     for pattern in &recipe.included {
         command.arg(format!("--dpkgopt=path-include={pattern}"));
     }
