@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::harness::installation::Installation;
 
-/// Returns the id of the workspace that these modules share.
-fn shared(installation: &Installation) -> Result<String> {
+/// Returns the id of the workspace that these modules and `image` share.
+pub(crate) fn shared(installation: &Installation) -> Result<String> {
     let listed = installation.api.get("/workspaces?name=shared")?.expect(200)?;
     match listed.pointer("/vms/0/id").and_then(Value::as_str) {
         Some(id) => Ok(id.to_owned()),

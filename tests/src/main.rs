@@ -21,7 +21,7 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Trial};
 
 use clients::{cli, generated, http};
-use functional::{apps, browser, contract, sign_in};
+use functional::{apps, browser, contract, image, sign_in};
 use harness::host::{self, Stage};
 use harness::installation::Installation;
 use harness::roles;
@@ -33,13 +33,14 @@ type TestResult = anyhow::Result<()>;
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 16] = [
+const MODULES: [Module; 17] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
     ("cli", cli::TESTS),
     ("http", http::TESTS),
     ("generated", generated::TESTS),
+    ("image", image::TESTS),
     ("isolation", isolation::TESTS),
     ("gateway_dial", gateway_dial::TESTS),
     ("egress", egress::TESTS),

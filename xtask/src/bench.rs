@@ -15,7 +15,7 @@ pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
     if matches!(name, "api" | "edge") {
         build::bench()?;
     } else {
-        build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
+        build::install_packages(&[build::RUN_PACKAGES, &rigbox_image::host_packages()])?;
         build::everything()?;
         image::build("base")?;
     }

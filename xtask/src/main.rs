@@ -103,7 +103,7 @@ fn main() -> Result<ExitCode> {
         Task::Down { state, purge } => down::down(&state.installation()?, purge),
         Task::Test(options) => test::test(&options),
         Task::Image { name } => {
-            build::install_packages(&[rigbox_image::HOST_PACKAGES])?;
+            build::install_packages(&[&rigbox_image::host_packages()])?;
             image::build(&name).map(drop)
         }
         Task::Bench { name, json, rounds } => bench::bench(&name, json, rounds),

@@ -74,9 +74,10 @@ pub(crate) fn test(options: &Options) -> Result<()> {
 
 fn install_packages(end_to_end: bool) -> Result<()> {
     let clients = websocket_clients::packages();
+    let image_packages = rigbox_image::host_packages();
     let mut packages: Vec<&[&str]> = vec![build::RUN_PACKAGES, &clients];
     if end_to_end {
-        packages.extend([TEST_PACKAGES, rigbox_image::HOST_PACKAGES, schemathesis::PACKAGES]);
+        packages.extend([TEST_PACKAGES, &image_packages, schemathesis::PACKAGES]);
     }
     build::install_packages(&packages)
 }

@@ -36,7 +36,7 @@ pub(crate) fn up(
         "Rigbox needs root for VMs, namespaces and mounts: run `cargo xtask up` as root"
     );
     let port = port_base.checked_add(70).context("--port-base is too large")?;
-    build::install_packages(&[build::RUN_PACKAGES, rigbox_image::HOST_PACKAGES])?;
+    build::install_packages(&[build::RUN_PACKAGES, &rigbox_image::host_packages()])?;
     build::programs()?;
     let image = image::build("base")?;
     let url = format!("http://localhost:{port}");

@@ -91,8 +91,8 @@ async fn serve(
     let transitions = WorkspaceTransitions::new(store.clone());
     let node = NodeClient::new(&config.node_socket);
     let guests = GuestClient::new(&config.guestio_socket);
-    let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), guests.clone());
     let urls = AppUrls::new(&config.apps_url).ok_or_else(|| Error::AppsUrl(config.apps_url.clone()))?;
+    let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), guests.clone(), urls.host());
     let tokens = AppTokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
     let gateways = Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some())?;
     let networks = NetworkPolicies::new(store.clone(), node.clone());

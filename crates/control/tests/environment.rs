@@ -13,6 +13,7 @@ use reqwest::{Method, StatusCode};
 use rigbox_control::{KeySource, Timeouts};
 use rigbox_proto::node::Cause;
 use serde_json::{Value, json};
+use support::guests::VITE_HOSTS;
 use support::{TestControl, eventually};
 
 fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -102,6 +103,21 @@ async fn workspace_is_running_only_with_its_environment_and_key() {
     let (times, env, key) = rig.guests.delivered_to(&id);
     assert_eq!((times, env, key.len()), (1, map(&[("A", "a")]), 49));
     assert!(key.starts_with("rb_ws_"));
+}
+
+#[tokio::test]
+async fn workspace_is_told_the_domain_of_its_apps_unless_it_sets_it() {
+    let rig = TestControl::new().await;
+    let id = rig.provisioned("one").await;
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    rig.until(&id, "running").await;
+    let (name, value) = VITE_HOSTS;
+    let told = || rig.guests.delivered.lock().unwrap()[&id].last().unwrap().env[name].clone();
+    assert_eq!(told(), value);
+    set(&rig, &id, json!({name: "own.example.org"})).await;
+    assert_eq!(told(), "own.example.org");
+    let listed = rig.get(&format!("/workspaces/{id}/env")).await.1;
+    assert_eq!(listed["env_vars"].as_object().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -25,6 +25,9 @@ const DISK: &str = "/dev/vda";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
+/// As in the image's settings, which apply to services and logins.
+const MAX_OPEN_FILES: u64 = 1_048_576;
+const MAX_INOTIFY_WATCHES: &str = "524288";
 /// Time to wait for the disk. Devices appear within milliseconds after their driver is loaded.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -36,6 +39,7 @@ pub(crate) fn run() -> Result<()> {
         nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT)?;
     }
     disable_core_dumps();
+    raise_limits().context("failed to raise the limits of files")?;
     load_modules().context("failed to load the kernel modules of the initramfs")?;
     mount_root()?;
     prepare_run().context("failed to prepare /run")?;
@@ -72,6 +76,13 @@ fn mount_api_file_systems() -> Result<()> {
 fn disable_core_dumps() {
     // The file does not exist on a kernel without core dumps.
     let _ = fs::write("/proc/sys/kernel/core_pattern", "|/bin/false");
+}
+
+/// Raises the limits that development servers meet, also for the commands before systemd has applied the image's settings.
+fn raise_limits() -> Result<()> {
+    let files = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    nix::sys::resource::setrlimit(files, MAX_OPEN_FILES, MAX_OPEN_FILES)?;
+    Ok(fs::write("/proc/sys/fs/inotify/max_user_watches", MAX_INOTIFY_WATCHES)?)
 }
 
 /// Loads `/modules/*` in the order of their names, as set by the image builder.

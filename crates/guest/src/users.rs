@@ -9,8 +9,9 @@ use rigbox_sys::spawn::Credentials;
 
 /// User of all commands and files, unless the request names another.
 pub(crate) const DEFAULT_USER: &str = "developer";
-/// Debian's PATH of a login shell.
-const LOGIN_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// PATH of all processes in a VM: the image's `/etc/environment`. It is the same for both users, as `sudo` has it too.
+const LOGIN_PATH: &str = "/home/developer/.local/bin:/opt/python/bin:/opt/node/bin:\
+    /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// User of the guest.
 #[derive(Debug, PartialEq, Eq)]

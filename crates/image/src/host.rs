@@ -7,11 +7,19 @@ use crate::command;
 use crate::error::Error;
 use crate::sources::{self, Source};
 
-/// Debian packages that a host needs to build images.
-pub const HOST_PACKAGES: &[&str] =
-    &["mmdebstrap", "e2fsprogs", "debian-archive-keyring", "util-linux", "apt", "dpkg"];
+/// Debian packages that a host needs to build images, besides npm.
+const PACKAGES: &[&str] =
+    &["mmdebstrap", "e2fsprogs", "debian-archive-keyring", "util-linux", "apt", "dpkg", "python3-pip"];
+/// Debian's npm, which conflicts with other packages of Node.js.
+const NPM_PACKAGES: &[&str] = &["nodejs", "npm"];
 
-/// Programs that the builder runs, all from [`HOST_PACKAGES`].
+/// Returns the Debian packages that this host needs to build images.
+pub fn host_packages() -> Vec<&'static str> {
+    let npm: &[&str] = if is_installed("npm") { &[] } else { NPM_PACKAGES };
+    [PACKAGES, npm].concat()
+}
+
+/// Programs that the builder runs, all from [`host_packages`].
 const PROGRAMS: &[&str] = &[
     "mmdebstrap",
     "mkfs.ext4",
@@ -22,6 +30,8 @@ const PROGRAMS: &[&str] = &[
     "dpkg-deb",
     "dpkg-query",
     "chroot",
+    "pip3",
+    "npm",
 ];
 
 /// Checks that this host can build images.
@@ -29,7 +39,7 @@ pub(crate) fn check() -> Result<(), Error> {
     let missing: Vec<String> =
         PROGRAMS.iter().filter(|p| !is_installed(p)).map(|p| (*p).to_owned()).collect();
     if !missing.is_empty() {
-        return Err(Error::MissingPrograms { programs: missing, packages: HOST_PACKAGES.join(" ") });
+        return Err(Error::MissingPrograms { programs: missing, packages: host_packages().join(" ") });
     }
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
 }

@@ -29,20 +29,42 @@ pub struct Image {
     /// Time of the build.
     #[serde(with = "time::serde::rfc3339")]
     pub built_at: OffsetDateTime,
-    /// Debian packages in the image, including the kernel, sorted by name.
+    /// Packages in the image: Debian's, including the kernel, and those that the recipe takes from other registries, sorted by name.
     pub packages: Vec<Package>,
     /// Folder from which it was loaded.
     #[serde(skip)]
     dir: PathBuf,
 }
 
-/// Debian package of an image.
+/// Package of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Package {
     /// Name of the package.
     pub name: String,
-    /// Debian version of the package.
+    /// Version of the package, in the form of its registry.
     pub version: String,
+    /// Registry from which it came.
+    #[serde(default)]
+    pub registry: Registry,
+}
+
+/// Registry of packages.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registry {
+    /// Debian's archive.
+    #[default]
+    Debian,
+    /// Python packages.
+    Pypi,
+    /// JavaScript packages.
+    Npm,
+}
+
+impl Package {
+    pub(crate) fn new(registry: Registry, name: &str, version: &str) -> Self {
+        Self { name: name.to_owned(), version: version.to_owned(), registry }
+    }
 }
 
 impl Image {

@@ -6,7 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 
 /// Version of the builder. It changes whenever the builder creates a different image from the same recipe.
-const BUILDER_VERSION: &str = "rigbox-image 1";
+const BUILDER_VERSION: &str = "rigbox-image 2";
+
+/// Pinned PyPI packages of a recipe, with their hashes.
+pub(crate) const PYPI_PINS: &str = "python/requirements.txt";
+/// Pinned npm packages of a recipe.
+pub(crate) const NPM_MANIFEST: &str = "node/package.json";
+/// Hashes of the npm packages of a recipe.
+pub(crate) const NPM_LOCK: &str = "node/package-lock.json";
 
 /// File in the `files/` of a recipe.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +53,7 @@ pub(crate) fn overlay_files(recipe_dir: &Path) -> Result<Vec<OverlayFile>, Error
 
 /// Returns the hash of all inputs as 16 hexadecimal digits.
 ///
-/// Package versions are not an input: the image lists those of its build, and newer versions must not invalidate an existing image on a
+/// Versions of Debian packages are not an input: the image lists those of its build, and newer versions must not invalidate an existing image on a
 /// host without a network.
 pub(crate) fn hash(recipe_dir: &Path) -> Result<String, Error> {
     let mut hasher = blake3::Hasher::new();
@@ -59,6 +66,13 @@ pub(crate) fn hash(recipe_dir: &Path) -> Result<String, Error> {
     add(include_bytes!("hook.sh"));
     let recipe = recipe_dir.join("recipe.toml");
     add(&std::fs::read(&recipe).map_err(Error::file("read", &recipe))?);
+    for name in [PYPI_PINS, NPM_MANIFEST, NPM_LOCK] {
+        let path = recipe_dir.join(name);
+        if path.exists() {
+            add(name.as_bytes());
+            add(&std::fs::read(&path).map_err(Error::file("read", &path))?);
+        }
+    }
     for file in overlay_files(recipe_dir)? {
         add(file.path.as_os_str().as_encoded_bytes());
         add(&[u8::from(file.executable)]);
@@ -92,8 +106,12 @@ mod tests {
         let third = hash(dir.path()).unwrap();
         write("recipe.toml", "name = \"y\"");
         let fourth = hash(dir.path()).unwrap();
-        let all = std::collections::BTreeSet::from([first, second, third, fourth]);
-        assert_eq!(all.len(), 4);
+        let mut all = std::collections::BTreeSet::from([first, second, third, fourth]);
+        for pins in [PYPI_PINS, NPM_MANIFEST, NPM_LOCK] {
+            write(pins, "");
+            all.insert(hash(dir.path()).unwrap());
+        }
+        assert_eq!(all.len(), 7);
     }
 
     #[test]

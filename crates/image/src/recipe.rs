@@ -23,12 +23,18 @@ pub(crate) struct Recipe {
     pub(crate) disk_mb: u64,
     /// Debian packages, installed without recommended packages.
     pub(crate) packages: Vec<String>,
+    /// Version of the release's Python, such as `3.11`, for which the packages of `python/requirements.txt` are installed.
+    #[serde(default)]
+    pub(crate) python: Option<String>,
     /// Paths that dpkg does not unpack, in the image and in workspaces created from it, as dpkg patterns.
     #[serde(default)]
     pub(crate) excluded: Vec<String>,
     /// Exceptions to `excluded`.
     #[serde(default)]
     pub(crate) included: Vec<String>,
+    /// Units of Debian's packages that dpkg does not unpack, nor the links that start them.
+    #[serde(default)]
+    pub(crate) excluded_units: Vec<String>,
     /// Systemd units to mask.
     #[serde(default)]
     pub(crate) masked: Vec<String>,
@@ -76,9 +82,9 @@ impl Recipe {
                 return Err(format!("`{package}` is not the name of a Debian package or release"));
             }
         }
-        for unit in self.masked.iter().chain(&self.masked_generators) {
+        for unit in self.masked.iter().chain(&self.masked_generators).chain(&self.excluded_units) {
             if unit.is_empty() || unit.contains('/') {
-                return Err(format!("masked unit `{unit}`: use its name, not a path"));
+                return Err(format!("unit `{unit}`: use its name, not a path"));
             }
         }
         for path in self.removed.iter().chain(self.links.keys()).chain(self.modes.keys()) {
@@ -147,6 +153,7 @@ mod tests {
         for (line, expected) in [
             ("pakages = []", "pakages"),
             ("masked = [\"a/b.service\"]", "a/b.service"),
+            ("excluded_units = [\"a/c.service\"]", "a/c.service"),
             ("removed = [\"etc/x\"]", "start with /"),
             ("removed = [\"/etc/../../x\"]", "without"),
             ("removed = [\"/\"]", "below /"),

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::command;
 use crate::error::Error;
 use crate::host;
-use crate::image::Package;
+use crate::image::{Package, Registry};
 use crate::inputs;
 use crate::recipe::{Recipe, relative_to_root};
 
@@ -34,13 +34,18 @@ pub(crate) struct WorkDir {
     pub(crate) root: PathBuf,
     /// Unpacked kernel package.
     pub(crate) kernel: PathBuf,
+    /// Downloaded PyPI packages.
+    pub(crate) pypi: PathBuf,
+    /// Downloaded npm packages.
+    pub(crate) npm: PathBuf,
     dir: PathBuf,
 }
 
 impl WorkDir {
     /// Uses `dir`, which exists and is empty.
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { root: dir.join("root"), kernel: dir.join("kernel"), dir: dir.to_owned() }
+        let [root, kernel, pypi, npm] = ["root", "kernel", "pypi", "npm"].map(|name| dir.join(name));
+        Self { root, kernel, pypi, npm, dir: dir.to_owned() }
     }
 }
 
@@ -68,6 +73,11 @@ pub(crate) fn install(recipe: &Recipe, work: &WorkDir, progress: &mut dyn FnMut(
     }
     for pattern in &recipe.excluded {
         command.arg(format!("--dpkgopt=path-exclude={pattern}"));
+    }
+    for unit in &recipe.excluded_units {
+        for folder in ["system", "system/*.wants"] {
+            command.arg(format!("--dpkgopt=path-exclude=/lib/systemd/{folder}/{unit}"));
+        }
     }
     for pattern in &recipe.included {
         command.arg(format!("--dpkgopt=path-include={pattern}"));
@@ -109,7 +119,7 @@ pub(crate) fn customize(recipe: &Recipe, recipe_dir: &Path, work: &WorkDir) -> R
     write_update_stamps(root)
 }
 
-/// Lists the packages in the tree and the kernel package.
+/// Lists the Debian packages in the tree and the kernel package.
 pub(crate) fn packages(work: &WorkDir) -> Result<Vec<Package>, Error> {
     let mut query = Command::new("dpkg-query");
     query.arg(format!("--admindir={}", work.root.join("var/lib/dpkg").display()));
@@ -119,11 +129,9 @@ pub(crate) fn packages(work: &WorkDir) -> Result<Vec<Package>, Error> {
     text.push_str(&command::output(&mut query, "listing the image's packages")?);
     let package = |line: &str| {
         let (name, version) = line.split_once('\t')?;
-        Some(Package { name: name.to_owned(), version: version.to_owned() })
+        Some(Package::new(Registry::Debian, name, version))
     };
-    let mut packages: Vec<Package> = text.lines().filter_map(package).collect();
-    packages.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(packages)
+    Ok(text.lines().filter_map(package).collect())
 }
 
 /// Copies the recipe's `files/` to the tree.

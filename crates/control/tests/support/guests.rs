@@ -42,12 +42,19 @@ pub(crate) struct Guests {
     pub(crate) unreachable: AtomicBool,
 }
 
+/// Variable that each workspace gets, and its value.
+pub(crate) const VITE_HOSTS: (&str, &str) = ("__VITE_ADDITIONAL_SERVER_ALLOWED_HOSTS", ".rigbox.localhost");
+
 impl Guests {
-    /// Returns the number of deliveries to a workspace, its variables, and its latest key.
+    /// Returns the number of deliveries to a workspace, its own variables, and its latest key.
     pub(crate) fn delivered_to(&self, id: &str) -> (usize, BTreeMap<String, String>, String) {
         let delivered = self.delivered.lock().unwrap();
         let all = delivered.get(id).map_or(&[][..], Vec::as_slice);
-        let env = all.last().map(|last| last.env.clone().into_iter().collect()).unwrap_or_default();
+        let mut env: BTreeMap<_, _> =
+            all.last().map(|last| last.env.clone().into_iter().collect()).unwrap_or_default();
+        if env.get(VITE_HOSTS.0).is_some_and(|value| value == VITE_HOSTS.1) {
+            env.remove(VITE_HOSTS.0);
+        }
         let mut keys = all.iter().map(|one| one.workspace_key.clone()).filter(|key| !key.is_empty());
         (all.len(), env, keys.next_back().unwrap_or_default())
     }

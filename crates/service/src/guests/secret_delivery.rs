@@ -16,6 +16,10 @@ use tracing::info;
 
 use crate::guests::client::{GuestClient, GuestError};
 
+/// Variable with a host name that Vite's development server accepts besides `localhost`. A leading dot stands for all names below.
+/// Without it, the server refuses the requests of its own app.
+const VITE_HOSTS_VARIABLE: &str = "__VITE_ADDITIONAL_SERVER_ALLOWED_HOSTS";
+
 /// State that was delivered to a boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Delivered {
@@ -38,15 +42,18 @@ struct Inner {
     store: Store,
     token_key: TokenKey,
     guests: GuestClient,
+    /// Domain for apps.
+    apps_domain: String,
     pending: Mutex<HashMap<WorkspaceId, PendingKey>>,
     delivered: watch::Sender<HashMap<WorkspaceId, Delivered>>,
 }
 
 impl SecretDelivery {
-    /// Creates the service.
-    pub fn new(store: Store, token_key: TokenKey, guests: GuestClient) -> Self {
+    /// Creates the service of an installation whose apps are below `apps_domain`.
+    pub fn new(store: Store, token_key: TokenKey, guests: GuestClient, apps_domain: &str) -> Self {
+        let apps_domain = apps_domain.to_owned();
         let (pending, delivered) = (Mutex::default(), watch::channel(HashMap::new()).0);
-        Self(Arc::new(Inner { store, token_key, guests, pending, delivered }))
+        Self(Arc::new(Inner { store, token_key, guests, apps_domain, pending, delivered }))
     }
 
     /// Generates the key of a boot that has started.
@@ -69,8 +76,10 @@ impl SecretDelivery {
         // The workspace was deleted.
         let Some(environment) = self.0.store.environment(id).await? else { return Ok(Ok(())) };
         let expose = |(name, value): (_, &secrecy::SecretString)| (name, value.expose_secret().to_owned());
-        let env =
-            environment.variables.iter().map(|(name, value)| expose((name.to_string(), value))).collect();
+        // The workspace's own variables come later, so they count.
+        let platform = [(VITE_HOSTS_VARIABLE.to_owned(), format!(".{}", self.0.apps_domain))];
+        let own = environment.variables.iter().map(|(name, value)| expose((name.to_string(), value)));
+        let env = platform.into_iter().chain(own).collect();
         let started_at = Instant::now();
         if let Err(error) = self.0.guests.deliver(id, DeliverSecretsRequest { env, workspace_key }).await {
             return Ok(Err(error));
