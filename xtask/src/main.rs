@@ -2,18 +2,17 @@
 
 mod bench;
 mod build;
+mod client_tools;
 mod command;
 mod down;
 mod image;
 mod installation;
-mod openapi_tools;
 mod paths;
 mod schemathesis;
 mod static_programs;
 mod steps;
 mod test;
 mod up;
-mod websocket_clients;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -10,10 +10,11 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::build;
+use crate::client_tools::{self, OPENAPI_TOOLS, WEBSOCKET_CLIENTS};
 use crate::command::{cargo, run};
 use crate::paths::program;
 use crate::steps::step;
-use crate::{image, openapi_tools, schemathesis, websocket_clients};
+use crate::{image, schemathesis};
 use host::KeptHost;
 use results::Results;
 
@@ -73,7 +74,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
 }
 
 fn install_packages(end_to_end: bool) -> Result<()> {
-    let clients = websocket_clients::packages();
+    let clients = client_tools::packages();
     let image_packages = rigbox_image::host_packages();
     let mut packages: Vec<&[&str]> = vec![build::RUN_PACKAGES, &clients];
     if end_to_end {
@@ -92,8 +93,8 @@ fn unit_tests(results: &mut Results) -> Result<bool> {
     let mut command = cargo();
     // The whole workspace, as it was built: a part of it would be rebuilt with other features. All of it runs even when a test fails.
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
-    command.env("RIGBOX_WEBSOCKET_CLIENTS", websocket_clients::install()?);
-    command.env(openapi_tools::FOLDER, openapi_tools::install()?).env_remove("RUST_BACKTRACE");
+    command.env(WEBSOCKET_CLIENTS.variable, WEBSOCKET_CLIENTS.install()?);
+    command.env(OPENAPI_TOOLS.variable, OPENAPI_TOOLS.install()?).env_remove("RUST_BACKTRACE");
     // Cargo names the test programs on stderr.
     let (reader, writer) = std::io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
@@ -104,7 +105,7 @@ fn end_to_end_tests(options: &Options, results: &mut Results) -> Result<bool> {
     let image = image::build("base")?;
     let mut command = Command::new(program("rigbox-tests"));
     command.env("RIGBOX_SCHEMATHESIS", schemathesis::install()?);
-    command.env(openapi_tools::FOLDER, openapi_tools::install()?);
+    command.env(OPENAPI_TOOLS.variable, OPENAPI_TOOLS.install()?);
     if options.soak {
         command.env("RIGBOX_SOAK", "1");
     }

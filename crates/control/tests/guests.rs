@@ -178,6 +178,16 @@ async fn next_event(
     event
 }
 
+/// Returns the code with which the server closes the WebSocket.
+async fn close_code(
+    socket: &mut (impl Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin),
+) -> u16 {
+    match socket.next().await.unwrap().unwrap() {
+        Message::Close(Some(frame)) => frame.code.into(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn web_socket_carries_live_input() {
     let rig = TestControl::new().await;
@@ -197,17 +207,26 @@ async fn web_socket_carries_live_input() {
     eventually("resized", || async { *rig.guests.resized.lock().unwrap() == Some((30, 40)) }).await;
     socket.send(text(json!({"signal": "INT"}))).await.unwrap();
     assert_eq!(next_event(&rig, &mut socket).await["signal"], "INT");
+    assert_eq!(close_code(&mut socket).await, 1000);
 
     let (mut socket, _) = connect().await.unwrap();
     socket.send(text(json!({"command": ["cat"]}))).await.unwrap();
     socket.send(text(json!({"bogus": 1}))).await.unwrap();
     assert_eq!(next_event(&rig, &mut socket).await["error"]["code"], "bad_request");
+    assert_eq!(close_code(&mut socket).await, 1008);
     eventually("abandoned", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 1 }).await;
+
+    let (mut socket, _) = connect().await.unwrap();
+    socket.send(text(json!({"command": ["cat"]}))).await.unwrap();
+    socket.send(text(json!({"signal": "NONSENSE"}))).await.unwrap();
+    let refused = next_event(&rig, &mut socket).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("NONSENSE"), "{refused}");
+    eventually("abandoned", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 2 }).await;
 
     let (mut socket, _) = connect().await.unwrap();
     socket.send(text(json!({"command": ["sleep"]}))).await.unwrap();
     drop(socket);
-    eventually("ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 2 }).await;
+    eventually("ended", || async { rig.guests.abandoned.load(Ordering::SeqCst) == 3 }).await;
     assert_eq!(rig.get(&format!("/workspaces/{id}/exec")).await.0, 426);
 }
 

@@ -1,8 +1,10 @@
 //! `GET /workspaces/{id}/exec` as a WebSocket: a command with live input, or a terminal.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use http::StatusCode;
@@ -20,6 +22,7 @@ use rigbox_service::guests::request_stream::Input;
 
 /// Enough for the maximum stdin of one request.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Message of the client while the command runs.
 #[derive(Debug, Deserialize)]
@@ -74,11 +77,14 @@ async fn handle_socket(context: ApiContext, permit: Permit<Exec>, process: Proce
         Ok(None) => return,
         Err(error) => Some(error),
     };
+    let mut end = close_code::NORMAL;
     if let Some(error) = failure {
+        end = if error.status().is_client_error() { close_code::POLICY } else { close_code::ERROR };
         let (code, message) = error.into_code_and_message();
         send(&mut socket, &exec::event(&ExecEvent::failed(code, message))).await;
     }
-    let _ = socket.send(Message::Close(None)).await;
+    // The object before it tells the reason.
+    let _ = socket.send(Message::Close(Some(CloseFrame { code: end, reason: "".into() }))).await;
 }
 
 /// Starts the command of the first message. Returns `None` if the client has disconnected.
@@ -88,7 +94,11 @@ async fn start_command(
     process: &ProcessId,
     socket: &mut WebSocket,
 ) -> Result<Option<RunningCommand>, ApiError> {
-    let Some(text) = next_text(socket).await? else { return Ok(None) };
+    let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, next_text(socket)).await.map_err(|_| {
+        let limit = FIRST_MESSAGE_TIMEOUT.as_secs();
+        ApiError::bad_request(format!("The first message, with the command, did not come within {limit} s."))
+    })?;
+    let Some(text) = first? else { return Ok(None) };
     let (start, stdin) = parse::<ExecRequest>(text.as_bytes())?.into_start()?;
     let running = context.guests.exec(permit, process, start).await?;
     exec::send_stdin(&running.input, stdin.unwrap_or_default()).await;

@@ -1,0 +1,79 @@
+//! Foreign clients and tools for the tests: Python and Node.js packages, at the versions listed in a folder of the checkout. They stay outside
+//! `target`, because the tests run without a network.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::command::run;
+use crate::paths::checkout;
+use crate::steps::step;
+
+/// Debian packages that the installations need, and two HTTP clients of Debian's own.
+const PACKAGES: &[&str] = &["curl", "nghttp2-client", "python3-venv"];
+/// Debian's Node.js, unless another one is installed: the two conflict.
+const NODE: &[&str] = &["nodejs", "npm"];
+
+/// Set of packages: `requirements.txt` and `package.json` in a folder.
+pub(crate) struct ClientTools {
+    /// Variable that tells the tests where they are installed.
+    pub(crate) variable: &'static str,
+    name: &'static str,
+    /// Folder in the checkout.
+    versions: &'static str,
+}
+
+/// WebSocket clients for the tests of edge.
+pub(crate) const WEBSOCKET_CLIENTS: ClientTools = ClientTools {
+    variable: "RIGBOX_WEBSOCKET_CLIENTS",
+    name: "websocket-clients",
+    versions: "crates/edge/tests/edge/clients",
+};
+/// Validators of OpenAPI documents, and generators of clients.
+pub(crate) const OPENAPI_TOOLS: ClientTools =
+    ClientTools { variable: "RIGBOX_OPENAPI_TOOLS", name: "openapi-tools", versions: "tests/openapi" };
+
+/// Returns the Debian packages to install.
+pub(crate) fn packages() -> Vec<&'static str> {
+    let there = Command::new("npm").arg("--version").output().is_ok_and(|output| output.status.success());
+    PACKAGES.iter().chain(NODE.iter().filter(|_| !there)).copied().collect()
+}
+
+impl ClientTools {
+    /// Installs them unless they are installed, and returns their folder.
+    pub(crate) fn install(&self) -> Result<PathBuf> {
+        let beside = checkout().join(self.versions);
+        let read = |name: &str| {
+            let path = beside.join(name);
+            fs::read_to_string(&path).with_context(|| path.display().to_string())
+        };
+        let (python, node) = (read("requirements.txt")?, read("package.json")?);
+        let wanted = format!("{python}{node}");
+        let folder = rigbox_image::default_cache_dir()?.join(self.name);
+        // Written last, so that a folder with it is complete.
+        let installed = folder.join("installed.txt");
+        if fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
+            return Ok(folder);
+        }
+        let remedy = "check that Python and Node.js packages can be downloaded";
+        step(&format!("install {}", self.name), remedy, || {
+            if folder.exists() {
+                fs::remove_dir_all(&folder)?;
+            }
+            fs::create_dir_all(&folder)?;
+            run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(folder.join("venv")))?;
+            let mut pip = Command::new(folder.join("venv/bin/pip"));
+            pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+            run(pip.arg(beside.join("requirements.txt")))?;
+            fs::write(folder.join("package.json"), &node)?;
+            // Nothing that a package wants to run while it is installed is needed.
+            run(Command::new("npm")
+                .args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"])
+                .current_dir(&folder))?;
+            Ok(fs::write(&installed, &wanted)?)
+        })?;
+        Ok(folder)
+    }
+}
