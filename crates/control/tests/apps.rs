@@ -328,7 +328,8 @@ async fn listener_becomes_an_app_with_a_service_that_starts_and_stops() {
     let (_, health) = rig.get(&format!("/apps/{app}/health")).await;
     assert_eq!(
         health,
-        json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active"})
+        json!({"live": true, "port_open": true, "port_drift": false, "service_status": "active",
+            "listening_on": ["0.0.0.0"]})
     );
     let (_, logs) = rig.get(&format!("/apps/{app}/logs?lines=5")).await;
     let messages: Vec<_> =
@@ -406,4 +407,54 @@ async fn quick_deploy_succeeds_completely_or_leaves_nothing() {
         rig.get("/workspaces").await.1["vms"].as_array().unwrap().len() == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn service_runs_a_command_or_what_listens_on_the_apps_port() {
+    let rig = TestControl::new().await;
+    let workspace = rig.running("one").await;
+    listens(&rig, 8000, "0.0.0.0");
+    let new = json!({"name": "web", "workspace_id": workspace, "port": 8000});
+    let (_, created) = rig.call(Method::POST, "/apps", Some(new)).await;
+    let app = created["app"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/apps/{app}/service");
+    let (status, refused) = rig.post(&format!("/apps/{app}/restart")).await;
+    assert_eq!(status, 409, "nothing to restart: {refused}");
+
+    let body = json!({"command": "exec node server.js | tee \"a b\"", "cwd": "/srv/50%", "env_vars": {"PORT": "8000"}});
+    let (status, set) = rig.call(Method::PUT, &path, Some(body)).await;
+    assert_eq!(status, 200, "{set}");
+    assert_eq!(set["service_name"], "rigbox-svc-web.service");
+    let file = |name: &str| {
+        let files = rig.guests.files.lock().unwrap();
+        String::from_utf8(files[name].clone()).unwrap()
+    };
+    let unit = file("/etc/systemd/system/rigbox-svc-web.service");
+    assert!(
+        unit.contains("ExecStart=\"/bin/bash\" \"-lc\" \"exec node server.js | tee \\\"a b\\\"\"\n"),
+        "{unit}"
+    );
+    assert!(unit.contains("User=developer\nWorkingDirectory=/srv/50%%\n"), "{unit}");
+    assert_eq!(file("/etc/rigbox/apps/web.env"), "PORT=\"8000\"\n");
+    let last = || rig.guests.commands.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(last(), "systemctl restart rigbox-svc-web.service");
+
+    // The listener takes the command's place. The parameters stay.
+    let (status, wrapped) = rig.call(Method::PUT, &path, Some(json!({}))).await;
+    assert_eq!(status, 200, "{wrapped}");
+    assert!(file("/etc/systemd/system/rigbox-svc-web.service").contains("\"http server\""));
+    assert_eq!(last(), "systemctl enable rigbox-svc-web.service");
+    // So does a wrap of the port: the app that exposes it is the one.
+    let expose = format!("/workspaces/{workspace}/expose-port");
+    let (_, again) = rig.call(Method::POST, &expose, Some(json!({"port": 8000, "step": "wrap"}))).await;
+    assert_eq!(again["app"]["id"], app);
+
+    for body in [
+        json!({"command": " "}),
+        json!({"command": "x", "cwd": "here"}),
+        json!({"cwd": "/srv"}),
+        json!({"command": "x", "env_vars": {"A-B": "c"}}),
+    ] {
+        assert_eq!(rig.call(Method::PUT, &path, Some(body.clone())).await.0, 400, "{body}");
+    }
 }

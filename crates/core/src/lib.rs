@@ -10,6 +10,7 @@ pub mod lifecycle;
 pub mod names;
 pub mod plans;
 pub mod resources;
+pub mod signals;
 pub mod status;
 pub mod system;
 pub mod templates;

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 
+use crate::mounts::bind_program;
 use crate::systemctl;
 
 const ROOT: &str = "/root-disk";
@@ -128,15 +129,6 @@ fn prepare_run() -> Result<()> {
         bind_program(rig, Path::new(&target))?;
     }
     Ok(())
-}
-
-/// Mounts a program read-only over an existing file.
-pub(crate) fn bind_program(from: &Path, to: &Path) -> Result<()> {
-    let none = None::<&str>;
-    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some(from), to, none, MsFlags::MS_BIND, none)?;
-    mount(Some(from), to, none, MsFlags::MS_BIND | read_only, none)
-        .with_context(|| format!("mount {} on {}", from.display(), to.display()))
 }
 
 /// Sets a unique machine id on each new disk, and the workspace's name as host name.

@@ -4,6 +4,7 @@
 mod agent;
 mod files;
 mod init;
+mod mounts;
 mod systemctl;
 mod users;
 

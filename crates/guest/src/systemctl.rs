@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use nix::mount::{MntFlags, umount2};
 
-use crate::init::bind_program;
+use crate::mounts::bind_program;
 
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// The covered program.

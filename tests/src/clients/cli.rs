@@ -1,6 +1,9 @@
 //! The CLI as a client: it creates the workspace that these modules share, and runs commands in it.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -15,6 +18,8 @@ tests![
     first_seconds_hold_what_running_promises,
     rig_exec_ends_as_asked,
     command_in_the_background_outlives_its_caller,
+    files_and_directories_are_copied_both_ways,
+    app_runs_the_command_it_was_given,
     limited_key_works_on_its_workspace_until_revoked,
 ];
 
@@ -174,6 +179,70 @@ fn command_in_the_background_outlives_its_caller(installation: &Installation) ->
     ensure!(attached == (Some(5), "begun\nended\n".to_owned()), "{attached:?}");
     let (_, listed) = rig(&["ps", "shared"])?;
     ensure!(listed.lines().any(|line| line.contains(id) && line.contains("exited (5)")), "{listed}");
+    Ok(())
+}
+
+fn files_and_directories_are_copied_both_ways(installation: &Installation) -> TestResult {
+    let id = shared(installation)?;
+    let folder = tempfile::tempdir()?;
+    let (tree, back) = (folder.path().join("tree"), folder.path().join("back"));
+    fs::create_dir_all(tree.join("deep/empty"))?;
+    let content: Vec<u8> = (0..700_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(tree.join("deep/data"), &content)?;
+    fs::write(tree.join("run.sh"), "#!/bin/sh\necho ran\n")?;
+    fs::set_permissions(tree.join("run.sh"), fs::Permissions::from_mode(0o755))?;
+    std::os::unix::fs::symlink("deep/data", tree.join("link"))?;
+    let cp = |source: &str, target: &str| -> anyhow::Result<std::process::Output> {
+        Ok(installation.rig(&["cp", source, target]).output()?)
+    };
+    let local = |path: &std::path::Path| path.display().to_string();
+    // Under a new name, and once more into the directory that is there now.
+    for _ in 0..2 {
+        let output = cp(&local(&tree), "shared:copied")?;
+        ensure!(output.status.success(), "{output:?}");
+    }
+    let seen = installation.api.sh(
+        &id,
+        "copied/run.sh; stat -c '%U %a' copied/run.sh; readlink copied/link; ls copied/deep copied/tree/run.sh",
+    )?;
+    ensure!(
+        seen == "ran\ndeveloper 755\ndeep/data\ncopied/tree/run.sh\n\ncopied/deep:\ndata\nempty",
+        "{seen}"
+    );
+    installation.api.sh(&id, "rm -r copied/tree && mkfifo copied/pipe")?;
+    let output = cp("shared:copied", &local(&back))?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(String::from_utf8_lossy(&output.stderr).contains("copied/pipe"), "{output:?}");
+    ensure!(fs::read(back.join("link"))? == content, "the content changed");
+    ensure!(fs::metadata(back.join("run.sh"))?.permissions().mode() & 0o777 == 0o755, "the mode changed");
+    ensure!(!back.join("pipe").exists() && back.join("deep/empty").is_dir(), "kinds of files");
+    let output = cp("shared:nonesuch", &local(&folder.path().join("none")))?;
+    ensure!(output.status.code() == Some(1) && !folder.path().join("none").exists(), "{output:?}");
+    Ok(())
+}
+
+fn app_runs_the_command_it_was_given(installation: &Installation) -> TestResult {
+    shared(installation)?;
+    let rig = |arguments: &[&str]| -> anyhow::Result<String> {
+        let output = installation.rig(arguments).output()?;
+        ensure!(output.status.success(), "{arguments:?}: {output:?}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let health = |wanted: &str| {
+        rigbox_testkit::blocking::eventually(wanted, Duration::from_secs(60), || {
+            let said = rig(&["app", "health", "served"])?;
+            Ok(said.contains(wanted).then_some(()))
+        })
+    };
+    let command = "exec python3 -m http.server --bind 127.0.0.1 $PORT";
+    let new =
+        ["app", "new", "served", "--port", "8055", "-w", "shared", "--command", command, "-e", "PORT=8055"];
+    rig(&new)?;
+    // The address that is listened on is named.
+    health("listens on 127.0.0.1:8055 only")?;
+    rig(&["app", "command", "served", "exec python3 -m http.server $PORT"])?;
+    health("live; service: active")?;
+    rig(&["app", "rm", "served", "--force"])?;
     Ok(())
 }
 

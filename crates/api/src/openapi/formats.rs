@@ -5,10 +5,8 @@ use std::borrow::Cow;
 
 use rigbox_core::apps::RESERVED_NAMES;
 use rigbox_core::environment::{MASKED_VALUE, MAX_VALUE_LEN, RESERVED_VARIABLES};
-use rigbox_core::templates;
+use rigbox_core::{signals, templates};
 use rigbox_service::apps::MAX_PARAM_LEN;
-
-use crate::v1::exec::SIGNALS;
 use utoipa::openapi::schema::{
     AdditionalProperties, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
 };
@@ -77,7 +75,7 @@ formats! {
     /// Command line for `bash -lc`
     CommandLine: text("^[^\\u0000]*[!-~][^\\u0000]*$");
     /// Name of a signal
-    SignalName: one_of(SIGNALS.into_iter());
+    SignalName: one_of(signals::NAMES.into_iter());
     /// Environment of one command
     CommandEnv: map(text("^[^=\\u0000]+$"), text("^[^\\u0000]*$"));
     /// Program and arguments, or a command line for `bash -lc`

@@ -14,6 +14,7 @@ use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use rigbox_core::authz::Exec;
 use rigbox_core::ids::ProcessId;
+use rigbox_core::signals;
 use rigbox_proto::guest::{
     ExecExit, ExecInput, ExecOutput, ExecStart, WindowSize, exec_exit, exec_input, exec_output,
 };
@@ -34,12 +35,6 @@ pub(crate) mod socket;
 const MAX_STDIN_BYTES: usize = 1024 * 1024;
 /// Command and environment, which are one message to the agent.
 const MAX_COMMAND_BYTES: usize = 96 * 1024;
-/// Signals that a command can be sent (signal(7)).
-pub(crate) const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
-    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
-    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-];
 /// Response header with the command's id, by which it can be listed and signaled while it runs.
 pub(crate) const PROCESS_HEADER: &str = "rigbox-process";
 /// Body of a request: the maximum stdin in base64, and 1 MiB for the rest.
@@ -202,7 +197,7 @@ pub(crate) fn check_user(user: Option<String>) -> Result<String, ApiError> {
 
 /// Validates the name of a signal.
 pub(crate) fn check_signal(name: &str) -> Result<(), ApiError> {
-    if SIGNALS.contains(&name.strip_prefix("SIG").unwrap_or(name)) {
+    if signals::NAMES.contains(&name.strip_prefix("SIG").unwrap_or(name)) {
         return Ok(());
     }
     let shown: String = name.chars().take(16).collect();
