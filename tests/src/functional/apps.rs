@@ -215,7 +215,7 @@ fn rig_works_inside_a_workspace_as_its_owner_allows(installation: &Installation)
     installation.api.send_json("PATCH", &network, r#"{"apps_from_inside":"any"}"#)?.expect(200)?;
     ensure!(inside("app share inside --public")?.exit_code() == Some(0), "its owner lets it");
     ensure!(anonymous.get("/")?.status == 200, "a public app");
-    ensure!(inside("app rm inside")?.exit_code() == Some(0), "rig app rm");
+    ensure!(inside("app rm inside --force")?.exit_code() == Some(0), "rig app rm");
 
     // A restriction by the owner applies at once, and the refusal is reported.
     let fetch = format!("curl -s -m 5 http://{}/", crate::harness::internet::SERVER);
