@@ -158,7 +158,7 @@ fn command_in_the_background_outlives_its_caller(installation: &Installation) ->
         ensure!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
         Ok((output.status.code(), text))
     };
-    let script = "trap 'echo ended; exit 5' TERM; echo begun; while :; do sleep 0.1; done";
+    let script = "exec 2> /dev/null; trap 'echo ended; exit 5' TERM; echo begun; while :; do sleep 0.1; done";
     let (code, id) = rig(&["exec", "--detach", "shared", "--", "bash", "-c", script])?;
     let id = id.trim();
     ensure!(code == Some(0) && id.starts_with("pr-"), "{id}");
