@@ -16,9 +16,9 @@ use crate::mounts::bind_program;
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// The covered program.
 const REAL: &str = "/run/rigbox/systemctl";
-/// What root speaks to, before any bus runs.
+/// systemd's own socket, for root. It is there before any bus.
 const PRIVATE_SOCKET: &str = "/run/systemd/private";
-/// What other users speak to.
+/// Socket of the system bus, for all other users.
 const BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
 const TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);

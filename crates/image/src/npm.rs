@@ -27,7 +27,7 @@ struct Lock {
 struct LockedPackage {
     version: Option<String>,
     integrity: Option<String>,
-    /// Whether it comes inside another package, which has the hash.
+    /// True if it comes inside another package, which has the hash.
     #[serde(default)]
     in_bundle: bool,
 }

@@ -17,7 +17,7 @@ tests![
 
 /// Folder of the generators, which `cargo xtask test` installs.
 const TOOLS: &str = "RIGBOX_OPENAPI_TOOLS";
-/// What uses the generated clients.
+/// Programs that use the generated clients.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi");
 
 /// The tools, and a folder with the document for a client.

@@ -7,8 +7,8 @@ use prost::Message;
 use rigbox_proto::fault;
 use rigbox_proto::guest::change_file_request::Change;
 use rigbox_proto::guest::{
-    ChangeFileRequest, FileEntry, FileInfo, MakeDirectory, ReadFileOutput, ReadFileRequest, Remove, Rename,
-    WriteFileInput, WriteFileOpen, read_file_output, write_file_input,
+    ChangeFileRequest, FileEntry, FileEvent, FileInfo, MakeDirectory, ReadFileOutput, ReadFileRequest,
+    Remove, Rename, WriteFileInput, WriteFileOpen, read_file_output, write_file_input,
 };
 use rigbox_proto::guest_stream::MAX_CHUNK_BYTES;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
@@ -104,10 +104,7 @@ pub(super) fn list(path: &str, user: &str) -> Result<ReceiverStream<Result<FileE
 }
 
 /// Reports changes in a directory, or of a file.
-pub(super) fn watch<T: Message + Default + Send + 'static>(
-    path: &str,
-    user: &str,
-) -> Result<ReceiverStream<Result<T, Status>>, Status> {
+pub(super) fn watch(path: &str, user: &str) -> Result<ReceiverStream<Result<FileEvent, Status>>, Status> {
     let user = User::find(user).map_err(bad_request)?;
     messages(Helper::start(&user, &Operation::Watch { path: absolute(path, &user)? })?)
 }

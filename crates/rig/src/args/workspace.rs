@@ -153,7 +153,7 @@ pub(crate) struct NetworkArguments {
     /// Allow only these domains (`example.org`, `*.example.org`) and CIDRs; repeatable
     #[arg(long, value_name = "DOMAIN|CIDR", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
-    /// Whether programs in the workspace may share its apps with anyone, or only less widely
+    /// Let programs in the workspace share its apps with anyone, or only less widely
     #[arg(long, value_name = "any|narrow", value_parser = ["any", "narrow"])]
     pub(crate) apps_from_inside: Option<String>,
 }

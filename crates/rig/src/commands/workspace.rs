@@ -91,8 +91,7 @@ fn status_text(vm: &Vm) -> String {
 }
 
 async fn show(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
-    let vm = api.find(text).await?;
-    let fields = fields_of(&api.workspace(&vm.id).await?)?;
+    let fields = fields_of(&api.with_id(text, async |id| api.workspace(id).await).await?)?;
     let shown = fields.get("vm").and_then(Value::as_object).cloned().unwrap_or_default();
     out.response("workspace_show", fields)?;
     out.fields(&shown)

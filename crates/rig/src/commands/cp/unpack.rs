@@ -9,7 +9,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::failure::Failure;
 
-/// What was unpacked.
+/// Result of unpacking an archive.
 #[derive(Debug, Default)]
 pub(super) struct Unpacked {
     /// Bytes of content.
