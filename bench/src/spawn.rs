@@ -135,7 +135,7 @@ impl Bench<'_> {
             Measure::new(name, "s", ours, Some(theirs), Target::AtMostTimes(limit))
         };
         Ok(vec![
-            measure("spawn to first output", |boot| boot.first, 1.3),
+            measure("spawn to first output", |boot| boot.first, 1.2),
             measure("spawn to multi-user.target", |boot| boot.multi_user, 1.2),
         ])
     }

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{PipeReader, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -11,12 +11,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::mount::{MsFlags, mount};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::mounts::bind_program;
-use crate::systemctl;
+use crate::{rig, systemctl};
 
 const ROOT: &str = "/root-disk";
 const AGENT_CGROUP: &str = "/sys/fs/cgroup/rigbox/agent";
@@ -32,6 +32,9 @@ const MAX_INOTIFY_WATCHES: &str = "524288";
 /// Time to wait for the disk. Devices appear within milliseconds after their driver is loaded.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Limit of the time that systemd waits for the agent, should its host not connect.
+const MAX_SYSTEMD_DELAY: Duration = Duration::from_millis(500);
+
 /// Runs all steps up to the exec of systemd. Returns only on failure.
 pub(crate) fn run() -> Result<()> {
     mount_api_file_systems().context("failed to mount /proc, /sys and /dev")?;
@@ -41,6 +44,8 @@ pub(crate) fn run() -> Result<()> {
     }
     disable_core_dumps();
     raise_limits().context("failed to raise the limits of files")?;
+    // The mount itself waits for such a period, so the next steps run beside it.
+    let cgroups = std::thread::spawn(mount_cgroups);
     load_modules().context("failed to load the kernel modules of the initramfs")?;
     mount_root()?;
     prepare_run().context("failed to prepare /run")?;
@@ -48,10 +53,12 @@ pub(crate) fn run() -> Result<()> {
     set_identity(&kernel_parameter("rigbox.hostname"))
         .context("failed to set the machine id and the host name")?;
     configure_network();
+    cgroups.join().map_err(|_| anyhow!("the mount of the control groups panicked"))??;
     switch_root().context("failed to switch to the root file system")?;
     join_agent_cgroup().context("failed to create the agent's control group")?;
-    start_agent().context("failed to start the agent")?;
+    let agent_ready = start_agent().context("failed to start the agent")?;
     leave_agent_cgroup().context("failed to leave the agent's control group")?;
+    wait_for_agent(&agent_ready);
     become_systemd().map(|never| match never {})
 }
 
@@ -69,8 +76,13 @@ fn mount_api_file_systems() -> Result<()> {
     // Commands run before systemd has come to its own mounts, and systemd keeps what it finds. Group 5 is Debian's `tty`.
     mount_at("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0620,gid=5")?;
     mount_at("tmpfs", "/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777")?;
-    // `favordynmods`: each command gets a control group, whose creation would otherwise wait for an RCU grace period.
-    mount_at("cgroup2", "/sys/fs/cgroup", plain, "nsdelegate,memory_recursiveprot,favordynmods")
+    Ok(())
+}
+
+/// Mounts the control groups. `favordynmods`: each command gets one, whose creation would otherwise wait for an RCU grace period.
+fn mount_cgroups() -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount_at("cgroup2", "/sys/fs/cgroup", flags, "nsdelegate,memory_recursiveprot,favordynmods")
 }
 
 /// Disables core dumps, because they would write the workspace's secrets to the disk.
@@ -121,14 +133,7 @@ fn prepare_run() -> Result<()> {
     mount_at("tmpfs", &run, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=20%")?;
     fs::create_dir_all(format!("{run}/rigbox/bin"))?;
     fs::create_dir_all(format!("{run}/rigbox/ssh"))?;
-    let rig = Path::new("/rigbox/rig");
-    if rig.exists() {
-        // Bind-mounted instead of copied, so that it stays in memory only once.
-        let target = format!("{run}/rigbox/bin/rig");
-        File::create(&target)?;
-        bind_program(rig, Path::new(&target))?;
-    }
-    Ok(())
+    rig::install(Path::new(&run))
 }
 
 /// Sets a unique machine id on each new disk, and the workspace's name as host name.
@@ -137,16 +142,17 @@ fn set_identity(hostname: &str) -> Result<()> {
     if fs::read_to_string(&machine_id).map_or(true, |id| id.trim().len() != 32) {
         // The kernel's generator has been seeded by virtio-rng. machine-id(5) requires a random UUID.
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().replace('-', "");
-        replace_file(&machine_id, &format!("{id}\n"))?;
+        write_file(&machine_id, &format!("{id}\n"))?;
     }
     if hostname.is_empty() {
         return Ok(());
     }
-    let file = format!("{ROOT}/etc/hostname");
-    if fs::read_to_string(&file).map_or(true, |name| name.trim() != hostname) {
-        replace_file(&file, &format!("{hostname}\n"))?;
-        replace_file(
-            &format!("{ROOT}/etc/hosts"),
+    let (file, hosts) = (format!("{ROOT}/etc/hostname"), format!("{ROOT}/etc/hosts"));
+    let named = fs::read_to_string(&file).is_ok_and(|name| name.trim() == hostname);
+    if !named || fs::symlink_metadata(&hosts).map_or(true, |hosts| hosts.len() == 0) {
+        write_file(&file, &format!("{hostname}\n"))?;
+        write_file(
+            &hosts,
             &format!("127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\n"),
         )?;
     }
@@ -154,14 +160,19 @@ fn set_identity(hostname: &str) -> Result<()> {
     Ok(())
 }
 
-/// Replaces a file on the guest's disk. A symbolic link at its place is replaced, not followed.
-fn replace_file(path: &str, text: &str) -> Result<()> {
-    let new = format!("{path}.rigbox-new");
-    let _ = fs::remove_file(&new);
-    let mut file = File::options().write(true).create_new(true).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    fs::rename(&new, path).with_context(|| path.to_owned())
+/// Writes a new file on the guest's disk in the place of an old one. A symbolic link is replaced, not followed. A file that a crash has cut
+/// short is written again at the next boot: to write beside it and rename would make the kernel write it to the disk now.
+fn write_file(path: &str, text: &str) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::options().write(true).create_new(true).open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(text.as_bytes())
+    };
+    write().with_context(|| path.to_owned())
 }
 
 /// Configures the network. A failure is logged on the console, because a VM without a network is still usable.
@@ -211,15 +222,29 @@ fn leave_agent_cgroup() -> Result<()> {
     Ok(fs::write("/sys/fs/cgroup/cgroup.procs", "0")?)
 }
 
-fn start_agent() -> Result<()> {
+/// Starts the agent, and returns the other end of its standard input, which it closes to let systemd start.
+fn start_agent() -> Result<PipeReader> {
+    let (agent_ready, stdin) = std::io::pipe()?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0(crate::AGENT_NAME).env_clear();
+    command.arg0(crate::AGENT_NAME).env_clear().stdin(stdin);
     configure_child(
         &mut command,
-        ChildSetup { new_session: true, oom_score_adj: Some(-1000), nice: Some(-10), ..Default::default() },
+        ChildSetup {
+            new_session: true,
+            oom_score_adj: Some(-1000),
+            nice: Some(crate::AGENT_NICE),
+            ..Default::default()
+        },
     );
     command.spawn()?;
-    Ok(())
+    Ok(agent_ready)
+}
+
+/// Leaves the CPU to the agent and a first command, for at most [`MAX_SYSTEMD_DELAY`].
+fn wait_for_agent(agent_ready: &PipeReader) {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: MAX_SYSTEMD_DELAY.subsec_nanos().into() };
+    // A failure only means that systemd starts at once.
+    let _ = rustix::event::poll(&mut [PollFd::new(agent_ready, PollFlags::empty())], Some(&timeout));
 }
 
 fn become_systemd() -> Result<Infallible> {

@@ -1,10 +1,11 @@
 //! First program of every VM. As PID 1 it prepares the machine and then becomes systemd ([`init`]). Before that, it starts itself again as
-//! the agent ([`agent`]), which serves the host over the VM's only byte stream. Until systemd answers, it also stands in for `systemctl`.
+//! the agent ([`agent`]), which serves the host over the VM's only byte stream. It also stands in for `rig`, and for `systemctl` until systemd answers.
 
 mod agent;
 mod files;
 mod init;
 mod mounts;
+mod rig;
 mod systemctl;
 mod users;
 
@@ -12,6 +13,8 @@ use std::process::ExitCode;
 
 /// The agent's `argv[0]`. At shutdown, systemd does not kill processes whose name starts with `@`.
 const AGENT_NAME: &str = "@rigbox-agent";
+/// The agent's nice value: it responds before the machine's own work.
+const AGENT_NICE: i32 = -10;
 
 fn main() -> ExitCode {
     let name = std::env::args().next().unwrap_or_default();
@@ -22,6 +25,8 @@ fn main() -> ExitCode {
         init::run()
     } else if name == AGENT_NAME {
         agent::run()
+    } else if std::path::Path::new(&name).ends_with(rig::NAME) {
+        Err(rig::run())
     } else if systemctl::is_covered() {
         Err(systemctl::run())
     } else {

@@ -83,10 +83,14 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
         now_unix_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
     };
     let opened = async {
-        let hello = client.hello(hello).await?.into_inner();
-        let shutdown_events = client.watch_shutdown(WatchShutdownRequest {}).await?.into_inner();
-        let system_events = client.watch_system(WatchSystemRequest {}).await?.into_inner();
-        Ok::<_, tonic::Status>((hello, shutdown_events, system_events))
+        // At once, because in a VM that still boots each round trip takes long.
+        let (mut shutdown, mut system) = (client.clone(), client.clone());
+        let (hello, shutdown_events, system_events) = tokio::try_join!(
+            client.hello(hello),
+            shutdown.watch_shutdown(WatchShutdownRequest {}),
+            system.watch_system(WatchSystemRequest {}),
+        )?;
+        Ok::<_, tonic::Status>((hello.into_inner(), shutdown_events.into_inner(), system_events.into_inner()))
     };
     let (hello, mut shutdown_events, mut system_events) = tokio::time::timeout(HELLO_TIMEOUT, opened)
         .await

@@ -172,6 +172,7 @@ impl CommandRunner {
                 let _ = sender.send(Ok(ExecOutput { output: Some(Output::Exit(exit)) })).await;
             }
             drop(sender);
+            super::system_start::allow();
             // The outcome is sent before the control group is removed.
             tokio::time::sleep(CLEANUP_DELAY).await;
             if let Some(running) = running {

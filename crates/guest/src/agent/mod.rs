@@ -9,6 +9,7 @@ mod secrets;
 mod service;
 mod shutdown;
 mod system;
+mod system_start;
 mod terminal;
 mod transport;
 
@@ -32,6 +33,7 @@ const MAX_CONCURRENT_STREAMS: u32 = 256;
 
 /// Serves sessions until the VM ends. Returns only if the VM has no port to its host.
 pub(crate) fn run() -> Result<()> {
+    raise_priority();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before the host can start a command, which would find less space. It takes milliseconds.
     grow::grow_root();
@@ -45,6 +47,13 @@ pub(crate) fn run() -> Result<()> {
             tokio::time::sleep(REOPEN_DELAY).await;
         }
     })
+}
+
+/// Gives the agent its nice value among all processes. Without it, the kernel shares the CPU between sessions evenly, whatever their
+/// processes' nice values (sched(7), autogroups).
+fn raise_priority() {
+    // A kernel without autogroups goes by the nice value alone.
+    let _ = std::fs::write("/proc/self/autogroup", crate::AGENT_NICE.to_string());
 }
 
 async fn session(path: &std::path::Path, agent: Agent) -> Result<()> {

@@ -20,7 +20,7 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{exec, files, listening_ports, secrets, shutdown};
+use super::{exec, files, listening_ports, secrets, shutdown, system_start};
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -159,6 +159,7 @@ impl Guest for Agent {
     ) -> Result<Response<DeliverSecretsResponse>, Status> {
         secrets::store(&self.environment, request.into_inner())
             .map_err(|error| Status::internal(format!("{}: {error}", secrets::FOLDER)))?;
+        system_start::allow_soon();
         Ok(Response::new(DeliverSecretsResponse {}))
     }
 
