@@ -1,8 +1,10 @@
 //! Commands in a running VM: latency, and throughput of output.
 
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::bare::Port;
@@ -19,7 +21,12 @@ const BLOCKS: usize = 100;
 const ROUNDS: usize = 3;
 const BLOCK_FILE: &str = "/tmp/bench-block";
 
-pub(crate) fn measure(api: &mut Workspaces, id: &str, bare: &mut Port) -> Result<Vec<Measure>> {
+pub(crate) fn measure(
+    api: &mut Workspaces,
+    id: &str,
+    rig: impl Fn() -> Result<Command>,
+    bare: &mut Port,
+) -> Result<Vec<Measure>> {
     let mut pings = Vec::new();
     let mut bytes = [7; CALL_BYTES];
     for _ in 0..RUNS {
@@ -47,7 +54,7 @@ pub(crate) fn measure(api: &mut Workspaces, id: &str, bare: &mut Port) -> Result
     api.write_file(id, BLOCK_FILE, &block)?;
     bare.write_file(&block)?;
     let command: Vec<&str> = std::iter::once("cat").chain(std::iter::repeat_n(BLOCK_FILE, BLOCKS)).collect();
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut ours, mut theirs, mut by_rig) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (mut check, started) = (Check::new(&block), Instant::now());
         api.exec(id, &json!(command), |bytes| check.update(bytes))?;
@@ -55,10 +62,38 @@ pub(crate) fn measure(api: &mut Workspaces, id: &str, bare: &mut Port) -> Result
         let (mut check, started) = (Check::new(&block), Instant::now());
         bare.bulk(BLOCKS, BLOCKS * BLOCK, |bytes| check.update(bytes))?;
         theirs.push(check.rate(started)?);
+        let (mut check, started) = (Check::new(&block), Instant::now());
+        let mut exec = rig()?;
+        exec.args(["exec", id, "--"]).args(&command).stdin(Stdio::null()).stdout(Stdio::piped());
+        read_output(exec, |bytes| check.update(bytes))?;
+        by_rig.push(check.rate(started)?);
     }
-    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    let [ours, theirs, by_rig] = [&mut ours, &mut theirs, &mut by_rig].map(|rates| median(rates));
     let bulk = Measure::new("100 MB of output", "MB/s", ours, Some(theirs), Target::AtLeastTimes(0.5));
-    Ok(vec![cost, bulk])
+    let by_rig = Measure::new(
+        "100 MB of output by rig, beside the API",
+        "MB/s",
+        by_rig,
+        Some(ours),
+        Target::AtLeastTimes(0.8),
+    );
+    Ok(vec![cost, bulk, by_rig])
+}
+
+/// Runs a program, which must succeed, and passes its output to `output`.
+fn read_output(mut program: Command, mut output: impl FnMut(&[u8])) -> Result<()> {
+    let mut child = program.spawn()?;
+    let mut stdout = child.stdout.take().context("no output")?;
+    let mut chunk = vec![0; 128 * 1024];
+    loop {
+        match stdout.read(&mut chunk)? {
+            0 => break,
+            count => output(chunk.get(..count).unwrap_or_default()),
+        }
+    }
+    let status = child.wait()?;
+    anyhow::ensure!(status.success(), "{program:?}: {status}");
+    Ok(())
 }
 
 /// Compares received data with the original.

@@ -1,13 +1,14 @@
 //! Benchmark `spawn`: a workspace from the request to its use, beside a bare VM.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::bare::{BareVm, Workload};
-use crate::installation::Installation;
+use crate::installation::{Installation, program};
 use crate::report::{Measure, Target, median, progress};
 use crate::workspaces::Workspaces;
 use crate::{exec, host, memory};
@@ -43,7 +44,7 @@ pub(crate) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
     progress("commands");
     let commands = {
         let vm = bare.start(Workload::Serve)?;
-        exec::measure(&mut api, id, &mut vm.port()?)?
+        exec::measure(&mut api, id, || bench.rig(), &mut vm.port()?)?
     };
     api.delete(id)?;
 
@@ -90,6 +91,14 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn connect(&self) -> Result<Workspaces> {
         Workspaces::connect(self.installation.port(), &self.key)
+    }
+
+    /// Returns `rig` as a client of the installation.
+    fn rig(&self) -> Result<Command> {
+        let mut rig = Command::new(program("rig")?);
+        rig.env("RIG_API_URL", format!("http://localhost:{}", self.installation.port()));
+        rig.env("RIG_API_KEY", &self.key);
+        Ok(rig)
     }
 
     /// Returns a name that no other installation on this machine uses.

@@ -60,7 +60,7 @@ fn status(pid: i32, field: &str) -> anyhow::Result<String> {
 
 fn vmm_runs_in_an_empty_jail(installation: &Installation) -> TestResult {
     let api = &installation.api;
-    let second = api.spawn("second")?;
+    let (first, second) = (api.spawn("first")?, api.spawn("second")?);
     let pids = installation.vmm_pids()?;
     ensure!(pids.len() >= 2, "two VMs run: {pids:?}");
     let mut uids = Vec::new();
@@ -103,6 +103,7 @@ fn vmm_runs_in_an_empty_jail(installation: &Installation) -> TestResult {
     uids.sort();
     uids.dedup();
     ensure!(uids.len() == pids.len(), "two VMMs share a uid: {uids:?}");
+    api.remove(&first)?;
     api.remove(&second)
 }
 

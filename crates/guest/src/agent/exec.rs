@@ -4,6 +4,7 @@
 
 mod command;
 mod group;
+mod output;
 mod processes;
 mod ring;
 
@@ -21,9 +22,8 @@ use rigbox_proto::guest::exec_exit::Outcome;
 use rigbox_proto::guest::exec_input::Input;
 use rigbox_proto::guest::exec_output::Output;
 use rigbox_proto::guest::{Error, ExecExit, ExecInput, ExecOutput, ExecStart, Process};
-use rigbox_proto::guest_stream::MAX_CHUNK_BYTES;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -35,6 +35,7 @@ use super::terminal::Terminal;
 use crate::users::User;
 use command::error;
 use group::{ControlGroups, ProcessGroup};
+use output::Reader;
 use processes::{Processes, parse_signal};
 use ring::Ring;
 
@@ -48,9 +49,6 @@ const CLEANUP_DELAY: Duration = Duration::from_millis(20);
 const MAX_QUEUED_MESSAGES: usize = 4;
 /// Interval at which the end of input is repeated on a terminal: what a program sees of it depends on the terminal's mode at that moment.
 const EOF_INTERVAL: Duration = Duration::from_secs(1);
-/// Maximum capacity of a pipe: the default of `/proc/sys/fs/pipe-max-size`.
-const MAX_PIPE_BYTES: usize = 1 << 20;
-
 /// Runner of the commands of this VM.
 #[derive(Clone)]
 pub(super) struct CommandRunner {
@@ -184,7 +182,6 @@ impl CommandRunner {
     }
 }
 
-type Reader = Box<dyn AsyncRead + Send + Unpin>;
 type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Running command.
@@ -253,13 +250,13 @@ impl RunningCommand {
         let mut running = Self { started, group, stdin: None, stdout: None, stderr: None, child };
         match pipes {
             Some((reader, writer)) => {
-                running.stdout = Some(Box::new(reader));
+                running.stdout = Some(Reader::terminal(reader));
                 running.stdin = Some(Box::new(writer));
             }
             None => {
                 running.stdin = running.child.stdin.take().map(|pipe| Box::new(pipe) as Writer);
-                running.stdout = running.child.stdout.take().map(|pipe| Box::new(pipe) as Reader);
-                running.stderr = running.child.stderr.take().map(|pipe| Box::new(pipe) as Reader);
+                running.stdout = running.child.stdout.take().map(Reader::pipe);
+                running.stderr = running.child.stderr.take().map(Reader::pipe);
             }
         }
         Ok(running)
@@ -277,8 +274,8 @@ impl RunningCommand {
         let exited = tokio_util::sync::CancellationToken::new();
         let output = async {
             tokio::join!(
-                forward_output(stdout, sender, Output::Stdout, &exited),
-                forward_output(stderr, sender, Output::Stderr, &exited)
+                output::forward(stdout, sender, Output::Stdout, &exited),
+                output::forward(stderr, sender, Output::Stderr, &exited)
             );
         };
         let deadline = match start.timeout_ms {
@@ -365,34 +362,6 @@ fn outcome_of(status: io::Result<ExitStatus>) -> Outcome {
             }
             (None, None) => Outcome::Error(error("internal", "the command exited without a status")),
         },
-    }
-}
-
-/// Forwards the output of `reader`. Once the command has exited, only the output that is already in the pipe, because background processes
-/// may write forever.
-async fn forward_output(
-    reader: Option<Reader>,
-    sender: &mpsc::Sender<Result<ExecOutput, Status>>,
-    wrap: fn(bytes: tonic::codegen::Bytes) -> Output,
-    exited: &tokio_util::sync::CancellationToken,
-) {
-    let Some(mut reader) = reader else { return };
-    let mut remaining = MAX_PIPE_BYTES;
-    while remaining > 0 {
-        let mut chunk = Vec::with_capacity(MAX_CHUNK_BYTES);
-        let count = tokio::select! {
-            biased;
-            count = reader.read_buf(&mut chunk) => count,
-            () = exited.cancelled() => return,
-        };
-        // A terminal returns EIO once its last process has exited.
-        let Ok(count @ 1..) = count else { return };
-        if exited.is_cancelled() {
-            remaining = remaining.saturating_sub(count);
-        }
-        if sender.send(Ok(ExecOutput { output: Some(wrap(chunk.into())) })).await.is_err() {
-            return;
-        }
     }
 }
 
