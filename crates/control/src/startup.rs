@@ -78,7 +78,7 @@ async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let console = console_origin(&config)?;
-    let mailer = Mailer::new(config.mail.as_ref())?;
+    let mailer = Arc::new(Mailer::new(config.mail.as_ref())?);
     let hosts = AllowedHosts::new(&config.public_api_url, console.host(), config.api_listen)
         .ok_or_else(|| Error::PublicUrl(config.public_api_url.clone()))?;
     let token_key = TokenKey::load_or_create(&config.token_key)?;
@@ -107,7 +107,15 @@ async fn serve(
     );
     let rates = Arc::new(RateLimiter::new(config.plans));
     let domains = DomainVerifier::new(&token_key, &config.dns).map_err(Error::Dns)?;
-    let apps = Apps::new(store.clone(), gateways.clone(), networks.clone(), urls, domains, config.plans);
+    let apps = Apps::new(
+        store.clone(),
+        gateways.clone(),
+        networks.clone(),
+        urls,
+        domains,
+        mailer.clone(),
+        config.plans,
+    );
     let environments = Environments::new(transitions.clone(), secret_delivery);
     let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
     let context = ApiContext(Arc::new(Services {

@@ -2,38 +2,37 @@
 //! gateway has applied the change.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rigbox_core::app_access::{Visibility, widens_visibility};
-use rigbox_core::apps::{AppKind, AppName, InvalidAppName, InvalidDomain};
+use rigbox_core::apps::{AppKind, AppName};
 use rigbox_core::authz::{Action, Denied, ListApps, ManageApp, Permit, Principal, Scope, Target, authorize};
 use rigbox_core::ids::{AppId, InvalidId, WorkspaceId};
 use rigbox_core::plans::Plans;
 use rigbox_store::{App, AppPage, AppWithWorkspace, AuditEvent, IdempotencyKey, Replay, Store};
 
 use crate::apps::domain_verification::DomainVerifier;
+use crate::apps::fields::{addresses, apply_params, description, invalid, metadata, origins, protocol};
+use crate::apps::sharing::SharingEmails;
 use crate::apps::urls::AppUrls;
 use crate::clock;
 use crate::error::{ServiceError, id_of, random_id};
 use crate::gateways::Gateways;
-use crate::guests::client::GuestError;
-use crate::identity::email;
+use crate::identity::email::Mailer;
 use crate::network::NetworkPolicies;
 
 pub mod domain_verification;
+mod error;
+mod fields;
 pub mod services;
+mod sharing;
 pub mod tokens;
 pub mod urls;
 pub mod visitors;
 
-/// Maximum number of email addresses in one app's list.
-const MAX_SHARED_WITH: usize = 100;
-const MAX_CORS_ORIGINS: usize = 20;
-const MAX_PARAMS: usize = 100;
-/// Maximum length of a parameter in characters.
-pub const MAX_PARAM_LEN: usize = 4_096;
-/// Maximum length of a description in characters.
-const MAX_DESCRIPTION_LEN: usize = 1_000;
-const MAX_METADATA_BYTES: usize = 16 * 1024;
+pub use error::AppError;
+pub use fields::MAX_PARAM_LEN;
+
 /// Maximum number of attempts at a change while concurrent changes conflict with it.
 const MAX_ATTEMPTS: usize = 8;
 
@@ -45,6 +44,7 @@ pub struct Apps {
     networks: NetworkPolicies,
     urls: AppUrls,
     domain_verifier: DomainVerifier,
+    sharing_emails: SharingEmails,
     plans: Plans,
 }
 
@@ -107,78 +107,6 @@ pub struct AppChange {
     pub verified: Option<String>,
 }
 
-/// Error of a call on an app.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The app does not exist, or the caller may not know of it.
-    #[error("App `{0}` not found.")]
-    NotFound(String),
-    /// Errors that all workspace calls share.
-    #[error(transparent)]
-    Workspace(#[from] ServiceError),
-    /// The name is invalid.
-    #[error(transparent)]
-    InvalidName(#[from] InvalidAppName),
-    /// The custom domain is invalid.
-    #[error("custom_domain: {0}")]
-    InvalidDomain(#[from] InvalidDomain),
-    /// The value of a field is invalid.
-    #[error("{field}: {problem}")]
-    InvalidValue {
-        /// Name of the field.
-        field: &'static str,
-        /// The problem, and the remedy.
-        problem: String,
-    },
-    /// Another app has the name.
-    #[error("An app named `{0}` already exists. Names are unique in the installation; choose another name.")]
-    NameTaken(String),
-    /// Another app has the custom domain.
-    #[error("The domain `{0}` is already used by another app.")]
-    DomainTaken(String),
-    /// The workspace has its maximum number of apps.
-    #[error("The limit {limit_name} of {limit} would be exceeded. Delete an app that you do not need.")]
-    Quota {
-        /// Name of the limit.
-        limit_name: &'static str,
-        /// Value of the limit.
-        limit: u64,
-    },
-    /// Code in the workspace tried to give more people access to its app.
-    #[error(
-        "An app cannot be shared more widely from inside its workspace. Change it from outside, or set apps_from_inside to `any`."
-    )]
-    WidensAccess,
-    /// The app has no systemd unit.
-    #[error("App `{0}` has no service. Give it a command, or wrap what listens on its port.")]
-    NoService(String),
-    /// Concurrent changes conflicted with every attempt.
-    #[error("The app was changed by another request at the same time. Try again.")]
-    ConcurrentChange,
-    /// The custom domain cannot be verified.
-    #[error("{0}")]
-    DomainNotVerified(String),
-    /// The workspace is not running.
-    #[error("The workspace is `{0}`. Start it first.")]
-    NotRunning(rigbox_core::status::Status),
-    /// The call to the guest failed.
-    #[error(transparent)]
-    Guest(#[from] GuestError),
-}
-
-impl From<rigbox_store::Error> for AppError {
-    fn from(error: rigbox_store::Error) -> Self {
-        match error {
-            rigbox_store::Error::Quota { limit_name, limit } => Self::Quota { limit_name, limit },
-            other => Self::Workspace(other.into()),
-        }
-    }
-}
-
-fn invalid(field: &'static str, problem: impl Into<String>) -> AppError {
-    AppError::InvalidValue { field, problem: problem.into() }
-}
-
 impl Apps {
     /// Creates the service.
     pub fn new(
@@ -187,9 +115,11 @@ impl Apps {
         networks: NetworkPolicies,
         urls: AppUrls,
         domain_verifier: DomainVerifier,
+        mailer: Arc<Mailer>,
         plans: Plans,
     ) -> Self {
-        Self { store, gateways, networks, urls, domain_verifier, plans }
+        let sharing_emails = SharingEmails::new(store.clone(), mailer);
+        Self { store, gateways, networks, urls, domain_verifier, sharing_emails, plans }
     }
 
     /// Authorizes `A` on the app with this id and returns the permit and the app. Callers without access get
@@ -304,6 +234,8 @@ impl Apps {
             match self.store.update_app(&previous, &next, &event).await {
                 Ok(true) => {
                     self.propagate(&previous.workspace_id).await?;
+                    let url = self.urls.origin(&next);
+                    self.sharing_emails.send(permit.principal(), &previous, &next, &url);
                     return self.load(id);
                 }
                 Ok(false) => {}
@@ -317,6 +249,15 @@ impl Apps {
             }
         }
         Err(AppError::ConcurrentChange)
+    }
+
+    /// Returns the addresses on an app's list that have no account, if the caller is the administrator.
+    pub async fn shared_without_account(
+        &self,
+        permit: &Permit<ManageApp>,
+        app: &App,
+    ) -> Result<Vec<String>, AppError> {
+        Ok(sharing::without_account(&self.store, permit.principal(), app).await?)
     }
 
     /// Verifies the custom domain of an app by DNS. From then on it serves the app.
@@ -442,100 +383,5 @@ impl Apps {
             return Err(AppError::WidensAccess);
         }
         Ok(())
-    }
-}
-
-fn apply_params(app: &mut App, params: &BTreeMap<String, Option<String>>) -> Result<(), AppError> {
-    for (name, value) in params {
-        let name: rigbox_core::environment::VariableName =
-            name.parse().map_err(|error: rigbox_core::environment::InvalidVariable| {
-                invalid("params", error.to_string())
-            })?;
-        match value {
-            None => drop(app.params.remove(name.as_str())),
-            Some(value) if value.chars().count() > MAX_PARAM_LEN || value.chars().any(char::is_control) => {
-                let problem = format!(
-                    "The value of `{name}` is invalid. Use at most {MAX_PARAM_LEN} characters without control characters."
-                );
-                return Err(invalid("params", problem));
-            }
-            Some(value) => drop(app.params.insert(name.to_string(), value.clone())),
-        }
-    }
-    if app.params.len() > MAX_PARAMS {
-        return Err(invalid("params", format!("Too many parameters. Use at most {MAX_PARAMS}.")));
-    }
-    Ok(())
-}
-
-/// Returns each address once, in the normalized spelling used for comparison.
-fn addresses(list: &[String]) -> Result<Vec<String>, AppError> {
-    let mut checked = Vec::new();
-    for text in list {
-        let address = email::parse_address(text).ok_or_else(|| {
-            let text: String = text.chars().take(64).collect();
-            invalid(
-                "allowed_emails",
-                format!("`{text}` is not an email address. Expected for example ada@example.org."),
-            )
-        })?;
-        if !checked.contains(&address) {
-            checked.push(address);
-        }
-    }
-    if checked.len() > MAX_SHARED_WITH {
-        return Err(invalid("allowed_emails", format!("Too many addresses. Use at most {MAX_SHARED_WITH}.")));
-    }
-    Ok(checked)
-}
-
-fn origins(list: &[String]) -> Result<Vec<String>, AppError> {
-    if list.len() > MAX_CORS_ORIGINS {
-        return Err(invalid("cors_origins", format!("Too many origins. Use at most {MAX_CORS_ORIGINS}.")));
-    }
-    let origin = |text: &String| {
-        let uri: http::Uri = text.parse().ok()?;
-        let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
-        let bare = text == &format!("{scheme}://{}", uri.authority()?) && !text.contains('@');
-        bare.then(|| text.to_ascii_lowercase())
-    };
-    let checked = list.iter().map(|text| {
-        origin(text).ok_or_else(|| {
-            let text: String = text.chars().take(64).collect();
-            invalid(
-                "cors_origins",
-                format!("`{text}` is not an origin. Expected for example https://app.example.org."),
-            )
-        })
-    });
-    checked.collect()
-}
-
-fn protocol(text: Option<String>) -> Result<String, AppError> {
-    match text.as_deref() {
-        None => Ok("http".to_owned()),
-        Some(text @ ("http" | "https" | "ws" | "grpc" | "tcp")) => Ok(text.to_owned()),
-        Some(_) => Err(invalid("protocol", "The protocol is not supported. Use http, ws or grpc.")),
-    }
-}
-
-fn description(text: String) -> Result<Option<String>, AppError> {
-    if text.chars().count() > MAX_DESCRIPTION_LEN {
-        return Err(invalid(
-            "description",
-            format!("The text is too long. Use at most {MAX_DESCRIPTION_LEN} characters."),
-        ));
-    }
-    Ok(Some(text).filter(|text| !text.is_empty()))
-}
-
-fn metadata(value: serde_json::Value) -> Result<serde_json::Value, AppError> {
-    match value {
-        serde_json::Value::Null => Ok(serde_json::json!({})),
-        value @ serde_json::Value::Object(_) if value.to_string().len() <= MAX_METADATA_BYTES => Ok(value),
-        _ => Err(invalid(
-            "metadata",
-            format!("The value is invalid. Use an object of at most {MAX_METADATA_BYTES} bytes."),
-        )),
     }
 }

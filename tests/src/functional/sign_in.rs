@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rigbox_testkit::blocking::eventually;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::TestResult;
 use crate::harness::console::Console;
 use crate::harness::installation::Installation;
 use crate::harness::installation::MAIL_PORT;
 
-tests![user_signs_in_by_email_and_authorizes_a_machine, admin_commands_report_errors_to_the_operator,];
+tests![
+    user_signs_in_by_email_and_authorizes_a_machine,
+    people_with_whom_an_app_is_shared_get_an_email,
+    admin_commands_report_errors_to_the_operator,
+];
 
 const USER: &str = "bob@example.org";
 
@@ -52,6 +56,13 @@ impl MailServer {
             let link = email.and_then(|email| email.lines().find(|line| line.starts_with("http")));
             Ok(link.map(str::to_owned))
         })
+    }
+}
+
+impl MailServer {
+    /// Returns the number of emails to `address`.
+    fn count_to(&self, address: &str) -> Result<usize> {
+        Ok(std::fs::read_to_string(&self.emails)?.matches(&format!("To: {address}")).count())
     }
 }
 
@@ -127,6 +138,33 @@ fn user_signs_in_by_email_and_authorizes_a_machine(installation: &Installation) 
     installation.admin(&["user", "disable", USER])?;
     ensure!(installation.admin(&["audit", "verify"])?.contains("is valid"), "the audit log");
     Ok(())
+}
+
+fn people_with_whom_an_app_is_shared_get_an_email(installation: &Installation) -> TestResult {
+    const WITH: [&str; 2] = [USER, "nobody-yet@example.org"];
+    let mail = MailServer::start(installation)?;
+    let workspace = installation.api.create("shared")?;
+    let app = json!({"name": "shared-by-mail", "port": 8000, "workspace_id": workspace});
+    let created = installation.api.post("/apps", &app)?.expect(201)?;
+    let url = created.pointer("/app/url").and_then(Value::as_str).context("no URL")?;
+    let shared = installation
+        .rig(&["app", "share", "shared-by-mail", "--with", WITH[0], "--with", WITH[1]])
+        .output()?;
+    // The administrator alone learns who has no account. The emails go to all alike.
+    let said = String::from_utf8(shared.stdout)?;
+    ensure!(
+        said.contains(&format!("rigboxd admin user add {}", WITH[1]))
+            && !said.contains(&format!("add {USER}")),
+        "{said}"
+    );
+    for address in WITH {
+        ensure!(mail.link_to(address)? == url, "the app's address");
+    }
+    // Setting the same list again lets nobody in who could not get in before.
+    installation.rig(&["app", "share", "shared-by-mail", "--add", "third@example.org"]).output()?;
+    ensure!(mail.link_to("third@example.org")? == url, "the app's address");
+    ensure!(mail.count_to(USER)? == 1, "a second email to {USER}");
+    installation.api.remove(&workspace)
 }
 
 fn admin_commands_report_errors_to_the_operator(installation: &Installation) -> TestResult {

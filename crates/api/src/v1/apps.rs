@@ -18,7 +18,8 @@ pub(crate) mod services;
 
 use schema::{
     App, AppMessageResponse, AppParamsResponse, CreateAppRequest, GetAppResponse, ListAppsQuery,
-    ListAppsResponse, SetVisibilityRequest, UpdateAppParamsRequest, UpdateAppRequest, VerifyDomainResponse,
+    ListAppsResponse, SetVisibilityRequest, SetVisibilityResponse, UpdateAppParamsRequest, UpdateAppRequest,
+    VerifyDomainResponse,
 };
 
 impl ApiContext {
@@ -129,7 +130,7 @@ pub(crate) async fn update(
     put, path = "/apps/{id}/visibility", operation_id = "set_app_visibility", tag = "apps", params(("id" = String, Path)),
     request_body = SetVisibilityRequest,
     responses(
-        (status = 200, body = GetAppResponse),
+        (status = 200, body = SetVisibilityResponse),
         (status = 400, body = ApiErrorBody),
         (status = 403, body = ApiErrorBody, description = "An app cannot be shared more widely from inside its workspace"),
         (status = 404, body = ApiErrorBody),
@@ -142,7 +143,7 @@ pub(crate) async fn set_visibility(
     caller: Caller<ManageApp>,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<SetVisibilityRequest>,
-) -> Result<Json<GetAppResponse>, ApiError> {
+) -> Result<Json<SetVisibilityResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
     let change = AppChange {
         visibility: Some(body.visibility.into()),
@@ -150,7 +151,8 @@ pub(crate) async fn set_visibility(
         ..AppChange::default()
     };
     let changed = context.apps.change(&permit, &found.app.id, &change, "app.visibility").await?;
-    Ok(Json(GetAppResponse { app: context.render_app(changed) }))
+    let without_account = context.apps.shared_without_account(&permit, &changed.app).await?;
+    Ok(Json(SetVisibilityResponse { app: context.render_app(changed), without_account }))
 }
 
 /// Delete an app, but not its workspace

@@ -140,14 +140,23 @@ async fn share(api: &Api, out: &Output, arguments: &ShareArguments) -> Result<()
     }
     let request = api.request(Method::PUT, &[ROUTE, &app.id, "visibility"], &[])?.json(&body);
     let response: Map<String, Value> = api.call(request).await?;
+    let without_account: Vec<String> = response
+        .get("without_account")
+        .and_then(|list| serde_json::from_value(list.clone()).ok())
+        .unwrap_or_default();
     out.response("app_share", response)?;
     let audience = match (visibility, emails) {
         ("public" | "private", _) => visibility.to_owned(),
         (_, emails) => format!("shared with {}", emails.map(|emails| emails.join(", ")).unwrap_or_default()),
     };
     out.line(&format!("{} is now {}", escape(&app.name), escape(&audience)))?;
+    for email in &without_account {
+        out.line(&format!("{0} has no account yet: rigboxd admin user add {0}", escape(email)))?;
+    }
     match visibility {
-        "privileged" => out.line("They sign in with these addresses, for which they need accounts here."),
+        "privileged" if without_account.is_empty() => {
+            out.line("They sign in with these addresses, for which they need accounts here.")
+        }
         _ => Ok(()),
     }
 }

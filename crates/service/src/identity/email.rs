@@ -69,22 +69,32 @@ impl Mailer {
         Ok(Self::Smtp { transport: Box::new(transport), from })
     }
 
-    /// Sends a sign-in link. Failures are logged for the operator.
+    /// Sends a sign-in link. Without a server, the link goes to the log. Failures are logged for the operator.
     pub async fn send_link(&self, to: &str, link: &str, minutes: u64) {
-        let (transport, from) = match self {
-            Self::Smtp { transport, from } => (transport, from),
-            Self::Log => {
-                return info!(to, link, "logged a sign-in link, because no SMTP server is configured");
-            }
-        };
+        if let Self::Log = self {
+            return info!(to, link, "logged a sign-in link, because no SMTP server is configured");
+        }
         let text = format!(
             "Someone, probably you, asked to sign in to Rigbox.\n\n{link}\n\nThis link works once and expires in {minutes} minutes. If it was not you, ignore this email.\n"
         );
+        self.send(to, "Sign in to Rigbox", text).await;
+    }
+
+    /// Tells that `owner` has shared an app. Without a server, nothing is sent. Failures are logged for the operator.
+    pub async fn send_shared_app(&self, to: &str, owner: &str, app: &str, url: &str) {
+        let text = format!(
+            "{owner} has shared the app {app} with you.\n\n{url}\n\nOpen it and sign in with this email address. If you have no account yet, ask {owner} for one. If you do not know {owner}, ignore this email.\n"
+        );
+        self.send(to, &format!("{owner} shared {app} with you"), text).await;
+    }
+
+    async fn send(&self, to: &str, subject: &str, text: String) {
+        let Self::Smtp { transport, from } = self else { return };
         let message = to.parse::<Mailbox>().map_err(|error| error.to_string()).and_then(|to| {
             Message::builder()
                 .from(from.clone())
                 .to(to)
-                .subject("Sign in to Rigbox")
+                .subject(subject)
                 .header(ContentType::TEXT_PLAIN)
                 .body(text)
                 .map_err(|error| error.to_string())
@@ -94,8 +104,8 @@ impl Mailer {
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(()) => info!(to, "sent a sign-in link"),
-            Err(error) => warn!(to, error, "failed to send a sign-in link"),
+            Ok(()) => info!(to, subject, "sent an email"),
+            Err(error) => warn!(to, subject, error, "failed to send an email"),
         }
     }
 }

@@ -62,12 +62,12 @@ pub struct SignIn {
 
 impl SignIn {
     /// Creates the service.
-    pub fn new(store: Store, token_key: TokenKey, mailer: Mailer, console: ConsoleOrigin) -> Self {
+    pub fn new(store: Store, token_key: TokenKey, mailer: Arc<Mailer>, console: ConsoleOrigin) -> Self {
         let quota = Quota::with_period(LINK_INTERVAL).unwrap_or(Quota::per_hour(LINK_BURST));
         Self {
             store,
             token_key,
-            mailer: Arc::new(mailer),
+            mailer,
             console,
             pending_emails: Arc::new(Semaphore::new(MAX_PENDING_EMAILS)),
             by_address: RateLimiter::keyed(quota.allow_burst(LINK_BURST)),

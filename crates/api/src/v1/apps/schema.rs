@@ -156,6 +156,16 @@ pub(crate) struct GetAppResponse {
     pub(crate) app: App,
 }
 
+/// App whose visibility was set.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SetVisibilityResponse {
+    pub(crate) app: App,
+    /// Addresses on the list that have no account yet. Only the administrator, who creates accounts, is told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(crate) without_account: Vec<String>,
+}
+
 /// Page of apps.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ListAppsResponse {
