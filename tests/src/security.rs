@@ -3,6 +3,7 @@
 pub(crate) mod egress;
 pub(crate) mod gateway_dial;
 pub(crate) mod isolation;
+pub(crate) mod neighbors;
 pub(crate) mod refusals;
 pub(crate) mod secret_canaries;
 pub(crate) mod secrets;

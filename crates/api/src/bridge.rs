@@ -47,7 +47,8 @@ pub async fn serve(
         let workspace = peer.workspace_id.parse().ok()?;
         Some((stream, WorkspacePeer { workspace, _permit: peer }))
     });
-    server::serve_all(connections, router, server::CONNECTION_LIMITS, shutdown).await
+    let workspace = |peer: &WorkspacePeer| peer.workspace.clone();
+    server::serve_all(connections, workspace, router, server::CONNECTION_LIMITS, shutdown).await
 }
 
 async fn route_not_found(request: Request) -> ApiError {

@@ -1,35 +1,52 @@
-//! Connections of the API: their number, the timeout of a request's head, and graceful shutdown.
+//! Connections of the API: their number, a client's share of it, the timeouts of heads, bodies and responses, and graceful shutdown.
 
+mod write_timeout;
+
+use std::convert::Infallible;
+use std::hash::Hash;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use futures_util::{Stream, StreamExt, stream};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::handover::GuestPeer;
+use rigbox_shares::{AddressBlock, Bounds, Refused, Shares};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tower::ServiceExt;
+use tower_http::timeout::TimeoutBody;
 
-/// Limits for anonymous clients.
+use write_timeout::{Exemption, WriteTimeout};
+
+/// Limits for clients, most of which are anonymous until their request is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionLimits {
-    /// Concurrent connections; more wait in the kernel's backlog. Those upgraded to WebSockets do not count:
-    /// their callers are authorized.
-    pub(crate) max_connections: u32,
+    /// Concurrent connections, in all and of one client. One client's further connections are closed; if there are too many of all, they
+    /// wait in the kernel's backlog. Those upgraded to WebSockets do not count: their callers are authorized.
+    pub(crate) connections: Bounds,
     /// Timeout for the head of a request, and for an idle connection.
     pub(crate) head_timeout: Duration,
+    /// Time that a request's body or a response may stand still. Streams to authorized callers are exempt.
+    pub(crate) idle_timeout: Duration,
 }
 
-pub(crate) const CONNECTION_LIMITS: ConnectionLimits =
-    ConnectionLimits { max_connections: 2_000, head_timeout: Duration::from_secs(20) };
+pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
+    connections: Bounds { total: 4_000, per_key: 256 },
+    head_timeout: Duration::from_secs(20),
+    idle_timeout: Duration::from_secs(30),
+};
+
+/// Content types of streams, which end when their subject does.
+const STREAMS: [&str; 3] = ["application/octet-stream", "application/x-ndjson", "text/event-stream"];
 
 /// Address of the client, in the extensions of every request.
 #[derive(Debug, Clone, Copy)]
@@ -62,38 +79,58 @@ pub(crate) async fn serve(
             }
         }
     });
-    serve_all(connections, router, limits, shutdown).await
+    serve_all(connections, |PeerAddress(address)| AddressBlock::from(*address), router, limits, shutdown)
+        .await
 }
 
-/// Serves connections from any source, each with a description of its peer.
-pub(crate) async fn serve_all<E: Clone + Send + Sync + 'static>(
+/// Serves connections from any source, each with a description of its peer, which `client` reduces to whose share it counts on.
+pub(crate) async fn serve_all<E, K>(
     connections: impl Stream<Item = (TcpStream, E)> + Send,
+    client: impl Fn(&E) -> K,
     router: Router,
     limits: ConnectionLimits,
     mut shutdown: watch::Receiver<bool>,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    E: Clone + Send + Sync + 'static,
+    K: Eq + Hash + Clone + Send + 'static,
+{
     tokio::pin!(connections);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
-    let permits = Arc::new(Semaphore::new(limits.max_connections as usize));
+    let places = Shares::new(limits.connections);
     loop {
         let next = async {
-            let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>(connections.next().await.map(|(stream, peer)| (permit, stream, peer)))
+            let (stream, peer) = connections.next().await?;
+            let key = client(&peer);
+            let place = match places.take(key.clone()) {
+                Ok(place) => Some(place),
+                Err(Refused::Full(_)) => Some(places.wait(key).await),
+                Err(Refused::Share(_)) => None,
+            };
+            Some((place, stream, peer))
         };
         let next = tokio::select! {
-            next = next => next?,
+            next = next => next,
             () = wait_shutdown(&mut shutdown) => break,
         };
         // The source has ended.
-        let Some((permit, stream, peer)) = next else { break };
+        let Some((place, stream, peer)) = next else { break };
+        // A client that has its share: the connection is closed.
+        let Some(place) = place else { continue };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
-        let router = router.clone();
+        let (router, exemption) = (router.clone(), Exemption::default());
+        let stream = WriteTimeout::new(stream, limits.idle_timeout, exemption.clone());
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let mut request = request.map(Body::new);
+            let mut request = request.map(|body| Body::new(TimeoutBody::new(limits.idle_timeout, body)));
             request.extensions_mut().insert(peer.clone());
-            router.clone().oneshot(request)
+            let (response, exemption) = (router.clone().oneshot(request), exemption.clone());
+            async move {
+                let response = response.await?;
+                exemption.set(is_stream(&response));
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut shutdown = shutdown.clone();
@@ -108,11 +145,18 @@ pub(crate) async fn serve_all<E: Clone + Send + Sync + 'static>(
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }
-            drop(permit);
+            drop(place);
         });
     }
-    // All permits are free once the last connection has ended.
-    permits.acquire_many(limits.max_connections).await.map(drop).map_err(io::Error::other)
+    places.wait_until_empty().await;
+    Ok(())
+}
+
+/// Returns whether a response goes on for as long as its caller and its subject do.
+fn is_stream<B>(response: &hyper::Response<B>) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE);
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || kind.is_some_and(|kind| STREAMS.iter().any(|stream| kind.as_bytes() == stream.as_bytes()))
 }
 
 /// Waits for the shutdown. A dropped sender counts as one.
@@ -125,8 +169,11 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    const CONNECTION_LIMITS: ConnectionLimits =
-        ConnectionLimits { max_connections: 2, head_timeout: Duration::from_millis(200) };
+    const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
+        connections: Bounds { total: 2, per_key: 2 },
+        head_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_millis(200),
+    };
 
     async fn get(stream: &mut TcpStream) -> String {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -155,5 +202,71 @@ mod tests {
 
         stop.send(true).unwrap();
         serving.await.unwrap().unwrap();
+    }
+
+    /// Server on an address of its own, with places for two connections, one of them for a client.
+    async fn start(router: Router) -> (std::net::SocketAddr, watch::Sender<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, shutdown) = watch::channel(false);
+        let connections = Bounds { total: 2, per_key: 1 };
+        tokio::spawn(serve(
+            listener,
+            router,
+            ConnectionLimits { connections, ..CONNECTION_LIMITS },
+            shutdown,
+        ));
+        (address, stop)
+    }
+
+    /// Connects from the loopback address with this last byte.
+    async fn connect_from(last: u8, to: std::net::SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((std::net::Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_client_leaves_connections_to_others() {
+        let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
+        let (address, _stop) = start(router).await;
+        let _held = connect_from(2, address).await;
+        let mut refused = connect_from(2, address).await;
+        assert_eq!(refused.read(&mut [0; 1]).await.unwrap_or_default(), 0);
+        assert!(get(&mut connect_from(3, address).await).await.ends_with("hello"));
+    }
+
+    const BIG: usize = 64 << 20;
+
+    async fn big(kind: &'static str) -> ([(http::HeaderName, &'static str); 1], Vec<u8>) {
+        ([(CONTENT_TYPE, kind)], vec![b'x'; BIG])
+    }
+
+    #[tokio::test]
+    async fn responses_that_nobody_reads_end_and_streams_do_not() {
+        let router = Router::new()
+            .route("/answer", axum::routing::get(|| big("application/json")))
+            .route("/stream", axum::routing::get(|| big("application/octet-stream")));
+        let (address, _stop) = start(router).await;
+        for (path, whole) in [("/answer", false), ("/stream", true)] {
+            let mut client = connect_from(2, address).await;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            tokio::time::sleep(4 * CONNECTION_LIMITS.idle_timeout).await;
+            let mut bytes = Vec::new();
+            let read = client.read_to_end(&mut bytes).await;
+            assert_eq!(read.is_ok() && bytes.len() > BIG, whole, "{path}: {read:?}, {} bytes", bytes.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_that_stand_still_end() {
+        let router = Router::new().route("/", axum::routing::post(|body: String| async { body }));
+        let (address, _stop) = start(router).await;
+        let mut client = connect_from(2, address).await;
+        client.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nslow").await.unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 400") || text.starts_with("HTTP/1.1 408"), "{text}");
     }
 }

@@ -20,11 +20,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use rigbox_proto::guest::guest_server::GuestServer;
-use rigbox_proto::guest_stream;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::transport::unix;
+use rigbox_proto::{guest_calls, guest_stream};
 
 use crate::descriptors::Descriptors;
+use crate::egress::EgressBudget;
 use crate::proxy::Proxy;
 use crate::registry::VmRegistry;
 use crate::vm::{ReportSender, VmContext};
@@ -71,6 +72,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         descriptors: Descriptors::new(config.fd_socket.clone()),
         node: NodeSessionClient::new(unix::channel(&config.node_socket)),
         resolvers: config.resolvers.clone().into(),
+        egress: EgressBudget::new(),
         reports: ReportSender::default(),
     });
     let session = tokio::spawn(node_session::run(config.node_socket.clone(), registry.clone()));
@@ -78,8 +80,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES);
     let result = tonic::transport::Server::builder()
-        .initial_stream_window_size(guest_stream::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(guest_stream::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(guest_calls::MAX_CONCURRENT_STREAMS)
+        .initial_stream_window_size(guest_calls::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(guest_calls::CONNECTION_WINDOW_BYTES)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await;

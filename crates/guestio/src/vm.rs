@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 
 use crate::allow_list::AllowList;
 use crate::descriptors::Descriptors;
+use crate::egress::EgressBudget;
 use crate::refusal_counter::RefusalCounter;
 use crate::sanitize::sanitize;
 
@@ -35,6 +36,7 @@ pub(crate) struct VmContext {
     /// Client for the admission of addresses.
     pub(crate) node: NodeSessionClient<Channel>,
     pub(crate) resolvers: Arc<[SocketAddr]>,
+    pub(crate) egress: EgressBudget,
     pub(crate) reports: ReportSender,
 }
 

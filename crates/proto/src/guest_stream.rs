@@ -27,10 +27,13 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const MAX_HANDSHAKE_BYTES: usize = 64 << 20;
 /// Maximum payload of one message on the stream.
 pub const MAX_CHUNK_BYTES: usize = 32 * 1024;
+/// Concurrent calls to one agent. Control's share of a workspace is smaller, so that the calls on which the workspace's life depends
+/// always find a stream.
+pub const MAX_CONCURRENT_STREAMS: u32 = 256;
 /// HTTP/2 flow-control window of a stream. Larger windows were slower on an emulated CPU.
-pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-/// HTTP/2 flow-control window of a connection. It is large, so that calls with a stalled reader do not stall the others.
-pub const CONNECTION_WINDOW_BYTES: u32 = 64 * STREAM_WINDOW_BYTES;
+pub const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+/// HTTP/2 flow-control window of a connection: that of all its streams, so that stalled readers, however many, stall no other call.
+pub const CONNECTION_WINDOW_BYTES: u32 = MAX_CONCURRENT_STREAMS * STREAM_WINDOW_BYTES;
 /// Maximum size of a message.
 pub const MAX_MESSAGE_BYTES: usize = 128 * 1024;
 

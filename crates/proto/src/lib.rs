@@ -3,6 +3,7 @@
 //! ([`transport::unix`]).
 
 pub mod fault;
+pub mod guest_calls;
 pub mod guest_stream;
 pub mod handover;
 pub mod headers;

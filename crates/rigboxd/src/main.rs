@@ -88,6 +88,7 @@ fn run_with_log(command: Command) -> Result<()> {
         Command::Up(config) => supervisor::run(&Installation::load(&config.path)?, &config.path),
         Command::Role { role, config, supervisor } => {
             let installation = Installation::load(&config.path)?;
+            role::prepare_process()?;
             let bound = role::bind(&installation, role)?;
             role::confine(&installation, role)?;
             role::end_with_supervisor(supervisor)?;

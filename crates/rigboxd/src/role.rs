@@ -8,10 +8,16 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Installation, Role};
+
+/// Open files of a role. What a role holds for its clients is bounded below it.
+const MAX_OPEN_FILES: u64 = 65_536;
+/// VMMs have +500, so that one VM ends before the installation does.
+const OOM_SCORE_ADJ: &str = "-900";
 
 /// Creates the folders that the roles expect.
 pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
@@ -47,6 +53,21 @@ pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
 /// Returns the path at which control sees its part of the state: it may not enter the folders above the state folder.
 pub(crate) fn control_state(installation: &Installation) -> PathBuf {
     installation.run().join("private")
+}
+
+/// Prepares this process for a role's life: without the terminal of whoever started the installation, with room for descriptors, and as
+/// the last that the kernel ends when memory runs out.
+pub(crate) fn prepare_process() -> Result<()> {
+    nix::unistd::setsid().context("cannot leave the terminal's session")?;
+    // A container may lack the capability for either (CAP_SYS_RESOURCE): the role then has what its starter had.
+    if setrlimit(Resource::RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES).is_err() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")?;
+    }
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ) {
+        tracing::info!(%error, "the kernel refused a lower oom_score_adj; the role may end when memory runs out");
+    }
+    Ok(())
 }
 
 /// Confines this process to what `role` needs.

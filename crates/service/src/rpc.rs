@@ -4,20 +4,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use rigbox_proto::guest_calls;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-/// Bytes of a stream in flight before its reader has consumed them.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Never the bottleneck: a stalled reader must only block its own stream. See `GuestClient`'s limit of calls.
-const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
-
 pub(crate) fn channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     Endpoint::from_static("http://unix.invalid")
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(guest_calls::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(guest_calls::CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20))
         .connect_timeout(Duration::from_secs(5))

@@ -8,17 +8,18 @@ use crate::{metadata, root, rust_files};
 /// Allowed dependencies of each crate below `crates/` on the others.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("rigbox-core", &[]),
+    ("rigbox-shares", &[]),
     ("rigbox-sys", &[]),
     ("rigbox-image", &[]),
-    ("rigbox-proto", &["rigbox-sys"]),
+    ("rigbox-proto", &["rigbox-shares", "rigbox-sys"]),
     ("rigbox-store", &["rigbox-core"]),
-    ("rigbox-service", &["rigbox-core", "rigbox-proto", "rigbox-store"]),
-    ("rigbox-api", &["rigbox-core", "rigbox-proto", "rigbox-service"]),
+    ("rigbox-service", &["rigbox-core", "rigbox-proto", "rigbox-shares", "rigbox-store"]),
+    ("rigbox-api", &["rigbox-core", "rigbox-proto", "rigbox-service", "rigbox-shares"]),
     ("rigbox-control", &["rigbox-api", "rigbox-core", "rigbox-proto", "rigbox-service"]),
     ("rigbox-gateway", &["rigbox-core", "rigbox-proto", "rigbox-sys"]),
     ("rigbox-edge", &["rigbox-core", "rigbox-gateway", "rigbox-proto", "rigbox-sys"]),
     ("rigbox-node", &["rigbox-core", "rigbox-image", "rigbox-proto", "rigbox-sys"]),
-    ("rigbox-guestio", &["rigbox-core", "rigbox-proto", "rigbox-sys"]),
+    ("rigbox-guestio", &["rigbox-core", "rigbox-proto", "rigbox-shares", "rigbox-sys"]),
     ("rigbox-guest", &["rigbox-proto", "rigbox-sys"]),
     ("rig", &[]),
     (

@@ -304,6 +304,12 @@ impl Api {
         Ok(ran.out())
     }
 
+    /// Starts an exec whose output is not read until the returned response is dropped.
+    pub(crate) fn exec_and_hold(&self, id: &str, body: &Value) -> Result<Response> {
+        let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
+        self.runtime.block_on(async { self.open_checked(self.send_with_retries(request).await?).await })
+    }
+
     /// Starts an exec and disconnects after the first bytes.
     pub(crate) fn exec_and_disconnect(&self, id: &str, line: &str) -> Result<()> {
         let request =

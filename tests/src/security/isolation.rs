@@ -100,11 +100,26 @@ fn vmm_runs_in_an_empty_jail(installation: &Installation) -> TestResult {
             "core dumps"
         );
     }
+    for pid in &pids {
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?;
+        ensure!(score.trim() == "500", "{pid} ends with score {score} when memory runs out");
+    }
     uids.sort();
     uids.dedup();
     ensure!(uids.len() == pids.len(), "two VMMs share a uid: {uids:?}");
     api.remove(&first)?;
     api.remove(&second)
+}
+
+/// Returns whether processes here may lower their oom_score_adj, as roles do where they may.
+fn may_lower_score() -> anyhow::Result<bool> {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let effective = u64::from_str_radix(&status(std::process::id().cast_signed(), "CapEff")?, 16)?;
+    let may = effective & CAP_SYS_RESOURCE != 0;
+    if !may {
+        eprintln!("skipped: the oom_score_adj of roles, because this machine's root has no CAP_SYS_RESOURCE");
+    }
+    Ok(may)
 }
 
 fn roles_have_only_what_they_need(installation: &Installation) -> TestResult {
@@ -115,6 +130,18 @@ fn roles_have_only_what_they_need(installation: &Installation) -> TestResult {
             ensure!(status(pid, "CapBnd")?.trim_matches('0').is_empty(), "{role} can have capabilities");
             ensure!(status(pid, "NoNewPrivs")? == "1", "{role} can gain privileges");
         }
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?;
+        ensure!(
+            !may_lower_score()? || score.trim() == "-900",
+            "{role} ends with score {score} when memory runs out"
+        );
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // Session and terminal, the third and fourth fields after the state (proc(5)).
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        ensure!(
+            fields.get(3) == Some(&pid.to_string().as_str()) && fields.get(4) == Some(&"0"),
+            "{role}: {stat}"
+        );
     }
     for role in ["guestio", "edge"] {
         let pid = installation.role_pids()?.into_iter().find(|(name, _)| name == role).context(role)?.1;

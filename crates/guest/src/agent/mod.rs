@@ -29,7 +29,6 @@ use transport::virtio_serial;
 pub(crate) const NOTIFY_SOCKET: &str = "/run/rigbox/notify";
 /// Delay before the port is reopened after a session.
 const REOPEN_DELAY: Duration = Duration::from_millis(20);
-const MAX_CONCURRENT_STREAMS: u32 = 256;
 
 /// Serves sessions until the VM ends. Returns only if the VM has no port to its host.
 pub(crate) fn run() -> Result<()> {
@@ -71,7 +70,7 @@ async fn session(path: &std::path::Path, agent: Agent) -> Result<()> {
     let result = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(guest_stream::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(guest_stream::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_concurrent_streams(guest_stream::MAX_CONCURRENT_STREAMS)
         .serve_connection(TokioIo::new(port), TowerToHyperService::new(service))
         .await;
     // A new session starts with an invalid frame, so an error is the usual end.

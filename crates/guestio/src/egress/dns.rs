@@ -15,18 +15,14 @@ use rigbox_proto::guestio::AdmitRequest;
 use rigbox_proto::guestio::fd_request::Channel;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::descriptors::DescriptorError;
+use crate::egress::accept::accepted_or_pause;
 use crate::refusal_counter::Destination;
 use crate::vm::Vm;
 use question::Question;
 
-/// Maximum number of concurrent queries of one VM.
-const MAX_CONCURRENT_QUERIES: usize = 64;
-/// Maximum number of TCP connections of one VM.
-const MAX_CONNECTIONS: usize = 16;
 /// Time after which a TCP connection without progress is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const ADMIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,31 +45,30 @@ async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
     let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), TcpListener::from_std(tcp)?);
-    let query_permits = Arc::new(Semaphore::new(MAX_CONCURRENT_QUERIES));
-    let connection_permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let budget = &vm.context.egress;
     let mut tasks = JoinSet::new();
     let mut buffer = vec![0; question::MAX_UDP_QUERY_BYTES];
     loop {
         tokio::select! {
             received = udp.recv_from(&mut buffer) => {
                 let (length, from) = received?;
-                // A query beyond the limit is dropped. Clients retry.
-                let Ok(permit) = Arc::clone(&query_permits).try_acquire_owned() else { continue };
+                // A query beyond the share is dropped. Clients retry.
+                let Ok(place) = budget.dns_queries.take(vm.workspace_id.clone()) else { continue };
                 let bytes = buffer.get(..length).unwrap_or_default().to_vec();
                 let (vm, udp) = (Arc::clone(vm), Arc::clone(&udp));
                 tasks.spawn(async move {
-                    let _permit = permit;
+                    let _place = place;
                     serve_udp(&vm, &udp, from, &bytes).await;
                 });
             }
             accepted = tcp.accept() => {
-                let (stream, _) = accepted?;
-                let Ok(permit) = Arc::clone(&connection_permits).try_acquire_owned() else { continue };
-                let (vm, query_permits) = (Arc::clone(vm), Arc::clone(&query_permits));
+                let Some(stream) = accepted_or_pause(accepted).await else { continue };
+                let Ok(place) = budget.dns_connections.take(vm.workspace_id.clone()) else { continue };
+                let vm = Arc::clone(vm);
                 tasks.spawn(async move {
-                    let _permit = permit;
+                    let _place = place;
                     // A failed connection is the guest's concern.
-                    let _ = serve_tcp(&vm, stream, &query_permits).await;
+                    let _ = serve_tcp(&vm, stream).await;
                 });
             }
             Some(_) = tasks.join_next() => {}
@@ -90,7 +85,7 @@ async fn serve_udp(vm: &Vm, udp: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
     }
 }
 
-async fn serve_tcp(vm: &Vm, mut stream: TcpStream, query_permits: &Semaphore) -> std::io::Result<()> {
+async fn serve_tcp(vm: &Vm, mut stream: TcpStream) -> std::io::Result<()> {
     loop {
         let read = async {
             let length = stream.read_u16().await?;
@@ -100,8 +95,8 @@ async fn serve_tcp(vm: &Vm, mut stream: TcpStream, query_permits: &Semaphore) ->
         };
         let bytes = tokio::time::timeout(IDLE_TIMEOUT, read).await??;
         let question = question::parse(&bytes).map_err(std::io::Error::other)?;
-        let response = match query_permits.try_acquire() {
-            Ok(_permit) => respond(vm, &question).await,
+        let response = match vm.context.egress.dns_queries.take(vm.workspace_id.clone()) {
+            Ok(_place) => respond(vm, &question).await,
             Err(_) => question.response(ResponseCode::ServFail),
         };
         let Some(bytes) = answer::encode(&response, u16::MAX) else { return Ok(()) };

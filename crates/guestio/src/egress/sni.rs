@@ -11,16 +11,14 @@ use rigbox_proto::guestio::fd_request::Channel;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::allow_list::AllowList;
 use crate::descriptors::DescriptorError;
+use crate::egress::accept::accepted_or_pause;
 use crate::refusal_counter::Destination;
 use crate::vm::Vm;
 
-/// Concurrent connections of one VM.
-const MAX_CONNECTIONS: usize = 256;
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_CLIENT_HELLO_BYTES: usize = 64 * 1024;
@@ -43,16 +41,15 @@ async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
         vm.context.descriptors.get(&vm.boot_id, Channel::TlsListener).await?.into();
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let (stream, _) = accepted?;
-                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+                let Some(stream) = accepted_or_pause(accepted).await else { continue };
+                let Ok(place) = vm.context.egress.tls_connections.take(vm.workspace_id.clone()) else { continue };
                 let vm = Arc::clone(vm);
                 connections.spawn(async move {
-                    let _permit = permit;
+                    let _place = place;
                     if let Err(error) = forward(&vm, stream).await {
                         tracing::debug!(workspace = %vm.workspace_id, %error, "connection to port 443 failed");
                     }

@@ -92,6 +92,9 @@ pub(crate) fn read_stderr(stderr: &mut File) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
 }
 
+/// Added to a VMM's score when the kernel runs out of memory: a VM ends before a role of ours or a service of the host.
+const OOM_SCORE_ADJ: &str = "500";
+
 /// Runs `rigboxd vmm-jail`, whose standard input is the socket to the node.
 ///
 /// # Errors
@@ -104,6 +107,7 @@ pub fn run_launcher() -> io::Result<()> {
         fs::write(procs, "0").map_err(|error| with_path(procs, error))?;
     }
     nix::unistd::setsid()?;
+    fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)?;
     unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWPID

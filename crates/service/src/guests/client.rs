@@ -2,7 +2,6 @@
 //! in the guest.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +14,8 @@ use rigbox_proto::guest::{
     ReadFileRequest, ReadOutputRequest, SignalProcessRequest, WriteFileInput, WriteFileOpen, exec_exit,
     exec_input, exec_output, start_process_response, write_file_input,
 };
-use rigbox_proto::{WORKSPACE_HEADER, fault};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use rigbox_proto::{WORKSPACE_HEADER, fault, guest_calls};
+use rigbox_shares::{Place, Refused, Shares};
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
@@ -26,8 +25,6 @@ use tower::util::MapRequest;
 use crate::guests::request_stream::{Input, request_stream, reset_on_disconnect};
 use crate::rpc;
 
-/// Concurrent calls to guests, over all workspaces. Times the stream window, it bounds our memory.
-const MAX_CONCURRENT_CALLS: usize = 256;
 /// Payload of one message.
 pub const CHUNK_BYTES: usize = 32 * 1024;
 const MAX_MESSAGE_BYTES: usize = 128 * 1024;
@@ -63,7 +60,10 @@ type ResettableChannel = MapRequest<Channel, fn(http::Request<Body>) -> http::Re
 #[derive(Clone)]
 pub struct GuestClient {
     grpc: Grpc<ResettableChannel>,
-    calls: Arc<Semaphore>,
+    /// Client with a connection of its own, for calls that must not wait for commands and transfers.
+    urgent: Grpc<ResettableChannel>,
+    calls: Shares<WorkspaceId>,
+    lookups: Shares<WorkspaceId>,
 }
 
 /// Running command. Dropping it kills the command's process group.
@@ -78,25 +78,30 @@ impl GuestClient {
     /// Creates a client that connects to guestio's socket on first use.
     pub fn new(socket: &Path) -> Self {
         let reset: fn(http::Request<Body>) -> http::Request<Body> = reset_on_disconnect;
+        let connect = || {
+            Grpc::new(MapRequest::new(rpc::channel(socket), reset))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        };
         Self {
-            grpc: Grpc::new(MapRequest::new(rpc::channel(socket), reset))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
-            calls: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
+            grpc: connect(),
+            urgent: connect(),
+            calls: Shares::new(guest_calls::CALLS),
+            lookups: Shares::new(guest_calls::LOOKUPS),
         }
     }
 
     /// Starts a command.
     pub async fn exec(&self, id: &WorkspaceId, start: ExecStart) -> Result<RunningCommand, GuestError> {
-        let permit = self.permit()?;
+        let place = self.place(id)?;
         let (input, request) = request_stream();
         input.send(ExecInput { input: Some(exec_input::Input::Start(start)) }).await;
         let stream = self.grpc.clone().exec(with_workspace(id, request)?).await?.into_inner();
-        Ok(RunningCommand { input, output: Output { stream, _permit: permit } })
+        Ok(RunningCommand { input, output: Output { stream, _place: place } })
     }
 
     /// Starts a command in the background.
     pub async fn start_process(&self, id: &WorkspaceId, start: ExecStart) -> Result<Process, GuestError> {
-        let _permit = self.permit()?;
+        let _place = self.place(id)?;
         let request = with_workspace(id, lookup(start))?;
         match self.grpc.clone().start_process(request).await?.into_inner().outcome {
             Some(start_process_response::Outcome::Process(process)) => Ok(process),
@@ -112,8 +117,9 @@ impl GuestClient {
 
     /// Lists the commands of a workspace that have an id.
     pub async fn list_processes(&self, id: &WorkspaceId) -> Result<Vec<Process>, GuestError> {
+        let _place = self.lookup_place(id)?;
         let request = with_workspace(id, lookup(ListProcessesRequest {}))?;
-        Ok(self.grpc.clone().list_processes(request).await?.into_inner().processes)
+        Ok(self.urgent.clone().list_processes(request).await?.into_inner().processes)
     }
 
     /// Sends a signal to a command.
@@ -123,8 +129,9 @@ impl GuestClient {
         process: &ProcessId,
         signal: &str,
     ) -> Result<(), GuestError> {
+        let _place = self.lookup_place(id)?;
         let request = SignalProcessRequest { id: process.to_string(), signal: signal.to_owned() };
-        self.grpc.clone().signal_process(with_workspace(id, lookup(request))?).await?;
+        self.urgent.clone().signal_process(with_workspace(id, lookup(request))?).await?;
         Ok(())
     }
 
@@ -134,25 +141,25 @@ impl GuestClient {
         id: &WorkspaceId,
         process: &ProcessId,
     ) -> Result<Output<ExecOutput>, GuestError> {
-        let permit = self.permit()?;
+        let place = self.place(id)?;
         let request = Request::new(ReadOutputRequest { id: process.to_string() });
         let stream = self.grpc.clone().read_output(with_workspace(id, request)?).await?.into_inner();
-        Ok(Output { stream, _permit: permit })
+        Ok(Output { stream, _place: place })
     }
 
-    /// Delivers secrets to a workspace. Does not count against the limit of concurrent calls, so that calls
-    /// by users cannot delay it.
+    /// Delivers secrets to a workspace. Takes no place, so that calls by users cannot delay it.
     pub async fn deliver(&self, id: &WorkspaceId, secrets: DeliverSecretsRequest) -> Result<(), GuestError> {
         let mut request = Request::new(secrets);
         request.set_timeout(DELIVERY_TIMEOUT);
-        self.grpc.clone().deliver_secrets(with_workspace(id, request)?).await?;
+        self.urgent.clone().deliver_secrets(with_workspace(id, request)?).await?;
         Ok(())
     }
 
     /// Lists the listening ports of a workspace: all of them (`port` 0), or one with all its details.
     pub async fn list_ports(&self, id: &WorkspaceId, port: u16) -> Result<Vec<ListeningPort>, GuestError> {
+        let _place = self.lookup_place(id)?;
         let request = with_workspace(id, lookup(ListPortsRequest { port: port.into() }))?;
-        Ok(self.grpc.clone().list_ports(request).await?.into_inner().ports)
+        Ok(self.urgent.clone().list_ports(request).await?.into_inner().ports)
     }
 
     /// Runs a short command as root and returns its output, truncated to a maximum.
@@ -186,15 +193,16 @@ impl GuestClient {
         id: &WorkspaceId,
         request: ReadFileRequest,
     ) -> Result<Output<ReadFileOutput>, GuestError> {
-        let permit = self.permit()?;
+        let place = self.place(id)?;
         let stream =
             self.grpc.clone().read_file(with_workspace(id, Request::new(request))?).await?.into_inner();
-        Ok(Output { stream, _permit: permit })
+        Ok(Output { stream, _place: place })
     }
 
     /// Describes a file.
     pub async fn stat_file(&self, id: &WorkspaceId, request: FileRequest) -> Result<FileEntry, GuestError> {
-        Ok(self.grpc.clone().stat_file(with_workspace(id, lookup(request))?).await?.into_inner())
+        let _place = self.lookup_place(id)?;
+        Ok(self.urgent.clone().stat_file(with_workspace(id, lookup(request))?).await?.into_inner())
     }
 
     /// Describes the files of a directory, at most `max` of them.
@@ -204,7 +212,7 @@ impl GuestClient {
         request: FileRequest,
         max: usize,
     ) -> Result<Vec<FileEntry>, GuestError> {
-        let _permit = self.permit()?;
+        let _place = self.place(id)?;
         let request = with_workspace(id, lookup(request))?;
         let mut stream = self.grpc.clone().list_files(request).await?.into_inner();
         let mut entries = Vec::new();
@@ -222,15 +230,15 @@ impl GuestClient {
         id: &WorkspaceId,
         request: FileRequest,
     ) -> Result<Output<FileEvent>, GuestError> {
-        let permit = self.permit()?;
+        let place = self.place(id)?;
         let request = with_workspace(id, Request::new(request))?;
         let stream = self.grpc.clone().watch_files(request).await?.into_inner();
-        Ok(Output { stream, _permit: permit })
+        Ok(Output { stream, _place: place })
     }
 
     /// Makes a change to files.
     pub async fn change_file(&self, id: &WorkspaceId, request: ChangeFileRequest) -> Result<(), GuestError> {
-        let _permit = self.permit()?;
+        let _place = self.place(id)?;
         let mut request = Request::new(request);
         request.set_timeout(CHANGE_TIMEOUT);
         self.grpc.clone().change_file(with_workspace(id, request)?).await?;
@@ -244,7 +252,7 @@ impl GuestClient {
         open: WriteFileOpen,
         mut content: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<u64, WriteError<E>> {
-        let _permit = self.permit()?;
+        let _place = self.place(id)?;
         let (input, request) = request_stream();
         let message = |part| WriteFileInput { input: Some(part) };
         input.send(message(write_file_input::Input::Open(open))).await;
@@ -274,14 +282,25 @@ impl GuestClient {
         }
     }
 
-    fn permit(&self) -> Result<OwnedSemaphorePermit, GuestError> {
-        self.calls.clone().try_acquire_owned().map_err(|_| GuestError {
-            code: "busy".to_owned(),
-            message: format!(
-                "{MAX_CONCURRENT_CALLS} commands and file transfers are already running. Try again."
-            ),
-        })
+    /// Takes a place for a command or transfer.
+    fn place(&self, id: &WorkspaceId) -> Result<Place<WorkspaceId>, GuestError> {
+        self.calls.take(id.clone()).map_err(|refused| busy(refused, "commands and file transfers"))
     }
+
+    /// Takes a place for a lookup.
+    fn lookup_place(&self, id: &WorkspaceId) -> Result<Place<WorkspaceId>, GuestError> {
+        self.lookups.take(id.clone()).map_err(|refused| busy(refused, "lookups"))
+    }
+}
+
+fn busy(refused: Refused, what: &str) -> GuestError {
+    let message = match refused {
+        Refused::Share(places) => {
+            format!("{places} {what} are already running in this workspace. Wait for one of them to finish.")
+        }
+        Refused::Full(places) => format!("{places} {what} are already running on this host. Try again."),
+    };
+    GuestError { code: "busy".to_owned(), message }
 }
 
 /// Output of a short command.
@@ -328,7 +347,7 @@ impl<E> From<GuestError> for WriteError<E> {
 /// Stream of messages from a guest.
 pub struct Output<T> {
     stream: Streaming<T>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place<WorkspaceId>,
 }
 
 impl<T> Output<T> {

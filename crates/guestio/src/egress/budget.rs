@@ -1,0 +1,28 @@
+//! Work that VMs cause in this role through their networks: bounded for all VMs by its descriptors and memory, and for each by its share.
+
+use rigbox_shares::{Bounds, Shares};
+
+/// DNS queries in flight. Each holds a socket to a resolver.
+const DNS_QUERIES: Bounds = Bounds { total: 2_048, per_key: 64 };
+/// DNS connections over TCP.
+const DNS_CONNECTIONS: Bounds = Bounds { total: 512, per_key: 16 };
+/// Connections to port 443 of listed names. Each holds two sockets.
+const TLS_CONNECTIONS: Bounds = Bounds { total: 4_096, per_key: 256 };
+
+/// Shares of workspaces, by id.
+#[derive(Clone)]
+pub(crate) struct EgressBudget {
+    pub(super) dns_queries: Shares<String>,
+    pub(super) dns_connections: Shares<String>,
+    pub(super) tls_connections: Shares<String>,
+}
+
+impl EgressBudget {
+    pub(crate) fn new() -> Self {
+        Self {
+            dns_queries: Shares::new(DNS_QUERIES),
+            dns_connections: Shares::new(DNS_CONNECTIONS),
+            tls_connections: Shares::new(TLS_CONNECTIONS),
+        }
+    }
+}
