@@ -14,7 +14,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirec
 use serde::de::DeserializeOwned;
 
 pub(crate) use error::ApiError;
-pub(crate) use schema::{App, GetWorkspace, NewWorkspace, Templates, User, Vm};
+pub(crate) use schema::{App, CallerKey, GetWorkspace, NewWorkspace, Templates, User, Vm};
 
 use backoff::Backoff;
 

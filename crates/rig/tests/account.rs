@@ -25,6 +25,19 @@ fn whoami_shows_the_account_and_the_source_of_the_key() {
 }
 
 #[test]
+fn whoami_shows_the_scope_of_a_limited_key() {
+    let server = Server::start().with_workspace("ws-aaaaaaaa", "web", "running");
+    let key = json!({"id": "key-aaaaaaaa", "name": "ci", "role": "read",
+        "workspaces": ["ws-aaaaaaaa", "ws-bbbbbbbb"]});
+    server.state.with(|state| state.api_key = Some(key.clone()));
+    assert_eq!(server.json(&["whoami"]).events()[0]["api_key"], key);
+    let output = server.run(&["whoami"]);
+    assert!(output.text().ends_with("\nkey ci: read on web, ws-bbbbbbbb\n"), "{output:?}");
+    server.state.with(|state| state.api_key = Some(json!({"id": "key-aaaaaaaa", "name": "laptop"})));
+    assert_eq!(server.run(&["whoami"]).text().lines().count(), 1);
+}
+
+#[test]
 fn whoami_without_a_valid_key_succeeds() {
     let server = Server::start();
     for (key, source) in [("rb_revoked", "env"), ("", "none")] {

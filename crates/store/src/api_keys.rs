@@ -189,6 +189,15 @@ impl Store {
         Ok(keys)
     }
 
+    /// Returns the name of a user's key.
+    pub async fn key_name(&self, user: &UserId, key: &KeyId) -> Result<Option<String>, Error> {
+        Ok(sqlx::query_scalar("SELECT name FROM api_keys WHERE id = $1 AND user_id = $2")
+            .bind(key.as_str())
+            .bind(user.as_str())
+            .fetch_optional(&self.pool)
+            .await?)
+    }
+
     /// Replaces the secret of a user's key. The previous secret stays valid until `old_until`, the one before
     /// it is revoked. Returns `None` if the user has no such key.
     pub async fn rotate_key(

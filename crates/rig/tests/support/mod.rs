@@ -34,6 +34,8 @@ pub(crate) struct ServerState {
     /// Findings of `GET /doctor`.
     pub(crate) findings: Vec<Value>,
     pub(crate) plan: &'static str,
+    /// API key in `GET /users/me`.
+    pub(crate) api_key: Option<Value>,
 }
 
 pub(crate) struct Workspace {

@@ -79,10 +79,13 @@ async fn authenticate(headers: HeaderMap, request: Request, next: Next) -> Respo
 }
 
 async fn me(State(state): State<SharedState>) -> Json<Value> {
-    let plan = state.with(|state| state.plan);
-    Json(
-        json!({"id": "us-aaaaaaaa", "email": "a@example.org", "plan": plan, "created_at": "2026-01-01T00:00:00Z"}),
-    )
+    let (plan, api_key) = state.with(|state| (state.plan, state.api_key.clone()));
+    let mut user = json!({"id": "us-aaaaaaaa", "email": "a@example.org", "plan": plan,
+        "created_at": "2026-01-01T00:00:00Z"});
+    if let Some(api_key) = api_key {
+        user["api_key"] = api_key;
+    }
+    Json(user)
 }
 
 async fn device(State(state): State<SharedState>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
