@@ -91,6 +91,20 @@ fn usage_error_is_exit_code_1() {
 }
 
 #[test]
+fn command_below_another_is_named_in_full() {
+    let server = Server::start();
+    for (word, tip) in [("spwan", "`rig workspace spawn`"), ("logs", "`rig workspace logs`, `rig app logs`")]
+    {
+        let output = server.run(&[word, "x"]);
+        assert_eq!(output.code, Some(1));
+        assert!(output.stderr.ends_with(&format!("tip: {tip}\n")), "{output:?}");
+        assert!(!output.stderr.contains("login"), "{output:?}");
+        let output = server.json(&[word]);
+        assert!(output.events()[0]["message"].as_str().unwrap().ends_with(tip), "{output:?}");
+    }
+}
+
+#[test]
 fn version_and_help_are_printed() {
     let server = Server::start();
     let version = env!("CARGO_PKG_VERSION");
