@@ -157,7 +157,7 @@ impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Resource not found."),
-            Denied::AdministratorOnly(_) | Denied::OutOfScope(_) => {
+            Denied::AdministratorOnly(_) | Denied::OutOfScope { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "forbidden", denied.to_string())
             }
         }
