@@ -38,6 +38,18 @@ fn whoami_shows_the_scope_of_a_limited_key() {
 }
 
 #[test]
+fn api_keys_are_listed_with_the_names_of_their_workspaces() {
+    let server = Server::start().with_workspace("ws-aaaaaaaa", "web", "running");
+    let output = server.run(&["api-key", "ls"]);
+    assert!(
+        output.text().contains("read on web, ws-bbbbbbbb") && output.text().contains("account"),
+        "{output:?}"
+    );
+    let listed = server.json(&["api-key", "ls"]).events();
+    assert_eq!(listed[0]["api_keys"][0]["workspaces"], json!(["ws-aaaaaaaa", "ws-bbbbbbbb"]));
+}
+
+#[test]
 fn whoami_without_a_valid_key_succeeds() {
     let server = Server::start();
     for (key, source) in [("rb_revoked", "env"), ("", "none")] {

@@ -16,6 +16,7 @@ pub(crate) fn all(state: SharedState) -> Router {
     let private = Router::new()
         .route("/users/me", get(me))
         .route("/users/me/limits", get(limits))
+        .route("/api-keys", get(api_keys))
         .route("/auth/sign-out", post(sign_out))
         .route("/doctor", get(doctor))
         .route("/workspaces", get(list).post(create))
@@ -86,6 +87,14 @@ async fn me(State(state): State<SharedState>) -> Json<Value> {
         user["api_key"] = api_key;
     }
     Json(user)
+}
+
+async fn api_keys() -> Json<Value> {
+    let limited = json!({"id": "key-aaaaaaaa", "name": "ci", "preview": "rb_aaaaaaa", "role": "read",
+        "workspaces": ["ws-aaaaaaaa", "ws-bbbbbbbb"], "created_at": "2026-01-01T00:00:00Z"});
+    let whole = json!({"id": "key-bbbbbbbb", "name": "laptop", "preview": "rb_bbbbbbb",
+        "created_at": "2026-01-01T00:00:00Z"});
+    Json(json!({"api_keys": [limited, whole]}))
 }
 
 async fn device(State(state): State<SharedState>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
