@@ -14,7 +14,7 @@ const WEB: &str = "ws-aaaaaaaa";
 fn spawn_reports_each_step_until_ready() {
     let server = Server::start();
     let output = server.json(&["workspace", "spawn", "-n", "web", "--ram-mb", "100", "--disk-mb", "5000"]);
-    let reason = "the template `base` needs at least 512 MB";
+    let reason = "the template `base` needs at least 512 MiB";
     assert_eq!(
         output.events(),
         [

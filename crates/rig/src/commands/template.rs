@@ -23,5 +23,5 @@ async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
             template.description.clone(),
         ]
     });
-    out.table(&["TEMPLATE", "RAM MB", "VCPUS", "DISK MB", "DESCRIPTION"], rows)
+    out.table(&["TEMPLATE", "RAM MiB", "VCPUS", "DISK MiB", "DESCRIPTION"], rows)
 }

@@ -78,7 +78,7 @@ async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
             vm.disk_size_mb.to_string(),
         ]
     });
-    out.table(&["NAME", "ID", "STATUS", "TEMPLATE", "RAM MB", "VCPUS", "DISK MB"], rows)
+    out.table(&["NAME", "ID", "STATUS", "TEMPLATE", "RAM MiB", "VCPUS", "DISK MiB"], rows)
 }
 
 fn status_text(vm: &Vm) -> String {

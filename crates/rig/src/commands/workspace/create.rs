@@ -29,7 +29,7 @@ pub(super) async fn spawn(
     let created = create(api, out, &progress, arguments, &name).await?;
     for bump in bumps(arguments, &created.vm) {
         let Bump { resource, from_mb, to_mb } = bump;
-        let reason = format!("the template `{}` needs at least {to_mb} MB", created.vm.template_id);
+        let reason = format!("the template `{}` needs at least {to_mb} MiB", created.vm.template_id);
         out.event(&Event::FloorBumped { resource, from_mb, to_mb, reason: &reason })?;
     }
     out.event(&Event::Created { id: &created.vm.id, status: &created.vm.status })?;
@@ -71,7 +71,7 @@ async fn create(
     }
     for Bump { resource, from_mb, to_mb } in bumps(arguments, &created.vm) {
         out.warn(&format!(
-            "{resource}: {from_mb} MB raised to {to_mb} MB, the minimum of template `{template}`"
+            "{resource}: {from_mb} MiB raised to {to_mb} MiB, the minimum of template `{template}`"
         ));
     }
     Ok(created)
