@@ -208,6 +208,20 @@ fn limits_and_templates_come_from_the_server() {
 }
 
 #[test]
+fn template_above_the_limits_is_marked() {
+    let server = Server::start();
+    let is_marked =
+        |server: &Server| server.run(&["template", "ls"]).text().contains("512 MiB of memory of at most 256");
+    assert!(!is_marked(&server));
+    server.state.with(|state| state.max_ram_per_vm_mb = Some(256));
+    assert!(is_marked(&server));
+    // Without a key there is no plan.
+    let mut command = server.command(&["template", "ls"]);
+    let output = CliOutput::of(command.env_remove("RIG_API_KEY").output().unwrap());
+    assert!(output.code == Some(0) && !output.text().contains("at most"), "{output:?}");
+}
+
+#[test]
 fn names_are_completed_from_the_server() {
     let server = Server::start().with_workspace("ws-aaaaaaaa", "web", "running").with_workspace(
         "ws-aaaaaaab",

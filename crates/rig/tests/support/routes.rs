@@ -171,8 +171,12 @@ async fn app_health() -> Json<Value> {
     Json(json!({"live": false, "port_open": false, "port_drift": false, "service_status": "unmanaged"}))
 }
 
-async fn limits() -> Json<Value> {
-    Json(json!({"plan": "owner", "custom": false, "limits": {"max_vms": 9}, "usage": {"workspace_count": 1}}))
+async fn limits(State(state): State<SharedState>) -> Json<Value> {
+    let mut limits = json!({"max_vms": 9});
+    if let Some(max) = state.with(|state| state.max_ram_per_vm_mb) {
+        limits["max_ram_per_vm_mb"] = max.into();
+    }
+    Json(json!({"plan": "owner", "custom": false, "limits": limits, "usage": {"workspace_count": 1}}))
 }
 
 async fn doctor(State(state): State<SharedState>) -> Json<Value> {
