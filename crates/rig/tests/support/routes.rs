@@ -253,6 +253,11 @@ async fn one(
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
+    if state.with(|state| state.starts_hang)
+        && query.get("wait_until_not").is_some_and(|status| status == "starting")
+    {
+        std::future::pending::<()>().await;
+    }
     state.with(|state| {
         let broken = state.starts_fail;
         let Some(workspace) = state.workspaces.get_mut(&id) else { return not_found() };

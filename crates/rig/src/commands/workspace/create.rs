@@ -1,6 +1,6 @@
 //! `rig workspace spawn` and `new`.
 
-use super::wait::Waiter;
+use super::wait::{Waiter, unless_interrupted};
 use super::{boot, print};
 use crate::api::{Api, GetWorkspace, NewWorkspace, Vm};
 use crate::args::{NewWorkspaceArguments, Wait};
@@ -34,7 +34,11 @@ pub(super) async fn spawn(
     }
     out.event(&Event::Created { id: &created.vm.id, status: &created.vm.status })?;
     // Programs rely on this order of events: provisioning is part of the creation.
-    let created = Waiter::new(api, out, &progress).quietly(created, "provisioned").await?;
+    let waiter = Waiter::new(api, out, &progress);
+    let created = unless_interrupted(waiter.quietly(created, "provisioned"), || {
+        format!("{name} was created, but not started; start it with `rig workspace start {name}`")
+    })
+    .await?;
     out.event(&Event::Starting)?;
     let running = boot(api, out, &progress, &created.vm, wait).await?.vm;
     drop(progress);
