@@ -196,7 +196,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::InvalidVariable(_) => {
                 Self::bad_request(message).with_details(json!({"field": "env_vars"}))
             }
-            ServiceError::Quota { limit_name, limit }
+            ServiceError::Quota { limit_name, limit, .. }
             | ServiceError::EnvironmentTooLarge { limit_name, limit } => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
@@ -227,7 +227,7 @@ impl From<AppError> for ApiError {
             }
             AppError::NameTaken(_) => conflict("name_taken"),
             AppError::DomainTaken(_) => conflict("domain_taken"),
-            AppError::Quota { limit_name, limit } => {
+            AppError::Quota { limit_name, limit, .. } => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
             }

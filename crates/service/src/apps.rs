@@ -137,12 +137,14 @@ pub enum AppError {
     #[error("The domain `{0}` is already used by another app.")]
     DomainTaken(String),
     /// The workspace has its maximum number of apps.
-    #[error("The limit {limit_name} of {limit} would be exceeded. Delete an app that you do not need.")]
+    #[error("The workspace has {used} of {limit} apps. Delete one that you do not need.")]
     Quota {
         /// Name of the limit.
         limit_name: &'static str,
         /// Value of the limit.
         limit: u64,
+        /// Current usage.
+        used: u64,
     },
     /// Code in the workspace tried to give more people access to its app.
     #[error(
@@ -169,7 +171,7 @@ pub enum AppError {
 impl From<rigbox_store::Error> for AppError {
     fn from(error: rigbox_store::Error) -> Self {
         match error {
-            rigbox_store::Error::Quota { limit_name, limit } => Self::Quota { limit_name, limit },
+            rigbox_store::Error::Quota { limit_name, limit, used } => Self::Quota { limit_name, limit, used },
             other => Self::Workspace(other.into()),
         }
     }

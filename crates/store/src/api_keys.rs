@@ -155,7 +155,8 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
         if keys >= i64::from(max) {
-            return Err(Error::Quota { limit_name: "max_api_keys", limit: max.into() });
+            let used = u64::try_from(keys).unwrap_or(0);
+            return Err(Error::Quota { limit_name: "max_api_keys", limit: max.into(), used });
         }
         let id = insert(&mut tx, user, key, now).await?;
         if let Some(idempotency_key) = idempotency_key {
