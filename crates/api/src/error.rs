@@ -168,9 +168,10 @@ impl From<ServiceError> for ApiError {
     fn from(problem: ServiceError) -> Self {
         let message = problem.to_string();
         match problem {
-            ServiceError::NotFound(_) | ServiceError::KeyNotFound(_) | ServiceError::VariableNotFound(_) => {
-                Self::new(StatusCode::NOT_FOUND, "not_found", message)
-            }
+            ServiceError::NotFound(_)
+            | ServiceError::NotAnId(_)
+            | ServiceError::KeyNotFound(_)
+            | ServiceError::VariableNotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             ServiceError::SecretAlreadyShown(_) => {
                 Self::new(StatusCode::CONFLICT, "secret_shown_once", message)
             }
@@ -216,7 +217,9 @@ impl From<AppError> for ApiError {
         let message = problem.to_string();
         let conflict = |code| Self::new(StatusCode::CONFLICT, code, message.clone());
         match problem {
-            AppError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            AppError::NotFound(_) | AppError::NotAnId(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", message)
+            }
             AppError::Workspace(problem) => problem.into(),
             AppError::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
             AppError::InvalidDomain(_) => {

@@ -198,6 +198,20 @@ async fn wait_returns_on_a_change_or_at_its_timeout() {
 }
 
 #[tokio::test]
+async fn name_in_place_of_an_id_is_not_found_with_the_remedy() {
+    let rig = TestControl::new().await;
+    rig.provisioned("web").await;
+    for path in ["/workspaces/web", "/workspaces/web/env", "/apps/web"] {
+        let (status, body) = rig.get(path).await;
+        let message = body["error"]["message"].as_str().unwrap();
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("not_found")), "{path}: {body}");
+        assert!(message.contains("`web` not found. Use its id, such as"), "{path}: {message}");
+    }
+    let (_, body) = rig.get("/workspaces/ws-aaaaaaaa").await;
+    assert_eq!(body["error"]["message"], "Workspace `ws-aaaaaaaa` not found.");
+}
+
+#[tokio::test]
 async fn public_routes_need_no_key_and_the_account_can_be_read() {
     let rig = TestControl::new().await;
     let public = |path: &str| rig.fetch(rig.client.get(rig.url(path)));

@@ -15,6 +15,9 @@ pub enum ServiceError {
     /// The workspace does not exist, or the caller may not know of it.
     #[error("Workspace `{0}` not found.")]
     NotFound(String),
+    /// The text is not an id of a workspace: a name, for example.
+    #[error("Workspace `{0}` not found. Use its id, such as ws-abcdefgh, not its name.")]
+    NotAnId(String),
     /// The caller lacks the permission.
     #[error("{0}")]
     Denied(Denied),
