@@ -180,9 +180,7 @@ impl<T: DeserializeOwned> FromRequest<ApiContext> for FormParams<T> {
     type Rejection = PageError;
 
     async fn from_request(request: Request, context: &ApiContext) -> Result<Self, PageError> {
-        let RawForm(bytes) = RawForm::from_request(request, context)
-            .await
-            .map_err(|error| ApiError::bad_request(error.body_text()))?;
+        let RawForm(bytes) = RawForm::from_request(request, context).await.map_err(|_| incomplete())?;
         let uri = http::Uri::builder().path_and_query([b"/?", &*bytes].concat()).build();
         let uri = uri.map_err(|_| ApiError::bad_request("The form is malformed."))?;
         parse_query(&uri).map(Self).map_err(|_: ApiError| incomplete())

@@ -71,7 +71,7 @@ async fn invalid_requests_are_refused_with_the_reason() {
         (json!({"name": "a", "template_id": "windows"}), 400, "windows"),
         (json!({"name": "a", "image": "other"}), 400, "image"),
         (json!({"name": "a", "setup_script_ids": ["x"]}), 400, "setup_script_ids"),
-        (json!([]), 400, "expected"),
+        (json!([]), 400, "list"),
     ] {
         let (status, response) = rig.call(Method::POST, "/workspaces", Some(body.clone())).await;
         assert_eq!(status, code, "{body} {response}");

@@ -1,7 +1,7 @@
 //! `/apps`: ports of workspaces, published under a name.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 use rigbox_core::authz::{ListApps, ManageApp, ReadApp, Target};
 use rigbox_core::ids::WorkspaceId;
@@ -9,7 +9,7 @@ use rigbox_service::records::{AppPage, AppWithWorkspace};
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody, QueryParams, idempotency_key};
+use crate::extract::{Caller, JsonBody, PathParams, QueryParams, idempotency_key};
 use crate::schema::{cursor, page_size, parse_cursor};
 use rigbox_service::apps::AppChange;
 
@@ -95,7 +95,7 @@ pub(crate) async fn create(
 pub(crate) async fn get(
     State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (_, found) = caller.app(&context, &id)?;
     Ok(Json(GetAppResponse { app: context.render_app(found) }))
@@ -116,7 +116,7 @@ pub(crate) async fn get(
 pub(crate) async fn update(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<UpdateAppRequest>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
@@ -140,7 +140,7 @@ pub(crate) async fn update(
 pub(crate) async fn set_visibility(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<SetVisibilityRequest>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
@@ -165,7 +165,7 @@ pub(crate) async fn set_visibility(
 pub(crate) async fn delete(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<AppMessageResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
     context.apps.delete(&permit, &found.app).await?;
@@ -186,7 +186,7 @@ pub(crate) async fn delete(
 pub(crate) async fn verify_domain(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<VerifyDomainResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
     let verified = context.apps.verify_domain(&permit, &found.app).await?;
@@ -203,7 +203,7 @@ pub(crate) async fn verify_domain(
 pub(crate) async fn params(
     State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<AppParamsResponse>, ApiError> {
     let (_, found) = caller.app(&context, &id)?;
     Ok(Json(AppParamsResponse { params: found.app.params }))
@@ -224,7 +224,7 @@ pub(crate) async fn params(
 pub(crate) async fn set_params(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<UpdateAppParamsRequest>,
 ) -> Result<Json<AppParamsResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
