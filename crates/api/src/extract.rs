@@ -103,8 +103,9 @@ async fn read_body(body: Body, max: usize) -> Result<Bytes, ApiError> {
 
 /// Parses JSON. Errors name the field.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // An empty body counts as an empty object, which the type may accept.
-    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    if bytes.is_empty() {
+        return parse_empty();
+    }
     // A list would be read as the fields of an object, in their order.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(ApiError::bad_request("The body is a list. Send a JSON object."));
@@ -113,6 +114,12 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid::body(error, bytes))?;
     json.end().map_err(|error| invalid::syntax(&error))?;
     Ok(value)
+}
+
+/// Returns the value of an absent body, if the type has one: `None`, or an object without fields.
+fn parse_empty<T: DeserializeOwned>() -> Result<T, ApiError> {
+    let value = serde_json::from_slice(b"null").or_else(|_| serde_json::from_slice(b"{}"));
+    value.map_err(|_| ApiError::bad_request("The body is empty. Send a JSON object."))
 }
 
 /// Maximum length of an `Idempotency-Key`.

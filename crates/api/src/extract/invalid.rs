@@ -285,4 +285,11 @@ mod tests {
         let error = parse_query::<Inner>(&uri).unwrap_err();
         assert_eq!(error.into_code_and_message().1, "path: The parameter is missing. Add it.");
     }
+
+    #[test]
+    fn empty_body_is_refused_where_a_field_is_required() {
+        assert_eq!(message::<Body>(""), "The body is empty. Send a JSON object.");
+        assert!(parse::<Optional>(b"").unwrap().limit.is_none());
+        assert!(parse::<Option<Body>>(b"").unwrap().is_none());
+    }
 }
