@@ -153,7 +153,9 @@ pub(crate) async fn set_visibility(
     Ok(Json(GetAppResponse { app: context.render_app(changed) }))
 }
 
-/// Delete an app, but not its workspace
+/// Delete an app and its service, but not its workspace
+///
+/// The service is stopped and removed in a running workspace. In one that is stopped it is left, and the message says so.
 #[utoipa::path(
     delete, path = "/apps/{id}", operation_id = "delete_app", tag = "apps", params(("id" = String, Path)),
     responses(
@@ -168,8 +170,14 @@ pub(crate) async fn delete(
     PathParams(id): PathParams<String>,
 ) -> Result<Json<AppMessageResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
-    context.apps.delete(&permit, &found.app).await?;
-    Ok(Json(AppMessageResponse { message: format!("App {} deleted.", found.app.name) }))
+    let name = &found.app.name;
+    let message = match context.app_services.delete(&permit, &found.app).await? {
+        None => format!("App {name} deleted."),
+        Some(unit) => format!(
+            "App {name} deleted. Its service is still in the workspace: remove it there with `sudo systemctl disable --now {unit}`."
+        ),
+    };
+    Ok(Json(AppMessageResponse { message }))
 }
 
 /// Verify an app's custom domain by its DNS record; from then on it serves the app
