@@ -10,15 +10,15 @@ use axum::response::{IntoResponse, Redirect, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::de::DeserializeOwned;
 
 use crate::context::ApiContext;
-use crate::error::ApiError;
+use crate::error::{ApiError, route_not_found};
 use crate::extract::parse_query;
 use crate::middleware::credentials;
 
@@ -117,6 +117,35 @@ impl IntoResponse for PageError {
     }
 }
 
+/// Returns the response for a path without a route: a page for people, JSON for programs.
+pub(crate) async fn not_found(State(context): State<ApiContext>, request: Request) -> Response {
+    let (path, headers) = (request.uri().path(), request.headers());
+    if !credentials::is_console_host(&context.console, headers) || !prefers_html(headers) {
+        return route_not_found(path).into_response();
+    }
+    let content = html! {
+        p { "The address was not found. Check its spelling." }
+        p { a href="/" { "Go to the start page" } }
+    };
+    page(StatusCode::NOT_FOUND, "Page not found", &content)
+}
+
+/// Returns whether `Accept` names HTML, with a higher weight than JSON. Programs that take anything get JSON.
+fn prefers_html(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let ranges: Vec<&str> = values.flat_map(|value| value.split(',')).collect();
+    let weight = |wanted: &str| {
+        let weights = ranges.iter().filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            parts.next().filter(|media_type| media_type.eq_ignore_ascii_case(wanted))?;
+            let weight = parts.find_map(|part| part.strip_prefix("q="));
+            Some(weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)))
+        });
+        weights.fold(0.0, f32::max)
+    };
+    weight("text/html") > weight("application/json")
+}
+
 /// Requires the console's own host, where its cookie is valid; reads under another of our names are
 /// redirected there. Changes must come from one of the console's pages.
 pub(crate) async fn require_console_host(
@@ -151,9 +180,7 @@ impl<T: DeserializeOwned> FromRequest<ApiContext> for FormParams<T> {
     type Rejection = PageError;
 
     async fn from_request(request: Request, context: &ApiContext) -> Result<Self, PageError> {
-        let RawForm(bytes) = RawForm::from_request(request, context)
-            .await
-            .map_err(|error| ApiError::bad_request(error.body_text()))?;
+        let RawForm(bytes) = RawForm::from_request(request, context).await.map_err(|_| incomplete())?;
         let uri = http::Uri::builder().path_and_query([b"/?", &*bytes].concat()).build();
         let uri = uri.map_err(|_| ApiError::bad_request("The form is malformed."))?;
         parse_query(&uri).map(Self).map_err(|_: ApiError| incomplete())
@@ -182,5 +209,28 @@ impl<T: DeserializeOwned> FromRequestParts<ApiContext> for PageParams<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiContext) -> Result<Self, PageError> {
         parse_query(&parts.uri).map(Self).map_err(|_: ApiError| incomplete())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_prefer_html_and_programs_do_not() {
+        for (accept, expected) in [
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
+            ("Text/HTML; q=0.9, application/json;q=0.5", true),
+            ("application/json, text/html;q=0.5", false),
+            ("application/json, text/html", false),
+            ("text/html;q=0", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
+            assert_eq!(prefers_html(&headers), expected, "{accept}");
+        }
+        assert!(!prefers_html(&HeaderMap::new()));
     }
 }

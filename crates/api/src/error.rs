@@ -157,7 +157,7 @@ impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Resource not found."),
-            Denied::AdministratorOnly(_) | Denied::OutOfScope(_) => {
+            Denied::AdministratorOnly(_) | Denied::OutOfScope { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "forbidden", denied.to_string())
             }
         }
@@ -168,9 +168,10 @@ impl From<ServiceError> for ApiError {
     fn from(problem: ServiceError) -> Self {
         let message = problem.to_string();
         match problem {
-            ServiceError::NotFound(_) | ServiceError::KeyNotFound(_) | ServiceError::VariableNotFound(_) => {
-                Self::new(StatusCode::NOT_FOUND, "not_found", message)
-            }
+            ServiceError::NotFound(_)
+            | ServiceError::NotAnId(_)
+            | ServiceError::KeyNotFound(_)
+            | ServiceError::VariableNotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             ServiceError::SecretAlreadyShown(_) => {
                 Self::new(StatusCode::CONFLICT, "secret_shown_once", message)
             }
@@ -196,7 +197,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::InvalidVariable(_) => {
                 Self::bad_request(message).with_details(json!({"field": "env_vars"}))
             }
-            ServiceError::Quota { limit_name, limit }
+            ServiceError::Quota { limit_name, limit, .. }
             | ServiceError::EnvironmentTooLarge { limit_name, limit } => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
@@ -216,7 +217,9 @@ impl From<AppError> for ApiError {
         let message = problem.to_string();
         let conflict = |code| Self::new(StatusCode::CONFLICT, code, message.clone());
         match problem {
-            AppError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            AppError::NotFound(_) | AppError::NotAnId(_) => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", message)
+            }
             AppError::Workspace(problem) => problem.into(),
             AppError::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),
             AppError::InvalidDomain(_) => {
@@ -227,7 +230,7 @@ impl From<AppError> for ApiError {
             }
             AppError::NameTaken(_) => conflict("name_taken"),
             AppError::DomainTaken(_) => conflict("domain_taken"),
-            AppError::Quota { limit_name, limit } => {
+            AppError::Quota { limit_name, limit, .. } => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
             }

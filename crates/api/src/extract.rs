@@ -1,9 +1,12 @@
 //! Extractors for handlers: the caller, JSON bodies and queries, with errors that name the field.
 
+mod invalid;
+
 use std::marker::PhantomData;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri};
@@ -11,7 +14,6 @@ use rigbox_core::authz::{self, Action, Permit, Principal, Target};
 use rigbox_service::records::{AppWithWorkspace, IdempotencyKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 
 use crate::context::ApiContext;
 use crate::error::ApiError;
@@ -78,8 +80,7 @@ impl<T: DeserializeOwned, const MAX: usize> FromRequest<ApiContext> for JsonBody
 
     async fn from_request(request: Request, _: &ApiContext) -> Result<Self, ApiError> {
         let bytes = read_body(request.into_body(), MAX).await?;
-        // An empty body counts as an empty object, which the type may accept.
-        parse(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
+        parse(&bytes).map(Self)
     }
 }
 
@@ -102,24 +103,23 @@ async fn read_body(body: Body, max: usize) -> Result<Bytes, ApiError> {
 
 /// Parses JSON. Errors name the field.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    if bytes.is_empty() {
+        return parse_empty();
+    }
+    // A list would be read as the fields of an object, in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(ApiError::bad_request("The body is a list. Send a JSON object."));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let reason = error.into_inner().to_string();
-        let field = match reason.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
-            Some((field, _)) => Some(field.to_owned()),
-            None => (path != "." && path != "?").then_some(path),
-        };
-        match field {
-            Some(field) => {
-                ApiError::bad_request(format!("{field}: {reason}")).with_details(json!({"field": field}))
-            }
-            None => ApiError::bad_request(format!("Invalid JSON body: {reason}.")),
-        }
-    })?;
-    json.end()
-        .map_err(|error| ApiError::bad_request(format!("Unexpected data after the JSON body: {error}.")))?;
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| invalid::body(error, bytes))?;
+    json.end().map_err(|error| invalid::syntax(&error))?;
     Ok(value)
+}
+
+/// Returns the value of an absent body, if the type has one: `None`, or an object without fields.
+fn parse_empty<T: DeserializeOwned>() -> Result<T, ApiError> {
+    let value = serde_json::from_slice(b"null").or_else(|_| serde_json::from_slice(b"{}"));
+    value.map_err(|_| ApiError::bad_request("The body is empty. Send a JSON object."))
 }
 
 /// Maximum length of an `Idempotency-Key`.
@@ -144,27 +144,24 @@ pub(crate) fn idempotency_key(
     Ok(Some(IdempotencyKey::new(key, &[route.as_bytes(), b"\n", &request].concat())))
 }
 
-/// The `{id}` in the path.
-pub(crate) struct PathId(pub(crate) String);
+/// Parameters in the path: `{id}`, or several.
+pub(crate) struct PathParams<T>(pub(crate) T);
 
-impl FromRequestParts<ApiContext> for PathId {
+impl<T: DeserializeOwned + Send> FromRequestParts<ApiContext> for PathParams<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, context: &ApiContext) -> Result<Self, ApiError> {
-        let id: Result<Path<String>, _> = Path::from_request_parts(parts, context).await;
-        id.map(|Path(id)| Self(id))
-            .map_err(|error| ApiError::bad_request(format!("id: {}.", error.body_text())))
+        let params: Result<Path<T>, _> = Path::from_request_parts(parts, context).await;
+        params.map(|Path(params)| Self(params)).map_err(|_: PathRejection| {
+            ApiError::bad_request("The path is not valid UTF-8. Encode it as a URL.")
+        })
     }
 }
 
 /// Parses the query of a URL.
 pub(crate) fn parse_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
-    let query: Result<Query<T>, _> = Query::try_from_uri(uri);
-    query.map(|Query(value)| value).map_err(|error| {
-        let text = error.body_text();
-        let reason = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
-        ApiError::bad_request(format!("Invalid parameters: {reason}."))
-    })
+    let query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(query)).map_err(invalid::query)
 }
 
 /// Query parameters.

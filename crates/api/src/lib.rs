@@ -2,7 +2,6 @@
 //! (`bridge`). A request passes the `middleware`, then the handler that `routes` names for it; handlers parse,
 //! call one service and render.
 
-use axum::extract::Request;
 use axum::routing::get;
 use axum::{Extension, Router};
 use rigbox_core::authz::{Credential, ListWorkspaces, Principal, Scope};
@@ -50,7 +49,7 @@ pub fn router(context: ApiContext) -> Router {
         .nest("/api/v1", api.clone())
         .nest("/v1", api)
         .merge(root)
-        .fallback(|request: Request| async move { error::route_not_found(request.uri().path()) })
+        .fallback(console::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(context.clone(), in_force::await_gateways))
         .layer(axum::middleware::from_fn_with_state(context.clone(), host_guard::check))

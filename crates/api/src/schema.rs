@@ -1,7 +1,10 @@
 //! JSON schema pieces that several resources share.
 
 use rigbox_core::time::Timestamp;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::error::ApiError;
 
@@ -40,4 +43,14 @@ pub(crate) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
 pub(crate) fn to_date(timestamp: Timestamp) -> OffsetDateTime {
     let nanos = i128::from(timestamp.unix_ms()) * 1_000_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// Deserializes a time that may be absent.
+pub(crate) fn deserialize_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<OffsetDateTime>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let time = OffsetDateTime::parse(&text, &Rfc3339);
+    time.map(Some)
+        .map_err(|_| D::Error::custom("The time is invalid. Use a time such as 2027-01-31T12:00:00Z."))
 }

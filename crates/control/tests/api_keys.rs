@@ -116,6 +116,18 @@ async fn scoped_key_sees_its_workspaces_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn account_names_the_key_of_the_request_and_its_scope() {
+    let rig = TestControl::new().await;
+    let mine = rig.provisioned("mine").await;
+    let (id, limited) = create(&rig, json!({"name": "ci", "workspaces": [mine]})).await;
+    let (_, me) = with(&rig, &limited, Method::GET, "/users/me").await;
+    assert_eq!(me["api_key"], json!({"id": id, "name": "ci", "role": "read", "workspaces": [mine]}));
+    let (id, account) = create(&rig, json!({"name": "laptop"})).await;
+    let (_, me) = with(&rig, &account, Method::GET, "/users/me").await;
+    assert_eq!(me["api_key"], json!({"id": id, "name": "laptop"}));
+}
+
+#[tokio::test]
 async fn invalid_key_specification_is_refused() {
     let rig = TestControl::new().await;
     let too_many: Vec<String> = vec!["ws-aaaaaaaa".to_owned(); 101];

@@ -458,3 +458,35 @@ async fn service_runs_a_command_or_what_listens_on_the_apps_port() {
         assert_eq!(rig.call(Method::PUT, &path, Some(body.clone())).await.0, 400, "{body}");
     }
 }
+
+#[tokio::test]
+async fn service_of_a_deleted_app_is_removed_or_named() {
+    let rig = TestControl::new().await;
+    let workspace = rig.running("one").await;
+    let with_service = async |name: &str, port: u16| {
+        let new = json!({"name": name, "workspace_id": workspace, "port": port});
+        let (_, created) = rig.call(Method::POST, "/apps", Some(new)).await;
+        let path = format!("/apps/{}", created["app"]["id"].as_str().unwrap());
+        let set = rig.call(Method::PUT, &format!("{path}/service"), Some(json!({"command": "x"}))).await;
+        assert_eq!(set.0, 200, "{}", set.1);
+        path
+    };
+    let (web, shop) = (with_service("web", 8000).await, with_service("shop", 8001).await);
+    rig.guests.commands.lock().unwrap().clear();
+    let (status, body) = rig.call(Method::DELETE, &web, None).await;
+    assert_eq!((status.as_u16(), &body["message"]), (200, &json!("App web deleted.")));
+    assert_eq!(
+        *rig.guests.commands.lock().unwrap(),
+        ["systemctl disable --now rigbox-svc-web.service", "systemctl daemon-reload"]
+    );
+    let files: Vec<String> = rig.guests.files.lock().unwrap().keys().cloned().collect();
+    assert!(!files.iter().any(|path| path.contains("web")) && files.iter().any(|path| path.contains("shop")));
+
+    // The workspace is stopped: the app goes, and the message says what is left.
+    rig.post(&format!("/workspaces/{workspace}/stop")).await;
+    rig.until(&workspace, "stopped").await;
+    let (status, body) = rig.call(Method::DELETE, &shop, None).await;
+    assert_eq!(status, 200, "{body}");
+    assert!(body["message"].as_str().unwrap().contains("disable --now rigbox-svc-shop.service"), "{body}");
+    assert_eq!(rig.get(&shop).await.0, 404);
+}

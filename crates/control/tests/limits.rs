@@ -62,7 +62,13 @@ async fn hundred_concurrent_creates_stay_within_the_quota() {
             "{body}"
         );
         assert_eq!(body["error"]["details"], json!({"limit": "max_vms", "max": VMS}));
-        assert!(body["error"]["message"].as_str().unwrap().contains("max_vms"), "{body}");
+        assert!(
+            body["error"]["message"]
+                .as_str()
+                .unwrap()
+                .starts_with(&format!("You have {VMS} of {VMS} workspaces.")),
+            "{body}"
+        );
     }
     assert_eq!(rig.get("/workspaces").await.1["vms"].as_array().unwrap().len(), VMS as usize);
 }

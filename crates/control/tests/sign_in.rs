@@ -22,6 +22,31 @@ async fn post(rig: &TestControl, path: &str, body: Value) -> (u16, Value) {
 }
 
 #[tokio::test]
+async fn unknown_path_of_the_console_is_a_page_for_people_and_json_for_programs() {
+    let rig = TestControl::new().await;
+    let browser = Browser::new(&rig);
+    let get = async |accept: &'static str, request: reqwest::RequestBuilder| {
+        let response = rig.client.execute(request.header("accept", accept).build().unwrap()).await.unwrap();
+        let content_type = response.headers()["content-type"].to_str().unwrap().to_owned();
+        (response.status().as_u16(), content_type, response.text().await.unwrap())
+    };
+    let html = "text/html,application/xhtml+xml,*/*;q=0.8";
+    let (status, content_type, page) = get(html, browser.request(Method::GET, "/worksapces")).await;
+    assert_eq!((status, content_type.as_str()), (404, "text/html; charset=utf-8"));
+    assert!(page.contains("<h1>Page not found</h1>") && page.contains(r#"href="/""#), "{page}");
+    for (accept, request) in [
+        ("*/*", browser.request(Method::GET, "/worksapces")),
+        ("application/json", browser.request(Method::GET, "/worksapces")),
+        // The API's host has no pages.
+        (html, rig.client.get(rig.url("/worksapces"))),
+    ] {
+        let (status, content_type, body) = get(accept, request).await;
+        assert_eq!((status, content_type.as_str()), (404, "application/json"), "{body}");
+        assert!(body.contains("not found"), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn link_signs_in_once_and_only_after_confirmation() {
     let rig = TestControl::new().await;
     let mut browser = Browser::new(&rig);

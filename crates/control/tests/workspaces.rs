@@ -71,7 +71,7 @@ async fn invalid_requests_are_refused_with_the_reason() {
         (json!({"name": "a", "template_id": "windows"}), 400, "windows"),
         (json!({"name": "a", "image": "other"}), 400, "image"),
         (json!({"name": "a", "setup_script_ids": ["x"]}), 400, "setup_script_ids"),
-        (json!([]), 400, "expected"),
+        (json!([]), 400, "list"),
     ] {
         let (status, response) = rig.call(Method::POST, "/workspaces", Some(body.clone())).await;
         assert_eq!(status, code, "{body} {response}");
@@ -195,6 +195,20 @@ async fn wait_returns_on_a_change_or_at_its_timeout() {
     let (waited, ()) = tokio::join!(rig.get(&path), async { rig.node.release("provision") });
     assert_eq!(waited.1["vm"]["status"], "provisioned");
     assert_eq!(rig.get(&format!("/workspaces/{id}?wait_until_not=asleep")).await.0, 400);
+}
+
+#[tokio::test]
+async fn name_in_place_of_an_id_is_not_found_with_the_remedy() {
+    let rig = TestControl::new().await;
+    rig.provisioned("web").await;
+    for path in ["/workspaces/web", "/workspaces/web/env", "/apps/web"] {
+        let (status, body) = rig.get(path).await;
+        let message = body["error"]["message"].as_str().unwrap();
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("not_found")), "{path}: {body}");
+        assert!(message.contains("`web` not found. Use its id, such as"), "{path}: {message}");
+    }
+    let (_, body) = rig.get("/workspaces/ws-aaaaaaaa").await;
+    assert_eq!(body["error"]["message"], "Workspace `ws-aaaaaaaa` not found.");
 }
 
 #[tokio::test]

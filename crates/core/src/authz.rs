@@ -230,7 +230,7 @@ impl<A: Action> Permit<A> {
 }
 
 /// Reason for denying an action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The principal must not learn that the target exists (404).
     #[error("not found")]
@@ -239,8 +239,40 @@ pub enum Denied {
     #[error("Only the administrator (plan `owner`) may do this ({0}).")]
     AdministratorOnly(&'static str),
     /// The credential's scope does not cover the action (403).
-    #[error("This key does not allow {0}. Use a key with a wider scope or role.")]
-    OutOfScope(&'static str),
+    #[error("{} does not allow {action}. {}", describe(scope), remedy(*least_role))]
+    OutOfScope {
+        /// Name of the action.
+        action: &'static str,
+        /// Scope of the credential.
+        scope: Scope,
+        /// Least role that allows the action; `None` if only the whole account may.
+        least_role: Option<Role>,
+    },
+}
+
+/// Maximum number of workspaces that a message lists.
+const MAX_LISTED: usize = 3;
+
+fn describe(scope: &Scope) -> String {
+    match scope {
+        Scope::Account => "This key".to_owned(),
+        Scope::OwnWorkspace(id) => format!("The key of workspace {id} itself"),
+        Scope::Workspaces { ids, role } => {
+            let listed: Vec<&str> = ids.iter().take(MAX_LISTED).map(WorkspaceId::as_str).collect();
+            let more = match ids.len() - listed.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("This key (role `{}` on {}{more})", role.as_str(), listed.join(", "))
+        }
+    }
+}
+
+fn remedy(least_role: Option<Role>) -> String {
+    match least_role {
+        Some(role) => format!("Use a key with role `{}`.", role.as_str()),
+        None => "Use a key for the whole account.".to_owned(),
+    }
 }
 
 /// Authorizes an action on a target.
@@ -272,7 +304,10 @@ fn decide<A: Action>(principal: &Principal, target: &Target) -> Result<(), Denie
         Scope::Workspaces { role, .. } => A::MIN_ROLE.is_some_and(|least| *role >= least),
         Scope::OwnWorkspace(_) => A::SELF_SERVICE,
     };
-    if covered { Ok(()) } else { Err(Denied::OutOfScope(A::NAME)) }
+    if covered {
+        return Ok(());
+    }
+    Err(Denied::OutOfScope { action: A::NAME, scope: principal.scope.clone(), least_role: A::MIN_ROLE })
 }
 
 #[cfg(test)]
@@ -312,6 +347,29 @@ mod tests {
     fn action_is_refused_on_another_kind_of_target() {
         assert!(authorize::<Diagnose>(&user(1, Plan::Owner), Target::Account).is_err());
         assert!(authorize::<CreateWorkspace>(&user(1, Plan::Owner), Target::Installation).is_err());
+    }
+
+    #[test]
+    fn refusal_names_the_scope_of_the_key_and_the_role_that_is_needed() {
+        let id = |n| WorkspaceId::from_random([n; 5]);
+        let mut caller = user(1, Plan::Owner);
+        let owner = caller.user.clone();
+        let target = Target::Workspace { id: id(1), owner };
+        let mut message = |ids: &[u8], credential: Option<u8>| {
+            caller.scope = match credential {
+                Some(n) => Scope::OwnWorkspace(id(n)),
+                None => Scope::Workspaces { ids: ids.iter().map(|n| id(*n)).collect(), role: Role::Read },
+            };
+            let exec = authorize::<Exec>(&caller, target.clone()).unwrap_err().to_string();
+            (exec, authorize::<ManageKeys>(&caller, Target::Account).unwrap_err().to_string())
+        };
+        let (exec, keys) = message(&[1], None);
+        let key = format!("This key (role `read` on {})", id(1));
+        assert_eq!(exec, format!("{key} does not allow workspace.exec. Use a key with role `operate`."));
+        assert_eq!(keys, format!("{key} does not allow key.manage. Use a key for the whole account."));
+        assert!(message(&[1, 2, 3, 4, 5], None).0.contains(" and 2 more)"));
+        let (exec, _) = message(&[], Some(1));
+        assert!(exec.starts_with(&format!("The key of workspace {} itself does not allow", id(1))), "{exec}");
     }
 
     /// Every action with every kind of credential: the rule, spelled out.

@@ -14,7 +14,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirec
 use serde::de::DeserializeOwned;
 
 pub(crate) use error::ApiError;
-pub(crate) use schema::{App, GetWorkspace, NewWorkspace, Templates, User, Vm};
+pub(crate) use schema::{App, CallerKey, GetWorkspace, NewWorkspace, Template, Templates, User, Vm};
 
 use backoff::Backoff;
 
@@ -75,6 +75,11 @@ impl Api {
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ApiError> {
         self.call(self.request(Method::GET, path, &[])?.timeout(RESPONSE_TIMEOUT)).await
+    }
+
+    /// Requests a route without retries, for what a command can do without.
+    pub(crate) async fn get_once<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ApiError> {
+        self.read(self.once(self.request(Method::GET, path, &[])?.timeout(RESPONSE_TIMEOUT)).await?).await
     }
 
     pub(crate) async fn get_with<T: DeserializeOwned>(

@@ -4,6 +4,7 @@ mod api_key;
 mod app;
 pub(crate) mod duration;
 mod exec;
+pub(crate) mod tip;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -141,10 +142,15 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 /// Returns whether invalid arguments are those of `rig exec`.
 pub(crate) fn is_exec(arguments: impl Iterator<Item = String>) -> bool {
+    first_word(arguments).as_deref() == Some("exec")
+}
+
+/// Returns the first word after the options.
+fn first_word(arguments: impl Iterator<Item = String>) -> Option<String> {
     let mut arguments = arguments.skip_while(|argument| argument.starts_with("--output="));
-    match arguments.next().as_deref() {
-        Some("--output") => arguments.nth(1).as_deref() == Some("exec"),
-        first => first == Some("exec"),
+    match arguments.next() {
+        Some(option) if option == "--output" => arguments.nth(1),
+        first => first,
     }
 }
 

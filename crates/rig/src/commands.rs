@@ -10,6 +10,7 @@ mod exec;
 mod limits;
 mod login;
 mod logs;
+mod names;
 mod status;
 mod template;
 mod whoami;

@@ -22,10 +22,17 @@ pub(crate) enum Failure {
         /// Problem and remedy.
         message: String,
     },
+    /// Ctrl-C while the server goes on with the work.
+    Interrupted {
+        /// What goes on, or what is left to do.
+        message: String,
+    },
     /// The reader of our output has gone, so there is no one to report to.
     BrokenPipe,
 }
 
+/// Exit code that a shell reports for a program killed by SIGINT.
+const SIGINT_EXIT_CODE: u8 = 128 + 2;
 /// Exit code that a shell reports for a program killed by SIGPIPE.
 const SIGPIPE_EXIT_CODE: u8 = 128 + 13;
 
@@ -38,6 +45,7 @@ impl Failure {
         match self {
             Self::Reported { log_in: true, .. } => 2,
             Self::Reported { .. } | Self::Command { .. } => 1,
+            Self::Interrupted { .. } => SIGINT_EXIT_CODE,
             Self::BrokenPipe => SIGPIPE_EXIT_CODE,
         }
     }
@@ -46,6 +54,7 @@ impl Failure {
     pub(crate) fn report(&self) -> Option<(&str, &str)> {
         match self {
             Self::Reported { code, message, .. } | Self::Command { code, message } => Some((code, message)),
+            Self::Interrupted { message } => Some(("interrupted", message)),
             Self::BrokenPipe => None,
         }
     }
@@ -60,6 +69,7 @@ impl Failure {
                 _ => failed,
             },
             Self::Reported { .. } => failed,
+            Self::Interrupted { .. } => SIGINT_EXIT_CODE,
             Self::BrokenPipe => SIGPIPE_EXIT_CODE,
         }
     }

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     CompleteEnv::with_factory(Arguments::command).complete();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return ExitCode::from(report_parse_error(&error)),
+        Err(error) => return ExitCode::from(report_parse_error(error)),
     };
     let out = Output::new(arguments.output);
     let is_exec = matches!(arguments.command, Command::Exec(_) | Command::Attach { .. });
@@ -56,8 +56,9 @@ fn run(command: Command, out: &Output) -> Result<u8, Failure> {
 }
 
 /// Prints what clap returns as an error, which includes help and version, and returns the exit code.
-fn report_parse_error(error: &clap::Error) -> u8 {
+fn report_parse_error(mut error: clap::Error) -> u8 {
     let out = Output::new(args::format_of(std::env::args().skip(1)));
+    let tip = missing_dashes().or_else(|| args::tip::full_command(&mut error, std::env::args().skip(1)));
     let text = error.to_string();
     match (error.kind(), out.format()) {
         (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, Format::Text) => {
@@ -70,14 +71,15 @@ fn report_parse_error(error: &clap::Error) -> u8 {
         }
         (_, Format::Text) => {
             let _ = error.print();
-            if let Some(tip) = missing_dashes() {
+            if let Some(tip) = tip {
                 eprintln!("\n  tip: {tip}");
             }
             usage_exit_code()
         }
         (_, Format::Json) => {
             let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-            out.failure(&Failure::new("usage", text));
+            let tip = tip.map(|tip| format!("\n\n  tip: {tip}")).unwrap_or_default();
+            out.failure(&Failure::new("usage", format!("{text}{tip}")));
             usage_exit_code()
         }
     }
@@ -88,9 +90,9 @@ fn usage_exit_code() -> u8 {
 }
 
 /// Returns the remedy for a command without `--` before it.
-fn missing_dashes() -> Option<&'static str> {
+fn missing_dashes() -> Option<String> {
     let is_missing = args::is_exec(std::env::args().skip(1)) && std::env::args().all(|word| word != "--");
-    is_missing.then_some("put the command after `--`: rig exec WORKSPACE -- COMMAND")
+    is_missing.then(|| "put the command after `--`: rig exec WORKSPACE -- COMMAND".to_owned())
 }
 
 fn print_event(out: &Output, event: &str, field: &str, text: &str) -> u8 {

@@ -25,6 +25,31 @@ fn whoami_shows_the_account_and_the_source_of_the_key() {
 }
 
 #[test]
+fn whoami_shows_the_scope_of_a_limited_key() {
+    let server = Server::start().with_workspace("ws-aaaaaaaa", "web", "running");
+    let key = json!({"id": "key-aaaaaaaa", "name": "ci", "role": "read",
+        "workspaces": ["ws-aaaaaaaa", "ws-bbbbbbbb"]});
+    server.state.with(|state| state.api_key = Some(key.clone()));
+    assert_eq!(server.json(&["whoami"]).events()[0]["api_key"], key);
+    let output = server.run(&["whoami"]);
+    assert!(output.text().ends_with("\nkey ci: read on web, ws-bbbbbbbb\n"), "{output:?}");
+    server.state.with(|state| state.api_key = Some(json!({"id": "key-aaaaaaaa", "name": "laptop"})));
+    assert_eq!(server.run(&["whoami"]).text().lines().count(), 1);
+}
+
+#[test]
+fn api_keys_are_listed_with_the_names_of_their_workspaces() {
+    let server = Server::start().with_workspace("ws-aaaaaaaa", "web", "running");
+    let output = server.run(&["api-key", "ls"]);
+    assert!(
+        output.text().contains("read on web, ws-bbbbbbbb") && output.text().contains("account"),
+        "{output:?}"
+    );
+    let listed = server.json(&["api-key", "ls"]).events();
+    assert_eq!(listed[0]["api_keys"][0]["workspaces"], json!(["ws-aaaaaaaa", "ws-bbbbbbbb"]));
+}
+
+#[test]
 fn whoami_without_a_valid_key_succeeds() {
     let server = Server::start();
     for (key, source) in [("rb_revoked", "env"), ("", "none")] {
@@ -74,6 +99,20 @@ fn usage_error_is_exit_code_1() {
         let output = server.run(line);
         assert_eq!((output.code, output.text()), (Some(1), ""), "{line:?}");
         assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn command_below_another_is_named_in_full() {
+    let server = Server::start();
+    for (word, tip) in [("spwan", "`rig workspace spawn`"), ("logs", "`rig workspace logs`, `rig app logs`")]
+    {
+        let output = server.run(&[word, "x"]);
+        assert_eq!(output.code, Some(1));
+        assert!(output.stderr.ends_with(&format!("tip: {tip}\n")), "{output:?}");
+        assert!(!output.stderr.contains("login"), "{output:?}");
+        let output = server.json(&[word]);
+        assert!(output.events()[0]["message"].as_str().unwrap().ends_with(tip), "{output:?}");
     }
 }
 
@@ -166,6 +205,20 @@ fn limits_and_templates_come_from_the_server() {
     let templates = CliOutput::of(command.env_remove("RIG_API_KEY").output().unwrap()).events();
     assert_eq!(templates[0]["templates"][0]["id"], "base");
     assert!(server.run(&["template", "ls"]).text().contains("\\u{1b}[31mDebian"), "escaped");
+}
+
+#[test]
+fn template_above_the_limits_is_marked() {
+    let server = Server::start();
+    let is_marked =
+        |server: &Server| server.run(&["template", "ls"]).text().contains("512 MiB of memory of at most 256");
+    assert!(!is_marked(&server));
+    server.state.with(|state| state.max_ram_per_vm_mb = Some(256));
+    assert!(is_marked(&server));
+    // Without a key there is no plan.
+    let mut command = server.command(&["template", "ls"]);
+    let output = CliOutput::of(command.env_remove("RIG_API_KEY").output().unwrap());
+    assert!(output.code == Some(0) && !output.text().contains("at most"), "{output:?}");
 }
 
 #[test]

@@ -59,6 +59,36 @@ fn variables_are_set_listed_and_removed() {
 }
 
 #[test]
+fn removal_is_all_or_nothing() {
+    let server = server("running");
+    server.run(&["workspace", "env", "set", "web", "A=1", "B=2"]);
+    let output = server.json(&["workspace", "env", "unset", "web", "A", "NOPE", "B"]);
+    assert_eq!(
+        (output.code, output.events()[0]["code"].as_str()),
+        (Some(1), Some("not_found")),
+        "{output:?}"
+    );
+    assert!(value(&server, "A").is_some() && value(&server, "B").is_some());
+    let output = server.json(&["workspace", "env", "unset", "web", "A", "B", "A"]);
+    assert_eq!(output.events(), [json!({"event": "unset", "workspace": "web", "keys": ["A", "B"]})]);
+}
+
+#[test]
+fn variable_that_decides_which_programs_run_is_set_with_a_warning() {
+    let server = server("running");
+    for (name, warned) in
+        [("PATH", true), ("LD_PRELOAD", true), ("LD_LIBRARY_PATH", true), ("GREETING", false)]
+    {
+        let output = server.run(&["workspace", "env", "set", "web", &format!("{name}=x")]);
+        assert_eq!(
+            (output.code, output.stderr.contains("every command in web")),
+            (Some(0), warned),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
 fn value_may_come_from_stdin() {
     let server = server("stopped");
     let output = piped(&server, &["workspace", "env", "set", "web", "KEY"], "line 1\nline 2\n");

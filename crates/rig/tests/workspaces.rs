@@ -5,8 +5,13 @@
 
 mod support;
 
+use std::process::Stdio;
+use std::time::Duration;
+
+use rigbox_testkit::blocking::eventually;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use support::Server;
+use support::{CliOutput, Server};
 
 const WEB: &str = "ws-aaaaaaaa";
 
@@ -14,7 +19,7 @@ const WEB: &str = "ws-aaaaaaaa";
 fn spawn_reports_each_step_until_ready() {
     let server = Server::start();
     let output = server.json(&["workspace", "spawn", "-n", "web", "--ram-mb", "100", "--disk-mb", "5000"]);
-    let reason = "the template `base` needs at least 512 MB";
+    let reason = "the template `base` needs at least 512 MiB";
     assert_eq!(
         output.events(),
         [
@@ -36,6 +41,23 @@ fn spawn_generates_a_name_and_prints_the_next_command() {
     assert_eq!(output.code, Some(0));
     assert!(output.text().starts_with("box-") && output.text().contains("rig exec -it box-"), "{output:?}");
     assert_eq!(output.stderr, "", "no progress without a terminal");
+}
+
+#[test]
+fn interrupted_spawn_says_that_the_workspace_goes_on_starting() {
+    let server = Server::start();
+    server.state.with(|state| state.starts_hang = true);
+    let mut command = server.command(&["workspace", "spawn", "web"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("it waits for the start", Duration::from_secs(10), || {
+        let is_waiting = |url: &String| url.contains("wait_until_not=starting");
+        Ok(server.state.with(|state| state.requests.iter().any(is_waiting)).then_some(()))
+    })
+    .unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = CliOutput::of(child.wait_with_output().unwrap());
+    assert_eq!(output.code, Some(130), "{output:?}");
+    assert!(output.stderr.contains("web goes on starting in the background"), "{output:?}");
 }
 
 #[test]

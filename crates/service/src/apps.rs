@@ -129,8 +129,9 @@ impl Apps {
         principal: &Principal,
         id: &str,
     ) -> Result<(Permit<A>, AppWithWorkspace), AppError> {
-        let missing = || AppError::NotFound(id.chars().take(64).collect());
-        let id: AppId = id.parse().map_err(|_: InvalidId| missing())?;
+        let not_an_id = |_: InvalidId| AppError::NotAnId(id.chars().take(64).collect());
+        let id: AppId = id.parse().map_err(not_an_id)?;
+        let missing = || AppError::NotFound(id.to_string());
         let found = self.store.app(&id)?.ok_or_else(missing)?;
         let target =
             Target::Workspace { id: found.app.workspace_id.clone(), owner: found.app.user_id.clone() };

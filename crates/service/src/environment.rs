@@ -68,7 +68,7 @@ impl Environments {
         let changed = self.transitions.store().set_variables(id, &checked, &event, clock::now()).await;
         let names = match changed {
             Ok(names) => names.ok_or_else(|| ServiceError::NotFound(id.to_string()))?,
-            Err(rigbox_store::Error::Quota { limit_name, limit }) => {
+            Err(rigbox_store::Error::Quota { limit_name, limit, .. }) => {
                 return Err(ServiceError::EnvironmentTooLarge { limit_name, limit });
             }
             Err(other) => return Err(other.into()),

@@ -15,6 +15,9 @@ pub enum ServiceError {
     /// The workspace does not exist, or the caller may not know of it.
     #[error("Workspace `{0}` not found.")]
     NotFound(String),
+    /// The text is not an id of a workspace: a name, for example.
+    #[error("Workspace `{0}` not found. Use its id, such as ws-abcdefgh, not its name.")]
+    NotAnId(String),
     /// The caller lacks the permission.
     #[error("{0}")]
     Denied(Denied),
@@ -34,14 +37,14 @@ pub enum ServiceError {
     #[error("You already have a workspace named `{0}`. Choose another name or delete it.")]
     NameTaken(String),
     /// A limit of the plan would be exceeded.
-    #[error(
-        "The limit {limit_name} of {limit} would be exceeded. Delete what you do not need, or request less."
-    )]
+    #[error("{}", quota(limit_name, *limit, *used))]
     Quota {
         /// Name of the limit.
         limit_name: &'static str,
         /// Value of the limit.
         limit: u64,
+        /// Current usage.
+        used: u64,
     },
     /// An environment variable is invalid.
     #[error("env_vars: {0}")]
@@ -84,10 +87,28 @@ pub enum ServiceError {
 impl From<rigbox_store::Error> for ServiceError {
     fn from(error: rigbox_store::Error) -> Self {
         match error {
-            rigbox_store::Error::Quota { limit_name, limit } => Self::Quota { limit_name, limit },
+            rigbox_store::Error::Quota { limit_name, limit, used } => Self::Quota { limit_name, limit, used },
             rigbox_store::Error::KeyReused => Self::IdempotencyKeyReused,
             rigbox_store::Error::NoWorkspace(id) => Self::NotFound(id.to_string()),
             other => Self::Store(other),
+        }
+    }
+}
+
+fn quota(limit_name: &str, limit: u64, used: u64) -> String {
+    match limit_name {
+        "max_vms" => format!("You have {used} of {limit} workspaces. Delete one that you do not need."),
+        "max_api_keys" => format!("You have {used} of {limit} API keys. Revoke one that you do not need."),
+        "max_ram_total_mb" => format!(
+            "Your workspaces have {used} of {limit} MiB of memory. Request less, or delete one that you do not need."
+        ),
+        "max_disk_total_mb" => format!(
+            "Your workspaces have {used} of {limit} MiB of disk. Request less, or delete one that you do not need."
+        ),
+        other => {
+            format!(
+                "The limit {other} of {limit} would be exceeded. Delete what you do not need, or request less."
+            )
         }
     }
 }
@@ -102,4 +123,23 @@ pub fn random_id() -> Result<[u8; 5], ServiceError> {
     let mut random = [0; 5];
     getrandom::fill(&mut random).map_err(|error| ServiceError::Internal(error.to_string()))?;
     Ok(random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_of_a_quota_says_how_much_is_used() {
+        for (limit_name, start) in [
+            ("max_vms", "You have 2 of 3 workspaces. Delete"),
+            ("max_api_keys", "You have 2 of 3 API keys. Revoke"),
+            ("max_ram_total_mb", "Your workspaces have 2 of 3 MiB of memory."),
+            ("max_disk_total_mb", "Your workspaces have 2 of 3 MiB of disk."),
+            ("max_other", "The limit max_other of 3 would be exceeded."),
+        ] {
+            let message = ServiceError::Quota { limit_name, limit: 3, used: 2 }.to_string();
+            assert!(message.starts_with(start), "{message}");
+        }
+    }
 }

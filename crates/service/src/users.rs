@@ -1,6 +1,7 @@
 //! Account of the caller.
 
-use rigbox_core::authz::{Permit, ReadAccount, ReadLimits};
+use rigbox_core::authz::{Credential, Permit, ReadAccount, ReadLimits, Scope};
+use rigbox_core::ids::KeyId;
 use rigbox_core::plans::{LimitOverrides, Limits, Plan, Plans};
 use rigbox_store::{Store, Usage, User};
 
@@ -28,6 +29,16 @@ pub struct UserLimits {
     pub usage: Usage,
 }
 
+/// API key of the caller.
+pub struct CallerKey {
+    /// Id of the key.
+    pub id: KeyId,
+    /// Name chosen by the owner.
+    pub name: String,
+    /// Part of the account that the key opens.
+    pub scope: Scope,
+}
+
 impl Users {
     /// Creates the service.
     pub fn new(store: Store, node: NodeClient, plans: Plans) -> Self {
@@ -38,6 +49,14 @@ impl Users {
     pub async fn me(&self, permit: &Permit<ReadAccount>) -> Result<User, ServiceError> {
         let id = &permit.principal().user;
         self.store.user(id).await?.ok_or_else(|| ServiceError::NotFound(id.to_string()))
+    }
+
+    /// Returns the API key that the caller presented; `None` for other credentials.
+    pub async fn key(&self, permit: &Permit<ReadAccount>) -> Result<Option<CallerKey>, ServiceError> {
+        let caller = permit.principal();
+        let Credential::Key(id) = &caller.credential else { return Ok(None) };
+        let name = self.store.key_name(&caller.user, id).await?;
+        Ok(name.map(|name| CallerKey { id: id.clone(), name, scope: caller.scope.clone() }))
     }
 
     /// Returns the caller's limits and usage.

@@ -60,10 +60,11 @@ impl Workspaces {
         principal: &Principal,
         id: &str,
     ) -> Result<Permit<A>, ServiceError> {
-        let missing = || ServiceError::NotFound(id.chars().take(64).collect());
-        let id: WorkspaceId = id.parse().map_err(|_: InvalidId| missing())?;
+        let not_an_id = |_: InvalidId| ServiceError::NotAnId(id.chars().take(64).collect());
+        let id: WorkspaceId = id.parse().map_err(not_an_id)?;
+        let missing = || ServiceError::NotFound(id.to_string());
         let workspace = self.transitions.store().workspace(&id).await?.ok_or_else(missing)?;
-        match authorize(principal, Target::Workspace { id, owner: workspace.user_id }) {
+        match authorize(principal, Target::Workspace { id: id.clone(), owner: workspace.user_id }) {
             Err(Denied::NotFound) => Err(missing()),
             other => other.map_err(ServiceError::Denied),
         }

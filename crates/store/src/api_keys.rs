@@ -155,7 +155,8 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
         if keys >= i64::from(max) {
-            return Err(Error::Quota { limit_name: "max_api_keys", limit: max.into() });
+            let used = u64::try_from(keys).unwrap_or(0);
+            return Err(Error::Quota { limit_name: "max_api_keys", limit: max.into(), used });
         }
         let id = insert(&mut tx, user, key, now).await?;
         if let Some(idempotency_key) = idempotency_key {
@@ -187,6 +188,15 @@ impl Store {
             keys.push(record(&mut connection, row).await?);
         }
         Ok(keys)
+    }
+
+    /// Returns the name of a user's key.
+    pub async fn key_name(&self, user: &UserId, key: &KeyId) -> Result<Option<String>, Error> {
+        Ok(sqlx::query_scalar("SELECT name FROM api_keys WHERE id = $1 AND user_id = $2")
+            .bind(key.as_str())
+            .bind(user.as_str())
+            .fetch_optional(&self.pool)
+            .await?)
     }
 
     /// Replaces the secret of a user's key. The previous secret stays valid until `old_until`, the one before

@@ -215,7 +215,8 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
         if apps >= i64::from(max) {
-            return Err(Error::Quota { limit_name: "max_apps_per_vm", limit: max.into() });
+            let used = u64::try_from(apps).unwrap_or(0);
+            return Err(Error::Quota { limit_name: "max_apps_per_vm", limit: max.into(), used });
         }
         insert(&mut tx, new).await?;
         if let Some(idempotency_key) = idempotency_key {

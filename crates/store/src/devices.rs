@@ -165,8 +165,8 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
         if keys >= MAX_DEVICE_KEYS {
-            let limit = u64::try_from(MAX_DEVICE_KEYS).unwrap_or(0);
-            return Err(Error::Quota { limit_name: "max_api_keys", limit });
+            let [limit, used] = [MAX_DEVICE_KEYS, keys].map(|count| u64::try_from(count).unwrap_or(0));
+            return Err(Error::Quota { limit_name: "max_api_keys", limit, used });
         }
         let key = NewKey { name: format!("rig on {machine}"), by_login: true, ..key };
         let id = api_keys::insert(&mut tx, &user.id, &key, now).await?;

@@ -154,7 +154,8 @@ async fn check_bounds(
         ("max_env_bytes", row.try_get::<i64, _>("bytes")?, bounds.bytes),
     ] {
         if used > limit {
-            return Err(Error::Quota { limit_name, limit: limit.unsigned_abs() });
+            let (limit, used) = (limit.unsigned_abs(), used.unsigned_abs());
+            return Err(Error::Quota { limit_name, limit, used });
         }
     }
     Ok(())

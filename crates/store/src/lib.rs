@@ -82,6 +82,8 @@ pub enum Error {
         limit_name: &'static str,
         /// Value of the limit.
         limit: u64,
+        /// Current usage.
+        used: u64,
     },
     /// The idempotency key was used for a different request.
     #[error("the idempotency key was used for a different request")]

@@ -132,7 +132,7 @@ async fn names_are_unique_per_user_and_quotas_hold_under_concurrency() {
     for task in tasks {
         match task.await.unwrap() {
             Ok(_) => made += 1,
-            Err(Error::Quota { limit_name: "max_vms", limit: 3 }) => {}
+            Err(Error::Quota { limit_name: "max_vms", limit: 3, used: 3 }) => {}
             Err(other) => panic!("{other}"),
         }
     }

@@ -255,7 +255,7 @@ fn check_quota(used: Usage, more: Resources, quota: Quota) -> Result<(), Error> 
         ("max_disk_total_mb", used.disk_mb, more.disk_size_mb(), quota.max_disk_total_mb),
     ] {
         if used + u64::from(more) > u64::from(limit) {
-            return Err(Error::Quota { limit_name, limit: u64::from(limit) });
+            return Err(Error::Quota { limit_name, limit: u64::from(limit), used });
         }
     }
     Ok(())

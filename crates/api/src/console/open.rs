@@ -1,6 +1,7 @@
 //! Handoff from the console to an app: a signed-in user who may open the app is redirected with a one-time
 //! code; others sign in or get a refusal.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -77,7 +78,7 @@ pub(crate) struct OpenQuery {
 pub(crate) async fn show(
     State(context): State<ApiContext>,
     Address(from): Address,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     PageParams(query): PageParams<OpenQuery>,
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
@@ -91,7 +92,8 @@ pub(crate) async fn show(
         };
         page(StatusCode::FORBIDDEN, "You don't have access", &content)
     };
-    let Some(redirect_to) = AppRedirect::parse(Some(&id), Some(&query.state)) else { return Ok(refused()) };
+    let app = id.as_ref().map(|Path(id)| id.as_str()).ok();
+    let Some(redirect_to) = AppRedirect::parse(app, Some(&query.state)) else { return Ok(refused()) };
     let Some(principal) =
         credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {

@@ -16,9 +16,9 @@ use utoipa::ToSchema;
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody, PathId, idempotency_key};
+use crate::extract::{Caller, JsonBody, PathParams, idempotency_key};
 use crate::openapi::formats;
-use crate::schema::to_date;
+use crate::schema::{deserialize_time, to_date};
 use rigbox_service::identity::api_keys::NewApiKey;
 
 /// Specification of a new key.
@@ -29,7 +29,11 @@ pub(crate) struct CreateApiKeyRequest {
     #[schema(pattern = r"^[^\u0000-\u001f\u007f-\u009f]{1,64}$")]
     name: String,
     /// Expiry, in the future; never if omitted.
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(
+        default,
+        serialize_with = "time::serde::rfc3339::option::serialize",
+        deserialize_with = "deserialize_time"
+    )]
     expires_at: Option<OffsetDateTime>,
     /// Ids of the workspaces that the key is limited to; the whole account if omitted.
     #[schema(nullable = false, min_items = 1, max_items = 100)]
@@ -186,7 +190,7 @@ pub(crate) async fn create(
 pub(crate) async fn rotate(
     State(context): State<ApiContext>,
     caller: Caller<ManageKeys>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<Option<RotateApiKeyRequest>>,
 ) -> Result<Response, ApiError> {
     let grace = Duration::from_secs(body.and_then(|body| body.grace_s).unwrap_or(0).into());
@@ -206,7 +210,7 @@ pub(crate) async fn rotate(
 pub(crate) async fn revoke(
     State(context): State<ApiContext>,
     caller: Caller<ManageKeys>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<RevokeApiKeyResponse>, ApiError> {
     let id = context.keys.revoke(&caller.authorize(Target::Account)?, &id).await?;
     Ok(Json(RevokeApiKeyResponse { message: format!("API key {id} revoked.") }))

@@ -1,7 +1,7 @@
 //! `/apps`: ports of workspaces, published under a name.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 use rigbox_core::authz::{ListApps, ManageApp, ReadApp, Target};
 use rigbox_core::ids::WorkspaceId;
@@ -9,7 +9,7 @@ use rigbox_service::records::{AppPage, AppWithWorkspace};
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody, QueryParams, idempotency_key};
+use crate::extract::{Caller, JsonBody, PathParams, QueryParams, idempotency_key};
 use crate::schema::{cursor, page_size, parse_cursor};
 use rigbox_service::apps::AppChange;
 
@@ -96,7 +96,7 @@ pub(crate) async fn create(
 pub(crate) async fn get(
     State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (_, found) = caller.app(&context, &id)?;
     Ok(Json(GetAppResponse { app: context.render_app(found) }))
@@ -117,7 +117,7 @@ pub(crate) async fn get(
 pub(crate) async fn update(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<UpdateAppRequest>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
@@ -141,7 +141,7 @@ pub(crate) async fn update(
 pub(crate) async fn set_visibility(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<SetVisibilityRequest>,
 ) -> Result<Json<SetVisibilityResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
@@ -155,7 +155,9 @@ pub(crate) async fn set_visibility(
     Ok(Json(SetVisibilityResponse { app: context.render_app(changed), without_account }))
 }
 
-/// Delete an app, but not its workspace
+/// Delete an app and its service, but not its workspace
+///
+/// The service is stopped and removed in a running workspace. In one that is stopped it is left, and the message says so.
 #[utoipa::path(
     delete, path = "/apps/{id}", operation_id = "delete_app", tag = "apps", params(("id" = String, Path)),
     responses(
@@ -167,11 +169,17 @@ pub(crate) async fn set_visibility(
 pub(crate) async fn delete(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<AppMessageResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
-    context.apps.delete(&permit, &found.app).await?;
-    Ok(Json(AppMessageResponse { message: format!("App {} deleted.", found.app.name) }))
+    let name = &found.app.name;
+    let message = match context.app_services.delete(&permit, &found.app).await? {
+        None => format!("App {name} deleted."),
+        Some(unit) => format!(
+            "App {name} deleted. Its service is still in the workspace: remove it there with `sudo systemctl disable --now {unit}`."
+        ),
+    };
+    Ok(Json(AppMessageResponse { message }))
 }
 
 /// Verify an app's custom domain by its DNS record; from then on it serves the app
@@ -188,7 +196,7 @@ pub(crate) async fn delete(
 pub(crate) async fn verify_domain(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<VerifyDomainResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
     let verified = context.apps.verify_domain(&permit, &found.app).await?;
@@ -205,7 +213,7 @@ pub(crate) async fn verify_domain(
 pub(crate) async fn params(
     State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<AppParamsResponse>, ApiError> {
     let (_, found) = caller.app(&context, &id)?;
     Ok(Json(AppParamsResponse { params: found.app.params }))
@@ -226,7 +234,7 @@ pub(crate) async fn params(
 pub(crate) async fn set_params(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<UpdateAppParamsRequest>,
 ) -> Result<Json<AppParamsResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use rigbox_core::authz::{ReadEnv, WriteEnv};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::workspaces::schema::masked_variables;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody};
+use crate::extract::{Caller, JsonBody, PathParams};
 use crate::openapi::formats;
 use rigbox_service::environment::Effect;
 
@@ -64,7 +64,7 @@ impl From<Effect> for WorkspaceEnvResponse {
 pub(crate) async fn list(
     State(context): State<ApiContext>,
     caller: Caller<ReadEnv>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<GetWorkspaceEnvResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
     Ok(Json(GetWorkspaceEnvResponse {
@@ -88,7 +88,7 @@ pub(crate) async fn list(
 pub(crate) async fn set(
     State(context): State<ApiContext>,
     caller: Caller<WriteEnv>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<UpdateWorkspaceEnvRequest>,
 ) -> Result<Json<WorkspaceEnvResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -108,7 +108,7 @@ pub(crate) async fn set(
 pub(crate) async fn unset(
     State(context): State<ApiContext>,
     caller: Caller<WriteEnv>,
-    Path((id, key)): Path<(String, String)>,
+    PathParams((id, key)): PathParams<(String, String)>,
 ) -> Result<Json<WorkspaceEnvResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
     Ok(Json(context.environments.unset(&permit, &key).await?.into()))

@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody, PathId};
+use crate::extract::{Caller, JsonBody, PathParams};
 use crate::openapi::formats;
 use rigbox_service::error::random_id;
 use rigbox_service::guests::client::{CHUNK_BYTES, GuestError, Output, RunningCommand};
@@ -78,7 +78,10 @@ pub(crate) struct ExecRequest {
 
 /// Program and arguments, or a command line for `bash -lc`.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "The value is neither a program with arguments nor a line. Use a list of strings, or a string."
+)]
 enum Command {
     Argv(Vec<String>),
     Line(String),
@@ -205,8 +208,8 @@ pub(crate) fn check_signal(name: &str) -> Result<(), ApiError> {
 }
 
 pub(crate) fn decode_stdin(text: &str) -> Result<Bytes, ApiError> {
-    let bytes = STANDARD.decode(text).map_err(|error| {
-        ApiError::bad_request(format!("stdin_b64: The value is not base64 with padding: {error}."))
+    let bytes = STANDARD.decode(text).map_err(|_| {
+        ApiError::bad_request("stdin_b64: The value is not base64. Encode it as base64, with padding.")
     })?;
     if bytes.len() > MAX_STDIN_BYTES {
         return Err(ApiError::bad_request(format!(
@@ -249,7 +252,7 @@ pub(crate) async fn send_eof(input: &Input<ExecInput>) {
 pub(crate) async fn exec(
     State(context): State<ApiContext>,
     caller: Caller<Exec>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     JsonBody(request): JsonBody<ExecRequest, MAX_BODY_BYTES>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, PathId, QueryParams};
+use crate::extract::{Caller, PathParams, QueryParams};
 use crate::openapi::formats;
 use crate::v1::exec::check_user;
 use rigbox_service::guests::client::{GuestError, Output};
@@ -81,7 +81,7 @@ pub(crate) struct WrittenFile {
 pub(crate) async fn read(
     State(context): State<ApiContext>,
     caller: Caller<ReadFiles>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<ReadQuery>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -143,7 +143,7 @@ fn content(output: Output<ReadFileOutput>) -> impl stream::Stream<Item = Result<
 pub(crate) async fn write(
     State(context): State<ApiContext>,
     caller: Caller<WriteFiles>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<WriteQuery>,
     request: Request,
 ) -> Result<Json<WrittenFile>, ApiError> {

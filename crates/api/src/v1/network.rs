@@ -1,7 +1,7 @@
 //! `/workspaces/{id}/network`: egress of a workspace's VM, and the sharing of apps by code in it.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use rigbox_core::authz::{ReadNetwork, WriteNetwork};
 use rigbox_core::egress;
 use rigbox_service::records::NetworkSettings;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody};
+use crate::extract::{Caller, JsonBody, PathParams};
 use crate::openapi::formats;
 use rigbox_service::network::NetworkChange;
 
@@ -132,7 +132,7 @@ pub(crate) struct UpdateWorkspaceNetworkRequest {
 pub(crate) async fn get(
     State(context): State<ApiContext>,
     caller: Caller<ReadNetwork>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<WorkspaceNetworkResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
     let (settings, live) = context.networks.read(&permit)?;
@@ -153,7 +153,7 @@ pub(crate) async fn get(
 pub(crate) async fn update(
     State(context): State<ApiContext>,
     caller: Caller<WriteNetwork>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<UpdateWorkspaceNetworkRequest>,
 ) -> Result<Json<WorkspaceNetworkResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;

@@ -1,7 +1,7 @@
 //! Commands by id: those that run, and those in the background.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use rigbox_core::authz::Exec;
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody, PathId};
+use crate::extract::{Caller, JsonBody, PathParams};
 use crate::openapi::formats;
 use crate::schema::to_date;
 use crate::v1::exec::{self, ExecError, ExecEvent, ExecRequest};
@@ -112,7 +112,7 @@ pub(crate) struct SignalRequest {
 pub(crate) async fn list(
     State(context): State<ApiContext>,
     caller: Caller<Exec>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<ListProcessesResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
     let processes = context.guests.list_processes(&permit).await?;
@@ -137,7 +137,7 @@ pub(crate) async fn list(
 pub(crate) async fn start(
     State(context): State<ApiContext>,
     caller: Caller<Exec>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     JsonBody(request): JsonBody<ExecRequest>,
 ) -> Result<(StatusCode, Json<ProcessResponse>), ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -162,7 +162,7 @@ pub(crate) async fn start(
 pub(crate) async fn output(
     State(context): State<ApiContext>,
     caller: Caller<Exec>,
-    Path((id, process)): Path<(String, String)>,
+    PathParams((id, process)): PathParams<(String, String)>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
     let output = context.guests.read_output(&permit, &parse(&process)?).await?;
@@ -183,7 +183,7 @@ pub(crate) async fn output(
 pub(crate) async fn signal(
     State(context): State<ApiContext>,
     caller: Caller<Exec>,
-    Path((id, process)): Path<(String, String)>,
+    PathParams((id, process)): PathParams<(String, String)>,
     JsonBody(request): JsonBody<SignalRequest>,
 ) -> Result<StatusCode, ApiError> {
     let permit = caller.workspace(&context, &id).await?;

@@ -23,8 +23,11 @@ struct WorkspaceTemplate {
     ram_mb: u32,
     vcpu_count: u32,
     disk_size_mb: u32,
+    /// Not available yet: always empty.
+    #[schema(max_items = 0)]
     default_log_sources: Vec<TemplateLogSourcePreset>,
     expected_apps: Vec<TemplateExpectedApp>,
+    /// Always false: every listed template can be used.
     coming_soon: bool,
 }
 
@@ -43,7 +46,10 @@ struct TemplateExpectedApp {
     name: &'static str,
     port: u16,
     protocol: &'static str,
+    /// Always false: a service is made by `PUT /apps/{id}/service` or `expose-port`.
     managed: bool,
+    /// Not available yet: always empty.
+    #[schema(max_items = 0)]
     system_tags: Vec<&'static str>,
 }
 

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use rigbox_core::authz::{ReadAccount, ReadLimits, Target};
+use rigbox_core::authz::{ReadAccount, ReadLimits, Scope, Target};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -11,7 +11,7 @@ use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::Caller;
 use crate::schema::to_date;
-use rigbox_service::users::UserLimits;
+use rigbox_service::users::{CallerKey, UserLimits};
 
 /// Account of the caller.
 #[derive(Debug, Serialize, ToSchema)]
@@ -21,6 +21,38 @@ pub(crate) struct User {
     plan: &'static str,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
+    /// API key of the request; absent for other credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    api_key: Option<UserApiKey>,
+}
+
+/// API key that a request was made with.
+#[derive(Debug, Serialize, ToSchema)]
+struct UserApiKey {
+    id: String,
+    name: String,
+    /// Role in `workspaces`, `read` or `operate`; absent for the whole account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    role: Option<&'static str>,
+    /// Ids of the workspaces that the key is limited to; absent for the whole account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    workspaces: Option<Vec<String>>,
+}
+
+impl From<CallerKey> for UserApiKey {
+    fn from(key: CallerKey) -> Self {
+        let (role, workspaces) = match &key.scope {
+            // `OwnWorkspace` is never the scope of an API key.
+            Scope::Account | Scope::OwnWorkspace(_) => (None, None),
+            Scope::Workspaces { ids, role } => {
+                (Some(role.as_str()), Some(ids.iter().map(ToString::to_string).collect()))
+            }
+        };
+        Self { id: key.id.to_string(), name: key.name, role, workspaces }
+    }
 }
 
 /// Get the account of the caller
@@ -29,12 +61,15 @@ pub(crate) async fn me(
     State(context): State<ApiContext>,
     caller: Caller<ReadAccount>,
 ) -> Result<Json<User>, ApiError> {
-    let user = context.users.me(&caller.authorize(Target::Account)?).await?;
+    let permit = caller.authorize(Target::Account)?;
+    let user = context.users.me(&permit).await?;
+    let api_key = context.users.key(&permit).await?.map(Into::into);
     Ok(Json(User {
         id: user.id.to_string(),
         email: user.email,
         plan: user.plan.as_str(),
         created_at: to_date(user.created_at),
+        api_key,
     }))
 }
 

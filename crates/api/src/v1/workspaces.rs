@@ -15,7 +15,7 @@ use rigbox_service::records::{Page, Workspace};
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody, PathId, QueryParams, idempotency_key};
+use crate::extract::{Caller, JsonBody, PathParams, QueryParams, idempotency_key};
 use crate::schema::{cursor, page_size, parse_cursor};
 
 pub(crate) mod logs;
@@ -93,7 +93,7 @@ pub(crate) async fn create(
 pub(crate) async fn get(
     State(context): State<ApiContext>,
     caller: Caller<ReadWorkspace>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<GetQuery>,
 ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -136,7 +136,7 @@ pub(crate) async fn get(
 pub(crate) async fn delete(
     State(context): State<ApiContext>,
     caller: Caller<DeleteWorkspace>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<MessageResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
     let workspace = context.workspaces.delete(&permit).await?;
@@ -158,7 +158,7 @@ macro_rules! operations {
         pub(crate) async fn $name(
             State(context): State<ApiContext>,
             caller: Caller<OperateWorkspace>,
-            PathId(id): PathId,
+            PathParams(id): PathParams<String>,
         ) -> Result<Json<GetWorkspaceResponse>, ApiError> {
             let permit = caller.workspace(&context, &id).await?;
             Ok(Json((&context.workspaces.$name(&permit).await?).into()))

@@ -152,6 +152,10 @@ async fn run(
             let _ = out.send(Ok(stdout(Bytes::from_static(b"active\n")))).await;
             let _ = out.send(Ok(end(exec_exit::Outcome::ExitCode(0)))).await;
         }
+        ["rm", "-f", "--", paths @ ..] => {
+            guests.files.lock().unwrap().retain(|path, _| !paths.contains(&path.as_str()));
+            let _ = out.send(Ok(end(exec_exit::Outcome::ExitCode(0)))).await;
+        }
         ["journalctl", ..] => {
             guests.commands.lock().unwrap().push(argv.join(" "));
             let line = |n: u32| {

@@ -122,6 +122,21 @@ pub(crate) struct User {
     pub(crate) email: String,
     #[serde(default)]
     pub(crate) plan: String,
+    #[serde(default)]
+    pub(crate) api_key: Option<CallerKey>,
+}
+
+/// API key of the caller.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CallerKey {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Role in `workspaces`; `None` for the whole account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) role: Option<String>,
+    /// Ids of the workspaces that the key is limited to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) workspaces: Option<Vec<String>>,
 }
 
 /// Response with all templates.

@@ -118,7 +118,7 @@ pub(crate) enum AppCommand {
 /// A new app.
 #[derive(Debug, Args)]
 pub(crate) struct NewAppArguments {
-    /// Name: 3 to 40 characters of a-z, 0-9 and `-`; it becomes part of the URL
+    /// Name: 3 to 40 characters of a-z, 0-9 and `-`, unique in the installation; it becomes part of the URL
     pub(crate) name: String,
     /// Port that the app listens on in the workspace
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]

@@ -210,14 +210,14 @@ pub(crate) struct NewWorkspaceArguments {
     /// Template to create it from; see `rig template ls`
     #[arg(long, add = complete::templates())]
     pub(crate) template: Option<String>,
-    /// Memory in MB (of 1,048,576 bytes, like all sizes)
-    #[arg(long = "ram", visible_alias = "ram-mb", value_name = "MB")]
+    /// Memory in MiB
+    #[arg(long = "ram", visible_alias = "ram-mb", value_name = "MIB")]
     pub(crate) ram_mb: Option<u32>,
     /// Number of virtual CPUs
     #[arg(long = "vcpu", visible_alias = "vcpus", value_name = "N")]
     pub(crate) vcpus: Option<u32>,
-    /// Disk size in MB
-    #[arg(long = "disk", visible_alias = "disk-mb", value_name = "MB")]
+    /// Disk size in MiB
+    #[arg(long = "disk", visible_alias = "disk-mb", value_name = "MIB")]
     pub(crate) disk_mb: Option<u32>,
 }
 

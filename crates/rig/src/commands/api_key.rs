@@ -1,5 +1,6 @@
 //! `rig api-key`.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use reqwest::Method;
@@ -9,8 +10,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::api::Api;
 use crate::args::{ApiKeyCommand, NewApiKeyArguments, duration};
+use crate::commands::names;
 use crate::failure::Failure;
-use crate::output::{Output, escape};
+use crate::output::{Format, Output, escape};
 
 const ROUTE: &str = "api-keys";
 
@@ -27,13 +29,18 @@ async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
     let response: Map<String, Value> = api.get(&[ROUTE]).await?;
     let keys = response.get("api_keys").and_then(Value::as_array).cloned().unwrap_or_default();
     out.response("api_key_ls", response)?;
+    let is_limited = keys.iter().any(|key| key.get("workspaces").is_some());
+    let names = match (out.format(), is_limited) {
+        (Format::Text, true) => names::of_workspaces(api).await,
+        _ => HashMap::new(),
+    };
     let rows = keys.iter().map(|key| {
         let text = |name: &str| key.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
         let scope = match key.get("workspaces").and_then(Value::as_array) {
             None => "account".to_owned(),
             Some(ids) => {
-                let ids: Vec<&str> = ids.iter().filter_map(Value::as_str).collect();
-                format!("{} {}", text("role"), ids.join(" "))
+                let ids: Vec<String> = ids.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+                names::scope(&text("role"), &ids, &names)
             }
         };
         vec![text("id"), text("name"), text("preview"), scope, text("expires_at"), text("last_used_at")]

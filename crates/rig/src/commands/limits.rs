@@ -6,7 +6,7 @@ use crate::api::Api;
 use crate::failure::Failure;
 use crate::output::{Output, escape};
 
-/// Rows of the table: what is limited, the limit, its usage, and whether they are sizes in MB.
+/// Rows of the table: what is limited, the limit, its usage, and whether they are sizes in MiB.
 const ROWS: [(&str, &str, Option<&str>, bool); 6] = [
     ("workspaces", "max_vms", Some("workspace_count"), false),
     ("memory", "max_ram_total_mb", Some("total_ram_mb"), true),
@@ -41,12 +41,12 @@ pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
 /// Returns a size in the unit that people use for it.
 fn size(mb: u64) -> String {
     if mb < 1024 {
-        return format!("{mb} MB");
+        return format!("{mb} MiB");
     }
     let tenths = mb * 10 / 1024;
     match tenths % 10 {
-        0 => format!("{} GB", tenths / 10),
-        rest => format!("{}.{rest} GB", tenths / 10),
+        0 => format!("{} GiB", tenths / 10),
+        rest => format!("{}.{rest} GiB", tenths / 10),
     }
 }
 
@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn size_has_one_digit_after_the_point_at_most() {
-        for (mb, text) in [(0, "0 MB"), (512, "512 MB"), (1024, "1 GB"), (1536, "1.5 GB"), (10_240, "10 GB")]
+        for (mb, text) in
+            [(0, "0 MiB"), (512, "512 MiB"), (1024, "1 GiB"), (1536, "1.5 GiB"), (10_240, "10 GiB")]
         {
             assert_eq!(size(mb), text);
         }

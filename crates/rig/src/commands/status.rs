@@ -61,7 +61,7 @@ fn running(all: &[Vm]) -> usize {
 fn machine(capacity: &Map<String, Value>) -> String {
     let number = |name: &str| capacity.get(name).and_then(Value::as_u64).unwrap_or_default();
     format!(
-        "{} vCPUs, {} MB of memory, {} of {} MB of disk free",
+        "{} vCPUs, {} MiB of memory, {} of {} MiB of disk free",
         number("vcpus"),
         number("ram_mb"),
         number("disk_free_mb"),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::api::{Api, ApiError, User};
+use crate::commands::names;
 use crate::config::WORKSPACE_FILE;
 use crate::failure::Failure;
 use crate::output::{CurrentWorkspace, Event, Format, Identity, Output, escape};
@@ -16,7 +17,7 @@ pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     }
     let source = config.key_source.as_str();
     let why = match api.get::<User>(&["users", "me"]).await {
-        Ok(user) => return print_user(&user, source, out),
+        Ok(user) => return print_user(api, &user, source, out).await,
         Err(ApiError::LogIn { message }) => message,
         Err(error) => return Err(error.into()),
     };
@@ -27,17 +28,25 @@ pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     }
 }
 
-fn print_user(user: &User, source: &str, out: &Output) -> Result<(), Failure> {
+async fn print_user(api: &Api, user: &User, source: &str, out: &Output) -> Result<(), Failure> {
     out.event(&Event::Whoami(Identity {
         authed: true,
         user_email: Some(&user.email),
         user_id: Some(&user.id),
         source,
         subscription: subscription(&user.plan),
+        api_key: user.api_key.as_ref(),
         workspace: None,
     }))?;
     let from = if source == "env" { "RIG_API_KEY" } else { "~/.rigbox/config.json" };
-    out.line(&format!("{} ({}), API key from {from}", escape(&user.email), escape(&user.id)))
+    out.line(&format!("{} ({}), API key from {from}", escape(&user.email), escape(&user.id)))?;
+    match user.api_key.as_ref().map(|key| (key, key.role.as_deref(), key.workspaces.as_deref())) {
+        Some((key, Some(role), Some(ids))) if out.format() == Format::Text => {
+            let scope = names::scope(role, ids, &names::of_workspaces(api).await);
+            out.line(&format!("key {}: {}", escape(&key.name), escape(&scope)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the plan for older clients, which know only `free` and `pro`.

@@ -6,13 +6,15 @@ mod network;
 mod remove;
 mod wait;
 
+use std::cell::Cell;
+
 use serde_json::{Map, Value, json};
 
 use crate::api::{Api, ApiError, GetWorkspace, Vm};
 use crate::args::{Wait, WorkspaceCommand, WorkspacesArgument};
 use crate::failure::Failure;
 use crate::output::{Output, Progress, escape, fields_of};
-use wait::Waiter;
+use wait::{Waiter, unless_interrupted};
 
 pub(super) async fn run(api: &Api, out: &Output, command: WorkspaceCommand) -> Result<(), Failure> {
     match command {
@@ -50,6 +52,9 @@ async fn each(
     let mut failed = None;
     for name in workspaces.names_or_ids() {
         if let Err(failure) = act(name).await {
+            if matches!(failure, Failure::Interrupted { .. }) {
+                return Err(failure);
+            }
             // The last line of output is a failure's, so an earlier one is a warning.
             if let Some(earlier) = failed.replace(failure)
                 && let Some((_, message)) = earlier.report()
@@ -78,7 +83,7 @@ async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
             vm.disk_size_mb.to_string(),
         ]
     });
-    out.table(&["NAME", "ID", "STATUS", "TEMPLATE", "RAM MB", "VCPUS", "DISK MB"], rows)
+    out.table(&["NAME", "ID", "STATUS", "TEMPLATE", "RAM MiB", "VCPUS", "DISK MiB"], rows)
 }
 
 fn status_text(vm: &Vm) -> String {
@@ -134,13 +139,22 @@ async fn boot(
 ) -> Result<GetWorkspace, Failure> {
     let operation = if vm.status == "failed" { "retry" } else { "start" };
     progress.set_message(&format!("starting {}", vm.name));
-    let starting = operate(api, vm, operation, "running").await?;
-    let waiter = Waiter::new(api, out, progress);
-    let running = waiter.until(starting, "running").await?;
-    match wait {
-        Wait::Running => Ok(running),
-        Wait::System => waiter.until_system(running).await,
-    }
+    let is_starting = Cell::new(false);
+    let start = async {
+        let starting = operate(api, vm, operation, "running").await?;
+        is_starting.set(true);
+        let waiter = Waiter::new(api, out, progress);
+        let running = waiter.until(starting, "running").await?;
+        match wait {
+            Wait::Running => Ok(running),
+            Wait::System => waiter.until_system(running).await,
+        }
+    };
+    unless_interrupted(start, || match is_starting.get() {
+        true => format!("{} goes on starting in the background", vm.name),
+        false => format!("interrupted; {} may not have been started", vm.name),
+    })
+    .await
 }
 
 /// Requests an operation. A workspace that is in the wanted status already needs none.

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::api::App;
+use crate::api::{App, CallerKey};
 
 /// A line of `--output json`.
 #[derive(Debug, Serialize)]
@@ -71,6 +71,9 @@ pub(crate) struct Identity<'a> {
     /// Plan, for older clients, which know only `free` and `pro`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subscription: Option<&'a str>,
+    /// API key of the caller, with its scope.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key: Option<&'a CallerKey>,
     /// Current workspace, inside one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) workspace: Option<&'a CurrentWorkspace>,
@@ -154,6 +157,7 @@ mod tests {
                     user_id: Some("us-1"),
                     source: "env",
                     subscription: Some("pro"),
+                    api_key: None,
                     workspace: None,
                 }),
                 r#"{"event":"whoami","authed":true,"user_email":"a@b","user_id":"us-1","source":"env","subscription":"pro"}"#,

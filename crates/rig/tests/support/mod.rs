@@ -34,6 +34,12 @@ pub(crate) struct ServerState {
     /// Findings of `GET /doctor`.
     pub(crate) findings: Vec<Value>,
     pub(crate) plan: &'static str,
+    /// True if starts take for ever.
+    pub(crate) starts_hang: bool,
+    /// Limit in `GET /users/me/limits`.
+    pub(crate) max_ram_per_vm_mb: Option<u32>,
+    /// API key in `GET /users/me`.
+    pub(crate) api_key: Option<Value>,
 }
 
 pub(crate) struct Workspace {

@@ -16,6 +16,7 @@ pub(crate) fn all(state: SharedState) -> Router {
     let private = Router::new()
         .route("/users/me", get(me))
         .route("/users/me/limits", get(limits))
+        .route("/api-keys", get(api_keys))
         .route("/auth/sign-out", post(sign_out))
         .route("/doctor", get(doctor))
         .route("/workspaces", get(list).post(create))
@@ -79,10 +80,21 @@ async fn authenticate(headers: HeaderMap, request: Request, next: Next) -> Respo
 }
 
 async fn me(State(state): State<SharedState>) -> Json<Value> {
-    let plan = state.with(|state| state.plan);
-    Json(
-        json!({"id": "us-aaaaaaaa", "email": "a@example.org", "plan": plan, "created_at": "2026-01-01T00:00:00Z"}),
-    )
+    let (plan, api_key) = state.with(|state| (state.plan, state.api_key.clone()));
+    let mut user = json!({"id": "us-aaaaaaaa", "email": "a@example.org", "plan": plan,
+        "created_at": "2026-01-01T00:00:00Z"});
+    if let Some(api_key) = api_key {
+        user["api_key"] = api_key;
+    }
+    Json(user)
+}
+
+async fn api_keys() -> Json<Value> {
+    let limited = json!({"id": "key-aaaaaaaa", "name": "ci", "preview": "rb_aaaaaaa", "role": "read",
+        "workspaces": ["ws-aaaaaaaa", "ws-bbbbbbbb"], "created_at": "2026-01-01T00:00:00Z"});
+    let whole = json!({"id": "key-bbbbbbbb", "name": "laptop", "preview": "rb_bbbbbbb",
+        "created_at": "2026-01-01T00:00:00Z"});
+    Json(json!({"api_keys": [limited, whole]}))
 }
 
 async fn device(State(state): State<SharedState>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
@@ -159,8 +171,12 @@ async fn app_health() -> Json<Value> {
     Json(json!({"live": false, "port_open": false, "port_drift": false, "service_status": "unmanaged"}))
 }
 
-async fn limits() -> Json<Value> {
-    Json(json!({"plan": "owner", "custom": false, "limits": {"max_vms": 9}, "usage": {"workspace_count": 1}}))
+async fn limits(State(state): State<SharedState>) -> Json<Value> {
+    let mut limits = json!({"max_vms": 9});
+    if let Some(max) = state.with(|state| state.max_ram_per_vm_mb) {
+        limits["max_ram_per_vm_mb"] = max.into();
+    }
+    Json(json!({"plan": "owner", "custom": false, "limits": limits, "usage": {"workspace_count": 1}}))
 }
 
 async fn doctor(State(state): State<SharedState>) -> Json<Value> {
@@ -237,6 +253,11 @@ async fn one(
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
+    if state.with(|state| state.starts_hang)
+        && query.get("wait_until_not").is_some_and(|status| status == "starting")
+    {
+        std::future::pending::<()>().await;
+    }
     state.with(|state| {
         let broken = state.starts_fail;
         let Some(workspace) = state.workspaces.get_mut(&id) else { return not_found() };

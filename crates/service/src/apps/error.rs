@@ -11,6 +11,9 @@ pub enum AppError {
     /// The app does not exist, or the caller may not know of it.
     #[error("App `{0}` not found.")]
     NotFound(String),
+    /// The text is not an id of an app: a name, for example.
+    #[error("App `{0}` not found. Use its id, such as ap-abcdefgh, not its name.")]
+    NotAnId(String),
     /// Errors that all workspace calls share.
     #[error(transparent)]
     Workspace(#[from] ServiceError),
@@ -35,12 +38,14 @@ pub enum AppError {
     #[error("The domain `{0}` is already used by another app.")]
     DomainTaken(String),
     /// The workspace has its maximum number of apps.
-    #[error("The limit {limit_name} of {limit} would be exceeded. Delete an app that you do not need.")]
+    #[error("The workspace has {used} of {limit} apps. Delete one that you do not need.")]
     Quota {
         /// Name of the limit.
         limit_name: &'static str,
         /// Value of the limit.
         limit: u64,
+        /// Current usage.
+        used: u64,
     },
     /// Code in the workspace tried to give more people access to its app.
     #[error(
@@ -67,7 +72,7 @@ pub enum AppError {
 impl From<rigbox_store::Error> for AppError {
     fn from(error: rigbox_store::Error) -> Self {
         match error {
-            rigbox_store::Error::Quota { limit_name, limit } => Self::Quota { limit_name, limit },
+            rigbox_store::Error::Quota { limit_name, limit, used } => Self::Quota { limit_name, limit, used },
             other => Self::Workspace(other.into()),
         }
     }

@@ -2,6 +2,7 @@
 //! their logs. Output of a guest is its own claim about itself, and its size is bounded.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rigbox_core::authz::{Action, ManageApp, Permit, ReadApp, ReadPorts};
 use rigbox_core::ids::WorkspaceId;
@@ -9,6 +10,7 @@ use rigbox_core::status::Status;
 use rigbox_proto::guest::{ExecStart, ListeningPort, WriteFileOpen};
 use rigbox_store::{App, AppWithWorkspace, Store};
 use serde::Deserialize;
+use tracing::warn;
 
 use crate::apps::{AppChange, AppError, Apps};
 use crate::error::{ServiceError, id_of};
@@ -18,6 +20,9 @@ use crate::guests::client::{GuestClient, GuestError, RunningCommand, WriteError}
 const UNIT_PREFIX: &str = "rigbox-svc-";
 /// Directory of the environment files with the apps' parameters.
 const PARAMS_DIRECTORY: &str = "/etc/rigbox/apps";
+
+/// Maximum time to wait for the service of a deleted app to be removed.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Service for the processes behind apps.
 #[derive(Clone)]
@@ -139,7 +144,7 @@ impl AppServices {
     /// Writes a unit with its parameters, and has it start with the workspace.
     async fn install(&self, permit: &Permit<ManageApp>, app: &App, unit: &Unit<'_>) -> Result<(), AppError> {
         let (id, name) = (self.running(permit).await?, unit_name(app));
-        self.write(id, &format!("/etc/systemd/system/{name}"), unit.text(app)).await?;
+        self.write(id, &unit_path(&name), unit.text(app)).await?;
         self.write_params(id, app).await?;
         self.systemctl(id, &["daemon-reload"]).await?;
         self.systemctl(id, &["enable", &name]).await
@@ -173,6 +178,37 @@ impl AppServices {
             None if action == ServiceAction::Restart => Err(AppError::NoService(app.name.to_string())),
             None => self.apps.change(permit, &app.id, &change, &audit_action).await,
         }
+    }
+
+    /// Deletes an app, and stops and removes its service. Returns the name of a service that is left in the workspace, because that is not
+    /// running or does not answer.
+    pub async fn delete(&self, permit: &Permit<ManageApp>, app: &App) -> Result<Option<String>, AppError> {
+        self.apps.delete(permit, app).await?;
+        let Some(unit) = &app.service else { return Ok(None) };
+        let removal = tokio::time::timeout(REMOVAL_TIMEOUT, self.uninstall(permit, app, unit));
+        match removal.await {
+            Ok(Ok(())) => Ok(None),
+            Ok(Err(AppError::NotRunning(_))) => Ok(Some(unit.clone())),
+            Ok(Err(problem)) => {
+                warn!(%unit, %problem, "removing the service of a deleted app failed");
+                Ok(Some(unit.clone()))
+            }
+            Err(_) => {
+                warn!(%unit, "removing the service of a deleted app timed out");
+                Ok(Some(unit.clone()))
+            }
+        }
+    }
+
+    /// Stops a unit and removes it with its parameters.
+    async fn uninstall(&self, permit: &Permit<ManageApp>, app: &App, unit: &str) -> Result<(), AppError> {
+        let id = self.running(permit).await?;
+        let stopped = self.systemctl(id, &["disable", "--now", unit]).await;
+        // Without its file, a unit that takes long to stop does not start again either.
+        let (file, params) = (unit_path(unit), params_path(app));
+        let removed = self.guests.output(id, &["rm", "-f", "--", &file, &params]).await?;
+        self.systemctl(id, &["daemon-reload"]).await?;
+        if removed.succeeded { stopped } else { Err(systemctl_failed(&removed.error_text())) }
     }
 
     /// Returns the health of an app.
@@ -317,6 +353,10 @@ fn systemctl_failed(error_text: &str) -> AppError {
 /// Returns whether a listener on this address is reachable from outside the VM.
 fn is_reachable(address: &str) -> bool {
     address.parse::<std::net::IpAddr>().is_ok_and(|address| !address.is_loopback())
+}
+
+fn unit_path(unit: &str) -> String {
+    format!("/etc/systemd/system/{unit}")
 }
 
 fn params_path(app: &App) -> String {

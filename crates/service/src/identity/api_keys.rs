@@ -150,6 +150,6 @@ fn scope(workspaces: Option<Vec<String>>, role: Option<&str>) -> Result<Scope, S
     let role = role.map_err(|error: InvalidRole| ServiceError::InvalidValue(format!("role: {error}")))?;
     let ids = workspaces
         .iter()
-        .map(|id| id.parse().map_err(|_: InvalidId| ServiceError::NotFound(id.chars().take(64).collect())));
+        .map(|id| id.parse().map_err(|_: InvalidId| ServiceError::NotAnId(id.chars().take(64).collect())));
     Ok(Scope::Workspaces { ids: ids.collect::<Result<BTreeSet<WorkspaceId>, _>>()?, role })
 }

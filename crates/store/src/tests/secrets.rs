@@ -88,13 +88,16 @@ async fn oversized_environment_changes_nothing() {
     set(&f.store, &id, &[("A", &half)]).await.unwrap();
     let refused = set(&f.store, &id, &[("B", &half), ("C", "c")]).await;
     assert!(
-        matches!(refused, Err(Error::Quota { limit_name: "max_env_bytes", limit: 65_536 })),
+        matches!(refused, Err(Error::Quota { limit_name: "max_env_bytes", limit: 65_536, .. })),
         "{refused:?}"
     );
     let many: Vec<String> = (0..512).map(|n| format!("V{n}")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "")).collect();
     let refused = set(&f.store, &id, &many).await;
-    assert!(matches!(refused, Err(Error::Quota { limit_name: "max_env_vars", limit: 512 })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::Quota { limit_name: "max_env_vars", limit: 512, .. })),
+        "{refused:?}"
+    );
     assert_eq!(values(&f.store, &id).await.len(), 1);
     assert_eq!(f.store.workspace(&id).await.unwrap().unwrap().environment.revision, 1);
 }

@@ -94,6 +94,8 @@ pub(crate) struct App {
     #[schema(nullable = false)]
     description: Option<String>,
     metadata: Value,
+    /// Not available yet: always empty.
+    #[schema(max_items = 0)]
     system_tags: Vec<String>,
     protocol: String,
     app_kind: CreateAppKind,
@@ -103,6 +105,8 @@ pub(crate) struct App {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     service_name: Option<String>,
+    /// Not available yet: always empty.
+    #[schema(max_items = 0)]
     depends_on: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody, QueryParams};
+use crate::extract::{Caller, JsonBody, PathParams, QueryParams};
 use crate::openapi::formats;
 use crate::schema::to_date;
 use crate::v1::apps::schema::{App, ServiceActionResponse};
@@ -47,7 +47,7 @@ macro_rules! actions {
         pub(crate) async fn $name(
             State(context): State<ApiContext>,
             caller: Caller<ManageApp>,
-            Path(id): Path<String>,
+            PathParams(id): PathParams<String>,
         ) -> Result<Json<ServiceActionResponse>, ApiError> {
             let (permit, found) = caller.app(&context, &id)?;
             let changed = context.app_services.perform(&permit, &found.app, $action).await?;
@@ -96,7 +96,7 @@ pub(crate) struct SetServiceRequest {
 pub(crate) async fn set_service(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<SetServiceRequest>,
 ) -> Result<Json<ServiceActionResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
@@ -157,7 +157,7 @@ pub(crate) struct AppHealthResponse {
 pub(crate) async fn health(
     State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<AppHealthResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
     let health = context.app_services.health(&permit, &found).await?;
@@ -271,7 +271,7 @@ pub(crate) struct GetAppLogsResponse {
 pub(crate) async fn logs(
     State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Json<GetAppLogsResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
@@ -309,7 +309,7 @@ pub(crate) async fn logs(
 pub(crate) async fn log_stream(
     State(context): State<ApiContext>,
     caller: Caller<ReadApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Response, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
@@ -380,7 +380,7 @@ pub(crate) struct ListListeningPortsResponse {
 pub(crate) async fn listening_ports(
     State(context): State<ApiContext>,
     caller: Caller<ReadPorts>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
 ) -> Result<Json<ListListeningPortsResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
     let ports = context.app_services.ports(&permit).await?;
@@ -488,7 +488,7 @@ pub(crate) enum ExposePortResponse {
 pub(crate) async fn expose_port(
     State(context): State<ApiContext>,
     caller: Caller<ManageApp>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<ExposePortRequest>,
 ) -> Result<Json<ExposePortResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;

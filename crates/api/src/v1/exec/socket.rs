@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, PathId, parse};
+use crate::extract::{Caller, PathParams, parse};
 use crate::v1::exec::{self, ExecEvent, ExecRequest};
 use rigbox_service::guests::client::RunningCommand;
 use rigbox_service::guests::request_stream::Input;
@@ -52,15 +52,12 @@ enum ClientMessage {
 pub(crate) async fn exec_socket(
     State(context): State<ApiContext>,
     caller: Caller<Exec>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
-    let upgrade = upgrade.map_err(|error| {
-        let text = format!(
-            "GET on this route requires a WebSocket ({}). Use POST for a plain request.",
-            error.body_text()
-        );
+    let upgrade = upgrade.map_err(|_| {
+        let text = "GET on this route opens a WebSocket, version 13. Use POST for a plain request.";
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
     })?;
     let process = exec::new_process_id()?;

@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{check_path, parse_mode};
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, JsonBody, PathId, QueryParams};
+use crate::extract::{Caller, JsonBody, PathParams, QueryParams};
 use crate::openapi::formats;
 use crate::schema::to_date;
 use crate::v1::exec::check_user;
@@ -183,7 +183,7 @@ pub(crate) struct RemoveQuery {
 pub(crate) async fn stat(
     State(context): State<ApiContext>,
     caller: Caller<ReadFiles>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<PathQuery>,
 ) -> Result<Json<FileEntry>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -202,7 +202,7 @@ pub(crate) async fn stat(
 pub(crate) async fn list(
     State(context): State<ApiContext>,
     caller: Caller<ReadFiles>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<PathQuery>,
 ) -> Result<Json<ListFilesResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -224,7 +224,7 @@ pub(crate) async fn list(
 pub(crate) async fn watch(
     State(context): State<ApiContext>,
     caller: Caller<ReadFiles>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<PathQuery>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -268,7 +268,7 @@ fn change_of(event: &guest::FileEvent) -> FileChange {
 pub(crate) async fn make_directory(
     State(context): State<ApiContext>,
     caller: Caller<WriteFiles>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<MakeDirectoryRequest>,
 ) -> Result<StatusCode, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -297,7 +297,7 @@ pub(crate) async fn make_directory(
 pub(crate) async fn rename(
     State(context): State<ApiContext>,
     caller: Caller<WriteFiles>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     JsonBody(body): JsonBody<RenameRequest>,
 ) -> Result<StatusCode, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -321,7 +321,7 @@ pub(crate) async fn rename(
 pub(crate) async fn remove(
     State(context): State<ApiContext>,
     caller: Caller<WriteFiles>,
-    PathId(id): PathId,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<RemoveQuery>,
 ) -> Result<StatusCode, ApiError> {
     let permit = caller.workspace(&context, &id).await?;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
-use crate::extract::{Caller, QueryParams};
+use crate::extract::{Caller, PathParams, QueryParams};
 use crate::openapi::formats;
 use crate::schema::{invalid_cursor, to_date};
 use crate::v1::apps::services::{LogLine, MAX_LINES, log_lines};
@@ -72,7 +72,7 @@ fn render_line(entry: LogEntry) -> LogLine {
 pub(crate) async fn logs(
     State(context): State<ApiContext>,
     caller: Caller<ReadLogs>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<WorkspaceLogQuery>,
 ) -> Result<Json<GetWorkspaceLogsResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -99,7 +99,7 @@ pub(crate) async fn logs(
 pub(crate) async fn log_stream(
     State(context): State<ApiContext>,
     caller: Caller<ReadLogs>,
-    Path(id): Path<String>,
+    PathParams(id): PathParams<String>,
     QueryParams(query): QueryParams<WorkspaceLogQuery>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;

@@ -1,6 +1,6 @@
 //! `rig workspace spawn` and `new`.
 
-use super::wait::Waiter;
+use super::wait::{Waiter, unless_interrupted};
 use super::{boot, print};
 use crate::api::{Api, GetWorkspace, NewWorkspace, Vm};
 use crate::args::{NewWorkspaceArguments, Wait};
@@ -29,12 +29,16 @@ pub(super) async fn spawn(
     let created = create(api, out, &progress, arguments, &name).await?;
     for bump in bumps(arguments, &created.vm) {
         let Bump { resource, from_mb, to_mb } = bump;
-        let reason = format!("the template `{}` needs at least {to_mb} MB", created.vm.template_id);
+        let reason = format!("the template `{}` needs at least {to_mb} MiB", created.vm.template_id);
         out.event(&Event::FloorBumped { resource, from_mb, to_mb, reason: &reason })?;
     }
     out.event(&Event::Created { id: &created.vm.id, status: &created.vm.status })?;
     // Programs rely on this order of events: provisioning is part of the creation.
-    let created = Waiter::new(api, out, &progress).quietly(created, "provisioned").await?;
+    let waiter = Waiter::new(api, out, &progress);
+    let created = unless_interrupted(waiter.quietly(created, "provisioned"), || {
+        format!("{name} was created, but not started; start it with `rig workspace start {name}`")
+    })
+    .await?;
     out.event(&Event::Starting)?;
     let running = boot(api, out, &progress, &created.vm, wait).await?.vm;
     drop(progress);
@@ -71,7 +75,7 @@ async fn create(
     }
     for Bump { resource, from_mb, to_mb } in bumps(arguments, &created.vm) {
         out.warn(&format!(
-            "{resource}: {from_mb} MB raised to {to_mb} MB, the minimum of template `{template}`"
+            "{resource}: {from_mb} MiB raised to {to_mb} MiB, the minimum of template `{template}`"
         ));
     }
     Ok(created)

@@ -1,7 +1,7 @@
 //! `rig workspace env`: environment variables of a workspace. A value may come from a prompt or stdin, which keeps it out of the shell's
 //! history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write, stderr, stdin};
 
 use serde_json::Value;
@@ -65,10 +65,11 @@ async fn unset(api: &Api, out: &Output, arguments: &EnvArguments) -> Result<(), 
         let message = format!("{} has no variable `{missing}`; nothing was removed", vm.name);
         return Err(Failure::new("not_found", message));
     }
-    let (mut keys, mut live) = (Vec::new(), true);
-    for name in words {
+    let mut live = true;
+    // A name that is given twice is removed once.
+    let keys: Vec<&str> = words.iter().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
+    for name in &keys {
         live &= api.unset_variable(&vm.id, name).await?;
-        keys.push(name.as_str());
     }
     out.event(&Event::Unset { workspace: &vm.name, keys: &keys })?;
     print_change(out, &vm.name, &vm.status, live, &format!("{} removed", escape(&keys.join(", "))))

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::api::{Api, ApiError, GetWorkspace, Vm};
 use crate::failure::Failure;
 use crate::output::{Event, Output, Progress};
@@ -112,6 +114,18 @@ impl<'a> Waiter<'a> {
             CHANGE_TIMEOUT.as_secs() / 60
         );
         Err(Failure::new("timeout", message))
+    }
+}
+
+/// Returns the result of `work`, or on Ctrl-C a failure that says what the server goes on with.
+pub(super) async fn unless_interrupted<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    message: impl Fn() -> String,
+) -> Result<T, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        result = work => result,
+        _ = interrupt.recv() => Err(Failure::Interrupted { message: message() }),
     }
 }
 
