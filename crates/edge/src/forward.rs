@@ -1,6 +1,7 @@
 //! Forwarding of an authorized request to its app, and of the app's response to the client.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HOST, TE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
@@ -15,7 +16,7 @@ use crate::decision::route::{AppState, Route};
 use crate::error_pages::{self, Message, Response, ResponseForm};
 use crate::request::headers::{self, Forwarding};
 use crate::state::Worker;
-use crate::upstream::pool::{ConnectError, Sender};
+use crate::upstream::pool::{ConnectError, FRESH_FOR, Sender};
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response::{ForwardError, to_client};
 use crate::websocket;
@@ -134,9 +135,14 @@ async fn send_exclusive(
 ) -> Result<(http::Response<Incoming>, Sender), ForwardError> {
     let Authorized { permit, grant, .. } = authorized;
     let upstream = grant.decision().route.upstream().ok_or(ForwardError::Ended(EndReason::UpstreamGone))?;
-    while let Some((mut sender, may_be_stale)) = worker.pool.take(permit, upstream).await {
-        // The app may be closing an idle connection as we use it: then a request without effects is sent again.
-        let retry = (may_be_stale && is_retryable(&request)).then(|| Box::new(copy(&request)));
+    loop {
+        // The app may be closing an idle connection as we use it: then a request without effects is sent again. Any other goes on a
+        // connection that was in use a moment ago, or on a new one.
+        let retryable = is_retryable(&request);
+        let max_idle = if retryable { Duration::MAX } else { FRESH_FOR };
+        let taken = grant.run_until_ended(worker.pool.take(permit, upstream, max_idle)).await;
+        let Some(mut sender) = taken.map_err(ForwardError::Ended)? else { break };
+        let retry = retryable.then(|| Box::new(copy(&request)));
         let sent =
             grant.run_until_ended(sender.try_send_request(request)).await.map_err(ForwardError::Ended)?;
         match sent {
