@@ -28,16 +28,9 @@ impl Name {
     /// none.
     pub(crate) fn value(self, headers: &HeaderMap, secure: bool) -> Option<&str> {
         let name = self.on(secure);
-        let mut found = headers
-            .get_all(COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(';'))
-            .filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
-            .filter(|(key, _)| *key == name)
-            .map(|(_, value)| value);
+        let mut found = pairs(headers).filter(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value);
         let value = found.next()?;
-        found.next().is_none().then_some(value)
+        if found.next().is_some() { None } else { std::str::from_utf8(value).ok() }
     }
 
     /// Returns the header that sets the cookie for `seconds`; 0 removes it.
@@ -49,6 +42,17 @@ impl Name {
         header.set_sensitive(true);
         Some(header)
     }
+}
+
+/// Returns names and values of a request's cookies. They are bytes, and one that is no text hides no other.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let cookies =
+        headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    cookies.filter_map(|pair| {
+        let pair = pair.trim_ascii();
+        let at = memchr::memchr(b'=', pair)?;
+        Some((pair.get(..at)?, pair.get(at + 1..)?))
+    })
 }
 
 fn is_platform(name: &[u8]) -> bool {
@@ -67,19 +71,20 @@ fn name_of(pair: &[u8]) -> &[u8] {
     pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii()
 }
 
-/// Removes the platform's cookies from a request.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    let platform = headers
-        .get_all(COOKIE)
-        .iter()
-        .any(|value| memchr::memmem::find(value.as_bytes(), b"rigbox_").is_some());
-    if !platform {
+/// Removes the platform's cookies from a request, and joins the lines of the others: HTTP/2 sends each cookie in one of its own, HTTP/1
+/// apps expect a single one (RFC 9113, 8.2.3).
+pub(crate) fn to_app(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let Some(first) = lines.next() else { return };
+    let ours = memchr::memmem::find(first.as_bytes(), b"rigbox_").is_some();
+    if lines.next().is_none() && !ours {
         return;
     }
     let kept: Vec<HeaderValue> = headers.get_all(COOKIE).iter().filter_map(without_ours).collect();
+    let joined = kept.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
     headers.remove(COOKIE);
-    for value in kept {
-        headers.append(COOKIE, value);
+    if let Some(cookies) = HeaderValue::from_bytes(&joined).ok().filter(|cookies| !cookies.is_empty()) {
+        headers.insert(COOKIE, cookies);
     }
 }
 
@@ -138,7 +143,7 @@ mod tests {
         for cookie in cookies {
             headers.append(COOKIE, HeaderValue::from_str(cookie).unwrap());
         }
-        strip(&mut headers);
+        to_app(&mut headers);
         headers.get_all(COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
     }
 
@@ -150,7 +155,8 @@ mod tests {
             (&["rigbox_app=x; c=d"], &["c=d"]),
             (&["rigbox_app=x"], &[]),
             (&["rigbox_state=x; __Host-rigbox_state=y; rigbox_session=z"], &[]),
-            (&["a=b", "__Host-rigbox_app=x", "c=d"], &["a=b", "c=d"]),
+            (&["a=b", "__Host-rigbox_app=x", "c=d"], &["a=b; c=d"]),
+            (&["rigbox_app=x", "rigbox_state=y"], &[]),
             (&["xrigbox_app=x; rigbox_apple=y"], &["xrigbox_app=x; rigbox_apple=y"]),
             (&["=rigbox_app=x; a=b"], &["a=b"]),
         ] {
@@ -168,6 +174,8 @@ mod tests {
         assert_eq!(value("a=b; rigbox_app=x").as_deref(), Some("x"));
         assert_eq!(value("rigbox_app=x; rigbox_app=x"), None);
         assert_eq!(value("__Host-rigbox_app=x"), None);
+        assert_eq!(value("a=\u{e9}; rigbox_app=x; b=\u{1f980}").as_deref(), Some("x"));
+        assert_eq!(value("rigbox_app=x; \u{e9}; rigbox_app=x"), None);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(crate) fn to_app(
     identity: Option<&ForwardedIdentity>,
 ) {
     remove_hop_by_hop(headers, |name| *name == EXPECT || is_claim(name.as_str()));
-    cookies::strip(headers);
+    cookies::to_app(headers);
     strip_authorization(headers);
     headers.insert(FORWARDED_FOR, forwarding.client.clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));

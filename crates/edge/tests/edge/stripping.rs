@@ -151,3 +151,14 @@ async fn key_in_url_is_refused_and_reserved_paths_reach_no_app() {
     let reply = get(world.edge, "/.rigbox/keys", &[]).await;
     assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"keys":[{"kid":"test"}]}"#));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cookie_that_is_no_text_passes_and_hides_no_session() {
+    let world = World::new().await;
+    let cookie = format!("a=\u{e9}; rigbox_app={}; b=\u{1f980}", shown("cookie", "owner"));
+    let mut headers = NAVIGATES.to_vec();
+    headers.push(("cookie", &cookie));
+    let reply = get(world.edge, "/", &headers).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(reply.body.contains("\ncookie: a=\u{e9}; b=\u{1f980}\n"), "{}", reply.body);
+}
