@@ -21,7 +21,7 @@ use crate::decision::control::Credential;
 use crate::decision::route::Route;
 use crate::error_pages::{self, Message, Response};
 use crate::forward;
-use crate::inbound::http1::MALFORMED;
+use crate::inbound::http1::{self, MALFORMED};
 use crate::platform_paths;
 use crate::request::classify::{self, Classification};
 use crate::request::cookies::APP;
@@ -64,7 +64,9 @@ async fn respond(
     if let Some(problem) = headers.get(MALFORMED) {
         let problem = String::from_utf8_lossy(problem.as_bytes());
         let text = format!("The request is malformed: {problem}.");
-        return Err(refuse(&error_pages::bad_request("malformed_request", text)));
+        let mut message = error_pages::bad_request("malformed_request", text);
+        message.status = http1::status_of(&problem);
+        return Err(refuse(&message));
     }
     let host = Host::of(&request)
         .map_err(|problem| refuse(&error_pages::bad_request("bad_host", problem.to_string())))?;

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use chunked::Chunked;
@@ -26,6 +27,18 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Header of the request that replaces a malformed one. It carries the reason, and does no harm if a client
 /// sends it itself.
 pub(crate) const MALFORMED: &str = "x-rigbox-malformed";
+
+const HEAD_TOO_LARGE: &str = "the head is larger than 64 KiB";
+
+/// Returns the status for the reason in a [`MALFORMED`] header.
+pub(crate) fn status_of(problem: &str) -> StatusCode {
+    match problem {
+        head::ADDRESS_TOO_LONG => StatusCode::URI_TOO_LONG,
+        head::TOO_MANY_FIELDS | HEAD_TOO_LARGE => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        head::UNSUPPORTED_VERSION => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
 
 /// Flag that a connection has been upgraded from HTTP/1.
 #[derive(Debug, Default)]
@@ -130,7 +143,8 @@ impl<S> Guard<S> {
                         };
                     }
                     Ok(None) if rest.len() <= MAX_HEAD_BYTES => return at,
-                    Ok(None) => self.refuse("the head is larger than 64 KiB"),
+                    Ok(None) if head.is_in_address() => self.refuse(head::ADDRESS_TOO_LONG),
+                    Ok(None) => self.refuse(HEAD_TOO_LARGE),
                     Err(problem) => self.refuse(problem),
                 },
             }
