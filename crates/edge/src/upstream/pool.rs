@@ -24,6 +24,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 pub(crate) const FRESH_FOR: Duration = Duration::from_secs(1);
 /// Maximum size of a response's head in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Maximum number of fields of a response's head.
+const MAX_FIELDS: usize = 256;
 
 /// Read size in bytes. Larger pieces leave the CPU's caches before they are written.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
@@ -101,6 +103,7 @@ impl Pool {
         let stream = self.dialer.dial(permit, upstream).await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_FIELDS)
             .max_buf_size(READ_BUFFER_BYTES)
             .handshake::<_, RequestBody>(TokioIo::new(stream))
             .await?;

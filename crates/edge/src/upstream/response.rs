@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::Version;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, StatusCode, Version};
 use hyper::body::Incoming;
 use rigbox_gateway::active_grants::EndReason;
 
@@ -29,10 +30,19 @@ pub(crate) fn to_client(
     worker: &Worker,
     grant: Arc<Grant>,
     response: http::Response<Incoming>,
-    reuse: Option<(Sender, Arc<Worker>)>,
+    mut reuse: Option<(Sender, Arc<Worker>)>,
 ) -> Response {
     let (mut head, body) = response.into_parts();
+    if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.remove(CONTENT_LENGTH).is_some() {
+        // Two lengths: the chunks count (RFC 9112, 6.3), and nothing behind them is believed.
+        reuse = None;
+    }
+    let upgrade = head.headers.get(UPGRADE).filter(|_| head.status == StatusCode::UPGRADE_REQUIRED).cloned();
     headers::to_client(&mut head.headers, &grant.decision().route.host);
+    if let Some(upgrade) = upgrade {
+        head.headers.insert(UPGRADE, upgrade);
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
     head.version = Version::HTTP_11;
     head.extensions.clear();
     let idle_timeout = worker.limits.idle;

@@ -7,6 +7,7 @@ mod clients;
 mod grpc;
 mod limits;
 mod many;
+mod responses;
 mod reuse;
 mod sign_in;
 mod smuggling;
