@@ -6,9 +6,10 @@ use std::sync::Arc;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, LOCATION, ORIGIN,
-    VARY,
+    UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
 use rigbox_core::app_access::{CredentialSource, Refusal, RequestKind};
 use rigbox_gateway::connections::BusyGuard;
@@ -44,10 +45,13 @@ pub(crate) async fn handle(
     request: Box<Request<Incoming>>,
     busy: BusyGuard,
 ) -> Result<Response, Infallible> {
-    Ok(match respond(&worker, &client, request, busy).await {
-        Ok(response) => response,
-        Err(refusal) => *refusal,
-    })
+    // As the reader of HTTP/1 sees it: it reads no further until the response says what follows.
+    let may_upgrade = request.headers().contains_key(UPGRADE) && request.body().is_end_stream();
+    let response = respond(&worker, &client, request, busy).await;
+    if may_upgrade {
+        client.upgrade.decline();
+    }
+    Ok(response.unwrap_or_else(|refusal| *refusal))
 }
 
 /// Returns the response. A refusal is boxed, because it is large and rare.

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use rigbox_edge::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::support::World;
 use crate::support::http::get;
+use crate::support::{HOST, World, soon};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -45,4 +47,45 @@ async fn many_headers_of_an_app_pass() {
     .await;
     let reply = get(world.edge, "/", &[]).await;
     assert_eq!((reply.status, reply.all("set-cookie").len()), (200, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_behind_an_upgrade_that_is_not_taken_is_answered() {
+    let (world, _) = World::scripted(Limits::default(), LONG, |head| {
+        assert!(!head.contains("h2c"), "{head}");
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    })
+    .await;
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for upgrade in [websocket, "Connection: Upgrade\r\nUpgrade: h2c\r\n"] {
+        let mut stream = TcpStream::connect(world.edge).await.unwrap();
+        let one = format!("GET /one HTTP/1.1\r\nHost: {HOST}\r\n{upgrade}\r\n");
+        let both = format!("{one}{one}GET /two HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+        stream.write_all(both.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon("three responses", stream.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{upgrade}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_that_has_said_all_gets_its_response() {
+    let (world, _) = World::scripted(Limits::default(), LONG, |_| {
+        std::thread::sleep(Duration::from_millis(500));
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    })
+    .await;
+    for (request, status) in [
+        (format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"), 200),
+        (format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\nab"), 200),
+        (format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nbad\r\n\r\n"), 400),
+    ] {
+        let mut stream = TcpStream::connect(world.edge).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        soon("the response and the end", stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+    }
 }
