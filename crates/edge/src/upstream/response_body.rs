@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use rigbox_gateway::active_grants::Waiter;
 
 use crate::decision::access_request::Grant;
+use crate::request::headers;
 use crate::state::Worker;
 use crate::upstream::pool::Sender;
 use crate::upstream::request_body::poll_body;
@@ -65,7 +66,13 @@ impl Body for ResponseBody {
                 if polled.is_ready() {
                     app.reuse_at_end();
                 }
-                polled
+                polled.map_ok(|frame| match frame.into_trailers() {
+                    Ok(mut trailers) => {
+                        headers::trailers(&mut trailers);
+                        Frame::trailers(trailers)
+                    }
+                    Err(frame) => frame,
+                })
             }
         }
     }
