@@ -13,6 +13,7 @@ use rigbox_gateway::dial::DialError;
 
 use crate::decision::route::Route;
 use crate::upstream::pool::ConnectError;
+use crate::upstream::request_body::BodyFault;
 use crate::upstream::response_body::ResponseBody;
 
 /// Response to a client.
@@ -261,6 +262,22 @@ pub(crate) fn app_failed(route: &Route) -> Message {
         route.name
     );
     Message::new(StatusCode::BAD_GATEWAY, "app_failed", "Invalid response from the app", text)
+}
+
+/// Returns the message for a request whose body failed.
+pub(crate) fn body_failed(fault: BodyFault) -> Message {
+    match fault {
+        BodyFault::Malformed => bad_request(
+            "malformed_body",
+            "The request body is malformed, or ended before its length. Send it again, whole.",
+        ),
+        BodyFault::TooSlow => Message::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            "Request too slow",
+            "The request body arrives too slowly. Send it again, at 500 bytes a second or more.",
+        ),
+    }
 }
 
 /// Returns the message for a grant that ended before its response started.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, TE};
+use http::header::{EXPECT, HOST, TE, TRAILER};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -17,7 +17,7 @@ use crate::error_pages::{self, Message, Response, ResponseForm};
 use crate::request::headers::{self, Forwarding};
 use crate::state::Worker;
 use crate::upstream::pool::{ConnectError, FRESH_FOR, Sender};
-use crate::upstream::request_body::RequestBody;
+use crate::upstream::request_body::{ClientBody, RequestBody};
 use crate::upstream::response::{ForwardError, to_client};
 use crate::websocket;
 
@@ -53,6 +53,7 @@ fn error_message(worker: &Worker, route: &Route, error: &ForwardError) -> Messag
             error_pages::connect_failed(error, route)
         }
         ForwardError::Response(_) => error_pages::app_failed(route),
+        ForwardError::Body(fault) => error_pages::body_failed(*fault),
         ForwardError::Ended(reason) => error_pages::ended(*reason, route),
     };
     tracing::debug!(app = %route.name, %error, "app did not respond");
@@ -91,6 +92,11 @@ fn to_app(
 ) -> Request<RequestBody> {
     let (mut head, body) = request.into_parts();
     let trailers = headers::lists(&head.headers, &TE, "trailers");
+    let expects = head.version == Version::HTTP_11
+        && head
+            .headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let grant = &authorized.grant;
     let scheme = if grant.decision().route.secure { "https" } else { "http" };
     let forwarding = Forwarding { client: &client.address, scheme, host };
@@ -111,12 +117,25 @@ fn to_app(
         head.version = Version::HTTP_11;
     }
     head.extensions.clear();
-    let body = if body.is_end_stream() {
-        RequestBody::Empty
-    } else {
-        RequestBody::Client { body, grant: Arc::clone(grant), idle_timeout: worker.limits.response }
-    };
-    Request::from_parts(head, body)
+    if body.is_end_stream() {
+        return Request::from_parts(head, RequestBody::Empty);
+    }
+    if !grpc {
+        head.headers.remove(TRAILER);
+    }
+    let mut body = ClientBody::new(body, Arc::clone(grant), worker.limits.response, grpc);
+    if !expects {
+        return Request::from_parts(head, RequestBody::Client(Box::new(body)));
+    }
+    head.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+    let signal = body.hold_back();
+    let mut request = Request::from_parts(head, RequestBody::Client(Box::new(body)));
+    hyper::ext::on_informational(&mut request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            signal.say();
+        }
+    });
+    request
 }
 
 fn absolute(uri: &Uri, host: Option<&HeaderValue>) -> Uri {
@@ -150,14 +169,14 @@ async fn send_exclusive(
             Err(mut error) => match (error.take_message(), retry) {
                 (Some(unsent), _) => request = unsent,
                 (None, Some(copy)) => request = *copy,
-                (None, None) => return Err(ForwardError::Response(error.into_error())),
+                (None, None) => return Err(ForwardError::sending(error.into_error())),
             },
         }
     }
     let connected = grant.run_until_ended(Box::pin(worker.pool.connect(permit, upstream))).await;
     let mut sender = connected.map_err(ForwardError::Ended)??;
     let sent = grant.run_until_ended(sender.send_request(request)).await.map_err(ForwardError::Ended)?;
-    Ok((sent.map_err(ForwardError::Response)?, sender))
+    Ok((sent.map_err(ForwardError::sending)?, sender))
 }
 
 fn is_retryable(request: &Request<RequestBody>) -> bool {
@@ -184,7 +203,7 @@ async fn send_shared(
     let sent = async {
         let mut sender = worker.pool.connect_shared(permit, upstream).await?;
         sender.ready().await.map_err(ForwardError::Response)?;
-        sender.send_request(request).await.map_err(ForwardError::Response)
+        sender.send_request(request).await.map_err(ForwardError::sending)
     };
     grant.run_until_ended(sent).await.map_err(ForwardError::Ended)?
 }

@@ -12,6 +12,7 @@ use crate::error_pages::Response;
 use crate::request::headers;
 use crate::state::Worker;
 use crate::upstream::pool::{ConnectError, Sender};
+use crate::upstream::request_body::{BodyFault, client_fault};
 use crate::upstream::response_body::{AppBody, ResponseBody};
 
 /// Reason that an app did not respond.
@@ -21,8 +22,18 @@ pub(crate) enum ForwardError {
     Connect(#[from] ConnectError),
     #[error("invalid response: {0}")]
     Response(hyper::Error),
+    /// The client's body failed, not the app.
+    #[error("{0}")]
+    Body(BodyFault),
     #[error("ended: {0:?}")]
     Ended(EndReason),
+}
+
+impl ForwardError {
+    /// Tells whether the client or the app made a request fail.
+    pub(crate) fn sending(error: hyper::Error) -> Self {
+        client_fault(&error).map_or(Self::Response(error), Self::Body)
+    }
 }
 
 /// Turns an app's response into the one to the client. `reuse` is the connection to return to the pool at the end.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // clippy knows the functions of tests only by their attribute
 
+mod bodies;
 mod clients;
 mod grpc;
 mod limits;
