@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, TE, TRAILER};
+use http::header::{ALLOW, EXPECT, HOST, MAX_FORWARDS, TE, TRAILER};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use rigbox_gateway::active_grants::EndReason;
 use rigbox_gateway::dial::DialError;
 use rigbox_gateway::epochs::Change;
+use rigbox_proto::headers::single_value;
 
 use crate::context::{Authorized, Client, ForwardRequest};
 use crate::decision::route::{AppState, Route};
@@ -21,11 +22,17 @@ use crate::upstream::request_body::{ClientBody, RequestBody};
 use crate::upstream::response::{ForwardError, to_client};
 use crate::websocket;
 
+/// Methods named in `Allow` where edge answers in an app's place.
+const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// Forwards a request.
 pub(crate) async fn forward(
     forward_request: ForwardRequest<'_>,
-    request: Box<Request<Incoming>>,
+    mut request: Box<Request<Incoming>>,
 ) -> Response {
+    if let Some(response) = end_of_forwarding(&mut request, forward_request.classification.form) {
+        return response;
+    }
     let route = Arc::clone(&forward_request.authorized.grant.decision().route);
     let form = forward_request.classification.form;
     match route.state {
@@ -40,6 +47,27 @@ pub(crate) async fn forward(
         send(forward_request, request).await
     };
     forwarded.unwrap_or_else(|error| error_message(worker, &route, &error).render(form))
+}
+
+/// Counts a forwarding (RFC 9110, 7.6.2). Returns the response to a request that is to go no further.
+fn end_of_forwarding<B>(request: &mut Request<B>, form: ResponseForm) -> Option<Response> {
+    if !matches!(*request.method(), Method::OPTIONS | Method::TRACE) {
+        return None;
+    }
+    let left: u32 = single_value(request.headers(), MAX_FORWARDS)?.parse().ok()?;
+    if let Some(left) = left.checked_sub(1) {
+        request.headers_mut().insert(MAX_FORWARDS, left.into());
+        return None;
+    }
+    let mut response = if request.method() == Method::OPTIONS {
+        error_pages::response(StatusCode::NO_CONTENT, None)
+    } else {
+        let text = "TRACE is not supported here. Send it to the app, with a larger Max-Forwards.";
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Message::new(status, "method_not_allowed", "Method not allowed", text).render(form)
+    };
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOW_METHODS));
+    Some(response)
 }
 
 fn error_message(worker: &Worker, route: &Route, error: &ForwardError) -> Message {
@@ -99,7 +127,7 @@ fn to_app(
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let grant = &authorized.grant;
     let scheme = if grant.decision().route.secure { "https" } else { "http" };
-    let forwarding = Forwarding { client: &client.address, scheme, host };
+    let forwarding = Forwarding { client: &client.address, scheme, host, version: head.version };
     headers::to_app(&mut head.headers, forwarding, authorized.identity.as_ref());
     if grpc {
         head.uri = absolute(&head.uri, head.headers.get(HOST));

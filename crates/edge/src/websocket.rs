@@ -34,7 +34,7 @@ pub(crate) async fn open(
     let client_upgrade = hyper::upgrade::on(&mut *request);
     let over_http2 = request.version() == Version::HTTP_2;
     let scheme = if route.secure { "https" } else { "http" };
-    let forwarding = Forwarding { client: &client.address, scheme, host };
+    let forwarding = Forwarding { client: &client.address, scheme, host, version: request.version() };
     let request = to_app(request, forwarding, authorized.identity.as_ref(), over_http2);
 
     let connected = grant.run_until_ended(worker.pool.connect(&authorized.permit, upstream)).await;

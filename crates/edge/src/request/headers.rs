@@ -3,9 +3,9 @@
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
 use rigbox_core::tokens;
 
 use crate::decision::route::ForwardedIdentity;
@@ -45,6 +45,8 @@ pub(crate) struct Forwarding<'a> {
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
     pub(crate) host: HeaderValue,
+    /// Version of the client's request.
+    pub(crate) version: Version,
 }
 
 /// Turns a client's headers into those of the request to the app.
@@ -60,6 +62,7 @@ pub(crate) fn to_app(
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));
     headers.insert(FORWARDED_HOST, forwarding.host.clone());
     headers.insert(HOST, forwarding.host);
+    headers.append(VIA, via(forwarding.version));
     if let Some(identity) = identity {
         headers.insert(USER, identity.user.clone());
         headers.insert(EMAIL, identity.email.clone());
@@ -67,6 +70,15 @@ pub(crate) fn to_app(
             headers.insert(ASSERTION, assertion.clone());
         }
     }
+}
+
+/// Returns this hop's part of `Via` (RFC 9110, 7.6.3).
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 rigbox",
+        Version::HTTP_2 => "2.0 rigbox",
+        _ => "1.1 rigbox",
+    })
 }
 
 /// Turns an app's headers into those of the response to the client.
@@ -180,12 +192,13 @@ mod tests {
             client: &client,
             scheme: "http",
             host: HeaderValue::from_static("web.rigbox.localhost"),
+            version: Version::HTTP_11,
         };
         to_app(&mut headers, forwarding, identity);
         let mut pairs: Vec<(String, String)> = headers
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
-            .filter(|(name, _)| name != "host" && !name.starts_with("x-forwarded-"))
+            .filter(|(name, _)| name != "host" && name != "via" && !name.starts_with("x-forwarded-"))
             .collect();
         pairs.sort();
         pairs
