@@ -25,14 +25,11 @@ use crate::forward;
 use crate::inbound::http1::{self, MALFORMED};
 use crate::platform_paths;
 use crate::request::classify::{self, Classification};
-use crate::request::cookies::APP;
 use crate::request::headers::KEY;
 use crate::request::host::Host;
 use crate::request::path::{PathOwner, has_token, path_owner};
 use crate::state::Worker;
 
-/// Maximum length of a credential; the rest is cut off.
-const MAX_CREDENTIAL_LEN: usize = 4096;
 /// Attempts of a decision that keeps being overtaken by changes.
 const MAX_ATTEMPTS: usize = 4;
 /// Maximum length of a preflight header that is echoed.
@@ -189,13 +186,12 @@ async fn authorize<B>(
 
 /// Returns the credential of a request. A header, which a program sets deliberately, goes before a cookie.
 fn credential(headers: &HeaderMap, secure: bool) -> Option<Credential> {
-    let bounded = |text: &str| text.get(..text.len().min(MAX_CREDENTIAL_LEN)).unwrap_or_default().to_owned();
     if headers.contains_key(KEY) {
         // Two keys count as an invalid one.
         let key = single_value(headers, KEY).unwrap_or_default();
-        return Some(Credential::new(CredentialSource::Header, &bounded(key)));
+        return Some(Credential::new(CredentialSource::Header, key));
     }
-    APP.value(headers, secure).map(|session| Credential::new(CredentialSource::Cookie, &bounded(session)))
+    Credential::session(headers, secure)
 }
 
 fn refused<B>(
@@ -209,7 +205,7 @@ fn refused<B>(
     match refusal {
         Refusal::SignIn => {
             let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
-            platform_paths::sign_in(route, form, path)
+            platform_paths::sign_in(route, request.headers(), form, path)
         }
         Refusal::PreflightAllowed => preflight(request.headers()),
         Refusal::InvalidCredential

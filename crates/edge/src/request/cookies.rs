@@ -6,8 +6,12 @@ use http::{HeaderMap, HeaderValue};
 
 /// Session of an app.
 pub(crate) const APP: Name = Name { plain: "rigbox_app", secure: "__Host-rigbox_app" };
-/// Binds a sign-in in progress to the browser.
-pub(crate) const STATE: Name = Name { plain: "rigbox_state", secure: "__Host-rigbox_state" };
+/// Binds a sign-in in progress to the browser. Each has a cookie of its own, whose name starts like this and ends with the sign-in's id.
+const STATE: Name = Name { plain: "rigbox_state", secure: "__Host-rigbox_state" };
+/// Maximum number of sign-ins in progress in one browser.
+const MAX_SIGN_INS: usize = 8;
+/// Maximum number of cookies that one response removes.
+const MAX_REMOVED: usize = 16;
 /// Session of the console. Browsers send it nowhere else, but it would not be the app's.
 const SESSION: Name = Name { plain: "rigbox_session", secure: "__Host-rigbox_session" };
 
@@ -24,24 +28,63 @@ impl Name {
         if secure { self.secure } else { self.plain }
     }
 
-    /// Returns the cookie's value. Two cookies of the name mean that another site set one; then there is
-    /// none.
     pub(crate) fn value(self, headers: &HeaderMap, secure: bool) -> Option<&str> {
-        let name = self.on(secure);
-        let mut found = pairs(headers).filter(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value);
-        let value = found.next()?;
-        if found.next().is_some() { None } else { std::str::from_utf8(value).ok() }
+        value(headers, self.on(secure))
     }
 
     /// Returns the header that sets the cookie for `seconds`; 0 removes it.
     pub(crate) fn set(self, value: &str, seconds: u64, secure: bool) -> Option<HeaderValue> {
-        let name = self.on(secure);
-        let tail = if secure { "; Secure" } else { "" };
-        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{tail}");
-        let mut header = HeaderValue::from_str(&text).ok()?;
-        header.set_sensitive(true);
-        Some(header)
+        set(self.on(secure), value, seconds, secure)
     }
+}
+
+/// Cookie of one sign-in in progress.
+#[derive(Debug)]
+pub(crate) struct SignInCookie {
+    name: String,
+    secure: bool,
+}
+
+impl SignInCookie {
+    /// Returns the cookie of the sign-in with this id.
+    pub(crate) fn new(id: &str, secure: bool) -> Self {
+        Self { name: format!("{}_{id}", STATE.on(secure)), secure }
+    }
+
+    pub(crate) fn value<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        value(headers, &self.name)
+    }
+
+    /// Returns the header that sets the cookie for `seconds`; 0 removes it.
+    pub(crate) fn set(&self, value: &str, seconds: u64) -> Option<HeaderValue> {
+        set(&self.name, value, seconds, self.secure)
+    }
+
+    /// Returns the headers that remove the oldest cookies of other sign-ins, where there are too many. Browsers send the oldest first.
+    pub(crate) fn remove_oldest(headers: &HeaderMap, secure: bool) -> Vec<HeaderValue> {
+        let prefix = format!("{}_", STATE.on(secure));
+        let names: Vec<&str> = pairs(headers)
+            .filter(|(name, _)| name.starts_with(prefix.as_bytes()))
+            .filter_map(|(name, _)| std::str::from_utf8(name).ok())
+            .collect();
+        let excess = (names.len() + 1).saturating_sub(MAX_SIGN_INS).min(MAX_REMOVED);
+        names.into_iter().take(excess).filter_map(|name| set(name, "", 0, secure)).collect()
+    }
+}
+
+/// Returns the value of a cookie. Two cookies of the name mean that another site set one; then there is none.
+fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut found = pairs(headers).filter(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value);
+    let value = found.next()?;
+    if found.next().is_some() { None } else { std::str::from_utf8(value).ok() }
+}
+
+fn set(name: &str, value: &str, seconds: u64, secure: bool) -> Option<HeaderValue> {
+    let tail = if secure { "; Secure" } else { "" };
+    let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{tail}");
+    let mut header = HeaderValue::from_str(&text).ok()?;
+    header.set_sensitive(true);
+    Some(header)
 }
 
 /// Returns names and values of a request's cookies. They are bytes, and one that is no text hides no other.
@@ -56,9 +99,9 @@ fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 fn is_platform(name: &[u8]) -> bool {
-    [APP, STATE, SESSION]
-        .iter()
-        .any(|platform| name == platform.plain.as_bytes() || name == platform.secure.as_bytes())
+    let is = |platform: Name| [platform.plain, platform.secure].iter().any(|own| name == own.as_bytes());
+    let of_sign_in = |own: &str| name.strip_prefix(own.as_bytes()).is_some_and(|rest| rest.starts_with(b"_"));
+    is(APP) || is(STATE) || is(SESSION) || of_sign_in(STATE.plain) || of_sign_in(STATE.secure)
 }
 
 /// Returns the name a browser gives the cookie `pair`. A nameless cookie is sent as its bare value, which may
@@ -157,6 +200,8 @@ mod tests {
             (&["rigbox_state=x; __Host-rigbox_state=y; rigbox_session=z"], &[]),
             (&["a=b", "__Host-rigbox_app=x", "c=d"], &["a=b; c=d"]),
             (&["rigbox_app=x", "rigbox_state=y"], &[]),
+            (&["rigbox_state_aB-_=x; a=b; __Host-rigbox_state_c=y"], &["a=b"]),
+            (&["rigbox_statement=x"], &["rigbox_statement=x"]),
             (&["xrigbox_app=x; rigbox_apple=y"], &["xrigbox_app=x; rigbox_apple=y"]),
             (&["=rigbox_app=x; a=b"], &["a=b"]),
         ] {
@@ -179,6 +224,20 @@ mod tests {
     }
 
     #[test]
+    fn oldest_sign_ins_make_room() {
+        let removed = |count: usize| {
+            let cookies: Vec<String> = (0..count).map(|number| format!("rigbox_state_{number}=x")).collect();
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIE, HeaderValue::from_str(&cookies.join("; ")).unwrap());
+            SignInCookie::remove_oldest(&headers, false)
+        };
+        assert_eq!(removed(MAX_SIGN_INS - 1).len(), 0);
+        let one = removed(MAX_SIGN_INS);
+        assert!(one.len() == 1 && one[0].as_bytes().starts_with(b"rigbox_state_0=; Path=/; Max-Age=0"));
+        assert_eq!(removed(100).len(), MAX_REMOVED);
+    }
+
+    #[test]
     fn app_sets_cookies_of_its_own_host_only() {
         let host = "web.rigbox.localhost";
         for (set, kept) in [
@@ -190,6 +249,7 @@ mod tests {
             ("a=domain=x; Path=/", Some("a=domain=x; Path=/")),
             ("rigbox_app=x", None),
             (" rigbox_state =x; Domain=localhost", None),
+            ("rigbox_state_x=x", None),
             ("__Host-rigbox_app=x; Secure; Path=/", None),
             ("=rigbox_app=x", None),
             ("rigbox_session=x", None),
