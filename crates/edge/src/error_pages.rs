@@ -1,5 +1,7 @@
 //! Responses of edge itself: a small page for browsers, JSON for programs, a status for gRPC. They are not stored, and run no script.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, REFERRER_POLICY, RETRY_AFTER,
@@ -46,7 +48,7 @@ pub(crate) struct Message {
     pub(crate) title: &'static str,
     pub(crate) text: String,
     /// Link for people: URL and text.
-    pub(crate) link: Option<(&'static str, &'static str)>,
+    pub(crate) link: Option<(Cow<'static, str>, &'static str)>,
 }
 
 impl Message {
@@ -100,7 +102,7 @@ impl Message {
                     header { "Rigbox" }
                     h1 { (self.title) }
                     p { (self.text) }
-                    @if let Some((url, text)) = self.link {
+                    @if let Some((url, text)) = &self.link {
                         p { a href=(url) { (text) } }
                     }
                 }
@@ -203,7 +205,7 @@ pub(crate) fn refused(refusal: Refusal) -> Message {
     };
     let mut message = Message::new(StatusCode::FORBIDDEN, code, title, text);
     if matches!(refusal, Refusal::InvalidCredential | Refusal::MissingCredential) {
-        message.link = Some(("/.rigbox/sign-in", "Sign in"));
+        message.link = Some(("/.rigbox/sign-in".into(), "Sign in"));
     }
     message
 }

@@ -11,7 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
-use rigbox_core::app_access::{CredentialSource, Refusal, RequestKind};
+use rigbox_core::app_access::{CredentialSource, Initiator, Refusal, RequestKind};
 use rigbox_gateway::connections::BusyGuard;
 use rigbox_proto::headers::single_value;
 
@@ -111,9 +111,14 @@ fn check_target<B>(request: &Request<B>, classification: Classification) -> Resu
     Ok(path_owner(path))
 }
 
+/// Returns path and query of a request.
+fn target<B>(request: &Request<B>) -> &str {
+    request.uri().path_and_query().map_or("/", |target| target.as_str())
+}
+
 /// Redirects from http to https.
 fn redirect_to_tls<B>(host: &str, port: u16, request: &Request<B>) -> Response {
-    let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let path = target(request);
     let port = if port == 443 { String::new() } else { format!(":{port}") };
     let mut response = error_pages::response(StatusCode::PERMANENT_REDIRECT, None);
     if let Ok(url) = HeaderValue::from_str(&format!("https://{host}{port}{path}")) {
@@ -147,13 +152,20 @@ async fn authorize<B>(
     for _ in 0..MAX_ATTEMPTS {
         let route = find_route(worker, host).await.map_err(|message| Box::new(message.render(form)))?;
         let kind = classify::kind(request, classification, &route.cors_origins);
-        let access_request = AccessRequest {
-            credential: credential(headers, route.secure),
-            kind,
-            initiator: classify::initiator(request, &route.origin, kind == RequestKind::WebSocket),
-        };
+        let initiator = classify::initiator(request, &route.origin, kind == RequestKind::WebSocket);
+        let credential = credential(headers, route.secure);
+        // What looks like a navigation may be a request of a sibling's page. The app's own pages prove themselves by `Referer`.
+        let is_unproven = kind == RequestKind::Navigation
+            && initiator == Initiator::CrossOrigin
+            && credential.as_ref().is_some_and(|credential| credential.source == CredentialSource::Cookie)
+            && !classify::has_fetch_metadata(headers);
+        let kind = if is_unproven { RequestKind::Other } else { kind };
+        let access_request = AccessRequest { credential, kind, initiator };
         let access = match authorize::authorize(&worker.control, &route, &access_request).await {
             Ok(access) => access,
+            Err(AccessError::Refused(Refusal::CrossSite)) if is_unproven => {
+                return Err(Box::new(platform_paths::bounce(target(request), form)));
+            }
             Err(AccessError::Refused(refusal)) => {
                 let credential = access_request.credential.as_ref();
                 return Err(Box::new(refused(refusal, &route, request, credential, classification)));
@@ -203,10 +215,7 @@ fn refused<B>(
 ) -> Response {
     let form = classification.form;
     match refusal {
-        Refusal::SignIn => {
-            let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
-            platform_paths::sign_in(route, request.headers(), form, path)
-        }
+        Refusal::SignIn => platform_paths::sign_in(route, request.headers(), form, target(request)),
         Refusal::PreflightAllowed => preflight(request.headers()),
         Refusal::InvalidCredential
             if credential.is_some_and(|credential| credential.source == CredentialSource::Cookie) =>

@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, SET_COOKIE};
+use http::header::{ALLOW, CONTENT_TYPE, REFERRER_POLICY, REFRESH, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use rigbox_core::app_access::{Caller, Initiator, Refusal};
 use rigbox_gateway::clock::unix_ms;
@@ -49,7 +49,8 @@ pub(crate) async fn respond<B>(
         ("callback", true) => callback(control, route, request.headers(), query, form).await,
         ("keys", true) => key_set(keys),
         ("sign-out", false) if request.method() == Method::POST => sign_out(route, request, form),
-        ("sign-in" | "callback" | "keys", _) => method_not_allowed("GET", form),
+        ("continue", true) => continue_navigation(route, request, query, form),
+        ("sign-in" | "callback" | "keys" | "continue", _) => method_not_allowed("GET", form),
         ("sign-out", _) => method_not_allowed("POST", form),
         _ => not_found(form),
     }
@@ -190,8 +191,53 @@ fn sign_in_failed(form: ResponseForm) -> Response {
     let text =
         "This sign-in was started in another browser, has expired, or was completed before. Sign in again.";
     let mut message = Message::new(StatusCode::FORBIDDEN, "sign_in_failed", "Sign-in failed", text);
-    message.link = Some(("/.rigbox/sign-in", "Sign in"));
+    message.link = Some(("/.rigbox/sign-in".into(), "Sign in"));
     message.render(form)
+}
+
+/// Answers what may be a navigation to `path` with a page that leads there. Only a top-level page is shown, and only from there comes an
+/// own `Referer`: a sibling's `fetch` or frame gets no further.
+pub(crate) fn bounce(path: &str, form: ResponseForm) -> Response {
+    let url = format!("/.rigbox/continue?to={}", encode(safe_path(path)));
+    let mut message = error_pages::refused(Refusal::CrossSite);
+    if form == ResponseForm::Page {
+        (message.title, message.text) = ("One moment", "You are being taken to the page.".to_owned());
+    }
+    message.link = Some((url.clone().into(), "Continue"));
+    let mut response = message.render(form);
+    if let Ok(refresh) = HeaderValue::from_str(&format!("0; url={url}")) {
+        response.headers_mut().insert(REFRESH, refresh);
+    }
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// Continues a navigation that was bounced, once: a browser that still says nothing is refused.
+fn continue_navigation<B>(route: &Route, request: &Request<B>, query: &str, form: ResponseForm) -> Response {
+    let path = parameter(query, "to").unwrap_or_default();
+    let is_own = classify::initiator(request, &route.origin, false) == Initiator::SameOrigin;
+    let Some(mut response) = redirect(safe_path(&path)).filter(|_| is_own) else {
+        let mut message = error_pages::refused(Refusal::CrossSite);
+        message.text =
+            "Your browser does not say which page this request comes from. Let it send the `Referer` \
+                        to this site, or open the app by https."
+                .to_owned();
+        return message.render(form);
+    };
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// Percent-encodes for the value of a query parameter.
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        encoded
+    })
 }
 
 fn sign_out<B>(route: &Route, request: &Request<B>, form: ResponseForm) -> Response {
@@ -200,7 +246,7 @@ fn sign_out<B>(route: &Route, request: &Request<B>, form: ResponseForm) -> Respo
     }
     let text = "You are signed out of this app.";
     let mut message = Message::new(StatusCode::OK, "signed_out", "Signed out", text);
-    message.link = Some(("/.rigbox/sign-in", "Sign in"));
+    message.link = Some(("/.rigbox/sign-in".into(), "Sign in"));
     let mut response = message.render(form);
     remove_session(&mut response, route);
     response
