@@ -8,6 +8,7 @@ mod clients;
 mod grpc;
 mod limits;
 mod many;
+mod requirements;
 mod responses;
 mod reuse;
 mod sign_in;
