@@ -20,6 +20,7 @@ use crate::state::Worker;
 use crate::upstream::pool::{ConnectError, FRESH_FOR, Sender};
 use crate::upstream::request_body::{ClientBody, RequestBody};
 use crate::upstream::response::{ForwardError, to_client};
+use crate::upstream::response_body::read_ahead;
 use crate::websocket;
 
 /// Methods named in `Allow` where edge answers in an app's place.
@@ -98,16 +99,18 @@ async fn send(
     // Only gRPC needs HTTP/2 to the app.
     let grpc = request.version() == Version::HTTP_2 && form == ResponseForm::Grpc;
     let request = to_app(worker, client, host, &authorized, request, grpc);
-    let (response, reuse) = if grpc {
-        (Box::pin(send_shared(worker, &authorized, request)).await?, None)
+    let (response, first, reuse) = if grpc {
+        (Box::pin(send_shared(worker, &authorized, request)).await?, None, None)
     } else {
-        let (response, sender) = send_exclusive(worker, &authorized, request).await?;
-        (response, Some((sender, Arc::clone(worker))))
+        let (mut response, sender) = send_exclusive(worker, &authorized, request).await?;
+        let first = grant.run_until_ended(read_ahead(response.body_mut())).await;
+        let first = first.map_err(ForwardError::Ended)?.map_err(ForwardError::Response)?;
+        (response, first, Some((sender, Arc::clone(worker))))
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(error_pages::app_failed(&grant.decision().route).render(form));
     }
-    Ok(to_client(worker, grant, response, reuse))
+    Ok(to_client(worker, grant, response, first, reuse))
 }
 
 fn to_app(

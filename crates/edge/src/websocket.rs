@@ -42,7 +42,7 @@ pub(crate) async fn open(
     let sent = grant.run_until_ended(sender.send_request(request)).await.map_err(ForwardError::Ended)?;
     let mut response = sent.map_err(ForwardError::Response)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(to_client(worker, grant, response, None));
+        return Ok(to_client(worker, grant, response, None, None));
     }
     if !headers::lists(response.headers(), &UPGRADE, "websocket") {
         return Ok(error_pages::app_failed(&route).render(ResponseForm::Json));

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, StatusCode, Version};
+use http_body::Frame;
 use hyper::body::Incoming;
 use rigbox_gateway::active_grants::EndReason;
 
@@ -36,11 +38,13 @@ impl ForwardError {
     }
 }
 
-/// Turns an app's response into the one to the client. `reuse` is the connection to return to the pool at the end.
+/// Turns an app's response into the one to the client. `first` was read ahead of its body; `reuse` is the connection to return to the
+/// pool at the end.
 pub(crate) fn to_client(
     worker: &Worker,
     grant: Arc<Grant>,
     response: http::Response<Incoming>,
+    first: Option<Frame<Bytes>>,
     mut reuse: Option<(Sender, Arc<Worker>)>,
 ) -> Response {
     let (mut head, body) = response.into_parts();
@@ -58,7 +62,7 @@ pub(crate) fn to_client(
     head.extensions.clear();
     let idle_timeout = worker.limits.idle;
     grant.touch(idle_timeout);
-    let mut app = AppBody { body, grant, idle_timeout, reuse };
+    let mut app = AppBody { body, grant, idle_timeout, first, reuse };
     app.reuse_at_end();
     Response::from_parts(head, ResponseBody::App(app))
 }

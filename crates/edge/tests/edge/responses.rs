@@ -28,6 +28,16 @@ async fn response_with_two_lengths_has_that_of_its_chunks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn body_that_starts_with_an_error_is_answered_in_words() {
+    let (world, _) = World::scripted(Limits::default(), LONG, |_| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n".to_vec()
+    })
+    .await;
+    let reply = get(world.edge, "/", &[]).await;
+    assert_eq!((reply.status, reply.code().as_str()), (502, "app_failed"), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn upgrade_required_says_to_what() {
     let (world, _) = World::scripted(Limits::default(), LONG, |_| {
         b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n".to_vec()

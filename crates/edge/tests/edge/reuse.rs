@@ -71,6 +71,8 @@ async fn post_goes_on_a_connection_known_to_be_fresh() {
 async fn connection_that_the_app_has_closed_is_not_used() {
     let (world, _) = World::scripted(Limits::default(), Duration::ZERO, |_| OK.to_vec()).await;
     for number in 0..60 {
+        // Until the end of the app's side has arrived.
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let method = if number % 2 == 0 { "POST" } else { "GET" };
         assert_eq!(ask(world.edge, method, "/", &[("content-length", "0")]).await.status, 200, "{number}");
     }
