@@ -96,6 +96,36 @@ async fn expectation_is_met_by_the_app() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn app_that_ignores_the_expectation_gets_the_body() {
+    let world = World::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    world.node.listens(crate::support::WORKSPACE, crate::support::BOOT, crate::support::PORT, address);
+    world.app(Visibility::Public);
+    world.gateway.workspace_changed().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\nab") {
+            got.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    });
+    let mut stream = TcpStream::connect(world.edge).await.unwrap();
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 25];
+    soon("a 100", stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"ab").await.unwrap();
+    let mut rest = String::new();
+    soon("the response", stream.read_to_string(&mut rest)).await.unwrap();
+    assert!(rest.starts_with("HTTP/1.1 200") && rest.ends_with("ok"), "{rest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trailers_of_a_request_end_at_the_edge() {
     let world = public(Limits::default()).await;
     let request = format!(
