@@ -1,5 +1,7 @@
 //! Responses of edge itself: a small page for browsers, JSON for programs, a status for gRPC. They are not stored, and run no script.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, REFERRER_POLICY, RETRY_AFTER,
@@ -13,6 +15,7 @@ use rigbox_gateway::dial::DialError;
 
 use crate::decision::route::Route;
 use crate::upstream::pool::ConnectError;
+use crate::upstream::request_body::BodyFault;
 use crate::upstream::response_body::ResponseBody;
 
 /// Response to a client.
@@ -45,7 +48,7 @@ pub(crate) struct Message {
     pub(crate) title: &'static str,
     pub(crate) text: String,
     /// Link for people: URL and text.
-    pub(crate) link: Option<(&'static str, &'static str)>,
+    pub(crate) link: Option<(Cow<'static, str>, &'static str)>,
 }
 
 impl Message {
@@ -99,7 +102,7 @@ impl Message {
                     header { "Rigbox" }
                     h1 { (self.title) }
                     p { (self.text) }
-                    @if let Some((url, text)) = self.link {
+                    @if let Some((url, text)) = &self.link {
                         p { a href=(url) { (text) } }
                     }
                 }
@@ -202,7 +205,7 @@ pub(crate) fn refused(refusal: Refusal) -> Message {
     };
     let mut message = Message::new(StatusCode::FORBIDDEN, code, title, text);
     if matches!(refusal, Refusal::InvalidCredential | Refusal::MissingCredential) {
-        message.link = Some(("/.rigbox/sign-in", "Sign in"));
+        message.link = Some(("/.rigbox/sign-in".into(), "Sign in"));
     }
     message
 }
@@ -261,6 +264,22 @@ pub(crate) fn app_failed(route: &Route) -> Message {
         route.name
     );
     Message::new(StatusCode::BAD_GATEWAY, "app_failed", "Invalid response from the app", text)
+}
+
+/// Returns the message for a request whose body failed.
+pub(crate) fn body_failed(fault: BodyFault) -> Message {
+    match fault {
+        BodyFault::Malformed => bad_request(
+            "malformed_body",
+            "The request body is malformed, or ended before its length. Send it again, whole.",
+        ),
+        BodyFault::TooSlow => Message::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            "Request too slow",
+            "The request body arrives too slowly. Send it again, at 500 bytes a second or more.",
+        ),
+    }
 }
 
 /// Returns the message for a grant that ended before its response started.

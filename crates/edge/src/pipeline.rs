@@ -6,11 +6,12 @@ use std::sync::Arc;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, LOCATION, ORIGIN,
-    VARY,
+    UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
-use rigbox_core::app_access::{CredentialSource, Refusal, RequestKind};
+use rigbox_core::app_access::{CredentialSource, Initiator, Refusal, RequestKind};
 use rigbox_gateway::connections::BusyGuard;
 use rigbox_proto::headers::single_value;
 
@@ -21,17 +22,14 @@ use crate::decision::control::Credential;
 use crate::decision::route::Route;
 use crate::error_pages::{self, Message, Response};
 use crate::forward;
-use crate::inbound::http1::MALFORMED;
+use crate::inbound::http1::{self, MALFORMED};
 use crate::platform_paths;
 use crate::request::classify::{self, Classification};
-use crate::request::cookies::APP;
 use crate::request::headers::KEY;
 use crate::request::host::Host;
 use crate::request::path::{PathOwner, has_token, path_owner};
 use crate::state::Worker;
 
-/// Maximum length of a credential; the rest is cut off.
-const MAX_CREDENTIAL_LEN: usize = 4096;
 /// Attempts of a decision that keeps being overtaken by changes.
 const MAX_ATTEMPTS: usize = 4;
 /// Maximum length of a preflight header that is echoed.
@@ -44,10 +42,13 @@ pub(crate) async fn handle(
     request: Box<Request<Incoming>>,
     busy: BusyGuard,
 ) -> Result<Response, Infallible> {
-    Ok(match respond(&worker, &client, request, busy).await {
-        Ok(response) => response,
-        Err(refusal) => *refusal,
-    })
+    // As the reader of HTTP/1 sees it: it reads no further until the response says what follows.
+    let may_upgrade = request.headers().contains_key(UPGRADE) && request.body().is_end_stream();
+    let response = respond(&worker, &client, request, busy).await;
+    if may_upgrade {
+        client.upgrade.decline();
+    }
+    Ok(response.unwrap_or_else(|refusal| *refusal))
 }
 
 /// Returns the response. A refusal is boxed, because it is large and rare.
@@ -64,7 +65,9 @@ async fn respond(
     if let Some(problem) = headers.get(MALFORMED) {
         let problem = String::from_utf8_lossy(problem.as_bytes());
         let text = format!("The request is malformed: {problem}.");
-        return Err(refuse(&error_pages::bad_request("malformed_request", text)));
+        let mut message = error_pages::bad_request("malformed_request", text);
+        message.status = http1::status_of(&problem);
+        return Err(refuse(&message));
     }
     let host = Host::of(&request)
         .map_err(|problem| refuse(&error_pages::bad_request("bad_host", problem.to_string())))?;
@@ -108,9 +111,14 @@ fn check_target<B>(request: &Request<B>, classification: Classification) -> Resu
     Ok(path_owner(path))
 }
 
+/// Returns path and query of a request.
+fn target<B>(request: &Request<B>) -> &str {
+    request.uri().path_and_query().map_or("/", |target| target.as_str())
+}
+
 /// Redirects from http to https.
 fn redirect_to_tls<B>(host: &str, port: u16, request: &Request<B>) -> Response {
-    let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let path = target(request);
     let port = if port == 443 { String::new() } else { format!(":{port}") };
     let mut response = error_pages::response(StatusCode::PERMANENT_REDIRECT, None);
     if let Ok(url) = HeaderValue::from_str(&format!("https://{host}{port}{path}")) {
@@ -144,13 +152,20 @@ async fn authorize<B>(
     for _ in 0..MAX_ATTEMPTS {
         let route = find_route(worker, host).await.map_err(|message| Box::new(message.render(form)))?;
         let kind = classify::kind(request, classification, &route.cors_origins);
-        let access_request = AccessRequest {
-            credential: credential(headers, route.secure),
-            kind,
-            initiator: classify::initiator(request, &route.origin, kind == RequestKind::WebSocket),
-        };
+        let initiator = classify::initiator(request, &route.origin, kind == RequestKind::WebSocket);
+        let credential = credential(headers, route.secure);
+        // What looks like a navigation may be a request of a sibling's page. The app's own pages prove themselves by `Referer`.
+        let is_unproven = kind == RequestKind::Navigation
+            && initiator == Initiator::CrossOrigin
+            && credential.as_ref().is_some_and(|credential| credential.source == CredentialSource::Cookie)
+            && !classify::has_fetch_metadata(headers);
+        let kind = if is_unproven { RequestKind::Other } else { kind };
+        let access_request = AccessRequest { credential, kind, initiator };
         let access = match authorize::authorize(&worker.control, &route, &access_request).await {
             Ok(access) => access,
+            Err(AccessError::Refused(Refusal::CrossSite)) if is_unproven => {
+                return Err(Box::new(platform_paths::bounce(target(request), form)));
+            }
             Err(AccessError::Refused(refusal)) => {
                 let credential = access_request.credential.as_ref();
                 return Err(Box::new(refused(refusal, &route, request, credential, classification)));
@@ -183,13 +198,12 @@ async fn authorize<B>(
 
 /// Returns the credential of a request. A header, which a program sets deliberately, goes before a cookie.
 fn credential(headers: &HeaderMap, secure: bool) -> Option<Credential> {
-    let bounded = |text: &str| text.get(..text.len().min(MAX_CREDENTIAL_LEN)).unwrap_or_default().to_owned();
     if headers.contains_key(KEY) {
         // Two keys count as an invalid one.
         let key = single_value(headers, KEY).unwrap_or_default();
-        return Some(Credential::new(CredentialSource::Header, &bounded(key)));
+        return Some(Credential::new(CredentialSource::Header, key));
     }
-    APP.value(headers, secure).map(|session| Credential::new(CredentialSource::Cookie, &bounded(session)))
+    Credential::session(headers, secure)
 }
 
 fn refused<B>(
@@ -201,10 +215,7 @@ fn refused<B>(
 ) -> Response {
     let form = classification.form;
     match refusal {
-        Refusal::SignIn => {
-            let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
-            platform_paths::sign_in(route, form, path)
-        }
+        Refusal::SignIn => platform_paths::sign_in(route, request.headers(), form, target(request)),
         Refusal::PreflightAllowed => preflight(request.headers()),
         Refusal::InvalidCredential
             if credential.is_some_and(|credential| credential.source == CredentialSource::Cookie) =>

@@ -2,29 +2,31 @@
 //! keys of identity assertions.
 //!
 //! A sign-in starts with a nonce in a cookie of the browser; its hash is the `state` that passes through the console. A code is therefore
-//! of use only in the browser that requested it.
+//! of use only in the browser that requested it. Each sign-in has a cookie of its own, so several tabs can sign in at once.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, SET_COOKIE};
+use http::header::{ALLOW, CONTENT_TYPE, REFERRER_POLICY, REFRESH, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
-use rigbox_core::app_access::{Initiator, Refusal};
+use rigbox_core::app_access::{Caller, Initiator, Refusal};
 use rigbox_gateway::clock::unix_ms;
 
-use crate::decision::control::Control;
+use crate::decision::control::{Control, Credential};
 use crate::decision::route::Route;
 use crate::error_pages::{self, Message, Response, ResponseForm, redirect};
 use crate::request::classify;
-use crate::request::cookies::{APP, STATE};
+use crate::request::cookies::{APP, SignInCookie};
 use crate::request::path::{PathOwner, decode, path_owner};
 
 /// Time for a sign-in, in seconds.
 const SIGN_IN_TTL_S: u64 = 600;
 /// Maximum length of a path to return to.
 const MAX_RETURN_PATH_LEN: usize = 2048;
+/// Part of the state that names the cookie of a sign-in.
+const SIGN_IN_ID_LEN: usize = 12;
 /// Maximum length of a code or state.
 const MAX_PARAMETER_LEN: usize = 512;
 const NONCE_LEN: usize = 32;
@@ -41,11 +43,14 @@ pub(crate) async fn respond<B>(
     let query = request.uri().query().unwrap_or_default();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match (rest, reads) {
-        ("sign-in", true) => sign_in(route, form, &parameter(query, "to").unwrap_or_default()),
+        ("sign-in", true) => {
+            sign_in(route, request.headers(), form, &parameter(query, "to").unwrap_or_default())
+        }
         ("callback", true) => callback(control, route, request.headers(), query, form).await,
         ("keys", true) => key_set(keys),
         ("sign-out", false) if request.method() == Method::POST => sign_out(route, request, form),
-        ("sign-in" | "callback" | "keys", _) => method_not_allowed("GET", form),
+        ("continue", true) => continue_navigation(route, request, query, form),
+        ("sign-in" | "callback" | "keys" | "continue", _) => method_not_allowed("GET", form),
         ("sign-out", _) => method_not_allowed("POST", form),
         _ => not_found(form),
     }
@@ -74,23 +79,35 @@ fn key_set(text: &str) -> Response {
 }
 
 /// Redirects a browser to the console, from where it returns to `path`.
-pub(crate) fn sign_in(route: &Route, form: ResponseForm, path: &str) -> Response {
-    start_sign_in(route, path).unwrap_or_else(|| error_pages::unavailable().render(form))
+pub(crate) fn sign_in(route: &Route, headers: &HeaderMap, form: ResponseForm, path: &str) -> Response {
+    start_sign_in(route, headers, path).unwrap_or_else(|| error_pages::unavailable().render(form))
 }
 
-fn start_sign_in(route: &Route, path: &str) -> Option<Response> {
+fn start_sign_in(route: &Route, headers: &HeaderMap, path: &str) -> Option<Response> {
     let mut random = [0; NONCE_LEN];
     getrandom::fill(&mut random).ok()?;
     let nonce = BASE64.encode(random);
-    let cookie = format!("{nonce}.{}", BASE64.encode(safe_path(path)));
-    let mut response = redirect(&format!("{}?state={}", route.sign_in_url, state_of(&nonce)))?;
-    response.headers_mut().append(SET_COOKIE, STATE.set(&cookie, SIGN_IN_TTL_S, route.secure)?);
+    let state = state_of(&nonce);
+    let value = format!("{nonce}.{}", BASE64.encode(safe_path(path)));
+    let mut response = redirect(&format!("{}?state={state}", route.sign_in_url))?;
+    let cookie = sign_in_cookie(&state, route)?.set(&value, SIGN_IN_TTL_S)?;
+    response.headers_mut().append(SET_COOKIE, cookie);
+    for removed in SignInCookie::remove_oldest(headers, route.secure) {
+        response.headers_mut().append(SET_COOKIE, removed);
+    }
     Some(response)
 }
 
 /// Returns the state that passes through the console for a nonce.
 fn state_of(nonce: &str) -> String {
     BASE64.encode(digest(&SHA256, nonce.as_bytes()))
+}
+
+/// Returns the cookie of the sign-in with this state, or `None` if that cannot be one.
+fn sign_in_cookie(state: &str, route: &Route) -> Option<SignInCookie> {
+    let id = state.get(..SIGN_IN_ID_LEN)?;
+    let is_id = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    is_id.then(|| SignInCookie::new(id, route.secure))
 }
 
 /// Returns a path if every browser takes it for one of this host, or else `/`.
@@ -112,25 +129,35 @@ async fn callback(
 ) -> Response {
     let bounded =
         |name| parameter(query, name).filter(|value| (1..=MAX_PARAMETER_LEN).contains(&value.len()));
-    let started = STATE.value(headers, route.secure).and_then(|cookie| cookie.split_once('.'));
-    if started.is_none() && form == ResponseForm::Page {
-        // Started in another browser: the link in the email was opened on a phone, for example. This browser has its own round trip, which
-        // the console answers at once where it is signed in.
-        return sign_in(route, form, "/");
-    }
-    let (Some(code), Some(state), Some((nonce, path))) = (bounded("code"), bounded("state"), started) else {
+    let (code, state) = (bounded("code"), bounded("state"));
+    let cookie = state.as_deref().and_then(|state| sign_in_cookie(state, route));
+    let started = cookie.as_ref().and_then(|cookie| cookie.value(headers)?.split_once('.'));
+    let started = started.zip(state.as_deref()).filter(|((nonce, _), state)| {
+        verify_slices_are_equal(state_of(nonce).as_bytes(), state.as_bytes()).is_ok()
+    });
+    let path = started.and_then(|((_, path), _)| String::from_utf8(BASE64.decode(path).ok()?).ok());
+    let path = path.unwrap_or_default();
+    let (Some(cookie), Some(code), Some((_, state))) = (cookie, code, started) else {
+        if has_session(control, route, headers).await {
+            return redirect(safe_path(&path)).unwrap_or_else(|| sign_in_failed(form));
+        }
+        if form == ResponseForm::Page {
+            // Started in another browser: the link in the email was opened on a phone, for example. This browser has its own round trip,
+            // which the console answers at once where it is signed in.
+            return sign_in(route, headers, form, &path);
+        }
         return sign_in_failed(form);
     };
-    if verify_slices_are_equal(state_of(nonce).as_bytes(), state.as_bytes()).is_err() {
-        return sign_in_failed(form);
-    }
-    let path = BASE64.decode(path).ok().and_then(|path| String::from_utf8(path).ok()).unwrap_or_default();
-    match control.redeem(&code, route.app.id.as_str(), &state).await {
+    match control.redeem(&code, route.app.id.as_str(), state).await {
         Ok(Some(redeemed)) => {
             let left = (redeemed.expires_unix_ms - unix_ms()).max(0) / 1000;
             let left = u64::try_from(left).unwrap_or_default();
-            signed_in(route, &redeemed.app_session, left, &path)
+            signed_in(route, &cookie, &redeemed.app_session, left, &path)
                 .unwrap_or_else(|| error_pages::unavailable().render(form))
+        }
+        // The page was reloaded, or the sign-in completed in another tab.
+        Ok(None) if has_session(control, route, headers).await => {
+            redirect(safe_path(&path)).unwrap_or_else(|| sign_in_failed(form))
         }
         Ok(None) => sign_in_failed(form),
         Err(error) => {
@@ -140,10 +167,23 @@ async fn callback(
     }
 }
 
-fn signed_in(route: &Route, session: &str, seconds: u64, path: &str) -> Option<Response> {
+/// Returns whether a browser is signed in to the app.
+async fn has_session(control: &Control, route: &Route, headers: &HeaderMap) -> bool {
+    let Some(credential) = Credential::session(headers, route.secure) else { return false };
+    let identity = control.identity(&credential, route.app.id.as_str()).await;
+    identity.is_ok_and(|identity| matches!(identity.caller, Caller::User(_)))
+}
+
+fn signed_in(
+    route: &Route,
+    cookie: &SignInCookie,
+    session: &str,
+    seconds: u64,
+    path: &str,
+) -> Option<Response> {
     let mut response = redirect(safe_path(path))?;
     response.headers_mut().append(SET_COOKIE, APP.set(session, seconds, route.secure)?);
-    response.headers_mut().append(SET_COOKIE, STATE.set("", 0, route.secure)?);
+    response.headers_mut().append(SET_COOKIE, cookie.set("", 0)?);
     Some(response)
 }
 
@@ -151,8 +191,53 @@ fn sign_in_failed(form: ResponseForm) -> Response {
     let text =
         "This sign-in was started in another browser, has expired, or was completed before. Sign in again.";
     let mut message = Message::new(StatusCode::FORBIDDEN, "sign_in_failed", "Sign-in failed", text);
-    message.link = Some(("/.rigbox/sign-in", "Sign in"));
+    message.link = Some(("/.rigbox/sign-in".into(), "Sign in"));
     message.render(form)
+}
+
+/// Answers what may be a navigation to `path` with a page that leads there. Only a top-level page is shown, and only from there comes an
+/// own `Referer`: a sibling's `fetch` or frame gets no further.
+pub(crate) fn bounce(path: &str, form: ResponseForm) -> Response {
+    let url = format!("/.rigbox/continue?to={}", encode(safe_path(path)));
+    let mut message = error_pages::refused(Refusal::CrossSite);
+    if form == ResponseForm::Page {
+        (message.title, message.text) = ("One moment", "You are being taken to the page.".to_owned());
+    }
+    message.link = Some((url.clone().into(), "Continue"));
+    let mut response = message.render(form);
+    if let Ok(refresh) = HeaderValue::from_str(&format!("0; url={url}")) {
+        response.headers_mut().insert(REFRESH, refresh);
+    }
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// Continues a navigation that was bounced, once: a browser that still says nothing is refused.
+fn continue_navigation<B>(route: &Route, request: &Request<B>, query: &str, form: ResponseForm) -> Response {
+    let path = parameter(query, "to").unwrap_or_default();
+    let is_own = classify::initiator(request, &route.origin, false) == Initiator::SameOrigin;
+    let Some(mut response) = redirect(safe_path(&path)).filter(|_| is_own) else {
+        let mut message = error_pages::refused(Refusal::CrossSite);
+        message.text =
+            "Your browser does not say which page this request comes from. Let it send the `Referer` \
+                        to this site, or open the app by https."
+                .to_owned();
+        return message.render(form);
+    };
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// Percent-encodes for the value of a query parameter.
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        encoded
+    })
 }
 
 fn sign_out<B>(route: &Route, request: &Request<B>, form: ResponseForm) -> Response {
@@ -161,7 +246,7 @@ fn sign_out<B>(route: &Route, request: &Request<B>, form: ResponseForm) -> Respo
     }
     let text = "You are signed out of this app.";
     let mut message = Message::new(StatusCode::OK, "signed_out", "Signed out", text);
-    message.link = Some(("/.rigbox/sign-in", "Sign in"));
+    message.link = Some(("/.rigbox/sign-in".into(), "Sign in"));
     let mut response = message.render(form);
     remove_session(&mut response, route);
     response

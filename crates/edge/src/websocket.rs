@@ -34,7 +34,7 @@ pub(crate) async fn open(
     let client_upgrade = hyper::upgrade::on(&mut *request);
     let over_http2 = request.version() == Version::HTTP_2;
     let scheme = if route.secure { "https" } else { "http" };
-    let forwarding = Forwarding { client: &client.address, scheme, host };
+    let forwarding = Forwarding { client: &client.address, scheme, host, version: request.version() };
     let request = to_app(request, forwarding, authorized.identity.as_ref(), over_http2);
 
     let connected = grant.run_until_ended(worker.pool.connect(&authorized.permit, upstream)).await;
@@ -42,7 +42,7 @@ pub(crate) async fn open(
     let sent = grant.run_until_ended(sender.send_request(request)).await.map_err(ForwardError::Ended)?;
     let mut response = sent.map_err(ForwardError::Response)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(to_client(worker, grant, response, None));
+        return Ok(to_client(worker, grant, response, None, None));
     }
     if !headers::lists(response.headers(), &UPGRADE, "websocket") {
         return Ok(error_pages::app_failed(&route).render(ResponseForm::Json));

@@ -280,14 +280,14 @@ fn no_credential_of_the_platform_reaches_an_app(installation: &Installation) -> 
     console.follow(&installation.admin(&["login-link", "owner@example.org"])?)?;
     let page = recorder.clone().with("sec-fetch-mode", "navigate").with("sec-fetch-dest", "document");
     let sent = page.get("/deep/page?x=1")?;
-    let state_cookie = sent.cookie("rigbox_state").context("no state cookie")?;
+    let (state_name, state_cookie) = sent.cookie_like("rigbox_state_").context("no state cookie")?;
     let to = sent.header("location").context("no location")?;
     let response =
         console.open(to.strip_prefix("http://console.localhost:7070").context("not the console")?)?;
     let callback = response.location.context("the console sends nowhere")?;
     let path =
         callback.strip_prefix("http://recorder.rigbox.localhost:7080").context("not the app")?.to_owned();
-    let back = recorder.clone().with("cookie", &format!("rigbox_state={state_cookie}")).get(&path)?;
+    let back = recorder.clone().with("cookie", &format!("{state_name}={state_cookie}")).get(&path)?;
     ensure!(back.header("location") == Some("/deep/page?x=1"), "{back:?}");
     let session = back.cookie("rigbox_app").context("no session cookie")?;
     // The code is used up, and was another browser's anyway.
@@ -306,7 +306,7 @@ fn no_credential_of_the_platform_reaches_an_app(installation: &Installation) -> 
             .context("no session")?,
     ];
     let cookies =
-        format!("own=1; rigbox_app={session}; a=b; rigbox_state={state_cookie}; __Host-rigbox_app={session}");
+        format!("own=1; rigbox_app={session}; a=b; {state_name}={state_cookie}; __Host-rigbox_app={session}");
     for visibility in ["public", "private", "privileged"] {
         set_visibility(installation, &app, visibility, &["friend@example.org"])?;
         for key in [Some(installation.key.as_str()), Some(&friend), Some(&workspace_key), None] {

@@ -32,9 +32,19 @@ impl AppResponse {
 
     /// Returns the value that a cookie was set to.
     pub(crate) fn cookie(&self, name: &str) -> Option<String> {
+        self.cookies().find(|(own, _)| own == name).map(|(_, value)| value)
+    }
+
+    /// Returns the name and value of a cookie that the response sets under a name with this prefix.
+    pub(crate) fn cookie_like(&self, prefix: &str) -> Option<(String, String)> {
+        self.cookies().find(|(own, _)| own.starts_with(prefix))
+    }
+
+    /// Returns the cookies that the response sets.
+    fn cookies(&self) -> impl Iterator<Item = (String, String)> + '_ {
         let set = self.headers.iter().filter(|(own, _)| own == "set-cookie");
-        let mut pairs = set.filter_map(|(_, value)| value.split(';').next()?.split_once('='));
-        pairs.find(|(own, value)| *own == name && !value.is_empty()).map(|(_, value)| value.to_owned())
+        let pairs = set.filter_map(|(_, value)| value.split(';').next()?.split_once('='));
+        pairs.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.to_owned(), value.to_owned()))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use rigbox_core::app_access::CredentialSource;
 use rigbox_gateway::clock::unix_ms;
 use rigbox_gateway::control_client::ControlClient;
@@ -14,9 +15,13 @@ use zeroize::Zeroizing;
 
 use crate::decision::cache::{CredentialDigest, DecisionCache};
 use crate::decision::route::{Identity, Route};
+use crate::request::cookies::APP;
 
 /// Time for which an invalid credential is cached, in milliseconds.
 const INVALID_TTL_MS: i64 = 10_000;
+
+/// Maximum length of a credential; the rest is cut off.
+const MAX_CREDENTIAL_LEN: usize = 4096;
 
 /// Error of a request to control.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +49,13 @@ impl std::fmt::Debug for Credential {
 
 impl Credential {
     pub(crate) fn new(source: CredentialSource, secret: &str) -> Self {
+        let secret = secret.get(..secret.len().min(MAX_CREDENTIAL_LEN)).unwrap_or_default();
         Self { source, secret: Arc::new(Zeroizing::new(secret.to_owned())) }
+    }
+
+    /// Returns the session of the app that a request carries.
+    pub(crate) fn session(headers: &HeaderMap, secure: bool) -> Option<Self> {
+        APP.value(headers, secure).map(|session| Self::new(CredentialSource::Cookie, session))
     }
 
     fn digest_at(&self, app: &str) -> CredentialDigest {

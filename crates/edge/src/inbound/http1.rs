@@ -11,11 +11,15 @@ mod head;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use futures_util::task::AtomicWaker;
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
 use chunked::Chunked;
 use head::{Framing, Head};
@@ -23,22 +27,81 @@ use rigbox_gateway::connections::Connection;
 
 /// Maximum size of a head in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Time without a byte of the response after which a client that has ended its side counts as gone. A closed connection looks the same.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
+const HALF_CLOSED_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Header of the request that replaces a malformed one. It carries the reason, and does no harm if a client
 /// sends it itself.
 pub(crate) const MALFORMED: &str = "x-rigbox-malformed";
 
-/// Flag that a connection has been upgraded from HTTP/1.
+const HEAD_TOO_LARGE: &str = "the head is larger than 64 KiB";
+
+/// Returns the status for the reason in a [`MALFORMED`] header.
+pub(crate) fn status_of(problem: &str) -> StatusCode {
+    match problem {
+        head::ADDRESS_TOO_LONG => StatusCode::URI_TOO_LONG,
+        head::TOO_MANY_FIELDS | HEAD_TOO_LARGE => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        head::UNSUPPORTED_VERSION => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// What became of a request to upgrade an HTTP/1 connection.
 #[derive(Debug, Default)]
-pub(crate) struct UpgradeFlag(AtomicBool);
+pub(crate) struct UpgradeFlag {
+    state: AtomicU8,
+    reader: AtomicWaker,
+}
+
+const UNDECIDED: u8 = 0;
+const UPGRADED: u8 = 1;
+const DECLINED: u8 = 2;
 
 impl UpgradeFlag {
     /// Marks the connection as upgraded. To be called before the client is told.
     pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Release);
+        self.state.store(UPGRADED, Ordering::Release);
     }
 
-    fn is_raw(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// Records that the request is answered without an upgrade: what follows is the next request.
+    pub(crate) fn decline(&self) {
+        let declined =
+            self.state.compare_exchange(UNDECIDED, DECLINED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if declined {
+            self.reader.wake();
+        }
+    }
+
+    fn await_response(&self) {
+        self.state.store(UNDECIDED, Ordering::Release);
+    }
+
+    fn state(&self) -> u8 {
+        self.state.load(Ordering::Acquire)
+    }
+}
+
+/// Client that has ended its side of the connection, and may still be waiting for the response.
+#[derive(Debug)]
+struct HalfClosed {
+    /// When the last bytes were written.
+    written: Instant,
+    check: Pin<Box<Sleep>>,
+}
+
+impl HalfClosed {
+    fn new() -> Self {
+        let check = Box::pin(tokio::time::sleep(HALF_CLOSED_CHECK_INTERVAL));
+        Self { written: Instant::now(), check }
+    }
+
+    /// Waits until the response has ended, or nothing has been written for too long: the client is gone then.
+    fn poll_over(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Poll<()> {
+        while connection.is_busy() && self.written.elapsed() < HALF_CLOSED_TIMEOUT {
+            ready!(self.check.as_mut().poll(cx));
+            self.check.as_mut().reset(Instant::now() + HALF_CLOSED_CHECK_INTERVAL);
+        }
+        Poll::Ready(())
     }
 }
 
@@ -69,6 +132,7 @@ pub(crate) struct Guard<S> {
     ready: BytesMut,
     /// Replacement of a malformed request, to be released after `ready`.
     refusal: Option<String>,
+    half_closed: Option<HalfClosed>,
     upgrade: Arc<UpgradeFlag>,
     connection: Arc<Connection>,
 }
@@ -83,13 +147,22 @@ impl<S> Guard<S> {
     ) -> Self {
         let held = BytesMut::from(read);
         let (state, ready) = (State::Head(Head::default()), BytesMut::new());
-        Self { stream, state, held, ready, refusal: None, upgrade, connection }
+        Self { stream, state, held, ready, refusal: None, half_closed: None, upgrade, connection }
     }
 
     /// Wraps a stream that is not HTTP/1.
     pub(crate) fn raw(stream: S, read: &[u8], connection: Arc<Connection>) -> Self {
         let (ready, held) = (BytesMut::from(read), BytesMut::new());
-        Self { stream, state: State::Raw, held, ready, refusal: None, upgrade: Arc::default(), connection }
+        Self {
+            stream,
+            state: State::Raw,
+            held,
+            ready,
+            refusal: None,
+            half_closed: None,
+            upgrade: Arc::default(),
+            connection,
+        }
     }
 
     /// Checks `bytes`. Returns how many may be released.
@@ -99,8 +172,11 @@ impl<S> Guard<S> {
             match &mut self.state {
                 State::Raw => return bytes.len(),
                 State::Refused | State::Broken(_) => return at,
-                State::AwaitingResponse if self.upgrade.is_raw() => self.state = State::Raw,
-                State::AwaitingResponse => return at,
+                State::AwaitingResponse => match self.upgrade.state() {
+                    UPGRADED => self.state = State::Raw,
+                    DECLINED => self.state = State::Head(Head::default()),
+                    _ => return at,
+                },
                 State::Body(left) => {
                     let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
                     *left -= taken as u64;
@@ -126,11 +202,15 @@ impl<S> Guard<S> {
                             Framing::Nothing => State::Head(Head::default()),
                             Framing::Bytes(count) => State::Body(count),
                             Framing::Chunked => State::Chunked(Chunked::default()),
-                            Framing::Response => State::AwaitingResponse,
+                            Framing::Response => {
+                                self.upgrade.await_response();
+                                State::AwaitingResponse
+                            }
                         };
                     }
                     Ok(None) if rest.len() <= MAX_HEAD_BYTES => return at,
-                    Ok(None) => self.refuse("the head is larger than 64 KiB"),
+                    Ok(None) if head.is_in_address() => self.refuse(head::ADDRESS_TOO_LONG),
+                    Ok(None) => self.refuse(HEAD_TOO_LARGE),
                     Err(problem) => self.refuse(problem),
                 },
             }
@@ -158,14 +238,18 @@ impl<S> Guard<S> {
         }
     }
 
-    /// Returns to HTTP/1 after a response that did not upgrade. A read by the library means that the
-    /// response has ended.
-    fn resume_http(&mut self) {
-        if matches!(self.state, State::AwaitingResponse)
-            && !self.connection.is_busy()
-            && !self.upgrade.is_raw()
-        {
-            self.state = State::Head(Head::default());
+    fn note_write(&mut self) {
+        if let Some(half_closed) = &mut self.half_closed {
+            half_closed.written = Instant::now();
+        }
+    }
+
+    /// Returns whether the client has sent all of its requests so far.
+    fn is_between_requests(&self) -> bool {
+        match self.state {
+            State::Head(_) => self.held.is_empty(),
+            State::AwaitingResponse | State::Refused => true,
+            State::Body(_) | State::Chunked(_) | State::Raw | State::Broken(_) => false,
         }
     }
 }
@@ -190,7 +274,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             if let State::Broken(problem) = this.state {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, problem)));
             }
-            this.resume_http();
+            if matches!(this.state, State::AwaitingResponse) {
+                this.upgrade.reader.register(cx.waker());
+            }
             if !this.held.is_empty() {
                 this.check_held();
                 if !this.ready.is_empty() || this.refusal.is_some() || matches!(this.state, State::Broken(_))
@@ -198,12 +284,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
                     continue;
                 }
             }
+            if let Some(half_closed) = &mut this.half_closed {
+                return half_closed.poll_over(&this.connection, cx).map(Ok);
+            }
             let before = buf.filled().len();
             if buf.remaining() == 0 || this.held.len() > MAX_HEAD_BYTES {
                 return Poll::Pending;
             }
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
             let read = buf.filled().get(before..).unwrap_or_default();
+            if read.is_empty() && this.is_between_requests() && this.connection.is_busy() {
+                this.half_closed = Some(HalfClosed::new());
+                continue;
+            }
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -230,7 +323,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.note_write();
+        Pin::new(&mut this.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -238,7 +333,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        this.note_write();
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

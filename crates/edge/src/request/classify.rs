@@ -82,13 +82,16 @@ fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return false;
     }
-    let has_fetch_metadata =
-        [SEC_FETCH_MODE, SEC_FETCH_DEST, SEC_FETCH_SITE].iter().any(|name| headers.contains_key(name));
-    if has_fetch_metadata {
+    if has_fetch_metadata(headers) {
         return single_value(headers, SEC_FETCH_MODE) == Some("navigate")
             && single_value(headers, SEC_FETCH_DEST) == Some("document");
     }
     !headers.contains_key(ORIGIN) && accepts_page(headers)
+}
+
+/// Returns whether a browser says how a request came about. On plain HTTP browsers do not.
+pub(crate) fn has_fetch_metadata(headers: &HeaderMap) -> bool {
+    [SEC_FETCH_MODE, SEC_FETCH_DEST, SEC_FETCH_SITE].iter().any(|name| headers.contains_key(name))
 }
 
 /// Returns whether a request is a gRPC call. (gRPC-Web is HTTP like any other.)

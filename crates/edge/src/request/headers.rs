@@ -2,10 +2,10 @@
 //! headers end here (RFC 9110, 7.6.1).
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
 use rigbox_core::tokens;
 
 use crate::decision::route::ForwardedIdentity;
@@ -34,6 +34,9 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
+/// Headers about framing, routing and credentials.
+const HEAD_ONLY: [HeaderName; 7] = [AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, SET_COOKIE, TRAILER];
+
 /// How a request arrived, for the forwarding headers.
 #[derive(Debug, Clone)]
 pub(crate) struct Forwarding<'a> {
@@ -42,6 +45,8 @@ pub(crate) struct Forwarding<'a> {
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
     pub(crate) host: HeaderValue,
+    /// Version of the client's request.
+    pub(crate) version: Version,
 }
 
 /// Turns a client's headers into those of the request to the app.
@@ -51,12 +56,13 @@ pub(crate) fn to_app(
     identity: Option<&ForwardedIdentity>,
 ) {
     remove_hop_by_hop(headers, |name| *name == EXPECT || is_claim(name.as_str()));
-    cookies::strip(headers);
+    cookies::to_app(headers);
     strip_authorization(headers);
     headers.insert(FORWARDED_FOR, forwarding.client.clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));
     headers.insert(FORWARDED_HOST, forwarding.host.clone());
     headers.insert(HOST, forwarding.host);
+    headers.append(VIA, via(forwarding.version));
     if let Some(identity) = identity {
         headers.insert(USER, identity.user.clone());
         headers.insert(EMAIL, identity.email.clone());
@@ -66,11 +72,27 @@ pub(crate) fn to_app(
     }
 }
 
+/// Returns this hop's part of `Via` (RFC 9110, 7.6.3).
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 rigbox",
+        Version::HTTP_2 => "2.0 rigbox",
+        _ => "1.1 rigbox",
+    })
+}
+
 /// Turns an app's headers into those of the response to the client.
 pub(crate) fn to_client(headers: &mut HeaderMap, host: &str) {
     // The `x-rigbox-` namespace is ours alone.
-    remove_hop_by_hop(headers, |name| name.as_str().starts_with("x-rigbox-"));
+    remove_hop_by_hop(headers, |name| is_ours(name.as_str()));
     cookies::strip_set_cookie(headers, host);
+}
+
+/// Removes from trailers, of either direction, what has a meaning in a head only, or is ours to say (RFC 9110, 6.5.1).
+pub(crate) fn trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers, |name| {
+        HEAD_ONLY.contains(name) || is_claim(name.as_str()) || is_ours(name.as_str())
+    });
 }
 
 /// Removes hop-by-hop headers, and those that `is_forbidden` selects.
@@ -92,21 +114,30 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, is_forbidden: impl Fn(&HeaderName)
     }
 }
 
-/// Returns whether a client's header claims what only the platform may say. Programs that read headers from
-/// an environment (CGI) do not distinguish `_` from `-`.
+/// Returns whether a client's header claims what only the platform may say, in any spelling that some server maps to the same name.
 fn is_claim(name: &str) -> bool {
     // Nearly every other name ends here.
     if !name.starts_with(['x', 'f']) {
         return false;
     }
-    let mut name = std::borrow::Cow::Borrowed(name);
-    if name.contains('_') {
-        name = name.replace('_', "-").into();
-    }
-    name.starts_with("x-rigbox-")
-        || name.starts_with("x-forwarded-")
+    is_ours(name)
+        || starts_with_folded(name, "x-forwarded-")
         || name == "forwarded"
-        || name == "x-real-ip"
+        || (name.len() == "x-real-ip".len() && starts_with_folded(name, "x-real-ip"))
+}
+
+/// Returns whether a header is in the platform's namespace.
+fn is_ours(name: &str) -> bool {
+    starts_with_folded(name, "x-rigbox-")
+}
+
+/// Compares as servers do that make an environment (CGI) of headers: whatever is no letter or digit is the same there.
+fn starts_with_folded(name: &str, prefix: &str) -> bool {
+    name.len() >= prefix.len()
+        && name
+            .bytes()
+            .zip(prefix.bytes())
+            .all(|(byte, wanted)| byte == wanted || (wanted == b'-' && !byte.is_ascii_alphanumeric()))
 }
 
 /// Removes `Authorization` if it carries a platform token; any other is the app's.
@@ -161,12 +192,13 @@ mod tests {
             client: &client,
             scheme: "http",
             host: HeaderValue::from_static("web.rigbox.localhost"),
+            version: Version::HTTP_11,
         };
         to_app(&mut headers, forwarding, identity);
         let mut pairs: Vec<(String, String)> = headers
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
-            .filter(|(name, _)| name != "host" && !name.starts_with("x-forwarded-"))
+            .filter(|(name, _)| name != "host" && name != "via" && !name.starts_with("x-forwarded-"))
             .collect();
         pairs.sort();
         pairs
@@ -185,6 +217,11 @@ mod tests {
             "forwarded",
             "x-forwarded-prefix",
             "x_forwarded_for",
+            "x.rigbox.user",
+            "x~rigbox!email",
+            "x-rigbox'user",
+            "X|Forwarded^For",
+            "x`real.ip",
             "x-real-ip",
         ] {
             assert_eq!(sent(&[(name, "evil")], None), [], "{name}");

@@ -18,11 +18,14 @@ use rigbox_gateway::epochs::Change;
 const MAX_IDLE_PER_UPSTREAM: usize = 64;
 /// Maximum number of idle connections to all apps.
 const MAX_IDLE_TOTAL: usize = 4_096;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Idle time, in milliseconds, after which an app may be about to close a connection.
-pub(crate) const FRESH_FOR_MS: u64 = 1_000;
+/// Idle time after which a connection is closed. Common servers close theirs after 5 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Idle time after which an app may be about to close a connection. The most impatient of the common servers do after 2 s.
+pub(crate) const FRESH_FOR: Duration = Duration::from_secs(1);
 /// Maximum size of a response's head in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Maximum number of fields of a response's head.
+const MAX_FIELDS: usize = 256;
 
 /// Read size in bytes. Larger pieces leave the CPU's caches before they are written.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
@@ -61,23 +64,32 @@ impl Pool {
         Self { idle: Mutex::default(), shared: Mutex::default(), clock, dialer }
     }
 
-    /// Takes an idle connection. The flag says that it has been idle for so long that the app may be about to
-    /// close it.
-    pub(crate) async fn take(&self, permit: &AppPermit, upstream: &Upstream) -> Option<(Sender, bool)> {
+    /// Takes a connection that has been idle for at most `max_idle`.
+    pub(crate) async fn take(
+        &self,
+        permit: &AppPermit,
+        upstream: &Upstream,
+        max_idle: Duration,
+    ) -> Option<Sender> {
         if permit.workspace().as_str() != upstream.workspace {
             return None;
         }
+        // The runtime looks at the sockets first, and the tasks of the connections that an app has closed run before this one goes on.
+        tokio::task::yield_now().await;
+        let now = self.clock.now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let Idle { by_upstream, count } = &mut *idle;
+        let waiting = by_upstream.get_mut(upstream)?;
         loop {
-            let (mut sender, since) = {
-                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                let taken = idle.by_upstream.get_mut(upstream)?.pop()?;
-                idle.count = idle.count.saturating_sub(1);
-                taken
-            };
-            // It was returned as soon as the last response was read, which its own task may not have noticed
-            // yet.
-            if !sender.is_closed() && sender.ready().await.is_ok() {
-                return Some((sender, self.clock.now().saturating_sub(since) > FRESH_FOR_MS));
+            let idle = Duration::from_millis(now.saturating_sub(waiting.last()?.1));
+            if idle > max_idle.min(IDLE_TIMEOUT) {
+                // The others have been idle for longer.
+                return None;
+            }
+            let (sender, _) = waiting.pop()?;
+            *count = count.saturating_sub(1);
+            if sender.is_ready() {
+                return Some(sender);
             }
         }
     }
@@ -91,6 +103,7 @@ impl Pool {
         let stream = self.dialer.dial(permit, upstream).await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_FIELDS)
             .max_buf_size(READ_BUFFER_BYTES)
             .handshake::<_, RequestBody>(TokioIo::new(stream))
             .await?;
@@ -127,9 +140,10 @@ impl Pool {
         Ok(sender)
     }
 
-    /// Returns a connection to the pool, unless that is full.
+    /// Returns a connection to the pool, unless that is full. A connection is ready once its request and its response have been passed on
+    /// whole: on any other, the next request would wait for the rest of the last one's body.
     pub(crate) fn put(&self, upstream: &Arc<Upstream>, sender: Sender) {
-        if sender.is_closed() {
+        if !sender.is_ready() {
             return;
         }
         let now = self.clock.now();
@@ -170,7 +184,7 @@ impl Pool {
     pub(crate) fn close_idle(&self) {
         let now = self.clock.now();
         let limit = u64::try_from(IDLE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        self.retain(|_, sender, since| !sender.is_closed() && now.saturating_sub(since) < limit);
+        self.retain(|_, sender, since| sender.is_ready() && now.saturating_sub(since) < limit);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.retain(|_, sender| !sender.is_closed());
     }

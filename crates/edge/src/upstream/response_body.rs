@@ -1,6 +1,7 @@
 //! Body of a response on its way to the client: one of our own, or the app's. The app's flows as fast as the client reads, fails when its
 //! grant ends, and returns its connection to the pool at its end.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use rigbox_gateway::active_grants::Waiter;
 
 use crate::decision::access_request::Grant;
+use crate::request::headers;
 use crate::state::Worker;
 use crate::upstream::pool::Sender;
 use crate::upstream::request_body::poll_body;
@@ -30,8 +32,24 @@ pub(crate) struct AppBody {
     pub(crate) body: Incoming,
     pub(crate) grant: Arc<Grant>,
     pub(crate) idle_timeout: Duration,
+    /// Frame that was read ahead.
+    pub(crate) first: Option<Frame<Bytes>>,
     /// Connection that the body arrives on, to be reused.
     pub(crate) reuse: Option<(Sender, Arc<Worker>)>,
+}
+
+/// Reads the first frame if it came with the head. A body that starts with an error can then still be answered in words.
+pub(crate) async fn read_ahead(body: &mut Incoming) -> Result<Option<Frame<Bytes>>, hyper::Error> {
+    let mut poll = async || poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await;
+    if let Poll::Ready(frame) = poll().await {
+        return frame.transpose();
+    }
+    // The connection's task decodes the body only once it is asked for, and runs before this one goes on.
+    tokio::task::yield_now().await;
+    match poll().await {
+        Poll::Ready(frame) => frame.transpose(),
+        Poll::Pending => Ok(None),
+    }
 }
 
 impl AppBody {
@@ -50,6 +68,17 @@ impl AppBody {
     }
 }
 
+/// Removes our names from trailers.
+fn without_ours(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            headers::trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = io::Error;
@@ -61,11 +90,14 @@ impl Body for ResponseBody {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::App(app) => {
+                if let Some(first) = app.first.take() {
+                    return Poll::Ready(Some(Ok(without_ours(first))));
+                }
                 let polled = poll_body(&mut app.body, &app.grant, Waiter::Response, app.idle_timeout, cx);
                 if polled.is_ready() {
                     app.reuse_at_end();
                 }
-                polled
+                polled.map_ok(without_ours)
             }
         }
     }
@@ -73,14 +105,23 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            Self::App(app) => app.body.is_end_stream(),
+            Self::App(app) => app.first.is_none() && app.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::App(app) => app.body.size_hint(),
+            Self::App(app) => {
+                let ahead = app.first.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+                let rest = app.body.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(ahead));
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper.saturating_add(ahead));
+                }
+                hint
+            }
         }
     }
 }

@@ -91,6 +91,8 @@ async fn http2_is_spoken_with_clients_and_http1_with_apps() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let body = String::from_utf8_lossy(&body).into_owned();
     assert!(body.starts_with("GET /a?b=c\n") && body.contains("host: web.rigbox.localhost:7080\n"), "{body}");
+    // An HTTP/1 app gets its cookies in one line.
+    assert!(body.contains("\ncookie: a=b; c=d\n"), "{body}");
     // Both names of the host have to agree.
     let response = soon("a response", ask(Method::GET, &uri, &[("host", "evil.example")])).await.unwrap();
     assert_eq!(response.status().as_u16(), 400);

@@ -3,10 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // clippy knows the functions of tests only by their attribute
 
+mod bodies;
 mod clients;
 mod grpc;
 mod limits;
 mod many;
+mod requirements;
+mod responses;
+mod reuse;
 mod sign_in;
 mod smuggling;
 mod streams;

@@ -24,7 +24,8 @@ fn begun(reply: &Reply) -> (String, String) {
 async fn browser_returns_to_its_page_after_sign_in() {
     let world = World::new().await;
     let (state, cookie) = begun(&get(world.edge, "/deep/page?x=1", &NAVIGATES).await);
-    let nonce = cookie.trim_start_matches("rigbox_state=").split('.').next().unwrap();
+    let (name, value) = cookie.split_once('=').unwrap();
+    let nonce = value.split('.').next().unwrap();
     assert_eq!(state, BASE64.encode(digest(&SHA256, nonce.as_bytes())));
     world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), shown("cookie", "owner")));
     let back = format!("/.rigbox/callback?code=C0DE&state={state}");
@@ -36,7 +37,8 @@ async fn browser_returns_to_its_page_after_sign_in() {
     assert!(age.is_some_and(|age| (3590..=3600).contains(&age)), "{session}");
     assert!(session.starts_with("rigbox_app=session-of-owner; Path=/; "), "{session}");
     assert!(session.ends_with("; HttpOnly; SameSite=Lax"));
-    assert!(forgotten.starts_with("rigbox_state=; Path=/; Max-Age=0"));
+    assert!(name.starts_with("rigbox_state_"), "{name}");
+    assert!(forgotten.starts_with(&format!("{name}=; Path=/; Max-Age=0")), "{forgotten}");
     let mut headers = NAVIGATES.to_vec();
     headers.push(("cookie", "rigbox_app=session-of-owner"));
     assert_eq!(get(world.edge, "/deep/page?x=1", &headers).await.status, 200);
@@ -84,6 +86,41 @@ async fn sign_in_link_opened_in_another_browser_starts_a_sign_in_there() {
     let back = format!("/.rigbox/callback?code=0WN&state={own_state}");
     let reply = get(world.edge, &back, &[("cookie", &own_cookie)]).await;
     assert_eq!((reply.status, reply.header("location")), (302, "/"), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tab_ends_at_its_own_page() {
+    let world = World::new().await;
+    // A browser opens the tabs of yesterday: all requests leave before the first response comes.
+    let mut flows = Vec::new();
+    for page in ["/one", "/two", "/three"] {
+        flows.push((page, begun(&get(world.edge, page, &NAVIGATES).await)));
+    }
+    let mut jar: Vec<String> = flows.iter().map(|(_, (_, cookie))| cookie.clone()).collect();
+    for (page, (state, cookie)) in &flows {
+        world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), shown("cookie", "owner")));
+        let mut headers = NAVIGATES.to_vec();
+        let cookies = jar.join("; ");
+        headers.push(("cookie", &cookies));
+        let back = format!("/.rigbox/callback?code=C0DE&state={state}");
+        let reply = get(world.edge, &back, &headers).await;
+        assert_eq!((reply.status, reply.header("location")), (302, *page), "{reply:?}");
+        jar.retain(|one| one != cookie);
+    }
+    assert_eq!(jar.len(), 0);
+    // Who is signed in never sees a 403: not with a code that was used, and not with somebody else's.
+    let session = format!("rigbox_app={}", shown("cookie", "owner"));
+    let (_, (state, cookie)) = &flows[1];
+    for (cookies, query, to) in [
+        (format!("{session}; {cookie}"), format!("code=C0DE&state={state}"), "/two"),
+        (session.clone(), format!("code=C0DE&state={state}"), "/"),
+        (session.clone(), "code=C0DE".to_owned(), "/"),
+    ] {
+        let mut headers = NAVIGATES.to_vec();
+        headers.push(("cookie", &cookies));
+        let reply = get(world.edge, &format!("/.rigbox/callback?{query}"), &headers).await;
+        assert_eq!((reply.status, reply.header("location")), (302, to), "{query} {reply:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,7 +46,6 @@ async fn ambiguous_requests_are_refused() {
     cases
         .push(format!("POST /first HTTP/1.0\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}"));
     cases.push(format!("GET /first HTTP/1.1\r\nHost: {HOST}\r\nHost: evil.example\r\n\r\n"));
-    cases.push(format!("GET http://evil.example/first HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
     cases.push("GET /first HTTP/1.1\r\n\r\n".to_owned());
     cases.push(format!("GET /first HTTP/1.1\r\nHost: {HOST}/x\r\n\r\n"));
     cases.push(format!("CONNECT {HOST}:80 HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
@@ -119,8 +118,55 @@ async fn large_head_is_refused() {
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = vec![0; 12];
     soon("a response", stream.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(answer, b"HTTP/1.1 400");
+    assert_eq!(answer, b"HTTP/1.1 431");
     assert_eq!(world.backend.take(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_in_words() {
+    let world = public().await;
+    let head =
+        |line: &str, fields: &str| format!("{line}\r\nHost: {HOST}\r\n{fields}Connection: close\r\n\r\n");
+    let long = "a".repeat(70_000);
+    let refused = [
+        (head("GET /x?j={\"a\":1} HTTP/1.1", ""), 400, "percent-encoded"),
+        (head("GET /< HTTP/1.1", ""), 400, "percent-encoded"),
+        (head("GET /?> HTTP/1.1", ""), 400, "percent-encoded"),
+        (head("GET http://[/ HTTP/1.1", ""), 400, "percent-encoded"),
+        (head(&format!("GET /{long} HTTP/1.1"), ""), 414, "address is too long"),
+        (head(&format!("GET /{} HTTP/1.1", &long[..65_100]), ""), 414, "address is too long"),
+        (head("GET / HTTP/1.1", &"X: y\r\n".repeat(101)), 431, "more than 100 headers"),
+        (head("GET / HTTP/1.2", ""), 505, "HTTP/1.1"),
+    ];
+    let not_utf8 = [b"GET /\xff HTTP/1.1\r\nHost: ", HOST.as_bytes(), b"\r\n\r\n"].concat();
+    let refused = refused.into_iter().map(|(text, status, says)| (text.into_bytes(), status, says));
+    for (request, status, says) in refused.chain([(not_utf8, 400, "percent-encoded")]) {
+        let reply = raw(world.edge, &request).await.unwrap();
+        let case = String::from_utf8_lossy(&request).chars().take(60).collect::<String>();
+        assert_eq!((reply.status, reply.code().as_str()), (status, "malformed_request"), "{case}: {reply:?}");
+        assert!(reply.body.contains(says), "{case}: {}", reply.body);
+    }
+    assert_eq!(world.backend.requests(), 1);
+    // What browsers leave as it is passes.
+    let path = "/a|b^?x={y}|^`'[]&z=\\";
+    let reply = get(world.edge, path, &[]).await;
+    assert!(reply.body.starts_with(&format!("GET {path}\n")), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_address_decides_about_the_host() {
+    let world = public().await;
+    for (target, host, status) in [
+        (format!("http://{HOST}/first"), "evil.example", 200),
+        ("http://evil.example/first".to_owned(), HOST, 421),
+        ("/".to_owned(), "web.rigbox.localhost.", 200),
+        ("/".to_owned(), "web.rigbox.localhost:", 200),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let reply = raw(world.edge, request.as_bytes()).await.unwrap();
+        assert_eq!(reply.status, status, "{request}");
+        assert!(status != 200 || reply.body.contains(&format!("\nhost: {HOST}\n")), "{}", reply.body);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

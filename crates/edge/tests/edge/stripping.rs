@@ -151,3 +151,33 @@ async fn key_in_url_is_refused_and_reserved_paths_reach_no_app() {
     let reply = get(world.edge, "/.rigbox/keys", &[]).await;
     assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"keys":[{"kid":"test"}]}"#));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cookie_that_is_no_text_passes_and_hides_no_session() {
+    let world = World::new().await;
+    let cookie = format!("a=\u{e9}; rigbox_app={}; b=\u{1f980}", shown("cookie", "owner"));
+    let mut headers = NAVIGATES.to_vec();
+    headers.push(("cookie", &cookie));
+    let reply = get(world.edge, "/", &headers).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(reply.body.contains("\ncookie: a=\u{e9}; b=\u{1f980}\n"), "{}", reply.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwardings_are_counted_and_named() {
+    let world = World::new().await;
+    world.app(Visibility::Public);
+    world.gateway.workspace_changed().await;
+    for (method, forwards, status) in
+        [("OPTIONS", "0", 204), ("TRACE", "0", 405), ("OPTIONS", "1", 200), ("GET", "0", 200)]
+    {
+        let before = world.backend.requests();
+        let reply = ask(world.edge, method, "/", &[("max-forwards", forwards), ("via", "1.0 other")]).await;
+        assert_eq!(reply.status, status, "{method} {forwards}");
+        let reached = status == 200;
+        assert_eq!(world.backend.requests() - before, usize::from(reached), "{method} {forwards}");
+        assert_eq!(reply.header("allow").is_empty(), reached);
+        assert!(!reached || reply.body.contains("max-forwards: 0\n"), "{}", reply.body);
+        assert!(!reached || reply.body.contains("via: 1.0 other\nvia: 1.1 rigbox\n"), "{}", reply.body);
+    }
+}

@@ -59,6 +59,11 @@ async fn access_table_holds() {
             refused(403),
         ),
         ("POST", cookie("owner", &[]), refused(403)),
+        // Without Fetch Metadata, as on plain HTTP.
+        ("GET", cookie("owner", &[("accept", "text/html"), ("referer", ORIGIN)]), [F, F, F]),
+        ("GET", cookie("owner", &[("accept", "text/html"), ("referer", SIBLING)]), refused(403)),
+        ("GET", cookie("owner", &[("accept", "text/html")]), refused(403)),
+        ("HEAD", cookie("owner", &[("accept", "text/html")]), refused(403)),
         ("OPTIONS", preflight("https://front.example"), refused(204)),
         ("OPTIONS", preflight("https://evil.example"), refused(403)),
     ];
@@ -212,4 +217,38 @@ async fn decision_is_cached_until_revoked() {
     world.gateway.table().identities.remove(&key);
     world.gateway.grants_changed().await;
     assert_eq!(get(world.edge, "/", &headers).await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn navigation_without_fetch_metadata_is_bounced_once() {
+    let world = World::new().await;
+    let cookie = format!("rigbox_app={}", shown("cookie", "owner"));
+    let page = [("cookie", cookie.as_str()), ("accept", "text/html")];
+    let from = |referer| [page[0], page[1], ("referer", referer)];
+    // As typed, or as a sibling's page has it fetched: no sibling can follow, or show it in a frame.
+    for bounced in [
+        get(world.edge, "/page?a=b&c=%26", &page).await,
+        get(world.edge, "/page?a=b&c=%26", &from(SIBLING)).await,
+    ] {
+        assert_eq!(bounced.header("refresh"), "0; url=/.rigbox/continue?to=/page%3Fa%3Db%26c%3D%2526");
+        assert!(bounced.header("content-security-policy").contains("frame-ancestors 'none'"));
+        assert_eq!(bounced.header("referrer-policy"), "same-origin");
+        assert!(
+            bounced.body.contains(r#"href="/.rigbox/continue?to=/page%3Fa%3Db%26c%3D%2526""#),
+            "{bounced:?}"
+        );
+    }
+    let next = "/.rigbox/continue?to=/page%3Fa%3Db%26c%3D%2526";
+    for refused in [get(world.edge, next, &page).await, get(world.edge, next, &from(SIBLING)).await] {
+        assert_eq!((refused.status, refused.header("refresh")), (403, ""), "{refused:?}");
+    }
+    assert_eq!(world.backend.requests(), 0);
+    let own = format!("{ORIGIN}/page?a=b&c=%26");
+    let continued = get(world.edge, next, &from(&own)).await;
+    assert_eq!((continued.status, continued.header("location")), (302, "/page?a=b&c=%26"));
+    assert_eq!(continued.header("referrer-policy"), "same-origin");
+    let arrived = get(world.edge, "/page?a=b&c=%26", &from(&own)).await;
+    assert_eq!((arrived.status, world.backend.requests()), (200, 1));
+    let elsewhere = get(world.edge, "/.rigbox/continue?to=//evil.example", &from(&own)).await;
+    assert_eq!(elsewhere.header("location"), "/");
 }

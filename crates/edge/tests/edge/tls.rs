@@ -108,7 +108,7 @@ async fn http2_is_agreed_on_and_cookies_are_bound_to_the_host() {
     let reply = parse(&answer).unwrap();
     assert_eq!(reply.status, 302);
     let cookie = reply.header("set-cookie");
-    assert!(cookie.starts_with("__Host-rigbox_state=") && cookie.ends_with("; Secure"), "{cookie}");
+    assert!(cookie.starts_with("__Host-rigbox_state_") && cookie.ends_with("; Secure"), "{cookie}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,18 @@
 //! Head of an HTTP/1 request (RFC 9112, 2 to 6), parsed line by line.
 
+use http::Uri;
 use memchr::memchr;
+
+/// Maximum number of fields of a head.
+const MAX_FIELDS: usize = 100;
+/// Maximum length of an address in bytes; the library's is just above.
+const MAX_ADDRESS_BYTES: usize = 65_000;
+
+pub(super) const TOO_MANY_FIELDS: MalformedReason = "there are more than 100 headers";
+pub(super) const ADDRESS_TOO_LONG: MalformedReason = "the address is too long";
+pub(super) const UNSUPPORTED_VERSION: MalformedReason = "the version is neither HTTP/1.1 nor HTTP/1.0";
+const BAD_ADDRESS: MalformedReason =
+    "the address has a character that must be percent-encoded, such as `\"`, `<`, `>` or one beyond ASCII";
 
 /// Framing of what follows a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +34,7 @@ pub(super) struct Head {
     at: usize,
     /// True if the request line has been parsed.
     started: bool,
+    fields: usize,
     old: bool,
     length: Option<u64>,
     chunked: bool,
@@ -58,7 +71,8 @@ impl Head {
         self.started = true;
         let mut words = line.split(|byte| *byte == b' ');
         let (method, target, version) = (words.next(), words.next(), words.next());
-        let whole = words.next().is_none() && target.is_some_and(|target| !target.is_empty());
+        let whole =
+            words.next().is_none() && target.is_some_and(|target| !target.is_empty()) && version.is_some();
         if !whole || !method.is_some_and(is_token) {
             return Err("the request line is not a method, a target and a version");
         }
@@ -68,12 +82,30 @@ impl Head {
         self.old = match version {
             Some(b"HTTP/1.1") => false,
             Some(b"HTTP/1.0") => true,
-            _ => return Err("the version is neither HTTP/1.1 nor HTTP/1.0"),
+            Some(other) if other.starts_with(b"HTTP/") => return Err(UNSUPPORTED_VERSION),
+            _ => return Err("the request line does not end with a version"),
         };
+        match target {
+            Some(target) if target.len() > MAX_ADDRESS_BYTES => return Err(ADDRESS_TOO_LONG),
+            // The library would refuse it without a word.
+            Some(target) if !is_plain_path(target) && Uri::try_from(target).is_err() => {
+                return Err(BAD_ADDRESS);
+            }
+            _ => {}
+        }
         Ok(())
     }
 
+    /// Returns whether the address is still being read.
+    pub(super) fn is_in_address(&self) -> bool {
+        !self.started
+    }
+
     fn field(&mut self, line: &[u8]) -> Result<(), MalformedReason> {
+        self.fields += 1;
+        if self.fields > MAX_FIELDS {
+            return Err(TOO_MANY_FIELDS);
+        }
         let (name, value) = memchr(b':', line)
             .and_then(|colon| Some((line.get(..colon)?, line.get(colon + 1..)?)))
             .ok_or("a header has no colon")?;
@@ -110,6 +142,12 @@ impl Head {
             (false, Some(length)) => Ok(Framing::Bytes(length)),
         }
     }
+}
+
+/// Returns whether every parser takes `target` for a path. Any other is given to the library's parser.
+fn is_plain_path(target: &[u8]) -> bool {
+    let symbol = |byte: &u8| b"-._~!$&'()*+,;=:@/?%[]".contains(byte);
+    target.first() == Some(&b'/') && target.iter().all(|byte| byte.is_ascii_alphanumeric() || symbol(byte))
 }
 
 /// Parses a number that consists of digits only.
@@ -186,6 +224,9 @@ mod tests {
         for head in [
             "GET / HTTP/1.1\n\n",
             "GET /\r\n\r\n",
+            "GET /?j={\"a\":1} HTTP/1.1\r\n\r\n",
+            "GET /< HTTP/1.1\r\n\r\n",
+            "GET http://[/ HTTP/1.1\r\n\r\n",
             "GET / HTTP/2.0\r\n\r\n",
             "GET  / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1 \r\n\r\n",

@@ -237,3 +237,53 @@ pub(crate) async fn saying(bytes: &'static [u8]) -> SocketAddr {
     });
     address
 }
+
+/// App that answers each head with bytes, whatever body follows.
+pub(crate) struct Scripted {
+    pub(crate) address: SocketAddr,
+    /// Heads by the number of their connection.
+    pub(crate) heads: Arc<Mutex<Vec<(usize, String)>>>,
+}
+
+impl Scripted {
+    /// Starts an app that closes a connection which is idle for `idle`.
+    pub(crate) async fn start(
+        idle: Duration,
+        reply: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::<Mutex<Vec<(usize, String)>>>::default();
+        let (seen, reply) = (Arc::clone(&heads), Arc::new(reply));
+        tokio::spawn(async move {
+            let mut number = 0;
+            while let Ok((mut stream, _)) = listener.accept().await {
+                number += 1;
+                let (seen, reply) = (Arc::clone(&seen), Arc::clone(&reply));
+                tokio::spawn(async move {
+                    let mut wait = Duration::from_secs(60);
+                    loop {
+                        let head = tokio::time::timeout(wait, read_head(&mut stream)).await;
+                        let Ok(Some(head)) = head else { break };
+                        wait = idle;
+                        let bytes = reply(&head);
+                        seen.lock().unwrap().push((number, head));
+                        let sent = stream.write_all(&bytes).await;
+                        if bytes.is_empty() || idle.is_zero() || sent.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, heads }
+    }
+}
+
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    Some(String::from_utf8_lossy(&head).into_owned())
+}

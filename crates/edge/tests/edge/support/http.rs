@@ -41,6 +41,19 @@ pub(crate) async fn raw(edge: SocketAddr, bytes: &[u8]) -> Option<Reply> {
     parse(&answer)
 }
 
+/// Sends a request, and returns what comes back until nothing has come for a moment.
+pub(crate) async fn raw_text(edge: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(edge).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut answer, mut room) = (Vec::new(), [0; 4096]);
+    let mut wait = std::time::Duration::from_secs(5);
+    while let Ok(Ok(count @ 1..)) = tokio::time::timeout(wait, stream.read(&mut room)).await {
+        answer.extend_from_slice(&room[..count]);
+        wait = std::time::Duration::from_millis(100);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 pub(crate) fn parse(answer: &[u8]) -> Option<Reply> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).unwrap();

@@ -79,6 +79,20 @@ impl World {
         world
     }
 
+    /// Starts edge in front of a public app that is scripted.
+    pub(crate) async fn scripted(
+        limits: Limits,
+        idle: Duration,
+        reply: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
+    ) -> (Self, backend::Scripted) {
+        let world = Self::with(limits).await;
+        let app = backend::Scripted::start(idle, reply).await;
+        world.node.listens(WORKSPACE, BOOT, PORT, app.address);
+        world.app(Visibility::Public);
+        world.gateway.workspace_changed().await;
+        (world, app)
+    }
+
     /// Sets the visibility of the app at [`HOST`], and announces the app as new.
     pub(crate) fn app(&self, visibility: Visibility) {
         self.gateway.set_route(HOST, Some(route(visibility)));
