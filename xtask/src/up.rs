@@ -60,7 +60,8 @@ pub(crate) fn up(
     eprintln!("Rigbox is running at {url}. Try:");
     eprintln!("    {rig} status");
     eprintln!(
-        "    curl -H \"X-Rigbox-Key: $RIG_API_KEY\" {app}   # or in a browser, after signing in with the link below"
+        "    curl -H \"X-Rigbox-Key: $(grep -o 'rb_[0-9A-Za-z]*' {})\" {app}   # or in a browser, after signing in with the link below",
+        installation.admin().display()
     );
     eprintln!("    {rig} app share {APP} --public");
     eprintln!("    {rig} exec -it {WORKSPACE} -- bash");

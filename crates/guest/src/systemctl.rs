@@ -2,6 +2,7 @@
 //! the first seconds instead of failing. PID 1 mounts this program over it, and the agent removes the mount once the system has started.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,6 +21,8 @@ const REAL: &str = "/run/rigbox/systemctl";
 const PRIVATE_SOCKET: &str = "/run/systemd/private";
 /// Socket of the system bus, for all other users.
 const BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
+/// Part of the control group of every command.
+const COMMAND_CGROUP: &str = "/rigbox/exec/";
 const TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -46,16 +49,31 @@ pub(crate) fn uncover() {
     }
 }
 
+/// Returns whether this process belongs to a command that the host runs.
+fn is_command() -> bool {
+    fs::read_to_string("/proc/self/cgroup").is_ok_and(|group| group.contains(COMMAND_CGROUP))
+}
+
+/// Returns whether the real program is in its place again.
+fn is_uncovered() -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((identity(SYSTEMCTL), identity(REAL)), (Ok(now), Ok(real)) if now == real)
+}
+
 /// Returns whether this VM has a covered `systemctl`.
 pub(crate) fn is_covered() -> bool {
     fs::exists(REAL).unwrap_or(false)
 }
 
-/// Waits until systemd accepts requests of this user, and becomes the real program. Returns only on failure.
+/// Waits for systemd, and becomes the real program. Returns only on failure.
+///
+/// A command of the host waits until the system has started: it would otherwise find services that are about to start inactive, and
+/// `reboot` a bus that is not there. Services that call `systemctl` in the start itself wait only until systemd accepts requests.
 pub(crate) fn run() -> anyhow::Error {
     let socket = if nix::unistd::geteuid().is_root() { PRIVATE_SOCKET } else { BUS_SOCKET };
+    let is_ready = || if is_command() { is_uncovered() } else { UnixStream::connect(socket).is_ok() };
     let deadline = Instant::now() + TIMEOUT;
-    while UnixStream::connect(socket).is_err() && Instant::now() < deadline {
+    while !is_ready() && Instant::now() < deadline {
         std::thread::sleep(POLL_INTERVAL);
     }
     let mut arguments = std::env::args_os();

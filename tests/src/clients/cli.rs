@@ -97,7 +97,9 @@ fn first_seconds_hold_what_running_promises(installation: &Installation) -> Test
     // What is written there now is not hidden by a later mount.
     exec(&["sh", "-c", "echo early > /dev/shm/early && [ -e /dev/pts/ptmx ]"])?;
     let blocks: u64 = exec(&["stat", "-f", "-c", "%b", "/"])?.parse()?;
-    // Everything that needs systemd waits for it: as root, through a link, and as the user.
+    // Everything that needs systemd waits for it: as root, through a link, and as the user. A service that is about to start is not
+    // reported as one that does not run.
+    ensure!(exec(&["sudo", "systemctl", "is-active", "ssh"])? == "active", "the state of a service");
     exec(&["sudo", "systemctl", "start", "ssh"])?;
     exec(&["sudo", "service", "ssh", "status"])?;
     exec(&["systemctl", "show", "--property=Version"])?;
@@ -243,7 +245,15 @@ fn app_runs_the_command_it_was_given(installation: &Installation) -> TestResult 
     rig(&["app", "command", "served", "exec python3 -m http.server $PORT"])?;
     health("live; service: active")?;
     rig(&["app", "rm", "served", "--force"])?;
-    Ok(())
+
+    // Where it cannot run, nothing is created.
+    let idle = installation.api.create("idle")?;
+    let new = ["app", "new", "later", "--port", "8056", "-w", "idle", "--command", "true"];
+    let refused = installation.rig(&new).output()?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("rig workspace start idle"), "{refused:?}");
+    ensure!(!rig(&["app", "ls"])?.contains("later"), "an app without its command");
+    installation.api.remove(&idle)
 }
 
 fn limited_key_works_on_its_workspace_until_revoked(installation: &Installation) -> TestResult {

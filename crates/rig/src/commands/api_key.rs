@@ -74,9 +74,11 @@ async fn new(api: &Api, out: &Output, arguments: &NewApiKeyArguments) -> Result<
 
 /// Returns the time at which a key expires: now and a duration, or the time that is given.
 fn expiry(text: &str, now: SystemTime) -> Result<String, Failure> {
+    // A number alone would be seconds, which nobody means here.
+    let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
     let time = match duration::parse(text) {
-        Ok(after) => now.checked_add(after).map(OffsetDateTime::from),
-        Err(_) => OffsetDateTime::parse(text, &Rfc3339).ok(),
+        Ok(after) if has_unit => now.checked_add(after).map(OffsetDateTime::from),
+        _ => OffsetDateTime::parse(text, &Rfc3339).ok(),
     };
     time.and_then(|time| time.format(&Rfc3339).ok()).ok_or_else(|| {
         let message = format!(
@@ -149,7 +151,7 @@ mod tests {
         ] {
             assert_eq!(expiry(text, now).unwrap(), time);
         }
-        for bad in ["tomorrow", "", "2027-01-31", "-1d"] {
+        for bad in ["tomorrow", "", "2027-01-31", "-1d", "30"] {
             assert!(expiry(bad, now).is_err(), "{bad}");
         }
     }

@@ -81,6 +81,17 @@ async fn show(api: &Api, out: &Output, text: &str) -> Result<(), Failure> {
 
 async fn new(api: &Api, out: &Output, arguments: &NewAppArguments) -> Result<(), Failure> {
     let workspace = api.find_or_current(arguments.workspace.as_deref()).await?;
+    // Otherwise the app would be created, and its command lost.
+    if arguments.command.is_some() && workspace.status != "running" {
+        let name = escape(&workspace.name);
+        return Err(Failure::new(
+            "invalid_state",
+            format!(
+                "workspace {name} is `{}`, and only a running one can get a service; start it: rig workspace start {name}",
+                workspace.status
+            ),
+        ));
+    }
     let mut body = json!({"name": arguments.name, "workspace_id": workspace.id, "port": arguments.port});
     if let (Some(body), Some(text)) = (body.as_object_mut(), &arguments.description) {
         body.insert("description".to_owned(), json!(text));
@@ -147,7 +158,10 @@ async fn share(api: &Api, out: &Output, arguments: &ShareArguments) -> Result<()
     out.response("app_share", response)?;
     let audience = match (visibility, emails) {
         ("public" | "private", _) => visibility.to_owned(),
-        (_, emails) => format!("shared with {}", emails.map(|emails| emails.join(", ")).unwrap_or_default()),
+        (_, emails) => match emails.filter(|emails| !emails.is_empty()) {
+            Some(emails) => format!("shared with {}", emails.join(", ")),
+            None => "shared with nobody but you".to_owned(),
+        },
     };
     out.line(&format!("{} is now {}", escape(&app.name), escape(&audience)))?;
     for email in &without_account {

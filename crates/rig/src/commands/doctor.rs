@@ -18,6 +18,10 @@ struct Finding {
 }
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
+    if api.config().is_inside() {
+        let message = "rig doctor is not available inside a workspace; run it where you manage Rigbox";
+        return Err(Failure::new("not_available", message));
+    }
     let mut response = match api.root::<Value>("healthz").await {
         Ok(_) => match api.get::<Map<String, Value>>(&["doctor"]).await {
             Ok(response) => response,

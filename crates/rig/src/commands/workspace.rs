@@ -56,14 +56,14 @@ async fn each(
                 return Err(failure);
             }
             // The last line of output is a failure's, so an earlier one is a warning.
-            if let Some(earlier) = failed.replace(failure)
+            if let Some((name, earlier)) = failed.replace((name, failure))
                 && let Some((_, message)) = earlier.report()
             {
-                out.warn(message);
+                out.warn(&format!("{}: {message}", escape(name)));
             }
         }
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(Ok(()), |(_, failure)| Err(failure))
 }
 
 async fn ls(api: &Api, out: &Output) -> Result<(), Failure> {
