@@ -143,7 +143,7 @@ fn user_signs_in_by_email_and_authorizes_a_machine(installation: &Installation) 
 fn people_with_whom_an_app_is_shared_get_an_email(installation: &Installation) -> TestResult {
     const WITH: [&str; 2] = [USER, "nobody-yet@example.org"];
     let mail = MailServer::start(installation)?;
-    let workspace = installation.api.create("shared")?;
+    let workspace = installation.api.create("mailed")?;
     let app = json!({"name": "shared-by-mail", "port": 8000, "workspace_id": workspace});
     let created = installation.api.post("/apps", &app)?.expect(201)?;
     let url = created.pointer("/app/url").and_then(Value::as_str).context("no URL")?;
