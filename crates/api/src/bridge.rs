@@ -45,10 +45,10 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let connections = ReceiverStream::new(connections).filter_map(async |(stream, peer)| {
         let workspace = peer.workspace_id.parse().ok()?;
-        Some((stream, WorkspacePeer { workspace, _permit: peer }))
+        // It has its place already.
+        Some((stream, WorkspacePeer { workspace, _permit: peer }, ()))
     });
-    let workspace = |peer: &WorkspacePeer| peer.workspace.clone();
-    server::serve_all(connections, workspace, router, server::CONNECTION_LIMITS, shutdown).await
+    server::serve_all(connections, router, server::CONNECTION_LIMITS, shutdown).await
 }
 
 async fn route_not_found(request: Request) -> ApiError {

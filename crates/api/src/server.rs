@@ -3,7 +3,6 @@
 mod write_timeout;
 
 use std::convert::Infallible;
-use std::hash::Hash;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use rigbox_proto::handover::GuestPeer;
 use rigbox_shares::{AddressBlock, Bounds, Refused, Shares};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tower_http::timeout::TimeoutBody;
 
@@ -71,53 +71,48 @@ pub(crate) async fn serve(
     limits: ConnectionLimits,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let connections = stream::unfold(listener, async |listener| {
+    let places = Shares::new(limits.connections);
+    let connections = stream::unfold((listener, places), async |(listener, places)| {
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => return Some(((stream, PeerAddress(peer.ip())), listener)),
-                Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
-            }
+            let Ok((stream, peer)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                continue;
+            };
+            let client = AddressBlock::from(peer.ip());
+            let place = match places.take(client) {
+                Ok(place) => place,
+                Err(Refused::Full(_)) => places.wait(client).await,
+                // The connection of a client that has its share is closed.
+                Err(Refused::Share(_)) => continue,
+            };
+            return Some(((stream, PeerAddress(peer.ip()), place), (listener, places)));
         }
     });
-    serve_all(connections, |PeerAddress(address)| AddressBlock::from(*address), router, limits, shutdown)
-        .await
+    serve_all(connections, router, limits, shutdown).await
 }
 
-/// Serves connections from any source, each with a description of its peer, which `client` reduces to whose share it counts on.
-pub(crate) async fn serve_all<E, K>(
-    connections: impl Stream<Item = (TcpStream, E)> + Send,
-    client: impl Fn(&E) -> K,
+/// Serves connections from any source, each with a description of its peer and its place, which is free again at its end.
+pub(crate) async fn serve_all<E, P>(
+    connections: impl Stream<Item = (TcpStream, E, P)> + Send,
     router: Router,
     limits: ConnectionLimits,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
     E: Clone + Send + Sync + 'static,
-    K: Eq + Hash + Clone + Send + 'static,
+    P: Send + 'static,
 {
     tokio::pin!(connections);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
-    let places = Shares::new(limits.connections);
+    let tasks = TaskTracker::new();
     loop {
-        let next = async {
-            let (stream, peer) = connections.next().await?;
-            let key = client(&peer);
-            let place = match places.take(key.clone()) {
-                Ok(place) => Some(place),
-                Err(Refused::Full(_)) => Some(places.wait(key).await),
-                Err(Refused::Share(_)) => None,
-            };
-            Some((place, stream, peer))
-        };
         let next = tokio::select! {
-            next = next => next,
+            next = connections.next() => next,
             () = wait_shutdown(&mut shutdown) => break,
         };
         // The source has ended.
-        let Some((place, stream, peer)) = next else { break };
-        // A client that has its share: the connection is closed.
-        let Some(place) = place else { continue };
+        let Some((stream, peer, place)) = next else { break };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
         let (router, exemption) = (router.clone(), Exemption::default());
@@ -134,7 +129,7 @@ where
         });
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut shutdown = shutdown.clone();
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             tokio::pin!(connection);
             // Errors of a connection concern only its client.
             let ended = tokio::select! {
@@ -148,7 +143,8 @@ where
             drop(place);
         });
     }
-    places.wait_until_empty().await;
+    tasks.close();
+    tasks.wait().await;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::bridge::Handover;
 
 /// Open connections. Further ones are closed at once.
-const CONNECTIONS: Bounds = Bounds { total: 4096, per_key: 128 };
+const CONNECTIONS: Bounds = Bounds { total: 4_000, per_key: 128 };
 /// Maximum size of a packet from the node in bytes.
 const MAX_PACKET_BYTES: usize = 1024;
 /// Number of connections that may wait to be served.

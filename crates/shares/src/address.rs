@@ -6,13 +6,6 @@ use std::net::{IpAddr, Ipv6Addr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressBlock(IpAddr);
 
-impl AddressBlock {
-    /// Returns the address that stands for the block.
-    pub fn address(self) -> IpAddr {
-        self.0
-    }
-}
-
 impl From<IpAddr> for AddressBlock {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {

@@ -91,19 +91,6 @@ impl<K: Eq + Hash + Clone> Shares<K> {
             freed.await;
         }
     }
-
-    /// Waits until no place is taken.
-    pub async fn wait_until_empty(&self) {
-        loop {
-            let freed = self.pool.freed.notified();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            if self.pool.taken().total == 0 {
-                return;
-            }
-            freed.await;
-        }
-    }
 }
 
 impl<K> Pool<K> {
@@ -194,20 +181,6 @@ mod tests {
         // A place that the share does not allow is no place for it.
         assert!(!waiting.is_finished());
         drop(first);
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn an_empty_pool_ends_the_wait() {
-        let pool = pool();
-        let place = pool.take("a").unwrap();
-        let waiting = tokio::spawn({
-            let pool = pool.clone();
-            async move { pool.wait_until_empty().await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(place);
         tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
     }
 }
