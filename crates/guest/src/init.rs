@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
     }
     disable_core_dumps();
     raise_limits().context("failed to raise the limits of files")?;
-    // The mount itself waits for such a period, so the next steps run beside it.
+    // The mount waits for an RCU grace period, so the next steps run beside it.
     let cgroups = std::thread::spawn(mount_cgroups);
     load_modules().context("failed to load the kernel modules of the initramfs")?;
     mount_root()?;

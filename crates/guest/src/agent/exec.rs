@@ -31,6 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::secrets::{Environment, Variables};
+use super::system_start::SystemStart;
 use super::terminal::Terminal;
 use crate::users::User;
 use command::error;
@@ -49,6 +50,7 @@ const CLEANUP_DELAY: Duration = Duration::from_millis(20);
 const MAX_QUEUED_MESSAGES: usize = 4;
 /// Interval at which the end of input is repeated on a terminal: what a program sees of it depends on the terminal's mode at that moment.
 const EOF_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Runner of the commands of this VM.
 #[derive(Clone)]
 pub(super) struct CommandRunner {
@@ -57,11 +59,12 @@ pub(super) struct CommandRunner {
     environment: Environment,
     control_groups: Arc<ControlGroups>,
     processes: Processes,
+    system_start: SystemStart,
 }
 
 impl CommandRunner {
-    /// Creates a runner whose commands get the current `environment` of the workspace.
-    pub(super) fn new(environment: Environment) -> Self {
+    /// Creates a runner whose commands get the current `environment` of the workspace. The first one that ends lets the system start.
+    pub(super) fn new(environment: Environment, system_start: SystemStart) -> Self {
         let permits = Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_COMMANDS));
         Self {
             permits,
@@ -69,6 +72,7 @@ impl CommandRunner {
             environment,
             control_groups: Arc::default(),
             processes: Processes::default(),
+            system_start,
         }
     }
 
@@ -170,7 +174,7 @@ impl CommandRunner {
                 let _ = sender.send(Ok(ExecOutput { output: Some(Output::Exit(exit)) })).await;
             }
             drop(sender);
-            super::system_start::allow();
+            runner.system_start.allow();
             // The outcome is sent before the control group is removed.
             tokio::time::sleep(CLEANUP_DELAY).await;
             if let Some(running) = running {

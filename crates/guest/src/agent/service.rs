@@ -20,7 +20,8 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{exec, files, listening_ports, secrets, shutdown, system_start};
+use super::system_start::SystemStart;
+use super::{exec, files, listening_ports, secrets, shutdown};
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -38,13 +39,15 @@ pub(super) struct Agent {
     commands: exec::CommandRunner,
     environment: secrets::Environment,
     system: watch::Receiver<&'static str>,
+    system_start: SystemStart,
 }
 
 impl Agent {
     /// Creates a service that reports the state of the `system`.
     pub(super) fn new(system: watch::Receiver<&'static str>) -> Self {
-        let environment = secrets::Environment::default();
-        Self { commands: exec::CommandRunner::new(environment.clone()), environment, system }
+        let (environment, system_start) = (secrets::Environment::default(), SystemStart::default());
+        let commands = exec::CommandRunner::new(environment.clone(), system_start.clone());
+        Self { commands, environment, system, system_start }
     }
 }
 
@@ -159,7 +162,7 @@ impl Guest for Agent {
     ) -> Result<Response<DeliverSecretsResponse>, Status> {
         secrets::store(&self.environment, request.into_inner())
             .map_err(|error| Status::internal(format!("{}: {error}", secrets::FOLDER)))?;
-        system_start::allow_soon();
+        self.system_start.allow_soon();
         Ok(Response::new(DeliverSecretsResponse {}))
     }
 

@@ -25,7 +25,7 @@ const BURST_INTERVAL: Duration = Duration::from_millis(5);
 /// Output that can be read.
 pub(super) struct Reader {
     bytes: Box<dyn AsyncRead + Send + Unpin>,
-    /// Whether small writes are gathered. A terminal's driver already does.
+    /// True if small writes are gathered. A terminal's driver already does.
     gathers: bool,
 }
 
