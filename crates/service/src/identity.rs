@@ -5,4 +5,5 @@ pub mod authenticate;
 pub mod console_origin;
 pub mod devices;
 pub mod email;
+pub(crate) mod email_quota;
 pub mod sign_in;

@@ -3,59 +3,43 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use rigbox_core::app_access::Visibility;
 use rigbox_core::authz::{Principal, Scope};
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plan;
 use rigbox_store::{App, Store};
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::identity::email::Mailer;
+use crate::identity::email_quota::EmailQuota;
 
-/// Emails that one user causes: twenty at once, then one every three minutes.
+/// Emails that one user causes at once.
 const BURST: NonZeroU32 = NonZeroU32::new(20).unwrap();
-const INTERVAL: Duration = Duration::from_mins(3);
 /// Maximum number of emails being sent at the same time.
 const MAX_PENDING_EMAILS: usize = 16;
-/// Maximum number of users with a tracked rate; beyond it, idle ones are removed.
-const MAX_TRACKED_USERS: usize = 10_000;
 
 /// Sender of the emails.
 #[derive(Clone)]
 pub(super) struct SharingEmails {
     store: Store,
     mailer: Arc<Mailer>,
-    pending: Arc<Semaphore>,
-    by_user: Arc<DefaultKeyedRateLimiter<UserId>>,
+    quota: Arc<EmailQuota<UserId>>,
 }
 
 impl SharingEmails {
     pub(super) fn new(store: Store, mailer: Arc<Mailer>) -> Self {
-        let quota = Quota::with_period(INTERVAL).unwrap_or(Quota::per_hour(BURST)).allow_burst(BURST);
-        Self {
-            store,
-            mailer,
-            pending: Arc::new(Semaphore::new(MAX_PENDING_EMAILS)),
-            by_user: Arc::new(RateLimiter::keyed(quota)),
-        }
+        Self { store, mailer, quota: Arc::new(EmailQuota::new(BURST, MAX_PENDING_EMAILS)) }
     }
 
     /// Sends an email to each address that a change of an app has let in. The change itself never waits or fails for it. Code in a
     /// workspace sends none.
     pub(super) fn send(&self, principal: &Principal, previous: &App, app: &App, url: &str) {
-        if matches!(principal.scope, Scope::OwnWorkspace(_)) {
+        if matches!(principal.scope, Scope::OwnWorkspace(_)) || matches!(*self.mailer, Mailer::Log) {
             return;
         }
-        if self.by_user.len() >= MAX_TRACKED_USERS {
-            self.by_user.retain_recent();
-        }
         for address in new_addresses(previous, app) {
-            let permit = Arc::clone(&self.pending).try_acquire_owned();
-            let (Ok(permit), Ok(())) = (permit, self.by_user.check_key(&principal.user)) else {
+            let Ok(permit) = self.quota.take(&principal.user) else {
                 warn!(user = %principal.user, app = %app.name, "too many emails about shared apps; sent none to the rest");
                 return;
             };

@@ -5,16 +5,15 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use rigbox_core::authz::{Credential, EndCredential, Permit, Principal};
 use rigbox_store::tokens::{LinkToken, SessionToken, TokenKey};
 use rigbox_store::{AuditEvent, NewSession, Store, User};
-use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::clock;
 use crate::identity::console_origin::ConsoleOrigin;
 use crate::identity::email::{self, Mailer};
+use crate::identity::email_quota::{EmailQuota, Refused};
 
 /// Validity of a link.
 pub const LINK_TTL_MINUTES: u64 = 15;
@@ -24,11 +23,8 @@ pub const SESSION_IDLE_TIMEOUT: Duration = Duration::from_mins(30);
 pub const SESSION_MAX_LIFETIME: Duration = Duration::from_hours(12);
 /// Maximum number of emails being sent at the same time.
 const MAX_PENDING_EMAILS: usize = 64;
-/// Links for one address: five at once, then one every three minutes.
+/// Links for one address at once.
 const LINK_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
-const LINK_INTERVAL: Duration = Duration::from_mins(3);
-/// Maximum number of tracked addresses; beyond it, idle ones are removed.
-const MAX_TRACKED_ADDRESSES: usize = 10_000;
 
 /// Error of signing in.
 #[derive(Debug, thiserror::Error)]
@@ -56,22 +52,14 @@ pub struct SignIn {
     token_key: TokenKey,
     mailer: Arc<Mailer>,
     console: ConsoleOrigin,
-    pending_emails: Arc<Semaphore>,
-    by_address: DefaultKeyedRateLimiter<String>,
+    quota: EmailQuota<String>,
 }
 
 impl SignIn {
     /// Creates the service.
     pub fn new(store: Store, token_key: TokenKey, mailer: Arc<Mailer>, console: ConsoleOrigin) -> Self {
-        let quota = Quota::with_period(LINK_INTERVAL).unwrap_or(Quota::per_hour(LINK_BURST));
-        Self {
-            store,
-            token_key,
-            mailer,
-            console,
-            pending_emails: Arc::new(Semaphore::new(MAX_PENDING_EMAILS)),
-            by_address: RateLimiter::keyed(quota.allow_burst(LINK_BURST)),
-        }
+        let quota = EmailQuota::new(LINK_BURST, MAX_PENDING_EMAILS);
+        Self { store, token_key, mailer, console, quota }
     }
 
     /// Sends a link if there is an account with this address. `next` is appended to the link's query and
@@ -79,15 +67,11 @@ impl SignIn {
     pub fn send_link(&self, email: &str, next: Option<String>) -> Result<(), SignInError> {
         let address = email::parse_address(email)
             .ok_or_else(|| SignInError::InvalidEmail(email.chars().take(64).collect()))?;
-        if self.by_address.len() >= MAX_TRACKED_ADDRESSES {
-            self.by_address.retain_recent();
-        }
         // Counted whether or not there is an account.
-        self.by_address.check_key(&address).map_err(|not_until| {
-            let wait = not_until.wait_time_from(governor::clock::Clock::now(self.by_address.clock()));
-            SignInError::TooMany(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
+        let permit = self.quota.take(&address).map_err(|refused| match refused {
+            Refused::TooMany(seconds) => SignInError::TooMany(seconds),
+            Refused::Busy => SignInError::Busy,
         })?;
-        let permit = Arc::clone(&self.pending_emails).try_acquire_owned().map_err(|_| SignInError::Busy)?;
         let (store, token_key, mailer) =
             (self.store.clone(), self.token_key.clone(), Arc::clone(&self.mailer));
         let origin = self.console.origin().to_owned();
