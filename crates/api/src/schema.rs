@@ -1,5 +1,6 @@
 //! JSON schema pieces that several resources share.
 
+use rigbox_core::authz::Scope;
 use rigbox_core::time::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -43,6 +44,17 @@ pub(crate) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
 pub(crate) fn to_date(timestamp: Timestamp) -> OffsetDateTime {
     let nanos = i128::from(timestamp.unix_ms()) * 1_000_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// Returns the role and the workspaces of an API key's scope; none for the whole account.
+pub(crate) fn role_and_workspaces(scope: &Scope) -> (Option<&'static str>, Option<Vec<String>>) {
+    match scope {
+        // `OwnWorkspace` is never the scope of an API key.
+        Scope::Account | Scope::OwnWorkspace(_) => (None, None),
+        Scope::Workspaces { ids, role } => {
+            (Some(role.as_str()), Some(ids.iter().map(ToString::to_string).collect()))
+        }
+    }
 }
 
 /// Deserializes a time that may be absent.

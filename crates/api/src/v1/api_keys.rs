@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use rigbox_core::authz::{ListKeys, ManageKeys, Scope, Target};
+use rigbox_core::authz::{ListKeys, ManageKeys, Target};
 use rigbox_core::time::Timestamp;
 use rigbox_service::records::KeyRecord;
 
@@ -18,7 +18,7 @@ use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, JsonBody, PathParams, idempotency_key};
 use crate::openapi::formats;
-use crate::schema::{deserialize_time, to_date};
+use crate::schema::{deserialize_time, role_and_workspaces, to_date};
 use rigbox_service::identity::api_keys::NewApiKey;
 
 /// Specification of a new key.
@@ -83,13 +83,7 @@ pub(crate) struct ApiKey {
 
 impl From<&KeyRecord> for ApiKey {
     fn from(key: &KeyRecord) -> Self {
-        let (role, workspaces) = match &key.scope {
-            // `OwnWorkspace` is never the scope of an API key.
-            Scope::Account | Scope::OwnWorkspace(_) => (None, None),
-            Scope::Workspaces { ids, role } => {
-                (Some(role.as_str()), Some(ids.iter().map(ToString::to_string).collect()))
-            }
-        };
+        let (role, workspaces) = role_and_workspaces(&key.scope);
         Self {
             id: key.id.to_string(),
             name: key.name.clone(),

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use rigbox_core::authz::{ReadAccount, ReadLimits, Scope, Target};
+use rigbox_core::authz::{ReadAccount, ReadLimits, Target};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::Caller;
-use crate::schema::to_date;
+use crate::schema::{role_and_workspaces, to_date};
 use rigbox_service::users::{CallerKey, UserLimits};
 
 /// Account of the caller.
@@ -44,13 +44,7 @@ struct UserApiKey {
 
 impl From<CallerKey> for UserApiKey {
     fn from(key: CallerKey) -> Self {
-        let (role, workspaces) = match &key.scope {
-            // `OwnWorkspace` is never the scope of an API key.
-            Scope::Account | Scope::OwnWorkspace(_) => (None, None),
-            Scope::Workspaces { ids, role } => {
-                (Some(role.as_str()), Some(ids.iter().map(ToString::to_string).collect()))
-            }
-        };
+        let (role, workspaces) = role_and_workspaces(&key.scope);
         Self { id: key.id.to_string(), name: key.name, role, workspaces }
     }
 }

@@ -185,19 +185,13 @@ impl AppServices {
     pub async fn delete(&self, permit: &Permit<ManageApp>, app: &App) -> Result<Option<String>, AppError> {
         self.apps.delete(permit, app).await?;
         let Some(unit) = &app.service else { return Ok(None) };
-        let removal = tokio::time::timeout(REMOVAL_TIMEOUT, self.uninstall(permit, app, unit));
-        match removal.await {
-            Ok(Ok(())) => Ok(None),
-            Ok(Err(AppError::NotRunning(_))) => Ok(Some(unit.clone())),
-            Ok(Err(problem)) => {
-                warn!(%unit, %problem, "removing the service of a deleted app failed");
-                Ok(Some(unit.clone()))
-            }
-            Err(_) => {
-                warn!(%unit, "removing the service of a deleted app timed out");
-                Ok(Some(unit.clone()))
-            }
+        match tokio::time::timeout(REMOVAL_TIMEOUT, self.uninstall(permit, app, unit)).await {
+            Ok(Ok(())) => return Ok(None),
+            Ok(Err(AppError::NotRunning(_))) => {}
+            Ok(Err(problem)) => warn!(%unit, %problem, "removing the service of a deleted app failed"),
+            Err(_) => warn!(%unit, "removing the service of a deleted app timed out"),
         }
+        Ok(Some(unit.clone()))
     }
 
     /// Stops a unit and removes it with its parameters.
