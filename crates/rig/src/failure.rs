@@ -24,7 +24,7 @@ pub(crate) enum Failure {
     },
     /// Ctrl-C while the server goes on with the work.
     Interrupted {
-        /// What goes on, or what is left to do.
+        /// Work that goes on, or that is left to do.
         message: String,
     },
     /// The reader of our output has gone, so there is no one to report to.

@@ -46,7 +46,7 @@ pub(crate) fn status_of(problem: &str) -> StatusCode {
     }
 }
 
-/// What became of a request to upgrade an HTTP/1 connection.
+/// Outcome of a request to upgrade an HTTP/1 connection.
 #[derive(Debug, Default)]
 pub(crate) struct UpgradeFlag {
     state: AtomicU8,

@@ -13,9 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::http::{parse, raw};
-use crate::support::{HOST, ORIGIN, World, soon};
-
-const LONG: Duration = Duration::from_secs(60);
+use crate::support::{HOST, NEVER_IDLE, ORIGIN, World, soon};
 
 async fn public(limits: Limits) -> World {
     let world = World::with(limits).await;
@@ -64,10 +62,21 @@ async fn slow_body_is_bounded_in_time() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
+/// Sends two bytes once they are asked for, and returns the response.
+async fn send_after_100(mut stream: TcpStream) -> String {
+    let mut answer = [0; 25];
+    soon("a 100", stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"ab").await.unwrap();
+    let mut rest = String::new();
+    soon("the response", stream.read_to_string(&mut rest)).await.unwrap();
+    rest
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn expectation_is_met_by_the_app() {
     // This one refuses before it has seen the body.
-    let (world, app) = World::scripted(Limits::default(), LONG, |_| {
+    let (world, app) = World::scripted(Limits::default(), NEVER_IDLE, |_| {
         b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()
     })
     .await;
@@ -86,12 +95,7 @@ async fn expectation_is_met_by_the_app() {
     let world = public(Limits::default()).await;
     let mut stream = TcpStream::connect(world.edge).await.unwrap();
     stream.write_all(head("Connection: close\r\n").as_bytes()).await.unwrap();
-    let mut answer = [0; 25];
-    soon("a 100", stream.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 100 Continue\r\n\r\n");
-    stream.write_all(b"ab").await.unwrap();
-    let mut rest = String::new();
-    soon("the response", stream.read_to_string(&mut rest)).await.unwrap();
+    let rest = send_after_100(stream).await;
     assert!(rest.starts_with("HTTP/1.1 200") && rest.ends_with('2'), "{rest}");
 }
 
@@ -116,12 +120,7 @@ async fn app_that_ignores_the_expectation_gets_the_body() {
         "POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = [0; 25];
-    soon("a 100", stream.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 100 Continue\r\n\r\n");
-    stream.write_all(b"ab").await.unwrap();
-    let mut rest = String::new();
-    soon("the response", stream.read_to_string(&mut rest)).await.unwrap();
+    let rest = send_after_100(stream).await;
     assert!(rest.starts_with("HTTP/1.1 200") && rest.ends_with("ok"), "{rest}");
 }
 

@@ -1,9 +1,7 @@
-//! What RFC 9110, 9112, 9113 and 6455 require of an intermediary, one row each: the requirement, its section, and whether edge keeps it
-//! or what was decided otherwise and why. Each row has its request; also where a requirement is not kept, what happens is fixed.
+//! Requirements of RFC 9110, 9112, 9113 and 6455 for intermediaries, one row each: the requirement, its section, and whether edge keeps
+//! it or what was decided otherwise and why. Each row has its request; also where a requirement is not kept, what happens is fixed.
 //!
 //! Requirements that other files test at length (framing, hop-by-hop fields, WebSockets) have a row here too.
-
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Version};
@@ -12,7 +10,7 @@ use rigbox_edge::Limits;
 
 use crate::support::backend::Scripted;
 use crate::support::http::raw_text;
-use crate::support::{HOST, ORIGIN, World, http2, soon};
+use crate::support::{HOST, NEVER_IDLE, ORIGIN, World, http2, soon};
 
 use Verdict::{Kept, Otherwise};
 
@@ -360,8 +358,7 @@ async fn requirements_on_http1_and_websockets() {
 }
 
 async fn fresh(response: String) -> (World, Scripted) {
-    let idle = Duration::from_secs(60);
-    World::scripted(Limits::default(), idle, move |_| response.clone().into_bytes()).await
+    World::scripted(Limits::default(), NEVER_IDLE, move |_| response.clone().into_bytes()).await
 }
 
 /// Requirement on HTTP/2, with the fields of a request and what an app answers.

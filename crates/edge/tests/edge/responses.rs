@@ -1,4 +1,4 @@
-//! What an app answers reaches the client with one meaning.
+//! Responses of apps reach the client with one meaning.
 
 use std::time::Duration;
 
@@ -7,13 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::http::get;
-use crate::support::{HOST, World, soon};
-
-const LONG: Duration = Duration::from_secs(60);
+use crate::support::{HOST, NEVER_IDLE, World, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn response_with_two_lengths_has_that_of_its_chunks() {
-    let (world, app) = World::scripted(Limits::default(), LONG, |_| {
+    let (world, app) = World::scripted(Limits::default(), NEVER_IDLE, |_| {
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
             .to_vec()
     })
@@ -29,7 +27,7 @@ async fn response_with_two_lengths_has_that_of_its_chunks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn body_that_starts_with_an_error_is_answered_in_words() {
-    let (world, _) = World::scripted(Limits::default(), LONG, |_| {
+    let (world, _) = World::scripted(Limits::default(), NEVER_IDLE, |_| {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n".to_vec()
     })
     .await;
@@ -39,7 +37,7 @@ async fn body_that_starts_with_an_error_is_answered_in_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upgrade_required_says_to_what() {
-    let (world, _) = World::scripted(Limits::default(), LONG, |_| {
+    let (world, _) = World::scripted(Limits::default(), NEVER_IDLE, |_| {
         b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n".to_vec()
     })
     .await;
@@ -50,7 +48,7 @@ async fn upgrade_required_says_to_what() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_headers_of_an_app_pass() {
-    let (world, _) = World::scripted(Limits::default(), LONG, |_| {
+    let (world, _) = World::scripted(Limits::default(), NEVER_IDLE, |_| {
         let cookies: String = (0..200).map(|number| format!("Set-Cookie: c{number}=x\r\n")).collect();
         format!("HTTP/1.1 200 OK\r\n{cookies}Content-Length: 0\r\n\r\n").into_bytes()
     })
@@ -61,7 +59,7 @@ async fn many_headers_of_an_app_pass() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_behind_an_upgrade_that_is_not_taken_is_answered() {
-    let (world, _) = World::scripted(Limits::default(), LONG, |head| {
+    let (world, _) = World::scripted(Limits::default(), NEVER_IDLE, |head| {
         assert!(!head.contains("h2c"), "{head}");
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
     })
@@ -81,7 +79,8 @@ async fn request_behind_an_upgrade_that_is_not_taken_is_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_that_has_said_all_gets_its_response() {
-    let (world, _) = World::scripted(Limits::default(), LONG, |_| {
+    let (world, _) = World::scripted(Limits::default(), NEVER_IDLE, |_| {
+        // A slow app: the client's side has ended long before this response.
         std::thread::sleep(Duration::from_millis(500));
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
     })

@@ -7,15 +7,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::http::{ask, get};
-use crate::support::{HOST, World};
+use crate::support::{HOST, NEVER_IDLE, World};
 
-/// As long as no app waits in these tests.
-const LONG: Duration = Duration::from_secs(60);
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_upload_holds_up_no_other_visitor() {
-    let (world, app) = World::scripted(Limits::default(), LONG, |_| OK.to_vec()).await;
+    let (world, app) = World::scripted(Limits::default(), NEVER_IDLE, |_| OK.to_vec()).await;
     let mut held = Vec::new();
     for _ in 0..8 {
         let mut stream = TcpStream::connect(world.edge).await.unwrap();

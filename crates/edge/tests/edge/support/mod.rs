@@ -23,6 +23,8 @@ pub(crate) const HOST: &str = "web.rigbox.localhost";
 pub(crate) const ORIGIN: &str = "http://web.rigbox.localhost:7080";
 pub(crate) const SIBLING: &str = "http://evil.rigbox.localhost:7080";
 pub(crate) const PORT: u32 = 3000;
+/// Idle time of an app that closes no connection during a test.
+pub(crate) const NEVER_IDLE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(2);
 
 /// Edge with everything around it, running.
