@@ -264,6 +264,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
                 this.ready.advance(count);
                 return Poll::Ready(Ok(()));
             }
+            if matches!(this.state, State::AwaitingResponse) && this.upgrade.state() == UPGRADED {
+                // The end of a tunnel is the end of its client.
+                this.state = State::Raw;
+                this.half_closed = None;
+                this.ready.unsplit(std::mem::take(&mut this.held));
+                continue;
+            }
             if matches!(this.state, State::Raw) && this.held.is_empty() {
                 return Pin::new(&mut this.stream).poll_read(cx, buf);
             }

@@ -91,6 +91,11 @@ async fn websocket_ends_when_either_side_closes() {
     socket.close(None).await.unwrap();
     drop(socket);
     eventually("the app's side ends", async || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
+    // A client that goes without a word has gone all the same.
+    let silent = open(&world, &[]).await.unwrap();
+    eventually("the app's side opens", async || world.backend.seen.open.load(Ordering::SeqCst) == 1).await;
+    drop(silent);
+    eventually("the app's side ends", async || world.backend.seen.open.load(Ordering::SeqCst) == 0).await;
     // What an app responds instead passes through.
     let reply = crate::support::http::get(
         world.edge,
