@@ -13,6 +13,7 @@ use super::process::{free_port, wait_for};
 
 /// Limit for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 pub(super) struct App {
     _nginx: Process,
@@ -42,8 +43,12 @@ impl App {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let websockets = listener.local_addr()?.port();
         runtime.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(websocket(stream));
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(tokio::spawn(websocket(stream))),
+                    // Descriptors of the last measurement are still being closed.
+                    Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
+                }
             }
         });
         Ok(Self { _nginx: nginx, _runtime: runtime, port: address.port(), websockets })

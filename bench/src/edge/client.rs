@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::apps::SOCKETS_HOST;
 use super::process::WORKERS;
@@ -110,7 +110,10 @@ fn connect(port: u16) -> Result<TcpStream> {
 fn head(stream: &mut impl BufRead) -> Result<Option<u64>> {
     let mut line = String::new();
     stream.read_line(&mut line)?;
-    ensure!(line.starts_with("HTTP/1.1 200") || line.starts_with("HTTP/1.1 101"), "{line}");
+    if !line.starts_with("HTTP/1.1 200") && !line.starts_with("HTTP/1.1 101") {
+        let rest = String::from_utf8_lossy(stream.fill_buf()?).into_owned();
+        bail!("{}: {rest}", line.trim_end());
+    }
     let mut length = None;
     loop {
         line.clear();
