@@ -8,6 +8,7 @@ mod report;
 mod state;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rigbox_proto::node::{ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport};
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +19,8 @@ use crate::net::policy::Policy;
 use end::{cleanup_due, next_event};
 pub(crate) use state::Workspace;
 use state::{Flow, blocking};
+
+const RECOVERY_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Request to a workspace's task, with the sender for its response.
 pub(crate) enum Request {
@@ -34,7 +37,10 @@ impl Workspace {
         if self.record.phase == Phase::Deleting && self.delete().await.is_ok() {
             return;
         }
-        self.recover();
+        while let Err(error) = self.recover() {
+            tracing::error!(workspace = %self.id, %error, "failed to look for the VM's process; retrying");
+            tokio::time::sleep(RECOVERY_RETRY_DELAY).await;
+        }
         self.publish();
         loop {
             let flow = tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -70,13 +70,35 @@ impl AsyncWrite for AsyncFile {
     }
 }
 
-/// Waits until `fd` is readable. A pidfd becomes readable when its process exits.
-///
-/// # Errors
-/// Fails if `fd` cannot be polled.
-pub async fn wait_readable(fd: OwnedFd) -> io::Result<()> {
-    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives; `AsyncFd` owns it.
-    let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
-    fd.readable().await?.retain_ready();
-    Ok(())
+/// Descriptor registered once with the runtime, to wait until it is readable. A pidfd becomes readable when its process exits.
+#[derive(Debug)]
+pub struct ReadableFd {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl ReadableFd {
+    /// Registers `fd` with the current tokio runtime.
+    ///
+    /// # Errors
+    /// Fails if `fd` cannot be polled, or if the process or the system lacks the resources for it.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives; `AsyncFd` owns it.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        Ok(Self { fd })
+    }
+
+    /// Waits until the descriptor is readable.
+    ///
+    /// # Errors
+    /// Fails if the runtime shuts down. It says nothing about the descriptor then.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.fd.readable().await?.retain_ready();
+        Ok(())
+    }
+}
+
+impl AsFd for ReadableFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
 }

@@ -2,32 +2,40 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 
+use rigbox_sys::async_file::ReadableFd;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::journal::ProcessId;
 
-/// Handle of one process. Its pidfd never refers to another process.
+/// Handle of one process. Its pidfd never refers to another process, and is registered with the runtime once: waiting needs nothing that
+/// could be exhausted, so an error is never taken for the end of the process.
 #[derive(Debug)]
 pub(crate) struct ProcessHandle {
-    pidfd: OwnedFd,
+    pidfd: ReadableFd,
 }
 
 impl ProcessHandle {
-    /// Opens the process `pid` and reads its identity.
+    /// Opens the process `pid` and reads its identity. `NotFound` means that it has exited; any other error says nothing about it.
     pub(crate) fn open(pid: i32) -> io::Result<(Self, ProcessId)> {
         let not_found = || io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has exited"));
-        let pidfd = pidfd_open(Pid::from_raw(pid).ok_or_else(not_found)?, PidfdFlags::NONBLOCK)?;
+        let pidfd = match pidfd_open(Pid::from_raw(pid).ok_or_else(not_found)?, PidfdFlags::NONBLOCK) {
+            Err(Errno::SRCH) => return Err(not_found()),
+            opened => ReadableFd::new(opened?)?,
+        };
         // Read after the pidfd was opened: this fails if the process had exited before.
-        let start_time = start_time(pid).ok_or_else(not_found)?;
+        let start_time = start_time(pid)?;
         Ok((Self { pidfd }, ProcessId { pid, start_time }))
     }
 
-    /// Opens a recorded process, unless it has exited.
-    pub(crate) fn reopen(process: ProcessId) -> Option<Self> {
-        let (handle, found) = Self::open(process.pid).ok()?;
-        (found == process && !handle.has_exited()).then_some(handle)
+    /// Opens a recorded process. `None` if it has exited.
+    pub(crate) fn reopen(process: ProcessId) -> io::Result<Option<Self>> {
+        match Self::open(process.pid) {
+            Ok((handle, found)) => Ok((found == process && !handle.has_exited()).then_some(handle)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn kill(&self) {
@@ -43,16 +51,25 @@ impl ProcessHandle {
     }
 
     /// Waits until the process has exited.
-    pub(crate) async fn wait(&self) -> io::Result<()> {
-        rigbox_sys::async_file::wait_readable(self.pidfd.try_clone()?).await
+    pub(crate) async fn wait(&self) {
+        if self.pidfd.readable().await.is_err() {
+            // The runtime ends, and this task with it.
+            std::future::pending().await
+        }
     }
 }
 
 /// Reads field 22 of proc_pid_stat(5). The second field is a name in parentheses that may contain any character.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The process exited while the file was read.
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {
+            return Err(io::Error::new(io::ErrorKind::NotFound, error));
+        }
+        read => read?,
+    };
+    let field = || stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok();
+    field().ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has no start time")))
 }
 
 /// Returns the host's boot id.
@@ -68,12 +85,42 @@ mod tests {
     async fn process_is_not_confused_with_a_later_one() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let (handle, process) = ProcessHandle::open(child.id() as i32).unwrap();
-        assert!(ProcessHandle::reopen(process).is_some());
-        assert!(ProcessHandle::reopen(ProcessId { start_time: process.start_time + 1, ..process }).is_none());
+        assert!(ProcessHandle::reopen(process).unwrap().is_some());
+        let later = ProcessId { start_time: process.start_time + 1, ..process };
+        assert!(ProcessHandle::reopen(later).unwrap().is_none());
         handle.kill();
-        handle.wait().await.unwrap();
-        assert!(ProcessHandle::reopen(process).is_none(), "a zombie counts as exited");
+        handle.wait().await;
+        assert!(ProcessHandle::reopen(process).unwrap().is_none(), "a zombie counts as exited");
         child.wait().unwrap();
-        assert!(ProcessHandle::open(process.pid).is_err());
+        assert!(ProcessHandle::reopen(process).unwrap().is_none());
+    }
+
+    /// In a process of its own, because the limit is the whole process's.
+    #[test]
+    fn lack_of_descriptors_is_not_the_end_of_a_process() {
+        const INNER: &str = "RIGBOX_TEST_WITHOUT_DESCRIPTORS";
+        if std::env::var_os(INNER).is_none() {
+            let name = "sandbox::process::tests::lack_of_descriptors_is_not_the_end_of_a_process";
+            let mut inner = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = inner.args(["--exact", name]).env(INNER, "1").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            let (handle, process) = ProcessHandle::open(child.id() as i32).unwrap();
+            let mut all = Vec::new();
+            while let Ok(file) = fs::File::open("/dev/null") {
+                all.push(file);
+            }
+            let wait = tokio::time::timeout(std::time::Duration::from_millis(100), handle.wait());
+            assert!(wait.await.is_err(), "the process has not exited");
+            assert!(ProcessHandle::reopen(process).is_err(), "unknown is neither running nor exited");
+            handle.kill();
+            handle.wait().await;
+            drop(all);
+            child.wait().unwrap();
+        });
     }
 }

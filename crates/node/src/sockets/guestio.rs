@@ -15,11 +15,12 @@ use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::node_session_server::NodeSession;
 use rigbox_proto::guestio::{
     AdmitRequest, AdmitResponse, Command, DnsPolicy, FdRequest, FdResponse, Report, ShutDown, Vm, VmList,
-    command, dns_policy,
+    command, dns_policy, report,
 };
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -38,6 +39,8 @@ const TLS_PORT: u16 = 8443;
 const MAX_COMMAND_LAG: usize = 256;
 const MAX_FD_REQUEST_BYTES: usize = 1024;
 const FD_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum length of a text in a report, in characters.
+const MAX_REPORT_TEXT_CHARS: usize = 1024;
 
 /// VM that guestio is attached to.
 #[derive(Clone)]
@@ -50,7 +53,7 @@ pub(crate) struct AttachedVm {
     pub(crate) egress: Egress,
     pub(crate) admitted_names: Arc<AdmittedNames>,
     /// Receiver of guestio's reports about the VM.
-    pub(crate) reports: mpsc::UnboundedSender<Report>,
+    pub(crate) reports: mpsc::Sender<Report>,
 }
 
 /// All attached VMs, by boot id.
@@ -173,6 +176,17 @@ fn dns_policy_of(egress: &Egress) -> DnsPolicy {
     }
 }
 
+/// Bounds the texts of a report, which go to the journal, to control and to the log.
+fn shortened(mut report: Report) -> Report {
+    let text = match &mut report.report {
+        Some(report::Report::AgentLost(lost)) => &mut lost.reason,
+        Some(report::Report::GuestEnded(ended)) => &mut ended.detail,
+        _ => return report,
+    };
+    *text = text.chars().filter(|c| !c.is_control()).take(MAX_REPORT_TEXT_CHARS).collect();
+    report
+}
+
 /// gRPC service for guestio.
 pub(crate) struct GuestioService {
     pub(crate) attached_vms: Arc<AttachedVms>,
@@ -188,8 +202,13 @@ impl NodeSession for GuestioService {
         tokio::spawn(async move {
             while let Ok(Some(report)) = reports.message().await {
                 if let Some(vm) = attached_vms.get(&report.boot_id) {
-                    // A task that has ended needs no report.
-                    let _ = vm.reports.send(report);
+                    // Never waits: one VM's task must not hold back the reports of the others. One that has ended needs no report.
+                    if let Err(TrySendError::Full(_)) = vm.reports.try_send(shortened(report)) {
+                        tracing::warn!(
+                            workspace = vm.workspace,
+                            "too many reports from guestio; dropping one"
+                        );
+                    }
                 }
             }
         });

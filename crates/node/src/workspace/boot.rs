@@ -1,6 +1,7 @@
 //! Boot of a VM, and takeover of one that survived a restart of the node.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use rigbox_core::system::SystemState;
@@ -15,6 +16,9 @@ use crate::journal::{Boot, BootEnd, Phase};
 use crate::sandbox::jail;
 use crate::sandbox::process::ProcessHandle;
 use crate::sockets::guestio::AttachedVm;
+
+/// Reports of guestio that a workspace's task has not handled yet. An honest guestio sends a few in a boot's life.
+const MAX_PENDING_REPORTS: usize = 256;
 
 impl Workspace {
     pub(super) async fn start(&mut self, request: &StartRequest) -> Result<String, Error> {
@@ -46,12 +50,14 @@ impl Workspace {
         let (node, id, record, request) =
             (Arc::clone(&self.node), self.id.clone(), self.record.clone(), request.clone());
         let launched = blocking(move || launch(&node, &id, &record, &request)).await.and_then(|launched| {
-            let (handle, process) = ProcessHandle::open(launched.pid).map_err(|_| {
-                let mut stderr = launched.stderr.try_clone();
-                let output = stderr.as_mut().map(jail::read_stderr).unwrap_or_default();
-                Error::Launch(format!("it exited at once: {output}"))
-            })?;
-            Ok((handle, process, launched.stderr))
+            let mut stderr = launched.stderr;
+            match ProcessHandle::open(launched.pid) {
+                Ok((handle, process)) => Ok((handle, process, stderr)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    Err(Error::Launch(format!("it exited at once: {}", jail::read_stderr(&mut stderr))))
+                }
+                Err(error) => Err(Error::Launch(error.to_string())),
+            }
         });
         match launched {
             Ok((handle, process, stderr)) => {
@@ -70,11 +76,15 @@ impl Workspace {
         }
     }
 
-    /// Takes over a recorded VM if it is still running. Otherwise records its end and cleans up.
-    pub(super) fn recover(&mut self) {
-        let Some(boot) = self.record.boot.clone() else { return };
+    /// Takes over a recorded VM if it is still running. Otherwise records its end and cleans up. An error says nothing about the VM: the
+    /// caller tries again.
+    pub(super) fn recover(&mut self) -> std::io::Result<()> {
+        let Some(boot) = self.record.boot.clone() else { return Ok(()) };
         let same_host_boot = boot.host_boot_id == self.node.host_boot_id;
-        let handle = boot.process.filter(|_| same_host_boot).and_then(ProcessHandle::reopen);
+        let handle = match boot.process.filter(|_| same_host_boot) {
+            Some(process) => ProcessHandle::reopen(process)?,
+            None => None,
+        };
         if let Some(handle) = handle {
             tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
             let uplink = self.node.uplink_for(self.record.slot);
@@ -83,21 +93,25 @@ impl Workspace {
                 tracing::error!(workspace = %self.id, %error, "failed to restore the VM's network policy");
             }
             self.attach(handle, None, &boot);
-            return;
+            return Ok(());
         }
         let (cause, detail) = match (boot.stopping, same_host_boot, boot.process) {
             (true, ..) => (Cause::Requested, "the VM ended while the node was down"),
             (_, false, _) => (Cause::HostWentDown, "the host went down while the VM was running"),
             // The start request was never answered, so control repeats it.
-            (_, _, None) => return self.clean_up(None),
+            (_, _, None) => {
+                self.clean_up(None);
+                return Ok(());
+            }
             _ => (Cause::EndedUnobserved, "the VM ended while the node was down"),
         };
         self.clean_up(Some(BootEnd::new(&boot.boot_id, cause, detail)));
+        Ok(())
     }
 
     /// Makes a running VM reachable: for guestio, for gateways, and through its bridge.
     fn attach(&mut self, process: ProcessHandle, stderr: Option<File>, boot: &Boot) {
-        let (sender, reports) = mpsc::unbounded_channel();
+        let (sender, reports) = mpsc::channel(MAX_PENDING_REPORTS);
         let netns = self.node.config.netns(&self.id);
         let attached_vm = AttachedVm {
             workspace: self.id.to_string(),

@@ -121,7 +121,7 @@ pub(super) async fn next_event(vm: &mut Option<RunningVm>) -> Event {
         // In this order, because a report tells more than the exit of the process.
         biased;
         Some(Report { report: Some(report), .. }) = vm.reports.recv() => Event::Report(report),
-        _ = vm.process.wait() => Event::VmmExited,
+        () = vm.process.wait() => Event::VmmExited,
         () = deadline_passed => Event::DeadlinePassed,
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Workspace {
 /// Running VM.
 pub(super) struct RunningVm {
     pub(super) process: ProcessHandle,
-    pub(super) reports: mpsc::UnboundedReceiver<Report>,
+    pub(super) reports: mpsc::Receiver<Report>,
     /// Standard error of the VMM. `None` for a VM that was taken over from an earlier node.
     pub(super) stderr: Option<File>,
     /// Time by which the boot, or the stop, has to finish.
