@@ -61,6 +61,11 @@ impl Bound {
         self.config.tls.as_ref().map(|tls| tls.listen)
     }
 
+    /// Returns the sockets that listen for clients.
+    pub fn listeners(&self) -> impl Iterator<Item = &TcpListener> {
+        self.listeners.iter().chain(&self.tls_listeners)
+    }
+
     /// Serves until `shutdown` completes.
     ///
     /// # Errors

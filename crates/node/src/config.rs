@@ -1,6 +1,7 @@
 //! Settings of the node, and the names and paths that it derives from them. All of them contain the installation's id or lie in its
 //! folders, so two installations on one machine never collide, and a restarted node finds its resources again.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub guestio_uid: u32,
     /// The only uid that may use `dial_socket`.
     pub edge_uid: u32,
+    /// DNS resolvers that guestio may ask.
+    pub resolvers: Vec<IpAddr>,
     /// First of the uids that VMMs run as.
     pub vm_uid_base: u32,
     /// Number of these uids, and thereby the maximum number of workspaces on this node.
@@ -61,6 +64,34 @@ pub enum UplinkMode {
 }
 
 impl Config {
+    /// Returns settings without meaning, for tests that need a few of them.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let path = || PathBuf::from("/nonexistent");
+        Self {
+            installation: "tests".to_owned(),
+            state_dir: path(),
+            run_dir: path(),
+            control_socket: path(),
+            guestio_socket: path(),
+            fd_socket: path(),
+            dial_socket: path(),
+            bridge_socket: path(),
+            control_uid: 1,
+            guestio_uid: 2,
+            edge_uid: 3,
+            resolvers: Vec::new(),
+            vm_uid_base: 16,
+            vm_uid_count: 16,
+            image_cache: path(),
+            guest_dir: path(),
+            vmm: VmmConfig { qemu: path(), allow_emulation: true, disk_mb_per_s: 1, disk_iops: 1 },
+            uplink: UplinkMode::None,
+            disk_reserve: 1.0,
+            boot_timeout: Duration::from_secs(1),
+        }
+    }
+
     pub(crate) fn journal_dir(&self) -> PathBuf {
         self.state_dir.join("journal")
     }

@@ -18,7 +18,7 @@ use crate::sockets::guestio::AttachedVms;
 use crate::storage::disks::Disks;
 use crate::storage::images::Images;
 use crate::storage::volume::Volume;
-use crate::vmm::select::{self, Driver};
+use crate::vmm::select::{self, ALLOW_EMULATION, Driver};
 
 /// Free space below which `doctor` warns, MiB.
 const LOW_DISK_SPACE_MB: u64 = 4096;
@@ -46,6 +46,7 @@ impl Node {
         for dir in [config.vms_dir(), config.netns_dir(), config.run_dir.join("jail")] {
             std::fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
         }
+        crate::net::roles::confine(&config)?;
         let volume = Volume::open(&config.state_dir, &config.run_dir)?;
         let disks = Disks::open(volume, config.disk_reserve)?;
         let images = Images::open(&config, &disks)?;
@@ -99,8 +100,10 @@ impl Node {
         if self.driver.accelerator == "kvm" {
             return finding(Level::Ok, "kvm", reason, "");
         }
-        let remedy =
-            "Use a machine with hardware virtualization. Workspaces work on this one as well, but slower.";
+        if self.driver.is_refused {
+            return finding(Level::Error, "kvm", reason, &format!("{ALLOW_EMULATION}."));
+        }
+        let remedy = "Use a machine with KVM before you run code of others. Here it is not isolated.";
         finding(Level::Warning, "kvm", reason, remedy)
     }
 

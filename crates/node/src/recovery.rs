@@ -78,6 +78,7 @@ pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
     }
     cgroups.remove_parents();
     crate::net::uplink::close(config)?;
+    crate::net::roles::release(config)?;
     let mount_point = config.run_dir.join("volume");
     if mount_point.exists() && volume::is_mounted(&mount_point)? {
         crate::command::run("umount", &[&mount_point.display().to_string()])?;

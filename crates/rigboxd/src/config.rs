@@ -123,11 +123,17 @@ impl Installation {
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
             edge_uid: self.uid(Role::Edge),
+            resolvers: self.resolvers.iter().map(SocketAddr::ip).collect(),
             vm_uid_base: self.uid_base() + ROLE_UID_COUNT,
             vm_uid_count: UID_COUNT - ROLE_UID_COUNT,
             image_cache,
             guest_dir,
-            vmm: rigbox_node::VmmConfig { qemu: settings.qemu.clone() },
+            vmm: rigbox_node::VmmConfig {
+                qemu: settings.qemu.clone(),
+                allow_emulation: settings.allow_emulation,
+                disk_mb_per_s: settings.disk_mb_per_s.get(),
+                disk_iops: settings.disk_iops.get(),
+            },
             uplink: match settings.uplink {
                 Uplink::Veth => rigbox_node::UplinkMode::Veth,
                 Uplink::None => rigbox_node::UplinkMode::None,

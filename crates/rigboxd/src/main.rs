@@ -92,6 +92,7 @@ fn run_with_log(command: Command) -> Result<()> {
             let bound = role::bind(&installation, role)?;
             role::confine(&installation, role)?;
             role::end_with_supervisor(supervisor)?;
+            role::limit_system_calls(role)?;
             role::run(&installation, role, bound)
         }
         Command::Bootstrap { config, email } => {

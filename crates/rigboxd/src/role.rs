@@ -1,5 +1,7 @@
 //! Process of one role: confines itself (mount namespace, root, uid) while it is root and single-threaded, then runs.
 
+mod confinement;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Installation, Role};
@@ -87,6 +90,7 @@ pub(crate) fn confine(installation: &Installation, role: Role) -> Result<()> {
             nix::unistd::chroot(".").context("cannot change the root to the run folder")?;
         }
     }
+    confinement::limit_memory(role).context("cannot limit the role's memory")?;
     if role != Role::Node {
         rigbox_sys::privileges::drop_to(installation.uid(role)).context("cannot drop root")?;
     }
@@ -107,12 +111,24 @@ pub(crate) fn end_with_supervisor(supervisor: i32) -> Result<()> {
     Ok(())
 }
 
+/// Limits this process to the system calls of its role. Comes last before [`run`].
+pub(crate) fn limit_system_calls(role: Role) -> Result<()> {
+    confinement::limit_system_calls(role).context("cannot install the filter of system calls")
+}
+
 /// Binds edge's ports, before [`confine`]: those below 1024 need root.
 pub(crate) fn bind(installation: &Installation, role: Role) -> Result<Option<Box<rigbox_edge::Bound>>> {
     if role != Role::Edge {
         return Ok(None);
     }
-    Ok(Some(Box::new(rigbox_edge::bind(installation.edge()?)?)))
+    let bound = rigbox_edge::bind(installation.edge()?)?;
+    let owner = installation.uid(role);
+    for listener in bound.listeners() {
+        // Otherwise root's, and with it every connection that it accepts: rules that go by the owner would not hold for them.
+        nix::unistd::fchown(listener, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
+            .context("cannot give edge its sockets")?;
+    }
+    Ok(Some(Box::new(bound)))
 }
 
 /// Runs `role` until SIGTERM.

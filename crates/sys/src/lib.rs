@@ -7,5 +7,6 @@ pub mod block;
 pub mod fdpass;
 pub mod network;
 pub mod privileges;
+pub mod seccomp;
 pub mod spawn;
 pub mod tsc;

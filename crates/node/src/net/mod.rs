@@ -5,6 +5,7 @@ pub(crate) mod admitted_names;
 pub(crate) mod doctor;
 mod nflog;
 pub(crate) mod policy;
+pub(crate) mod roles;
 mod rules;
 pub(crate) mod uplink;
 

@@ -19,6 +19,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use rigbox_sys::fdpass;
 use serde::{Deserialize, Serialize};
 
+use super::system_calls;
 use crate::error::Error;
 
 /// First descriptor that is passed to the VMM. The others follow it.
@@ -157,7 +158,8 @@ pub fn become_vmm(plan: &str) -> io::Result<std::convert::Infallible> {
     drop_privileges(plan.uid)?;
     let (program, arguments) =
         plan.command.split_first().ok_or_else(|| io::Error::other("the plan has no command"))?;
-    let error = Command::new(program).args(arguments).env_clear().current_dir("/").exec();
+    system_calls::confine_vmm()?;
+    let error = Command::new(program).args(arguments).env_clear().exec();
     Err(with_path(Path::new(program), error))
 }
 

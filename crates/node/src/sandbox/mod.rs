@@ -3,3 +3,4 @@
 pub(crate) mod cgroup;
 pub mod jail;
 pub(crate) mod process;
+mod system_calls;
