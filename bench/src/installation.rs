@@ -43,7 +43,8 @@ impl Installation {
         let text = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
             "state = {:?}\nrun = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n\
-             [apps]\nlisten = \"127.0.0.1:{apps_port}\"\n\n[node]\nuplink = \"none\"\n",
+             [apps]\nlisten = \"127.0.0.1:{apps_port}\"\n\n[node]\nuplink = \"none\"\n\
+             allow_emulation = true\n",
             text("state"),
             text("run")
         );

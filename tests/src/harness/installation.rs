@@ -13,6 +13,8 @@ use crate::harness::api::Api;
 use crate::harness::internet::{Internet, RESOLVER};
 
 const PORT: u16 = 7070;
+/// Limit of a workspace's disk traffic: below what emulated VMs reach.
+pub(crate) const DISK_MB_PER_S: u32 = 100;
 /// Port of the SMTP server that the installation uses.
 pub(crate) const MAIL_PORT: u16 = 2525;
 /// Generated requests come faster than people's; the administrator's rates are the defaults.
@@ -85,7 +87,8 @@ impl Installation {
         fs::create_dir(&home)?;
         fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let config = format!(
-            "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n[mail]\n\
+            "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n\
+             allow_emulation = true\ndisk_mb_per_s = {DISK_MB_PER_S}\n[mail]\n\
              smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
             self.state().display().to_string()
         );

@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::TestResult;
-use crate::harness::installation::Installation;
+use crate::harness::installation::{DISK_MB_PER_S, Installation};
 
-tests![stalled_commands_stop_no_other_call];
+tests![stalled_commands_stop_no_other_call, disk_traffic_is_limited_and_deleted_files_leave_the_host,];
 
 /// Commands that a workspace may run at once.
 const SHARE: usize = 64;
@@ -56,4 +56,35 @@ fn stalled_commands_stop_no_other_call(installation: &Installation) -> TestResul
     drop(stalled);
     api.remove(&hostile)?;
     api.remove(&honest)
+}
+
+/// Sizes of the files that the disk is measured with, MiB: more than the limiter lets pass at once.
+const MEASURED_MB: u32 = 400;
+
+fn disk_traffic_is_limited_and_deleted_files_leave_the_host(installation: &Installation) -> TestResult {
+    let api = &installation.api;
+    let busy = api.spawn("busy-disk")?;
+    // Direct, past the caches. The clock is the VM's own.
+    let seconds = |command: &str| -> anyhow::Result<f64> {
+        let timed = format!("start=$(date +%s%3N); {command}; echo $(($(date +%s%3N) - start))");
+        Ok(api.sudo(&busy, &timed)?.trim().parse::<f64>()? / 1000.0)
+    };
+    let copy = format!("bs=1M count={MEASURED_MB} status=none");
+    let write = seconds(&format!("dd if=/dev/zero of=/var/tmp/big oflag=direct {copy}"))?;
+    let read = seconds(&format!("dd if=/var/tmp/big of=/dev/null iflag=direct {copy}"))?;
+    for (what, seconds) in [("write", write), ("read", read)] {
+        let mb_per_s = f64::from(MEASURED_MB) * 1.048_576 / seconds;
+        ensure!(mb_per_s < f64::from(DISK_MB_PER_S) * 1.2, "{what}: {mb_per_s:.0} MB/s");
+        ensure!(mb_per_s > f64::from(DISK_MB_PER_S) * 0.1, "{what}: only {mb_per_s:.0} MB/s");
+    }
+    let on_host = || -> anyhow::Result<u64> {
+        let disk = installation.run_dir().join(format!("node/own/volume/disks/{busy}.ext4"));
+        Ok(std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(disk)?) * 512)
+    };
+    api.sudo(&busy, "sync")?;
+    let before = on_host()?;
+    api.sudo(&busy, "rm /var/tmp/big; sync; fstrim /; sync")?;
+    let freed = before.saturating_sub(on_host()?) >> 20;
+    ensure!(freed > u64::from(MEASURED_MB) * 9 / 10, "{freed} MiB left the host's disk");
+    api.remove(&busy)
 }

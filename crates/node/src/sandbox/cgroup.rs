@@ -27,6 +27,8 @@ pub(crate) struct Limits {
 #[derive(Debug, Clone)]
 pub(crate) struct Cgroups {
     version: Version,
+    /// Maximum memory of all VMs together.
+    max_memory_bytes: u64,
     /// The installation's group in each hierarchy.
     parents: Vec<(&'static str, PathBuf)>,
 }
@@ -38,11 +40,13 @@ enum Version {
 }
 
 impl Cgroups {
-    /// Finds the hierarchies. `name` is the installation's group.
+    /// Finds the hierarchies. `name` is the installation's group. The VMs leave an eighth of the machine's memory to the host.
     pub(crate) fn find(name: &str) -> Result<Self, Error> {
+        let machine = nix::sys::sysinfo::sysinfo().map_err(Error::system("read the machine's memory"))?;
+        let max_memory_bytes = machine.ram_total() / 8 * 7;
         if Path::new(ROOT).join("cgroup.controllers").exists() {
             let parents = vec![("", Path::new(ROOT).join(name))];
-            return Ok(Self { version: Version::Two, parents });
+            return Ok(Self { version: Version::Two, max_memory_bytes, parents });
         }
         let own = fs::read_to_string("/proc/self/cgroup").map_err(Error::system("read /proc/self/cgroup"))?;
         let mut parents = Vec::new();
@@ -56,7 +60,7 @@ impl Cgroups {
             let path = Path::new(ROOT).join(controller).join(group.trim_start_matches('/')).join(name);
             parents.push((controller, path));
         }
-        Ok(Self { version: Version::One, parents })
+        Ok(Self { version: Version::One, max_memory_bytes, parents })
     }
 
     /// Creates the group `vm` with its limits. Returns the files to which a process writes `0` to join it.
@@ -68,17 +72,30 @@ impl Cgroups {
             if self.version == Version::Two {
                 enable_controllers(parent)?;
             }
+            if let Some(file) = self.memory_limit_file(controller) {
+                // A VM ends before the host's own processes do.
+                write_setting(&parent.join(file), &self.max_memory_bytes.to_string())?;
+            }
             for (file, value) in self.settings(controller, limits) {
                 let path = group.join(file);
-                match fs::write(&path, &value) {
-                    // Swap accounting is disabled on some kernels. Then there is no swap to limit.
-                    Err(_) if file.contains("swap") || file.contains("memsw") => {}
-                    result => result.map_err(Error::at("write to", &path))?,
+                // Without swap accounting the kernel has no such file, and nothing to limit.
+                let is_swap = file.contains("swap.") || file.contains("memsw");
+                if !is_swap || path.exists() {
+                    write_setting(&path, &value)?;
                 }
             }
             procs.push(group.join("cgroup.procs"));
         }
         Ok(procs)
+    }
+
+    /// Returns the file that limits the memory of a group and all groups below it, if `controller` is the one for memory.
+    fn memory_limit_file(&self, controller: &str) -> Option<&'static str> {
+        match (self.version, controller) {
+            (Version::Two, _) => Some("memory.max"),
+            (Version::One, "memory") => Some("memory.limit_in_bytes"),
+            (Version::One, _) => None,
+        }
     }
 
     fn settings(&self, controller: &str, limits: Limits) -> Vec<(&'static str, String)> {
@@ -150,6 +167,10 @@ impl Cgroups {
     }
 }
 
+fn write_setting(path: &Path, value: &str) -> Result<(), Error> {
+    fs::write(path, value).map_err(Error::at("write to", path))
+}
+
 /// Kills all processes in a group.
 fn kill(group: &Path) {
     if fs::write(group.join("cgroup.kill"), "1").is_ok() {
@@ -166,7 +187,16 @@ fn kill(group: &Path) {
 fn enable_controllers(parent: &Path) -> Result<(), Error> {
     for dir in [Path::new(ROOT), parent] {
         let path = dir.join("cgroup.subtree_control");
-        fs::write(&path, "+cpu +memory +pids").map_err(Error::at("enable cpu, memory and pids in", &path))?;
+        match fs::write(&path, "+cpu +memory +pids") {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                let remedy = "it has processes of its own, as in a container: move them to a group below it, or run Rigbox on the host";
+                return Err(Error::at("enable cpu, memory and pids in", &path)(io::Error::new(
+                    error.kind(),
+                    remedy,
+                )));
+            }
+            result => result.map_err(Error::at("enable cpu, memory and pids in", &path))?,
+        }
     }
     Ok(())
 }

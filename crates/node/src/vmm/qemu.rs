@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::VmmConfig;
 use super::{JailSpec, Machine, Vmm, VmmFds, launch_in_jail};
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
@@ -19,6 +20,8 @@ const TRANSLATION_CACHE_MB: u32 = 64;
 /// QEMU's own memory and dirty pages on their way to the disk, MiB. With 64, a guest that filled its disk was killed: QEMU itself used
 /// 41 MiB, dirty pages 35 MiB, plus the kernel's share.
 const OVERHEAD_MB: u32 = 128;
+/// Threads of QEMU beside the virtual CPUs: 64 workers for the disk, the main loop, and room.
+const QEMU_THREADS: u32 = 128;
 /// Size of the console's ring buffer, which is read for the cause of the guest's end.
 const CONSOLE_BYTES: u32 = 64 * 1024;
 
@@ -41,7 +44,8 @@ impl Accelerator {
     /// Returns the arguments for the accelerator and the CPU model.
     pub(super) fn arguments(self) -> [String; 4] {
         let [accel, cpu] = match self {
-            Self::Kvm => ["kvm".to_owned(), "host".to_owned()],
+            // Guests get no virtualization of their own, and no counters of the host's CPU.
+            Self::Kvm => ["kvm".to_owned(), "host,vmx=off,svm=off,pmu=off".to_owned()],
             Self::Tcg => [format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}"), "max".to_owned()],
         };
         ["-accel".into(), accel, "-cpu".into(), cpu]
@@ -74,13 +78,22 @@ pub(super) struct Qemu {
     /// Root of the jail, as installed by [`files::install`].
     root: PathBuf,
     tsc_khz: u64,
+    disk_mb_per_s: u32,
+    disk_iops: u32,
 }
 
 impl Qemu {
-    pub(super) fn new(accelerator: Accelerator, program: PathBuf, firmware: PathBuf, root: PathBuf) -> Self {
+    pub(super) fn new(
+        accelerator: Accelerator,
+        config: &VmmConfig,
+        firmware: PathBuf,
+        root: PathBuf,
+    ) -> Self {
         Self {
             accelerator,
-            program,
+            program: config.qemu.clone(),
+            disk_mb_per_s: config.disk_mb_per_s,
+            disk_iops: config.disk_iops,
             firmware,
             root,
             tsc_khz: rigbox_sys::tsc::measure_khz(Duration::from_millis(50)),
@@ -105,9 +118,16 @@ impl Qemu {
         add("-chardev", format!("ringbuf,id=console,size={CONSOLE_BYTES}"));
         add("-serial", "chardev:console".into());
         add("-add-fd", format!("fd={disk},set=1"));
-        let file = "driver=file,filename=/dev/fdset/1,locking=on";
+        let file = "driver=file,filename=/dev/fdset/1,locking=on,discard=unmap";
         add("-blockdev", format!("{file},node-name=file"));
-        add("-blockdev", "driver=raw,file=file,node-name=disk,discard=unmap".into());
+        let bytes_per_s = u64::from(self.disk_mb_per_s) * 1_000_000;
+        let limits = format!(r#"{{"bps-total":{bytes_per_s},"iops-total":{}}}"#, self.disk_iops);
+        add("-object", format!(r#"{{"qom-type":"throttle-group","id":"limits","limits":{limits}}}"#));
+        add(
+            "-blockdev",
+            "driver=throttle,throttle-group=limits,file=file,node-name=limited,discard=unmap".into(),
+        );
+        add("-blockdev", "driver=raw,file=limited,node-name=disk,discard=unmap".into());
         add("-device", "virtio-blk-device,drive=disk".into());
         add("-netdev", format!("tap,id=net,fd={tap}"));
         add("-device", format!("virtio-net-device,netdev=net,mac={}", crate::net::vm_mac()));
@@ -131,7 +151,7 @@ impl Vmm for Qemu {
             memory_bytes: u64::from(memory_mb) << 20,
             // Emulated devices run in threads of their own.
             millicpus: u64::from(machine.vcpu_count) * 1000 + 500,
-            pids: 64 + machine.vcpu_count,
+            pids: QEMU_THREADS + machine.vcpu_count,
         }
     }
 

@@ -26,6 +26,7 @@ impl Workspace {
         if self.record.phase != Phase::Provisioned {
             return Err(Error::Refused("not_provisioned", format!("{} has no disk yet", self.id)));
         }
+        self.node.driver.check()?;
         if let Some(boot) = &self.record.boot {
             if self.record.generation == request.generation && !boot.stopping {
                 return Ok(boot.boot_id.clone());

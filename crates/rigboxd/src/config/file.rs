@@ -2,12 +2,16 @@
 //! the keys.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use rigbox_core::plans::Plans;
 use secrecy::SecretString;
 use serde::Deserialize;
+
+const DEFAULT_DISK_MB_PER_S: NonZeroU32 = NonZeroU32::new(500).unwrap();
+const DEFAULT_DISK_IOPS: NonZeroU32 = NonZeroU32::new(20_000).unwrap();
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -84,6 +88,9 @@ pub(super) struct Node {
     pub(super) image_cache: Option<PathBuf>,
     pub(super) guest_dir: Option<PathBuf>,
     pub(super) qemu: PathBuf,
+    pub(super) allow_emulation: bool,
+    pub(super) disk_mb_per_s: NonZeroU32,
+    pub(super) disk_iops: NonZeroU32,
     pub(super) disk_reserve: f64,
     pub(super) boot_timeout_s: u64,
 }
@@ -155,6 +162,9 @@ impl Default for Node {
             image_cache: None,
             guest_dir: None,
             qemu: "/usr/bin/qemu-system-x86_64".into(),
+            allow_emulation: false,
+            disk_mb_per_s: DEFAULT_DISK_MB_PER_S,
+            disk_iops: DEFAULT_DISK_IOPS,
             disk_reserve: 1.0,
             boot_timeout_s: 120,
         }

@@ -205,6 +205,28 @@ const SECTIONS: &[Section] = &[
                 "QEMU, the virtual machine monitor.",
             ),
             key(
+                "allow_emulation",
+                "boolean",
+                Value,
+                "false",
+                "Start workspaces also where there is no KVM, in software emulation. QEMU does not promise isolation there: only to try \
+                 Rigbox out, with code that you trust.",
+            ),
+            key(
+                "disk_mb_per_s",
+                "MB per second",
+                Value,
+                "500",
+                "Maximum disk traffic of one workspace, reads and writes together.",
+            ),
+            key(
+                "disk_iops",
+                "operations per second",
+                Value,
+                "20000",
+                "Maximum number of disk operations of one workspace.",
+            ),
+            key(
                 "disk_reserve",
                 "number from 0.0 to 1.0",
                 Value,
