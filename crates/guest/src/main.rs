@@ -1,5 +1,5 @@
 //! First program of every VM. As PID 1 it prepares the machine and then becomes systemd ([`init`]). Before that, it starts itself again as
-//! the agent ([`agent`]), which serves the host over the VM's only byte stream. It also stands in for `rig`, and for `systemctl` until
+//! the agent ([`agent`]), which serves the host over two byte streams. It also stands in for `rig`, and for `systemctl` until
 //! systemd answers.
 
 mod agent;

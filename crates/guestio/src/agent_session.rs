@@ -1,43 +1,21 @@
 //! Session with the agent of one VM: handshake, hello, then calls. It is reopened for as long as the VM is attached.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest::shutdown_event::Kind;
 use rigbox_proto::guest::{HelloRequest, ShutDownRequest, WatchShutdownRequest, WatchSystemRequest};
-use rigbox_proto::guest_stream;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
-use rigbox_proto::transport::unix;
-use tokio::net::UnixStream;
 
-use crate::descriptors::DescriptorError;
+use crate::agent_connection::{Connection, SessionError};
 use crate::sanitize::sanitize;
 use crate::vm::{AgentState, Vm};
 
-const RECONNECT_DELAY: Duration = Duration::from_millis(500);
+pub(crate) const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
-/// Interval of HTTP/2 pings, and the time without a response after which the session is lost.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time from systemd's announcement of a halt, which causes no event, until the guest counts as ended.
 const HALT_DELAY: Duration = Duration::from_secs(10);
-
-/// Reason why a session ended.
-#[derive(Debug, thiserror::Error)]
-enum SessionError {
-    #[error(transparent)]
-    Descriptor(#[from] DescriptorError),
-    #[error(transparent)]
-    Handshake(#[from] guest_stream::HandshakeError),
-    #[error("failed to open a session with the agent: {0}")]
-    Open(String),
-    #[error("lost the session with the agent")]
-    Lost,
-}
 
 /// Keeps a session for as long as the VM is attached.
 pub(crate) async fn run(vm: Arc<Vm>) {
@@ -59,24 +37,8 @@ pub(crate) async fn run(vm: Arc<Vm>) {
     }
 }
 
-/// Shuts the socket down at the end of the session. A call in flight would otherwise keep it open.
-struct ShutdownOnDrop(std::os::unix::net::UnixStream);
-
-impl Drop for ShutdownOnDrop {
-    fn drop(&mut self) {
-        let _ = self.0.shutdown(std::net::Shutdown::Both);
-    }
-}
-
 async fn session(vm: &Vm) -> Result<(), SessionError> {
-    let mut io = vm.context.descriptors.connect(&vm.boot_id, Channel::Agent).await?;
-    let copy = io.as_fd().try_clone_to_owned().map_err(DescriptorError::Node)?;
-    let _shutdown = ShutdownOnDrop(copy.into());
-    let mut nonce = [0; guest_stream::NONCE_LEN];
-    getrandom::fill(&mut nonce).map_err(|error| SessionError::Open(error.to_string()))?;
-    guest_stream::open(&mut io, nonce).await?;
-
-    let mut client = connect(io).await.map_err(|error| SessionError::Open(error.to_string()))?;
+    let Connection { mut client, _shutdown } = Connection::open(vm, Channel::Agent).await?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let hello = HelloRequest {
         metadata_json: vm.metadata_json.clone(),
@@ -140,22 +102,4 @@ async fn handle_shutdown(vm: &Vm, kind: Kind) {
         tokio::time::sleep(HALT_DELAY).await;
         vm.set_ended(Cause::Halt, "the guest halted");
     }
-}
-
-async fn connect(io: UnixStream) -> Result<GuestClient<tonic::transport::Channel>, tonic::transport::Error> {
-    let mut io = Some(TokioIo::new(io));
-    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-        // The stream can be used once. A lost session is reopened from the start.
-        let io = io.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
-        async move { io }
-    });
-    let channel = unix::endpoint()
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_with_connector(connector)
-        .await?;
-    Ok(GuestClient::new(channel)
-        .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES))
 }

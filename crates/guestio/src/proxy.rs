@@ -30,6 +30,8 @@ use crate::vm::{AgentState, Vm};
 /// Time limit for calls in which the agent only looks something up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time for the session for commands and files to open; after the agent's hello it takes milliseconds.
+const STREAMS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time from the loss of a session until its VM counts as running on.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -65,6 +67,20 @@ impl Proxy {
             AgentState::Lost(reason) => return Err(agent_lost(reason)),
         };
         Ok(Agent { client, vm: VmEnd { vm, detached } })
+    }
+
+    /// Returns the agent that a request is for, to be called on its session for commands and files.
+    async fn streams(&self, header: &MetadataMap) -> Result<Agent, Status> {
+        let mut agent = self.agent(header)?;
+        let mut sessions = agent.vm.vm.streams.subscribe();
+        let open = tokio::time::timeout(STREAMS_TIMEOUT, sessions.wait_for(Option::is_some)).await;
+        agent.client = match open {
+            Ok(Ok(session)) => session.clone(),
+            // The sender lives as long as the VM.
+            Ok(Err(_)) | Err(_) => None,
+        }
+        .ok_or_else(|| agent_lost("The workspace's agent opens no session for commands and files."))?;
+        Ok(agent)
     }
 }
 
@@ -180,7 +196,7 @@ impl Guest for Proxy {
         &self,
         request: Request<Streaming<ExecInput>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let Agent { mut client, vm } = self.streams(request.metadata()).await?;
         let responses = vm.or_response(client.exec(caller_messages(request.into_inner()))).await?;
         Ok(Response::new(forward(responses.into_inner(), vm)))
     }
@@ -189,7 +205,7 @@ impl Guest for Proxy {
         &self,
         request: Request<ExecStart>,
     ) -> Result<Response<StartProcessResponse>, Status> {
-        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let Agent { mut client, vm } = self.streams(request.metadata()).await?;
         vm.or_response(client.start_process(request.into_inner())).await
     }
 
@@ -214,7 +230,7 @@ impl Guest for Proxy {
         &self,
         request: Request<ReadOutputRequest>,
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
-        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let Agent { mut client, vm } = self.streams(request.metadata()).await?;
         let responses = vm.or_response(client.read_output(request.into_inner())).await?;
         Ok(Response::new(forward(responses.into_inner(), vm)))
     }
@@ -223,7 +239,7 @@ impl Guest for Proxy {
         &self,
         request: Request<Streaming<WriteFileInput>>,
     ) -> Result<Response<WriteFileResponse>, Status> {
-        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let Agent { mut client, vm } = self.streams(request.metadata()).await?;
         vm.or_response(client.write_file(caller_messages(request.into_inner()))).await
     }
 
@@ -232,7 +248,7 @@ impl Guest for Proxy {
         &self,
         request: Request<ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
-        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let Agent { mut client, vm } = self.streams(request.metadata()).await?;
         let responses = vm.or_response(client.read_file(request.into_inner())).await?;
         Ok(Response::new(forward(responses.into_inner(), vm)))
     }
@@ -247,7 +263,7 @@ impl Guest for Proxy {
         &self,
         request: Request<FileRequest>,
     ) -> Result<Response<Self::ListFilesStream>, Status> {
-        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let Agent { mut client, vm } = self.streams(request.metadata()).await?;
         let responses = vm.or_response(client.list_files(request.into_inner())).await?;
         Ok(Response::new(forward(responses.into_inner(), vm)))
     }
@@ -257,7 +273,7 @@ impl Guest for Proxy {
         &self,
         request: Request<FileRequest>,
     ) -> Result<Response<Self::WatchFilesStream>, Status> {
-        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let Agent { mut client, vm } = self.streams(request.metadata()).await?;
         let responses = vm.or_response(client.watch_files(request.into_inner())).await?;
         Ok(Response::new(forward(responses.into_inner(), vm)))
     }
@@ -266,7 +282,7 @@ impl Guest for Proxy {
         &self,
         request: Request<ChangeFileRequest>,
     ) -> Result<Response<ChangeFileResponse>, Status> {
-        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        let Agent { mut client, vm } = self.streams(request.metadata()).await?;
         vm.or_response(client.change_file(request.into_inner())).await
     }
 

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::allow_list::AllowList;
 use crate::egress::{dns, nflog, sni};
 use crate::vm::{Vm, VmContext};
-use crate::{agent_session, monitor};
+use crate::{agent_session, monitor, streams_session};
 
 /// All attached VMs, by boot id.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub(crate) struct VmRegistry {
 struct Entry {
     vm: Arc<Vm>,
     detached: CancellationToken,
-    _tasks: [AbortOnDropHandle<()>; 5],
+    _tasks: [AbortOnDropHandle<()>; 6],
 }
 
 impl VmRegistry {
@@ -67,6 +67,7 @@ impl VmRegistry {
         tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, "attaching to VM");
         let tasks = [
             AbortOnDropHandle::new(tokio::spawn(agent_session::run(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(streams_session::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(monitor::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(dns::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(sni::run(Arc::clone(&vm)))),

@@ -49,6 +49,8 @@ pub(crate) struct Vm {
     pub(crate) allow_list: watch::Sender<AllowList>,
     pub(crate) refusals: RefusalCounter,
     pub(crate) agent: watch::Sender<AgentState>,
+    /// The agent's second session, while it is open.
+    pub(crate) streams: watch::Sender<Option<GuestClient<Channel>>>,
     /// State of the guest's system, once the agent has told it.
     system: Mutex<Option<SystemState>>,
     /// Kind of shutdown that systemd has announced.
@@ -70,6 +72,7 @@ impl Vm {
             allow_list: watch::Sender::new(AllowList::parse(vm.dns_policy)),
             refusals: RefusalCounter::default(),
             agent: watch::Sender::new(AgentState::Pending),
+            streams: watch::Sender::new(None),
             system: Mutex::default(),
             announced: watch::Sender::new(None),
             ended: Mutex::default(),

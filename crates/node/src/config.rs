@@ -125,6 +125,11 @@ pub(crate) fn agent_socket(vm_dir: &Path) -> PathBuf {
     vm_dir.join("agent.sock")
 }
 
+/// Returns the socket of the agent's second stream, for commands and files, in a VM's folder.
+pub(crate) fn streams_socket(vm_dir: &Path) -> PathBuf {
+    vm_dir.join("streams.sock")
+}
+
 /// Returns the socket of the VMM's own protocol in a VM's folder.
 pub(crate) fn monitor_socket(vm_dir: &Path) -> PathBuf {
     vm_dir.join("monitor.sock")

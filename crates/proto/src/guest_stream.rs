@@ -1,4 +1,4 @@
-//! Handshake that opens a session on the single byte stream between guestio and the agent in a VM. Both ends are here.
+//! Handshake that opens a session on a byte stream between guestio and the agent in a VM. Both ends are here.
 //!
 //! A virtio-serial port has no connections: if the host reconnects quickly, the guest sees no end of file, and up to 150 kB of the old
 //! session are still in flight. So the host first sends the [`FLUSH`] bytes, which no HTTP/2 frame survives. Then it sends [`HELLO`] with

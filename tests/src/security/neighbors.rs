@@ -36,6 +36,9 @@ fn stalled_commands_stop_no_other_call(installation: &Installation) -> TestResul
         ensure!(api.sh(&honest, "echo fine")? == "fine", "its output");
         Ok(())
     })?;
+    // Commands and files have a stream of their own, so that a delivery never waits behind their bytes.
+    let ports = api.sudo(&honest, "sort /sys/class/virtio-ports/*/name")?;
+    ensure!(ports == "rigbox.agent\nrigbox.streams", "{ports}");
     // Its own commands have to wait, and what keeps the workspace going does not.
     let exec = format!("/workspaces/{hostile}/exec");
     let refused = api.post(&exec, &json!({"command": "true"}))?;

@@ -1,5 +1,5 @@
-//! The agent: serves the host over the VM's only byte stream for as long as the VM runs. It has a single thread: with a reader and a
-//! writer thread around the device, a round trip took four times as long.
+//! The agent: serves the host over two byte streams for as long as the VM runs, so that deliveries and shutdowns never wait behind what
+//! commands write. It has a single thread: with a reader and a writer thread around the device, a round trip took four times as long.
 
 mod exec;
 mod files;
@@ -37,15 +37,21 @@ pub(crate) fn run() -> Result<()> {
     // Before the host can start a command, which would find less space. It takes milliseconds.
     grow::grow_root();
     runtime.block_on(async {
-        let path = virtio_serial::find().context("no virtio-serial port to the host")?;
         let agent = Agent::new(system::watch().context(NOTIFY_SOCKET)?);
-        loop {
-            if let Err(error) = session(&path, agent.clone()).await {
-                eprintln!("rigbox-agent: session failed: {error:#}");
-            }
-            tokio::time::sleep(REOPEN_DELAY).await;
-        }
+        let [one, two] = virtio_serial::PORTS.map(|port| serve(port, agent.clone()));
+        tokio::try_join!(one, two).map(drop)
     })
+}
+
+/// Serves the sessions on one port.
+async fn serve(port: &str, agent: Agent) -> Result<()> {
+    let path = virtio_serial::find(port).context("no virtio-serial port to the host")?;
+    loop {
+        if let Err(error) = session(&path, agent.clone()).await {
+            eprintln!("rigbox-agent: session failed: {error:#}");
+        }
+        tokio::time::sleep(REOPEN_DELAY).await;
+    }
 }
 
 /// Gives the agent its nice value among all processes. Without it, the kernel shares the CPU between sessions evenly, whatever their

@@ -26,7 +26,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::seqpacket;
-use crate::config::{agent_socket, monitor_socket};
+use crate::config::{agent_socket, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::net;
 use crate::net::admitted_names::AdmittedNames;
@@ -121,6 +121,7 @@ impl AttachedVms {
         let vm = vm.ok_or_else(|| format!("no VM with boot id {:?}", request.boot_id))?;
         let socket = match request.channel() {
             Channel::Agent => return connect_to(&agent_socket(&vm.vm_dir)),
+            Channel::Streams => return connect_to(&streams_socket(&vm.vm_dir)),
             Channel::Monitor => return connect_to(&monitor_socket(&vm.vm_dir)),
             Channel::DnsUdp => net::service_socket(&vm.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&vm.netns, SocketType::STREAM, DNS_PORT),

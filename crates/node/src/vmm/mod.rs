@@ -27,8 +27,10 @@ pub(crate) struct Machine {
 pub(crate) struct VmmFds {
     pub(crate) disk: File,
     pub(crate) tap: OwnedFd,
-    /// Listening socket on which the VMM serves the agent's stream.
+    /// Listening socket on which the VMM serves the agent's session.
     pub(crate) agent: OwnedFd,
+    /// Listening socket on which the VMM serves the agent's second session, for commands and files.
+    pub(crate) streams: OwnedFd,
     /// Listening socket for the VMM's own protocol.
     pub(crate) monitor: OwnedFd,
 }
@@ -51,6 +53,6 @@ pub(crate) trait Vmm: Send + Sync {
 
 /// Launches a VMM with its descriptors in the order that every driver expects.
 fn launch_in_jail(plan: &JailPlan, fds: VmmFds) -> Result<Launched, Error> {
-    let fds = [fds.disk.into(), fds.tap, fds.agent, fds.monitor];
+    let fds = [fds.disk.into(), fds.tap, fds.agent, fds.streams, fds.monitor];
     launch(plan, &borrow(&fds))
 }

@@ -101,7 +101,7 @@ impl Qemu {
     }
 
     fn command(&self, machine: &Machine) -> Vec<String> {
-        let [disk, tap, agent, monitor] = [0, 1, 2, 3].map(|offset| FIRST_FD + offset);
+        let [disk, tap, agent, streams, monitor] = [0, 1, 2, 3, 4].map(|offset| FIRST_FD + offset);
         let kernel_arguments =
             format!("{} rigbox.hostname={}", kernel_command_line(self.tsc_khz), machine.hostname);
         let mut command = vec![self.program.display().to_string()];
@@ -132,8 +132,10 @@ impl Qemu {
         add("-netdev", format!("tap,id=net,fd={tap}"));
         add("-device", format!("virtio-net-device,netdev=net,mac={}", crate::net::vm_mac()));
         add("-device", "virtio-serial-device".into());
-        add("-chardev", format!("socket,id=agent,fd={agent},server=on,wait=off"));
-        add("-device", "virtserialport,chardev=agent,name=rigbox.agent".into());
+        for (name, fd) in [("agent", agent), ("streams", streams)] {
+            add("-chardev", format!("socket,id={name},fd={fd},server=on,wait=off"));
+            add("-device", format!("virtserialport,chardev={name},name=rigbox.{name}"));
+        }
         add("-chardev", format!("socket,id=monitor,fd={monitor},server=on,wait=off"));
         add("-mon", "chardev=monitor,mode=control".into());
         add("-object", "rng-builtin,id=rng".into());

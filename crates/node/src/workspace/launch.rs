@@ -7,7 +7,7 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::node::StartRequest;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
-use crate::config::{agent_socket, monitor_socket};
+use crate::config::{agent_socket, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::journal::Record;
 use crate::node::Node;
@@ -39,6 +39,7 @@ pub(super) fn launch(
         disk: node.disks.open_disk(id)?,
         tap: crate::net::create(&node.config.netns(id), &record.network, node.uplink_for(record.slot))?,
         agent: listen_at(&agent_socket(&vm_dir))?,
+        streams: listen_at(&streams_socket(&vm_dir))?,
         monitor: listen_at(&monitor_socket(&vm_dir))?,
     };
     let vmm = &node.driver.vmm;

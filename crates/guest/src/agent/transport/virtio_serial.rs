@@ -1,4 +1,4 @@
-//! The virtio-serial port to the host.
+//! The virtio-serial ports to the host.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 
 use rigbox_sys::async_file::AsyncFile;
 
-/// Name of the port, as set by the host.
-const PORT_NAME: &str = "rigbox.agent";
+/// Names of the ports, as set by the host: one for what the workspace's life depends on, one for commands and files.
+pub(in crate::agent) const PORTS: [&str; 2] = ["rigbox.agent", "rigbox.streams"];
 
-/// Finds the port's device.
-pub(in crate::agent) fn find() -> io::Result<PathBuf> {
+/// Finds the device of a port.
+pub(in crate::agent) fn find(port: &str) -> io::Result<PathBuf> {
     for entry in fs::read_dir("/sys/class/virtio-ports")? {
         let entry = entry?;
-        if fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == PORT_NAME) {
+        if fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == port) {
             return Ok(Path::new("/dev").join(entry.file_name()));
         }
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, format!("no port named {PORT_NAME}")))
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("no port named {port}")))
 }
 
 /// Opens the port in non-blocking mode. Without a host at the other end, a read returns end of file, and a blocking write would block

@@ -1,0 +1,78 @@
+//! Connection to the agent of one VM: handshake, then gRPC. Two sessions use it: that of the agent, and that for commands and files.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rigbox_proto::guest::guest_client::GuestClient;
+use rigbox_proto::guest_stream;
+use rigbox_proto::guestio::fd_request::Channel;
+use rigbox_proto::transport::unix;
+use tokio::net::UnixStream;
+
+use crate::descriptors::DescriptorError;
+use crate::vm::Vm;
+
+/// Interval of HTTP/2 pings, and the time without a response after which the connection is lost.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Reason why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    #[error(transparent)]
+    Handshake(#[from] guest_stream::HandshakeError),
+    #[error("failed to open a session with the agent: {0}")]
+    Open(String),
+    #[error("lost the session with the agent")]
+    Lost,
+}
+
+/// Open connection to an agent. Ends when dropped.
+pub(crate) struct Connection {
+    pub(crate) client: GuestClient<tonic::transport::Channel>,
+    pub(crate) _shutdown: ShutdownOnDrop,
+}
+
+impl Connection {
+    /// Opens a connection on one of the VM's streams.
+    pub(crate) async fn open(vm: &Vm, channel: Channel) -> Result<Self, SessionError> {
+        let mut io = vm.context.descriptors.connect(&vm.boot_id, channel).await?;
+        let copy = io.as_fd().try_clone_to_owned().map_err(DescriptorError::Node)?;
+        let _shutdown = ShutdownOnDrop(copy.into());
+        let mut nonce = [0; guest_stream::NONCE_LEN];
+        getrandom::fill(&mut nonce).map_err(|error| SessionError::Open(error.to_string()))?;
+        guest_stream::open(&mut io, nonce).await?;
+        let client = connect(io).await.map_err(|error| SessionError::Open(error.to_string()))?;
+        Ok(Self { client, _shutdown })
+    }
+}
+
+/// Shuts the socket down at the end of the session. A call in flight would otherwise keep it open.
+pub(crate) struct ShutdownOnDrop(std::os::unix::net::UnixStream);
+
+impl Drop for ShutdownOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+async fn connect(io: UnixStream) -> Result<GuestClient<tonic::transport::Channel>, tonic::transport::Error> {
+    let mut io = Some(TokioIo::new(io));
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        // The stream can be used once. A lost session is reopened from the start.
+        let io = io.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
+        async move { io }
+    });
+    let channel = unix::endpoint()
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await?;
+    Ok(GuestClient::new(channel)
+        .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES))
+}
