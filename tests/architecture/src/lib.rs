@@ -1,6 +1,8 @@
 //! Rules of the code base that no compiler checks, as tests: which crate may depend on which, which may not know HTTP, that no files import
-//! each other in a circle, and the licenses and bans of `deny.toml`.
+//! each other in a circle, that everything bounded is documented, and the licenses and bans of `deny.toml`.
 
+#[cfg(test)]
+mod bounds;
 #[cfg(test)]
 mod circles;
 #[cfg(test)]
