@@ -135,7 +135,7 @@ impl Node {
     pub(crate) fn tear_down(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         self.dial_targets.remove(workspace);
         self.cgroups.remove(workspace.as_str())?;
-        crate::net::remove(&self.config.netns(workspace))?;
+        crate::net::remove(&self.config.netns(workspace), self.uplink.as_ref())?;
         let dir = self.config.vm_dir(workspace);
         match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -132,6 +132,7 @@ impl Installation {
                 Uplink::Veth => rigbox_node::UplinkMode::Veth,
                 Uplink::None => rigbox_node::UplinkMode::None,
             },
+            network: rigbox_node::NetworkLimits::default(),
             disk_reserve: settings.disk_reserve,
             boot_timeout: Duration::from_secs(settings.boot_timeout_s),
         })

@@ -2,10 +2,16 @@
 //! and no two VMs share a link. The rules are in `vm.nft`; the part that control may change is in [`policy`].
 
 pub(crate) mod admitted_names;
+mod conntrack;
 pub(crate) mod doctor;
+mod netlink;
 mod nflog;
 pub(crate) mod policy;
 mod rules;
+#[cfg(test)]
+mod testbed;
+#[cfg(test)]
+mod tests;
 pub(crate) mod uplink;
 
 use std::fs::{self, File};
@@ -19,6 +25,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::command;
+use crate::config::Config;
 use crate::error::Error;
 use admitted_names::AdmittedNames;
 use policy::Policy;
@@ -31,7 +38,7 @@ const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 const HOST_MAC: [u8; 6] = *b"\x02rig\x00\x01";
 /// Address of every VM, within its own namespace.
 pub(crate) const VM_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
-/// Backlog of a service's socket: as many connections as a VM may have to the bridge, which may arrive at once.
+/// Backlog of a service's socket: connections to the bridge may arrive at once, up to their default limit.
 const SERVICE_BACKLOG: i32 = 128;
 const VM_MAC: [u8; 6] = *b"\x02rig\x00\x02";
 
@@ -42,10 +49,15 @@ pub(crate) fn vm_mac() -> String {
 
 /// Creates the namespace, kept alive by a mount at `path`, and returns the tap device in it, which exists as long as its descriptor. No
 /// packet passes before the rules are loaded. `uplink` attaches the namespace to the outside, for the VM in that slot.
-pub(crate) fn create(path: &Path, policy: &Policy, uplink: Option<(&Uplink, u32)>) -> Result<OwnedFd, Error> {
-    remove(path)?;
+pub(crate) fn create(
+    config: &Config,
+    path: &Path,
+    policy: &Policy,
+    uplink: Option<(&Uplink, u32)>,
+) -> Result<OwnedFd, Error> {
+    remove(path, uplink.map(|(uplink, _)| uplink))?;
     File::create(path).map_err(Error::at("create", path))?;
-    let (target, rules) = (path.to_owned(), rules::full_ruleset(policy));
+    let (target, rules) = (path.to_owned(), rules::full_ruleset(&config.network, policy));
     let tap = on_thread(path, move || -> io::Result<OwnedFd> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         mount_own_namespace(&target)?;
@@ -71,12 +83,19 @@ pub(crate) fn set_policy(path: &Path, policy: &Policy, admitted_names: &Admitted
 }
 
 /// Restores the recorded policy in a namespace that an earlier node created. If that one has other rules, the full ruleset is loaded.
-pub(crate) fn restore(path: &Path, policy: &Policy, uplink: Option<(&Uplink, u32)>) -> Result<(), Error> {
+pub(crate) fn restore(
+    config: &Config,
+    path: &Path,
+    policy: &Policy,
+    uplink: Option<(&Uplink, u32)>,
+) -> Result<(), Error> {
     if let Some((uplink, slot)) = uplink {
         uplink.ensure_attached(path, slot)?;
     }
     let apply = |document: String| on_thread(path, in_namespace(path, move || rules::apply(&document)));
-    apply(rules::policy_rules(policy)).or_else(|_| apply(rules::full_ruleset(policy)))?;
+    let limits = &config.network;
+    apply(rules::policy_rules_of_same_version(limits, policy))
+        .or_else(|_| apply(rules::full_ruleset(limits, policy)))?;
     close_unlisted_connections(path, policy)
 }
 
@@ -89,17 +108,19 @@ fn close_unlisted_connections(path: &Path, policy: &Policy) -> Result<(), Error>
     on_thread(path, in_namespace(path, move || destroy_sockets(&["-t", &filter])))
 }
 
-/// Removes the namespace, if it exists. Sockets in it that are still open fail at once.
-pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+/// Removes the namespace, if it exists, and the VM's connections through `uplink`. Sockets in it that are still open fail at once.
+pub(crate) fn remove(path: &Path, uplink: Option<&Uplink>) -> Result<(), Error> {
     if path.exists() {
+        let detach = || {
+            let address = uplink::detach()?;
+            destroy_sockets(&["-tua"])?;
+            Ok(address)
+        };
         // Fails if `path` is not (or no longer) a namespace, which then has no sockets.
-        let _ = on_thread(
-            path,
-            in_namespace(path, || {
-                uplink::detach()?;
-                destroy_sockets(&["-tua"])
-            }),
-        );
+        let address = on_thread(path, in_namespace(path, detach)).ok().flatten();
+        if let (Some(uplink), Some(address)) = (uplink, address) {
+            uplink.forget_connections(address)?;
+        }
     }
     unmount(path)
 }

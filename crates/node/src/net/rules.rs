@@ -11,11 +11,14 @@ use rigbox_core::egress::{Egress, RESERVED_NETWORKS};
 
 use super::policy::Policy;
 use crate::command;
+use crate::config::NetworkLimits;
 
 const VM_RULES: &str = include_str!("vm.nft");
 const HOST_RULES: &str = include_str!("host.nft");
-/// Rules of the egress namespace.
-pub(super) const EGRESS_RULES: &str = include_str!("egress.nft");
+const EGRESS_RULES: &str = include_str!("egress.nft");
+
+/// Number of lists in which the connections of all VMs are counted.
+const CONNECTION_PARTS: u32 = 64;
 
 const POLICY_CHAINS: [&str; 5] =
     ["policy_out", "policy_in", "policy_sni_redirect", "policy_sni_out", "policy_sni_in"];
@@ -41,16 +44,92 @@ const ALLOW_LISTED: [&str; 15] = [
     "policy_sni_in ip saddr @active accept",
 ];
 
-/// Returns the full ruleset of a new VM's namespace.
-pub(super) fn full_ruleset(policy: &Policy) -> String {
+/// Rules that are loaded once. To load them again would forget how many connections there are, and until when those are remembered.
+pub(super) struct Ruleset {
+    table: String,
+    document: String,
+    /// Name of an empty chain that tells which rules are loaded.
+    version: String,
+}
+
+impl Ruleset {
+    fn new(table: &str, document: String) -> Self {
+        let version = format!("version_{:.16}", blake3::hash(document.as_bytes()).to_hex());
+        Self { table: table.to_owned(), document, version }
+    }
+
+    /// Loads the rules in the network namespace of the calling thread, unless these are loaded.
+    pub(super) fn load(&self) -> io::Result<()> {
+        if command::run("nft", &["list", "chain", "inet", &self.table, &self.version]).is_ok() {
+            return Ok(());
+        }
+        apply(&self.document())
+    }
+
+    fn document(&self) -> String {
+        let Self { table, document, version } = self;
+        format!("{document}add chain inet {table} {version}\n")
+    }
+}
+
+/// Returns the rules of the egress namespace, for at most `total` connections of all VMs.
+pub(super) fn egress_ruleset(limits: &NetworkLimits, total: u32) -> Ruleset {
+    let mut document = EGRESS_RULES.replace("MAX_CONNECTIONS", &limits.connections.to_string());
+    limit_connections(&mut document, "rigbox", total);
+    Ruleset::new("rigbox", document)
+}
+
+/// Appends the limit of all connections to the chain `connect`. The kernel walks the list of what it counts, so there is a list for each
+/// part of the connections. Which part a connection belongs to follows from a secret of the kernel, so no VM can fill one on purpose.
+fn limit_connections(document: &mut String, table: &str, total: u32) {
+    let limit = (total / CONNECTION_PARTS).max(1);
+    for part in 0..CONNECTION_PARTS {
+        push_line(document, format_args!("add chain inet {table} part{part}"));
+        push_line(document, format_args!("add rule inet {table} part{part} ct count over {limit} drop"));
+    }
+    let parts: Vec<_> = (0..CONNECTION_PARTS).map(|part| format!("{part} : jump part{part}")).collect();
+    let part = format!("jhash ip saddr . ip daddr . th sport . th dport mod {CONNECTION_PARTS}");
+    let parts = parts.join(", ");
+    push_line(
+        document,
+        format_args!("add rule inet {table} connect meta l4proto {{ tcp, udp }} {part} vmap {{ {parts} }}"),
+    );
+}
+
+/// Returns the rules of a VM's namespace that do not depend on its policy.
+fn vm_ruleset(limits: &NetworkLimits) -> Ruleset {
+    let NetworkLimits { connections, new_connections_per_s, bandwidth_mb_per_s, bridge_connections, .. } =
+        *limits;
     let mut document = VM_RULES.to_owned();
+    // The longer one of two words that begin alike is first.
+    for (word, number) in [
+        ("MAX_CONNECTIONS", connections),
+        ("BRIDGE_CONNECTIONS", bridge_connections.into()),
+        ("NEW_PER_S", new_connections_per_s),
+        ("NEW_BURST", new_connections_per_s.saturating_mul(2)),
+        ("BANDWIDTH_BURST", (bandwidth_mb_per_s / 4).max(1)),
+        ("BANDWIDTH", bandwidth_mb_per_s),
+    ] {
+        document = document.replace(word, &number.to_string());
+    }
     add_elements(
         &mut document,
         "rigbox",
         "reserved_networks",
         RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
     );
-    document + &policy_rules(policy)
+    Ruleset::new("rigbox", document)
+}
+
+/// Returns the full ruleset of a new VM's namespace.
+pub(super) fn full_ruleset(limits: &NetworkLimits, policy: &Policy) -> String {
+    vm_ruleset(limits).document() + &policy_rules(policy)
+}
+
+/// Returns the rules that replace the policy, for a namespace whose other rules are those of [`full_ruleset`]. They fail in any other.
+pub(super) fn policy_rules_of_same_version(limits: &NetworkLimits, policy: &Policy) -> String {
+    let Ruleset { table, version, .. } = vm_ruleset(limits);
+    format!("flush chain inet {table} {version}\n{}", policy_rules(policy))
 }
 
 /// Returns the rules that replace the policy. Admitted addresses stay.
@@ -107,10 +186,18 @@ pub(super) fn replace_addresses(addresses: &[(Ipv4Addr, Duration)]) -> String {
     document
 }
 
-/// Returns the host's rules for the uplink `link`, with all VMs behind `peer`. `table` belongs to the installation.
-pub(super) fn host_rules(table: &str, link: &str, peer: Ipv4Addr, enabled_devices: &[String]) -> String {
+/// Returns the host's rules for the uplink `link`, with all VMs behind `peer`, for at most `total` connections. `table` belongs to the
+/// installation.
+pub(super) fn host_ruleset(
+    table: &str,
+    link: &str,
+    peer: Ipv4Addr,
+    total: u32,
+    enabled_devices: &[String],
+) -> Ruleset {
     let mut document =
         HOST_RULES.replace("TABLE", table).replace("LINK", link).replace("PEER", &peer.to_string());
+    limit_connections(&mut document, table, total);
     add_elements(
         &mut document,
         table,
@@ -123,7 +210,7 @@ pub(super) fn host_rules(table: &str, link: &str, peer: Ipv4Addr, enabled_device
         "enabled_devices",
         enabled_devices.iter().map(|name| format!("{name:?}")),
     );
-    document
+    Ruleset::new(table, document)
 }
 
 /// Returns the document that removes the host's rules.

@@ -79,7 +79,7 @@ impl Workspace {
             tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
             let uplink = self.node.uplink_for(self.record.slot);
             let netns = self.node.config.netns(&self.id);
-            if let Err(error) = crate::net::restore(&netns, &self.record.network, uplink) {
+            if let Err(error) = crate::net::restore(&self.node.config, &netns, &self.record.network, uplink) {
                 tracing::error!(workspace = %self.id, %error, "failed to restore the VM's network policy");
             }
             self.attach(handle, None, &boot);

@@ -1,0 +1,94 @@
+//! Promises of the rules, kept by real sockets through real namespaces.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::set_socket_linger;
+
+use super::policy::Policy;
+use super::testbed::{self, SERVER, Testbed, at, echo};
+use crate::config::NetworkLimits;
+
+/// Waits until `condition` holds, at most for some seconds.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Returns how many connections to the server are established in the table of each namespace: VM, egress, host.
+fn established(testbed: &Testbed) -> [usize; 3] {
+    [&testbed.vm, &testbed.egress, &testbed.host].map(|netns| {
+        let connections = netns.connections(None);
+        connections.iter().filter(|line| line.contains("ESTABLISHED") && line.contains("dport=80 ")).count()
+    })
+}
+
+#[test]
+fn vm_cannot_end_a_connection_in_its_own_network_only() {
+    testbed::run(Policy::default(), NetworkLimits::default(), |testbed| {
+        echo(testbed.internet.listen(at(SERVER, 80)));
+        for ttl in 1..=3 {
+            let stream = testbed.guest.connect(at(SERVER, 80)).unwrap();
+            stream.set_ttl(ttl).unwrap();
+            // To close it sends a reset.
+            set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+        }
+        assert_eq!(established(testbed), [3; 3]);
+        // A reset that arrives everywhere ends a connection everywhere.
+        let stream = testbed.guest.connect(at(SERVER, 80)).unwrap();
+        set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        eventually("a reset ends a connection", || established(testbed) == [3; 3]);
+    });
+}
+
+#[test]
+fn connections_are_limited_behind_the_vm_too_and_forgotten_when_it_ends() {
+    let limits = NetworkLimits { connections: 20, ..NetworkLimits::default() };
+    testbed::run(Policy::default(), limits, |testbed| {
+        echo(testbed.internet.listen(at(SERVER, 80)));
+        // The VM's own namespace counts nothing, as if the VM had outwitted it.
+        testbed.vm.nft("flush chain inet rigbox policy_out\ninsert rule inet rigbox egress accept");
+        let streams: Vec<_> = (0..22).map(|_| testbed.guest.connect(at(SERVER, 80))).collect();
+        assert_eq!(streams.iter().filter(|stream| stream.is_ok()).count(), 20);
+        assert_eq!(established(testbed)[1..], [20; 2]);
+        let timeouts: BTreeSet<bool> = testbed
+            .host
+            .connections(None)
+            .iter()
+            .map(|line| line.split_whitespace().nth(4).unwrap().parse::<u32>().unwrap() <= 7440)
+            .collect();
+        assert_eq!(timeouts, BTreeSet::from([true]), "connections are remembered for longer");
+        super::remove(&testbed.netns_path, Some(&testbed.uplink)).unwrap();
+        for netns in [&testbed.egress, &testbed.host] {
+            assert_eq!(netns.connections(None), Vec::<String>::new());
+        }
+    });
+}
+
+#[test]
+fn all_vms_together_leave_room_in_the_hosts_connection_table() {
+    let limits = NetworkLimits { total_connections: Some(64), ..NetworkLimits::default() };
+    testbed::run(Policy::default(), limits, |testbed| {
+        echo(testbed.internet.listen(at(SERVER, 80)));
+        let mut stream = testbed.guest.connect(at(SERVER, 80)).unwrap();
+        let streams: Vec<_> = (0..400)
+            .map(|_| {
+                let stream = testbed.guest.udp(at(super::VM_ADDRESS, 0));
+                stream.send_to(b"hello", at(SERVER, 40404)).unwrap();
+                stream
+            })
+            .collect();
+        let table =
+            testbed.host.run(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap());
+        let in_use = table.lines().filter(|line| line.contains("dport=40404")).count();
+        assert!((20..=64).contains(&in_use), "{in_use} of {}", streams.len());
+        // Those that exist go on.
+        stream.write_all(b"ping").unwrap();
+        stream.read_exact(&mut [0; 4]).unwrap();
+    });
+}
