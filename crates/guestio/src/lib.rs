@@ -18,7 +18,9 @@ mod vm;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use rigbox_core::egress::BlockedNetworks;
 use rigbox_proto::guest::guest_server::GuestServer;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::transport::unix;
@@ -43,6 +45,10 @@ pub struct Config {
     pub control_uid: u32,
     /// The host's DNS resolvers.
     pub resolvers: Vec<SocketAddr>,
+    /// Networks that no VM reaches.
+    pub blocked_networks: BlockedNetworks,
+    /// DNS queries of one VM in flight.
+    pub dns_queries: usize,
 }
 
 /// Reason why the role stopped.
@@ -72,7 +78,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         descriptors: Descriptors::new(config.fd_socket.clone()),
         node: NodeSessionClient::new(unix::channel(&config.node_socket)),
         resolvers: config.resolvers.clone().into(),
-        egress: EgressBudget::new(),
+        blocked_networks: Arc::new(config.blocked_networks),
+        egress: EgressBudget::new(config.dns_queries),
         reports: ReportSender::default(),
     });
     let session = tokio::spawn(node_session::run(config.node_socket.clone(), registry.clone()));

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rigbox_core::egress::BlockedNetworks;
 use rigbox_core::system::SystemState;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
@@ -36,6 +37,7 @@ pub(crate) struct VmContext {
     /// Client for the admission of addresses.
     pub(crate) node: NodeSessionClient<Channel>,
     pub(crate) resolvers: Arc<[SocketAddr]>,
+    pub(crate) blocked_networks: Arc<BlockedNetworks>,
     pub(crate) egress: EgressBudget,
     pub(crate) reports: ReportSender,
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rigbox_core::egress::BlockedNetworks;
 use rigbox_core::ids::WorkspaceId;
 
 use crate::vmm::config::VmmConfig;
@@ -46,7 +47,7 @@ pub struct Config {
     /// Connection of VMs to the outside.
     pub uplink: UplinkMode,
     /// Limits of VMs' networks.
-    pub network: NetworkLimits,
+    pub network: NetworkConfig,
     /// Share of a disk's size that is reserved for it, 0.0 to 1.0.
     pub disk_reserve: f64,
     /// Time from the VMM's start to the agent's hello.
@@ -62,9 +63,11 @@ pub enum UplinkMode {
     None,
 }
 
-/// Limits of a VM's network, which protect its neighbors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NetworkLimits {
+/// Limits of a VM's network, which protect its neighbors, and what is around the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Networks that no VM reaches.
+    pub blocked: BlockedNetworks,
     /// Outward connections at once.
     pub connections: u32,
     /// New connections per second, after a burst of twice as many.
@@ -77,9 +80,10 @@ pub struct NetworkLimits {
     pub total_connections: Option<u32>,
 }
 
-impl Default for NetworkLimits {
+impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
+            blocked: BlockedNetworks::default(),
             connections: 4096,
             new_connections_per_s: 200,
             bandwidth_mb_per_s: 125,

@@ -27,7 +27,7 @@ use rigbox_proto::node::node_server::NodeServer;
 use rigbox_proto::transport::unix;
 use tonic::transport::Server;
 
-pub use config::{Config, NetworkLimits, UplinkMode};
+pub use config::{Config, NetworkConfig, UplinkMode};
 pub use error::Error;
 pub use recovery::purge;
 pub use sandbox::jail;

@@ -81,7 +81,7 @@ impl NetworkPolicies {
     pub fn policy(&self, id: &WorkspaceId) -> Result<NetworkPolicy, rigbox_store::Error> {
         let (mode, domains, cidrs) = match self.settings(id)?.egress {
             Egress::Internet => (Mode::Internet, Vec::new(), Vec::new()),
-            Egress::List { domains, cidrs } => (Mode::List, to_strings(domains), to_strings(cidrs)),
+            Egress::List { domains, cidrs, .. } => (Mode::List, to_strings(domains), to_strings(cidrs)),
             Egress::None => (Mode::None, Vec::new(), Vec::new()),
         };
         let egress = rigbox_proto::node::Egress { mode: mode.into(), domains, cidrs };

@@ -61,7 +61,7 @@ impl WorkspaceNetworkResponse {
     fn new(settings: NetworkSettings, live: bool) -> Self {
         let (mode, domains, cidrs) = match settings.egress {
             egress::Egress::Internet => (Mode::Internet, Vec::new(), Vec::new()),
-            egress::Egress::List { domains, cidrs } => (Mode::List, domains, cidrs),
+            egress::Egress::List { domains, cidrs, .. } => (Mode::List, domains, cidrs),
             egress::Egress::None => (Mode::None, Vec::new(), Vec::new()),
         };
         let can_tunnel =
@@ -109,7 +109,7 @@ impl EgressUpdate {
             }
             Mode::List => {
                 let (domains, cidrs) = (self.domains.iter(), self.cidrs.iter());
-                egress::Egress::list(domains.map(String::as_str), cidrs.map(String::as_str))
+                egress::Egress::list(domains.map(String::as_str), cidrs.map(String::as_str), false)
                     .map_err(|error| invalid(&error))
             }
         }

@@ -2,8 +2,8 @@
 
 use rigbox_shares::{Bounds, Shares};
 
-/// DNS queries in flight. Each holds a socket to a resolver.
-const DNS_QUERIES: Bounds = Bounds { total: 2_048, per_key: 64 };
+/// DNS queries in flight, of all VMs. Each holds a socket to a resolver.
+const MAX_DNS_QUERIES: usize = 2_048;
 /// DNS connections over TCP.
 const DNS_CONNECTIONS: Bounds = Bounds { total: 512, per_key: 16 };
 /// Connections to port 443 of listed names. Each holds two sockets.
@@ -18,9 +18,10 @@ pub(crate) struct EgressBudget {
 }
 
 impl EgressBudget {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(dns_queries_per_vm: usize) -> Self {
+        let dns_queries = Bounds { total: MAX_DNS_QUERIES, per_key: dns_queries_per_vm };
         Self {
-            dns_queries: Shares::new(DNS_QUERIES),
+            dns_queries: Shares::new(dns_queries),
             dns_connections: Shares::new(DNS_CONNECTIONS),
             tls_connections: Shares::new(TLS_CONNECTIONS),
         }

@@ -122,7 +122,7 @@ async fn respond(vm: &Vm, question: &Question) -> Message {
     let Some(upstream_response) = upstream::query(&vm.context.resolvers, question).await else {
         return question.response(ResponseCode::ServFail);
     };
-    let answer = match answer::filter(question, upstream_response) {
+    let answer = match answer::filter(question, upstream_response, &vm.context.blocked_networks) {
         Ok(answer) => answer,
         Err(answer::PrivateAddress) => {
             vm.refusals.count(Destination::Name(question.name.clone()));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rigbox_core::egress::{Egress, is_public};
+use rigbox_core::egress::{BlockedNetworks, Egress};
 
 use super::policy::Policy;
 use super::{in_namespace, on_thread, rules};
@@ -23,8 +23,8 @@ const MIN_TTL: Duration = Duration::from_secs(60);
 const MAX_TTL: Duration = Duration::from_secs(3600);
 
 /// Addresses that one VM may reach by name.
-#[derive(Default)]
 pub(crate) struct AdmittedNames {
+    blocked: BlockedNetworks,
     addresses: Mutex<BTreeMap<Ipv4Addr, Admission>>,
 }
 
@@ -34,6 +34,10 @@ struct Admission {
 }
 
 impl AdmittedNames {
+    pub(crate) fn new(blocked: BlockedNetworks) -> Self {
+        Self { blocked, addresses: Mutex::default() }
+    }
+
     /// Admits addresses of `name`, if the current allow-list contains it. Otherwise returns [`Error::Refused`].
     pub(crate) fn admit(
         &self,
@@ -50,7 +54,9 @@ impl AdmittedNames {
             Some(egress @ Egress::List { .. }) if egress.allows_name(name) => {}
             _ => return refused("the name is not on the allow-list"),
         }
-        if !addresses.iter().copied().all(is_public) || addresses.len() > MAX_ADDRESSES_PER_NAME {
+        if !addresses.iter().all(|address| self.blocked.allow(*address))
+            || addresses.len() > MAX_ADDRESSES_PER_NAME
+        {
             return refused("the addresses are not public");
         }
         let ttl = ttl.clamp(MIN_TTL, MAX_TTL);

@@ -93,9 +93,9 @@ pub(crate) fn restore(
         uplink.ensure_attached(path, slot)?;
     }
     let apply = |document: String| on_thread(path, in_namespace(path, move || rules::apply(&document)));
-    let limits = &config.network;
-    apply(rules::policy_rules_of_same_version(limits, policy))
-        .or_else(|_| apply(rules::full_ruleset(limits, policy)))?;
+    let config = &config.network;
+    apply(rules::policy_rules_of_same_version(config, policy))
+        .or_else(|_| apply(rules::full_ruleset(config, policy)))?;
     close_unlisted_connections(path, policy)
 }
 

@@ -57,7 +57,7 @@ impl TryFrom<NetworkPolicy> for Policy {
                 Mode::Internet => Egress::Internet,
                 Mode::List => {
                     let (domains, cidrs) = (&egress.domains, &egress.cidrs);
-                    Egress::list(domains.iter().map(String::as_str), cidrs.iter().map(String::as_str))
+                    Egress::list(domains.iter().map(String::as_str), cidrs.iter().map(String::as_str), false)
                         .map_err(|error| bad(error.to_string()))?
                 }
                 Mode::None => Egress::None,

@@ -7,11 +7,11 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use rigbox_core::egress::{Egress, RESERVED_NETWORKS};
+use rigbox_core::egress::Egress;
 
 use super::policy::Policy;
 use crate::command;
-use crate::config::NetworkLimits;
+use crate::config::NetworkConfig;
 
 const VM_RULES: &str = include_str!("vm.nft");
 const HOST_RULES: &str = include_str!("host.nft");
@@ -73,8 +73,8 @@ impl Ruleset {
 }
 
 /// Returns the rules of the egress namespace, for at most `total` connections of all VMs.
-pub(super) fn egress_ruleset(limits: &NetworkLimits, total: u32) -> Ruleset {
-    let mut document = EGRESS_RULES.replace("MAX_CONNECTIONS", &limits.connections.to_string());
+pub(super) fn egress_ruleset(config: &NetworkConfig, total: u32) -> Ruleset {
+    let mut document = EGRESS_RULES.replace("MAX_CONNECTIONS", &config.connections.to_string());
     limit_connections(&mut document, "rigbox", total);
     Ruleset::new("rigbox", document)
 }
@@ -97,9 +97,9 @@ fn limit_connections(document: &mut String, table: &str, total: u32) {
 }
 
 /// Returns the rules of a VM's namespace that do not depend on its policy.
-fn vm_ruleset(limits: &NetworkLimits) -> Ruleset {
-    let NetworkLimits { connections, new_connections_per_s, bandwidth_mb_per_s, bridge_connections, .. } =
-        *limits;
+fn vm_ruleset(config: &NetworkConfig) -> Ruleset {
+    let NetworkConfig { connections, new_connections_per_s, bandwidth_mb_per_s, bridge_connections, .. } =
+        *config;
     let mut document = VM_RULES.to_owned();
     // The longer one of two words that begin alike is first.
     for (word, number) in [
@@ -112,23 +112,18 @@ fn vm_ruleset(limits: &NetworkLimits) -> Ruleset {
     ] {
         document = document.replace(word, &number.to_string());
     }
-    add_elements(
-        &mut document,
-        "rigbox",
-        "reserved_networks",
-        RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
-    );
+    add_elements(&mut document, "rigbox", "blocked_networks", config.blocked.iter());
     Ruleset::new("rigbox", document)
 }
 
 /// Returns the full ruleset of a new VM's namespace.
-pub(super) fn full_ruleset(limits: &NetworkLimits, policy: &Policy) -> String {
-    vm_ruleset(limits).document() + &policy_rules(policy)
+pub(super) fn full_ruleset(config: &NetworkConfig, policy: &Policy) -> String {
+    vm_ruleset(config).document() + &policy_rules(policy)
 }
 
 /// Returns the rules that replace the policy, for a namespace whose other rules are those of [`full_ruleset`]. They fail in any other.
-pub(super) fn policy_rules_of_same_version(limits: &NetworkLimits, policy: &Policy) -> String {
-    let Ruleset { table, version, .. } = vm_ruleset(limits);
+pub(super) fn policy_rules_of_same_version(config: &NetworkConfig, policy: &Policy) -> String {
+    let Ruleset { table, version, .. } = vm_ruleset(config);
     format!("flush chain inet {table} {version}\n{}", policy_rules(policy))
 }
 
@@ -189,6 +184,7 @@ pub(super) fn replace_addresses(addresses: &[(Ipv4Addr, Duration)]) -> String {
 /// Returns the host's rules for the uplink `link`, with all VMs behind `peer`, for at most `total` connections. `table` belongs to the
 /// installation.
 pub(super) fn host_ruleset(
+    config: &NetworkConfig,
     table: &str,
     link: &str,
     peer: Ipv4Addr,
@@ -198,12 +194,7 @@ pub(super) fn host_ruleset(
     let mut document =
         HOST_RULES.replace("TABLE", table).replace("LINK", link).replace("PEER", &peer.to_string());
     limit_connections(&mut document, table, total);
-    add_elements(
-        &mut document,
-        table,
-        "reserved_networks",
-        RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
-    );
+    add_elements(&mut document, table, "blocked_networks", config.blocked.iter());
     add_elements(
         &mut document,
         table,

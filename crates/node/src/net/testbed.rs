@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use super::policy::Policy;
 use super::uplink::{self, Uplink};
 use crate::command;
-use crate::config::{Config, NetworkLimits, UplinkMode};
+use crate::config::{Config, NetworkConfig, UplinkMode};
 
 /// Address of the host, and of a server in the internet.
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 2);
@@ -114,7 +114,7 @@ impl Drop for Testbed {
 }
 
 /// Runs `test` in a thread with namespaces of its own: its network is that of the host. Without root, it says so and passes.
-pub(super) fn run(policy: Policy, limits: NetworkLimits, test: impl FnOnce(&Testbed) + Send + 'static) {
+pub(super) fn run(policy: Policy, limits: NetworkConfig, test: impl FnOnce(&Testbed) + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: network namespaces need root");
         return;
@@ -131,7 +131,7 @@ pub(super) fn run(policy: Policy, limits: NetworkLimits, test: impl FnOnce(&Test
 }
 
 impl Testbed {
-    fn create(policy: &Policy, limits: NetworkLimits) -> Self {
+    fn create(policy: &Policy, limits: NetworkConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = folder.path().join("run");
         std::fs::create_dir_all(run_dir.join("netns")).unwrap();
@@ -173,7 +173,7 @@ impl Testbed {
     }
 }
 
-fn config(run_dir: &std::path::Path, network: NetworkLimits) -> Config {
+fn config(run_dir: &std::path::Path, network: NetworkConfig) -> Config {
     let none = PathBuf::new;
     Config {
         installation: "testbed0".to_owned(),

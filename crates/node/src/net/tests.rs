@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use rigbox_core::egress::BlockedNetworks;
 use rustix::net::sockopt::set_socket_linger;
 
 use super::policy::Policy;
+use super::rules;
 use super::testbed::{self, SERVER, Testbed, at, echo};
-use crate::config::NetworkLimits;
+use crate::config::NetworkConfig;
 
 /// Waits until `condition` holds, at most for some seconds.
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -29,7 +31,7 @@ fn established(testbed: &Testbed) -> [usize; 3] {
 
 #[test]
 fn vm_cannot_end_a_connection_in_its_own_network_only() {
-    testbed::run(Policy::default(), NetworkLimits::default(), |testbed| {
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
         echo(testbed.internet.listen(at(SERVER, 80)));
         for ttl in 1..=3 {
             let stream = testbed.guest.connect(at(SERVER, 80)).unwrap();
@@ -37,9 +39,10 @@ fn vm_cannot_end_a_connection_in_its_own_network_only() {
             // To close it sends a reset.
             set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
         }
-        assert_eq!(established(testbed), [3; 3]);
-        // A reset that arrives everywhere ends a connection everywhere.
+        // Behind the three resets comes a fourth connection.
         let stream = testbed.guest.connect(at(SERVER, 80)).unwrap();
+        eventually("all are open everywhere", || established(testbed) == [4; 3]);
+        // A reset that arrives everywhere ends a connection everywhere.
         set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
         drop(stream);
         eventually("a reset ends a connection", || established(testbed) == [3; 3]);
@@ -48,7 +51,7 @@ fn vm_cannot_end_a_connection_in_its_own_network_only() {
 
 #[test]
 fn connections_are_limited_behind_the_vm_too_and_forgotten_when_it_ends() {
-    let limits = NetworkLimits { connections: 20, ..NetworkLimits::default() };
+    let limits = NetworkConfig { connections: 20, ..NetworkConfig::default() };
     testbed::run(Policy::default(), limits, |testbed| {
         echo(testbed.internet.listen(at(SERVER, 80)));
         // The VM's own namespace counts nothing, as if the VM had outwitted it.
@@ -72,7 +75,7 @@ fn connections_are_limited_behind_the_vm_too_and_forgotten_when_it_ends() {
 
 #[test]
 fn all_vms_together_leave_room_in_the_hosts_connection_table() {
-    let limits = NetworkLimits { total_connections: Some(64), ..NetworkLimits::default() };
+    let limits = NetworkConfig { total_connections: Some(64), ..NetworkConfig::default() };
     testbed::run(Policy::default(), limits, |testbed| {
         echo(testbed.internet.listen(at(SERVER, 80)));
         let mut stream = testbed.guest.connect(at(SERVER, 80)).unwrap();
@@ -91,4 +94,44 @@ fn all_vms_together_leave_room_in_the_hosts_connection_table() {
         stream.write_all(b"ping").unwrap();
         stream.read_exact(&mut [0; 4]).unwrap();
     });
+}
+
+#[test]
+fn platform_addresses_and_blocked_networks_are_not_reached() {
+    let blocked = BlockedNetworks::new(&["5.6.7.0/24".parse().unwrap()]);
+    let config = NetworkConfig { blocked, ..NetworkConfig::default() };
+    testbed::run(Policy::default(), config, |testbed| {
+        let refused = ["168.63.129.16", "5.6.7.8", "10.9.0.2"].map(|address| address.parse().unwrap());
+        for address in refused {
+            testbed.internet.ip(&format!("address add {address}/32 dev lo"));
+            echo(testbed.internet.listen(at(address, 80)));
+        }
+        for address in refused {
+            let error = testbed.guest.connect(at(address, 80)).unwrap_err();
+            // At once, not by a timeout.
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address}");
+        }
+        echo(testbed.internet.listen(at(SERVER, 80)));
+        testbed.guest.connect(at(SERVER, 80)).unwrap();
+    });
+}
+
+#[test]
+fn limits_of_the_configuration_are_in_the_rules() {
+    let config = NetworkConfig {
+        connections: 11,
+        new_connections_per_s: 22,
+        bandwidth_mb_per_s: 33,
+        bridge_connections: 44,
+        ..NetworkConfig::default()
+    };
+    let rules = rules::full_ruleset(&config, &Policy::default());
+    for rule in [
+        "ct count over 11 drop",
+        "limit rate over 22/second burst 44 packets drop",
+        "limit rate over 33 mbytes/second burst 8 mbytes drop",
+        "tcp dport 9090 ct state new ct count over 44 drop",
+    ] {
+        assert!(rules.contains(rule), "{rule}");
+    }
 }

@@ -73,7 +73,8 @@ pub(crate) fn open(config: &Config) -> Result<Option<Uplink>, Error> {
     on_thread(&names.egress_netns, in_namespace(&names.egress_netns, move || ruleset.load()))?;
     let enabled_devices = enable_forwarding(&names)?;
     let (table, link) = (&names.table, &names.link);
-    let ruleset = rules::host_ruleset(table, link, peer_of(address), total, &enabled_devices);
+    let ruleset =
+        rules::host_ruleset(&config.network, table, link, peer_of(address), total, &enabled_devices);
     ruleset.load().map_err(Error::system("load the host's rules for the uplink"))?;
     Ok(Some(Uplink { egress_netns: names.egress_netns }))
 }

@@ -12,6 +12,7 @@ use super::launch::launch;
 use super::state::{RunningVm, Workspace, blocking};
 use crate::error::Error;
 use crate::journal::{Boot, BootEnd, Phase};
+use crate::net::admitted_names::AdmittedNames;
 use crate::sandbox::jail;
 use crate::sandbox::process::ProcessHandle;
 use crate::sockets::guestio::AttachedVm;
@@ -105,7 +106,7 @@ impl Workspace {
             vm_dir: self.node.config.vm_dir(&self.id),
             netns: netns.clone(),
             egress: self.egress(),
-            admitted_names: Arc::default(),
+            admitted_names: Arc::new(AdmittedNames::new(self.node.config.network.blocked.clone())),
             reports: sender,
         };
         let bridge = self.node.bridge.listen(self.id.clone(), netns.clone());
