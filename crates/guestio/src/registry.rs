@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::allow_list::AllowList;
-use crate::egress::{dns, nflog, sni};
+use crate::egress::{dns, http, nflog, sni};
 use crate::vm::{Vm, VmContext};
 use crate::{agent_session, monitor};
 
@@ -24,7 +24,7 @@ pub(crate) struct VmRegistry {
 struct Entry {
     vm: Arc<Vm>,
     detached: CancellationToken,
-    _tasks: [AbortOnDropHandle<()>; 5],
+    _tasks: [AbortOnDropHandle<()>; 6],
 }
 
 impl VmRegistry {
@@ -70,6 +70,7 @@ impl VmRegistry {
             AbortOnDropHandle::new(tokio::spawn(monitor::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(dns::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(sni::run(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(http::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(nflog::run(Arc::clone(&vm)))),
         ];
         Entry { vm, detached: CancellationToken::new(), _tasks: tasks }

@@ -1,6 +1,6 @@
 //! One boot of one VM, as its tasks share it, and the reports about it to the node.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rigbox_core::egress::BlockedNetworks;
@@ -14,11 +14,12 @@ use tonic::transport::Channel;
 use crate::allow_list::AllowList;
 use crate::descriptors::Descriptors;
 use crate::egress::EgressBudget;
-use crate::refusal_counter::RefusalCounter;
+use crate::refusal_counter::{Destination, RefusalCounter};
 use crate::sanitize::sanitize;
 
 /// Maximum number of queued reports. A longer queue means that the node does not read.
 const MAX_QUEUED_REPORTS: usize = 4096;
+const IPPROTO_TCP: u8 = 6;
 
 /// State of a VM's agent, as callers see it.
 #[derive(Clone)]
@@ -78,6 +79,12 @@ impl Vm {
             shut_down: watch::Sender::new(None),
             power_button: Notify::new(),
         }
+    }
+
+    /// Counts a refused connection to a checked port.
+    pub(crate) fn refuse_checked(&self, target: SocketAddrV4) {
+        let (address, port) = (*target.ip(), target.port());
+        self.refusals.count(Destination::Address { protocol: IPPROTO_TCP, address, port });
     }
 
     pub(crate) fn report(&self, report: report::Report) {

@@ -6,15 +6,15 @@ use rigbox_shares::{Bounds, Shares};
 const MAX_DNS_QUERIES: usize = 2_048;
 /// DNS connections over TCP.
 const DNS_CONNECTIONS: Bounds = Bounds { total: 512, per_key: 16 };
-/// Connections to port 443 of listed names. Each holds two sockets.
-const TLS_CONNECTIONS: Bounds = Bounds { total: 4_096, per_key: 256 };
+/// Connections to ports 443 and 80 of listed names. Each holds two sockets.
+const CHECKED_CONNECTIONS: Bounds = Bounds { total: 4_096, per_key: 256 };
 
 /// Shares of workspaces, by id.
 #[derive(Clone)]
 pub(crate) struct EgressBudget {
     pub(super) dns_queries: Shares<String>,
     pub(super) dns_connections: Shares<String>,
-    pub(super) tls_connections: Shares<String>,
+    pub(super) checked_connections: Shares<String>,
 }
 
 impl EgressBudget {
@@ -23,7 +23,7 @@ impl EgressBudget {
         Self {
             dns_queries: Shares::new(dns_queries),
             dns_connections: Shares::new(DNS_CONNECTIONS),
-            tls_connections: Shares::new(TLS_CONNECTIONS),
+            checked_connections: Shares::new(CHECKED_CONNECTIONS),
         }
     }
 }

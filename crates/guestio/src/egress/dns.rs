@@ -109,7 +109,7 @@ async fn serve_tcp(vm: &Vm, mut stream: TcpStream) -> std::io::Result<()> {
 /// Builds the response to a query.
 async fn respond(vm: &Vm, question: &Question) -> Message {
     let allow_list = vm.allow_list.borrow().clone();
-    if !allow_list.allows(&question.name) {
+    if !allow_list.allows_name(&question.name) {
         vm.refusals.count(Destination::Name(question.name.clone()));
         return question.response(ResponseCode::Refused);
     }

@@ -101,10 +101,11 @@ pub(crate) fn restore(
 
 /// Closes connections of gateways to ports that are no longer listed, so that their holders get an error.
 fn close_unlisted_connections(path: &Path, policy: &Policy) -> Result<(), Error> {
-    // Excludes the VM's own connections to the services on this end of the link: DNS, the TLS check, the bridge.
-    let dialed = format!("dst {VM_ADDRESS} and sport != :53 and sport != :8443 and sport != :9090");
-    let listed: Vec<String> = policy.app_ports().map(|port| format!("dport != :{port}")).collect();
-    let filter = [vec![dialed], listed].concat().join(" and ");
+    // Excludes the VM's own connections to the services on this end of the link: DNS, the checks, the bridge.
+    let dialed = [format!("dst {VM_ADDRESS}")].into_iter();
+    let services = [53, 8080, 8443, 9090].into_iter().map(|port| format!("sport != :{port}"));
+    let listed = policy.app_ports().map(|port| format!("dport != :{port}"));
+    let filter = dialed.chain(services).chain(listed).collect::<Vec<_>>().join(" and ");
     on_thread(path, in_namespace(path, move || destroy_sockets(&["-t", &filter])))
 }
 
@@ -192,14 +193,14 @@ pub(crate) fn service_socket(path: &Path, kind: SocketType, port: u16) -> Result
     )
 }
 
-/// Creates a TCP socket in the namespace at `path` that is connecting to port 443 of `address`, subject to the rules there.
-pub(crate) fn connect_tls(path: &Path, address: Ipv4Addr) -> Result<OwnedFd, Error> {
+/// Creates a TCP socket in the namespace at `path` that is connecting to `address`, subject to the rules there.
+pub(crate) fn connect_checked(path: &Path, address: Ipv4Addr, port: u16) -> Result<OwnedFd, Error> {
     on_thread(
         path,
         in_namespace(path, move || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-            match rustix::net::connect(&socket, &SocketAddrV4::new(address, 443)) {
+            match rustix::net::connect(&socket, &SocketAddrV4::new(address, port)) {
                 Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
                 Err(errno) => Err(errno.into()),
             }

@@ -21,27 +21,28 @@ const EGRESS_RULES: &str = include_str!("egress.nft");
 const CONNECTION_PARTS: u32 = 64;
 
 const POLICY_CHAINS: [&str; 5] =
-    ["policy_out", "policy_in", "policy_sni_redirect", "policy_sni_out", "policy_sni_in"];
+    ["policy_out", "policy_in", "policy_checked_redirect", "policy_checked_out", "policy_checked_in"];
 const ALLOW_ALL: [&str; 2] = ["policy_out accept", "policy_in accept"];
 const DENY_ALL: [&str; 2] = ["policy_out goto refuse", "policy_in drop"];
-/// The list applies to every packet in both directions: established connections are not exempt. Addresses in use stay in `active`. Port 443
-/// of a name is reachable only through the TLS check. HTTP/3 is refused, because it would hide the server name.
-const ALLOW_LISTED: [&str; 15] = [
+/// The list applies to every packet in both directions: established connections are not exempt. Addresses and ports in use stay in
+/// `active`. Ports 443 and 80 of a name are reachable only through the checks, and not over UDP: HTTP/3 would hide the server name.
+const ALLOW_LISTED: [&str; 16] = [
     "policy_out ip daddr @cidrs accept",
-    "policy_out meta l4proto { tcp, udp } th dport 443 goto refuse",
-    "policy_out ip daddr @admitted update @active { ip daddr } accept",
-    "policy_out ip daddr @active ct state established update @active { ip daddr } accept",
+    "policy_out meta l4proto { tcp, udp } th dport { 80, 443 } goto refuse",
+    "policy_out meta l4proto { tcp, udp } ip daddr . th dport @admitted update @active { ip daddr . th dport } accept",
+    "policy_out meta l4proto { tcp, udp } ip daddr . th dport @active ct state established update @active { ip daddr . th dport } accept",
     "policy_out goto refuse",
     "policy_in ip saddr @cidrs accept",
-    "policy_in tcp sport 443 drop",
-    "policy_in ip saddr @admitted accept",
-    "policy_in ip saddr @active accept",
+    "policy_in meta l4proto { tcp, udp } th sport { 80, 443 } drop",
+    "policy_in meta l4proto { tcp, udp } ip saddr . th sport @admitted accept",
+    "policy_in meta l4proto { tcp, udp } ip saddr . th sport @active accept",
     "policy_in drop",
-    "policy_sni_redirect ip daddr != @cidrs ip daddr @admitted tcp dport 443 redirect to :8443",
-    "policy_sni_out tcp dport 443 ip daddr @admitted update @active { ip daddr } accept",
-    "policy_sni_out tcp dport 443 ip daddr @active ct state established update @active { ip daddr } accept",
-    "policy_sni_in ip saddr @admitted accept",
-    "policy_sni_in ip saddr @active accept",
+    "policy_checked_redirect ip daddr != @cidrs ip daddr . tcp dport @admitted tcp dport 443 redirect to :8443",
+    "policy_checked_redirect ip daddr != @cidrs ip daddr . tcp dport @admitted tcp dport 80 redirect to :8080",
+    "policy_checked_out tcp dport { 80, 443 } ip daddr . tcp dport @admitted update @active { ip daddr . tcp dport } accept",
+    "policy_checked_out tcp dport { 80, 443 } ip daddr . tcp dport @active ct state established update @active { ip daddr . tcp dport } accept",
+    "policy_checked_in ip saddr . tcp sport @admitted accept",
+    "policy_checked_in ip saddr . tcp sport @active accept",
 ];
 
 /// Rules that are loaded once. To load them again would forget how many connections there are, and until when those are remembered.
@@ -151,33 +152,41 @@ pub(super) fn policy_rules(policy: &Policy) -> String {
     document
 }
 
-/// Returns the rules that admit addresses for a time. The time of an admitted address starts again.
-pub(super) fn admit_addresses(addresses: impl Iterator<Item = (Ipv4Addr, Duration)>) -> String {
+/// Address and port of a listed name.
+pub(super) type Endpoint = (Ipv4Addr, u16);
+
+/// Returns the rules that admit endpoints for a time. The time of an admitted endpoint starts again.
+pub(super) fn admit(endpoints: impl Iterator<Item = (Endpoint, Duration)>) -> String {
     let mut document = String::new();
-    for (address, ttl) in addresses {
+    for ((address, port), ttl) in endpoints {
         // Added first, so that the deletion cannot fail. Not every kernel updates the timeout of an existing element.
-        push_line(&mut document, format_args!("add element inet rigbox admitted {{ {address} }}"));
-        push_line(&mut document, format_args!("delete element inet rigbox admitted {{ {address} }}"));
+        push_line(&mut document, format_args!("add element inet rigbox admitted {{ {address} . {port} }}"));
+        push_line(
+            &mut document,
+            format_args!("delete element inet rigbox admitted {{ {address} . {port} }}"),
+        );
         let seconds = ttl.as_secs().max(1);
         push_line(
             &mut document,
-            format_args!("add element inet rigbox admitted {{ {address} timeout {seconds}s }}"),
+            format_args!("add element inet rigbox admitted {{ {address} . {port} timeout {seconds}s }}"),
         );
     }
     document
 }
 
-/// Returns the rules that replace all admitted addresses. Those of them that are in use stay active.
-pub(super) fn replace_addresses(addresses: &[(Ipv4Addr, Duration)]) -> String {
+/// Returns the rules that replace all admitted endpoints. Those of them that are in use stay active.
+pub(super) fn replace_admitted(endpoints: &[(Endpoint, Duration)]) -> String {
     let mut document = String::from("flush set inet rigbox admitted\nflush set inet rigbox active\n");
-    let unexpired = addresses.iter().filter(|(_, ttl)| !ttl.is_zero());
+    let unexpired = endpoints.iter().filter(|(_, ttl)| !ttl.is_zero());
     add_elements(
         &mut document,
         "rigbox",
         "admitted",
-        unexpired.map(|(address, ttl)| format!("{address} timeout {}s", ttl.as_secs().max(1))),
+        unexpired
+            .map(|((address, port), ttl)| format!("{address} . {port} timeout {}s", ttl.as_secs().max(1))),
     );
-    add_elements(&mut document, "rigbox", "active", addresses.iter().map(|(address, _)| address));
+    let all = endpoints.iter().map(|((address, port), _)| format!("{address} . {port}"));
+    add_elements(&mut document, "rigbox", "active", all);
     document
 }
 

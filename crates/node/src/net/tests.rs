@@ -5,8 +5,12 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use rigbox_core::egress::BlockedNetworks;
+use rigbox_proto::node::NetworkPolicy;
+use rigbox_proto::node::egress::Mode;
+use rustix::net::SocketType;
 use rustix::net::sockopt::set_socket_linger;
 
+use super::admitted_names::AdmittedNames;
 use super::policy::Policy;
 use super::rules;
 use super::testbed::{self, SERVER, Testbed, at, echo};
@@ -134,4 +138,60 @@ fn limits_of_the_configuration_are_in_the_rules() {
     ] {
         assert!(rules.contains(rule), "{rule}");
     }
+}
+
+/// Returns a policy with an allow-list of names.
+fn list(domains: &[&str]) -> Policy {
+    let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
+    let egress = rigbox_proto::node::Egress { mode: Mode::List.into(), domains, ..Default::default() };
+    NetworkPolicy { app_ports: vec![], egress: Some(egress) }.try_into().unwrap()
+}
+
+#[test]
+fn listed_name_opens_its_checked_ports_or_the_one_it_names() {
+    let policy = list(&["server.example", "db.example:5432"]);
+    testbed::run(policy.clone(), NetworkConfig::default(), move |testbed| {
+        let names = AdmittedNames::new(BlockedNetworks::default());
+        let admit = |name: &str| {
+            let egress = policy.egress().clone();
+            names.admit(&testbed.netns_path, || Some(egress), name, &[SERVER], Duration::from_secs(60))
+        };
+        for port in [22, 80, 443, 5432, 8080] {
+            echo(testbed.internet.listen(at(SERVER, port)));
+        }
+        let check = |port| super::service_socket(&testbed.netns_path, SocketType::STREAM, port).unwrap();
+        let checks = [check(8443), check(8080)].map(std::net::TcpListener::from);
+        let reached = |port| testbed.guest.connect(at(SERVER, port)).is_ok();
+        let all = || [22, 80, 443, 5432, 8080].map(reached);
+
+        assert_eq!(all(), [false; 5]);
+        assert!(admit("other.example").is_err());
+        admit("server.example").unwrap();
+        assert_eq!(all(), [false, true, true, false, false]);
+        // It is the checks that were reached, and not the server.
+        for check in &checks {
+            check.set_nonblocking(false).unwrap();
+            let (stream, _) = check.accept().unwrap();
+            let target = rustix::net::sockopt::ip_original_dst(&stream).unwrap();
+            assert_eq!(target.ip(), &SERVER);
+        }
+        admit("db.example").unwrap();
+        assert_eq!(all(), [false, true, true, true, false]);
+
+        // A change ends what is open and not listed any more.
+        let mut stream = testbed.guest.connect(at(SERVER, 5432)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut answers = move || {
+            let answered = stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut [0; 4]));
+            answered.is_ok()
+        };
+        assert!(answers());
+        let changes =
+            [(vec!["db.example:5432"], true, false), (vec!["db.example", "server.example"], false, true)];
+        for (domains, database, checked) in changes {
+            super::set_policy(&testbed.netns_path, &list(&domains), &names).unwrap();
+            assert_eq!(answers(), database, "{domains:?}");
+            assert_eq!([reached(5432), reached(443)], [database, checked], "{domains:?}");
+        }
+    });
 }

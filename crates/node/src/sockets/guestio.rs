@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use rigbox_core::egress::Egress;
+use rigbox_core::egress::{Egress, is_checked};
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::node_session_server::NodeSession;
 use rigbox_proto::guestio::{
@@ -32,8 +32,9 @@ use crate::net::admitted_names::AdmittedNames;
 
 /// Port of the VM's resolver.
 const DNS_PORT: u16 = 53;
-/// Port to which `vm.nft` redirects TLS connections whose server name has to be checked.
+/// Ports to which `vm.nft` redirects connections whose name has to be checked: by the TLS handshake, and by the requests.
 const TLS_PORT: u16 = 8443;
+const HTTP_PORT: u16 = 8080;
 /// Commands by which guestio may lag before it has to start over.
 const MAX_COMMAND_LAG: usize = 256;
 const MAX_FD_REQUEST_BYTES: usize = 1024;
@@ -122,7 +123,12 @@ impl AttachedVms {
             Channel::DnsUdp => net::service_socket(&vm.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&vm.netns, SocketType::STREAM, DNS_PORT),
             Channel::TlsListener => net::service_socket(&vm.netns, SocketType::STREAM, TLS_PORT),
-            Channel::TlsUpstream => net::connect_tls(&vm.netns, Ipv4Addr::from_bits(request.address)),
+            Channel::HttpListener => net::service_socket(&vm.netns, SocketType::STREAM, HTTP_PORT),
+            Channel::CheckedUpstream => {
+                let port = u16::try_from(request.port).ok().filter(|port| is_checked(*port));
+                let port = port.ok_or_else(|| format!("port {} is not a checked one", request.port))?;
+                net::connect_checked(&vm.netns, Ipv4Addr::from_bits(request.address), port)
+            }
             Channel::Nflog => net::nflog_socket(&vm.netns),
             Channel::Unspecified => return Err("the request has no channel".into()),
         };
@@ -164,12 +170,13 @@ fn connect_to(path: &Path) -> Result<OwnedFd, String> {
 
 fn dns_policy_of(egress: &Egress) -> DnsPolicy {
     match egress {
-        Egress::Internet => DnsPolicy { mode: dns_policy::Mode::Any.into(), domains: vec![] },
-        Egress::List { domains, .. } => DnsPolicy {
+        Egress::Internet => DnsPolicy { mode: dns_policy::Mode::Any.into(), ..DnsPolicy::default() },
+        Egress::List { domains, allow_ech, .. } => DnsPolicy {
             mode: dns_policy::Mode::Listed.into(),
             domains: domains.iter().map(ToString::to_string).collect(),
+            allow_ech: *allow_ech,
         },
-        Egress::None => DnsPolicy { mode: dns_policy::Mode::None.into(), domains: vec![] },
+        Egress::None => DnsPolicy { mode: dns_policy::Mode::None.into(), ..DnsPolicy::default() },
     }
 }
 
