@@ -17,6 +17,7 @@ mod vm;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,8 +48,23 @@ pub struct Config {
     pub resolvers: Vec<SocketAddr>,
     /// Networks that no VM reaches.
     pub blocked_networks: BlockedNetworks,
-    /// DNS queries of one VM in flight.
-    pub dns_queries: usize,
+    /// Limits of one VM's DNS queries.
+    pub dns: DnsLimits,
+}
+
+/// Limits of one VM's DNS queries.
+#[derive(Debug, Clone)]
+pub struct DnsLimits {
+    /// Queries in flight.
+    pub queries: usize,
+    /// Queries per second that its cache does not answer, after a burst of ten times as many.
+    pub queries_per_s: NonZeroU32,
+}
+
+impl Default for DnsLimits {
+    fn default() -> Self {
+        Self { queries: 64, queries_per_s: NonZeroU32::MIN.saturating_add(49) }
+    }
 }
 
 /// Reason why the role stopped.
@@ -79,7 +95,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         node: NodeSessionClient::new(unix::channel(&config.node_socket)),
         resolvers: config.resolvers.clone().into(),
         blocked_networks: Arc::new(config.blocked_networks),
-        egress: EgressBudget::new(config.dns_queries),
+        egress: EgressBudget::new(&config.dns),
         reports: ReportSender::default(),
     });
     let session = tokio::spawn(node_session::run(config.node_socket.clone(), registry.clone()));

@@ -48,12 +48,16 @@ impl VmRegistry {
             is_listed
         });
         if report_again {
-            entries.values().for_each(|entry| entry.vm.report_again());
+            for entry in entries.values() {
+                entry.vm.report_again();
+                // A restarted node may not know what its predecessor admitted.
+                entry.vm.dns_cache().clear();
+            }
         }
         for vm in vms {
             match entries.entry(vm.boot_id.clone()) {
                 Slot::Occupied(entry) => {
-                    entry.get().vm.allow_list.send_replace(AllowList::parse(vm.dns_policy));
+                    entry.get().vm.set_allow_list(AllowList::parse(vm.dns_policy));
                 }
                 Slot::Vacant(entry) => {
                     entry.insert(self.attach(vm));

@@ -53,8 +53,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         .map_err(Error::at("listen at", &config.guestio_socket))?;
     let control_connections = unix::listen(&config.control_socket, vec![config.control_uid])
         .map_err(Error::at("listen at", &config.control_socket))?;
-    let guestio_service =
-        sockets::guestio::GuestioService { attached_vms: Arc::new(node.attached_vms.clone()) };
+    let guestio_service = sockets::guestio::GuestioService {
+        attached_vms: Arc::new(node.attached_vms.clone()),
+        admission_pool: net::admitted_names::AdmissionPool::default(),
+    };
     let serve_guestio = Server::builder()
         .add_service(NodeSessionServer::new(guestio_service))
         .serve_with_incoming(guestio_connections);

@@ -172,7 +172,10 @@ impl Installation {
             control_uid: self.uid(Role::Control),
             resolvers: self.resolvers.clone(),
             blocked_networks: self.blocked_networks(),
-            dns_queries: self.file.node.limits.dns_queries.get().into(),
+            dns: rigbox_guestio::DnsLimits {
+                queries: self.file.node.limits.dns_queries.get().into(),
+                queries_per_s: self.file.node.limits.dns_queries_per_s,
+            },
         }
     }
 

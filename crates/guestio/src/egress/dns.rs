@@ -3,12 +3,13 @@
 //! The listening sockets come from the node, those to the resolvers ([`upstream`]) are this role's own.
 
 mod answer;
+pub(crate) mod cache;
 mod question;
 mod upstream;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use rigbox_proto::guestio::AdmitRequest;
@@ -119,6 +120,13 @@ async fn respond(vm: &Vm, question: &Question) -> Message {
         question::Handling::Empty => return question.response(ResponseCode::NoError),
         question::Handling::Forward => {}
     }
+    // What is in the cache has been admitted for as long as it is there.
+    if let Some(answer) = vm.dns_cache().get(question, Instant::now()) {
+        return answer.message;
+    }
+    if vm.dns_rate.check().is_err() {
+        return question.response(ResponseCode::ServFail);
+    }
     let Some(upstream_response) = upstream::query(&vm.context.resolvers, question).await else {
         return question.response(ResponseCode::ServFail);
     };
@@ -134,7 +142,12 @@ async fn respond(vm: &Vm, question: &Question) -> Message {
         if !admitted {
             return question.response(ResponseCode::Refused);
         }
+        // The list may have changed meanwhile, and what it does not allow any more is not admitted any more.
+        if *vm.allow_list.borrow() != allow_list {
+            return answer.message;
+        }
     }
+    vm.dns_cache().insert(question, &answer, Instant::now());
     answer.message
 }
 
@@ -150,9 +163,14 @@ async fn admit(vm: &Vm, question: &Question, addresses: &[Ipv4Addr], ttl_s: u32)
     match tokio::time::timeout(ADMIT_TIMEOUT, node.admit(request)).await {
         Ok(Ok(_)) => true,
         Ok(Err(status)) => {
-            tracing::info!(workspace = %vm.workspace_id, name = question.name, %status, "node did not admit addresses");
+            if vm.log_rate.check().is_ok() {
+                tracing::info!(workspace = %vm.workspace_id, name = question.name, %status, "node did not admit addresses");
+            }
             false
         }
         Err(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,14 @@ pub(super) fn policy(domains: &[&str], allow_ech: bool) -> DnsPolicy {
 impl Testbed {
     /// Starts the server, which answers each read with `respond`'s result.
     pub(super) async fn start(policy: DnsPolicy, respond: fn(&[u8]) -> Vec<u8>) -> Self {
+        Self::start_with_resolvers(policy, respond, &[]).await
+    }
+
+    pub(super) async fn start_with_resolvers(
+        policy: DnsPolicy,
+        respond: fn(&[u8]) -> Vec<u8>,
+        resolvers: &[SocketAddr],
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server: SocketAddr = listener.local_addr().unwrap();
@@ -52,9 +60,9 @@ impl Testbed {
         let context = VmContext {
             descriptors: Descriptors::new(fd_socket),
             node: NodeSessionClient::new(unix::channel(&folder.path().join("none"))),
-            resolvers: Arc::new([]),
+            resolvers: resolvers.into(),
             blocked_networks: Arc::new(BlockedNetworks::default()),
-            egress: EgressBudget::new(64),
+            egress: EgressBudget::new(&crate::DnsLimits::default()),
             reports: ReportSender::default(),
         };
         let vm = rigbox_proto::guestio::Vm { dns_policy: Some(policy), ..Default::default() };
@@ -62,7 +70,7 @@ impl Testbed {
     }
 
     pub(super) fn set_policy(&self, policy: DnsPolicy) {
-        self.vm.allow_list.send_replace(AllowList::parse(Some(policy)));
+        self.vm.set_allow_list(AllowList::parse(Some(policy)));
     }
 
     pub(super) fn received(&self) -> Vec<String> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rigbox_core::egress::BlockedNetworks;
@@ -10,11 +12,12 @@ use rigbox_proto::node::egress::Mode;
 use rustix::net::SocketType;
 use rustix::net::sockopt::set_socket_linger;
 
-use super::admitted_names::AdmittedNames;
+use super::admitted_names::{Admission, AdmissionPool, AdmittedNames};
 use super::policy::Policy;
 use super::rules;
 use super::testbed::{self, SERVER, Testbed, at, echo};
 use crate::config::NetworkConfig;
+use crate::error::Error;
 
 /// Waits until `condition` holds, at most for some seconds.
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -151,11 +154,8 @@ fn list(domains: &[&str]) -> Policy {
 fn listed_name_opens_its_checked_ports_or_the_one_it_names() {
     let policy = list(&["server.example", "db.example:5432"]);
     testbed::run(policy.clone(), NetworkConfig::default(), move |testbed| {
-        let names = AdmittedNames::new(BlockedNetworks::default());
-        let admit = |name: &str| {
-            let egress = policy.egress().clone();
-            names.admit(&testbed.netns_path, || Some(egress), name, &[SERVER], Duration::from_secs(60))
-        };
+        let names = Arc::new(AdmittedNames::new(BlockedNetworks::default()));
+        let admit = |name: &str| admit(testbed, &names, &policy, &[(name, SERVER)]).remove(0);
         for port in [22, 80, 443, 5432, 8080] {
             echo(testbed.internet.listen(at(SERVER, port)));
         }
@@ -193,5 +193,102 @@ fn listed_name_opens_its_checked_ports_or_the_one_it_names() {
             assert_eq!(answers(), database, "{domains:?}");
             assert_eq!([reached(5432), reached(443)], [database, checked], "{domains:?}");
         }
+    });
+}
+
+/// Admits addresses of names, all at once.
+fn admit(
+    testbed: &Testbed,
+    names: &Arc<AdmittedNames>,
+    policy: &Policy,
+    all: &[(&str, Ipv4Addr)],
+) -> Vec<Result<(), Error>> {
+    let pool = AdmissionPool::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let admissions = all.iter().map(|(name, address)| {
+        let ttl = Duration::from_secs(60);
+        let admission = Admission { name: (*name).to_owned(), addresses: vec![*address], ttl };
+        let (names, egress) = (Arc::clone(names), policy.egress().clone());
+        let (pool, netns) = (pool.clone(), testbed.netns_path.clone());
+        async move { names.admit(&pool, "ws-1", netns, || Some(egress), admission).await }
+    });
+    // Its blocking threads are started here, and so are in the test's namespaces.
+    runtime.block_on(async {
+        let tasks: Vec<_> = admissions.map(|admission| tokio::spawn(admission)).collect();
+        let mut results = Vec::new();
+        for task in tasks {
+            results.push(task.await.unwrap());
+        }
+        results
+    })
+}
+
+#[test]
+fn admissions_change_the_rules_together_and_not_again_while_they_count() {
+    let policy = list(&["*.example.org"]);
+    testbed::run(policy.clone(), NetworkConfig::default(), move |testbed| {
+        let names = Arc::new(AdmittedNames::new(BlockedNetworks::default()));
+        let before = names.changes();
+        let all: Vec<_> = (0..40u8)
+            .map(|number| (format!("{number}.example.org"), Ipv4Addr::new(8, 8, 8, number)))
+            .collect();
+        let all: Vec<_> = all.iter().map(|(name, address)| (name.as_str(), *address)).collect();
+        assert!(admit(testbed, &names, &policy, &all).iter().all(Result::is_ok));
+        assert!((1..=4).contains(&(names.changes() - before)), "{} changes", names.changes() - before);
+        // Another name of an address that is reachable for as long.
+        let before = names.changes();
+        assert!(
+            admit(testbed, &names, &policy, &[("a.example.org", Ipv4Addr::new(8, 8, 8, 1)), all[0]])
+                .iter()
+                .all(Result::is_ok)
+        );
+        assert_eq!(names.changes(), before);
+        assert!(admit(testbed, &names, &policy, &[("example.org", SERVER)])[0].is_err());
+    });
+}
+
+#[test]
+fn queries_are_limited_by_the_packet() {
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
+        let server = super::service_socket(&testbed.netns_path, SocketType::DGRAM, 53).unwrap();
+        let server = std::net::UdpSocket::from(server);
+        rustix::net::sockopt::set_socket_recv_buffer_size(&server, 16 << 20).unwrap();
+        let client = testbed.guest.udp(at(super::VM_ADDRESS, 0));
+        client.connect(at(super::HOST_ADDRESS, 53)).unwrap();
+        // After an answer they belong to one established flow.
+        client.send(b"first").unwrap();
+        let mut buffer = [0; 64];
+        eventually("the first query", || {
+            server.recv_from(&mut buffer).is_ok_and(|(_, from)| server.send_to(b"answer", from).is_ok())
+        });
+        assert_eq!(client.recv(&mut buffer).unwrap(), 6);
+        let started = Instant::now();
+        for _ in 0..20_000 {
+            client.send(b"query").unwrap();
+        }
+        eventually("the flood has passed", || started.elapsed() > Duration::from_secs(1));
+        let mut received = 0;
+        while server.recv_from(&mut buffer).is_ok() {
+            received += 1;
+        }
+        let allowed = 1000 + 500 * (started.elapsed().as_secs() + 1);
+        assert!((500..=allowed).contains(&received), "{received} of 20,000");
+    });
+}
+
+#[test]
+fn bridge_carries_large_bodies() {
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
+        let bridge = super::service_socket(&testbed.netns_path, SocketType::STREAM, 9090).unwrap();
+        let bridge = std::net::TcpListener::from(bridge);
+        bridge.set_nonblocking(false).unwrap();
+        let mut client = testbed.guest.connect(at(super::HOST_ADDRESS, 9090)).unwrap();
+        let (mut server, _) = bridge.accept().unwrap();
+        let body = vec![7; 16 << 20];
+        let sent = std::thread::spawn(move || client.write_all(&body));
+        let started = Instant::now();
+        server.read_exact(&mut vec![0; 16 << 20]).unwrap();
+        sent.join().unwrap().unwrap();
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     });
 }

@@ -28,7 +28,7 @@ use super::seqpacket;
 use crate::config::{agent_socket, monitor_socket};
 use crate::error::Error;
 use crate::net;
-use crate::net::admitted_names::AdmittedNames;
+use crate::net::admitted_names::{Admission, AdmissionPool, AdmittedNames};
 
 /// Port of the VM's resolver.
 const DNS_PORT: u16 = 53;
@@ -183,6 +183,7 @@ fn dns_policy_of(egress: &Egress) -> DnsPolicy {
 /// gRPC service for guestio.
 pub(crate) struct GuestioService {
     pub(crate) attached_vms: Arc<AttachedVms>,
+    pub(crate) admission_pool: AdmissionPool,
 }
 
 #[tonic::async_trait]
@@ -204,16 +205,15 @@ impl NodeSession for GuestioService {
     }
 
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
-        let request = request.into_inner();
-        let attached_vms = Arc::clone(&self.attached_vms);
-        let admitted = tokio::task::spawn_blocking(move || {
-            let Some(vm) = attached_vms.get(&request.boot_id) else { return Ok(()) };
-            let addresses: Vec<Ipv4Addr> = request.addresses.into_iter().map(Ipv4Addr::from_bits).collect();
-            let current_egress = || attached_vms.get(&request.boot_id).map(|vm| vm.egress);
-            let ttl = Duration::from_secs(request.ttl_s.into());
-            vm.admitted_names.admit(&vm.netns, current_egress, &request.name, &addresses, ttl)
-        });
-        admitted.await.map_err(|error| Status::internal(error.to_string()))??;
+        let AdmitRequest { boot_id, name, addresses, ttl_s } = request.into_inner();
+        if let Some(vm) = self.attached_vms.get(&boot_id) {
+            let addresses = addresses.into_iter().map(Ipv4Addr::from_bits).collect();
+            let admission = Admission { name, addresses, ttl: Duration::from_secs(ttl_s.into()) };
+            let attached_vms = Arc::clone(&self.attached_vms);
+            let current_egress = move || attached_vms.get(&boot_id).map(|vm| vm.egress);
+            let AttachedVm { workspace, netns, admitted_names, .. } = vm;
+            admitted_names.admit(&self.admission_pool, &workspace, netns, current_egress, admission).await?;
+        }
         Ok(Response::new(AdmitResponse {}))
     }
 }

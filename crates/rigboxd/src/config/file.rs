@@ -107,6 +107,8 @@ pub(super) struct NetworkLimits {
     pub(super) bridge_connections: NonZeroU16,
     /// DNS queries in flight.
     pub(super) dns_queries: NonZeroU16,
+    /// DNS queries per second that its cache does not answer, after a burst of ten times as many.
+    pub(super) dns_queries_per_s: NonZeroU32,
     /// Outward connections of all VMs; by default half of what the host's table holds.
     pub(super) total_connections: Option<NonZeroU32>,
 }
@@ -188,14 +190,15 @@ impl Default for Node {
 
 impl Default for NetworkLimits {
     fn default() -> Self {
-        let defaults = rigbox_node::NetworkConfig::default();
+        let (defaults, dns) = (rigbox_node::NetworkConfig::default(), rigbox_guestio::DnsLimits::default());
         let number = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         Self {
             connections: number(defaults.connections),
             new_connections_per_s: number(defaults.new_connections_per_s),
             bandwidth_mb_per_s: number(defaults.bandwidth_mb_per_s),
             bridge_connections: NonZeroU16::new(defaults.bridge_connections).unwrap_or(NonZeroU16::MIN),
-            dns_queries: NonZeroU16::new(64).unwrap_or(NonZeroU16::MIN),
+            dns_queries: dns.queries.try_into().ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN),
+            dns_queries_per_s: dns.queries_per_s,
             total_connections: None,
         }
     }

@@ -245,6 +245,13 @@ const SECTIONS: &[Section] = &[
             key("bridge_connections", "integer", Value, "128", "Connections to the bridge at once."),
             key("dns_queries", "integer", Value, "64", "DNS queries in flight."),
             key(
+                "dns_queries_per_s",
+                "integer",
+                Value,
+                "50",
+                "DNS queries per second that the VM's cache does not answer, after a burst of ten times as many.",
+            ),
+            key(
                 "total_connections",
                 "integer",
                 Described("half of the host's `net.netfilter.nf_conntrack_max`"),
