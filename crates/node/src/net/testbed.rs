@@ -100,8 +100,8 @@ pub(super) struct Testbed {
     pub(super) vm: Netns,
     pub(super) egress: Netns,
     pub(super) netns_path: PathBuf,
-    /// Keeps the host's private network.
-    _office: Netns,
+    /// Private network of the host.
+    pub(super) office: Netns,
     _folder: tempfile::TempDir,
 }
 
@@ -145,6 +145,8 @@ impl Testbed {
         host.ip("route add default via 93.184.216.1");
         office.ip("route add default via 10.9.0.1");
 
+        // Off in the host's namespace, whatever this machine has.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let uplink = uplink::open(&config).unwrap().unwrap();
         let netns_path = run_dir.join("netns/vm");
         let tap = super::create(&config, &netns_path, policy, Some((&uplink, SLOT))).unwrap();
@@ -158,18 +160,7 @@ impl Testbed {
         });
         carry_frames(tap, own);
         let (vm, egress) = (Netns::open(&netns_path), Netns::open(&run_dir.join("egress")));
-        Self {
-            config,
-            uplink,
-            internet,
-            host,
-            guest,
-            vm,
-            egress,
-            netns_path,
-            _office: office,
-            _folder: folder,
-        }
+        Self { config, uplink, internet, host, guest, vm, egress, netns_path, office, _folder: folder }
     }
 }
 

@@ -14,8 +14,8 @@ use rustix::net::sockopt::set_socket_linger;
 
 use super::admitted_names::{Admission, AdmissionPool, AdmittedNames};
 use super::policy::Policy;
-use super::rules;
-use super::testbed::{self, SERVER, Testbed, at, echo};
+use super::testbed::{self, HOST, OFFICE, SERVER, Testbed, at, echo};
+use super::{rules, uplink};
 use crate::config::NetworkConfig;
 use crate::error::Error;
 
@@ -290,5 +290,59 @@ fn bridge_carries_large_bodies() {
         server.read_exact(&mut vec![0; 16 << 20]).unwrap();
         sent.join().unwrap().unwrap();
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn host_is_a_router_for_nobody_else() {
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
+        let Testbed { host, internet, office, .. } = testbed;
+        echo(office.listen(at(OFFICE, 80)));
+        echo(internet.listen(at(SERVER, 80)));
+        internet.ip(&format!("route add 10.9.0.0/24 via {HOST}"));
+        assert!(internet.connect(at(OFFICE, 80)).is_err());
+        assert!(office.connect(at(SERVER, 80)).is_err(), "the host forwards by itself");
+        testbed.guest.connect(at(SERVER, 80)).unwrap();
+        // Container engines turn forwarding on for all devices, publish ports by DNAT, and masquerade.
+        host.nft(&format!(
+            "add table ip engine
+             add chain ip engine before {{ type nat hook prerouting priority dstnat; }}
+             add rule ip engine before iifname eth0 tcp dport 8083 dnat to {OFFICE}:80
+             add chain ip engine after {{ type nat hook postrouting priority srcnat; }}
+             add rule ip engine after ip saddr 10.9.0.0/24 oifname eth0 masquerade"
+        ));
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        office.connect(at(SERVER, 80)).unwrap();
+        internet.connect(at(HOST, 8083)).unwrap();
+        assert!(internet.connect(at(OFFICE, 80)).is_err());
+        uplink::close(&testbed.config).unwrap();
+        let setting = std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/forwarding").unwrap();
+        assert_eq!(setting.trim(), "1", "the engine needs it");
+    });
+}
+
+#[test]
+fn nat_of_others_leads_no_vm_into_the_host_or_behind_it() {
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
+        let Testbed { host, internet, office, guest, .. } = testbed;
+        echo(office.listen(at(OFFICE, 80)));
+        echo(host.listen(at(Ipv4Addr::UNSPECIFIED, 9999)));
+        for port in [80, 8081, 8082, 8084] {
+            echo(internet.listen(at(SERVER, port)));
+        }
+        let all = || [80, 8081, 8082, 8084].map(|port| guest.connect(at(SERVER, port)).is_ok());
+        assert_eq!(all(), [true; 4]);
+        host.nft(&format!(
+            "add table ip other
+             add chain ip other before {{ type nat hook prerouting priority dstnat; }}
+             add rule ip other before tcp dport 8081 redirect to :9999
+             add rule ip other before tcp dport 8082 dnat to {OFFICE}:80
+             add rule ip other before tcp dport 8084 dnat to {HOST}:9999"
+        ));
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        assert_eq!(all(), [true, false, false, false]);
+        // The rules do lead there.
+        internet.connect(at(HOST, 8081)).unwrap();
+        internet.connect(at(HOST, 8082)).unwrap();
     });
 }

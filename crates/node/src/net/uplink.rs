@@ -90,7 +90,9 @@ pub(crate) fn close(config: &Config) -> Result<(), Error> {
         rules::apply(&rules::remove_host_rules(&names.table))
             .map_err(Error::system("load the host's rules for the uplink"))?;
     }
-    for device in fs::read_to_string(&names.enabled_devices).unwrap_or_default().lines() {
+    // Where forwarding is on for all devices by now, others need it.
+    let recorded = fs::read_to_string(&names.enabled_devices).unwrap_or_default();
+    for device in recorded.lines().filter(|_| !is_forwarding("all")) {
         match fs::write(forwarding_setting(device), "0") {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(Error::at("reset", &forwarding_setting(device))(error));
