@@ -64,6 +64,7 @@ pub(crate) fn create(
         disable_ipv6()?;
         let tap = rigbox_sys::network::create_tap(TAP)?;
         rules::apply(&rules)?;
+        reserve_service_ports()?;
         rigbox_sys::network::set_mac(TAP, HOST_MAC)?;
         rigbox_sys::network::bring_up("lo")?;
         rigbox_sys::network::set_address(TAP, HOST_ADDRESS, NETMASK)?;
@@ -93,6 +94,7 @@ pub(crate) fn restore(
         uplink.ensure_attached(path, slot)?;
     }
     let apply = |document: String| on_thread(path, in_namespace(path, move || rules::apply(&document)));
+    on_thread(path, in_namespace(path, reserve_service_ports))?;
     let config = &config.network;
     apply(rules::policy_rules_of_same_version(config, policy))
         .or_else(|_| apply(rules::full_ruleset(config, policy)))?;
@@ -217,6 +219,12 @@ pub(crate) fn nflog_socket(path: &Path) -> Result<OwnedFd, Error> {
 fn destroy_sockets(filter: &[&str]) -> io::Result<()> {
     let arguments = [&["-K", "-n", "-H"], filter].concat();
     command::run("ss", &arguments).map(drop).map_err(io::Error::other)
+}
+
+/// Reserves the ports of the services for root, in the calling thread's namespace. A gateway has sockets there, and could bind one to a port
+/// whose service is being restarted. The kernel accepts no higher number, because it assigns ports from there on by itself.
+fn reserve_service_ports() -> io::Result<()> {
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "32768")
 }
 
 /// Disables IPv6 on all devices of the calling thread's namespace. A kernel without IPv6 has no such files.

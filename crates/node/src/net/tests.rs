@@ -346,3 +346,25 @@ fn nat_of_others_leads_no_vm_into_the_host_or_behind_it() {
         internet.connect(at(HOST, 8082)).unwrap();
     });
 }
+
+#[test]
+fn holder_of_a_socket_takes_no_port_of_a_service() {
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
+        let bind = |port| {
+            testbed.vm.run(move || {
+                use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+                // As a gateway: without privileges.
+                let mut sets = capabilities(None).unwrap();
+                sets.effective = CapabilitySet::empty();
+                set_capabilities(None, sets).unwrap();
+                std::net::TcpListener::bind(at(super::HOST_ADDRESS, port))
+                    .map(drop)
+                    .map_err(|error| error.kind())
+            })
+        };
+        for port in [53, 8080, 8443, 9090, 32_767] {
+            assert_eq!(bind(port), Err(std::io::ErrorKind::PermissionDenied), "{port}");
+        }
+        assert_eq!(bind(0), Ok(()));
+    });
+}
