@@ -16,6 +16,7 @@ use super::admitted_names::{Admission, AdmissionPool, AdmittedNames};
 use super::policy::Policy;
 use super::testbed::{self, HOST, OFFICE, SERVER, Testbed, at, echo};
 use super::{rules, uplink};
+use crate::command;
 use crate::config::NetworkConfig;
 use crate::error::Error;
 
@@ -366,5 +367,26 @@ fn holder_of_a_socket_takes_no_port_of_a_service() {
             assert_eq!(bind(port), Err(std::io::ErrorKind::PermissionDenied), "{port}");
         }
         assert_eq!(bind(0), Ok(()));
+    });
+}
+
+#[test]
+fn address_of_no_slot_is_in_the_uplinks_own_network() {
+    for slot in [1, 256, 0xa9fe, 65_519] {
+        let address = uplink::vm_address(slot);
+        assert!(!address.is_link_local() && address != uplink::GATEWAY, "{address}");
+    }
+    // Nor in the network of the one that there is.
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
+        echo(testbed.internet.listen(at(SERVER, 80)));
+        let own =
+            testbed.egress.run(|| command::run("ip", &["-4", "-o", "address", "show", "uplink"]).unwrap());
+        let own: Ipv4Addr = own.split([' ', '/']).find_map(|word| word.parse().ok()).unwrap();
+        let [_, _, high, low] = own.octets();
+        // The slot whose address was the uplink's.
+        let slot = u32::from(u16::from_be_bytes([high, low]));
+        testbed.vm.run(|| uplink::detach().unwrap());
+        testbed.uplink.attach(&testbed.netns_path, slot).unwrap();
+        testbed.guest.connect(at(SERVER, 80)).unwrap();
     });
 }

@@ -16,8 +16,9 @@ use crate::config::{Config, UplinkMode};
 use crate::error::Error;
 
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
-/// Gateway of the VMs within the egress namespace. The VMs themselves have the addresses from 169.254.0.1 on, by slot.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 255, 254);
+/// Gateway of the VMs within the egress namespace. The VMs themselves have the addresses from 198.18.0.1 on, by slot. They are of another
+/// range than the link-local network to the host, which is in that namespace too.
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 254);
 /// Device of the link to the egress namespace, in a VM's namespace.
 const VM_UPLINK_DEVICE: &str = "up0";
 
@@ -113,8 +114,7 @@ impl Uplink {
     /// Attaches the namespace at `netns`, of the VM in `slot`.
     pub(super) fn attach(&self, netns: &Path, slot: u32) -> Result<(), Error> {
         let device = format!("v{slot}");
-        let [_, _, high, low] = slot.to_be_bytes();
-        let address = Ipv4Addr::new(169, 254, high, low);
+        let address = vm_address(slot);
         let netns_path = netns.display();
         // ip(8) accepts the path of a namespace as its name.
         let batch = format!(
@@ -163,6 +163,12 @@ impl Uplink {
         conntrack::remove(connections.iter().map(|connection| connection.reply.reversed()))
             .map_err(Error::system("remove connections of a VM from the host's table"))
     }
+}
+
+/// Returns a VM's address within the egress namespace.
+pub(super) fn vm_address(slot: u32) -> Ipv4Addr {
+    let [_, _, high, low] = slot.to_be_bytes();
+    Ipv4Addr::new(198, 18, high, low)
 }
 
 /// Removes the link of the calling thread's namespace, including its other end. Returns the address that it had.
