@@ -3,6 +3,7 @@
 
 mod domain;
 mod network;
+mod zone;
 
 use std::collections::BTreeSet;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use domain::{Domain, HTTP_PORT, HTTPS_PORT, is_checked};
 pub use network::{BlockedNetworks, Cidr, Network, is_public};
+pub use zone::{InternalZones, Zone};
 
 /// Maximum number of entries of each kind in an allow-list.
 pub const MAX_ENTRIES: usize = 64;
@@ -32,6 +34,11 @@ pub enum InvalidEntry {
          example.org:5432 for one port."
     )]
     NotADomain(String),
+    /// Not a zone.
+    #[error(
+        "`{0}` is not a valid domain. Use a name such as office.example.org, which includes the names below it."
+    )]
+    NotAZone(String),
     /// The port is that of SMTP.
     #[error(
         "`{0}` cannot be allowed: port 25 is always blocked. Use the mail server's submission port, such as 587."

@@ -21,7 +21,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rigbox_core::egress::BlockedNetworks;
+use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_proto::guest::guest_server::GuestServer;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::transport::unix;
@@ -48,6 +48,8 @@ pub struct Config {
     pub resolvers: Vec<SocketAddr>,
     /// Networks that no VM reaches.
     pub blocked_networks: BlockedNetworks,
+    /// Zones of which no VM gets a record.
+    pub internal_zones: InternalZones,
     /// Limits of one VM's DNS queries.
     pub dns: DnsLimits,
 }
@@ -95,6 +97,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         node: NodeSessionClient::new(unix::channel(&config.node_socket)),
         resolvers: config.resolvers.clone().into(),
         blocked_networks: Arc::new(config.blocked_networks),
+        internal_zones: Arc::new(config.internal_zones),
         egress: EgressBudget::new(&config.dns),
         reports: ReportSender::default(),
     });

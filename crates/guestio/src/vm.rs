@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use rigbox_core::egress::BlockedNetworks;
+use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_core::system::SystemState;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
@@ -44,6 +44,7 @@ pub(crate) struct VmContext {
     pub(crate) node: NodeSessionClient<Channel>,
     pub(crate) resolvers: Arc<[SocketAddr]>,
     pub(crate) blocked_networks: Arc<BlockedNetworks>,
+    pub(crate) internal_zones: Arc<InternalZones>,
     pub(crate) egress: EgressBudget,
     pub(crate) reports: ReportSender,
 }

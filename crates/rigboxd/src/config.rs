@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rigbox_control::KeySource;
-use rigbox_core::egress::BlockedNetworks;
+use rigbox_core::egress::{BlockedNetworks, InternalZones};
 
 use file::{Apps, File, MasterKey, NetworkLimits, Uplink, parse};
 
@@ -172,6 +172,7 @@ impl Installation {
             control_uid: self.uid(Role::Control),
             resolvers: self.resolvers.clone(),
             blocked_networks: self.blocked_networks(),
+            internal_zones: InternalZones::new(&self.file.node.internal_zones),
             dns: rigbox_guestio::DnsLimits {
                 queries: self.file.node.limits.dns_queries.get().into(),
                 queries_per_s: self.file.node.limits.dns_queries_per_s,

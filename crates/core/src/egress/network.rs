@@ -74,6 +74,11 @@ impl BlockedNetworks {
         !self.0.iter().any(|network| network.contains(address))
     }
 
+    /// Returns whether a network contains a blocked address.
+    pub(super) fn overlap(&self, other: &Network) -> bool {
+        self.0.iter().any(|network| network.overlaps(other))
+    }
+
     /// Returns all of them.
     pub fn iter(&self) -> impl Iterator<Item = &Network> {
         self.0.iter()
@@ -90,6 +95,11 @@ impl Network {
     /// Returns whether the network contains an address.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         (address.to_bits() ^ self.address.to_bits()) & mask(self.prefix) == 0
+    }
+
+    /// Builds a network from its first address.
+    pub(super) fn new(address: Ipv4Addr, prefix: u8) -> Self {
+        Self { address, prefix }
     }
 
     fn overlaps(&self, other: &Self) -> bool {

@@ -120,6 +120,10 @@ async fn respond(vm: &Vm, question: &Question) -> Message {
         question::Handling::Empty => return question.response(ResponseCode::NoError),
         question::Handling::Forward => {}
     }
+    // The resolvers may serve the network around the host as well.
+    if vm.context.internal_zones.contain(&question.name, &vm.context.blocked_networks) {
+        return question.response(ResponseCode::NXDomain);
+    }
     // What is in the cache has been admitted for as long as it is there.
     if let Some(answer) = vm.dns_cache().get(question, Instant::now()) {
         return answer.message;

@@ -62,6 +62,7 @@ impl Testbed {
             node: NodeSessionClient::new(unix::channel(&folder.path().join("none"))),
             resolvers: resolvers.into(),
             blocked_networks: Arc::new(BlockedNetworks::default()),
+            internal_zones: Arc::default(),
             egress: EgressBudget::new(&crate::DnsLimits::default()),
             reports: ReportSender::default(),
         };

@@ -6,7 +6,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use anyhow::Result;
-use rigbox_core::egress::Network;
+use rigbox_core::egress::{Network, Zone};
 use rigbox_core::plans::Plans;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -85,6 +85,8 @@ pub(super) struct Node {
     pub(super) dns: Option<Vec<IpAddr>>,
     /// Networks that no VM reaches, beside those that are not public.
     pub(super) blocked_networks: Vec<Network>,
+    /// Zones of which no VM gets a record, beside those that are internal everywhere.
+    pub(super) internal_zones: Vec<Zone>,
     /// Limits of each VM's network.
     pub(super) limits: NetworkLimits,
     pub(super) image_cache: Option<PathBuf>,
@@ -178,6 +180,7 @@ impl Default for Node {
             uplink: Uplink::Veth,
             dns: None,
             blocked_networks: Vec::new(),
+            internal_zones: Vec::new(),
             limits: NetworkLimits::default(),
             image_cache: None,
             guest_dir: None,

@@ -192,6 +192,14 @@ const SECTIONS: &[Section] = &[
                  are not public, and the platform addresses of clouds, are always blocked.",
             ),
             key(
+                "internal_zones",
+                "list of domains",
+                Value,
+                "[]",
+                "Domains that the resolvers know for your own network, with the names below them. VMs get no record of them. Zones such as \
+                 `local`, `internal`, `corp` and `home.arpa`, and names of blocked addresses, are always internal.",
+            ),
+            key(
                 "image_cache",
                 "path",
                 Described("`~/.cache/rigbox`"),

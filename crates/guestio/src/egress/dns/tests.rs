@@ -58,6 +58,17 @@ async fn repeated_question_is_not_asked_again_until_the_list_changes() {
 }
 
 #[tokio::test]
+async fn internal_name_is_not_asked_for() {
+    let (address, asked) = resolver().await;
+    let testbed = testbed(address).await;
+    for name in ["1.0.0.10.in-addr.arpa", "_ldap._tcp.dc.corp", "printer.local", "db"] {
+        let response = respond(&testbed.vm, &question(name)).await;
+        assert_eq!(response.metadata.response_code, ResponseCode::NXDomain, "{name}");
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
 async fn one_vm_asks_the_resolvers_at_a_limited_rate() {
     let (address, asked) = resolver().await;
     let testbed = testbed(address).await;
