@@ -12,6 +12,7 @@ mod journal;
 mod net;
 mod node;
 mod recovery;
+mod refusals;
 mod reports;
 mod sandbox;
 mod sockets;
@@ -56,6 +57,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let guestio_service = sockets::guestio::GuestioService {
         attached_vms: Arc::new(node.attached_vms.clone()),
         admission_pool: net::admitted_names::AdmissionPool::default(),
+        refusals: node.refusals.clone(),
     };
     let serve_guestio = Server::builder()
         .add_service(NodeSessionServer::new(guestio_service))

@@ -1,7 +1,7 @@
 //! TLS server name check for VMs with an allow-list. The VM's network redirects connections to port 443 of listed names here
-//! (`checked_redirect` in the node's `vm.nft`). A connection is forwarded only if its ClientHello asks for a listed name, because many names
-//! share an address, and for no other one in an encrypted part, unless the list's owner allows that. Everything after the ClientHello is
-//! forwarded without inspection.
+//! (`checked_redirect` in the node's `vm.nft`). A connection is forwarded only if its ClientHello asks for a listed name, because many
+//! names share an address, and for no other one in an encrypted part, unless the list's owner allows that. Everything after the
+//! ClientHello is forwarded without inspection.
 
 use std::io;
 use std::net::SocketAddrV4;

@@ -221,8 +221,8 @@ fn destroy_sockets(filter: &[&str]) -> io::Result<()> {
     command::run("ss", &arguments).map(drop).map_err(io::Error::other)
 }
 
-/// Reserves the ports of the services for root, in the calling thread's namespace. A gateway has sockets there, and could bind one to a port
-/// whose service is being restarted. The kernel accepts no higher number, because it assigns ports from there on by itself.
+/// Reserves the ports of the services for root, in the calling thread's namespace. A gateway has sockets there, and could bind one to a
+/// port whose service is being restarted. The kernel accepts no higher number, because it assigns ports from there on by itself.
 fn reserve_service_ports() -> io::Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "32768")
 }

@@ -14,8 +14,8 @@ use rigbox_core::egress::{Egress, is_checked};
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::node_session_server::NodeSession;
 use rigbox_proto::guestio::{
-    AdmitRequest, AdmitResponse, Command, DnsPolicy, FdRequest, FdResponse, Report, ShutDown, Vm, VmList,
-    command, dns_policy,
+    AdmitRequest, AdmitResponse, Command, DnsPolicy, FdRequest, FdResponse, RefusalReport, RefusalResponse,
+    Report, ShutDown, Vm, VmList, command, dns_policy,
 };
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::Timeout;
@@ -29,6 +29,7 @@ use crate::config::{agent_socket, monitor_socket};
 use crate::error::Error;
 use crate::net;
 use crate::net::admitted_names::{Admission, AdmissionPool, AdmittedNames};
+use crate::refusals::Refusals;
 
 /// Port of the VM's resolver.
 const DNS_PORT: u16 = 53;
@@ -184,6 +185,7 @@ fn dns_policy_of(egress: &Egress) -> DnsPolicy {
 pub(crate) struct GuestioService {
     pub(crate) attached_vms: Arc<AttachedVms>,
     pub(crate) admission_pool: AdmissionPool,
+    pub(crate) refusals: Refusals,
 }
 
 #[tonic::async_trait]
@@ -202,6 +204,17 @@ impl NodeSession for GuestioService {
             }
         });
         Ok(Response::new(Box::pin(self.attached_vms.command_stream())))
+    }
+
+    async fn report_refusals(
+        &self,
+        request: Request<RefusalReport>,
+    ) -> Result<Response<RefusalResponse>, Status> {
+        let RefusalReport { boot_id, refused } = request.into_inner();
+        if let Some(vm) = self.attached_vms.get(&boot_id) {
+            self.refusals.publish(&vm.workspace, refused);
+        }
+        Ok(Response::new(RefusalResponse {}))
     }
 
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
