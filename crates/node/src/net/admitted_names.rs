@@ -225,3 +225,6 @@ impl AdmittedNames {
         on_thread(netns, in_namespace(netns, move || rules::apply(&document)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,31 +3,17 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rigbox_core::egress::BlockedNetworks;
-use rigbox_proto::node::NetworkPolicy;
-use rigbox_proto::node::egress::Mode;
 use rustix::net::SocketType;
 use rustix::net::sockopt::set_socket_linger;
 
-use super::admitted_names::{Admission, AdmissionPool, AdmittedNames};
 use super::policy::Policy;
-use super::testbed::{self, HOST, OFFICE, SERVER, Testbed, at, echo};
+use super::testbed::{self, HOST, OFFICE, SERVER, Testbed, at, echo, eventually};
 use super::{rules, uplink};
 use crate::command;
 use crate::config::NetworkConfig;
-use crate::error::Error;
-
-/// Waits until `condition` holds, at most for some seconds.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Returns how many connections to the server are established in the table of each namespace: VM, egress, host.
 fn established(testbed: &Testbed) -> [usize; 3] {
@@ -142,110 +128,6 @@ fn limits_of_the_configuration_are_in_the_rules() {
     ] {
         assert!(rules.contains(rule), "{rule}");
     }
-}
-
-/// Returns a policy with an allow-list of names.
-fn list(domains: &[&str]) -> Policy {
-    let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
-    let egress = rigbox_proto::node::Egress { mode: Mode::List.into(), domains, ..Default::default() };
-    NetworkPolicy { app_ports: vec![], egress: Some(egress) }.try_into().unwrap()
-}
-
-#[test]
-fn listed_name_opens_its_checked_ports_or_the_one_it_names() {
-    let policy = list(&["server.example", "db.example:5432"]);
-    testbed::run(policy.clone(), NetworkConfig::default(), move |testbed| {
-        let names = Arc::new(AdmittedNames::new(BlockedNetworks::default()));
-        let admit = |name: &str| admit(testbed, &names, &policy, &[(name, SERVER)]).remove(0);
-        for port in [22, 80, 443, 5432, 8080] {
-            echo(testbed.internet.listen(at(SERVER, port)));
-        }
-        let check = |port| super::service_socket(&testbed.netns_path, SocketType::STREAM, port).unwrap();
-        let checks = [check(8443), check(8080)].map(std::net::TcpListener::from);
-        let reached = |port| testbed.guest.connect(at(SERVER, port)).is_ok();
-        let all = || [22, 80, 443, 5432, 8080].map(reached);
-
-        assert_eq!(all(), [false; 5]);
-        assert!(admit("other.example").is_err());
-        admit("server.example").unwrap();
-        assert_eq!(all(), [false, true, true, false, false]);
-        // It is the checks that were reached, and not the server.
-        for check in &checks {
-            check.set_nonblocking(false).unwrap();
-            let (stream, _) = check.accept().unwrap();
-            let target = rustix::net::sockopt::ip_original_dst(&stream).unwrap();
-            assert_eq!(target.ip(), &SERVER);
-        }
-        admit("db.example").unwrap();
-        assert_eq!(all(), [false, true, true, true, false]);
-
-        // A change ends what is open and not listed any more.
-        let mut stream = testbed.guest.connect(at(SERVER, 5432)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let mut answers = move || {
-            let answered = stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut [0; 4]));
-            answered.is_ok()
-        };
-        assert!(answers());
-        let changes =
-            [(vec!["db.example:5432"], true, false), (vec!["db.example", "server.example"], false, true)];
-        for (domains, database, checked) in changes {
-            super::set_policy(&testbed.netns_path, &list(&domains), &names).unwrap();
-            assert_eq!(answers(), database, "{domains:?}");
-            assert_eq!([reached(5432), reached(443)], [database, checked], "{domains:?}");
-        }
-    });
-}
-
-/// Admits addresses of names, all at once.
-fn admit(
-    testbed: &Testbed,
-    names: &Arc<AdmittedNames>,
-    policy: &Policy,
-    all: &[(&str, Ipv4Addr)],
-) -> Vec<Result<(), Error>> {
-    let pool = AdmissionPool::default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let admissions = all.iter().map(|(name, address)| {
-        let ttl = Duration::from_secs(60);
-        let admission = Admission { name: (*name).to_owned(), addresses: vec![*address], ttl };
-        let (names, egress) = (Arc::clone(names), policy.egress().clone());
-        let (pool, netns) = (pool.clone(), testbed.netns_path.clone());
-        async move { names.admit(&pool, "ws-1", netns, || Some(egress), admission).await }
-    });
-    // Its blocking threads are started here, and so are in the test's namespaces.
-    runtime.block_on(async {
-        let tasks: Vec<_> = admissions.map(|admission| tokio::spawn(admission)).collect();
-        let mut results = Vec::new();
-        for task in tasks {
-            results.push(task.await.unwrap());
-        }
-        results
-    })
-}
-
-#[test]
-fn admissions_change_the_rules_together_and_not_again_while_they_count() {
-    let policy = list(&["*.example.org"]);
-    testbed::run(policy.clone(), NetworkConfig::default(), move |testbed| {
-        let names = Arc::new(AdmittedNames::new(BlockedNetworks::default()));
-        let before = names.changes();
-        let all: Vec<_> = (0..40u8)
-            .map(|number| (format!("{number}.example.org"), Ipv4Addr::new(8, 8, 8, number)))
-            .collect();
-        let all: Vec<_> = all.iter().map(|(name, address)| (name.as_str(), *address)).collect();
-        assert!(admit(testbed, &names, &policy, &all).iter().all(Result::is_ok));
-        assert!((1..=4).contains(&(names.changes() - before)), "{} changes", names.changes() - before);
-        // Another name of an address that is reachable for as long.
-        let before = names.changes();
-        assert!(
-            admit(testbed, &names, &policy, &[("a.example.org", Ipv4Addr::new(8, 8, 8, 1)), all[0]])
-                .iter()
-                .all(Result::is_ok)
-        );
-        assert_eq!(names.changes(), before);
-        assert!(admit(testbed, &names, &policy, &[("example.org", SERVER)])[0].is_err());
-    });
 }
 
 #[test]
