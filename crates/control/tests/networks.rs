@@ -114,6 +114,7 @@ async fn blocked_network_access_is_in_the_workspace_log() {
         name: name.to_owned(),
         count,
     };
+    eventually("control follows refusals", || async { rig.node.is_watched_for_refusals() }).await;
     rig.node.refuse(refused("tcp", "10.0.0.1", 25, "", 3));
     rig.node.refuse(refused("dns", "", 0, "evil.example", 1));
     for text in [

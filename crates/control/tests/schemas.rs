@@ -98,6 +98,10 @@ async fn workspace_schemas_are_as_strict_as_the_server() {
     for (egress, allowed) in [
         (json!({"mode": "none"}), true),
         (json!({"mode": "list", "domains": ["*.example.org", "a_b.example.org"]}), true),
+        (json!({"mode": "list", "domains": ["example.org:5432"], "allow_ech": true}), true),
+        (json!({"mode": "list", "domains": ["example.org:25"]}), false),
+        (json!({"mode": "list", "domains": ["example.org:65536"]}), false),
+        (json!({"mode": "internet", "allow_ech": true}), false),
         (json!({"mode": "list", "cidrs": ["93.184.216.0/24", "1.1.1.1"]}), true),
         (json!({"mode": "list"}), false),
         (json!({"mode": "list", "domains": [], "cidrs": []}), false),

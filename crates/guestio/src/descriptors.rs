@@ -1,7 +1,7 @@
 //! Client of the node's descriptor socket: connections to a VM's agent or VMM, and sockets in its network. One request packet, one
 //! response packet with the descriptor attached.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -47,17 +47,19 @@ impl Descriptors {
 
     /// Requests a new descriptor.
     pub(crate) async fn get(&self, boot_id: &str, channel: Channel) -> Result<OwnedFd, DescriptorError> {
-        self.request(FdRequest { boot_id: boot_id.to_owned(), channel: channel.into(), address: 0 }).await
+        let (boot_id, channel) = (boot_id.to_owned(), channel.into());
+        self.request(FdRequest { boot_id, channel, ..FdRequest::default() }).await
     }
 
-    /// Requests a socket in the VM's network that is connecting to port 443 of `address`.
-    pub(crate) async fn connect_tls_upstream(
+    /// Requests a socket in the VM's network that is connecting to a checked port.
+    pub(crate) async fn connect_checked(
         &self,
         boot_id: &str,
-        address: Ipv4Addr,
+        target: SocketAddrV4,
     ) -> Result<OwnedFd, DescriptorError> {
-        let (boot_id, channel) = (boot_id.to_owned(), Channel::TlsUpstream.into());
-        self.request(FdRequest { boot_id, channel, address: address.to_bits() }).await
+        let (boot_id, channel) = (boot_id.to_owned(), Channel::CheckedUpstream.into());
+        let (address, port) = (target.ip().to_bits(), target.port().into());
+        self.request(FdRequest { boot_id, channel, address, port }).await
     }
 
     async fn request(&self, request: FdRequest) -> Result<OwnedFd, DescriptorError> {

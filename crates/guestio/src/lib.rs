@@ -19,8 +19,11 @@ mod vm;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_proto::guest::guest_server::GuestServer;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::transport::unix;
@@ -45,6 +48,27 @@ pub struct Config {
     pub control_uid: u32,
     /// The host's DNS resolvers.
     pub resolvers: Vec<SocketAddr>,
+    /// Networks that no VM reaches.
+    pub blocked_networks: BlockedNetworks,
+    /// Zones of which no VM gets a record.
+    pub internal_zones: InternalZones,
+    /// Limits of one VM's DNS queries.
+    pub dns: DnsLimits,
+}
+
+/// Limits of one VM's DNS queries.
+#[derive(Debug, Clone)]
+pub struct DnsLimits {
+    /// Queries in flight.
+    pub queries: usize,
+    /// Queries per second that its cache does not answer, after a burst of ten times as many.
+    pub queries_per_s: NonZeroU32,
+}
+
+impl Default for DnsLimits {
+    fn default() -> Self {
+        Self { queries: 64, queries_per_s: NonZeroU32::MIN.saturating_add(49) }
+    }
 }
 
 /// Reason why the role stopped.
@@ -74,7 +98,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         descriptors: Descriptors::new(config.fd_socket.clone()),
         node: NodeSessionClient::new(unix::channel(&config.node_socket)),
         resolvers: config.resolvers.clone().into(),
-        egress: EgressBudget::new(),
+        blocked_networks: Arc::new(config.blocked_networks),
+        internal_zones: Arc::new(config.internal_zones),
+        egress: EgressBudget::new(&config.dns),
         reports: ReportSender::default(),
     });
     let session = tokio::spawn(node_session::run(config.node_socket.clone(), registry.clone()));

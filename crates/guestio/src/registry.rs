@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::allow_list::AllowList;
-use crate::egress::{dns, nflog, sni};
+use crate::egress::{dns, http, nflog, sni};
 use crate::vm::{Vm, VmContext};
 use crate::{agent_session, monitor, streams_session};
 
@@ -24,7 +24,7 @@ pub(crate) struct VmRegistry {
 struct Entry {
     vm: Arc<Vm>,
     detached: CancellationToken,
-    _tasks: [AbortOnDropHandle<()>; 6],
+    _tasks: [AbortOnDropHandle<()>; 7],
 }
 
 impl VmRegistry {
@@ -48,12 +48,16 @@ impl VmRegistry {
             is_listed
         });
         if report_again {
-            entries.values().for_each(|entry| entry.vm.report_again());
+            for entry in entries.values() {
+                entry.vm.report_again();
+                // A restarted node may not know what its predecessor admitted.
+                entry.vm.dns_cache().clear();
+            }
         }
         for vm in vms {
             match entries.entry(vm.boot_id.clone()) {
                 Slot::Occupied(entry) => {
-                    entry.get().vm.allow_list.send_replace(AllowList::parse(vm.dns_policy));
+                    entry.get().vm.set_allow_list(AllowList::parse(vm.dns_policy));
                 }
                 Slot::Vacant(entry) => {
                     entry.insert(self.attach(vm));
@@ -71,6 +75,7 @@ impl VmRegistry {
             AbortOnDropHandle::new(tokio::spawn(monitor::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(dns::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(sni::run(Arc::clone(&vm)))),
+            AbortOnDropHandle::new(tokio::spawn(http::run(Arc::clone(&vm)))),
             AbortOnDropHandle::new(tokio::spawn(nflog::run(Arc::clone(&vm)))),
         ];
         Entry { vm, detached: CancellationToken::new(), _tasks: tasks }

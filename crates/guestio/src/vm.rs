@@ -1,8 +1,11 @@
 //! One boot of one VM, as its tasks share it, and the reports about it to the node.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_core::system::SystemState;
 use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
@@ -13,11 +16,15 @@ use tonic::transport::Channel;
 use crate::allow_list::AllowList;
 use crate::descriptors::Descriptors;
 use crate::egress::EgressBudget;
-use crate::refusal_counter::RefusalCounter;
+use crate::egress::dns::cache::Cache;
+use crate::refusal_counter::{Destination, RefusalCounter};
 use crate::sanitize::sanitize;
 
 /// Maximum number of queued reports. A longer queue means that the node does not read.
 const MAX_QUEUED_REPORTS: usize = 4096;
+const IPPROTO_TCP: u8 = 6;
+/// Log lines of one kind that a VM can cause.
+const LOG_RATE: Quota = Quota::per_minute(NonZeroU32::MIN.saturating_add(5));
 
 /// State of a VM's agent, as callers see it.
 #[derive(Clone)]
@@ -36,6 +43,8 @@ pub(crate) struct VmContext {
     /// Client for the admission of addresses.
     pub(crate) node: NodeSessionClient<Channel>,
     pub(crate) resolvers: Arc<[SocketAddr]>,
+    pub(crate) blocked_networks: Arc<BlockedNetworks>,
+    pub(crate) internal_zones: Arc<InternalZones>,
     pub(crate) egress: EgressBudget,
     pub(crate) reports: ReportSender,
 }
@@ -48,6 +57,11 @@ pub(crate) struct Vm {
     pub(crate) context: VmContext,
     pub(crate) allow_list: watch::Sender<AllowList>,
     pub(crate) refusals: RefusalCounter,
+    dns_cache: Mutex<Cache>,
+    /// DNS queries to the resolvers.
+    pub(crate) dns_rate: DefaultDirectRateLimiter,
+    /// Log lines that the VM can cause.
+    pub(crate) log_rate: DefaultDirectRateLimiter,
     pub(crate) agent: watch::Sender<AgentState>,
     /// The agent's second session, while it is open.
     pub(crate) streams: watch::Sender<Option<GuestClient<Channel>>>,
@@ -64,7 +78,11 @@ pub(crate) struct Vm {
 
 impl Vm {
     pub(crate) fn new(vm: rigbox_proto::guestio::Vm, context: VmContext) -> Self {
+        let dns_rate = context.egress.dns_rate;
         Self {
+            dns_cache: Mutex::default(),
+            dns_rate: RateLimiter::direct(dns_rate),
+            log_rate: RateLimiter::direct(LOG_RATE),
             workspace_id: vm.workspace_id,
             boot_id: vm.boot_id,
             metadata_json: vm.metadata_json,
@@ -79,6 +97,29 @@ impl Vm {
             shut_down: watch::Sender::new(None),
             power_button: Notify::new(),
         }
+    }
+
+    pub(crate) fn dns_cache(&self) -> MutexGuard<'_, Cache> {
+        self.dns_cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the names that the VM may use.
+    pub(crate) fn set_allow_list(&self, list: AllowList) {
+        let changed = self.allow_list.send_if_modified(|current| {
+            let changed = *current != list;
+            *current = list;
+            changed
+        });
+        if changed {
+            // What is admitted changes with the list.
+            self.dns_cache().clear();
+        }
+    }
+
+    /// Counts a refused connection to a checked port.
+    pub(crate) fn refuse_checked(&self, target: SocketAddrV4) {
+        let (address, port) = (*target.ip(), target.port());
+        self.refusals.count(Destination::Address { protocol: IPPROTO_TCP, address, port });
     }
 
     pub(crate) fn report(&self, report: report::Report) {

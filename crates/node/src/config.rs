@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rigbox_core::egress::BlockedNetworks;
 use rigbox_core::ids::WorkspaceId;
 
 use crate::vmm::config::VmmConfig;
@@ -48,6 +49,8 @@ pub struct Config {
     pub vmm: VmmConfig,
     /// Connection of VMs to the outside.
     pub uplink: UplinkMode,
+    /// Limits of VMs' networks.
+    pub network: NetworkConfig,
     /// Share of a disk's size that is reserved for it, 0.0 to 1.0.
     pub disk_reserve: f64,
     /// Time from the VMM's start to the agent's hello.
@@ -61,6 +64,36 @@ pub enum UplinkMode {
     Veth,
     /// None.
     None,
+}
+
+/// Limits of a VM's network, which protect its neighbors, and what is around the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Networks that no VM reaches.
+    pub blocked: BlockedNetworks,
+    /// Outward connections at once.
+    pub connections: u32,
+    /// New connections per second, after a burst of twice as many.
+    pub new_connections_per_s: u32,
+    /// Bandwidth in each direction, MB/s.
+    pub bandwidth_mb_per_s: u32,
+    /// Connections to the bridge at once.
+    pub bridge_connections: u16,
+    /// Outward connections of all VMs at once. By default half of what the host's connection table holds.
+    pub total_connections: Option<u32>,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            blocked: BlockedNetworks::default(),
+            connections: 4096,
+            new_connections_per_s: 200,
+            bandwidth_mb_per_s: 125,
+            bridge_connections: 128,
+            total_connections: None,
+        }
+    }
 }
 
 impl Config {

@@ -9,8 +9,8 @@ use rigbox_proto::fault;
 use rigbox_proto::node::node_server;
 use rigbox_proto::node::{
     DeleteRequest, DeleteResponse, DescribeRequest, Image, NodeDescription, ProvisionRequest,
-    ProvisionResponse, SetNetworkRequest, SetNetworkResponse, StartRequest, StartResponse, StopRequest,
-    StopResponse, Synced, WatchEvent, WatchRequest, watch_event,
+    ProvisionResponse, RefusalBatch, SetNetworkRequest, SetNetworkResponse, StartRequest, StartResponse,
+    StopRequest, StopResponse, Synced, WatchEvent, WatchRefusalsRequest, WatchRequest, watch_event,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt};
@@ -194,6 +194,15 @@ impl node_server::Node for ControlService {
         let current = tokio_stream::iter(current.collect::<Vec<_>>());
         let events = event_stream(events).map(move |event| event.and_then(wrap));
         Ok(Response::new(Box::pin(current.chain(events))))
+    }
+
+    type WatchRefusalsStream = Pin<Box<dyn Stream<Item = Result<RefusalBatch, Status>> + Send>>;
+
+    async fn watch_refusals(
+        &self,
+        _: tonic::Request<WatchRefusalsRequest>,
+    ) -> Result<Response<Self::WatchRefusalsStream>, Status> {
+        Ok(Response::new(Box::pin(self.node.refusals.subscribe().map(Ok))))
     }
 }
 

@@ -12,6 +12,7 @@ mod journal;
 mod net;
 mod node;
 mod recovery;
+mod refusals;
 mod reports;
 mod sandbox;
 mod sockets;
@@ -27,7 +28,7 @@ use rigbox_proto::node::node_server::NodeServer;
 use rigbox_proto::transport::unix;
 use tonic::transport::Server;
 
-pub use config::{Config, UplinkMode};
+pub use config::{Config, NetworkConfig, UplinkMode};
 pub use error::Error;
 pub use recovery::purge;
 pub use sandbox::jail;
@@ -53,8 +54,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         .map_err(Error::at("listen at", &config.guestio_socket))?;
     let control_connections = unix::listen(&config.control_socket, vec![config.control_uid])
         .map_err(Error::at("listen at", &config.control_socket))?;
-    let guestio_service =
-        sockets::guestio::GuestioService { attached_vms: Arc::new(node.attached_vms.clone()) };
+    let guestio_service = sockets::guestio::GuestioService {
+        attached_vms: Arc::new(node.attached_vms.clone()),
+        admission_pool: net::admitted_names::AdmissionPool::default(),
+        refusals: node.refusals.clone(),
+    };
     let serve_guestio = Server::builder()
         .add_service(NodeSessionServer::new(guestio_service))
         .serve_with_incoming(guestio_connections);

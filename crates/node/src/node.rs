@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::journal::Journal;
 use crate::net::uplink::{self, Uplink};
+use crate::refusals::Refusals;
 use crate::reports::Reports;
 use crate::sandbox::cgroup::Cgroups;
 use crate::sockets::bridge_listener::BridgeListener;
@@ -37,6 +38,7 @@ pub(crate) struct Node {
     pub(crate) bridge: BridgeListener,
     pub(crate) uplink: Option<Uplink>,
     pub(crate) reports: Reports,
+    pub(crate) refusals: Refusals,
 }
 
 impl Node {
@@ -66,6 +68,7 @@ impl Node {
             bridge: BridgeListener::new(config.bridge_socket.clone()),
             uplink: uplink::open(&config)?,
             reports: Reports::default(),
+            refusals: Refusals::default(),
             config,
         }))
     }
@@ -138,7 +141,7 @@ impl Node {
     pub(crate) fn tear_down(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         self.dial_targets.remove(workspace);
         self.cgroups.remove(workspace.as_str())?;
-        crate::net::remove(&self.config.netns(workspace))?;
+        crate::net::remove(&self.config.netns(workspace), self.uplink.as_ref())?;
         let dir = self.config.vm_dir(workspace);
         match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

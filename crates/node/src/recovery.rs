@@ -73,7 +73,7 @@ pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
     }
     for name in existing_names(config, &cgroups)? {
         cgroups.remove(&name)?;
-        crate::net::remove(&config.netns_dir().join(&name))?;
+        crate::net::remove(&config.netns_dir().join(&name), None)?;
         remove_dir(&config.vms_dir().join(&name))?;
     }
     cgroups.remove_parents();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use rigbox_proto::node::watch_event::Event;
-use rigbox_proto::node::{EgressRefused, State, WorkspaceReport};
+use rigbox_proto::node::{State, WorkspaceReport};
 use tokio::sync::broadcast;
 
 /// Events by which a slow subscriber may lag before it has to start over.
@@ -36,11 +36,6 @@ impl Reports {
         }
         // Sent under the lock, so that `subscribe` misses nothing between its two halves. Having no subscriber is fine.
         let _ = self.events.send(Event::Report(report));
-    }
-
-    /// Sends a refusal to the current subscribers. It is not kept.
-    pub(crate) fn publish_refusal(&self, refused: EgressRefused) {
-        let _ = self.events.send(Event::EgressRefused(refused));
     }
 
     /// Returns the latest reports and the changes from then on.

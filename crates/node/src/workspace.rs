@@ -131,7 +131,9 @@ impl Workspace {
         let netns = self.node.config.netns(&self.id);
         // Updated first, so that nothing is dialed or resolved that is about to be closed.
         self.node.dial_targets.insert(&self.id, &boot.boot_id, netns.clone(), policy.clone());
-        let names = self.node.attached_vms.set_egress(&boot.boot_id, self.egress()).unwrap_or_default();
+        let Some(names) = self.node.attached_vms.set_egress(&boot.boot_id, self.egress()) else {
+            return Ok(());
+        };
         blocking(move || crate::net::set_policy(&netns, &policy, &names)).await
     }
 

@@ -5,13 +5,15 @@ mod file;
 mod reference;
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rigbox_control::KeySource;
+use rigbox_core::egress::{BlockedNetworks, InternalZones};
 
-use file::{Apps, File, MasterKey, Uplink, parse};
+use file::{Apps, File, MasterKey, NetworkLimits, Uplink, parse};
 
 /// Default path of the configuration file.
 pub(crate) const DEFAULT_PATH: &str = "/etc/rigbox/rigbox.toml";
@@ -138,9 +140,33 @@ impl Installation {
                 Uplink::Veth => rigbox_node::UplinkMode::Veth,
                 Uplink::None => rigbox_node::UplinkMode::None,
             },
+            network: self.network(),
             disk_reserve: settings.disk_reserve,
             boot_timeout: Duration::from_secs(settings.boot_timeout_s),
         })
+    }
+
+    fn network(&self) -> rigbox_node::NetworkConfig {
+        let NetworkLimits {
+            connections,
+            new_connections_per_s,
+            bandwidth_mb_per_s,
+            bridge_connections,
+            total_connections,
+            ..
+        } = self.file.node.limits;
+        rigbox_node::NetworkConfig {
+            blocked: self.blocked_networks(),
+            connections: connections.get(),
+            new_connections_per_s: new_connections_per_s.get(),
+            bandwidth_mb_per_s: bandwidth_mb_per_s.get(),
+            bridge_connections: bridge_connections.get(),
+            total_connections: total_connections.map(NonZeroU32::get),
+        }
+    }
+
+    fn blocked_networks(&self) -> BlockedNetworks {
+        BlockedNetworks::new(&self.file.node.blocked_networks)
     }
 
     /// Returns the configuration of guestio, whose root is the run folder.
@@ -151,6 +177,12 @@ impl Installation {
             guest_socket: "/guestio/guest.sock".into(),
             control_uid: self.uid(Role::Control),
             resolvers: self.resolvers.clone(),
+            blocked_networks: self.blocked_networks(),
+            internal_zones: InternalZones::new(&self.file.node.internal_zones),
+            dns: rigbox_guestio::DnsLimits {
+                queries: self.file.node.limits.dns_queries.get().into(),
+                queries_per_s: self.file.node.limits.dns_queries_per_s,
+            },
         }
     }
 

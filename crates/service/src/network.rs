@@ -8,8 +8,8 @@ use std::time::Duration;
 use rigbox_core::authz::{Action, Permit, ReadNetwork, WriteNetwork};
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::node::NetworkPolicy;
 use rigbox_proto::node::egress::Mode;
+use rigbox_proto::node::{Egress as WireEgress, NetworkPolicy};
 use rigbox_store::{AuditEvent, NetworkSettings, Store};
 use tokio::sync::watch;
 use tracing::warn;
@@ -79,12 +79,15 @@ impl NetworkPolicies {
 
     /// Returns the policy that the node enforces.
     pub fn policy(&self, id: &WorkspaceId) -> Result<NetworkPolicy, rigbox_store::Error> {
-        let (mode, domains, cidrs) = match self.settings(id)?.egress {
-            Egress::Internet => (Mode::Internet, Vec::new(), Vec::new()),
-            Egress::List { domains, cidrs } => (Mode::List, to_strings(domains), to_strings(cidrs)),
-            Egress::None => (Mode::None, Vec::new(), Vec::new()),
+        let without_list = |mode: Mode| WireEgress { mode: mode.into(), ..WireEgress::default() };
+        let egress = match self.settings(id)?.egress {
+            Egress::Internet => without_list(Mode::Internet),
+            Egress::List { domains, cidrs, allow_ech } => {
+                let (domains, cidrs) = (to_strings(domains), to_strings(cidrs));
+                WireEgress { mode: Mode::List.into(), domains, cidrs, allow_ech }
+            }
+            Egress::None => without_list(Mode::None),
         };
-        let egress = rigbox_proto::node::Egress { mode: mode.into(), domains, cidrs };
         let app_ports = self.store.app_ports(id)?.into_iter().map(u32::from).collect();
         Ok(NetworkPolicy { app_ports, egress: Some(egress) })
     }

@@ -23,6 +23,7 @@ use crate::network::NetworkPolicies;
 use crate::nodes::client::NodeClient;
 use crate::transitions::WorkspaceTransitions;
 
+mod refusals;
 mod reports;
 mod secrets;
 mod worker;
@@ -86,6 +87,8 @@ impl Reconciler {
     /// Runs for as long as it is polled. Workers end with it.
     pub async fn run(self) {
         let _workers_end = AbortTasks(self.clone());
+        let this = self.clone();
+        self.spawn(async move { this.follow_refusals().await });
         tokio::join!(self.watch_transitions(), self.tick(), self.follow_reports());
     }
 

@@ -1,6 +1,8 @@
 //! Log of a workspace: its changes of status, written in the transaction that makes them, and the network
 //! access it was refused.
 
+use std::collections::BTreeSet;
+
 use rigbox_core::authz::{Permit, ReadLogs};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Timestamp;
@@ -26,11 +28,16 @@ impl WorkspaceLogs {
         Self { store, written: broadcast::channel(CHANNEL_CAPACITY).0 }
     }
 
-    /// Adds a line.
-    pub async fn add(&self, id: &WorkspaceId, at: Timestamp, message: String) {
-        match self.store.log(id, at, &message).await {
-            Ok(()) => self.announce(id),
-            Err(error) => warn!(workspace = %id, %error, "failed to write to the workspace's log"),
+    /// Adds lines to the logs of their workspaces.
+    pub async fn add_all(&self, lines: &[(WorkspaceId, Timestamp, String)]) {
+        match self.store.log_all(lines).await {
+            Ok(()) => lines
+                .iter()
+                .map(|(id, ..)| id)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .for_each(|id| self.announce(id)),
+            Err(error) => warn!(%error, lines = lines.len(), "failed to write to the workspaces' logs"),
         }
     }
 

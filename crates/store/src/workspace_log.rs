@@ -22,10 +22,12 @@ pub struct LogEntry {
 }
 
 impl Store {
-    /// Appends a line. Does nothing if the workspace is gone.
-    pub async fn log(&self, id: &WorkspaceId, at: Timestamp, message: &str) -> Result<(), Error> {
+    /// Appends lines to the logs of their workspaces, in one transaction. Skips those of workspaces that are gone.
+    pub async fn log_all(&self, lines: &[(WorkspaceId, Timestamp, String)]) -> Result<(), Error> {
         let mut tx = self.begin_write().await?;
-        append(&mut tx, id, at, message).await?;
+        for (id, at, message) in lines {
+            append(&mut tx, id, *at, message).await?;
+        }
         tx.commit().await?;
         Ok(())
     }

@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rigbox-control", &["rigbox-api", "rigbox-core", "rigbox-proto", "rigbox-service"]),
     ("rigbox-gateway", &["rigbox-core", "rigbox-proto", "rigbox-sys"]),
     ("rigbox-edge", &["rigbox-core", "rigbox-gateway", "rigbox-proto", "rigbox-sys"]),
-    ("rigbox-node", &["rigbox-core", "rigbox-image", "rigbox-proto", "rigbox-sys"]),
+    ("rigbox-node", &["rigbox-core", "rigbox-image", "rigbox-proto", "rigbox-shares", "rigbox-sys"]),
     ("rigbox-guestio", &["rigbox-core", "rigbox-proto", "rigbox-shares", "rigbox-sys"]),
     ("rigbox-guest", &["rigbox-proto", "rigbox-sys"]),
     ("rig", &[]),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use prost::Message;
 use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_proto::node::node_client::NodeClient;
-use rigbox_proto::node::{EgressRefused, NetworkPolicy, SetNetworkRequest, WatchRequest, watch_event};
+use rigbox_proto::node::{EgressRefused, NetworkPolicy, SetNetworkRequest, WatchRefusalsRequest};
 use rigbox_sys::fdpass;
 
 use crate::harness::installation::Installation;
@@ -90,18 +90,16 @@ const WATCH_DURATION: Duration = Duration::from_secs(20);
 
 async fn watch_refusals(socket: &Path) -> Result<WatchedRefusals> {
     let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(socket));
-    let mut events = node.watch(WatchRequest {}).await?.into_inner();
+    let mut batches = node.watch_refusals(WatchRefusalsRequest {}).await?.into_inner();
     let mut watched = WatchedRefusals::default();
     let watch = async {
-        while let Some(event) = events.message().await? {
-            if let Some(watch_event::Event::EgressRefused(refused)) = event.event {
-                watched.refused.push(refused);
-            }
+        while let Some(batch) = batches.message().await? {
+            watched.refused.extend(batch.refused);
         }
         anyhow::Ok(())
     };
     match tokio::time::timeout(WATCH_DURATION, watch).await {
-        Ok(ended) => ended.and_then(|()| bail!("the node's reports ended")),
+        Ok(ended) => ended.and_then(|()| bail!("the node's refusals ended")),
         Err(_) => Ok(watched),
     }
 }

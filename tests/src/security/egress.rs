@@ -191,7 +191,7 @@ fn policy(mode: Mode, domains: &[&str], cidrs: &[String]) -> NetworkPolicy {
     let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
     NetworkPolicy {
         app_ports: vec![],
-        egress: Some(Egress { mode: mode.into(), domains, cidrs: cidrs.to_vec() }),
+        egress: Some(Egress { mode: mode.into(), domains, cidrs: cidrs.to_vec(), allow_ech: false }),
     }
 }
 
@@ -254,7 +254,13 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
     roles::set_network(installation, &id, policy(Mode::List, &["server.example"], &[]))?;
     ensure!(!reaches(&server)?, "an address that was not looked up");
     ensure!(reaches("server.example")?, "a listed name");
-    ensure!(reaches(&server)?, "the address of a listed name");
+    ensure!(!reaches(&server)?, "a request for the address of a listed name, which is not the name");
+    let other_host = format!("curl -s -m 10 -H 'Host: other.example' http://{server}/");
+    ensure!(
+        api.sh(&id, &other_host)?.contains("not on the workspace's list"),
+        "another host at that address"
+    );
+    ensure!(!reaches("server.example:8080")?, "another port of a listed name");
     let refused = roles::refusals_during(installation, || {
         let before = installation.internet.asked_for("other.example")?;
         ensure!(!reaches("other.example")?, "a name that is not listed");
@@ -298,6 +304,14 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
         "{output}"
     );
 
+    // An entry with a port opens that port, and only that.
+    let with_port = ["server.example".to_owned(), format!("server.example:{STREAM}")];
+    let with_port: Vec<_> = with_port.iter().map(String::as_str).collect();
+    roles::set_network(installation, &id, policy(Mode::List, &with_port, &[]))?;
+    ensure!(
+        reaches("server.example")? && !reaches("server.example:8080")?,
+        "another port than the listed one"
+    );
     // No network at all, open connections included.
     streams("server.example", "last")?;
     eventually("a stream begins", Duration::from_secs(20), || Ok((length("last")? > 50).then_some(())))?;

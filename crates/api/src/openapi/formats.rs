@@ -17,6 +17,8 @@ use utoipa::{PartialSchema, ToSchema};
 const LABEL: &str = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
 /// Last label of a domain, which is not a number as in IPv4 addresses.
 const TOP: &str = "[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
+/// Port, from 1 to 65535.
+const PORT: &str = "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
 /// Part of an email address before `@`, between its dots (`atext` of RFC 5322).
 const ATOM: &str = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+";
 /// No control characters.
@@ -58,8 +60,8 @@ formats! {
     AppDomain: text(&format!("^(?:(?:{LABEL}\\.)+{TOP})?$")).max_length(Some(253));
     /// Origin of a page, as in the header `Origin`
     Origin: text(&format!("^https?://{LABEL}(?:\\.{LABEL})*(?::[0-9]{{1,5}})?$")).max_length(Some(253));
-    /// Domain, or `*.` and a domain for the names below it
-    EgressDomain: text(&format!("^(?:\\*\\.)?(?:{}\\.)+{TOP}$", LABEL.replace("0-9", "0-9_")))
+    /// Domain, or `*.` and a domain for the names below it, with a port other than 25 or without
+    EgressDomain: text(&format!("^(?:\\*\\.)?(?:{}\\.)+{TOP}(?::(?!25$){PORT})?$", LABEL.replace("0-9", "0-9_")))
         .max_length(Some(251));
     /// IPv4 network, which has to be public, or one IPv4 address
     EgressNetwork: text("^(?:[0-9]{1,3}\\.){3}[0-9]{1,3}(?:/(?:[0-9]|[12][0-9]|3[0-2]))?$");

@@ -35,7 +35,7 @@ fn all() -> [(&'static str, Value); 4] {
                     {"properties": {"domains": {"minItems": 1}}, "required": ["domains"]},
                     {"properties": {"cidrs": {"minItems": 1}}, "required": ["cidrs"]},
                 ]},
-                "else": {"properties": {"domains": {"maxItems": 0}, "cidrs": {"maxItems": 0}}},
+                "else": {"properties": {"domains": {"maxItems": 0}, "cidrs": {"maxItems": 0}, "allow_ech": {"const": false}}},
             }),
         ),
     ]

@@ -44,6 +44,9 @@ struct Egress {
     domains: Vec<String>,
     /// For `list`.
     cidrs: Vec<String>,
+    /// For `list`, if TLS handshakes with an encrypted server name are allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_ech: Option<bool>,
     /// Entries of `domains` with names that others control, through which data can be exfiltrated.
     can_tunnel: Vec<String>,
 }
@@ -59,10 +62,10 @@ pub(crate) struct WorkspaceNetworkResponse {
 
 impl WorkspaceNetworkResponse {
     fn new(settings: NetworkSettings, live: bool) -> Self {
-        let (mode, domains, cidrs) = match settings.egress {
-            egress::Egress::Internet => (Mode::Internet, Vec::new(), Vec::new()),
-            egress::Egress::List { domains, cidrs } => (Mode::List, domains, cidrs),
-            egress::Egress::None => (Mode::None, Vec::new(), Vec::new()),
+        let (mode, domains, cidrs, allow_ech) = match settings.egress {
+            egress::Egress::Internet => (Mode::Internet, Vec::new(), Vec::new(), false),
+            egress::Egress::List { domains, cidrs, allow_ech } => (Mode::List, domains, cidrs, allow_ech),
+            egress::Egress::None => (Mode::None, Vec::new(), Vec::new(), false),
         };
         let can_tunnel =
             domains.iter().filter(|domain| domain.is_wildcard()).map(ToString::to_string).collect();
@@ -70,7 +73,7 @@ impl WorkspaceNetworkResponse {
         let cidrs = cidrs.into_iter().map(Into::into).collect();
         let inside = settings.apps_from_inside_any;
         Self {
-            egress: Egress { mode, domains, cidrs, can_tunnel },
+            egress: Egress { mode, domains, cidrs, allow_ech: allow_ech.then_some(true), can_tunnel },
             apps_from_inside: if inside { AppsFromInside::Any } else { AppsFromInside::Narrow },
             live,
         }
@@ -82,7 +85,8 @@ impl WorkspaceNetworkResponse {
 #[serde(deny_unknown_fields)]
 struct EgressUpdate {
     mode: Mode,
-    /// For `list`: `example.org`, or `*.example.org` for the names below it. At most 64.
+    /// For `list`: `example.org`, or `*.example.org` for the names below it, at ports 443 (by the server name in TLS) and 80 (by the
+    /// request's host); `example.org:5432` for this port only, where no name is checked. At most 64.
     #[serde(default)]
     #[schema(value_type = Vec<formats::EgressDomain>, max_items = 64)]
     domains: Vec<String>,
@@ -90,6 +94,10 @@ struct EgressUpdate {
     #[serde(default)]
     #[schema(value_type = Vec<formats::EgressNetwork>, max_items = 64)]
     cidrs: Vec<String>,
+    /// For `list`: allow TLS handshakes with an encrypted server name (ECH) beside a listed one. Browsers send such handshakes to every
+    /// server. Where several sites share a server, the encrypted name can be that of a site that is not listed.
+    #[serde(default)]
+    allow_ech: bool,
 }
 
 impl EgressUpdate {
@@ -99,7 +107,10 @@ impl EgressUpdate {
         let invalid = |problem: &dyn std::fmt::Display| ApiError::bad_request(format!("egress: {problem}"));
         let is_empty = self.domains.is_empty() && self.cidrs.is_empty();
         let without_list = |egress| {
-            if is_empty { Ok(egress) } else { Err(invalid(&"Domains and cidrs require the mode `list`.")) }
+            if is_empty && !self.allow_ech {
+                return Ok(egress);
+            }
+            Err(invalid(&"Domains, cidrs and allow_ech require the mode `list`."))
         };
         match self.mode {
             Mode::Internet => without_list(egress::Egress::Internet),
@@ -109,7 +120,7 @@ impl EgressUpdate {
             }
             Mode::List => {
                 let (domains, cidrs) = (self.domains.iter(), self.cidrs.iter());
-                egress::Egress::list(domains.map(String::as_str), cidrs.map(String::as_str))
+                egress::Egress::list(domains.map(String::as_str), cidrs.map(String::as_str), self.allow_ech)
                     .map_err(|error| invalid(&error))
             }
         }

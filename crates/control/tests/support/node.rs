@@ -84,6 +84,11 @@ impl Node {
         self.inner.lock().unwrap().networks.get(id).cloned()
     }
 
+    /// Returns whether control follows refusals.
+    pub(crate) fn is_watched_for_refusals(&self) -> bool {
+        self.refused.receiver_count() > 0
+    }
+
     /// Reports to control that a workspace was refused network access.
     pub(crate) fn refuse(&self, refused: EgressRefused) {
         self.refused.send(refused).unwrap();
@@ -299,10 +304,19 @@ impl Service for SimulatedService {
             .chain([watch_event::Event::Synced(Synced {})])
             .map(|event| Ok(WatchEvent { event: Some(event) }))
             .collect();
+        Ok(Response::new(Box::pin(stream::iter(first).chain(later))))
+    }
+
+    type WatchRefusalsStream = Pin<Box<dyn Stream<Item = Result<RefusalBatch, Status>> + Send>>;
+
+    async fn watch_refusals(
+        &self,
+        _: Request<WatchRefusalsRequest>,
+    ) -> Result<Response<Self::WatchRefusalsStream>, Status> {
         let refused = BroadcastStream::new(self.0.refused.subscribe()).map(|refused| {
             let refused = refused.map_err(|_| Status::data_loss("too slow"))?;
-            Ok(WatchEvent { event: Some(watch_event::Event::EgressRefused(refused)) })
+            Ok(RefusalBatch { refused: vec![refused] })
         });
-        Ok(Response::new(Box::pin(stream::iter(first).chain(stream::select(later, refused)))))
+        Ok(Response::new(Box::pin(refused)))
     }
 }

@@ -3,12 +3,13 @@
 //! The listening sockets come from the node, those to the resolvers ([`upstream`]) are this role's own.
 
 mod answer;
+pub(crate) mod cache;
 mod question;
 mod upstream;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use rigbox_proto::guestio::AdmitRequest;
@@ -109,7 +110,7 @@ async fn serve_tcp(vm: &Vm, mut stream: TcpStream) -> std::io::Result<()> {
 /// Builds the response to a query.
 async fn respond(vm: &Vm, question: &Question) -> Message {
     let allow_list = vm.allow_list.borrow().clone();
-    if !allow_list.allows(&question.name) {
+    if !allow_list.allows_name(&question.name) {
         vm.refusals.count(Destination::Name(question.name.clone()));
         return question.response(ResponseCode::Refused);
     }
@@ -119,10 +120,21 @@ async fn respond(vm: &Vm, question: &Question) -> Message {
         question::Handling::Empty => return question.response(ResponseCode::NoError),
         question::Handling::Forward => {}
     }
+    // The resolvers may serve the network around the host as well.
+    if vm.context.internal_zones.contain(&question.name, &vm.context.blocked_networks) {
+        return question.response(ResponseCode::NXDomain);
+    }
+    // What is in the cache has been admitted for as long as it is there.
+    if let Some(answer) = vm.dns_cache().get(question, Instant::now()) {
+        return answer.message;
+    }
+    if vm.dns_rate.check().is_err() {
+        return question.response(ResponseCode::ServFail);
+    }
     let Some(upstream_response) = upstream::query(&vm.context.resolvers, question).await else {
         return question.response(ResponseCode::ServFail);
     };
-    let answer = match answer::filter(question, upstream_response) {
+    let answer = match answer::filter(question, upstream_response, &vm.context.blocked_networks) {
         Ok(answer) => answer,
         Err(answer::PrivateAddress) => {
             vm.refusals.count(Destination::Name(question.name.clone()));
@@ -134,7 +146,12 @@ async fn respond(vm: &Vm, question: &Question) -> Message {
         if !admitted {
             return question.response(ResponseCode::Refused);
         }
+        // The list may have changed meanwhile, and what it does not allow any more is not admitted any more.
+        if *vm.allow_list.borrow() != allow_list {
+            return answer.message;
+        }
     }
+    vm.dns_cache().insert(question, &answer, Instant::now());
     answer.message
 }
 
@@ -150,9 +167,14 @@ async fn admit(vm: &Vm, question: &Question, addresses: &[Ipv4Addr], ttl_s: u32)
     match tokio::time::timeout(ADMIT_TIMEOUT, node.admit(request)).await {
         Ok(Ok(_)) => true,
         Ok(Err(status)) => {
-            tracing::info!(workspace = %vm.workspace_id, name = question.name, %status, "node did not admit addresses");
+            if vm.log_rate.check().is_ok() {
+                tracing::info!(workspace = %vm.workspace_id, name = question.name, %status, "node did not admit addresses");
+            }
             false
         }
         Err(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rigbox_proto::guestio::{fd_request::Channel, report};
+use rigbox_proto::guestio::RefusalReport;
+use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_sys::async_file::AsyncFile;
 use tokio::io::AsyncReadExt;
+use tokio::time::MissedTickBehavior;
 
 use crate::descriptors::DescriptorError;
 use crate::refusal_counter::Destination;
 use crate::vm::Vm;
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Size of a batch of netlink messages.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
@@ -20,13 +23,16 @@ const ENOBUFS: i32 = 105;
 const NFULNL_MSG_PACKET: u16 = 4 << 8;
 const NFULA_PAYLOAD: u16 = 9;
 
-/// Reads and reports refusals for as long as the VM is attached.
+/// Counts and reports refusals for as long as the VM is attached.
 pub(crate) async fn run(vm: Arc<Vm>) {
+    tokio::join!(count(&vm), report(&vm));
+}
+
+async fn count(vm: &Vm) {
     loop {
-        if let Err(error) = session(&vm).await {
+        if let Err(error) = session(vm).await {
             tracing::debug!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "packet log failed; retrying");
         }
-        report(&vm);
         tokio::time::sleep(RETRY_DELAY).await;
     }
 }
@@ -34,29 +40,40 @@ pub(crate) async fn run(vm: Arc<Vm>) {
 async fn session(vm: &Vm) -> Result<(), DescriptorError> {
     let socket = vm.context.descriptors.get(&vm.boot_id, Channel::Nflog).await?;
     let mut socket = AsyncFile::new(socket.into())?;
-    let mut tick = tokio::time::interval(REPORT_INTERVAL);
     let mut buffer = vec![0; MAX_BATCH_BYTES];
     loop {
-        tokio::select! {
-            _ = tick.tick() => report(vm),
-            read = socket.read(&mut buffer) => match read {
-                Ok(0) => return Ok(()),
-                Ok(length) => {
-                    let batch = buffer.get(..length).unwrap_or_default();
-                    parse_batch(batch, |destination| vm.refusals.count(destination));
-                }
-                // The socket's buffer overflowed. The lost packets are not counted.
-                Err(error) if error.raw_os_error() == Some(ENOBUFS) => {}
-                Err(error) => return Err(error.into()),
-            },
+        match socket.read(&mut buffer).await {
+            Ok(0) => return Ok(()),
+            Ok(length) => {
+                let batch = buffer.get(..length).unwrap_or_default();
+                parse_batch(batch, |destination| vm.refusals.count(destination));
+            }
+            // The socket's buffer overflowed. The lost packets are not counted.
+            Err(error) if error.raw_os_error() == Some(ENOBUFS) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
 
-fn report(vm: &Vm) {
-    for refused in vm.refusals.take() {
-        tracing::debug!(workspace = %vm.workspace_id, ?refused, "egress refused");
-        vm.report(report::Report::EgressRefused(refused));
+/// Reports what was counted, one call at a time. What the node does not take is lost.
+async fn report(vm: &Vm) {
+    let mut tick = tokio::time::interval(REPORT_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let refused = vm.refusals.take();
+        if refused.is_empty() {
+            continue;
+        }
+        let report = RefusalReport { boot_id: vm.boot_id.clone(), refused };
+        let mut node = vm.context.node.clone();
+        match tokio::time::timeout(REPORT_TIMEOUT, node.report_refusals(report)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(status)) => {
+                tracing::debug!(workspace = %vm.workspace_id, %status, "node took no refusals")
+            }
+            Err(_) => tracing::debug!(workspace = %vm.workspace_id, "node took no refusals in time"),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! TLS server name check for VMs with an allow-list. The VM's network redirects connections to port 443 of listed names here
-//! (`sni_redirect` in the node's `vm.nft`). A connection is forwarded only if its ClientHello asks for a listed name, because many names
-//! share an address. Everything after the ClientHello is forwarded without inspection.
+//! (`checked_redirect` in the node's `vm.nft`). A connection is forwarded only if its ClientHello asks for a listed name, because many
+//! names share an address, and for no other one in an encrypted part, unless the list's owner allows that. Everything after the
+//! ClientHello is forwarded without inspection.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rigbox_core::egress::HTTPS_PORT;
 use rigbox_proto::guestio::fd_request::Channel;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,15 +18,13 @@ use tokio::task::JoinSet;
 use crate::allow_list::AllowList;
 use crate::descriptors::DescriptorError;
 use crate::egress::accept::accepted_or_pause;
-use crate::refusal_counter::Destination;
+use crate::egress::encrypted_name::has_encrypted_name;
+use crate::egress::upstream;
 use crate::vm::Vm;
 
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_CLIENT_HELLO_BYTES: usize = 64 * 1024;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-const HTTPS_PORT: u16 = 443;
-const IPPROTO_TCP: u8 = 6;
 
 /// Checks connections for as long as the VM is attached.
 pub(crate) async fn run(vm: Arc<Vm>) {
@@ -46,7 +46,7 @@ async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
         tokio::select! {
             accepted = listener.accept() => {
                 let Some(stream) = accepted_or_pause(accepted).await else { continue };
-                let Ok(place) = vm.context.egress.tls_connections.take(vm.workspace_id.clone()) else { continue };
+                let Ok(place) = vm.context.egress.checked_connections.take(vm.workspace_id.clone()) else { continue };
                 let vm = Arc::clone(vm);
                 connections.spawn(async move {
                     let _place = place;
@@ -61,46 +61,31 @@ async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
 }
 
 /// Reads the ClientHello of a connection, and forwards the connection if its server name is allowed.
-async fn forward(vm: &Vm, mut stream: TcpStream) -> io::Result<()> {
+async fn forward(vm: &Vm, stream: TcpStream) -> io::Result<()> {
     // The destination before the redirect.
     let target: SocketAddrV4 = rustix::net::sockopt::ip_original_dst(&stream)?;
+    forward_to(vm, stream, target).await
+}
+
+async fn forward_to(vm: &Vm, mut stream: TcpStream, target: SocketAddrV4) -> io::Result<()> {
     let mut client_hello = Vec::new();
     let name = read_server_name(&mut stream, &mut client_hello);
     let name = tokio::time::timeout(CLIENT_HELLO_TIMEOUT, name).await?;
-    let is_listed = |list: &AllowList, name: &str| list.needs_admission() && list.allows(name);
+    let is_listed = |list: &AllowList, name: &str| {
+        list.allows(name, HTTPS_PORT) && (list.allows_ech() || !has_encrypted_name(&client_hello))
+    };
     let Some(name) = name.ok().filter(|name| is_listed(&vm.allow_list.borrow(), name)) else {
-        vm.refusals.count(Destination::Address {
-            protocol: IPPROTO_TCP,
-            address: *target.ip(),
-            port: HTTPS_PORT,
-        });
+        vm.refuse_checked(target);
         return Ok(());
     };
-    let mut upstream = tokio::time::timeout(CONNECT_TIMEOUT, connect(vm, *target.ip())).await??;
+    upstream::keep_alive(&stream)?;
+    let mut upstream = upstream::connect(vm, target).await?;
     upstream.write_all(&client_hello).await?;
-    for socket in [&stream, &upstream] {
-        // A peer that vanished silently must not hold its permit forever.
-        rustix::net::sockopt::set_socket_keepalive(socket, true)?;
-    }
     let mut allow_list = vm.allow_list.subscribe();
     tokio::select! {
         copied = tokio::io::copy_bidirectional(&mut stream, &mut upstream) => copied.map(drop),
         // A change of the list applies to open connections as well.
         _ = allow_list.wait_for(|list| !is_listed(list, &name)) => Ok(()),
-    }
-}
-
-/// Connects from the VM's own network, where the VM's own rules apply.
-async fn connect(vm: &Vm, address: Ipv4Addr) -> io::Result<TcpStream> {
-    let socket =
-        vm.context.descriptors.connect_tls_upstream(&vm.boot_id, address).await.map_err(io::Error::other)?;
-    let stream = std::net::TcpStream::from(socket);
-    stream.set_nonblocking(true)?;
-    let stream = TcpStream::from_std(stream)?;
-    stream.writable().await?;
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None => Ok(stream),
     }
 }
 
@@ -128,3 +113,6 @@ async fn read_server_name(stream: &mut TcpStream, client_hello: &mut Vec<u8>) ->
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,17 @@
 //! and no two VMs share a link. The rules are in `vm.nft`; the part that control may change is in [`policy`].
 
 pub(crate) mod admitted_names;
+mod conntrack;
 pub(crate) mod doctor;
+mod netlink;
 mod nflog;
 pub(crate) mod policy;
 pub(crate) mod roles;
 mod rules;
+#[cfg(test)]
+mod testbed;
+#[cfg(test)]
+mod tests;
 pub(crate) mod uplink;
 
 use std::fs::{self, File};
@@ -20,6 +26,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::command;
+use crate::config::Config;
 use crate::error::Error;
 use admitted_names::AdmittedNames;
 use policy::Policy;
@@ -32,7 +39,7 @@ const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 const HOST_MAC: [u8; 6] = *b"\x02rig\x00\x01";
 /// Address of every VM, within its own namespace.
 pub(crate) const VM_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
-/// Backlog of a service's socket: as many connections as a VM may have to the bridge, which may arrive at once.
+/// Backlog of a service's socket: connections to the bridge may arrive at once, up to their default limit.
 const SERVICE_BACKLOG: i32 = 128;
 const VM_MAC: [u8; 6] = *b"\x02rig\x00\x02";
 
@@ -43,16 +50,22 @@ pub(crate) fn vm_mac() -> String {
 
 /// Creates the namespace, kept alive by a mount at `path`, and returns the tap device in it, which exists as long as its descriptor. No
 /// packet passes before the rules are loaded. `uplink` attaches the namespace to the outside, for the VM in that slot.
-pub(crate) fn create(path: &Path, policy: &Policy, uplink: Option<(&Uplink, u32)>) -> Result<OwnedFd, Error> {
-    remove(path)?;
+pub(crate) fn create(
+    config: &Config,
+    path: &Path,
+    policy: &Policy,
+    uplink: Option<(&Uplink, u32)>,
+) -> Result<OwnedFd, Error> {
+    remove(path, uplink.map(|(uplink, _)| uplink))?;
     File::create(path).map_err(Error::at("create", path))?;
-    let (target, rules) = (path.to_owned(), rules::full_ruleset(policy));
+    let (target, rules) = (path.to_owned(), rules::full_ruleset(&config.network, policy));
     let tap = on_thread(path, move || -> io::Result<OwnedFd> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         mount_own_namespace(&target)?;
         disable_ipv6()?;
         let tap = rigbox_sys::network::create_tap(TAP)?;
         rules::apply(&rules)?;
+        reserve_service_ports()?;
         rigbox_sys::network::set_mac(TAP, HOST_MAC)?;
         rigbox_sys::network::bring_up("lo")?;
         rigbox_sys::network::set_address(TAP, HOST_ADDRESS, NETMASK)?;
@@ -72,35 +85,46 @@ pub(crate) fn set_policy(path: &Path, policy: &Policy, admitted_names: &Admitted
 }
 
 /// Restores the recorded policy in a namespace that an earlier node created. If that one has other rules, the full ruleset is loaded.
-pub(crate) fn restore(path: &Path, policy: &Policy, uplink: Option<(&Uplink, u32)>) -> Result<(), Error> {
+pub(crate) fn restore(
+    config: &Config,
+    path: &Path,
+    policy: &Policy,
+    uplink: Option<(&Uplink, u32)>,
+) -> Result<(), Error> {
     if let Some((uplink, slot)) = uplink {
         uplink.ensure_attached(path, slot)?;
     }
     let apply = |document: String| on_thread(path, in_namespace(path, move || rules::apply(&document)));
-    apply(rules::policy_rules(policy)).or_else(|_| apply(rules::full_ruleset(policy)))?;
+    on_thread(path, in_namespace(path, reserve_service_ports))?;
+    let config = &config.network;
+    apply(rules::policy_rules_of_same_version(config, policy))
+        .or_else(|_| apply(rules::full_ruleset(config, policy)))?;
     close_unlisted_connections(path, policy)
 }
 
 /// Closes connections of gateways to ports that are no longer listed, so that their holders get an error.
 fn close_unlisted_connections(path: &Path, policy: &Policy) -> Result<(), Error> {
-    // Excludes the VM's own connections to the services on this end of the link: DNS, the TLS check, the bridge.
-    let dialed = format!("dst {VM_ADDRESS} and sport != :53 and sport != :8443 and sport != :9090");
-    let listed: Vec<String> = policy.app_ports().map(|port| format!("dport != :{port}")).collect();
-    let filter = [vec![dialed], listed].concat().join(" and ");
+    // Excludes the VM's own connections to the services on this end of the link: DNS, the checks, the bridge.
+    let dialed = [format!("dst {VM_ADDRESS}")].into_iter();
+    let services = [53, 8080, 8443, 9090].into_iter().map(|port| format!("sport != :{port}"));
+    let listed = policy.app_ports().map(|port| format!("dport != :{port}"));
+    let filter = dialed.chain(services).chain(listed).collect::<Vec<_>>().join(" and ");
     on_thread(path, in_namespace(path, move || destroy_sockets(&["-t", &filter])))
 }
 
-/// Removes the namespace, if it exists. Sockets in it that are still open fail at once.
-pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+/// Removes the namespace, if it exists, and the VM's connections through `uplink`. Sockets in it that are still open fail at once.
+pub(crate) fn remove(path: &Path, uplink: Option<&Uplink>) -> Result<(), Error> {
     if path.exists() {
+        let detach = || {
+            let address = uplink::detach()?;
+            destroy_sockets(&["-tua"])?;
+            Ok(address)
+        };
         // Fails if `path` is not (or no longer) a namespace, which then has no sockets.
-        let _ = on_thread(
-            path,
-            in_namespace(path, || {
-                uplink::detach()?;
-                destroy_sockets(&["-tua"])
-            }),
-        );
+        let address = on_thread(path, in_namespace(path, detach)).ok().flatten();
+        if let (Some(uplink), Some(address)) = (uplink, address) {
+            uplink.forget_connections(address)?;
+        }
     }
     unmount(path)
 }
@@ -172,14 +196,14 @@ pub(crate) fn service_socket(path: &Path, kind: SocketType, port: u16) -> Result
     )
 }
 
-/// Creates a TCP socket in the namespace at `path` that is connecting to port 443 of `address`, subject to the rules there.
-pub(crate) fn connect_tls(path: &Path, address: Ipv4Addr) -> Result<OwnedFd, Error> {
+/// Creates a TCP socket in the namespace at `path` that is connecting to `address`, subject to the rules there.
+pub(crate) fn connect_checked(path: &Path, address: Ipv4Addr, port: u16) -> Result<OwnedFd, Error> {
     on_thread(
         path,
         in_namespace(path, move || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-            match rustix::net::connect(&socket, &SocketAddrV4::new(address, 443)) {
+            match rustix::net::connect(&socket, &SocketAddrV4::new(address, port)) {
                 Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
                 Err(errno) => Err(errno.into()),
             }
@@ -196,6 +220,12 @@ pub(crate) fn nflog_socket(path: &Path) -> Result<OwnedFd, Error> {
 fn destroy_sockets(filter: &[&str]) -> io::Result<()> {
     let arguments = [&["-K", "-n", "-H"], filter].concat();
     command::run("ss", &arguments).map(drop).map_err(io::Error::other)
+}
+
+/// Reserves the ports of the services for root, in the calling thread's namespace. A gateway has sockets there, and could bind one to a
+/// port whose service is being restarted. The kernel accepts no higher number, because it assigns ports from there on by itself.
+fn reserve_service_ports() -> io::Result<()> {
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "32768")
 }
 
 /// Disables IPv6 on all devices of the calling thread's namespace. A kernel without IPv6 has no such files.

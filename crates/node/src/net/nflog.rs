@@ -5,16 +5,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use super::netlink::{self, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, attribute};
 
 /// NFLOG group in `vm.nft`.
 const GROUP: u16 = 1;
-// linux/netfilter/nfnetlink.h and nfnetlink_log.h
+// linux/netfilter/nfnetlink_log.h
 const NFULNL_MSG_CONFIG: u16 = 4 << 8 | 1;
-const NLM_F_REQUEST_ACK: u16 = 1 | 4;
 const NFULA_CFG_CMD: u16 = 1;
 const NFULNL_CFG_CMD_BIND: u8 = 1;
 const NFULA_CFG_MODE: u16 = 2;
@@ -22,14 +20,9 @@ const NFULNL_COPY_PACKET: u8 = 2;
 /// Bytes of each packet to copy: enough for its headers.
 const COPY_RANGE: u32 = 64;
 
-/// Netlink message type of an acknowledgement.
-const NLMSG_ERROR: u16 = 2;
-
 /// Subscribes in the network namespace of the calling thread.
 pub(super) fn subscribe() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?;
-    bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+    let socket = netlink::open()?;
     send(&socket, &request(), SendFlags::empty())?;
     // Packets that are refused at this moment may arrive before the acknowledgement.
     for _ in 0..64 {
@@ -48,24 +41,9 @@ pub(super) fn subscribe() -> io::Result<OwnedFd> {
 
 /// Builds the request that binds the group and sets the copy range.
 fn request() -> Vec<u8> {
-    let mut body = vec![0, 0];
-    body.extend(GROUP.to_be_bytes());
-    attribute(&mut body, NFULA_CFG_CMD, &[NFULNL_CFG_CMD_BIND]);
+    let mut attributes = Vec::new();
+    attribute(&mut attributes, NFULA_CFG_CMD, &[NFULNL_CFG_CMD_BIND]);
     let [a, b, c, d] = COPY_RANGE.to_be_bytes();
-    attribute(&mut body, NFULA_CFG_MODE, &[a, b, c, d, NFULNL_COPY_PACKET, 0]);
-    let mut message = Vec::new();
-    message.extend(u32::try_from(16 + body.len()).unwrap_or(0).to_ne_bytes());
-    message.extend(NFULNL_MSG_CONFIG.to_ne_bytes());
-    message.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
-    // Sequence number and port id.
-    message.extend([0; 8]);
-    message.extend(body);
-    message
-}
-
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    body.extend(u16::try_from(4 + value.len()).unwrap_or(0).to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend(value);
-    body.resize(body.len().next_multiple_of(4), 0);
+    attribute(&mut attributes, NFULA_CFG_MODE, &[a, b, c, d, NFULNL_COPY_PACKET, 0]);
+    netlink::message(NFULNL_MSG_CONFIG, NLM_F_REQUEST | NLM_F_ACK, 0, GROUP, &attributes)
 }

@@ -56,9 +56,10 @@ impl TryFrom<NetworkPolicy> for Policy {
             Some(egress) => match egress.mode() {
                 Mode::Internet => Egress::Internet,
                 Mode::List => {
-                    let (domains, cidrs) = (&egress.domains, &egress.cidrs);
-                    Egress::list(domains.iter().map(String::as_str), cidrs.iter().map(String::as_str))
-                        .map_err(|error| bad(error.to_string()))?
+                    let (domains, cidrs, allow_ech) = (&egress.domains, &egress.cidrs, egress.allow_ech);
+                    let (domains, cidrs) =
+                        (domains.iter().map(String::as_str), cidrs.iter().map(String::as_str));
+                    Egress::list(domains, cidrs, allow_ech).map_err(|error| bad(error.to_string()))?
                 }
                 Mode::None => Egress::None,
                 Mode::Unspecified => return Err(bad("the egress policy has no mode".to_owned())),
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn invalid_policy_is_refused() {
         let wire = |mode: Mode, cidr: &str| {
-            Some(Wire { mode: mode.into(), domains: vec![], cidrs: vec![cidr.to_owned()] })
+            Some(Wire { mode: mode.into(), domains: vec![], cidrs: vec![cidr.to_owned()], allow_ech: false })
         };
         assert!(policy(&[80, 65535], None).is_ok());
         assert!(policy(&[], wire(Mode::List, "8.8.8.0/24")).is_ok());

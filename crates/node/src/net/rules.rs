@@ -7,50 +7,125 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use rigbox_core::egress::{Egress, RESERVED_NETWORKS};
+use rigbox_core::egress::Egress;
 
 use super::policy::Policy;
 use crate::command;
+use crate::config::NetworkConfig;
 
 const VM_RULES: &str = include_str!("vm.nft");
 const HOST_RULES: &str = include_str!("host.nft");
-/// Rules of the egress namespace.
-pub(super) const EGRESS_RULES: &str = include_str!("egress.nft");
+const EGRESS_RULES: &str = include_str!("egress.nft");
+
+/// Number of lists in which the connections of all VMs are counted.
+const CONNECTION_PARTS: u32 = 64;
 
 const POLICY_CHAINS: [&str; 5] =
-    ["policy_out", "policy_in", "policy_sni_redirect", "policy_sni_out", "policy_sni_in"];
+    ["policy_out", "policy_in", "policy_checked_redirect", "policy_checked_out", "policy_checked_in"];
 const ALLOW_ALL: [&str; 2] = ["policy_out accept", "policy_in accept"];
 const DENY_ALL: [&str; 2] = ["policy_out goto refuse", "policy_in drop"];
-/// The list applies to every packet in both directions: established connections are not exempt. Addresses in use stay in `active`. Port 443
-/// of a name is reachable only through the TLS check. HTTP/3 is refused, because it would hide the server name.
-const ALLOW_LISTED: [&str; 15] = [
+/// The list applies to every packet in both directions: established connections are not exempt. Addresses and ports in use stay in
+/// `active`. Ports 443 and 80 of a name are reachable only through the checks, and not over UDP: HTTP/3 would hide the server name.
+const ALLOW_LISTED: [&str; 16] = [
     "policy_out ip daddr @cidrs accept",
-    "policy_out meta l4proto { tcp, udp } th dport 443 goto refuse",
-    "policy_out ip daddr @admitted update @active { ip daddr } accept",
-    "policy_out ip daddr @active ct state established update @active { ip daddr } accept",
+    "policy_out meta l4proto { tcp, udp } th dport { 80, 443 } goto refuse",
+    "policy_out meta l4proto { tcp, udp } ip daddr . th dport @admitted update @active { ip daddr . th dport } accept",
+    "policy_out meta l4proto { tcp, udp } ip daddr . th dport @active ct state established update @active { ip daddr . th dport } accept",
     "policy_out goto refuse",
     "policy_in ip saddr @cidrs accept",
-    "policy_in tcp sport 443 drop",
-    "policy_in ip saddr @admitted accept",
-    "policy_in ip saddr @active accept",
+    "policy_in meta l4proto { tcp, udp } th sport { 80, 443 } drop",
+    "policy_in meta l4proto { tcp, udp } ip saddr . th sport @admitted accept",
+    "policy_in meta l4proto { tcp, udp } ip saddr . th sport @active accept",
     "policy_in drop",
-    "policy_sni_redirect ip daddr != @cidrs ip daddr @admitted tcp dport 443 redirect to :8443",
-    "policy_sni_out tcp dport 443 ip daddr @admitted update @active { ip daddr } accept",
-    "policy_sni_out tcp dport 443 ip daddr @active ct state established update @active { ip daddr } accept",
-    "policy_sni_in ip saddr @admitted accept",
-    "policy_sni_in ip saddr @active accept",
+    "policy_checked_redirect ip daddr != @cidrs ip daddr . tcp dport @admitted tcp dport 443 redirect to :8443",
+    "policy_checked_redirect ip daddr != @cidrs ip daddr . tcp dport @admitted tcp dport 80 redirect to :8080",
+    "policy_checked_out tcp dport { 80, 443 } ip daddr . tcp dport @admitted update @active { ip daddr . tcp dport } accept",
+    "policy_checked_out tcp dport { 80, 443 } ip daddr . tcp dport @active ct state established update @active { ip daddr . tcp dport } accept",
+    "policy_checked_in ip saddr . tcp sport @admitted accept",
+    "policy_checked_in ip saddr . tcp sport @active accept",
 ];
 
-/// Returns the full ruleset of a new VM's namespace.
-pub(super) fn full_ruleset(policy: &Policy) -> String {
-    let mut document = VM_RULES.to_owned();
-    add_elements(
-        &mut document,
-        "rigbox",
-        "reserved_networks",
-        RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
+/// Rules that are loaded once. To load them again would forget how many connections there are, and until when those are remembered.
+pub(super) struct Ruleset {
+    table: String,
+    document: String,
+    /// Name of an empty chain that tells which rules are loaded.
+    version: String,
+}
+
+impl Ruleset {
+    fn new(table: &str, document: String) -> Self {
+        let version = format!("version_{:.16}", blake3::hash(document.as_bytes()).to_hex());
+        Self { table: table.to_owned(), document, version }
+    }
+
+    /// Loads the rules in the network namespace of the calling thread, unless these are loaded.
+    pub(super) fn load(&self) -> io::Result<()> {
+        if command::run("nft", &["list", "chain", "inet", &self.table, &self.version]).is_ok() {
+            return Ok(());
+        }
+        apply(&self.document())
+    }
+
+    fn document(&self) -> String {
+        let Self { table, document, version } = self;
+        format!("{document}add chain inet {table} {version}\n")
+    }
+}
+
+/// Returns the rules of the egress namespace, for at most `total` connections of all VMs.
+pub(super) fn egress_ruleset(config: &NetworkConfig, total: u32) -> Ruleset {
+    let mut document = EGRESS_RULES.replace("MAX_CONNECTIONS", &config.connections.to_string());
+    limit_connections(&mut document, "rigbox", total);
+    Ruleset::new("rigbox", document)
+}
+
+/// Appends the limit of all connections to the chain `connect`. The kernel walks the list of what it counts, so there is a list for each
+/// part of the connections. Which part a connection belongs to follows from a secret of the kernel, so no VM can fill one on purpose.
+fn limit_connections(document: &mut String, table: &str, total: u32) {
+    let limit = (total / CONNECTION_PARTS).max(1);
+    for part in 0..CONNECTION_PARTS {
+        push_line(document, format_args!("add chain inet {table} part{part}"));
+        push_line(document, format_args!("add rule inet {table} part{part} ct count over {limit} drop"));
+    }
+    let parts: Vec<_> = (0..CONNECTION_PARTS).map(|part| format!("{part} : jump part{part}")).collect();
+    let part = format!("jhash ip saddr . ip daddr . th sport . th dport mod {CONNECTION_PARTS}");
+    let parts = parts.join(", ");
+    push_line(
+        document,
+        format_args!("add rule inet {table} connect meta l4proto {{ tcp, udp }} {part} vmap {{ {parts} }}"),
     );
-    document + &policy_rules(policy)
+}
+
+/// Returns the rules of a VM's namespace that do not depend on its policy.
+fn vm_ruleset(config: &NetworkConfig) -> Ruleset {
+    let NetworkConfig { connections, new_connections_per_s, bandwidth_mb_per_s, bridge_connections, .. } =
+        *config;
+    let mut document = VM_RULES.to_owned();
+    // The longer one of two words that begin alike is first.
+    for (word, number) in [
+        ("MAX_CONNECTIONS", connections),
+        ("BRIDGE_CONNECTIONS", bridge_connections.into()),
+        ("NEW_PER_S", new_connections_per_s),
+        ("NEW_BURST", new_connections_per_s.saturating_mul(2)),
+        ("BANDWIDTH_BURST", (bandwidth_mb_per_s / 4).max(1)),
+        ("BANDWIDTH", bandwidth_mb_per_s),
+    ] {
+        document = document.replace(word, &number.to_string());
+    }
+    add_elements(&mut document, "rigbox", "blocked_networks", config.blocked.iter());
+    Ruleset::new("rigbox", document)
+}
+
+/// Returns the full ruleset of a new VM's namespace.
+pub(super) fn full_ruleset(config: &NetworkConfig, policy: &Policy) -> String {
+    vm_ruleset(config).document() + &policy_rules(policy)
+}
+
+/// Returns the rules that replace the policy, for a namespace whose other rules are those of [`full_ruleset`]. They fail in any other.
+pub(super) fn policy_rules_of_same_version(config: &NetworkConfig, policy: &Policy) -> String {
+    let Ruleset { table, version, .. } = vm_ruleset(config);
+    format!("flush chain inet {table} {version}\n{}", policy_rules(policy))
 }
 
 /// Returns the rules that replace the policy. Admitted addresses stay.
@@ -77,53 +152,65 @@ pub(super) fn policy_rules(policy: &Policy) -> String {
     document
 }
 
-/// Returns the rules that admit addresses for a time. The time of an admitted address starts again.
-pub(super) fn admit_addresses(addresses: impl Iterator<Item = (Ipv4Addr, Duration)>) -> String {
+/// Address and port of a listed name.
+pub(super) type Endpoint = (Ipv4Addr, u16);
+
+/// Returns the rules that admit endpoints for a time. The time of an admitted endpoint starts again.
+pub(super) fn admit(endpoints: impl Iterator<Item = (Endpoint, Duration)>) -> String {
     let mut document = String::new();
-    for (address, ttl) in addresses {
+    for ((address, port), ttl) in endpoints {
         // Added first, so that the deletion cannot fail. Not every kernel updates the timeout of an existing element.
-        push_line(&mut document, format_args!("add element inet rigbox admitted {{ {address} }}"));
-        push_line(&mut document, format_args!("delete element inet rigbox admitted {{ {address} }}"));
+        push_line(&mut document, format_args!("add element inet rigbox admitted {{ {address} . {port} }}"));
+        push_line(
+            &mut document,
+            format_args!("delete element inet rigbox admitted {{ {address} . {port} }}"),
+        );
         let seconds = ttl.as_secs().max(1);
         push_line(
             &mut document,
-            format_args!("add element inet rigbox admitted {{ {address} timeout {seconds}s }}"),
+            format_args!("add element inet rigbox admitted {{ {address} . {port} timeout {seconds}s }}"),
         );
     }
     document
 }
 
-/// Returns the rules that replace all admitted addresses. Those of them that are in use stay active.
-pub(super) fn replace_addresses(addresses: &[(Ipv4Addr, Duration)]) -> String {
+/// Returns the rules that replace all admitted endpoints. Those of them that are in use stay active.
+pub(super) fn replace_admitted(endpoints: &[(Endpoint, Duration)]) -> String {
     let mut document = String::from("flush set inet rigbox admitted\nflush set inet rigbox active\n");
-    let unexpired = addresses.iter().filter(|(_, ttl)| !ttl.is_zero());
+    let unexpired = endpoints.iter().filter(|(_, ttl)| !ttl.is_zero());
     add_elements(
         &mut document,
         "rigbox",
         "admitted",
-        unexpired.map(|(address, ttl)| format!("{address} timeout {}s", ttl.as_secs().max(1))),
+        unexpired
+            .map(|((address, port), ttl)| format!("{address} . {port} timeout {}s", ttl.as_secs().max(1))),
     );
-    add_elements(&mut document, "rigbox", "active", addresses.iter().map(|(address, _)| address));
+    let all = endpoints.iter().map(|((address, port), _)| format!("{address} . {port}"));
+    add_elements(&mut document, "rigbox", "active", all);
     document
 }
 
-/// Returns the host's rules for the uplink `link`, with all VMs behind `peer`. `table` belongs to the installation.
-pub(super) fn host_rules(table: &str, link: &str, peer: Ipv4Addr, enabled_devices: &[String]) -> String {
+/// Returns the host's rules for the uplink `link`, with all VMs behind `peer`, for at most `total` connections. `table` belongs to the
+/// installation.
+pub(super) fn host_ruleset(
+    config: &NetworkConfig,
+    table: &str,
+    link: &str,
+    peer: Ipv4Addr,
+    total: u32,
+    enabled_devices: &[String],
+) -> Ruleset {
     let mut document =
         HOST_RULES.replace("TABLE", table).replace("LINK", link).replace("PEER", &peer.to_string());
-    add_elements(
-        &mut document,
-        table,
-        "reserved_networks",
-        RESERVED_NETWORKS.iter().map(|(network, prefix)| format!("{network}/{prefix}")),
-    );
+    limit_connections(&mut document, table, total);
+    add_elements(&mut document, table, "blocked_networks", config.blocked.iter());
     add_elements(
         &mut document,
         table,
         "enabled_devices",
         enabled_devices.iter().map(|name| format!("{name:?}")),
     );
-    document
+    Ruleset::new(table, document)
 }
 
 /// Returns the document that removes the host's rules.

@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 
-use super::{disable_ipv6, in_namespace, mount_own_namespace, on_thread, rules, unmount};
+use super::{conntrack, disable_ipv6, in_namespace, mount_own_namespace, on_thread, rules, unmount};
 use crate::command;
 use crate::config::{Config, UplinkMode};
 use crate::error::Error;
 
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
-/// Gateway of the VMs within the egress namespace. The VMs themselves have the addresses from 169.254.0.1 on, by slot.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 255, 254);
+/// Gateway of the VMs within the egress namespace. The VMs themselves have the addresses from 198.18.0.1 on, by slot. They are of another
+/// range than the link-local network to the host, which is in that namespace too.
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 254);
 /// Device of the link to the egress namespace, in a VM's namespace.
 const VM_UPLINK_DEVICE: &str = "up0";
 
@@ -65,10 +66,17 @@ pub(crate) fn open(config: &Config) -> Result<Option<Uplink>, Error> {
             address
         }
     };
-    on_thread(&names.egress_netns, in_namespace(&names.egress_netns, || rules::apply(rules::EGRESS_RULES)))?;
+    let total = match config.network.total_connections {
+        Some(total) => total,
+        None => half_of_connection_table()?,
+    };
+    let ruleset = rules::egress_ruleset(&config.network, total);
+    on_thread(&names.egress_netns, in_namespace(&names.egress_netns, move || ruleset.load()))?;
     let enabled_devices = enable_forwarding(&names)?;
-    let document = rules::host_rules(&names.table, &names.link, peer_of(address), &enabled_devices);
-    rules::apply(&document).map_err(Error::system("load the host's rules for the uplink"))?;
+    let (table, link) = (&names.table, &names.link);
+    let ruleset =
+        rules::host_ruleset(&config.network, table, link, peer_of(address), total, &enabled_devices);
+    ruleset.load().map_err(Error::system("load the host's rules for the uplink"))?;
     Ok(Some(Uplink { egress_netns: names.egress_netns }))
 }
 
@@ -83,7 +91,9 @@ pub(crate) fn close(config: &Config) -> Result<(), Error> {
         rules::apply(&rules::remove_host_rules(&names.table))
             .map_err(Error::system("load the host's rules for the uplink"))?;
     }
-    for device in fs::read_to_string(&names.enabled_devices).unwrap_or_default().lines() {
+    // Where forwarding is on for all devices by now, others need it.
+    let recorded = fs::read_to_string(&names.enabled_devices).unwrap_or_default();
+    for device in recorded.lines().filter(|_| !is_forwarding("all")) {
         match fs::write(forwarding_setting(device), "0") {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(Error::at("reset", &forwarding_setting(device))(error));
@@ -104,8 +114,7 @@ impl Uplink {
     /// Attaches the namespace at `netns`, of the VM in `slot`.
     pub(super) fn attach(&self, netns: &Path, slot: u32) -> Result<(), Error> {
         let device = format!("v{slot}");
-        let [_, _, high, low] = slot.to_be_bytes();
-        let address = Ipv4Addr::new(169, 254, high, low);
+        let address = vm_address(slot);
         let netns_path = netns.display();
         // ip(8) accepts the path of a namespace as its name.
         let batch = format!(
@@ -140,14 +149,44 @@ impl Uplink {
             false => self.attach(netns, slot),
         }
     }
+
+    /// Removes the connections of a VM, which has been detached, from the tables of the egress namespace and of the host.
+    pub(super) fn forget_connections(&self, address: Ipv4Addr) -> Result<(), Error> {
+        let path = &self.egress_netns;
+        let forget = move || {
+            let connections = conntrack::opened_by(address)?;
+            conntrack::remove(connections.iter().map(|connection| connection.original))?;
+            Ok(connections)
+        };
+        let connections = on_thread(path, in_namespace(path, forget))?;
+        // To the host, the egress namespace opened them, from where the replies to it go.
+        conntrack::remove(connections.iter().map(|connection| connection.reply.reversed()))
+            .map_err(Error::system("remove connections of a VM from the host's table"))
+    }
 }
 
-/// Removes the link of the calling thread's namespace, including its other end.
-pub(super) fn detach() -> io::Result<()> {
-    if device_exists(VM_UPLINK_DEVICE) {
-        command::run("ip", &["link", "delete", VM_UPLINK_DEVICE]).map_err(io::Error::other)?;
+/// Returns a VM's address within the egress namespace.
+pub(super) fn vm_address(slot: u32) -> Ipv4Addr {
+    let [_, _, high, low] = slot.to_be_bytes();
+    Ipv4Addr::new(198, 18, high, low)
+}
+
+/// Removes the link of the calling thread's namespace, including its other end. Returns the address that it had.
+pub(super) fn detach() -> io::Result<Option<Ipv4Addr>> {
+    if !device_exists(VM_UPLINK_DEVICE) {
+        return Ok(None);
     }
-    Ok(())
+    let address = address_of_device(VM_UPLINK_DEVICE).map_err(io::Error::other)?;
+    command::run("ip", &["link", "delete", VM_UPLINK_DEVICE]).map_err(io::Error::other)?;
+    Ok(address)
+}
+
+/// Returns half of the number of connections that the host's table holds, so that the host keeps the other half.
+fn half_of_connection_table() -> Result<u32, Error> {
+    let path = Path::new("/proc/sys/net/netfilter/nf_conntrack_max");
+    let text = fs::read_to_string(path).map_err(Error::at("read", path))?;
+    let max: u32 = text.trim().parse().map_err(|error| Error::at("parse", path)(io::Error::other(error)))?;
+    Ok((max / 2).max(1))
 }
 
 /// Creates the egress namespace and the veth pair.
@@ -163,7 +202,6 @@ fn create(names: &HostNames, address: Ipv4Addr) -> Result<(), Error> {
         for scope in ["all", "default"] {
             fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "1")?;
         }
-        rules::apply(rules::EGRESS_RULES)?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
     })?;
     let netns_path = egress_netns.display().to_string();
@@ -226,7 +264,7 @@ pub(super) fn device_without_forwarding(config: &Config, outside: &[String]) -> 
 
 /// Returns the devices of the host's default routes.
 pub(super) fn default_route_devices() -> Result<Vec<String>, Error> {
-    let path = Path::new("/proc/net/route");
+    let path = Path::new("/proc/thread-self/net/route");
     let routes = fs::read_to_string(path).map_err(Error::at("read", path))?;
     let mut devices: Vec<String> = routes
         .lines()

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use rigbox_core::egress::Egress;
+use rigbox_core::egress::{Egress, is_checked};
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::node_session_server::NodeSession;
 use rigbox_proto::guestio::{
-    AdmitRequest, AdmitResponse, Command, DnsPolicy, FdRequest, FdResponse, Report, ShutDown, Vm, VmList,
-    command, dns_policy, report,
+    AdmitRequest, AdmitResponse, Command, DnsPolicy, FdRequest, FdResponse, RefusalReport, RefusalResponse,
+    Report, ShutDown, Vm, VmList, command, dns_policy, report,
 };
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::Timeout;
@@ -29,12 +29,14 @@ use super::seqpacket;
 use crate::config::{agent_socket, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::net;
-use crate::net::admitted_names::AdmittedNames;
+use crate::net::admitted_names::{Admission, AdmissionPool, AdmittedNames};
+use crate::refusals::Refusals;
 
 /// Port of the VM's resolver.
 const DNS_PORT: u16 = 53;
-/// Port to which `vm.nft` redirects TLS connections whose server name has to be checked.
+/// Ports to which `vm.nft` redirects connections whose name has to be checked: by the TLS handshake, and by the requests.
 const TLS_PORT: u16 = 8443;
+const HTTP_PORT: u16 = 8080;
 /// Commands by which guestio may lag before it has to start over.
 const MAX_COMMAND_LAG: usize = 256;
 const MAX_FD_REQUEST_BYTES: usize = 1024;
@@ -126,7 +128,12 @@ impl AttachedVms {
             Channel::DnsUdp => net::service_socket(&vm.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&vm.netns, SocketType::STREAM, DNS_PORT),
             Channel::TlsListener => net::service_socket(&vm.netns, SocketType::STREAM, TLS_PORT),
-            Channel::TlsUpstream => net::connect_tls(&vm.netns, Ipv4Addr::from_bits(request.address)),
+            Channel::HttpListener => net::service_socket(&vm.netns, SocketType::STREAM, HTTP_PORT),
+            Channel::CheckedUpstream => {
+                let port = u16::try_from(request.port).ok().filter(|port| is_checked(*port));
+                let port = port.ok_or_else(|| format!("port {} is not a checked one", request.port))?;
+                net::connect_checked(&vm.netns, Ipv4Addr::from_bits(request.address), port)
+            }
             Channel::Nflog => net::nflog_socket(&vm.netns),
             Channel::Unspecified => return Err("the request has no channel".into()),
         };
@@ -168,12 +175,13 @@ fn connect_to(path: &Path) -> Result<OwnedFd, String> {
 
 fn dns_policy_of(egress: &Egress) -> DnsPolicy {
     match egress {
-        Egress::Internet => DnsPolicy { mode: dns_policy::Mode::Any.into(), domains: vec![] },
-        Egress::List { domains, .. } => DnsPolicy {
+        Egress::Internet => DnsPolicy { mode: dns_policy::Mode::Any.into(), ..DnsPolicy::default() },
+        Egress::List { domains, allow_ech, .. } => DnsPolicy {
             mode: dns_policy::Mode::Listed.into(),
             domains: domains.iter().map(ToString::to_string).collect(),
+            allow_ech: *allow_ech,
         },
-        Egress::None => DnsPolicy { mode: dns_policy::Mode::None.into(), domains: vec![] },
+        Egress::None => DnsPolicy { mode: dns_policy::Mode::None.into(), ..DnsPolicy::default() },
     }
 }
 
@@ -191,6 +199,8 @@ fn shortened(mut report: Report) -> Report {
 /// gRPC service for guestio.
 pub(crate) struct GuestioService {
     pub(crate) attached_vms: Arc<AttachedVms>,
+    pub(crate) admission_pool: AdmissionPool,
+    pub(crate) refusals: Refusals,
 }
 
 #[tonic::async_trait]
@@ -216,17 +226,27 @@ impl NodeSession for GuestioService {
         Ok(Response::new(Box::pin(self.attached_vms.command_stream())))
     }
 
+    async fn report_refusals(
+        &self,
+        request: Request<RefusalReport>,
+    ) -> Result<Response<RefusalResponse>, Status> {
+        let RefusalReport { boot_id, refused } = request.into_inner();
+        if let Some(vm) = self.attached_vms.get(&boot_id) {
+            self.refusals.publish(&vm.workspace, refused);
+        }
+        Ok(Response::new(RefusalResponse {}))
+    }
+
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
-        let request = request.into_inner();
-        let attached_vms = Arc::clone(&self.attached_vms);
-        let admitted = tokio::task::spawn_blocking(move || {
-            let Some(vm) = attached_vms.get(&request.boot_id) else { return Ok(()) };
-            let addresses: Vec<Ipv4Addr> = request.addresses.into_iter().map(Ipv4Addr::from_bits).collect();
-            let current_egress = || attached_vms.get(&request.boot_id).map(|vm| vm.egress);
-            let ttl = Duration::from_secs(request.ttl_s.into());
-            vm.admitted_names.admit(&vm.netns, current_egress, &request.name, &addresses, ttl)
-        });
-        admitted.await.map_err(|error| Status::internal(error.to_string()))??;
+        let AdmitRequest { boot_id, name, addresses, ttl_s } = request.into_inner();
+        if let Some(vm) = self.attached_vms.get(&boot_id) {
+            let addresses = addresses.into_iter().map(Ipv4Addr::from_bits).collect();
+            let admission = Admission { name, addresses, ttl: Duration::from_secs(ttl_s.into()) };
+            let attached_vms = Arc::clone(&self.attached_vms);
+            let current_egress = move || attached_vms.get(&boot_id).map(|vm| vm.egress);
+            let AttachedVm { workspace, netns, admitted_names, .. } = vm;
+            admitted_names.admit(&self.admission_pool, &workspace, netns, current_egress, admission).await?;
+        }
         Ok(Response::new(AdmitResponse {}))
     }
 }

@@ -13,6 +13,7 @@ use super::launch::launch;
 use super::state::{RunningVm, Workspace, blocking};
 use crate::error::Error;
 use crate::journal::{Boot, BootEnd, Phase};
+use crate::net::admitted_names::AdmittedNames;
 use crate::sandbox::jail;
 use crate::sandbox::process::ProcessHandle;
 use crate::sockets::guestio::AttachedVm;
@@ -90,7 +91,7 @@ impl Workspace {
             tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
             let uplink = self.node.uplink_for(self.record.slot);
             let netns = self.node.config.netns(&self.id);
-            if let Err(error) = crate::net::restore(&netns, &self.record.network, uplink) {
+            if let Err(error) = crate::net::restore(&self.node.config, &netns, &self.record.network, uplink) {
                 tracing::error!(workspace = %self.id, %error, "failed to restore the VM's network policy");
             }
             self.attach(handle, None, &boot);
@@ -120,7 +121,7 @@ impl Workspace {
             vm_dir: self.node.config.vm_dir(&self.id),
             netns: netns.clone(),
             egress: self.egress(),
-            admitted_names: Arc::default(),
+            admitted_names: Arc::new(AdmittedNames::new(self.node.config.network.blocked.clone())),
             reports: sender,
         };
         let bridge = self.node.bridge.listen(self.id.clone(), netns.clone());

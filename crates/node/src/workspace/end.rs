@@ -6,7 +6,6 @@ use rigbox_proto::guestio::{Report, guest_ended, report};
 use rigbox_proto::node::{Cause, StopRequest};
 use tokio::time::Instant;
 
-use super::report::egress_refused;
 use super::state::{Event, PendingCleanup, RunningVm, Workspace};
 use crate::error::Error;
 use crate::journal::{BootEnd, Record};
@@ -55,9 +54,6 @@ impl Workspace {
                 // guestio sends no other words.
                 vm.system = changed.state.parse().unwrap_or(vm.system);
                 return;
-            }
-            Event::Report(report::Report::EgressRefused(refused)) => {
-                return self.node.reports.publish_refusal(egress_refused(&self.id, refused));
             }
             Event::Report(report::Report::GuestEnded(ended)) => (cause_of(ended.cause()), ended.detail),
             Event::VmmExited => {

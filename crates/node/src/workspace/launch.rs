@@ -37,7 +37,12 @@ pub(super) fn launch(
     std::fs::create_dir_all(&vm_dir).map_err(Error::at("create", &vm_dir))?;
     let fds = VmmFds {
         disk: node.disks.open_disk(id)?,
-        tap: crate::net::create(&node.config.netns(id), &record.network, node.uplink_for(record.slot))?,
+        tap: crate::net::create(
+            &node.config,
+            &node.config.netns(id),
+            &record.network,
+            node.uplink_for(record.slot),
+        )?,
         agent: listen_at(&agent_socket(&vm_dir))?,
         streams: listen_at(&streams_socket(&vm_dir))?,
         monitor: listen_at(&monitor_socket(&vm_dir))?,

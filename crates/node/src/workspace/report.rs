@@ -1,8 +1,6 @@
 //! Reports of a workspace to control.
 
-use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::guestio;
-use rigbox_proto::node::{EgressRefused, End, State, WorkspaceReport};
+use rigbox_proto::node::{End, State, WorkspaceReport};
 
 use super::state::Workspace;
 use crate::journal::Phase;
@@ -36,10 +34,4 @@ impl Workspace {
             system: self.vm.as_ref().map(|vm| vm.system.to_string()).unwrap_or_default(),
         }
     }
-}
-
-/// Converts a refusal from guestio into the report for control.
-pub(super) fn egress_refused(id: &WorkspaceId, refused: guestio::EgressRefused) -> EgressRefused {
-    let guestio::EgressRefused { protocol, address, port, name, count, unix_ms } = refused;
-    EgressRefused { workspace_id: id.to_string(), unix_ms, protocol, address, port, name, count }
 }

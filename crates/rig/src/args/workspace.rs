@@ -150,9 +150,13 @@ pub(crate) struct NetworkArguments {
     /// Allow nothing
     #[arg(long, conflicts_with = "allow")]
     pub(crate) none: bool,
-    /// Allow only these domains (`example.org`, `*.example.org`) and CIDRs; repeatable
+    /// Allow only these domains (`example.org`, `*.example.org`), at ports 80 and 443 or at one other (`example.org:5432`), and CIDRs;
+    /// repeatable
     #[arg(long, value_name = "DOMAIN|CIDR", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
+    /// Allow TLS with an encrypted server name beside an allowed one, as browsers send it
+    #[arg(long, requires = "allow")]
+    pub(crate) allow_ech: bool,
     /// Let programs in the workspace share its apps with anyone, or only less widely
     #[arg(long, value_name = "any|narrow", value_parser = ["any", "narrow"])]
     pub(crate) apps_from_inside: Option<String>,

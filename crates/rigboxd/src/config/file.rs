@@ -2,10 +2,11 @@
 //! the keys.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use rigbox_core::egress::{Network, Zone};
 use rigbox_core::plans::Plans;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -85,6 +86,12 @@ pub(super) struct Node {
     pub(super) uplink: Uplink,
     /// DNS resolvers for VMs; by default the host's.
     pub(super) dns: Option<Vec<IpAddr>>,
+    /// Networks that no VM reaches, beside those that are not public.
+    pub(super) blocked_networks: Vec<Network>,
+    /// Zones of which no VM gets a record, beside those that are internal everywhere.
+    pub(super) internal_zones: Vec<Zone>,
+    /// Limits of each VM's network.
+    pub(super) limits: NetworkLimits,
     pub(super) image_cache: Option<PathBuf>,
     pub(super) guest_dir: Option<PathBuf>,
     pub(super) qemu: PathBuf,
@@ -93,6 +100,25 @@ pub(super) struct Node {
     pub(super) disk_iops: NonZeroU32,
     pub(super) disk_reserve: f64,
     pub(super) boot_timeout_s: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NetworkLimits {
+    /// Outward connections at once.
+    pub(super) connections: NonZeroU32,
+    /// New connections per second, after a burst of twice as many.
+    pub(super) new_connections_per_s: NonZeroU32,
+    /// Bandwidth in each direction.
+    pub(super) bandwidth_mb_per_s: NonZeroU32,
+    /// Connections to the bridge at once.
+    pub(super) bridge_connections: NonZeroU16,
+    /// DNS queries in flight.
+    pub(super) dns_queries: NonZeroU16,
+    /// DNS queries per second that its cache does not answer, after a burst of ten times as many.
+    pub(super) dns_queries_per_s: NonZeroU32,
+    /// Outward connections of all VMs; by default half of what the host's table holds.
+    pub(super) total_connections: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -159,6 +185,9 @@ impl Default for Node {
         Self {
             uplink: Uplink::Veth,
             dns: None,
+            blocked_networks: Vec::new(),
+            internal_zones: Vec::new(),
+            limits: NetworkLimits::default(),
             image_cache: None,
             guest_dir: None,
             qemu: "/usr/bin/qemu-system-x86_64".into(),
@@ -167,6 +196,22 @@ impl Default for Node {
             disk_iops: DEFAULT_DISK_IOPS,
             disk_reserve: 1.0,
             boot_timeout_s: 120,
+        }
+    }
+}
+
+impl Default for NetworkLimits {
+    fn default() -> Self {
+        let (defaults, dns) = (rigbox_node::NetworkConfig::default(), rigbox_guestio::DnsLimits::default());
+        let number = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        Self {
+            connections: number(defaults.connections),
+            new_connections_per_s: number(defaults.new_connections_per_s),
+            bandwidth_mb_per_s: number(defaults.bandwidth_mb_per_s),
+            bridge_connections: NonZeroU16::new(defaults.bridge_connections).unwrap_or(NonZeroU16::MIN),
+            dns_queries: dns.queries.try_into().ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN),
+            dns_queries_per_s: dns.queries_per_s,
+            total_connections: None,
         }
     }
 }
@@ -200,6 +245,22 @@ mod tests {
             ("[plans.pro]\nmax_vms = \"many\"\n", "line 2"),
         ] {
             let text = format!("{:#}", plans(bad).unwrap_err());
+            assert!(text.contains(expected), "{bad}: {text}");
+        }
+    }
+
+    #[test]
+    fn limits_and_blocked_networks_of_vms_are_checked() {
+        let node = |text: &str| parse(&format!("[node]\n{text}")).map(|file| file.node);
+        let set = node("blocked_networks = [\"8.8.8.0/24\"]\nlimits = { connections = 9 }").unwrap();
+        assert_eq!((set.blocked_networks.len(), set.limits.connections.get()), (1, 9));
+        for (bad, expected) in [
+            ("blocked_networks = [\"8.8.8.8/24\"]", "8.8.8.0/24"),
+            ("blocked_networks = [\"example.org\"]", "line 2"),
+            ("limits = { connections = 0 }", "line 2"),
+            ("limits = { conections = 1 }", "conections"),
+        ] {
+            let text = format!("{:#}", node(bad).unwrap_err());
             assert!(text.contains(expected), "{bad}: {text}");
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use rigbox_core::plans::Plans;
 use serde::de::DeserializeOwned;
 
-use super::file::{Api, Apps, AppsTls, Certificate, File, Mail, Node, Secrets, parse};
+use super::file::{Api, Apps, AppsTls, Certificate, File, Mail, NetworkLimits, Node, Secrets, parse};
 
 /// A table of the file.
 struct Section {
@@ -184,6 +184,22 @@ const SECTIONS: &[Section] = &[
                 "DNS resolvers for VMs, at most three.",
             ),
             key(
+                "blocked_networks",
+                "list of IPv4 networks",
+                Value,
+                "[]",
+                "Public networks that no VM reaches, whatever the policy of its workspace, such as other machines of yours. Networks that \
+                 are not public, and the platform addresses of clouds, are always blocked.",
+            ),
+            key(
+                "internal_zones",
+                "list of domains",
+                Value,
+                "[]",
+                "Domains that the resolvers know for your own network, with the names below them. VMs get no record of them. Zones such as \
+                 `local`, `internal`, `corp` and `home.arpa`, and names of blocked addresses, are always internal.",
+            ),
+            key(
                 "image_cache",
                 "path",
                 Described("`~/.cache/rigbox`"),
@@ -239,6 +255,38 @@ const SECTIONS: &[Section] = &[
                 Value,
                 "120",
                 "Limit from the start of a VM to its agent's first message.",
+            ),
+        ],
+    },
+    Section {
+        name: "node.limits",
+        meaning: "Limits of each VM's network, which protect its neighbors. They apply to VMs that are running as well.",
+        fields: fields_of::<NetworkLimits>,
+        keys: &[
+            key("connections", "integer", Value, "4096", "Outward connections at once."),
+            key(
+                "new_connections_per_s",
+                "integer",
+                Value,
+                "200",
+                "New connections per second, after a burst of twice as many.",
+            ),
+            key("bandwidth_mb_per_s", "MB/s", Value, "125", "Bandwidth in each direction."),
+            key("bridge_connections", "integer", Value, "128", "Connections to the bridge at once."),
+            key("dns_queries", "integer", Value, "64", "DNS queries in flight."),
+            key(
+                "dns_queries_per_s",
+                "integer",
+                Value,
+                "50",
+                "DNS queries per second that the VM's cache does not answer, after a burst of ten times as many.",
+            ),
+            key(
+                "total_connections",
+                "integer",
+                Described("half of the host's `net.netfilter.nf_conntrack_max`"),
+                "131072",
+                "Outward connections of all VMs together.",
             ),
         ],
     },

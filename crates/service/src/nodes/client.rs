@@ -12,8 +12,8 @@ use rigbox_proto::fault;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
 use rigbox_proto::node::{
     Cause, DeleteRequest, DescribeRequest, EgressRefused, NetworkPolicy, NodeDescription, ProvisionRequest,
-    SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent, WatchRequest, WorkspaceReport,
-    watch_event,
+    RefusalBatch, SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent, WatchRefusalsRequest,
+    WatchRequest, WorkspaceReport, watch_event,
 };
 use rigbox_store::Workspace;
 use tokio::sync::Mutex;
@@ -77,8 +77,6 @@ pub enum Event {
     Report(WorkspaceId, Report),
     /// All workspaces that the node has were reported.
     Synced,
-    /// Network access that a workspace was refused, with a text for its owner.
-    Refused(WorkspaceId, Timestamp, String),
 }
 
 impl NodeClient {
@@ -163,6 +161,11 @@ impl NodeClient {
         Ok(Reports(self.grpc.clone().watch(WatchRequest {}).await?.into_inner()))
     }
 
+    /// Opens the stream of refused network access.
+    pub async fn watch_refusals(&self) -> Result<Refusals, NodeError> {
+        Ok(Refusals(self.grpc.clone().watch_refusals(WatchRefusalsRequest {}).await?.into_inner()))
+    }
+
     /// Returns the current report about one workspace.
     pub async fn report_of(&self, id: &WorkspaceId) -> Result<Report, NodeError> {
         let query = async {
@@ -171,7 +174,7 @@ impl NodeClient {
             loop {
                 match reports.next().await? {
                     Some(Event::Report(about, report)) if about == *id => found = report,
-                    Some(Event::Report(..) | Event::Refused(..)) => {}
+                    Some(Event::Report(..)) => {}
                     Some(Event::Synced) => return Ok(found),
                     None => return Err(NodeError::Unreachable("the stream of reports ended".to_owned())),
                 }
@@ -201,14 +204,20 @@ impl Reports {
                         return Ok(Some(Event::Report(id, report)));
                     }
                 }
-                Some(WatchEvent { event: Some(watch_event::Event::EgressRefused(refused)) }) => {
-                    if let Some((id, at, text)) = parse_refusal(&refused) {
-                        return Ok(Some(Event::Refused(id, at, text)));
-                    }
-                }
                 Some(WatchEvent { event: None }) => {}
             }
         }
+    }
+}
+
+/// Stream of refused network access.
+pub struct Refusals(Streaming<RefusalBatch>);
+
+impl Refusals {
+    /// Returns the next refusals of one workspace with texts for its owner, or `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<(WorkspaceId, Timestamp, String)>>, NodeError> {
+        let batch = self.0.message().await?;
+        Ok(batch.map(|batch| batch.refused.iter().filter_map(parse_refusal).collect()))
     }
 }
 

@@ -55,7 +55,6 @@ impl Reconciler {
                         self.apply(&id, &report).await;
                     }
                 },
-                Event::Refused(id, at, text) => self.0.transitions.logs().add(&id, at, text).await,
                 Event::Synced => {
                     if let Some(reported) = first.take() {
                         self.reconcile_all(reported).await;

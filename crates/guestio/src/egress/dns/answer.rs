@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType};
-use rigbox_core::egress::is_public;
+use rigbox_core::egress::BlockedNetworks;
 
 use super::question::Question;
 
@@ -21,12 +21,16 @@ pub(super) struct Answer {
     pub(super) ttl_s: u32,
 }
 
-/// The response contains an address that is not public.
+/// The response contains an address that is blocked.
 #[derive(Debug)]
 pub(super) struct PrivateAddress;
 
 /// Builds the VM's response from the upstream response.
-pub(super) fn filter(question: &Question, upstream: Message) -> Result<Answer, PrivateAddress> {
+pub(super) fn filter(
+    question: &Question,
+    upstream: Message,
+    blocked: &BlockedNetworks,
+) -> Result<Answer, PrivateAddress> {
     let mut message = question.response(match upstream.metadata.response_code {
         code @ (ResponseCode::NoError | ResponseCode::NXDomain) => code,
         _ => ResponseCode::ServFail,
@@ -34,7 +38,7 @@ pub(super) fn filter(question: &Question, upstream: Message) -> Result<Answer, P
     let (mut addresses, mut ttl_s) = (Vec::new(), u32::MAX);
     for record in upstream.answers.into_iter().take(MAX_RECORDS) {
         match &record.data {
-            RData::A(address) if !is_public(address.0) => return Err(PrivateAddress),
+            RData::A(address) if !blocked.allow(address.0) => return Err(PrivateAddress),
             RData::A(address) => addresses.push(address.0),
             _ if !is_allowed(&record) => continue,
             _ => {}
@@ -90,12 +94,21 @@ mod tests {
 
     #[test]
     fn response_with_a_private_address_is_refused() {
-        for private in
-            ["127.0.0.1", "10.0.0.1", "172.16.0.1", "169.254.169.254", "192.168.1.1", "0.0.0.0", "224.0.0.1"]
-        {
+        for private in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "169.254.169.254",
+            "192.168.1.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "168.63.129.16",
+        ] {
             let message = upstream_response(vec![(60, a("8.8.8.8")), (60, a(private))]);
-            assert!(filter(&question(), message).is_err(), "{private}");
+            assert!(filter(&question(), message, &BlockedNetworks::default()).is_err(), "{private}");
         }
+        let blocked = BlockedNetworks::new(&["8.8.8.8/32".parse().unwrap()]);
+        assert!(filter(&question(), upstream_response(vec![(60, a("8.8.8.8"))]), &blocked).is_err());
     }
 
     #[test]
@@ -107,6 +120,7 @@ mod tests {
                 (30, a("8.8.8.8")),
                 (60, RData::AAAA(AAAA("2001:db8::1".parse().unwrap()))),
             ]),
+            &BlockedNetworks::default(),
         )
         .unwrap();
         assert_eq!(answer.addresses, ["8.8.8.8".parse::<Ipv4Addr>().unwrap()]);
@@ -116,7 +130,8 @@ mod tests {
     #[test]
     fn long_response_is_truncated_with_the_flag_set() {
         let text = RData::TXT(TXT::new(vec!["x".repeat(200)]));
-        let answer = filter(&question(), upstream_response(vec![(1, text); 10])).unwrap();
+        let answer =
+            filter(&question(), upstream_response(vec![(1, text); 10]), &BlockedNetworks::default()).unwrap();
         let short = Message::from_vec(&encode(&answer.message, 512).unwrap()).unwrap();
         assert!(short.metadata.truncation && short.answers.is_empty());
         let long = Message::from_vec(&encode(&answer.message, u16::MAX).unwrap()).unwrap();

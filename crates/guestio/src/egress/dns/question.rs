@@ -61,7 +61,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Question, MalformedQuery> {
 }
 
 fn handling_of(query: &Query) -> Handling {
-    if query.query_class() != DNSClass::IN {
+    // A label with a dot in it would read like two labels.
+    let is_plain = |label: &[u8]| label.iter().all(|byte| byte.is_ascii_graphic() && !b".\\".contains(byte));
+    if query.query_class() != DNSClass::IN || !query.name().iter().all(is_plain) {
         return Handling::Refuse;
     }
     match query.query_type() {
@@ -119,6 +121,20 @@ mod tests {
             assert!(parse(&bad.to_vec().unwrap()).is_err());
         }
         assert!(parse(&[0; 12]).is_err() && parse(&[]).is_err() && parse(&[0xff; 600]).is_err());
+    }
+
+    #[test]
+    fn label_with_a_dot_in_it_is_refused() {
+        for (labels, handling) in [
+            (vec!["foo", "example", "org"], Handling::Forward),
+            (vec!["foo.example", "org"], Handling::Refuse),
+            (vec!["foo\\", "example", "org"], Handling::Refuse),
+        ] {
+            let mut message = Message::query();
+            let name = Name::from_labels(labels.iter().map(|label| label.as_bytes())).unwrap();
+            message.add_query(Query::query(name, RecordType::A));
+            assert_eq!(parse(&message.to_vec().unwrap()).unwrap().handling, handling, "{labels:?}");
+        }
     }
 
     #[test]

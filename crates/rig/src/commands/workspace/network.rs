@@ -34,6 +34,9 @@ pub(super) async fn run(api: &Api, out: &Output, arguments: &NetworkArguments) -
         }
         _ => out.line(&format!("{name} reaches the public internet"))?,
     }
+    if egress.get("allow_ech").and_then(Value::as_bool) == Some(true) {
+        out.line("Server names in TLS may be encrypted beside an allowed one.")?;
+    }
     let wide = list("can_tunnel");
     if !wide.is_empty() {
         out.warn(&format!("data can leave through names that others control: {}", wide.join(", ")));
@@ -53,7 +56,11 @@ fn change(arguments: &NetworkArguments) -> Map<String, Value> {
     } else if !arguments.allow.is_empty() {
         let is_cidr = |entry: &&String| entry.contains('/') || entry.parse::<std::net::IpAddr>().is_ok();
         let (cidrs, domains): (Vec<_>, Vec<_>) = arguments.allow.iter().partition(is_cidr);
-        change.insert("egress".to_owned(), json!({"mode": "list", "domains": domains, "cidrs": cidrs}));
+        let mut egress = json!({"mode": "list", "domains": domains, "cidrs": cidrs});
+        if let (Some(egress), true) = (egress.as_object_mut(), arguments.allow_ech) {
+            egress.insert("allow_ech".to_owned(), json!(true));
+        }
+        change.insert("egress".to_owned(), egress);
     }
     if let Some(inside) = &arguments.apps_from_inside {
         change.insert("apps_from_inside".to_owned(), json!(inside));
