@@ -120,6 +120,7 @@ impl Config {
             guest_dir: path(),
             vmm: VmmConfig { qemu: path(), allow_emulation: true, disk_mb_per_s: 1, disk_iops: 1 },
             uplink: UplinkMode::None,
+            network: NetworkConfig::default(),
             disk_reserve: 1.0,
             boot_timeout: Duration::from_secs(1),
         }

@@ -165,28 +165,12 @@ impl Testbed {
 }
 
 fn config(run_dir: &std::path::Path, network: NetworkConfig) -> Config {
-    let none = PathBuf::new;
     Config {
         installation: "testbed0".to_owned(),
-        state_dir: none(),
         run_dir: run_dir.to_owned(),
-        control_socket: none(),
-        guestio_socket: none(),
-        fd_socket: none(),
-        dial_socket: none(),
-        bridge_socket: none(),
-        control_uid: 0,
-        guestio_uid: 0,
-        edge_uid: 0,
-        vm_uid_base: 0,
-        vm_uid_count: 0,
-        image_cache: none(),
-        guest_dir: none(),
-        vmm: crate::VmmConfig { qemu: none() },
         uplink: UplinkMode::Veth,
         network,
-        disk_reserve: 1.0,
-        boot_timeout: TIMEOUT,
+        ..Config::for_tests()
     }
 }
 
