@@ -68,6 +68,6 @@ pub fn bare_router(context: ApiContext, user: UserId) -> Router {
     };
     Router::new()
         .route("/api/v1/workspaces", get(v1::workspaces::list))
-        .layer(Extension(Caller::<ListWorkspaces>::new(principal)))
+        .layer(Extension(Caller::<ListWorkspaces>::unobserved(principal)))
         .with_state(context)
 }

@@ -3,4 +3,5 @@
 pub(crate) mod credentials;
 pub(crate) mod host_guard;
 pub(crate) mod in_force;
+pub(crate) mod open_request;
 pub(crate) mod rate_limit;

@@ -19,8 +19,7 @@ use utoipa_axum::routes;
 
 use crate::context::ApiContext;
 use crate::error::ApiError;
-use crate::extract::Caller;
-use crate::middleware::{credentials, rate_limit};
+use crate::middleware::{credentials, open_request, rate_limit};
 use crate::server::WorkspacePeer;
 use crate::v1::{
     api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
@@ -113,9 +112,11 @@ impl Routes {
 
 async fn authenticate<A: Action>(
     State((context, class)): State<(ApiContext, RateClass)>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
+    // Read before the credential, so that no change in between is missed.
+    let epoch = context.open_requests.epoch();
     if let Some(peer) = request.extensions().get::<WorkspacePeer>() {
         let token = credentials::bearer_token(request.headers());
         let authenticated = match token {
@@ -127,8 +128,8 @@ async fn authenticate<A: Action>(
         return match authenticated {
             Ok((own, principal)) => match (context.rates.principal(&own, class), principal) {
                 (Ok(allowance), Some(principal)) => {
-                    request.extensions_mut().insert(Caller::<A>::new(principal));
-                    rate_limit::with_headers(next.run(request).await, allowance)
+                    let response = open_request::run::<A>(&context, epoch, principal, request, next).await;
+                    rate_limit::with_headers(response, allowance)
                 }
                 (Ok(allowance), None) => {
                     let response = ApiError::from(AuthError::WorkspaceKey).into_response();
@@ -142,10 +143,10 @@ async fn authenticate<A: Action>(
     let from = rate_limit::address(&request);
     let (method, headers) = (request.method(), request.headers());
     match credentials::authenticate(&context.authenticator, &context.console, method, headers, from).await {
-        Ok(principal) => match context.rates.principal(&principal, class) {
+        Ok(caller) => match context.rates.principal(&caller.principal, class) {
             Ok(allowance) => {
-                request.extensions_mut().insert(Caller::<A>::new(principal));
-                rate_limit::with_headers(next.run(request).await, allowance)
+                let response = open_request::run::<A>(&context, epoch, caller, request, next).await;
+                rate_limit::with_headers(response, allowance)
             }
             Err(exceeded) => rate_limit::refusal(exceeded),
         },

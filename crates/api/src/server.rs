@@ -1,6 +1,6 @@
 //! Connections of the API: their number, a client's share of it, the timeouts of heads, bodies and responses, and graceful shutdown.
 
-mod write_timeout;
+mod connection;
 
 use std::convert::Infallible;
 use std::io;
@@ -25,7 +25,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tower_http::timeout::TimeoutBody;
 
-use write_timeout::{Exemption, WriteTimeout};
+use connection::Connection;
+pub(crate) use connection::ConnectionControl;
 
 /// Limits for clients, most of which are anonymous until their request is read.
 #[derive(Debug, Clone, Copy)]
@@ -115,15 +116,16 @@ where
         let Some((stream, peer, place)) = next else { break };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
-        let (router, exemption) = (router.clone(), Exemption::default());
-        let stream = WriteTimeout::new(stream, limits.idle_timeout, exemption.clone());
+        let (router, control) = (router.clone(), ConnectionControl::default());
+        let stream = Connection::new(stream, limits.idle_timeout, control.clone());
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = request.map(|body| Body::new(TimeoutBody::new(limits.idle_timeout, body)));
             request.extensions_mut().insert(peer.clone());
-            let (response, exemption) = (router.clone().oneshot(request), exemption.clone());
+            request.extensions_mut().insert(control.clone());
+            let (response, control) = (router.clone().oneshot(request), control.clone());
             async move {
                 let response = response.await?;
-                exemption.set(is_stream(&response));
+                control.set_exempt(is_stream(&response));
                 Ok::<_, Infallible>(response)
             }
         });

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rigbox_core::lifecycle::Timeouts;
 use rigbox_core::plans::Plans;
@@ -41,6 +42,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Limits of the plans that differ from the defaults.
     pub plans: Plans,
+    /// Time for which entries of the audit log are kept.
+    pub audit_retention: Duration,
 }
 
 /// Socket on which the node hands over connections from VMs.

@@ -14,7 +14,7 @@ use rigbox_service::apps::services::AppServices;
 use rigbox_service::apps::tokens::AppTokens;
 use rigbox_service::apps::urls::AppUrls;
 use rigbox_service::apps::visitors::AppVisitors;
-use rigbox_service::audit::Audit;
+use rigbox_service::audit::{Audit, AuditRecorder};
 use rigbox_service::clock;
 use rigbox_service::database::{Store, TokenKey};
 use rigbox_service::environment::Environments;
@@ -28,6 +28,7 @@ use rigbox_service::identity::authenticate::Authenticator;
 use rigbox_service::identity::console_origin::ConsoleOrigin;
 use rigbox_service::identity::devices::Devices;
 use rigbox_service::identity::email::Mailer;
+use rigbox_service::identity::open_requests::OpenRequests;
 use rigbox_service::identity::sign_in::SignIn;
 use rigbox_service::network::NetworkPolicies;
 use rigbox_service::nodes::capacity::Capacity;
@@ -116,6 +117,8 @@ async fn serve(
         mailer.clone(),
         config.plans,
     );
+    let (audit_recorder, audit_writer) = AuditRecorder::new(store.clone(), config.audit_retention);
+    let open_requests = OpenRequests::new(store.clone());
     let environments = Environments::new(transitions.clone(), secret_delivery);
     let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
     let context = ApiContext(Arc::new(Services {
@@ -125,11 +128,13 @@ async fn serve(
         capacity: Capacity::new(node.clone()),
         devices: Devices::new(store.clone(), token_key.clone()),
         gateways: gateways.clone(),
-        guests: Guests::new(transitions.clone(), guests),
+        guests: Guests::new(transitions.clone(), guests, audit_recorder.clone()),
+        audit_recorder,
         health: Health::new(store.clone(), reconciler.synced()),
         hosts,
         keys: ApiKeys::new(store.clone(), token_key.clone()),
         networks: networks.clone(),
+        open_requests: open_requests.clone(),
         quick_deploy: QuickDeploy::new(workspaces.clone(), environments.clone(), apps.clone()),
         rates: rates.clone(),
         sign_in: SignIn::new(store.clone(), token_key, mailer, console.clone()),
@@ -161,6 +166,8 @@ async fn serve(
             reconciler.run(),
             networks.run(synced),
             gateways.run(&transitions),
+            open_requests.run(&transitions),
+            audit_writer.run(),
             async {
                 if let Some(server) = gateway_server {
                     server.await;

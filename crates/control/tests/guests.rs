@@ -231,6 +231,39 @@ async fn web_socket_carries_live_input() {
 }
 
 #[tokio::test]
+async fn commands_files_and_refusals_are_in_the_audit_log_without_their_arguments() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    exec(&rig, &id, json!({"command": ["echo", "secret"]})).await;
+    let put = rig.request(Method::PUT, &format!("/workspaces/{id}/files?path=/tmp/a")).body("secret");
+    assert_eq!(rig.send(put).await.status, 200);
+    let body = json!({"name": "reader", "workspaces": [id], "role": "read"});
+    let (_, created) = rig.call(Method::POST, "/api-keys", Some(body)).await;
+    let url = rig.url(&format!("/api/v1/workspaces/{id}/exec"));
+    let refused =
+        rig.client.post(url).bearer_auth(created["key"].as_str().unwrap()).json(&json!({"command": ["id"]}));
+    assert_eq!(rig.send(refused).await.status, 403);
+    let reader = created["api_key"]["id"].as_str().unwrap();
+    eventually("everything is recorded", || async {
+        let (_, log) = rig.get("/audit-log").await;
+        let entries = log["entries"].as_array().unwrap();
+        let has = |action: &str, target: &str| {
+            let entry = entries.iter().find(|entry| entry["action"] == action && entry["target"] == target);
+            entry.is_some_and(|entry| entry["address"] == "127.0.0.1" && entry["key_id"].is_string())
+        };
+        assert!(!log.to_string().contains("secret"), "{log}");
+        has("exec.open", &format!("{id} echo"))
+            && has("exec.close", &format!("{id} echo"))
+            && has("file.write", &format!("{id} /tmp/a"))
+            && has("workspace.exec.refused", &id)
+            && entries
+                .iter()
+                .any(|entry| entry["action"] == "workspace.exec.refused" && entry["key_id"] == reader)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn files_are_read_as_written() {
     let rig = TestControl::new().await;
     let id = rig.running("one").await;

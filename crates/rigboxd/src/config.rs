@@ -231,6 +231,7 @@ impl Installation {
             }),
             timeouts: rigbox_control::Timeouts::default(),
             plans: self.file.plans,
+            audit_retention: Duration::from_hours(24) * self.file.audit.retention_days,
         }
     }
 

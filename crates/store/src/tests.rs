@@ -322,6 +322,29 @@ async fn tampering_with_the_audit_log_is_detected() {
 }
 
 #[tokio::test]
+async fn old_entries_are_deleted_and_the_rest_still_verifies() {
+    let f = fixture().await;
+    let at = |seconds| now().after(Duration::from_secs(seconds));
+    let events: Vec<_> = (1..=9).map(|seconds| (event(), at(seconds))).collect();
+    f.store.add_audit_events(&events).await.unwrap();
+    assert_eq!(f.store.verify_audit().await.unwrap(), Ok(11));
+    // No more than the maximum at once, and nothing newer.
+    assert_eq!(f.store.delete_audit_before(at(5), 3).await.unwrap(), 3);
+    assert_eq!(f.store.delete_audit_before(at(5), 100).await.unwrap(), 3);
+    assert_eq!(f.store.delete_audit_before(at(5), 100).await.unwrap(), 0);
+    assert_eq!(f.store.verify_audit().await.unwrap(), Ok(5));
+    // The chain goes on where everything was deleted.
+    assert_eq!(f.store.delete_audit_before(at(60), 100).await.unwrap(), 5);
+    f.store.add_audit_events(&[(event(), at(70)), (event(), at(71))]).await.unwrap();
+    assert_eq!(f.store.verify_audit().await.unwrap(), Ok(2));
+    // Only who knows the key of the chain can cut off a beginning.
+    let cut = "UPDATE audit_start SET seq = 12, hash = (SELECT hash FROM audit_log WHERE seq = 12)";
+    sqlx::query(cut).execute(&f.store.pool).await.unwrap();
+    sqlx::query("DELETE FROM audit_log WHERE seq = 12").execute(&f.store.pool).await.unwrap();
+    assert_eq!(f.store.verify_audit().await.unwrap(), Err(12));
+}
+
+#[tokio::test]
 async fn first_use_of_a_key_from_an_address_is_reported_once() {
     let f = fixture().await;
     for (address, entries) in [("192.0.2.1", 3), ("192.0.2.1", 3), ("2001:db8::1", 4), ("192.0.2.1", 4)] {

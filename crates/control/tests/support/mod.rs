@@ -313,6 +313,7 @@ fn config(
         gateways: gateways.then(|| GatewaysConfig { socket: directory.join("gateway.sock"), uids: vec![0] }),
         timeouts,
         plans,
+        audit_retention: Duration::from_secs(3600),
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) struct File {
     /// Limits of plans that differ from the defaults.
     pub(super) plans: Plans,
     pub(super) secrets: Secrets,
+    pub(super) audit: Audit,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -88,6 +89,13 @@ pub(super) struct Node {
     pub(super) boot_timeout_s: u64,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Audit {
+    /// Age at which entries of the audit log are deleted.
+    pub(super) retention_days: u32,
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Secrets {
@@ -127,7 +135,14 @@ impl Default for File {
             node: Node::default(),
             plans: Plans::default(),
             secrets: Secrets::default(),
+            audit: Audit::default(),
         }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { retention_days: 365 }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use rigbox_core::plans::Plans;
 use serde::de::DeserializeOwned;
 
-use super::file::{Api, Apps, AppsTls, Certificate, File, Mail, Node, Secrets, parse};
+use super::file::{Api, Apps, AppsTls, Audit, Certificate, File, Mail, Node, Secrets, parse};
 
 /// A table of the file.
 struct Section {
@@ -219,6 +219,18 @@ const SECTIONS: &[Section] = &[
                 "Limit from the start of a VM to its agent's first message.",
             ),
         ],
+    },
+    Section {
+        name: "audit",
+        meaning: "The audit log.",
+        fields: fields_of::<Audit>,
+        keys: &[key(
+            "retention_days",
+            "days",
+            Value,
+            "365",
+            "Age at which entries of the audit log are deleted.",
+        )],
     },
     Section {
         name: "secrets",

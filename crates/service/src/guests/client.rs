@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use tower::util::MapRequest;
 
+use crate::audit::AuditedUse;
 use crate::guests::request_stream::{Input, request_stream, reset_on_disconnect};
 use crate::rpc;
 
@@ -96,7 +97,7 @@ impl GuestClient {
         let (input, request) = request_stream();
         input.send(ExecInput { input: Some(exec_input::Input::Start(start)) }).await;
         let stream = self.grpc.clone().exec(with_workspace(id, request)?).await?.into_inner();
-        Ok(RunningCommand { input, output: Output { stream, _place: place } })
+        Ok(RunningCommand { input, output: Output { stream, _place: place, _audited: None } })
     }
 
     /// Starts a command in the background.
@@ -144,7 +145,7 @@ impl GuestClient {
         let place = self.place(id)?;
         let request = Request::new(ReadOutputRequest { id: process.to_string() });
         let stream = self.grpc.clone().read_output(with_workspace(id, request)?).await?.into_inner();
-        Ok(Output { stream, _place: place })
+        Ok(Output { stream, _place: place, _audited: None })
     }
 
     /// Delivers secrets to a workspace. Takes no place, so that calls by users cannot delay it.
@@ -196,7 +197,7 @@ impl GuestClient {
         let place = self.place(id)?;
         let stream =
             self.grpc.clone().read_file(with_workspace(id, Request::new(request))?).await?.into_inner();
-        Ok(Output { stream, _place: place })
+        Ok(Output { stream, _place: place, _audited: None })
     }
 
     /// Describes a file.
@@ -233,7 +234,7 @@ impl GuestClient {
         let place = self.place(id)?;
         let request = with_workspace(id, Request::new(request))?;
         let stream = self.grpc.clone().watch_files(request).await?.into_inner();
-        Ok(Output { stream, _place: place })
+        Ok(Output { stream, _place: place, _audited: None })
     }
 
     /// Makes a change to files.
@@ -348,9 +349,17 @@ impl<E> From<GuestError> for WriteError<E> {
 pub struct Output<T> {
     stream: Streaming<T>,
     _place: Place<WorkspaceId>,
+    /// Recorded in the audit log when the call ends.
+    _audited: Option<AuditedUse>,
 }
 
 impl<T> Output<T> {
+    /// Has the end of the call recorded in the audit log.
+    #[must_use]
+    pub fn audited(self, audited: AuditedUse) -> Self {
+        Self { _audited: Some(audited), ..self }
+    }
+
     /// Returns the next message, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<T>, GuestError> {
         Ok(self.stream.message().await?)

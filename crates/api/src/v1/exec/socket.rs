@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, PathParams, parse};
+use crate::middleware::open_request::{self, Revocation};
 use crate::v1::exec::{self, ExecEvent, ExecRequest};
 use rigbox_service::guests::client::RunningCommand;
 use rigbox_service::guests::request_stream::Input;
@@ -53,6 +54,7 @@ pub(crate) async fn exec_socket(
     State(context): State<ApiContext>,
     caller: Caller<Exec>,
     PathParams(id): PathParams<String>,
+    revocation: Revocation,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -64,24 +66,45 @@ pub(crate) async fn exec_socket(
     let header = [(exec::PROCESS_HEADER, process.to_string())];
     let upgraded = upgrade
         .max_message_size(MAX_MESSAGE_BYTES)
-        .on_upgrade(move |socket| handle_socket(context, permit, process, socket));
+        .on_upgrade(move |socket| handle_socket(context, permit, process, revocation, socket));
     Ok((header, upgraded).into_response())
 }
 
-async fn handle_socket(context: ApiContext, permit: Permit<Exec>, process: ProcessId, mut socket: WebSocket) {
-    let failure = match start_command(&context, &permit, &process, &mut socket).await {
-        Ok(Some(running)) => forward(running, &mut socket).await.err(),
-        Ok(None) => return,
+async fn handle_socket(
+    context: ApiContext,
+    permit: Permit<Exec>,
+    process: ProcessId,
+    revocation: Revocation,
+    mut socket: WebSocket,
+) {
+    let served = async {
+        match start_command(&context, &permit, &process, &mut socket).await? {
+            Some(running) => forward(running, &mut socket).await.map(|()| true),
+            None => Ok(false),
+        }
+    };
+    // Ended half-way, the command gets the signal of a caller that has gone.
+    let outcome = tokio::select! {
+        outcome = served => outcome,
+        () = revocation.wait() => {
+            Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", open_request::ENDED))
+        }
+    };
+    let failure = match outcome {
+        Ok(true) => None,
+        Ok(false) => return,
         Err(error) => Some(error),
     };
     let mut end = close_code::NORMAL;
+    let mut reason = String::new();
     if let Some(error) = failure {
         end = if error.status().is_client_error() { close_code::POLICY } else { close_code::ERROR };
         let (code, message) = error.into_code_and_message();
+        // The object before it has the message. (A reason has 123 bytes at most.)
+        reason.clone_from(&code);
         send(&mut socket, &exec::event(&ExecEvent::failed(code, message))).await;
     }
-    // The object before it tells the reason.
-    let _ = socket.send(Message::Close(Some(CloseFrame { code: end, reason: "".into() }))).await;
+    let _ = socket.send(Message::Close(Some(CloseFrame { code: end, reason: reason.into() }))).await;
 }
 
 /// Starts the command of the first message. Returns `None` if the client has disconnected.
