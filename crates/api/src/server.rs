@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::handover::GuestPeer;
 use rigbox_shares::{AddressBlock, Bounds, Refused, Shares};
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -116,6 +117,8 @@ where
         let Some((stream, peer, place)) = next else { break };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
+        // A client whose machine is gone ends what it has opened.
+        let _ = keep_alive(&stream);
         let (router, control) = (router.clone(), ConnectionControl::default());
         let stream = Connection::new(stream, limits.idle_timeout, control.clone());
         let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -148,6 +151,14 @@ where
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// Has an idle connection probed: within two minutes it is known that the other machine is gone.
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 /// Returns whether a response goes on for as long as its caller and its subject do.

@@ -12,7 +12,7 @@ use rigbox_proto::guest::{
 };
 
 use crate::audit::{AuditRecorder, first_word};
-use crate::guests::client::{GuestClient, GuestError, Output, RunningCommand, WriteError};
+use crate::guests::client::{Guest, GuestClient, GuestError, Output, RunningCommand, WriteError};
 use crate::transitions::WorkspaceTransitions;
 
 pub mod client;
@@ -79,9 +79,9 @@ impl Guests {
     ) -> Result<RunningCommand, GuestAccessError> {
         let start = ExecStart { id: process.to_string(), ..start };
         let action = if start.tty.is_some() { "terminal" } else { "exec" };
-        let (id, word) = (self.running(permit).await?, program(&start));
-        let RunningCommand { input, output } = self.guests.exec(id, start).await?;
-        let audited = self.audit.open(permit.principal(), action, id, &word);
+        let (guest, word) = (self.running(permit).await?, program(&start));
+        let RunningCommand { input, output } = self.guests.exec(guest, start).await?;
+        let audited = self.audit.open(permit.principal(), action, guest.workspace, &word);
         Ok(RunningCommand { input, output: output.audited(audited) })
     }
 
@@ -93,9 +93,9 @@ impl Guests {
         start: ExecStart,
     ) -> Result<Process, GuestAccessError> {
         let start = ExecStart { id: process.to_string(), ..start };
-        let (id, word) = (self.running(permit).await?, program(&start));
-        let process = self.guests.start_process(id, start).await?;
-        self.audit.record(permit.principal(), "process.start", id, &word);
+        let (guest, word) = (self.running(permit).await?, program(&start));
+        let process = self.guests.start_process(guest, start).await?;
+        self.audit.record(permit.principal(), "process.start", guest.workspace, &word);
         Ok(process)
     }
 
@@ -139,9 +139,9 @@ impl Guests {
         open: WriteFileOpen,
         content: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<u64, GuestAccessError> {
-        let (id, path) = (self.running(permit).await?, open.path.clone());
-        let size = self.guests.write_file(id, open, content).await?;
-        self.audit.record(permit.principal(), "file.write", id, &path);
+        let (guest, path) = (self.running(permit).await?, open.path.clone());
+        let size = self.guests.write_file(guest, open, content).await?;
+        self.audit.record(permit.principal(), "file.write", guest.workspace, &path);
         Ok(size)
     }
 
@@ -179,29 +179,26 @@ impl Guests {
         permit: &Permit<WriteFiles>,
         request: ChangeFileRequest,
     ) -> Result<(), GuestAccessError> {
-        let id = self.running(permit).await?;
+        let guest = self.running(permit).await?;
         let (action, path) = match &request.change {
             Some(Change::MakeDirectory(made)) => ("file.mkdir", made.path.clone()),
             Some(Change::Rename(renamed)) => ("file.rename", renamed.to.clone()),
             Some(Change::Remove(removed)) => ("file.remove", removed.path.clone()),
             None => ("file.change", String::new()),
         };
-        self.guests.change_file(id, request).await?;
-        self.audit.record(permit.principal(), action, id, &path);
+        self.guests.change_file(guest, request).await?;
+        self.audit.record(permit.principal(), action, guest.workspace, &path);
         Ok(())
     }
 
     /// Returns the permit's workspace if it is running and its agent responds.
-    async fn running<'a, A: Action>(
-        &self,
-        permit: &'a Permit<A>,
-    ) -> Result<&'a rigbox_core::ids::WorkspaceId, GuestAccessError> {
+    async fn running<'a, A: Action>(&self, permit: &'a Permit<A>) -> Result<Guest<'a>, GuestAccessError> {
         let Some(id) = permit.workspace() else { return Err(GuestAccessError::NotFound(A::NAME.to_owned())) };
         let workspace = self.transitions.store().workspace(id).await?;
         let lifecycle = workspace.ok_or_else(|| GuestAccessError::NotFound(id.to_string()))?.lifecycle;
         match lifecycle.status {
             Status::Running if lifecycle.agent_lost => Err(GuestAccessError::AgentLost),
-            Status::Running => Ok(id),
+            Status::Running => Ok(Guest { workspace: id, owner: &permit.principal().user }),
             status => Err(GuestAccessError::NotRunning {
                 status,
                 allowed: lifecycle.allowed().into_iter().map(|request| request.as_str()).collect(),
