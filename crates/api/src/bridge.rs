@@ -24,9 +24,8 @@ const HOST_NAME: &str = "172.16.0.1:9090";
 
 /// Returns the routes that a VM reaches.
 pub fn router(context: ApiContext) -> Router {
-    let (api, _) = routes::all(&context);
     Router::new()
-        .nest("/rig/v1", api)
+        .nest("/rig/v1", routes::bridge(&context))
         .fallback(route_not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(context.clone(), in_force::await_gateways))

@@ -2,8 +2,6 @@
 //! so that tampering shows. (A truncated log is consistent up to its end; only a copy elsewhere would reveal
 //! that.) Its beginning is deleted after a while; a sealed record says where it starts.
 
-use std::net::IpAddr;
-
 use rigbox_core::authz::{Credential, Principal};
 use rigbox_core::ids::UserId;
 use rigbox_core::time::Timestamp;
@@ -18,7 +16,8 @@ use crate::{Error, Store, parse};
 pub struct AuditEvent {
     user: UserId,
     credential: Option<Credential>,
-    address: Option<IpAddr>,
+    /// Address of the client, or the workspace that called by its bridge.
+    address: Option<String>,
     action: String,
     target: String,
 }
@@ -30,7 +29,7 @@ impl AuditEvent {
         Self {
             user: principal.user.clone(),
             credential: Some(principal.credential.clone()),
-            address: principal.from,
+            address: origin(principal),
             action: action.into(),
             target: target.to_string(),
         }
@@ -46,6 +45,15 @@ impl AuditEvent {
     #[must_use]
     pub fn to(self, target: impl ToString) -> Self {
         Self { target: target.to_string(), ..self }
+    }
+}
+
+/// Returns where a principal calls from. A workspace on its bridge has no address but its own id.
+fn origin(principal: &Principal) -> Option<String> {
+    match (principal.from, &principal.credential) {
+        (Some(address), _) => Some(address.to_string()),
+        (None, Credential::Workspace(id)) => Some(id.to_string()),
+        (None, Credential::Key(_) | Credential::Session(_)) => None,
     }
 }
 
@@ -131,7 +139,7 @@ pub(crate) async fn append(
         at: now,
         user: event.user.clone(),
         key: event.credential.as_ref().map(ToString::to_string),
-        address: event.address.as_ref().map(ToString::to_string),
+        address: event.address.clone(),
         action: event.action.clone(),
         target: event.target.clone(),
     };

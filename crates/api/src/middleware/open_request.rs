@@ -89,6 +89,7 @@ fn open_response(
     connection: Option<ConnectionControl>,
 ) -> Response {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        open.respond();
         if let Some(connection) = connection {
             connection.upgraded(open);
         }
@@ -97,6 +98,7 @@ fn open_response(
     if response.body().size_hint().exact().is_some() {
         return response;
     }
+    open.respond();
     let is_lines = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-ndjson");
     let last_line = is_lines.then(|| exec::event(&ExecEvent::failed("unauthorized", ENDED)));
     response.map(|body| Body::new(RevocableBody::new(body, &open, last_line)))

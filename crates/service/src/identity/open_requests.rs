@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -81,6 +81,8 @@ pub struct OpenRequest {
     /// Unix time in milliseconds at which the credential expires.
     until_ms: AtomicI64,
     workspace: Mutex<Option<WorkspaceId>>,
+    /// True once there is a response that goes on.
+    is_responding: AtomicBool,
     allows: fn(&Principal, Option<&WorkspaceId>) -> bool,
     ended: CancellationToken,
     /// Ends the connection.
@@ -122,6 +124,7 @@ impl OpenRequests {
             epoch: AtomicI64::new(epoch),
             until_ms: AtomicI64::new(until_ms(authenticated.until)),
             workspace: Mutex::default(),
+            is_responding: AtomicBool::new(false),
             allows: allows::<A>,
             ended: CancellationToken::new(),
             abort,
@@ -226,6 +229,8 @@ impl OpenRequests {
             }
             None => true,
         };
+        // Until there is a response, the handler says best that the workspace is gone.
+        let exists = exists || !request.is_responding.load(Ordering::Acquire);
         Ok(exists && (request.allows)(principal, workspace.as_ref()))
     }
 }
@@ -249,9 +254,10 @@ impl OpenRequest {
         self.epoch.store(0, Ordering::Release);
     }
 
-    /// Returns whether the request has been ended, because its caller is no longer allowed to make it.
-    pub fn is_ended(&self) -> bool {
-        self.ended.is_cancelled()
+    /// Records that there is a response that goes on.
+    pub fn respond(&self) {
+        self.is_responding.store(true, Ordering::Release);
+        self.epoch.store(0, Ordering::Release);
     }
 
     /// Returns a token that is cancelled at the end.
