@@ -17,7 +17,7 @@ use crate::context::ApiContext;
 use crate::error::{self, ApiError};
 use crate::middleware::in_force;
 use crate::routes;
-use crate::server::{self, WorkspacePeer};
+use crate::server::{self, Transport, WorkspacePeer};
 
 /// Host under which a VM reaches its bridge.
 const HOST_NAME: &str = "172.16.0.1:9090";
@@ -47,7 +47,7 @@ pub async fn serve(
         // It has its place already.
         Some((stream, WorkspacePeer { workspace, _permit: peer }, ()))
     });
-    server::serve_all(connections, router, server::CONNECTION_LIMITS, shutdown).await
+    server::serve_all(connections, Transport::default(), router, server::CONNECTION_LIMITS, shutdown).await
 }
 
 async fn route_not_found(request: Request) -> ApiError {

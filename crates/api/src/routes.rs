@@ -68,11 +68,11 @@ impl Routes {
         })
     }
 
-    /// Adds a page of the console. Its content depends on who is signed in; the rate limit is per address.
+    /// Adds a page of the console. Its content depends on who is signed in, and so does the rate limit: per user, or per address.
     fn page(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
         let context = self.context.clone();
         let limit =
-            axum::middleware::from_fn_with_state((context.clone(), RateClass::Authentication), limit_address);
+            axum::middleware::from_fn_with_state((context.clone(), RateClass::Authentication), limit_visitor);
         self.with(routes, &[MALFORMED, MISDIRECTED, RATE_LIMITED, UNAVAILABLE], Audience::People, |methods| {
             methods
                 .route_layer(axum::middleware::from_fn_with_state(context, console::require_console_host))
@@ -197,6 +197,25 @@ async fn limit_address(
     next: Next,
 ) -> Response {
     match context.rates.address(rate_limit::address(&request), class) {
+        Ok(allowance) => rate_limit::with_headers(next.run(request).await, allowance),
+        Err(exceeded) => rate_limit::refusal(exceeded),
+    }
+}
+
+async fn limit_visitor(
+    State((context, class)): State<(ApiContext, RateClass)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let from = rate_limit::address(&request);
+    let user =
+        credentials::signed_in(&context.authenticator, &context.console, request.headers(), from).await;
+    let allowed = match user {
+        Ok(Some(user)) => context.rates.principal(&user, class),
+        // If the database does not answer, the page says so.
+        Ok(None) | Err(_) => context.rates.address(from, class),
+    };
+    match allowed {
         Ok(allowance) => rate_limit::with_headers(next.run(request).await, allowance),
         Err(exceeded) => rate_limit::refusal(exceeded),
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rigbox_core::lifecycle::Timeouts;
 use rigbox_core::plans::Plans;
 use rigbox_service::database::KeySource;
@@ -20,6 +21,10 @@ pub struct Config {
     pub master_key: KeySource,
     /// Address the HTTP API listens on.
     pub api_listen: SocketAddr,
+    /// Folder with the certificates of the API and the console; `None` for plain HTTP.
+    pub api_tls: Option<PathBuf>,
+    /// Networks of proxies in front of the API, whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// URL of the API for clients, e.g. `http://localhost:7070`.
     pub public_api_url: String,
     /// Origin where people sign in, e.g. `http://console.localhost:7070`.

@@ -39,6 +39,7 @@ use rigbox_service::reconciler::Reconciler;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::users::Users;
 use rigbox_service::workspaces::Workspaces;
+use rigbox_tls::Certificates;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -46,6 +47,9 @@ use crate::{Config, Error, gateway_rpc};
 
 /// Time that requests in flight get after the signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Interval at which changed certificates are looked for.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Serves until `shutdown` completes, then drains.
 ///
@@ -85,6 +89,7 @@ async fn serve(
     let token_key = TokenKey::load_or_create(&config.token_key)?;
     let store = Store::open(&config.database, &token_key).await?;
     let store = store.unlock(config.master_key, clock::now()).await?;
+    let certificates = config.api_tls.as_deref().map(Certificates::load).transpose()?;
     let listener = tokio::net::TcpListener::bind(config.api_listen)
         .await
         .map_err(|problem| Error::Listen { address: config.api_listen, problem })?;
@@ -161,6 +166,7 @@ async fn serve(
     };
     let (bridge_context, bridge_stopped) = (context.clone(), stopped.clone());
     let synced = reconciler.synced();
+    let served_certificates = certificates.clone();
     let background = tokio::spawn(async move {
         tokio::join!(
             reconciler.run(),
@@ -168,6 +174,7 @@ async fn serve(
             gateways.run(&transitions),
             open_requests.run(&transitions),
             audit_writer.run(),
+            reload(certificates),
             async {
                 if let Some(server) = gateway_server {
                     server.await;
@@ -182,7 +189,14 @@ async fn serve(
             rates.run_cleanup(),
         )
     });
-    let server = tokio::spawn(rigbox_api::serve(listener, router(context), stopped));
+    let serving = rigbox_api::serve(
+        listener,
+        served_certificates,
+        config.trusted_proxies.into(),
+        router(context),
+        stopped,
+    );
+    let server = tokio::spawn(serving);
     info!(address = %config.api_listen, url = config.public_api_url, "listening");
     let abort = server.abort_handle();
     tokio::pin!(server);
@@ -203,5 +217,14 @@ async fn serve(
     match outcome {
         Ok(served) => served.map_err(Error::Serve),
         Err(join) => Err(Error::Serve(std::io::Error::other(join))),
+    }
+}
+
+/// Loads changed certificates, if there are any, for as long as it is polled.
+async fn reload(certificates: Option<Arc<Certificates>>) {
+    let Some(certificates) = certificates else { return };
+    loop {
+        tokio::time::sleep(RELOAD_INTERVAL).await;
+        certificates.reload_if_changed();
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use rigbox_service::identity::open_requests::OpenRequest;
+use rigbox_shares::{AddressBlock, Place};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -27,6 +28,8 @@ struct State {
     writer: AtomicWaker,
     /// Request that upgraded the connection, which is open for as long as the connection is.
     upgraded_by: Mutex<Option<Arc<OpenRequest>>>,
+    /// Place of the request in a bound of its client, who shares the connection with others.
+    place: Mutex<Option<Place<AddressBlock>>>,
 }
 
 impl ConnectionControl {
@@ -45,6 +48,11 @@ impl ConnectionControl {
     /// Keeps the request that upgraded the connection.
     pub(crate) fn upgraded(&self, by: Arc<OpenRequest>) {
         *self.0.upgraded_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
+    }
+
+    /// Keeps the place of the request that is being served.
+    pub(super) fn set_place(&self, place: Option<Place<AddressBlock>>) {
+        *self.0.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }
 
     fn is_closed(&self) -> bool {
@@ -93,6 +101,7 @@ impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
         // The request has a handle of this state too.
         self.control.0.upgraded_by.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.control.set_place(None);
     }
 }
 

@@ -302,6 +302,8 @@ fn config(
         token_key: directory.join("token.key"),
         master_key: KeySource::File(directory.join("master.key")),
         api_listen: address,
+        api_tls: None,
+        trusted_proxies: Vec::new(),
         public_api_url: format!("http://{address}"),
         console_url: format!("http://console.localhost:{}", address.port()),
         mail: None,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use ipnet::IpNet;
 use rigbox_core::plans::Plans;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -37,6 +38,17 @@ pub(super) struct Api {
     pub(super) url: Option<String>,
     /// URL of the console; by default on `console.localhost` beside an API on `localhost`, else the API's origin.
     pub(super) console_url: Option<String>,
+    /// TLS; without it, `listen` is plain HTTP.
+    pub(super) tls: Option<ApiTls>,
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    pub(super) trusted_proxies: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApiTls {
+    /// Certificates, each for the names in it.
+    pub(super) certificates: Vec<Certificate>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -148,7 +160,13 @@ impl Default for Audit {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7070)), url: None, console_url: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            url: None,
+            console_url: None,
+            tls: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
