@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use rigbox_core::app_access::AppPermit;
 use rigbox_gateway::connections::ConnectionGuard;
+use rigbox_shares::AddressBlock;
 
 use crate::decision::access_request::Grant;
 use crate::decision::route::ForwardedIdentity;
@@ -18,6 +19,8 @@ use crate::state::Worker;
 pub(crate) struct Client {
     /// Address for `X-Forwarded-For`.
     pub(crate) address: HeaderValue,
+    /// Address for limits.
+    pub(crate) block: AddressBlock,
     pub(crate) upgrade: Arc<UpgradeFlag>,
     pub(crate) guard: Arc<ConnectionGuard>,
     /// Port to redirect to, if the client connected without TLS where TLS is configured.

@@ -13,8 +13,9 @@ use http::header::{ALLOW, CONTENT_TYPE, REFERRER_POLICY, REFRESH, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use rigbox_core::app_access::{Caller, Initiator, Refusal};
 use rigbox_gateway::clock::unix_ms;
+use rigbox_shares::AddressBlock;
 
-use crate::decision::control::{Control, Credential};
+use crate::decision::control::{Asker, Control, Credential};
 use crate::decision::route::Route;
 use crate::error_pages::{self, Message, Response, ResponseForm, redirect};
 use crate::request::classify;
@@ -34,6 +35,7 @@ const NONCE_LEN: usize = 32;
 /// Responds to a request below `/.rigbox/`; `rest` is the path after that.
 pub(crate) async fn respond<B>(
     control: &Control,
+    client: AddressBlock,
     keys: &str,
     route: &Route,
     request: &Request<B>,
@@ -46,7 +48,7 @@ pub(crate) async fn respond<B>(
         ("sign-in", true) => {
             sign_in(route, request.headers(), form, &parameter(query, "to").unwrap_or_default())
         }
-        ("callback", true) => callback(control, route, request.headers(), query, form).await,
+        ("callback", true) => callback(control, client, route, request.headers(), query, form).await,
         ("keys", true) => key_set(keys),
         ("sign-out", false) if request.method() == Method::POST => sign_out(route, request, form),
         ("continue", true) => continue_navigation(route, request, query, form),
@@ -122,6 +124,7 @@ fn safe_path(path: &str) -> &str {
 
 async fn callback(
     control: &Control,
+    client: AddressBlock,
     route: &Route,
     headers: &HeaderMap,
     query: &str,
@@ -138,7 +141,7 @@ async fn callback(
     let path = started.and_then(|((_, path), _)| String::from_utf8(BASE64.decode(path).ok()?).ok());
     let path = path.unwrap_or_default();
     let (Some(cookie), Some(code), Some((_, state))) = (cookie, code, started) else {
-        if has_session(control, route, headers).await {
+        if has_session(control, client, route, headers).await {
             return redirect(safe_path(&path)).unwrap_or_else(|| sign_in_failed(form));
         }
         if form == ResponseForm::Page {
@@ -148,7 +151,7 @@ async fn callback(
         }
         return sign_in_failed(form);
     };
-    match control.redeem(&code, route.app.id.as_str(), state).await {
+    match control.redeem(&code, route.app.id.as_str(), state, client).await {
         Ok(Some(redeemed)) => {
             let left = (redeemed.expires_unix_ms - unix_ms()).max(0) / 1000;
             let left = u64::try_from(left).unwrap_or_default();
@@ -156,7 +159,7 @@ async fn callback(
                 .unwrap_or_else(|| error_pages::unavailable().render(form))
         }
         // The page was reloaded, or the sign-in completed in another tab.
-        Ok(None) if has_session(control, route, headers).await => {
+        Ok(None) if has_session(control, client, route, headers).await => {
             redirect(safe_path(&path)).unwrap_or_else(|| sign_in_failed(form))
         }
         Ok(None) => sign_in_failed(form),
@@ -168,9 +171,9 @@ async fn callback(
 }
 
 /// Returns whether a browser is signed in to the app.
-async fn has_session(control: &Control, route: &Route, headers: &HeaderMap) -> bool {
+async fn has_session(control: &Control, client: AddressBlock, route: &Route, headers: &HeaderMap) -> bool {
     let Some(credential) = Credential::session(headers, route.secure) else { return false };
-    let identity = control.identity(&credential, route.app.id.as_str()).await;
+    let identity = control.identity(&credential, route.app.id.as_str(), Asker::Client(client)).await;
     identity.is_ok_and(|identity| matches!(identity.caller, Caller::User(_)))
 }
 

@@ -48,10 +48,17 @@ pub(crate) async fn open(
         return Ok(error_pages::app_failed(&route).render(ResponseForm::Json));
     }
     let app_upgrade = hyper::upgrade::on(&mut response);
+    let Ok(place) = worker.websockets.take(route.app.workspace.clone()) else {
+        return Ok(error_pages::too_many_websockets().render(ResponseForm::Json));
+    };
     client.upgrade.set();
     let handshake = handshake_response(&response, &route.host, over_http2);
     grant.touch(worker.limits.tunnel);
-    tokio::spawn(tunnel(client_upgrade, app_upgrade, grant, worker.limits));
+    let limits = worker.limits;
+    tokio::spawn(async move {
+        tunnel(client_upgrade, app_upgrade, grant, limits).await;
+        drop(place);
+    });
     Ok(handshake)
 }
 

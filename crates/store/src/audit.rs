@@ -41,6 +41,11 @@ impl AuditEvent {
         Self { user: user.clone(), credential: None, address: None, action, target }
     }
 
+    /// Returns the event with the address of a caller without a credential.
+    pub(crate) fn with_address(self, address: String) -> Self {
+        Self { address: Some(address), ..self }
+    }
+
     /// Returns the event with another target, for one whose id was not known before.
     #[must_use]
     pub fn to(self, target: impl ToString) -> Self {

@@ -23,6 +23,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     11 "0011_workspace_log.sql" "workspace log",
     12 "0012_system.sql" "system",
     13 "0013_audit_retention.sql" "audit retention",
+    14 "0014_device_clients.sql" "device clients",
 ];
 
 /// Returns what brings a database to this version's schema.

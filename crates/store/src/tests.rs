@@ -414,6 +414,23 @@ async fn session_has_an_idle_and_an_absolute_timeout() {
 }
 
 #[tokio::test]
+async fn one_client_leaves_device_logins_to_others() {
+    let f = fixture().await;
+    let until = now().after(Duration::from_secs(60));
+    let ask = async |client: &str, at: Timestamp| {
+        let (secret, code) = (DeviceSecret::mint().unwrap(), UserCode::mint().unwrap());
+        let tokens = (&secret, &code, &f.token_key);
+        let from = "2001:db8::1".parse().unwrap();
+        f.store.add_device_login(tokens, "laptop", (from, client), until, at).await.unwrap()
+    };
+    for number in 0..25 {
+        assert_eq!(ask("2001:db8::/64", now()).await, number < 20, "{number}");
+    }
+    assert!(ask("192.0.2.1", now()).await);
+    assert!(ask("2001:db8::/64", until).await, "expired ones count");
+}
+
+#[tokio::test]
 async fn device_login_expires_and_is_collected_once() {
     let f = fixture().await;
     let by = f.principal().await;
@@ -422,7 +439,7 @@ async fn device_login_expires_and_is_collected_once() {
     let ask = async || {
         let (secret, code) = (DeviceSecret::mint().unwrap(), UserCode::mint().unwrap());
         let tokens = (&secret, &code, &f.token_key);
-        assert!(f.store.add_device_login(tokens, "laptop", from, until, now()).await.unwrap());
+        assert!(f.store.add_device_login(tokens, "laptop", (from, "192.0.2.1"), until, now()).await.unwrap());
         (secret, code)
     };
     let poll = async |secret: &DeviceSecret, at: Timestamp| {
@@ -438,6 +455,8 @@ async fn device_login_expires_and_is_collected_once() {
     assert_eq!(poll(&secret, until).await, Poll::Unknown, "collected after expiry");
     assert!(matches!(poll(&secret, now()).await, Poll::Approved(user) if user.id == f.user));
     assert_eq!(poll(&secret, now()).await, Poll::Unknown, "collected twice");
+    let created = &f.store.audit_of(&f.user, None, 1).await.unwrap()[0];
+    assert_eq!((created.action.as_str(), created.address.as_deref()), ("key.create", Some("192.0.2.1")));
     // A user disabled between approval and collection gets nothing.
     let (secret, code) = ask().await;
     f.store.decide_device_login(&by, &code, &f.token_key, true, now()).await.unwrap();
