@@ -29,7 +29,7 @@ pub struct Config {
     pub public_api_url: String,
     /// Origin where people sign in, e.g. `http://console.localhost:7070`.
     pub console_url: String,
-    /// Outgoing email; without it, sign-in links go to the log.
+    /// Outgoing email; without it, the operator prints sign-in links.
     pub mail: Option<MailConfig>,
     /// Socket of the node.
     pub node_socket: PathBuf,

@@ -21,7 +21,7 @@ pub(super) struct File {
     pub(super) uid_base: Option<u32>,
     pub(super) api: Api,
     pub(super) apps: Apps,
-    /// SMTP server; without it, sign-in links are logged.
+    /// SMTP server; without it, the operator prints sign-in links.
     pub(super) mail: Option<Mail>,
     pub(super) node: Node,
     /// Limits of plans that differ from the defaults.

@@ -166,7 +166,7 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "mail",
-        meaning: "Email with sign-in links. Without this table, the links are written to the log.",
+        meaning: "Email with sign-in links. Without this table, `rigboxd admin login-link` prints the links.",
         fields: fields_of::<Mail>,
         keys: &[
             key(
