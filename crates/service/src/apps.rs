@@ -198,8 +198,9 @@ impl Apps {
         };
         let max = self.plans.entitlements(owner.plan, owner.limits).max_apps_per_vm();
         let event = AuditEvent::by(owner, "app.create", format!("{workspace}/{}", new.name));
+        let idempotency_key = idempotency_key.map(|key| key.of(&owner.credential));
         for _ in 0..MAX_ATTEMPTS {
-            match self.store.add_app(&new, max, idempotency_key, &event).await {
+            match self.store.add_app(&new, max, idempotency_key.as_ref(), &event).await {
                 Ok(Replay::Fresh(())) => {
                     self.propagate(workspace).await?;
                     return self.load(&new.id);

@@ -114,15 +114,30 @@ impl Store {
         self.one_app(apps!("WHERE apps.id = ?1"), id.as_str())
     }
 
-    /// Returns the app at a host name.
+    /// Returns the app at a host name, unless its owner is disabled.
     pub fn app_at(&self, host: &AppHost) -> Result<Option<AppWithWorkspace>, Error> {
         match host {
-            AppHost::Name(name) => self.one_app(apps!("WHERE apps.name = ?1"), name.as_str()),
+            AppHost::Name(name) => self.one_app(
+                apps!("WHERE apps.name = ?1 AND NOT EXISTS (SELECT 1 FROM users WHERE id = apps.user_id AND disabled_at > 0)"),
+                name.as_str(),
+            ),
             AppHost::Domain(domain) => self.one_app(
-                apps!("WHERE custom_domain = ?1 AND domain_verified_at IS NOT NULL"),
+                apps!(
+                    "WHERE custom_domain = ?1 AND domain_verified_at IS NOT NULL \
+                     AND NOT EXISTS (SELECT 1 FROM users WHERE id = apps.user_id AND disabled_at > 0)"
+                ),
                 domain.as_str(),
             ),
         }
+    }
+
+    /// Returns a value that changes whenever a user is disabled or enabled.
+    pub fn disabled_users(&self) -> Result<(i64, i64), Error> {
+        self.readers.read(|connection| {
+            let query =
+                "SELECT COUNT(*), COALESCE(SUM(disabled_at), 0) FROM users WHERE disabled_at IS NOT NULL";
+            Ok(connection.prepare_cached(query)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        })
     }
 
     /// Returns the oldest app of a workspace that exposes a port.

@@ -479,6 +479,10 @@ pub fn parse_journal_line(text: &[u8]) -> Option<LogLine> {
         Bytes(Vec<u8>),
     }
     let entry: Entry = serde_json::from_slice(text).ok()?;
+    // The guest may say anything, and the cursor becomes the id of an event.
+    if !is_valid_cursor(&entry.cursor) {
+        return None;
+    }
     let message = match entry.message? {
         Message::Text(text) => text,
         Message::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -516,6 +520,7 @@ mod tests {
             parse_journal_line(b"").is_none()
                 && parse_journal_line(b"no json").is_none()
                 && parse_journal_line(b"{}").is_none()
+                && parse_journal_line(b"{\"__CURSOR\":\"a\\nb\",\"MESSAGE\":\"x\"}").is_none()
         );
         assert!(is_valid_cursor("s=a1;i=2b;b=c") && !is_valid_cursor("--unit=x y") && !is_valid_cursor(""));
     }
