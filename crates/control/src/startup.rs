@@ -9,6 +9,7 @@ use rigbox_api::{AllowedHosts, ApiContext, Services};
 use rigbox_core::ids::UserId;
 use rigbox_proto::handover;
 use rigbox_service::apps::Apps;
+use rigbox_service::apps::domain_checks::DomainChecks;
 use rigbox_service::apps::domain_verification::DomainVerifier;
 use rigbox_service::apps::services::AppServices;
 use rigbox_service::apps::tokens::AppTokens;
@@ -102,7 +103,6 @@ async fn serve(
     let tokens = AppTokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
     let gateways = Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some())?;
     let networks = NetworkPolicies::new(store.clone(), node.clone());
-    let visitors = AppVisitors::new(store.clone(), token_key.clone(), tokens, urls.clone(), console.clone());
     let reconciler = Reconciler::new(
         transitions.clone(),
         node.clone(),
@@ -113,6 +113,15 @@ async fn serve(
     );
     let rates = Arc::new(RateLimiter::new(config.plans));
     let domains = DomainVerifier::new(&token_key, &config.dns).map_err(Error::Dns)?;
+    let domain_checks = DomainChecks::new(store.clone(), domains.clone(), gateways.clone());
+    let visitors = AppVisitors::new(
+        store.clone(),
+        token_key.clone(),
+        tokens,
+        urls.clone(),
+        console.clone(),
+        domain_checks.clone(),
+    );
     let apps = Apps::new(
         store.clone(),
         gateways.clone(),
@@ -174,6 +183,7 @@ async fn serve(
             gateways.run(&transitions),
             open_requests.run(&transitions),
             audit_writer.run(),
+            domain_checks.run(),
             reload(certificates),
             async {
                 if let Some(server) = gateway_server {

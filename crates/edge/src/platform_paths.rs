@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, REFERRER_POLICY, REFRESH, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use rigbox_core::app_access::{Caller, Initiator, Refusal};
 use rigbox_gateway::clock::unix_ms;
 use rigbox_shares::AddressBlock;
@@ -19,7 +19,7 @@ use crate::decision::control::{Asker, Control, Credential};
 use crate::decision::route::Route;
 use crate::error_pages::{self, Message, Response, ResponseForm, redirect};
 use crate::request::classify;
-use crate::request::cookies::{APP, SignInCookie};
+use crate::request::cookies::{self, APP, SEEN, SignInCookie};
 use crate::request::path::{PathOwner, decode, path_owner};
 
 /// Time for a sign-in, in seconds.
@@ -31,6 +31,9 @@ const SIGN_IN_ID_LEN: usize = 12;
 /// Maximum length of a code or state.
 const MAX_PARAMETER_LEN: usize = 512;
 const NONCE_LEN: usize = 32;
+/// Time for which a browser remembers the app that it signed in to, in seconds: the most that browsers allow.
+const SEEN_TTL_S: u64 = 400 * 24 * 3600;
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// Responds to a request below `/.rigbox/`; `rest` is the path after that.
 pub(crate) async fn respond<B>(
@@ -155,7 +158,7 @@ async fn callback(
         Ok(Some(redeemed)) => {
             let left = (redeemed.expires_unix_ms - unix_ms()).max(0) / 1000;
             let left = u64::try_from(left).unwrap_or_default();
-            signed_in(route, &cookie, &redeemed.app_session, left, &path)
+            signed_in(route, headers, &cookie, &redeemed.app_session, left, &path)
                 .unwrap_or_else(|| error_pages::unavailable().render(form))
         }
         // The page was reloaded, or the sign-in completed in another tab.
@@ -179,6 +182,7 @@ async fn has_session(control: &Control, client: AddressBlock, route: &Route, hea
 
 fn signed_in(
     route: &Route,
+    headers: &HeaderMap,
     cookie: &SignInCookie,
     session: &str,
     seconds: u64,
@@ -187,6 +191,18 @@ fn signed_in(
     let mut response = redirect(safe_path(path))?;
     response.headers_mut().append(SET_COOKIE, APP.set(session, seconds, route.secure)?);
     response.headers_mut().append(SET_COOKIE, cookie.set("", 0)?);
+    let (app, seen) = (route.app.id.as_str(), SEEN.value(headers, route.secure));
+    if seen != Some(app) {
+        // What the browser has of this host may be another app's, which had the name before.
+        response.headers_mut().insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cache\", \"storage\""));
+        response.headers_mut().append(SET_COOKIE, SEEN.set(app, SEEN_TTL_S, route.secure)?);
+    }
+    // (`"cookies"` would remove those of the other apps of the domain too.)
+    if seen.is_some_and(|seen| seen != app) {
+        for removed in cookies::remove_own(headers, route.secure) {
+            response.headers_mut().append(SET_COOKIE, removed);
+        }
+    }
     Some(response)
 }
 

@@ -24,6 +24,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     12 "0012_system.sql" "system",
     13 "0013_audit_retention.sql" "audit retention",
     14 "0014_device_clients.sql" "device clients",
+    15 "0015_released_names.sql" "released names",
 ];
 
 /// Returns what brings a database to this version's schema.

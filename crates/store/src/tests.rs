@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use rigbox_core::authz::{Credential, Principal, Role, Scope};
-use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
+use rigbox_core::ids::{AppId, NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::resources::Resources;
 use rigbox_core::status::{Request, Status};
@@ -289,6 +289,79 @@ fn secrets_do_not_print_and_their_file_is_private() {
     assert_eq!(secret.reveal().len(), 46);
     assert!(ApiKey::parse(secret.reveal()).is_some());
     assert!(ApiKey::parse("rb_short").is_none());
+}
+
+/// Returns an app of this user's workspace.
+fn app(user: &UserId, workspace: &WorkspaceId, n: u8, name: &str) -> App {
+    App {
+        id: AppId::from_random([n; 5]),
+        workspace_id: workspace.clone(),
+        user_id: user.clone(),
+        name: name.parse().unwrap(),
+        kind: rigbox_core::apps::AppKind::Service,
+        port: Some(80),
+        protocol: "http".to_owned(),
+        visibility: rigbox_core::app_access::Visibility::Private,
+        shared_with: Vec::new(),
+        cors_origins: Vec::new(),
+        params: Default::default(),
+        metadata: serde_json::Value::Null,
+        description: None,
+        stopped: false,
+        service: None,
+        custom_domain: None,
+        domain_verified_at: None,
+        created_at: now(),
+        updated_at: now(),
+    }
+}
+
+#[tokio::test]
+async fn released_name_stays_its_last_owners_for_a_while() {
+    let f = fixture().await;
+    let other = f.store.add_user("b@example.com", rigbox_core::plans::Plan::Pro, now()).await.unwrap();
+    for (user, n) in [(&f.user, 1), (&other, 2)] {
+        f.store.create_workspace(&new(user, n, "w"), QUOTA, None, &event()).await.unwrap();
+    }
+    let (mine, theirs) = (new(&f.user, 1, "w").id, new(&other, 2, "w").id);
+    let released =
+        Timestamp::from_unix_ms(i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap());
+    let take = async |user: &UserId, workspace: &WorkspaceId, n: u8, at: Timestamp| {
+        let app = App { created_at: at, ..app(user, workspace, n, "shop") };
+        f.store.add_app(&app, 9, None, &event()).await.map(|_| app)
+    };
+    let first = take(&f.user, &mine, 1, released).await.unwrap();
+    f.store.delete_app(&first.id, &event(), released).await.unwrap();
+    assert!(matches!(take(&other, &theirs, 2, released).await, Err(Error::NameTaken)));
+    assert!(f.store.has_app_name(&first.name, &other, released).unwrap());
+    assert!(!f.store.has_app_name(&first.name, &f.user, released).unwrap());
+    // The last owner may have it at once; giving it up by a new name counts too.
+    let again = take(&f.user, &mine, 3, released).await.unwrap();
+    let renamed = App { name: "else".parse().unwrap(), ..again.clone() };
+    assert!(f.store.update_app(&again, &renamed, &event()).await.unwrap().is_some());
+    assert!(matches!(take(&other, &theirs, 4, released).await, Err(Error::NameTaken)));
+    let later = released.after(Duration::from_hours(24 * 91));
+    take(&other, &theirs, 5, later).await.unwrap();
+}
+
+#[tokio::test]
+async fn newer_proof_of_a_domain_displaces_the_older_holder() {
+    let f = fixture().await;
+    f.store.create_workspace(&new(&f.user, 1, "w"), QUOTA, None, &event()).await.unwrap();
+    let workspace = new(&f.user, 1, "w").id;
+    let verify = async |n: u8, name: &str| {
+        let plain = app(&f.user, &workspace, n, name);
+        f.store.add_app(&plain, 9, None, &event()).await.unwrap();
+        let domain = Some("shop.example.org".parse().unwrap());
+        let verified = App { custom_domain: domain, domain_verified_at: Some(now()), ..plain.clone() };
+        f.store.update_app(&plain, &verified, &event()).await.unwrap().unwrap()
+    };
+    assert!(verify(1, "older").await.is_empty());
+    assert_eq!(verify(2, "newer").await, std::slice::from_ref(&workspace));
+    let host = AppHost::Domain("shop.example.org".parse().unwrap());
+    assert_eq!(f.store.app_at(&host).unwrap().unwrap().app.name.to_string(), "newer");
+    let newest = &f.store.audit_of(&f.user, None, 2).await.unwrap();
+    assert!(newest.iter().any(|entry| entry.action == "app.domain_lost"), "{newest:?}");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use rigbox_store::{App, AppHandoff, AppWithWorkspace, Error, Store};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
+use crate::apps::domain_checks::DomainChecks;
 use crate::apps::tokens::{AppSession, AppTokens};
 use crate::apps::urls::AppUrls;
 use crate::clock;
@@ -62,6 +63,7 @@ pub struct AppVisitors {
     tokens: AppTokens,
     urls: AppUrls,
     console: ConsoleOrigin,
+    domains: DomainChecks,
 }
 
 impl AppVisitors {
@@ -72,8 +74,9 @@ impl AppVisitors {
         tokens: AppTokens,
         urls: AppUrls,
         console: ConsoleOrigin,
+        domains: DomainChecks,
     ) -> Self {
-        Self { store, token_key, tokens, urls, console }
+        Self { store, token_key, tokens, urls, console, domains }
     }
 
     /// Returns the app that a request's host refers to.
@@ -213,7 +216,11 @@ impl AppVisitors {
         let handoff = AppHandoff { app: &app, session, state, ttl: CODE_TTL };
         self.store.add_app_code(&code, &self.token_key, &handoff, now).await?;
         // The host is always the app's own, so that a code never reaches another one.
-        let origin = self.urls.origin(&found.app);
+        let origin = if self.domains.may_receive_code(&found.app).await? {
+            self.urls.origin(&found.app)
+        } else {
+            self.urls.named_origin(&found.app.name)
+        };
         Ok(Some(format!("{origin}/.rigbox/callback?code={}&state={state}", code.reveal())))
     }
 
