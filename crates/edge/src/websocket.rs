@@ -31,6 +31,9 @@ pub(crate) async fn open(
     let grant = authorized.grant;
     let route = Arc::clone(&grant.decision().route);
     let upstream = route.upstream().ok_or(ForwardError::Ended(EndReason::UpstreamGone))?;
+    let Ok(place) = worker.websockets.take(route.app.workspace.clone()) else {
+        return Ok(error_pages::too_many_websockets().render(ResponseForm::Json));
+    };
     let client_upgrade = hyper::upgrade::on(&mut *request);
     let over_http2 = request.version() == Version::HTTP_2;
     let scheme = if route.secure { "https" } else { "http" };
@@ -48,9 +51,6 @@ pub(crate) async fn open(
         return Ok(error_pages::app_failed(&route).render(ResponseForm::Json));
     }
     let app_upgrade = hyper::upgrade::on(&mut response);
-    let Ok(place) = worker.websockets.take(route.app.workspace.clone()) else {
-        return Ok(error_pages::too_many_websockets().render(ResponseForm::Json));
-    };
     client.upgrade.set();
     let handshake = handshake_response(&response, &route.host, over_http2);
     grant.touch(worker.limits.tunnel);

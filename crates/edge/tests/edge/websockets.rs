@@ -136,6 +136,6 @@ async fn one_workspace_leaves_websockets_to_others() {
     world.app(Visibility::Public);
     let mut held = vec![open(&world, &[]).await.unwrap(), open(&world, &[]).await.unwrap()];
     assert_eq!(open(&world, &[]).await.unwrap_err(), 503);
-    held.pop();
+    soon("the end", held.pop().unwrap().close(None)).await.unwrap();
     eventually("there is room again", async || open(&world, &[]).await.is_ok()).await;
 }

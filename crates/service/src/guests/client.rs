@@ -328,7 +328,11 @@ impl GuestClient {
                 while !bytes.is_empty() {
                     let part = bytes.split_to(bytes.len().min(CHUNK_BYTES));
                     let sent = input.send(message(write_file_input::Input::Data(part)));
-                    within(STALL_TIMEOUT, async { Ok::<_, GuestError>(sent.await) }).await?;
+                    let sent = async {
+                        sent.await;
+                        Ok::<(), GuestError>(())
+                    };
+                    within(STALL_TIMEOUT, sent).await?;
                 }
             }
             input.send(message(write_file_input::Input::Done(true))).await;
