@@ -97,6 +97,16 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
     assert_eq!(rig.get("/apps").await.1["apps"], json!([]));
     let (status, created) = create(&format!("Authorization: Bearer {own}\r\n")).await;
     assert_eq!(status, 201, "{created}");
+    // Its idempotency keys are its own, not its owner's.
+    let same =
+        async |request: reqwest::RequestBuilder| rig.send(request.header("idempotency-key", "k")).await;
+    let owners = json!({"name": "owners", "workspace_id": workspace, "port": 1});
+    let owners = same(rig.request(reqwest::Method::POST, "/apps").json(&owners)).await;
+    assert_eq!(owners.status, 201);
+    let own_body = json!({"name": "vms", "workspace_id": workspace, "port": 2}).to_string();
+    let headers = format!("Authorization: Bearer {own}\r\nIdempotency-Key: k\r\n");
+    let vms = node.request(&workspace, "POST", "/rig/v1/apps", &headers, &own_body).await;
+    assert_eq!((vms.0, &vms.1["app"]["name"]), (201, &json!("vms")), "{}", vms.1);
     let open = format!("/rig/v1/apps/{}/visibility", created["app"]["id"].as_str().unwrap());
     let public = node
         .request(

@@ -18,8 +18,8 @@ use rigbox_proto::gateway::{
     WatchEvent,
 };
 use serde_json::{Value, json};
-use support::TestControl;
 use support::browser::Browser;
+use support::{TestControl, eventually};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -171,7 +171,35 @@ async fn revocation_reaches_gateways_before_its_response_and_operator_changes_so
     admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
     admin::set_disabled(&rig.config(), "b@example.com", true).await.unwrap();
     let event = tokio::time::timeout(Duration::from_secs(2), watch.next()).await.unwrap();
-    assert!(matches!(event.event, Some(Event::GrantsChanged(_))), "{event:?}");
+    assert!(matches!(event.event, Some(Event::Reset(_))), "{event:?}");
+}
+
+#[tokio::test]
+async fn apps_of_a_disabled_user_are_gone_at_every_gateway() {
+    let rig = TestControl::with_gateways().await;
+    admin::add_user(&rig.config(), "b@example.com", Plan::Pro).await.unwrap();
+    let browser = Browser::signed_in(&rig, "b@example.com").await;
+    let page = |method: Method, path: &str| {
+        browser.request(method, &format!("/api/v1{path}")).header("origin", rig.console())
+    };
+    let created = rig.send(page(Method::POST, "/workspaces").json(&json!({"name": "theirs"}))).await.json();
+    let workspace = created["vm"]["id"].as_str().unwrap();
+    let body = json!({"name": "public-app", "workspace_id": workspace, "port": 8000});
+    eventually("the app is there", || async {
+        matches!(rig.send(page(Method::POST, "/apps").json(&body)).await.status.as_u16(), 201 | 409)
+    })
+    .await;
+    let resolve = async || {
+        let host = "public-app.rigbox.localhost".to_owned();
+        client(&rig).resolve(ResolveRequest { host }).await.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(resolve().await, Ok(()));
+    let mut watch = Watch::start(&rig).await;
+    admin::set_disabled(&rig.config(), "b@example.com", true).await.unwrap();
+    // Also those who showed no credential are told.
+    let event = tokio::time::timeout(Duration::from_secs(5), watch.next()).await.unwrap();
+    assert!(matches!(event.event, Some(Event::Reset(_))), "{event:?}");
+    assert_eq!(resolve().await, Err(Code::NotFound));
 }
 
 #[tokio::test]
