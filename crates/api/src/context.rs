@@ -33,7 +33,7 @@ pub struct Services {
     pub apps: Apps,
     pub audit: Audit,
     pub audit_recorder: AuditRecorder,
-    pub authenticator: Authenticator,
+    pub authenticator: Arc<Authenticator>,
     pub capacity: Capacity,
     pub console: ConsoleOrigin,
     pub devices: Devices,

@@ -24,7 +24,7 @@ use rigbox_service::identity::sign_in::{LINK_TTL_MINUTES, SESSION_MAX_LIFETIME};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct SignInQuery {
-    /// Present to approve a machine after signing in. Its code is typed then, because a link may be a stranger's.
+    /// `1` to approve a machine after signing in. Its code is typed then, because a link may be a stranger's.
     device: Option<String>,
     /// App to open after signing in.
     app: Option<String>,
@@ -49,7 +49,7 @@ pub(crate) struct SignInForm {
 #[into_params(parameter_in = Query)]
 pub(crate) struct SignInLink {
     token: String,
-    /// Present to approve a machine after signing in. Its code is typed then, because a link may be a stranger's.
+    /// `1` to approve a machine after signing in. Its code is typed then, because a link may be a stranger's.
     device: Option<String>,
     /// App to open after signing in.
     app: Option<String>,
@@ -66,7 +66,7 @@ enum NextPage {
 impl NextPage {
     /// Parses the fields. Nothing else in a link is followed.
     fn parse(device: Option<&str>, app: Option<&str>, state: Option<&str>) -> Option<Self> {
-        let device = device.map(|_| Self::Device);
+        let device = device.filter(|device| *device == "1").map(|_| Self::Device);
         device.or_else(|| AppRedirect::parse(app, state).map(Self::App))
     }
 
