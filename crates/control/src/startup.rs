@@ -114,6 +114,7 @@ async fn serve(
     let rates = Arc::new(RateLimiter::new(config.plans));
     let domains = DomainVerifier::new(&token_key, &config.dns).map_err(Error::Dns)?;
     let domain_checks = DomainChecks::new(store.clone(), domains.clone(), gateways.clone());
+    let authenticator = Arc::new(Authenticator::new(store.clone(), token_key.clone()));
     let visitors = AppVisitors::new(
         store.clone(),
         token_key.clone(),
@@ -121,6 +122,7 @@ async fn serve(
         urls.clone(),
         console.clone(),
         domain_checks.clone(),
+        authenticator.clone(),
     );
     let apps = Apps::new(
         store.clone(),
@@ -138,7 +140,7 @@ async fn serve(
     let context = ApiContext(Arc::new(Services {
         app_services: AppServices::new(store.clone(), guests.clone(), apps.clone()),
         audit: Audit::new(store.clone()),
-        authenticator: Authenticator::new(store.clone(), token_key.clone()),
+        authenticator,
         capacity: Capacity::new(node.clone()),
         devices: Devices::new(store.clone(), token_key.clone()),
         gateways: gateways.clone(),

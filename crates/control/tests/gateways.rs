@@ -25,6 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
+/// Address of the visitors of apps.
+const VISITOR: &str = "203.0.113.7";
 const STATE: &str = "sssssssssssssssssssssssssssssssssssssssssss";
 
 fn client(rig: &TestControl) -> GatewayClient<Channel> {
@@ -74,7 +76,11 @@ async fn app(rig: &TestControl, workspace: &str) -> String {
 }
 
 async fn identify(rig: &TestControl, app: &str, credential: Credential) -> Identity {
-    let request = IdentifyRequest { credential: Some(credential), app_id: app.to_owned() };
+    let request = IdentifyRequest {
+        credential: Some(credential),
+        app_id: app.to_owned(),
+        client_address: VISITOR.to_owned(),
+    };
     client(rig).identify(request).await.unwrap().into_inner()
 }
 
@@ -221,6 +227,13 @@ async fn credentials_identify_users_and_workspaces() {
     let limited = by_key(limited["key"].as_str().unwrap()).await;
     assert_eq!((limited.kind(), limited.in_scope), (IdentityKind::User, false));
     assert_eq!(by_key(&rig.guests.delivered_to(&workspace).2).await.kind(), IdentityKind::Workspace);
+    // Uses at apps are in the audit log, by the visitor's address.
+    eventually("the first use from this address is recorded", || async {
+        let (_, log) = rig.get("/audit-log").await;
+        let entries = log["entries"].as_array().unwrap();
+        entries.iter().any(|entry| entry["action"] == "key.first_use" && entry["address"] == VISITOR)
+    })
+    .await;
     for unknown in ["", "rb_short", &format!("rb_{}", "a".repeat(43)), &format!("rb_ws_{}", "a".repeat(43))] {
         assert_eq!(by_key(unknown).await.kind(), IdentityKind::Invalid, "{unknown}");
     }

@@ -90,15 +90,14 @@ fn spawn(
     stopped: &watch::Receiver<bool>,
 ) {
     // One too many is closed at once; the client may retry.
-    let block = AddressBlock::from(peer.ip());
-    let Some(guard) = worker.connections.open(block) else { return };
+    let Some(guard) = worker.connections.open(AddressBlock::from(peer.ip())) else { return };
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(&stream, true)
         .and_then(|()| sockopt::set_tcp_keepidle(&stream, KEEPALIVE_INTERVAL));
     let key = guard.key();
     let client = Client {
         address: Client::address(peer.ip()),
-        block,
+        ip: peer.ip().to_canonical(),
         upgrade: Arc::new(UpgradeFlag::default()),
         guard: Arc::new(guard),
         redirect_to_tls: if let ListenerKind::RedirectToTls(port) = kind { Some(*port) } else { None },

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use http::HeaderValue;
 use rigbox_core::app_access::AppPermit;
 use rigbox_gateway::connections::ConnectionGuard;
-use rigbox_shares::AddressBlock;
 
 use crate::decision::access_request::Grant;
 use crate::decision::route::ForwardedIdentity;
@@ -19,8 +18,8 @@ use crate::state::Worker;
 pub(crate) struct Client {
     /// Address for `X-Forwarded-For`.
     pub(crate) address: HeaderValue,
-    /// Address for limits.
-    pub(crate) block: AddressBlock,
+    /// Address for limits and for control.
+    pub(crate) ip: IpAddr,
     pub(crate) upgrade: Arc<UpgradeFlag>,
     pub(crate) guard: Arc<ConnectionGuard>,
     /// Port to redirect to, if the client connected without TLS where TLS is configured.

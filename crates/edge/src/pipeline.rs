@@ -82,7 +82,7 @@ async fn respond(
         let route = find_route(worker, client, &host.name).await.map_err(|message| refuse(&message))?;
         let keys = worker.assertion_keys.get();
         let response =
-            platform_paths::respond(&worker.control, client.block, &keys, &route, &request, rest, form);
+            platform_paths::respond(&worker.control, client.ip, &keys, &route, &request, rest, form);
         return Ok(Box::pin(response).await);
     }
     if owner == PathOwner::Ambiguous {
@@ -129,7 +129,7 @@ fn redirect_to_tls<B>(host: &str, port: u16, request: &Request<B>) -> Response {
 }
 
 async fn find_route(worker: &Worker, client: &Client, host: &str) -> Result<Arc<Route>, Message> {
-    match worker.control.route(host, Asker::Client(client.block)).await {
+    match worker.control.route(host, Asker::Client(client.ip)).await {
         Ok(Some(route)) => Ok(route),
         Ok(None) if worker.is_below_domain(host) => Err(error_pages::no_app(host)),
         Ok(None) => Err(error_pages::unknown_host(host)),
@@ -150,7 +150,7 @@ async fn authorize<B>(
     busy: &BusyGuard,
 ) -> Result<Authorized, Box<Response>> {
     let form = classification.form;
-    let (headers, asker) = (request.headers(), Asker::Client(client.block));
+    let (headers, asker) = (request.headers(), Asker::Client(client.ip));
     for _ in 0..MAX_ATTEMPTS {
         let route =
             find_route(worker, client, host).await.map_err(|message| Box::new(message.render(form)))?;

@@ -4,6 +4,8 @@
 //! A sign-in starts with a nonce in a cookie of the browser; its hash is the `state` that passes through the console. A code is therefore
 //! of use only in the browser that requested it. Each sign-in has a cookie of its own, so several tabs can sign in at once.
 
+use std::net::IpAddr;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
@@ -13,7 +15,6 @@ use http::header::{ALLOW, CONTENT_TYPE, REFERRER_POLICY, REFRESH, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use rigbox_core::app_access::{Caller, Initiator, Refusal};
 use rigbox_gateway::clock::unix_ms;
-use rigbox_shares::AddressBlock;
 
 use crate::decision::control::{Asker, Control, Credential};
 use crate::decision::route::Route;
@@ -38,7 +39,7 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 /// Responds to a request below `/.rigbox/`; `rest` is the path after that.
 pub(crate) async fn respond<B>(
     control: &Control,
-    client: AddressBlock,
+    client: IpAddr,
     keys: &str,
     route: &Route,
     request: &Request<B>,
@@ -127,7 +128,7 @@ fn safe_path(path: &str) -> &str {
 
 async fn callback(
     control: &Control,
-    client: AddressBlock,
+    client: IpAddr,
     route: &Route,
     headers: &HeaderMap,
     query: &str,
@@ -174,7 +175,7 @@ async fn callback(
 }
 
 /// Returns whether a browser is signed in to the app.
-async fn has_session(control: &Control, client: AddressBlock, route: &Route, headers: &HeaderMap) -> bool {
+async fn has_session(control: &Control, client: IpAddr, route: &Route, headers: &HeaderMap) -> bool {
     let Some(credential) = Credential::session(headers, route.secure) else { return false };
     let identity = control.identity(&credential, route.app.id.as_str(), Asker::Client(client)).await;
     identity.is_ok_and(|identity| matches!(identity.caller, Caller::User(_)))

@@ -1,5 +1,6 @@
 //! Control's decisions about apps and credentials, through the cache.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,6 @@ use rigbox_gateway::control_client::{ControlClient, Question};
 use rigbox_proto::gateway::{
     IdentifyRequest, RedeemRequest, RedeemResponse, ResolveRequest, identify_request,
 };
-use rigbox_shares::AddressBlock;
 use tonic::Code;
 use zeroize::Zeroizing;
 
@@ -44,7 +44,7 @@ pub(crate) enum ControlError {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Asker<'a> {
     /// A client, for a request.
-    Client(AddressBlock),
+    Client(IpAddr),
     /// Edge itself, about what is open at this workspace.
     Review(&'a WorkspaceId),
 }
@@ -123,7 +123,7 @@ impl Control {
         let epoch = self.cache.epochs().current();
         let request = ResolveRequest { host: host.to_owned() };
         let question = match asker {
-            Asker::Client(client) => Question::Route(client),
+            Asker::Client(client) => Question::Route(client.into()),
             Asker::Review(workspace) => Question::Review(workspace),
         };
         match self.client.request(question, async |mut client| client.resolve(request).await).await {
@@ -164,10 +164,10 @@ impl Control {
         now: i64,
     ) -> Result<Arc<Identity>, ControlError> {
         let question = match asker {
-            Asker::Client(client) if !self.attempts.may_try(client) => {
+            Asker::Client(client) if !self.attempts.may_try(client.into()) => {
                 return Err(ControlError::TooManyAttempts);
             }
-            Asker::Client(client) => Question::Identity(client),
+            Asker::Client(client) => Question::Identity(client.into()),
             Asker::Review(workspace) => Question::Review(workspace),
         };
         let epoch = self.cache.epochs().current();
@@ -178,6 +178,10 @@ impl Control {
                 CredentialSource::Cookie => identify_request::Credential::AppSession(secret),
             }),
             app_id: app.to_owned(),
+            client_address: match asker {
+                Asker::Client(client) => client.to_string(),
+                Asker::Review(_) => String::new(),
+            },
         };
         let reply = self.client.request(question, async |mut client| client.identify(request).await).await;
         let reply = reply.map_err(|status| ControlError::Unavailable(status.message().to_owned()))?;
@@ -186,7 +190,7 @@ impl Control {
         let identity = Arc::new(identity);
         self.cache.add_identity(digest, &identity);
         if let (Asker::Client(client), Caller::Invalid) = (asker, &identity.caller) {
-            self.attempts.failed(client);
+            self.attempts.failed(client.into());
         }
         Ok(identity)
     }
@@ -197,11 +201,11 @@ impl Control {
         code: &str,
         app: &str,
         state: &str,
-        client: AddressBlock,
+        client: IpAddr,
     ) -> Result<Option<RedeemResponse>, ControlError> {
         let request =
             RedeemRequest { code: code.to_owned(), app_id: app.to_owned(), state: state.to_owned() };
-        let question = Question::Handoff(client);
+        let question = Question::Handoff(client.into());
         match self.client.request(question, async |mut client| client.redeem(request).await).await {
             Ok(redeemed) => Ok(Some(redeemed)),
             Err(status) if matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument) => {

@@ -168,7 +168,7 @@ impl Authenticator {
     }
 
     /// Returns the principal of a valid credential, and records its use in the background.
-    fn record_use(&self, holder: KeyHolder, from: IpAddr, now: Timestamp) -> Principal {
+    pub(crate) fn record_use(&self, holder: KeyHolder, from: IpAddr, now: Timestamp) -> Principal {
         let KeyHolder { mut principal, last_used_at } = holder;
         principal.from = Some(from);
         let use_to_record = self.use_to_record(&principal, from, last_used_at, now);
