@@ -25,5 +25,8 @@ pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
         gateways: None,
         timeouts: rigbox_control::Timeouts::default(),
         plans: Plans::default(),
+        api_tls: None,
+        trusted_proxies: Vec::new(),
+        audit_retention: std::time::Duration::from_secs(3600),
     }
 }

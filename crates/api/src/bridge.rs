@@ -17,16 +17,15 @@ use crate::context::ApiContext;
 use crate::error::{self, ApiError};
 use crate::middleware::in_force;
 use crate::routes;
-use crate::server::{self, WorkspacePeer};
+use crate::server::{self, Transport, WorkspacePeer};
 
 /// Host under which a VM reaches its bridge.
 const HOST_NAME: &str = "172.16.0.1:9090";
 
 /// Returns the routes that a VM reaches.
 pub fn router(context: ApiContext) -> Router {
-    let (api, _) = routes::all(&context);
     Router::new()
-        .nest("/rig/v1", api)
+        .nest("/rig/v1", routes::bridge(&context))
         .fallback(route_not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(context.clone(), in_force::await_gateways))
@@ -48,7 +47,7 @@ pub async fn serve(
         // It has its place already.
         Some((stream, WorkspacePeer { workspace, _permit: peer }, ()))
     });
-    server::serve_all(connections, router, server::CONNECTION_LIMITS, shutdown).await
+    server::serve_all(connections, Transport::default(), router, server::CONNECTION_LIMITS, shutdown).await
 }
 
 async fn route_not_found(request: Request) -> ApiError {

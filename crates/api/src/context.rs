@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rigbox_service::apps::Apps;
 use rigbox_service::apps::services::AppServices;
 use rigbox_service::apps::visitors::AppVisitors;
-use rigbox_service::audit::Audit;
+use rigbox_service::audit::{Audit, AuditRecorder};
 use rigbox_service::environment::Environments;
 use rigbox_service::gateways::Gateways;
 use rigbox_service::guests::Guests;
@@ -14,6 +14,7 @@ use rigbox_service::identity::api_keys::ApiKeys;
 use rigbox_service::identity::authenticate::Authenticator;
 use rigbox_service::identity::console_origin::ConsoleOrigin;
 use rigbox_service::identity::devices::Devices;
+use rigbox_service::identity::open_requests::OpenRequests;
 use rigbox_service::identity::sign_in::SignIn;
 use rigbox_service::network::NetworkPolicies;
 use rigbox_service::nodes::capacity::Capacity;
@@ -31,7 +32,8 @@ pub struct Services {
     pub app_services: AppServices,
     pub apps: Apps,
     pub audit: Audit,
-    pub authenticator: Authenticator,
+    pub audit_recorder: AuditRecorder,
+    pub authenticator: Arc<Authenticator>,
     pub capacity: Capacity,
     pub console: ConsoleOrigin,
     pub devices: Devices,
@@ -42,6 +44,7 @@ pub struct Services {
     pub hosts: AllowedHosts,
     pub keys: ApiKeys,
     pub networks: NetworkPolicies,
+    pub open_requests: OpenRequests,
     pub quick_deploy: QuickDeploy,
     pub rates: Arc<RateLimiter>,
     pub sign_in: SignIn,

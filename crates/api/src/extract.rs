@@ -3,6 +3,7 @@
 mod invalid;
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::PathRejection;
@@ -10,7 +11,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri};
-use rigbox_core::authz::{self, Action, Permit, Principal, Target};
+use rigbox_core::authz::{self, Action, Permit, Principal, Role, Target};
 use rigbox_service::records::{AppWithWorkspace, IdempotencyKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +19,9 @@ use serde::de::DeserializeOwned;
 use crate::context::ApiContext;
 use crate::error::ApiError;
 use rigbox_service::apps::AppError;
+use rigbox_service::audit::AuditRecorder;
 use rigbox_service::error::ServiceError;
+use rigbox_service::identity::open_requests::OpenRequest;
 
 /// Default limit of a request body.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -26,29 +29,69 @@ pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// Caller of a route with action `A`, created by the route's own layer.
 pub(crate) struct Caller<A> {
     principal: Principal,
+    /// The request, which is decided again while it is open.
+    open: Option<Arc<OpenRequest>>,
+    /// Log of refused attempts.
+    audit: Option<AuditRecorder>,
     action: PhantomData<fn() -> A>,
 }
 
 // Not derived, because that would require `A: Clone`.
 impl<A> Clone for Caller<A> {
     fn clone(&self) -> Self {
-        Self { principal: self.principal.clone(), action: PhantomData }
+        Self {
+            principal: self.principal.clone(),
+            open: self.open.clone(),
+            audit: self.audit.clone(),
+            action: PhantomData,
+        }
     }
 }
 
 impl<A: Action> Caller<A> {
-    pub(crate) fn new(principal: Principal) -> Self {
-        Self { principal, action: PhantomData }
+    pub(crate) fn new(principal: Principal, open: Arc<OpenRequest>, audit: AuditRecorder) -> Self {
+        Self { principal, open: Some(open), audit: Some(audit), action: PhantomData }
+    }
+
+    /// Returns a caller whose request is neither decided again nor audited.
+    pub(crate) fn unobserved(principal: Principal) -> Self {
+        Self { principal, open: None, audit: None, action: PhantomData }
     }
 
     /// Authorizes the route's action on `target`.
     pub(crate) fn authorize(&self, target: Target) -> Result<Permit<A>, ApiError> {
-        Ok(authz::authorize(&self.principal, target)?)
+        authz::authorize(&self.principal, target).map_err(|denied| {
+            self.refused("account");
+            denied.into()
+        })
     }
 
     /// Authorizes the route's action on the workspace in the path.
     pub(crate) async fn workspace(&self, context: &ApiContext, id: &str) -> Result<Permit<A>, ServiceError> {
-        context.workspaces.authorize(&self.principal, id).await
+        let authorized = context.workspaces.authorize(&self.principal, id).await;
+        let permit = authorized.inspect_err(|error| {
+            // What is not there and what may not be seen look the same, in the log too.
+            if matches!(error, ServiceError::Denied(_) | ServiceError::NotFound(_)) {
+                self.refused(id);
+            }
+        })?;
+        self.concern(&permit);
+        Ok(permit)
+    }
+
+    /// Records a refused attempt at more than reading.
+    fn refused(&self, target: &str) {
+        if A::MIN_ROLE != Some(Role::Read)
+            && let Some(audit) = &self.audit
+        {
+            audit.refused(&self.principal, A::NAME, target);
+        }
+    }
+
+    fn concern(&self, permit: &Permit<A>) {
+        if let (Some(open), Some(workspace)) = (&self.open, permit.workspace()) {
+            open.concern(workspace);
+        }
     }
 }
 
@@ -59,7 +102,14 @@ impl<A: Action> Caller<A> {
         context: &ApiContext,
         id: &str,
     ) -> Result<(Permit<A>, AppWithWorkspace), AppError> {
-        context.apps.authorize(&self.principal, id)
+        let authorized = context.apps.authorize(&self.principal, id);
+        let (permit, app) = authorized.inspect_err(|error| {
+            if matches!(error, AppError::NotFound(_) | AppError::Workspace(ServiceError::Denied(_))) {
+                self.refused(id);
+            }
+        })?;
+        self.concern(&permit);
+        Ok((permit, app))
     }
 }
 

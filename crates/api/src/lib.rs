@@ -2,11 +2,14 @@
 //! (`bridge`). A request passes the `middleware`, then the handler that `routes` names for it; handlers parse,
 //! call one service and render.
 
+use std::sync::Arc;
+
 use axum::routing::get;
 use axum::{Extension, Router};
 use rigbox_core::authz::{Credential, ListWorkspaces, Principal, Scope};
 use rigbox_core::ids::{KeyId, UserId};
 use rigbox_core::plans::{LimitOverrides, Plan};
+use rigbox_tls::Certificates;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -22,24 +25,31 @@ mod openapi;
 mod routes;
 mod schema;
 mod server;
+mod trusted_proxies;
 mod v1;
 
 pub use allowed_hosts::AllowedHosts;
 pub use context::{ApiContext, Services};
+pub use trusted_proxies::TrustedProxies;
 
 use extract::Caller;
-use middleware::{host_guard, in_force};
+use middleware::{host_guard, hsts, in_force};
+use server::Transport;
 
-/// Serves the API until `shutdown` is true and requests in flight have finished.
+/// Serves the API, with TLS if there are certificates, until `shutdown` is true and requests in flight have finished.
 ///
 /// # Errors
-/// Failures of the runtime.
+/// Failures of the runtime and of the TLS library.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Certificates>>,
+    proxies: TrustedProxies,
     router: Router,
     shutdown: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    server::serve(listener, router, server::CONNECTION_LIMITS, shutdown).await
+    let tls = tls.map(|certificates| rigbox_tls::acceptor(certificates, &["http/1.1"]));
+    let tls = tls.transpose().map_err(std::io::Error::other)?;
+    server::serve(listener, Transport { tls, proxies }, router, server::CONNECTION_LIMITS, shutdown).await
 }
 
 /// Returns all routes behind their middleware.
@@ -53,6 +63,7 @@ pub fn router(context: ApiContext) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(context.clone(), in_force::await_gateways))
         .layer(axum::middleware::from_fn_with_state(context.clone(), host_guard::check))
+        .layer(axum::middleware::from_fn_with_state(context.clone(), hsts::add))
         .with_state(context)
 }
 
@@ -68,6 +79,6 @@ pub fn bare_router(context: ApiContext, user: UserId) -> Router {
     };
     Router::new()
         .route("/api/v1/workspaces", get(v1::workspaces::list))
-        .layer(Extension(Caller::<ListWorkspaces>::new(principal)))
+        .layer(Extension(Caller::<ListWorkspaces>::unobserved(principal)))
         .with_state(context)
 }

@@ -2,5 +2,7 @@
 
 pub(crate) mod credentials;
 pub(crate) mod host_guard;
+pub(crate) mod hsts;
 pub(crate) mod in_force;
+pub(crate) mod open_request;
 pub(crate) mod rate_limit;

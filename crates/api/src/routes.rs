@@ -6,7 +6,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use axum::{Extension, Router};
-use rigbox_core::authz::{self, Action, TargetKind};
+use rigbox_core::authz::{self, Action, Denied, TargetKind};
 use rigbox_service::identity::authenticate::AuthError;
 use rigbox_service::rate_limits::RateClass;
 use utoipa::openapi::header::{Header, HeaderBuilder};
@@ -19,8 +19,7 @@ use utoipa_axum::routes;
 
 use crate::context::ApiContext;
 use crate::error::ApiError;
-use crate::extract::Caller;
-use crate::middleware::{credentials, rate_limit};
+use crate::middleware::{credentials, open_request, rate_limit};
 use crate::server::WorkspacePeer;
 use crate::v1::{
     api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
@@ -41,12 +40,14 @@ enum Audience {
 
 struct Routes {
     router: OpenApiRouter<ApiContext>,
+    /// Routes on the bridges of workspaces: those that a method below adds.
+    bridge: Router<ApiContext>,
     context: ApiContext,
 }
 
 impl Routes {
     fn new(context: &ApiContext) -> Self {
-        Self { router: OpenApiRouter::new(), context: context.clone() }
+        Self { router: OpenApiRouter::new(), bridge: Router::new(), context: context.clone() }
     }
 
     /// Adds a health probe: no credential, no rate limit, any host name.
@@ -67,11 +68,11 @@ impl Routes {
         })
     }
 
-    /// Adds a page of the console. Its content depends on who is signed in; the rate limit is per address.
+    /// Adds a page of the console. Its content depends on who is signed in, and so does the rate limit: per user, or per address.
     fn page(self, routes: UtoipaMethodRouter<ApiContext>) -> Self {
         let context = self.context.clone();
         let limit =
-            axum::middleware::from_fn_with_state((context.clone(), RateClass::Authentication), limit_address);
+            axum::middleware::from_fn_with_state((context.clone(), RateClass::Authentication), limit_visitor);
         self.with(routes, &[MALFORMED, MISDIRECTED, RATE_LIMITED, UNAVAILABLE], Audience::People, |methods| {
             methods
                 .route_layer(axum::middleware::from_fn_with_state(context, console::require_console_host))
@@ -87,9 +88,25 @@ impl Routes {
         if A::TARGET == TargetKind::Workspace {
             responses.push(NOT_FOUND);
         }
-        self.with(routes, &responses, Audience::Authenticated, |methods| {
+        let own = self.on_bridge::<A>(class, &routes);
+        own.with(routes, &responses, Audience::Authenticated, |methods| {
             methods.route_layer(axum::middleware::from_fn_with_state(state, authenticate::<A>))
         })
+    }
+
+    /// Adds a route without credential that workspaces may use too, where each has a rate limit of its own.
+    fn public_and_bridge(self, class: RateClass, routes: UtoipaMethodRouter<ApiContext>) -> Self {
+        // Any action that every workspace may perform.
+        self.on_bridge::<authz::ListWorkspaces>(class, &routes).public(class, routes)
+    }
+
+    fn on_bridge<A: Action>(self, class: RateClass, routes: &UtoipaMethodRouter<ApiContext>) -> Self {
+        let (_, paths, methods) = routes;
+        let state = (self.context.clone(), class);
+        let layer = axum::middleware::from_fn_with_state(state, authenticate_peer::<A>);
+        let methods = methods.clone().route_layer(layer);
+        let add = |bridge: Router<ApiContext>, path: &String| bridge.route(path, methods.clone());
+        Self { bridge: paths.paths.keys().fold(self.bridge, add), ..self }
     }
 
     fn with(
@@ -113,39 +130,18 @@ impl Routes {
 
 async fn authenticate<A: Action>(
     State((context, class)): State<(ApiContext, RateClass)>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    if let Some(peer) = request.extensions().get::<WorkspacePeer>() {
-        let token = credentials::bearer_token(request.headers());
-        let authenticated = match token {
-            Ok(token) => {
-                context.authenticator.workspace(&peer.workspace, token, request.method().is_safe()).await
-            }
-            Err(error) => Err(error),
-        };
-        return match authenticated {
-            Ok((own, principal)) => match (context.rates.principal(&own, class), principal) {
-                (Ok(allowance), Some(principal)) => {
-                    request.extensions_mut().insert(Caller::<A>::new(principal));
-                    rate_limit::with_headers(next.run(request).await, allowance)
-                }
-                (Ok(allowance), None) => {
-                    let response = ApiError::from(AuthError::WorkspaceKey).into_response();
-                    rate_limit::with_headers(response, allowance)
-                }
-                (Err(exceeded), _) => rate_limit::refusal(exceeded),
-            },
-            Err(error) => ApiError::from(error).into_response(),
-        };
-    }
+    // Read before the credential, so that no change in between is missed.
+    let epoch = context.open_requests.epoch();
     let from = rate_limit::address(&request);
     let (method, headers) = (request.method(), request.headers());
     match credentials::authenticate(&context.authenticator, &context.console, method, headers, from).await {
-        Ok(principal) => match context.rates.principal(&principal, class) {
+        Ok(caller) => match context.rates.principal(&caller.principal, class) {
             Ok(allowance) => {
-                request.extensions_mut().insert(Caller::<A>::new(principal));
-                rate_limit::with_headers(next.run(request).await, allowance)
+                let response = open_request::run::<A>(&context, epoch, caller, request, next).await;
+                rate_limit::with_headers(response, allowance)
             }
             Err(exceeded) => rate_limit::refusal(exceeded),
         },
@@ -158,12 +154,68 @@ async fn authenticate<A: Action>(
     }
 }
 
+/// Authenticates the workspace at the other end of its bridge. An action that is not for workspaces is refused here, whatever its handler
+/// would do.
+async fn authenticate_peer<A: Action>(
+    State((context, class)): State<(ApiContext, RateClass)>,
+    Extension(peer): Extension<WorkspacePeer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    // Read before the credential, so that no change in between is missed.
+    let epoch = context.open_requests.epoch();
+    let token = match credentials::bearer_token(request.headers()) {
+        Ok(token) => token,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
+    let is_safe = request.method().is_safe();
+    let (own, caller) = match context.authenticator.workspace(&peer.workspace, token, is_safe).await {
+        Ok(authenticated) => authenticated,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
+    let allowance = match context.rates.principal(&own, class) {
+        Ok(allowance) => allowance,
+        Err(exceeded) => return rate_limit::refusal(exceeded),
+    };
+    let response = match caller {
+        Some(caller) if A::SELF_SERVICE => {
+            open_request::run::<A>(&context, epoch, caller, request, next).await
+        }
+        Some(caller) => {
+            context.audit_recorder.refused(&caller.principal, A::NAME, peer.workspace.as_str());
+            let (scope, least_role) = (caller.principal.scope, A::MIN_ROLE);
+            ApiError::from(Denied::OutOfScope { action: A::NAME, scope, least_role }).into_response()
+        }
+        None => ApiError::from(AuthError::WorkspaceKey).into_response(),
+    };
+    rate_limit::with_headers(response, allowance)
+}
+
 async fn limit_address(
     State((context, class)): State<(ApiContext, RateClass)>,
     request: Request,
     next: Next,
 ) -> Response {
     match context.rates.address(rate_limit::address(&request), class) {
+        Ok(allowance) => rate_limit::with_headers(next.run(request).await, allowance),
+        Err(exceeded) => rate_limit::refusal(exceeded),
+    }
+}
+
+async fn limit_visitor(
+    State((context, class)): State<(ApiContext, RateClass)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let from = rate_limit::address(&request);
+    let user =
+        credentials::signed_in(&context.authenticator, &context.console, request.headers(), from).await;
+    let allowed = match user {
+        Ok(Some(user)) => context.rates.principal(&user, class),
+        // If the database does not answer, the page says so.
+        Ok(None) | Err(_) => context.rates.address(from, class),
+    };
+    match allowed {
         Ok(allowance) => rate_limit::with_headers(next.run(request).await, allowance),
         Err(exceeded) => rate_limit::refusal(exceeded),
     }
@@ -223,7 +275,29 @@ fn seconds() -> Header {
 
 /// Returns the routes below `/api/v1` and those beside it, including the one that serves the OpenAPI document.
 pub(crate) fn all(context: &ApiContext) -> (Router<ApiContext>, Router<ApiContext>) {
-    let api = Routes::new(context)
+    let root = Routes::new(context)
+        .probe(routes!(health::healthz))
+        .probe(routes!(health::readyz))
+        .unlimited(routes!(openapi::document))
+        .page(routes!(console::home))
+        .page(routes!(console::sign_in::show, console::sign_in::ask))
+        .page(routes!(console::sign_in::link, console::sign_in::follow))
+        .page(routes!(console::sign_in::sign_out))
+        .page(routes!(console::open::show))
+        .page(routes!(console::device::show, console::device::decide));
+    let (api, api_document) = api(context).router.split_for_parts();
+    let (root, root_document) = root.router.split_for_parts();
+    let document = openapi::complete(root_document.nest("/api/v1", api_document));
+    (api, root.layer(Extension(openapi::PublishedDocument::new(&document))))
+}
+
+/// Returns the routes on the bridges of workspaces.
+pub(crate) fn bridge(context: &ApiContext) -> Router<ApiContext> {
+    api(context).bridge
+}
+
+fn api(context: &ApiContext) -> Routes {
+    Routes::new(context)
         .action::<authz::ListWorkspaces>(RateClass::Workspaces, routes!(workspaces::list))
         .action::<authz::CreateWorkspace>(RateClass::Workspaces, routes!(workspaces::create))
         .action::<authz::CreateWorkspace>(RateClass::Workspaces, routes!(quick_deploy::deploy))
@@ -283,20 +357,6 @@ pub(crate) fn all(context: &ApiContext) -> (Router<ApiContext>, Router<ApiContex
         .public(RateClass::Authentication, routes!(auth::device))
         .public(RateClass::Authentication, routes!(auth::poll))
         .action::<authz::EndCredential>(RateClass::Authentication, routes!(auth::sign_out))
-        .public(RateClass::Workspaces, routes!(templates::list))
-        .public(RateClass::Workspaces, routes!(capacity::capacity));
-    let root = Routes::new(context)
-        .probe(routes!(health::healthz))
-        .probe(routes!(health::readyz))
-        .unlimited(routes!(openapi::document))
-        .page(routes!(console::home))
-        .page(routes!(console::sign_in::show, console::sign_in::ask))
-        .page(routes!(console::sign_in::link, console::sign_in::follow))
-        .page(routes!(console::sign_in::sign_out))
-        .page(routes!(console::open::show))
-        .page(routes!(console::device::show, console::device::decide));
-    let (api, api_document) = api.router.split_for_parts();
-    let (root, root_document) = root.router.split_for_parts();
-    let document = openapi::complete(root_document.nest("/api/v1", api_document));
-    (api, root.layer(Extension(openapi::PublishedDocument::new(&document))))
+        .public_and_bridge(RateClass::Workspaces, routes!(templates::list))
+        .public_and_bridge(RateClass::Workspaces, routes!(capacity::capacity))
 }

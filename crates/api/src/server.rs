@@ -1,14 +1,16 @@
 //! Connections of the API: their number, a client's share of it, the timeouts of heads, bodies and responses, and graceful shutdown.
 
-mod write_timeout;
+mod connection;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -19,13 +21,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::handover::GuestPeer;
 use rigbox_shares::{AddressBlock, Bounds, Refused, Shares};
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tower_http::timeout::TimeoutBody;
 
-use write_timeout::{Exemption, WriteTimeout};
+use connection::Connection;
+pub(crate) use connection::ConnectionControl;
+
+use crate::error::ApiError;
+use crate::trusted_proxies::TrustedProxies;
 
 /// Limits for clients, most of which are anonymous until their request is read.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +57,7 @@ pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
 /// Content types of streams, which end when their subject does.
 const STREAMS: [&str; 3] = ["application/octet-stream", "application/x-ndjson", "text/event-stream"];
 
-/// Address of the client, in the extensions of every request.
+/// Address of the client, in the extensions of every request; behind a proxy, that of the proxy's client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PeerAddress(pub(crate) IpAddr);
 
@@ -64,36 +73,51 @@ pub(crate) struct WorkspacePeer {
 /// Delay after a failed accept, for example without free descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
+/// How clients reach the API.
+#[derive(Clone, Default)]
+pub(crate) struct Transport {
+    /// Acceptor of TLS; without it, connections are plain.
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) proxies: TrustedProxies,
+}
+
 /// Serves until `shutdown` is true and requests in flight have finished.
 pub(crate) async fn serve(
     listener: TcpListener,
+    transport: Transport,
     router: Router,
     limits: ConnectionLimits,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let places = Shares::new(limits.connections);
-    let connections = stream::unfold((listener, places), async |(listener, places)| {
+    // A proxy has the connections of many clients, whose requests are bounded instead.
+    let total = limits.connections.total;
+    let of_clients = Shares::new(limits.connections);
+    let of_proxies = Shares::new(Bounds { total, per_key: total });
+    let proxies = transport.proxies.clone();
+    let connections = stream::unfold(listener, async |listener| {
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             };
             let client = AddressBlock::from(peer.ip());
+            let places = if proxies.contains(peer.ip()) { &of_proxies } else { &of_clients };
             let place = match places.take(client) {
                 Ok(place) => place,
                 Err(Refused::Full(_)) => places.wait(client).await,
                 // The connection of a client that has its share is closed.
                 Err(Refused::Share(_)) => continue,
             };
-            return Some(((stream, PeerAddress(peer.ip()), place), (listener, places)));
+            return Some(((stream, PeerAddress(peer.ip()), place), listener));
         }
     });
-    serve_all(connections, router, limits, shutdown).await
+    serve_all(connections, transport, router, limits, shutdown).await
 }
 
 /// Serves connections from any source, each with a description of its peer and its place, which is free again at its end.
 pub(crate) async fn serve_all<E, P>(
     connections: impl Stream<Item = (TcpStream, E, P)> + Send,
+    transport: Transport,
     router: Router,
     limits: ConnectionLimits,
     mut shutdown: watch::Receiver<bool>,
@@ -105,6 +129,8 @@ where
     tokio::pin!(connections);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
+    let server =
+        Arc::new(Server { http, transport, router, limits, forwarded: Shares::new(limits.connections) });
     let tasks = TaskTracker::new();
     loop {
         let next = tokio::select! {
@@ -115,37 +141,120 @@ where
         let Some((stream, peer, place)) = next else { break };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
-        let (router, exemption) = (router.clone(), Exemption::default());
-        let stream = WriteTimeout::new(stream, limits.idle_timeout, exemption.clone());
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let mut request = request.map(|body| Body::new(TimeoutBody::new(limits.idle_timeout, body)));
-            request.extensions_mut().insert(peer.clone());
-            let (response, exemption) = (router.clone().oneshot(request), exemption.clone());
-            async move {
-                let response = response.await?;
-                exemption.set(is_stream(&response));
-                Ok::<_, Infallible>(response)
-            }
-        });
-        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let mut shutdown = shutdown.clone();
+        // A client whose machine is gone ends what it has opened.
+        let _ = keep_alive(&stream);
+        let (server, shutdown) = (Arc::clone(&server), shutdown.clone());
         tasks.spawn(async move {
-            tokio::pin!(connection);
-            // Errors of a connection concern only its client.
-            let ended = tokio::select! {
-                _ = &mut connection => true,
-                () = wait_shutdown(&mut shutdown) => false,
-            };
-            if !ended {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
+            server.accept(stream, peer, shutdown).await;
             drop(place);
         });
     }
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// What all connections share.
+struct Server {
+    http: http1::Builder,
+    transport: Transport,
+    router: Router,
+    limits: ConnectionLimits,
+    /// Requests of clients behind proxies.
+    forwarded: Shares<AddressBlock>,
+}
+
+impl Server {
+    /// Serves a connection, after the handshake if there is TLS.
+    async fn accept<E>(self: Arc<Self>, stream: TcpStream, peer: E, mut shutdown: watch::Receiver<bool>)
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let control = ConnectionControl::default();
+        let stream = Connection::new(stream, self.limits.idle_timeout, control.clone());
+        let Some(acceptor) = self.transport.tls.clone() else {
+            return self.serve(stream, peer, control, shutdown).await;
+        };
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(self.limits.head_timeout, acceptor.accept(stream)) => accepted,
+            () = wait_shutdown(&mut shutdown) => return,
+        };
+        // A handshake that fails concerns only its client.
+        if let Ok(Ok(stream)) = accepted {
+            self.serve(stream, peer, control, shutdown).await;
+        }
+    }
+
+    /// Serves the requests of a connection.
+    async fn serve<S, E>(
+        self: Arc<Self>,
+        stream: S,
+        peer: E,
+        control: ConnectionControl,
+        mut shutdown: watch::Receiver<bool>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        E: Clone + Send + Sync + 'static,
+    {
+        let http = self.http.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let (server, peer, control) = (Arc::clone(&self), peer.clone(), control.clone());
+            async move { Ok::<_, Infallible>(server.respond(request, peer, &control).await) }
+        });
+        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        tokio::pin!(connection);
+        // Errors of a connection concern only its client.
+        let ended = tokio::select! {
+            _ = &mut connection => true,
+            () = wait_shutdown(&mut shutdown) => false,
+        };
+        if !ended {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+
+    async fn respond<E>(
+        &self,
+        request: hyper::Request<Incoming>,
+        peer: E,
+        control: &ConnectionControl,
+    ) -> Response
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let idle_timeout = self.limits.idle_timeout;
+        let mut request = request.map(|body| Body::new(TimeoutBody::new(idle_timeout, body)));
+        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(control.clone());
+        // The place of the connection's request before is free.
+        control.set_place(None);
+        if let Some(PeerAddress(peer)) = request.extensions().get::<PeerAddress>().copied()
+            && self.transport.proxies.contains(peer)
+        {
+            let client = self.transport.proxies.client(peer, request.headers());
+            match self.forwarded.take(client.into()) {
+                Ok(place) => control.set_place(Some(place)),
+                Err(_) => {
+                    let text =
+                        "Too many requests from your address are open. Wait for one of them to finish.";
+                    return ApiError::unavailable("busy", text).into_response();
+                }
+            }
+            request.extensions_mut().insert(PeerAddress(client));
+        }
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        control.set_exempt(is_stream(&response));
+        response
+    }
+}
+
+/// Has an idle connection probed: within two minutes it is known that the other machine is gone.
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 /// Returns whether a response goes on for as long as its caller and its subject do.
@@ -184,7 +293,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, shutdown) = watch::channel(false);
         let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
-        let serving = tokio::spawn(serve(listener, router, CONNECTION_LIMITS, shutdown));
+        let serving =
+            tokio::spawn(serve(listener, Transport::default(), router, CONNECTION_LIMITS, shutdown));
 
         let mut silent = TcpStream::connect(address).await.unwrap();
         let mut slow = TcpStream::connect(address).await.unwrap();
@@ -208,6 +318,7 @@ mod tests {
         let connections = Bounds { total: 2, per_key: 1 };
         tokio::spawn(serve(
             listener,
+            Transport::default(),
             router,
             ConnectionLimits { connections, ..CONNECTION_LIMITS },
             shutdown,
@@ -230,6 +341,101 @@ mod tests {
         let mut refused = connect_from(2, address).await;
         assert_eq!(refused.read(&mut [0; 1]).await.unwrap_or_default(), 0);
         assert!(get(&mut connect_from(3, address).await).await.ends_with("hello"));
+    }
+
+    /// Starts a server with a certificate of its own. Returns its address and the certificate.
+    async fn start_tls(router: Router) -> (std::net::SocketAddr, rustls::pki_types::CertificateDer<'static>) {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["rigbox.example".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("0.key"), made.signing_key.serialize_pem()).unwrap();
+        std::fs::write(folder.path().join("0.crt"), made.cert.pem()).unwrap();
+        let certificates = rigbox_tls::Certificates::load(folder.path()).unwrap();
+        let tls = Some(rigbox_tls::acceptor(certificates, &["http/1.1"]).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let transport = Transport { tls, ..Transport::default() };
+        let serving = async move {
+            // A dropped sender would count as a shutdown.
+            let (_stop, shutdown) = watch::channel(false);
+            serve(listener, transport, router, CONNECTION_LIMITS, shutdown).await
+        };
+        tokio::spawn(serving);
+        (address, made.cert.der().clone())
+    }
+
+    #[tokio::test]
+    async fn clients_are_served_with_tls_and_silent_handshakes_end() {
+        let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
+        let (address, certificate) = start_tls(router).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut plain = TcpStream::connect(address).await.unwrap();
+        plain.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut bytes = Vec::new();
+        let _ = plain.read_to_end(&mut bytes).await;
+        assert!(!bytes.starts_with(b"HTTP"), "served without TLS");
+
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("rigbox.example").unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text).await;
+        assert!(text.ends_with("hello"), "{text}");
+
+        let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut bytes)).await;
+        assert!(ended.is_ok(), "a client that says nothing keeps its place");
+    }
+
+    #[tokio::test]
+    async fn clients_behind_a_proxy_are_told_apart() {
+        let held = Arc::new(tokio::sync::Notify::new());
+        let hold = Arc::clone(&held);
+        let address_of = |request: axum::extract::Request| async move {
+            request.extensions().get::<PeerAddress>().unwrap().0.to_string()
+        };
+        let router = Router::new()
+            .route("/", axum::routing::get(address_of))
+            .route("/held", axum::routing::get(move || async move { hold.notified().await }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, shutdown) = watch::channel(false);
+        let proxies = TrustedProxies::from(vec!["127.0.0.1/32".parse().unwrap()]);
+        let transport = Transport { tls: None, proxies };
+        let connections = Bounds { total: 8, per_key: 1 };
+        let limits = ConnectionLimits { connections, ..CONNECTION_LIMITS };
+        tokio::spawn(serve(listener, transport, router, limits, shutdown));
+        let request = async |path: &str, client: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let text = format!(
+                "GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 127.0.0.1, {client}\r\nConnection: close\r\n\r\n"
+            );
+            stream.write_all(text.as_bytes()).await.unwrap();
+            stream
+        };
+        let read = async |mut stream: TcpStream| {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let waiting = request("/held", "192.0.2.1").await;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        // The proxy may have more connections than a client; a client's second request finds its share taken.
+        while !read(request("/", "192.0.2.1").await).await.starts_with("HTTP/1.1 503") {
+            assert!(tokio::time::Instant::now() < deadline, "one client takes all places");
+        }
+        assert!(read(request("/", "192.0.2.2").await).await.ends_with("192.0.2.2"));
+        held.notify_one();
+        assert!(read(waiting).await.starts_with("HTTP/1.1 200"));
+        assert!(read(request("/", "192.0.2.1").await).await.ends_with("192.0.2.1"));
     }
 
     const BIG: usize = 64 << 20;

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use ipnet::IpNet;
 use rigbox_core::lifecycle::Timeouts;
 use rigbox_core::plans::Plans;
 use rigbox_service::database::KeySource;
@@ -19,11 +21,15 @@ pub struct Config {
     pub master_key: KeySource,
     /// Address the HTTP API listens on.
     pub api_listen: SocketAddr,
+    /// Folder with the certificates of the API and the console; `None` for plain HTTP.
+    pub api_tls: Option<PathBuf>,
+    /// Networks of proxies in front of the API, whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// URL of the API for clients, e.g. `http://localhost:7070`.
     pub public_api_url: String,
     /// Origin where people sign in, e.g. `http://console.localhost:7070`.
     pub console_url: String,
-    /// Outgoing email; without it, sign-in links go to the log.
+    /// Outgoing email; without it, the operator prints sign-in links.
     pub mail: Option<MailConfig>,
     /// Socket of the node.
     pub node_socket: PathBuf,
@@ -41,6 +47,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Limits of the plans that differ from the defaults.
     pub plans: Plans,
+    /// Time for which entries of the audit log are kept.
+    pub audit_retention: Duration,
 }
 
 /// Socket on which the node hands over connections from VMs.

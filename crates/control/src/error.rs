@@ -5,10 +5,14 @@ use std::path::PathBuf;
 
 use rigbox_service::database;
 use rigbox_service::identity::email::MailError;
+use rigbox_tls::TlsError;
 
 /// Error of the control role, or of an administration command.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The certificates of the API are unusable.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The database, or a file beside it.
     #[error("{0}")]
     Store(#[from] database::Error),

@@ -52,14 +52,16 @@ impl Gateway for Service {
     }
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<Identity>, Status> {
-        let IdentifyRequest { credential, app_id } = request.into_inner();
+        let IdentifyRequest { credential, app_id, client_address } = request.into_inner();
+        // A review has no client.
+        let from = client_address.parse().ok();
         let app = app(&app_id)?;
         let credential = match credential {
             Some(Credential::Key(key)) => PresentedCredential::Key(key.into()),
             Some(Credential::AppSession(session)) => PresentedCredential::Session(session.into()),
             None => return Err(Status::invalid_argument("no credential")),
         };
-        let identity = match self.visitors.identify(&app, &credential).await.map_err(unavailable)? {
+        let identity = match self.visitors.identify(&app, &credential, from).await.map_err(unavailable)? {
             Visitor::Unknown => Identity { kind: IdentityKind::Invalid.into(), ..Identity::default() },
             Visitor::Workspace => Identity { kind: IdentityKind::Workspace.into(), ..Identity::default() },
             Visitor::User(visitor) => Identity {

@@ -9,12 +9,13 @@ use rigbox_api::{AllowedHosts, ApiContext, Services};
 use rigbox_core::ids::UserId;
 use rigbox_proto::handover;
 use rigbox_service::apps::Apps;
+use rigbox_service::apps::domain_checks::DomainChecks;
 use rigbox_service::apps::domain_verification::DomainVerifier;
 use rigbox_service::apps::services::AppServices;
 use rigbox_service::apps::tokens::AppTokens;
 use rigbox_service::apps::urls::AppUrls;
 use rigbox_service::apps::visitors::AppVisitors;
-use rigbox_service::audit::Audit;
+use rigbox_service::audit::{Audit, AuditRecorder};
 use rigbox_service::clock;
 use rigbox_service::database::{Store, TokenKey};
 use rigbox_service::environment::Environments;
@@ -28,6 +29,7 @@ use rigbox_service::identity::authenticate::Authenticator;
 use rigbox_service::identity::console_origin::ConsoleOrigin;
 use rigbox_service::identity::devices::Devices;
 use rigbox_service::identity::email::Mailer;
+use rigbox_service::identity::open_requests::OpenRequests;
 use rigbox_service::identity::sign_in::SignIn;
 use rigbox_service::network::NetworkPolicies;
 use rigbox_service::nodes::capacity::Capacity;
@@ -38,6 +40,7 @@ use rigbox_service::reconciler::Reconciler;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::users::Users;
 use rigbox_service::workspaces::Workspaces;
+use rigbox_tls::Certificates;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -45,6 +48,9 @@ use crate::{Config, Error, gateway_rpc};
 
 /// Time that requests in flight get after the signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Interval at which changed certificates are looked for.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Serves until `shutdown` completes, then drains.
 ///
@@ -84,6 +90,7 @@ async fn serve(
     let token_key = TokenKey::load_or_create(&config.token_key)?;
     let store = Store::open(&config.database, &token_key).await?;
     let store = store.unlock(config.master_key, clock::now()).await?;
+    let certificates = config.api_tls.as_deref().map(Certificates::load).transpose()?;
     let listener = tokio::net::TcpListener::bind(config.api_listen)
         .await
         .map_err(|problem| Error::Listen { address: config.api_listen, problem })?;
@@ -96,7 +103,6 @@ async fn serve(
     let tokens = AppTokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
     let gateways = Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some())?;
     let networks = NetworkPolicies::new(store.clone(), node.clone());
-    let visitors = AppVisitors::new(store.clone(), token_key.clone(), tokens, urls.clone(), console.clone());
     let reconciler = Reconciler::new(
         transitions.clone(),
         node.clone(),
@@ -107,6 +113,17 @@ async fn serve(
     );
     let rates = Arc::new(RateLimiter::new(config.plans));
     let domains = DomainVerifier::new(&token_key, &config.dns).map_err(Error::Dns)?;
+    let domain_checks = DomainChecks::new(store.clone(), domains.clone(), gateways.clone());
+    let authenticator = Arc::new(Authenticator::new(store.clone(), token_key.clone()));
+    let visitors = AppVisitors::new(
+        store.clone(),
+        token_key.clone(),
+        tokens,
+        urls.clone(),
+        console.clone(),
+        domain_checks.clone(),
+        authenticator.clone(),
+    );
     let apps = Apps::new(
         store.clone(),
         gateways.clone(),
@@ -116,20 +133,24 @@ async fn serve(
         mailer.clone(),
         config.plans,
     );
+    let (audit_recorder, audit_writer) = AuditRecorder::new(store.clone(), config.audit_retention);
+    let open_requests = OpenRequests::new(store.clone());
     let environments = Environments::new(transitions.clone(), secret_delivery);
     let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
     let context = ApiContext(Arc::new(Services {
         app_services: AppServices::new(store.clone(), guests.clone(), apps.clone()),
         audit: Audit::new(store.clone()),
-        authenticator: Authenticator::new(store.clone(), token_key.clone()),
+        authenticator,
         capacity: Capacity::new(node.clone()),
         devices: Devices::new(store.clone(), token_key.clone()),
         gateways: gateways.clone(),
-        guests: Guests::new(transitions.clone(), guests),
+        guests: Guests::new(transitions.clone(), guests, audit_recorder.clone()),
+        audit_recorder,
         health: Health::new(store.clone(), reconciler.synced()),
         hosts,
         keys: ApiKeys::new(store.clone(), token_key.clone()),
         networks: networks.clone(),
+        open_requests: open_requests.clone(),
         quick_deploy: QuickDeploy::new(workspaces.clone(), environments.clone(), apps.clone()),
         rates: rates.clone(),
         sign_in: SignIn::new(store.clone(), token_key, mailer, console.clone()),
@@ -156,11 +177,16 @@ async fn serve(
     };
     let (bridge_context, bridge_stopped) = (context.clone(), stopped.clone());
     let synced = reconciler.synced();
+    let served_certificates = certificates.clone();
     let background = tokio::spawn(async move {
         tokio::join!(
             reconciler.run(),
             networks.run(synced),
             gateways.run(&transitions),
+            open_requests.run(&transitions),
+            audit_writer.run(),
+            domain_checks.run(),
+            reload(certificates),
             async {
                 if let Some(server) = gateway_server {
                     server.await;
@@ -175,7 +201,14 @@ async fn serve(
             rates.run_cleanup(),
         )
     });
-    let server = tokio::spawn(rigbox_api::serve(listener, router(context), stopped));
+    let serving = rigbox_api::serve(
+        listener,
+        served_certificates,
+        config.trusted_proxies.into(),
+        router(context),
+        stopped,
+    );
+    let server = tokio::spawn(serving);
     info!(address = %config.api_listen, url = config.public_api_url, "listening");
     let abort = server.abort_handle();
     tokio::pin!(server);
@@ -196,5 +229,14 @@ async fn serve(
     match outcome {
         Ok(served) => served.map_err(Error::Serve),
         Err(join) => Err(Error::Serve(std::io::Error::other(join))),
+    }
+}
+
+/// Loads changed certificates, if there are any, for as long as it is polled.
+async fn reload(certificates: Option<Arc<Certificates>>) {
+    let Some(certificates) = certificates else { return };
+    loop {
+        tokio::time::sleep(RELOAD_INTERVAL).await;
+        certificates.reload_if_changed();
     }
 }

@@ -218,15 +218,15 @@ async fn audit_log_records_actions_for_the_owner() {
     let id = rig.running("one").await;
     let (key_id, key) = create(&rig, json!({"name": "ci", "workspaces": [id], "role": "operate"})).await;
     assert_eq!(with(&rig, &key, Method::POST, &format!("/workspaces/{id}/stop")).await.0, 200);
-    // A refused request is not an event.
+    // What the workspace's status refuses is no event; what the key does not allow is.
     assert_eq!(rig.post(&format!("/workspaces/{id}/cancel")).await.0, 409);
     assert_eq!(with(&rig, &key, Method::GET, "/audit-log").await.0, 403);
     rig.call(Method::DELETE, &format!("/api-keys/{key_id}"), None).await;
 
     let read = async |query: &str| rig.get(&format!("/audit-log{query}")).await.1;
     // First uses are recorded in the background.
-    eventually("both first uses are recorded", || async {
-        read("").await["entries"].as_array().unwrap().len() == 9
+    eventually("both first uses and the refusal are recorded", || async {
+        read("").await["entries"].as_array().unwrap().len() == 10
     })
     .await;
     let log = read("").await;
@@ -242,6 +242,7 @@ async fn audit_log_records_actions_for_the_owner() {
         assert_eq!(of(action)[0]["address"], "127.0.0.1");
     }
     assert_eq!(of("workspace.stop")[0]["key_id"], json!(key_id));
+    assert_eq!(of("audit.read.refused")[0]["key_id"], json!(key_id));
     assert_eq!((of("key.create").len(), of("key.first_use").len(), of("user.create").len()), (2, 2, 1));
     assert!(!log.to_string().contains(&key));
 
@@ -249,5 +250,5 @@ async fn audit_log_records_actions_for_the_owner() {
     let cursor = newest["next_cursor"].as_str().unwrap();
     assert_eq!(read(&format!("?limit=1&cursor={cursor}")).await["entries"][0], log["entries"][1]);
     assert_eq!(rig.get("/audit-log?cursor=x").await.0, 400);
-    assert_eq!(rigbox_control::admin::verify_audit(&rig.config()).await.unwrap(), Ok(9));
+    assert_eq!(rigbox_control::admin::verify_audit(&rig.config()).await.unwrap(), Ok(10));
 }

@@ -17,6 +17,7 @@ use rigbox_store::tokens::{ApiKey, TokenKey};
 use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use support::TestControl;
+use support::browser::Browser;
 
 /// DNS server with a single TXT record.
 async fn dns_with(name: String, text: String) -> std::net::SocketAddr {
@@ -86,6 +87,52 @@ async fn custom_domain_serves_the_app_once_dns_verifies_it() {
     assert_eq!(rig.post(&format!("/apps/{}/verify-domain", id(&other))).await.0, 422);
     let (_, body) = rig.call(Method::PATCH, &path, Some(json!({"custom_domain": "x.example.org"}))).await;
     assert_eq!(body["app"]["custom_domain_verified"], false);
+}
+
+#[tokio::test]
+async fn lapsed_domain_gets_no_sign_in_code_and_is_no_longer_verified() {
+    let mut rig = TestControl::with_gateways().await;
+    let workspace = rig.running("one").await;
+    let app = new_app(&rig, &workspace, "web").await;
+    let path = format!("/apps/{}", id(&app));
+    rig.call(Method::PATCH, &path, Some(json!({"custom_domain": "shop.example.org"}))).await;
+    let (_, body) = rig.post(&format!("{path}/verify-domain")).await;
+    let message = body["error"]["message"].as_str().unwrap();
+    let (_, text) = message.split_once("at _rigbox.shop.example.org with the value ").unwrap();
+    let text = text.split(',').next().unwrap().to_owned();
+    rig.dns = vec![dns_with("_rigbox.shop.example.org.".to_owned(), text).await];
+    rig.kill_control();
+    rig.start_control().await;
+    assert_eq!(rig.post(&format!("{path}/verify-domain")).await.0, 200);
+    let handed_to = async |rig: &TestControl| {
+        let browser = Browser::signed_in(rig, "a@example.com").await;
+        let page = browser.open(&format!("/open/{}?state={}", id(&app), "s".repeat(43))).await;
+        assert_eq!(page.status, 303);
+        let location = page.headers["location"].to_str().unwrap();
+        location.split("/.rigbox/").next().unwrap().to_owned()
+    };
+    assert_eq!(handed_to(&rig).await, "http://shop.example.org:7080");
+
+    // The record is gone, and the last proof is some minutes old.
+    rig.dns = vec![dns_with("nothing.".to_owned(), String::new()).await];
+    rig.kill_control();
+    rig.start_control().await;
+    let config = rig.config();
+    let token_key = rigbox_store::tokens::TokenKey::load_or_create(&config.token_key).unwrap();
+    let store = rigbox_store::Store::open(&config.database, &token_key).await.unwrap();
+    let proved = async |minutes: u64| {
+        let (app, domain) = (id(&app).parse().unwrap(), "shop.example.org".parse().unwrap());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let at = i64::try_from((now - std::time::Duration::from_mins(minutes)).as_millis()).unwrap();
+        let at = rigbox_core::time::Timestamp::from_unix_ms(at);
+        store.domain_proved(&app, &domain, at).await.unwrap();
+    };
+    proved(5).await;
+    assert_eq!(handed_to(&rig).await, "http://web.rigbox.localhost:7080");
+    let (_, body) = rig.get(&path).await;
+    assert_eq!(body["app"]["custom_domain_verified"], false, "{body}");
+    let (_, log) = rig.get("/audit-log").await;
+    assert!(log.to_string().contains("app.domain_lost"), "{log}");
 }
 
 async fn new_app(rig: &TestControl, workspace: &str, name: &str) -> Value {

@@ -71,6 +71,14 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
     for outside in ["/rig/v1/users/me", "/rig/v1/api-keys", "/rig/v1/audit-log"] {
         assert_eq!(get(outside).await.0, 403, "{outside}");
     }
+    for shared in ["/rig/v1/templates", "/rig/v1/capacity"] {
+        assert_eq!(get(shared).await.0, 200, "{shared}");
+    }
+    // What strangers may do has no place here, with or without a key.
+    for public in ["/rig/v1/auth/link", "/rig/v1/auth/device", "/rig/v1/auth/device/poll"] {
+        let body = json!({"email": "a@example.com", "machine": "m"}).to_string();
+        assert_eq!(node.request(&workspace, "POST", public, "", &body).await.0, 404, "{public}");
+    }
     for elsewhere in ["/", "/api/v1/workspaces", "/v1/workspaces", "/v1/messages", "/sign-in", "/rig/v2"] {
         let (status, body) = get(elsewhere).await;
         assert_eq!((status, &body["error"]["code"]), (404, &json!("not_found")), "{elsewhere}");
@@ -89,6 +97,16 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
     assert_eq!(rig.get("/apps").await.1["apps"], json!([]));
     let (status, created) = create(&format!("Authorization: Bearer {own}\r\n")).await;
     assert_eq!(status, 201, "{created}");
+    // Its idempotency keys are its own, not its owner's.
+    let same =
+        async |request: reqwest::RequestBuilder| rig.send(request.header("idempotency-key", "k")).await;
+    let owners = json!({"name": "owners", "workspace_id": workspace, "port": 1});
+    let owners = same(rig.request(reqwest::Method::POST, "/apps").json(&owners)).await;
+    assert_eq!(owners.status, 201);
+    let own_body = json!({"name": "vms", "workspace_id": workspace, "port": 2}).to_string();
+    let headers = format!("Authorization: Bearer {own}\r\nIdempotency-Key: k\r\n");
+    let vms = node.request(&workspace, "POST", "/rig/v1/apps", &headers, &own_body).await;
+    assert_eq!((vms.0, &vms.1["app"]["name"]), (201, &json!("vms")), "{}", vms.1);
     let open = format!("/rig/v1/apps/{}/visibility", created["app"]["id"].as_str().unwrap());
     let public = node
         .request(
@@ -100,6 +118,11 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
         )
         .await;
     assert_eq!(public.0, 403, "{}", public.1);
+    // The log shows which workspace it was.
+    let (_, log) = rig.get("/audit-log").await;
+    let entry =
+        log["entries"].as_array().unwrap().iter().find(|entry| entry["action"] == "app.create").unwrap();
+    assert_eq!(entry["address"], json!(workspace), "{log}");
     // The key of another caller is refused.
     assert_eq!(
         node.request(
@@ -126,7 +149,7 @@ async fn pages_in_a_vm_and_forged_requests_are_refused() {
         assert!(status == 403 || status == 400, "{header}: {status} {body}");
     }
     // Without a workspace named by the node there is no caller.
-    let mut stream = node.connection("ws-nonsense").await;
+    let mut stream = node.connection("nonsense").await;
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert!(rest.is_empty());

@@ -18,13 +18,15 @@ use rigbox_proto::gateway::{
     WatchEvent,
 };
 use serde_json::{Value, json};
-use support::TestControl;
 use support::browser::Browser;
+use support::{TestControl, eventually};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
+/// Address of the visitors of apps.
+const VISITOR: &str = "203.0.113.7";
 const STATE: &str = "sssssssssssssssssssssssssssssssssssssssssss";
 
 fn client(rig: &TestControl) -> GatewayClient<Channel> {
@@ -74,7 +76,11 @@ async fn app(rig: &TestControl, workspace: &str) -> String {
 }
 
 async fn identify(rig: &TestControl, app: &str, credential: Credential) -> Identity {
-    let request = IdentifyRequest { credential: Some(credential), app_id: app.to_owned() };
+    let request = IdentifyRequest {
+        credential: Some(credential),
+        app_id: app.to_owned(),
+        client_address: VISITOR.to_owned(),
+    };
     client(rig).identify(request).await.unwrap().into_inner()
 }
 
@@ -171,7 +177,38 @@ async fn revocation_reaches_gateways_before_its_response_and_operator_changes_so
     admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
     admin::set_disabled(&rig.config(), "b@example.com", true).await.unwrap();
     let event = tokio::time::timeout(Duration::from_secs(2), watch.next()).await.unwrap();
-    assert!(matches!(event.event, Some(Event::GrantsChanged(_))), "{event:?}");
+    assert!(matches!(event.event, Some(Event::Reset(_))), "{event:?}");
+}
+
+#[tokio::test]
+async fn apps_of_a_disabled_user_are_gone_at_every_gateway() {
+    let rig = TestControl::with_gateways().await;
+    admin::add_user(&rig.config(), "b@example.com", Plan::Pro).await.unwrap();
+    let browser = Browser::signed_in(&rig, "b@example.com").await;
+    let page = |method: Method, path: &str| {
+        browser.request(method, &format!("/api/v1{path}")).header("origin", rig.console())
+    };
+    let created = rig.send(page(Method::POST, "/workspaces").json(&json!({"name": "theirs"}))).await.json();
+    let workspace = created["vm"]["id"].as_str().unwrap();
+    let body = json!({"name": "public-app", "workspace_id": workspace, "port": 8000});
+    eventually("the app is there", || async {
+        matches!(rig.send(page(Method::POST, "/apps").json(&body)).await.status.as_u16(), 201 | 409)
+    })
+    .await;
+    let resolve = async || {
+        let host = "public-app.rigbox.localhost".to_owned();
+        client(&rig).resolve(ResolveRequest { host }).await.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(resolve().await, Ok(()));
+    let mut watch = Watch::start(&rig).await;
+    admin::set_disabled(&rig.config(), "b@example.com", true).await.unwrap();
+    // Also those who showed no credential are told.
+    let told = async {
+        // The workspace is still being provisioned, which they hear of too.
+        while !matches!(watch.next().await.event, Some(Event::Reset(_))) {}
+    };
+    tokio::time::timeout(Duration::from_secs(5), told).await.expect("gateways forget everything");
+    assert_eq!(resolve().await, Err(Code::NotFound));
 }
 
 #[tokio::test]
@@ -193,6 +230,13 @@ async fn credentials_identify_users_and_workspaces() {
     let limited = by_key(limited["key"].as_str().unwrap()).await;
     assert_eq!((limited.kind(), limited.in_scope), (IdentityKind::User, false));
     assert_eq!(by_key(&rig.guests.delivered_to(&workspace).2).await.kind(), IdentityKind::Workspace);
+    // Uses at apps are in the audit log, by the visitor's address.
+    eventually("the first use from this address is recorded", || async {
+        let (_, log) = rig.get("/audit-log").await;
+        let entries = log["entries"].as_array().unwrap();
+        entries.iter().any(|entry| entry["action"] == "key.first_use" && entry["address"] == VISITOR)
+    })
+    .await;
     for unknown in ["", "rb_short", &format!("rb_{}", "a".repeat(43)), &format!("rb_ws_{}", "a".repeat(43))] {
         assert_eq!(by_key(unknown).await.kind(), IdentityKind::Invalid, "{unknown}");
     }

@@ -231,6 +231,75 @@ async fn web_socket_carries_live_input() {
 }
 
 #[tokio::test]
+async fn commands_files_and_refusals_are_in_the_audit_log_without_their_arguments() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    exec(&rig, &id, json!({"command": ["echo", "secret"]})).await;
+    let put = rig.request(Method::PUT, &format!("/workspaces/{id}/files?path=/tmp/a")).body("secret");
+    assert_eq!(rig.send(put).await.status, 200);
+    let body = json!({"name": "reader", "workspaces": [id], "role": "read"});
+    let (_, created) = rig.call(Method::POST, "/api-keys", Some(body)).await;
+    let url = rig.url(&format!("/api/v1/workspaces/{id}/exec"));
+    let refused =
+        rig.client.post(url).bearer_auth(created["key"].as_str().unwrap()).json(&json!({"command": ["id"]}));
+    assert_eq!(rig.send(refused).await.status, 403);
+    let reader = created["api_key"]["id"].as_str().unwrap();
+    eventually("everything is recorded", || async {
+        let (_, log) = rig.get("/audit-log").await;
+        let entries = log["entries"].as_array().unwrap();
+        let has = |action: &str, target: &str| {
+            let entry = entries.iter().find(|entry| entry["action"] == action && entry["target"] == target);
+            entry.is_some_and(|entry| entry["address"] == "127.0.0.1" && entry["key_id"].is_string())
+        };
+        assert!(!log.to_string().contains("secret"), "{log}");
+        has("exec.open", &format!("{id} echo"))
+            && has("exec.close", &format!("{id} echo"))
+            && has("file.write", &format!("{id} /tmp/a"))
+            && has("workspace.exec.refused", &id)
+            && entries
+                .iter()
+                .any(|entry| entry["action"] == "workspace.exec.refused" && entry["key_id"] == reader)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn silence_of_a_guest_in_the_middle_of_a_response_ends_the_call() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    let path = format!("/workspaces/{id}/files/list?path=/silent");
+    let listing = rig.get(&path);
+    let (status, body) = tokio::time::timeout(Duration::from_secs(30), listing).await.unwrap();
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (503, &json!("agent_lost")), "{body}");
+}
+
+#[tokio::test]
+async fn command_may_write_before_it_has_read_all_of_its_first_input() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    let mut request =
+        format!("ws://{}/api/v1/workspaces/{id}/exec", rig.address).into_client_request().unwrap();
+    let key = HeaderValue::from_str(&format!("Bearer {}", rig.key)).unwrap();
+    request.headers_mut().insert("authorization", key);
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    let stdin = STANDARD.encode(vec![b'x'; 1 << 20]);
+    socket.send(Message::text(json!({"command": ["cat"], "stdin_b64": stdin}).to_string())).await.unwrap();
+    socket.send(Message::text(json!({"eof": true}).to_string())).await.unwrap();
+    let mut bytes = 0;
+    let read = async {
+        loop {
+            let event = next_event(&rig, &mut socket).await;
+            match event["data_b64"].as_str() {
+                Some(data) => bytes += STANDARD.decode(data).unwrap().len(),
+                None => return event,
+            }
+        }
+    };
+    let last = tokio::time::timeout(Duration::from_secs(30), read).await.unwrap();
+    assert_eq!((bytes, &last["exit_code"]), (1 << 20, &json!(0)));
+}
+
+#[tokio::test]
 async fn files_are_read_as_written() {
     let rig = TestControl::new().await;
     let id = rig.running("one").await;

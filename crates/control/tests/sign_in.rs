@@ -193,9 +193,15 @@ async fn start_login(rig: &TestControl, machine: &str) -> (String, String) {
     assert_eq!(status, 201, "{login}");
     let text = |name: &str| login[name].as_str().unwrap().to_owned();
     let (secret, code) = (text("device_secret"), text("user_code"));
-    assert!(text("verification_url").ends_with(&format!("/device?code={code}")));
-    assert!(!text("verification_url").contains(&secret));
+    let url = text("verification_url");
+    assert!(url.ends_with("/device") && !url.contains(&secret), "{url}");
     (secret, code)
+}
+
+/// Types a code into the form of the console's page.
+async fn typed(browser: &Browser<'_>, code: &str) -> support::ApiResponse {
+    let request = browser.request(Method::GET, &format!("/device?code={code}"));
+    browser.rig.send(request.header("sec-fetch-site", "same-origin")).await
 }
 
 async fn poll(rig: &TestControl, secret: &str) -> (u16, Value) {
@@ -211,10 +217,13 @@ async fn machine_gets_its_key_once_after_approval() {
     let redirected = anonymous.open(&format!("/device?code={code}")).await;
     assert_eq!(
         (redirected.status.as_u16(), redirected.headers["location"].to_str().unwrap()),
-        (303, &*format!("/sign-in?device={code}"))
+        (303, "/sign-in?device=1")
     );
     let mut browser = Browser::signed_in(&rig, EMAIL).await;
-    let shown = text(&browser.open(&format!("/device?code={code}")).await);
+    // A link leads to the form only: a stranger may have started the login.
+    let linked = text(&browser.open(&format!("/device?code={code}")).await);
+    assert!(!linked.contains("laptop") && !linked.contains(&code), "{linked}");
+    let shown = text(&typed(&browser, &code).await);
     assert!(shown.contains("laptop") && shown.contains("127.0.0.1") && shown.contains(&code), "{shown}");
     // Viewing is not approving, and neither is a form from elsewhere.
     let foreign = browser.request(Method::POST, "/device").header("origin", "http://evil.example");
@@ -246,15 +255,15 @@ async fn denied_or_unknown_machine_gets_no_key() {
     let rig = TestControl::new().await;
     let (secret, code) = start_login(&rig, "strange <b>machine</b>").await;
     let mut browser = Browser::signed_in(&rig, EMAIL).await;
-    let shown = text(&browser.open(&format!("/device?code={code}")).await);
+    let shown = text(&typed(&browser, &code).await);
     assert!(shown.contains("strange &lt;b&gt;machine"), "{shown}");
     assert_eq!(browser.submit("/device", &[("code", &code), ("decision", "deny")]).await.status, 200);
     assert_eq!(poll(&rig, &secret).await.0, 403);
     // A decision is final.
     assert_eq!(browser.submit("/device", &[("code", &code), ("decision", "approve")]).await.status, 404);
     assert_eq!(poll(&rig, &secret).await.0, 403);
-    assert_eq!(browser.open("/device?code=BCDF-GHJK").await.status, 404);
-    assert_eq!(browser.open("/device?code=nonsense").await.status, 400);
+    assert_eq!(typed(&browser, "BCDF-GHJK").await.status, 404);
+    assert_eq!(typed(&browser, "nonsense").await.status, 400);
     for wrong in ["", "rbv_short", &format!("rbv_{}", "a".repeat(43))] {
         assert_eq!(poll(&rig, wrong).await.0, 404, "{wrong}");
     }

@@ -12,6 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rigbox_gateway::connections::BusyGuard;
+use rigbox_shares::AddressBlock;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -89,13 +90,14 @@ fn spawn(
     stopped: &watch::Receiver<bool>,
 ) {
     // One too many is closed at once; the client may retry.
-    let Some(guard) = worker.connections.open() else { return };
+    let Some(guard) = worker.connections.open(AddressBlock::from(peer.ip())) else { return };
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(&stream, true)
         .and_then(|()| sockopt::set_tcp_keepidle(&stream, KEEPALIVE_INTERVAL));
     let key = guard.key();
     let client = Client {
         address: Client::address(peer.ip()),
+        ip: peer.ip().to_canonical(),
         upgrade: Arc::new(UpgradeFlag::default()),
         guard: Arc::new(guard),
         redirect_to_tls: if let ListenerKind::RedirectToTls(port) = kind { Some(*port) } else { None },

@@ -38,6 +38,10 @@ pub struct Tls {
 pub struct Limits {
     /// Maximum number of client connections of all workers together.
     pub connections: usize,
+    /// Maximum number of connections of one client (an IPv4 address or an IPv6 /64).
+    pub connections_per_address: usize,
+    /// Maximum number of WebSockets of one workspace's apps, which may be idle for long.
+    pub websockets_per_workspace: usize,
     /// Timeout of a request's head, from its first byte to its last.
     pub head: Duration,
     /// Timeout of an idle client connection between two requests.
@@ -58,6 +62,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 40_000,
+            connections_per_address: 4_000,
+            websockets_per_workspace: 12_000,
             head: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             connect: Duration::from_secs(5),

@@ -18,6 +18,8 @@ use crate::state::Worker;
 pub(crate) struct Client {
     /// Address for `X-Forwarded-For`.
     pub(crate) address: HeaderValue,
+    /// Address for limits and for control.
+    pub(crate) ip: IpAddr,
     pub(crate) upgrade: Arc<UpgradeFlag>,
     pub(crate) guard: Arc<ConnectionGuard>,
     /// Port to redirect to, if the client connected without TLS where TLS is configured.

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::inbound::tls::TlsError;
+use rigbox_tls::TlsError;
 
 /// Error of the role.
 #[derive(Debug, thiserror::Error)]

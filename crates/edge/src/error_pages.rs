@@ -172,6 +172,26 @@ pub(crate) fn unavailable() -> Message {
     )
 }
 
+/// Returns the message to a client that tries credentials.
+pub(crate) fn too_many_attempts() -> Message {
+    Message::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "rate_limited",
+        "Too many attempts",
+        "Too many invalid sessions or keys came from your address. Try again in a minute.",
+    )
+}
+
+/// Returns the message where a workspace has all its WebSockets.
+pub(crate) fn too_many_websockets() -> Message {
+    Message::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "busy",
+        "Too many connections",
+        "The apps of this workspace have as many WebSockets as there may be. Close some, or try again later.",
+    )
+}
+
 /// Returns the message of a refusal.
 pub(crate) fn refused(refusal: Refusal) -> Message {
     let (code, title, text) = match refusal {

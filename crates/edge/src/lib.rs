@@ -24,5 +24,5 @@ mod worker;
 
 pub use config::{Config, Limits, Tls};
 pub use error::Error;
-pub use inbound::tls::TlsError;
+pub use rigbox_tls::TlsError;
 pub use server::{Bound, bind};

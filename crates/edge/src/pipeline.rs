@@ -18,7 +18,7 @@ use rigbox_proto::headers::single_value;
 use crate::context::{Authorized, Client, ForwardRequest};
 use crate::decision::access_request::{AccessRequest, Decision};
 use crate::decision::authorize::{self, AccessError};
-use crate::decision::control::Credential;
+use crate::decision::control::{Asker, ControlError, Credential};
 use crate::decision::route::Route;
 use crate::error_pages::{self, Message, Response};
 use crate::forward;
@@ -79,15 +79,16 @@ async fn respond(
         return Err(refuse(&error_pages::unavailable()));
     }
     if let PathOwner::Platform(rest) = owner {
-        let route = find_route(worker, &host.name).await.map_err(|message| refuse(&message))?;
+        let route = find_route(worker, client, &host.name).await.map_err(|message| refuse(&message))?;
         let keys = worker.assertion_keys.get();
-        let response = platform_paths::respond(&worker.control, &keys, &route, &request, rest, form);
+        let response =
+            platform_paths::respond(&worker.control, client.ip, &keys, &route, &request, rest, form);
         return Ok(Box::pin(response).await);
     }
     if owner == PathOwner::Ambiguous {
         return Ok(platform_paths::not_found(form));
     }
-    let authorized = authorize(worker, &host.name, &request, classification, &busy).await?;
+    let authorized = authorize(worker, client, &host.name, &request, classification, &busy).await?;
     let forward_request = ForwardRequest { worker, client, host: host.text, authorized, classification };
     Ok(forward::forward(forward_request, request).await)
 }
@@ -127,8 +128,8 @@ fn redirect_to_tls<B>(host: &str, port: u16, request: &Request<B>) -> Response {
     response
 }
 
-async fn find_route(worker: &Worker, host: &str) -> Result<Arc<Route>, Message> {
-    match worker.control.route(host).await {
+async fn find_route(worker: &Worker, client: &Client, host: &str) -> Result<Arc<Route>, Message> {
+    match worker.control.route(host, Asker::Client(client.ip)).await {
         Ok(Some(route)) => Ok(route),
         Ok(None) if worker.is_below_domain(host) => Err(error_pages::no_app(host)),
         Ok(None) => Err(error_pages::unknown_host(host)),
@@ -142,15 +143,17 @@ async fn find_route(worker: &Worker, host: &str) -> Result<Arc<Route>, Message> 
 /// Decides about a request, and registers its grant, where a change will find it.
 async fn authorize<B>(
     worker: &Worker,
+    client: &Client,
     host: &str,
     request: &Request<B>,
     classification: Classification,
     busy: &BusyGuard,
 ) -> Result<Authorized, Box<Response>> {
     let form = classification.form;
-    let headers = request.headers();
+    let (headers, asker) = (request.headers(), Asker::Client(client.ip));
     for _ in 0..MAX_ATTEMPTS {
-        let route = find_route(worker, host).await.map_err(|message| Box::new(message.render(form)))?;
+        let route =
+            find_route(worker, client, host).await.map_err(|message| Box::new(message.render(form)))?;
         let kind = classify::kind(request, classification, &route.cors_origins);
         let initiator = classify::initiator(request, &route.origin, kind == RequestKind::WebSocket);
         let credential = credential(headers, route.secure);
@@ -161,7 +164,7 @@ async fn authorize<B>(
             && !classify::has_fetch_metadata(headers);
         let kind = if is_unproven { RequestKind::Other } else { kind };
         let access_request = AccessRequest { credential, kind, initiator };
-        let access = match authorize::authorize(&worker.control, &route, &access_request).await {
+        let access = match authorize::authorize(&worker.control, &route, &access_request, asker).await {
             Ok(access) => access,
             Err(AccessError::Refused(Refusal::CrossSite)) if is_unproven => {
                 return Err(Box::new(platform_paths::bounce(target(request), form)));
@@ -169,6 +172,9 @@ async fn authorize<B>(
             Err(AccessError::Refused(refusal)) => {
                 let credential = access_request.credential.as_ref();
                 return Err(Box::new(refused(refusal, &route, request, credential, classification)));
+            }
+            Err(AccessError::Control(ControlError::TooManyAttempts)) => {
+                return Err(Box::new(error_pages::too_many_attempts().render(form)));
             }
             Err(AccessError::Control(error)) => {
                 tracing::warn!(%error, "failed to identify a credential");

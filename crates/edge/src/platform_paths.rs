@@ -4,21 +4,23 @@
 //! A sign-in starts with a nonce in a cookie of the browser; its hash is the `state` that passes through the console. A code is therefore
 //! of use only in the browser that requested it. Each sign-in has a cookie of its own, so several tabs can sign in at once.
 
+use std::net::IpAddr;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, REFERRER_POLICY, REFRESH, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use rigbox_core::app_access::{Caller, Initiator, Refusal};
 use rigbox_gateway::clock::unix_ms;
 
-use crate::decision::control::{Control, Credential};
+use crate::decision::control::{Asker, Control, Credential};
 use crate::decision::route::Route;
 use crate::error_pages::{self, Message, Response, ResponseForm, redirect};
 use crate::request::classify;
-use crate::request::cookies::{APP, SignInCookie};
+use crate::request::cookies::{self, APP, SEEN, SignInCookie};
 use crate::request::path::{PathOwner, decode, path_owner};
 
 /// Time for a sign-in, in seconds.
@@ -30,10 +32,14 @@ const SIGN_IN_ID_LEN: usize = 12;
 /// Maximum length of a code or state.
 const MAX_PARAMETER_LEN: usize = 512;
 const NONCE_LEN: usize = 32;
+/// Time for which a browser remembers the app that it signed in to, in seconds: the most that browsers allow.
+const SEEN_TTL_S: u64 = 400 * 24 * 3600;
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// Responds to a request below `/.rigbox/`; `rest` is the path after that.
 pub(crate) async fn respond<B>(
     control: &Control,
+    client: IpAddr,
     keys: &str,
     route: &Route,
     request: &Request<B>,
@@ -46,7 +52,7 @@ pub(crate) async fn respond<B>(
         ("sign-in", true) => {
             sign_in(route, request.headers(), form, &parameter(query, "to").unwrap_or_default())
         }
-        ("callback", true) => callback(control, route, request.headers(), query, form).await,
+        ("callback", true) => callback(control, client, route, request.headers(), query, form).await,
         ("keys", true) => key_set(keys),
         ("sign-out", false) if request.method() == Method::POST => sign_out(route, request, form),
         ("continue", true) => continue_navigation(route, request, query, form),
@@ -122,6 +128,7 @@ fn safe_path(path: &str) -> &str {
 
 async fn callback(
     control: &Control,
+    client: IpAddr,
     route: &Route,
     headers: &HeaderMap,
     query: &str,
@@ -138,7 +145,7 @@ async fn callback(
     let path = started.and_then(|((_, path), _)| String::from_utf8(BASE64.decode(path).ok()?).ok());
     let path = path.unwrap_or_default();
     let (Some(cookie), Some(code), Some((_, state))) = (cookie, code, started) else {
-        if has_session(control, route, headers).await {
+        if has_session(control, client, route, headers).await {
             return redirect(safe_path(&path)).unwrap_or_else(|| sign_in_failed(form));
         }
         if form == ResponseForm::Page {
@@ -148,15 +155,15 @@ async fn callback(
         }
         return sign_in_failed(form);
     };
-    match control.redeem(&code, route.app.id.as_str(), state).await {
+    match control.redeem(&code, route.app.id.as_str(), state, client).await {
         Ok(Some(redeemed)) => {
             let left = (redeemed.expires_unix_ms - unix_ms()).max(0) / 1000;
             let left = u64::try_from(left).unwrap_or_default();
-            signed_in(route, &cookie, &redeemed.app_session, left, &path)
+            signed_in(route, headers, &cookie, &redeemed.app_session, left, &path)
                 .unwrap_or_else(|| error_pages::unavailable().render(form))
         }
         // The page was reloaded, or the sign-in completed in another tab.
-        Ok(None) if has_session(control, route, headers).await => {
+        Ok(None) if has_session(control, client, route, headers).await => {
             redirect(safe_path(&path)).unwrap_or_else(|| sign_in_failed(form))
         }
         Ok(None) => sign_in_failed(form),
@@ -168,14 +175,15 @@ async fn callback(
 }
 
 /// Returns whether a browser is signed in to the app.
-async fn has_session(control: &Control, route: &Route, headers: &HeaderMap) -> bool {
+async fn has_session(control: &Control, client: IpAddr, route: &Route, headers: &HeaderMap) -> bool {
     let Some(credential) = Credential::session(headers, route.secure) else { return false };
-    let identity = control.identity(&credential, route.app.id.as_str()).await;
+    let identity = control.identity(&credential, route.app.id.as_str(), Asker::Client(client)).await;
     identity.is_ok_and(|identity| matches!(identity.caller, Caller::User(_)))
 }
 
 fn signed_in(
     route: &Route,
+    headers: &HeaderMap,
     cookie: &SignInCookie,
     session: &str,
     seconds: u64,
@@ -184,6 +192,18 @@ fn signed_in(
     let mut response = redirect(safe_path(path))?;
     response.headers_mut().append(SET_COOKIE, APP.set(session, seconds, route.secure)?);
     response.headers_mut().append(SET_COOKIE, cookie.set("", 0)?);
+    let (app, seen) = (route.app.id.as_str(), SEEN.value(headers, route.secure));
+    if seen != Some(app) {
+        // What the browser has of this host may be another app's, which had the name before.
+        response.headers_mut().insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cache\", \"storage\""));
+        response.headers_mut().append(SET_COOKIE, SEEN.set(app, SEEN_TTL_S, route.secure)?);
+    }
+    // (`"cookies"` would remove those of the other apps of the domain too.)
+    if seen.is_some_and(|seen| seen != app) {
+        for removed in cookies::remove_own(headers, route.secure) {
+            response.headers_mut().append(SET_COOKIE, removed);
+        }
+    }
     Some(response)
 }
 

@@ -9,7 +9,9 @@ use rigbox_gateway::active_grants::ActiveGrants;
 use rigbox_gateway::clock::Clock;
 use rigbox_gateway::connections::{ConnectionTimeouts, Connections};
 use rigbox_gateway::dial::Dialer;
-use tokio::sync::{Semaphore, watch};
+use rigbox_shares::{Bounds, Shares};
+use rigbox_tls::Certificates;
+use tokio::sync::watch;
 
 use crate::accept::ListenerKind;
 use crate::config::Config;
@@ -17,7 +19,6 @@ use crate::decision::control::Control;
 use crate::decision::review;
 use crate::error::Error;
 use crate::inbound::listen::{listen_all, raise_descriptor_limit};
-use crate::inbound::tls::{self, Certificates};
 use crate::state::{AssertionKeys, Worker};
 use crate::upstream::pool::Pool;
 use crate::worker;
@@ -107,7 +108,9 @@ impl Bound {
         let assertion_keys = Arc::new(AssertionKeys::new());
         // Each client's connection may need one to its app.
         let max = limits.connections.min(self.descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2);
-        let permits = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
+        let places = Shares::new(Bounds { total: max, per_key: limits.connections_per_address });
+        // Their number in all is bounded by that of connections.
+        let websockets = Shares::new(Bounds { total: usize::MAX, per_key: limits.websockets_per_workspace });
         let domain: Arc<str> = format!(".{}", self.config.domain).into();
         let timeouts = ConnectionTimeouts { head: limits.head, keep_alive: limits.keep_alive };
         let worker = |_| {
@@ -116,11 +119,12 @@ impl Bound {
                 control: Arc::clone(&control),
                 assertion_keys: Arc::clone(&assertion_keys),
                 clock: Arc::clone(&clock),
-                connections: Connections::new(Arc::clone(&clock), timeouts, Arc::clone(&permits)),
+                connections: Connections::new(Arc::clone(&clock), timeouts, places.clone()),
                 grants: ActiveGrants::new(Arc::clone(&clock)),
                 pool: Pool::new(Arc::clone(&clock), dialer),
                 limits,
                 domain: Arc::clone(&domain),
+                websockets: websockets.clone(),
             })
         };
         self.listeners.iter().map(worker).collect()
@@ -135,7 +139,7 @@ fn listener_kinds(
     let (Some(certificates), Some(tls)) = (certificates, &config.tls) else {
         return Ok((ListenerKind::Plain, None));
     };
-    let acceptor = tls::acceptor(Arc::clone(certificates));
+    let acceptor = rigbox_tls::acceptor(Arc::clone(certificates), &["h2", "http/1.1"]);
     let acceptor = acceptor.map_err(|error| Error::TlsSettings(error.to_string()))?;
     Ok((ListenerKind::RedirectToTls(tls.listen.port()), Some(ListenerKind::Tls(acceptor))))
 }

@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use rigbox_core::ids::WorkspaceId;
 use rigbox_gateway::clock::Clock;
 use rigbox_gateway::connections::Connections;
+use rigbox_shares::Shares;
 
 use crate::config::Limits;
 use crate::decision::access_request::Grants;
@@ -39,6 +41,8 @@ pub(crate) struct Worker {
     pub(crate) grants: Arc<Grants>,
     pub(crate) pool: Pool,
     pub(crate) limits: Limits,
+    /// Places of WebSockets, by workspace; shared by all workers.
+    pub(crate) websockets: Shares<WorkspaceId>,
     /// Apps domain with a leading dot.
     pub(crate) domain: Arc<str>,
 }

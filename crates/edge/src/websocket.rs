@@ -31,6 +31,9 @@ pub(crate) async fn open(
     let grant = authorized.grant;
     let route = Arc::clone(&grant.decision().route);
     let upstream = route.upstream().ok_or(ForwardError::Ended(EndReason::UpstreamGone))?;
+    let Ok(place) = worker.websockets.take(route.app.workspace.clone()) else {
+        return Ok(error_pages::too_many_websockets().render(ResponseForm::Json));
+    };
     let client_upgrade = hyper::upgrade::on(&mut *request);
     let over_http2 = request.version() == Version::HTTP_2;
     let scheme = if route.secure { "https" } else { "http" };
@@ -51,7 +54,11 @@ pub(crate) async fn open(
     client.upgrade.set();
     let handshake = handshake_response(&response, &route.host, over_http2);
     grant.touch(worker.limits.tunnel);
-    tokio::spawn(tunnel(client_upgrade, app_upgrade, grant, worker.limits));
+    let limits = worker.limits;
+    tokio::spawn(async move {
+        tunnel(client_upgrade, app_upgrade, grant, limits).await;
+        drop(place);
+    });
     Ok(handshake)
 }
 

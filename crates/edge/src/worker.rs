@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rigbox_gateway::clock::{TICK_INTERVAL, unix_ms};
+use rigbox_tls::Certificates;
 use tokio::sync::watch;
 
 use crate::accept::{self, ListenerKind};
 use crate::decision::review;
 use crate::error::Error;
-use crate::inbound::tls::Certificates;
 use crate::state::Worker;
 
 /// Number of ticks between checks of the pool, of certificates and of expired credentials.
@@ -53,6 +53,9 @@ pub(crate) async fn tick(workers: Vec<Arc<Worker>>, certificates: Option<Arc<Cer
         let now = unix_ms();
         if let Some(certificates) = certificates.as_ref().filter(|_| slow) {
             certificates.reload_if_changed();
+        }
+        if let Some(shared) = workers.first().filter(|_| slow) {
+            shared.control.attempts.remove_idle();
         }
         for worker in &workers {
             worker.clock.tick();

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rigbox_shares::{AddressBlock, Place, Shares};
 use slab::Slab;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
@@ -66,7 +66,7 @@ pub struct Connections {
     clock: Arc<Clock>,
     timeouts: ConnectionTimeouts,
     /// Shared by all workers: the kernel does not spread connections evenly.
-    permits: Arc<Semaphore>,
+    places: Shares<AddressBlock>,
 }
 
 /// Slot of a connection among [`Connections`], released on drop.
@@ -75,22 +75,22 @@ pub struct ConnectionGuard {
     connections: Arc<Connections>,
     key: usize,
     connection: Arc<Connection>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place<AddressBlock>,
 }
 
 impl Connections {
-    /// Creates an empty set, whose size `permits` bounds.
-    pub fn new(clock: Arc<Clock>, timeouts: ConnectionTimeouts, permits: Arc<Semaphore>) -> Arc<Self> {
-        Arc::new(Self { open: Mutex::default(), clock, timeouts, permits })
+    /// Creates an empty set, whose size `places` bounds.
+    pub fn new(clock: Arc<Clock>, timeouts: ConnectionTimeouts, places: Shares<AddressBlock>) -> Arc<Self> {
+        Arc::new(Self { open: Mutex::default(), clock, timeouts, places })
     }
 
-    /// Registers a new connection. Returns `None` if there are too many.
-    pub fn open(self: &Arc<Self>) -> Option<ConnectionGuard> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+    /// Registers a new connection. Returns `None` if there are too many, in all or of this client.
+    pub fn open(self: &Arc<Self>, client: AddressBlock) -> Option<ConnectionGuard> {
+        let place = self.places.take(client).ok()?;
         let connection = Arc::new(Connection::new(Arc::clone(&self.clock), self.timeouts));
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let key = open.insert((Arc::clone(&connection), None));
-        Some(ConnectionGuard { connections: Arc::clone(self), key, connection, _permit: permit })
+        Some(ConnectionGuard { connections: Arc::clone(self), key, connection, _place: place })
     }
 
     /// Sets the task to abort when the connection times out.

@@ -1,30 +1,62 @@
-//! Client of control's gateway service: every request has a timeout, and their number is bounded.
+//! Client of control's gateway service: every request has a timeout. Each kind of question has places of its own, and each client a share
+//! of them, so that neither one client nor one kind of question, nor reviews of what is open, hold up the others.
 
 use std::path::Path;
 use std::time::Duration;
 
+use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
 use rigbox_proto::transport::unix;
-use tokio::sync::Semaphore;
+use rigbox_shares::{AddressBlock, Bounds, Place, Shares};
 use tonic::Status;
 use tonic::transport::Channel;
 
 /// Timeout of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of concurrent requests.
-const MAX_CONCURRENT_REQUESTS: usize = 256;
+/// Concurrent questions of one kind, in all and of one client.
+const QUESTIONS: Bounds = Bounds { total: 128, per_key: 16 };
+/// Concurrent questions about what is open, in all and of one workspace.
+const REVIEWS: Bounds = Bounds { total: 64, per_key: 32 };
+
+/// Kind of a question, and on whose behalf it is asked.
+#[derive(Debug, Clone, Copy)]
+pub enum Question<'a> {
+    /// The app behind a host.
+    Route(AddressBlock),
+    /// The identity behind a credential.
+    Identity(AddressBlock),
+    /// Completion of a sign-in.
+    Handoff(AddressBlock),
+    /// What an active grant rests on.
+    Review(&'a WorkspaceId),
+}
+
+/// Place of a question.
+enum QuestionPlace {
+    Client(#[allow(dead_code)] Place<AddressBlock>),
+    Review(#[allow(dead_code)] Place<WorkspaceId>),
+}
 
 /// Connection to control.
 #[derive(Debug)]
 pub struct ControlClient {
     channel: Channel,
-    permits: Semaphore,
+    routes: Shares<AddressBlock>,
+    identities: Shares<AddressBlock>,
+    handoffs: Shares<AddressBlock>,
+    reviews: Shares<WorkspaceId>,
 }
 
 impl ControlClient {
     /// Connects to control's socket for gateways, lazily.
     pub fn new(socket: &Path) -> Self {
-        Self { channel: unix::channel(socket), permits: Semaphore::new(MAX_CONCURRENT_REQUESTS) }
+        Self {
+            channel: unix::channel(socket),
+            routes: Shares::new(QUESTIONS),
+            identities: Shares::new(QUESTIONS),
+            handoffs: Shares::new(QUESTIONS),
+            reviews: Shares::new(REVIEWS),
+        }
     }
 
     /// Returns the gRPC client, for streams that have no overall timeout.
@@ -32,20 +64,54 @@ impl ControlClient {
         GatewayClient::new(self.channel.clone())
     }
 
-    /// Makes one request.
+    /// Asks one question.
     ///
     /// # Errors
     /// The status of the reply, or `DeadlineExceeded`.
     pub async fn request<T>(
         &self,
+        question: Question<'_>,
         request: impl AsyncFnOnce(GatewayClient<Channel>) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, Status> {
         let reply = async {
-            let _permit =
-                self.permits.acquire().await.map_err(|_| Status::unavailable("the role is shutting down"))?;
+            let _place = self.place(question).await;
             request(self.grpc()).await
         };
         let reply = tokio::time::timeout(REQUEST_TIMEOUT, reply).await;
         Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner())
+    }
+
+    /// Waits for a place.
+    async fn place(&self, question: Question<'_>) -> QuestionPlace {
+        match question {
+            Question::Route(client) => QuestionPlace::Client(self.routes.wait(client).await),
+            Question::Identity(client) => QuestionPlace::Client(self.identities.wait(client).await),
+            Question::Handoff(client) => QuestionPlace::Client(self.handoffs.wait(client).await),
+            Question::Review(workspace) => QuestionPlace::Review(self.reviews.wait(workspace.clone()).await),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_client_and_one_kind_of_question_leave_places_to_others() {
+        let client = ControlClient::new(Path::new("/nonexistent"));
+        let [busy, other] = ["192.0.2.1", "192.0.2.2"]
+            .map(|address| AddressBlock::from(address.parse::<std::net::IpAddr>().unwrap()));
+        let at_once = async |question: Question<'_>| {
+            tokio::time::timeout(Duration::from_millis(20), client.place(question)).await.ok()
+        };
+        let mut held = Vec::new();
+        while let Some(place) = at_once(Question::Route(busy)).await {
+            held.push(place);
+        }
+        assert_eq!(held.len(), QUESTIONS.per_key);
+        assert!(at_once(Question::Route(other)).await.is_some());
+        assert!(at_once(Question::Identity(busy)).await.is_some());
+        assert!(at_once(Question::Handoff(busy)).await.is_some());
+        assert!(at_once(Question::Review(&WorkspaceId::from_random([1; 5]))).await.is_some());
     }
 }

@@ -6,6 +6,10 @@ use rigbox_shares::Bounds;
 pub const CALLS: Bounds = Bounds { total: 1024, per_key: 64 };
 /// Short calls at once, which look something up or send a signal.
 pub const LOOKUPS: Bounds = Bounds { total: 512, per_key: 16 };
+/// The same for all workspaces of one user, so that many workspaces give nobody all places.
+pub const CALLS_PER_OWNER: Bounds = Bounds { total: CALLS.total, per_key: 256 };
+/// The same for lookups.
+pub const LOOKUPS_PER_OWNER: Bounds = Bounds { total: LOOKUPS.total, per_key: 64 };
 /// HTTP/2 streams of one connection. Commands and transfers have one connection, lookups and deliveries of secrets another, so that neither
 /// waits for the other.
 pub const MAX_CONCURRENT_STREAMS: u32 = 1024;

@@ -12,7 +12,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub(crate) use escape::escape;
+pub(crate) use escape::{escape, escape_json};
 pub(crate) use events::{Chunk, CurrentWorkspace, Event, Identity};
 pub(crate) use progress::Progress;
 
@@ -55,7 +55,10 @@ impl Output {
     fn object(&self, object: &impl Serialize) -> Result<(), Failure> {
         match self.format {
             Format::Text => Ok(()),
-            Format::Json => Ok(write_line(&serde_json::to_string(object).map_err(std::io::Error::from)?)?),
+            Format::Json => {
+                let json = serde_json::to_string(object).map_err(std::io::Error::from)?;
+                Ok(write_line(&escape_json(&json))?)
+            }
         }
     }
 

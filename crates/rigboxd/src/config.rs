@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use rigbox_control::KeySource;
 use rigbox_core::egress::{BlockedNetworks, InternalZones};
 
-use file::{Apps, File, MasterKey, NetworkLimits, Uplink, parse};
+use file::{Apps, Certificate, File, MasterKey, NetworkLimits, Uplink, parse};
 
 /// Default path of the configuration file.
 pub(crate) const DEFAULT_PATH: &str = "/etc/rigbox/rigbox.toml";
@@ -29,11 +29,23 @@ const BRIDGE_SOCKET: &str = "control/bridge.sock";
 /// Socket in the run folder on which control listens for gateways.
 const GATEWAY_SOCKET: &str = "control/gateway.sock";
 /// Folder in the run folder with copies of certificates and keys for edge.
-const TLS_FOLDER: &str = "edge/tls";
+const EDGE_TLS_FOLDER: &str = "edge/tls";
+/// The same for control.
+const CONTROL_TLS_FOLDER: &str = "control/tls";
 /// Socket in the run folder on which the node listens for gateways.
 const DIAL_SOCKET: &str = "node/dial.sock";
 /// Number of uids reserved for roles.
 const ROLE_UID_COUNT: u32 = 16;
+
+/// Certificates of a role, each with its key.
+#[derive(Debug)]
+pub(crate) struct RoleCertificates {
+    pub(crate) role: Role,
+    /// Folder for the copies that the role can read.
+    pub(crate) folder: PathBuf,
+    /// Paths of certificates and keys, which root can read.
+    pub(crate) pairs: Vec<(PathBuf, PathBuf)>,
+}
 
 /// An installation and its configuration.
 #[derive(Debug, Clone)]
@@ -207,9 +219,10 @@ impl Installation {
             dial_socket: Path::new("/").join(DIAL_SOCKET),
             workers: None,
             limits: rigbox_edge::Limits::default(),
-            tls: tls
-                .as_ref()
-                .map(|tls| rigbox_edge::Tls { listen: tls.listen, folder: Path::new("/").join(TLS_FOLDER) }),
+            tls: tls.as_ref().map(|tls| rigbox_edge::Tls {
+                listen: tls.listen,
+                folder: Path::new("/").join(EDGE_TLS_FOLDER),
+            }),
         })
     }
 
@@ -223,15 +236,24 @@ impl Installation {
         }
     }
 
-    /// Returns certificates of apps and their keys.
-    pub(crate) fn certificates(&self) -> Vec<(&Path, &Path)> {
-        let tls = self.file.apps.tls.iter();
-        tls.flat_map(|tls| &tls.certificates).map(|pair| (&*pair.certificate, &*pair.key)).collect()
-    }
-
-    /// Returns the folder with edge's copies of certificates and keys.
-    pub(crate) fn tls_folder(&self) -> PathBuf {
-        self.run().join(TLS_FOLDER)
+    /// Returns the certificates and keys that each role needs a copy of.
+    pub(crate) fn certificates(&self) -> [RoleCertificates; 2] {
+        let pairs = |certificates: Option<&Vec<Certificate>>| -> Vec<(PathBuf, PathBuf)> {
+            let all = certificates.into_iter().flatten();
+            all.map(|pair| (pair.certificate.clone(), pair.key.clone())).collect()
+        };
+        [
+            RoleCertificates {
+                role: Role::Edge,
+                folder: self.run().join(EDGE_TLS_FOLDER),
+                pairs: pairs(self.file.apps.tls.as_ref().map(|tls| &tls.certificates)),
+            },
+            RoleCertificates {
+                role: Role::Control,
+                folder: self.run().join(CONTROL_TLS_FOLDER),
+                pairs: pairs(self.file.api.tls.as_ref().map(|tls| &tls.certificates)),
+            },
+        ]
     }
 
     /// Returns the socket on which control listens for gateways.
@@ -252,6 +274,8 @@ impl Installation {
                 Some(MasterKey::Command(words)) => KeySource::Command(words.clone()),
             },
             api_listen: api.listen,
+            api_tls: api.tls.as_ref().map(|_| self.run().join(CONTROL_TLS_FOLDER)),
+            trusted_proxies: api.trusted_proxies.clone(),
             public_api_url: self.api_url(),
             console_url: self.console_url(),
             mail: self.file.mail.as_ref().map(|mail| rigbox_control::MailConfig {
@@ -269,6 +293,7 @@ impl Installation {
             }),
             timeouts: rigbox_control::Timeouts::default(),
             plans: self.file.plans,
+            audit_retention: Duration::from_hours(24) * self.file.audit.retention_days,
         }
     }
 
@@ -288,7 +313,8 @@ impl Installation {
     /// Returns the URL at which clients reach the API.
     pub(crate) fn api_url(&self) -> String {
         let api = &self.file.api;
-        api.url.clone().unwrap_or_else(|| format!("http://localhost:{}", api.listen.port()))
+        let scheme = if api.tls.is_some() { "https" } else { "http" };
+        api.url.clone().unwrap_or_else(|| format!("{scheme}://localhost:{}", api.listen.port()))
     }
 }
 
@@ -350,6 +376,23 @@ mod tests {
         ] {
             assert_eq!(default_console_url(api), console);
         }
+    }
+
+    #[test]
+    fn api_with_certificates_is_at_an_https_url() {
+        let text = "[api]\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
+                    [api.tls]\ncertificates = [{ certificate = \"/c\", key = \"/k\" }]";
+        let file = parse(text).unwrap();
+        let installation = Installation { file, id: "id".to_owned(), resolvers: Vec::new() };
+        let control = installation.control(Path::new("/private"));
+        assert_eq!(control.public_api_url, "https://localhost:7070");
+        assert_eq!(control.console_url, "https://console.localhost:7070");
+        let [edge, own] = installation.certificates();
+        assert!(edge.pairs.is_empty());
+        assert_eq!(own.pairs, [(PathBuf::from("/c"), PathBuf::from("/k"))]);
+        assert_eq!(control.api_tls, Some(own.folder));
+        assert_eq!(control.trusted_proxies.len(), 1);
+        assert!(parse("[api]\ntrusted_proxies = [\"proxy\"]").is_err());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Copies certificates and keys to where edge can read them: it sees no file system but the run folder, and may not read root's files. The
-//! supervisor copies them again when they change.
+//! Copies certificates and keys to where the role that serves them can read them: edge and control see no file system but their own part,
+//! and may not read root's files. The supervisor copies them again when they change.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::config::{Installation, Role};
+use crate::config::{Installation, RoleCertificates};
 
 /// Limit for a PEM file.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -17,18 +17,21 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Copies changed files.
 pub(crate) fn copy(installation: &Installation) -> Result<()> {
-    let pairs = installation.certificates();
+    let roles = installation.certificates();
+    roles.iter().try_for_each(|certificates| copy_all(certificates, installation.uid(certificates.role)))
+}
+
+fn copy_all(RoleCertificates { role: _, folder, pairs }: &RoleCertificates, group: u32) -> Result<()> {
     if pairs.is_empty() {
         return Ok(());
     }
-    let (folder, group) = (installation.tls_folder(), installation.uid(Role::Edge));
     // Owned by root, so that no link in it can redirect root.
-    fs::create_dir_all(&folder)
-        .and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)))
-        .and_then(|()| chown(&folder, Some(0), Some(group)))
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o750)))
+        .and_then(|()| chown(folder, Some(0), Some(group)))
         .with_context(|| format!("cannot prepare {}", folder.display()))?;
     for (number, (certificate, key)) in pairs.iter().enumerate() {
-        // The key first: edge loads a pair only when it matches, and retries until then.
+        // The key first: a role loads a pair only when it matches, and retries until then.
         for (from, kind) in [(key, "key"), (certificate, "crt")] {
             copy_one(from, &folder.join(format!("{number}.{kind}")), group)?;
         }
@@ -50,7 +53,7 @@ pub(crate) async fn watch(installation: Installation) {
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
         if let Err(error) = copy(&installation) {
-            tracing::warn!(error = format!("{error:#}"), "failed to copy certificates to edge");
+            tracing::warn!(error = format!("{error:#}"), "failed to copy certificates to the roles");
         }
     }
 }

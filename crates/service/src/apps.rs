@@ -21,6 +21,7 @@ use crate::gateways::Gateways;
 use crate::identity::email::Mailer;
 use crate::network::NetworkPolicies;
 
+pub mod domain_checks;
 pub mod domain_verification;
 mod error;
 mod fields;
@@ -198,8 +199,9 @@ impl Apps {
         };
         let max = self.plans.entitlements(owner.plan, owner.limits).max_apps_per_vm();
         let event = AuditEvent::by(owner, "app.create", format!("{workspace}/{}", new.name));
+        let idempotency_key = idempotency_key.map(|key| key.of(&owner.credential));
         for _ in 0..MAX_ATTEMPTS {
-            match self.store.add_app(&new, max, idempotency_key, &event).await {
+            match self.store.add_app(&new, max, idempotency_key.as_ref(), &event).await {
                 Ok(Replay::Fresh(())) => {
                     self.propagate(workspace).await?;
                     return self.load(&new.id);
@@ -210,7 +212,9 @@ impl Apps {
                     );
                 }
                 // The name is taken or, very rarely, the id.
-                Err(rigbox_store::Error::NameTaken) if self.store.has_app_name(&new.name)? => {
+                Err(rigbox_store::Error::NameTaken)
+                    if self.store.has_app_name(&new.name, &new.user_id, now)? =>
+                {
                     return Err(AppError::NameTaken(new.name.to_string()));
                 }
                 Err(rigbox_store::Error::NameTaken) => new.id = AppId::from_random(random_id()?),
@@ -233,13 +237,16 @@ impl Apps {
             let previous = self.load(id)?.app;
             let next = self.apply(permit, &previous, change)?;
             match self.store.update_app(&previous, &next, &event).await {
-                Ok(true) => {
+                Ok(Some(displaced)) => {
                     self.propagate(&previous.workspace_id).await?;
+                    for workspace in &displaced {
+                        self.gateways.apps_changed(workspace).await;
+                    }
                     let url = self.urls.origin(&next);
                     self.sharing_emails.send(permit.principal(), &previous, &next, &url);
                     return self.load(id);
                 }
-                Ok(false) => {}
+                Ok(None) => {}
                 Err(rigbox_store::Error::NameTaken) => {
                     return Err(match (&next.custom_domain, next.name == previous.name) {
                         (Some(domain), true) => AppError::DomainTaken(domain.to_string()),

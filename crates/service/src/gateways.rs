@@ -50,6 +50,8 @@ struct State {
     leases_end: Instant,
     /// Last published epoch of grants.
     grants: i64,
+    /// Users that were disabled at that epoch, as [`Store::disabled_users`] tells them.
+    disabled: (i64, i64),
 }
 
 struct Gateway {
@@ -86,6 +88,7 @@ impl Gateways {
             gateways: HashMap::new(),
             leases_end: Instant::now() + if expected { LEASE } else { Duration::ZERO },
             grants: store.grants_epoch()?,
+            disabled: store.disabled_users()?,
         };
         let progress = watch::channel(()).0;
         Ok(Self(Arc::new(Inner { store, state: Mutex::new(state), progress, assertion_keys })))
@@ -128,12 +131,23 @@ impl Gateways {
 
     fn publish_grants(&self) -> Result<u64, rigbox_store::Error> {
         let grants = self.0.store.grants_epoch()?;
+        if self.state().grants == grants {
+            return Ok(self.state().sequence);
+        }
+        let disabled = self.0.store.disabled_users()?;
         let mut state = self.state();
         if state.grants == grants {
             return Ok(state.sequence);
         }
         state.grants = grants;
-        Ok(self.publish_locked(&mut state, Event::GrantsChanged(GrantsChanged {})))
+        // Apps of a disabled user are not there, whoever asks, also without a credential.
+        let event = if state.disabled == disabled {
+            Event::GrantsChanged(GrantsChanged {})
+        } else {
+            Event::Reset(Reset {})
+        };
+        state.disabled = disabled;
+        Ok(self.publish_locked(&mut state, event))
     }
 
     fn publish(&self, event: Event) -> u64 {

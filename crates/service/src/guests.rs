@@ -5,12 +5,14 @@ use futures_util::Stream;
 use rigbox_core::authz::{Action, Exec, Permit, ReadFiles, WriteFiles};
 use rigbox_core::ids::ProcessId;
 use rigbox_core::status::Status;
+use rigbox_proto::guest::change_file_request::Change;
 use rigbox_proto::guest::{
     ChangeFileRequest, ExecOutput, ExecStart, FileEntry, FileEvent, FileRequest, Process, ReadFileOutput,
     ReadFileRequest, WriteFileOpen,
 };
 
-use crate::guests::client::{GuestClient, GuestError, Output, RunningCommand, WriteError};
+use crate::audit::{AuditRecorder, first_word};
+use crate::guests::client::{Guest, GuestClient, GuestError, Output, RunningCommand, WriteError};
 use crate::transitions::WorkspaceTransitions;
 
 pub mod client;
@@ -22,6 +24,7 @@ pub mod secret_delivery;
 pub struct Guests {
     transitions: WorkspaceTransitions,
     guests: GuestClient,
+    audit: AuditRecorder,
 }
 
 /// Error of a call on a workspace's guest.
@@ -63,8 +66,8 @@ impl<E: std::fmt::Display> From<WriteError<E>> for GuestAccessError {
 
 impl Guests {
     /// Creates the service.
-    pub fn new(transitions: WorkspaceTransitions, guests: GuestClient) -> Self {
-        Self { transitions, guests }
+    pub fn new(transitions: WorkspaceTransitions, guests: GuestClient, audit: AuditRecorder) -> Self {
+        Self { transitions, guests, audit }
     }
 
     /// Starts a command under this id.
@@ -75,7 +78,11 @@ impl Guests {
         start: ExecStart,
     ) -> Result<RunningCommand, GuestAccessError> {
         let start = ExecStart { id: process.to_string(), ..start };
-        Ok(self.guests.exec(self.running(permit).await?, start).await?)
+        let action = if start.tty.is_some() { "terminal" } else { "exec" };
+        let (guest, word) = (self.running(permit).await?, program(&start));
+        let RunningCommand { input, output } = self.guests.exec(guest, start).await?;
+        let audited = self.audit.open(permit.principal(), action, guest.workspace, &word);
+        Ok(RunningCommand { input, output: output.audited(audited) })
     }
 
     /// Starts a command in the background, under this id.
@@ -86,7 +93,10 @@ impl Guests {
         start: ExecStart,
     ) -> Result<Process, GuestAccessError> {
         let start = ExecStart { id: process.to_string(), ..start };
-        Ok(self.guests.start_process(self.running(permit).await?, start).await?)
+        let (guest, word) = (self.running(permit).await?, program(&start));
+        let process = self.guests.start_process(guest, start).await?;
+        self.audit.record(permit.principal(), "process.start", guest.workspace, &word);
+        Ok(process)
     }
 
     /// Lists the commands that run, and the newest that have run in the background.
@@ -129,7 +139,10 @@ impl Guests {
         open: WriteFileOpen,
         content: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<u64, GuestAccessError> {
-        Ok(self.guests.write_file(self.running(permit).await?, open, content).await?)
+        let (guest, path) = (self.running(permit).await?, open.path.clone());
+        let size = self.guests.write_file(guest, open, content).await?;
+        self.audit.record(permit.principal(), "file.write", guest.workspace, &path);
+        Ok(size)
     }
 
     /// Describes a file.
@@ -166,24 +179,35 @@ impl Guests {
         permit: &Permit<WriteFiles>,
         request: ChangeFileRequest,
     ) -> Result<(), GuestAccessError> {
-        Ok(self.guests.change_file(self.running(permit).await?, request).await?)
+        let guest = self.running(permit).await?;
+        let (action, path) = match &request.change {
+            Some(Change::MakeDirectory(made)) => ("file.mkdir", made.path.clone()),
+            Some(Change::Rename(renamed)) => ("file.rename", renamed.to.clone()),
+            Some(Change::Remove(removed)) => ("file.remove", removed.path.clone()),
+            None => ("file.change", String::new()),
+        };
+        self.guests.change_file(guest, request).await?;
+        self.audit.record(permit.principal(), action, guest.workspace, &path);
+        Ok(())
     }
 
     /// Returns the permit's workspace if it is running and its agent responds.
-    async fn running<'a, A: Action>(
-        &self,
-        permit: &'a Permit<A>,
-    ) -> Result<&'a rigbox_core::ids::WorkspaceId, GuestAccessError> {
+    async fn running<'a, A: Action>(&self, permit: &'a Permit<A>) -> Result<Guest<'a>, GuestAccessError> {
         let Some(id) = permit.workspace() else { return Err(GuestAccessError::NotFound(A::NAME.to_owned())) };
         let workspace = self.transitions.store().workspace(id).await?;
         let lifecycle = workspace.ok_or_else(|| GuestAccessError::NotFound(id.to_string()))?.lifecycle;
         match lifecycle.status {
             Status::Running if lifecycle.agent_lost => Err(GuestAccessError::AgentLost),
-            Status::Running => Ok(id),
+            Status::Running => Ok(Guest { workspace: id, owner: &permit.principal().user }),
             status => Err(GuestAccessError::NotRunning {
                 status,
                 allowed: lifecycle.allowed().into_iter().map(|request| request.as_str()).collect(),
             }),
         }
     }
+}
+
+/// Returns the first word of a command.
+fn program(start: &ExecStart) -> String {
+    first_word(start.argv.first().unwrap_or(&start.shell)).to_owned()
 }

@@ -6,4 +6,5 @@ pub mod console_origin;
 pub mod devices;
 pub mod email;
 pub(crate) mod email_quota;
+pub mod open_requests;
 pub mod sign_in;

@@ -11,7 +11,7 @@ use rigbox_core::time::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::SqliteConnection;
+use sqlx::{Row as _, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
 use crate::idempotency::{self, IdempotencyKey, Replay};
@@ -74,6 +74,11 @@ pub struct AppWithWorkspace {
     pub boot: Option<String>,
 }
 
+/// Action in the audit log of who loses a custom domain.
+const DOMAIN_LOST: &str = "app.domain_lost";
+/// Time for which a name stays its last owner's.
+const RELEASED_NAME_TTL_MS: i64 = 90 * 24 * 60 * 60 * 1000;
+
 /// Host name of an app.
 #[derive(Debug, Clone)]
 pub enum AppHost {
@@ -114,15 +119,30 @@ impl Store {
         self.one_app(apps!("WHERE apps.id = ?1"), id.as_str())
     }
 
-    /// Returns the app at a host name.
+    /// Returns the app at a host name, unless its owner is disabled.
     pub fn app_at(&self, host: &AppHost) -> Result<Option<AppWithWorkspace>, Error> {
         match host {
-            AppHost::Name(name) => self.one_app(apps!("WHERE apps.name = ?1"), name.as_str()),
+            AppHost::Name(name) => self.one_app(
+                apps!("WHERE apps.name = ?1 AND NOT EXISTS (SELECT 1 FROM users WHERE id = apps.user_id AND disabled_at > 0)"),
+                name.as_str(),
+            ),
             AppHost::Domain(domain) => self.one_app(
-                apps!("WHERE custom_domain = ?1 AND domain_verified_at IS NOT NULL"),
+                apps!(
+                    "WHERE custom_domain = ?1 AND domain_verified_at IS NOT NULL \
+                     AND NOT EXISTS (SELECT 1 FROM users WHERE id = apps.user_id AND disabled_at > 0)"
+                ),
                 domain.as_str(),
             ),
         }
+    }
+
+    /// Returns a value that changes whenever a user is disabled or enabled.
+    pub fn disabled_users(&self) -> Result<(i64, i64), Error> {
+        self.readers.read(|connection| {
+            let query =
+                "SELECT COUNT(*), COALESCE(SUM(disabled_at), 0) FROM users WHERE disabled_at IS NOT NULL";
+            Ok(connection.prepare_cached(query)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        })
     }
 
     /// Returns the oldest app of a workspace that exposes a port.
@@ -218,6 +238,7 @@ impl Store {
             let used = u64::try_from(apps).unwrap_or(0);
             return Err(Error::Quota { limit_name: "max_apps_per_vm", limit: max.into(), used });
         }
+        take_name(&mut tx, &new.name, &new.user_id, new.created_at).await?;
         insert(&mut tx, new).await?;
         if let Some(idempotency_key) = idempotency_key {
             idempotency::store_response(
@@ -234,9 +255,25 @@ impl Store {
         Ok(Replay::Fresh(()))
     }
 
-    /// Stores a changed app. Returns `false` if it was changed since it was read.
-    pub async fn update_app(&self, previous: &App, app: &App, event: &AuditEvent) -> Result<bool, Error> {
+    /// Stores a changed app. Returns the workspaces of apps that lose their custom domain to it, or `None` if the app was changed since it
+    /// was read.
+    pub async fn update_app(
+        &self,
+        previous: &App,
+        app: &App,
+        event: &AuditEvent,
+    ) -> Result<Option<Vec<WorkspaceId>>, Error> {
         let mut tx = self.begin_write().await?;
+        if app.name != previous.name {
+            take_name(&mut tx, &app.name, &app.user_id, app.updated_at).await?;
+        }
+        // Whoever proves now that a domain is theirs gets it from whoever proved it before.
+        let displaced = match &app.custom_domain {
+            Some(domain) if app.domain_verified_at != previous.domain_verified_at => {
+                self.displace(&mut tx, domain, app).await?
+            }
+            _ => Vec::new(),
+        };
         let done = sqlx::query(
             "UPDATE apps SET name = $1, port = $2, visibility = $3, shared_with = $4, cors_origins = $5, params = $6, \
              metadata = $7, description = $8, stopped = $9, service = $10, custom_domain = $11, \
@@ -261,12 +298,88 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(taken)?;
-        let stored = done.rows_affected() == 1;
-        if stored {
-            audit::append(&mut tx, &self.chain, event, app.updated_at).await?;
+        if done.rows_affected() != 1 {
+            return Ok(None);
+        }
+        audit::append(&mut tx, &self.chain, event, app.updated_at).await?;
+        tx.commit().await?;
+        Ok(Some(displaced))
+    }
+
+    async fn displace(
+        &self,
+        connection: &mut SqliteConnection,
+        domain: &CustomDomain,
+        by: &App,
+    ) -> Result<Vec<WorkspaceId>, Error> {
+        let rows = sqlx::query(
+            "UPDATE apps SET domain_verified_at = NULL \
+             WHERE custom_domain = $1 AND id <> $2 AND domain_verified_at IS NOT NULL \
+             RETURNING id, user_id, workspace_id",
+        )
+        .bind(domain.as_str())
+        .bind(by.id.as_str())
+        .fetch_all(&mut *connection)
+        .await?;
+        let mut workspaces = Vec::new();
+        for row in rows {
+            let (id, user): (String, String) = (row.try_get("id")?, row.try_get("user_id")?);
+            let event = AuditEvent::by_operator(&parse(&user)?, DOMAIN_LOST, id);
+            audit::append(connection, &self.chain, &event, by.updated_at).await?;
+            workspaces.push(parse(row.try_get("workspace_id")?)?);
+        }
+        Ok(workspaces)
+    }
+
+    /// Returns apps whose custom domain was last proved before `before`, the oldest proof first.
+    pub async fn domains_proved_before(&self, before: Timestamp, limit: u32) -> Result<Vec<AppId>, Error> {
+        let ids: Vec<String> = sqlx::query_scalar(
+            "SELECT id FROM apps WHERE domain_verified_at < $1 ORDER BY domain_verified_at LIMIT $2",
+        )
+        .bind(before.unix_ms())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        ids.iter().map(|id| parse(id)).collect()
+    }
+
+    /// Records a new proof of an app's custom domain, if the domain is still verified.
+    pub async fn domain_proved(
+        &self,
+        app: &AppId,
+        domain: &CustomDomain,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE apps SET domain_verified_at = $1 \
+             WHERE id = $2 AND custom_domain = $3 AND domain_verified_at IS NOT NULL",
+        )
+        .bind(now.unix_ms())
+        .bind(app.as_str())
+        .bind(domain.as_str())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Records that an app's custom domain is no longer proved. Returns `false` if it was not verified.
+    pub async fn domain_lost(&self, app: &App, now: Timestamp) -> Result<bool, Error> {
+        let mut tx = self.begin_write().await?;
+        let done = sqlx::query(
+            "UPDATE apps SET domain_verified_at = NULL \
+             WHERE id = $1 AND custom_domain = $2 AND domain_verified_at IS NOT NULL",
+        )
+        .bind(app.id.as_str())
+        .bind(app.custom_domain.as_ref().map(CustomDomain::as_str))
+        .execute(&mut *tx)
+        .await?;
+        let lost = done.rows_affected() == 1;
+        if lost {
+            let event = AuditEvent::by_operator(&app.user_id, DOMAIN_LOST, &app.id);
+            audit::append(&mut tx, &self.chain, &event, now).await?;
         }
         tx.commit().await?;
-        Ok(stored)
+        Ok(lost)
     }
 
     /// Deletes an app. Returns `false` if there is none.
@@ -281,13 +394,37 @@ impl Store {
         Ok(deleted)
     }
 
-    /// Returns whether an app has this name.
-    pub fn has_app_name(&self, name: &AppName) -> Result<bool, Error> {
+    /// Returns whether an app has this name, or another user's had it not long before `now`.
+    pub fn has_app_name(&self, name: &AppName, user: &UserId, now: Timestamp) -> Result<bool, Error> {
         self.readers.read(|connection| {
-            let mut statement = connection.prepare_cached("SELECT 1 FROM apps WHERE name = ?1")?;
-            Ok(statement.query_row([name.as_str()], |_| Ok(())).optional()?.is_some())
+            let mut statement = connection.prepare_cached(
+                "SELECT 1 FROM apps WHERE name = ?1 UNION ALL \
+                 SELECT 1 FROM released_app_names WHERE name = ?1 AND user_id <> ?2 AND released_at > ?3",
+            )?;
+            let values = params![name.as_str(), user.as_str(), now.unix_ms() - RELEASED_NAME_TTL_MS];
+            Ok(statement.query_row(values, |_| Ok(())).optional()?.is_some())
         })
     }
+}
+
+/// Takes a name, unless another user's app had it not long ago.
+async fn take_name(
+    connection: &mut SqliteConnection,
+    name: &AppName,
+    user: &UserId,
+    now: Timestamp,
+) -> Result<(), Error> {
+    sqlx::query("DELETE FROM released_app_names WHERE released_at <= $1 OR (name = $2 AND user_id = $3)")
+        .bind(now.unix_ms() - RELEASED_NAME_TTL_MS)
+        .bind(name.as_str())
+        .bind(user.as_str())
+        .execute(&mut *connection)
+        .await?;
+    let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM released_app_names WHERE name = $1")
+        .bind(name.as_str())
+        .fetch_one(connection)
+        .await?;
+    if kept > 0 { Err(Error::NameTaken) } else { Ok(()) }
 }
 
 async fn insert(connection: &mut SqliteConnection, new: &App) -> Result<(), Error> {

@@ -1,8 +1,6 @@
 //! Audit log: written in the transaction of the audited change, never modified, and chained by keyed hashes
 //! so that tampering shows. (A truncated log is consistent up to its end; only a copy elsewhere would reveal
-//! that.)
-
-use std::net::IpAddr;
+//! that.) Its beginning is deleted after a while; a sealed record says where it starts.
 
 use rigbox_core::authz::{Credential, Principal};
 use rigbox_core::ids::UserId;
@@ -18,7 +16,8 @@ use crate::{Error, Store, parse};
 pub struct AuditEvent {
     user: UserId,
     credential: Option<Credential>,
-    address: Option<IpAddr>,
+    /// Address of the client, or the workspace that called by its bridge.
+    address: Option<String>,
     action: String,
     target: String,
 }
@@ -30,7 +29,7 @@ impl AuditEvent {
         Self {
             user: principal.user.clone(),
             credential: Some(principal.credential.clone()),
-            address: principal.from,
+            address: origin(principal),
             action: action.into(),
             target: target.to_string(),
         }
@@ -42,10 +41,24 @@ impl AuditEvent {
         Self { user: user.clone(), credential: None, address: None, action, target }
     }
 
+    /// Returns the event with the address of a caller without a credential.
+    pub(crate) fn with_address(self, address: String) -> Self {
+        Self { address: Some(address), ..self }
+    }
+
     /// Returns the event with another target, for one whose id was not known before.
     #[must_use]
     pub fn to(self, target: impl ToString) -> Self {
         Self { target: target.to_string(), ..self }
+    }
+}
+
+/// Returns where a principal calls from. A workspace on its bridge has no address but its own id.
+fn origin(principal: &Principal) -> Option<String> {
+    match (principal.from, &principal.credential) {
+        (Some(address), _) => Some(address.to_string()),
+        (None, Credential::Workspace(id)) => Some(id.to_string()),
+        (None, Credential::Key(_) | Credential::Session(_)) => None,
     }
 }
 
@@ -98,6 +111,18 @@ impl ChainKey {
         }
         hasher.finalize().to_hex().to_string()
     }
+
+    /// Returns the seal of a deletion up to an entry with this position and hash.
+    fn seal(&self, seq: i64, hash: &str) -> String {
+        let text = format!("deleted up to {seq} {hash}");
+        blake3::keyed_hash(&self.0, text.as_bytes()).to_hex().to_string()
+    }
+}
+
+/// Returns position and hash of the last deleted entry, and the seal of both.
+async fn deleted_up_to(connection: &mut SqliteConnection) -> Result<Option<(i64, String, String)>, Error> {
+    let row = sqlx::query("SELECT seq, hash, seal FROM audit_start").fetch_optional(connection).await?;
+    row.map(|row| Ok((row.try_get("seq")?, row.try_get("hash")?, row.try_get("seal")?))).transpose()
 }
 
 /// Appends an event. The transaction is a writing one, so appends are serialized.
@@ -110,16 +135,16 @@ pub(crate) async fn append(
     let last = sqlx::query("SELECT seq, hash FROM audit_log ORDER BY seq DESC LIMIT 1")
         .fetch_optional(&mut *connection)
         .await?;
-    let (last, before) = match &last {
+    let (last, before): (i64, String) = match last {
         Some(row) => (row.try_get("seq")?, row.try_get("hash")?),
-        None => (0, ""),
+        None => deleted_up_to(connection).await?.map(|(seq, hash, _)| (seq, hash)).unwrap_or_default(),
     };
     let entry = AuditEntry {
         seq: last + 1,
         at: now,
         user: event.user.clone(),
         key: event.credential.as_ref().map(ToString::to_string),
-        address: event.address.as_ref().map(ToString::to_string),
+        address: event.address.clone(),
         action: event.action.clone(),
         target: event.target.clone(),
     };
@@ -134,7 +159,7 @@ pub(crate) async fn append(
     .bind(&entry.address)
     .bind(&entry.action)
     .bind(&entry.target)
-    .bind(chain.hash(before, &entry))
+    .bind(chain.hash(&before, &entry))
     .execute(connection)
     .await?;
     Ok(())
@@ -163,9 +188,56 @@ impl Store {
         rows.iter().map(entry).collect()
     }
 
+    /// Appends events with their times.
+    pub async fn add_audit_events(&self, events: &[(AuditEvent, Timestamp)]) -> Result<(), Error> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.begin_write().await?;
+        for (event, at) in events {
+            append(&mut tx, &self.chain, event, *at).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Deletes the beginning of the log with entries from before `before`, at most `max` of them. Returns their number.
+    pub async fn delete_audit_before(&self, before: Timestamp, max: u32) -> Result<u64, Error> {
+        let mut tx = self.begin_write().await?;
+        let rows = sqlx::query("SELECT seq, at, hash FROM audit_log ORDER BY seq LIMIT $1")
+            .bind(i64::from(max))
+            .fetch_all(&mut *tx)
+            .await?;
+        let mut end = None;
+        for row in &rows {
+            if row.try_get::<i64, _>("at")? >= before.unix_ms() {
+                break;
+            }
+            end = Some((row.try_get::<i64, _>("seq")?, row.try_get::<String, _>("hash")?));
+        }
+        let Some((seq, hash)) = end else { return Ok(0) };
+        sqlx::query("DELETE FROM audit_start").execute(&mut *tx).await?;
+        sqlx::query("INSERT INTO audit_start (seq, hash, seal) VALUES ($1, $2, $3)")
+            .bind(seq)
+            .bind(&hash)
+            .bind(self.chain.seal(seq, &hash))
+            .execute(&mut *tx)
+            .await?;
+        let done = sqlx::query("DELETE FROM audit_log WHERE seq <= $1").bind(seq).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
+    }
+
     /// Verifies the whole chain. Returns the number of entries, or the position of the first invalid one.
     pub async fn verify_audit(&self) -> Result<Result<u64, i64>, Error> {
-        let (mut last, mut before) = (0, String::new());
+        let start = deleted_up_to(&mut *self.pool.acquire().await?).await?;
+        if let Some((seq, hash, seal)) = &start
+            && self.chain.seal(*seq, hash) != *seal
+        {
+            return Ok(Err(*seq));
+        }
+        let (first, mut before) = start.map(|(seq, hash, _)| (seq, hash)).unwrap_or_default();
+        let mut last = first;
         loop {
             let rows = sqlx::query(
                 "SELECT seq, at, user_id, key_id, address, action, target, hash FROM audit_log \
@@ -176,7 +248,7 @@ impl Store {
             .fetch_all(&self.pool)
             .await?;
             if rows.is_empty() {
-                return Ok(Ok(u64::try_from(last).unwrap_or(0)));
+                return Ok(Ok(u64::try_from(last - first).unwrap_or(0)));
             }
             for row in &rows {
                 let seq = row.try_get("seq")?;

@@ -37,17 +37,19 @@ pub enum Poll {
 
 /// Maximum number of pending logins.
 const MAX_PENDING_LOGINS: i64 = 10_000;
+/// Maximum number of pending logins of one client.
+const MAX_PENDING_LOGINS_PER_CLIENT: i64 = 20;
 /// Maximum number of keys of a user for whom another login creates one.
 const MAX_DEVICE_KEYS: i64 = 100;
 
 impl Store {
-    /// Stores a login that is valid until `until`, and removes expired ones. Returns `false` if too many are
-    /// pending.
+    /// Stores a login from `address` that is valid until `until`, and removes expired ones. Returns `false` if too many are pending, in all
+    /// or of this `client`, as its limit counts.
     pub async fn add_device_login(
         &self,
         (secret, code, token_key): (&DeviceSecret, &UserCode, &TokenKey),
         machine: &str,
-        address: IpAddr,
+        (address, client): (IpAddr, &str),
         until: Timestamp,
         now: Timestamp,
     ) -> Result<bool, Error> {
@@ -58,17 +60,22 @@ impl Store {
             .await?;
         let waiting: i64 =
             sqlx::query_scalar("SELECT COUNT(*) FROM device_logins").fetch_one(&mut *tx).await?;
-        if waiting >= MAX_PENDING_LOGINS {
+        let own: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM device_logins WHERE client = $1")
+            .bind(client)
+            .fetch_one(&mut *tx)
+            .await?;
+        if waiting >= MAX_PENDING_LOGINS || own >= MAX_PENDING_LOGINS_PER_CLIENT {
             return Ok(false);
         }
         sqlx::query(
-            "INSERT INTO device_logins (hash, code_hash, machine, address, created_at, expires_at) \
-             VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO device_logins (hash, code_hash, machine, address, client, created_at, expires_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(token_key.hash(secret.reveal()).as_str())
         .bind(token_key.hash(code.reveal()).as_str())
         .bind(machine)
         .bind(address.to_string())
+        .bind(client)
         .bind(now.unix_ms())
         .bind(until.unix_ms())
         .execute(&mut *tx)
@@ -152,13 +159,15 @@ impl Store {
             Some(true) => {}
         }
         let mut tx = self.begin_write().await?;
-        let row =
-            sqlx::query("DELETE FROM device_logins WHERE hash = $1 AND approved RETURNING user_id, machine")
-                .bind(hash.as_str())
-                .fetch_optional(&mut *tx)
-                .await?;
+        let row = sqlx::query(
+            "DELETE FROM device_logins WHERE hash = $1 AND approved RETURNING user_id, machine, address",
+        )
+        .bind(hash.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
         let Some(row) = row else { return Ok(Poll::Unknown) };
         let (user, machine): (String, String) = (row.try_get("user_id")?, row.try_get("machine")?);
+        let address: String = row.try_get("address")?;
         let Some(user) = users::enabled(&mut tx, &user).await? else { return Ok(Poll::Unknown) };
         let keys: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM api_keys WHERE user_id = $1")
             .bind(user.id.as_str())
@@ -170,7 +179,8 @@ impl Store {
         }
         let key = NewKey { name: format!("rig on {machine}"), by_login: true, ..key };
         let id = api_keys::insert(&mut tx, &user.id, &key, now).await?;
-        let event = AuditEvent::by_operator(&user.id, "key.create", &id);
+        // The machine has no credential yet, but an address.
+        let event = AuditEvent::by_operator(&user.id, "key.create", &id).with_address(address);
         audit::append(&mut tx, &self.chain, &event, now).await?;
         tx.commit().await?;
         Ok(Poll::Approved(user))

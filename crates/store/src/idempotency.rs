@@ -1,6 +1,7 @@
 //! Responses to create requests, stored under the client's idempotency key so that a repetition creates
 //! nothing twice.
 
+use rigbox_core::authz::Credential;
 use rigbox_core::ids::UserId;
 use rigbox_core::time::Timestamp;
 use sqlx::{Row, SqliteConnection};
@@ -21,6 +22,18 @@ impl IdempotencyKey {
     /// `key` is the client's key; `request` is everything that distinguishes this request from others.
     pub fn new(key: &str, request: &[u8]) -> Self {
         Self { key: key.to_owned(), request: blake3::hash(request).to_hex().to_string() }
+    }
+}
+
+impl IdempotencyKey {
+    /// Returns the key as `credential` means it: code in a VM is not its owner, and may not find or take the owner's keys.
+    #[must_use]
+    pub fn of(&self, credential: &Credential) -> Self {
+        let key = match credential {
+            Credential::Workspace(id) => format!("{id} {}", self.key),
+            Credential::Key(_) | Credential::Session(_) => self.key.clone(),
+        };
+        Self { key, request: self.request.clone() }
     }
 }
 

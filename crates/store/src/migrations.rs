@@ -22,6 +22,9 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     10 "0010_apps.sql" "apps",
     11 "0011_workspace_log.sql" "workspace log",
     12 "0012_system.sql" "system",
+    13 "0013_audit_retention.sql" "audit retention",
+    14 "0014_device_clients.sql" "device clients",
+    15 "0015_released_names.sql" "released names",
 ];
 
 /// Returns what brings a database to this version's schema.

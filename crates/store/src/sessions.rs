@@ -134,17 +134,17 @@ impl Store {
         Ok(Some(SignedIn { user, session: id }))
     }
 
-    /// Returns the principal of a session that is valid at `now`. `idle` is the lifetime of an unused
-    /// session.
+    /// Returns the principal of a session that is valid at `now`, and the time at which it ends if it is not used. `idle` is the lifetime
+    /// of an unused session.
     pub async fn session_principal(
         &self,
         token: &SessionToken,
         token_key: &TokenKey,
         idle: Duration,
         now: Timestamp,
-    ) -> Result<Option<KeyHolder>, Error> {
+    ) -> Result<Option<(KeyHolder, Timestamp)>, Error> {
         let row = sqlx::query(
-            "SELECT sessions.id, sessions.idle_at, users.id AS user_id, users.plan, users.limits \
+            "SELECT sessions.id, sessions.idle_at, sessions.ends_at, users.id AS user_id, users.plan, users.limits \
              FROM sessions JOIN users ON users.id = sessions.user_id \
              WHERE hash = $1 AND idle_at > $2 AND ends_at > $2 AND disabled_at IS NULL",
         )
@@ -155,7 +155,7 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let idle_ms = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
         let idle_at: i64 = row.try_get("idle_at")?;
-        Ok(Some(KeyHolder {
+        let holder = KeyHolder {
             principal: Principal {
                 user: parse(row.try_get("user_id")?)?,
                 plan: parse(row.try_get("plan")?)?,
@@ -165,7 +165,8 @@ impl Store {
                 from: None,
             },
             last_used_at: Some(Timestamp::from_unix_ms(idle_at.saturating_sub(idle_ms))),
-        }))
+        };
+        Ok(Some((holder, Timestamp::from_unix_ms(idle_at.min(row.try_get("ends_at")?)))))
     }
 
     /// Records a use of a session, which extends it by `idle`.

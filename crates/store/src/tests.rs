@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use rigbox_core::authz::{Credential, Principal, Role, Scope};
-use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
+use rigbox_core::ids::{AppId, NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::resources::Resources;
 use rigbox_core::status::{Request, Status};
@@ -291,6 +291,79 @@ fn secrets_do_not_print_and_their_file_is_private() {
     assert!(ApiKey::parse("rb_short").is_none());
 }
 
+/// Returns an app of this user's workspace.
+fn app(user: &UserId, workspace: &WorkspaceId, n: u8, name: &str) -> App {
+    App {
+        id: AppId::from_random([n; 5]),
+        workspace_id: workspace.clone(),
+        user_id: user.clone(),
+        name: name.parse().unwrap(),
+        kind: rigbox_core::apps::AppKind::Service,
+        port: Some(80),
+        protocol: "http".to_owned(),
+        visibility: rigbox_core::app_access::Visibility::Private,
+        shared_with: Vec::new(),
+        cors_origins: Vec::new(),
+        params: Default::default(),
+        metadata: serde_json::Value::Null,
+        description: None,
+        stopped: false,
+        service: None,
+        custom_domain: None,
+        domain_verified_at: None,
+        created_at: now(),
+        updated_at: now(),
+    }
+}
+
+#[tokio::test]
+async fn released_name_stays_its_last_owners_for_a_while() {
+    let f = fixture().await;
+    let other = f.store.add_user("b@example.com", rigbox_core::plans::Plan::Pro, now()).await.unwrap();
+    for (user, n) in [(&f.user, 1), (&other, 2)] {
+        f.store.create_workspace(&new(user, n, "w"), QUOTA, None, &event()).await.unwrap();
+    }
+    let (mine, theirs) = (new(&f.user, 1, "w").id, new(&other, 2, "w").id);
+    let released =
+        Timestamp::from_unix_ms(i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap());
+    let take = async |user: &UserId, workspace: &WorkspaceId, n: u8, at: Timestamp| {
+        let app = App { created_at: at, ..app(user, workspace, n, "shop") };
+        f.store.add_app(&app, 9, None, &event()).await.map(|_| app)
+    };
+    let first = take(&f.user, &mine, 1, released).await.unwrap();
+    f.store.delete_app(&first.id, &event(), released).await.unwrap();
+    assert!(matches!(take(&other, &theirs, 2, released).await, Err(Error::NameTaken)));
+    assert!(f.store.has_app_name(&first.name, &other, released).unwrap());
+    assert!(!f.store.has_app_name(&first.name, &f.user, released).unwrap());
+    // The last owner may have it at once; giving it up by a new name counts too.
+    let again = take(&f.user, &mine, 3, released).await.unwrap();
+    let renamed = App { name: "else".parse().unwrap(), ..again.clone() };
+    assert!(f.store.update_app(&again, &renamed, &event()).await.unwrap().is_some());
+    assert!(matches!(take(&other, &theirs, 4, released).await, Err(Error::NameTaken)));
+    let later = released.after(Duration::from_hours(24 * 91));
+    take(&other, &theirs, 5, later).await.unwrap();
+}
+
+#[tokio::test]
+async fn newer_proof_of_a_domain_displaces_the_older_holder() {
+    let f = fixture().await;
+    f.store.create_workspace(&new(&f.user, 1, "w"), QUOTA, None, &event()).await.unwrap();
+    let workspace = new(&f.user, 1, "w").id;
+    let verify = async |n: u8, name: &str| {
+        let plain = app(&f.user, &workspace, n, name);
+        f.store.add_app(&plain, 9, None, &event()).await.unwrap();
+        let domain = Some("shop.example.org".parse().unwrap());
+        let verified = App { custom_domain: domain, domain_verified_at: Some(now()), ..plain.clone() };
+        f.store.update_app(&plain, &verified, &event()).await.unwrap().unwrap()
+    };
+    assert!(verify(1, "older").await.is_empty());
+    assert_eq!(verify(2, "newer").await, std::slice::from_ref(&workspace));
+    let host = AppHost::Domain("shop.example.org".parse().unwrap());
+    assert_eq!(f.store.app_at(&host).unwrap().unwrap().app.name.to_string(), "newer");
+    let newest = &f.store.audit_of(&f.user, None, 2).await.unwrap();
+    assert!(newest.iter().any(|entry| entry.action == "app.domain_lost"), "{newest:?}");
+}
+
 #[tokio::test]
 async fn tampering_with_the_audit_log_is_detected() {
     let f = fixture().await;
@@ -319,6 +392,29 @@ async fn tampering_with_the_audit_log_is_detected() {
         assert_eq!(f.store.verify_audit().await.unwrap(), Err(first), "{change}");
         sqlx::query(back).execute(&f.store.pool).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn old_entries_are_deleted_and_the_rest_still_verifies() {
+    let f = fixture().await;
+    let at = |seconds| now().after(Duration::from_secs(seconds));
+    let events: Vec<_> = (1..=9).map(|seconds| (event(), at(seconds))).collect();
+    f.store.add_audit_events(&events).await.unwrap();
+    assert_eq!(f.store.verify_audit().await.unwrap(), Ok(11));
+    // No more than the maximum at once, and nothing newer.
+    assert_eq!(f.store.delete_audit_before(at(5), 3).await.unwrap(), 3);
+    assert_eq!(f.store.delete_audit_before(at(5), 100).await.unwrap(), 3);
+    assert_eq!(f.store.delete_audit_before(at(5), 100).await.unwrap(), 0);
+    assert_eq!(f.store.verify_audit().await.unwrap(), Ok(5));
+    // The chain goes on where everything was deleted.
+    assert_eq!(f.store.delete_audit_before(at(60), 100).await.unwrap(), 5);
+    f.store.add_audit_events(&[(event(), at(70)), (event(), at(71))]).await.unwrap();
+    assert_eq!(f.store.verify_audit().await.unwrap(), Ok(2));
+    // Only who knows the key of the chain can cut off a beginning.
+    let cut = "UPDATE audit_start SET seq = 12, hash = (SELECT hash FROM audit_log WHERE seq = 12)";
+    sqlx::query(cut).execute(&f.store.pool).await.unwrap();
+    sqlx::query("DELETE FROM audit_log WHERE seq = 12").execute(&f.store.pool).await.unwrap();
+    assert_eq!(f.store.verify_audit().await.unwrap(), Err(12));
 }
 
 #[tokio::test]
@@ -391,6 +487,23 @@ async fn session_has_an_idle_and_an_absolute_timeout() {
 }
 
 #[tokio::test]
+async fn one_client_leaves_device_logins_to_others() {
+    let f = fixture().await;
+    let until = now().after(Duration::from_secs(60));
+    let ask = async |client: &str, at: Timestamp| {
+        let (secret, code) = (DeviceSecret::mint().unwrap(), UserCode::mint().unwrap());
+        let tokens = (&secret, &code, &f.token_key);
+        let from = "2001:db8::1".parse().unwrap();
+        f.store.add_device_login(tokens, "laptop", (from, client), until, at).await.unwrap()
+    };
+    for number in 0..25 {
+        assert_eq!(ask("2001:db8::/64", now()).await, number < 20, "{number}");
+    }
+    assert!(ask("192.0.2.1", now()).await);
+    assert!(ask("2001:db8::/64", until).await, "expired ones count");
+}
+
+#[tokio::test]
 async fn device_login_expires_and_is_collected_once() {
     let f = fixture().await;
     let by = f.principal().await;
@@ -399,7 +512,7 @@ async fn device_login_expires_and_is_collected_once() {
     let ask = async || {
         let (secret, code) = (DeviceSecret::mint().unwrap(), UserCode::mint().unwrap());
         let tokens = (&secret, &code, &f.token_key);
-        assert!(f.store.add_device_login(tokens, "laptop", from, until, now()).await.unwrap());
+        assert!(f.store.add_device_login(tokens, "laptop", (from, "192.0.2.1"), until, now()).await.unwrap());
         (secret, code)
     };
     let poll = async |secret: &DeviceSecret, at: Timestamp| {
@@ -415,6 +528,8 @@ async fn device_login_expires_and_is_collected_once() {
     assert_eq!(poll(&secret, until).await, Poll::Unknown, "collected after expiry");
     assert!(matches!(poll(&secret, now()).await, Poll::Approved(user) if user.id == f.user));
     assert_eq!(poll(&secret, now()).await, Poll::Unknown, "collected twice");
+    let created = &f.store.audit_of(&f.user, None, 1).await.unwrap()[0];
+    assert_eq!((created.action.as_str(), created.address.as_deref()), ("key.create", Some("192.0.2.1")));
     // A user disabled between approval and collection gets nothing.
     let (secret, code) = ask().await;
     f.store.decide_device_login(&by, &code, &f.token_key, true, now()).await.unwrap();

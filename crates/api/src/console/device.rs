@@ -4,8 +4,10 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
+use http::header::REFERER;
 use maud::html;
 use rigbox_core::authz::{ApproveDevice, Permit, Principal, Target, authorize};
+use rigbox_proto::headers::single_value;
 use rigbox_service::records::UserCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -22,7 +24,7 @@ use rigbox_service::clock;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct DeviceQuery {
-    /// Code shown by the machine.
+    /// Code shown by the machine, typed into the form of this page. In a link it is ignored.
     code: Option<String>,
 }
 
@@ -52,6 +54,17 @@ fn parse_code(code: &str) -> Result<UserCode, ApiError> {
     })
 }
 
+/// Returns whether a page of the console sent the request.
+fn is_from_console(context: &ApiContext, headers: &http::HeaderMap) -> bool {
+    match single_value(headers, "sec-fetch-site") {
+        Some(site) => site == "same-origin",
+        // Browsers without Fetch Metadata.
+        None => single_value(headers, REFERER).is_some_and(|page| {
+            page.strip_prefix(context.console.origin()).is_some_and(|path| path.starts_with('/'))
+        }),
+    }
+}
+
 /// Show the machine that requests access to your account
 #[utoipa::path(get, path = "/device", operation_id = "show_device_page", tag = "pages", params(DeviceQuery), responses(
     (status = 200, content_type = "text/html", body = String),
@@ -68,11 +81,10 @@ pub(crate) async fn show(
     let Some(principal) =
         credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {
-        let code = query.code.as_deref().and_then(UserCode::parse);
-        let device = code.map(|code| format!("?device={}", code.shown())).unwrap_or_default();
-        return Ok(redirect(&format!("/sign-in{device}")));
+        return Ok(redirect("/sign-in?device=1"));
     };
-    let Some(code) = query.code else {
+    // Typed into the form below. Whoever follows a link has not looked at a machine, and a stranger may have started the login.
+    let Some(code) = query.code.filter(|_| is_from_console(&context, &headers)) else {
         let content = html! {
             form method="get" action="/device" {
                 label { "Code shown by " code { "rig login" } input name="code" required autofocus autocomplete="off"; }

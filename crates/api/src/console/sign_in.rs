@@ -7,7 +7,6 @@ use http::StatusCode;
 use http::header::SET_COOKIE;
 use maud::{Markup, html};
 use rigbox_core::authz::{EndCredential, Target, authorize};
-use rigbox_service::records::UserCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -25,7 +24,7 @@ use rigbox_service::identity::sign_in::{LINK_TTL_MINUTES, SESSION_MAX_LIFETIME};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct SignInQuery {
-    /// Code of a machine's login to approve after signing in.
+    /// `1` to approve a machine after signing in. Its code is typed then, because a link may be a stranger's.
     device: Option<String>,
     /// App to open after signing in.
     app: Option<String>,
@@ -50,7 +49,7 @@ pub(crate) struct SignInForm {
 #[into_params(parameter_in = Query)]
 pub(crate) struct SignInLink {
     token: String,
-    /// Code of a machine's login to approve after signing in.
+    /// `1` to approve a machine after signing in. Its code is typed then, because a link may be a stranger's.
     device: Option<String>,
     /// App to open after signing in.
     app: Option<String>,
@@ -60,20 +59,21 @@ pub(crate) struct SignInLink {
 
 /// Page to open after signing in.
 enum NextPage {
-    Device(UserCode),
+    Device,
     App(AppRedirect),
 }
 
 impl NextPage {
     /// Parses the fields. Nothing else in a link is followed.
     fn parse(device: Option<&str>, app: Option<&str>, state: Option<&str>) -> Option<Self> {
-        parse_code(device).map(Self::Device).or_else(|| AppRedirect::parse(app, state).map(Self::App))
+        let device = device.filter(|device| *device == "1").map(|_| Self::Device);
+        device.or_else(|| AppRedirect::parse(app, state).map(Self::App))
     }
 
     /// Returns the fields to repeat in the next form.
     fn fields(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Device(code) => vec![("device", code.shown())],
+            Self::Device => vec![("device", "1".to_owned())],
             Self::App(redirect_to) => {
                 redirect_to.fields().map(|(name, value)| (name, value.to_owned())).to_vec()
             }
@@ -87,11 +87,6 @@ fn hidden_fields(next: Option<&NextPage>) -> Markup {
             input type="hidden" name=(name) value=(value);
         }
     }
-}
-
-/// Parses a login code. Nothing else in a link is followed.
-fn parse_code(device: Option<&str>) -> Option<UserCode> {
-    device.and_then(UserCode::parse)
 }
 
 /// Show the sign-in form or the signed-in user
@@ -128,7 +123,7 @@ pub(crate) async fn show(
     let content = html! {
         p { "You are signed in as " strong { (user.email) } "." }
         @match &next {
-            Some(NextPage::Device(code)) => { p { a href={"/device?code=" (code.shown())} { "Authorize a machine" } } }
+            Some(NextPage::Device) => { p { a href="/device" { "Authorize a machine" } } }
             Some(NextPage::App(redirect_to)) => { p { a href=(redirect_to.path()) { "Continue to the app" } } }
             None => {}
         }
@@ -154,7 +149,7 @@ pub(crate) async fn ask(
 ) -> Result<Response, PageError> {
     let next = NextPage::parse(form.device.as_deref(), form.app.as_deref(), form.state.as_deref());
     let query = next.map(|next| match next {
-        NextPage::Device(code) => format!("device={}", code.shown()),
+        NextPage::Device => "device=1".to_owned(),
         NextPage::App(redirect_to) => redirect_to.query(),
     });
     context.sign_in.send_link(&form.email, query)?;
@@ -204,7 +199,7 @@ pub(crate) async fn follow(
     let token = context.sign_in.follow(&link.token, from).await?;
     let next = NextPage::parse(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
     let mut response = match next {
-        Some(NextPage::Device(code)) => redirect(&format!("/device?code={}", code.shown())),
+        Some(NextPage::Device) => redirect("/device"),
         // Through a page of our own, because a form may lead nowhere else (`form-action` in the policy).
         Some(NextPage::App(redirect_to)) => redirect(&format!("/sign-in?{}", redirect_to.query())),
         None => redirect("/sign-in"),

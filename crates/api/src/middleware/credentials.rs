@@ -9,6 +9,7 @@ use rigbox_core::authz::Principal;
 use rigbox_proto::headers::single_value;
 use rigbox_service::identity::authenticate::{AuthError, Authenticator};
 use rigbox_service::identity::console_origin::ConsoleOrigin;
+use rigbox_service::identity::open_requests::Authenticated;
 use rigbox_service::records::SessionToken;
 
 /// Authenticates the caller of an API request.
@@ -21,14 +22,14 @@ pub(crate) async fn authenticate(
     method: &Method,
     headers: &HeaderMap,
     from: IpAddr,
-) -> Result<Principal, AuthError> {
+) -> Result<Authenticated, AuthError> {
     if let Some(token) = bearer_token(headers)? {
         return authenticator.bearer(token, from).await;
     }
-    match signed_in(authenticator, console, headers, from).await? {
+    match session(authenticator, console, headers, from).await? {
         // A browser attaches its cookie whichever page causes the request.
         Some(_) if !is_same_origin(console, method, headers) => Err(AuthError::CrossSite),
-        Some(principal) => Ok(principal),
+        Some(authenticated) => Ok(authenticated),
         None => Err(AuthError::Missing),
     }
 }
@@ -43,6 +44,15 @@ pub(crate) async fn signed_in(
     headers: &HeaderMap,
     from: IpAddr,
 ) -> Result<Option<Principal>, AuthError> {
+    Ok(session(authenticator, console, headers, from).await?.map(|authenticated| authenticated.principal))
+}
+
+async fn session(
+    authenticator: &Authenticator,
+    console: &ConsoleOrigin,
+    headers: &HeaderMap,
+    from: IpAddr,
+) -> Result<Option<Authenticated>, AuthError> {
     if !is_console_host(console, headers) {
         return Ok(None);
     }

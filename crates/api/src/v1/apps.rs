@@ -121,7 +121,11 @@ pub(crate) async fn update(
     JsonBody(body): JsonBody<UpdateAppRequest>,
 ) -> Result<Json<GetAppResponse>, ApiError> {
     let (permit, found) = caller.app(&context, &id)?;
-    let changed = context.apps.change(&permit, &found.app.id, &body.into(), "app.update").await?;
+    let change: AppChange = body.into();
+    // The log says who changed who sees an app, by whichever route.
+    let widens = change.visibility.is_some() || change.shared_with.is_some();
+    let action = if widens { "app.visibility" } else { "app.update" };
+    let changed = context.apps.change(&permit, &found.app.id, &change, action).await?;
     Ok(Json(GetAppResponse { app: context.render_app(changed) }))
 }
 

@@ -123,7 +123,7 @@ pub(crate) async fn device(
     let login = context.devices.start(&body.machine, from).await?;
     let body = DeviceLoginResponse {
         device_secret: login.secret.reveal().to_owned(),
-        verification_url: format!("{}/device?code={}", context.console.origin(), login.code.shown()),
+        verification_url: format!("{}/device", context.console.origin()),
         user_code: login.code.shown(),
         expires_in_s: LOGIN_TTL.as_secs(),
         interval_s: POLL_INTERVAL.as_secs(),

@@ -308,6 +308,9 @@ impl Guest for SimulatedService {
 
     async fn list_files(&self, r: Request<FileRequest>) -> Result<Response<Self::ListFilesStream>, Status> {
         let path = r.into_inner().path;
+        if path == "/silent" {
+            return Ok(Response::new(Box::pin(tokio_stream::pending())));
+        }
         let files = self.0.files.lock().unwrap();
         let below = files.iter().filter(|(name, _)| name.starts_with(&path));
         let mut entries: Vec<_> = below.map(|(name, content)| Ok(file_entry(name, content))).collect();

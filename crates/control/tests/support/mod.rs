@@ -302,6 +302,8 @@ fn config(
         token_key: directory.join("token.key"),
         master_key: KeySource::File(directory.join("master.key")),
         api_listen: address,
+        api_tls: None,
+        trusted_proxies: Vec::new(),
         public_api_url: format!("http://{address}"),
         console_url: format!("http://console.localhost:{}", address.port()),
         mail: None,
@@ -313,6 +315,7 @@ fn config(
         gateways: gateways.then(|| GatewaysConfig { socket: directory.join("gateway.sock"), uids: vec![0] }),
         timeouts,
         plans,
+        audit_retention: Duration::from_secs(3600),
     }
 }
 

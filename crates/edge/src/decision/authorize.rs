@@ -6,7 +6,7 @@ use rigbox_core::app_access::{AppPermit, Caller, Refusal, decide};
 use rigbox_gateway::active_grants::EndReason;
 
 use crate::decision::access_request::{AccessRequest, Decision};
-use crate::decision::control::{Control, ControlError};
+use crate::decision::control::{Asker, Control, ControlError};
 use crate::decision::route::{Identity, Route};
 
 /// Access to an app.
@@ -28,11 +28,12 @@ pub(crate) async fn authorize(
     control: &Control,
     route: &Route,
     request: &AccessRequest,
+    asker: Asker<'_>,
 ) -> Result<Access, AccessError> {
     let identity = match &request.credential {
         None => None,
         Some(credential) => {
-            let identity = control.identity(credential, route.app.id.as_str()).await;
+            let identity = control.identity(credential, route.app.id.as_str(), asker).await;
             Some(identity.map_err(AccessError::Control)?)
         }
     };
@@ -47,12 +48,13 @@ pub(crate) async fn authorize(
 /// The reason to end the grant: the request would not get access now, or not to this VM.
 pub(crate) async fn reauthorize(control: &Control, decision: &Decision) -> Result<(), EndReason> {
     let Decision { request, route, identity_forwarded } = decision;
-    let current = control.route(&route.host).await.map_err(|_| EndReason::LeaseLapsed)?;
+    let asker = Asker::Review(&route.app.workspace);
+    let current = control.route(&route.host, asker).await.map_err(|_| EndReason::LeaseLapsed)?;
     let current = current.ok_or(EndReason::UpstreamGone)?;
     if current.app.id != route.app.id || current.upstream() != route.upstream() {
         return Err(EndReason::UpstreamGone);
     }
-    let access = authorize(control, &current, request).await.map_err(|error| match error {
+    let access = authorize(control, &current, request, asker).await.map_err(|error| match error {
         AccessError::Refused(_) => EndReason::Revoked,
         AccessError::Control(_) => EndReason::LeaseLapsed,
     })?;

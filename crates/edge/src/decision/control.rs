@@ -1,18 +1,21 @@
 //! Control's decisions about apps and credentials, through the cache.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use rigbox_core::app_access::CredentialSource;
+use rigbox_core::app_access::{Caller, CredentialSource};
+use rigbox_core::ids::WorkspaceId;
 use rigbox_gateway::clock::unix_ms;
-use rigbox_gateway::control_client::ControlClient;
+use rigbox_gateway::control_client::{ControlClient, Question};
 use rigbox_proto::gateway::{
     IdentifyRequest, RedeemRequest, RedeemResponse, ResolveRequest, identify_request,
 };
 use tonic::Code;
 use zeroize::Zeroizing;
 
+use crate::decision::attempts::FailedAttempts;
 use crate::decision::cache::{CredentialDigest, DecisionCache};
 use crate::decision::route::{Identity, Route};
 use crate::request::cookies::APP;
@@ -32,6 +35,18 @@ pub(crate) enum ControlError {
     /// The reply is invalid.
     #[error("control's reply about {0} is invalid: all roles have to be of one version")]
     InvalidReply(&'static str),
+    /// The client presented too many invalid credentials.
+    #[error("too many invalid credentials of one client")]
+    TooManyAttempts,
+}
+
+/// On whose behalf control is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asker<'a> {
+    /// A client, for a request.
+    Client(IpAddr),
+    /// Edge itself, about what is open at this workspace.
+    Review(&'a WorkspaceId),
 }
 
 /// Credential of the platform. It does not print.
@@ -73,12 +88,17 @@ impl Credential {
 #[derive(Debug)]
 pub(crate) struct Control {
     client: ControlClient,
+    pub(crate) attempts: FailedAttempts,
     pub(crate) cache: DecisionCache,
 }
 
 impl Control {
     pub(crate) fn new(socket: &Path) -> Self {
-        Self { client: ControlClient::new(socket), cache: DecisionCache::new() }
+        Self {
+            client: ControlClient::new(socket),
+            attempts: FailedAttempts::new(),
+            cache: DecisionCache::new(),
+        }
     }
 
     /// Returns the client, for the watch.
@@ -87,18 +107,26 @@ impl Control {
     }
 
     /// Returns the route of a host, or `None` if it has no app.
-    pub(crate) async fn route(&self, host: &str) -> Result<Option<Arc<Route>>, ControlError> {
+    pub(crate) async fn route(
+        &self,
+        host: &str,
+        asker: Asker<'_>,
+    ) -> Result<Option<Arc<Route>>, ControlError> {
         match self.cache.route(host) {
             Some(cached) => Ok(cached),
             // Boxed, as is everything large and rare: a request's future is moved as a whole.
-            None => Box::pin(self.request_route(host)).await,
+            None => Box::pin(self.request_route(host, asker)).await,
         }
     }
 
-    async fn request_route(&self, host: &str) -> Result<Option<Arc<Route>>, ControlError> {
+    async fn request_route(&self, host: &str, asker: Asker<'_>) -> Result<Option<Arc<Route>>, ControlError> {
         let epoch = self.cache.epochs().current();
         let request = ResolveRequest { host: host.to_owned() };
-        match self.client.request(async |mut client| client.resolve(request).await).await {
+        let question = match asker {
+            Asker::Client(client) => Question::Route(client.into()),
+            Asker::Review(workspace) => Question::Review(workspace),
+        };
+        match self.client.request(question, async |mut client| client.resolve(request).await).await {
             Ok(route) => {
                 let route = Route::parse(host, epoch, route).ok_or(ControlError::InvalidReply("a host"))?;
                 let route = Arc::new(route);
@@ -118,11 +146,12 @@ impl Control {
         &self,
         credential: &Credential,
         app: &str,
+        asker: Asker<'_>,
     ) -> Result<Arc<Identity>, ControlError> {
         let (digest, now) = (credential.digest_at(app), unix_ms());
         match self.cache.identity(&digest, now) {
             Some(cached) => Ok(cached),
-            None => Box::pin(self.request_identity(credential, app, digest, now)).await,
+            None => Box::pin(self.request_identity(credential, app, asker, digest, now)).await,
         }
     }
 
@@ -130,9 +159,17 @@ impl Control {
         &self,
         credential: &Credential,
         app: &str,
+        asker: Asker<'_>,
         digest: CredentialDigest,
         now: i64,
     ) -> Result<Arc<Identity>, ControlError> {
+        let question = match asker {
+            Asker::Client(client) if !self.attempts.may_try(client.into()) => {
+                return Err(ControlError::TooManyAttempts);
+            }
+            Asker::Client(client) => Question::Identity(client.into()),
+            Asker::Review(workspace) => Question::Review(workspace),
+        };
         let epoch = self.cache.epochs().current();
         let secret = credential.secret.to_string();
         let request = IdentifyRequest {
@@ -141,13 +178,20 @@ impl Control {
                 CredentialSource::Cookie => identify_request::Credential::AppSession(secret),
             }),
             app_id: app.to_owned(),
+            client_address: match asker {
+                Asker::Client(client) => client.to_string(),
+                Asker::Review(_) => String::new(),
+            },
         };
-        let reply = self.client.request(async |mut client| client.identify(request).await).await;
+        let reply = self.client.request(question, async |mut client| client.identify(request).await).await;
         let reply = reply.map_err(|status| ControlError::Unavailable(status.message().to_owned()))?;
         let identity = Identity::parse(credential.source, epoch, reply, now + INVALID_TTL_MS)
             .ok_or(ControlError::InvalidReply("a credential"))?;
         let identity = Arc::new(identity);
         self.cache.add_identity(digest, &identity);
+        if let (Asker::Client(client), Caller::Invalid) = (asker, &identity.caller) {
+            self.attempts.failed(client.into());
+        }
         Ok(identity)
     }
 
@@ -157,10 +201,12 @@ impl Control {
         code: &str,
         app: &str,
         state: &str,
+        client: IpAddr,
     ) -> Result<Option<RedeemResponse>, ControlError> {
         let request =
             RedeemRequest { code: code.to_owned(), app_id: app.to_owned(), state: state.to_owned() };
-        match self.client.request(async |mut client| client.redeem(request).await).await {
+        let question = Question::Handoff(client.into());
+        match self.client.request(question, async |mut client| client.redeem(request).await).await {
             Ok(redeemed) => Ok(Some(redeemed)),
             Err(status) if matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument) => {
                 Ok(None)

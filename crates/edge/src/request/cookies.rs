@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderValue};
 pub(crate) const APP: Name = Name { plain: "rigbox_app", secure: "__Host-rigbox_app" };
 /// Binds a sign-in in progress to the browser. Each has a cookie of its own, whose name starts like this and ends with the sign-in's id.
 const STATE: Name = Name { plain: "rigbox_state", secure: "__Host-rigbox_state" };
+/// App that a browser last signed in to at this host.
+pub(crate) const SEEN: Name = Name { plain: "rigbox_seen", secure: "__Host-rigbox_seen" };
 /// Maximum number of sign-ins in progress in one browser.
 const MAX_SIGN_INS: usize = 8;
 /// Maximum number of cookies that one response removes.
@@ -72,6 +74,13 @@ impl SignInCookie {
     }
 }
 
+/// Returns the headers that remove the app's own cookies, as far as a request shows them.
+pub(crate) fn remove_own(headers: &HeaderMap, secure: bool) -> Vec<HeaderValue> {
+    let own = pairs(headers).filter(|(name, _)| !is_platform(name));
+    let names = own.filter_map(|(name, _)| std::str::from_utf8(name).ok()).take(MAX_REMOVED);
+    names.filter_map(|name| set(name, "", 0, secure)).collect()
+}
+
 /// Returns the value of a cookie. Two cookies of the name mean that another site set one; then there is none.
 fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut found = pairs(headers).filter(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value);
@@ -101,7 +110,7 @@ fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
 fn is_platform(name: &[u8]) -> bool {
     let is = |platform: Name| [platform.plain, platform.secure].iter().any(|own| name == own.as_bytes());
     let of_sign_in = |own: &str| name.strip_prefix(own.as_bytes()).is_some_and(|rest| rest.starts_with(b"_"));
-    is(APP) || is(STATE) || is(SESSION) || of_sign_in(STATE.plain) || of_sign_in(STATE.secure)
+    is(APP) || is(SEEN) || is(STATE) || is(SESSION) || of_sign_in(STATE.plain) || of_sign_in(STATE.secure)
 }
 
 /// Returns the name a browser gives the cookie `pair`. A nameless cookie is sent as its bare value, which may

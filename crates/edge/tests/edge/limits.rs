@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::support::http::{get, raw};
 use crate::support::{HOST, World, backend, eventually, soon};
+use rigbox_testkit::gateway::shown;
 
 async fn public(limits: Limits) -> World {
     let world = World::with(limits).await;
@@ -99,4 +100,51 @@ async fn more_connections_than_there_may_be_are_turned_away() {
         raw(world.edge, request.as_bytes()).await.is_some_and(|reply| reply.status == 200)
     })
     .await;
+}
+
+/// Sends a request from the loopback address with this last byte. Returns the connection and the start of the response, or `None` if the
+/// connection was turned away.
+async fn request_from(world: &World, last: u8, headers: &str) -> Option<(TcpStream, String)> {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((std::net::Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+    let mut stream = socket.connect(world.edge).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{headers}\r\n");
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut start = vec![0; 12];
+    soon("a response or the end", stream.read_exact(&mut start)).await.ok()?;
+    Some((stream, String::from_utf8(start).unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_leaves_connections_to_others() {
+    let limits = Limits { connections: 16, connections_per_address: 4, ..Limits::default() };
+    let world = World::with(limits).await;
+    world.app(Visibility::Public);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(request_from(&world, 2, "").await.expect("within the share"));
+    }
+    assert!(request_from(&world, 2, "").await.is_none());
+    assert_eq!(request_from(&world, 3, "").await.unwrap().1, "HTTP/1.1 200");
+    drop(held);
+    eventually("there is room again", async || request_from(&world, 2, "").await.is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_that_guesses_credentials_is_refused_and_others_are_not() {
+    let world = World::with(Limits::default()).await;
+    let guess = async |last: u8, number: u32| {
+        let key = format!("X-Rigbox-Key: {}\r\n", shown("key", &format!("nobody{number}")));
+        request_from(&world, last, &key).await.unwrap().1
+    };
+    let mut guesses = 0;
+    while guess(2, guesses).await == "HTTP/1.1 403" {
+        guesses += 1;
+        assert!(guesses < 1_000, "guesses are not limited");
+    }
+    assert!(guesses >= 200, "{guesses}");
+    assert_eq!(guess(2, guesses + 1).await, "HTTP/1.1 429");
+    assert_eq!(guess(3, guesses + 2).await, "HTTP/1.1 403");
+    // What is not a guess goes on.
+    assert_eq!(request_from(&world, 2, "").await.unwrap().1, "HTTP/1.1 403");
 }

@@ -32,7 +32,9 @@ async fn browser_returns_to_its_page_after_sign_in() {
     let reply = get(world.edge, &back, &[("cookie", &cookie)]).await;
     assert_eq!((reply.status, reply.header("location")), (302, "/deep/page?x=1"), "{reply:?}");
     let cookies = reply.all("set-cookie");
-    let [session, forgotten] = cookies[..] else { panic!("{cookies:?}") };
+    let [session, forgotten, seen] = cookies[..] else { panic!("{cookies:?}") };
+    assert!(seen.starts_with("rigbox_seen=ap"), "{seen}");
+    assert_eq!(reply.header("clear-site-data"), "\"cache\", \"storage\"");
     let age = session.split("; ").find_map(|part| part.strip_prefix("Max-Age=")?.parse::<u64>().ok());
     assert!(age.is_some_and(|age| (3590..=3600).contains(&age)), "{session}");
     assert!(session.starts_with("rigbox_app=session-of-owner; Path=/; "), "{session}");
@@ -44,6 +46,27 @@ async fn browser_returns_to_its_page_after_sign_in() {
     assert_eq!(get(world.edge, "/deep/page?x=1", &headers).await.status, 200);
     // Only once.
     assert_eq!(get(world.edge, &back, &[("cookie", &cookie)]).await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_app_left_at_the_host_is_removed_at_the_first_sign_in() {
+    let world = World::new().await;
+    let sign_in = async |more: &str| {
+        let (state, cookie) = begun(&get(world.edge, "/", &NAVIGATES).await);
+        world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), shown("cookie", "owner")));
+        let cookies = format!("{cookie}{more}");
+        get(world.edge, &format!("/.rigbox/callback?code=C0DE&state={state}"), &[("cookie", &cookies)]).await
+    };
+    let first = sign_in("").await;
+    let seen = first.all("set-cookie").into_iter().find(|cookie| cookie.starts_with("rigbox_seen=")).unwrap();
+    let seen = seen.split(';').next().unwrap().to_owned();
+    // The same app again leaves everything alone.
+    let again = sign_in(&format!("; {seen}; own=1")).await;
+    assert_eq!((again.status, again.all("set-cookie").len()), (302, 2), "{again:?}");
+    assert!(!again.headers.contains_key("clear-site-data"));
+    let other = sign_in("; rigbox_seen=ap-bbbbbbbb; own=1").await;
+    assert_eq!(other.header("clear-site-data"), "\"cache\", \"storage\"");
+    assert!(other.all("set-cookie").iter().any(|cookie| cookie.starts_with("own=; Path=/; Max-Age=0")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,3 +133,14 @@ async fn websocket_is_opened_over_http2() {
     let got = world.backend.take();
     assert!(got.contains("cookie: a=b\r\n") && !got.contains("session-of-owner"), "{got}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_workspace_leaves_websockets_to_others() {
+    let limits = rigbox_edge::Limits { websockets_per_workspace: 2, ..rigbox_edge::Limits::default() };
+    let world = World::with(limits).await;
+    world.app(Visibility::Public);
+    let mut held = vec![open(&world, &[]).await.unwrap(), open(&world, &[]).await.unwrap()];
+    assert_eq!(open(&world, &[]).await.unwrap_err(), 503);
+    soon("the end", held.pop().unwrap().close(None)).await.unwrap();
+    eventually("there is room again", async || open(&world, &[]).await.is_ok()).await;
+}

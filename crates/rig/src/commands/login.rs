@@ -41,7 +41,7 @@ pub(super) async fn login(api: &Api, out: &Output) -> Result<(), Failure> {
     out.event(&Event::SessionCreated { code: &login.user_code })?;
     out.event(&Event::BrowserUrl { url: &login.verification_url })?;
     out.line(&format!("Open {}", escape(&login.verification_url)))?;
-    out.line(&format!("and approve this machine if the page shows the code {}", escape(&login.user_code)))?;
+    out.line(&format!("and enter the code {}", escape(&login.user_code)))?;
     let (key, email) = wait(api, out, &login).await?;
     out.event(&Event::Approved { user_email: &email })?;
     let path = config::save(api.config().address(), &key, &email)?;

@@ -6,6 +6,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use ipnet::IpNet;
 use rigbox_core::egress::{Network, Zone};
 use rigbox_core::plans::Plans;
 use secrecy::SecretString;
@@ -25,12 +26,13 @@ pub(super) struct File {
     pub(super) uid_base: Option<u32>,
     pub(super) api: Api,
     pub(super) apps: Apps,
-    /// SMTP server; without it, sign-in links are logged.
+    /// SMTP server; without it, the operator prints sign-in links.
     pub(super) mail: Option<Mail>,
     pub(super) node: Node,
     /// Limits of plans that differ from the defaults.
     pub(super) plans: Plans,
     pub(super) secrets: Secrets,
+    pub(super) audit: Audit,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +43,17 @@ pub(super) struct Api {
     pub(super) url: Option<String>,
     /// URL of the console; by default on `console.localhost` beside an API on `localhost`, else the API's origin.
     pub(super) console_url: Option<String>,
+    /// TLS; without it, `listen` is plain HTTP.
+    pub(super) tls: Option<ApiTls>,
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    pub(super) trusted_proxies: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ApiTls {
+    /// Certificates, each for the names in it.
+    pub(super) certificates: Vec<Certificate>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -121,6 +134,13 @@ pub(super) struct NetworkLimits {
     pub(super) total_connections: Option<NonZeroU32>,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Audit {
+    /// Age at which entries of the audit log are deleted.
+    pub(super) retention_days: u32,
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Secrets {
@@ -160,13 +180,26 @@ impl Default for File {
             node: Node::default(),
             plans: Plans::default(),
             secrets: Secrets::default(),
+            audit: Audit::default(),
         }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { retention_days: 365 }
     }
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7070)), url: None, console_url: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            url: None,
+            console_url: None,
+            tls: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 

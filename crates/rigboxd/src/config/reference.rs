@@ -7,7 +7,9 @@ use std::path::Path;
 use rigbox_core::plans::Plans;
 use serde::de::DeserializeOwned;
 
-use super::file::{Api, Apps, AppsTls, Certificate, File, Mail, NetworkLimits, Node, Secrets, parse};
+use super::file::{
+    Api, ApiTls, Apps, AppsTls, Audit, Certificate, File, Mail, NetworkLimits, Node, Secrets, parse,
+};
 
 /// A table of the file.
 struct Section {
@@ -85,7 +87,7 @@ const SECTIONS: &[Section] = &[
             key(
                 "url",
                 "URL",
-                Described("`http://localhost:<port>`"),
+                Described("`http://localhost:<port>`, with TLS `https://localhost:<port>`"),
                 "\"https://rigbox.example.org\"",
                 "URL at which clients reach the API.",
             ),
@@ -96,9 +98,30 @@ const SECTIONS: &[Section] = &[
                     "`http://console.localhost:<port>` beside an API on `localhost`, else the origin of the API",
                 ),
                 "\"https://rigbox.example.org\"",
-                "URL at which people sign in. With `https`, the session cookie is bound to this host.",
+                "URL at which people sign in. With `https`, the session cookie is bound to this host, and browsers are told to use TLS only.",
+            ),
+            key(
+                "trusted_proxies",
+                "list of networks",
+                Described("none"),
+                "[\"192.0.2.0/28\"]",
+                "Proxies in front of the API. Of the addresses in their `X-Forwarded-For`, the rightmost that is none of theirs is the client's, \
+                 for rate limits, bounds and the audit log. `Forwarded` is not read.",
             ),
         ],
+    },
+    Section {
+        name: "api.tls",
+        meaning: "TLS for the API and the console. Without this table, they are served over HTTP.",
+        fields: fields_of::<ApiTls>,
+        keys: &[key(
+            "certificates",
+            "list of tables",
+            Described("none, required in this table"),
+            "[{ certificate = \"/etc/rigbox/api.crt\", key = \"/etc/rigbox/api.key\" }]",
+            "PEM files that root can read: `certificate` with its chain, and its private `key`. Each pair serves the names in its \
+             certificate. Changed files are loaded within seconds.",
+        )],
     },
     Section {
         name: "apps",
@@ -145,7 +168,7 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "mail",
-        meaning: "Email with sign-in links. Without this table, the links are written to the log.",
+        meaning: "Email with sign-in links. Without this table, `rigboxd admin login-link` prints the links.",
         fields: fields_of::<Mail>,
         keys: &[
             key(
@@ -289,6 +312,18 @@ const SECTIONS: &[Section] = &[
                 "Outward connections of all VMs together.",
             ),
         ],
+    },
+    Section {
+        name: "audit",
+        meaning: "The audit log.",
+        fields: fields_of::<Audit>,
+        keys: &[key(
+            "retention_days",
+            "days",
+            Value,
+            "365",
+            "Age at which entries of the audit log are deleted.",
+        )],
     },
     Section {
         name: "secrets",

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::apps::{AppChange, AppError, Apps};
 use crate::error::{ServiceError, id_of};
-use crate::guests::client::{GuestClient, GuestError, RunningCommand, WriteError};
+use crate::guests::client::{Guest, GuestClient, GuestError, RunningCommand, WriteError};
 
 /// Prefix of the names of systemd units that run apps.
 const UNIT_PREFIX: &str = "rigbox-svc-";
@@ -85,9 +85,9 @@ impl AppServices {
 
     /// Lists the listening ports of a workspace, each with whether an app exposes it.
     pub async fn ports(&self, permit: &Permit<ReadPorts>) -> Result<Vec<(ListeningPort, bool)>, AppError> {
-        let id = self.running(permit).await?;
-        let exposed = self.store.app_ports(id)?;
-        let ports = self.guests.list_ports(id, 0).await?;
+        let guest = self.running(permit).await?;
+        let exposed = self.store.app_ports(guest.workspace)?;
+        let ports = self.guests.list_ports(guest, 0).await?;
         let is_exposed =
             |port: &ListeningPort| u16::try_from(port.port).is_ok_and(|port| exposed.contains(&port));
         let with_exposed = |port| (is_exposed(&port), port);
@@ -96,8 +96,8 @@ impl AppServices {
 
     /// Returns all details of what listens on a port.
     pub async fn detect(&self, permit: &Permit<ManageApp>, port: u16) -> Result<ListeningPort, AppError> {
-        let id = self.running(permit).await?;
-        let found = self.guests.list_ports(id, port).await?;
+        let guest = self.running(permit).await?;
+        let found = self.guests.list_ports(guest, port).await?;
         found.into_iter().next().ok_or_else(|| AppError::InvalidValue {
             field: "port",
             problem: format!("Nothing listens on port {port}. Start the program first."),
@@ -131,23 +131,23 @@ impl AppServices {
         command: &ServiceCommand,
     ) -> Result<AppWithWorkspace, AppError> {
         let unit = Unit::of_command(command)?;
-        let id = self.running(permit).await?;
+        let guest = self.running(permit).await?;
         let params = command.params.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
         let (service, stopped) = (Some(unit_name(app)), Some(false));
         let change = AppChange { service, stopped, params, ..AppChange::default() };
         let changed = self.apps.change(permit, &app.id, &change, "app.set_command").await?;
         self.install(permit, &changed.app, &unit).await?;
-        self.systemctl(id, &["restart", &unit_name(app)]).await?;
+        self.systemctl(guest, &["restart", &unit_name(app)]).await?;
         Ok(changed)
     }
 
     /// Writes a unit with its parameters, and has it start with the workspace.
     async fn install(&self, permit: &Permit<ManageApp>, app: &App, unit: &Unit<'_>) -> Result<(), AppError> {
-        let (id, name) = (self.running(permit).await?, unit_name(app));
-        self.write(id, &unit_path(&name), unit.text(app)).await?;
-        self.write_params(id, app).await?;
-        self.systemctl(id, &["daemon-reload"]).await?;
-        self.systemctl(id, &["enable", &name]).await
+        let (guest, name) = (self.running(permit).await?, unit_name(app));
+        self.write(guest, &unit_path(&name), unit.text(app)).await?;
+        self.write_params(guest, app).await?;
+        self.systemctl(guest, &["daemon-reload"]).await?;
+        self.systemctl(guest, &["enable", &name]).await
     }
 
     /// Starts, stops or restarts an app: whether requests are forwarded to it, and its service, if it has
@@ -165,14 +165,14 @@ impl AppServices {
             Some(unit) if action == ServiceAction::Stop => {
                 let changed = self.apps.change(permit, &app.id, &change, &audit_action).await?;
                 if changed.status == Status::Running {
-                    self.systemctl(&app.workspace_id, &[action.verb(), unit]).await?;
+                    self.systemctl(guest_of(permit)?, &[action.verb(), unit]).await?;
                 }
                 Ok(changed)
             }
             Some(unit) => {
-                let id = self.running(permit).await?;
-                self.write_params(id, app).await?;
-                self.systemctl(id, &[action.verb(), unit]).await?;
+                let guest = self.running(permit).await?;
+                self.write_params(guest, app).await?;
+                self.systemctl(guest, &[action.verb(), unit]).await?;
                 self.apps.change(permit, &app.id, &change, &audit_action).await
             }
             None if action == ServiceAction::Restart => Err(AppError::NoService(app.name.to_string())),
@@ -196,12 +196,12 @@ impl AppServices {
 
     /// Stops a unit and removes it with its parameters.
     async fn uninstall(&self, permit: &Permit<ManageApp>, app: &App, unit: &str) -> Result<(), AppError> {
-        let id = self.running(permit).await?;
-        let stopped = self.systemctl(id, &["disable", "--now", unit]).await;
+        let guest = self.running(permit).await?;
+        let stopped = self.systemctl(guest, &["disable", "--now", unit]).await;
         // Without its file, a unit that takes long to stop does not start again either.
         let (file, params) = (unit_path(unit), params_path(app));
-        let removed = self.guests.output(id, &["rm", "-f", "--", &file, &params]).await?;
-        self.systemctl(id, &["daemon-reload"]).await?;
+        let removed = self.guests.output(guest, &["rm", "-f", "--", &file, &params]).await?;
+        self.systemctl(guest, &["daemon-reload"]).await?;
         if removed.succeeded { stopped } else { Err(systemctl_failed(&removed.error_text())) }
     }
 
@@ -217,14 +217,14 @@ impl AppServices {
             let (live, port_open, port_drift, addresses) = (false, false, false, Vec::new());
             return Ok(AppHealth { live, port_open, port_drift, service_status, addresses });
         }
-        let id = self.running(permit).await?;
-        let ports = self.guests.list_ports(id, 0).await?;
+        let guest = self.running(permit).await?;
+        let ports = self.guests.list_ports(guest, 0).await?;
         let open = |port: &ListeningPort| app.port.is_some_and(|own| u32::from(own) == port.port);
         let port_open = ports.iter().any(|port| open(port) && is_reachable(&port.address));
         let own: Vec<_> = ports.iter().filter(|port| app.service.as_ref() == Some(&port.unit)).collect();
         let service_status = match &app.service {
             Some(unit) => {
-                let output = self.guests.output(id, &["systemctl", "is-active", "--", unit]).await?;
+                let output = self.guests.output(guest, &["systemctl", "is-active", "--", unit]).await?;
                 let text =
                     String::from_utf8_lossy(&output.stdout).trim().chars().take(32).collect::<String>();
                 if text.bytes().all(|byte| byte.is_ascii_lowercase()) && !text.is_empty() {
@@ -253,7 +253,7 @@ impl AppServices {
         cursor: Option<&str>,
     ) -> Result<Vec<LogLine>, AppError> {
         let unit = service_of(app)?;
-        let id = self.running(permit).await?;
+        let guest = self.running(permit).await?;
         let count = format!("--lines={lines}");
         let after = cursor.map(|cursor| format!("--after-cursor={cursor}"));
         let mut command = vec!["journalctl", "--output=json", "--no-pager", "--unit", unit];
@@ -261,7 +261,7 @@ impl AppServices {
             Some(after) => command.push(after),
             None => command.push(&count),
         }
-        let output = self.guests.output(id, &command).await?;
+        let output = self.guests.output(guest, &command).await?;
         if !output.succeeded {
             return Err(systemctl_failed(&output.error_text()));
         }
@@ -277,7 +277,7 @@ impl AppServices {
         cursor: Option<&str>,
     ) -> Result<RunningCommand, AppError> {
         let unit = service_of(app)?;
-        let id = self.running(permit).await?;
+        let guest = self.running(permit).await?;
         let from = cursor.map_or("--lines=10".to_owned(), |cursor| format!("--after-cursor={cursor}"));
         let command = ["journalctl", "--output=json", "--no-pager", "--follow", "--unit", unit, &from];
         let start = ExecStart {
@@ -285,21 +285,21 @@ impl AppServices {
             user: "root".to_owned(),
             ..ExecStart::default()
         };
-        Ok(self.guests.exec(id, start).await?)
+        Ok(self.guests.exec(guest, start).await?)
     }
 
     /// Writes the environment file that the service reads at its next start.
-    async fn write_params(&self, id: &WorkspaceId, app: &App) -> Result<(), AppError> {
+    async fn write_params(&self, guest: Guest<'_>, app: &App) -> Result<(), AppError> {
         let quoted = |(name, value): (&String, &String)| {
             format!(
                 "{name}=\"{}\"\n",
                 value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`")
             )
         };
-        self.write(id, &params_path(app), app.params.iter().map(quoted).collect()).await
+        self.write(guest, &params_path(app), app.params.iter().map(quoted).collect()).await
     }
 
-    async fn write(&self, id: &WorkspaceId, path: &str, text: String) -> Result<(), AppError> {
+    async fn write(&self, guest: Guest<'_>, path: &str, text: String) -> Result<(), AppError> {
         let open = WriteFileOpen {
             path: path.to_owned(),
             user: "root".to_owned(),
@@ -307,28 +307,33 @@ impl AppServices {
             create_parents: true,
         };
         let content = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(text.into())]);
-        match self.guests.write_file(id, open, content).await {
+        match self.guests.write_file(guest, open, content).await {
             Ok(_) => Ok(()),
             Err(WriteError::Guest(error)) => Err(error.into()),
             Err(WriteError::Content(never)) => match never {},
         }
     }
 
-    async fn systemctl(&self, id: &WorkspaceId, words: &[&str]) -> Result<(), AppError> {
+    async fn systemctl(&self, guest: Guest<'_>, words: &[&str]) -> Result<(), AppError> {
         let command: Vec<&str> = ["systemctl"].iter().chain(words).copied().collect();
-        let output = self.guests.output(id, &command).await?;
+        let output = self.guests.output(guest, &command).await?;
         if output.succeeded { Ok(()) } else { Err(systemctl_failed(&output.error_text())) }
     }
 
     /// Returns the permit's workspace if it is running.
-    async fn running<'a, A: Action>(&self, permit: &'a Permit<A>) -> Result<&'a WorkspaceId, AppError> {
+    async fn running<'a, A: Action>(&self, permit: &'a Permit<A>) -> Result<Guest<'a>, AppError> {
         let id = id_of(permit)?;
         let workspace = self.store.workspace(id).await?;
         match workspace.ok_or_else(|| ServiceError::NotFound(id.to_string()))?.lifecycle.status {
-            Status::Running => Ok(id),
+            Status::Running => Ok(guest_of(permit)?),
             status => Err(AppError::NotRunning(status)),
         }
     }
+}
+
+/// Returns the guest of a permit's workspace, which may not run.
+fn guest_of<A: Action>(permit: &Permit<A>) -> Result<Guest<'_>, AppError> {
+    Ok(Guest { workspace: id_of(permit)?, owner: &permit.principal().user })
 }
 
 fn service_of(app: &App) -> Result<&str, AppError> {
@@ -474,6 +479,10 @@ pub fn parse_journal_line(text: &[u8]) -> Option<LogLine> {
         Bytes(Vec<u8>),
     }
     let entry: Entry = serde_json::from_slice(text).ok()?;
+    // The guest may say anything, and the cursor becomes the id of an event.
+    if !is_valid_cursor(&entry.cursor) {
+        return None;
+    }
     let message = match entry.message? {
         Message::Text(text) => text,
         Message::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -511,6 +520,7 @@ mod tests {
             parse_journal_line(b"").is_none()
                 && parse_journal_line(b"no json").is_none()
                 && parse_journal_line(b"{}").is_none()
+                && parse_journal_line(b"{\"__CURSOR\":\"a\\nb\",\"MESSAGE\":\"x\"}").is_none()
         );
         assert!(is_valid_cursor("s=a1;i=2b;b=c") && !is_valid_cursor("--unit=x y") && !is_valid_cursor(""));
     }

@@ -1,6 +1,8 @@
 //! Visitors of apps: lookup of the app behind a host, of the user behind a credential, and the handoff of a
 //! browser from the console to an app.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::app_access::{self, AppUser, CredentialSource};
@@ -12,10 +14,11 @@ use rigbox_store::{App, AppHandoff, AppWithWorkspace, Error, Store};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
+use crate::apps::domain_checks::DomainChecks;
 use crate::apps::tokens::{AppSession, AppTokens};
 use crate::apps::urls::AppUrls;
 use crate::clock;
-use crate::identity::authenticate::LAST_USED_INTERVAL;
+use crate::identity::authenticate::{Authenticator, LAST_USED_INTERVAL};
 use crate::identity::console_origin::ConsoleOrigin;
 use crate::identity::sign_in::SESSION_IDLE_TIMEOUT;
 
@@ -62,6 +65,8 @@ pub struct AppVisitors {
     tokens: AppTokens,
     urls: AppUrls,
     console: ConsoleOrigin,
+    domains: DomainChecks,
+    authenticator: Arc<Authenticator>,
 }
 
 impl AppVisitors {
@@ -72,8 +77,10 @@ impl AppVisitors {
         tokens: AppTokens,
         urls: AppUrls,
         console: ConsoleOrigin,
+        domains: DomainChecks,
+        authenticator: Arc<Authenticator>,
     ) -> Self {
-        Self { store, token_key, tokens, urls, console }
+        Self { store, token_key, tokens, urls, console, domains, authenticator }
     }
 
     /// Returns the app that a request's host refers to.
@@ -101,17 +108,23 @@ impl AppVisitors {
     }
 
     /// Returns the identity behind a credential at an app.
-    pub async fn identify(&self, app: &AppId, credential: &PresentedCredential) -> Result<Visitor, Error> {
+    /// `from` is the address of the client who presents it now.
+    pub async fn identify(
+        &self,
+        app: &AppId,
+        credential: &PresentedCredential,
+        from: Option<IpAddr>,
+    ) -> Result<Visitor, Error> {
         let Some(found) = self.store.app(app)? else { return Ok(Visitor::Unknown) };
         match credential {
-            PresentedCredential::Key(key) => self.by_key(&found.app, key.expose_secret()).await,
+            PresentedCredential::Key(key) => self.by_key(&found.app, key.expose_secret(), from).await,
             PresentedCredential::Session(session) => {
                 self.by_session(&found.app, session.expose_secret()).await
             }
         }
     }
 
-    async fn by_key(&self, app: &App, key: &str) -> Result<Visitor, Error> {
+    async fn by_key(&self, app: &App, key: &str, from: Option<IpAddr>) -> Result<Visitor, Error> {
         if let Some(key) = WorkspaceKey::parse(key) {
             let holder = self.store.workspace_key_principal(&self.token_key.hash(key.reveal())).await?;
             return Ok(if holder.is_some() { Visitor::Workspace } else { Visitor::Unknown });
@@ -122,13 +135,11 @@ impl AppVisitors {
         let Some((holder, ends)) = self.store.key_holder_until(&hash, now).await? else {
             return Ok(Visitor::Unknown);
         };
-        let principal = holder.principal;
-        let Some(user) = self.store.user(&principal.user).await? else { return Ok(Visitor::Unknown) };
-        if holder.last_used_at.is_none_or(|last| now.since(last) >= LAST_USED_INTERVAL)
-            && let rigbox_core::authz::Credential::Key(key) = &principal.credential
-        {
-            log_failure(self.store.key_used(key, now).await);
-        }
+        let Some(user) = self.store.user(&holder.principal.user).await? else { return Ok(Visitor::Unknown) };
+        let principal = match from {
+            Some(from) => self.authenticator.record_use(holder, from, now),
+            None => holder.principal,
+        };
         let user = AppUser {
             in_scope: covers(&principal, app),
             id: user.id,
@@ -213,7 +224,11 @@ impl AppVisitors {
         let handoff = AppHandoff { app: &app, session, state, ttl: CODE_TTL };
         self.store.add_app_code(&code, &self.token_key, &handoff, now).await?;
         // The host is always the app's own, so that a code never reaches another one.
-        let origin = self.urls.origin(&found.app);
+        let origin = if self.domains.may_receive_code(&found.app).await? {
+            self.urls.origin(&found.app)
+        } else {
+            self.urls.named_origin(&found.app.name)
+        };
         Ok(Some(format!("{origin}/.rigbox/callback?code={}&state={state}", code.reveal())))
     }
 

@@ -15,6 +15,7 @@ use rigbox_store::{Error, KeyHolder, Store};
 use tracing::warn;
 
 use crate::clock;
+use crate::identity::open_requests::{Authenticated, CredentialRef};
 use crate::identity::sign_in;
 
 /// Minimum interval between two records of a credential's last use.
@@ -71,29 +72,37 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`AuthError::Malformed`], [`AuthError::Unknown`], [`AuthError::Store`]
-    pub async fn bearer(&self, token: &str, from: IpAddr) -> Result<Principal, AuthError> {
+    pub async fn bearer(&self, token: &str, from: IpAddr) -> Result<Authenticated, AuthError> {
         // Lookups compare keyed hashes: their timing says nothing about the key.
         if let Some(key) = WorkspaceKey::parse(token) {
-            let holder = self.store.workspace_key_principal(&self.token_key.hash(key.reveal())).await?;
-            return holder
-                .map(|principal| Principal { from: Some(from), ..principal })
-                .ok_or(AuthError::Unknown);
+            let holder = self.workspace_key(&key).await?.ok_or(AuthError::Unknown)?;
+            let principal = Principal { from: Some(from), ..holder.principal };
+            return Ok(Authenticated { principal, ..holder });
         }
         let key = ApiKey::parse(token).ok_or(AuthError::Malformed)?;
         let now = clock::now();
-        let holder = self.store.key_holder(&self.token_key.hash(key.reveal()), now).await?;
-        Ok(self.record_use(holder.ok_or(AuthError::Unknown)?, from, now))
+        let hash = self.token_key.hash(key.reveal());
+        let (holder, until) = self.store.key_holder_until(&hash, now).await?.ok_or(AuthError::Unknown)?;
+        let principal = self.record_use(holder, from, now);
+        Ok(Authenticated { principal, credential: CredentialRef::Key(hash), until })
     }
 
     /// Authenticates the user of a browser session, if it is valid.
     ///
     /// # Errors
     /// [`AuthError::Store`]
-    pub async fn session(&self, token: &SessionToken, from: IpAddr) -> Result<Option<Principal>, AuthError> {
+    pub async fn session(
+        &self,
+        token: &SessionToken,
+        from: IpAddr,
+    ) -> Result<Option<Authenticated>, AuthError> {
         let now = clock::now();
         let holder =
             self.store.session_principal(token, &self.token_key, sign_in::SESSION_IDLE_TIMEOUT, now).await?;
-        Ok(holder.map(|holder| self.record_use(holder, from, now)))
+        let Some((holder, until)) = holder else { return Ok(None) };
+        let Credential::Session(id) = &holder.principal.credential else { return Ok(None) };
+        let (credential, until) = (CredentialRef::Session(id.clone()), Some(until));
+        Ok(Some(Authenticated { principal: self.record_use(holder, from, now), credential, until }))
     }
 
     /// Authenticates the workspace at the other end of its bridge. Returns the workspace, and the principal of the request, if it has
@@ -106,18 +115,28 @@ impl Authenticator {
         workspace: &WorkspaceId,
         token: Option<&str>,
         is_safe: bool,
-    ) -> Result<(Principal, Option<Principal>), AuthError> {
+    ) -> Result<(Principal, Option<Authenticated>), AuthError> {
         let own = self.store.workspace_principal(workspace).await?.ok_or(AuthError::Unknown)?;
         let Some(token) = token else {
-            let reader = is_safe.then(|| own.clone());
-            return Ok((own, reader));
+            let credential = CredentialRef::Workspace(workspace.clone());
+            let reader = Authenticated { principal: own.clone(), credential, until: None };
+            return Ok((own, is_safe.then_some(reader)));
         };
         let holder = match WorkspaceKey::parse(token) {
-            Some(key) => self.store.workspace_key_principal(&self.token_key.hash(key.reveal())).await?,
+            Some(key) => self.workspace_key(&key).await?,
             None => None,
         };
-        let principal = holder.filter(|holder| holder.scope == own.scope);
-        Ok((own, principal))
+        let holder = holder.filter(|holder| holder.principal.scope == own.scope);
+        Ok((own, holder))
+    }
+
+    /// Returns the workspace whose own key this is.
+    async fn workspace_key(&self, key: &WorkspaceKey) -> Result<Option<Authenticated>, AuthError> {
+        let hash = self.token_key.hash(key.reveal());
+        let Some(principal) = self.store.workspace_key_principal(&hash).await? else { return Ok(None) };
+        let Credential::Workspace(id) = &principal.credential else { return Ok(None) };
+        let credential = CredentialRef::WorkspaceKey(id.clone(), hash);
+        Ok(Some(Authenticated { principal, credential, until: None }))
     }
 
     /// Returns the parts of a use that need recording, and marks them as recorded.
@@ -149,7 +168,7 @@ impl Authenticator {
     }
 
     /// Returns the principal of a valid credential, and records its use in the background.
-    fn record_use(&self, holder: KeyHolder, from: IpAddr, now: Timestamp) -> Principal {
+    pub(crate) fn record_use(&self, holder: KeyHolder, from: IpAddr, now: Timestamp) -> Principal {
         let KeyHolder { mut principal, last_used_at } = holder;
         principal.from = Some(from);
         let use_to_record = self.use_to_record(&principal, from, last_used_at, now);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rigbox_core::authz::{ApproveDevice, Permit};
+use rigbox_shares::AddressBlock;
 use rigbox_store::tokens::{ApiKey, DeviceSecret, TokenKey, UserCode};
 use rigbox_store::{DeviceLogin, NewKey, Poll, Store, User};
 
@@ -67,7 +68,9 @@ impl Devices {
         let login = PendingLogin { secret: DeviceSecret::mint()?, code: UserCode::mint()? };
         let now = clock::now();
         let tokens = (&login.secret, &login.code, &self.token_key);
-        match self.store.add_device_login(tokens, machine, from, now.after(LOGIN_TTL), now).await? {
+        let client = AddressBlock::from(from).to_string();
+        let by = (from, client.as_str());
+        match self.store.add_device_login(tokens, machine, by, now.after(LOGIN_TTL), now).await? {
             true => Ok(login),
             false => Err(DeviceError::TooMany),
         }

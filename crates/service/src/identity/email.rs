@@ -50,12 +50,12 @@ pub enum Mailer {
         /// Sender.
         from: Mailbox,
     },
-    /// Writes links to the log.
+    /// Sends nothing.
     Log,
 }
 
 impl Mailer {
-    /// Creates a mailer; without a configuration it writes to the log.
+    /// Creates a mailer; without a configuration it sends nothing.
     pub fn new(config: Option<&MailConfig>) -> Result<Self, MailError> {
         let Some(config) = config else { return Ok(Self::Log) };
         let from = config.from.parse().map_err(|error: lettre::address::AddressError| MailError::From {
@@ -69,10 +69,14 @@ impl Mailer {
         Ok(Self::Smtp { transport: Box::new(transport), from })
     }
 
-    /// Sends a sign-in link. Without a server, the link goes to the log. Failures are logged for the operator.
+    /// Sends a sign-in link. Without a server, the log says how the operator gets one: whoever reads logs must not sign in as others.
+    /// Failures are logged for the operator.
     pub async fn send_link(&self, to: &str, link: &str, minutes: u64) {
         if let Self::Log = self {
-            return info!(to, link, "logged a sign-in link, because no SMTP server is configured");
+            return info!(
+                to,
+                "sent no sign-in link, because no SMTP server is configured; print one with `rigboxd admin login-link`"
+            );
         }
         let text = format!(
             "Someone, probably you, asked to sign in to Rigbox.\n\n{link}\n\nThis link works once and expires in {minutes} minutes. If it was not you, ignore this email.\n"

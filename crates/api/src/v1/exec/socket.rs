@@ -6,16 +6,19 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use http::StatusCode;
 use rigbox_core::authz::{Exec, Permit};
 use rigbox_core::ids::ProcessId;
 use rigbox_proto::guest::{ExecInput, WindowSize, exec_input};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, PathParams, parse};
+use crate::middleware::open_request::{self, Revocation};
 use crate::v1::exec::{self, ExecEvent, ExecRequest};
 use rigbox_service::guests::client::RunningCommand;
 use rigbox_service::guests::request_stream::Input;
@@ -23,6 +26,8 @@ use rigbox_service::guests::request_stream::Input;
 /// Enough for the maximum stdin of one request.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of pings. A client that is gone without a word answers the second one by a reset.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Message of the client while the command runs.
 #[derive(Debug, Deserialize)]
@@ -53,6 +58,7 @@ pub(crate) async fn exec_socket(
     State(context): State<ApiContext>,
     caller: Caller<Exec>,
     PathParams(id): PathParams<String>,
+    revocation: Revocation,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
@@ -64,33 +70,54 @@ pub(crate) async fn exec_socket(
     let header = [(exec::PROCESS_HEADER, process.to_string())];
     let upgraded = upgrade
         .max_message_size(MAX_MESSAGE_BYTES)
-        .on_upgrade(move |socket| handle_socket(context, permit, process, socket));
+        .on_upgrade(move |socket| handle_socket(context, permit, process, revocation, socket));
     Ok((header, upgraded).into_response())
 }
 
-async fn handle_socket(context: ApiContext, permit: Permit<Exec>, process: ProcessId, mut socket: WebSocket) {
-    let failure = match start_command(&context, &permit, &process, &mut socket).await {
-        Ok(Some(running)) => forward(running, &mut socket).await.err(),
-        Ok(None) => return,
+async fn handle_socket(
+    context: ApiContext,
+    permit: Permit<Exec>,
+    process: ProcessId,
+    revocation: Revocation,
+    mut socket: WebSocket,
+) {
+    let served = async {
+        match start_command(&context, &permit, &process, &mut socket).await? {
+            Some((running, stdin)) => forward(running, stdin, &mut socket).await.map(|()| true),
+            None => Ok(false),
+        }
+    };
+    // Ended half-way, the command gets the signal of a caller that has gone.
+    let outcome = tokio::select! {
+        outcome = served => outcome,
+        () = revocation.wait() => {
+            Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", open_request::ENDED))
+        }
+    };
+    let failure = match outcome {
+        Ok(true) => None,
+        Ok(false) => return,
         Err(error) => Some(error),
     };
     let mut end = close_code::NORMAL;
+    let mut reason = String::new();
     if let Some(error) = failure {
         end = if error.status().is_client_error() { close_code::POLICY } else { close_code::ERROR };
         let (code, message) = error.into_code_and_message();
+        // The object before it has the message. (A reason has 123 bytes at most.)
+        reason.clone_from(&code);
         send(&mut socket, &exec::event(&ExecEvent::failed(code, message))).await;
     }
-    // The object before it tells the reason.
-    let _ = socket.send(Message::Close(Some(CloseFrame { code: end, reason: "".into() }))).await;
+    let _ = socket.send(Message::Close(Some(CloseFrame { code: end, reason: reason.into() }))).await;
 }
 
-/// Starts the command of the first message. Returns `None` if the client has disconnected.
+/// Starts the command of the first message, which may contain stdin. Returns `None` if the client has disconnected.
 async fn start_command(
     context: &ApiContext,
     permit: &Permit<Exec>,
     process: &ProcessId,
     socket: &mut WebSocket,
-) -> Result<Option<RunningCommand>, ApiError> {
+) -> Result<Option<(RunningCommand, Bytes)>, ApiError> {
     let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, next_text(socket)).await.map_err(|_| {
         let limit = FIRST_MESSAGE_TIMEOUT.as_secs();
         ApiError::bad_request(format!("The first message, with the command, did not come within {limit} s."))
@@ -98,27 +125,37 @@ async fn start_command(
     let Some(text) = first? else { return Ok(None) };
     let (start, stdin) = parse::<ExecRequest>(text.as_bytes())?.into_start()?;
     let running = context.guests.exec(permit, process, start).await?;
-    exec::send_stdin(&running.input, stdin.unwrap_or_default()).await;
-    Ok(Some(running))
+    Ok(Some((running, stdin.unwrap_or_default())))
 }
 
 /// Forwards messages both ways until the command or the client has ended.
 ///
-/// The directions do not wait for each other: a command may stop reading its input until its output is read.
+/// The directions do not wait for each other: a command may stop reading its input until its output is read. While neither moves, pings
+/// find out whether the client is still there; the socket is not read while the command does not take its input.
 async fn forward(
     RunningCommand { input, mut output }: RunningCommand,
+    stdin: Bytes,
     socket: &mut WebSocket,
 ) -> Result<(), ApiError> {
     let (mut to_client, mut from_client) = socket.split();
     let to_socket = async {
+        let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         loop {
-            let (line, last) = exec::render(output.next().await);
+            let message = tokio::select! {
+                message = output.next() => message,
+                _ = ping.tick() => match to_client.send(Message::Ping(Bytes::new())).await {
+                    Ok(()) => continue,
+                    Err(_) => return Ok(()),
+                },
+            };
+            let (line, last) = exec::render(message);
             if !send(&mut to_client, &line).await || last {
                 return Ok(());
             }
         }
     };
     let from_socket = async {
+        exec::send_stdin(&input, stdin).await;
         while let Some(text) = next_text(&mut from_client).await? {
             send_input(&input, parse(text.as_bytes())?).await?;
         }

@@ -1,6 +1,5 @@
-//! TLS with clients: selects the certificate by host name, and reloads certificates at run time. The
-//! supervisor copies the files, which this role may not read in place, into one folder as pairs `<n>.crt` and
-//! `<n>.key`.
+//! TLS with clients of the API and of apps: selects the certificate by host name, and reloads certificates at run time. The supervisor
+//! copies the files, which the roles may not read in place, into one folder per role, as pairs `<n>.crt` and `<n>.key`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,7 +29,7 @@ pub enum TlsError {
         source: io::Error,
     },
     /// A pair is invalid.
-    #[error("{} is not a certificate with its key: {problem}; check apps.tls.certificates", path.display())]
+    #[error("{} is not a certificate with its key: {problem}; check the certificates in the configuration", path.display())]
     Bad {
         /// Path of the certificate.
         path: PathBuf,
@@ -38,13 +37,13 @@ pub enum TlsError {
         problem: String,
     },
     /// The folder has no certificate.
-    #[error("no certificate in {}: add at least one to apps.tls.certificates", .0.display())]
+    #[error("no certificate in {}: add at least one to the configuration", .0.display())]
     None(PathBuf),
 }
 
 /// Certificates in use.
 #[derive(Debug)]
-pub(crate) struct Certificates {
+pub struct Certificates {
     folder: PathBuf,
     names: RwLock<CertificateStore>,
     /// State of the folder when it was last read.
@@ -64,14 +63,17 @@ struct CertificateStore {
 
 impl Certificates {
     /// Loads the folder.
-    pub(crate) fn load(folder: &Path) -> Result<Arc<Self>, TlsError> {
+    ///
+    /// # Errors
+    /// [`TlsError`]
+    pub fn load(folder: &Path) -> Result<Arc<Self>, TlsError> {
         let (fingerprint, names) = (fingerprint(folder)?, read(folder)?);
         let (seen, names) = (Mutex::new(fingerprint), RwLock::new(names));
         Ok(Arc::new(Self { folder: folder.to_owned(), names, seen }))
     }
 
     /// Reloads the folder if it has changed. Open connections keep their certificate.
-    pub(crate) fn reload_if_changed(&self) {
+    pub fn reload_if_changed(&self) {
         let Ok(fingerprint) = fingerprint(&self.folder) else { return };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if *seen == fingerprint {
@@ -106,13 +108,16 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// Returns an acceptor with these certificates.
-pub(crate) fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, rustls::Error> {
+/// Returns an acceptor with these certificates, for the protocols `alpn` (RFC 7301), best first.
+///
+/// # Errors
+/// The library refuses its settings.
+pub fn acceptor(certificates: Arc<Certificates>, alpn: &[&str]) -> Result<TlsAcceptor, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
