@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -129,9 +129,12 @@ fn dup_to(fd: &OwnedFd, at: i32) -> Result<OwnedFd> {
     Ok(copy)
 }
 
+/// Lines of a console that nobody has waited for yet; the VM waits beyond them.
+const MAX_PENDING_LINES: usize = 100_000;
+
 /// Returns lines of the console with their times.
 fn read_console(console: impl Read + Send + 'static) -> Receiver<(Instant, String)> {
-    let (sender, lines) = channel();
+    let (sender, lines) = sync_channel(MAX_PENDING_LINES);
     std::thread::spawn(move || {
         for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
             if sender.send((Instant::now(), String::from_utf8_lossy(&line).into_owned())).is_err() {

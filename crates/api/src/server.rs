@@ -49,6 +49,7 @@ pub(crate) struct ConnectionLimits {
 }
 
 pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
+    // Connections of clients, per IPv4 address or IPv6 /64.
     connections: Bounds { total: 4_000, per_key: 256 },
     head_timeout: Duration::from_secs(20),
     idle_timeout: Duration::from_secs(30),
@@ -89,10 +90,10 @@ pub(crate) async fn serve(
     limits: ConnectionLimits,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    // A proxy has the connections of many clients, whose requests are bounded instead.
-    let total = limits.connections.total;
+    let all = limits.connections.total;
     let of_clients = Shares::new(limits.connections);
-    let of_proxies = Shares::new(Bounds { total, per_key: total });
+    // Connections of trusted proxies: each has those of many clients, whose requests are bounded as connections are.
+    let of_proxies = Shares::new(Bounds { total: all, per_key: all });
     let proxies = transport.proxies.clone();
     let connections = stream::unfold(listener, async |listener| {
         loop {

@@ -121,6 +121,10 @@ fn task_stream<T: Send + 'static, F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bound: one event on its way, per call of a gateway or node"
+    )]
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let closed = sender.clone();
     let work = task(sender);

@@ -40,6 +40,7 @@ struct Watch {
 
 impl Watch {
     async fn start(rig: &TestControl) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "of one test")]
         let (acknowledge, receiver) = mpsc::channel(16);
         let events = client(rig).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         let mut watch = Self { acknowledge, events };

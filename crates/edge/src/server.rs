@@ -108,8 +108,9 @@ impl Bound {
         let assertion_keys = Arc::new(AssertionKeys::new());
         // Each client's connection may need one to its app.
         let max = limits.connections.min(self.descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2);
+        // Connections of clients, per IPv4 address or IPv6 /64: 40,000, or half of the descriptors, and 4,000.
         let places = Shares::new(Bounds { total: max, per_key: limits.connections_per_address });
-        // Their number in all is bounded by that of connections.
+        // WebSockets, per workspace: as many as connections, and 12,000.
         let websockets = Shares::new(Bounds { total: usize::MAX, per_key: limits.websockets_per_workspace });
         let domain: Arc<str> = format!(".{}", self.config.domain).into();
         let timeouts = ConnectionTimeouts { head: limits.head, keep_alive: limits.keep_alive };

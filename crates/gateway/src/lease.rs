@@ -79,6 +79,10 @@ struct Watch<'a, C, L, K> {
 impl<C: Fn(&Change), L: Fn(), K: Fn(String)> Watch<'_, C, L, K> {
     /// Runs one watch. `lease_end` may be left over from the previous one.
     async fn run(&self, lease_end: &mut Option<Instant>) -> Result<Never, WatchError> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bound: acknowledgements to control, one queue per gateway"
+        )]
         let (acknowledge, acknowledgements) = mpsc::channel(ACK_QUEUE_LEN);
         let mut client = self.control.grpc();
         let opened = client.watch(ReceiverStream::new(acknowledgements));

@@ -185,6 +185,10 @@ pub(crate) struct ReportSender {
 impl ReportSender {
     /// Starts a new queue in place of the one before.
     pub(crate) fn subscribe(&self) -> mpsc::Receiver<Report> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bound: reports to the node; a node that does not read gets a new session with all of them"
+        )]
         let (sender, receiver) = mpsc::channel(MAX_QUEUED_REPORTS);
         *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver

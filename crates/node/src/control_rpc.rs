@@ -49,6 +49,10 @@ impl ControlService {
     }
 
     fn spawn(&self, id: WorkspaceId, slot: u32, workspace: Workspace) -> Task {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bound: each workspace's own queue of control's requests; control waits"
+        )]
         let (requests, receiver) = mpsc::channel(MAX_QUEUED_REQUESTS);
         let tasks = Arc::clone(&self.tasks);
         let own_requests = requests.clone();

@@ -68,7 +68,8 @@ fn constants(text: &str, place: &str) -> Vec<Constant> {
             }
         }
         let Some((_, value)) = whole.trim().trim_end_matches(';').split_once(" = ") else { continue };
-        if !name.starts_with("MAX_") && !value.contains("per_key: ") {
+        let is_pool = value.starts_with("Bounds {") && value.contains("per_key: ");
+        if !name.starts_with("MAX_") && !is_pool {
             continue;
         }
         let doc: Vec<&str> =
@@ -83,6 +84,30 @@ fn constants(text: &str, place: &str) -> Vec<Constant> {
         });
     }
     found
+}
+
+/// Pools whose bounds are no constants. The comment above says what they are for.
+fn inline_pools(text: &str, place: &str) -> Vec<Constant> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_pool =
+        |line: &str| line.contains("Bounds {") && line.contains("per_key: ") && !line.contains("const ");
+    let pools = lines.iter().enumerate().filter(|(_, line)| is_pool(line));
+    pools
+        .map(|(number, line)| {
+            let comment: Vec<&str> = lines[..number]
+                .iter()
+                .rev()
+                .map_while(|line| line.trim_start().strip_prefix("// "))
+                .collect();
+            assert!(!comment.is_empty(), "{place}: say in a comment above what is bounded: {line}");
+            Constant {
+                name: String::new(),
+                value: (*line).to_owned(),
+                meaning: comment.into_iter().rev().collect::<Vec<_>>().join(" "),
+                place: place.to_owned(),
+            }
+        })
+        .collect()
 }
 
 fn exceptions(text: &str, place: &str) -> Vec<Exception> {
@@ -110,7 +135,7 @@ fn cell(text: &str) -> String {
 fn shares(constant: &Constant) -> Option<(String, String)> {
     let field = |name: &str| {
         let (_, rest) = constant.value.split_once(&format!("{name}: "))?;
-        Some(rest.split([',', '}']).next().unwrap_or_default().trim().to_owned())
+        Some(rest.split([',', '}', ')']).next().unwrap_or_default().trim().to_owned())
     };
     Some((field("total")?, field("per_key")?))
 }
@@ -132,20 +157,25 @@ fn document() -> String {
                 if !is_test {
                     let text = code_of(&file);
                     found.extend(constants(&text, &place));
+                    found.extend(inline_pools(&text, &place));
                     others.extend(exceptions(&text, &place));
                 }
             }
         }
         let _ = writeln!(document, "\n## {}{}", part[..1].to_uppercase(), &part[1..]);
         let (pools, limits): (Vec<_>, Vec<_>) =
-            found.iter().partition(|constant| constant.value.contains("per_key: "));
+            found.iter().partition(|constant| constant.value.contains("Bounds {"));
         if !pools.is_empty() {
             document.push_str("\n| shares | in all | of one | in |\n| --- | --- | --- | --- |\n");
         }
         for pool in pools {
             let (total, per_key) = shares(pool).unwrap_or_else(|| panic!("{}: {}", pool.place, pool.name));
-            let _ =
-                writeln!(document, "| {} | {total} | {per_key} | `{}` |", cell(&pool.meaning), pool.place);
+            let _ = writeln!(
+                document,
+                "| {} | `{total}` | `{per_key}` | `{}` |",
+                cell(&pool.meaning),
+                pool.place
+            );
         }
         if !others.is_empty() {
             document.push_str("\n| others | in |\n| --- | --- |\n");

@@ -257,6 +257,7 @@ impl Service for Gateway {
         &self,
         request: Request<Streaming<WatchAck>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        #[expect(clippy::disallowed_methods, reason = "of one test")]
         let (watcher, notices) = mpsc::channel(256);
         {
             let mut table = self.table();

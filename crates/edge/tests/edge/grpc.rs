@@ -47,6 +47,7 @@ async fn grpc_passes_with_its_trailers_and_streams() {
     let status = client.resolve(ResolveRequest { host: "nothing".to_owned() }).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::NotFound, "no app"));
     // Streams in both directions.
+    #[expect(clippy::disallowed_methods, reason = "of one test")]
     let (send, receive) = tokio::sync::mpsc::channel(4);
     let acknowledged = tokio_stream::wrappers::ReceiverStream::new(receive);
     let mut notices = client.watch(acknowledged).await.unwrap().into_inner();

@@ -65,6 +65,7 @@ pub(super) struct CommandRunner {
 impl CommandRunner {
     /// Creates a runner whose commands get the current `environment` of the workspace. The first one that ends lets the system start.
     pub(super) fn new(environment: Environment, system_start: SystemStart) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "bound: commands in one VM, which has one tenant")]
         let permits = Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_COMMANDS));
         Self {
             permits,
@@ -104,6 +105,10 @@ impl CommandRunner {
         running.stdin = None;
         let ring = Arc::new(Ring::new());
         let process = self.processes.add(&start, &running.group, Some(&ring));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bound: messages of one command; it waits for its reader"
+        )]
         let (sender, mut receiver) = mpsc::channel::<Result<ExecOutput, Status>>(MAX_QUEUED_MESSAGES);
         let kept = Arc::clone(&ring);
         let keep = async move {
@@ -157,6 +162,10 @@ impl CommandRunner {
                 "The first input must be `start`.",
             ));
         };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bound: messages of one command; it waits for its reader"
+        )]
         let (sender, receiver) = mpsc::channel(MAX_QUEUED_MESSAGES);
         let runner = self.clone();
         tokio::spawn(async move {

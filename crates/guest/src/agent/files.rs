@@ -68,6 +68,7 @@ pub(super) async fn read(
         Some(info) => info,
         None => return Err(helper.finish().await.err().unwrap_or_else(no_message)),
     };
+    #[expect(clippy::disallowed_methods, reason = "bound: messages of one transfer; it waits for its reader")]
     let (sender, receiver) = mpsc::channel(MAX_QUEUED_MESSAGES);
     tokio::spawn(async move {
         let send = |output| sender.send(Ok(ReadFileOutput { output: Some(output) }));
@@ -131,6 +132,7 @@ pub(super) async fn change(request: ChangeFileRequest) -> Result<(), Status> {
 fn messages<T: Message + Default + Send + 'static>(
     mut helper: Helper,
 ) -> Result<ReceiverStream<Result<T, Status>>, Status> {
+    #[expect(clippy::disallowed_methods, reason = "bound: messages of one transfer; it waits for its reader")]
     let (sender, receiver) = mpsc::channel(MAX_QUEUED_MESSAGES);
     tokio::spawn(async move {
         loop {

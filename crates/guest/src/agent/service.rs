@@ -191,6 +191,7 @@ impl Guest for Agent {
         &self,
         _: Request<WatchShutdownRequest>,
     ) -> Result<Response<Self::WatchShutdownStream>, Status> {
+        #[expect(clippy::disallowed_methods, reason = "bound: one event, per watch of the host")]
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
             let kind = tokio::select! {

@@ -28,6 +28,7 @@ pub(crate) struct EgressBudget {
 
 impl EgressBudget {
     pub(crate) fn new(dns: &DnsLimits) -> Self {
+        // DNS queries in flight, per VM: 64, unless configured otherwise.
         let dns_queries = Bounds { total: MAX_DNS_QUERIES, per_key: dns.queries };
         Self {
             dns_rate: Quota::per_second(dns.queries_per_s)

@@ -113,6 +113,10 @@ impl Workspace {
 
     /// Makes a running VM reachable: for guestio, for gateways, and through its bridge.
     fn attach(&mut self, process: ProcessHandle, stderr: Option<File>, boot: &Boot) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bound: each VM's own queue of reports; more are dropped"
+        )]
         let (sender, reports) = mpsc::channel(MAX_PENDING_REPORTS);
         let netns = self.node.config.netns(&self.id);
         let attached_vm = AttachedVm {

@@ -76,6 +76,7 @@ async fn upload(
     };
     let progress = out.progress();
     progress.set_message(&format!("copying to {}", vm.name));
+    #[expect(clippy::disallowed_methods, reason = "parts of one copy")]
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let packing = tokio::task::spawn_blocking({
         let source = source.to_owned();
@@ -107,6 +108,7 @@ async fn download(
             format!("`{path}` has no name to copy under; name a file or directory"),
         ));
     }
+    #[expect(clippy::disallowed_methods, reason = "parts of one copy")]
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let unpacking = tokio::task::spawn_blocking({
         let (name, target) = (PathBuf::from(name), target.to_owned());

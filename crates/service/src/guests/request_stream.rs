@@ -40,6 +40,10 @@ struct Disconnected(Arc<AtomicBool>);
 
 /// Creates a streaming request and its sender.
 pub fn request_stream<T: Send + 'static>() -> (Input<T>, Request<impl Stream<Item = T> + Send + 'static>) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bound: messages of one call to a guest; the call holds a place of a share"
+    )]
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let disconnected = Disconnected(Arc::default());
     let state = (receiver, disconnected.clone());

@@ -33,7 +33,12 @@ impl<K: Hash + Eq + Clone> EmailQuota<K> {
     /// Creates a quota of `burst` emails of one key at once, then one every three minutes, and `max_pending` being sent at the same time.
     pub(crate) fn new(burst: NonZeroU32, max_pending: usize) -> Self {
         let quota = Quota::with_period(INTERVAL).unwrap_or(Quota::per_hour(burst)).allow_burst(burst);
-        Self { pending: Arc::new(Semaphore::new(max_pending)), by_key: RateLimiter::keyed(quota) }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bound: emails being sent at once; each key has its rate before"
+        )]
+        let pending = Arc::new(Semaphore::new(max_pending));
+        Self { pending, by_key: RateLimiter::keyed(quota) }
     }
 
     /// Counts an email of `key`. It may be sent while the permit is held.

@@ -108,6 +108,7 @@ async fn answer(seen: Arc<Seen>, request: Request<Incoming>) -> Result<Response<
                 .unwrap()
         }
         "/big" => {
+            #[expect(clippy::disallowed_methods, reason = "of one test")]
             let (sender, chunks) = tokio::sync::mpsc::channel(4);
             tokio::spawn(async move {
                 for _ in 0..1024 {

@@ -126,6 +126,7 @@ mod tests {
     }
 
     fn unpack_all(archive: Builder<Vec<u8>>, name: &str, target: &Path) -> Result<Unpacked, Failure> {
+        #[expect(clippy::disallowed_methods, reason = "the parts of a test")]
         let (sender, receiver) = tokio::sync::mpsc::channel(1024);
         for part in archive.into_inner().unwrap().chunks(700) {
             sender.try_send(part.to_vec()).unwrap();

@@ -43,6 +43,7 @@ pub(super) async fn run(
     let open = async |id: &str| Ok((id.to_owned(), open(api, id).await?));
     let (id, (socket, process)) = api.with_id(workspace, open).await?;
     let (mut to_server, mut from_server) = socket.split();
+    #[expect(clippy::disallowed_methods, reason = "messages of one command")]
     let (messages, queue) = channel(QUEUE_LEN);
     let first = serde_json::to_string(request).unwrap_or_default();
     to_server.send(Message::text(first)).await.map_err(|error| lost(&error))?;
