@@ -99,13 +99,15 @@ impl<C: Fn(&Change), L: Fn(), K: Fn(String)> Watch<'_, C, L, K> {
             if deadline <= Instant::now() {
                 return Err(WatchError::TimedOut);
             }
-            let sequence = event.sequence;
+            let (sequence, age) = (event.sequence, event.age());
             let is_first = lease.is_none();
             if let Some(Lease { lease_ms, assertion_keys }) = self.handle(event, is_first)? {
                 lease = Some(Duration::from_millis(lease_ms.into()).min(MAX_LEASE));
                 (self.effects.assertion_keys)(assertion_keys);
             }
-            let end = Instant::now() + lease.ok_or(WatchError::NoLease)?;
+            // From the time at which control sent it: control waits for no gateway longer than that.
+            let left = lease.ok_or(WatchError::NoLease)?.checked_sub(age).ok_or(WatchError::TimedOut)?;
+            let end = Instant::now() + left;
             *lease_end = Some(end);
             self.epochs.renew(end);
             // Control that does not take acknowledgements is as good as gone.

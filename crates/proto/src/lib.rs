@@ -8,6 +8,7 @@ pub mod guest_stream;
 pub mod handover;
 pub mod headers;
 pub mod transport;
+mod watch_event;
 
 /// Boundary between control and node.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated

@@ -156,7 +156,7 @@ impl Gateways {
 
     fn publish_locked(&self, state: &mut State, event: Event) -> u64 {
         state.sequence += 1;
-        let event = WatchEvent { sequence: state.sequence, event: Some(event) };
+        let event = WatchEvent::now(state.sequence, event);
         self.send(state, &event);
         state.sequence
     }
@@ -177,7 +177,7 @@ impl Gateways {
     fn lease(&self, sequence: u64) -> WatchEvent {
         let lease_ms = u32::try_from(LEASE.as_millis()).unwrap_or(u32::MAX);
         let lease = Lease { lease_ms, assertion_keys: self.0.assertion_keys.clone() };
-        WatchEvent { sequence, event: Some(Event::Lease(lease)) }
+        WatchEvent::now(sequence, Event::Lease(lease))
     }
 
     /// Registers a gateway. From now on it receives every event.

@@ -4,6 +4,7 @@
 
 pub mod async_file;
 pub mod block;
+pub mod clock;
 pub mod fdpass;
 pub mod network;
 pub mod privileges;

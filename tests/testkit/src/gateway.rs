@@ -61,6 +61,7 @@ pub struct Table {
     sequence: u64,
     acknowledged: u64,
     silent: bool,
+    delay: Duration,
     server: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -127,6 +128,11 @@ impl Gateway {
         self.table().silent = true;
     }
 
+    /// From now on, every event counts as sent this long ago.
+    pub fn delay(&self, delay: Duration) {
+        self.table().delay = delay;
+    }
+
     /// Responds again.
     pub fn speak(&self) {
         self.table().silent = false;
@@ -140,7 +146,8 @@ impl Gateway {
     fn tell(&self, event: Event) -> u64 {
         let mut table = self.table();
         table.sequence += 1;
-        let notice = WatchEvent { sequence: table.sequence, event: Some(event) };
+        let mut notice = WatchEvent::now(table.sequence, event);
+        notice.sent_ms = notice.sent_ms.saturating_sub(table.delay.as_millis().try_into().unwrap());
         table.watchers.retain(|watcher| watcher.try_send(Ok(notice.clone())).is_ok());
         table.sequence
     }
@@ -265,7 +272,7 @@ impl Service for Gateway {
                 return Err(Status::unavailable("silent"));
             }
             table.sequence += 1;
-            let first = WatchEvent { sequence: table.sequence, event: Some(Event::Lease(self.lease())) };
+            let first = WatchEvent::now(table.sequence, Event::Lease(self.lease()));
             watcher.try_send(Ok(first)).unwrap();
             table.watchers.push(watcher);
         }

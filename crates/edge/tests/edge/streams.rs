@@ -155,6 +155,15 @@ async fn without_a_word_from_control_nothing_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn word_that_took_longer_than_a_lease_counts_for_nothing() {
+    let limits = Limits { control: Duration::from_millis(300), ..Limits::default() };
+    let world = World::with(limits).await;
+    let open = stream(&world, &by_key("owner")).await;
+    world.gateway.delay(Duration::from_secs(60));
+    ends(open, &world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_response_waits_for_its_reader() {
     let world = World::new().await;
     world.app(Visibility::Public);
