@@ -41,6 +41,8 @@ const HOST_MAC: [u8; 6] = *b"\x02rig\x00\x01";
 pub(crate) const VM_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 /// Backlog of a service's socket: connections to the bridge may arrive at once, up to their default limit.
 const SERVICE_BACKLOG: i32 = 128;
+/// Minimum, initial and maximum size of a connection's buffers, in bytes.
+const TCP_BUFFERS: &str = "4096 65536 524288";
 const VM_MAC: [u8; 6] = *b"\x02rig\x00\x02";
 
 /// Returns the MAC address of the VM's network card in text form.
@@ -66,6 +68,7 @@ pub(crate) fn create(
         let tap = rigbox_sys::network::create_tap(TAP)?;
         rules::apply(&rules)?;
         reserve_service_ports()?;
+        limit_buffers()?;
         rigbox_sys::network::set_mac(TAP, HOST_MAC)?;
         rigbox_sys::network::bring_up("lo")?;
         rigbox_sys::network::set_address(TAP, HOST_ADDRESS, NETMASK)?;
@@ -226,6 +229,15 @@ fn destroy_sockets(filter: &[&str]) -> io::Result<()> {
 /// port whose service is being restarted. The kernel accepts no higher number, because it assigns ports from there on by itself.
 fn reserve_service_ports() -> io::Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "32768")
+}
+
+/// Bounds the kernel's memory for a connection in the calling thread's namespace. It is charged to nobody, and a VM has many connections
+/// that it need not read. Ample for a link without latency.
+fn limit_buffers() -> io::Result<()> {
+    for setting in ["tcp_rmem", "tcp_wmem"] {
+        fs::write(format!("/proc/sys/net/ipv4/{setting}"), TCP_BUFFERS)?;
+    }
+    Ok(())
 }
 
 /// Disables IPv6 on all devices of the calling thread's namespace. A kernel without IPv6 has no such files.

@@ -49,6 +49,8 @@ pub(crate) struct JailPlan {
 /// VMM that has been started.
 pub(crate) struct Launched {
     pub(crate) pid: i32,
+    /// Descriptor of the process, which never means another one.
+    pub(crate) pidfd: OwnedFd,
     /// Standard error of the VMM or its jail; non-blocking.
     pub(crate) stderr: File,
 }
@@ -78,11 +80,14 @@ pub(crate) fn launch(plan: &JailPlan, fds: &[BorrowedFd<'_>]) -> Result<Launched
     // The launcher exits as soon as it has responded.
     let status = launcher.wait().map_err(|error| launch_error("running the jail", error))?;
     let mut stderr = File::from(stderr);
-    let pid =
-        response.ok().and_then(|(pid, _)| String::from_utf8(pid).ok()?.parse().ok()).ok_or_else(|| {
-            Error::Launch(format!("the jail exited with {status}: {}", read_stderr(&mut stderr)))
-        })?;
-    Ok(Launched { pid, stderr })
+    let started = response.ok().and_then(|(pid, mut fds)| {
+        let pid = String::from_utf8(pid).ok()?.parse().ok()?;
+        Some((pid, fds.pop()?))
+    });
+    let (pid, pidfd) = started.ok_or_else(|| {
+        Error::Launch(format!("the jail exited with {status}: {}", read_stderr(&mut stderr)))
+    })?;
+    Ok(Launched { pid, pidfd, stderr })
 }
 
 /// Reads what has been written to a non-blocking standard error so far: at most 1 KiB, without control characters.
@@ -125,7 +130,11 @@ pub fn run_launcher() -> io::Result<()> {
         .stdin(Stdio::null())
         .spawn()?;
     drop(kept);
-    fdpass::send(&socket, child.id().to_string().as_bytes(), &[])
+    // It is our child, so the number is its own. Once we have exited, only the descriptor still is.
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed())
+        .ok_or_else(|| io::Error::other("the VMM has no pid"))?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
+    fdpass::send(&socket, child.id().to_string().as_bytes(), &[pidfd.as_fd()])
 }
 
 /// Moves the descriptors to their final numbers and clears their close-on-exec flag. The process has a single thread, so no other child

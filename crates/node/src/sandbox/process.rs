@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rigbox_sys::async_file::ReadableFd;
 use rustix::io::Errno;
@@ -20,13 +21,21 @@ impl ProcessHandle {
     /// Opens the process `pid` and reads its identity. `NotFound` means that it has exited; any other error says nothing about it.
     pub(crate) fn open(pid: i32) -> io::Result<(Self, ProcessId)> {
         let not_found = || io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has exited"));
-        let pidfd = match pidfd_open(Pid::from_raw(pid).ok_or_else(not_found)?, PidfdFlags::NONBLOCK) {
-            Err(Errno::SRCH) => return Err(not_found()),
-            opened => ReadableFd::new(opened?)?,
-        };
-        // Read after the pidfd was opened: this fails if the process had exited before.
+        match pidfd_open(Pid::from_raw(pid).ok_or_else(not_found)?, PidfdFlags::NONBLOCK) {
+            Err(Errno::SRCH) => Err(not_found()),
+            opened => Self::new(pid, opened?),
+        }
+    }
+
+    /// Takes the descriptor of the process `pid` and reads its identity. Errors are those of [`Self::open`].
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> io::Result<(Self, ProcessId)> {
+        let handle = Self { pidfd: ReadableFd::new(pidfd)? };
+        // Read after the descriptor was opened, and checked afterwards: of another process that got its pid, this is not.
         let start_time = start_time(pid)?;
-        Ok((Self { pidfd }, ProcessId { pid, start_time }))
+        if handle.has_exited() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has exited")));
+        }
+        Ok((handle, ProcessId { pid, start_time }))
     }
 
     /// Opens a recorded process. `None` if it has exited.

@@ -53,7 +53,7 @@ impl Workspace {
             (Arc::clone(&self.node), self.id.clone(), self.record.clone(), request.clone());
         let launched = blocking(move || launch(&node, &id, &record, &request)).await.and_then(|launched| {
             let mut stderr = launched.stderr;
-            match ProcessHandle::open(launched.pid) {
+            match ProcessHandle::new(launched.pid, launched.pidfd) {
                 Ok((handle, process)) => Ok((handle, process, stderr)),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     Err(Error::Launch(format!("it exited at once: {}", jail::read_stderr(&mut stderr))))
