@@ -3,7 +3,7 @@
 mod confinement;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Installation, Role};
@@ -44,13 +45,25 @@ pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
     folder(private.clone(), 0o700, control)?;
     // The uids derive from the state folder's path, which may have changed. Control can write here, so links are not followed.
     for entry in fs::read_dir(&private)? {
-        match lchown(entry?.path(), Some(control), Some(control)) {
+        match give(&entry?.path(), control) {
             // Control may be running and replace a file.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             result => result?,
         }
     }
     Ok(())
+}
+
+/// Gives a file to `uid`, unless it has another name as well: that may be a file of somebody else, to which control made a link.
+fn give(path: &Path, uid: u32) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let meta = file.metadata()?;
+    if meta.uid() == uid || (meta.nlink() > 1 && !meta.is_dir()) {
+        return Ok(());
+    }
+    let (uid, gid) = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(uid)));
+    Ok(rustix::fs::chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?)
 }
 
 /// Returns the path at which control sees its part of the state: it may not enter the folders above the state folder.
@@ -180,4 +193,29 @@ pub(crate) fn lock(state: &Path) -> Result<fs::File> {
         anyhow::bail!("Rigbox is already running with the state folder {}; stop it first", state.display());
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_with_another_name_is_given_to_nobody() {
+        if !Uid::effective().is_root() {
+            eprintln!("skipped: files change their owner by root only");
+            return;
+        }
+        const CONTROL: u32 = 1_900_000_001;
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("database"), "").unwrap();
+        fs::write(path("foreign"), "").unwrap();
+        fs::hard_link(path("foreign"), path("hard")).unwrap();
+        std::os::unix::fs::symlink(path("foreign"), path("symbolic")).unwrap();
+        for name in ["database", "hard", "symbolic"] {
+            give(&path(name), CONTROL).unwrap();
+        }
+        let owner = |name: &str| fs::symlink_metadata(path(name)).unwrap().uid();
+        assert_eq!([owner("database"), owner("symbolic"), owner("foreign")], [CONTROL, CONTROL, 0]);
+    }
 }

@@ -1,12 +1,14 @@
 //! Supervisor: runs one process per role and restarts those that end. VMs outlive it. When it is killed its roles end with it, and the
 //! next supervisor recovers everything from the journal.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tokio::process::{Child, Command};
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -57,7 +59,6 @@ pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
 
 /// Writes the pid into the lock file, for people and `xtask down`.
 fn write_pid(lock: &std::fs::File) -> Result<()> {
-    use std::io::Write;
     lock.set_len(0)?;
     writeln!(&mut &*lock, "{}", std::process::id()).context("cannot write the lock file")
 }
@@ -74,6 +75,9 @@ async fn supervise(
         let started = Instant::now();
         match spawn(role, &config, hidden.as_deref()) {
             Ok(mut child) => {
+                if let Some(output) = child.stderr.take() {
+                    tokio::spawn(forward(output));
+                }
                 tokio::select! {
                     status = child.wait() => tracing::error!(role, ?status, "role ended; restarting it"),
                     () = stop_requested(&mut stopped) => return stop(role, child).await,
@@ -108,7 +112,22 @@ fn spawn(role: &str, config: &Path, hidden: Option<&str>) -> std::io::Result<Chi
         .args(["role", role, "--supervisor", &std::process::id().to_string(), "--config"])
         .arg(config)
         .stdin(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
+}
+
+/// Forwards a role's log to our own standard error, without control characters: a role that was taken over gets no descriptor of a
+/// terminal, and writes nothing to one but text.
+async fn forward(mut output: ChildStderr) {
+    let mut chunk = [0; 8192];
+    while let Ok(count @ 1..) = output.read(&mut chunk).await {
+        let text = chunk.get_mut(..count).unwrap_or_default();
+        for byte in text.iter_mut().filter(|byte| byte.is_ascii_control() && !matches!(byte, b'\n' | b'\t')) {
+            *byte = b'?';
+        }
+        // Without a reader there is no log, and roles go on.
+        let _ = std::io::stderr().write_all(text);
+    }
 }
 
 async fn stop(role: &str, mut child: Child) {
