@@ -227,6 +227,9 @@ async fn public_routes_need_no_key_and_the_account_can_be_read() {
     assert_eq!(limits["limits"]["max_ram_per_vm_mb"], 8192);
     let (_, doctor) = rig.get("/doctor").await;
     assert_eq!(doctor["findings"][1]["subject"], "kvm");
+    let findings = doctor["findings"].as_array().unwrap();
+    let site = findings.iter().find(|finding| finding["subject"] == "apps_domain").unwrap();
+    assert_eq!(site["level"], "ok", "{site}");
 }
 
 #[tokio::test]

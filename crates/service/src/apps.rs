@@ -14,6 +14,7 @@ use rigbox_store::{App, AppPage, AppWithWorkspace, AuditEvent, IdempotencyKey, R
 use crate::apps::domain_verification::DomainVerifier;
 use crate::apps::fields::{addresses, apply_params, description, invalid, metadata, origins, protocol};
 use crate::apps::sharing::SharingEmails;
+use crate::apps::site::AppsSite;
 use crate::apps::urls::AppUrls;
 use crate::clock;
 use crate::error::{ServiceError, id_of, random_id};
@@ -27,6 +28,7 @@ mod error;
 mod fields;
 pub mod services;
 mod sharing;
+pub mod site;
 pub mod tokens;
 pub mod urls;
 pub mod visitors;
@@ -121,6 +123,11 @@ impl Apps {
     ) -> Self {
         let sharing_emails = SharingEmails::new(store.clone(), mailer);
         Self { store, gateways, networks, urls, domain_verifier, sharing_emails, plans }
+    }
+
+    /// Returns the relation of the apps to each other in a browser.
+    pub fn site(&self) -> AppsSite {
+        AppsSite::of(self.urls.host())
     }
 
     /// Authorizes `A` on the app with this id and returns the permit and the app. Callers without access get

@@ -5,6 +5,7 @@ use axum::extract::State;
 use rigbox_core::authz::{Diagnose, Target};
 use rigbox_proto::node::finding::Level;
 use rigbox_proto::node::{Finding as NodeFinding, NodeDescription};
+use rigbox_service::apps::site::AppsSite;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -70,6 +71,22 @@ impl From<&NodeFinding> for Finding {
     }
 }
 
+impl From<AppsSite> for Finding {
+    fn from(site: AppsSite) -> Self {
+        let (level, message, remedy) = match site {
+            AppsSite::Local => ("ok", "Apps are on this machine only.".to_owned(), None),
+            AppsSite::OnePerApp => ("ok", "Each app is a site of its own.".to_owned(), None),
+            AppsSite::Shared(site) => {
+                let message =
+                    format!("All apps are one site, {site}: one app's script can set cookies of another.");
+                let remedy = "Have the apps' domain added to the Public Suffix List (publicsuffix.org).";
+                ("warning", message, Some(remedy.to_owned()))
+            }
+        };
+        Self { level, subject: "apps_domain".to_owned(), message, remedy }
+    }
+}
+
 impl From<&NodeDescription> for DoctorNode {
     fn from(node: &NodeDescription) -> Self {
         Self {
@@ -114,7 +131,8 @@ pub(crate) async fn doctor(
             (None, vec![unreachable])
         }
     };
-    let findings: Vec<_> = std::iter::once(database).chain(node_findings).collect();
+    let site = Finding::from(context.apps.site());
+    let findings: Vec<_> = std::iter::once(database).chain(node_findings).chain([site]).collect();
     let healthy = findings.iter().all(|finding| finding.level != "error");
     Ok(Json(Doctor { healthy, node, findings }))
 }
