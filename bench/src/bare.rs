@@ -90,16 +90,18 @@ impl<'a> BareVm<'a> {
     /// Starts a VM on a new disk.
     pub(crate) fn start(&self, workload: Workload) -> Result<Vm<'a>> {
         let disk = self.disk_path();
-        let sockets = ["bare-agent.sock", "bare-monitor.sock"].map(|name| self.installation.dir().join(name));
+        let sockets = ["bare-agent.sock", "bare-streams.sock", "bare-monitor.sock"]
+            .map(|name| self.installation.dir().join(name));
         for path in sockets.iter().chain([&disk]) {
             let _ = fs::remove_file(path);
         }
-        let [agent, monitor] = &sockets;
+        let [agent, streams, monitor] = &sockets;
         let started = Instant::now();
         self.clone_disk(&disk)?;
-        let descriptors: [(i32, OwnedFd); 3] = [
+        let descriptors: [(i32, OwnedFd); 4] = [
             (DISK_FD, File::options().read(true).write(true).open(&disk)?.into()),
             (AGENT_FD, UnixListener::bind(agent)?.into()),
+            (STREAMS_FD, UnixListener::bind(streams)?.into()),
             (MONITOR_FD, UnixListener::bind(monitor)?.into()),
         ];
         let descriptors =
@@ -119,7 +121,8 @@ impl<'a> BareVm<'a> {
 /// Numbers of a VM's descriptors, as the node assigns them.
 const DISK_FD: i32 = 100;
 const AGENT_FD: i32 = 102;
-const MONITOR_FD: i32 = 103;
+const STREAMS_FD: i32 = 103;
+const MONITOR_FD: i32 = 104;
 
 /// Duplicates `fd` to the number `at` for a child.
 fn dup_to(fd: &OwnedFd, at: i32) -> Result<OwnedFd> {
