@@ -47,9 +47,18 @@ pub(crate) fn serve() -> io::Result<Infallible> {
     }
 }
 
+/// Name of the agent's port.
+const PORT: &str = "rigbox.agent";
+
 fn open() -> io::Result<File> {
-    let port = fs::read_dir("/sys/class/virtio-ports")?.next().ok_or(io::ErrorKind::NotFound)??;
-    File::options().read(true).write(true).open(std::path::Path::new("/dev").join(port.file_name()))
+    for port in fs::read_dir("/sys/class/virtio-ports")? {
+        let port = port?;
+        if fs::read_to_string(port.path().join("name")).is_ok_and(|name| name.trim() == PORT) {
+            let device = std::path::Path::new("/dev").join(port.file_name());
+            return File::options().read(true).write(true).open(device);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("no port named {PORT}")))
 }
 
 fn copy_pipe(port: &mut File, times: usize) -> io::Result<()> {
