@@ -8,7 +8,7 @@ use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest_stream;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::transport::unix;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::descriptors::DescriptorError;
 use crate::vm::Vm;
@@ -59,7 +59,10 @@ impl Drop for ShutdownOnDrop {
     }
 }
 
-async fn connect(io: UnixStream) -> Result<GuestClient<tonic::transport::Channel>, tonic::transport::Error> {
+async fn connect<S>(io: S) -> Result<GuestClient<tonic::transport::Channel>, tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut io = Some(TokioIo::new(io));
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
         // The stream can be used once. A lost session is reopened from the start.
@@ -76,3 +79,6 @@ async fn connect(io: UnixStream) -> Result<GuestClient<tonic::transport::Channel
         .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES))
 }
+
+#[cfg(test)]
+mod fuzz;

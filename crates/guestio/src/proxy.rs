@@ -322,3 +322,6 @@ impl Guest for Proxy {
         Err(not_available())
     }
 }
+
+#[cfg(test)]
+mod fuzz;
