@@ -24,6 +24,11 @@ pub(super) fn open() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Returns the error that the kernel reports as a negative number.
+pub(super) fn error(code: [u8; 4]) -> io::Error {
+    io::Error::from_raw_os_error(i32::from_ne_bytes(code).saturating_neg())
+}
+
 /// Builds a message. `resource` is the last field of netfilter's header.
 pub(super) fn message(kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADERS_LEN + attributes.len());
