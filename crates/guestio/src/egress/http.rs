@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -144,6 +144,12 @@ async fn respond(connection: Arc<Connection>, request: Request<Incoming>) -> io:
     let Some(host) = host_of(&request) else {
         return Ok(refusal(StatusCode::BAD_REQUEST, "A request to port 80 needs one valid Host."));
     };
+    if !has_plain_coding(&request) {
+        return Ok(refusal(
+            StatusCode::BAD_REQUEST,
+            "A request to port 80 has no `Transfer-Encoding` but one `chunked`.",
+        ));
+    }
     if !connection.vm.allow_list.borrow().allows(&host, HTTP_PORT) {
         connection.vm.refuse_checked(connection.target);
         return Ok(refusal(
@@ -182,6 +188,13 @@ fn host_of<B>(request: &Request<B>) -> Option<String> {
         Some((name, port)) => (port == "80").then_some(name)?,
     };
     Some(name.strip_suffix('.').unwrap_or(name).to_owned())
+}
+
+/// Returns whether all servers find the same end of the body: one that does not know a further coding could take a part for a request.
+fn has_plain_coding<B>(request: &Request<B>) -> bool {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    first.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
 }
 
 /// Sends a request to the server, and returns its response.

@@ -18,7 +18,9 @@ async fn serve(stream: Pieces) -> Vec<Sent> {
     let service = service_fn(|mut request: Request<Incoming>| {
         let sent = Arc::clone(&sent);
         async move {
-            let host = host_of(&request).ok_or(io::ErrorKind::InvalidInput)?;
+            let host = host_of(&request)
+                .filter(|_| has_plain_coding(&request))
+                .ok_or(io::ErrorKind::InvalidInput)?;
             // The test is of the request alone, and nothing switches protocols here.
             prepare(&mut request).map(drop)?;
             let server = Pieces::whole(RESPONSE).after_written(1);
