@@ -10,6 +10,7 @@ use rigbox_core::egress::BlockedNetworks;
 use super::answer::{self, Answer};
 use super::cache::Cache;
 use super::question::{self, Handling, Question};
+use super::upstream;
 
 /// Longest text of a name: 255 bytes on the wire, each written as `\DDD`.
 const MAX_NAME_CHARS: usize = 4 * 255;
@@ -45,10 +46,15 @@ fn dns_answer() {
     let mut query = Message::query();
     query.add_query(Query::query(Name::from_ascii("www.example.org.").unwrap(), RecordType::A));
     let question = question::parse(&query.to_vec().unwrap()).unwrap();
-    let blocked = BlockedNetworks::default();
+    let (request, blocked) = (upstream::request(&question), BlockedNetworks::default());
     bolero::check!(name = "dns_answer").for_each(|bytes: &[u8]| {
-        let Ok(upstream) = Message::from_vec(bytes) else { return };
-        let Ok(answer) = answer::filter(&question, upstream, &blocked) else { return };
+        let Ok(mut response) = Message::from_vec(bytes) else { return };
+        // Its sender knows both.
+        (response.metadata.id, response.queries) = (request.metadata.id, request.queries.clone());
+        if !upstream::matches_request(&request, &response) {
+            return;
+        }
+        let Ok(answer) = answer::filter(&question, response, &blocked) else { return };
         check_records(&answer, &blocked);
         for max_bytes in UDP_RESPONSE_BYTES {
             let encoded = answer::encode(&answer.message, max_bytes).expect("there is a response");
