@@ -82,7 +82,7 @@ fn read_head(bytes: &[u8], length: usize, framing: Framing) -> Option<Read> {
 fn decode_chunks(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let line = |at: usize| {
         let end = at + bytes.get(at..)?.windows(2).position(|pair| pair == b"\r\n")?;
-        Some((std::str::from_utf8(bytes.get(at..end)?).unwrap_or_default(), end + 2))
+        Some((String::from_utf8_lossy(bytes.get(at..end)?), end + 2))
     };
     let (mut data, mut at) = (Vec::new(), 0);
     loop {
