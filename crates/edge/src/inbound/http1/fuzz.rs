@@ -9,11 +9,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rigbox_gateway::clock::Clock;
-use rigbox_gateway::connections::{BusyGuard, ConnectionTimeouts, Connections};
-use rigbox_shares::{AddressBlock, Bounds, Shares};
+use rigbox_gateway::connections::BusyGuard;
 use rigbox_testkit::Pieces;
 
+use super::tests::client;
 use super::*;
 
 /// Number of fields that the other parser has space for: one more than a head may have.
@@ -157,12 +156,7 @@ fn requests(bytes: &[u8]) -> Vec<Read> {
 
 /// Serves a connection with the HTTP library behind the reader. Returns the requests that it reads to their ends.
 async fn serve(stream: Pieces) -> Vec<Read> {
-    let timeouts = ConnectionTimeouts { head: Duration::from_secs(60), keep_alive: Duration::from_secs(60) };
-    let places = Shares::new(Bounds { total: 1, per_key: 1 });
-    let client = Connections::new(Clock::new(), timeouts, places)
-        .open(AddressBlock::from(std::net::IpAddr::from([192, 0, 2, 1])))
-        .unwrap();
-    let (client, upgrade) = (Arc::new(client), Arc::new(UpgradeFlag::default()));
+    let (client, upgrade) = (Arc::new(client()), Arc::new(UpgradeFlag::default()));
     let guard = Guard::new(stream, &[], Arc::clone(&upgrade), Arc::clone(client.connection()));
     let served = Arc::new(Mutex::new(Vec::new()));
     let service = service_fn(|request: Request<Incoming>| {
