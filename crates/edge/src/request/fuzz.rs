@@ -1,11 +1,12 @@
-//! Fuzz targets of what a request's head says: cookies, the path, the host.
+//! Fuzz targets of what heads say: cookies, headers, the path, the host.
 
 use std::fmt::Write;
 
 use http::header::{COOKIE, HOST, HeaderName, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, Version};
 
 use super::cookies;
+use super::headers::{self, Forwarding};
 use super::host::Host;
 use super::path::{PathOwner, has_token, path_owner};
 
@@ -79,6 +80,68 @@ fn cookies_of_app() {
         }
         cookies::strip_set_cookie(&mut headers, APP_HOST);
         assert_eq!(values(&headers, &SET_COOKIE), passed, "nothing is left to remove");
+    });
+}
+
+/// Returns a header for each `name: value` line.
+fn head(text: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        let mut halves = line.splitn(2, |byte| *byte == b':');
+        let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// Returns a name as servers fold it that make an environment of headers.
+fn folded(name: &HeaderName) -> String {
+    name.as_str().bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte.into() } else { '_' }).collect()
+}
+
+fn has_hop_by_hop(headers: &HeaderMap) -> bool {
+    ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "proxy-authorization"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
+}
+
+#[test]
+fn headers_to_app() {
+    let (client, host) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static(APP_HOST));
+    bolero::check!(name = "headers_to_app").for_each(|text: &[u8]| {
+        let mut headers = head(text);
+        let version = Version::HTTP_11;
+        let forwarding = Forwarding { client: &client, scheme: "https", host: host.clone(), version };
+        headers::to_app(&mut headers, forwarding, None);
+        assert!(!has_hop_by_hop(&headers) && !headers.contains_key("expect"), "{headers:?}");
+        let claims = |name: &&HeaderName| {
+            let folded = folded(name);
+            let claimed = ["x_rigbox_", "x_forwarded_"].iter().any(|prefix| folded.starts_with(prefix));
+            claimed || folded == "forwarded" || folded == "x_real_ip"
+        };
+        let mut said: Vec<_> = headers.keys().filter(claims).map(HeaderName::as_str).collect();
+        said.sort_unstable();
+        assert_eq!(said, ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"], "only ours are left");
+        for (name, value) in [("x-forwarded-for", &client), ("x-forwarded-host", &host), ("host", &host)] {
+            assert!(headers.get_all(name).iter().eq([value]), "{name}");
+        }
+    });
+}
+
+#[test]
+fn headers_of_app() {
+    bolero::check!(name = "headers_of_app").for_each(|text: &[u8]| {
+        let (mut response, mut trailers) = (head(text), head(text));
+        headers::to_client(&mut response, APP_HOST);
+        headers::trailers(&mut trailers);
+        for headers in [&response, &trailers] {
+            assert!(!has_hop_by_hop(headers), "{headers:?}");
+            assert!(!headers.keys().any(|name| folded(name).starts_with("x_rigbox_")), "{headers:?}");
+        }
+        let framing = ["content-length", "host", "cookie", "set-cookie", "authorization"];
+        assert!(!framing.iter().any(|name| trailers.contains_key(*name)), "{trailers:?}");
     });
 }
 
