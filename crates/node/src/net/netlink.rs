@@ -83,3 +83,15 @@ pub(super) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
         attributes = attributes.get(length.next_multiple_of(4)..)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_code_is_an_error() {
+        for (code, error_number) in [(-1, 1), (-105, 105), (i32::MIN, i32::MAX)] {
+            assert_eq!(error(code.to_ne_bytes()).raw_os_error(), Some(error_number));
+        }
+    }
+}
