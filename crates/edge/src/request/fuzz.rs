@@ -171,7 +171,8 @@ fn path() {
             let is_app = |path: &str| path_owner(path) == PathOwner::App;
             assert_eq!(is_app(path), is_app(&encoded), "{path:?} {encoded:?}");
             assert_eq!(has_token(path), has_token(&encoded), "{path:?}");
-            assert_eq!(is_app(path), is_app(&format!("/x/..{path}")), "{path:?}");
+            // A server that resolves it finds the same, and any other finds no first segment of ours.
+            assert!(!is_app(path) || is_app(&format!("/x/..{path}")), "{path:?}");
         }
     });
 }
