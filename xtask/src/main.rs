@@ -5,6 +5,7 @@ mod build;
 mod client_tools;
 mod command;
 mod down;
+mod fuzz;
 mod image;
 mod installation;
 mod paths;
@@ -56,6 +57,8 @@ enum Task {
     },
     /// Run formatting, lints, unit tests and end-to-end tests.
     Test(test::Options),
+    /// Run fuzz targets with libFuzzer, and print what each has reached and found.
+    Fuzz(fuzz::Options),
     /// Build a guest image from its recipe in `images/`.
     Image {
         /// Name of the recipe.
@@ -101,6 +104,7 @@ fn main() -> Result<ExitCode> {
         }
         Task::Down { state, purge } => down::down(&state.installation()?, purge),
         Task::Test(options) => test::test(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Image { name } => {
             build::install_packages(&[&rigbox_image::host_packages()])?;
             image::build(&name).map(drop)

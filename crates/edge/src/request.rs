@@ -2,6 +2,8 @@
 
 pub(crate) mod classify;
 pub(crate) mod cookies;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod headers;
 pub(crate) mod host;
 pub(crate) mod path;

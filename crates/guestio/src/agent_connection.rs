@@ -4,12 +4,12 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest_stream;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::transport::unix;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::agent_client::{self, AgentClient};
 use crate::descriptors::DescriptorError;
 use crate::vm::Vm;
 
@@ -32,7 +32,7 @@ pub(crate) enum SessionError {
 
 /// Open connection to an agent. Ends when dropped.
 pub(crate) struct Connection {
-    pub(crate) client: GuestClient<tonic::transport::Channel>,
+    pub(crate) client: AgentClient,
     pub(crate) _shutdown: ShutdownOnDrop,
 }
 
@@ -59,7 +59,10 @@ impl Drop for ShutdownOnDrop {
     }
 }
 
-async fn connect(io: UnixStream) -> Result<GuestClient<tonic::transport::Channel>, tonic::transport::Error> {
+async fn connect<S>(io: S) -> Result<AgentClient, tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut io = Some(TokioIo::new(io));
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
         // The stream can be used once. A lost session is reopened from the start.
@@ -72,7 +75,8 @@ async fn connect(io: UnixStream) -> Result<GuestClient<tonic::transport::Channel
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await?;
-    Ok(GuestClient::new(channel)
-        .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(guest_stream::MAX_MESSAGE_BYTES))
+    Ok(agent_client::new(channel))
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -3,6 +3,7 @@
 //! the guests through it ([`proxy`]). Each VM has an agent session ([`agent_session`]), a connection to its VMM ([`monitor`]), and the
 //! checks of its outbound traffic ([`egress`]). All of these peers are hostile, so everything is bounded and times out.
 
+mod agent_client;
 mod agent_connection;
 mod agent_session;
 mod allow_list;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
-use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
     ChangeFileRequest, ChangeFileResponse, DeliverSecretsRequest, DeliverSecretsResponse, ExecInput,
@@ -20,9 +19,9 @@ use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::agent_client::AgentClient;
 use crate::registry::VmRegistry;
 use crate::sanitize::sanitize;
 use crate::vm::{AgentState, Vm};
@@ -86,7 +85,7 @@ impl Proxy {
 
 /// Agent of one VM.
 struct Agent {
-    client: GuestClient<Channel>,
+    client: AgentClient,
     vm: VmEnd,
 }
 
@@ -322,3 +321,6 @@ impl Guest for Proxy {
         Err(not_available())
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_core::system::SystemState;
-use rigbox_proto::guest::guest_client::GuestClient;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::guestio::{AgentLost, AgentReady, GuestEnded, Report, SystemChanged, guest_ended, report};
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::transport::Channel;
 
+use crate::agent_client::AgentClient;
 use crate::allow_list::AllowList;
 use crate::descriptors::Descriptors;
 use crate::egress::EgressBudget;
@@ -31,7 +31,7 @@ const LOG_RATE: Quota = Quota::per_minute(NonZeroU32::MIN.saturating_add(5));
 pub(crate) enum AgentState {
     /// No session yet in this boot.
     Pending,
-    Ready(GuestClient<Channel>),
+    Ready(AgentClient),
     /// The session is lost; holds the reason.
     Lost(String),
 }
@@ -64,7 +64,7 @@ pub(crate) struct Vm {
     pub(crate) log_rate: DefaultDirectRateLimiter,
     pub(crate) agent: watch::Sender<AgentState>,
     /// The agent's second session, while it is open.
-    pub(crate) streams: watch::Sender<Option<GuestClient<Channel>>>,
+    pub(crate) streams: watch::Sender<Option<AgentClient>>,
     /// State of the guest's system, once the agent has told it.
     system: Mutex<Option<SystemState>>,
     /// Kind of shutdown that systemd has announced.

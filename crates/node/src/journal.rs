@@ -104,13 +104,7 @@ impl Journal {
                 continue;
             }
             let text = fs::read_to_string(&path).map_err(Error::at("read", &path))?;
-            let record: Record =
-                serde_json::from_str(&text).map_err(|error| Error::at("parse", &path)(error.into()))?;
-            let id = record
-                .workspace
-                .parse()
-                .map_err(|error| Error::at("parse", &path)(std::io::Error::other(error)))?;
-            records.push((id, record));
+            records.push(parse(&text).map_err(Error::at("parse", &path))?);
         }
         Ok(records)
     }
@@ -142,9 +136,19 @@ impl Journal {
     }
 }
 
+/// Parses a record, and the id of its workspace.
+fn parse(text: &str) -> std::io::Result<(WorkspaceId, Record)> {
+    let record: Record = serde_json::from_str(text)?;
+    let id = record.workspace.parse().map_err(std::io::Error::other)?;
+    Ok((id, record))
+}
+
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

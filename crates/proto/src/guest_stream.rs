@@ -235,6 +235,9 @@ async fn await_go<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

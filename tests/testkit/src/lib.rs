@@ -6,5 +6,7 @@ pub mod blocking;
 pub mod dial;
 mod eventually;
 pub mod gateway;
+mod pieces;
 
 pub use eventually::eventually;
+pub use pieces::{Pieces, Written};

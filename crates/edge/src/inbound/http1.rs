@@ -195,6 +195,7 @@ impl<S> Guard<S> {
                     Err(problem) => self.state = State::Broken(problem),
                 },
                 State::Head(head) => match head.parse(rest) {
+                    Ok(Some((length, _))) if length > MAX_HEAD_BYTES => self.refuse(HEAD_TOO_LARGE),
                     Ok(Some((length, framing))) => {
                         at += length;
                         self.connection.head_finished();
@@ -357,3 +358,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod tests;

@@ -177,4 +177,6 @@ async fn admit(vm: &Vm, question: &Question, addresses: &[Ipv4Addr], ttl_s: u32)
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

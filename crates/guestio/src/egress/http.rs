@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rigbox_core::egress::HTTP_PORT;
 use rigbox_proto::guestio::fd_request::Channel;
@@ -89,15 +90,7 @@ async fn forward_to(vm: &Arc<Vm>, stream: TcpStream, target: SocketAddrV4) -> io
         let connection = Arc::clone(&connection);
         service_fn(move |request| respond(Arc::clone(&connection), request))
     };
-    let serving = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .auto_date_header(false)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
+    let serving = requests_reader().serve_connection(TokioIo::new(stream), service).with_upgrades();
     let serving = async {
         serving.await.map_err(io::Error::other)?;
         let tunnel = connection.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -113,6 +106,21 @@ async fn forward_to(vm: &Arc<Vm>, stream: TcpStream, target: SocketAddrV4) -> io
         // A change of the list applies to open connections as well.
         _ = allow_list.wait_for(|list| connection.host.get().is_some_and(|host| !list.allows(host, HTTP_PORT))) => Ok(()),
     }
+}
+
+/// Returns the reader of the VM's requests.
+fn requests_reader() -> hyper::server::conn::http1::Builder {
+    let mut reader = hyper::server::conn::http1::Builder::new();
+    reader.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).auto_date_header(false);
+    reader.max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS).preserve_header_case(true);
+    reader
+}
+
+/// Returns the writer of requests to a server.
+fn requests_writer() -> hyper::client::conn::http1::Builder {
+    let mut writer = hyper::client::conn::http1::Builder::new();
+    writer.preserve_header_case(true).max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
+    writer
 }
 
 /// Connection of the VM to port 80 of a listed name's address.
@@ -136,6 +144,12 @@ async fn respond(connection: Arc<Connection>, request: Request<Incoming>) -> io:
     let Some(host) = host_of(&request) else {
         return Ok(refusal(StatusCode::BAD_REQUEST, "A request to port 80 needs one valid Host."));
     };
+    if !has_plain_coding(&request) {
+        return Ok(refusal(
+            StatusCode::BAD_REQUEST,
+            "A request to port 80 has no `Transfer-Encoding` but one `chunked`.",
+        ));
+    }
     if !connection.vm.allow_list.borrow().allows(&host, HTTP_PORT) {
         connection.vm.refuse_checked(connection.target);
         return Ok(refusal(
@@ -176,24 +190,16 @@ fn host_of<B>(request: &Request<B>) -> Option<String> {
     Some(name.strip_suffix('.').unwrap_or(name).to_owned())
 }
 
+/// Returns whether all servers find the same end of the body: one that does not know a further coding could take a part for a request.
+fn has_plain_coding<B>(request: &Request<B>) -> bool {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    first.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
+}
+
 /// Sends a request to the server, and returns its response.
 async fn exchange(connection: &Connection, mut request: Request<Incoming>) -> io::Result<Response<Body>> {
-    let path =
-        request.uri().path_and_query().cloned().ok_or_else(|| io::Error::other("the request has no path"))?;
-    *request.uri_mut() = Uri::from(path);
-    let upgrade = match request.headers().get(UPGRADE) {
-        None => None,
-        Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => {
-            Some(hyper::upgrade::on(&mut request))
-        }
-        Some(_) => {
-            let headers = request.headers_mut();
-            for name in [UPGRADE, CONNECTION, HTTP2_SETTINGS] {
-                headers.remove(name);
-            }
-            None
-        }
-    };
+    let upgrade = prepare(&mut request)?;
     let mut server = connection.server.lock().await;
     if server.as_ref().is_none_or(|server| server.requests.is_closed()) {
         *server = Some(connect(connection).await?);
@@ -219,13 +225,29 @@ async fn exchange(connection: &Connection, mut request: Request<Incoming>) -> io
     Ok(response.map(Either::Right))
 }
 
+/// Makes a request one to the server. Returns its upgrade, if it asks for one that is passed on.
+fn prepare<B>(request: &mut Request<B>) -> io::Result<Option<OnUpgrade>> {
+    let path =
+        request.uri().path_and_query().cloned().ok_or_else(|| io::Error::other("the request has no path"))?;
+    *request.uri_mut() = Uri::from(path);
+    match request.headers().get(UPGRADE) {
+        None => Ok(None),
+        Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") => {
+            Ok(Some(hyper::upgrade::on(request)))
+        }
+        Some(_) => {
+            let headers = request.headers_mut();
+            for name in [UPGRADE, CONNECTION, HTTP2_SETTINGS] {
+                headers.remove(name);
+            }
+            Ok(None)
+        }
+    }
+}
+
 async fn connect(connection: &Connection) -> io::Result<Server> {
     let stream = upstream::connect(&connection.vm, connection.target).await?;
-    let handshake = hyper::client::conn::http1::Builder::new()
-        .preserve_header_case(true)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .handshake(TokioIo::new(stream));
+    let handshake = requests_writer().handshake(TokioIo::new(stream));
     let (requests, driver) = handshake.await.map_err(io::Error::other)?;
     let driver = tokio::spawn(async move {
         // Its failure is that of the exchange.
@@ -244,5 +266,7 @@ fn refusal(status: StatusCode, message: &'static str) -> Response<Body> {
     response
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -127,6 +127,9 @@ fn parse_packet(packet: &[u8]) -> Option<Destination> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 

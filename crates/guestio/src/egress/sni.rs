@@ -11,7 +11,7 @@ use std::time::Duration;
 use rigbox_core::egress::HTTPS_PORT;
 use rigbox_proto::guestio::fd_request::Channel;
 use rustls::server::Acceptor;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -90,7 +90,10 @@ async fn forward_to(vm: &Vm, mut stream: TcpStream, target: SocketAddrV4) -> io:
 }
 
 /// Reads the server name of the client's TLS handshake, in lower case. Stores the bytes that were read in `client_hello`.
-async fn read_server_name(stream: &mut TcpStream, client_hello: &mut Vec<u8>) -> io::Result<String> {
+async fn read_server_name(
+    stream: &mut (impl AsyncRead + Unpin),
+    client_hello: &mut Vec<u8>,
+) -> io::Result<String> {
     let mut acceptor = Acceptor::default();
     let mut buffer = [0; 4096];
     loop {
@@ -114,5 +117,7 @@ async fn read_server_name(stream: &mut TcpStream, client_hello: &mut Vec<u8>) ->
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use crate::sanitize::sanitize;
@@ -67,16 +67,16 @@ impl QmpMessage {
 }
 
 /// Open connection, after the greeting.
-pub(crate) struct Qmp {
-    stream: BufReader<UnixStream>,
+pub(crate) struct Qmp<S = UnixStream> {
+    stream: BufReader<S>,
     partial_line: Vec<u8>,
     /// Event that arrived while a response was awaited.
     pending_event: Option<Event>,
 }
 
-impl Qmp {
+impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
     /// Reads the greeting and completes the capabilities negotiation.
-    pub(crate) async fn open(stream: UnixStream) -> Result<Self, QmpError> {
+    pub(crate) async fn open(stream: S) -> Result<Self, QmpError> {
         let mut qmp = Self { stream: BufReader::new(stream), partial_line: Vec::new(), pending_event: None };
         tokio::time::timeout(RESPONSE_TIMEOUT, qmp.read_message()).await.map_err(|_| QmpError::Timeout)??;
         qmp.command("qmp_capabilities", Value::Null).await?;
@@ -155,15 +155,19 @@ impl Qmp {
     async fn read_message(&mut self) -> Result<QmpMessage, QmpError> {
         let left = MAX_LINE_BYTES.saturating_sub(self.partial_line.len() as u64);
         // Bytes of an incomplete line stay in `partial` when this is cancelled.
-        let count = (&mut self.stream).take(left).read_until(b'\n', &mut self.partial_line).await?;
+        (&mut self.stream).take(left).read_until(b'\n', &mut self.partial_line).await?;
         if self.partial_line.last() != Some(&b'\n') {
-            return Err(if count == 0 && left > 0 { QmpError::Closed } else { QmpError::LongLine });
+            let is_full = self.partial_line.len() as u64 >= MAX_LINE_BYTES;
+            return Err(if is_full { QmpError::LongLine } else { QmpError::Closed });
         }
         let line = serde_json::from_slice(&self.partial_line);
         self.partial_line.clear();
         Ok(line?)
     }
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ const AF_INET: u8 = 2;
 // linux/netfilter/nfnetlink_conntrack.h
 const IPCTNL_MSG_CT_GET: u16 = 1 << 8 | 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 1 << 8 | 2;
-const CTA_TUPLE_ORIG: u16 = 1;
+pub(super) const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
@@ -54,7 +54,7 @@ impl Tuple {
         }
     }
 
-    fn parse(attributes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(attributes: &[u8]) -> Option<Self> {
         let (ip, proto) = (find(attributes, CTA_TUPLE_IP)?, find(attributes, CTA_TUPLE_PROTO)?);
         let address = |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(find(ip, kind)?).ok()?));
         let port = |kind| Some(u16::from_be_bytes(find(proto, kind)?.try_into().ok()?));
@@ -67,7 +67,7 @@ impl Tuple {
         })
     }
 
-    fn encode(self, to: &mut Vec<u8>) {
+    pub(super) fn encode(self, to: &mut Vec<u8>) {
         nested(to, CTA_TUPLE_ORIG, |tuple| {
             nested(tuple, CTA_TUPLE_IP, |ip| {
                 attribute(ip, CTA_IP_V4_SRC, &self.source.octets());
@@ -109,24 +109,35 @@ fn read_dump(socket: &OwnedFd, source: Ipv4Addr) -> io::Result<Vec<Connection>> 
     let mut buffer = vec![0; MAX_BATCH_BYTES];
     loop {
         let (length, _) = recv(socket, &mut buffer, RecvFlags::empty())?;
-        for (kind, body) in messages(buffer.get(..length).unwrap_or_default()) {
-            match kind {
-                NLMSG_DONE => return Ok(connections),
-                NLMSG_ERROR => {
-                    let code =
-                        body.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                    return Err(io::Error::from_raw_os_error(-code));
-                }
-                _ => {}
-            }
-            let tuple = |kind| find(body, kind).and_then(Tuple::parse);
-            if let (Some(original), Some(reply)) = (tuple(CTA_TUPLE_ORIG), tuple(CTA_TUPLE_REPLY))
-                && original.source == source
-            {
-                connections.push(Connection { original, reply });
-            }
+        if read_batch(buffer.get(..length).unwrap_or_default(), source, &mut connections)? {
+            return Ok(connections);
         }
     }
+}
+
+/// Adds the connections that `source` has opened from one batch of a dump. Returns whether the dump ends with it.
+pub(super) fn read_batch(
+    batch: &[u8],
+    source: Ipv4Addr,
+    connections: &mut Vec<Connection>,
+) -> io::Result<bool> {
+    for (kind, body) in messages(batch) {
+        match kind {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                let code = body.get(..4).and_then(|code| code.try_into().ok());
+                return Err(netlink::error(code.unwrap_or_default()));
+            }
+            _ => {}
+        }
+        let tuple = |kind| find(body, kind).and_then(Tuple::parse);
+        if let (Some(original), Some(reply)) = (tuple(CTA_TUPLE_ORIG), tuple(CTA_TUPLE_REPLY))
+            && original.source == source
+        {
+            connections.push(Connection { original, reply });
+        }
+    }
+    Ok(false)
 }
 
 /// Removes connections from the calling thread's namespace. Those that have ended meanwhile are no error.

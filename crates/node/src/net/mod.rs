@@ -4,6 +4,8 @@
 pub(crate) mod admitted_names;
 mod conntrack;
 pub(crate) mod doctor;
+#[cfg(test)]
+mod fuzz;
 mod netlink;
 mod nflog;
 pub(crate) mod policy;

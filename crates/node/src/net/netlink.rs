@@ -24,6 +24,11 @@ pub(super) fn open() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Returns the error that the kernel reports as a negative number.
+pub(super) fn error(code: [u8; 4]) -> io::Error {
+    io::Error::from_raw_os_error(i32::from_ne_bytes(code).saturating_neg())
+}
+
 /// Builds a message. `resource` is the last field of netfilter's header.
 pub(super) fn message(kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADERS_LEN + attributes.len());
@@ -76,5 +81,17 @@ pub(super) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
             return Some(value);
         }
         attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_code_is_an_error() {
+        for (code, error_number) in [(-1, 1), (-105, 105), (i32::MIN, i32::MAX)] {
+            assert_eq!(error(code.to_ne_bytes()).raw_os_error(), Some(error_number));
+        }
     }
 }

@@ -30,9 +30,9 @@ pub(super) fn subscribe() -> io::Result<OwnedFd> {
         recv(&socket, &mut message, RecvFlags::TRUNC)?;
         let [_, _, _, _, kind_a, kind_b, .., a, b, c, d] = message;
         if u16::from_ne_bytes([kind_a, kind_b]) == NLMSG_ERROR {
-            return match i32::from_ne_bytes([a, b, c, d]) {
-                0 => Ok(socket),
-                error => Err(io::Error::from_raw_os_error(-error)),
+            return match [a, b, c, d] {
+                [0, 0, 0, 0] => Ok(socket),
+                code => Err(netlink::error(code)),
             };
         }
     }

@@ -250,3 +250,6 @@ impl NodeSession for GuestioService {
         Ok(Response::new(AdmitResponse {}))
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use hickory_proto::op::{Edns, Message, MessageType};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -31,7 +31,7 @@ pub(super) async fn query(resolvers: &[SocketAddr], question: &Question) -> Opti
     None
 }
 
-fn request(question: &Question) -> Message {
+pub(super) fn request(question: &Question) -> Message {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message.add_query(question.query.clone());
@@ -42,8 +42,9 @@ fn request(question: &Question) -> Message {
 }
 
 /// Returns whether `response` belongs to `request`.
-fn matches_request(request: &Message, response: &Message) -> bool {
+pub(super) fn matches_request(request: &Message, response: &Message) -> bool {
     response.metadata.message_type == MessageType::Response
+        && response.metadata.op_code == OpCode::Query
         && response.metadata.id == request.metadata.id
         && response.queries == request.queries
 }

@@ -75,6 +75,11 @@ async fn request_for_a_host_that_is_not_listed_reaches_no_server() {
         ("GET / HTTP/1.1\r\nHost: example.org\r\nHost: evil.example\r\n\r\n", "400"),
         ("GET http://evil.example/ HTTP/1.1\r\nHost: example.org\r\n\r\n", "400"),
         ("CONNECT evil.example:80 HTTP/1.1\r\nHost: example.org\r\n\r\n", "400"),
+        (
+            "POST / HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        ("POST / HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "400"),
         ("GET / HTTP/1.0\r\n\r\n", "400"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""),
         ("SSH-2.0-OpenSSH_9.2\r\n\r\n", ""),
