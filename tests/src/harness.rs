@@ -7,4 +7,6 @@ pub(crate) mod installation;
 pub(crate) mod internet;
 pub(crate) mod roles;
 pub(crate) mod search;
+pub(crate) mod sockets;
+pub(crate) mod terminal;
 pub(crate) mod visitor;

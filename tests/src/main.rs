@@ -26,14 +26,14 @@ use harness::host::{self, Stage};
 use harness::installation::Installation;
 use harness::roles;
 use recovery::{crashes, leftovers, lifecycle};
-use security::{egress, gateway_dial, isolation, neighbors, refusals, secret_canaries, secrets};
+use security::{egress, gateway_dial, isolation, neighbors, refusals, secret_canaries, secrets, strangers};
 
 type TestResult = anyhow::Result<()>;
 /// A test and its name, which is a promise.
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 18] = [
+const MODULES: [Module; 19] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
@@ -43,6 +43,7 @@ const MODULES: [Module; 18] = [
     ("image", image::TESTS),
     ("isolation", isolation::TESTS),
     ("neighbors", neighbors::TESTS),
+    ("strangers", strangers::TESTS),
     ("gateway_dial", gateway_dial::TESTS),
     ("egress", egress::TESTS),
     ("browser", browser::TESTS),

@@ -7,3 +7,4 @@ pub(crate) mod neighbors;
 pub(crate) mod refusals;
 pub(crate) mod secret_canaries;
 pub(crate) mod secrets;
+pub(crate) mod strangers;

@@ -45,7 +45,8 @@ pub async fn serve(
     let connections = ReceiverStream::new(connections).filter_map(async |(stream, peer)| {
         let workspace = peer.workspace_id.parse().ok()?;
         // It has its place already.
-        Some((stream, WorkspacePeer { workspace, _permit: peer }, ()))
+        let peer = WorkspacePeer { workspace, _permit: peer };
+        Some((stream, peer, server::ConnectionControl::default(), ()))
     });
     server::serve_all(connections, Transport::default(), router, server::CONNECTION_LIMITS, shutdown).await
 }

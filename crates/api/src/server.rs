@@ -1,6 +1,7 @@
 //! Connections of the API: their number, a client's share of it, the timeouts of heads, bodies and responses, and graceful shutdown.
 
 mod connection;
+mod open_connections;
 
 use std::convert::Infallible;
 use std::io;
@@ -32,6 +33,7 @@ use tower_http::timeout::TimeoutBody;
 
 use connection::Connection;
 pub(crate) use connection::ConnectionControl;
+use open_connections::{OpenConnections, RequestBody, ResponseBody};
 
 use crate::error::ApiError;
 use crate::trusted_proxies::TrustedProxies;
@@ -39,8 +41,8 @@ use crate::trusted_proxies::TrustedProxies;
 /// Limits for clients, most of which are anonymous until their request is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionLimits {
-    /// Concurrent connections, in all and of one client. One client's further connections are closed; if there are too many of all, they
-    /// wait in the kernel's backlog. Those upgraded to WebSockets do not count: their callers are authorized.
+    /// Concurrent connections, in all and of one client. One client's further connections are closed; if there are too many of all, a
+    /// new one takes the place of the one that has waited for its client longest. Those upgraded to WebSockets do not count: their callers are authorized.
     pub(crate) connections: Bounds,
     /// Timeout for the head of a request, and for an idle connection.
     pub(crate) head_timeout: Duration,
@@ -91,9 +93,10 @@ pub(crate) async fn serve(
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let all = limits.connections.total;
-    let of_clients = Shares::new(limits.connections);
+    let pool = |bounds| (Shares::new(bounds), OpenConnections::default());
+    let of_clients = pool(limits.connections);
     // Connections of trusted proxies: each has those of many clients, whose requests are bounded as connections are.
-    let of_proxies = Shares::new(Bounds { total: all, per_key: all });
+    let of_proxies = pool(Bounds { total: all, per_key: all });
     let proxies = transport.proxies.clone();
     let connections = stream::unfold(listener, async |listener| {
         loop {
@@ -102,22 +105,27 @@ pub(crate) async fn serve(
                 continue;
             };
             let client = AddressBlock::from(peer.ip());
-            let places = if proxies.contains(peer.ip()) { &of_proxies } else { &of_clients };
+            let (places, open) = if proxies.contains(peer.ip()) { &of_proxies } else { &of_clients };
             let place = match places.take(client) {
                 Ok(place) => place,
-                Err(Refused::Full(_)) => places.wait(client).await,
+                Err(Refused::Full(_)) => {
+                    open.close_longest_waiting();
+                    places.wait(client).await
+                }
                 // The connection of a client that has its share is closed.
                 Err(Refused::Share(_)) => continue,
             };
-            return Some(((stream, PeerAddress(peer.ip()), place), listener));
+            let control = ConnectionControl::default();
+            let held = (open.add(control.clone()), place);
+            return Some(((stream, PeerAddress(peer.ip()), control, held), listener));
         }
     });
     serve_all(connections, transport, router, limits, shutdown).await
 }
 
-/// Serves connections from any source, each with a description of its peer and its place, which is free again at its end.
+/// Serves connections from any source, each with a description of its peer, its control, and its place, which is free again at its end.
 pub(crate) async fn serve_all<E, P>(
-    connections: impl Stream<Item = (TcpStream, E, P)> + Send,
+    connections: impl Stream<Item = (TcpStream, E, ConnectionControl, P)> + Send,
     transport: Transport,
     router: Router,
     limits: ConnectionLimits,
@@ -139,14 +147,14 @@ where
             () = wait_shutdown(&mut shutdown) => break,
         };
         // The source has ended.
-        let Some((stream, peer, place)) = next else { break };
+        let Some((stream, peer, control, place)) = next else { break };
         // Events of a command are small and must not wait for more.
         let _ = stream.set_nodelay(true);
         // A client whose machine is gone ends what it has opened.
         let _ = keep_alive(&stream);
         let (server, shutdown) = (Arc::clone(&server), shutdown.clone());
         tasks.spawn(async move {
-            server.accept(stream, peer, shutdown).await;
+            server.accept(stream, peer, control, shutdown).await;
             drop(place);
         });
     }
@@ -167,11 +175,15 @@ struct Server {
 
 impl Server {
     /// Serves a connection, after the handshake if there is TLS.
-    async fn accept<E>(self: Arc<Self>, stream: TcpStream, peer: E, mut shutdown: watch::Receiver<bool>)
-    where
+    async fn accept<E>(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: E,
+        control: ConnectionControl,
+        mut shutdown: watch::Receiver<bool>,
+    ) where
         E: Clone + Send + Sync + 'static,
     {
-        let control = ConnectionControl::default();
         let stream = Connection::new(stream, self.limits.idle_timeout, control.clone());
         let Some(acceptor) = self.transport.tls.clone() else {
             return self.serve(stream, peer, control, shutdown).await;
@@ -224,8 +236,13 @@ impl Server {
     where
         E: Clone + Send + Sync + 'static,
     {
+        control.set_responding(true);
+        control.set_waiting(false);
         let idle_timeout = self.limits.idle_timeout;
-        let mut request = request.map(|body| Body::new(TimeoutBody::new(idle_timeout, body)));
+        let mut request = request.map(|body| {
+            let body = Body::new(TimeoutBody::new(idle_timeout, body));
+            Body::new(RequestBody { body, control: control.clone() })
+        });
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(control.clone());
         // The place of the connection's request before is free.
@@ -246,7 +263,9 @@ impl Server {
         }
         let Ok(response) = self.router.clone().oneshot(request).await;
         control.set_exempt(is_stream(&response));
-        response
+        // A body that was not read to its end is no longer waited for.
+        control.set_waiting(false);
+        response.map(|body| Body::new(ResponseBody { body, control: control.clone() }))
     }
 }
 
@@ -342,6 +361,44 @@ mod tests {
         let mut refused = connect_from(2, address).await;
         assert_eq!(refused.read(&mut [0; 1]).await.unwrap_or_default(), 0);
         assert!(get(&mut connect_from(3, address).await).await.ends_with("hello"));
+    }
+
+    #[tokio::test]
+    async fn connections_that_wait_for_their_clients_give_way_to_new_ones() {
+        let router = Router::new()
+            .route("/", axum::routing::get(|| async { "hello" }))
+            .route("/long", axum::routing::get(|| async { "long ".repeat(10_000_000) }))
+            .route(
+                "/body",
+                axum::routing::post(|body: axum::body::Bytes| async move { body.len().to_string() }),
+            );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, shutdown) = watch::channel(false);
+        // Longer than the test: only giving way frees a place.
+        let limits = ConnectionLimits {
+            connections: Bounds { total: 2, per_key: 1 },
+            head_timeout: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(600),
+        };
+        tokio::spawn(serve(listener, Transport::default(), router, limits, shutdown));
+        let sent = [
+            "",
+            "GET / HTTP/1.1\r\nHo",
+            "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\npart",
+            "GET /long HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        ];
+        let mut held = Vec::new();
+        for (last, text) in (2..).zip(sent.iter().cycle().take(4 * sent.len())) {
+            let mut stream = connect_from(last, address).await;
+            // One that has given way already.
+            let _ = stream.write_all(text.as_bytes()).await;
+            held.push(stream);
+            let other = async { get(&mut connect_from(last + 100, address).await).await };
+            let other = tokio::time::timeout(Duration::from_secs(10), other).await;
+            assert!(other.is_ok_and(|text| text.ends_with("hello")), "beside {text:?}");
+        }
     }
 
     /// Starts a server with a certificate of its own. Returns its address and the certificate.

@@ -1,5 +1,6 @@
 //! Client of the HTTP API, with the calls that most tests make. It checks every response against the API's own document.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use serde_json::{Value, json};
 pub(crate) struct Api {
     pub(crate) url: String,
     pub(crate) key: String,
+    /// Address that it connects from, if not any.
+    pub(crate) from: Option<IpAddr>,
     client: reqwest::Client,
     runtime: tokio::runtime::Runtime,
     /// The API's own document, once it was requested.
@@ -73,8 +76,20 @@ struct Pending {
 impl Api {
     pub(crate) fn new(url: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(180)).build()?;
-        Ok(Self { url: url.to_owned(), key: String::new(), client, runtime, contract: OnceLock::new() })
+        let client = Self::client(None)?;
+        Ok(Self {
+            url: url.to_owned(),
+            key: String::new(),
+            from: None,
+            client,
+            runtime,
+            contract: OnceLock::new(),
+        })
+    }
+
+    fn client(from: Option<IpAddr>) -> Result<reqwest::Client> {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(180));
+        Ok(client.local_address(from).build()?)
     }
 
     fn request(&self, method: &str, path: &str) -> Result<RequestBuilder> {
@@ -187,6 +202,11 @@ impl Api {
     /// Returns a client with another key.
     pub(crate) fn with_key(&self, key: &str) -> Result<Self> {
         Ok(Self { key: key.to_owned(), ..Self::new(&self.url)? })
+    }
+
+    /// Returns a client that connects from this address.
+    pub(crate) fn with_address(self, from: IpAddr) -> Result<Self> {
+        Ok(Self { from: Some(from), client: Self::client(Some(from))?, ..self })
     }
 
     /// Sets variables of a workspace's environment.
@@ -307,6 +327,19 @@ impl Api {
     /// Starts an exec whose output is not read until the returned response is dropped.
     pub(crate) fn exec_and_hold(&self, id: &str, body: &Value) -> Result<Response> {
         let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
+        self.runtime.block_on(async { self.open_checked(self.send_with_retries(request).await?).await })
+    }
+
+    /// Starts an exec as [`Self::exec_and_hold`], and waits for the first output.
+    pub(crate) fn exec_and_hold_after_output(&self, id: &str, body: &Value) -> Result<Response> {
+        let mut response = self.exec_and_hold(id, body)?;
+        self.runtime.block_on(response.chunk())?.context("no output")?;
+        Ok(response)
+    }
+
+    /// Opens a stream that is not read until the returned response is dropped.
+    pub(crate) fn get_and_hold(&self, path: &str) -> Result<Response> {
+        let request = self.request("GET", path)?;
         self.runtime.block_on(async { self.open_checked(self.send_with_retries(request).await?).await })
     }
 

@@ -12,7 +12,8 @@ use rigbox_testkit::blocking::eventually;
 use crate::harness::api::Api;
 use crate::harness::internet::{Internet, RESOLVER};
 
-const PORT: u16 = 7070;
+/// Port of the API.
+pub(crate) const PORT: u16 = 7070;
 /// Limit of a workspace's disk traffic: below what emulated VMs reach.
 pub(crate) const DISK_MB_PER_S: u32 = 100;
 /// Port of the SMTP server that the installation uses.
@@ -86,11 +87,13 @@ impl Installation {
         let home = self.scratch.join("home");
         fs::create_dir(&home)?;
         fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        // At all addresses, so that clients may come from thousands of them.
         let config = format!(
-            "state = {:?}\n[api]\nlisten = \"127.0.0.1:{PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n\
+            "state = {:?}\n[api]\nlisten = \"[::]:{PORT}\"\n[apps]\nlisten = \"[::]:{}\"\n[node]\ndns = [\"{RESOLVER}\"]\n\
              allow_emulation = true\ndisk_mb_per_s = {DISK_MB_PER_S}\n[mail]\n\
              smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
-            self.state().display().to_string()
+            self.state().display().to_string(),
+            crate::harness::visitor::PORT
         );
         Ok(fs::write(self.config(), config)?)
     }

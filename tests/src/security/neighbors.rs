@@ -1,64 +1,131 @@
 //! One hostile tenant beside an honest one: what the one stalls, exhausts or floods, the other does not feel.
 
-use std::time::{Duration, Instant};
+mod bounds;
+mod honest;
+mod hostile;
 
 use anyhow::ensure;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::TestResult;
 use crate::harness::installation::{DISK_MB_PER_S, Installation};
+pub(crate) use bounds::Watch;
+pub(crate) use honest::Honest;
+pub(crate) use honest::TIMEOUT;
+use honest::in_time;
+use hostile::{Harm, Hostile, SHARE};
 
-tests![stalled_commands_stop_no_other_call, disk_traffic_is_limited_and_deleted_files_leave_the_host,];
+// The harder ones for the hostile VM itself come last.
+tests![
+    stalled_commands_slow_no_neighbor,
+    unread_logs_slow_no_neighbor,
+    unread_terminals_slow_no_neighbor,
+    connections_outward_slow_no_neighbor,
+    held_visitors_slow_no_neighbor,
+    dns_flood_slows_no_neighbor,
+    flood_of_flows_slows_no_neighbor,
+    flood_of_refusals_slows_no_neighbor,
+    full_disk_slows_no_neighbor,
+    full_memory_slows_no_neighbor,
+    forks_slow_no_neighbor,
+    workspaces_start_beside_a_hostile_one,
+    stalled_commands_stop_no_other_call,
+    disk_traffic_is_limited_and_deleted_files_leave_the_host,
+];
 
-/// Commands that a workspace may run at once.
-const SHARE: usize = 64;
-/// More than all windows between a caller and a command that does not read.
-const STDIN_BYTES: usize = 1 << 20;
-/// Limit for calls that take a fraction of a second here.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// Does harm, and checks that the honest tenant is served meanwhile, that every role stays within its bounds, and that it returns what it took.
+fn harm(
+    installation: &Installation,
+    what: &str,
+    kind: impl FnOnce(&Hostile) -> anyhow::Result<Harm>,
+) -> TestResult {
+    let (honest, hostile) = (Honest::shared(installation)?, Hostile::shared(installation)?);
+    let watch = Watch::start(installation)?;
+    let harm = kind(&hostile)?;
+    honest.is_served()?;
+    let returns = watch.end(installation, what)?;
+    drop(harm);
+    hostile.recovers()?;
+    returns.wait()
+}
+
+fn stalled_commands_slow_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "stalled commands", Hostile::stalls_commands)
+}
+
+fn unread_logs_slow_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "unread logs", Hostile::leaves_logs_unread)
+}
+
+fn unread_terminals_slow_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "unread terminals", Hostile::leaves_terminals_unread)
+}
+
+fn connections_outward_slow_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "connections outward", Hostile::connects_outward)
+}
+
+fn held_visitors_slow_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "held visitors", Hostile::holds_visitors)
+}
+
+fn dns_flood_slows_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "a DNS flood", Hostile::floods_dns)
+}
+
+fn flood_of_flows_slows_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "a flood of flows", Hostile::floods_flows)
+}
+
+fn flood_of_refusals_slows_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "a flood of refusals", Hostile::floods_refusals)
+}
+
+fn full_disk_slows_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "a full disk", Hostile::fills_its_disk)
+}
+
+fn full_memory_slows_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "full memory", Hostile::fills_its_memory)
+}
+
+fn forks_slow_no_neighbor(installation: &Installation) -> TestResult {
+    harm(installation, "a fork bomb", Hostile::forks)
+}
+
+fn workspaces_start_beside_a_hostile_one(installation: &Installation) -> TestResult {
+    let hostile = Hostile::shared(installation)?;
+    let _harm = Harm::all(vec![hostile.floods_dns()?, hostile.leaves_terminals_unread()?]);
+    let started = installation.api.spawn("started-beside")?;
+    ensure!(installation.api.sh(&started, "echo fine")? == "fine", "its output");
+    installation.api.remove(&started)
+}
 
 fn stalled_commands_stop_no_other_call(installation: &Installation) -> TestResult {
-    let api = &installation.api;
-    let (hostile, honest) = (api.spawn("hostile")?, api.spawn("honest")?);
-    let body = json!({"command": ["sleep", "600"], "stdin_b64": STANDARD.encode(vec![0; STDIN_BYTES])});
-    let stalled =
-        (0..SHARE).map(|_| api.exec_and_hold(&hostile, &body)).collect::<anyhow::Result<Vec<_>>>()?;
-
-    let in_time = |what: &str, call: &dyn Fn() -> TestResult| -> TestResult {
-        let started = Instant::now();
-        call()?;
-        ensure!(started.elapsed() < TIMEOUT, "{what} took {:?}", started.elapsed());
-        Ok(())
-    };
-    in_time("a command of the other workspace", &|| {
-        ensure!(api.sh(&honest, "echo fine")? == "fine", "its output");
-        Ok(())
-    })?;
+    let (honest, hostile) = (Honest::shared(installation)?, Hostile::shared(installation)?);
+    let stalled = hostile.stalls_commands()?;
     // Commands and files have a stream of their own, so that a delivery never waits behind their bytes.
-    let ports = api.sudo(&honest, "sort /sys/class/virtio-ports/*/name")?;
+    let ports = installation.api.sudo(&honest.id, "sort /sys/class/virtio-ports/*/name")?;
     ensure!(ports == "rigbox.agent\nrigbox.streams", "{ports}");
     // Its own commands have to wait, and what keeps the workspace going does not.
-    let exec = format!("/workspaces/{hostile}/exec");
-    let refused = api.post(&exec, &json!({"command": "true"}))?;
+    let (api, id) = (&hostile.api, &hostile.id);
+    let refused = api.post(&format!("/workspaces/{id}/exec"), &json!({"command": "true"}))?;
     ensure!(refused.status == 503 && refused.code() == "busy", "{} {}", refused.status, refused.body);
     ensure!(
         refused.message().contains("64 commands") && refused.message().contains("this workspace"),
         "{}",
         refused.message()
     );
-    in_time("a delivery of secrets", &|| api.set_env(&hostile, &json!({"NEW": "value"})).map(drop))?;
-    in_time("a list of the processes", &|| {
-        let running = api.get(&format!("/workspaces/{hostile}/processes"))?.expect(200)?;
+    in_time("a delivery of secrets", || api.set_env(id, &json!({"NEW": "value"})).map(drop))?;
+    in_time("a list of the processes", || {
+        let running = api.get(&format!("/workspaces/{id}/processes"))?.expect(200)?;
         let running = running.pointer("/processes").and_then(|list| list.as_array()).map_or(0, Vec::len);
         ensure!(running == SHARE, "{running} processes");
         Ok(())
     })?;
-    in_time("a stop", &|| api.stop(&hostile))?;
+    in_time("a stop", || api.stop(id))?;
     drop(stalled);
-    api.remove(&hostile)?;
-    api.remove(&honest)
+    api.remove(id)
 }
 
 /// Sizes of the files that the disk is measured with, MiB: more than the limiter lets pass at once.

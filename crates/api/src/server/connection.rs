@@ -28,6 +28,10 @@ struct State {
     writer: AtomicWaker,
     /// Request that upgraded the connection, which is open for as long as the connection is.
     upgraded_by: Mutex<Option<Arc<OpenRequest>>>,
+    /// True from the head of a request to the end of its response.
+    responding: AtomicBool,
+    /// Time since which the connection has been waiting for its client, if it is.
+    waiting_since: Mutex<Option<Instant>>,
     /// Place of the request in a bound of its client, who shares the connection with others.
     place: Mutex<Option<Place<AddressBlock>>>,
 }
@@ -55,6 +59,31 @@ impl ConnectionControl {
         *self.0.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }
 
+    /// Records the head of a request, or the end of its response.
+    pub(super) fn set_responding(&self, responding: bool) {
+        self.0.responding.store(responding, Ordering::Relaxed);
+    }
+
+    fn is_responding(&self) -> bool {
+        self.0.responding.load(Ordering::Relaxed)
+    }
+
+    /// Records that the connection begins to wait for its client, unless it already does, or that it does not wait.
+    pub(super) fn set_waiting(&self, waiting: bool) {
+        let mut since = self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if waiting { since.or_else(|| Some(Instant::now())) } else { None };
+    }
+
+    /// Returns since when the connection has been waiting for its client.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        *self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether both control the same connection.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Acquire)
     }
@@ -72,6 +101,7 @@ pub(super) struct Connection<S> {
 
 impl<S> Connection<S> {
     pub(super) fn new(stream: S, timeout: Duration, control: ConnectionControl) -> Self {
+        control.set_waiting(true);
         Self { stream, timeout, control, deadline: Box::pin(sleep(timeout)), is_waiting: false }
     }
 
@@ -85,11 +115,15 @@ impl<S> Connection<S> {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if result.is_ready() || self.control.0.exempt.load(Ordering::Relaxed) {
+            if self.is_waiting && self.control.is_responding() {
+                self.control.set_waiting(false);
+            }
             self.is_waiting = false;
             return result;
         }
         if !self.is_waiting {
             self.is_waiting = true;
+            self.control.set_waiting(true);
             self.deadline.as_mut().reset(Instant::now() + self.timeout);
         }
         ready!(self.deadline.as_mut().poll(context));

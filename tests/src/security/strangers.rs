@@ -1,0 +1,89 @@
+//! Strangers by the thousand at the API and at edge, each from an address block of its own: whatever they hold open, whoever sends its
+//! request at once is served.
+
+use std::any::Any;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, ensure};
+
+use crate::TestResult;
+use crate::harness::installation::{Installation, PORT};
+use crate::harness::internet::run;
+use crate::harness::{sockets, visitor};
+use crate::security::neighbors::{Honest, Watch};
+
+tests![
+    idle_connections_keep_nobody_out,
+    slow_heads_keep_nobody_out,
+    slow_bodies_keep_nobody_out,
+    unread_responses_keep_nobody_out,
+];
+
+/// Clients at the API, each of a /64 of its own: more than it has places.
+const AT_API: u16 = 10_000;
+/// Clients at edge. They are fewer than its places, because edge turns newcomers away when it has none left (`docs/threat-model.md`).
+const AT_EDGE: u16 = 5_000;
+/// Host of the API.
+const API: &str = "localhost";
+/// Block that documentation uses, here of the loopback interface.
+const BLOCK: &str = "2001:db8::/32";
+
+/// Has every stranger connect to the API and to edge and send `head`, and checks that the honest tenant is served meanwhile, and that every
+/// role stays within its bounds and returns what it took.
+fn meet(installation: &Installation, what: &str, api_host: &str, head: &str) -> TestResult {
+    sockets::allow_many()?;
+    run("ip", &["-6", "route", "replace", "local", BLOCK, "dev", "lo"])?;
+    let honest = Honest::shared(installation)?;
+    for (port, strangers, host) in [
+        (PORT, AT_API, format!("{api_host}:{PORT}")),
+        (visitor::PORT, AT_EDGE, format!("honest.rigbox.localhost:{}", visitor::PORT)),
+    ] {
+        let watch = Watch::start(installation)?;
+        let to = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+        let request = head.replace("HOST", &host);
+        let mut held: Vec<Box<dyn Any>> = Vec::new();
+        for number in 0..strangers {
+            let from = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, 1));
+            let mut stream =
+                sockets::connect_from(from, to).with_context(|| format!("{number} at {port}"))?;
+            // Its connection may have given way already.
+            let _ = stream.write_all(request.as_bytes());
+            held.push(Box::new(stream));
+        }
+        honest.is_served()?;
+        // One of those from outside, too.
+        let newcomer = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));
+        let mut stream = sockets::connect_from(newcomer, to)?;
+        stream.set_read_timeout(Some(crate::security::neighbors::TIMEOUT))?;
+        stream
+            .write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let mut start = [0; 9];
+        stream.read_exact(&mut start).with_context(|| format!("a newcomer at port {port}"))?;
+        ensure!(&start == b"HTTP/1.1 ", "a newcomer at port {port}");
+        let returns = watch.end(installation, &format!("{what} at port {port}"))?;
+        drop(held);
+        returns.wait()?;
+    }
+    Ok(())
+}
+
+fn idle_connections_keep_nobody_out(installation: &Installation) -> TestResult {
+    meet(installation, "idle connections", API, "")
+}
+
+fn slow_heads_keep_nobody_out(installation: &Installation) -> TestResult {
+    meet(installation, "slow heads", API, "GET / HTTP/1.1\r\nHost: HOST\r\nX-Slow: ")
+}
+
+fn slow_bodies_keep_nobody_out(installation: &Installation) -> TestResult {
+    let head = "POST /sign-in HTTP/1.1\r\nHost: HOST\r\nOrigin: http://HOST\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                Content-Length: 1000\r\n\r\nemail=";
+    meet(installation, "slow bodies", "console.localhost", head)
+}
+
+fn unread_responses_keep_nobody_out(installation: &Installation) -> TestResult {
+    let request = "GET /api-docs/openapi.json HTTP/1.1\r\nHost: HOST\r\n\r\n";
+    meet(installation, "unread responses", API, &request.repeat(8))?;
+    installation.api.remove(&Honest::shared(installation)?.id)
+}
