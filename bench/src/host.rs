@@ -33,11 +33,6 @@ pub(crate) fn find(program: &str, word: &str) -> Result<u32> {
     found.with_context(|| format!("no process {program} with `{word}`"))
 }
 
-/// Finds the VMM of a workspace.
-pub(crate) fn vmm(name: &str) -> Result<u32> {
-    find("qemu-system-x86_64", &format!("rigbox.hostname={name}"))
-}
-
 /// Returns the fields of `/proc/<pid>/stat` from the third on; the second may contain blanks.
 fn stat(pid: u32) -> Result<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;

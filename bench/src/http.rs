@@ -9,12 +9,11 @@ use anyhow::{Context, Result};
 /// The API answers a wait after 120 s at the latest.
 const READ_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Kept-alive connection to the API, or to an app.
+/// Kept-alive connection to the API.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
-    host: String,
-    /// Header with the key.
-    credential: String,
+    port: u16,
+    key: String,
 }
 
 /// The response's body; to be read to its end before the next request.
@@ -28,28 +27,19 @@ pub(crate) struct Body<'a> {
 
 impl Connection {
     pub(crate) fn open(port: u16, key: &str) -> Result<Self> {
-        Self::connect(port, format!("localhost:{port}"), format!("Authorization: Bearer {key}"))
-    }
-
-    /// Connects to an app.
-    pub(crate) fn to_app(port: u16, app: &str, key: &str) -> Result<Self> {
-        Self::connect(port, format!("{app}.rigbox.localhost:{port}"), format!("X-Rigbox-Key: {key}"))
-    }
-
-    fn connect(port: u16, host: String, credential: String) -> Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
-        Ok(Self { stream: BufReader::with_capacity(64 * 1024, stream), host, credential })
+        Ok(Self { stream: BufReader::with_capacity(64 * 1024, stream), port, key: key.to_owned() })
     }
 
     /// Sends a request and reads the response's head.
     pub(crate) fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Body<'_>)> {
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\n{}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\nAuthorization: Bearer {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            self.host,
-            self.credential,
+            self.port,
+            self.key,
             body.len()
         )
         .into_bytes();

@@ -21,7 +21,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Installation {
     dir: PathBuf,
     port: u16,
-    apps_port: u16,
     owned: Mutex<Owned>,
 }
 
@@ -52,7 +51,7 @@ impl Installation {
         fs::write(dir.path().join("rigbox.toml"), config)?;
         let path = dir.path().to_owned();
         let owned = Owned { dir: Some(dir), supervisor: None, others: Vec::new() };
-        Ok(Self { dir: path, port, apps_port, owned: Mutex::new(owned) })
+        Ok(Self { dir: path, port, owned: Mutex::new(owned) })
     }
 
     /// Starts Rigbox, creates the administrator and returns their API key.
@@ -94,11 +93,6 @@ impl Installation {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Returns the port of apps.
-    pub(crate) fn apps_port(&self) -> u16 {
-        self.apps_port
     }
 
     /// Returns the folder of images and disks.

@@ -8,7 +8,6 @@ mod host;
 mod http;
 mod installation;
 mod memory;
-mod neighbor;
 mod report;
 mod spawn;
 mod workspaces;
@@ -20,7 +19,6 @@ use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 
 use installation::Installation;
-use report::Measure;
 
 /// Measures Rigbox beside a plain alternative.
 #[derive(Parser)]
@@ -31,15 +29,9 @@ struct Arguments {
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
-    /// Rounds of each side; the result is the median. 5 by default, and 9 for `neighbor`.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: Option<u32>,
-}
-
-impl Arguments {
-    fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if matches!(self.name, Name::Neighbor) { 9 } else { 5 })
-    }
+    /// Rounds of each side; the result is the median.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -50,9 +42,6 @@ enum Name {
     Api,
     /// Reverse proxy of apps beside nginx.
     Edge,
-    /// What a hostile VM costs an honest tenant, beside one that merely computes.
-    #[value(alias = "neighbour")]
-    Neighbor,
     /// Server of `api`, which starts it.
     #[value(hide = true)]
     ServeApi,
@@ -64,27 +53,22 @@ enum Name {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.name {
-        Name::Spawn => with_installation("spawn", spawn::measure, &arguments),
-        Name::Neighbor => with_installation("neighbor", neighbor::measure, &arguments),
-        Name::Api => report::print("api", &api::measure(arguments.rounds())?, arguments.json),
-        Name::Edge => report::print("edge", &edge::measure(arguments.rounds())?, arguments.json),
+        Name::Spawn => spawn(&arguments),
+        Name::Api => report::print("api", &api::measure(arguments.rounds)?, arguments.json),
+        Name::Edge => report::print("edge", &edge::measure(arguments.rounds)?, arguments.json),
         Name::ServeApi => api::serve(),
         Name::ServeEdge => edge::serve(),
     }
 }
 
-/// Runs a benchmark of an installation of its own.
-fn with_installation(
-    name: &'static str,
-    measure: fn(&Installation, u32) -> Result<Vec<Measure>>,
-    arguments: &Arguments,
-) -> Result<()> {
+fn spawn(arguments: &Arguments) -> Result<()> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "the benchmark needs root to start Rigbox");
     let installation = Arc::new(Installation::new()?);
     clean_up_on_signals(Arc::clone(&installation))?;
     let _clean_up = CleanUpGuard(&installation);
-    let measures = measure(&installation, arguments.rounds()).with_context(|| installation.log_tail())?;
-    report::print(name, &measures, arguments.json)
+    let measures = spawn::measure(&installation, arguments.rounds);
+    let measures = measures.with_context(|| installation.log_tail())?;
+    report::print("spawn", &measures, arguments.json)
 }
 
 /// Guard that removes the installation, however the benchmark ends.

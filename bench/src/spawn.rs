@@ -30,7 +30,7 @@ pub(crate) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
     let bench = Bench { installation, key };
     let (concurrent_s, ids) = bench.spawn_concurrently()?;
     for (_, name) in &ids {
-        host::wait_idle(host::vmm(name)?, IDLE_TIMEOUT)?;
+        host::wait_idle(vmm(name)?, IDLE_TIMEOUT)?;
     }
     std::thread::sleep(SETTLE_TIME);
     let with_vms_mb = memory::of_rigbox(installation)?;
@@ -40,7 +40,7 @@ pub(crate) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
     for (other, _) in others {
         api.delete(other)?;
     }
-    let bare = BareVm::for_vmm(installation, host::vmm(name)?, api.disk_bytes(id)?)?;
+    let bare = BareVm::for_vmm(installation, vmm(name)?, api.disk_bytes(id)?)?;
     progress("commands");
     let commands = {
         let vm = bare.start(Workload::Serve)?;
@@ -69,6 +69,11 @@ pub(crate) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
     let each_mb = (with_vms_mb - fresh_mb) / 4.0;
     measures.push(Measure::new("Rigbox's processes, per VM", "MB", each_mb, None, Target::Below(4.0)));
     Ok(measures)
+}
+
+/// Finds the VMM of a workspace.
+fn vmm(name: &str) -> Result<u32> {
+    host::find("qemu-system-x86_64", &format!("rigbox.hostname={name}"))
 }
 
 /// Milestones of a boot in seconds from the request.
@@ -151,7 +156,7 @@ impl Bench<'_> {
         let mut first = None;
         api.exec(&id, &json!(["echo", "hello"]), |_| first = first.or(Some(started.elapsed())))?;
         let first = first.context("no output of echo")?.as_secs_f64();
-        host::wait_idle(host::vmm(&name)?, IDLE_TIMEOUT)?;
+        host::wait_idle(vmm(&name)?, IDLE_TIMEOUT)?;
         // Durations on the guest's clock equal those on ours.
         let query = "systemctl show -P ActiveEnterTimestampMonotonic multi-user.target; cat /proc/uptime";
         let (text, ended) = api.text_of(&id, &json!(["sh", "-c", query]))?;

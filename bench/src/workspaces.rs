@@ -71,12 +71,6 @@ impl Workspaces {
         }
     }
 
-    /// Creates an app of a workspace.
-    pub(crate) fn create_app(&mut self, id: &str, name: &str, port: u16) -> Result<()> {
-        let body = json!({"name": name, "workspace_id": id, "port": port}).to_string();
-        self.api.json("POST", "/api/v1/apps", body.as_bytes()).map(drop)
-    }
-
     pub(crate) fn delete(&mut self, id: &str) -> Result<()> {
         let path = format!("/api/v1/workspaces/{id}");
         self.api.json("DELETE", &path, b"")?;
