@@ -172,7 +172,8 @@ fn bridge_carries_large_bodies() {
         let started = Instant::now();
         server.read_exact(&mut vec![0; 16 << 20]).unwrap();
         sent.join().unwrap().unwrap();
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        // A third of a second on an idle machine; the other tests flood theirs meanwhile.
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     });
 }
 
