@@ -19,65 +19,28 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rigbox_core::egress::HTTP_PORT;
 use rigbox_proto::guestio::fd_request::Channel;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::descriptors::DescriptorError;
-use crate::egress::accept::accepted_or_pause;
+use crate::egress::accept::serve_redirected;
 use crate::egress::upstream;
 use crate::vm::Vm;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 type Body = Either<Full<Bytes>, Incoming>;
 
 /// Checks connections for as long as the VM is attached.
 pub(crate) async fn run(vm: Arc<Vm>) {
-    loop {
-        if let Err(error) = serve(&vm).await {
-            tracing::debug!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "HTTP check failed; retrying");
-        }
-        tokio::time::sleep(RETRY_DELAY).await;
-    }
-}
-
-async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
-    let listener: std::net::TcpListener =
-        vm.context.descriptors.get(&vm.boot_id, Channel::HttpListener).await?.into();
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let Some(stream) = accepted_or_pause(accepted).await else { continue };
-                let Ok(place) = vm.context.egress.checked_connections.take(vm.workspace_id.clone()) else { continue };
-                let vm = Arc::clone(vm);
-                connections.spawn(async move {
-                    let _place = place;
-                    if let Err(error) = forward(&vm, stream).await {
-                        tracing::debug!(workspace = %vm.workspace_id, %error, "connection to port 80 failed");
-                    }
-                });
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
+    let forward = |vm: Arc<Vm>, stream, target| async move { forward(&vm, stream, target).await };
+    serve_redirected(vm, Channel::HttpListener, forward).await;
 }
 
 /// Serves one connection of the VM, until it ends or its host is not listed any more.
-async fn forward(vm: &Arc<Vm>, stream: TcpStream) -> io::Result<()> {
-    // The destination before the redirect.
-    let target: SocketAddrV4 = rustix::net::sockopt::ip_original_dst(&stream)?;
-    forward_to(vm, stream, target).await
-}
-
-async fn forward_to(vm: &Arc<Vm>, stream: TcpStream, target: SocketAddrV4) -> io::Result<()> {
+async fn forward(vm: &Arc<Vm>, stream: TcpStream, target: SocketAddrV4) -> io::Result<()> {
     upstream::keep_alive(&stream)?;
     let connection = Arc::new(Connection {
         vm: Arc::clone(vm),

@@ -12,62 +12,25 @@ use rigbox_core::egress::HTTPS_PORT;
 use rigbox_proto::guestio::fd_request::Channel;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 
 use crate::allow_list::AllowList;
-use crate::descriptors::DescriptorError;
-use crate::egress::accept::accepted_or_pause;
+use crate::egress::accept::serve_redirected;
 use crate::egress::encrypted_name::has_encrypted_name;
 use crate::egress::upstream;
 use crate::vm::Vm;
 
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CLIENT_HELLO_BYTES: usize = 64 * 1024;
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Checks connections for as long as the VM is attached.
 pub(crate) async fn run(vm: Arc<Vm>) {
-    loop {
-        if let Err(error) = serve(&vm).await {
-            tracing::debug!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "TLS check failed; retrying");
-        }
-        tokio::time::sleep(RETRY_DELAY).await;
-    }
-}
-
-async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
-    let listener: std::net::TcpListener =
-        vm.context.descriptors.get(&vm.boot_id, Channel::TlsListener).await?.into();
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let Some(stream) = accepted_or_pause(accepted).await else { continue };
-                let Ok(place) = vm.context.egress.checked_connections.take(vm.workspace_id.clone()) else { continue };
-                let vm = Arc::clone(vm);
-                connections.spawn(async move {
-                    let _place = place;
-                    if let Err(error) = forward(&vm, stream).await {
-                        tracing::debug!(workspace = %vm.workspace_id, %error, "connection to port 443 failed");
-                    }
-                });
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
+    let forward = |vm: Arc<Vm>, stream, target| async move { forward(&vm, stream, target).await };
+    serve_redirected(vm, Channel::TlsListener, forward).await;
 }
 
 /// Reads the ClientHello of a connection, and forwards the connection if its server name is allowed.
-async fn forward(vm: &Vm, stream: TcpStream) -> io::Result<()> {
-    // The destination before the redirect.
-    let target: SocketAddrV4 = rustix::net::sockopt::ip_original_dst(&stream)?;
-    forward_to(vm, stream, target).await
-}
-
-async fn forward_to(vm: &Vm, mut stream: TcpStream, target: SocketAddrV4) -> io::Result<()> {
+async fn forward(vm: &Vm, mut stream: TcpStream, target: SocketAddrV4) -> io::Result<()> {
     let mut client_hello = Vec::new();
     let name = read_server_name(&mut stream, &mut client_hello);
     let name = tokio::time::timeout(CLIENT_HELLO_TIMEOUT, name).await?;

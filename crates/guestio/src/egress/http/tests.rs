@@ -47,7 +47,7 @@ fn respond(bytes: &[u8]) -> Vec<u8> {
 async fn open(testbed: &Testbed) -> (TcpStream, JoinHandle<io::Result<()>>) {
     let (client, server) = connection().await;
     let vm = Arc::clone(&testbed.vm);
-    (client, tokio::spawn(async move { forward_to(&vm, server, TARGET).await }))
+    (client, tokio::spawn(async move { forward(&vm, server, TARGET).await }))
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ fn client_hello(name: &'static str, ech: bool) -> Vec<u8> {
 async fn is_forwarded(testbed: &Testbed, hello: &[u8]) -> bool {
     let (mut client, server) = connection().await;
     let vm = Arc::clone(&testbed.vm);
-    tokio::spawn(async move { forward_to(&vm, server, TARGET).await });
+    tokio::spawn(async move { forward(&vm, server, TARGET).await });
     exchange(&mut client, hello, "answer").await == "answer"
 }
 
