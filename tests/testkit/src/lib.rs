@@ -6,7 +6,9 @@ pub mod blocking;
 pub mod dial;
 mod eventually;
 pub mod gateway;
+mod own_process;
 mod pieces;
 
 pub use eventually::eventually;
+pub use own_process::in_own_process;
 pub use pieces::{Pieces, Written};

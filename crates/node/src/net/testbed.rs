@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSo
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -23,6 +23,7 @@ pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(1, 2, 3, 4);
 /// Private network of the host, and an address in it.
 pub(super) const OFFICE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const TIMEOUT: Duration = Duration::from_secs(2);
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Slot of the guest's VM.
 const SLOT: u32 = 7;
 
@@ -217,11 +218,7 @@ pub(super) fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(address, port)
 }
 
-/// Waits until `condition` holds, at most for some seconds.
+/// Waits until `condition` holds.
 pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    rigbox_testkit::blocking::eventually(what, CONDITION_TIMEOUT, || Ok(condition().then_some(()))).unwrap();
 }

@@ -88,6 +88,8 @@ pub(crate) fn host_boot_id() -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use rigbox_testkit::in_own_process;
+
     use super::*;
 
     #[tokio::test]
@@ -104,15 +106,9 @@ mod tests {
         assert!(ProcessHandle::reopen(process).unwrap().is_none());
     }
 
-    /// In a process of its own, because the limit is the whole process's.
     #[test]
     fn lack_of_descriptors_is_not_the_end_of_a_process() {
-        const INNER: &str = "RIGBOX_TEST_WITHOUT_DESCRIPTORS";
-        if std::env::var_os(INNER).is_none() {
-            let name = "sandbox::process::tests::lack_of_descriptors_is_not_the_end_of_a_process";
-            let mut inner = std::process::Command::new(std::env::current_exe().unwrap());
-            let output = inner.args(["--exact", name]).env(INNER, "1").output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        if !in_own_process("sandbox::process::tests::lack_of_descriptors_is_not_the_end_of_a_process") {
             return;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

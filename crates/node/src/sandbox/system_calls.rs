@@ -45,26 +45,13 @@ mod tests {
     use std::os::unix::process::CommandExt;
 
     use nix::libc;
+    use rigbox_testkit::in_own_process;
     use rustix::fs::{FallocateFlags, fallocate, ftruncate};
     use rustix::io::Errno;
 
-    /// In a process of its own, because a filter stays.
-    const INNER: &str = "RIGBOX_TEST_CONFINED";
-
-    fn run_confined(test: &str) -> bool {
-        if std::env::var_os(INNER).is_some() {
-            return false;
-        }
-        let mut inner = std::process::Command::new(std::env::current_exe().unwrap());
-        inner.args(["--exact", test, "--test-threads=1", "--nocapture"]).env(INNER, "1");
-        let output = inner.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        true
-    }
-
     #[test]
     fn vmm_makes_no_other_system_call() {
-        if run_confined("sandbox::system_calls::tests::vmm_makes_no_other_system_call") {
+        if !in_own_process("sandbox::system_calls::tests::vmm_makes_no_other_system_call") {
             return;
         }
         let file: File = tempfile::tempfile().unwrap();

@@ -64,25 +64,18 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::process::Command;
 
+    use rigbox_testkit::in_own_process;
+
     use super::*;
 
-    /// Runs `check` under the bounds of `role`, in a process of its own because they stay.
+    /// Runs `check` under the bounds of `role`.
     fn confined(role: Role, test: &str, check: fn()) {
-        const INNER: &str = "RIGBOX_TEST_CONFINED";
-        if std::env::var_os(INNER).is_some() {
+        if in_own_process(&format!("role::confinement::tests::{test}")) {
             nix::sys::prctl::set_no_new_privs().unwrap();
             limit_memory(role).unwrap();
             limit_system_calls(role).unwrap();
-            return check();
+            check();
         }
-        let name = format!("role::confinement::tests::{test}");
-        let mut inner = Command::new(std::env::current_exe().unwrap());
-        let output = inner
-            .args(["--exact", &name, "--test-threads=1", "--nocapture"])
-            .env(INNER, "1")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn refused<T>(result: io::Result<T>) -> bool {
