@@ -14,8 +14,7 @@ use futures_util::{SinkExt, Stream, StreamExt, stream};
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
 use support::{TestControl, eventually};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{Message, http::HeaderValue};
+use tokio_tungstenite::tungstenite::Message;
 
 async fn exec(rig: &TestControl, id: &str, body: Value) -> Vec<Value> {
     let request = rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&body);
@@ -192,10 +191,7 @@ async fn close_code(
 async fn web_socket_carries_live_input() {
     let rig = TestControl::new().await;
     let id = rig.running("one").await;
-    let mut request =
-        format!("ws://{}/api/v1/workspaces/{id}/exec", rig.address).into_client_request().unwrap();
-    let key = HeaderValue::from_str(&format!("Bearer {}", rig.key)).unwrap();
-    request.headers_mut().insert("authorization", key);
+    let request = rig.socket_request(&format!("/workspaces/{id}/exec"), &rig.key);
     let connect = || tokio_tungstenite::connect_async(request.clone());
     let text = |value: Value| Message::text(value.to_string());
 
@@ -277,10 +273,7 @@ async fn silence_of_a_guest_in_the_middle_of_a_response_ends_the_call() {
 async fn command_may_write_before_it_has_read_all_of_its_first_input() {
     let rig = TestControl::new().await;
     let id = rig.running("one").await;
-    let mut request =
-        format!("ws://{}/api/v1/workspaces/{id}/exec", rig.address).into_client_request().unwrap();
-    let key = HeaderValue::from_str(&format!("Bearer {}", rig.key)).unwrap();
-    request.headers_mut().insert("authorization", key);
+    let request = rig.socket_request(&format!("/workspaces/{id}/exec"), &rig.key);
     let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
     let stdin = STANDARD.encode(vec![b'x'; 1 << 20]);
     socket.send(Message::text(json!({"command": ["cat"], "stdin_b64": stdin}).to_string())).await.unwrap();

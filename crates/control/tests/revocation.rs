@@ -6,17 +6,18 @@
 mod support;
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt, stream};
 use reqwest::{Body, Method, Response};
 use serde_json::{Value, json};
 use support::browser::Browser;
 use support::{TestControl, eventually};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{Message, http::HeaderValue};
+use tokio_tungstenite::tungstenite::Message;
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Time without a byte after which a response counts as stalled.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// Creates a key with these restrictions and returns its id and secret.
 async fn create_key(rig: &TestControl, mut body: Value) -> (String, String) {
@@ -91,12 +92,16 @@ async fn client_that_reads_nothing_cannot_hold_on_to_its_command() {
     let (revoked, key) = create_key(&rig, json!({})).await;
     let command = json!({"command": ["flood", "1000"]});
     let _unread = open(&rig, &key, Method::POST, &format!("/workspaces/{id}/exec"), Some(command)).await;
-    let written = || rig.guests.written.load(Ordering::SeqCst);
-    let mut last = 0;
-    while written() > last {
-        last = written();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+    let (mut last, mut since) = (0, Instant::now());
+    eventually("the command waits for its reader", || {
+        let written = rig.guests.written.load(Ordering::SeqCst);
+        if written > last {
+            (last, since) = (written, Instant::now());
+        }
+        let waits = last > 0 && since.elapsed() >= QUIET;
+        async move { waits }
+    })
+    .await;
     revoke(&rig, &revoked).await;
     eventually("the command has ended", || async { abandoned(&rig) == 1 }).await;
 }
@@ -106,10 +111,7 @@ async fn revoked_key_closes_its_terminal_with_the_reason() {
     let rig = TestControl::new().await;
     let id = rig.running("one").await;
     let (revoked, key) = create_key(&rig, json!({})).await;
-    let mut request =
-        format!("ws://{}/api/v1/workspaces/{id}/exec", rig.address).into_client_request().unwrap();
-    let bearer = HeaderValue::from_str(&format!("Bearer {key}")).unwrap();
-    request.headers_mut().insert("authorization", bearer);
+    let request = rig.socket_request(&format!("/workspaces/{id}/exec"), &key);
     let (mut socket, _) = tokio_tungstenite::connect_async(request.clone()).await.unwrap();
     socket.send(Message::text(json!({"command": ["sleep"], "tty": true}).to_string())).await.unwrap();
     // Nothing runs on this one yet.
@@ -162,7 +164,12 @@ async fn waiting_for_a_status_ends_with_the_key() {
     let (revoked, key) = create_key(&rig, json!({})).await;
     let url = rig.url(&format!("/api/v1/workspaces/{id}?wait_until_not=running&timeout_s=30"));
     let waiting = tokio::spawn(rig.client.get(url).bearer_auth(&key).send());
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    eventually("the request has been authenticated", || async {
+        let (_, keys) = rig.get("/api-keys").await;
+        let keys = keys["api_keys"].as_array().unwrap().iter();
+        keys.filter(|key| key["id"] == revoked.as_str()).any(|key| key["last_used_at"].is_string())
+    })
+    .await;
     revoke(&rig, &revoked).await;
     let answered = tokio::time::timeout(DEADLINE, waiting).await.unwrap().unwrap().unwrap();
     assert_eq!(answered.status(), 401);

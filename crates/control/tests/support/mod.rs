@@ -19,6 +19,9 @@ use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use node::Node;
 pub(crate) use rigbox_testkit::eventually;
@@ -166,6 +169,14 @@ impl TestControl {
             assert!(Instant::now() < deadline, "control did not stop");
             std::thread::yield_now();
         }
+    }
+
+    /// Returns the request that opens a WebSocket at `path`, authorized by `key`.
+    pub(crate) fn socket_request(&self, path: &str, key: &str) -> Request {
+        let mut request = format!("ws://{}/api/v1{path}", self.address).into_client_request().unwrap();
+        let key = HeaderValue::from_str(&format!("Bearer {key}")).unwrap();
+        request.headers_mut().insert("authorization", key);
+        request
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
