@@ -124,22 +124,18 @@ pub fn install(policy: Policy<'_>) -> io::Result<()> {
     }
     // Its flags lie in memory, where a filter cannot see them. Programs then take `clone`.
     rules.insert(libc::SYS_clone3, Vec::new());
-    let mut refusals = vec![(filter([(libc::SYS_clone3, Vec::new())], libc::ENOSYS)?)];
+    let refuse = |call, rules, error| compile([(call, rules)].into(), SeccompAction::Allow, errno(error));
+    let mut filters = vec![refuse(libc::SYS_clone3, Vec::new(), libc::ENOSYS)?];
     if policy.punch_holes {
         rules.insert(libc::SYS_fallocate, Vec::new());
         let mode = (libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE) as u64;
         let other = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, mode)
             .and_then(|condition| SeccompRule::new(vec![condition]))
             .map_err(io::Error::other)?;
-        refusals.push(filter([(libc::SYS_fallocate, vec![other])], libc::EOPNOTSUPP)?);
+        filters.push(refuse(libc::SYS_fallocate, vec![other], libc::EOPNOTSUPP)?);
     }
-    let allow_list = SeccompFilter::new(rules, errno(libc::EPERM), SeccompAction::Allow, TargetArch::x86_64)
-        .and_then(BpfProgram::try_from)
-        .map_err(io::Error::other)?;
-    for program in refusals.iter().chain([&allow_list]) {
-        apply_filter(program).map_err(io::Error::other)?;
-    }
-    Ok(())
+    filters.push(compile(rules, errno(libc::EPERM), SeccompAction::Allow)?);
+    filters.iter().try_for_each(|filter| apply_filter(filter)).map_err(io::Error::other)
 }
 
 impl Condition {
@@ -151,9 +147,13 @@ impl Condition {
     }
 }
 
-/// Returns a filter under which the given calls fail with `error`.
-fn filter<const N: usize>(calls: [(i64, Vec<SeccompRule>); N], error: i32) -> io::Result<BpfProgram> {
-    SeccompFilter::new(calls.into(), SeccompAction::Allow, errno(error), TargetArch::x86_64)
+/// Returns a filter with the action for calls that match no rule, and that for those that match one.
+fn compile(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    others: SeccompAction,
+    matches: SeccompAction,
+) -> io::Result<BpfProgram> {
+    SeccompFilter::new(rules, others, matches, TargetArch::x86_64)
         .and_then(BpfProgram::try_from)
         .map_err(io::Error::other)
 }
