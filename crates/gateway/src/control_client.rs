@@ -27,14 +27,14 @@ pub enum Question<'a> {
     Identity(AddressBlock),
     /// Completion of a sign-in.
     Handoff(AddressBlock),
-    /// What an active grant rests on.
+    /// Grounds of an active grant.
     Review(&'a WorkspaceId),
 }
 
-/// Place of a question.
+/// Place of a question, free again when dropped.
 enum QuestionPlace {
-    Client(#[allow(dead_code)] Place<AddressBlock>),
-    Review(#[allow(dead_code)] Place<WorkspaceId>),
+    Client { _place: Place<AddressBlock> },
+    Review { _place: Place<WorkspaceId> },
 }
 
 /// Connection to control.
@@ -83,12 +83,15 @@ impl ControlClient {
 
     /// Waits for a place.
     async fn place(&self, question: Question<'_>) -> QuestionPlace {
-        match question {
-            Question::Route(client) => QuestionPlace::Client(self.routes.wait(client).await),
-            Question::Identity(client) => QuestionPlace::Client(self.identities.wait(client).await),
-            Question::Handoff(client) => QuestionPlace::Client(self.handoffs.wait(client).await),
-            Question::Review(workspace) => QuestionPlace::Review(self.reviews.wait(workspace.clone()).await),
-        }
+        let (pool, client) = match question {
+            Question::Route(client) => (&self.routes, client),
+            Question::Identity(client) => (&self.identities, client),
+            Question::Handoff(client) => (&self.handoffs, client),
+            Question::Review(workspace) => {
+                return QuestionPlace::Review { _place: self.reviews.wait(workspace.clone()).await };
+            }
+        };
+        QuestionPlace::Client { _place: pool.wait(client).await }
     }
 }
 
