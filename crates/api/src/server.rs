@@ -42,7 +42,8 @@ use crate::trusted_proxies::TrustedProxies;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionLimits {
     /// Concurrent connections, in all and of one client. One client's further connections are closed; if there are too many of all, a
-    /// new one takes the place of the one that has waited for its client longest. Those upgraded to WebSockets do not count: their callers are authorized.
+    /// new one takes the place of the one that has waited for its client longest. Those upgraded to WebSockets do not count: their
+    /// callers are authorized.
     pub(crate) connections: Bounds,
     /// Timeout for the head of a request, and for an idle connection.
     pub(crate) head_timeout: Duration,
@@ -76,7 +77,7 @@ pub(crate) struct WorkspacePeer {
 /// Delay after a failed accept, for example without free descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// How clients reach the API.
+/// Transport by which clients reach the API.
 #[derive(Clone, Default)]
 pub(crate) struct Transport {
     /// Acceptor of TLS; without it, connections are plain.
@@ -163,7 +164,7 @@ where
     Ok(())
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Server {
     http: http1::Builder,
     transport: Transport,

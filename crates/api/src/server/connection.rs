@@ -79,11 +79,6 @@ impl ConnectionControl {
         *self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether both control the same connection.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Acquire)
     }

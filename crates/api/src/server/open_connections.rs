@@ -1,6 +1,6 @@
-//! Connections in a pool, and which of them gives way when the pool is full: the one that has waited for its client longest, for the head of a
-//! request, for more of its body, or for the response to be read. Clients that come from any number of addresses and let the API wait thus
-//! take no place from one that sends its request at once.
+//! Connections in a pool, and which of them gives way when the pool is full: the one that has waited for its client longest, for the head
+//! of a request, for more of its body, or for the response to be read. Clients that come from any number of addresses and let the API wait
+//! thus take no place from one that sends its request at once.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,47 +8,45 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use http_body::{Frame, SizeHint};
+use slab::Slab;
 
 use super::ConnectionControl;
 
 /// Connections in a pool.
 #[derive(Debug, Clone, Default)]
-pub(super) struct OpenConnections(Arc<Mutex<Vec<ConnectionControl>>>);
+pub(super) struct OpenConnections(Arc<Mutex<Slab<ConnectionControl>>>);
 
 /// Entry of a connection, removed on drop.
 #[derive(Debug)]
 pub(super) struct OpenConnection {
     connections: OpenConnections,
-    control: ConnectionControl,
+    key: usize,
 }
 
 impl OpenConnections {
     /// Adds a connection.
     pub(super) fn add(&self, control: ConnectionControl) -> OpenConnection {
-        self.entries().push(control.clone());
-        OpenConnection { connections: self.clone(), control }
+        let key = self.entries().insert(control);
+        OpenConnection { connections: self.clone(), key }
     }
 
     /// Closes the connection that has waited for its client longest, if one waits.
     pub(super) fn close_longest_waiting(&self) {
         let entries = self.entries();
-        let waiting = entries.iter().filter_map(|control| Some((control.waiting_since()?, control)));
+        let waiting = entries.iter().filter_map(|(_, control)| Some((control.waiting_since()?, control)));
         if let Some((_, control)) = waiting.min_by_key(|(since, _)| *since) {
             control.close();
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Vec<ConnectionControl>> {
+    fn entries(&self) -> MutexGuard<'_, Slab<ConnectionControl>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        let mut entries = self.connections.entries();
-        if let Some(at) = entries.iter().position(|control| control.is_same(&self.control)) {
-            entries.swap_remove(at);
-        }
+        self.connections.entries().try_remove(self.key);
     }
 }
 
