@@ -23,7 +23,7 @@ pub(super) const TARGET: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::ne
 
 pub(super) struct Testbed {
     pub(super) vm: Arc<Vm>,
-    /// What the server has read, of each connection.
+    /// Bytes that the server has read, by connection.
     pub(super) received: Arc<Mutex<Vec<Vec<u8>>>>,
     _folder: tempfile::TempDir,
 }

@@ -59,7 +59,7 @@ pub(crate) struct AdmittedNames {
     admitted: Mutex<Admitted>,
 }
 
-/// What is admitted, and until when.
+/// Admitted names and the elements of the rules, each with its end.
 #[derive(Default)]
 struct Admitted {
     /// Addresses of names, each of which may be listed with other ports.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub struct VmmConfig {
     /// QEMU for this machine's architecture.
     pub qemu: PathBuf,
-    /// Whether VMs may run in software emulation, which is no isolation boundary.
+    /// True if VMs may run in software emulation, which is no isolation boundary.
     pub allow_emulation: bool,
     /// Maximum disk traffic of one VM, reads and writes together, MB (10^6 bytes) per second.
     pub disk_mb_per_s: u32,
