@@ -4,8 +4,9 @@ mod bounds;
 mod honest;
 mod hostile;
 
-use anyhow::ensure;
-use serde_json::json;
+use anyhow::{Result, ensure};
+use rigbox_testkit::blocking::eventually;
+use serde_json::{Value, json};
 
 use crate::TestResult;
 use crate::harness::installation::{DISK_MB_PER_S, Installation};
@@ -103,12 +104,22 @@ fn workspaces_start_beside_a_hostile_one(installation: &Installation) -> TestRes
 
 fn stalled_commands_stop_no_other_call(installation: &Installation) -> TestResult {
     let (honest, hostile) = (Honest::shared(installation)?, Hostile::shared(installation)?);
+    let (api, id) = (&hostile.api, &hostile.id);
+    let running = || -> Result<Vec<Value>> {
+        let listed = api.get(&format!("/workspaces/{id}/processes"))?.expect(200)?;
+        Ok(listed.pointer("/processes").and_then(Value::as_array).cloned().unwrap_or_default())
+    };
+    // What a caller has left is killed some seconds later.
+    eventually("commands of the tests before have ended", TIMEOUT, || {
+        let running = running()?;
+        ensure!(running.is_empty(), "{} run, the first of them {:?}", running.len(), running.first());
+        Ok(Some(()))
+    })?;
     let stalled = hostile.stalls_commands()?;
     // Commands and files have a stream of their own, so that a delivery never waits behind their bytes.
     let ports = installation.api.sudo(&honest.id, "sort /sys/class/virtio-ports/*/name")?;
     ensure!(ports == "rigbox.agent\nrigbox.streams", "{ports}");
     // Its own commands have to wait, and what keeps the workspace going does not.
-    let (api, id) = (&hostile.api, &hostile.id);
     let refused = api.post(&format!("/workspaces/{id}/exec"), &json!({"command": "true"}))?;
     ensure!(refused.status == 503 && refused.code() == "busy", "{} {}", refused.status, refused.body);
     ensure!(
@@ -118,8 +129,7 @@ fn stalled_commands_stop_no_other_call(installation: &Installation) -> TestResul
     );
     in_time("a delivery of secrets", || api.set_env(id, &json!({"NEW": "value"})).map(drop))?;
     in_time("a list of the processes", || {
-        let running = api.get(&format!("/workspaces/{id}/processes"))?.expect(200)?;
-        let running = running.pointer("/processes").and_then(|list| list.as_array()).map_or(0, Vec::len);
+        let running = running()?.len();
         ensure!(running == SHARE, "{running} processes");
         Ok(())
     })?;

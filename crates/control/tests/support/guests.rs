@@ -15,6 +15,7 @@ use rigbox_proto::guest::*;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -34,6 +35,8 @@ pub(crate) struct Guests {
     pub(crate) ports: Mutex<Vec<ListeningPort>>,
     /// Command lines run as root.
     pub(crate) commands: Mutex<Vec<String>>,
+    /// Commands that run for a caller, by their ids. SIGKILL ends one.
+    pub(crate) running: Mutex<HashMap<String, AbortHandle>>,
     /// Commands in the background.
     pub(crate) processes: Mutex<Vec<Process>>,
     /// Signals, each with the command's id.
@@ -200,7 +203,17 @@ impl Guest for SimulatedService {
         };
         #[expect(clippy::disallowed_methods, reason = "of one test")]
         let (out, stream) = mpsc::channel(1);
-        tokio::spawn(run(self.0.clone(), start, input, out));
+        let (guests, id) = (Arc::clone(&self.0), start.id.clone());
+        let mut running = self.0.running.lock().unwrap();
+        let command = tokio::spawn({
+            let id = id.clone();
+            async move {
+                run(Arc::clone(&guests), start, input, out).await;
+                guests.running.lock().unwrap().remove(&id);
+            }
+        });
+        running.insert(id, command.abort_handle());
+        drop(running);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -231,9 +244,17 @@ impl Guest for SimulatedService {
         r: Request<SignalProcessRequest>,
     ) -> Result<Response<SignalProcessResponse>, Status> {
         let SignalProcessRequest { id, signal } = r.into_inner();
-        if !self.0.processes.lock().unwrap().iter().any(|process| process.id == id) {
+        let in_background = self.0.processes.lock().unwrap().iter().any(|process| process.id == id);
+        let mut running = self.0.running.lock().unwrap();
+        if !in_background && !running.contains_key(&id) {
             return Err(fault::status(Code::NotFound, "not_found", format!("Process `{id}` not found.")));
         }
+        if signal == "KILL"
+            && let Some(command) = running.remove(&id)
+        {
+            command.abort();
+        }
+        drop(running);
         self.0.signals.lock().unwrap().push((id, signal));
         Ok(Response::new(SignalProcessResponse {}))
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use rigbox_core::ids::{ProcessId, UserId, WorkspaceId};
 use rigbox_proto::guest::guest_client::GuestClient as Grpc;
 use rigbox_proto::guest::{
@@ -23,6 +23,7 @@ use tonic::{Request, Status, Streaming};
 use tower::util::MapRequest;
 
 use crate::audit::AuditedUse;
+use crate::guests::hang_up::HangUp;
 use crate::guests::request_stream::{Input, request_stream, reset_on_disconnect};
 use crate::rpc;
 
@@ -130,12 +131,25 @@ impl GuestClient {
     /// Starts a command.
     pub async fn exec(&self, guest: Guest<'_>, start: ExecStart) -> Result<RunningCommand, GuestError> {
         let place = self.place(guest)?;
+        let hang_up = self.hang_up(guest.workspace, &start.id);
         let (input, request) = request_stream();
         input.send(ExecInput { input: Some(exec_input::Input::Start(start)) }).await;
         let mut grpc = self.grpc.clone();
         let call = grpc.exec(with_workspace(guest.workspace, request)?);
         let stream = within(START_TIMEOUT, call).await?.into_inner();
-        Ok(RunningCommand { input, output: Output { stream, _place: place, _audited: None } })
+        let is_last = |message: &ExecOutput| matches!(message.output, Some(exec_output::Output::Exit(_)));
+        let command = Some(Command { hang_up, is_last });
+        Ok(RunningCommand { input, output: Output { command, ..Output::new(stream, place) } })
+    }
+
+    /// Returns what hangs up on a command.
+    fn hang_up(&self, workspace: &WorkspaceId, process: &str) -> HangUp {
+        let (client, workspace, process) = (self.clone(), workspace.clone(), process.to_owned());
+        HangUp::new(Box::new(move |signal| {
+            let (client, workspace, process) = (client.clone(), workspace.clone(), process.clone());
+            // An error means that the command has ended, or its workspace.
+            async move { client.signal(&workspace, process, signal).await.is_ok() }.boxed()
+        }))
     }
 
     /// Starts a command in the background.
@@ -171,8 +185,18 @@ impl GuestClient {
         signal: &str,
     ) -> Result<(), GuestError> {
         let _place = self.lookup_place(guest)?;
-        let request = SignalProcessRequest { id: process.to_string(), signal: signal.to_owned() };
-        let request = with_workspace(guest.workspace, lookup(request))?;
+        self.signal(guest.workspace, process.to_string(), signal).await
+    }
+
+    /// Sends a signal to a command. Takes no place, so that a command whose caller has left always gets it.
+    pub(super) async fn signal(
+        &self,
+        workspace: &WorkspaceId,
+        process: String,
+        signal: &str,
+    ) -> Result<(), GuestError> {
+        let request = SignalProcessRequest { id: process, signal: signal.to_owned() };
+        let request = with_workspace(workspace, lookup(request))?;
         within(LOOKUP_TIMEOUT, self.urgent.clone().signal_process(request)).await?;
         Ok(())
     }
@@ -188,7 +212,7 @@ impl GuestClient {
         let mut grpc = self.grpc.clone();
         let call = grpc.read_output(with_workspace(guest.workspace, request)?);
         let stream = within(START_TIMEOUT, call).await?.into_inner();
-        Ok(Output { stream, _place: place, _audited: None })
+        Ok(Output::new(stream, place))
     }
 
     /// Delivers secrets to a workspace. Takes no place, so that calls by users cannot delay it.
@@ -252,7 +276,7 @@ impl GuestClient {
         let mut grpc = self.grpc.clone();
         let call = grpc.read_file(with_workspace(guest.workspace, Request::new(request))?);
         let stream = within(START_TIMEOUT, call).await?.into_inner();
-        Ok(Output { stream, _place: place, _audited: None })
+        Ok(Output::new(stream, place))
     }
 
     /// Describes a file.
@@ -295,7 +319,7 @@ impl GuestClient {
         let place = self.place(guest)?;
         let request = with_workspace(guest.workspace, Request::new(request))?;
         let stream = within(START_TIMEOUT, self.grpc.clone().watch_files(request)).await?.into_inner();
-        Ok(Output { stream, _place: place, _audited: None })
+        Ok(Output::new(stream, place))
     }
 
     /// Makes a change to files.
@@ -426,15 +450,28 @@ impl<E> From<GuestError> for WriteError<E> {
     }
 }
 
+/// Command that messages are of.
+struct Command<T> {
+    hang_up: HangUp,
+    /// Returns whether a message tells the command's end.
+    is_last: fn(&T) -> bool,
+}
+
 /// Stream of messages from a guest.
 pub struct Output<T> {
     stream: Streaming<T>,
+    /// Command that the messages are of.
+    command: Option<Command<T>>,
     _place: CallPlace,
     /// Recorded in the audit log when the call ends.
     _audited: Option<AuditedUse>,
 }
 
 impl<T> Output<T> {
+    fn new(stream: Streaming<T>, place: CallPlace) -> Self {
+        Self { stream, command: None, _place: place, _audited: None }
+    }
+
     /// Has the end of the call recorded in the audit log.
     #[must_use]
     pub fn audited(self, audited: AuditedUse) -> Self {
@@ -443,7 +480,13 @@ impl<T> Output<T> {
 
     /// Returns the next message, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<T>, GuestError> {
-        Ok(self.stream.message().await?)
+        let message = self.stream.message().await?;
+        if let Some(command) = &mut self.command
+            && message.as_ref().is_none_or(command.is_last)
+        {
+            command.hang_up.ended();
+        }
+        Ok(message)
     }
 }
 
