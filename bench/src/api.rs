@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 
 use crate::host;
-use crate::report::{Measure, Target, median, progress};
+use rigbox_testkit::report::{Measure, Target, median, progress};
 
 mod config;
 mod database;

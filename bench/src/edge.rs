@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::host;
-use crate::report::{Measure, Target, median, progress};
+use rigbox_testkit::report::{Measure, Target, median, progress};
 
 mod app;
 mod apps;

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::bare::Port;
-use crate::report::{Measure, Target, median};
 use crate::workspaces::Workspaces;
+use rigbox_testkit::report::{Measure, Target, median};
 
 /// Runs of `true`.
 const RUNS: usize = 1_000;

@@ -8,7 +8,6 @@ mod host;
 mod http;
 mod installation;
 mod memory;
-mod report;
 mod spawn;
 mod workspaces;
 
@@ -54,8 +53,10 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.name {
         Name::Spawn => spawn(&arguments),
-        Name::Api => report::print("api", &api::measure(arguments.rounds)?, arguments.json),
-        Name::Edge => report::print("edge", &edge::measure(arguments.rounds)?, arguments.json),
+        Name::Api => rigbox_testkit::report::print("api", &api::measure(arguments.rounds)?, arguments.json),
+        Name::Edge => {
+            rigbox_testkit::report::print("edge", &edge::measure(arguments.rounds)?, arguments.json)
+        }
         Name::ServeApi => api::serve(),
         Name::ServeEdge => edge::serve(),
     }
@@ -68,7 +69,7 @@ fn spawn(arguments: &Arguments) -> Result<()> {
     let _clean_up = CleanUpGuard(&installation);
     let measures = spawn::measure(&installation, arguments.rounds);
     let measures = measures.with_context(|| installation.log_tail())?;
-    report::print("spawn", &measures, arguments.json)
+    rigbox_testkit::report::print("spawn", &measures, arguments.json)
 }
 
 /// Guard that removes the installation, however the benchmark ends.

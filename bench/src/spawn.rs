@@ -9,9 +9,9 @@ use serde_json::json;
 
 use crate::bare::{BareVm, Workload};
 use crate::installation::{Installation, program};
-use crate::report::{Measure, Target, median, progress};
 use crate::workspaces::Workspaces;
 use crate::{exec, host, memory};
+use rigbox_testkit::report::{Measure, Target, median, progress};
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time after which Rigbox's processes are idle.

@@ -1,5 +1,5 @@
-//! End-to-end suite: one program that tests one installation of Rigbox with a few VMs, on a host of its own (network, mount and pid
-//! namespaces), so that leftovers are found and two runs never meet. The folders are named after what their tests protect; `harness` is
+//! End-to-end suite: one program that tests, or measures, one installation of Rigbox with a few VMs, on a host of its own (network, mount and
+//! pid namespaces), so that leftovers are found and two runs never meet. The folders are named after what their tests protect; `harness` is
 //! what they share. Tests run one after the other.
 
 /// Lists the tests of a module, in the order in which they run.
@@ -12,6 +12,7 @@ macro_rules! tests {
 mod clients;
 mod functional;
 mod harness;
+mod performance;
 mod recovery;
 mod security;
 
@@ -71,6 +72,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
+    if let Some(ended) = performance::main() {
+        return ended;
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     // The name of a module selects its tests alone.

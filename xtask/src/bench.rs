@@ -8,19 +8,29 @@ use crate::paths::program;
 use crate::{build, command, image};
 
 pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
-    if name == "edge" {
-        build::install_packages(&[&["nginx-light", "wrk"]])?;
-    }
-    // Benchmarks without VMs need no image.
-    if matches!(name, "api" | "edge") {
-        build::bench()?;
-    } else {
-        build::install_packages(&[build::RUN_PACKAGES, &rigbox_image::host_packages()])?;
-        build::everything()?;
-        image::build("base")?;
-    }
-    let mut command = Command::new(program("rigbox-bench"));
-    command.arg(name);
+    let mut command = match name {
+        // The suite's, which has the host for it.
+        "neighbor" | "neighbour" => {
+            prepare_vms(build::programs)?;
+            let mut command = Command::new(program("rigbox-tests"));
+            command.args(["bench", "neighbor"]);
+            command
+        }
+        _ => {
+            if name == "edge" {
+                build::install_packages(&[&["nginx-light", "wrk"]])?;
+            }
+            // Benchmarks without VMs need no image.
+            if matches!(name, "api" | "edge") {
+                build::bench()?;
+            } else {
+                prepare_vms(build::everything)?;
+            }
+            let mut command = Command::new(program("rigbox-bench"));
+            command.arg(name);
+            command
+        }
+    };
     if json {
         command.arg("--json");
     }
@@ -28,4 +38,11 @@ pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
         command.args(["--rounds", &rounds.to_string()]);
     }
     command::run(&mut command)
+}
+
+/// Builds what VMs are made of.
+fn prepare_vms(programs: fn() -> Result<()>) -> Result<()> {
+    build::install_packages(&[build::RUN_PACKAGES, &rigbox_image::host_packages()])?;
+    programs()?;
+    image::build("base").map(drop)
 }

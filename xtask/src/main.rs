@@ -66,12 +66,12 @@ enum Task {
     },
     /// Measure Rigbox beside a plain alternative on this machine.
     Bench {
-        /// Benchmark to run: `spawn`, `api` or `edge`.
+        /// Benchmark to run: `spawn`, `neighbor`, `api` or `edge`.
         name: String,
         /// Print one JSON object instead of a table.
         #[arg(long)]
         json: bool,
-        /// Rounds of each side; the result is the median.
+        /// Rounds of each side; the result is the median. 9 by default for `neighbor`, else 5.
         #[arg(long)]
         rounds: Option<u32>,
     },

@@ -4,9 +4,9 @@ mod bounds;
 mod honest;
 mod hostile;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use rigbox_testkit::blocking::eventually;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::TestResult;
 use crate::harness::installation::{DISK_MB_PER_S, Installation};
@@ -14,7 +14,7 @@ pub(crate) use bounds::Watch;
 pub(crate) use honest::Honest;
 pub(crate) use honest::TIMEOUT;
 use honest::in_time;
-use hostile::{Harm, Hostile, SHARE};
+pub(crate) use hostile::{Harm, Hostile, SHARE};
 
 // The harder ones for the hostile VM itself come last.
 tests![
@@ -105,13 +105,9 @@ fn workspaces_start_beside_a_hostile_one(installation: &Installation) -> TestRes
 fn stalled_commands_stop_no_other_call(installation: &Installation) -> TestResult {
     let (honest, hostile) = (Honest::shared(installation)?, Hostile::shared(installation)?);
     let (api, id) = (&hostile.api, &hostile.id);
-    let running = || -> Result<Vec<Value>> {
-        let listed = api.get(&format!("/workspaces/{id}/processes"))?.expect(200)?;
-        Ok(listed.pointer("/processes").and_then(Value::as_array).cloned().unwrap_or_default())
-    };
     // What a caller has left is killed some seconds later.
     eventually("commands of the tests before have ended", TIMEOUT, || {
-        let running = running()?;
+        let running = hostile.commands()?;
         ensure!(running.is_empty(), "{} run, the first of them {:?}", running.len(), running.first());
         Ok(Some(()))
     })?;
@@ -129,7 +125,7 @@ fn stalled_commands_stop_no_other_call(installation: &Installation) -> TestResul
     );
     in_time("a delivery of secrets", || api.set_env(id, &json!({"NEW": "value"})).map(drop))?;
     in_time("a list of the processes", || {
-        let running = running()?.len();
+        let running = hostile.commands()?.len();
         ensure!(running == SHARE, "{running} processes");
         Ok(())
     })?;

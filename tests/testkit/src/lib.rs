@@ -8,6 +8,7 @@ mod eventually;
 pub mod gateway;
 mod own_process;
 mod pieces;
+pub mod report;
 
 pub use eventually::eventually;
 pub use own_process::in_own_process;

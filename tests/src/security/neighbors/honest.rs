@@ -50,10 +50,7 @@ impl<'a> Honest<'a> {
 
     /// Uses everything that the tenant has; each has to work, in time.
     pub(crate) fn is_served(&self) -> TestResult {
-        in_time("a command", || {
-            ensure!(self.installation.api.sh(&self.id, "echo fine")? == "fine", "its output");
-            Ok(())
-        })?;
+        in_time("a command", || self.runs_a_command())?;
         in_time("a request to the app", || self.app_answers())?;
         in_time("a terminal", || {
             let mut terminal = Terminal::open(&self.installation.api, &self.id, &json!(["bash"]))?;
@@ -67,7 +64,12 @@ impl<'a> Honest<'a> {
         })
     }
 
-    fn app_answers(&self) -> TestResult {
+    pub(crate) fn runs_a_command(&self) -> TestResult {
+        ensure!(self.installation.api.sh(&self.id, "echo fine")? == "fine", "its output");
+        Ok(())
+    }
+
+    pub(crate) fn app_answers(&self) -> TestResult {
         let page = self.app.get("/")?;
         ensure!(page.status == 200 && page.body.contains("an honest page"), "{page:?}");
         Ok(())

@@ -147,6 +147,13 @@ def memory():
         os.waitpid(child, 0)
 
 
+def compute():
+    """Uses what the VM has of a CPU, and nothing else."""
+    begun()
+    while time.monotonic() < until:
+        pass
+
+
 def forks():
     """Every process forks for as long as it may."""
     begun()
@@ -157,4 +164,4 @@ def forks():
             time.sleep(0.1)
 
 
-{"dns": dns, "conntrack": conntrack, "refusals": refusals, "outward": outward, "inward": inward, "disk": disk, "memory": memory, "forks": forks}[kind]()
+{"dns": dns, "conntrack": conntrack, "refusals": refusals, "outward": outward, "inward": inward, "disk": disk, "memory": memory, "forks": forks, "compute": compute}[kind]()

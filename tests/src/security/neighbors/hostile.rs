@@ -28,7 +28,7 @@ const PROGRAM: &str = include_str!("hostile.py");
 /// Time after which harm ends by itself.
 const MAX_SECONDS: u32 = 60;
 /// Commands that a workspace may run at once.
-pub(super) const SHARE: usize = 64;
+pub(crate) const SHARE: usize = 64;
 /// More than all windows between a caller and a command that does not read.
 const STDIN_BYTES: usize = 1 << 20;
 const STREAMS: usize = 250;
@@ -79,18 +79,43 @@ impl Hostile {
         Ok(Harm(vec![Box::new(self.api.exec_and_hold_after_output(&self.id, &body)?)]))
     }
 
+    /// A loop that harms nobody.
+    pub(crate) fn computes(&self) -> Result<Harm> {
+        self.run("compute")
+    }
+
+    /// Every flood, and every call that is not read, at once.
+    pub(crate) fn floods_with_everything(&self) -> Result<Harm> {
+        let floods = [self.holds_visitors()?, self.connects_outward()?, self.floods_dns()?];
+        let more = [self.floods_flows()?, self.floods_refusals()?, self.leaves_terminals_unread()?];
+        let mut all = Vec::from(floods);
+        all.extend(more);
+        // The rest of its shares: of commands, and of connections, which commands and logs have together.
+        all.push(self.stalls(SHARE - TERMINALS - 5)?);
+        all.push(self.leaves_unread(STREAMS - SHARE)?);
+        Ok(Harm::all(all))
+    }
+
     /// Commands that do not read their stdin.
     pub(crate) fn stalls_commands(&self) -> Result<Harm> {
+        self.stalls(SHARE)
+    }
+
+    fn stalls(&self, commands: usize) -> Result<Harm> {
         let stdin = STANDARD.encode(vec![0; STDIN_BYTES]);
         let body = json!({"command": ["sleep", "600"], "stdin_b64": stdin, "timeout_s": MAX_SECONDS});
-        let stalled = (0..SHARE).map(|_| self.api.exec_and_hold(&self.id, &body).map(boxed));
+        let stalled = (0..commands).map(|_| self.api.exec_and_hold(&self.id, &body).map(boxed));
         Ok(Harm(stalled.collect::<Result<_>>()?))
     }
 
     /// Log streams that are not read.
     pub(crate) fn leaves_logs_unread(&self) -> Result<Harm> {
+        self.leaves_unread(STREAMS)
+    }
+
+    fn leaves_unread(&self, logs: usize) -> Result<Harm> {
         let path = format!("/workspaces/{}/logs/stream", self.id);
-        Ok(Harm((0..STREAMS).map(|_| self.api.get_and_hold(&path).map(boxed)).collect::<Result<_>>()?))
+        Ok(Harm((0..logs).map(|_| self.api.get_and_hold(&path).map(boxed)).collect::<Result<_>>()?))
     }
 
     /// Terminals with endless output that is not read.
@@ -151,6 +176,12 @@ impl Hostile {
     /// Processes that fork.
     pub(crate) fn forks(&self) -> Result<Harm> {
         self.run("forks")
+    }
+
+    /// Returns the commands that its callers have running.
+    pub(crate) fn commands(&self) -> Result<Vec<Value>> {
+        let listed = self.api.get(&format!("/workspaces/{}/processes", self.id))?.expect(200)?;
+        Ok(listed.pointer("/processes").and_then(Value::as_array).cloned().unwrap_or_default())
     }
 
     /// Waits until the VM runs commands as before.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// Result; `theirs` is that of the alternative, if there is one.
 #[derive(Debug, Serialize)]
-pub(crate) struct Measure {
+pub struct Measure {
     name: &'static str,
     ours: f64,
     theirs: Option<f64>,
@@ -18,7 +18,7 @@ pub(crate) struct Measure {
 
 /// Target of a measure.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Target {
+pub enum Target {
     /// Less than this.
     Below(f64),
     /// This or more.
@@ -30,7 +30,9 @@ pub(crate) enum Target {
 }
 
 impl Measure {
-    pub(crate) fn new(
+    /// Returns a measure and whether it meets its target.
+    #[must_use]
+    pub fn new(
         name: &'static str,
         unit: &'static str,
         ours: f64,
@@ -48,13 +50,14 @@ impl Measure {
     }
 
     /// Returns the result of what succeeded; a failure would have ended the benchmark.
-    pub(crate) fn succeeded(name: &'static str, unit: &'static str, ours: f64, target: &str) -> Self {
+    #[must_use]
+    pub fn succeeded(name: &'static str, unit: &'static str, ours: f64, target: &str) -> Self {
         Self { name, ours, theirs: None, ratio: None, unit, target: target.to_owned(), holds: true }
     }
 }
 
 /// Prints the current step on standard error.
-pub(crate) fn progress(step: &str) {
+pub fn progress(step: &str) {
     eprintln!("==> {step}");
 }
 
@@ -64,7 +67,8 @@ struct Document<'a> {
     measures: &'a [Measure],
 }
 
-pub(crate) fn print(bench: &str, measures: &[Measure], json: bool) -> Result<()> {
+/// Prints all results as a table, or as one JSON object.
+pub fn print(bench: &str, measures: &[Measure], json: bool) -> Result<()> {
     if json {
         println!("{}", serde_json::to_string_pretty(&Document { bench, measures })?);
         return Ok(());
@@ -89,7 +93,7 @@ pub(crate) fn print(bench: &str, measures: &[Measure], json: bool) -> Result<()>
 }
 
 /// Returns the median of `values`.
-pub(crate) fn median(values: &mut [f64]) -> f64 {
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
