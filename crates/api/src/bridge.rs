@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::context::ApiContext;
 use crate::error::{self, ApiError};
-use crate::middleware::in_force;
+use crate::middleware::{finish, in_force};
 use crate::routes;
 use crate::server::{self, Transport, WorkspacePeer};
 
@@ -29,6 +29,7 @@ pub fn router(context: ApiContext) -> Router {
         .fallback(route_not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(context.clone(), in_force::await_gateways))
+        .layer(middleware::from_fn(finish::run))
         .layer(middleware::from_fn(check))
         .with_state(context)
 }

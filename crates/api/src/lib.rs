@@ -33,7 +33,7 @@ pub use context::{ApiContext, Services};
 pub use trusted_proxies::TrustedProxies;
 
 use extract::Caller;
-use middleware::{host_guard, hsts, in_force};
+use middleware::{finish, host_guard, hsts, in_force};
 use server::Transport;
 
 /// Serves the API, with TLS if there are certificates, until `shutdown` is true and requests in flight have finished.
@@ -62,6 +62,7 @@ pub fn router(context: ApiContext) -> Router {
         .fallback(console::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(context.clone(), in_force::await_gateways))
+        .layer(axum::middleware::from_fn(finish::run))
         .layer(axum::middleware::from_fn_with_state(context.clone(), host_guard::check))
         .layer(axum::middleware::from_fn_with_state(context.clone(), hsts::add))
         .with_state(context)
