@@ -18,6 +18,7 @@ use rigbox_service::identity::open_requests::OpenRequests;
 use rigbox_service::identity::sign_in::SignIn;
 use rigbox_service::network::NetworkPolicies;
 use rigbox_service::nodes::capacity::Capacity;
+use rigbox_service::nodes::orphans::Orphans;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::users::Users;
@@ -45,6 +46,7 @@ pub struct Services {
     pub keys: ApiKeys,
     pub networks: NetworkPolicies,
     pub open_requests: OpenRequests,
+    pub orphans: Orphans,
     pub quick_deploy: QuickDeploy,
     pub rates: Arc<RateLimiter>,
     pub sign_in: SignIn,

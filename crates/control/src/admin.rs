@@ -1,10 +1,13 @@
 //! Administration commands that the operator runs on the machine itself, beside a control role that may be
-//! running: users, keys, links, the audit log. Access to the database is the permission.
+//! running: users, keys, links, the audit log, workspaces without an owner. Access to the database is the permission.
 
-use rigbox_core::ids::UserId;
+use rigbox_core::ids::{DatabaseId, UserId, WorkspaceId};
+use rigbox_core::names::WorkspaceName;
 use rigbox_core::plans::{LimitOverrides, Plan};
+use rigbox_core::templates::Template;
 use rigbox_service::database::{self, AuditEvent, NewKey, Rotation, Store, TokenKey};
-use rigbox_service::records::{ApiKey, User};
+use rigbox_service::nodes::orphans;
+use rigbox_service::records::{ApiKey, Orphan, User};
 
 use crate::{Config, Error};
 use rigbox_service::clock;
@@ -36,6 +39,12 @@ impl Database {
     async fn user(&self, email: &str) -> Result<User, Error> {
         let user = self.store.user_by_email(&address(email)?).await?;
         user.ok_or_else(|| Error::UnknownUser(email.to_owned()))
+    }
+
+    async fn orphan(&self, id: &WorkspaceId) -> Result<Orphan, Error> {
+        let orphans = self.store.orphans().await?;
+        let orphan = orphans.into_iter().find(|orphan| orphan.id == *id && !orphan.is_removed);
+        orphan.ok_or_else(|| Error::UnknownOrphan(id.clone()))
     }
 
     /// Returns a user who is not the administrator.
@@ -125,6 +134,48 @@ pub async fn login_link(config: &Config, email: &str) -> Result<String, Error> {
 /// Verifies the chain of the audit log. Returns the number of entries, or the first invalid one.
 pub async fn verify_audit(config: &Config) -> Result<Result<u64, i64>, Error> {
     Ok(Database::open(config).await?.store.verify_audit().await?)
+}
+
+/// Lists the workspaces that a node has and the database does not, longest known first.
+pub async fn orphans(config: &Config) -> Result<Vec<Orphan>, Error> {
+    Ok(Database::open(config).await?.store.orphans().await?)
+}
+
+/// Gives an orphan to a user, as a stopped workspace.
+pub async fn adopt_orphan(
+    config: &Config,
+    id: &WorkspaceId,
+    email: &str,
+    name: WorkspaceName,
+    template: &Template,
+) -> Result<(), Error> {
+    let database = Database::open(config).await?;
+    let owner = database.user(email).await?;
+    let orphan = database.orphan(id).await?;
+    let workspace = orphans::adopted(&orphan, owner.id, name.clone(), template, clock::now())
+        .map_err(|_| Error::NoDisk(id.clone()))?;
+    match database.store.adopt_orphan(&workspace).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::UnknownOrphan(id.clone())),
+        Err(database::Error::NameTaken) => Err(Error::NameTaken(name)),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Requests the removal of an orphan, which destroys its disk once the control role runs.
+pub async fn remove_orphan(config: &Config, id: &WorkspaceId) -> Result<(), Error> {
+    let database = Database::open(config).await?;
+    let operator = database.store.first_user().await?.ok_or(Error::NoUser)?;
+    if database.store.remove_orphan(id, &operator.id, clock::now()).await? {
+        Ok(())
+    } else {
+        Err(Error::UnknownOrphan(id.clone()))
+    }
+}
+
+/// Makes the database the one that a node knows, whose workspaces it takes over once the control role starts.
+pub async fn claim_nodes(config: &Config, database_id: &DatabaseId) -> Result<(), Error> {
+    Ok(Database::open(config).await?.store.set_database_id(database_id).await?)
 }
 
 /// Encrypts all secrets with a new master key, beside a control role that may be running. Finishes an

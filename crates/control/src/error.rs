@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rigbox_core::ids::WorkspaceId;
+use rigbox_core::names::WorkspaceName;
 use rigbox_service::database;
 use rigbox_service::identity::email::MailError;
 use rigbox_tls::TlsError;
@@ -73,6 +75,15 @@ pub enum Error {
     /// The administrator is exempt.
     #[error("the installation's administrator cannot be disabled or moved to another plan")]
     Administrator,
+    /// There is no such orphan.
+    #[error("orphan {0} not found: `rigboxd admin orphans ls` lists all orphans")]
+    UnknownOrphan(WorkspaceId),
+    /// The node has no complete disk of the orphan.
+    #[error("orphan {0} has no complete disk: remove it with `rigboxd admin orphans rm {0}`")]
+    NoDisk(WorkspaceId),
+    /// The user has a workspace of this name.
+    #[error("the user already has a workspace with the name {0}: choose another one with --name")]
+    NameTaken(WorkspaceName),
     /// Serving failed.
     #[error("the API failed: {0}")]
     Serve(std::io::Error),

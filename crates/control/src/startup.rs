@@ -34,6 +34,7 @@ use rigbox_service::identity::sign_in::SignIn;
 use rigbox_service::network::NetworkPolicies;
 use rigbox_service::nodes::capacity::Capacity;
 use rigbox_service::nodes::client::NodeClient;
+use rigbox_service::nodes::orphans::Orphans;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::reconciler::Reconciler;
@@ -96,7 +97,7 @@ async fn serve(
         .map_err(|problem| Error::Listen { address: config.api_listen, problem })?;
 
     let transitions = WorkspaceTransitions::new(store.clone());
-    let node = NodeClient::new(&config.node_socket);
+    let node = NodeClient::new(&config.node_socket, &store.database_id().await?);
     let guests = GuestClient::new(&config.guestio_socket);
     let urls = AppUrls::new(&config.apps_url).ok_or_else(|| Error::AppsUrl(config.apps_url.clone()))?;
     let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), guests.clone(), urls.host());
@@ -151,6 +152,7 @@ async fn serve(
         keys: ApiKeys::new(store.clone(), token_key.clone()),
         networks: networks.clone(),
         open_requests: open_requests.clone(),
+        orphans: Orphans::new(store.clone()),
         quick_deploy: QuickDeploy::new(workspaces.clone(), environments.clone(), apps.clone()),
         rates: rates.clone(),
         sign_in: SignIn::new(store.clone(), token_key, mailer, console.clone()),

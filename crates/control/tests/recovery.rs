@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use reqwest::Method;
-use rigbox_control::Timeouts;
+use rigbox_control::{Timeouts, admin};
 use rigbox_proto::node::{Cause, State};
 use support::{TestControl, eventually};
 
@@ -230,15 +230,97 @@ async fn running_workspace_lost_by_the_node_fails() {
     assert_eq!(rig.until(&id, "failed").await["failure"]["code"], "ended_unobserved");
 }
 
-#[tokio::test]
-async fn only_orphans_are_removed_from_the_node() {
+const ORPHAN: &str = "ws-orphan22";
+
+/// Control whose node has a workspace that the database does not have.
+async fn with_orphan() -> (TestControl, String) {
     let mut rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.kill_node();
-    rig.node.add_orphan("ws-orphan22", 7, State::Running, "boot-x");
+    rig.node.add_orphan(ORPHAN, 7, State::Running, "boot-x");
     rig.start_node();
-    eventually("the orphan is gone", || async { !rig.node.has("ws-orphan22") }).await;
+    eventually("the orphan is listed and stopped", || async {
+        let orphans = admin::orphans(&rig.config()).await.unwrap();
+        orphans.iter().any(|orphan| orphan.id.as_str() == ORPHAN) && !rig.node.alive(ORPHAN)
+    })
+    .await;
+    (rig, id)
+}
+
+#[tokio::test]
+async fn unknown_workspace_is_stopped_kept_and_named() {
+    let (mut rig, id) = with_orphan().await;
+    assert!(rig.node.has(ORPHAN) && rig.node.alive(&id));
+    let named = async |rig: &TestControl| {
+        let findings = rig.get("/doctor").await.1["findings"].clone();
+        let finding = findings.as_array().unwrap().iter().find(|finding| finding["subject"] == "orphans");
+        finding.is_some_and(|finding| finding["message"].as_str().unwrap().contains(ORPHAN))
+    };
+    assert!(named(&rig).await);
+    rig.kill_node();
+    rig.node.forget(ORPHAN);
+    rig.start_node();
+    eventually("what is gone is not listed", || async { !named(&rig).await }).await;
     assert!(rig.node.alive(&id));
+}
+
+#[tokio::test]
+async fn orphan_is_destroyed_on_request_only() {
+    let (rig, id) = with_orphan().await;
+    admin::remove_orphan(&rig.config(), &ORPHAN.parse().unwrap()).await.unwrap();
+    eventually("it is gone", || async { !rig.node.has(ORPHAN) }).await;
+    eventually("it is not listed", || async { admin::orphans(&rig.config()).await.unwrap().is_empty() })
+        .await;
+    assert!(rig.node.alive(&id));
+}
+
+#[tokio::test]
+async fn adopted_orphan_is_a_workspace_of_its_new_owner() {
+    let (rig, _) = with_orphan().await;
+    let (orphan, name) = (ORPHAN.parse().unwrap(), "found".parse().unwrap());
+    let template = rigbox_core::templates::find("base").unwrap();
+    admin::adopt_orphan(&rig.config(), &orphan, "a@example.com", name, template).await.unwrap();
+    let vm = rig.until(ORPHAN, "stopped").await["vm"].clone();
+    assert_eq!((vm["name"].as_str(), vm["disk_size_mb"].as_u64()), (Some("found"), Some(4096)));
+    assert!(admin::orphans(&rig.config()).await.unwrap().is_empty());
+    assert_eq!(rig.post(&format!("/workspaces/{ORPHAN}/start")).await.0, 200);
+    rig.until(ORPHAN, "running").await;
+}
+
+#[tokio::test]
+async fn deleted_workspace_is_removed_wherever_it_appears_again() {
+    let mut rig = TestControl::new().await;
+    let id = rig.provisioned("one").await;
+    rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
+    rig.until(&id, "gone").await;
+    rig.kill_node();
+    rig.node.add_orphan(&id, 1, State::Stopped, "");
+    rig.start_node();
+    eventually("it is gone again", || async { !rig.node.has(&id) }).await;
+}
+
+#[tokio::test]
+async fn lost_database_destroys_no_disk() {
+    let mut rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    rig.kill_control();
+    let known = rig.node.database().unwrap().parse().unwrap();
+    for file in ["rigbox.db", "rigbox.db-wal", "rigbox.db-shm"] {
+        let _ = std::fs::remove_file(rig.path(file));
+    }
+    admin::bootstrap(&rig.config(), "b@example.com").await.unwrap();
+    rig.start_control().await;
+    // The node refuses the new database.
+    eventually("the node was asked", || async { rig.node.refused_calls() > 0 }).await;
+    assert!(rig.node.alive(&id));
+    rig.kill_control();
+    admin::claim_nodes(&rig.config(), &known).await.unwrap();
+    rig.start_control().await;
+    eventually("its workspace is listed", || async {
+        admin::orphans(&rig.config()).await.unwrap().iter().any(|orphan| orphan.id.as_str() == id)
+    })
+    .await;
+    assert!(rig.node.has(&id));
 }
 
 #[tokio::test]

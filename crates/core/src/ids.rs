@@ -57,6 +57,11 @@ macro_rules! id {
 }
 
 id! {
+    /// Id of control's database, by which a node knows whose workspaces it holds.
+    DatabaseId, "db-", "a database ID"
+}
+
+id! {
     /// Id of a workspace: `ws-` and 8 lower-case base32 characters.
     WorkspaceId, "ws-", "a workspace ID"
 }

@@ -144,6 +144,11 @@ impl Lifecycle {
         }
     }
 
+    /// Creates the state of a workspace whose disk a node has, and which the database did not have.
+    pub fn adopted(generation: u64, now: Timestamp) -> Self {
+        Self { status: Status::Stopped, generation, has_disk: true, ..Self::created(now) }
+    }
+
     /// Returns the requests currently allowed.
     pub fn allowed(&self) -> Vec<Request> {
         let permanent = self.failure.as_ref().is_some_and(|failure| !failure.retryable);

@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::fault;
 use rigbox_proto::node::node_server;
 use rigbox_proto::node::{
     DeleteRequest, DeleteResponse, DescribeRequest, Image, NodeDescription, ProvisionRequest,
     ProvisionResponse, RefusalBatch, SetNetworkRequest, SetNetworkResponse, StartRequest, StartResponse,
     StopRequest, StopResponse, Synced, WatchEvent, WatchRefusalsRequest, WatchRequest, watch_event,
 };
+use rigbox_proto::{DATABASE_HEADER, fault};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Response, Status};
@@ -46,6 +46,18 @@ impl ControlService {
     pub(crate) fn adopt(&self, id: WorkspaceId, slot: u32, workspace: Workspace) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.insert(id.clone(), self.spawn(id, slot, workspace));
+    }
+
+    /// Checks which database a call is made for.
+    pub(crate) fn check_database(&self, request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        let database = request.metadata().get(DATABASE_HEADER).and_then(|id| id.to_str().ok());
+        let database = database.and_then(|id| id.parse().ok()).ok_or_else(|| {
+            let message = format!("{DATABASE_HEADER}: the id of the caller's database is missing or invalid");
+            fault::status(Code::InvalidArgument, "bad_request", message)
+        })?;
+        let is_empty = || self.tasks.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        self.node.owner.check(&database, is_empty)?;
+        Ok(request)
     }
 
     fn spawn(&self, id: WorkspaceId, slot: u32, workspace: Workspace) -> Task {

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use rigbox_proto::guestio::node_session_server::NodeSessionServer;
 use rigbox_proto::node::node_server::NodeServer;
 use rigbox_proto::transport::unix;
+use tonic::Request;
 use tonic::transport::Server;
 
 pub use config::{Config, NetworkConfig, UplinkMode};
@@ -63,7 +64,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         .add_service(NodeSessionServer::new(guestio_service))
         .serve_with_incoming(guestio_connections);
     let serve_control = Server::builder()
-        .add_service(NodeServer::new(control_service))
+        .add_service(NodeServer::with_interceptor(control_service.clone(), move |request: Request<()>| {
+            control_service.check_database(request)
+        }))
         .serve_with_incoming(control_connections);
     tokio::select! {
         result = serve_guestio => result,

@@ -18,6 +18,7 @@ use crate::sockets::dial::DialTargets;
 use crate::sockets::guestio::AttachedVms;
 use crate::storage::disks::Disks;
 use crate::storage::images::Images;
+use crate::storage::owner::Owner;
 use crate::storage::volume::Volume;
 use crate::vmm::select::{self, ALLOW_EMULATION, Driver};
 
@@ -28,6 +29,7 @@ const LOW_DISK_SPACE_MB: u64 = 4096;
 pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) journal: Journal,
+    pub(crate) owner: Owner,
     pub(crate) disks: Disks,
     pub(crate) images: Images,
     pub(crate) cgroups: Cgroups,
@@ -50,6 +52,7 @@ impl Node {
         }
         crate::net::roles::confine(&config)?;
         let volume = Volume::open(&config.state_dir, &config.run_dir)?;
+        let owner = Owner::open(&config.state_dir, volume.root())?;
         let disks = Disks::open(volume, config.disk_reserve)?;
         let images = Images::open(&config, &disks)?;
         let driver = select::open(&config, images.all().last())?;
@@ -58,6 +61,7 @@ impl Node {
         Ok(Arc::new(Self {
             cgroups: Cgroups::find(&config.cgroup())?,
             journal,
+            owner,
             disks,
             images,
             driver,

@@ -1,4 +1,5 @@
-//! Recovery at start-up: takes over what is in the journal and removes resources without an owner. Also the purge of an installation.
+//! Recovery at start-up: takes over what is in the journal, keeps disks that are not, and removes what a boot without a record has left.
+//! Also the purge of an installation.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +11,8 @@ use rigbox_core::ids::WorkspaceId;
 use crate::config::Config;
 use crate::control_rpc::ControlService;
 use crate::error::Error;
-use crate::journal::Journal;
+use crate::journal::{Journal, Phase, Record};
+use crate::net::policy::Policy;
 use crate::node::Node;
 use crate::sandbox::cgroup::Cgroups;
 use crate::storage::volume;
@@ -19,9 +21,10 @@ use crate::workspace::Workspace;
 /// Compares the journal with the kernel and starts the workspaces' tasks. Anything slow, or that may not succeed at once, is left to
 /// these tasks and to a thread, so that one stuck VM delays no other.
 pub(crate) fn recover(node: &Arc<Node>, service: &ControlService) -> Result<(), Error> {
-    let records = node.journal.load()?;
+    let mut records = node.journal.load()?;
+    let unrecorded = records_of_disks(node, &records)?;
+    records.extend(unrecorded);
     let recorded: BTreeSet<WorkspaceId> = records.iter().map(|(id, _)| id.clone()).collect();
-    node.disks.retain(&|id| recorded.contains(id))?;
     // Listed before a new workspace can appear.
     let mut orphans = Vec::new();
     for name in existing_names(&node.config, &node.cgroups)? {
@@ -45,6 +48,48 @@ pub(crate) fn recover(node: &Arc<Node>, service: &ControlService) -> Result<(), 
         }
     });
     Ok(())
+}
+
+/// Writes a record for each disk that has none, after the journal was lost or disks of an earlier file system came back. Control decides
+/// whose they are. The newest image takes the place of the one that each disk was cloned from, whose version only the journal knew.
+fn records_of_disks(
+    node: &Node,
+    records: &[(WorkspaceId, Record)],
+) -> Result<Vec<(WorkspaceId, Record)>, Error> {
+    let mut used_slots: BTreeSet<u32> = records.iter().map(|(_, record)| record.slot).collect();
+    let mut added = Vec::new();
+    for (id, disk_size_mb) in node.disks.list()? {
+        if records.iter().any(|(recorded, _)| *recorded == id) {
+            continue;
+        }
+        let image = node.images.all().max_by_key(|image| image.built_at);
+        let slot = (1..node.config.vm_uid_count).find(|slot| !used_slots.contains(slot));
+        let (Some(image), Some(slot)) = (image, slot) else {
+            tracing::error!(workspace = %id, "keeping a disk that the journal does not have: no image or no uid for it");
+            continue;
+        };
+        // First of all: a VM that nobody knows must not have the disk beside one that is started.
+        if let Err(error) = node.tear_down(&id) {
+            tracing::error!(workspace = %id, %error, "keeping a disk that the journal does not have: failed to end its VM");
+            continue;
+        }
+        tracing::warn!(workspace = %id, disk_size_mb, "keeping a disk that the journal does not have");
+        used_slots.insert(slot);
+        let record = Record {
+            workspace: id.to_string(),
+            generation: 0,
+            slot,
+            image_version: image.version.clone(),
+            disk_size_mb,
+            phase: Phase::Provisioned,
+            boot: None,
+            last_end: None,
+            network: Policy::default(),
+        };
+        node.journal.save(&record)?;
+        added.push((id, record));
+    }
+    Ok(added)
 }
 
 /// Returns the names of workspaces that have resources in the kernel or in the run folder.

@@ -59,5 +59,7 @@ redacted_debug!(
     guest::DeliverSecretsRequest,
 );
 
+/// Metadata of calls to a node: the id of the caller's database.
+pub const DATABASE_HEADER: &str = "rigbox-database";
 /// Request header with the workspace id, for calls of the guest service from control to guestio.
 pub const WORKSPACE_HEADER: &str = "rigbox-workspace";

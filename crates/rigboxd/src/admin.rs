@@ -5,7 +5,10 @@ use std::num::NonZeroU32;
 use anyhow::Result;
 use clap::Subcommand;
 use rigbox_control::admin;
+use rigbox_core::ids::{DatabaseId, WorkspaceId};
+use rigbox_core::names::WorkspaceName;
 use rigbox_core::plans::{LimitOverrides, Plan};
+use rigbox_core::templates::{self, Template};
 
 use crate::find::ExistingInstallation;
 use crate::role;
@@ -35,6 +38,48 @@ pub(crate) enum Command {
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// List, adopt and remove workspaces that the node has and the database does not
+    #[command(subcommand)]
+    Orphans(OrphansCommand),
+    /// Make this database the one whose workspaces a node holds, after the original one was lost; restart Rigbox afterwards
+    ClaimNode {
+        #[command(flatten)]
+        config: ExistingInstallation,
+        /// Id of the lost database, from the node's error message
+        database: DatabaseId,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum OrphansCommand {
+    /// List orphans, longest known first
+    Ls(ExistingInstallation),
+    /// Give an orphan to a user, as a stopped workspace
+    Adopt {
+        #[command(flatten)]
+        config: ExistingInstallation,
+        /// Id of the workspace
+        workspace: WorkspaceId,
+        /// Email address of its new owner
+        #[arg(long)]
+        user: String,
+        /// Name of the workspace [default: `recovered-` and the end of its id]
+        #[arg(long, value_parser = WorkspaceName::for_new)]
+        name: Option<WorkspaceName>,
+        /// Template, which decides memory and CPUs
+        #[arg(long, default_value = templates::DEFAULT, value_parser = template)]
+        template: &'static Template,
+    },
+    /// Remove an orphan, and destroy its disk
+    Rm {
+        #[command(flatten)]
+        config: ExistingInstallation,
+        /// Id of the workspace
+        workspace: WorkspaceId,
+        /// Confirm that the disk is destroyed
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -158,6 +203,11 @@ fn plan(text: &str) -> Result<Plan, String> {
     }
 }
 
+fn template(text: &str) -> Result<&'static Template, String> {
+    let names = || templates::ALL.map(|template| template.id).join(" or ");
+    templates::find(text).ok_or_else(|| format!("expected {}", names()))
+}
+
 /// Runs `work` as the control role.
 fn as_control<T>(
     config: &ExistingInstallation,
@@ -168,6 +218,10 @@ fn as_control<T>(
 
 pub(crate) fn run(command: Command) -> Result<()> {
     match command {
+        Command::Orphans(command) => orphans(command),
+        Command::ClaimNode { config, database } => {
+            as_control(&config, async |control| admin::claim_nodes(&control, &database).await)
+        }
         Command::User(command) => user(command),
         Command::Key { config, name } => {
             let created = as_control(&config, async |control| admin::mint_key(&control, &name).await)?;
@@ -199,6 +253,33 @@ pub(crate) fn run(command: Command) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn orphans(command: OrphansCommand) -> Result<()> {
+    match command {
+        OrphansCommand::Ls(config) => {
+            for orphan in as_control(&config, async |control| admin::orphans(&control).await)? {
+                let state = if orphan.is_removed { "being removed" } else { "kept" };
+                println!("{}  {}  {} MiB  {state}", orphan.id, orphan.node_id, orphan.disk_size_mb);
+            }
+        }
+        OrphansCommand::Adopt { config, workspace, user, name, template } => {
+            let suffix = workspace.as_str().trim_start_matches("ws-");
+            let name = match name {
+                Some(name) => name,
+                None => WorkspaceName::for_new(&format!("recovered-{suffix}"))?,
+            };
+            as_control(&config, async |control| {
+                admin::adopt_orphan(&control, &workspace, &user, name.clone(), template).await
+            })?;
+            println!("{workspace} is now {user}'s workspace {name}. Its owner can start it.");
+        }
+        OrphansCommand::Rm { config, workspace, force } => {
+            anyhow::ensure!(force, "this destroys the disk of {workspace} for good: repeat it with --force");
+            as_control(&config, async |control| admin::remove_orphan(&control, &workspace).await)?;
+        }
+    }
+    Ok(())
 }
 
 fn user(command: UserCommand) -> Result<()> {

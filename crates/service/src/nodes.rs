@@ -5,6 +5,7 @@ use rigbox_proto::node::NodeDescription;
 
 pub mod capacity;
 pub mod client;
+pub mod orphans;
 
 /// Returns a node's capacity as the domain rules count it.
 pub fn machine_capacity(description: &NodeDescription) -> MachineCapacity {

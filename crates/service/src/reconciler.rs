@@ -23,6 +23,7 @@ use crate::network::NetworkPolicies;
 use crate::nodes::client::NodeClient;
 use crate::transitions::WorkspaceTransitions;
 
+mod orphans;
 mod refusals;
 mod reports;
 mod secrets;
@@ -117,6 +118,7 @@ impl Reconciler {
                 }
                 Err(error) => warn!(%error, "failed to read the workspaces in a transient status"),
             }
+            self.remove_orphans().await;
         }
     }
 

@@ -25,6 +25,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     13 "0013_audit_retention.sql" "audit retention",
     14 "0014_device_clients.sql" "device clients",
     15 "0015_released_names.sql" "released names",
+    16 "0016_kept_workspaces.sql" "kept workspaces",
 ];
 
 /// Returns what brings a database to this version's schema.

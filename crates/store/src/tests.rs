@@ -16,6 +16,7 @@ use super::*;
 use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
 mod grants;
+mod orphans;
 
 mod secrets;
 

@@ -15,7 +15,7 @@ use crate::audit::{self, AuditEvent};
 use crate::environment::EnvironmentNames;
 use crate::idempotency::{self, IdempotencyKey, Replay};
 use crate::pagination::{ScopeFilter, page_start};
-use crate::{Error, Store, parse, workspace_keys, workspace_log};
+use crate::{Error, Store, parse, tombstones, workspace_keys, workspace_log};
 
 /// Workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -223,6 +223,9 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         let stored = done.rows_affected() == 1;
+        if stored && lifecycle.desired == Desired::Deleted {
+            tombstones::add(&mut tx, &previous.id, &previous.node_id, now).await?;
+        }
         if stored {
             workspace_keys::apply_transition(&mut tx, &previous.id, &previous.lifecycle, lifecycle).await?;
         }
@@ -282,7 +285,7 @@ async fn usage(connection: &mut SqliteConnection, user: &UserId) -> Result<Usage
     })
 }
 
-async fn insert(connection: &mut SqliteConnection, new: &Workspace) -> Result<(), Error> {
+pub(crate) async fn insert(connection: &mut SqliteConnection, new: &Workspace) -> Result<(), Error> {
     let lifecycle = &new.lifecycle;
     sqlx::query(
         "INSERT INTO workspaces (id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, \

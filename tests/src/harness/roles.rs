@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use prost::Message;
+use rigbox_proto::DATABASE_HEADER;
 use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_proto::node::node_client::NodeClient;
 use rigbox_proto::node::{EgressRefused, NetworkPolicy, SetNetworkRequest, WatchRefusalsRequest};
@@ -18,6 +19,8 @@ use crate::harness::installation::Installation;
 
 const VERB: &str = "RIGBOX_TEST_REQUEST";
 const SOCKET: &str = "RIGBOX_TEST_SOCKET";
+/// Id of control's database, which the node has to be told.
+const DATABASE: &str = "RIGBOX_TEST_DATABASE";
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Dials as `edge`; returns a connected (or connecting) socket, or the code of the refusal.
@@ -39,8 +42,8 @@ pub(crate) fn dial_as(
     port: u32,
 ) -> Result<Result<OwnedFd, String>> {
     let request = DialRequest { workspace_id: workspace_id.to_owned(), boot_id: boot_id.to_owned(), port };
-    let (reply, mut fds) =
-        request_as(uid, "dial", installation.run_dir().join("node/dial.sock"), &request.encode_to_vec())?;
+    let socket = installation.run_dir().join("node/dial.sock");
+    let (reply, mut fds) = request_as(uid, "dial", socket, "", &request.encode_to_vec())?;
     let reply = DialResponse::decode(reply.as_slice())?;
     match fds.pop() {
         Some(socket) => Ok(Ok(socket)),
@@ -59,6 +62,7 @@ pub(crate) fn set_network(
         control_uid(installation)?,
         "set-network",
         installation.run_dir().join("node/control.sock"),
+        &database_id(installation)?,
         &request.encode_to_vec(),
     )?;
     anyhow::ensure!(message_text.is_empty(), "{}", String::from_utf8_lossy(&message_text));
@@ -71,7 +75,8 @@ pub(crate) fn refusals_during(
     work: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<EgressRefused>> {
     let (uid, socket) = (control_uid(installation)?, installation.run_dir().join("node/control.sock"));
-    let watch = std::thread::spawn(move || request_as(uid, "refusals", socket, b"watch"));
+    let database = database_id(installation)?;
+    let watch = std::thread::spawn(move || request_as(uid, "refusals", socket, &database, b"watch"));
     work()?;
     let (reports, _) = watch.join().map_err(|_| anyhow::anyhow!("the watch"))??;
     let watched = WatchedRefusals::decode(reports.as_slice())?;
@@ -90,7 +95,7 @@ const WATCH_DURATION: Duration = Duration::from_secs(20);
 
 async fn watch_refusals(socket: &Path) -> Result<WatchedRefusals> {
     let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(socket));
-    let mut batches = node.watch_refusals(WatchRefusalsRequest {}).await?.into_inner();
+    let mut batches = node.watch_refusals(for_database(WatchRefusalsRequest {})?).await?.into_inner();
     let mut watched = WatchedRefusals::default();
     let watch = async {
         while let Some(batch) = batches.message().await? {
@@ -116,11 +121,30 @@ fn edge_uid(installation: &Installation) -> Result<u32> {
     Ok(control_uid(installation)? + 2)
 }
 
-fn request_as(uid: u32, verb: &str, socket: PathBuf, message: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+/// Returns the id of control's database, as the node has written it down.
+fn database_id(installation: &Installation) -> Result<String> {
+    Ok(std::fs::read_to_string(installation.state().join("node/database"))?.trim().to_owned())
+}
+
+/// Returns a request with the database that it is made for.
+fn for_database<T>(message: T) -> Result<tonic::Request<T>> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert(DATABASE_HEADER, std::env::var(DATABASE)?.parse()?);
+    Ok(request)
+}
+
+fn request_as(
+    uid: u32,
+    verb: &str,
+    socket: PathBuf,
+    database: &str,
+    message: &[u8],
+) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let (ours, theirs) = fdpass::pair()?;
     let mut child = Command::new("/proc/self/exe")
         .env(VERB, verb)
         .env(SOCKET, socket)
+        .env(DATABASE, database)
         .uid(uid)
         .gid(uid)
         .stdin(Stdio::from(theirs))
@@ -163,7 +187,7 @@ fn handle(verb: &str) -> Result<()> {
             fdpass::send(&parent, &reply.0, &fds)?;
         }
         "set-network" => {
-            let request = SetNetworkRequest::decode(message.as_slice())?;
+            let request = for_database(SetNetworkRequest::decode(message.as_slice())?)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let message_text = runtime.block_on(async {
                 let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(&socket));

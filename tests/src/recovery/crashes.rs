@@ -13,7 +13,8 @@ tests![
     running_vm_outlives_every_role,
     state_is_consistent_after_kills_at_random_moments,
     vms_running_at_a_host_crash_run_again,
-    orphaned_resources_are_removed,
+    leftovers_without_a_record_are_removed,
+    disk_without_a_record_is_kept_until_it_is_removed,
 ];
 
 fn wait_for_exec(installation: &Installation, id: &str) -> anyhow::Result<String> {
@@ -141,11 +142,9 @@ fn vms_running_at_a_host_crash_run_again(installation: &Installation) -> TestRes
     api.remove(&id)
 }
 
-fn orphaned_resources_are_removed(installation: &Installation) -> TestResult {
+fn leftovers_without_a_record_are_removed(installation: &Installation) -> TestResult {
     let orphan = "ws-zzzzzzzz";
     let own = installation.run_dir().join("node/own");
-    let disk = own.join("volume/disks").join(format!("{orphan}.ext4"));
-    std::fs::write(&disk, b"orphan")?;
     std::fs::create_dir_all(own.join("vms").join(orphan))?;
     let group = crate::recovery::leftovers::cgroups(&installation.id)
         .into_iter()
@@ -157,9 +156,53 @@ fn orphaned_resources_are_removed(installation: &Installation) -> TestResult {
     std::fs::write(group.join("cgroup.procs"), sleeper.id().to_string())?;
     installation.kill_role("node")?;
     eventually("the leftovers are gone", Duration::from_secs(30), || {
-        let left = disk.exists() || group.exists() || own.join("vms").join(orphan).exists();
+        let left = group.exists() || own.join("vms").join(orphan).exists();
         Ok((!left).then_some(()))
     })?;
     sleeper.wait()?;
+    installation.wait_ready()
+}
+
+/// The journal of a workspace is lost, and the database too: the disk stays, and can be adopted.
+fn disk_without_a_record_is_kept_until_it_is_removed(installation: &Installation) -> TestResult {
+    let api = &installation.api;
+    let id = api.spawn("lost")?;
+    api.sh(&id, "echo precious > file && sync")?;
+    api.stop(&id)?;
+    let own = installation.run_dir().join("node/own/volume/disks");
+    let (disk, orphan) = (own.join(format!("{id}.ext4")), "ws-zzzzzzzz");
+    std::fs::hard_link(&disk, own.join(format!("{orphan}.ext4")))?;
+    api.remove(&id)?;
+    ensure!(!disk.exists(), "the deleted disk is still there");
+
+    installation.kill_role("node")?;
+    let list = || installation.admin(&["orphans", "ls"]);
+    eventually("the orphan is listed", Duration::from_secs(30), || {
+        Ok(list()?.contains(orphan).then_some(()))
+    })?;
+    let doctor = api.get("/doctor")?.expect(200)?.to_string();
+    ensure!(doctor.contains(orphan), "{doctor}");
+    installation.admin(&["orphans", "adopt", orphan, "--user", "owner@example.org", "--name", "found"])?;
+    api.start(orphan)?;
+    ensure!(api.sh(orphan, "cat file")? == "precious", "the file's content");
+    api.remove(orphan)?;
+
+    let removed = own.join(format!("{orphan}.ext4"));
+    std::fs::write(&removed, [0; 1 << 20])?;
+    installation.kill_role("node")?;
+    // It was deleted, so it does not come back.
+    eventually("the disk of a deleted workspace is gone", Duration::from_secs(30), || {
+        Ok((!removed.exists()).then_some(()))
+    })?;
+    let kept = own.join("ws-yyyyyyyy.ext4");
+    std::fs::write(&kept, [0; 1 << 20])?;
+    installation.kill_role("node")?;
+    eventually("the other orphan is listed", Duration::from_secs(30), || {
+        Ok(list()?.contains("ws-yyyyyyyy").then_some(()))
+    })?;
+    ensure!(kept.exists(), "it was removed");
+    installation.admin(&["orphans", "rm", "ws-yyyyyyyy", "--force"])?;
+    eventually("it is gone", Duration::from_secs(30), || Ok((!kept.exists()).then_some(())))?;
+    ensure!(list()?.is_empty(), "{}", list()?);
     installation.wait_ready()
 }

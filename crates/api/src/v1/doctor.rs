@@ -6,12 +6,16 @@ use rigbox_core::authz::{Diagnose, Target};
 use rigbox_proto::node::finding::Level;
 use rigbox_proto::node::{Finding as NodeFinding, NodeDescription};
 use rigbox_service::apps::site::AppsSite;
+use rigbox_service::records::Orphan;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::Caller;
+
+/// Orphans that a finding names.
+const MAX_NAMED: usize = 10;
 
 /// Result of the check.
 #[derive(Debug, Serialize, ToSchema)]
@@ -87,6 +91,24 @@ impl From<AppsSite> for Finding {
     }
 }
 
+impl From<&[Orphan]> for Finding {
+    fn from(orphans: &[Orphan]) -> Self {
+        let mut ids: Vec<_> = orphans.iter().take(MAX_NAMED).map(|orphan| orphan.id.to_string()).collect();
+        if orphans.len() > MAX_NAMED {
+            ids.push(format!("{} more", orphans.len() - MAX_NAMED));
+        }
+        Self {
+            level: "warning",
+            subject: "orphans".to_owned(),
+            message: format!(
+                "The node keeps workspaces that the database does not have: {}.",
+                ids.join(", ")
+            ),
+            remedy: Some("Adopt or remove them with `rigboxd admin orphans` on the machine.".to_owned()),
+        }
+    }
+}
+
 impl From<&NodeDescription> for DoctorNode {
     fn from(node: &NodeDescription) -> Self {
         Self {
@@ -132,7 +154,10 @@ pub(crate) async fn doctor(
         }
     };
     let site = Finding::from(context.apps.site());
-    let findings: Vec<_> = std::iter::once(database).chain(node_findings).chain([site]).collect();
+    let orphans = context.orphans.list(&permit).await?;
+    let orphans = (!orphans.is_empty()).then(|| Finding::from(orphans.as_slice()));
+    let findings: Vec<_> =
+        std::iter::once(database).chain(node_findings).chain([site]).chain(orphans).collect();
     let healthy = findings.iter().all(|finding| finding.level != "error");
     Ok(Json(Doctor { healthy, node, findings }))
 }

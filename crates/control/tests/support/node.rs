@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use futures_util::{Stream, StreamExt, stream};
-use rigbox_proto::fault;
 use rigbox_proto::node::node_server::{Node as Service, NodeServer};
 use rigbox_proto::node::*;
+use rigbox_proto::{DATABASE_HEADER, fault};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
@@ -33,6 +33,10 @@ struct Inner {
     faults: HashMap<&'static str, (&'static str, &'static str)>,
     networks: HashMap<String, NetworkPolicy>,
     unfinished_boots: bool,
+    /// Database whose workspaces these are.
+    database: Option<String>,
+    /// Calls for another database.
+    refused_calls: usize,
 }
 
 pub(crate) struct Node {
@@ -62,6 +66,7 @@ fn report(id: &str, workspace: &SimulatedWorkspace) -> WorkspaceReport {
         end: workspace.end.clone(),
         agent_lost: workspace.agent_lost,
         system: "running".to_owned(),
+        disk_size_mb: 4096,
     }
 }
 
@@ -82,6 +87,28 @@ impl Node {
     /// Returns the last network policy of a workspace.
     pub(crate) fn network(&self, id: &str) -> Option<NetworkPolicy> {
         self.inner.lock().unwrap().networks.get(id).cloned()
+    }
+
+    /// Returns the database whose workspaces the node has.
+    pub(crate) fn database(&self) -> Option<String> {
+        self.inner.lock().unwrap().database.clone()
+    }
+
+    /// Returns the number of calls for another database.
+    pub(crate) fn refused_calls(&self) -> usize {
+        self.inner.lock().unwrap().refused_calls
+    }
+
+    fn check_database(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        let caller = request.metadata().get(DATABASE_HEADER).unwrap().to_str().unwrap().to_owned();
+        let mut inner = self.inner.lock().unwrap();
+        if inner.database.as_ref().is_some_and(|known| *known != caller) && !inner.workspaces.is_empty() {
+            inner.refused_calls += 1;
+            return Err(fault::status(Code::FailedPrecondition, "foreign_database", "another database"));
+        }
+        inner.database = Some(caller);
+        drop(inner);
+        Ok(request)
     }
 
     /// Returns whether control follows refusals.
@@ -182,7 +209,10 @@ pub(crate) fn serve(runtime: &Runtime, node: Arc<Node>, socket: &Path) {
     let _ = std::fs::remove_file(socket);
     let _inside = runtime.enter();
     let listener = UnixListener::bind(socket).unwrap();
-    let server = tonic::transport::Server::builder().add_service(NodeServer::new(SimulatedService(node)));
+    let service = NodeServer::with_interceptor(SimulatedService(Arc::clone(&node)), move |request| {
+        node.check_database(request)
+    });
+    let server = tonic::transport::Server::builder().add_service(service);
     runtime
         .spawn(async move { server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap() });
 }

@@ -117,17 +117,19 @@ impl Disks {
         Ok(())
     }
 
-    /// Removes the disks of all workspaces for which `exists` returns false.
-    pub(crate) fn retain(&self, exists: &dyn Fn(&WorkspaceId) -> bool) -> Result<(), Error> {
+    /// Returns all disks with their sizes in MiB.
+    pub(crate) fn list(&self) -> Result<Vec<(WorkspaceId, u32)>, Error> {
+        let mut disks = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(Error::at("list", &self.dir))? {
             let path = entry.map_err(Error::at("list", &self.dir))?.path();
+            let size = fs::metadata(&path).map_err(Error::at("stat", &path))?.len();
             let id = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-            if !id.as_ref().is_some_and(exists) {
-                tracing::warn!(disk = %path.display(), "removing a disk without a workspace");
-                fs::remove_file(&path).map_err(Error::at("remove disk", &path))?;
+            match (id, u32::try_from(size / MIB)) {
+                (Some(id), Ok(size_mb)) => disks.push((id, size_mb)),
+                _ => tracing::warn!(path = %path.display(), "ignoring a file that is no workspace's disk"),
             }
         }
-        Ok(())
+        Ok(disks)
     }
 }
 

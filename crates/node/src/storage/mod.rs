@@ -2,4 +2,5 @@
 
 pub(crate) mod disks;
 pub(crate) mod images;
+pub(crate) mod owner;
 pub(crate) mod volume;

@@ -32,6 +32,7 @@ impl Workspace {
             end: end.map(|end| End { cause: end.cause, detail: end.detail.clone() }),
             agent_lost: self.vm.as_ref().is_some_and(|vm| vm.agent_lost),
             system: self.vm.as_ref().map(|vm| vm.system.to_string()).unwrap_or_default(),
+            disk_size_mb: self.record.disk_size_mb,
         }
     }
 }

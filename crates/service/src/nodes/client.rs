@@ -4,20 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rigbox_core::ids::WorkspaceId;
+use rigbox_core::ids::{DatabaseId, WorkspaceId};
 use rigbox_core::lifecycle::{End, EndCause, ObservedState, Report};
 use rigbox_core::system::SystemState;
 use rigbox_core::time::Timestamp;
-use rigbox_proto::fault;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
 use rigbox_proto::node::{
     Cause, DeleteRequest, DescribeRequest, EgressRefused, NetworkPolicy, NodeDescription, ProvisionRequest,
     RefusalBatch, SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent, WatchRefusalsRequest,
     WatchRequest, WorkspaceReport, watch_event,
 };
+use rigbox_proto::{DATABASE_HEADER, fault};
 use rigbox_store::Workspace;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
@@ -62,6 +63,8 @@ impl From<Status> for NodeError {
 #[derive(Clone)]
 pub struct NodeClient {
     grpc: Grpc<Channel>,
+    /// Database that the calls are made for.
+    database: Option<AsciiMetadataValue>,
     cache: Arc<Mutex<Option<CachedDescription>>>,
 }
 
@@ -73,16 +76,29 @@ struct CachedDescription {
 /// Event in the node's stream of reports.
 #[derive(Debug)]
 pub enum Event {
-    /// State of a workspace.
-    Report(WorkspaceId, Report),
+    /// State of a workspace, and the size of its disk in MiB.
+    Report(WorkspaceId, Report, u32),
     /// All workspaces that the node has were reported.
     Synced,
 }
 
 impl NodeClient {
     /// Creates a client that connects to the node's socket on first use.
-    pub fn new(socket: &Path) -> Self {
-        Self { grpc: Grpc::new(rpc::channel(socket)), cache: Arc::default() }
+    pub fn new(socket: &Path, database: &DatabaseId) -> Self {
+        // An id has no other characters than a header may have.
+        let database = database.as_str().parse().ok();
+        Self { grpc: Grpc::new(rpc::channel(socket)), database, cache: Arc::default() }
+    }
+
+    fn request<T>(&self, message: T, timeout: Option<Duration>) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(database) = &self.database {
+            request.metadata_mut().insert(DATABASE_HEADER, database.clone());
+        }
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        request
     }
 
     /// Returns the node's description, which is at most a few seconds old.
@@ -93,8 +109,12 @@ impl NodeClient {
         {
             return Ok(cached.description.clone());
         }
-        let response =
-            self.grpc.clone().describe(with_timeout(DescribeRequest {}, QUICK_TIMEOUT)).await?.into_inner();
+        let response = self
+            .grpc
+            .clone()
+            .describe(self.request(DescribeRequest {}, Some(QUICK_TIMEOUT)))
+            .await?
+            .into_inner();
         let description = Arc::new(response);
         *cache = Some(CachedDescription { read_at: Instant::now(), description: description.clone() });
         Ok(description)
@@ -108,7 +128,7 @@ impl NodeClient {
             image: workspace.image.clone(),
             disk_size_mb: workspace.resources.disk_size_mb(),
         };
-        self.grpc.clone().provision(with_timeout(request, SLOW_TIMEOUT)).await?;
+        self.grpc.clone().provision(self.request(request, Some(SLOW_TIMEOUT))).await?;
         Ok(())
     }
 
@@ -128,42 +148,41 @@ impl NodeClient {
             metadata_json,
             network: Some(network),
         };
-        Ok(self.grpc.clone().start(with_timeout(request, SLOW_TIMEOUT)).await?.into_inner().boot_id)
+        Ok(self.grpc.clone().start(self.request(request, Some(SLOW_TIMEOUT))).await?.into_inner().boot_id)
     }
 
     /// Shuts a workspace down.
-    pub async fn stop(&self, workspace: &Workspace) -> Result<(), NodeError> {
-        let request = StopRequest {
-            workspace_id: workspace.id.to_string(),
-            generation: workspace.lifecycle.generation,
-            grace_ms: STOP_GRACE_PERIOD_MS,
-        };
-        self.grpc.clone().stop(with_timeout(request, QUICK_TIMEOUT)).await?;
+    pub async fn stop(&self, id: &WorkspaceId, generation: u64) -> Result<(), NodeError> {
+        let request =
+            StopRequest { workspace_id: id.to_string(), generation, grace_ms: STOP_GRACE_PERIOD_MS };
+        self.grpc.clone().stop(self.request(request, Some(QUICK_TIMEOUT))).await?;
         Ok(())
     }
 
     /// Sets the network policy of a workspace.
     pub async fn set_network(&self, id: &WorkspaceId, network: NetworkPolicy) -> Result<(), NodeError> {
         let request = SetNetworkRequest { workspace_id: id.to_string(), network: Some(network) };
-        self.grpc.clone().set_network(with_timeout(request, QUICK_TIMEOUT)).await?;
+        self.grpc.clone().set_network(self.request(request, Some(QUICK_TIMEOUT))).await?;
         Ok(())
     }
 
     /// Deletes a workspace and everything it left on the node.
     pub async fn delete(&self, id: &WorkspaceId, generation: u64) -> Result<(), NodeError> {
         let request = DeleteRequest { workspace_id: id.to_string(), generation };
-        self.grpc.clone().delete(with_timeout(request, SLOW_TIMEOUT)).await?;
+        self.grpc.clone().delete(self.request(request, Some(SLOW_TIMEOUT))).await?;
         Ok(())
     }
 
     /// Opens the stream of reports.
     pub async fn watch(&self) -> Result<Reports, NodeError> {
-        Ok(Reports(self.grpc.clone().watch(WatchRequest {}).await?.into_inner()))
+        Ok(Reports(self.grpc.clone().watch(self.request(WatchRequest {}, None)).await?.into_inner()))
     }
 
     /// Opens the stream of refused network access.
     pub async fn watch_refusals(&self) -> Result<Refusals, NodeError> {
-        Ok(Refusals(self.grpc.clone().watch_refusals(WatchRefusalsRequest {}).await?.into_inner()))
+        Ok(Refusals(
+            self.grpc.clone().watch_refusals(self.request(WatchRefusalsRequest {}, None)).await?.into_inner(),
+        ))
     }
 
     /// Returns the current report about one workspace.
@@ -173,7 +192,7 @@ impl NodeClient {
             let mut found = Report { generation: 0, observed: ObservedState::Absent };
             loop {
                 match reports.next().await? {
-                    Some(Event::Report(about, report)) if about == *id => found = report,
+                    Some(Event::Report(about, report, _)) if about == *id => found = report,
                     Some(Event::Report(..)) => {}
                     Some(Event::Synced) => return Ok(found),
                     None => return Err(NodeError::Unreachable("the stream of reports ended".to_owned())),
@@ -200,8 +219,9 @@ impl Reports {
                     return Ok(Some(Event::Synced));
                 }
                 Some(WatchEvent { event: Some(watch_event::Event::Report(report)) }) => {
+                    let disk_size_mb = report.disk_size_mb;
                     if let Some((id, report)) = parse_report(report) {
-                        return Ok(Some(Event::Report(id, report)));
+                        return Ok(Some(Event::Report(id, report, disk_size_mb)));
                     }
                 }
                 Some(WatchEvent { event: None }) => {}
@@ -271,10 +291,4 @@ fn cause(cause: Cause) -> EndCause {
         Cause::HostWentDown => EndCause::HostWentDown,
         Cause::StartFailed => EndCause::StartFailed,
     }
-}
-
-fn with_timeout<T>(message: T, limit: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(limit);
-    request
 }

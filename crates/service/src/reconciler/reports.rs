@@ -1,5 +1,4 @@
-//! Consumption of the node's reports, which update the workspaces' lifecycles. Workspaces of the node that
-//! are not in the database are removed.
+//! Consumption of the node's reports, which update the workspaces' lifecycles.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -46,13 +45,13 @@ impl Reconciler {
         let mut first = Some(HashMap::new());
         while let Some(event) = reports.next().await? {
             match event {
-                Event::Report(id, report) => match &mut first {
+                Event::Report(id, report, disk_size_mb) => match &mut first {
                     Some(reported) => {
-                        reported.insert(id, report);
+                        reported.insert(id, (report, disk_size_mb));
                     }
                     None => {
                         self.cache_report(&id, &report);
-                        self.apply(&id, &report).await;
+                        self.apply_or_keep(&id, &report, disk_size_mb).await;
                     }
                 },
                 Event::Synced => {
@@ -76,13 +75,13 @@ impl Reconciler {
     }
 
     /// Compares everything on the node with everything in the database.
-    async fn reconcile_all(&self, reported: HashMap<WorkspaceId, Report>) {
-        *lock(&self.0.reports) = reported.clone();
+    async fn reconcile_all(&self, reported: HashMap<WorkspaceId, (Report, u32)>) {
+        *lock(&self.0.reports) =
+            reported.iter().map(|(id, (report, _))| (id.clone(), report.clone())).collect();
         let rows = loop {
             match self.0.transitions.store().all_workspaces().await {
                 Ok(rows) => break rows,
                 Err(error) => {
-                    // Without the rows every workspace would look like an orphan.
                     warn!(%error, "failed to read the workspaces; trying again");
                     tokio::time::sleep(MAX_RECONNECT_DELAY).await;
                 }
@@ -91,15 +90,23 @@ impl Reconciler {
         for (id, _) in rows.iter().filter(|(id, _)| !reported.contains_key(id)) {
             self.apply(id, &Report { generation: 0, observed: ObservedState::Absent }).await;
         }
-        for (id, report) in &reported {
-            self.apply(id, report).await;
+        for (id, (report, disk_size_mb)) in &reported {
+            self.apply_or_keep(id, report, *disk_size_mb).await;
+        }
+        self.forget_orphans(|id| !reported.contains_key(id)).await;
+    }
+
+    /// Applies a report. A workspace that the database does not have is an orphan.
+    async fn apply_or_keep(&self, id: &WorkspaceId, report: &Report, disk_size_mb: u32) {
+        if !self.apply(id, report).await && report.observed != ObservedState::Absent {
+            self.keep_orphan(id, report, disk_size_mb).await;
         }
     }
 
     /// Applies a report to a workspace's lifecycle and wakes its worker. A boot whose agent has answered
     /// still counts as booting until the worker has delivered its secrets, so that a workspace that is
-    /// `running` has them.
-    pub async fn apply(&self, id: &WorkspaceId, report: &Report) {
+    /// `running` has them. Returns `false` if the database has no such workspace.
+    pub async fn apply(&self, id: &WorkspaceId, report: &Report) -> bool {
         let booting = match &report.observed {
             ObservedState::Running { boot, .. } => {
                 Some(Report { observed: ObservedState::Booting { boot: boot.clone() }, ..report.clone() })
@@ -112,29 +119,12 @@ impl Reconciler {
         });
         match changed.await {
             Ok(Some(_)) => self.wake(id),
-            Ok(None) if report.observed != ObservedState::Absent => {
-                self.remove_orphan(id.clone(), report.generation)
-            }
-            Ok(None) => {}
+            Ok(None) => return false,
             Err(error) => {
                 warn!(workspace = %id, %error, "failed to store a report of the node");
                 lock(&self.0.failing).insert(id.clone(), error.to_string());
             }
         }
-    }
-
-    /// Removes a workspace of the node that the database does not have.
-    fn remove_orphan(&self, id: WorkspaceId, generation: u64) {
-        warn!(workspace = %id, "removing an orphaned workspace from the node");
-        let this = self.clone();
-        self.spawn(async move {
-            match this.0.node.delete(&id, generation.saturating_add(1)).await {
-                Ok(()) => {
-                    lock(&this.0.reports).remove(&id);
-                }
-                // It is reported again when the node is back.
-                Err(error) => warn!(workspace = %id, %error, "failed to remove an orphaned workspace"),
-            }
-        });
+        true
     }
 }

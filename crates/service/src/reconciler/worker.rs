@@ -155,7 +155,7 @@ impl Reconciler {
 
     /// Requests a stop and checks whether the VM has ended already, in which case no report may follow.
     async fn stop(&self, workspace: &Workspace) -> Result<Outcome, NodeError> {
-        self.0.node.stop(workspace).await?;
+        self.0.node.stop(&workspace.id, workspace.lifecycle.generation).await?;
         let mut report = self.0.node.report_of(&workspace.id).await?;
         if matches!(report.observed, ObservedState::Resting { .. } | ObservedState::Absent) {
             // The query followed the node's response to the stop, so the report is about this generation,
