@@ -16,3 +16,4 @@ pub mod system;
 pub mod templates;
 pub mod time;
 pub mod tokens;
+pub mod vm_limits;

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use rigbox_core::egress::BlockedNetworks;
 use rigbox_core::ids::WorkspaceId;
+#[cfg(test)]
+use rigbox_core::vm_limits::DiskLimits;
+use rigbox_core::vm_limits::NetworkLimits;
 
 use crate::vmm::config::VmmConfig;
 
@@ -66,34 +69,15 @@ pub enum UplinkMode {
     None,
 }
 
-/// Limits of a VM's network, which protect its neighbors, and what is around the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Limits of VMs' networks, which protect their neighbors, and what is around the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkConfig {
     /// Networks that no VM reaches.
     pub blocked: BlockedNetworks,
-    /// Outward connections at once.
-    pub connections: u32,
-    /// New connections per second, after a burst of twice as many.
-    pub new_connections_per_s: u32,
-    /// Bandwidth in each direction, MB/s.
-    pub bandwidth_mb_per_s: u32,
-    /// Connections to the bridge at once.
-    pub bridge_connections: u16,
+    /// Limits of a VM, where its policy has no lower ones.
+    pub limits: NetworkLimits,
     /// Outward connections of all VMs at once. By default half of what the host's connection table holds.
     pub total_connections: Option<u32>,
-}
-
-impl Default for NetworkConfig {
-    fn default() -> Self {
-        Self {
-            blocked: BlockedNetworks::default(),
-            connections: 4096,
-            new_connections_per_s: 200,
-            bandwidth_mb_per_s: 125,
-            bridge_connections: 128,
-            total_connections: None,
-        }
-    }
 }
 
 impl Config {
@@ -118,7 +102,7 @@ impl Config {
             vm_uid_count: 16,
             image_cache: path(),
             guest_dir: path(),
-            vmm: VmmConfig { qemu: path(), allow_emulation: true, disk_mb_per_s: 1, disk_iops: 1 },
+            vmm: VmmConfig { qemu: path(), allow_emulation: true, disk: DiskLimits::default() },
             uplink: UplinkMode::None,
             network: NetworkConfig::default(),
             disk_reserve: 1.0,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rigbox_control::KeySource;
 use rigbox_core::egress::{BlockedNetworks, InternalZones};
+use rigbox_core::vm_limits::{self, DiskLimits};
 
 use file::{Apps, Certificate, File, MasterKey, NetworkLimits, Uplink, parse};
 
@@ -145,8 +146,7 @@ impl Installation {
             vmm: rigbox_node::VmmConfig {
                 qemu: settings.qemu.clone(),
                 allow_emulation: settings.allow_emulation,
-                disk_mb_per_s: settings.disk_mb_per_s.get(),
-                disk_iops: settings.disk_iops.get(),
+                disk: DiskLimits { mb_per_s: settings.disk_mb_per_s, iops: settings.disk_iops },
             },
             uplink: match settings.uplink {
                 Uplink::Veth => rigbox_node::UplinkMode::Veth,
@@ -164,15 +164,20 @@ impl Installation {
             new_connections_per_s,
             bandwidth_mb_per_s,
             bridge_connections,
+            dns_queries,
+            dns_queries_per_s,
             total_connections,
-            ..
         } = self.file.node.limits;
         rigbox_node::NetworkConfig {
             blocked: self.blocked_networks(),
-            connections: connections.get(),
-            new_connections_per_s: new_connections_per_s.get(),
-            bandwidth_mb_per_s: bandwidth_mb_per_s.get(),
-            bridge_connections: bridge_connections.get(),
+            limits: vm_limits::NetworkLimits {
+                connections,
+                new_connections_per_s,
+                bandwidth_mb_per_s,
+                bridge_connections,
+                dns_queries,
+                dns_queries_per_s,
+            },
             total_connections: total_connections.map(NonZeroU32::get),
         }
     }

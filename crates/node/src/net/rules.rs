@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rigbox_core::egress::Egress;
+use rigbox_core::vm_limits::NetworkLimits;
 
 use super::policy::Policy;
 use crate::command;
@@ -75,7 +76,7 @@ impl Ruleset {
 
 /// Returns the rules of the egress namespace, for at most `total` connections of all VMs.
 pub(super) fn egress_ruleset(config: &NetworkConfig, total: u32) -> Ruleset {
-    let mut document = EGRESS_RULES.replace("MAX_CONNECTIONS", &config.connections.to_string());
+    let mut document = EGRESS_RULES.replace("MAX_CONNECTIONS", &config.limits.connections.to_string());
     limit_connections(&mut document, "rigbox", total);
     Ruleset::new("rigbox", document)
 }
@@ -99,17 +100,17 @@ fn limit_connections(document: &mut String, table: &str, total: u32) {
 
 /// Returns the rules of a VM's namespace that do not depend on its policy.
 fn vm_ruleset(config: &NetworkConfig) -> Ruleset {
-    let NetworkConfig { connections, new_connections_per_s, bandwidth_mb_per_s, bridge_connections, .. } =
-        *config;
+    let NetworkLimits { connections, new_connections_per_s, bandwidth_mb_per_s, bridge_connections, .. } =
+        config.limits;
     let mut document = VM_RULES.to_owned();
     // The longer one of two words that begin alike is first.
     for (word, number) in [
-        ("MAX_CONNECTIONS", connections),
-        ("BRIDGE_CONNECTIONS", bridge_connections.into()),
-        ("NEW_PER_S", new_connections_per_s),
-        ("NEW_BURST", new_connections_per_s.saturating_mul(2)),
-        ("BANDWIDTH_BURST", (bandwidth_mb_per_s / 4).max(1)),
-        ("BANDWIDTH", bandwidth_mb_per_s),
+        ("MAX_CONNECTIONS", connections.get()),
+        ("BRIDGE_CONNECTIONS", bridge_connections.get().into()),
+        ("NEW_PER_S", new_connections_per_s.get()),
+        ("NEW_BURST", new_connections_per_s.get().saturating_mul(2)),
+        ("BANDWIDTH_BURST", (bandwidth_mb_per_s.get() / 4).max(1)),
+        ("BANDWIDTH", bandwidth_mb_per_s.get()),
     ] {
         document = document.replace(word, &number.to_string());
     }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
 use rigbox_core::egress::BlockedNetworks;
+use rigbox_core::vm_limits::{MbPerS, NetworkLimits};
 use rustix::net::SocketType;
 use rustix::net::sockopt::set_socket_linger;
 
@@ -45,7 +47,8 @@ fn vm_cannot_end_a_connection_in_its_own_network_only() {
 
 #[test]
 fn connections_are_limited_behind_the_vm_too_and_forgotten_when_it_ends() {
-    let limits = NetworkConfig { connections: 20, ..NetworkConfig::default() };
+    let limits = NetworkLimits { connections: NonZeroU32::new(20).unwrap(), ..NetworkLimits::default() };
+    let limits = NetworkConfig { limits, ..NetworkConfig::default() };
     testbed::run(Policy::default(), limits, |testbed| {
         echo(testbed.internet.listen(at(SERVER, 80)));
         // The VM's own namespace counts nothing, as if the VM had outwitted it.
@@ -112,13 +115,14 @@ fn platform_addresses_and_blocked_networks_are_not_reached() {
 
 #[test]
 fn limits_of_the_configuration_are_in_the_rules() {
-    let config = NetworkConfig {
-        connections: 11,
-        new_connections_per_s: 22,
-        bandwidth_mb_per_s: 33,
-        bridge_connections: 44,
-        ..NetworkConfig::default()
+    let limits = NetworkLimits {
+        connections: NonZeroU32::new(11).unwrap(),
+        new_connections_per_s: NonZeroU32::new(22).unwrap(),
+        bandwidth_mb_per_s: MbPerS::new(33).unwrap(),
+        bridge_connections: NonZeroU16::new(44).unwrap(),
+        ..NetworkLimits::default()
     };
+    let config = NetworkConfig { limits, ..NetworkConfig::default() };
     let rules = rules::full_ruleset(&config, &Policy::default());
     for rule in [
         "ct count over 11 drop",
@@ -270,6 +274,24 @@ fn address_of_no_slot_is_in_the_uplinks_own_network() {
         let slot = u32::from(u16::from_be_bytes([high, low]));
         testbed.vm.run(|| uplink::detach().unwrap());
         testbed.uplink.attach(&testbed.netns_path, slot).unwrap();
+        testbed.guest.connect(at(SERVER, 80)).unwrap();
+    });
+}
+
+#[test]
+fn kernel_counts_the_largest_limits() {
+    let most = NonZeroU32::MAX;
+    let limits = NetworkLimits {
+        connections: most,
+        new_connections_per_s: most,
+        bandwidth_mb_per_s: MbPerS::new(MbPerS::MAX).unwrap(),
+        bridge_connections: NonZeroU16::MAX,
+        dns_queries: NonZeroU16::MAX,
+        dns_queries_per_s: most,
+    };
+    let config = NetworkConfig { limits, ..NetworkConfig::default() };
+    testbed::run(Policy::default(), config, |testbed| {
+        echo(testbed.internet.listen(at(SERVER, 80)));
         testbed.guest.connect(at(SERVER, 80)).unwrap();
     });
 }

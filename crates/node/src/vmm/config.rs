@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rigbox_core::vm_limits::DiskLimits;
+
 /// Settings of the VMM drivers.
 #[derive(Debug, Clone)]
 pub struct VmmConfig {
@@ -9,8 +11,6 @@ pub struct VmmConfig {
     pub qemu: PathBuf,
     /// True if VMs may run in software emulation, which is no isolation boundary.
     pub allow_emulation: bool,
-    /// Maximum disk traffic of one VM, reads and writes together, MB (10^6 bytes) per second.
-    pub disk_mb_per_s: u32,
-    /// Maximum number of disk operations of one VM per second.
-    pub disk_iops: u32,
+    /// Limits of a VM's disk, where its start request has no lower ones.
+    pub disk: DiskLimits,
 }

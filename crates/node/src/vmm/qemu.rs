@@ -7,6 +7,7 @@ pub(super) mod probe;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rigbox_core::vm_limits::DiskLimits;
 use serde::{Deserialize, Serialize};
 
 use super::config::VmmConfig;
@@ -78,8 +79,7 @@ pub(super) struct Qemu {
     /// Root of the jail, as installed by [`files::install`].
     root: PathBuf,
     tsc_khz: u64,
-    disk_mb_per_s: u32,
-    disk_iops: u32,
+    disk: DiskLimits,
 }
 
 impl Qemu {
@@ -92,8 +92,7 @@ impl Qemu {
         Self {
             accelerator,
             program: config.qemu.clone(),
-            disk_mb_per_s: config.disk_mb_per_s,
-            disk_iops: config.disk_iops,
+            disk: config.disk,
             firmware,
             root,
             tsc_khz: rigbox_sys::tsc::measure_khz(Duration::from_millis(50)),
@@ -120,8 +119,9 @@ impl Qemu {
         add("-add-fd", format!("fd={disk},set=1"));
         let file = "driver=file,filename=/dev/fdset/1,locking=on,discard=unmap";
         add("-blockdev", format!("{file},node-name=file"));
-        let bytes_per_s = u64::from(self.disk_mb_per_s) * 1_000_000;
-        let limits = format!(r#"{{"bps-total":{bytes_per_s},"iops-total":{}}}"#, self.disk_iops);
+        let DiskLimits { mb_per_s, iops } = self.disk;
+        let bytes_per_s = u64::from(mb_per_s.get()) * 1_000_000;
+        let limits = format!(r#"{{"bps-total":{bytes_per_s},"iops-total":{iops}}}"#);
         add("-object", format!(r#"{{"qom-type":"throttle-group","id":"limits","limits":{limits}}}"#));
         add(
             "-blockdev",

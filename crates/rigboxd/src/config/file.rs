@@ -9,11 +9,9 @@ use anyhow::Result;
 use ipnet::IpNet;
 use rigbox_core::egress::{Network, Zone};
 use rigbox_core::plans::Plans;
+use rigbox_core::vm_limits::{self, DiskLimits, MbPerS};
 use secrecy::SecretString;
 use serde::Deserialize;
-
-const DEFAULT_DISK_MB_PER_S: NonZeroU32 = NonZeroU32::new(500).unwrap();
-const DEFAULT_DISK_IOPS: NonZeroU32 = NonZeroU32::new(20_000).unwrap();
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -109,7 +107,7 @@ pub(super) struct Node {
     pub(super) guest_dir: Option<PathBuf>,
     pub(super) qemu: PathBuf,
     pub(super) allow_emulation: bool,
-    pub(super) disk_mb_per_s: NonZeroU32,
+    pub(super) disk_mb_per_s: MbPerS,
     pub(super) disk_iops: NonZeroU32,
     pub(super) disk_reserve: f64,
     pub(super) boot_timeout_s: u64,
@@ -123,7 +121,7 @@ pub(super) struct NetworkLimits {
     /// New connections per second, after a burst of twice as many.
     pub(super) new_connections_per_s: NonZeroU32,
     /// Bandwidth in each direction.
-    pub(super) bandwidth_mb_per_s: NonZeroU32,
+    pub(super) bandwidth_mb_per_s: MbPerS,
     /// Connections to the bridge at once.
     pub(super) bridge_connections: NonZeroU16,
     /// DNS queries in flight.
@@ -225,8 +223,8 @@ impl Default for Node {
             guest_dir: None,
             qemu: "/usr/bin/qemu-system-x86_64".into(),
             allow_emulation: false,
-            disk_mb_per_s: DEFAULT_DISK_MB_PER_S,
-            disk_iops: DEFAULT_DISK_IOPS,
+            disk_mb_per_s: DiskLimits::DEFAULT.mb_per_s,
+            disk_iops: DiskLimits::DEFAULT.iops,
             disk_reserve: 1.0,
             boot_timeout_s: 120,
         }
@@ -235,15 +233,21 @@ impl Default for Node {
 
 impl Default for NetworkLimits {
     fn default() -> Self {
-        let (defaults, dns) = (rigbox_node::NetworkConfig::default(), rigbox_guestio::DnsLimits::default());
-        let number = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        let vm_limits::NetworkLimits {
+            connections,
+            new_connections_per_s,
+            bandwidth_mb_per_s,
+            bridge_connections,
+            dns_queries,
+            dns_queries_per_s,
+        } = vm_limits::NetworkLimits::DEFAULT;
         Self {
-            connections: number(defaults.connections),
-            new_connections_per_s: number(defaults.new_connections_per_s),
-            bandwidth_mb_per_s: number(defaults.bandwidth_mb_per_s),
-            bridge_connections: NonZeroU16::new(defaults.bridge_connections).unwrap_or(NonZeroU16::MIN),
-            dns_queries: dns.queries.try_into().ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN),
-            dns_queries_per_s: dns.queries_per_s,
+            connections,
+            new_connections_per_s,
+            bandwidth_mb_per_s,
+            bridge_connections,
+            dns_queries,
+            dns_queries_per_s,
             total_connections: None,
         }
     }
@@ -292,6 +296,8 @@ mod tests {
             ("blocked_networks = [\"example.org\"]", "line 2"),
             ("limits = { connections = 0 }", "line 2"),
             ("limits = { conections = 1 }", "conections"),
+            ("limits = { bandwidth_mb_per_s = 16000 }", "1 to 10000 MB/s"),
+            ("disk_mb_per_s = 0", "line 2"),
         ] {
             let text = format!("{:#}", node(bad).unwrap_err());
             assert!(text.contains(expected), "{bad}: {text}");

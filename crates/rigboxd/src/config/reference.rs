@@ -256,7 +256,7 @@ const SECTIONS: &[Section] = &[
                 "MB per second",
                 Value,
                 "500",
-                "Maximum disk traffic of one workspace, reads and writes together.",
+                "Maximum disk traffic of one workspace, reads and writes together, up to 10000.",
             ),
             key(
                 "disk_iops",
@@ -294,7 +294,7 @@ const SECTIONS: &[Section] = &[
                 "200",
                 "New connections per second, after a burst of twice as many.",
             ),
-            key("bandwidth_mb_per_s", "MB/s", Value, "125", "Bandwidth in each direction."),
+            key("bandwidth_mb_per_s", "MB/s", Value, "125", "Bandwidth in each direction, up to 10000."),
             key("bridge_connections", "integer", Value, "128", "Connections to the bridge at once."),
             key("dns_queries", "integer", Value, "64", "DNS queries in flight."),
             key(
