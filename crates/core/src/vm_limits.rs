@@ -42,6 +42,14 @@ impl TryFrom<u32> for MbPerS {
     }
 }
 
+impl TryFrom<NonZeroU32> for MbPerS {
+    type Error = InvalidRate;
+
+    fn try_from(number: NonZeroU32) -> Result<Self, InvalidRate> {
+        number.get().try_into()
+    }
+}
+
 impl From<MbPerS> for u32 {
     fn from(rate: MbPerS) -> Self {
         rate.get()

@@ -9,6 +9,7 @@ mod config;
 mod control_rpc;
 mod error;
 mod journal;
+mod limits;
 mod net;
 mod node;
 mod recovery;

@@ -134,7 +134,9 @@ impl Workspace {
         let Some(names) = self.node.attached_vms.set_egress(&boot.boot_id, self.egress()) else {
             return Ok(());
         };
-        blocking(move || crate::net::set_policy(&netns, &policy, &names)).await
+        let (node, slot) = (Arc::clone(&self.node), self.record.slot);
+        blocking(move || crate::net::set_policy(&node.config, &netns, &policy, &names, node.uplink_for(slot)))
+            .await
     }
 
     async fn delete(&mut self) -> Result<(), Error> {

@@ -89,7 +89,7 @@ impl NetworkPolicies {
             Egress::None => without_list(Mode::None),
         };
         let app_ports = self.store.app_ports(id)?.into_iter().map(u32::from).collect();
-        Ok(NetworkPolicy { app_ports, egress: Some(egress) })
+        Ok(NetworkPolicy { app_ports, egress: Some(egress), limits: None })
     }
 
     /// Pushes a workspace's policy to the node. Returns whether it is there. A workspace that the node does

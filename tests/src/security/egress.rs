@@ -187,6 +187,7 @@ fn policy(mode: Mode, domains: &[&str], cidrs: &[String]) -> NetworkPolicy {
     NetworkPolicy {
         app_ports: vec![],
         egress: Some(Egress { mode: mode.into(), domains, cidrs: cidrs.to_vec(), allow_ech: false }),
+        limits: None,
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn boot_of(installation: &Installation, id: &str) -> Result<String> {
 }
 
 pub(crate) fn ports(app_ports: &[u32]) -> NetworkPolicy {
-    NetworkPolicy { app_ports: app_ports.to_vec(), egress: None }
+    NetworkPolicy { app_ports: app_ports.to_vec(), egress: None, limits: None }
 }
 
 /// Waits for an event on a socket.

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::policy::Policy;
 use super::rules::Endpoint;
 use super::{in_namespace, on_thread, rules};
+use crate::config::NetworkConfig;
 use crate::error::Error;
 
 /// Maximum number of admissions of one VM, each an address of a name.
@@ -206,7 +207,12 @@ impl AdmittedNames {
     }
 
     /// Puts `policy` in force. Addresses of names that it still lists stay admitted.
-    pub(super) fn set_policy(&self, netns: &Path, policy: &Policy) -> Result<(), Error> {
+    pub(super) fn set_policy(
+        &self,
+        config: &NetworkConfig,
+        netns: &Path,
+        policy: &Policy,
+    ) -> Result<(), Error> {
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         admitted
@@ -221,8 +227,9 @@ impl AdmittedNames {
         }
         let endpoints: Vec<_> = kept.iter().map(|(endpoint, expires)| (*endpoint, *expires - now)).collect();
         admitted.in_force = kept;
-        let document = rules::policy_rules(policy) + &rules::replace_admitted(&endpoints);
-        on_thread(netns, in_namespace(netns, move || rules::apply(&document)))
+        let (config, policy) = (config.clone(), policy.clone());
+        let replace = rules::replace_admitted(&endpoints);
+        on_thread(netns, in_namespace(netns, move || rules::apply_policy(&config, &policy, &replace)))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use prost::Message;
+use rigbox_core::vm_limits::NetworkLimits;
 use rigbox_proto::node::NetworkPolicy;
 
 use super::conntrack::{self, Connection, Tuple};
@@ -54,6 +55,10 @@ fn network_policy() {
                 line.chars().all(|c| c.is_ascii_graphic() || c == ' ') && !line.contains(['"', ';', '#'])
             );
         }
+        let (node, limits) = (NetworkLimits::DEFAULT, policy.limits(NetworkLimits::DEFAULT));
+        assert!(
+            limits.connections <= node.connections && limits.bandwidth_mb_per_s <= node.bandwidth_mb_per_s
+        );
         assert!(policy.app_ports().all(|port| policy.dial_port(port.into()) == Some(port)));
     });
 }

@@ -6,6 +6,7 @@ mod conntrack;
 pub(crate) mod doctor;
 #[cfg(test)]
 mod fuzz;
+mod limit_rules;
 mod netlink;
 mod nflog;
 pub(crate) mod policy;
@@ -79,14 +80,31 @@ pub(crate) fn create(
     })?;
     if let Some((uplink, slot)) = uplink {
         uplink.attach(path, slot)?;
+        limit_connections(config, policy, uplink, slot)?;
     }
     Ok(tap)
 }
 
 /// Puts `policy` in force in a namespace and closes connections that it does not allow.
-pub(crate) fn set_policy(path: &Path, policy: &Policy, admitted_names: &AdmittedNames) -> Result<(), Error> {
-    admitted_names.set_policy(path, policy)?;
+pub(crate) fn set_policy(
+    config: &Config,
+    path: &Path,
+    policy: &Policy,
+    admitted_names: &AdmittedNames,
+    uplink: Option<(&Uplink, u32)>,
+) -> Result<(), Error> {
+    if let Some((uplink, slot)) = uplink {
+        limit_connections(config, policy, uplink, slot)?;
+    }
+    admitted_names.set_policy(&config.network, path, policy)?;
     close_unlisted_connections(path, policy)
+}
+
+/// Limits a VM's connections behind its own namespace too, in which it could make the kernel forget some.
+fn limit_connections(config: &Config, policy: &Policy, uplink: &Uplink, slot: u32) -> Result<(), Error> {
+    let node = config.network.limits;
+    let connections = policy.limits(node).connections;
+    uplink.limit_connections(slot, (connections < node.connections).then_some(connections))
 }
 
 /// Restores the recorded policy in a namespace that an earlier node created. If that one has other rules, the full ruleset is loaded.
@@ -98,12 +116,14 @@ pub(crate) fn restore(
 ) -> Result<(), Error> {
     if let Some((uplink, slot)) = uplink {
         uplink.ensure_attached(path, slot)?;
+        limit_connections(config, policy, uplink, slot)?;
     }
-    let apply = |document: String| on_thread(path, in_namespace(path, move || rules::apply(&document)));
-    on_thread(path, in_namespace(path, reserve_service_ports))?;
-    let config = &config.network;
-    apply(rules::policy_rules_of_same_version(config, policy))
-        .or_else(|_| apply(rules::full_ruleset(config, policy)))?;
+    let (network, recorded) = (config.network.clone(), policy.clone());
+    let restore = move || {
+        reserve_service_ports()?;
+        rules::restore(&network, &recorded)
+    };
+    on_thread(path, in_namespace(path, restore))?;
     close_unlisted_connections(path, policy)
 }
 

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
 use rigbox_core::egress::Egress;
+use rigbox_core::vm_limits::{NetworkLimits, VmLimits};
 use rigbox_proto::node::{NetworkPolicy, egress::Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::limits;
 
 /// Maximum number of ports of one workspace that gateways may dial.
 const MAX_PORTS: usize = 256;
@@ -18,9 +20,16 @@ const MAX_PORTS: usize = 256;
 pub(crate) struct Policy {
     app_ports: BTreeSet<NonZeroU16>,
     egress: Egress,
+    /// Limits of the VM, as far as they differ from the node's.
+    limits: VmLimits,
 }
 
 impl Policy {
+    /// Returns the limits of the VM on a node with these.
+    pub(crate) fn limits(&self, node: NetworkLimits) -> NetworkLimits {
+        node.lowered(&self.limits)
+    }
+
     /// Returns the ports that gateways may dial.
     pub(crate) fn app_ports(&self) -> impl Iterator<Item = u16> + '_ {
         self.app_ports.iter().map(|port| port.get())
@@ -65,7 +74,7 @@ impl TryFrom<NetworkPolicy> for Policy {
                 Mode::Unspecified => return Err(bad("the egress policy has no mode".to_owned())),
             },
         };
-        Ok(Self { app_ports, egress })
+        Ok(Self { app_ports, egress, limits: limits::of_network(policy.limits)? })
     }
 }
 
@@ -75,7 +84,7 @@ mod tests {
     use rigbox_proto::node::Egress as Wire;
 
     fn policy(app_ports: &[u32], egress: Option<Wire>) -> Result<Policy, Error> {
-        NetworkPolicy { app_ports: app_ports.to_vec(), egress }.try_into()
+        NetworkPolicy { app_ports: app_ports.to_vec(), egress, limits: None }.try_into()
     }
 
     #[test]
@@ -92,9 +101,28 @@ mod tests {
             policy(&[], wire(Mode::Unspecified, "8.8.8.0/24")),
             policy(&[], wire(Mode::List, "10.0.0.0/8")),
             policy(&[], wire(Mode::List, "8.8.8.8 } ; flush ruleset")),
+            NetworkPolicy {
+                limits: Some(rigbox_proto::node::NetworkLimits {
+                    connections: Some(0),
+                    ..Default::default()
+                }),
+                ..NetworkPolicy::default()
+            }
+            .try_into(),
         ] {
             assert!(bad.is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn journal_keeps_limits_and_has_none_for_a_policy_of_an_earlier_version() {
+        let limits = rigbox_proto::node::NetworkLimits { connections: Some(7), ..Default::default() };
+        let policy = NetworkPolicy { limits: Some(limits), ..NetworkPolicy::default() };
+        let policy = Policy::try_from(policy).unwrap();
+        let kept: Policy = serde_json::from_str(&serde_json::to_string(&policy).unwrap()).unwrap();
+        assert_eq!((kept.limits(NetworkLimits::DEFAULT).connections.get(), &kept), (7, &policy));
+        let earlier: Policy = serde_json::from_str(r#"{"app_ports":[80],"egress":{"mode":"none"}}"#).unwrap();
+        assert_eq!(earlier.limits(NetworkLimits::DEFAULT), NetworkLimits::DEFAULT);
     }
 
     #[test]

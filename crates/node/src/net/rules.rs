@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rigbox_core::egress::Egress;
-use rigbox_core::vm_limits::NetworkLimits;
 
+use super::limit_rules::LimitRules;
 use super::policy::Policy;
 use crate::command;
 use crate::config::NetworkConfig;
@@ -72,9 +72,16 @@ impl Ruleset {
         let Self { table, document, version } = self;
         format!("{document}add chain inet {table} {version}\n")
     }
+
+    /// Returns a document that changes nothing, and fails where other rules are loaded.
+    fn expect(&self) -> String {
+        let Self { table, version, .. } = self;
+        format!("flush chain inet {table} {version}\n")
+    }
 }
 
-/// Returns the rules of the egress namespace, for at most `total` connections of all VMs.
+/// Returns the rules of the egress namespace, for at most `total` connections of all VMs. Those of one VM are limited by the node's number,
+/// and by [`super::limit_rules::connection_rules`].
 pub(super) fn egress_ruleset(config: &NetworkConfig, total: u32) -> Ruleset {
     let mut document = EGRESS_RULES.replace("MAX_CONNECTIONS", &config.limits.connections.to_string());
     limit_connections(&mut document, "rigbox", total);
@@ -100,33 +107,31 @@ fn limit_connections(document: &mut String, table: &str, total: u32) {
 
 /// Returns the rules of a VM's namespace that do not depend on its policy.
 fn vm_ruleset(config: &NetworkConfig) -> Ruleset {
-    let NetworkLimits { connections, new_connections_per_s, bandwidth_mb_per_s, bridge_connections, .. } =
-        config.limits;
     let mut document = VM_RULES.to_owned();
-    // The longer one of two words that begin alike is first.
-    for (word, number) in [
-        ("MAX_CONNECTIONS", connections.get()),
-        ("BRIDGE_CONNECTIONS", bridge_connections.get().into()),
-        ("NEW_PER_S", new_connections_per_s.get()),
-        ("NEW_BURST", new_connections_per_s.get().saturating_mul(2)),
-        ("BANDWIDTH_BURST", (bandwidth_mb_per_s.get() / 4).max(1)),
-        ("BANDWIDTH", bandwidth_mb_per_s.get()),
-    ] {
-        document = document.replace(word, &number.to_string());
-    }
     add_elements(&mut document, "rigbox", "blocked_networks", config.blocked.iter());
     Ruleset::new("rigbox", document)
 }
 
-/// Returns the full ruleset of a new VM's namespace.
-pub(super) fn full_ruleset(config: &NetworkConfig, policy: &Policy) -> String {
-    vm_ruleset(config).document() + &policy_rules(policy)
+fn limit_rules(config: &NetworkConfig, policy: &Policy) -> LimitRules {
+    LimitRules::new(&policy.limits(config.limits))
 }
 
-/// Returns the rules that replace the policy, for a namespace whose other rules are those of [`full_ruleset`]. They fail in any other.
-pub(super) fn policy_rules_of_same_version(config: &NetworkConfig, policy: &Policy) -> String {
-    let Ruleset { table, version, .. } = vm_ruleset(config);
-    format!("flush chain inet {table} {version}\n{}", policy_rules(policy))
+/// Returns the full ruleset of a new VM's namespace.
+pub(super) fn full_ruleset(config: &NetworkConfig, policy: &Policy) -> String {
+    vm_ruleset(config).document() + &limit_rules(config, policy).replace() + &policy_rules(policy)
+}
+
+/// Puts a policy in force in the namespace of the calling thread, and `changes` in the same step. Rules of limits stay as they are, unless
+/// these changed: they count.
+pub(super) fn apply_policy(config: &NetworkConfig, policy: &Policy, changes: &str) -> io::Result<()> {
+    let (limits, document) = (limit_rules(config, policy), policy_rules(policy) + changes);
+    apply(&(limits.expect() + &document)).or_else(|_| apply(&(limits.replace() + &document)))
+}
+
+/// Restores the rules of a VM that an earlier node started, in its namespace, whose thread is calling. What is as it should be stays.
+pub(super) fn restore(config: &NetworkConfig, policy: &Policy) -> io::Result<()> {
+    let same_version = vm_ruleset(config).expect();
+    apply_policy(config, policy, &same_version).or_else(|_| apply(&full_ruleset(config, policy)))
 }
 
 /// Returns the rules that replace the policy. Admitted addresses stay.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use super::admitted_names::AdmittedNames;
 use super::policy::Policy;
 use super::uplink::{self, Uplink};
 use crate::command;
@@ -162,6 +163,17 @@ impl Testbed {
         carry_frames(tap, own);
         let (vm, egress) = (Netns::open(&netns_path), Netns::open(&run_dir.join("egress")));
         Self { config, uplink, internet, host, guest, vm, egress, netns_path, office, _folder: folder }
+    }
+
+    /// Sets the policy of the guest's VM, which has admitted `names`.
+    pub(super) fn set_policy(&self, policy: &Policy, names: &AdmittedNames) {
+        let uplink = Some((&self.uplink, SLOT));
+        super::set_policy(&self.config, &self.netns_path, policy, names, uplink).unwrap();
+    }
+
+    /// Restores the policy, as a node does that has started again.
+    pub(super) fn restore(&self, policy: &Policy) {
+        super::restore(&self.config, &self.netns_path, policy, Some((&self.uplink, SLOT))).unwrap();
     }
 }
 

@@ -1,19 +1,21 @@
 //! Promises of the rules, kept by real sockets through real namespaces.
 
+mod limits;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use rigbox_core::egress::BlockedNetworks;
-use rigbox_core::vm_limits::{MbPerS, NetworkLimits};
+use rigbox_core::vm_limits::NetworkLimits;
 use rustix::net::SocketType;
 use rustix::net::sockopt::set_socket_linger;
 
 use super::policy::Policy;
 use super::testbed::{self, HOST, OFFICE, SERVER, Testbed, at, echo, eventually};
-use super::{rules, uplink};
+use super::uplink;
 use crate::command;
 use crate::config::NetworkConfig;
 
@@ -111,27 +113,6 @@ fn platform_addresses_and_blocked_networks_are_not_reached() {
         echo(testbed.internet.listen(at(SERVER, 80)));
         testbed.guest.connect(at(SERVER, 80)).unwrap();
     });
-}
-
-#[test]
-fn limits_of_the_configuration_are_in_the_rules() {
-    let limits = NetworkLimits {
-        connections: NonZeroU32::new(11).unwrap(),
-        new_connections_per_s: NonZeroU32::new(22).unwrap(),
-        bandwidth_mb_per_s: MbPerS::new(33).unwrap(),
-        bridge_connections: NonZeroU16::new(44).unwrap(),
-        ..NetworkLimits::default()
-    };
-    let config = NetworkConfig { limits, ..NetworkConfig::default() };
-    let rules = rules::full_ruleset(&config, &Policy::default());
-    for rule in [
-        "ct count over 11 drop",
-        "limit rate over 22/second burst 44 packets drop",
-        "limit rate over 33 mbytes/second burst 8 mbytes drop",
-        "tcp dport 9090 ct state new ct count over 44 drop",
-    ] {
-        assert!(rules.contains(rule), "{rule}");
-    }
 }
 
 #[test]
@@ -274,24 +255,6 @@ fn address_of_no_slot_is_in_the_uplinks_own_network() {
         let slot = u32::from(u16::from_be_bytes([high, low]));
         testbed.vm.run(|| uplink::detach().unwrap());
         testbed.uplink.attach(&testbed.netns_path, slot).unwrap();
-        testbed.guest.connect(at(SERVER, 80)).unwrap();
-    });
-}
-
-#[test]
-fn kernel_counts_the_largest_limits() {
-    let most = NonZeroU32::MAX;
-    let limits = NetworkLimits {
-        connections: most,
-        new_connections_per_s: most,
-        bandwidth_mb_per_s: MbPerS::new(MbPerS::MAX).unwrap(),
-        bridge_connections: NonZeroU16::MAX,
-        dns_queries: NonZeroU16::MAX,
-        dns_queries_per_s: most,
-    };
-    let config = NetworkConfig { limits, ..NetworkConfig::default() };
-    testbed::run(Policy::default(), config, |testbed| {
-        echo(testbed.internet.listen(at(SERVER, 80)));
         testbed.guest.connect(at(SERVER, 80)).unwrap();
     });
 }

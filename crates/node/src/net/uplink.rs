@@ -5,12 +5,15 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 
-use super::{conntrack, disable_ipv6, in_namespace, mount_own_namespace, on_thread, rules, unmount};
+use super::{
+    conntrack, disable_ipv6, in_namespace, limit_rules, mount_own_namespace, on_thread, rules, unmount,
+};
 use crate::command;
 use crate::config::{Config, UplinkMode};
 use crate::error::Error;
@@ -113,7 +116,7 @@ pub(crate) fn close(config: &Config) -> Result<(), Error> {
 impl Uplink {
     /// Attaches the namespace at `netns`, of the VM in `slot`.
     pub(super) fn attach(&self, netns: &Path, slot: u32) -> Result<(), Error> {
-        let device = format!("v{slot}");
+        let device = device_of(slot);
         let address = vm_address(slot);
         let netns_path = netns.display();
         // ip(8) accepts the path of a namespace as its name.
@@ -150,6 +153,15 @@ impl Uplink {
         }
     }
 
+    /// Limits the connections of the VM in `slot`; `None` leaves the limit that all have.
+    pub(super) fn limit_connections(&self, slot: u32, connections: Option<NonZeroU32>) -> Result<(), Error> {
+        let limit = move || match limit_rules::connection_rules(&device_of(slot), connections) {
+            Some(document) => rules::apply(&document),
+            None => Ok(()),
+        };
+        on_thread(&self.egress_netns, in_namespace(&self.egress_netns, limit))
+    }
+
     /// Removes the connections of a VM, which has been detached, from the tables of the egress namespace and of the host.
     pub(super) fn forget_connections(&self, address: Ipv4Addr) -> Result<(), Error> {
         let path = &self.egress_netns;
@@ -163,6 +175,11 @@ impl Uplink {
         conntrack::remove(connections.iter().map(|connection| connection.reply.reversed()))
             .map_err(Error::system("remove connections of a VM from the host's table"))
     }
+}
+
+/// Returns the name of a VM's uplink in the egress namespace.
+fn device_of(slot: u32) -> String {
+    format!("v{slot}")
 }
 
 /// Returns a VM's address within the egress namespace.

@@ -8,7 +8,7 @@ use rustix::net::SocketType;
 use super::super::testbed::{self, SERVER, Testbed, at, echo};
 use super::*;
 use crate::config::NetworkConfig;
-use crate::net::{connect_checked, service_socket, set_policy};
+use crate::net::{connect_checked, service_socket};
 
 /// Returns whether a connecting socket gets connected within a second.
 fn eventually_connected(stream: &TcpStream) -> bool {
@@ -23,7 +23,7 @@ fn eventually_connected(stream: &TcpStream) -> bool {
 fn list(domains: &[&str]) -> Policy {
     let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
     let egress = rigbox_proto::node::Egress { mode: Mode::List.into(), domains, ..Default::default() };
-    NetworkPolicy { app_ports: vec![], egress: Some(egress) }.try_into().unwrap()
+    NetworkPolicy { app_ports: vec![], egress: Some(egress), limits: None }.try_into().unwrap()
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn listed_name_opens_its_checked_ports_or_the_one_it_names() {
         let changes =
             [(vec!["db.example:5432"], true, false), (vec!["db.example", "server.example"], false, true)];
         for (domains, database, checked) in changes {
-            set_policy(&testbed.netns_path, &list(&domains), &names).unwrap();
+            testbed.set_policy(&list(&domains), &names);
             assert_eq!(answers(), database, "{domains:?}");
             assert_eq!([reached(5432), reached(443)], [database, checked], "{domains:?}");
         }
