@@ -11,4 +11,4 @@ pub(crate) mod sni;
 mod testbed;
 mod upstream;
 
-pub(crate) use budget::EgressBudget;
+pub(crate) use budget::{DnsShare, EgressBudget};

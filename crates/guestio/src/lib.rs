@@ -20,11 +20,12 @@ mod vm;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rigbox_core::egress::{BlockedNetworks, InternalZones};
+use rigbox_core::vm_limits::NetworkLimits;
 use rigbox_proto::guest::guest_server::GuestServer;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::transport::unix;
@@ -53,22 +54,23 @@ pub struct Config {
     pub blocked_networks: BlockedNetworks,
     /// Zones of which no VM gets a record.
     pub internal_zones: InternalZones,
-    /// Limits of one VM's DNS queries.
+    /// Limits of one VM's DNS queries, where the node names no lower ones.
     pub dns: DnsLimits,
 }
 
 /// Limits of one VM's DNS queries.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DnsLimits {
     /// Queries in flight.
-    pub queries: usize,
+    pub queries: NonZeroU16,
     /// Queries per second that its cache does not answer, after a burst of ten times as many.
     pub queries_per_s: NonZeroU32,
 }
 
 impl Default for DnsLimits {
     fn default() -> Self {
-        Self { queries: 64, queries_per_s: NonZeroU32::MIN.saturating_add(49) }
+        let NetworkLimits { dns_queries, dns_queries_per_s, .. } = NetworkLimits::DEFAULT;
+        Self { queries: dns_queries, queries_per_s: dns_queries_per_s }
     }
 }
 
@@ -101,7 +103,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         resolvers: config.resolvers.clone().into(),
         blocked_networks: Arc::new(config.blocked_networks),
         internal_zones: Arc::new(config.internal_zones),
-        egress: EgressBudget::new(&config.dns),
+        egress: EgressBudget::new(config.dns),
         reports: ReportSender::default(),
     });
     let session = tokio::spawn(node_session::run(config.node_socket.clone(), registry.clone()));

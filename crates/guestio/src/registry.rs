@@ -57,7 +57,9 @@ impl VmRegistry {
         for vm in vms {
             match entries.entry(vm.boot_id.clone()) {
                 Slot::Occupied(entry) => {
-                    entry.get().vm.set_allow_list(AllowList::parse(vm.dns_policy));
+                    let attached = &entry.get().vm;
+                    attached.set_allow_list(AllowList::parse(vm.dns_policy));
+                    attached.set_dns_limits(vm.dns_limits);
                 }
                 Slot::Vacant(entry) => {
                     entry.insert(self.attach(vm));

@@ -8,15 +8,17 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_core::system::SystemState;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
-use rigbox_proto::guestio::{AgentLost, AgentReady, GuestEnded, Report, SystemChanged, guest_ended, report};
+use rigbox_proto::guestio::{
+    AgentLost, AgentReady, DnsLimits, GuestEnded, Report, SystemChanged, guest_ended, report,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::transport::Channel;
 
 use crate::agent_client::AgentClient;
 use crate::allow_list::AllowList;
 use crate::descriptors::Descriptors;
-use crate::egress::EgressBudget;
 use crate::egress::dns::cache::Cache;
+use crate::egress::{DnsShare, EgressBudget};
 use crate::refusal_counter::{Destination, RefusalCounter};
 use crate::sanitize::sanitize;
 
@@ -58,8 +60,7 @@ pub(crate) struct Vm {
     pub(crate) allow_list: watch::Sender<AllowList>,
     pub(crate) refusals: RefusalCounter,
     dns_cache: Mutex<Cache>,
-    /// DNS queries to the resolvers.
-    pub(crate) dns_rate: DefaultDirectRateLimiter,
+    dns_share: Mutex<Arc<DnsShare>>,
     /// Log lines that the VM can cause.
     pub(crate) log_rate: DefaultDirectRateLimiter,
     pub(crate) agent: watch::Sender<AgentState>,
@@ -78,10 +79,10 @@ pub(crate) struct Vm {
 
 impl Vm {
     pub(crate) fn new(vm: rigbox_proto::guestio::Vm, context: VmContext) -> Self {
-        let dns_rate = context.egress.dns_rate;
+        let dns_share = DnsShare::new(context.egress.dns_limits(vm.dns_limits));
         Self {
             dns_cache: Mutex::default(),
-            dns_rate: RateLimiter::direct(dns_rate),
+            dns_share: Mutex::new(Arc::new(dns_share)),
             log_rate: RateLimiter::direct(LOG_RATE),
             workspace_id: vm.workspace_id,
             boot_id: vm.boot_id,
@@ -101,6 +102,19 @@ impl Vm {
 
     pub(crate) fn dns_cache(&self) -> MutexGuard<'_, Cache> {
         self.dns_cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn dns_share(&self) -> Arc<DnsShare> {
+        Arc::clone(&self.dns_share.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets the limits of the VM's DNS queries. Those that did not change go on counting.
+    pub(crate) fn set_dns_limits(&self, limits: Option<DnsLimits>) {
+        let limits = self.context.egress.dns_limits(limits);
+        let mut share = self.dns_share.lock().unwrap_or_else(PoisonError::into_inner);
+        if share.limits != limits {
+            *share = Arc::new(DnsShare::new(limits));
+        }
     }
 
     /// Sets the names that the VM may use.

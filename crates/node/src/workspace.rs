@@ -131,7 +131,8 @@ impl Workspace {
         let netns = self.node.config.netns(&self.id);
         // Updated first, so that nothing is dialed or resolved that is about to be closed.
         self.node.dial_targets.insert(&self.id, &boot.boot_id, netns.clone(), policy.clone());
-        let Some(names) = self.node.attached_vms.set_egress(&boot.boot_id, self.egress()) else {
+        let Some(names) = self.node.attached_vms.set_policy(&boot.boot_id, self.egress(), self.dns_limits())
+        else {
             return Ok(());
         };
         let (node, slot) = (Arc::clone(&self.node), self.record.slot);

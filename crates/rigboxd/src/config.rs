@@ -197,7 +197,7 @@ impl Installation {
             blocked_networks: self.blocked_networks(),
             internal_zones: InternalZones::new(&self.file.node.internal_zones),
             dns: rigbox_guestio::DnsLimits {
-                queries: self.file.node.limits.dns_queries.get().into(),
+                queries: self.file.node.limits.dns_queries,
                 queries_per_s: self.file.node.limits.dns_queries_per_s,
             },
         }

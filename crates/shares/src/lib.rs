@@ -64,7 +64,16 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     /// # Errors
     /// [`Refused`], if there is none.
     pub fn take(&self, key: K) -> Result<Place<K>, Refused> {
+        self.take_within(key, self.pool.bounds.per_key)
+    }
+
+    /// Takes a place for `key`, whose own share may be smaller than that of others.
+    ///
+    /// # Errors
+    /// [`Refused`], if there is none.
+    pub fn take_within(&self, key: K, share: usize) -> Result<Place<K>, Refused> {
         let Bounds { total, per_key } = self.pool.bounds;
+        let per_key = share.min(per_key);
         let mut taken = self.pool.taken();
         if taken.total >= total {
             return Err(Refused::Full(total));
@@ -157,6 +166,15 @@ mod tests {
         drop(other);
         pool.take("c").unwrap();
         drop(held);
+    }
+
+    #[test]
+    fn smaller_share_of_one_key_counts_and_a_larger_one_does_not() {
+        let pool = pool();
+        let _held = pool.take_within("a", 1).unwrap();
+        assert_eq!(pool.take_within("a", 1).unwrap_err(), Refused::Share(1));
+        let _more = pool.take_within("a", 3).unwrap();
+        assert_eq!(pool.take_within("a", 3).unwrap_err(), Refused::Share(2));
     }
 
     #[test]

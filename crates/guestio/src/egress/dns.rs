@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, ResponseCode};
 use rigbox_proto::guestio::AdmitRequest;
 use rigbox_proto::guestio::fd_request::Channel;
+use rigbox_shares::{Place, Refused};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
@@ -54,7 +55,7 @@ async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
             received = udp.recv_from(&mut buffer) => {
                 let (length, from) = received?;
                 // A query beyond the share is dropped. Clients retry.
-                let Ok(place) = budget.dns_queries.take(vm.workspace_id.clone()) else { continue };
+                let Ok(place) = query_place(vm) else { continue };
                 let bytes = buffer.get(..length).unwrap_or_default().to_vec();
                 let (vm, udp) = (Arc::clone(vm), Arc::clone(&udp));
                 tasks.spawn(async move {
@@ -77,6 +78,12 @@ async fn serve(vm: &Arc<Vm>) -> Result<(), DescriptorError> {
     }
 }
 
+/// Takes a place for a query in flight.
+fn query_place(vm: &Vm) -> Result<Place<String>, Refused> {
+    let share = vm.dns_share().limits.queries.get().into();
+    vm.context.egress.dns_queries.take_within(vm.workspace_id.clone(), share)
+}
+
 async fn serve_udp(vm: &Vm, udp: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
     let Ok(question) = question::parse(bytes) else { return };
     let response = respond(vm, &question).await;
@@ -96,7 +103,7 @@ async fn serve_tcp(vm: &Vm, mut stream: TcpStream) -> std::io::Result<()> {
         };
         let bytes = tokio::time::timeout(IDLE_TIMEOUT, read).await??;
         let question = question::parse(&bytes).map_err(std::io::Error::other)?;
-        let response = match vm.context.egress.dns_queries.take(vm.workspace_id.clone()) {
+        let response = match query_place(vm) {
             Ok(_place) => respond(vm, &question).await,
             Err(_) => question.response(ResponseCode::ServFail),
         };
@@ -128,7 +135,7 @@ async fn respond(vm: &Vm, question: &Question) -> Message {
     if let Some(answer) = vm.dns_cache().get(question, Instant::now()) {
         return answer.message;
     }
-    if vm.dns_rate.check().is_err() {
+    if vm.dns_share().rate.check().is_err() {
         return question.response(ResponseCode::ServFail);
     }
     let Some(upstream_response) = upstream::query(&vm.context.resolvers, question).await else {

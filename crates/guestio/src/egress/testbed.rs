@@ -63,7 +63,7 @@ impl Testbed {
             resolvers: resolvers.into(),
             blocked_networks: Arc::new(BlockedNetworks::default()),
             internal_zones: Arc::default(),
-            egress: EgressBudget::new(&crate::DnsLimits::default()),
+            egress: EgressBudget::new(crate::DnsLimits::default()),
             reports: ReportSender::default(),
         };
         let vm = rigbox_proto::guestio::Vm { dns_policy: Some(policy), ..Default::default() };

@@ -14,8 +14,8 @@ use rigbox_core::egress::{Egress, is_checked};
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::node_session_server::NodeSession;
 use rigbox_proto::guestio::{
-    AdmitRequest, AdmitResponse, Command, DnsPolicy, FdRequest, FdResponse, RefusalReport, RefusalResponse,
-    Report, ShutDown, Vm, VmList, command, dns_policy, report,
+    AdmitRequest, AdmitResponse, Command, DnsLimits, DnsPolicy, FdRequest, FdResponse, RefusalReport,
+    RefusalResponse, Report, ShutDown, Vm, VmList, command, dns_policy, report,
 };
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::Timeout;
@@ -53,6 +53,7 @@ pub(crate) struct AttachedVm {
     pub(crate) netns: PathBuf,
     /// Destinations that the VM may reach; none without an uplink.
     pub(crate) egress: Egress,
+    pub(crate) dns_limits: DnsLimits,
     pub(crate) admitted_names: Arc<AdmittedNames>,
     /// Receiver of guestio's reports about the VM.
     pub(crate) reports: mpsc::Sender<Report>,
@@ -78,13 +79,20 @@ impl AttachedVms {
         });
     }
 
-    /// Sets the destinations that a VM may reach. Returns its admitted names, which have to be updated as well.
-    pub(crate) fn set_egress(&self, boot_id: &str, egress: Egress) -> Option<Arc<AdmittedNames>> {
+    /// Sets the destinations that a VM may reach, and its limits. Returns its admitted names, which have to be updated as well.
+    pub(crate) fn set_policy(
+        &self,
+        boot_id: &str,
+        egress: Egress,
+        dns_limits: DnsLimits,
+    ) -> Option<Arc<AdmittedNames>> {
         let mut admitted_names = None;
         self.vms.send_if_modified(|vms| {
             let Some(vm) = vms.get_mut(boot_id) else { return false };
             admitted_names = Some(Arc::clone(&vm.admitted_names));
-            std::mem::replace(&mut vm.egress, egress) != vm.egress
+            let changed = vm.egress != egress || vm.dns_limits != dns_limits;
+            (vm.egress, vm.dns_limits) = (egress, dns_limits);
+            changed
         });
         admitted_names
     }
@@ -151,6 +159,7 @@ impl AttachedVms {
                 boot_id,
                 metadata_json: vm.metadata_json,
                 dns_policy: Some(dns_policy_of(&vm.egress)),
+                dns_limits: Some(vm.dns_limits),
             });
             Ok(Command { command: Some(command::Command::Vms(VmList { vms: vms.collect() })) })
         });
@@ -253,3 +262,41 @@ impl NodeSession for GuestioService {
 
 #[cfg(test)]
 mod fuzz;
+
+#[cfg(test)]
+mod tests {
+    use rigbox_core::egress::BlockedNetworks;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn guestio_hears_of_changed_limits_and_not_of_unchanged_ones() {
+        let vms = AttachedVms::default();
+        let limits = |queries| DnsLimits { queries, queries_per_s: 5 };
+        let (reports, _reports) = mpsc::channel(1);
+        let vm = AttachedVm {
+            workspace: "ws-1".to_owned(),
+            metadata_json: String::new(),
+            vm_dir: PathBuf::new(),
+            netns: PathBuf::new(),
+            egress: Egress::Internet,
+            dns_limits: limits(64),
+            admitted_names: Arc::new(AdmittedNames::new(BlockedNetworks::default())),
+            reports,
+        };
+        vms.insert("boot", vm);
+        let mut commands = Box::pin(vms.command_stream());
+        let mut next = async || {
+            let command = tokio::time::timeout(Duration::from_millis(100), commands.next()).await.ok()?;
+            match command.unwrap().unwrap().command {
+                Some(command::Command::Vms(list)) => list.vms.first().and_then(|vm| vm.dns_limits),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(next().await, Some(limits(64)));
+        assert!(vms.set_policy("boot", Egress::Internet, limits(2)).is_some());
+        assert_eq!(next().await, Some(limits(2)));
+        assert!(vms.set_policy("boot", Egress::Internet, limits(2)).is_some());
+        assert_eq!(next().await, None);
+    }
+}

@@ -125,6 +125,7 @@ impl Workspace {
             vm_dir: self.node.config.vm_dir(&self.id),
             netns: netns.clone(),
             egress: self.egress(),
+            dns_limits: self.dns_limits(),
             admitted_names: Arc::new(AdmittedNames::new(self.node.config.network.blocked.clone())),
             reports: sender,
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::system::SystemState;
-use rigbox_proto::guestio::{Report, report};
+use rigbox_proto::guestio::{DnsLimits, Report, report};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -99,6 +99,12 @@ impl Workspace {
     /// Returns the destinations that the VM may reach: none without an uplink.
     pub(super) fn egress(&self) -> Egress {
         if self.node.uplink.is_some() { self.record.network.egress().clone() } else { Egress::None }
+    }
+
+    /// Returns the limits of the VM's DNS queries, which guestio keeps.
+    pub(super) fn dns_limits(&self) -> DnsLimits {
+        let limits = self.record.network.limits(self.node.config.network.limits);
+        DnsLimits { queries: limits.dns_queries.get().into(), queries_per_s: limits.dns_queries_per_s.get() }
     }
 
     pub(super) fn save(&self) -> Result<(), Error> {

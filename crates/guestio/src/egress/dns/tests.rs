@@ -3,8 +3,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use rigbox_proto::guestio::DnsPolicy;
 use rigbox_proto::guestio::dns_policy::Mode;
+use rigbox_proto::guestio::{DnsLimits, DnsPolicy};
 use tokio::net::UdpSocket;
 
 use super::*;
@@ -79,4 +79,29 @@ async fn one_vm_asks_the_resolvers_at_a_limited_rate() {
     let allowed = 500 + 50 * (usize::try_from(started.elapsed().as_secs()).unwrap() + 1);
     let asked = asked.load(Ordering::Relaxed);
     assert!((500..=allowed).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
+async fn lower_limits_of_a_vm_count_from_the_next_query_on() {
+    let (address, asked) = resolver().await;
+    let testbed = testbed(address).await;
+    let vm = &testbed.vm;
+    let limits = |queries, queries_per_s| Some(DnsLimits { queries, queries_per_s });
+    vm.set_dns_limits(limits(2, 1));
+    let held = [query_place(vm).unwrap(), query_place(vm).unwrap()];
+    assert_eq!(query_place(vm).unwrap_err(), Refused::Share(2));
+    for number in 0..100 {
+        respond(vm, &question(&format!("{number}.example.org"))).await;
+        // The same again does not begin to count anew.
+        vm.set_dns_limits(limits(2, 1));
+    }
+    let so_far = asked.load(Ordering::Relaxed);
+    assert!((10..=20).contains(&so_far), "{so_far}");
+    // This role's own limits are the ceiling, and count where the node names none.
+    for none_or_more in [limits(0, 0), limits(1_000_000, 1_000_000), None] {
+        vm.set_dns_limits(none_or_more);
+        assert_eq!(vm.dns_share().limits, crate::DnsLimits::default());
+    }
+    query_place(vm).unwrap();
+    drop(held);
 }
