@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use rigbox_core::vm_limits::VmLimits;
-use rigbox_proto::node::NetworkLimits;
+use rigbox_proto::node::{DiskLimits, NetworkLimits};
 
 use crate::error::Error;
 
@@ -17,6 +17,16 @@ pub(crate) fn of_network(limits: Option<NetworkLimits>) -> Result<VmLimits, Erro
         bridge_connections: number("bridge_connections", limits.bridge_connections)?,
         dns_queries: number("dns_queries", limits.dns_queries)?,
         dns_queries_per_s: number("dns_queries_per_s", limits.dns_queries_per_s)?,
+        ..VmLimits::default()
+    })
+}
+
+/// Returns the limits of a VM's disk.
+pub(crate) fn of_disk(limits: Option<DiskLimits>) -> Result<VmLimits, Error> {
+    let limits = limits.unwrap_or_default();
+    Ok(VmLimits {
+        disk_mb_per_s: number("mb_per_s", limits.mb_per_s)?,
+        disk_iops: number("iops", limits.iops)?,
         ..VmLimits::default()
     })
 }
@@ -49,6 +59,11 @@ mod tests {
         ] {
             let error = of_network(Some(bad)).unwrap_err();
             assert!(matches!(error, Error::Refused("bad_request", _)), "{bad:?}: {error}");
+        }
+        assert_eq!(of_disk(None).unwrap(), VmLimits::default());
+        for bad in [(Some(0), None), (Some(10_001), None), (None, Some(0))] {
+            let (mb_per_s, iops) = bad;
+            assert!(of_disk(Some(DiskLimits { mb_per_s, iops })).is_err(), "{bad:?}");
         }
     }
 }

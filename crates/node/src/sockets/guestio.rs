@@ -273,6 +273,7 @@ mod tests {
     async fn guestio_hears_of_changed_limits_and_not_of_unchanged_ones() {
         let vms = AttachedVms::default();
         let limits = |queries| DnsLimits { queries, queries_per_s: 5 };
+        #[expect(clippy::disallowed_methods, reason = "bound: one VM of a test")]
         let (reports, _reports) = mpsc::channel(1);
         let vm = AttachedVm {
             workspace: "ws-1".to_owned(),

@@ -9,6 +9,8 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rigbox_core::vm_limits::DiskLimits;
+
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
 use crate::sandbox::jail::{JailPlan, Launched, borrow, launch};
@@ -21,6 +23,7 @@ pub(crate) struct Machine {
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) disk_size_bytes: u64,
+    pub(crate) disk_limits: DiskLimits,
 }
 
 /// Descriptors that are passed to the VMM, which opens nothing of the VM by path.

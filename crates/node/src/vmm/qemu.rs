@@ -79,7 +79,6 @@ pub(super) struct Qemu {
     /// Root of the jail, as installed by [`files::install`].
     root: PathBuf,
     tsc_khz: u64,
-    disk: DiskLimits,
 }
 
 impl Qemu {
@@ -92,7 +91,6 @@ impl Qemu {
         Self {
             accelerator,
             program: config.qemu.clone(),
-            disk: config.disk,
             firmware,
             root,
             tsc_khz: rigbox_sys::tsc::measure_khz(Duration::from_millis(50)),
@@ -119,7 +117,7 @@ impl Qemu {
         add("-add-fd", format!("fd={disk},set=1"));
         let file = "driver=file,filename=/dev/fdset/1,locking=on,discard=unmap";
         add("-blockdev", format!("{file},node-name=file"));
-        let DiskLimits { mb_per_s, iops } = self.disk;
+        let DiskLimits { mb_per_s, iops } = machine.disk_limits;
         let bytes_per_s = u64::from(mb_per_s.get()) * 1_000_000;
         let limits = format!(r#"{{"bps-total":{bytes_per_s},"iops-total":{iops}}}"#);
         add("-object", format!(r#"{{"qom-type":"throttle-group","id":"limits","limits":{limits}}}"#));
@@ -172,5 +170,36 @@ impl Vmm for Qemu {
             command: self.command(machine),
         };
         launch_in_jail(&plan, fds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use rigbox_core::vm_limits::MbPerS;
+
+    use super::*;
+
+    #[test]
+    fn disk_of_a_machine_has_its_limits() {
+        let qemu = Qemu {
+            accelerator: Accelerator::Tcg,
+            program: PathBuf::new(),
+            firmware: PathBuf::new(),
+            root: PathBuf::new(),
+            tsc_khz: 1,
+        };
+        let machine = Machine {
+            ram_mb: 512,
+            vcpu_count: 1,
+            hostname: "one".to_owned(),
+            kernel: PathBuf::new(),
+            initramfs: PathBuf::new(),
+            disk_size_bytes: 1,
+            disk_limits: DiskLimits { mb_per_s: MbPerS::new(3).unwrap(), iops: NonZeroU32::new(70).unwrap() },
+        };
+        let limits = r#""limits":{"bps-total":3000000,"iops-total":70}"#;
+        assert!(qemu.command(&machine).iter().any(|argument| argument.contains(limits)));
     }
 }

@@ -13,6 +13,7 @@ use super::launch::launch;
 use super::state::{RunningVm, Workspace, blocking};
 use crate::error::Error;
 use crate::journal::{Boot, BootEnd, Phase};
+use crate::limits;
 use crate::net::admitted_names::AdmittedNames;
 use crate::sandbox::jail;
 use crate::sandbox::process::ProcessHandle;
@@ -42,6 +43,7 @@ impl Workspace {
             ready: false,
             stopping: false,
         };
+        let disk_limits = self.node.config.vmm.disk.lowered(&limits::of_disk(request.disk)?);
         if let Some(network) = request.network.clone() {
             self.record.network = network.try_into()?;
         }
@@ -51,16 +53,17 @@ impl Workspace {
         self.save()?;
         let (node, id, record, request) =
             (Arc::clone(&self.node), self.id.clone(), self.record.clone(), request.clone());
-        let launched = blocking(move || launch(&node, &id, &record, &request)).await.and_then(|launched| {
-            let mut stderr = launched.stderr;
-            match ProcessHandle::new(launched.pid, launched.pidfd) {
-                Ok((handle, process)) => Ok((handle, process, stderr)),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    Err(Error::Launch(format!("it exited at once: {}", jail::read_stderr(&mut stderr))))
+        let launched =
+            blocking(move || launch(&node, &id, &record, &request, disk_limits)).await.and_then(|launched| {
+                let mut stderr = launched.stderr;
+                match ProcessHandle::new(launched.pid, launched.pidfd) {
+                    Ok((handle, process)) => Ok((handle, process, stderr)),
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        Err(Error::Launch(format!("it exited at once: {}", jail::read_stderr(&mut stderr))))
+                    }
+                    Err(error) => Err(Error::Launch(error.to_string())),
                 }
-                Err(error) => Err(Error::Launch(error.to_string())),
-            }
-        });
+            });
         match launched {
             Ok((handle, process, stderr)) => {
                 let boot = Boot { process: Some(process), ..boot };

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rigbox_core::ids::WorkspaceId;
+use rigbox_core::vm_limits::DiskLimits;
 use rigbox_proto::node::StartRequest;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
@@ -22,6 +23,7 @@ pub(super) fn launch(
     id: &WorkspaceId,
     record: &Record,
     request: &StartRequest,
+    disk_limits: DiskLimits,
 ) -> Result<Launched, Error> {
     node.tear_down(id)?;
     let image = node.images.version(&record.image_version)?;
@@ -32,6 +34,7 @@ pub(super) fn launch(
         kernel: image.kernel.clone(),
         initramfs: image.initramfs.clone(),
         disk_size_bytes: u64::from(record.disk_size_mb) << 20,
+        disk_limits,
     };
     let vm_dir = node.config.vm_dir(id);
     std::fs::create_dir_all(&vm_dir).map_err(Error::at("create", &vm_dir))?;

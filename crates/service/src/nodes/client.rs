@@ -147,6 +147,7 @@ impl NodeClient {
             name: workspace.name.to_string(),
             metadata_json,
             network: Some(network),
+            disk: None,
         };
         Ok(self.grpc.clone().start(self.request(request, Some(SLOW_TIMEOUT))).await?.into_inner().boot_id)
     }
