@@ -40,6 +40,7 @@ use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::reconciler::Reconciler;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::users::Users;
+use rigbox_service::vm_limits::OwnerLimits;
 use rigbox_service::workspaces::Workspaces;
 use rigbox_tls::Certificates;
 use tokio::sync::watch;
@@ -103,12 +104,14 @@ async fn serve(
     let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), guests.clone(), urls.host());
     let tokens = AppTokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
     let gateways = Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some())?;
-    let networks = NetworkPolicies::new(store.clone(), node.clone());
+    let limits = OwnerLimits::new(store.clone(), config.plans);
+    let networks = NetworkPolicies::new(store.clone(), node.clone(), limits.clone());
     let reconciler = Reconciler::new(
         transitions.clone(),
         node.clone(),
         secret_delivery.clone(),
         networks.clone(),
+        limits,
         config.timeouts,
         config.public_api_url.clone(),
     );

@@ -12,10 +12,11 @@ use reqwest::Method;
 use rigbox_control::{Timeouts, admin};
 use rigbox_core::plans::{LimitOverrides, Plan, Plans};
 use rigbox_core::time::Timestamp;
+use rigbox_core::vm_limits::{MbPerS, VmLimits};
 use rigbox_store::tokens::{ApiKey, TokenKey};
 use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
-use support::TestControl;
+use support::{TestControl, eventually};
 
 /// Limit of the plan `free`.
 const VMS: u32 = 2;
@@ -25,14 +26,19 @@ const EMAIL: &str = "free@example.com";
 /// Returns a rig whose client is a user of the plan `free`.
 async fn rig(free: LimitOverrides) -> TestControl {
     let mut rig = TestControl::with_plans(Timeouts::default(), Plans { free, ..Plans::default() }).await;
-    let user = admin::add_user(&rig.config(), EMAIL, Plan::Free).await.unwrap();
+    rig.key = new_user(&rig, EMAIL, Plan::Free).await;
+    rig
+}
+
+/// Adds a user, and returns a key of theirs.
+async fn new_user(rig: &TestControl, email: &str, plan: Plan) -> String {
+    let user = admin::add_user(&rig.config(), email, plan).await.unwrap();
     let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
     let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
     let key = ApiKey::mint().unwrap();
     let (new, now) = (NewKey::of(&key, "test", &token_key), Timestamp::from_unix_ms(1));
     store.add_key(&user, &new, 1, None, AuditEvent::by_operator(&user, "key.create", ""), now).await.unwrap();
-    rig.key = key.reveal().to_owned();
-    rig
+    key.reveal().to_owned()
 }
 
 async fn limits(rig: &TestControl) -> Value {
@@ -106,4 +112,66 @@ async fn limits_of_a_user_apply_on_next_request() {
     let log = rig.get("/audit-log").await.1;
     let changes = log["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == "user.limits");
     assert_eq!(changes.count(), 2);
+}
+
+/// Returns limits of VMs: connections, and MB/s of disks.
+fn vm_limits(connections: u32, disk_mb_per_s: u32) -> LimitOverrides {
+    let limits = VmLimits {
+        connections: NonZeroU32::new(connections),
+        disk_mb_per_s: MbPerS::new(disk_mb_per_s),
+        ..VmLimits::default()
+    };
+    LimitOverrides { limits, ..LimitOverrides::default() }
+}
+
+/// Returns the same as the node was told by the last start.
+fn started_with(rig: &TestControl, id: &str) -> (Option<u32>, Option<u32>) {
+    let request = rig.node.start_request(id).unwrap();
+    (request.network.unwrap().limits.unwrap().connections, request.disk.unwrap().mb_per_s)
+}
+
+/// Waits until the node has been told of this limit of a running VM.
+async fn until_told(rig: &TestControl, id: &str, connections: Option<u32>) {
+    eventually("the node knows the limit", || async {
+        rig.node.network(id).is_some_and(|network| network.limits.unwrap().connections == connections)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn vms_start_with_the_limits_of_their_owners_plan() {
+    let mut rig = rig(vm_limits(10, 5)).await;
+    let free = rig.running("one").await;
+    assert_eq!(started_with(&rig, &free), (Some(10), Some(5)));
+    rig.key = new_user(&rig, "pro@example.com", Plan::Pro).await;
+    let pro = rig.running("one").await;
+    // The node's own count.
+    assert_eq!(started_with(&rig, &pro), (None, None));
+}
+
+#[tokio::test]
+async fn changed_limit_reaches_a_running_vm_and_that_of_its_disk_the_next_boot() {
+    let mut rig = rig(vm_limits(10, 5)).await;
+    let id = rig.running("one").await;
+    // Another process sets the user's own, then the plan's count again.
+    set(&rig, Some(vm_limits(7, 3))).await;
+    until_told(&rig, &id, Some(7)).await;
+    assert_eq!(started_with(&rig, &id), (Some(10), Some(5)));
+    rig.post(&format!("/workspaces/{id}/stop")).await;
+    rig.until(&id, "stopped").await;
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    rig.until(&id, "running").await;
+    assert_eq!(started_with(&rig, &id), (Some(7), Some(3)));
+    set(&rig, None).await;
+    until_told(&rig, &id, Some(10)).await;
+    // Another plan, while the node is away.
+    rig.kill_node();
+    admin::set_plan(&rig.config(), EMAIL, Plan::Pro).await.unwrap();
+    rig.start_node();
+    until_told(&rig, &id, None).await;
+    // Another configuration.
+    rig.kill_control();
+    rig.plans.pro = vm_limits(20, 1);
+    rig.start_control().await;
+    until_told(&rig, &id, Some(20)).await;
 }

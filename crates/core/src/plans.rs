@@ -4,7 +4,10 @@
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::vm_limits::VmLimits;
 
 /// Plan of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,9 @@ pub struct LimitOverrides {
     /// Requests per minute for apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apps_per_min: Option<NonZeroU32>,
+    /// Limits of each workspace's network and disk.
+    #[serde(skip_serializing_if = "VmLimits::is_empty")]
+    pub limits: VmLimits,
 }
 
 impl LimitOverrides {
@@ -65,6 +71,7 @@ impl LimitOverrides {
             authentication_per_min: self.authentication_per_min.or(below.authentication_per_min),
             workspaces_per_min: self.workspaces_per_min.or(below.workspaces_per_min),
             apps_per_min: self.apps_per_min.or(below.apps_per_min),
+            limits: self.limits.over(below.limits),
         }
     }
 }
@@ -80,7 +87,17 @@ pub struct Plans {
     /// Overrides for [`Plan::Pro`].
     pub pro: LimitOverrides,
     /// Rate limits per client address for requests without a valid credential. Other limits have no effect.
+    #[serde(deserialize_with = "without_vms")]
     pub anonymous: LimitOverrides,
+}
+
+/// Reads the limits of clients that have no workspaces.
+fn without_vms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LimitOverrides, D::Error> {
+    let limits = LimitOverrides::deserialize(deserializer)?;
+    if limits.limits.is_empty() {
+        return Ok(limits);
+    }
+    Err(D::Error::custom("`limits` is for plans of users. Clients without an account have no workspaces."))
 }
 
 impl Plans {
@@ -137,6 +154,11 @@ impl Entitlements {
     /// Returns how many apps one workspace of the user may have.
     pub fn max_apps_per_vm(&self) -> u32 {
         self.0.max_apps_per_vm.unwrap_or(UNLIMITED).min(UNLIMITED)
+    }
+
+    /// Returns the limits of the user's VMs, as far as they differ from those of a node.
+    pub fn vm_limits(&self) -> VmLimits {
+        self.0.limits
     }
 
     /// Returns the user's quota on this machine.
@@ -214,6 +236,7 @@ impl Plan {
             authentication_per_min: RateLimits::DEFAULT.authentication,
             workspaces_per_min: RateLimits::DEFAULT.workspaces,
             apps_per_min: RateLimits::DEFAULT.apps,
+            limits: VmLimits::default(),
         };
         match self {
             Self::Owner => LimitOverrides {
@@ -242,20 +265,9 @@ mod tests {
     use super::*;
 
     const MACHINE: MachineCapacity = MachineCapacity { vcpus: 8, ram_mb: 16_000, disk_total_mb: 200_000 };
-    const NOTHING: LimitOverrides = LimitOverrides {
-        max_vms: None,
-        max_ram_per_vm_mb: None,
-        max_vcpu_per_vm: None,
-        max_disk_per_vm_mb: None,
-        max_apps_per_vm: None,
-        authentication_per_min: None,
-        workspaces_per_min: None,
-        apps_per_min: None,
-    };
-
     #[test]
     fn plan_has_its_built_in_limits_without_overrides() {
-        let limits = |plan| Plans::default().entitlements(plan, NOTHING).limits(MACHINE);
+        let limits = |plan| Plans::default().entitlements(plan, LimitOverrides::default()).limits(MACHINE);
         let free = Limits {
             max_vms: 2,
             max_ram_per_vm_mb: 1_024,
@@ -269,9 +281,9 @@ mod tests {
         let owner = limits(Plan::Owner);
         assert_eq!((owner.max_vms, owner.max_ram_per_vm_mb), (UNLIMITED, 16_000));
         assert_eq!((owner.max_disk_total_mb, owner.max_running_vcpus), (200_000, UNLIMITED));
-        let apps = |plan| Plans::default().entitlements(plan, NOTHING).max_apps_per_vm();
+        let apps = |plan| Plans::default().entitlements(plan, LimitOverrides::default()).max_apps_per_vm();
         assert_eq!([Plan::Free, Plan::Pro, Plan::Owner].map(apps), [5, 20, UNLIMITED]);
-        let rates = |plan| Plans::default().entitlements(plan, NOTHING).rates();
+        let rates = |plan| Plans::default().entitlements(plan, LimitOverrides::default()).rates();
         assert_eq!((rates(Plan::Free), rates(Plan::Pro)), (RateLimits::DEFAULT, RateLimits::DEFAULT));
         assert_eq!(rates(Plan::Owner), RateLimits { workspaces: None, apps: None, ..RateLimits::DEFAULT });
     }
@@ -279,10 +291,14 @@ mod tests {
     #[test]
     fn user_limits_override_installation_limits_override_plan_limits() {
         let plans = Plans {
-            free: LimitOverrides { max_vms: Some(3), max_vcpu_per_vm: Some(2), ..NOTHING },
+            free: LimitOverrides { max_vms: Some(3), max_vcpu_per_vm: Some(2), ..LimitOverrides::default() },
             ..Plans::default()
         };
-        let user = LimitOverrides { max_vms: Some(7), workspaces_per_min: NonZeroU32::new(1_000), ..NOTHING };
+        let user = LimitOverrides {
+            max_vms: Some(7),
+            workspaces_per_min: NonZeroU32::new(1_000),
+            ..LimitOverrides::default()
+        };
         let terms = plans.entitlements(Plan::Free, user);
         let limits = terms.limits(MACHINE);
         assert_eq!((limits.max_vms, limits.max_vcpu_per_vm, limits.max_ram_per_vm_mb), (7, 2, 1_024));
@@ -290,14 +306,36 @@ mod tests {
         assert_eq!(terms.rates().workspaces, NonZeroU32::new(1_000));
         assert_eq!(terms.rates().authentication, NonZeroU32::new(120));
         // Other plans are unaffected.
-        assert_eq!(plans.entitlements(Plan::Pro, NOTHING).limits(MACHINE).max_vms, 10);
-        let owner = Plans { owner: user, ..Plans::default() }.entitlements(Plan::Owner, NOTHING);
+        assert_eq!(plans.entitlements(Plan::Pro, LimitOverrides::default()).limits(MACHINE).max_vms, 10);
+        let owner =
+            Plans { owner: user, ..Plans::default() }.entitlements(Plan::Owner, LimitOverrides::default());
         assert_eq!((owner.limits(MACHINE).max_vms, owner.rates().workspaces), (7, NonZeroU32::new(1_000)));
     }
 
     #[test]
+    fn limits_of_vms_come_from_the_user_then_the_plan() {
+        let limits = |connections, iops| LimitOverrides {
+            limits: VmLimits {
+                connections: NonZeroU32::new(connections),
+                disk_iops: NonZeroU32::new(iops),
+                ..VmLimits::default()
+            },
+            ..LimitOverrides::default()
+        };
+        let plans = Plans { free: limits(10, 20), ..Plans::default() };
+        let of = |plan, user| plans.entitlements(plan, user).vm_limits();
+        assert_eq!(of(Plan::Free, LimitOverrides::default()), limits(10, 20).limits);
+        assert_eq!(of(Plan::Free, limits(30, 0)), limits(30, 20).limits);
+        assert_eq!(of(Plan::Pro, LimitOverrides::default()), VmLimits::default());
+    }
+
+    #[test]
     fn no_quota_exceeds_the_machine() {
-        let user = LimitOverrides { max_ram_per_vm_mb: Some(u32::MAX), max_vms: Some(u32::MAX), ..NOTHING };
+        let user = LimitOverrides {
+            max_ram_per_vm_mb: Some(u32::MAX),
+            max_vms: Some(u32::MAX),
+            ..LimitOverrides::default()
+        };
         let limits = Plans::default().entitlements(Plan::Free, user).limits(MACHINE);
         assert_eq!((limits.max_ram_per_vm_mb, limits.max_ram_total_mb), (16_000, UNLIMITED));
         assert_eq!(limits.max_vms, UNLIMITED);
@@ -305,13 +343,26 @@ mod tests {
 
     #[test]
     fn overrides_round_trip_and_unknown_fields_are_refused() {
-        let set = LimitOverrides { max_vms: Some(3), apps_per_min: NonZeroU32::new(9), ..NOTHING };
+        let set = LimitOverrides {
+            max_vms: Some(3),
+            apps_per_min: NonZeroU32::new(9),
+            ..LimitOverrides::default()
+        };
         let text = serde_json::to_string(&set).unwrap();
         assert_eq!(text, r#"{"max_vms":3,"apps_per_min":9}"#);
         assert_eq!(serde_json::from_str::<LimitOverrides>(&text).unwrap(), set);
         for bad in [r#"{"max_vm":3}"#, r#"{"apps_per_min":0}"#, r#"{"max_vms":-1}"#] {
             assert!(serde_json::from_str::<LimitOverrides>(bad).is_err(), "{bad}");
         }
-        assert!(serde_json::from_str::<Plans>(r#"{"fre":{}}"#).is_err());
+        let limits = VmLimits { dns_queries: std::num::NonZeroU16::new(5), ..VmLimits::default() };
+        let set = LimitOverrides { max_vms: Some(3), limits, ..LimitOverrides::default() };
+        let text = serde_json::to_string(&set).unwrap();
+        assert_eq!(text, r#"{"max_vms":3,"limits":{"dns_queries":5}}"#);
+        assert_eq!(serde_json::from_str::<LimitOverrides>(&text).unwrap(), set);
+        let plans = |text: &str| serde_json::from_str::<Plans>(text).map_err(|error| error.to_string());
+        assert!(plans(r#"{"fre":{}}"#).is_err());
+        plans(r#"{"anonymous":{"apps_per_min":9}}"#).unwrap();
+        let error = plans(r#"{"anonymous":{"limits":{"connections":9}}}"#).unwrap_err();
+        assert!(error.contains("have no workspaces"), "{error}");
     }
 }

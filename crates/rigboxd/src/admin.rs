@@ -1,6 +1,6 @@
 //! `rigboxd admin`: the operator's commands on the machine itself. They work whether Rigbox is running or not.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -9,6 +9,7 @@ use rigbox_core::ids::{DatabaseId, WorkspaceId};
 use rigbox_core::names::WorkspaceName;
 use rigbox_core::plans::{LimitOverrides, Plan};
 use rigbox_core::templates::{self, Template};
+use rigbox_core::vm_limits::{MbPerS, VmLimits};
 
 use crate::find::ExistingInstallation;
 use crate::role;
@@ -158,6 +159,30 @@ pub(crate) struct Limits {
     /// Requests per minute for apps
     #[arg(long)]
     apps_per_min: Option<NonZeroU32>,
+    /// Outward connections of one workspace at once
+    #[arg(long)]
+    connections: Option<NonZeroU32>,
+    /// New connections of one workspace per second
+    #[arg(long)]
+    new_connections_per_s: Option<NonZeroU32>,
+    /// Bandwidth of one workspace in each direction, MB/s
+    #[arg(long)]
+    bandwidth_mb_per_s: Option<MbPerS>,
+    /// Connections of one workspace to its bridge at once
+    #[arg(long)]
+    bridge_connections: Option<NonZeroU16>,
+    /// DNS queries of one workspace in flight
+    #[arg(long)]
+    dns_queries: Option<NonZeroU16>,
+    /// DNS queries of one workspace per second
+    #[arg(long)]
+    dns_queries_per_s: Option<NonZeroU32>,
+    /// Disk traffic of one workspace, MB/s, from its next start on
+    #[arg(long)]
+    disk_mb_per_s: Option<MbPerS>,
+    /// Disk operations of one workspace per second, from its next start on
+    #[arg(long)]
+    disk_iops: Option<NonZeroU32>,
 }
 
 impl From<Limits> for Option<LimitOverrides> {
@@ -171,6 +196,14 @@ impl From<Limits> for Option<LimitOverrides> {
             authentication_per_min,
             workspaces_per_min,
             apps_per_min,
+            connections,
+            new_connections_per_s,
+            bandwidth_mb_per_s,
+            bridge_connections,
+            dns_queries,
+            dns_queries_per_s,
+            disk_mb_per_s,
+            disk_iops,
         } = limits;
         let set = LimitOverrides {
             max_vms,
@@ -181,6 +214,16 @@ impl From<Limits> for Option<LimitOverrides> {
             authentication_per_min,
             workspaces_per_min,
             apps_per_min,
+            limits: VmLimits {
+                connections,
+                new_connections_per_s,
+                bandwidth_mb_per_s,
+                bridge_connections,
+                dns_queries,
+                dns_queries_per_s,
+                disk_mb_per_s,
+                disk_iops,
+            },
         };
         (set != LimitOverrides::default()).then_some(set)
     }

@@ -21,5 +21,6 @@ pub mod records;
 mod rpc;
 pub mod transitions;
 pub mod users;
+pub mod vm_limits;
 pub mod workspace_log;
 pub mod workspaces;

@@ -17,7 +17,9 @@ use tracing::warn;
 use crate::clock;
 use crate::error::{ServiceError, id_of};
 use crate::nodes::client::{NodeClient, NodeError};
+use crate::vm_limits::OwnerLimits;
 
+/// Interval at which failed pushes are repeated, and changed limits looked for.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Service for network policies.
@@ -25,6 +27,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub struct NetworkPolicies {
     store: Store,
     node: NodeClient,
+    limits: OwnerLimits,
     /// Workspaces whose policy the node may not have.
     unsynced: Arc<Mutex<BTreeSet<WorkspaceId>>>,
 }
@@ -39,8 +42,8 @@ pub struct NetworkChange {
 
 impl NetworkPolicies {
     /// Creates the service.
-    pub fn new(store: Store, node: NodeClient) -> Self {
-        Self { store, node, unsynced: Arc::default() }
+    pub fn new(store: Store, node: NodeClient, limits: OwnerLimits) -> Self {
+        Self { store, node, limits, unsynced: Arc::default() }
     }
 
     /// Returns the network settings of a workspace.
@@ -89,7 +92,8 @@ impl NetworkPolicies {
             Egress::None => without_list(Mode::None),
         };
         let app_ports = self.store.app_ports(id)?.into_iter().map(u32::from).collect();
-        Ok(NetworkPolicy { app_ports, egress: Some(egress), limits: None })
+        let limits = Some(self.limits.of_network(id)?);
+        Ok(NetworkPolicy { app_ports, egress: Some(egress), limits })
     }
 
     /// Pushes a workspace's policy to the node. Returns whether it is there. A workspace that the node does
@@ -107,7 +111,7 @@ impl NetworkPolicies {
         }
     }
 
-    /// Repeats failed pushes for as long as it is polled. `synced` tells when the node is back.
+    /// Repeats failed pushes, and pushes changed limits, for as long as it is polled. `synced` tells when the node is back.
     pub async fn run(&self, mut synced: watch::Receiver<bool>) {
         let mut retry = tokio::time::interval(RETRY_INTERVAL);
         loop {
@@ -123,7 +127,10 @@ impl NetworkPolicies {
                         }
                     }
                 }
-                _ = retry.tick() => {}
+                _ = retry.tick() => match self.limits.changed().await {
+                    Ok(ids) => self.unsynced().extend(ids),
+                    Err(error) => warn!(%error, "failed to read the limits of running workspaces"),
+                },
             }
             let unsynced: Vec<_> = self.unsynced().iter().cloned().collect();
             for id in unsynced {

@@ -22,6 +22,7 @@ use crate::guests::secret_delivery::SecretDelivery;
 use crate::network::NetworkPolicies;
 use crate::nodes::client::NodeClient;
 use crate::transitions::WorkspaceTransitions;
+use crate::vm_limits::OwnerLimits;
 
 mod orphans;
 mod refusals;
@@ -41,6 +42,7 @@ struct Inner {
     node: NodeClient,
     secret_delivery: SecretDelivery,
     networks: NetworkPolicies,
+    limits: OwnerLimits,
     timeouts: Timeouts,
     api_url: String,
     /// Start of this process. Timeouts do not count the time before.
@@ -61,6 +63,7 @@ impl Reconciler {
         node: NodeClient,
         secret_delivery: SecretDelivery,
         networks: NetworkPolicies,
+        limits: OwnerLimits,
         timeouts: Timeouts,
         api_url: String,
     ) -> Self {
@@ -69,6 +72,7 @@ impl Reconciler {
             node,
             secret_delivery,
             networks,
+            limits,
             timeouts,
             api_url,
             started_at: clock::now(),

@@ -1,11 +1,13 @@
 //! Limits of single users that override their plan's.
 
-use rigbox_core::ids::UserId;
-use rigbox_core::plans::LimitOverrides;
+use rigbox_core::ids::{UserId, WorkspaceId};
+use rigbox_core::plans::{LimitOverrides, Plan};
 use rigbox_core::time::Timestamp;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
 use crate::audit::{self, AuditEvent};
-use crate::{Error, Store};
+use crate::{Error, Store, parse};
 
 impl Store {
     /// Returns a user's overrides, or `None` if there is no such user.
@@ -15,6 +17,33 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?;
         text.map(|text| read(text.as_deref())).transpose()
+    }
+
+    /// Returns the plan of a workspace's owner and the owner's overrides, or `None` if there is no such workspace.
+    pub fn owner_limits(&self, id: &WorkspaceId) -> Result<Option<(Plan, LimitOverrides)>, Error> {
+        self.readers.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT plan, limits FROM workspaces JOIN users ON users.id = user_id WHERE workspaces.id = ?1",
+            )?;
+            let mut rows = statement.query([id.as_str()])?;
+            let Some(row) = rows.next()? else { return Ok(None) };
+            let (plan, limits): (String, Option<String>) = (row.get(0)?, row.get(1)?);
+            Ok(Some((parse(&plan)?, read(limits.as_deref())?)))
+        })
+    }
+
+    /// Returns the same for the workspaces that are running or starting.
+    pub async fn running_owner_limits(&self) -> Result<Vec<(WorkspaceId, Plan, LimitOverrides)>, Error> {
+        let rows = sqlx::query(
+            "SELECT workspaces.id AS id, plan, limits FROM workspaces JOIN users ON users.id = user_id \
+             WHERE status IN ('starting', 'running')",
+        );
+        let rows = rows.fetch_all(&self.pool).await?;
+        let limits = |row: &SqliteRow| {
+            let limits = read(row.try_get("limits")?)?;
+            Ok((parse(row.try_get("id")?)?, parse(row.try_get("plan")?)?, limits))
+        };
+        rows.iter().map(limits).collect()
     }
 
     /// Replaces a user's overrides from the next request on. Returns `false` if there is no such user.

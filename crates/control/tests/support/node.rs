@@ -32,6 +32,7 @@ struct Inner {
     calls: Vec<(&'static str, String, u64)>,
     faults: HashMap<&'static str, (&'static str, &'static str)>,
     networks: HashMap<String, NetworkPolicy>,
+    starts: HashMap<String, StartRequest>,
     unfinished_boots: bool,
     /// Database whose workspaces these are.
     database: Option<String>,
@@ -109,6 +110,11 @@ impl Node {
         inner.database = Some(caller);
         drop(inner);
         Ok(request)
+    }
+
+    /// Returns the last request that started a workspace.
+    pub(crate) fn start_request(&self, id: &str) -> Option<StartRequest> {
+        self.inner.lock().unwrap().starts.get(id).cloned()
     }
 
     /// Returns whether control follows refusals.
@@ -256,6 +262,7 @@ impl Service for SimulatedService {
         self.0.call("start", &r.workspace_id, r.generation).await?;
         let mut inner = self.0.inner.lock().unwrap();
         inner.boots += 1;
+        inner.starts.insert(r.workspace_id.clone(), r.clone());
         let (boot, silent) = (format!("boot-{}", inner.boots), inner.unfinished_boots);
         let Some(workspace) = inner.workspaces.get_mut(&r.workspace_id) else {
             return Err(fault::status(Code::NotFound, "not_found", "no disk of that workspace"));

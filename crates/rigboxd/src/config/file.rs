@@ -280,6 +280,10 @@ mod tests {
             ("[plans.free]\nmax_vm = 3\n", "line 2"),
             ("[plans.pro]\nmax_vms = 3\napps_per_min = 0\n", "line 3"),
             ("[plans.pro]\nmax_vms = \"many\"\n", "line 2"),
+            ("[plans.pro.limits]\nconnections = 0\n", "line 2"),
+            ("[plans.pro.limits]\nbandwidth_mb_per_s = 16000\n", "1 to 10000 MB/s"),
+            ("[plans.pro.limits]\ntotal_connections = 9\n", "total_connections"),
+            ("[plans.anonymous.limits]\nconnections = 9\n", "have no workspaces"),
         ] {
             let text = format!("{:#}", plans(bad).unwrap_err());
             assert!(text.contains(expected), "{bad}: {text}");

@@ -2,6 +2,7 @@
 //! file, and generate `docs/configuration.md` and `examples/rigbox.toml` from it. With `RIGBOX_BLESS=1` they write these two files.
 
 use std::fmt::Write;
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use rigbox_core::plans::Plans;
@@ -283,7 +284,10 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "node.limits",
-        meaning: "Limits of each VM's network, which protect its neighbors. They apply to VMs that are running as well.",
+        meaning: "Limits of each VM's network, which protect its neighbors. They apply to VMs that are running as well. A plan may lower them \
+                  (`[plans.free.limits]`). Other rates follow: packets to the resolver, ten for each of `dns_queries_per_s`; packets to the \
+                  bridge and to the checks of names, 160 for each of `bandwidth_mb_per_s`, but at least 1,000 a second; answers to refused \
+                  packets, a quarter of `new_connections_per_s`, but at least ten a second.",
         fields: fields_of::<NetworkLimits>,
         keys: &[
             key("connections", "integer", Value, "4096", "Outward connections at once."),
@@ -367,7 +371,47 @@ const SECTIONS: &[Section] = &[
             key("apps_per_min", "integer", PLAN, "120", "Requests per minute for apps."),
         ],
     },
+    Section {
+        name: "plans.free.limits",
+        meaning: "Limits of each workspace's network and disk that are lower than those of `[node.limits]` and `[node]`. The node's are also \
+                  the ceiling: of two numbers, the lower one counts. There is such a table for `plans.owner`, `plans.free` and `plans.pro`. \
+                  A changed limit applies to running workspaces within seconds, and does not end what is open; that of a disk applies from \
+                  the next start.",
+        fields: fields_of::<rigbox_core::vm_limits::VmLimits>,
+        keys: &[
+            key("connections", "integer", NODE, "512", "Outward connections at once."),
+            key(
+                "new_connections_per_s",
+                "integer",
+                NODE,
+                "50",
+                "New connections per second, after a burst of twice as many.",
+            ),
+            key("bandwidth_mb_per_s", "MB/s", NODE, "20", "Bandwidth in each direction, up to 10000."),
+            key("bridge_connections", "integer", NODE, "32", "Connections to the bridge at once."),
+            key("dns_queries", "integer", NODE, "16", "DNS queries in flight."),
+            key(
+                "dns_queries_per_s",
+                "integer",
+                NODE,
+                "20",
+                "DNS queries per second that the VM's cache does not answer, after a burst of ten times as many.",
+            ),
+            key(
+                "disk_mb_per_s",
+                "MB per second",
+                NODE,
+                "100",
+                "Disk traffic, reads and writes together, up to 10000.",
+            ),
+            key("disk_iops", "operations per second", NODE, "2000", "Disk operations."),
+        ],
+    },
 ];
+
+/// Name of the table that documents those of all plans.
+const PLANS: &str = "plans.free";
+const NODE: Default = Described("that of the node");
 
 const PLAN: Default = Described("that of the plan");
 
@@ -448,7 +492,7 @@ fn every_key_of_the_types_is_documented() {
     let mut documented_plans = Vec::new();
     for section in SECTIONS {
         let keys = section.keys.iter().map(|key| key.name);
-        let tables = SECTIONS.iter().filter_map(|other| match (section.name, other.name.split_once('.')) {
+        let tables = SECTIONS.iter().filter_map(|other| match (section.name, other.name.rsplit_once('.')) {
             ("", None) if !other.name.is_empty() => Some(other.name),
             ("", Some(("plans", plan))) => {
                 documented_plans.push(plan);
@@ -463,7 +507,7 @@ fn every_key_of_the_types_is_documented() {
         fields.sort();
         assert_eq!(documented, fields, "[{}]", section.name);
     }
-    let plans = SECTIONS.last().unwrap();
+    let plans = SECTIONS.iter().find(|section| section.name == PLANS).unwrap();
     for plan in fields_of::<Plans>() {
         assert!(plans.meaning.contains(&format!("`plans.{plan}`")), "{plan}");
     }
@@ -507,4 +551,5 @@ fn example_is_up_to_date_and_valid_with_and_without_its_comments() {
         .collect();
     let file = parse(&uncommented).unwrap();
     assert!(file.mail.is_some() && file.apps.tls.is_some() && file.plans.free.max_vms == Some(5));
+    assert_eq!(file.plans.free.limits.connections, NonZeroU32::new(512));
 }

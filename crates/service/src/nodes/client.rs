@@ -10,9 +10,9 @@ use rigbox_core::system::SystemState;
 use rigbox_core::time::Timestamp;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
 use rigbox_proto::node::{
-    Cause, DeleteRequest, DescribeRequest, EgressRefused, NetworkPolicy, NodeDescription, ProvisionRequest,
-    RefusalBatch, SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent, WatchRefusalsRequest,
-    WatchRequest, WorkspaceReport, watch_event,
+    Cause, DeleteRequest, DescribeRequest, DiskLimits, EgressRefused, NetworkPolicy, NodeDescription,
+    ProvisionRequest, RefusalBatch, SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent,
+    WatchRefusalsRequest, WatchRequest, WorkspaceReport, watch_event,
 };
 use rigbox_proto::{DATABASE_HEADER, fault};
 use rigbox_store::Workspace;
@@ -138,6 +138,7 @@ impl NodeClient {
         workspace: &Workspace,
         metadata_json: String,
         network: NetworkPolicy,
+        disk: DiskLimits,
     ) -> Result<String, NodeError> {
         let request = StartRequest {
             workspace_id: workspace.id.to_string(),
@@ -147,7 +148,7 @@ impl NodeClient {
             name: workspace.name.to_string(),
             metadata_json,
             network: Some(network),
-            disk: None,
+            disk: Some(disk),
         };
         Ok(self.grpc.clone().start(self.request(request, Some(SLOW_TIMEOUT))).await?.into_inner().boot_id)
     }

@@ -130,7 +130,8 @@ impl Reconciler {
             Step::Start => {
                 let metadata = self.metadata(workspace).await?;
                 let network = self.0.networks.policy(&workspace.id)?;
-                match self.0.node.start(workspace, metadata, network).await {
+                let disk = self.0.limits.of_disk(&workspace.id)?;
+                match self.0.node.start(workspace, metadata, network, disk).await {
                     Ok(boot) => {
                         self.store_result(workspace, |lifecycle, _| lifecycle.boot_started(&boot)).await?;
                         // Generated while the VM boots, so that it causes no wait later.
