@@ -17,12 +17,12 @@ use rigbox_proto::gateway::{
     AppState, IdentifyRequest, Identity, IdentityKind, RedeemRequest, ResolveRequest, Visibility, WatchAck,
     WatchEvent,
 };
+use rigbox_proto::transport::client::Channel;
 use serde_json::{Value, json};
 use support::browser::Browser;
 use support::{TestControl, eventually};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 /// Address of the visitors of apps.

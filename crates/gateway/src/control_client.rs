@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
+use rigbox_proto::transport::client::Channel;
 use rigbox_proto::transport::unix;
 use rigbox_shares::{AddressBlock, Bounds, Place, Shares};
 use tonic::Status;
-use tonic::transport::Channel;
 
 /// Timeout of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

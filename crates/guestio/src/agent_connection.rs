@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rigbox_proto::guest_stream;
 use rigbox_proto::guestio::fd_request::Channel;
-use rigbox_proto::transport::unix;
+use rigbox_proto::transport::{client, unix};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::agent_client::{self, AgentClient};
@@ -59,6 +59,7 @@ impl Drop for ShutdownOnDrop {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "filtered here")]
 async fn connect<S>(io: S) -> Result<AgentClient, tonic::transport::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -75,7 +76,7 @@ where
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await?;
-    Ok(agent_client::new(channel))
+    Ok(agent_client::new(client::filtered(channel)))
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::guestio::{
     AgentLost, AgentReady, DnsLimits, GuestEnded, Report, SystemChanged, guest_ended, report,
 };
+use rigbox_proto::transport::client::Channel;
 use tokio::sync::{Notify, mpsc, watch};
-use tonic::transport::Channel;
 
 use crate::agent_client::AgentClient;
 use crate::allow_list::AllowList;

@@ -1,3 +1,4 @@
 //! Transports of the gRPC boundaries between roles.
 
+pub mod client;
 pub mod unix;

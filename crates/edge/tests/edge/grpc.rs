@@ -34,6 +34,7 @@ async fn grpc_passes_with_its_trailers_and_streams() {
         tower::service_fn(
             move |_: http::Uri| async move { TcpStream::connect(edge).await.map(TokioIo::new) },
         );
+    #[expect(clippy::disallowed_methods, reason = "the peer is a server of this test")]
     let channel = endpoint.connect_with_connector(connector).await.unwrap();
     let key: tonic::metadata::MetadataValue<_> = shown("key", "owner").parse().unwrap();
     let mut client =

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::*;
-use crate::agent_client::without_details;
+use rigbox_proto::transport::client::without_details;
 
 /// Reads `name: value` lines.
 fn trailers(text: &[u8]) -> HeaderMap {

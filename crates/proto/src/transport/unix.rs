@@ -8,8 +8,9 @@ use std::path::Path;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 
+use super::client::{self, Channel};
 use crate::guest_stream;
 
 /// Listens at `path` and yields the connections of processes whose uid is in `allowed_uids`. Others are closed at once. Replaces a
@@ -35,12 +36,18 @@ pub fn listen(
 
 /// Returns a channel to the role that listens at `path`. It connects on first use and reconnects after that role restarts.
 pub fn channel(path: &Path) -> Channel {
+    channel_with(path, &endpoint())
+}
+
+/// Returns a channel to the role that listens at `path`, with settings of its own.
+#[expect(clippy::disallowed_methods, reason = "filtered here")]
+pub fn channel_with(path: &Path, endpoint: &Endpoint) -> Channel {
     let path = path.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    endpoint().connect_with_connector_lazy(connector)
+    client::filtered(endpoint.connect_with_connector_lazy(connector))
 }
 
 /// Returns the settings of every HTTP/2 connection between roles, and to a guest. The address is never resolved.

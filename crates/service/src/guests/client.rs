@@ -14,11 +14,11 @@ use rigbox_proto::guest::{
     ReadFileRequest, ReadOutputRequest, SignalProcessRequest, WriteFileInput, WriteFileOpen, exec_exit,
     exec_input, exec_output, start_process_response, write_file_input,
 };
+use rigbox_proto::transport::client::Channel;
 use rigbox_proto::{WORKSPACE_HEADER, fault, guest_calls};
 use rigbox_shares::{Bounds, Place, Refused, Shares};
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use tower::util::MapRequest;
 

@@ -14,12 +14,12 @@ use rigbox_proto::node::{
     ProvisionRequest, RefusalBatch, SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent,
     WatchRefusalsRequest, WatchRequest, WorkspaceReport, watch_event,
 };
+use rigbox_proto::transport::client::Channel;
 use rigbox_proto::{DATABASE_HEADER, fault};
 use rigbox_store::Workspace;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 use crate::rpc;
