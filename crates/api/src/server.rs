@@ -296,7 +296,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
-        connections: Bounds { total: 2, per_key: 2 },
+        connections: Bounds { total: 2, per_key: 3 },
         head_timeout: Duration::from_millis(200),
         idle_timeout: Duration::from_millis(200),
     };
@@ -362,6 +362,27 @@ mod tests {
         let mut refused = connect_from(2, address).await;
         assert_eq!(refused.read(&mut [0; 1]).await.unwrap_or_default(), 0);
         assert!(get(&mut connect_from(3, address).await).await.ends_with("hello"));
+    }
+
+    #[tokio::test]
+    async fn client_with_its_share_holds_up_nobody_when_all_places_are_taken() {
+        let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, shutdown) = watch::channel(false);
+        let limits = ConnectionLimits {
+            connections: Bounds { total: 2, per_key: 1 },
+            head_timeout: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(600),
+        };
+        tokio::spawn(serve(listener, Transport::default(), router, limits, shutdown));
+        let mut other = connect_from(2, address).await;
+        let _held = connect_from(3, address).await;
+        let ended = async { connect_from(3, address).await.read(&mut [0; 1]).await.unwrap_or_default() };
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), ended).await, Ok(0));
+        // Nobody gave way to it.
+        assert!(get(&mut other).await.ends_with("hello"));
+        assert!(get(&mut connect_from(4, address).await).await.ends_with("hello"));
     }
 
     #[tokio::test]

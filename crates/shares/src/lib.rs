@@ -62,7 +62,7 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     /// Takes a place for `key`.
     ///
     /// # Errors
-    /// [`Refused`], if there is none.
+    /// [`Refused`], if there is none. That the key has its share comes first: then another's place would be of no use to it.
     pub fn take(&self, key: K) -> Result<Place<K>, Refused> {
         self.take_within(key, self.pool.bounds.per_key)
     }
@@ -75,12 +75,12 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         let Bounds { total, per_key } = self.pool.bounds;
         let per_key = share.min(per_key);
         let mut taken = self.pool.taken();
-        if taken.total >= total {
-            return Err(Refused::Full(total));
-        }
         let own = taken.by_key.get(&key).copied().unwrap_or_default();
         if own >= per_key {
             return Err(Refused::Share(per_key));
+        }
+        if taken.total >= total {
+            return Err(Refused::Full(total));
         }
         taken.by_key.insert(key.clone(), own + 1);
         taken.total += 1;
@@ -163,6 +163,8 @@ mod tests {
         assert_eq!(pool.take("a").unwrap_err(), Refused::Share(2));
         let other = pool.take("b").unwrap();
         assert_eq!(pool.take("c").unwrap_err(), Refused::Full(3));
+        // Whose share is taken is told so, although the pool is full too.
+        assert_eq!(pool.take("a").unwrap_err(), Refused::Share(2));
         drop(other);
         pool.take("c").unwrap();
         drop(held);
