@@ -1,7 +1,7 @@
 //! Connections of the API: their number, a client's share of it, the timeouts of heads, bodies and responses, and graceful shutdown.
 
+mod bodies;
 mod connection;
-mod open_connections;
 
 use std::convert::Infallible;
 use std::io;
@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::handover::GuestPeer;
-use rigbox_shares::{AddressBlock, Bounds, Refused, Shares};
+use rigbox_shares::{AddressBlock, Bounds, EvictingShares, Held, Refused, Shares};
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,9 +31,9 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tower_http::timeout::TimeoutBody;
 
+use bodies::{RequestBody, ResponseBody};
 use connection::Connection;
 pub(crate) use connection::ConnectionControl;
-use open_connections::{OpenConnections, RequestBody, ResponseBody};
 
 use crate::error::ApiError;
 use crate::trusted_proxies::TrustedProxies;
@@ -94,10 +94,9 @@ pub(crate) async fn serve(
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let all = limits.connections.total;
-    let pool = |bounds| (Shares::new(bounds), OpenConnections::default());
-    let of_clients = pool(limits.connections);
+    let of_clients = Pool::new(limits.connections);
     // Connections of trusted proxies: each has those of many clients, whose requests are bounded as connections are.
-    let of_proxies = pool(Bounds { total: all, per_key: all });
+    let of_proxies = Pool::new(Bounds { total: all, per_key: all });
     let proxies = transport.proxies.clone();
     let connections = stream::unfold(listener, async |listener| {
         loop {
@@ -106,22 +105,33 @@ pub(crate) async fn serve(
                 continue;
             };
             let client = AddressBlock::from(peer.ip());
-            let (places, open) = if proxies.contains(peer.ip()) { &of_proxies } else { &of_clients };
-            let place = match places.take(client) {
-                Ok(place) => place,
-                Err(Refused::Full(_)) => {
-                    open.close_longest_waiting();
-                    places.wait(client).await
-                }
-                // The connection of a client that has its share is closed.
-                Err(Refused::Share(_)) => continue,
-            };
+            let pool = if proxies.contains(peer.ip()) { &of_proxies } else { &of_clients };
             let control = ConnectionControl::default();
-            let held = (open.add(control.clone()), place);
-            return Some(((stream, PeerAddress(peer.ip()), control, held), listener));
+            // The connection of a client that has its share is closed.
+            if let Some(held) = place(pool, client, &control).await {
+                return Some(((stream, PeerAddress(peer.ip()), control, held), listener));
+            }
         }
     });
     serve_all(connections, transport, router, limits, shutdown).await
+}
+
+/// Places of connections.
+type Pool = EvictingShares<AddressBlock, ConnectionControl>;
+
+/// Returns a place for a connection, or `None` if the client has its share. Waits while all others are being served.
+async fn place(
+    pool: &Pool,
+    client: AddressBlock,
+    control: &ConnectionControl,
+) -> Option<Held<AddressBlock, ConnectionControl>> {
+    loop {
+        match pool.take(client, control.clone()).await {
+            Ok(held) => return Some(held),
+            Err(Refused::Full(_)) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
+            Err(Refused::Share(_)) => return None,
+        }
+    }
 }
 
 /// Serves connections from any source, each with a description of its peer, its control, and its place, which is free again at its end.

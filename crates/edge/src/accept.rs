@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rigbox_gateway::connections::BusyGuard;
+use rigbox_gateway::connections::{BusyGuard, ConnectionGuard};
 use rigbox_shares::AddressBlock;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -65,7 +65,13 @@ pub(crate) async fn serve(
             _ = stopped.wait_for(|stopped| *stopped) => break,
         };
         match accepted {
-            Ok((stream, peer)) => spawn(&worker, stream, peer, &kind, &stopped),
+            Ok((stream, peer)) => {
+                // One too many is closed at once; the client may retry.
+                let place = worker.connections.open(AddressBlock::from(peer.ip())).await;
+                if let Ok(guard) = place {
+                    spawn(&worker, stream, peer, guard, &kind, &stopped);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
@@ -86,15 +92,14 @@ fn spawn(
     worker: &Arc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
+    guard: ConnectionGuard,
     kind: &ListenerKind,
     stopped: &watch::Receiver<bool>,
 ) {
-    // One too many is closed at once; the client may retry.
-    let Some(guard) = worker.connections.open(AddressBlock::from(peer.ip())) else { return };
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(&stream, true)
         .and_then(|()| sockopt::set_tcp_keepidle(&stream, KEEPALIVE_INTERVAL));
-    let key = guard.key();
+    let connection = Arc::clone(guard.connection());
     let client = Client {
         address: Client::address(peer.ip()),
         ip: peer.ip().to_canonical(),
@@ -119,7 +124,7 @@ fn spawn(
             tracing::debug!(%error, "client connection failed");
         }
     });
-    worker.connections.set_task(key, task.abort_handle());
+    connection.set_task(task.abort_handle());
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -26,3 +26,8 @@ pub enum Error {
     #[error("a worker failed: {0}")]
     Thread(String),
 }
+
+/// Connection that gives way to another, or has timed out: its client may send the request again.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is being closed")]
+pub(crate) struct ConnectionClosed;

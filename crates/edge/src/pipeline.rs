@@ -1,6 +1,5 @@
 //! Path of one request: classify it, find its app, decide whether it has access, and only then forward it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::header::{
@@ -20,6 +19,7 @@ use crate::decision::access_request::{AccessRequest, Decision};
 use crate::decision::authorize::{self, AccessError};
 use crate::decision::control::{Asker, ControlError, Credential};
 use crate::decision::route::Route;
+use crate::error::ConnectionClosed;
 use crate::error_pages::{self, Message, Response};
 use crate::forward;
 use crate::inbound::http1::{self, MALFORMED};
@@ -35,13 +35,14 @@ const MAX_ATTEMPTS: usize = 4;
 /// Maximum length of a preflight header that is echoed.
 const MAX_CORS_LIST_LEN: usize = 4096;
 
-/// Responds to a request.
+/// Responds to a request, unless its connection (which is not `busy` then) is being closed.
 pub(crate) async fn handle(
     worker: Arc<Worker>,
     client: Arc<Client>,
     request: Box<Request<Incoming>>,
-    busy: BusyGuard,
-) -> Result<Response, Infallible> {
+    busy: Option<BusyGuard>,
+) -> Result<Response, ConnectionClosed> {
+    let busy = busy.ok_or(ConnectionClosed)?;
     // As the reader of HTTP/1 sees it: it reads no further until the response says what follows.
     let may_upgrade = request.headers().contains_key(UPGRADE) && request.body().is_end_stream();
     let response = respond(&worker, &client, request, busy).await;

@@ -109,18 +109,19 @@ impl Bound {
         // Each client's connection may need one to its app.
         let max = limits.connections.min(self.descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2);
         // Connections of clients, per IPv4 address or IPv6 /64: 40,000, or half of the descriptors, and 4,000.
-        let places = Shares::new(Bounds { total: max, per_key: limits.connections_per_address });
+        let bounds = Bounds { total: max, per_key: limits.connections_per_address };
         // WebSockets, per workspace: as many as connections, and 12,000.
         let websockets = Shares::new(Bounds { total: usize::MAX, per_key: limits.websockets_per_workspace });
         let domain: Arc<str> = format!(".{}", self.config.domain).into();
         let timeouts = ConnectionTimeouts { head: limits.head, keep_alive: limits.keep_alive };
+        let connections = Connections::new(Arc::clone(&clock), timeouts, bounds);
         let worker = |_| {
             let dialer = Dialer { socket: self.config.dial_socket.clone(), timeout: limits.connect };
             Arc::new(Worker {
                 control: Arc::clone(&control),
                 assertion_keys: Arc::clone(&assertion_keys),
                 clock: Arc::clone(&clock),
-                connections: Connections::new(Arc::clone(&clock), timeouts, places.clone()),
+                connections: Arc::clone(&connections),
                 grants: ActiveGrants::new(Arc::clone(&clock)),
                 pool: Pool::new(Arc::clone(&clock), dialer),
                 limits,

@@ -31,7 +31,7 @@ impl AssertionKeys {
     }
 }
 
-/// State of one worker. Connections, active grants and the pool are its own, the rest is shared.
+/// State of one worker. Active grants and the pool are its own, the rest is shared.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) control: Arc<Control>,

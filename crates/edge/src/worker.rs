@@ -54,12 +54,14 @@ pub(crate) async fn tick(workers: Vec<Arc<Worker>>, certificates: Option<Arc<Cer
         if let Some(certificates) = certificates.as_ref().filter(|_| slow) {
             certificates.reload_if_changed();
         }
-        if let Some(shared) = workers.first().filter(|_| slow) {
-            shared.control.attempts.remove_idle();
+        if let Some(shared) = workers.first() {
+            shared.clock.tick();
+            shared.connections.close_overdue();
+            if slow {
+                shared.control.attempts.remove_idle();
+            }
         }
         for worker in &workers {
-            worker.clock.tick();
-            worker.connections.close_overdue();
             worker.grants.end_idle();
             if slow {
                 worker.pool.close_idle();

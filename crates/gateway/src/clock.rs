@@ -27,6 +27,17 @@ impl Clock {
         self.now.store(elapsed, Ordering::Relaxed);
     }
 
+    /// Returns the precise time since the role started, in nanoseconds.
+    #[inline]
+    pub fn precise_now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(NEVER)
+    }
+
+    /// Returns the instant of a precise time.
+    pub fn instant(&self, precise: u64) -> Instant {
+        self.started + Duration::from_nanos(precise)
+    }
+
     /// Returns the time of the last tick, in milliseconds.
     #[inline]
     pub fn now(&self) -> u64 {

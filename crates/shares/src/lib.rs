@@ -4,6 +4,7 @@
 //! reached, because the remedy differs: who has used up its own share has to end something, and who meets a full pool may only try again.
 
 mod address;
+mod eviction;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 pub use address::AddressBlock;
+pub use eviction::{Evict, EvictingShares, Held};
 
 /// Bounds of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,10 +20,8 @@ tests![
     unread_responses_keep_nobody_out,
 ];
 
-/// Clients at the API, each of a /64 of its own: more than it has places.
-const AT_API: u16 = 10_000;
-/// Clients at edge. They are fewer than its places, because edge turns newcomers away when it has none left (`docs/threat-model.md`).
-const AT_EDGE: u16 = 5_000;
+/// Clients, each of a /64 of its own: more than the API has places, and edge where a process may have 20,000 descriptors.
+const STRANGERS: u16 = 10_000;
 /// Host of the API.
 const API: &str = "localhost";
 /// Block that documentation uses, here of the loopback interface.
@@ -35,15 +33,15 @@ fn meet(installation: &Installation, what: &str, api_host: &str, head: &str) -> 
     sockets::allow_many()?;
     run("ip", &["-6", "route", "replace", "local", BLOCK, "dev", "lo"])?;
     let honest = Honest::shared(installation)?;
-    for (port, strangers, host) in [
-        (PORT, AT_API, format!("{api_host}:{PORT}")),
-        (visitor::PORT, AT_EDGE, format!("honest.rigbox.localhost:{}", visitor::PORT)),
+    for (port, host) in [
+        (PORT, format!("{api_host}:{PORT}")),
+        (visitor::PORT, format!("honest.rigbox.localhost:{}", visitor::PORT)),
     ] {
         let watch = Watch::start(installation)?;
         let to = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
         let request = head.replace("HOST", &host);
         let mut held: Vec<Box<dyn Any>> = Vec::new();
-        for number in 0..strangers {
+        for number in 0..STRANGERS {
             let from = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, 1));
             let mut stream =
                 sockets::connect_from(from, to).with_context(|| format!("{number} at {port}"))?;

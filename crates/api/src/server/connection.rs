@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use rigbox_service::identity::open_requests::OpenRequest;
-use rigbox_shares::{AddressBlock, Place};
+use rigbox_shares::{AddressBlock, Evict, Place};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -74,13 +74,22 @@ impl ConnectionControl {
         *since = if waiting { since.or_else(|| Some(Instant::now())) } else { None };
     }
 
-    /// Returns since when the connection has been waiting for its client.
-    pub(super) fn waiting_since(&self) -> Option<Instant> {
-        *self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Acquire)
+    }
+}
+
+impl Evict for ConnectionControl {
+    fn idle_since(&self) -> Option<std::time::Instant> {
+        self.0.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).map(Instant::into_std)
+    }
+
+    fn evict(&self) -> bool {
+        let is_idle = self.idle_since().is_some();
+        if is_idle {
+            self.close();
+        }
+        is_idle
     }
 }
 

@@ -1,11 +1,14 @@
 //! Slow and silent clients do not hold up the others.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures_util::{SinkExt, StreamExt};
 use rigbox_edge::Limits;
 use rigbox_proto::gateway::Visibility;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::http::{get, raw};
 use crate::support::{HOST, World, backend, eventually, soon};
@@ -79,27 +82,100 @@ async fn unresponsive_app_times_out() {
     }
 }
 
+/// Timeouts longer than a test: only giving way frees a place.
+fn full_at(connections: usize) -> Limits {
+    let long = Duration::from_secs(600);
+    Limits { connections, head: long, keep_alive: long, ..Limits::default() }
+}
+
+/// Connects and sends this. What has given way already takes no more.
+async fn send(world: &World, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(world.edge).await.unwrap();
+    let _ = stream.write_all(text.as_bytes()).await;
+    stream
+}
+
+/// Makes a request on an open connection and reads its small response. Returns whether there was one.
+async fn answers(stream: &mut TcpStream, text: &str) -> bool {
+    let mut room = [0; 4096];
+    stream.write_all(text.as_bytes()).await.is_ok()
+        && soon("a response", stream.read(&mut room))
+            .await
+            .is_ok_and(|count| room[..count].starts_with(b"HTTP/1.1 200"))
+}
+
+/// Reads to the end of a connection.
+async fn ends(stream: &mut TcpStream) {
+    let _ = soon("the connection is closed", stream.read_to_end(&mut Vec::new())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn more_connections_than_there_may_be_are_turned_away() {
-    const MAX_CONNECTIONS: usize = 16;
-    let limits = Limits { connections: MAX_CONNECTIONS, head: Duration::from_secs(60), ..Limits::default() };
-    let world = World::with(limits).await;
+async fn connection_idle_longest_gives_way_to_a_new_one() {
+    let world = World::with_one_worker(full_at(4)).await;
     world.app(Visibility::Public);
-    let mut held = Vec::new();
-    // However the kernel spreads them over the workers: those that get a response are in.
-    for number in 0..MAX_CONNECTIONS + 8 {
-        let mut stream = TcpStream::connect(world.edge).await.unwrap();
-        let _ = stream.write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await;
-        let answered = soon("a response or the end", stream.read_u8()).await;
-        assert_eq!(answered.is_ok(), number < MAX_CONNECTIONS, "{number}");
-        held.push(stream);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let (start, rest) = request.split_at(request.len() - 4);
+    let mut stream = send(&world, &format!("GET /sse HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    soon("the stream", stream.read_u8()).await.unwrap();
+    let mut kept = send(&world, "").await;
+    assert!(answers(&mut kept, &request).await);
+    let (mut silent, mut slow) = (send(&world, "").await, send(&world, start).await);
+    // A request restarts the wait: now the silent one has waited longest, then the slow one.
+    assert!(answers(&mut kept, &request).await);
+    let mut first = send(&world, "").await;
+    assert!(answers(&mut first, &request).await);
+    ends(&mut silent).await;
+    assert!(answers(&mut slow, rest).await);
+    let mut second = send(&world, "").await;
+    assert!(answers(&mut second, &request).await);
+    ends(&mut kept).await;
+    for open in [&mut first, &mut second, &mut slow] {
+        assert!(answers(open, &request).await);
     }
-    drop(held);
-    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
-    eventually("there is room again", async || {
-        raw(world.edge, request.as_bytes()).await.is_some_and(|reply| reply.status == 200)
-    })
-    .await;
+    // What is being served goes on.
+    for _ in 0..2_000 {
+        soon("the stream", stream.read_u8()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_serve_requests_never_give_way() {
+    let world = World::with(full_at(3)).await;
+    world.app(Visibility::Public);
+    let mut stream = send(&world, &format!("GET /sse HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    soon("the stream", stream.read_u8()).await.unwrap();
+    let upload = format!("POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\n1");
+    let mut upload = send(&world, &upload).await;
+    eventually("the upload arrives", async || world.backend.seen.uploaded.load(Ordering::SeqCst) == 1).await;
+    let url = format!("ws://{HOST}:7080/ws");
+    let socket = TcpStream::connect(world.edge).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(url, socket).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    for _ in 0..8 {
+        ends(&mut send(&world, &request).await).await;
+    }
+    soon("the stream", stream.read_u8()).await.unwrap();
+    assert!(answers(&mut upload, "2").await);
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), Message::text("hello"));
+    // The upload has ended, and its connection is idle.
+    assert!(answers(&mut send(&world, "").await, &request).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_idle_connections_keeps_nobody_out() {
+    const MAX_CONNECTIONS: usize = 16;
+    let world = World::with(full_at(MAX_CONNECTIONS)).await;
+    world.app(Visibility::Public);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let whole = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+    let starts = ["", "GET / HT", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &request];
+    let mut held = Vec::new();
+    for start in starts.iter().cycle().take(8 * MAX_CONNECTIONS) {
+        held.push(send(&world, start).await);
+        let reply = raw(world.edge, whole.as_bytes()).await;
+        assert!(reply.is_some_and(|reply| reply.status == 200), "after {} connections", held.len());
+    }
 }
 
 /// Sends a request from the loopback address with this last byte. Returns the connection and the start of the response, or `None` if the

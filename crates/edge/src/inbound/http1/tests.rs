@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use futures_util::FutureExt;
 use rigbox_gateway::clock::Clock;
 use rigbox_gateway::connections::{ConnectionGuard, ConnectionTimeouts, Connections};
-use rigbox_shares::{AddressBlock, Bounds, Shares};
+use rigbox_shares::{AddressBlock, Bounds};
 use rigbox_testkit::Pieces;
 use tokio::io::AsyncReadExt;
 
@@ -13,9 +14,11 @@ use super::*;
 /// Returns the slot of a client's connection.
 pub(super) fn client() -> ConnectionGuard {
     let timeouts = ConnectionTimeouts { head: Duration::from_secs(60), keep_alive: Duration::from_secs(60) };
-    let places = Shares::new(Bounds { total: 1, per_key: 1 });
+    let bounds = Bounds { total: 1, per_key: 1 };
     let address = AddressBlock::from(IpAddr::from(Ipv4Addr::new(192, 0, 2, 1)));
-    Connections::new(Clock::new(), timeouts, places).open(address).unwrap()
+    let connections = Connections::new(Clock::new(), timeouts, bounds);
+    // There is a free place, so nothing is waited for.
+    connections.open(address).now_or_never().unwrap().unwrap()
 }
 
 #[tokio::test]

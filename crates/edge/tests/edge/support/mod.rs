@@ -44,16 +44,21 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        Self::start(limits, None).await
+        Self::start(limits, None, 2).await
+    }
+
+    /// Starts edge with one worker, which accepts connections in the order in which they arrive.
+    pub(crate) async fn with_one_worker(limits: Limits) -> Self {
+        Self::start(limits, None, 1).await
     }
 
     /// Starts edge with TLS and the certificates in this folder.
     pub(crate) async fn with_tls(folder: &std::path::Path) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::start(Limits::default(), Some(Tls { listen, folder: folder.to_owned() })).await
+        Self::start(Limits::default(), Some(Tls { listen, folder: folder.to_owned() }), 2).await
     }
 
-    async fn start(limits: Limits, tls: Option<Tls>) -> Self {
+    async fn start(limits: Limits, tls: Option<Tls>, workers: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let gateway = Gateway::start(&folder.path().join("gateway.sock"), LEASE);
         let backend = Backend::start().await;
@@ -64,7 +69,7 @@ impl World {
             domain: "rigbox.localhost".to_owned(),
             gateway_socket: folder.path().join("gateway.sock"),
             dial_socket: folder.path().join("dial.sock"),
-            workers: std::num::NonZeroUsize::new(2),
+            workers: std::num::NonZeroUsize::new(workers),
             limits,
             tls,
         };

@@ -1,54 +1,13 @@
-//! Connections in a pool, and which of them gives way when the pool is full: the one that has waited for its client longest, for the head
-//! of a request, for more of its body, or for the response to be read. Clients that come from any number of addresses and let the API wait
-//! thus take no place from one that sends its request at once.
+//! Bodies that tell whether a connection waits for its client: for the head of a request, for more of its body, or for the response to be
+//! read. The one that has waited longest gives way when there are too many.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use http_body::{Frame, SizeHint};
-use slab::Slab;
 
 use super::ConnectionControl;
-
-/// Connections in a pool.
-#[derive(Debug, Clone, Default)]
-pub(super) struct OpenConnections(Arc<Mutex<Slab<ConnectionControl>>>);
-
-/// Entry of a connection, removed on drop.
-#[derive(Debug)]
-pub(super) struct OpenConnection {
-    connections: OpenConnections,
-    key: usize,
-}
-
-impl OpenConnections {
-    /// Adds a connection.
-    pub(super) fn add(&self, control: ConnectionControl) -> OpenConnection {
-        let key = self.entries().insert(control);
-        OpenConnection { connections: self.clone(), key }
-    }
-
-    /// Closes the connection that has waited for its client longest, if one waits.
-    pub(super) fn close_longest_waiting(&self) {
-        let entries = self.entries();
-        let waiting = entries.iter().filter_map(|(_, control)| Some((control.waiting_since()?, control)));
-        if let Some((_, control)) = waiting.min_by_key(|(since, _)| *since) {
-            control.close();
-        }
-    }
-
-    fn entries(&self) -> MutexGuard<'_, Slab<ConnectionControl>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.connections.entries().try_remove(self.key);
-    }
-}
 
 /// Body of a request. Its connection waits for the client while there is nothing to read.
 pub(super) struct RequestBody {
