@@ -13,6 +13,7 @@ mod error;
 mod error_pages;
 mod forward;
 mod inbound;
+mod memory;
 mod pipeline;
 mod platform_paths;
 mod request;

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use crate::accept::{self, ListenerKind};
 use crate::decision::review;
 use crate::error::Error;
+use crate::memory::Trimmer;
 use crate::state::Worker;
 
-/// Number of ticks between checks of the pool, of certificates and of expired credentials.
+/// Number of ticks between checks of the pool, of memory, of certificates and of expired credentials.
 const SLOW_TICKS: u32 = 4;
 
 /// Starts the thread of a worker, with a runtime of its own, for the clients of `listeners`.
@@ -42,10 +43,11 @@ pub(crate) fn spawn(
     thread.map_err(|error| Error::Thread(error.to_string()))
 }
 
-/// Advances the clock, ends what has been silent for too long, and has expired credentials decided again.
+/// Advances the clock, ends what has been silent for too long, returns memory, and has expired credentials decided again.
 pub(crate) async fn tick(workers: Vec<Arc<Worker>>, certificates: Option<Arc<Certificates>>) {
     let mut ticks = tokio::time::interval(TICK_INTERVAL);
     let mut count: u32 = 0;
+    let mut trimmer = Trimmer::default();
     loop {
         ticks.tick().await;
         count = count.wrapping_add(1);
@@ -59,6 +61,7 @@ pub(crate) async fn tick(workers: Vec<Arc<Worker>>, certificates: Option<Arc<Cer
             shared.connections.close_overdue();
             if slow {
                 shared.control.attempts.remove_idle();
+                trimmer.trim_after_many(&shared.connections);
             }
         }
         for worker in &workers {

@@ -130,6 +130,11 @@ impl Connections {
         self.open.is_empty()
     }
 
+    /// Returns whether at least `least` connections, and a quarter of all, have closed since there were most. If so, counting starts anew.
+    pub fn has_fallen(&self, least: usize) -> bool {
+        self.open.has_fallen(least)
+    }
+
     /// Closes the connections that have timed out.
     pub fn close_overdue(&self) {
         let now = self.clock.now();

@@ -42,6 +42,8 @@ pub struct EvictingShares<K, H> {
 struct Holders<H> {
     entries: HashMap<u64, Entry<H>>,
     next_key: u64,
+    /// Most entries there were since [`EvictingShares::has_fallen`] last was true.
+    peak: usize,
     /// Found by the last search; the one that is idle longest is the last.
     candidates: Vec<(Instant, u64)>,
     /// Time of the next search.
@@ -74,6 +76,7 @@ impl<K: Eq + Hash + Clone, H: Evict> EvictingShares<K, H> {
         let holders = Holders {
             entries: HashMap::new(),
             next_key: 0,
+            peak: 0,
             candidates: Vec::new(),
             search_at: Instant::now(),
             waiting: 0,
@@ -95,6 +98,7 @@ impl<K: Eq + Hash + Clone, H: Evict> EvictingShares<K, H> {
         let number = holders.next_key;
         holders.next_key += 1;
         holders.entries.insert(number, Entry { holder, is_leaving: false });
+        holders.peak = holders.peak.max(holders.entries.len());
         drop(holders);
         Ok(Held { holders: Arc::clone(&self.holders), number, place: Some(place) })
     }
@@ -131,6 +135,16 @@ impl<K, H> EvictingShares<K, H> {
     /// Returns whether no place is taken.
     pub fn is_empty(&self) -> bool {
         self.holders().entries.is_empty()
+    }
+
+    /// Returns whether at least `least` places, and a quarter, have been freed since most were taken. If so, counting starts anew.
+    pub fn has_fallen(&self, least: usize) -> bool {
+        let mut holders = self.holders();
+        let fallen = holders.peak - holders.entries.len() >= least.max(holders.peak / 4);
+        if fallen {
+            holders.peak = holders.entries.len();
+        }
+        fallen
     }
 
     fn holders(&self) -> MutexGuard<'_, Holders<H>> {

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)] // the only crate that may; clippy requires a SAFETY comment on each block
 
+pub mod allocator;
 pub mod async_file;
 pub mod block;
 pub mod clock;

@@ -8,6 +8,7 @@ mod clients;
 mod grpc;
 mod limits;
 mod many;
+mod memory;
 mod requirements;
 mod responses;
 mod reuse;

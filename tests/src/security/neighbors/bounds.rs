@@ -16,8 +16,8 @@ use crate::harness::installation::Installation;
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Growth of one role's memory while the harm lasts.
 const MAX_GROWTH_KB: u64 = 256 << 10;
-/// Memory that an allocator may keep for later: 4,096 connections leave some 140 MiB with edge's.
-const MAX_KEPT_KB: u64 = 192 << 10;
+/// Memory that an allocator may keep for later.
+const MAX_KEPT_KB: u64 = 96 << 10;
 /// Descriptors that a pool may keep for later.
 const MAX_KEPT_DESCRIPTORS: u64 = 100;
 const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
