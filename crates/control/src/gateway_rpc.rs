@@ -79,8 +79,9 @@ impl Gateway for Service {
     }
 
     async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
-        let RedeemRequest { code, app_id, state } = request.into_inner();
-        let redeemed = self.visitors.redeem(&app(&app_id)?, &code, &state).await.map_err(unavailable)?;
+        let RedeemRequest { code, app_id, state, host } = request.into_inner();
+        let redeemed = self.visitors.redeem(&app(&app_id)?, &code, &state, &host).await;
+        let redeemed = redeemed.map_err(unavailable)?;
         let (session, until) =
             redeemed.ok_or_else(|| Status::permission_denied("the code is invalid or expired"))?;
         Ok(Response::new(RedeemResponse { app_session: session, expires_unix_ms: until.unix_ms() }))

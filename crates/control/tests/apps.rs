@@ -106,12 +106,13 @@ async fn lapsed_domain_gets_no_sign_in_code_and_is_no_longer_verified() {
     assert_eq!(rig.post(&format!("{path}/verify-domain")).await.0, 200);
     let handed_to = async |rig: &TestControl| {
         let browser = Browser::signed_in(rig, "a@example.com").await;
-        let page = browser.open(&format!("/open/{}?state={}", id(&app), "s".repeat(43))).await;
+        let query = format!("state={}&host=shop.example.org", "s".repeat(43));
+        let page = browser.open(&format!("/open/{}?{query}", id(&app))).await;
         assert_eq!(page.status, 303);
         let location = page.headers["location"].to_str().unwrap();
-        location.split("/.rigbox/").next().unwrap().to_owned()
+        location.split("code=").next().unwrap().to_owned()
     };
-    assert_eq!(handed_to(&rig).await, "http://shop.example.org:7080");
+    assert_eq!(handed_to(&rig).await, "http://shop.example.org:7080/.rigbox/callback?");
 
     // The record is gone, and the last proof is some minutes old.
     rig.dns = vec![dns_with("nothing.".to_owned(), String::new()).await];
@@ -128,7 +129,8 @@ async fn lapsed_domain_gets_no_sign_in_code_and_is_no_longer_verified() {
         store.domain_proved(&app, &domain, at).await.unwrap();
     };
     proved(5).await;
-    assert_eq!(handed_to(&rig).await, "http://web.rigbox.localhost:7080");
+    // Without a code: another sign-in begins there.
+    assert_eq!(handed_to(&rig).await, "http://web.rigbox.localhost:7080/");
     let (_, body) = rig.get(&path).await;
     assert_eq!(body["app"]["custom_domain_verified"], false, "{body}");
     let (_, log) = rig.get("/audit-log").await;

@@ -27,6 +27,8 @@ use tonic::{Code, Streaming};
 
 /// Address of the visitors of apps.
 const VISITOR: &str = "203.0.113.7";
+/// Host of the app.
+const HOST: &str = "web.rigbox.localhost";
 const STATE: &str = "sssssssssssssssssssssssssssssssssssssssssss";
 
 fn client(rig: &TestControl) -> GatewayClient<Channel> {
@@ -248,41 +250,63 @@ async fn browser_is_handed_off_to_an_app_once_per_code() {
     let rig = TestControl::with_gateways().await;
     let workspace = rig.running("one").await;
     let app = app(&rig, &workspace).await;
-    let open = format!("/open/{app}?state={STATE}");
+    let open = format!("/open/{app}?state={STATE}&host={HOST}");
 
     // Without a session, the handoff leads through the sign-in page and back.
     let anonymous = Browser::new(&rig);
     let response = anonymous.open(&open).await;
-    assert_eq!(response.headers["location"], format!("/sign-in?app={app}&state={STATE}"));
+    assert_eq!(response.headers["location"], format!("/sign-in?app={app}&state={STATE}&host={HOST}"));
     let mut browser = Browser::new(&rig);
     let link = admin::login_link(&rig.config(), "a@example.com").await.unwrap();
     let (_, token) = link.split_once("token=").unwrap();
-    let fields = [("token", token), ("app", app.as_str()), ("state", STATE)];
+    let fields = [("token", token), ("app", app.as_str()), ("state", STATE), ("host", HOST)];
     let response = browser.submit("/sign-in/link", &fields).await;
-    assert_eq!(response.headers["location"], format!("/sign-in?app={app}&state={STATE}"));
+    assert_eq!(response.headers["location"], format!("/sign-in?app={app}&state={STATE}&host={HOST}"));
 
     let response = browser.open(&open).await;
     let location = response.headers["location"].to_str().unwrap().to_owned();
     let prefix = "http://web.rigbox.localhost:7080/.rigbox/callback?code=";
     let (code, state) = location.strip_prefix(prefix).unwrap().split_once("&state=").unwrap();
     assert_eq!(state, STATE);
-    let redeem = async |code: &str, app_id: &str, state: &str| {
-        let request =
-            RedeemRequest { code: code.to_owned(), app_id: app_id.to_owned(), state: state.to_owned() };
+    let redeem = async |code: &str, app_id: &str, state: &str, host: &str| {
+        let request = RedeemRequest {
+            code: code.to_owned(),
+            app_id: app_id.to_owned(),
+            state: state.to_owned(),
+            host: host.to_owned(),
+        };
         client(&rig).redeem(request).await.map(tonic::Response::into_inner).map_err(|status| status.code())
     };
-    let session = redeem(code, &app, STATE).await.unwrap().app_session;
-    assert_eq!(redeem(code, &app, STATE).await.unwrap_err(), Code::PermissionDenied);
+    let session = redeem(code, &app, STATE, HOST).await.unwrap().app_session;
+    assert_eq!(redeem(code, &app, STATE, HOST).await.unwrap_err(), Code::PermissionDenied);
     // A failed attempt uses the code up.
     let fresh = async || {
         let response = browser.open(&open).await;
         let location = response.headers["location"].to_str().unwrap().to_owned();
         location.strip_prefix(prefix).unwrap().split_once('&').unwrap().0.to_owned()
     };
-    for (app_id, state) in [("ap-aaaaaaaa", STATE), (app.as_str(), "another")] {
+    for (app_id, state, host) in [
+        ("ap-aaaaaaaa", STATE, HOST),
+        (app.as_str(), "another", HOST),
+        (app.as_str(), STATE, "shop.example.org"),
+        (app.as_str(), STATE, ""),
+    ] {
         let code = fresh().await;
-        assert!(redeem(&code, app_id, state).await.is_err());
-        assert!(redeem(&code, &app, STATE).await.is_err());
+        assert!(redeem(&code, app_id, state, host).await.is_err());
+        assert!(redeem(&code, &app, STATE, HOST).await.is_err());
+    }
+    // No code goes to a host that is not the app's, whatever a link says; what is no host is no link.
+    for (host, to) in [
+        ("", "http://web.rigbox.localhost:7080/.rigbox/callback?code="),
+        ("&host=other.rigbox.localhost", "http://web.rigbox.localhost:7080/"),
+        ("&host=shop.example.org", "http://web.rigbox.localhost:7080/"),
+        ("&host=evil.example%2F", ""),
+        ("&host=", ""),
+    ] {
+        let response = browser.open(&format!("/open/{app}?state={STATE}{host}")).await;
+        let location = response.headers.get("location").map_or("", |to| to.to_str().unwrap());
+        assert_eq!(location.split_inclusive("code=").next().unwrap_or_default(), to, "{host}");
+        assert_eq!(response.status.as_u16(), if to.is_empty() { 400 } else { 303 }, "{host}");
     }
 
     let by_session = async |app: &str| identify(&rig, app, Credential::AppSession(session.clone())).await;

@@ -2,7 +2,8 @@
 //! keys of identity assertions.
 //!
 //! A sign-in starts with a nonce in a cookie of the browser; its hash is the `state` that passes through the console. A code is therefore
-//! of use only in the browser that requested it. Each sign-in has a cookie of its own, so several tabs can sign in at once.
+//! of use only in the browser that requested it, and only at the host where it did: the console is told the host, and control compares it
+//! with that to which the code comes. Each sign-in has a cookie of its own, so several tabs can sign in at once.
 
 use std::net::IpAddr;
 
@@ -95,7 +96,7 @@ fn start_sign_in(route: &Route, headers: &HeaderMap, path: &str) -> Option<Respo
     let nonce = BASE64.encode(random);
     let state = state_of(&nonce);
     let value = format!("{nonce}.{}", BASE64.encode(safe_path(path)));
-    let mut response = redirect(&format!("{}?state={state}", route.sign_in_url))?;
+    let mut response = redirect(&format!("{}?state={state}&host={}", route.sign_in_url, route.host))?;
     let cookie = sign_in_cookie(&state, route)?.set(&value, SIGN_IN_TTL_S)?;
     response.headers_mut().append(SET_COOKIE, cookie);
     for removed in SignInCookie::remove_oldest(headers, route.secure) {
@@ -155,7 +156,7 @@ async fn callback(
         }
         return sign_in_failed(form);
     };
-    match control.redeem(&code, route.app.id.as_str(), state, client).await {
+    match control.redeem(&code, route, state, client).await {
         Ok(Some(redeemed)) => {
             let left = (redeemed.expires_unix_ms - unix_ms()).max(0) / 1000;
             let left = u64::try_from(left).unwrap_or_default();

@@ -34,6 +34,8 @@ pub struct AppHandoff<'a> {
     pub session: &'a SessionId,
     /// State that the browser has to present besides the code.
     pub state: &'a str,
+    /// Host that the code is valid at.
+    pub host: &'a str,
     /// Lifetime of the code.
     pub ttl: Duration,
 }
@@ -53,12 +55,13 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         sqlx::query(
-            "INSERT INTO app_codes (hash, app_id, session_id, state, expires_at) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO app_codes (hash, app_id, session_id, state, host, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(token_key.hash(code.reveal()).as_str())
         .bind(handoff.app.as_str())
         .bind(handoff.session.as_str())
         .bind(handoff.state)
+        .bind(handoff.host)
         .bind(now.after(handoff.ttl).unix_ms())
         .execute(&mut *tx)
         .await?;
@@ -73,10 +76,11 @@ impl Store {
         token_key: &TokenKey,
         app: &AppId,
         state: &str,
+        host: &str,
         now: Timestamp,
     ) -> Result<Option<SessionHolder>, Error> {
         let row = sqlx::query(
-            "DELETE FROM app_codes WHERE hash = $1 RETURNING app_id, session_id, state, expires_at",
+            "DELETE FROM app_codes WHERE hash = $1 RETURNING app_id, session_id, state, host, expires_at",
         )
         .bind(token_key.hash(code.reveal()).as_str())
         .fetch_optional(&self.pool)
@@ -84,6 +88,7 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let fits = row.try_get::<&str, _>("app_id")? == app.as_str()
             && row.try_get::<&str, _>("state")? == state
+            && row.try_get::<&str, _>("host")? == host
             && row.try_get::<i64, _>("expires_at")? > now.unix_ms();
         if !fits {
             return Ok(None);

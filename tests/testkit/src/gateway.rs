@@ -57,6 +57,8 @@ pub struct Table {
     pub asked: u64,
     /// Number of codes that were redeemed.
     pub redeemed: u64,
+    /// Host that the last of them came to.
+    pub redeemed_at: String,
     watchers: Vec<mpsc::Sender<Result<WatchEvent, Status>>>,
     sequence: u64,
     acknowledged: u64,
@@ -248,6 +250,7 @@ impl Service for Gateway {
         let request = request.into_inner();
         let mut table = self.table();
         table.redeemed += 1;
+        table.redeemed_at = request.host;
         let (state, session) =
             table.codes.remove(&request.code).ok_or_else(|| Status::permission_denied("no such code"))?;
         if state != request.state || request.app_id != APP {

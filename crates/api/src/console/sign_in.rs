@@ -30,6 +30,8 @@ pub(crate) struct SignInQuery {
     app: Option<String>,
     /// State by which that app's host recognizes this browser.
     state: Option<String>,
+    /// Host of the app at which the sign-in began.
+    host: Option<String>,
 }
 
 /// Form with an email address.
@@ -41,6 +43,7 @@ pub(crate) struct SignInForm {
     device: Option<String>,
     app: Option<String>,
     state: Option<String>,
+    host: Option<String>,
 }
 
 /// Sign-in link.
@@ -55,6 +58,8 @@ pub(crate) struct SignInLink {
     app: Option<String>,
     /// State by which that app's host recognizes the browser that requested the link.
     state: Option<String>,
+    /// Host of the app at which the sign-in began.
+    host: Option<String>,
 }
 
 /// Page to open after signing in.
@@ -65,9 +70,14 @@ enum NextPage {
 
 impl NextPage {
     /// Parses the fields. Nothing else in a link is followed.
-    fn parse(device: Option<&str>, app: Option<&str>, state: Option<&str>) -> Option<Self> {
+    fn parse(
+        device: Option<&str>,
+        app: Option<&str>,
+        state: Option<&str>,
+        host: Option<&str>,
+    ) -> Option<Self> {
         let device = device.filter(|device| *device == "1").map(|_| Self::Device);
-        device.or_else(|| AppRedirect::parse(app, state).map(Self::App))
+        device.or_else(|| AppRedirect::parse(app, state, host).map(Self::App))
     }
 
     /// Returns the fields to repeat in the next form.
@@ -75,7 +85,7 @@ impl NextPage {
         match self {
             Self::Device => vec![("device", "1".to_owned())],
             Self::App(redirect_to) => {
-                redirect_to.fields().map(|(name, value)| (name, value.to_owned())).to_vec()
+                redirect_to.fields().map(|(name, value)| (name, value.to_owned())).collect()
             }
         }
     }
@@ -100,7 +110,12 @@ pub(crate) async fn show(
     PageParams(query): PageParams<SignInQuery>,
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
-    let next = NextPage::parse(query.device.as_deref(), query.app.as_deref(), query.state.as_deref());
+    let next = NextPage::parse(
+        query.device.as_deref(),
+        query.app.as_deref(),
+        query.state.as_deref(),
+        query.host.as_deref(),
+    );
     let Some(principal) =
         credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {
@@ -147,7 +162,12 @@ pub(crate) async fn ask(
     State(context): State<ApiContext>,
     FormParams(form): FormParams<SignInForm>,
 ) -> Result<Response, PageError> {
-    let next = NextPage::parse(form.device.as_deref(), form.app.as_deref(), form.state.as_deref());
+    let next = NextPage::parse(
+        form.device.as_deref(),
+        form.app.as_deref(),
+        form.state.as_deref(),
+        form.host.as_deref(),
+    );
     let query = next.map(|next| match next {
         NextPage::Device => "device=1".to_owned(),
         NextPage::App(redirect_to) => redirect_to.query(),
@@ -171,7 +191,12 @@ pub(crate) async fn link(
     PageParams(link): PageParams<SignInLink>,
 ) -> Result<Response, PageError> {
     let user = context.sign_in.user_of_link(&link.token).await?;
-    let next = NextPage::parse(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
+    let next = NextPage::parse(
+        link.device.as_deref(),
+        link.app.as_deref(),
+        link.state.as_deref(),
+        link.host.as_deref(),
+    );
     let content = html! {
         p { "Sign in as " strong { (user.email) } "?" }
         form method="post" action="/sign-in/link" {
@@ -197,7 +222,12 @@ pub(crate) async fn follow(
     FormParams(link): FormParams<SignInLink>,
 ) -> Result<Response, PageError> {
     let token = context.sign_in.follow(&link.token, from).await?;
-    let next = NextPage::parse(link.device.as_deref(), link.app.as_deref(), link.state.as_deref());
+    let next = NextPage::parse(
+        link.device.as_deref(),
+        link.app.as_deref(),
+        link.state.as_deref(),
+        link.host.as_deref(),
+    );
     let mut response = match next {
         Some(NextPage::Device) => redirect("/device"),
         // Through a page of our own, because a form may lead nowhere else (`form-action` in the policy).

@@ -199,12 +199,16 @@ impl Control {
     pub(crate) async fn redeem(
         &self,
         code: &str,
-        app: &str,
+        route: &Route,
         state: &str,
         client: IpAddr,
     ) -> Result<Option<RedeemResponse>, ControlError> {
-        let request =
-            RedeemRequest { code: code.to_owned(), app_id: app.to_owned(), state: state.to_owned() };
+        let request = RedeemRequest {
+            code: code.to_owned(),
+            app_id: route.app.id.to_string(),
+            state: state.to_owned(),
+            host: route.host.clone(),
+        };
         let question = Question::Handoff(client.into());
         match self.client.request(question, async |mut client| client.redeem(request).await).await {
             Ok(redeemed) => Ok(Some(redeemed)),

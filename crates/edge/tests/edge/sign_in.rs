@@ -4,16 +4,18 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use rigbox_proto::gateway::Visibility;
 
 use crate::support::http::{NAVIGATES, Reply, ask, get};
-use crate::support::{ORIGIN, SIBLING, World};
+use crate::support::{HOST, ORIGIN, SIBLING, World, route};
 use rigbox_testkit::gateway::shown;
 
 /// Returns the state that passes through the console, and the browser's cookie.
 fn begun(reply: &Reply) -> (String, String) {
     assert_eq!(reply.status, 302, "{reply:?}");
-    let (console, state) = reply.header("location").split_once("?state=").unwrap();
+    let (console, query) = reply.header("location").split_once("?state=").unwrap();
     assert_eq!(console, "http://console.localhost:7070/apps/web/sign-in");
+    let (state, _) = query.split_once("&host=").unwrap();
     let cookie = reply.header("set-cookie");
     assert!(cookie.ends_with("; Path=/; Max-Age=600; HttpOnly; SameSite=Lax"), "{cookie}");
     let (pair, _) = cookie.split_once(';').unwrap();
@@ -94,6 +96,25 @@ async fn code_is_bound_to_its_browser() {
     let query = format!("code=C0DE&state={other_state}");
     let reply = get(world.edge, &format!("/.rigbox/callback?{query}"), &[("cookie", &other_cookie)]).await;
     assert_eq!((reply.status, world.gateway.table().redeemed), (403, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sign_in_names_the_host_where_it_began_and_the_code_that_where_it_came() {
+    const DOMAIN: &str = "shop.example.org";
+    let world = World::new().await;
+    world.gateway.set_route(DOMAIN, Some(route(Visibility::Private)));
+    for (began_at, came_to) in [(HOST, HOST), (DOMAIN, DOMAIN), (DOMAIN, HOST)] {
+        let mut headers = NAVIGATES.to_vec();
+        headers.push(("host", began_at));
+        let reply = get(world.edge, "/", &headers).await;
+        let (state, cookie) = begun(&reply);
+        assert_eq!(reply.header("location").split_once("&host=").unwrap().1, began_at);
+        world.gateway.table().codes.insert("C0DE".to_owned(), (state.clone(), shown("cookie", "owner")));
+        let headers = [("host", came_to), ("cookie", &cookie)];
+        get(world.edge, &format!("/.rigbox/callback?code=C0DE&state={state}"), &headers).await;
+        // Control, which knows where the sign-in began, compares.
+        assert_eq!(world.gateway.table().redeemed_at, came_to);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,18 +39,21 @@ impl AppUrls {
         host.parse::<CustomDomain>().ok().map(AppHost::Domain)
     }
 
-    /// Returns the origin of an app by its name.
-    pub fn named_origin(&self, name: &AppName) -> String {
-        format!("{}://{name}.{}{}", self.scheme, self.host, self.port)
+    /// Returns the host of an app by its name.
+    pub fn named_host(&self, name: &AppName) -> String {
+        format!("{name}.{}", self.host)
+    }
+
+    /// Returns the origin of an app at one of its hosts.
+    pub fn origin_at(&self, host: &str) -> String {
+        format!("{}://{host}{}", self.scheme, self.port)
     }
 
     /// Returns the canonical origin of an app: its custom domain once that is verified.
     pub fn origin(&self, app: &App) -> String {
         match &app.custom_domain {
-            Some(domain) if app.domain_verified_at.is_some() => {
-                format!("{}://{domain}{}", self.scheme, self.port)
-            }
-            _ => self.named_origin(&app.name),
+            Some(domain) if app.domain_verified_at.is_some() => self.origin_at(domain.as_str()),
+            _ => self.origin_at(&self.named_host(&app.name)),
         }
     }
 }

@@ -185,30 +185,33 @@ impl AppVisitors {
         Ok(Visitor::User(IdentifiedUser { user, until, assertion, assertion_until }))
     }
 
-    /// Exchanges a browser's code for a session at the app. Returns its token and the latest time at which it
+    /// Exchanges a code, which a browser brought to `host`, for a session at the app. Returns its token and the latest time at which it
     /// ends.
     pub async fn redeem(
         &self,
         app: &AppId,
         code: &str,
         state: &str,
+        host: &str,
     ) -> Result<Option<(String, Timestamp)>, Error> {
         let Some(code) = AppCode::parse(code) else { return Ok(None) };
         let now = clock::now();
-        let holder = self.store.redeem_app_code(&code, &self.token_key, app, state, now).await?;
+        let holder = self.store.redeem_app_code(&code, &self.token_key, app, state, host, now).await?;
         Ok(holder.map(|holder| {
             let session = AppSession { app: app.clone(), session: holder.id, ends_at: holder.ends_at };
             (self.tokens.seal_session(&session), holder.ends_at)
         }))
     }
 
-    /// Returns the URL that hands a signed-in user's browser off to an app, with a code. Returns `None` if
-    /// the user may not open the app.
+    /// Returns the URL that hands a signed-in user's browser off to an app: with a code, back to the host at which
+    /// the sign-in began (without one, that of the app's name). If that host may not have a code, the URL is the app's own, where another
+    /// sign-in begins. Returns `None` if the user may not open the app.
     pub async fn hand_off(
         &self,
         principal: &Principal,
         app: &str,
         state: &str,
+        began_at: Option<&str>,
     ) -> Result<Option<String>, Error> {
         let Ok(app) = app.parse::<AppId>() else { return Ok(None) };
         let (Some(found), rigbox_core::authz::Credential::Session(session)) =
@@ -219,16 +222,16 @@ impl AppVisitors {
         if found.app.port.is_none() || !self.can_view(&principal.user, &found.app).await? {
             return Ok(None);
         }
+        let named = self.urls.named_host(&found.app.name);
+        let host = began_at.unwrap_or(&named);
+        let is_domain = found.app.custom_domain.as_ref().is_some_and(|domain| domain.as_str() == host);
+        if host != named && !(is_domain && self.domains.may_receive_code(&found.app).await?) {
+            return Ok(Some(format!("{}/", self.urls.origin_at(&named))));
+        }
         let code = AppCode::mint()?;
-        let now = clock::now();
-        let handoff = AppHandoff { app: &app, session, state, ttl: CODE_TTL };
-        self.store.add_app_code(&code, &self.token_key, &handoff, now).await?;
-        // The host is always the app's own, so that a code never reaches another one.
-        let origin = if self.domains.may_receive_code(&found.app).await? {
-            self.urls.origin(&found.app)
-        } else {
-            self.urls.named_origin(&found.app.name)
-        };
+        let handoff = AppHandoff { app: &app, session, state, host, ttl: CODE_TTL };
+        self.store.add_app_code(&code, &self.token_key, &handoff, clock::now()).await?;
+        let origin = self.urls.origin_at(host);
         Ok(Some(format!("{origin}/.rigbox/callback?code={}&state={state}", code.reveal())))
     }
 
