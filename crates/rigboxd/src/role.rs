@@ -200,6 +200,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn role_is_the_last_to_end_when_memory_runs_out() {
+        if !rigbox_testkit::in_own_process("role::tests::role_is_the_last_to_end_when_memory_runs_out") {
+            return;
+        }
+        // A VMM has 500, what the host runs has 0.
+        assert!(OOM_SCORE_ADJ.parse::<i32>().unwrap() < 0);
+        let is_allowed = fs::write("/proc/self/oom_score_adj", "-1").is_ok();
+        prepare_process().unwrap();
+        if is_allowed {
+            let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+            assert_eq!(score.trim(), OOM_SCORE_ADJ);
+        } else {
+            eprintln!("skipped: this process lacks the capability to lower its score (CAP_SYS_RESOURCE)");
+        }
+    }
+
+    #[test]
     fn file_with_another_name_is_given_to_nobody() {
         if !Uid::effective().is_root() {
             eprintln!("skipped: files change their owner by root only");

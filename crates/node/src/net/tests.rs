@@ -217,6 +217,29 @@ fn nat_of_others_leads_no_vm_into_the_host_or_behind_it() {
 }
 
 #[test]
+fn kernels_memory_for_a_connection_of_a_vm_is_bounded() {
+    const MAX_BYTES: u64 = 512 << 10;
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
+        for setting in ["tcp_rmem", "tcp_wmem"] {
+            let path = format!("/proc/sys/net/ipv4/{setting}");
+            let sizes = testbed.vm.run(move || std::fs::read_to_string(path).unwrap());
+            let sizes: Vec<u64> = sizes.split_whitespace().map(|size| size.parse().unwrap()).collect();
+            assert_eq!(sizes, [4096, 64 << 10, MAX_BYTES], "{setting}");
+        }
+        // A connection to the bridge that nobody reads, until its sender has to wait.
+        let bridge = super::service_socket(&testbed.netns_path, SocketType::STREAM, 9090).unwrap();
+        let bridge = std::net::TcpListener::from(bridge);
+        bridge.set_nonblocking(false).unwrap();
+        let mut client = testbed.guest.connect(at(super::HOST_ADDRESS, 9090)).unwrap();
+        let (server, _) = bridge.accept().unwrap();
+        client.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        while client.write(&[7; 64 << 10]).is_ok() {}
+        let unread = rustix::io::ioctl_fionread(&server).unwrap();
+        assert!((1..=MAX_BYTES).contains(&unread), "{unread} bytes");
+    });
+}
+
+#[test]
 fn holder_of_a_socket_takes_no_port_of_a_service() {
     testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
         let bind = |port| {

@@ -214,6 +214,46 @@ fn group_of<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
+    /// Removes the groups of a test, also of one that fails.
+    struct OwnGroups(Cgroups);
+
+    impl Drop for OwnGroups {
+        fn drop(&mut self) {
+            let _ = self.0.remove("vm");
+            self.0.remove_parents();
+        }
+    }
+
+    #[test]
+    fn vm_and_all_vms_together_have_limits_in_the_kernel() {
+        let groups = OwnGroups(Cgroups::find(&format!("rigbox-test-{}", std::process::id())).unwrap());
+        let limits = Limits { memory_bytes: 256 << 20, millicpus: 1500, pids: 7 };
+        let procs = match groups.0.create("vm", limits) {
+            Err(error) if !nix::unistd::geteuid().is_root() => {
+                eprintln!("skipped: control groups need root: {error}");
+                return;
+            }
+            procs => procs.unwrap(),
+        };
+        let read = |file: &str| {
+            let groups = procs.iter().map(|procs| procs.parent().unwrap());
+            let found = groups.clone().find_map(|group| fs::read_to_string(group.join(file)).ok());
+            let of_all =
+                groups.clone().find_map(|group| fs::read_to_string(group.join("..").join(file)).ok());
+            [found, of_all].map(|text| text.unwrap_or_default().trim().to_owned())
+        };
+        assert_eq!(read("pids.max")[0], "7");
+        let file = groups.0.parents.iter().find_map(|(name, _)| groups.0.memory_limit_file(name)).unwrap();
+        let [of_vm, of_all] = read(file);
+        assert_eq!(of_vm, (256 << 20).to_string());
+        let machine = fs::read_to_string("/proc/meminfo").unwrap();
+        let total = machine.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+        let total: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+        // The kernel rounds to pages.
+        let (of_all, expected) = (of_all.parse::<u64>().unwrap(), total * 1024 / 8 * 7);
+        assert!(of_all <= expected && of_all + 8192 > expected, "{of_all} of {expected}");
+    }
+
     #[test]
     fn own_group_is_found_by_controller() {
         let own = "12:pids:/user\n4:cpu,cpuacct:/a:b\n1:name=systemd:/x\n0::/y\n";

@@ -113,7 +113,7 @@ pub fn run_launcher() -> io::Result<()> {
         fs::write(procs, "0").map_err(|error| with_path(procs, error))?;
     }
     nix::unistd::setsid()?;
-    fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)?;
+    end_before_roles()?;
     unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWPID
@@ -135,6 +135,11 @@ pub fn run_launcher() -> io::Result<()> {
         .ok_or_else(|| io::Error::other("the VMM has no pid"))?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
     fdpass::send(&socket, child.id().to_string().as_bytes(), &[pidfd.as_fd()])
+}
+
+/// Has the kernel end this process, and what it starts, before a role when memory runs out.
+fn end_before_roles() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
 }
 
 /// Moves the descriptors to their final numbers and clears their close-on-exec flag. The process has a single thread, so no other child
@@ -247,4 +252,21 @@ fn drop_privileges(uid: u32) -> io::Result<()> {
 /// Borrows descriptors for [`launch`].
 pub(crate) fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
     fds.iter().map(AsFd::as_fd).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rigbox_testkit::in_own_process;
+
+    use super::*;
+
+    #[test]
+    fn vmm_ends_before_other_processes_when_memory_runs_out() {
+        if !in_own_process("sandbox::jail::tests::vmm_ends_before_other_processes_when_memory_runs_out") {
+            return;
+        }
+        end_before_roles().unwrap();
+        let score = Command::new("cat").arg("/proc/self/oom_score_adj").output().unwrap().stdout;
+        assert_eq!(score, b"500\n", "what it starts inherits it");
+    }
 }

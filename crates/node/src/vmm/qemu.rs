@@ -181,25 +181,38 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn disk_of_a_machine_has_its_limits() {
-        let qemu = Qemu {
+    fn qemu() -> Qemu {
+        Qemu {
             accelerator: Accelerator::Tcg,
             program: PathBuf::new(),
             firmware: PathBuf::new(),
             root: PathBuf::new(),
             tsc_khz: 1,
-        };
-        let machine = Machine {
+        }
+    }
+
+    fn machine(vcpu_count: u32) -> Machine {
+        Machine {
             ram_mb: 512,
-            vcpu_count: 1,
+            vcpu_count,
             hostname: "one".to_owned(),
             kernel: PathBuf::new(),
             initramfs: PathBuf::new(),
             disk_size_bytes: 1,
             disk_limits: DiskLimits { mb_per_s: MbPerS::new(3).unwrap(), iops: NonZeroU32::new(70).unwrap() },
-        };
+        }
+    }
+
+    #[test]
+    fn disk_of_a_machine_has_its_limits() {
         let limits = r#""limits":{"bps-total":3000000,"iops-total":70}"#;
-        assert!(qemu.command(&machine).iter().any(|argument| argument.contains(limits)));
+        assert!(qemu().command(&machine(1)).iter().any(|argument| argument.contains(limits)));
+    }
+
+    #[test]
+    fn vmm_may_have_128_threads_beside_those_of_its_cpus() {
+        for vcpu_count in [1, 2, 16] {
+            assert_eq!(qemu().limits(&machine(vcpu_count)).pids, 128 + vcpu_count);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Email to users: by SMTP or, if no server is configured, into the log for the operator to pass on.
+//! Email to users, by SMTP. If no server is configured, nothing is sent, and the log says what to do instead.
 
 use std::time::Duration;
 
@@ -124,7 +124,49 @@ pub fn parse_address(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// Log of a test.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn sign_in_link_is_never_in_the_log() {
+        let written = Written::default();
+        let log = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || log.clone());
+        let _logging = tracing::subscriber::set_default(subscriber.finish());
+        // Nobody listens at port 1: sending fails.
+        let config = MailConfig {
+            smtp_url: "smtp://127.0.0.1:1".to_owned().into(),
+            from: "Rigbox <rigbox@example.org>".to_owned(),
+        };
+        for (config, said) in [(None, "rigboxd admin login-link"), (Some(&config), "failed to send an email")]
+        {
+            let mailer = Mailer::new(config).unwrap();
+            mailer.send_link("ada@example.org", "http://console/sign-in/link?token=t0ken", 15).await;
+            let text = String::from_utf8(std::mem::take(&mut *written.0.lock().unwrap())).unwrap();
+            assert!(text.contains(said) && text.contains("ada@example.org"), "{text}");
+            assert!(!text.contains("t0ken"), "{text}");
+        }
+    }
 
     #[test]
     fn one_mailbox_has_one_spelling() {
