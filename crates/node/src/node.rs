@@ -99,19 +99,9 @@ impl Node {
 
     /// Returns the node's findings for `doctor`.
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        vec![self.kvm_finding(), self.image_finding(), self.network_finding(), self.disk_finding()]
-    }
-
-    fn kvm_finding(&self) -> Finding {
-        let reason = self.driver.reason.clone();
-        if self.driver.accelerator == "kvm" {
-            return finding(Level::Ok, "kvm", reason, "");
-        }
-        if self.driver.is_refused {
-            return finding(Level::Error, "kvm", reason, &format!("{ALLOW_EMULATION}."));
-        }
-        let remedy = "Use a machine with KVM before you run code of others. Here it is not isolated.";
-        finding(Level::Warning, "kvm", reason, remedy)
+        let Driver { accelerator, reason, is_refused, .. } = &self.driver;
+        let kvm = kvm_finding(accelerator, reason, *is_refused);
+        vec![kvm, self.image_finding(), self.network_finding(), self.disk_finding()]
     }
 
     fn image_finding(&self) -> Finding {
@@ -156,6 +146,37 @@ impl Node {
     }
 }
 
+/// Returns the finding about how VMs run.
+fn kvm_finding(accelerator: &str, reason: &str, is_refused: bool) -> Finding {
+    let found = |level, remedy: &str| finding(level, "kvm", reason.to_owned(), remedy);
+    if accelerator == "kvm" {
+        found(Level::Ok, "")
+    } else if is_refused {
+        found(Level::Error, &format!("{ALLOW_EMULATION}."))
+    } else {
+        let remedy = "Use a machine with KVM before you run code of others. Here it is not isolated.";
+        found(Level::Warning, remedy)
+    }
+}
+
 fn finding(level: Level, subject: &str, message: String, remedy: &str) -> Finding {
     Finding { level: level.into(), subject: subject.to_owned(), message, remedy: remedy.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emulation_is_a_finding_that_says_it_does_not_isolate() {
+        let found = |accelerator, is_refused| {
+            let finding = kvm_finding(accelerator, "why", is_refused);
+            (finding.level(), finding.remedy)
+        };
+        assert_eq!(found("kvm", false), (Level::Ok, String::new()));
+        let (level, remedy) = found("tcg", false);
+        assert!(level == Level::Warning && remedy.contains("not isolated"), "{remedy}");
+        let (level, remedy) = found("tcg", true);
+        assert!(level == Level::Error && remedy.contains("`node.allow_emulation = true`"), "{remedy}");
+    }
 }

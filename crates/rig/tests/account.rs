@@ -167,6 +167,17 @@ fn status_shows_health_capacity_and_workspaces() {
 }
 
 #[test]
+fn status_says_that_emulation_isolates_nothing() {
+    let server = Server::start();
+    for emulated in [true, false] {
+        server.state.with(|state| state.emulated = emulated);
+        assert_eq!(server.json(&["status"]).events()[0]["capacity"]["emulated"], emulated);
+        let text = server.run(&["status"]).text().to_owned();
+        assert_eq!(text.contains("isolation   none: VMs run in software emulation."), emulated, "{text}");
+    }
+}
+
+#[test]
 fn unreachable_server_is_reported_with_the_remedy() {
     let server = Server::start();
     // A free port, on which nothing listens.

@@ -8,7 +8,10 @@ use utoipa::ToSchema;
 use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 
-/// Capacity of the machine, and the part of its disk that is reserved.
+/// Accelerator with which the hardware isolates VMs.
+const KVM: &str = "kvm";
+
+/// Capacity of the machine, the part of its disk that is reserved, and whether it isolates.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Capacity {
     vcpus: u32,
@@ -16,6 +19,8 @@ pub(crate) struct Capacity {
     disk_total_mb: u64,
     disk_reserved_mb: u64,
     disk_free_mb: u64,
+    /// True if VMs run in software emulation, where QEMU does not promise isolation.
+    emulated: bool,
 }
 
 /// Get the machine's capacity
@@ -31,5 +36,6 @@ pub(crate) async fn capacity(State(context): State<ApiContext>) -> Result<Json<C
         disk_total_mb: node.disk_total_mb,
         disk_reserved_mb: node.disk_reserved_mb,
         disk_free_mb: node.disk_total_mb.saturating_sub(node.disk_reserved_mb),
+        emulated: node.accelerator != KVM,
     }))
 }

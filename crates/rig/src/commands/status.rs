@@ -1,10 +1,14 @@
-//! `rig status`: health and capacity of the server, and the number of workspaces.
+//! `rig status`: health, capacity and isolation of the server, and the number of workspaces.
 
 use serde_json::{Map, Value, json};
 
 use crate::api::{Api, ApiError, Vm};
 use crate::failure::Failure;
 use crate::output::{Output, escape};
+
+/// What is said of a machine without KVM.
+const NOT_ISOLATED: &str =
+    "none: VMs run in software emulation. Use a machine with KVM before you run code that you do not trust.";
 
 pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     if api.config().is_inside() {
@@ -24,6 +28,9 @@ pub(super) async fn run(api: &Api, out: &Output) -> Result<(), Failure> {
     out.line(&format!("server      {address}, version {}", escape(version)))?;
     if let Ok(capacity) = &capacity {
         out.line(&format!("machine     {}", machine(capacity)))?;
+        if capacity.get("emulated") == Some(&Value::Bool(true)) {
+            out.line(&format!("isolation   {NOT_ISOLATED}"))?;
+        }
     }
     match &workspaces {
         Some(Ok(all)) => out.line(&format!("workspaces  {} ({} running)", all.len(), running(all)))?,

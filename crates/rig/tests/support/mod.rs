@@ -25,6 +25,7 @@ pub(crate) struct ServerState {
     pub(crate) requests: Vec<String>,
     /// Number of requests to refuse with 429 first.
     pub(crate) busy_responses: u32,
+    pub(crate) emulated: bool,
     /// True if starts, and logins, fail.
     pub(crate) starts_fail: bool,
     /// Idempotency keys.

@@ -192,8 +192,10 @@ async fn templates() -> Json<Value> {
     )
 }
 
-async fn capacity() -> Json<Value> {
-    Json(json!({"vcpus": 2, "ram_mb": 8000, "disk_total_mb": 10, "disk_reserved_mb": 4, "disk_free_mb": 6}))
+async fn capacity(State(state): State<SharedState>) -> Json<Value> {
+    let emulated = state.with(|state| state.emulated);
+    Json(json!({"vcpus": 2, "ram_mb": 8000, "disk_total_mb": 10, "disk_reserved_mb": 4, "disk_free_mb": 6,
+        "emulated": emulated}))
 }
 
 fn vm(id: &str, workspace: &Workspace) -> Value {
