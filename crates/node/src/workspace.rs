@@ -113,20 +113,19 @@ impl Workspace {
             );
             return Err(Error::Refused("disk_too_small", message));
         }
-        self.record.generation = request.generation;
-        self.record.image_version = image.version.clone();
-        self.record.disk_size_mb = request.disk_size_mb;
-        self.save()?;
+        self.update(|record| {
+            record.generation = request.generation;
+            record.image_version = image.version.clone();
+            record.disk_size_mb = request.disk_size_mb;
+        })?;
         let (node, id, size_mb) = (Arc::clone(&self.node), self.id.clone(), request.disk_size_mb);
         blocking(move || node.disks.create(&id, &image.rootfs, size_mb)).await?;
-        self.record.phase = Phase::Provisioned;
-        self.save()?;
+        self.update(|record| record.phase = Phase::Provisioned)?;
         Ok(image.version)
     }
 
     async fn set_network(&mut self, policy: Policy) -> Result<(), Error> {
-        self.record.network = policy.clone();
-        self.save()?;
+        self.update(|record| record.network = policy.clone())?;
         let (Some(boot), Some(_)) = (&self.record.boot, &self.vm) else { return Ok(()) };
         let netns = self.node.config.netns(&self.id);
         // Updated first, so that nothing is dialed or resolved that is about to be closed.
@@ -141,12 +140,11 @@ impl Workspace {
     }
 
     async fn delete(&mut self) -> Result<(), Error> {
-        self.record.phase = Phase::Deleting;
-        self.save()?;
+        self.update(|record| record.phase = Phase::Deleting)?;
         if let Some(boot) = &self.record.boot {
             self.node.attached_vms.remove(&boot.boot_id);
         }
-        self.vm = None;
+        self.kill().await?;
         self.cleanup = None;
         let (node, id) = (Arc::clone(&self.node), self.id.clone());
         blocking(move || {

@@ -1,6 +1,7 @@
 //! Life cycle of a workspace: every end is noticed and has a cause.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rigbox_testkit::blocking::eventually;
@@ -15,6 +16,8 @@ tests![
     stop_is_graceful_and_cancel_ends_a_start,
     killed_vmm_is_a_retryable_failure,
     guest_that_takes_over_its_agent_harms_only_itself,
+    guest_that_does_not_shut_down_is_killed_after_its_grace,
+    journal_that_cannot_be_written_loses_no_workspace,
 ];
 
 fn four_concurrent_spawns_succeed(installation: &Installation) -> TestResult {
@@ -144,5 +147,42 @@ fn guest_that_takes_over_its_agent_harms_only_itself(installation: &Installation
     api.sh(&other, "true")?;
     api.remove(&other)?;
     // It can still be stopped: by the power button, or by force.
+    api.remove(&id)
+}
+
+fn guest_that_does_not_shut_down_is_killed_after_its_grace(installation: &Installation) -> TestResult {
+    let api = &installation.api;
+    let id = api.spawn("stubborn")?;
+    let stubborn = "-p TimeoutStopSec=infinity -p 'ExecStop=/bin/sleep infinity' /bin/sleep infinity";
+    api.sudo(&id, &format!("systemd-run --unit=stubborn {stubborn}"))?;
+    let started = Instant::now();
+    api.stop(&id)?;
+    // Control repeats the request every few seconds; none of them begins the 30 s again.
+    let took = started.elapsed();
+    ensure!((Duration::from_secs(25)..Duration::from_secs(60)).contains(&took), "it took {took:?}");
+    api.remove(&id)
+}
+
+/// What could not be written does not count, and is tried again.
+fn journal_that_cannot_be_written_loses_no_workspace(installation: &Installation) -> TestResult {
+    let api = &installation.api;
+    let id = api.create("unwritable")?;
+    // The new content of a record is written under this name first.
+    let blocked = installation.state().join("node/journal").join(format!("{id}.new"));
+    fs::create_dir(&blocked)?;
+    api.post(&format!("/workspaces/{id}/start"), &json!({}))?.expect(200)?;
+    api.wait(&id, "failed")?;
+    let failed = api.get(&format!("/workspaces/{id}"))?.expect(200)?;
+    ensure!(failed.pointer("/failure/code").is_some_and(|code| code == "node_error"), "{failed}");
+    fs::remove_dir(&blocked)?;
+    api.post(&format!("/workspaces/{id}/retry"), &json!({}))?.expect(200)?;
+    api.wait(&id, "running")?;
+
+    fs::create_dir(&blocked)?;
+    api.post(&format!("/workspaces/{id}/stop"), &json!({}))?.expect(200)?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(api.status(&id)? == "stopping", "it is {}", api.status(&id)?);
+    fs::remove_dir(&blocked)?;
+    api.wait(&id, "stopped")?;
     api.remove(&id)
 }

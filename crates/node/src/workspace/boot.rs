@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::journal::{Boot, BootEnd, Phase};
 use crate::limits;
 use crate::net::admitted_names::AdmittedNames;
+use crate::net::policy::Policy;
 use crate::sandbox::jail;
 use crate::sandbox::process::ProcessHandle;
 use crate::sockets::guestio::AttachedVm;
@@ -44,13 +45,15 @@ impl Workspace {
             stopping: false,
         };
         let disk_limits = self.node.config.vmm.disk.lowered(&limits::of_disk(request.disk)?);
-        if let Some(network) = request.network.clone() {
-            self.record.network = network.try_into()?;
-        }
-        self.record.generation = request.generation;
-        self.record.last_end = None;
-        self.record.boot = Some(boot.clone());
-        self.save()?;
+        let network = request.network.clone().map(Policy::try_from).transpose()?;
+        self.update(|record| {
+            if let Some(network) = network {
+                record.network = network;
+            }
+            record.generation = request.generation;
+            record.last_end = None;
+            record.boot = Some(boot.clone());
+        })?;
         let (node, id, record, request) =
             (Arc::clone(&self.node), self.id.clone(), self.record.clone(), request.clone());
         let launched =
@@ -64,11 +67,17 @@ impl Workspace {
                     Err(error) => Err(Error::Launch(error.to_string())),
                 }
             });
-        match launched {
-            Ok((handle, process, stderr)) => {
-                let boot = Boot { process: Some(process), ..boot };
-                self.record.boot = Some(boot.clone());
-                self.save()?;
+        // A VM that the journal does not know would be forgotten by the next node.
+        let recorded = launched.and_then(|(handle, process, stderr)| {
+            let boot = Boot { process: Some(process), ..boot.clone() };
+            let saved = self.update(|record| record.boot = Some(boot.clone()));
+            if saved.is_err() {
+                handle.kill();
+            }
+            saved.map(|()| (handle, process, stderr, boot))
+        });
+        match recorded {
+            Ok((handle, process, stderr, boot)) => {
                 tracing::info!(workspace = %self.id, boot = %boot.boot_id, pid = process.pid, "VM started");
                 self.attach(handle, Some(stderr), &boot);
                 Ok(boot.boot_id)

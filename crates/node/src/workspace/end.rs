@@ -10,6 +10,7 @@ use super::state::{Event, PendingCleanup, RunningVm, Workspace};
 use crate::error::Error;
 use crate::journal::{BootEnd, Record};
 use crate::sandbox::jail;
+use crate::sandbox::process::ProcessHandle;
 
 /// Time for the VMM's process to exit after it was killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -18,14 +19,38 @@ const CLEANUP_RETRY_DELAY: Duration = Duration::from_secs(5);
 impl Workspace {
     pub(super) fn stop(&mut self, request: &StopRequest) -> Result<(), Error> {
         self.check_generation(request.generation)?;
-        self.record.generation = request.generation;
-        if let (Some(boot), Some(vm)) = (&mut self.record.boot, &mut self.vm) {
-            boot.stopping = true;
-            let grace = Duration::from_millis(request.grace_ms.into());
-            vm.deadline = Some(Instant::now() + grace);
+        let runs = self.vm.is_some();
+        let was_stopping = self.record.boot.as_ref().is_some_and(|boot| boot.stopping);
+        self.update(|record| {
+            record.generation = request.generation;
+            if let Some(boot) = record.boot.as_mut().filter(|_| runs) {
+                boot.stopping = true;
+            }
+        })?;
+        if let (Some(boot), Some(vm)) = (&self.record.boot, &mut self.vm) {
+            // A stop that is repeated gives no more time.
+            if !was_stopping {
+                vm.deadline = Some(Instant::now() + Duration::from_millis(request.grace_ms.into()));
+            }
             self.node.attached_vms.shut_down(&boot.boot_id, request.grace_ms);
         }
-        self.save()
+        Ok(())
+    }
+
+    /// Kills the VMM, if there is one, and waits until it has ended: also one that an earlier node started.
+    pub(super) async fn kill(&mut self) -> Result<(), Error> {
+        let mut process = self.vm.take().map(|vm| vm.process);
+        let recorded = self.record.boot.as_ref().filter(|boot| boot.host_boot_id == self.node.host_boot_id);
+        if let (None, Some(recorded)) = (&process, recorded.and_then(|boot| boot.process)) {
+            let reopened = ProcessHandle::reopen(recorded);
+            process = reopened.map_err(Error::system("look for the VM's process"))?;
+        }
+        let Some(process) = process else { return Ok(()) };
+        process.kill();
+        if tokio::time::timeout(EXIT_TIMEOUT, process.wait()).await.is_err() {
+            return Err(Error::Retry(format!("the VMM of {} does not exit", self.id)));
+        }
+        Ok(())
     }
 
     pub(super) async fn handle_event(&mut self, event: Event) {
@@ -39,7 +64,7 @@ impl Workspace {
                         vm.deadline = None;
                     }
                     // A failure costs nothing: a restarted node waits for the hello again.
-                    if let Err(error) = self.save() {
+                    if let Err(error) = self.node.journal.save(&self.record) {
                         tracing::error!(workspace = %self.id, %error, "failed to write the journal");
                     }
                 }
@@ -73,9 +98,8 @@ impl Workspace {
         let cause = if boot.stopping { Cause::Requested } else { cause };
         tracing::info!(workspace = %self.id, boot = %boot.boot_id, ?cause, detail, "VM ended");
         let end = BootEnd::new(&boot.boot_id, cause, detail);
-        vm.process.kill();
-        if tokio::time::timeout(EXIT_TIMEOUT, vm.process.wait()).await.is_err() {
-            tracing::error!(workspace = %self.id, "VMM process does not exit after SIGKILL");
+        if let Err(error) = self.kill().await {
+            tracing::error!(workspace = %self.id, %error, "failed to end the VMM");
         }
         self.clean_up(Some(end));
     }

@@ -107,8 +107,13 @@ impl Workspace {
         DnsLimits { queries: limits.dns_queries.get().into(), queries_per_s: limits.dns_queries_per_s.get() }
     }
 
-    pub(super) fn save(&self) -> Result<(), Error> {
-        self.node.journal.save(&self.record)
+    /// Changes the record, in the journal first: what could not be written does not count.
+    pub(super) fn update(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        self.node.journal.save(&record)?;
+        self.record = record;
+        Ok(())
     }
 }
 
