@@ -84,6 +84,9 @@ pub enum Error {
     /// The user has a workspace of this name.
     #[error("the user already has a workspace with the name {0}: choose another one with --name")]
     NameTaken(WorkspaceName),
+    /// Work that goes on beside the API has ended.
+    #[error("the work beside the API has ended: {0}")]
+    Background(String),
     /// Serving failed.
     #[error("the API failed: {0}")]
     Serve(std::io::Error),

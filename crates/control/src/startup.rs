@@ -216,9 +216,15 @@ async fn serve(
     let server = tokio::spawn(serving);
     info!(address = %config.api_listen, url = config.public_api_url, "listening");
     let abort = server.abort_handle();
-    tokio::pin!(server);
+    tokio::pin!(server, background);
     let outcome = tokio::select! {
         outcome = &mut server => outcome,
+        // Only a panic ends it. The supervisor starts the role again.
+        ended = &mut background => {
+            abort.abort();
+            store.close().await;
+            return Err(Error::Background(ended.err().map_or_else(String::new, |error| error.to_string())));
+        }
         () = shutdown => {
             let _ = stop.send(true);
             match tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await {

@@ -336,6 +336,19 @@ async fn stop_succeeds_if_the_vm_has_already_ended() {
 }
 
 #[tokio::test]
+async fn end_of_a_vm_is_not_lost_when_the_database_is_busy() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    let other = rusqlite::Connection::open(rig.config().database).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    rig.node.end(&id, Cause::KernelPanic);
+    // Longer than a write waits.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(rig.until(&id, "failed").await["failure"]["code"], "kernel_panic");
+}
+
+#[tokio::test]
 async fn lost_agent_is_reported_until_it_is_back() {
     let rig = TestControl::new().await;
     let id = rig.running("one").await;

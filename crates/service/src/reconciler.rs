@@ -114,7 +114,7 @@ impl Reconciler {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            while lock(&self.0.tasks).try_join_next().is_some() {}
+            self.collect_tasks();
             let failing: Vec<_> = lock(&self.0.failing).keys().cloned().collect();
             match self.0.transitions.store().transient_workspaces().await {
                 Ok(ids) => {
@@ -123,6 +123,19 @@ impl Reconciler {
                 Err(error) => warn!(%error, "failed to read the workspaces in a transient status"),
             }
             self.remove_orphans().await;
+        }
+    }
+
+    /// Removes tasks that have ended. A panic of one ends the reconciler, and with it the process: what it has
+    /// left undone, nobody else would do.
+    fn collect_tasks(&self) {
+        loop {
+            let ended = lock(&self.0.tasks).try_join_next();
+            match ended {
+                Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Some(_) => {}
+                None => return,
+            }
         }
     }
 
@@ -166,4 +179,33 @@ impl Drop for AbortTasks {
 /// Locks a mutex. No code that holds one of these locks can leave the content half-written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use rigbox_core::ids::DatabaseId;
+    use rigbox_core::plans::Plans;
+    use rigbox_store::Store;
+    use rigbox_store::tokens::TokenKey;
+
+    use super::*;
+    use crate::guests::client::GuestClient;
+
+    #[tokio::test]
+    async fn panic_of_a_worker_ends_the_reconciler() {
+        let folder = tempfile::tempdir().unwrap();
+        let token_key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
+        let store = Store::open(&folder.path().join("rigbox.db"), &token_key).await.unwrap();
+        let node = NodeClient::new(&folder.path().join("node.sock"), &DatabaseId::from_random([0; 5]));
+        let guests = GuestClient::new(&folder.path().join("guestio.sock"));
+        let secrets = SecretDelivery::new(store.clone(), token_key, guests, "rigbox.localhost");
+        let limits = OwnerLimits::new(store.clone(), Plans::default());
+        let networks = NetworkPolicies::new(store.clone(), node.clone(), limits.clone());
+        let transitions = WorkspaceTransitions::new(store);
+        let reconciler =
+            Reconciler::new(transitions, node, secrets, networks, limits, Timeouts::default(), String::new());
+        reconciler.spawn(async { panic!("deliberate") });
+        let ended = tokio::time::timeout(Duration::from_secs(10), tokio::spawn(reconciler.run())).await;
+        assert!(ended.unwrap().unwrap_err().is_panic());
+    }
 }

@@ -47,7 +47,8 @@ pub fn adopted(
         image: template.image.to_owned(),
         resources: Resources::new(template.ram_mb, template.vcpu_count, orphan.disk_size_mb)?,
         revision: 1,
-        lifecycle: Lifecycle::adopted(orphan.generation, now),
+        // The request that stopped it has the next generation, and may not be reported yet.
+        lifecycle: Lifecycle::adopted(orphan.generation.saturating_add(1), now),
         environment: EnvironmentNames::default(),
         created_at: now,
         updated_at: now,

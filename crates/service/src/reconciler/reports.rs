@@ -103,10 +103,25 @@ impl Reconciler {
         }
     }
 
-    /// Applies a report to a workspace's lifecycle and wakes its worker. A boot whose agent has answered
-    /// still counts as booting until the worker has delivered its secrets, so that a workspace that is
-    /// `running` has them. Returns `false` if the database has no such workspace.
+    /// Applies a report to a workspace's lifecycle and wakes its worker. Returns `false` if the database has no
+    /// such workspace.
     pub async fn apply(&self, id: &WorkspaceId, report: &Report) -> bool {
+        match self.store_report(id, report).await {
+            Ok(true) => self.wake(id),
+            Ok(false) => return false,
+            // The next tick wakes the worker, which stores it.
+            Err(error) => {
+                warn!(workspace = %id, %error, "failed to store a report of the node; trying again soon");
+                lock(&self.0.failing).insert(id.clone(), error.to_string());
+            }
+        }
+        true
+    }
+
+    /// Applies a report to a workspace's lifecycle. A boot whose agent has answered still counts as booting
+    /// until the worker has delivered its secrets, so that a workspace that is `running` has them. Returns
+    /// `false` if the database has no such workspace.
+    pub async fn store_report(&self, id: &WorkspaceId, report: &Report) -> Result<bool, rigbox_store::Error> {
         let booting = match &report.observed {
             ObservedState::Running { boot, .. } => {
                 Some(Report { observed: ObservedState::Booting { boot: boot.clone() }, ..report.clone() })
@@ -117,14 +132,6 @@ impl Reconciler {
             let undelivered = booting.as_ref().filter(|_| workspace.lifecycle.status == Status::Starting);
             Ok(workspace.lifecycle.observe(undelivered.unwrap_or(report), now))
         });
-        match changed.await {
-            Ok(Some(_)) => self.wake(id),
-            Ok(None) => return false,
-            Err(error) => {
-                warn!(workspace = %id, %error, "failed to store a report of the node");
-                lock(&self.0.failing).insert(id.clone(), error.to_string());
-            }
-        }
-        true
+        Ok(changed.await?.is_some())
     }
 }

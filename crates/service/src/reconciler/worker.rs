@@ -53,6 +53,11 @@ impl Reconciler {
     }
 
     async fn advance(&self, id: &WorkspaceId, wake: &Notify) -> Result<Outcome, Error> {
+        // What was seen counts first, also if it could not be stored when it was reported.
+        let seen = lock(&self.0.reports).get(id).cloned();
+        if let Some(seen) = seen {
+            self.store_report(id, &seen).await?;
+        }
         let Some(workspace) = self.0.transitions.store().workspace(id).await? else {
             return Ok(Outcome::Wait);
         };
