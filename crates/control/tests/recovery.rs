@@ -361,3 +361,18 @@ async fn lost_agent_is_reported_until_it_is_back() {
     rig.node.lose_agent(&id, false);
     eventually("back", || async { agent().await.is_null() }).await;
 }
+
+#[tokio::test]
+async fn callers_do_not_wait_for_an_absent_node_one_after_the_other() {
+    let rig = TestControl::new().await;
+    rig.node.hold("describe");
+    // Until the description that control has is too old.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    let started = std::time::Instant::now();
+    let calls = (0..5).map(|_| rig.client.get(rig.url("/api/v1/capacity")).send());
+    for response in futures_util::future::join_all(calls).await {
+        assert_eq!(response.unwrap().status(), 503);
+    }
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(15), "one failure takes 10 s, and five took {took:?}");
+}

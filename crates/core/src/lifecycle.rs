@@ -207,9 +207,8 @@ impl Lifecycle {
         if self.status.is_transient() { self.failed(code, message, now) } else { self.clone() }
     }
 
-    /// Returns the failed state if a transient status has exceeded its timeout. `not_before` is when this
-    /// process started to work on the workspace: downtime of control does not count.
-    pub fn time_out(&self, now: Timestamp, not_before: Timestamp, timeouts: &Timeouts) -> Option<Self> {
+    /// Returns the failed state if a transient status has lasted for longer than its timeout.
+    pub fn time_out(&self, elapsed: Duration, now: Timestamp, timeouts: &Timeouts) -> Option<Self> {
         let limit = match self.status {
             Status::Provisioning => timeouts.provisioning,
             Status::Starting => timeouts.starting,
@@ -217,7 +216,7 @@ impl Lifecycle {
             Status::Deleting => timeouts.deleting,
             Status::Provisioned | Status::Running | Status::Stopped | Status::Failed => return None,
         };
-        if now.since(self.since.max(not_before)) < limit {
+        if elapsed < limit {
             return None;
         }
         let code = format!("timeout_{}", self.status);

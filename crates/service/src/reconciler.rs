@@ -12,22 +12,22 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Report, Timeouts};
-use rigbox_core::time::Timestamp;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use crate::clock;
 use crate::guests::secret_delivery::SecretDelivery;
 use crate::network::NetworkPolicies;
 use crate::nodes::client::NodeClient;
 use crate::transitions::WorkspaceTransitions;
 use crate::vm_limits::OwnerLimits;
+use status_timer::StatusTimer;
 
 mod orphans;
 mod refusals;
 mod reports;
 mod secrets;
+mod status_timer;
 mod worker;
 
 /// Interval at which the database is queried for workspaces in a transient status.
@@ -45,8 +45,7 @@ struct Inner {
     limits: OwnerLimits,
     timeouts: Timeouts,
     api_url: String,
-    /// Start of this process. Timeouts do not count the time before.
-    started_at: Timestamp,
+    timer: StatusTimer,
     /// Last reports of the node.
     reports: Mutex<HashMap<WorkspaceId, Report>>,
     synced: watch::Sender<bool>,
@@ -75,7 +74,7 @@ impl Reconciler {
             limits,
             timeouts,
             api_url,
-            started_at: clock::now(),
+            timer: StatusTimer::default(),
             reports: Mutex::default(),
             synced: watch::channel(false).0,
             workers: Mutex::default(),

@@ -226,6 +226,7 @@ pub(crate) fn serve(runtime: &Runtime, node: Arc<Node>, socket: &Path) {
 #[tonic::async_trait]
 impl Service for SimulatedService {
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
+        self.0.held.subscribe().wait_for(|held| !held.contains("describe")).await.unwrap();
         Ok(Response::new(NodeDescription {
             node_id: "node-aaaaaaaa".into(),
             driver: "qemu".into(),

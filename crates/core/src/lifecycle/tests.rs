@@ -122,14 +122,14 @@ fn guest_that_reboots_before_running_times_out() {
             Report { generation: life.generation, observed: ObservedState::Resting { ended: Some(end) } };
         life = life.observe(&report, at(i * 10_000)).unwrap();
     }
-    let late = life.time_out(at(200_000), at(0), &Timeouts::default()).unwrap();
+    let late = life.time_out(Duration::from_secs(200), at(200_000), &Timeouts::default()).unwrap();
     assert_eq!(late.failure.unwrap().code, "timeout_starting");
 }
 
 #[test]
 fn failed_workspace_that_still_runs_is_stopped() {
     let life = Lifecycle::created(at(0)).disk_created(at(0)).request(Request::Start, at(0)).unwrap();
-    let failed = life.time_out(at(1_000_000), at(0), &Timeouts::default()).unwrap();
+    let failed = life.time_out(Duration::MAX, at(1_000_000), &Timeouts::default()).unwrap();
     assert!(failed.generation > life.generation);
     assert_eq!(failed.next_step(Some(&ObservedState::Booting { boot: "b".into() })), Step::Stop);
 }
@@ -145,7 +145,7 @@ fn retry_after_a_failed_creation_creates_the_disk_first() {
 #[test]
 fn half_deleted_workspace_can_only_be_deleted() {
     let deleting = running().request(Request::Delete, at(5)).unwrap();
-    let failed = deleting.time_out(at(1_000_000), at(0), &Timeouts::default()).unwrap();
+    let failed = deleting.time_out(Duration::MAX, at(1_000_000), &Timeouts::default()).unwrap();
     assert_eq!(failed.allowed(), [Request::Delete]);
 }
 
@@ -220,7 +220,7 @@ fn apply(life: &Lifecycle, event: &Event, now: Timestamp) -> Lifecycle {
         Event::BootStarted(n) => life.boot_started(&format!("b{n}")),
         Event::StepFailed => life.step_failed("broken", "it broke", now),
         Event::TimeOut => {
-            life.time_out(at(i64::MAX), now, &Timeouts::default()).unwrap_or_else(|| life.clone())
+            life.time_out(Duration::MAX, now, &Timeouts::default()).unwrap_or_else(|| life.clone())
         }
         Event::Report(report) => life.observe(report, now).unwrap_or_else(|| life.clone()),
     }
@@ -254,7 +254,7 @@ proptest! {
         let life = history
             .iter()
             .fold(Lifecycle::created(at(0)), |life, event| apply(&life, event, at(1)));
-        let late = life.time_out(at(i64::MAX), at(0), &Timeouts::default());
+        let late = life.time_out(Duration::MAX, at(i64::MAX), &Timeouts::default());
         prop_assert_eq!(late.is_some(), life.status.is_transient());
         if let Some(late) = late {
             prop_assert_eq!(late.status, Status::Failed);

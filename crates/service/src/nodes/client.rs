@@ -32,9 +32,11 @@ const SLOW_TIMEOUT: Duration = Duration::from_secs(100);
 const STOP_GRACE_PERIOD_MS: u32 = 30_000;
 /// Age up to which the node's description is reused.
 const DESCRIPTION_TTL: Duration = Duration::from_secs(3);
+/// Age up to which a failure to read it is.
+const FAILURE_TTL: Duration = Duration::from_millis(500);
 
 /// Error of a call to the node.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum NodeError {
     /// The node does not answer, or cannot now. Retrying is right.
     #[error("the node does not answer: {0}")]
@@ -70,7 +72,8 @@ pub struct NodeClient {
 
 struct CachedDescription {
     read_at: Instant,
-    description: Arc<NodeDescription>,
+    /// A failure counts for a moment, so that callers who wait for each other do not wait for one each.
+    description: Result<Arc<NodeDescription>, NodeError>,
 }
 
 /// Event in the node's stream of reports.
@@ -104,20 +107,17 @@ impl NodeClient {
     /// Returns the node's description, which is at most a few seconds old.
     pub async fn describe(&self) -> Result<Arc<NodeDescription>, NodeError> {
         let mut cache = self.cache.lock().await;
-        if let Some(cached) = cache.as_ref()
-            && cached.read_at.elapsed() < DESCRIPTION_TTL
-        {
-            return Ok(cached.description.clone());
+        if let Some(cached) = cache.as_ref() {
+            let ttl = if cached.description.is_ok() { DESCRIPTION_TTL } else { FAILURE_TTL };
+            if cached.read_at.elapsed() < ttl {
+                return cached.description.clone();
+            }
         }
-        let response = self
-            .grpc
-            .clone()
-            .describe(self.request(DescribeRequest {}, Some(QUICK_TIMEOUT)))
-            .await?
-            .into_inner();
-        let description = Arc::new(response);
+        let request = self.request(DescribeRequest {}, Some(QUICK_TIMEOUT));
+        let response = self.grpc.clone().describe(request).await;
+        let description = response.map(|response| Arc::new(response.into_inner())).map_err(NodeError::from);
         *cache = Some(CachedDescription { read_at: Instant::now(), description: description.clone() });
-        Ok(description)
+        description
     }
 
     /// Creates a workspace's disk.

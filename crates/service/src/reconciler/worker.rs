@@ -1,6 +1,6 @@
 //! Worker of one workspace: performs the next step until none is due.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Lifecycle, ObservedState, Report, Step};
@@ -93,15 +93,16 @@ impl Reconciler {
     }
 
     async fn timed_out(&self, workspace: &Workspace) -> Result<bool, Error> {
-        let late = |lifecycle: &Lifecycle, now: Timestamp| {
-            lifecycle.time_out(now, self.0.started_at, &self.0.timeouts)
+        let late = |workspace: &Workspace, now: Timestamp| {
+            let elapsed = self.0.timer.elapsed(&workspace.id, &workspace.lifecycle, Instant::now());
+            workspace.lifecycle.time_out(elapsed, now, &self.0.timeouts)
         };
-        if late(&workspace.lifecycle, crate::clock::now()).is_none() {
+        if late(workspace, crate::clock::now()).is_none() {
             return Ok(false);
         }
         let problem = lock(&self.0.failing).get(&workspace.id).cloned();
         let moved = self.0.transitions.change::<Error>(&workspace.id, None, |workspace, now| {
-            let mut lifecycle = late(&workspace.lifecycle, now);
+            let mut lifecycle = late(workspace, now);
             if let (Some(failure), Some(problem)) =
                 (lifecycle.as_mut().and_then(|l| l.failure.as_mut()), &problem)
             {
@@ -182,6 +183,7 @@ impl Reconciler {
             return Ok(Outcome::Progressed);
         }
         lock(&self.0.reports).remove(&workspace.id);
+        self.0.timer.forget(&workspace.id);
         self.0.secret_delivery.remove(&workspace.id);
         self.0.transitions.announce(&workspace.id);
         Ok(Outcome::Wait)
