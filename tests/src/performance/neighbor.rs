@@ -1,4 +1,4 @@
-//! Benchmark `neighbor`: what an honest tenant waits for beside a hostile one, and beside one that merely computes, in turns.
+//! Benchmark `neighbor`: what an honest tenant waits for beside a hostile one or strangers, and beside one that merely computes, in turns.
 
 use std::fmt;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::harness::installation::Installation;
 use crate::harness::terminal::Terminal;
 use crate::security::neighbors::{Harm, Honest, Hostile, SHARE, TIMEOUT};
+use crate::security::strangers;
 
 /// How many times as long as beside a tenant that computes a call may take.
 const MAX_RATIO: f64 = 3.0;
@@ -26,16 +27,19 @@ enum Load {
     Flooding,
     /// Disk, memory and processes, which leave its VM nothing for anything else.
     Exhausting,
+    /// None; but strangers hold the API and edge.
+    Strangers,
 }
 
 impl Load {
-    const ALL: [Self; 3] = [Self::Computing, Self::Flooding, Self::Exhausting];
+    const ALL: [Self; 4] = [Self::Computing, Self::Flooding, Self::Exhausting, Self::Strangers];
 
     fn name(self) -> &'static str {
         match self {
             Self::Computing => "computing",
             Self::Flooding => "flooding",
             Self::Exhausting => "exhausting",
+            Self::Strangers => "strangers",
         }
     }
 
@@ -44,7 +48,7 @@ impl Load {
         match self {
             Self::Computing => Some(1),
             Self::Flooding => Some(SHARE),
-            Self::Exhausting => None,
+            Self::Exhausting | Self::Strangers => None,
         }
     }
 
@@ -52,11 +56,11 @@ impl Load {
         match self {
             Self::Computing => neighbor.computes(),
             Self::Flooding => neighbor.floods_with_everything(),
-            Self::Exhausting => Ok(Harm::all(vec![
-                neighbor.fills_its_disk()?,
-                neighbor.fills_its_memory()?,
-                neighbor.forks()?,
-            ])),
+            Self::Exhausting => {
+                let exhausts = [neighbor.fills_its_disk()?, neighbor.fills_its_memory()?, neighbor.forks()?];
+                Ok(Harm::all(exhausts.into()))
+            }
+            Self::Strangers => strangers::hold_both(),
         }
     }
 }
@@ -99,7 +103,7 @@ pub(super) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
             neighbor.recovers()?;
         }
     }
-    let [computing, flooding, exhausting] = results.map(|(_, times)| times);
+    let [computing, flooding, exhausting, strangers] = results.map(|(_, times)| times);
     let measure = |name, unit, times: &[Times], of: fn(&Times) -> f64| {
         let [ours, theirs] =
             [times, &computing].map(|times| median(&mut times.iter().map(of).collect::<Vec<_>>()));
@@ -114,6 +118,10 @@ pub(super) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
         measure("request to an app beside an exhausted VM", "ms", &exhausting, |times| times.app_ms),
         measure("terminal's echo beside an exhausted VM", "ms", &exhausting, |times| times.echo_ms),
         measure("spawn to first output beside an exhausted VM", "s", &exhausting, |times| times.spawn_s),
+        measure("exec beside 10,000 strangers", "ms", &strangers, |times| times.exec_ms),
+        measure("request to an app beside 10,000 strangers", "ms", &strangers, |times| times.app_ms),
+        measure("terminal's echo beside 10,000 strangers", "ms", &strangers, |times| times.echo_ms),
+        measure("spawn to first output beside 10,000 strangers", "s", &strangers, |times| times.spawn_s),
     ])
 }
 

@@ -11,7 +11,7 @@ use crate::TestResult;
 use crate::harness::installation::{Installation, PORT};
 use crate::harness::internet::run;
 use crate::harness::{sockets, visitor};
-use crate::security::neighbors::{Honest, Watch};
+use crate::security::neighbors::{Harm, Honest, Watch};
 
 tests![
     idle_connections_keep_nobody_out,
@@ -27,11 +27,34 @@ const API: &str = "localhost";
 /// Block that documentation uses, here of the loopback interface.
 const BLOCK: &str = "2001:db8::/32";
 
+/// Has strangers connect to a port, each from a block of its own, and send `request`.
+fn connect(port: u16, request: &str, strangers: u16) -> anyhow::Result<Vec<Box<dyn Any>>> {
+    sockets::allow_many()?;
+    run("ip", &["-6", "route", "replace", "local", BLOCK, "dev", "lo"])?;
+    let to = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+    let mut held: Vec<Box<dyn Any>> = Vec::new();
+    for number in 0..strangers {
+        let from = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, 1));
+        let mut stream = sockets::connect_from(from, to).with_context(|| format!("{number} at {port}"))?;
+        // Its connection may have given way already.
+        let _ = stream.write_all(request.as_bytes());
+        held.push(Box::new(stream));
+    }
+    Ok(held)
+}
+
+/// Strangers who hold the API and edge with heads that do not end, half of them each.
+pub(crate) fn hold_both() -> anyhow::Result<Harm> {
+    let mut held = Vec::new();
+    for port in [PORT, visitor::PORT] {
+        held.extend(connect(port, "GET / HTTP/1.1\r\nX-Slow: ", STRANGERS / 2)?);
+    }
+    Ok(Harm::holding(held))
+}
+
 /// Has every stranger connect to the API and to edge and send `head`, and checks that the honest tenant is served meanwhile, and that every
 /// role stays within its bounds and returns what it took.
 fn meet(installation: &Installation, what: &str, api_host: &str, head: &str) -> TestResult {
-    sockets::allow_many()?;
-    run("ip", &["-6", "route", "replace", "local", BLOCK, "dev", "lo"])?;
     let honest = Honest::shared(installation)?;
     for (port, host) in [
         (PORT, format!("{api_host}:{PORT}")),
@@ -39,16 +62,7 @@ fn meet(installation: &Installation, what: &str, api_host: &str, head: &str) -> 
     ] {
         let watch = Watch::start(installation)?;
         let to = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        let request = head.replace("HOST", &host);
-        let mut held: Vec<Box<dyn Any>> = Vec::new();
-        for number in 0..STRANGERS {
-            let from = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, 1));
-            let mut stream =
-                sockets::connect_from(from, to).with_context(|| format!("{number} at {port}"))?;
-            // Its connection may have given way already.
-            let _ = stream.write_all(request.as_bytes());
-            held.push(Box::new(stream));
-        }
+        let held = connect(port, &head.replace("HOST", &host), STRANGERS)?;
         honest.is_served()?;
         // One of those from outside, too.
         let newcomer = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));

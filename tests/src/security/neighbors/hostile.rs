@@ -39,6 +39,11 @@ const CONNECTIONS: usize = 4096;
 pub(crate) struct Harm(#[expect(dead_code, reason = "it is held")] Vec<Box<dyn Any>>);
 
 impl Harm {
+    /// Returns harm that lasts while all of this is held.
+    pub(crate) fn holding(held: Vec<Box<dyn Any>>) -> Self {
+        Self(held)
+    }
+
     /// Returns harm that does all of this at once.
     pub(crate) fn all(parts: Vec<Self>) -> Self {
         Self(parts.into_iter().map(|part| Box::new(part) as Box<dyn Any>).collect())
