@@ -202,6 +202,8 @@ impl From<ServiceError> for ApiError {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)
                     .with_details(json!({"limit": limit_name, "max": limit}))
             }
+            ServiceError::NodeFull { needed_mb, free_mb } => Self::unavailable("node_full", message)
+                .with_details(json!({"needed_mb": needed_mb, "free_mb": free_mb})),
             ServiceError::IdempotencyKeyReused => {
                 Self::new(StatusCode::CONFLICT, "idempotency_key_reused", message)
             }

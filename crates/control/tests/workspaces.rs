@@ -287,3 +287,27 @@ async fn workspace_log_has_status_changes_and_can_be_followed() {
         assert_eq!(rig.get(&format!("{path}?{bad}")).await.0, 400, "{bad}");
     }
 }
+
+#[tokio::test]
+async fn start_needs_the_memory_on_the_machine() {
+    let rig = TestControl::new().await;
+    // The node has 8 GiB, of which VMs get 7.
+    let body = |name: &str| json!({"name": name, "ram_mb": 4096});
+    let mut ids = Vec::new();
+    for name in ["one", "two"] {
+        let created = rig.call(Method::POST, "/workspaces", Some(body(name))).await.1;
+        ids.push(created["vm"]["id"].as_str().unwrap().to_owned());
+        rig.until(ids.last().unwrap(), "provisioned").await;
+    }
+    let start = async |id: &str| rig.post(&format!("/workspaces/{id}/start")).await;
+    let started = tokio::join!(start(&ids[0]), start(&ids[1]));
+    let (won, lost) = if started.0.0 == 200 { (0, 1) } else { (1, 0) };
+    let refused = if lost == 1 { started.1 } else { started.0 };
+    assert_eq!((refused.0.as_u16(), refused.1["error"]["code"].as_str()), (503, Some("node_full")));
+    let details = &refused.1["error"]["details"];
+    assert_eq!((details["needed_mb"].as_u64(), details["free_mb"].as_u64()), (Some(4224), Some(2944)));
+    rig.until(&ids[won], "running").await;
+    assert_eq!(rig.post(&format!("/workspaces/{}/stop", ids[won])).await.0, 200);
+    rig.until(&ids[won], "stopped").await;
+    assert_eq!(start(&ids[lost]).await.0, 200);
+}

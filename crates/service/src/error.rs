@@ -46,6 +46,16 @@ pub enum ServiceError {
         /// Current usage.
         used: u64,
     },
+    /// The node lacks the memory to run the workspace.
+    #[error(
+        "The machine has {free_mb} MiB of memory free, and the workspace needs {needed_mb} MiB. Stop another workspace, or ask the administrator to."
+    )]
+    NodeFull {
+        /// Memory that the workspace needs in MiB.
+        needed_mb: u64,
+        /// Memory that no running workspace has in MiB.
+        free_mb: u64,
+    },
     /// An environment variable is invalid.
     #[error("env_vars: {0}")]
     InvalidVariable(#[from] InvalidVariable),
@@ -88,6 +98,7 @@ impl From<rigbox_store::Error> for ServiceError {
     fn from(error: rigbox_store::Error) -> Self {
         match error {
             rigbox_store::Error::Quota { limit_name, limit, used } => Self::Quota { limit_name, limit, used },
+            rigbox_store::Error::NodeFull { needed_mb, free_mb } => Self::NodeFull { needed_mb, free_mb },
             rigbox_store::Error::KeyReused => Self::IdempotencyKeyReused,
             rigbox_store::Error::NoWorkspace(id) => Self::NotFound(id.to_string()),
             other => Self::Store(other),

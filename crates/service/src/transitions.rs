@@ -4,7 +4,7 @@
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::time::Timestamp;
-use rigbox_store::{AuditEvent, Error, Store, Workspace};
+use rigbox_store::{Admission, AuditEvent, Error, Store, Workspace};
 use tokio::sync::broadcast;
 use tracing::info;
 
@@ -60,6 +60,17 @@ impl WorkspaceTransitions {
         &self,
         id: &WorkspaceId,
         event: Option<&AuditEvent>,
+        next: impl FnMut(&Workspace, Timestamp) -> Result<Option<Lifecycle>, E>,
+    ) -> Result<Option<Workspace>, E> {
+        self.change_within(None, id, event, next).await
+    }
+
+    /// As [`Self::change`]; with `admission`, only if the node has the memory for the workspace.
+    pub async fn change_within<E: From<Error>>(
+        &self,
+        admission: Option<Admission>,
+        id: &WorkspaceId,
+        event: Option<&AuditEvent>,
         mut next: impl FnMut(&Workspace, Timestamp) -> Result<Option<Lifecycle>, E>,
     ) -> Result<Option<Workspace>, E> {
         loop {
@@ -72,7 +83,8 @@ impl WorkspaceTransitions {
             };
             let status_changed = lifecycle.status != workspace.lifecycle.status;
             let line = status_changed.then(|| log_line(&lifecycle));
-            if self.store.update_lifecycle(&workspace, &lifecycle, line.as_deref(), event, now).await? {
+            let line = line.as_deref();
+            if self.store.update_lifecycle(&workspace, &lifecycle, admission, line, event, now).await? {
                 if status_changed {
                     let failure = lifecycle.failure.as_ref().map(|failure| failure.code.as_str());
                     info!(workspace = %id, from = %workspace.lifecycle.status, to = %lifecycle.status, failure, "changed status");

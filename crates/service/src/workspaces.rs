@@ -14,7 +14,8 @@ use rigbox_core::resources::{ResourceLimits, ResourceRequest, Resources};
 use rigbox_core::status::{Request, Status};
 use rigbox_core::system::SystemState;
 use rigbox_core::templates::{self, Template};
-use rigbox_store::{AuditEvent, EnvironmentNames, IdempotencyKey, Page, Quota, Replay, Workspace};
+use rigbox_proto::node::NodeDescription;
+use rigbox_store::{Admission, AuditEvent, EnvironmentNames, IdempotencyKey, Page, Quota, Replay, Workspace};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
@@ -24,6 +25,8 @@ use crate::nodes::client::NodeClient;
 use crate::nodes::machine_capacity;
 use crate::transitions::WorkspaceTransitions;
 
+/// Memory of a VMM beside its VM's in MiB: the translation cache under emulation, and its own.
+const VM_OVERHEAD_MB: u64 = 128;
 /// Attempts to draw a random id that is not taken.
 const MAX_ATTEMPTS: usize = 4;
 
@@ -225,8 +228,12 @@ impl Workspaces {
     ) -> Result<Workspace, ServiceError> {
         let id = id_of(permit)?;
         let event = AuditEvent::by(permit.principal(), format!("workspace.{}", request.as_str()), id);
+        let admission = match request {
+            Request::Start | Request::Retry => Some(admission(&*self.node.describe_or_last().await?)),
+            Request::Stop | Request::Cancel | Request::Delete => None,
+        };
         self.transitions
-            .change(id, Some(&event), |workspace, now| {
+            .change_within(admission, id, Some(&event), |workspace, now| {
                 Ok::<_, ServiceError>(Some(workspace.lifecycle.request(request, now)?))
             })
             .await?
@@ -237,6 +244,11 @@ impl Workspaces {
         let id = id_of(permit)?;
         self.transitions.store().workspace(id).await?.ok_or_else(|| ServiceError::NotFound(id.to_string()))
     }
+}
+
+/// Returns the memory of a node for running VMs. Its processes and the host have the rest.
+fn admission(node: &NodeDescription) -> Admission {
+    Admission { max_ram_mb: node.ram_mb / 8 * 7, overhead_mb: VM_OVERHEAD_MB }
 }
 
 fn template_of(spec: &NewWorkspace) -> Result<&'static Template, ServiceError> {

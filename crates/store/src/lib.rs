@@ -49,7 +49,7 @@ pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use users::User;
 pub use workspace_log::LogEntry;
-pub use workspaces::{Page, Quota, Usage, Workspace};
+pub use workspaces::{Admission, Page, Quota, Usage, Workspace};
 
 /// Database error.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,14 @@ pub enum Error {
         limit: u64,
         /// Current usage.
         used: u64,
+    },
+    /// The node lacks the memory to run the workspace.
+    #[error("the node has {free_mb} MiB of memory free, and the workspace needs {needed_mb} MiB")]
+    NodeFull {
+        /// Memory that the workspace needs in MiB.
+        needed_mb: u64,
+        /// Memory that no running workspace has in MiB.
+        free_mb: u64,
     },
     /// The idempotency key was used for a different request.
     #[error("the idempotency key was used for a different request")]

@@ -98,7 +98,7 @@ async fn workspace_is_read_as_it_was_written() {
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made.clone()));
 
     let failed = made.lifecycle.step_failed("disk_full", "no room", now());
-    assert!(f.store.update_lifecycle(&made, &failed, None, None, now()).await.unwrap());
+    assert!(f.store.update_lifecycle(&made, &failed, None, None, None, now()).await.unwrap());
     made.lifecycle = failed;
     made.revision += 1;
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made));
@@ -110,9 +110,9 @@ async fn stale_write_is_refused() {
     let made = new(&f.user, 1, "one");
     f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
     let ready = made.lifecycle.disk_created(now());
-    assert!(f.store.update_lifecycle(&made, &ready, None, None, now()).await.unwrap());
+    assert!(f.store.update_lifecycle(&made, &ready, None, None, None, now()).await.unwrap());
     let cancelled = made.lifecycle.request(Request::Cancel, now()).unwrap();
-    assert!(!f.store.update_lifecycle(&made, &cancelled, None, None, now()).await.unwrap());
+    assert!(!f.store.update_lifecycle(&made, &cancelled, None, None, None, now()).await.unwrap());
     assert_eq!(f.store.workspace(&made.id).await.unwrap().unwrap().lifecycle.status, Status::Provisioned);
 }
 

@@ -83,6 +83,15 @@ pub struct Quota {
     pub max_disk_total_mb: u32,
 }
 
+/// Memory of a node, which a start takes a part of in its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Memory for all running VMs in MiB.
+    pub max_ram_mb: u64,
+    /// Memory that each VM takes beside its own in MiB.
+    pub overhead_mb: u64,
+}
+
 macro_rules! columns {
     ($rest:literal) => {
         concat!(
@@ -186,16 +195,21 @@ impl Store {
     }
 
     /// Stores a new state of a workspace, with a log line and, if somebody requested it, an audit event.
-    /// Returns `false` if the row has changed since it was read.
+    /// With `admission`, the node must have the memory for it. Returns `false` if the row has changed since
+    /// it was read.
     pub async fn update_lifecycle(
         &self,
         previous: &Workspace,
         lifecycle: &Lifecycle,
+        admission: Option<Admission>,
         line: Option<&str>,
         event: Option<&AuditEvent>,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let mut tx = self.begin_write().await?;
+        if let Some(admission) = admission {
+            admit(&mut tx, previous, admission).await?;
+        }
         let failure = lifecycle.failure.as_ref();
         let done = sqlx::query(
             "UPDATE workspaces SET revision = revision + 1, status = $1, status_since = $2, desired = $3, \
@@ -249,6 +263,29 @@ impl Store {
             .await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+/// Checks that the node of a workspace has the memory to run it.
+async fn admit(
+    connection: &mut SqliteConnection,
+    workspace: &Workspace,
+    admission: Admission,
+) -> Result<(), Error> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) AS vms, CAST(COALESCE(SUM(ram_mb), 0) AS BIGINT) AS ram FROM workspaces \
+         WHERE node_id = $1 AND id <> $2 AND status IN ('starting', 'running', 'stopping')",
+    )
+    .bind(workspace.node_id.as_str())
+    .bind(workspace.id.as_str())
+    .fetch_one(connection)
+    .await?;
+    let number = |column: &str| -> Result<u64, Error> {
+        Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+    };
+    let used_mb = number("ram")? + number("vms")? * admission.overhead_mb;
+    let free_mb = admission.max_ram_mb.saturating_sub(used_mb);
+    let needed_mb = u64::from(workspace.resources.ram_mb()) + admission.overhead_mb;
+    if needed_mb > free_mb { Err(Error::NodeFull { needed_mb, free_mb }) } else { Ok(()) }
 }
 
 fn check_quota(used: Usage, more: Resources, quota: Quota) -> Result<(), Error> {

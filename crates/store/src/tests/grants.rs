@@ -43,7 +43,7 @@ async fn deleted_workspace_is_not_covered() {
     let scope_now = async || f.holder(&key, now()).await.unwrap().principal.scope;
     assert_eq!(scope_now().await, scope);
     let deleting = workspace.lifecycle.request(Request::Cancel, now()).unwrap();
-    assert!(f.store.update_lifecycle(&workspace, &deleting, None, None, now()).await.unwrap());
+    assert!(f.store.update_lifecycle(&workspace, &deleting, None, None, None, now()).await.unwrap());
     let previous = f.store.workspace(&workspace.id).await.unwrap().unwrap();
     assert!(other(&f).await.remove_workspace(&previous).await.unwrap());
     assert_eq!(scope_now().await, Scope::Workspaces { ids: BTreeSet::new(), role: Role::Read });

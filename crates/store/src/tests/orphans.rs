@@ -22,7 +22,7 @@ async fn deletion_leaves_its_evidence_in_the_same_transaction() {
     // Known workspaces are no orphans.
     assert_eq!(f.store.record_orphan(&orphan(&made.id, 1)).await.unwrap(), None);
     let deleting = made.lifecycle.request(Request::Cancel, now()).unwrap();
-    assert!(f.store.update_lifecycle(&made, &deleting, None, None, now()).await.unwrap());
+    assert!(f.store.update_lifecycle(&made, &deleting, None, None, None, now()).await.unwrap());
     let made = f.store.workspace(&made.id).await.unwrap().unwrap();
     assert!(f.store.remove_workspace(&made).await.unwrap());
     let back = f.store.record_orphan(&orphan(&made.id, 1)).await.unwrap().unwrap();

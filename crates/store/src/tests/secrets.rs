@@ -293,7 +293,7 @@ async fn workspace_key_ends_with_its_boot() {
         let (store, id) = (f.store.clone(), id.clone());
         async move {
             let previous = store.workspace(&id).await.unwrap().unwrap();
-            assert!(store.update_lifecycle(&previous, &next, None, None, now()).await.unwrap());
+            assert!(store.update_lifecycle(&previous, &next, None, None, None, now()).await.unwrap());
         }
     };
     let good = |key: &WorkspaceKey| {
