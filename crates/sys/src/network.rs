@@ -1,4 +1,4 @@
-//! Network interface setup with the ioctls of netdevice(7), for both ends of a VM's link. Everything acts on the network namespace of
+//! Network interface setup, with the ioctls of netdevice(7) where they do, for both ends of a VM's link. Everything acts on the network namespace of
 //! the calling thread.
 
 use std::fs::{File, OpenOptions};
@@ -7,6 +7,10 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netdevice, recv, send, socket_with,
+};
 
 mod request {
     use nix::libc;
@@ -16,8 +20,6 @@ mod request {
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
     );
-    nix::ioctl_write_ptr_bad!(siocsifaddr, libc::SIOCSIFADDR, libc::ifreq);
-    nix::ioctl_write_ptr_bad!(siocsifnetmask, libc::SIOCSIFNETMASK, libc::ifreq);
     nix::ioctl_read_bad!(siocgifflags, libc::SIOCGIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(siocsifflags, libc::SIOCSIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(siocaddrt, libc::SIOCADDRT, libc::rtentry);
@@ -45,15 +47,44 @@ pub fn create_tap(name: &str) -> io::Result<OwnedFd> {
 /// # Errors
 /// Fails if there is no such interface, or without permission.
 pub fn set_address(interface: &str, address: Ipv4Addr, netmask: Ipv4Addr) -> io::Result<()> {
-    let socket = control_socket()?;
-    let mut ifreq = ifreq(interface)?;
-    ifreq.ifr_ifru.ifru_addr = sockaddr(address);
-    // SAFETY: `ifreq` is a valid `struct ifreq` with an AF_INET address, and lives through the call.
-    unsafe { request::siocsifaddr(socket.as_raw_fd(), &ifreq) }?;
-    ifreq.ifr_ifru.ifru_netmask = sockaddr(netmask);
-    // SAFETY: as above.
-    unsafe { request::siocsifnetmask(socket.as_raw_fd(), &ifreq) }?;
+    let index = netdevice::name_to_index(control_socket()?, interface)?;
+    add_address(index, address, u32::from(netmask).count_ones() as u8)?;
     bring_up(interface)
+}
+
+/// Adds an address with its prefix, in one message (rtnetlink(7)). The ioctls would change the mask after the address, for which the kernel
+/// takes the address away; a moment later, netfilter forgets all connections that are masqueraded with it.
+fn add_address(index: u32, address: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
+    // linux/netlink.h and linux/if_addr.h
+    const FLAGS: u16 =
+        (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+    let mut body = vec![libc::AF_INET as u8, prefix_len, 0, libc::RT_SCOPE_UNIVERSE];
+    body.extend(index.to_ne_bytes());
+    for kind in [libc::IFA_LOCAL, libc::IFA_ADDRESS] {
+        body.extend(8_u16.to_ne_bytes());
+        body.extend(kind.to_ne_bytes());
+        body.extend(address.octets());
+    }
+    let mut message = Vec::new();
+    message.extend((16 + body.len() as u32).to_ne_bytes());
+    message.extend(libc::RTM_NEWADDR.to_ne_bytes());
+    message.extend(FLAGS.to_ne_bytes());
+    // Sequence number and port id.
+    message.extend([0; 8]);
+    message.extend(body);
+    // Protocol 0 is that of routes and addresses.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+    send(&socket, &message, SendFlags::empty())?;
+    let mut answer = [0; 256];
+    let (len, _) = recv(&socket, &mut answer, RecvFlags::empty())?;
+    // A header, and the error as a negative number.
+    let code = answer.get(..len).and_then(|answer| answer.get(16..20)).and_then(|code| code.try_into().ok());
+    match code.map(i32::from_ne_bytes) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        None => Err(io::Error::other("the kernel's answer is too short")),
+    }
 }
 
 /// Brings `interface` up.
@@ -120,7 +151,6 @@ pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
 }
 
 fn control_socket() -> io::Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
 }
 

@@ -79,7 +79,10 @@ impl Netns {
 
     pub(super) fn connect(&self, address: impl Into<SocketAddr>) -> io::Result<TcpStream> {
         let address = address.into();
-        self.run(move || TcpStream::connect_timeout(&address, TIMEOUT))
+        let stream = self.run(move || TcpStream::connect_timeout(&address, TIMEOUT))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        Ok(stream)
     }
 
     /// Returns the TCP connections in the namespace's table whose packets come from `source`, or all.
