@@ -154,7 +154,8 @@ fn guest_that_does_not_shut_down_is_killed_after_its_grace(installation: &Instal
     let api = &installation.api;
     let id = api.spawn("stubborn")?;
     let stubborn = "-p TimeoutStopSec=infinity -p 'ExecStop=/bin/sleep infinity' /bin/sleep infinity";
-    api.sudo(&id, &format!("systemd-run --unit=stubborn {stubborn}"))?;
+    // Of systemd's programs only systemctl waits for it.
+    api.sudo(&id, &format!("systemctl is-system-running --wait; systemd-run --unit=stubborn {stubborn}"))?;
     let started = Instant::now();
     api.stop(&id)?;
     // Control repeats the request every few seconds; none of them begins the 30 s again.
