@@ -153,9 +153,11 @@ fn guest_that_takes_over_its_agent_harms_only_itself(installation: &Installation
 fn guest_that_does_not_shut_down_is_killed_after_its_grace(installation: &Installation) -> TestResult {
     let api = &installation.api;
     let id = api.spawn("stubborn")?;
-    let stubborn = "-p TimeoutStopSec=infinity -p 'ExecStop=/bin/sleep infinity' /bin/sleep infinity";
-    // Of systemd's programs only systemctl waits for it.
-    api.sudo(&id, &format!("systemctl is-system-running --wait; systemd-run --unit=stubborn {stubborn}"))?;
+    // Neither the agent nor the power button shuts it down. (Of systemd's programs only systemctl waits for it.)
+    api.sudo(&id, "systemctl is-system-running --wait; systemctl mask --runtime --now systemd-logind")?;
+    let kill = "sh -c \"sleep 1; kill -9 \\$(pgrep -f '^@rigbox-agent')\"";
+    api.sudo(&id, &format!("systemd-run --quiet {kill}"))?;
+    std::thread::sleep(Duration::from_secs(3));
     let started = Instant::now();
     api.stop(&id)?;
     // Control repeats the request every few seconds; none of them begins the 30 s again.
