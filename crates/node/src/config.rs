@@ -1,6 +1,7 @@
 //! Settings of the node, and the names and paths that it derives from them. All of them contain the installation's id or lie in its
 //! folders, so two installations on one machine never collide, and a restarted node finds its resources again.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,6 +82,11 @@ pub struct NetworkConfig {
 }
 
 impl Config {
+    /// Returns a slot for another VM. Slot 0 belongs to the KVM probe.
+    pub(crate) fn free_slot(&self, used: &BTreeSet<u32>) -> Option<u32> {
+        (1..self.vm_uid_count).find(|slot| !used.contains(slot))
+    }
+
     /// Returns settings without meaning, for tests that need a few of them.
     #[cfg(test)]
     pub(crate) fn for_tests() -> Self {

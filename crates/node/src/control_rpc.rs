@@ -87,16 +87,11 @@ impl ControlService {
         if !create {
             return Ok(None);
         }
-        // Slot 0 belongs to the KVM probe.
-        let used_slots: std::collections::HashSet<u32> = tasks.values().map(|task| task.slot).collect();
-        let slot =
-            (1..self.node.config.vm_uid_count).find(|slot| !used_slots.contains(slot)).ok_or_else(|| {
-                fault::status(
-                    Code::ResourceExhausted,
-                    "node_full",
-                    "the node is full: it has no uid for another workspace",
-                )
-            })?;
+        let used_slots = tasks.values().map(|task| task.slot).collect();
+        let slot = self.node.config.free_slot(&used_slots).ok_or_else(|| {
+            let message = "the node is full: it has no uid for another workspace";
+            fault::status(Code::ResourceExhausted, "node_full", message)
+        })?;
         let task = self.spawn(id.clone(), slot, Workspace::new(Arc::clone(&self.node), id.clone(), slot));
         let requests = task.requests.clone();
         tasks.insert(id.clone(), task);

@@ -1,14 +1,15 @@
 //! Journal of the resources that this node created and has to clean up: one small JSON file per workspace. It is replaced atomically
 //! before a resource is created and after it is gone, so a node that died at any point knows what may exist.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::node::Cause;
 use serde::{Deserialize, Serialize};
 
+use crate::durable;
 use crate::error::Error;
 use crate::net::policy::Policy;
 
@@ -28,6 +29,23 @@ pub(crate) struct Record {
     /// Network policy, in force now or from the next start on.
     #[serde(default)]
     pub(crate) network: Policy,
+}
+
+impl Record {
+    /// Creates the record of a workspace without a disk.
+    pub(crate) fn new(workspace: &WorkspaceId, slot: u32) -> Self {
+        Self {
+            workspace: workspace.to_string(),
+            generation: 0,
+            slot,
+            image_version: String::new(),
+            disk_size_mb: 0,
+            phase: Phase::Provisioning,
+            boot: None,
+            last_end: None,
+            network: Policy::default(),
+        }
+    }
 }
 
 /// State of the disk.
@@ -111,28 +129,22 @@ impl Journal {
 
     /// Writes a record durably.
     pub(crate) fn save(&self, record: &Record) -> Result<(), Error> {
-        let (path, new) = self.paths(&record.workspace);
-        let write = || -> std::io::Result<()> {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(record)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            sync_dir(&self.dir)
-        };
-        write().map_err(Error::at("write", &path))
+        let path = self.path(&record.workspace);
+        let text = serde_json::to_vec_pretty(record).map_err(std::io::Error::from);
+        text.and_then(|text| durable::replace(&path, &text)).map_err(Error::at("write", &path))
     }
 
     /// Removes a workspace's record durably.
     pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {
-        let (path, _) = self.paths(workspace.as_str());
+        let path = self.path(workspace.as_str());
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("remove", &path)(error)),
-            _ => sync_dir(&self.dir).map_err(Error::at("sync", &self.dir)),
+            _ => durable::sync_dir(&self.dir).map_err(Error::at("sync", &self.dir)),
         }
     }
 
-    fn paths(&self, workspace: &str) -> (PathBuf, PathBuf) {
-        (self.dir.join(format!("{workspace}.json")), self.dir.join(format!("{workspace}.new")))
+    fn path(&self, workspace: &str) -> PathBuf {
+        self.dir.join(format!("{workspace}.json"))
     }
 }
 
@@ -141,10 +153,6 @@ fn parse(text: &str) -> std::io::Result<(WorkspaceId, Record)> {
     let record: Record = serde_json::from_str(text)?;
     let id = record.workspace.parse().map_err(std::io::Error::other)?;
     Ok((id, record))
-}
-
-fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

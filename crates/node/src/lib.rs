@@ -7,6 +7,7 @@
 mod command;
 mod config;
 mod control_rpc;
+mod durable;
 mod error;
 mod journal;
 mod limits;

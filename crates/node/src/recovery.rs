@@ -12,7 +12,6 @@ use crate::config::Config;
 use crate::control_rpc::ControlService;
 use crate::error::Error;
 use crate::journal::{Journal, Phase, Record};
-use crate::net::policy::Policy;
 use crate::node::Node;
 use crate::sandbox::cgroup::Cgroups;
 use crate::storage::volume;
@@ -56,15 +55,15 @@ fn records_of_disks(
     node: &Node,
     records: &[(WorkspaceId, Record)],
 ) -> Result<Vec<(WorkspaceId, Record)>, Error> {
+    let recorded: BTreeSet<&WorkspaceId> = records.iter().map(|(id, _)| id).collect();
     let mut used_slots: BTreeSet<u32> = records.iter().map(|(_, record)| record.slot).collect();
+    let image = node.images.all().max_by_key(|image| image.built_at);
     let mut added = Vec::new();
     for (id, disk_size_mb) in node.disks.list()? {
-        if records.iter().any(|(recorded, _)| *recorded == id) {
+        if recorded.contains(&id) {
             continue;
         }
-        let image = node.images.all().max_by_key(|image| image.built_at);
-        let slot = (1..node.config.vm_uid_count).find(|slot| !used_slots.contains(slot));
-        let (Some(image), Some(slot)) = (image, slot) else {
+        let (Some(image), Some(slot)) = (image, node.config.free_slot(&used_slots)) else {
             tracing::error!(workspace = %id, "keeping a disk that the journal does not have: no image or no uid for it");
             continue;
         };
@@ -76,15 +75,10 @@ fn records_of_disks(
         tracing::warn!(workspace = %id, disk_size_mb, "keeping a disk that the journal does not have");
         used_slots.insert(slot);
         let record = Record {
-            workspace: id.to_string(),
-            generation: 0,
-            slot,
             image_version: image.version.clone(),
             disk_size_mb,
             phase: Phase::Provisioned,
-            boot: None,
-            last_end: None,
-            network: Policy::default(),
+            ..Record::new(&id, slot)
         };
         node.journal.save(&record)?;
         added.push((id, record));

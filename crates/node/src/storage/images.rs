@@ -11,6 +11,7 @@ use rigbox_image::{Cpio, Image};
 use rustix::fs::SeekFrom as Extent;
 
 use crate::config::Config;
+use crate::durable;
 use crate::error::Error;
 use crate::storage::disks::Disks;
 
@@ -121,7 +122,7 @@ fn import(image: &Image, dir: &Path) -> Result<(), Error> {
             copy_sparse(&from, &to)?;
         }
         fs::rename(&new, &target)?;
-        File::open(dir)?.sync_all()
+        durable::sync_dir(dir)
     };
     copy().map_err(Error::at("copy the image to", &new))
 }
@@ -151,13 +152,7 @@ fn write_initramfs(image: &Image, agent: &[u8], path: &Path) -> Result<(), Error
     if path.exists() {
         return Ok(());
     }
-    let new = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&new)?;
-        file.write_all(&fs::read(image.modules())?)?;
-        file.write_all(agent)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(Error::at("write the initramfs", &new))
+    let modules = fs::read(image.modules());
+    let written = modules.and_then(|modules| durable::replace(path, &[&modules, agent].concat()));
+    written.map_err(Error::at("write the initramfs", path))
 }

@@ -1,23 +1,21 @@
 //! Database whose workspaces this node holds, written beside the journal and on the volume. A node with workspaces works for no other one,
 //! which would not know them; what is on the volume tells whose the disks are when the journal is lost.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rigbox_core::ids::DatabaseId;
 
+use crate::durable;
 use crate::error::Error;
 
 const FILE: &str = "database";
 
 /// The database, once the first call has named it.
-#[derive(Debug, Clone)]
-pub(crate) struct Owner(Arc<Inner>);
-
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Owner {
     files: [PathBuf; 2],
     database: Mutex<Option<DatabaseId>>,
 }
@@ -36,12 +34,12 @@ impl Owner {
             );
             return Err(Error::Refused("foreign_volume", message));
         }
-        Ok(Self(Arc::new(Inner { files, database: Mutex::new(here.or(there)) })))
+        Ok(Self { files, database: Mutex::new(here.or(there)) })
     }
 
     /// Checks a call's database. A node that `is_empty` takes any.
     pub(crate) fn check(&self, caller: &DatabaseId, is_empty: impl FnOnce() -> bool) -> Result<(), Error> {
-        let mut database = self.0.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         match &*database {
             Some(known) if known == caller => return Ok(()),
             Some(known) if !is_empty() => {
@@ -53,8 +51,8 @@ impl Owner {
             }
             _ => {}
         }
-        for file in &self.0.files {
-            write(file, caller).map_err(Error::at("write", file))?;
+        for file in &self.files {
+            durable::replace(file, format!("{caller}\n").as_bytes()).map_err(Error::at("write", file))?;
         }
         tracing::info!(database = %caller, "the node works for this database from now on");
         *database = Some(caller.clone());
@@ -69,16 +67,6 @@ fn read(path: &Path) -> Result<Option<DatabaseId>, Error> {
     };
     let id = text.trim().parse().map_err(std::io::Error::other).map_err(Error::at("parse", path))?;
     Ok(Some(id))
-}
-
-/// Replaces the file durably.
-fn write(path: &Path, database: &DatabaseId) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    writeln!(file, "{database}")?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Error;
 use crate::journal::{BootEnd, Phase, Record};
-use crate::net::policy::Policy;
 use crate::node::Node;
 use crate::sandbox::process::ProcessHandle;
 
@@ -62,17 +61,7 @@ pub(super) enum Event {
 impl Workspace {
     /// Creates a workspace that is new to the node.
     pub(crate) fn new(node: Arc<Node>, id: WorkspaceId, slot: u32) -> Self {
-        let record = Record {
-            workspace: id.to_string(),
-            generation: 0,
-            slot,
-            image_version: String::new(),
-            disk_size_mb: 0,
-            phase: Phase::Provisioning,
-            boot: None,
-            last_end: None,
-            network: Policy::default(),
-        };
+        let record = Record::new(&id, slot);
         Self { node, id, record, vm: None, cleanup: None }
     }
 
