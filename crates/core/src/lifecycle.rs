@@ -226,7 +226,7 @@ impl Lifecycle {
 
     /// Returns the next request to the node, given its latest report about this workspace.
     pub fn next_step(&self, observed: Option<&ObservedState>) -> Step {
-        let alive = matches!(observed, Some(ObservedState::Booting { .. } | ObservedState::Running { .. }));
+        let alive = observed.is_some_and(ObservedState::is_alive);
         match self.status {
             Status::Provisioning => Step::Provision,
             Status::Starting if !self.has_disk => Step::Provision,

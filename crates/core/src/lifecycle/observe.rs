@@ -42,6 +42,13 @@ pub enum ObservedState {
     Absent,
 }
 
+impl ObservedState {
+    /// Returns whether a VM runs that nobody has told to stop.
+    pub fn is_alive(&self) -> bool {
+        matches!(self, Self::Booting { .. } | Self::Running { .. })
+    }
+}
+
 /// End of a boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {

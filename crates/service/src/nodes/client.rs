@@ -1,7 +1,7 @@
 //! Client of the node: each call with its timeout, and two kinds of errors: unreachable or refused.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::ids::{DatabaseId, WorkspaceId};
@@ -65,8 +65,6 @@ impl From<Status> for NodeError {
 #[derive(Clone)]
 pub struct NodeClient {
     grpc: Grpc<Channel>,
-    /// The last description that was read.
-    last: Arc<std::sync::Mutex<Option<Arc<NodeDescription>>>>,
     /// Database that the calls are made for.
     database: Option<AsciiMetadataValue>,
     cache: Arc<Mutex<Option<CachedDescription>>>,
@@ -76,6 +74,8 @@ struct CachedDescription {
     read_at: Instant,
     /// A failure counts for a moment, so that callers who wait for each other do not wait for one each.
     description: Result<Arc<NodeDescription>, NodeError>,
+    /// The last one that was read.
+    last: Option<Arc<NodeDescription>>,
 }
 
 /// Event in the node's stream of reports.
@@ -92,8 +92,7 @@ impl NodeClient {
     pub fn new(socket: &Path, database: &DatabaseId) -> Self {
         // An id has no other characters than a header may have.
         let database = database.as_str().parse().ok();
-        let grpc = Grpc::new(rpc::channel(socket));
-        Self { grpc, last: Arc::default(), database, cache: Arc::default() }
+        Self { grpc: Grpc::new(rpc::channel(socket)), database, cache: Arc::default() }
     }
 
     fn request<T>(&self, message: T, timeout: Option<Duration>) -> Request<T> {
@@ -119,20 +118,20 @@ impl NodeClient {
         let request = self.request(DescribeRequest {}, Some(QUICK_TIMEOUT));
         let response = self.grpc.clone().describe(request).await;
         let description = response.map(|response| Arc::new(response.into_inner())).map_err(NodeError::from);
-        *cache = Some(CachedDescription { read_at: Instant::now(), description: description.clone() });
-        if let Ok(description) = &description {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(description));
-        }
+        let last = description.as_ref().ok().cloned().or_else(|| cache.take()?.last);
+        *cache = Some(CachedDescription { read_at: Instant::now(), description: description.clone(), last });
         description
     }
 
     /// Returns the node's description, or the last one that is known while the node does not answer.
     pub async fn describe_or_last(&self) -> Result<Arc<NodeDescription>, NodeError> {
-        let described = self.describe().await;
-        described.or_else(|error| {
-            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            last.clone().ok_or(error)
-        })
+        match self.describe().await {
+            Err(error) => {
+                let cache = self.cache.lock().await;
+                cache.as_ref().and_then(|cached| cached.last.clone()).ok_or(error)
+            }
+            described => described,
+        }
     }
 
     /// Creates a workspace's disk.

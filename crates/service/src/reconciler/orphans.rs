@@ -1,8 +1,10 @@
 //! Workspaces that the node has and the database does not, after a database was restored from a backup, for example. They are stopped and
 //! kept: only a workspace whose deletion was acknowledged is removed.
 
+use std::collections::HashMap;
+
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::lifecycle::{ObservedState, Report};
+use rigbox_core::lifecycle::Report;
 use rigbox_store::Orphan;
 use tracing::{debug, info, warn};
 
@@ -32,7 +34,7 @@ impl Reconciler {
                 if recorded.found_at == now {
                     warn!(workspace = %id, "the database has no such workspace: keeping it (rigboxd admin orphans ls)");
                 }
-                if matches!(report.observed, ObservedState::Booting { .. } | ObservedState::Running { .. })
+                if report.observed.is_alive()
                     && let Err(error) = self.0.node.stop(id, report.generation.saturating_add(1)).await
                 {
                     warn!(workspace = %id, %error, "failed to stop an orphan");
@@ -65,14 +67,16 @@ impl Reconciler {
         }
         info!(workspace = %id, "removed a deleted workspace from the node");
         lock(&self.0.reports).remove(id);
-        self.forget_orphans(|other| other == id).await;
+        if let Err(error) = self.0.transitions.store().forget_orphan(id).await {
+            warn!(workspace = %id, %error, "failed to forget an orphan that is gone; trying again soon");
+        }
     }
 
-    /// Forgets orphans that the node does not have any more.
-    pub(super) async fn forget_orphans(&self, is_gone: impl Fn(&WorkspaceId) -> bool) {
+    /// Forgets the orphans that the node has not reported.
+    pub(super) async fn forget_absent_orphans(&self, reported: &HashMap<WorkspaceId, (Report, u32)>) {
         let store = self.0.transitions.store();
         let forget = async {
-            for orphan in store.orphans().await?.iter().filter(|orphan| is_gone(&orphan.id)) {
+            for orphan in store.orphans().await?.iter().filter(|orphan| !reported.contains_key(&orphan.id)) {
                 store.forget_orphan(&orphan.id).await?;
             }
             Ok::<_, rigbox_store::Error>(())

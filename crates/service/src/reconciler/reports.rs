@@ -6,6 +6,7 @@ use std::time::Duration;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{ObservedState, Report};
 use rigbox_core::status::Status;
+use rigbox_store::{Error, Workspace};
 use tracing::{info, warn};
 
 use super::{Reconciler, lock};
@@ -93,7 +94,7 @@ impl Reconciler {
         for (id, (report, disk_size_mb)) in &reported {
             self.apply_or_keep(id, report, *disk_size_mb).await;
         }
-        self.forget_orphans(|id| !reported.contains_key(id)).await;
+        self.forget_absent_orphans(&reported).await;
     }
 
     /// Applies a report. A workspace that the database does not have is an orphan.
@@ -107,8 +108,8 @@ impl Reconciler {
     /// such workspace.
     pub async fn apply(&self, id: &WorkspaceId, report: &Report) -> bool {
         match self.store_report(id, report).await {
-            Ok(true) => self.wake(id),
-            Ok(false) => return false,
+            Ok(Some(_)) => self.wake(id),
+            Ok(None) => return false,
             // The next tick wakes the worker, which stores it.
             Err(error) => {
                 warn!(workspace = %id, %error, "failed to store a report of the node; trying again soon");
@@ -119,19 +120,19 @@ impl Reconciler {
     }
 
     /// Applies a report to a workspace's lifecycle. A boot whose agent has answered still counts as booting
-    /// until the worker has delivered its secrets, so that a workspace that is `running` has them. Returns
-    /// `false` if the database has no such workspace.
-    pub async fn store_report(&self, id: &WorkspaceId, report: &Report) -> Result<bool, rigbox_store::Error> {
+    /// until the worker has delivered its secrets, so that a workspace that is `running` has them. Returns the
+    /// workspace afterwards, or `None` if the database has no such workspace.
+    pub async fn store_report(&self, id: &WorkspaceId, report: &Report) -> Result<Option<Workspace>, Error> {
         let booting = match &report.observed {
             ObservedState::Running { boot, .. } => {
                 Some(Report { observed: ObservedState::Booting { boot: boot.clone() }, ..report.clone() })
             }
             _ => None,
         };
-        let changed = self.0.transitions.change::<rigbox_store::Error>(id, None, |workspace, now| {
+        let change = self.0.transitions.change::<Error>(id, None, |workspace, now| {
             let undelivered = booting.as_ref().filter(|_| workspace.lifecycle.status == Status::Starting);
             Ok(workspace.lifecycle.observe(undelivered.unwrap_or(report), now))
         });
-        Ok(changed.await?.is_some())
+        change.await
     }
 }

@@ -54,17 +54,15 @@ impl Reconciler {
 
     async fn advance(&self, id: &WorkspaceId, wake: &Notify) -> Result<Outcome, Error> {
         // What was seen counts first, also if it could not be stored when it was reported.
-        let seen = lock(&self.0.reports).get(id).cloned();
-        if let Some(seen) = seen {
-            self.store_report(id, &seen).await?;
-        }
-        let Some(workspace) = self.0.transitions.store().workspace(id).await? else {
-            return Ok(Outcome::Wait);
+        let report = lock(&self.0.reports).get(id).cloned();
+        let workspace = match &report {
+            Some(report) => self.store_report(id, report).await?,
+            None => self.0.transitions.store().workspace(id).await?,
         };
+        let Some(workspace) = workspace else { return Ok(Outcome::Wait) };
         if self.timed_out(&workspace).await? {
             return Ok(Outcome::Progressed);
         }
-        let report = lock(&self.0.reports).get(id).cloned();
         let step = workspace.lifecycle.next_step(report.as_ref().map(|report| &report.observed));
         let due = report.filter(|report| step == Step::Wait && self.needs_delivery(&workspace, report));
         if step == Step::Wait && due.is_none() {
