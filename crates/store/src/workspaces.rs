@@ -279,10 +279,7 @@ async fn admit(
     .bind(workspace.id.as_str())
     .fetch_one(connection)
     .await?;
-    let number = |column: &str| -> Result<u64, Error> {
-        Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
-    };
-    let used_mb = number("ram")? + number("vms")? * admission.overhead_mb;
+    let used_mb = number(&row, "ram")? + number(&row, "vms")? * admission.overhead_mb;
     let free_mb = admission.max_ram_mb.saturating_sub(used_mb);
     let needed_mb = u64::from(workspace.resources.ram_mb()) + admission.overhead_mb;
     if needed_mb > free_mb { Err(Error::NodeFull { needed_mb, free_mb }) } else { Ok(()) }
@@ -311,15 +308,17 @@ async fn usage(connection: &mut SqliteConnection, user: &UserId) -> Result<Usage
     .bind(user.as_str())
     .fetch_one(connection)
     .await?;
-    let number = |column: &str| -> Result<u64, Error> {
-        Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
-    };
     Ok(Usage {
-        workspaces: number("workspaces")?,
-        ram_mb: number("ram")?,
-        disk_mb: number("disk")?,
-        running_vcpus: number("vcpus")?,
+        workspaces: number(&row, "workspaces")?,
+        ram_mb: number(&row, "ram")?,
+        disk_mb: number(&row, "disk")?,
+        running_vcpus: number(&row, "vcpus")?,
     })
+}
+
+/// Reads a sum or a count, which is not negative.
+fn number(row: &SqliteRow, column: &str) -> Result<u64, Error> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
 }
 
 pub(crate) async fn insert(connection: &mut SqliteConnection, new: &Workspace) -> Result<(), Error> {
