@@ -1,7 +1,11 @@
 //! Limits of the connection on which control calls guests through guestio. Both ends set them.
 
+use std::time::Duration;
+
 use rigbox_shares::Bounds;
 
+/// Time that a command has between SIGTERM or SIGHUP and SIGKILL.
+pub const KILL_GRACE: Duration = Duration::from_secs(5);
 /// Commands and file transfers that run at once, of all workspaces and of one.
 pub const CALLS: Bounds = Bounds { total: 1024, per_key: 64 };
 /// Short calls at once, which look something up or send a signal.

@@ -22,6 +22,7 @@ use rigbox_proto::guest::exec_exit::Outcome;
 use rigbox_proto::guest::exec_input::Input;
 use rigbox_proto::guest::exec_output::Output;
 use rigbox_proto::guest::{Error, ExecExit, ExecInput, ExecOutput, ExecStart, Process};
+use rigbox_proto::guest_calls::KILL_GRACE;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -40,8 +41,6 @@ use output::Reader;
 use processes::{Processes, parse_signal};
 use ring::Ring;
 
-/// Time between SIGTERM or SIGHUP and SIGKILL.
-const KILL_GRACE: Duration = Duration::from_secs(5);
 /// Concurrent commands. Each holds descriptors and buffers.
 const MAX_CONCURRENT_COMMANDS: usize = 200;
 /// Delay of the cleanup after a command, so that it does not delay the response.

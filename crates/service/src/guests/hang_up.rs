@@ -4,13 +4,9 @@
 //! does not read: hyper looks at a request's body, and so at its failure, only when it may send more of it. So the command is told by
 //! another call, which waits for nobody's input.
 
-use std::time::Duration;
-
 use futures_util::future::BoxFuture;
+use rigbox_proto::guest_calls::KILL_GRACE;
 use tokio::runtime::Handle;
-
-/// Time from SIGHUP to SIGKILL, as in the agent.
-const KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// Function that sends the command a signal. False if the command has ended.
 type SendSignal = Box<dyn Fn(&'static str) -> BoxFuture<'static, bool> + Send + Sync>;
