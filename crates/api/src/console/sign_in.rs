@@ -71,13 +71,15 @@ enum NextPage {
 impl NextPage {
     /// Parses the fields. Nothing else in a link is followed.
     fn parse(
-        device: Option<&str>,
-        app: Option<&str>,
-        state: Option<&str>,
-        host: Option<&str>,
+        device: &Option<String>,
+        app: &Option<String>,
+        state: &Option<String>,
+        host: &Option<String>,
     ) -> Option<Self> {
-        let device = device.filter(|device| *device == "1").map(|_| Self::Device);
-        device.or_else(|| AppRedirect::parse(app, state, host).map(Self::App))
+        if device.as_deref() == Some("1") {
+            return Some(Self::Device);
+        }
+        AppRedirect::parse(app.as_deref(), state.as_deref(), host.as_deref()).map(Self::App)
     }
 
     /// Returns the fields to repeat in the next form.
@@ -110,12 +112,7 @@ pub(crate) async fn show(
     PageParams(query): PageParams<SignInQuery>,
     headers: http::HeaderMap,
 ) -> Result<Response, PageError> {
-    let next = NextPage::parse(
-        query.device.as_deref(),
-        query.app.as_deref(),
-        query.state.as_deref(),
-        query.host.as_deref(),
-    );
+    let next = NextPage::parse(&query.device, &query.app, &query.state, &query.host);
     let Some(principal) =
         credentials::signed_in(&context.authenticator, &context.console, &headers, from).await?
     else {
@@ -162,12 +159,7 @@ pub(crate) async fn ask(
     State(context): State<ApiContext>,
     FormParams(form): FormParams<SignInForm>,
 ) -> Result<Response, PageError> {
-    let next = NextPage::parse(
-        form.device.as_deref(),
-        form.app.as_deref(),
-        form.state.as_deref(),
-        form.host.as_deref(),
-    );
+    let next = NextPage::parse(&form.device, &form.app, &form.state, &form.host);
     let query = next.map(|next| match next {
         NextPage::Device => "device=1".to_owned(),
         NextPage::App(redirect_to) => redirect_to.query(),
@@ -191,12 +183,7 @@ pub(crate) async fn link(
     PageParams(link): PageParams<SignInLink>,
 ) -> Result<Response, PageError> {
     let user = context.sign_in.user_of_link(&link.token).await?;
-    let next = NextPage::parse(
-        link.device.as_deref(),
-        link.app.as_deref(),
-        link.state.as_deref(),
-        link.host.as_deref(),
-    );
+    let next = NextPage::parse(&link.device, &link.app, &link.state, &link.host);
     let content = html! {
         p { "Sign in as " strong { (user.email) } "?" }
         form method="post" action="/sign-in/link" {
@@ -222,12 +209,7 @@ pub(crate) async fn follow(
     FormParams(link): FormParams<SignInLink>,
 ) -> Result<Response, PageError> {
     let token = context.sign_in.follow(&link.token, from).await?;
-    let next = NextPage::parse(
-        link.device.as_deref(),
-        link.app.as_deref(),
-        link.state.as_deref(),
-        link.host.as_deref(),
-    );
+    let next = NextPage::parse(&link.device, &link.app, &link.state, &link.host);
     let mut response = match next {
         Some(NextPage::Device) => redirect("/device"),
         // Through a page of our own, because a form may lead nowhere else (`form-action` in the policy).
