@@ -124,6 +124,8 @@ async fn run(
             out.closed().await;
             guests.abandoned.fetch_add(1, Ordering::SeqCst);
         }
+        // Only SIGKILL ends it.
+        ["deaf"] => std::future::pending().await,
         ["crash"] => {
             let _ =
                 out.send(Err(fault::status(Code::Unavailable, "agent_lost", "the agent disconnected"))).await;
