@@ -2,9 +2,9 @@
 //! users beside few.
 
 use anyhow::{Context, Result};
+use rigbox_testkit::report::{Measure, Target, median, progress};
 
 use crate::host;
-use rigbox_testkit::report::{Measure, Target, median, progress};
 
 mod config;
 mod database;

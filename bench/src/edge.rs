@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rigbox_testkit::report::{Measure, Target, median, progress};
 
 use crate::host;
-use rigbox_testkit::report::{Measure, Target, median, progress};
 
 mod app;
 mod apps;

@@ -5,11 +5,11 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use rigbox_testkit::report::{Measure, Target, median};
 use serde_json::json;
 
 use crate::bare::Port;
 use crate::workspaces::Workspaces;
-use rigbox_testkit::report::{Measure, Target, median};
 
 /// Runs of `true`.
 const RUNS: usize = 1_000;

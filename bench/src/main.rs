@@ -16,6 +16,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
+use rigbox_testkit::report;
 
 use installation::Installation;
 
@@ -53,10 +54,8 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.name {
         Name::Spawn => spawn(&arguments),
-        Name::Api => rigbox_testkit::report::print("api", &api::measure(arguments.rounds)?, arguments.json),
-        Name::Edge => {
-            rigbox_testkit::report::print("edge", &edge::measure(arguments.rounds)?, arguments.json)
-        }
+        Name::Api => report::print("api", &api::measure(arguments.rounds)?, arguments.json),
+        Name::Edge => report::print("edge", &edge::measure(arguments.rounds)?, arguments.json),
         Name::ServeApi => api::serve(),
         Name::ServeEdge => edge::serve(),
     }
@@ -69,7 +68,7 @@ fn spawn(arguments: &Arguments) -> Result<()> {
     let _clean_up = CleanUpGuard(&installation);
     let measures = spawn::measure(&installation, arguments.rounds);
     let measures = measures.with_context(|| installation.log_tail())?;
-    rigbox_testkit::report::print("spawn", &measures, arguments.json)
+    report::print("spawn", &measures, arguments.json)
 }
 
 /// Guard that removes the installation, however the benchmark ends.

@@ -5,13 +5,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rigbox_testkit::report::{Measure, Target, median, progress};
 use serde_json::json;
 
 use crate::bare::{BareVm, Workload};
 use crate::installation::{Installation, program};
 use crate::workspaces::Workspaces;
 use crate::{exec, host, memory};
-use rigbox_testkit::report::{Measure, Target, median, progress};
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time after which Rigbox's processes are idle.

@@ -74,6 +74,15 @@ struct Times {
     spawn_s: f64,
 }
 
+/// Kind of a call: name, unit, and its time.
+type Kind = (&'static str, &'static str, fn(&Times) -> f64);
+const KINDS: [Kind; 4] = [
+    ("exec", "ms", |times| times.exec_ms),
+    ("request to an app", "ms", |times| times.app_ms),
+    ("terminal's echo", "ms", |times| times.echo_ms),
+    ("spawn to first output", "s", |times| times.spawn_s),
+];
+
 impl fmt::Display for Times {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { exec_ms, app_ms, echo_ms, spawn_s } = self;
@@ -104,25 +113,18 @@ pub(super) fn measure(installation: &Installation, rounds: u32) -> Result<Vec<Me
         }
     }
     let [computing, flooding, exhausting, strangers] = results.map(|(_, times)| times);
-    let measure = |name, unit, times: &[Times], of: fn(&Times) -> f64| {
-        let [ours, theirs] =
-            [times, &computing].map(|times| median(&mut times.iter().map(of).collect::<Vec<_>>()));
-        Measure::new(name, unit, ours, Some(theirs), Target::AtMostTimes(MAX_RATIO))
-    };
-    Ok(vec![
-        measure("exec beside floods", "ms", &flooding, |times| times.exec_ms),
-        measure("request to an app beside floods", "ms", &flooding, |times| times.app_ms),
-        measure("terminal's echo beside floods", "ms", &flooding, |times| times.echo_ms),
-        measure("spawn to first output beside floods", "s", &flooding, |times| times.spawn_s),
-        measure("exec beside an exhausted VM", "ms", &exhausting, |times| times.exec_ms),
-        measure("request to an app beside an exhausted VM", "ms", &exhausting, |times| times.app_ms),
-        measure("terminal's echo beside an exhausted VM", "ms", &exhausting, |times| times.echo_ms),
-        measure("spawn to first output beside an exhausted VM", "s", &exhausting, |times| times.spawn_s),
-        measure("exec beside 10,000 strangers", "ms", &strangers, |times| times.exec_ms),
-        measure("request to an app beside 10,000 strangers", "ms", &strangers, |times| times.app_ms),
-        measure("terminal's echo beside 10,000 strangers", "ms", &strangers, |times| times.echo_ms),
-        measure("spawn to first output beside 10,000 strangers", "s", &strangers, |times| times.spawn_s),
-    ])
+    let mut measures = Vec::new();
+    for (beside, times) in
+        [("floods", flooding), ("an exhausted VM", exhausting), ("10,000 strangers", strangers)]
+    {
+        for (call, unit, of) in KINDS {
+            let [ours, theirs] =
+                [&times, &computing].map(|times| median(&mut times.iter().map(of).collect::<Vec<_>>()));
+            let (name, target) = (format!("{call} beside {beside}"), Target::AtMostTimes(MAX_RATIO));
+            measures.push(Measure::new(name, unit, ours, Some(theirs), target));
+        }
+    }
+    Ok(measures)
 }
 
 /// Measures each kind of call.

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Result; `theirs` is that of the alternative, if there is one.
 #[derive(Debug, Serialize)]
 pub struct Measure {
-    name: &'static str,
+    name: String,
     ours: f64,
     theirs: Option<f64>,
     ratio: Option<f64>,
@@ -33,7 +33,7 @@ impl Measure {
     /// Returns a measure and whether it meets its target.
     #[must_use]
     pub fn new(
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
         ours: f64,
         theirs: Option<f64>,
@@ -46,13 +46,21 @@ impl Measure {
             Target::AtMostTimes(limit) => (format!("<= {limit} x"), ratio.is_some_and(|r| r <= limit)),
             Target::AtLeastTimes(limit) => (format!(">= {limit} x"), ratio.is_some_and(|r| r >= limit)),
         };
-        Self { name, ours, theirs, ratio, unit, target, holds }
+        Self { name: name.into(), ours, theirs, ratio, unit, target, holds }
     }
 
     /// Returns the result of what succeeded; a failure would have ended the benchmark.
     #[must_use]
-    pub fn succeeded(name: &'static str, unit: &'static str, ours: f64, target: &str) -> Self {
-        Self { name, ours, theirs: None, ratio: None, unit, target: target.to_owned(), holds: true }
+    pub fn succeeded(name: impl Into<String>, unit: &'static str, ours: f64, target: &str) -> Self {
+        Self {
+            name: name.into(),
+            ours,
+            theirs: None,
+            ratio: None,
+            unit,
+            target: target.to_owned(),
+            holds: true,
+        }
     }
 }
 
@@ -79,7 +87,7 @@ pub fn print(bench: &str, measures: &[Measure], json: bool) -> Result<()> {
     let optional = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
     for measure in measures {
         table.add_row([
-            measure.name.to_owned(),
+            measure.name.clone(),
             format!("{:.2}", measure.ours),
             optional(measure.theirs),
             optional(measure.ratio),

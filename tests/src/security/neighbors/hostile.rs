@@ -91,14 +91,17 @@ impl Hostile {
 
     /// Every flood, and every call that is not read, at once.
     pub(crate) fn floods_with_everything(&self) -> Result<Harm> {
-        let floods = [self.holds_visitors()?, self.connects_outward()?, self.floods_dns()?];
-        let more = [self.floods_flows()?, self.floods_refusals()?, self.leaves_terminals_unread()?];
-        let mut all = Vec::from(floods);
-        all.extend(more);
-        // The rest of its shares: of commands, and of connections, which commands and logs have together.
-        all.push(self.stalls(SHARE - TERMINALS - 5)?);
-        all.push(self.leaves_unread(STREAMS - SHARE)?);
-        Ok(Harm::all(all))
+        Ok(Harm::all(vec![
+            self.holds_visitors()?,
+            self.connects_outward()?,
+            self.floods_dns()?,
+            self.floods_flows()?,
+            self.floods_refusals()?,
+            self.leaves_terminals_unread()?,
+            // The rest of its shares: of commands, and of connections, which commands and logs have together.
+            self.stalls(SHARE - TERMINALS - 5)?,
+            self.leaves_unread(STREAMS - SHARE)?,
+        ]))
     }
 
     /// Commands that do not read their stdin.
