@@ -265,6 +265,7 @@ mod tests {
     use super::*;
 
     const MACHINE: MachineCapacity = MachineCapacity { vcpus: 8, ram_mb: 16_000, disk_total_mb: 200_000 };
+
     #[test]
     fn plan_has_its_built_in_limits_without_overrides() {
         let limits = |plan| Plans::default().entitlements(plan, LimitOverrides::default()).limits(MACHINE);

@@ -19,7 +19,7 @@ pub struct OwnerLimits {
     told: Arc<Mutex<Told>>,
 }
 
-/// What the node has been told.
+/// Limits of which the node has been told.
 #[derive(Default)]
 struct Told {
     /// Epoch of grants up to which changes have been found.

@@ -59,7 +59,7 @@ struct Entry<H> {
     is_leaving: bool,
 }
 
-/// What became of an attempt to evict a holder.
+/// Outcome of an attempt to evict a holder.
 #[derive(Debug, PartialEq, Eq)]
 enum Eviction {
     /// A place will be free.

@@ -6,7 +6,7 @@ use crate::api::{Api, ApiError, Vm};
 use crate::failure::Failure;
 use crate::output::{Output, escape};
 
-/// What is said of a machine without KVM.
+/// Isolation of a machine without KVM.
 const NOT_ISOLATED: &str =
     "none: VMs run in software emulation. Use a machine with KVM before you run code that you do not trust.";
 
