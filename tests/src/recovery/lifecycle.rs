@@ -157,7 +157,9 @@ fn guest_that_does_not_shut_down_is_killed_after_its_grace(installation: &Instal
     api.sudo(&id, "systemctl is-system-running --wait; systemctl mask --runtime --now systemd-logind")?;
     let kill = "sh -c \"sleep 1; kill -9 \\$(pgrep -f '^@rigbox-agent')\"";
     api.sudo(&id, &format!("systemd-run --quiet {kill}"))?;
-    std::thread::sleep(Duration::from_secs(3));
+    eventually("the agent has ended", Duration::from_secs(60), || {
+        Ok(api.exec(&id, &json!({"command": ["true"]})).is_err().then_some(()))
+    })?;
     let started = Instant::now();
     api.stop(&id)?;
     // Control repeats the request every few seconds; none of them begins the 30 s again.
@@ -166,7 +168,7 @@ fn guest_that_does_not_shut_down_is_killed_after_its_grace(installation: &Instal
     api.remove(&id)
 }
 
-/// What could not be written does not count, and is tried again.
+/// A change that could not be written does not count, and is tried again.
 fn journal_that_cannot_be_written_loses_no_workspace(installation: &Installation) -> TestResult {
     let api = &installation.api;
     let id = api.create("unwritable")?;
