@@ -1,17 +1,20 @@
 //! Clients of both proxies: `wrk` for load, and by hand where one request, one download or many sockets are looked at.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
 use super::apps::SOCKETS_HOST;
 use super::process::WORKERS;
 
 /// Limit for a read.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
+/// WebSockets of one client, below edge's limit of connections per address.
+const WEBSOCKETS_PER_CLIENT: usize = 2_000;
 /// Clients of `request_each_app`.
 const CLIENTS: u32 = 16;
 
@@ -100,7 +103,14 @@ impl Client {
 }
 
 fn connect(port: u16) -> Result<TcpStream> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connect_from(Ipv4Addr::LOCALHOST, port)
+}
+
+fn connect_from(address: Ipv4Addr, port: u16) -> Result<TcpStream> {
+    let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    net::bind(&socket, &SocketAddrV4::new(address, 0))?;
+    net::connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+    let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
     Ok(stream)
@@ -168,15 +178,16 @@ pub(super) fn download(port: u16, host: &str) -> Result<u64> {
     Ok(count)
 }
 
-/// Opens WebSockets.
+/// Opens WebSockets, each `WEBSOCKETS_PER_CLIENT` from an address of their own.
 pub(super) fn websockets(port: u16, count: usize) -> Result<Vec<TcpStream>> {
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {SOCKETS_HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     );
     (0..count)
-        .map(|_| {
-            let mut stream = BufReader::with_capacity(1024, connect(port)?);
+        .map(|i| {
+            let client = Ipv4Addr::new(127, 0, 1, u8::try_from(1 + i / WEBSOCKETS_PER_CLIENT)?);
+            let mut stream = BufReader::with_capacity(1024, connect_from(client, port)?);
             stream.get_mut().write_all(request.as_bytes())?;
             head(&mut stream)?;
             Ok(stream.into_inner())
