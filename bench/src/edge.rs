@@ -193,6 +193,8 @@ fn routing(edge: &Edge, rounds: u32) -> Result<Measure> {
 
 fn download(edge: &Edge, nginx: &Nginx, rounds: u32) -> Result<Measure> {
     progress("download of 1 GiB");
+    // Reads the file into the page cache.
+    client::download(nginx.public(), HOST)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         for (port, speeds) in [(edge.port(), &mut ours), (nginx.public(), &mut theirs)] {
