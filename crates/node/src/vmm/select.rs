@@ -38,7 +38,7 @@ pub(crate) fn open(config: &Config, image: Option<&LocalImage>) -> Result<Driver
     std::fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
     let program = &config.vmm.qemu;
     let root = files::install(program, &dir)?;
-    let verdict = probe::cached_verdict(config, image);
+    let verdict = probe::cached_verdict(config, image)?;
     let qemu = Qemu::new(verdict.accelerator, &config.vmm, files::firmware()?, root);
     Ok(Driver {
         is_refused: verdict.accelerator == Accelerator::Tcg && !config.vmm.allow_emulation,
