@@ -1,17 +1,23 @@
 //! `/rig/v1` on the bridge: the API's routes for the workspace at the other end. Requests that a browser page in the VM, or a forwarding
 //! program, would make are refused: neither is the workspace's owner.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use futures_util::StreamExt;
-use http::header::{HOST, ORIGIN};
+use http::header::{CONTENT_LENGTH, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode};
 use rigbox_proto::handover::GuestPeer;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::io::ReaderStream;
 
 use crate::context::ApiContext;
 use crate::error::{self, ApiError};
@@ -22,10 +28,13 @@ use crate::server::{self, Transport, WorkspacePeer};
 /// Host under which a VM reaches its bridge.
 const HOST_NAME: &str = "172.16.0.1:9090";
 
-/// Returns the routes that a VM reaches.
-pub fn router(context: ApiContext) -> Router {
+/// Returns the routes that a VM reaches. `rig` is the packed program for use in it.
+pub fn router(context: ApiContext, rig: PathBuf) -> Router {
+    let rig: Arc<Path> = rig.into();
     Router::new()
         .nest("/rig/v1", routes::bridge(&context))
+        // For any code in a VM, as it would be if it were on its disk.
+        .route("/rig/program", get(async move || program(&rig).await))
         .fallback(route_not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(context.clone(), in_force::await_gateways))
@@ -61,6 +70,24 @@ async fn route_not_found(request: Request) -> ApiError {
             "Route {path} not found. The bridge serves /rig/v1, which `rig` uses; it has no AI proxy yet."
         ),
     )
+}
+
+/// Sends the program, piece by piece.
+async fn program(path: &Path) -> Result<Response, ApiError> {
+    let opened = async {
+        let file = tokio::fs::File::open(path).await?;
+        let length = file.metadata().await?.len();
+        Ok::<_, std::io::Error>((file, length))
+    };
+    let (file, length) = opened.await.map_err(|error| {
+        tracing::error!(path = %path.display(), %error, "failed to read the program for VMs");
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not_ready",
+            "The host has no `rig` for this VM. Try again.",
+        )
+    })?;
+    Ok(([(CONTENT_LENGTH, length)], Body::from_stream(ReaderStream::new(file))).into_response())
 }
 
 async fn check(request: Request, next: Next) -> Response {

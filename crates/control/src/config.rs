@@ -58,6 +58,8 @@ pub struct BridgeConfig {
     pub socket: PathBuf,
     /// Uid of the node.
     pub uid: u32,
+    /// Packed `rig` for use in VMs.
+    pub rig: PathBuf,
 }
 
 /// Socket for gateways.

@@ -173,14 +173,15 @@ async fn serve(
         Some(config) => Some(gateway_rpc::listen(config, gateways.clone(), visitors)?),
         None => None,
     };
-    let bridge_connections = match &config.bridge {
-        Some(config) => Some(
-            handover::listen(&config.socket, config.uid)
-                .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?,
-        ),
+    let bridge = match &config.bridge {
+        Some(config) => {
+            let connections = handover::listen(&config.socket, config.uid)
+                .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?;
+            Some((connections, rigbox_api::bridge::router(context.clone(), config.rig.clone())))
+        }
         None => None,
     };
-    let (bridge_context, bridge_stopped) = (context.clone(), stopped.clone());
+    let bridge_stopped = stopped.clone();
     let synced = reconciler.synced();
     let served_certificates = certificates.clone();
     let background = tokio::spawn(async move {
@@ -198,8 +199,7 @@ async fn serve(
                 }
             },
             async {
-                if let Some(connections) = bridge_connections {
-                    let router = rigbox_api::bridge::router(bridge_context);
+                if let Some((connections, router)) = bridge {
                     let _ = rigbox_api::bridge::serve(connections, router, bridge_stopped).await;
                 }
             },

@@ -79,6 +79,11 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
         let body = json!({"email": "a@example.com", "machine": "m"}).to_string();
         assert_eq!(node.request(&workspace, "POST", public, "", &body).await.0, 404, "{public}");
     }
+    // Its own program, for which it needs no key.
+    std::fs::write(rig.path("rig.lz4"), "{}").unwrap();
+    assert_eq!(get("/rig/program").await, (200, json!({})));
+    std::fs::remove_file(rig.path("rig.lz4")).unwrap();
+    assert_eq!(get("/rig/program").await.0, 503);
     for elsewhere in ["/", "/api/v1/workspaces", "/v1/workspaces", "/v1/messages", "/sign-in", "/rig/v2"] {
         let (status, body) = get(elsewhere).await;
         assert_eq!((status, &body["error"]["code"]), (404, &json!("not_found")), "{elsewhere}");

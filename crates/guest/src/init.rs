@@ -16,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::{rig, systemctl};
+use crate::{GATEWAY, rig, systemctl};
 
 const ROOT: &str = "/root-disk";
 const AGENT_CGROUP: &str = "/sys/fs/cgroup/rigbox/agent";
@@ -25,7 +25,6 @@ const DISK: &str = "/dev/vda";
 /// Address of every VM. Each has its own network namespace on the host.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 /// As in the image's settings, which apply to services and logins.
 const MAX_OPEN_FILES: u64 = 1_048_576;
 const MAX_INOTIFY_WATCHES: &str = "524288";
@@ -199,11 +198,9 @@ fn switch_root() -> Result<()> {
         .with_context(|| format!("move /{name}"))?;
     }
     let initramfs = fs::metadata("/")?.dev();
-    for name in ["modules", "rigbox"] {
-        // Deleting the files of the initramfs frees its memory. The check excludes folders on the disk.
-        if fs::symlink_metadata(format!("/{name}")).is_ok_and(|meta| meta.dev() == initramfs) {
-            let _ = fs::remove_dir_all(format!("/{name}"));
-        }
+    // Deleting the files of the initramfs frees its memory. The check excludes a folder on the disk.
+    if fs::symlink_metadata("/modules").is_ok_and(|meta| meta.dev() == initramfs) {
+        let _ = fs::remove_dir_all("/modules");
     }
     std::env::set_current_dir(ROOT)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;

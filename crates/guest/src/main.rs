@@ -10,10 +10,13 @@ mod rig;
 mod systemctl;
 mod users;
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 /// The agent's `argv[0]`. At shutdown, systemd does not kill processes whose name starts with `@`.
 const AGENT_NAME: &str = "@rigbox-agent";
+/// The host's end of every VM's network, where the bridge is.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 /// The agent's nice value: it responds before the machine's own work.
 const AGENT_NICE: i32 = -10;
 

@@ -4,6 +4,7 @@
 mod admin;
 mod config;
 mod find;
+mod guest_program;
 mod role;
 mod supervisor;
 mod tls_files;

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Installation, Role};
-use crate::{role, tls_files};
+use crate::{guest_program, role, tls_files};
 
 const ROLES: [(Role, &str); 4] =
     [(Role::Node, "node"), (Role::Guestio, "guestio"), (Role::Control, "control"), (Role::Edge, "edge")];
@@ -30,6 +30,7 @@ pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
     let lock = role::lock(installation.state())?;
     role::prepare_folders(installation)?;
     tls_files::copy(installation)?;
+    guest_program::pack(installation)?;
     write_pid(&lock)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

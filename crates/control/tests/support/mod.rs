@@ -322,7 +322,11 @@ fn config(
         guestio_socket: directory.join("guestio.sock"),
         dns,
         apps_url: "http://rigbox.localhost:7080".to_owned(),
-        bridge: Some(BridgeConfig { socket: directory.join("bridge.sock"), uid: 0 }),
+        bridge: Some(BridgeConfig {
+            socket: directory.join("bridge.sock"),
+            uid: 0,
+            rig: directory.join("rig.lz4"),
+        }),
         gateways: gateways.then(|| GatewaysConfig { socket: directory.join("gateway.sock"), uids: vec![0] }),
         timeouts,
         plans,

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::NOTIFY_SOCKET;
-use crate::systemctl;
+use crate::{rig, systemctl};
 
 /// systemd's words.
 const STARTING: &str = "starting";
@@ -32,6 +32,10 @@ pub(super) fn watch() -> io::Result<watch::Receiver<&'static str>> {
         }
         systemctl::uncover();
         sender.send_replace(query().await);
+        // Who runs it earlier, or after a failure, fetches it without the agent.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(rig::fetch).await {
+            eprintln!("rigbox-agent: failed to fetch rig: {error:#}");
+        }
         // The socket stays, because systemd goes on writing to it.
         loop {
             let _ = receive(&socket).await;

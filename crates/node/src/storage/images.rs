@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use lz4_flex::frame::FrameEncoder;
-use rigbox_image::{Cpio, Image};
+use rigbox_image::Image;
 use rustix::fs::SeekFrom as Extent;
 
 use crate::config::Config;
@@ -86,25 +85,12 @@ impl Images {
     }
 }
 
-/// Builds the second half of the initramfs: the agent as `/init`, and `rig` for use in the VM, packed.
+/// Builds the second half of the initramfs: the agent as `/init`.
 fn agent_archive(guest_dir: &Path) -> Result<Vec<u8>, Error> {
-    let read = |name: &str| {
-        let path = guest_dir.join(name);
-        fs::read(&path).map_err(Error::at("read the guest's program (built by `cargo xtask`)", &path))
-    };
-    let mut archive = Cpio::default();
-    archive.add_program("init", &read("init")?);
-    archive.add_folder("rigbox");
-    let rig = pack(&read("rig")?).map_err(Error::at("pack", &guest_dir.join("rig")))?;
-    archive.add_program("rigbox/rig.lz4", &rig);
-    Ok(archive.finish())
-}
-
-/// Packs a program into an LZ4 frame. The kernel copies the whole archive at each boot, so it costs less in half the size.
-fn pack(program: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = FrameEncoder::new(Vec::with_capacity(program.len()));
-    encoder.write_all(program)?;
-    Ok(encoder.finish()?)
+    let path = guest_dir.join("init");
+    let agent =
+        fs::read(&path).map_err(Error::at("read the guest's program (built by `cargo xtask`)", &path))?;
+    Ok(rigbox_image::init_archive(&agent))
 }
 
 /// Copies an image to the volume, unless it is there already.
