@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// Share of a disk's size that is reserved for it, 0.0 to 1.0.
     pub disk_reserve: f64,
+    /// Boots at once; more wait in a queue.
+    pub max_concurrent_boots: NonZeroUsize,
     /// Time from the VMM's start to the agent's hello.
     pub boot_timeout: Duration,
 }
@@ -112,6 +115,7 @@ impl Config {
             uplink: UplinkMode::None,
             network: NetworkConfig::default(),
             disk_reserve: 1.0,
+            max_concurrent_boots: NonZeroUsize::MIN,
             boot_timeout: Duration::from_secs(1),
         }
     }

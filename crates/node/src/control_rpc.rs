@@ -164,8 +164,9 @@ impl node_server::Node for ControlService {
     async fn start(&self, request: tonic::Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
         let request = request.into_inner();
         let id = request.workspace_id.clone();
-        let boot_id = self.call(&id, false, |reply| Request::Start(request, reply)).await?;
-        Ok(Response::new(StartResponse { boot_id: boot_id.ok_or_else(|| not_found(&id))? }))
+        let outcome = self.call(&id, false, |reply| Request::Start(request, reply)).await?;
+        let outcome = outcome.ok_or_else(|| not_found(&id))?;
+        Ok(Response::new(StartResponse { outcome: Some(outcome) }))
     }
 
     async fn stop(&self, request: tonic::Request<StopRequest>) -> Result<Response<StopResponse>, Status> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::node::{Finding, finding::Level};
 
+use crate::boot_queue::BootQueue;
 use crate::config::Config;
 use crate::error::Error;
 use crate::journal::Journal;
@@ -41,6 +42,7 @@ pub(crate) struct Node {
     pub(crate) uplink: Option<Uplink>,
     pub(crate) reports: Reports,
     pub(crate) refusals: Refusals,
+    pub(crate) boot_queue: BootQueue,
 }
 
 impl Node {
@@ -73,6 +75,7 @@ impl Node {
             uplink: uplink::open(&config)?,
             reports: Reports::default(),
             refusals: Refusals::default(),
+            boot_queue: BootQueue::new(config.max_concurrent_boots),
             config,
         }))
     }

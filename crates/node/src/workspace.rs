@@ -10,6 +10,7 @@ mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rigbox_proto::node::start_response::Outcome;
 use rigbox_proto::node::{ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport};
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,7 +26,7 @@ const RECOVERY_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Request to a workspace's task, with the sender for its response.
 pub(crate) enum Request {
     Provision(ProvisionRequest, oneshot::Sender<Result<String, Error>>),
-    Start(StartRequest, oneshot::Sender<Result<String, Error>>),
+    Start(StartRequest, oneshot::Sender<Result<Outcome, Error>>),
     Stop(StopRequest, oneshot::Sender<Result<(), Error>>),
     SetNetwork(Policy, oneshot::Sender<Result<(), Error>>),
     Delete(u64, oneshot::Sender<Result<(), Error>>),
@@ -140,6 +141,7 @@ impl Workspace {
     }
 
     async fn delete(&mut self) -> Result<(), Error> {
+        self.node.boot_queue.leave(&self.id);
         self.update(|record| record.phase = Phase::Deleting)?;
         if let Some(boot) = &self.record.boot {
             self.node.attached_vms.remove(&boot.boot_id);

@@ -5,7 +5,7 @@ mod file;
 mod reference;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ const CONTROL_TLS_FOLDER: &str = "control/tls";
 const DIAL_SOCKET: &str = "node/dial.sock";
 /// Number of uids reserved for roles.
 const ROLE_UID_COUNT: u32 = 16;
+/// Time of a start beside the boot itself: disk, namespace, delivery of secrets.
+const START_MARGIN: Duration = Duration::from_secs(60);
+/// Boots at once on a machine with few CPUs.
+const MIN_CONCURRENT_BOOTS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 /// Certificates of a role, each with its key.
 #[derive(Debug)]
@@ -117,10 +121,6 @@ impl Installation {
             Some(dir) => dir.clone(),
             None => rigbox_image::default_cache_dir()?,
         };
-        let guest_dir = match &settings.guest_dir {
-            Some(dir) => dir.clone(),
-            None => std::env::current_exe()?.with_file_name("guest"),
-        };
         anyhow::ensure!(
             (0.0..=1.0).contains(&settings.disk_reserve),
             "node.disk_reserve is {}; expected a number between 0.0 and 1.0",
@@ -142,7 +142,7 @@ impl Installation {
             vm_uid_base: self.uid_base() + ROLE_UID_COUNT,
             vm_uid_count: UID_COUNT - ROLE_UID_COUNT,
             image_cache,
-            guest_dir,
+            guest_dir: self.guest_dir()?,
             vmm: rigbox_node::VmmConfig {
                 qemu: settings.qemu.clone(),
                 allow_emulation: settings.allow_emulation,
@@ -154,8 +154,22 @@ impl Installation {
             },
             network: self.network(),
             disk_reserve: settings.disk_reserve,
+            max_concurrent_boots: settings.max_concurrent_boots.unwrap_or_else(default_concurrent_boots),
             boot_timeout: Duration::from_secs(settings.boot_timeout_s),
         })
+    }
+
+    /// Returns the folder of the programs for VMs.
+    pub(crate) fn guest_dir(&self) -> Result<PathBuf> {
+        match &self.file.node.guest_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(std::env::current_exe()?.with_file_name("guest")),
+        }
+    }
+
+    /// Returns the path of the packed `rig` for VMs.
+    pub(crate) fn packed_rig(&self) -> PathBuf {
+        self.run().join("guest/rig.lz4")
     }
 
     fn network(&self) -> rigbox_node::NetworkConfig {
@@ -291,12 +305,19 @@ impl Installation {
             guestio_socket: self.run().join("guestio/guest.sock"),
             dns: vec![],
             apps_url: self.apps_url(),
-            bridge: Some(rigbox_control::BridgeConfig { socket: self.run().join(BRIDGE_SOCKET), uid: 0 }),
+            bridge: Some(rigbox_control::BridgeConfig {
+                socket: self.run().join(BRIDGE_SOCKET),
+                uid: 0,
+                rig: self.packed_rig(),
+            }),
             gateways: Some(rigbox_control::GatewaysConfig {
                 socket: self.gateway_socket(),
                 uids: vec![self.uid(Role::Edge)],
             }),
-            timeouts: rigbox_control::Timeouts::default(),
+            timeouts: rigbox_control::Timeouts {
+                starting: Duration::from_secs(self.file.node.boot_timeout_s) + START_MARGIN,
+                ..rigbox_control::Timeouts::default()
+            },
             plans: self.file.plans,
             audit_retention: Duration::from_hours(24) * self.file.audit.retention_days,
         }
@@ -347,6 +368,10 @@ fn resolvers(configured: Option<Vec<IpAddr>>) -> Vec<SocketAddr> {
 
 /// Returns the default URL of the console. On `localhost` it has a host name of its own, which needs no DNS, so that other services on
 /// `localhost` do not receive its cookie.
+fn default_concurrent_boots() -> NonZeroUsize {
+    std::thread::available_parallelism().map_or(MIN_CONCURRENT_BOOTS, |cpus| cpus.max(MIN_CONCURRENT_BOOTS))
+}
+
 fn default_console_url(api_url: &str) -> String {
     let origin = match api_url.split_once("://") {
         Some((scheme, rest)) => format!("{scheme}://{}", rest.split('/').next().unwrap_or_default()),

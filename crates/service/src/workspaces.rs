@@ -136,6 +136,12 @@ impl Workspaces {
         Err(ServiceError::Internal("no free id".to_owned()))
     }
 
+    /// Returns how many boots have to end before that of a starting workspace begins. `None` if it is not in the queue of boots.
+    pub fn queue_position(&self, workspace: &Workspace) -> Option<u32> {
+        let is_starting = workspace.lifecycle.status == Status::Starting;
+        is_starting.then(|| self.node.queue_position(&workspace.id)).flatten()
+    }
+
     /// Lists a page of the caller's workspaces.
     pub async fn list(
         &self,

@@ -23,7 +23,7 @@ pub(crate) mod schema;
 
 use schema::{
     CreateWorkspaceRequest, GetQuery, GetWorkspaceResponse, ListQuery, ListWorkspacesResponse,
-    MessageResponse,
+    MessageResponse, Vm,
 };
 
 const DEFAULT_WAIT_S: u32 = 30;
@@ -49,7 +49,9 @@ pub(crate) async fn list(
     let more = found.len() > limit;
     found.truncate(limit);
     let next_cursor = found.last().filter(|_| more).map(|last| cursor(last.created_at, last.id.as_str()));
-    Ok(Json(ListWorkspacesResponse { vms: found.iter().map(Into::into).collect(), next_cursor }))
+    let vm =
+        |workspace| Vm::from(workspace).with_queue_position(context.workspaces.queue_position(workspace));
+    Ok(Json(ListWorkspacesResponse { vms: found.iter().map(vm).collect(), next_cursor }))
 }
 
 /// Create a workspace, without starting it
@@ -121,7 +123,9 @@ pub(crate) async fn get(
             return Err(ApiError::bad_request(message));
         }
     };
-    Ok(Json((&workspace).into()))
+    let mut response = GetWorkspaceResponse::from(&workspace);
+    response.vm = response.vm.with_queue_position(workspaces.queue_position(&workspace));
+    Ok(Json(response))
 }
 
 /// Delete a workspace and all its data; it is gone when reading it returns 404

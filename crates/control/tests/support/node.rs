@@ -34,6 +34,8 @@ struct Inner {
     networks: HashMap<String, NetworkPolicy>,
     starts: HashMap<String, StartRequest>,
     unfinished_boots: bool,
+    /// Place in the queue of boots of whoever starts.
+    queue_position: Option<u32>,
     /// Database whose workspaces these are.
     database: Option<String>,
     /// Calls for another database.
@@ -117,6 +119,11 @@ impl Node {
         self.inner.lock().unwrap().starts.get(id).cloned()
     }
 
+    /// Returns whether control follows reports.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.events.receiver_count() > 0
+    }
+
     /// Returns whether control follows refusals.
     pub(crate) fn is_watched_for_refusals(&self) -> bool {
         self.refused.receiver_count() > 0
@@ -138,6 +145,11 @@ impl Node {
     /// Makes boots never reach their agent's hello.
     pub(crate) fn never_finish_boots(&self) {
         self.inner.lock().unwrap().unfinished_boots = true;
+    }
+
+    /// Makes starts wait in the queue of boots.
+    pub(crate) fn queue_boots(&self, position: Option<u32>) {
+        self.inner.lock().unwrap().queue_position = position;
     }
 
     pub(crate) fn calls(&self, call: &str) -> usize {
@@ -262,6 +274,10 @@ impl Service for SimulatedService {
         let r = r.into_inner();
         self.0.call("start", &r.workspace_id, r.generation).await?;
         let mut inner = self.0.inner.lock().unwrap();
+        if let Some(position) = inner.queue_position {
+            let outcome = Some(start_response::Outcome::QueuePosition(position));
+            return Ok(Response::new(StartResponse { outcome }));
+        }
         inner.boots += 1;
         inner.starts.insert(r.workspace_id.clone(), r.clone());
         let (boot, silent) = (format!("boot-{}", inner.boots), inner.unfinished_boots);
@@ -276,7 +292,8 @@ impl Service for SimulatedService {
                 let _ = self.0.events.send(report(&r.workspace_id, workspace));
             }
         }
-        Ok(Response::new(StartResponse { boot_id: workspace.boot.clone() }))
+        let outcome = Some(start_response::Outcome::BootId(workspace.boot.clone()));
+        Ok(Response::new(StartResponse { outcome }))
     }
 
     async fn set_network(
@@ -335,14 +352,17 @@ impl Service for SimulatedService {
             let report = report.map_err(|_| Status::data_loss("too slow"))?;
             Ok(WatchEvent { event: Some(watch_event::Event::Report(report)) })
         });
-        let first: Vec<_> = inner
+        let mut first: Vec<_> = inner
             .workspaces
             .iter()
             .map(|(id, workspace)| watch_event::Event::Report(report(id, workspace)))
             .chain([watch_event::Event::Synced(Synced {})])
             .map(|event| Ok(WatchEvent { event: Some(event) }))
             .collect();
-        Ok(Response::new(Box::pin(stream::iter(first).chain(later))))
+        let mut held = self.0.held.subscribe();
+        let released = async move { drop(held.wait_for(|held| !held.contains("watch")).await) };
+        let reports = stream::once(released).flat_map(move |()| stream::iter(std::mem::take(&mut first)));
+        Ok(Response::new(Box::pin(reports.chain(later))))
     }
 
     type WatchRefusalsStream = Pin<Box<dyn Stream<Item = Result<RefusalBatch, Status>> + Send>>;

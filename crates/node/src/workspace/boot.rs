@@ -5,12 +5,14 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use rigbox_core::system::SystemState;
+use rigbox_proto::node::start_response::Outcome;
 use rigbox_proto::node::{Cause, StartRequest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::launch::launch;
 use super::state::{RunningVm, Workspace, blocking};
+use crate::boot_queue::BootPermit;
 use crate::error::Error;
 use crate::journal::{Boot, BootEnd, Phase};
 use crate::limits;
@@ -24,7 +26,7 @@ use crate::sockets::guestio::AttachedVm;
 const MAX_PENDING_REPORTS: usize = 256;
 
 impl Workspace {
-    pub(super) async fn start(&mut self, request: &StartRequest) -> Result<String, Error> {
+    pub(super) async fn start(&mut self, request: &StartRequest) -> Result<Outcome, Error> {
         self.check_generation(request.generation)?;
         if self.record.phase != Phase::Provisioned {
             return Err(Error::Refused("not_provisioned", format!("{} has no disk yet", self.id)));
@@ -32,10 +34,14 @@ impl Workspace {
         self.node.driver.check()?;
         if let Some(boot) = &self.record.boot {
             if self.record.generation == request.generation && !boot.stopping {
-                return Ok(boot.boot_id.clone());
+                return Ok(Outcome::BootId(boot.boot_id.clone()));
             }
             return Err(Error::Retry(format!("the last boot of {} has not ended yet", self.id)));
         }
+        let permit = match self.node.boot_queue.ask(&self.id, &request.owner, std::time::Instant::now()) {
+            Ok(permit) => permit,
+            Err(position) => return Ok(Outcome::QueuePosition(position)),
+        };
         let boot = Boot {
             boot_id: random_uuid().map_err(Error::system("read a random UUID from the kernel"))?,
             host_boot_id: self.node.host_boot_id.clone(),
@@ -79,8 +85,8 @@ impl Workspace {
         match recorded {
             Ok((handle, process, stderr, boot)) => {
                 tracing::info!(workspace = %self.id, boot = %boot.boot_id, pid = process.pid, "VM started");
-                self.attach(handle, Some(stderr), &boot);
-                Ok(boot.boot_id)
+                self.attach(handle, Some(stderr), &boot, Some(permit));
+                Ok(Outcome::BootId(boot.boot_id))
             }
             Err(error) => {
                 tracing::warn!(workspace = %self.id, %error, "failed to start the VM");
@@ -106,7 +112,8 @@ impl Workspace {
             if let Err(error) = crate::net::restore(&self.node.config, &netns, &self.record.network, uplink) {
                 tracing::error!(workspace = %self.id, %error, "failed to restore the VM's network policy");
             }
-            self.attach(handle, None, &boot);
+            let permit = (!boot.ready).then(|| self.node.boot_queue.admit(&self.id));
+            self.attach(handle, None, &boot, permit);
             return Ok(());
         }
         let (cause, detail) = match (boot.stopping, same_host_boot, boot.process) {
@@ -124,7 +131,13 @@ impl Workspace {
     }
 
     /// Makes a running VM reachable: for guestio, for gateways, and through its bridge.
-    fn attach(&mut self, process: ProcessHandle, stderr: Option<File>, boot: &Boot) {
+    fn attach(
+        &mut self,
+        process: ProcessHandle,
+        stderr: Option<File>,
+        boot: &Boot,
+        boot_permit: Option<BootPermit>,
+    ) {
         #[expect(
             clippy::disallowed_methods,
             reason = "bound: each VM's own queue of reports; more are dropped"
@@ -155,6 +168,7 @@ impl Workspace {
             deadline,
             agent_lost: false,
             system: SystemState::Starting,
+            boot_permit,
             _bridge: bridge,
         });
         self.node.attached_vms.insert(&boot.boot_id, attached_vm);

@@ -19,6 +19,7 @@ const CLEANUP_RETRY_DELAY: Duration = Duration::from_secs(5);
 impl Workspace {
     pub(super) fn stop(&mut self, request: &StopRequest) -> Result<(), Error> {
         self.check_generation(request.generation)?;
+        self.node.boot_queue.leave(&self.id);
         let runs = self.vm.is_some();
         let was_stopping = self.record.boot.as_ref().is_some_and(|boot| boot.stopping);
         self.update(|record| {
@@ -58,6 +59,7 @@ impl Workspace {
         let (cause, detail) = match event {
             Event::Report(report::Report::AgentReady(_)) => {
                 vm.agent_lost = false;
+                vm.boot_permit = None;
                 if !boot.ready {
                     boot.ready = true;
                     if !boot.stopping {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::boot_queue::BootPermit;
 use crate::error::Error;
 use crate::journal::{BootEnd, Phase, Record};
 use crate::node::Node;
@@ -35,6 +36,8 @@ pub(super) struct RunningVm {
     pub(super) deadline: Option<Instant>,
     pub(super) agent_lost: bool,
     pub(super) system: SystemState,
+    /// Held while the VM boots.
+    pub(super) boot_permit: Option<BootPermit>,
     /// Serves the bridge until dropped.
     pub(super) _bridge: AbortOnDropHandle<()>,
 }

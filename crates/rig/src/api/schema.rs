@@ -22,6 +22,8 @@ pub(crate) struct Vm {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) system: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) queue_position: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failure_code: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failure_reason: Option<String>,

@@ -2,7 +2,7 @@
 //! the keys.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -110,6 +110,8 @@ pub(super) struct Node {
     pub(super) disk_mb_per_s: MbPerS,
     pub(super) disk_iops: NonZeroU32,
     pub(super) disk_reserve: f64,
+    /// By default as many as the machine has CPUs, and at least four.
+    pub(super) max_concurrent_boots: Option<NonZeroUsize>,
     pub(super) boot_timeout_s: u64,
 }
 
@@ -226,6 +228,7 @@ impl Default for Node {
             disk_mb_per_s: DiskLimits::DEFAULT.mb_per_s,
             disk_iops: DiskLimits::DEFAULT.iops,
             disk_reserve: 1.0,
+            max_concurrent_boots: None,
             boot_timeout_s: 120,
         }
     }

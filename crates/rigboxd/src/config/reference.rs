@@ -274,6 +274,13 @@ const SECTIONS: &[Section] = &[
                 "Share of a disk's size that is reserved when it is created. Less than 1.0 overcommits the machine's disk.",
             ),
             key(
+                "max_concurrent_boots",
+                "integer",
+                Described("as many as the machine has CPUs, at least 4"),
+                "4",
+                "VMs that boot at once. More wait in a queue, in which owners take turns.",
+            ),
+            key(
                 "boot_timeout_s",
                 "seconds",
                 Value,

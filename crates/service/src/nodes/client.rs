@@ -1,7 +1,8 @@
 //! Client of the node: each call with its timeout, and two kinds of errors: unreachable or refused.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rigbox_core::ids::{DatabaseId, WorkspaceId};
@@ -9,6 +10,7 @@ use rigbox_core::lifecycle::{End, EndCause, ObservedState, Report};
 use rigbox_core::system::SystemState;
 use rigbox_core::time::Timestamp;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
+use rigbox_proto::node::start_response::Outcome;
 use rigbox_proto::node::{
     Cause, DeleteRequest, DescribeRequest, DiskLimits, EgressRefused, NetworkPolicy, NodeDescription,
     ProvisionRequest, RefusalBatch, SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent,
@@ -68,6 +70,16 @@ pub struct NodeClient {
     /// Database that the calls are made for.
     database: Option<AsciiMetadataValue>,
     cache: Arc<Mutex<Option<CachedDescription>>>,
+    queue: Arc<std::sync::Mutex<HashMap<WorkspaceId, u32>>>,
+}
+
+/// Effect of a request to boot a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    /// Its VM boots, with this id of the boot.
+    Booting(String),
+    /// This many boots have to end before it begins.
+    Queued(u32),
 }
 
 struct CachedDescription {
@@ -92,7 +104,8 @@ impl NodeClient {
     pub fn new(socket: &Path, database: &DatabaseId) -> Self {
         // An id has no other characters than a header may have.
         let database = database.as_str().parse().ok();
-        Self { grpc: Grpc::new(rpc::channel(socket)), database, cache: Arc::default() }
+        let grpc = Grpc::new(rpc::channel(socket));
+        Self { grpc, database, cache: Arc::default(), queue: Arc::default() }
     }
 
     fn request<T>(&self, message: T, timeout: Option<Duration>) -> Request<T> {
@@ -146,14 +159,14 @@ impl NodeClient {
         Ok(())
     }
 
-    /// Boots a workspace. Returns the id of the boot.
+    /// Boots a workspace, or asks for its place in the queue of boots again.
     pub async fn start(
         &self,
         workspace: &Workspace,
         metadata_json: String,
         network: NetworkPolicy,
         disk: DiskLimits,
-    ) -> Result<String, NodeError> {
+    ) -> Result<Started, NodeError> {
         let request = StartRequest {
             workspace_id: workspace.id.to_string(),
             generation: workspace.lifecycle.generation,
@@ -163,12 +176,33 @@ impl NodeClient {
             metadata_json,
             network: Some(network),
             disk: Some(disk),
+            owner: workspace.user_id.to_string(),
         };
-        Ok(self.grpc.clone().start(self.request(request, Some(SLOW_TIMEOUT))).await?.into_inner().boot_id)
+        let response = self.grpc.clone().start(self.request(request, Some(SLOW_TIMEOUT))).await;
+        let outcome = response.map(|response| response.into_inner().outcome);
+        if let Ok(Some(Outcome::QueuePosition(position))) = outcome {
+            self.queue().insert(workspace.id.clone(), position);
+            return Ok(Started::Queued(position));
+        }
+        self.queue().remove(&workspace.id);
+        match outcome? {
+            Some(Outcome::BootId(boot)) => Ok(Started::Booting(boot)),
+            _ => Err(NodeError::Unreachable("the node did not say which boot it began".to_owned())),
+        }
+    }
+
+    /// Returns how many boots have to end before that of a workspace begins. `None` if it is not in the queue.
+    pub fn queue_position(&self, id: &WorkspaceId) -> Option<u32> {
+        self.queue().get(id).copied()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, HashMap<WorkspaceId, u32>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shuts a workspace down.
     pub async fn stop(&self, id: &WorkspaceId, generation: u64) -> Result<(), NodeError> {
+        self.queue().remove(id);
         let request =
             StopRequest { workspace_id: id.to_string(), generation, grace_ms: STOP_GRACE_PERIOD_MS };
         self.grpc.clone().stop(self.request(request, Some(QUICK_TIMEOUT))).await?;
@@ -184,6 +218,7 @@ impl NodeClient {
 
     /// Deletes a workspace and everything it left on the node.
     pub async fn delete(&self, id: &WorkspaceId, generation: u64) -> Result<(), NodeError> {
+        self.queue().remove(id);
         let request = DeleteRequest { workspace_id: id.to_string(), generation };
         self.grpc.clone().delete(self.request(request, Some(SLOW_TIMEOUT))).await?;
         Ok(())

@@ -44,7 +44,7 @@ impl StatusTimer {
         }
     }
 
-    /// Forgets a workspace that is gone.
+    /// Forgets a workspace that is gone, or whose time does not count yet.
     pub(super) fn forget(&self, id: &WorkspaceId) {
         lock(&self.0).remove(id);
     }

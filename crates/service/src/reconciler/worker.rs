@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use super::{Reconciler, lock};
-use crate::nodes::client::NodeError;
+use crate::nodes::client::{NodeError, Started};
 
 /// Delay before a stop without effect is requested again.
 const STOP_RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -136,7 +136,12 @@ impl Reconciler {
                 let network = self.0.networks.policy(&workspace.id)?;
                 let disk = self.0.limits.of_disk(&workspace.id)?;
                 match self.0.node.start(workspace, metadata, network, disk).await {
-                    Ok(boot) => {
+                    Ok(Started::Queued(position)) => {
+                        // The time to start counts from the boot.
+                        self.0.timer.forget(&workspace.id);
+                        return Ok(Outcome::Retry(format!("{position} boots have to end before this one")));
+                    }
+                    Ok(Started::Booting(boot)) => {
                         self.store_result(workspace, |lifecycle, _| lifecycle.boot_started(&boot)).await?;
                         // Generated while the VM boots, so that it causes no wait later.
                         self.0.secret_delivery.prepare(&workspace.id, &boot).await?;

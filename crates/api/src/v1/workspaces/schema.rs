@@ -92,6 +92,10 @@ pub(crate) struct Vm {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     system: Option<SystemState>,
+    /// Number of boots that have to end before this one begins, in a workspace that is `starting` while too many others boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    queue_position: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     failure_code: Option<String>,
@@ -121,11 +125,19 @@ impl From<&Workspace> for Vm {
             env_vars: Some(masked_variables(&workspace.environment)).filter(|env_vars| !env_vars.is_empty()),
             agent: lifecycle.agent_lost.then(|| "lost".to_owned()),
             system: (lifecycle.status == Status::Running).then(|| lifecycle.system.into()),
+            queue_position: None,
             failure_code: failure.map(|failure| failure.code.clone()),
             failure_reason: failure.map(|failure| failure.message.clone()),
             created_at: to_date(workspace.created_at),
             updated_at: to_date(workspace.updated_at),
         }
+    }
+}
+
+impl Vm {
+    /// Adds the place in the queue of boots.
+    pub(crate) fn with_queue_position(self, queue_position: Option<u32>) -> Self {
+        Self { queue_position, ..self }
     }
 }
 
@@ -149,7 +161,7 @@ pub(crate) struct WorkspaceFailure {
 /// One workspace.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct GetWorkspaceResponse {
-    vm: Vm,
+    pub(crate) vm: Vm,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     failure: Option<WorkspaceFailure>,

@@ -70,8 +70,17 @@ impl<'a> Waiter<'a> {
     }
 
     fn report(&self, vm: &Vm) -> Result<(), Failure> {
-        self.progress.set_message(&format!("{} is {}", vm.name, vm.status));
+        self.show(vm);
         self.out.event(&Event::VmStatus { status: &vm.status, system: vm.system.as_deref() })
+    }
+
+    fn show(&self, vm: &Vm) {
+        let queue = match vm.queue_position {
+            None => String::new(),
+            Some(1) => ", after 1 other boot".to_owned(),
+            Some(boots) => format!(", after {boots} other boots"),
+        };
+        self.progress.set_message(&format!("{} is {}{queue}", vm.name, vm.status));
     }
 
     async fn next(&self, current: GetWorkspace) -> Result<GetWorkspace, Failure> {
@@ -99,7 +108,12 @@ impl<'a> Waiter<'a> {
         while started.elapsed() < CHANGE_TIMEOUT {
             match request().await {
                 Ok(next) if changed(&next.vm) => return Ok(Some(next)),
-                Ok(_) => last_response = Instant::now(),
+                Ok(next) => {
+                    last_response = Instant::now();
+                    if next.vm.status == "starting" {
+                        self.show(&next.vm);
+                    }
+                }
                 Err(error) if error.is_not_found() => return Ok(None),
                 Err(ApiError::Unreachable { .. }) if last_response.elapsed() < UNREACHABLE_TIMEOUT => {
                     tokio::time::sleep(RETRY_INTERVAL).await;
