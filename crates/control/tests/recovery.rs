@@ -75,6 +75,51 @@ async fn workspace_survives_control_being_killed_in_each_transient_status() {
 }
 
 #[tokio::test]
+async fn workspace_that_starts_while_the_node_is_read_is_not_lost() {
+    let mut rig = TestControl::new().await;
+    rig.kill_control();
+    // The node answers with what it had before the workspace.
+    rig.node.hold("watch");
+    rig.start_control().await;
+    eventually("control reads the node", || async { rig.node.is_watched() }).await;
+    let id = rig.provisioned("one").await;
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    eventually("the boot is stored", || async {
+        let (_, listed) = rig.get(&format!("/workspaces/{id}")).await;
+        rig.node.boot(&id).is_some_and(|boot| !boot.is_empty()) && listed["vm"]["status"] == "starting"
+    })
+    .await;
+    rig.node.release("watch");
+    rig.until(&id, "running").await;
+}
+
+#[tokio::test]
+async fn workspace_in_the_queue_of_boots_shows_its_place_and_does_not_time_out() {
+    let rig = TestControl::with(short()).await;
+    let id = rig.provisioned("one").await;
+    rig.node.queue_boots(Some(3));
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    let position = async || rig.get(&format!("/workspaces/{id}")).await.1["vm"]["queue_position"].clone();
+    eventually("it is in the queue", || async { position().await == 3 }).await;
+    // For longer than a start may take.
+    let asked = rig.node.calls("start");
+    eventually("control asks on", || async { rig.node.calls("start") > asked + 3 }).await;
+    assert_eq!(rig.get("/workspaces").await.1["vms"][0]["queue_position"], 3);
+    rig.node.queue_boots(None);
+    let running = rig.until(&id, "running").await;
+    assert!(running["vm"].get("queue_position").is_none(), "{running}");
+
+    // Who gives up leaves the queue.
+    rig.post(&format!("/workspaces/{id}/stop")).await;
+    rig.until(&id, "stopped").await;
+    rig.node.queue_boots(Some(1));
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    eventually("it is in the queue again", || async { position().await == 1 }).await;
+    rig.post(&format!("/workspaces/{id}/cancel")).await;
+    rig.until(&id, "stopped").await;
+}
+
+#[tokio::test]
 async fn each_end_of_a_vm_changes_the_status_of_its_workspace() {
     let rig = TestControl::new().await;
     for (cause, status, code) in [

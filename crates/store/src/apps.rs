@@ -357,7 +357,7 @@ impl Store {
         .bind(now.unix_ms())
         .bind(app.as_str())
         .bind(domain.as_str())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         Ok(())
     }

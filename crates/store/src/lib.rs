@@ -49,7 +49,7 @@ pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use users::User;
 pub use workspace_log::LogEntry;
-pub use workspaces::{Admission, Page, Quota, Usage, Workspace};
+pub use workspaces::{Admission, LatestBoot, Page, Quota, Usage, Workspace};
 
 /// Database error.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +152,10 @@ pub enum Error {
 /// Handle to the database.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// Connections that only read, so that no reader waits behind writers.
     pool: SqlitePool,
+    /// The connection that writes. Writers wait for it in the order of arrival.
+    writer: SqlitePool,
     readers: Arc<sqlite::readers::ReadPool>,
     credentials: Arc<credential_cache::CredentialCache>,
     chain: audit::ChainKey,
@@ -163,13 +166,14 @@ pub struct Store {
 impl Store {
     /// Opens the database, creates it if necessary, and migrates it to this version's schema.
     pub async fn open(path: &Path, token_key: &tokens::TokenKey) -> Result<Self, Error> {
-        let pool = sqlite::open(path).await?;
-        migrations::migrator().run(&pool).await.map_err(|error| match error {
+        let sqlite::Pools { writer, readers } = sqlite::open(path).await?;
+        migrations::migrator().run(&writer).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;
         Ok(Self {
-            pool,
+            pool: readers,
+            writer,
             readers: Arc::new(sqlite::readers::ReadPool::new(path)),
             credentials: Arc::default(),
             chain: audit::ChainKey::of(token_key),
@@ -188,12 +192,13 @@ impl Store {
         // The last connection cleans up, which a read-only one could not.
         self.readers.close();
         self.pool.close().await;
+        self.writer.close().await;
     }
 
     /// Begins a writing transaction. It waits for the write lock at the start, so it never fails half-way on
     /// a conflict.
     async fn begin_write(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, Error> {
-        Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 }
 

@@ -70,7 +70,7 @@ impl Store {
     pub async fn forget_orphan(&self, id: &WorkspaceId) -> Result<(), Error> {
         sqlx::query("DELETE FROM orphans WHERE workspace_id = $1")
             .bind(id.as_str())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(())
     }

@@ -174,7 +174,7 @@ impl Store {
         sqlx::query("UPDATE sessions SET idle_at = $1 WHERE id = $2")
             .bind(now.after(idle).unix_ms())
             .bind(id.as_str())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(())
     }

@@ -10,8 +10,15 @@ use crate::{Error, tokens};
 
 pub(crate) mod readers;
 
-/// Opens the database for writing, and creates a private file where there is none.
-pub(crate) async fn open(path: &Path) -> Result<SqlitePool, Error> {
+/// Connections to the database.
+pub(crate) struct Pools {
+    /// One connection: SQLite has one writer at a time, and lets those that wait for it starve each other.
+    pub(crate) writer: SqlitePool,
+    pub(crate) readers: SqlitePool,
+}
+
+/// Opens the database, and creates a private file where there is none.
+pub(crate) async fn open(path: &Path) -> Result<Pools, Error> {
     if !path.exists() {
         tokens::create_private(path, &[])?;
     }
@@ -22,9 +29,13 @@ pub(crate) async fn open(path: &Path) -> Result<SqlitePool, Error> {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(5));
-    let pool = SqlitePoolOptions::new()
-        .max_connections(4)
-        .min_connections(1)
-        .acquire_timeout(Duration::from_secs(10));
-    Ok(pool.connect_with(options).await?)
+    let pool = |max_connections| {
+        SqlitePoolOptions::new()
+            .max_connections(max_connections)
+            .min_connections(1)
+            .acquire_timeout(Duration::from_secs(10))
+    };
+    // First the one that may create the file.
+    let writer = pool(1).connect_with(options.clone()).await?;
+    Ok(Pools { writer, readers: pool(4).connect_with(options.pragma("query_only", "on")).await? })
 }

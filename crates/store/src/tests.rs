@@ -265,7 +265,7 @@ async fn newer_schema_is_refused_with_the_reason() {
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
          VALUES (9999, 'later', TRUE, x'00', 0)",
     )
-    .execute(&f.store.pool)
+    .execute(&f.store.writer)
     .await
     .unwrap();
     f.store.close().await;
@@ -389,9 +389,9 @@ async fn tampering_with_the_audit_log_is_detected() {
         ("UPDATE audit_log SET seq = 9 WHERE seq = 3", "UPDATE audit_log SET seq = 3 WHERE seq = 9", 4),
         ("UPDATE audit_log SET hash = 'x' WHERE seq = 1", "SELECT 1", 1),
     ] {
-        sqlx::query(change).execute(&f.store.pool).await.unwrap();
+        sqlx::query(change).execute(&f.store.writer).await.unwrap();
         assert_eq!(f.store.verify_audit().await.unwrap(), Err(first), "{change}");
-        sqlx::query(back).execute(&f.store.pool).await.unwrap();
+        sqlx::query(back).execute(&f.store.writer).await.unwrap();
     }
 }
 
@@ -413,8 +413,8 @@ async fn old_entries_are_deleted_and_the_rest_still_verifies() {
     assert_eq!(f.store.verify_audit().await.unwrap(), Ok(2));
     // Only who knows the key of the chain can cut off a beginning.
     let cut = "UPDATE audit_start SET seq = 12, hash = (SELECT hash FROM audit_log WHERE seq = 12)";
-    sqlx::query(cut).execute(&f.store.pool).await.unwrap();
-    sqlx::query("DELETE FROM audit_log WHERE seq = 12").execute(&f.store.pool).await.unwrap();
+    sqlx::query(cut).execute(&f.store.writer).await.unwrap();
+    sqlx::query("DELETE FROM audit_log WHERE seq = 12").execute(&f.store.writer).await.unwrap();
     assert_eq!(f.store.verify_audit().await.unwrap(), Err(12));
 }
 
@@ -536,4 +536,24 @@ async fn device_login_expires_and_is_collected_once() {
     f.store.decide_device_login(&by, &code, &f.token_key, true, now()).await.unwrap();
     f.store.set_disabled(&f.user, true, now()).await.unwrap();
     assert_eq!(poll(&secret, now()).await, Poll::Unknown);
+}
+
+#[tokio::test]
+async fn readers_do_not_wait_behind_writers() {
+    let f = fixture().await;
+    let held = f.store.begin_write().await.unwrap();
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let store = f.store.clone();
+            tokio::spawn(async move { store.begin_write().await.unwrap().commit().await })
+        })
+        .collect();
+    // They wait by now.
+    tokio::task::yield_now().await;
+    let read = f.store.usage(&f.user);
+    tokio::time::timeout(std::time::Duration::from_secs(2), read).await.unwrap().unwrap();
+    drop(held);
+    for writer in writers {
+        writer.await.unwrap().unwrap();
+    }
 }

@@ -86,7 +86,7 @@ impl Store {
         .bind(hash.as_str())
         .bind(id.as_str())
         .bind(boot)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         Ok(done.rows_affected() == 1)
     }

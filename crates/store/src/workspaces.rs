@@ -1,5 +1,7 @@
 //! Workspaces. A row is updated only by a writer that has read its latest revision.
 
+use std::collections::BTreeMap;
+
 use rigbox_core::authz::Principal;
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::lifecycle::{Desired, Failure, Lifecycle};
@@ -44,6 +46,23 @@ pub struct Workspace {
     pub created_at: Timestamp,
     /// Time of the last change of the row.
     pub updated_at: Timestamp,
+}
+
+/// Boot that a workspace had when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LatestBoot {
+    /// Number of requested changes.
+    pub generation: u64,
+    /// Id of the boot, once the node has named it.
+    pub boot: Option<String>,
+}
+
+impl LatestBoot {
+    /// Returns whether the workspace still has this boot, or still has none.
+    pub fn is_that_of(&self, workspace: &Workspace) -> bool {
+        let Lifecycle { generation, boot, .. } = &workspace.lifecycle;
+        (self.generation, &self.boot) == (*generation, boot)
+    }
 }
 
 /// Filter and position of a page of workspaces.
@@ -144,21 +163,25 @@ impl Store {
         })
     }
 
-    /// Returns all workspaces of the installation with their status.
-    pub async fn all_workspaces(&self) -> Result<Vec<(WorkspaceId, Status)>, Error> {
-        let rows = sqlx::query("SELECT id, status FROM workspaces").fetch_all(&self.pool).await?;
-        rows.iter().map(id_and_status).collect()
+    /// Returns the current boot of each workspace of the installation.
+    pub async fn all_boots(&self) -> Result<BTreeMap<WorkspaceId, LatestBoot>, Error> {
+        let rows =
+            sqlx::query("SELECT id, generation, boot_id FROM workspaces").fetch_all(&self.pool).await?;
+        let boot = |row: &SqliteRow| {
+            let boot = LatestBoot { generation: number(row, "generation")?, boot: row.try_get("boot_id")? };
+            Ok((parse(row.try_get("id")?)?, boot))
+        };
+        rows.iter().map(boot).collect()
     }
 
     /// Returns the workspaces in a transient status.
     pub async fn transient_workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
         let rows = sqlx::query(
-            "SELECT id, status FROM workspaces \
-             WHERE status IN ('provisioning', 'starting', 'stopping', 'deleting')",
+            "SELECT id FROM workspaces WHERE status IN ('provisioning', 'starting', 'stopping', 'deleting')",
         )
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(|row| Ok(id_and_status(row)?.0)).collect()
+        rows.iter().map(|row| parse(row.try_get("id")?)).collect()
     }
 
     /// Returns the resources used by a user's workspaces.
@@ -259,7 +282,7 @@ impl Store {
             .bind(previous.id.as_str())
             .bind(Status::Deleting.as_str())
             .bind(i64::try_from(previous.lifecycle.generation).unwrap_or(i64::MAX))
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(done.rows_affected() == 1)
     }
@@ -354,10 +377,6 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, new: &Workspace) -
         _ => Error::Sql(error),
     })?;
     Ok(())
-}
-
-fn id_and_status(row: &SqliteRow) -> Result<(WorkspaceId, Status), Error> {
-    Ok((parse(row.try_get("id")?)?, parse(row.try_get("status")?)?))
 }
 
 /// Parses a row of `columns!`, by column position.

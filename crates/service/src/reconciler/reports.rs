@@ -1,12 +1,12 @@
 //! Consumption of the node's reports, which update the workspaces' lifecycles.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{ObservedState, Report};
 use rigbox_core::status::Status;
-use rigbox_store::{Error, Workspace};
+use rigbox_store::{Error, LatestBoot, Workspace};
 use tracing::{info, warn};
 
 use super::{Reconciler, lock};
@@ -22,8 +22,10 @@ impl Reconciler {
         // Logged once per outage, which may be long.
         let mut was_connected = true;
         loop {
+            // Read before the node is asked: a workspace that begins to exist meanwhile is missing from no list.
+            let boots = self.read_boots().await;
             let outcome = match self.0.node.watch().await {
-                Ok(reports) => self.process(reports).await,
+                Ok(reports) => self.process(reports, &boots).await,
                 Err(error) => Err(error),
             };
             let synced = self.0.synced.send_replace(false);
@@ -42,7 +44,23 @@ impl Reconciler {
         }
     }
 
-    async fn process(&self, mut reports: Reports) -> Result<(), NodeError> {
+    async fn read_boots(&self) -> BTreeMap<WorkspaceId, LatestBoot> {
+        loop {
+            match self.0.transitions.store().all_boots().await {
+                Ok(boots) => return boots,
+                Err(error) => {
+                    warn!(%error, "failed to read the workspaces; trying again");
+                    tokio::time::sleep(MAX_RECONNECT_DELAY).await;
+                }
+            }
+        }
+    }
+
+    async fn process(
+        &self,
+        mut reports: Reports,
+        boots: &BTreeMap<WorkspaceId, LatestBoot>,
+    ) -> Result<(), NodeError> {
         let mut first = Some(HashMap::new());
         while let Some(event) = reports.next().await? {
             match event {
@@ -57,7 +75,7 @@ impl Reconciler {
                 },
                 Event::Synced => {
                     if let Some(reported) = first.take() {
-                        self.reconcile_all(reported).await;
+                        self.reconcile_all(reported, boots).await;
                         self.0.synced.send_replace(true);
                     }
                 }
@@ -75,26 +93,39 @@ impl Reconciler {
         }
     }
 
-    /// Compares everything on the node with everything in the database.
-    async fn reconcile_all(&self, reported: HashMap<WorkspaceId, (Report, u32)>) {
+    /// Compares everything on the node with what the database had before the node was asked.
+    async fn reconcile_all(
+        &self,
+        reported: HashMap<WorkspaceId, (Report, u32)>,
+        boots: &BTreeMap<WorkspaceId, LatestBoot>,
+    ) {
         *lock(&self.0.reports) =
             reported.iter().map(|(id, (report, _))| (id.clone(), report.clone())).collect();
-        let rows = loop {
-            match self.0.transitions.store().all_workspaces().await {
-                Ok(rows) => break rows,
-                Err(error) => {
-                    warn!(%error, "failed to read the workspaces; trying again");
-                    tokio::time::sleep(MAX_RECONNECT_DELAY).await;
-                }
-            }
-        };
-        for (id, _) in rows.iter().filter(|(id, _)| !reported.contains_key(id)) {
-            self.apply(id, &Report { generation: 0, observed: ObservedState::Absent }).await;
+        for (id, boot) in boots.iter().filter(|(id, _)| !reported.contains_key(*id)) {
+            self.apply_absence(id, boot).await;
         }
         for (id, (report, disk_size_mb)) in &reported {
             self.apply_or_keep(id, report, *disk_size_mb).await;
         }
         self.forget_absent_orphans(&reported).await;
+    }
+
+    /// Applies that the node had nothing of a workspace, unless that has got another boot since.
+    async fn apply_absence(&self, id: &WorkspaceId, boot: &LatestBoot) {
+        let report = Report { generation: 0, observed: ObservedState::Absent };
+        loop {
+            let change = self.0.transitions.change::<Error>(id, None, |workspace, now| {
+                Ok(boot.is_that_of(workspace).then(|| workspace.lifecycle.observe(&report, now)).flatten())
+            });
+            match change.await {
+                Ok(_) => return self.wake(id),
+                // There is no report that would remind the worker.
+                Err(error) => {
+                    warn!(workspace = %id, %error, "failed to store that the node has nothing; trying again");
+                    tokio::time::sleep(MAX_RECONNECT_DELAY).await;
+                }
+            }
+        }
     }
 
     /// Applies a report. A workspace that the database does not have is an orphan.

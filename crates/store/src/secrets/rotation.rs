@@ -113,7 +113,7 @@ impl Store {
 
     /// Forgets the keys that nothing needs anymore.
     async fn remove_unused_keys(&self, to: MasterKeyId) -> Result<(), Error> {
-        sqlx::query("DELETE FROM master_keys WHERE NOT active").execute(&self.pool).await?;
+        sqlx::query("DELETE FROM master_keys WHERE NOT active").execute(&self.writer).await?;
         let keyring = self.keyring()?;
         if let KeySource::File(path) = &*keyring.source {
             let ring = keyring.ring();

@@ -135,7 +135,7 @@ async fn value_moved_to_another_row_does_not_open() {
             "UPDATE workspace_env SET value = (SELECT value FROM workspace_env WHERE workspace_id = '{from}' \
              AND name = '{name}') WHERE workspace_id = '{id}' AND name = 'A'"
         );
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&f.store.pool)
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&f.store.writer)
     };
     for (from, name) in [(&id, "B"), (&other.id, "A")] {
         copy(from.as_str(), name).await.unwrap();
