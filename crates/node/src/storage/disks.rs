@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -12,6 +13,8 @@ use crate::error::Error;
 use crate::storage::volume::Volume;
 
 const MIB: u64 = 1 << 20;
+/// Space beside an image's root file system: kernel, modules and initramfs, MiB.
+const IMAGE_OVERHEAD_MB: u64 = 128;
 
 /// All disks of this node, and the space reserved for them.
 #[derive(Debug)]
@@ -27,6 +30,9 @@ pub(crate) struct Disks {
 #[derive(Debug, Default)]
 struct Reserved {
     images_mb: u64,
+    /// Size of all images as they are on the volume.
+    written_images_mb: u64,
+    largest_image_mb: u64,
     disks_mb: HashMap<WorkspaceId, u64>,
 }
 
@@ -49,7 +55,17 @@ impl Disks {
 
     /// Returns the total and the reserved space, MiB.
     pub(crate) fn space_mb(&self) -> Result<(u64, u64), Error> {
-        Ok((self.volume.total_mb()?, self.reserved().total_mb()))
+        let reserved = self.reserved();
+        Ok((self.volume.total_mb(self.written_mb(&reserved))?, reserved.total_mb()))
+    }
+
+    /// Returns the space that images and disks use at least, MiB. A disk's file counts the blocks that it shares with its image, too.
+    fn written_mb(&self, reserved: &Reserved) -> u64 {
+        let of_disk = |(id, reserved_mb): (&WorkspaceId, &u64)| {
+            let allocated_mb = fs::metadata(self.path(id)).map_or(0, |meta| meta.blocks() * 512 / MIB);
+            allocated_mb.saturating_sub(reserved.largest_image_mb).min(*reserved_mb)
+        };
+        reserved.written_images_mb + reserved.disks_mb.iter().map(of_disk).sum::<u64>()
     }
 
     fn reserved(&self) -> std::sync::MutexGuard<'_, Reserved> {
@@ -61,11 +77,14 @@ impl Disks {
         self.reserved().disks_mb.insert(workspace.clone(), self.reserved_mb(size_mb));
     }
 
-    /// Reserves the space of an image.
+    /// Reserves the space of an image that is on the volume, of this size.
     pub(crate) fn reserve_image(&self, size_mb: u64) -> Result<(), Error> {
         let mut reserved = self.reserved();
-        self.volume.ensure_capacity(reserved.total_mb() + size_mb)?;
-        reserved.images_mb += size_mb;
+        reserved.written_images_mb += size_mb;
+        reserved.largest_image_mb = reserved.largest_image_mb.max(size_mb);
+        let total_mb = reserved.total_mb() + size_mb + IMAGE_OVERHEAD_MB;
+        self.volume.ensure_capacity(total_mb, self.written_mb(&reserved))?;
+        reserved.images_mb += size_mb + IMAGE_OVERHEAD_MB;
         Ok(())
     }
 
@@ -88,7 +107,8 @@ impl Disks {
             let mut reserved = self.reserved();
             reserved.disks_mb.remove(workspace);
             let size_mb = self.reserved_mb(size_mb);
-            self.volume.ensure_capacity(reserved.total_mb() + size_mb)?;
+            let written_mb = self.written_mb(&reserved);
+            self.volume.ensure_capacity(reserved.total_mb() + size_mb, written_mb)?;
             reserved.disks_mb.insert(workspace.clone(), size_mb);
         }
         let path = self.path(workspace);
@@ -113,7 +133,12 @@ impl Disks {
             }
             _ => {}
         }
-        self.reserved().disks_mb.remove(workspace);
+        // Locked while the volume gives space back, so that no disk claims it meanwhile.
+        let mut reserved = self.reserved();
+        reserved.disks_mb.remove(workspace);
+        if let Err(error) = self.volume.give_back(reserved.total_mb()) {
+            tracing::warn!(%error, "failed to give free space of the volume back to the host");
+        }
         Ok(())
     }
 

@@ -56,7 +56,7 @@ impl Images {
                 folder.join(format!("initramfs-{}.cpio", agent_hash.get(..16).unwrap_or_default()));
             write_initramfs(&image, &agent, &initramfs)?;
             let metadata = fs::metadata(image.rootfs()).map_err(Error::at("stat", &folder))?;
-            disks.reserve_image(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 / (1 << 20) + 128)?;
+            disks.reserve_image(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 / (1 << 20))?;
             let local = LocalImage {
                 name: image.name.clone(),
                 version: image.version.clone(),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command::run;
 use crate::error::Error;
+use crate::storage::ballast::Ballast;
 
 const MIB: u64 = 1 << 20;
 /// Initial size of the volume, and the step by which it grows, MiB.
@@ -22,8 +23,15 @@ const HOST_RESERVE_MB: u64 = 1024;
 #[derive(Debug)]
 pub(crate) struct Volume {
     root: PathBuf,
-    /// Backing file, if the volume is loop-mounted.
-    backing_file: Option<PathBuf>,
+    /// Present if the volume is loop-mounted.
+    backing: Option<Backing>,
+}
+
+/// File below a loop-mounted volume.
+#[derive(Debug)]
+struct Backing {
+    file: PathBuf,
+    ballast: Ballast,
 }
 
 impl Volume {
@@ -33,7 +41,7 @@ impl Volume {
         fs::create_dir_all(&plain).map_err(Error::at("create", &plain))?;
         let file = state_dir.join("volume.xfs");
         if !file.exists() && supports_reflink(&plain).map_err(Error::at("write to", &plain))? {
-            return Ok(Self { root: plain, backing_file: None });
+            return Ok(Self { root: plain, backing: None });
         }
         let root = run_dir.join("volume");
         fs::create_dir_all(&root).map_err(Error::at("create", &root))?;
@@ -46,45 +54,63 @@ impl Volume {
                 &["-t", "xfs", "-o", "loop,noatime,nodiscard", &path_text(&file), &path_text(&root)],
             )?;
         }
-        Ok(Self { root, backing_file: Some(file) })
+        let ballast = Ballast::open(&root, &file, GROWTH_STEP_MB)?;
+        Ok(Self { root, backing: Some(Backing { file, ballast }) })
     }
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns the space that can be reserved in total, including possible growth, MiB.
-    pub(crate) fn total_mb(&self) -> Result<u64, Error> {
-        let (size_mb, _) = space_mb(&self.root)?;
-        Ok(match &self.backing_file {
-            None => size_mb,
-            Some(file) => usable_mb(size_mb + host_free_mb(file)?),
+    /// Returns the space that can be reserved in total, including possible growth, MiB. `written_mb` of it is in use by images and disks.
+    pub(crate) fn total_mb(&self, written_mb: u64) -> Result<u64, Error> {
+        let (size_mb, free_mb) = space_mb(&self.root)?;
+        Ok(match &self.backing {
+            // Others use this file system, too.
+            None => written_mb + free_mb.saturating_sub(HOST_RESERVE_MB),
+            Some(Backing { file, ballast }) => usable_mb(size_mb - ballast.size_mb()? + host_free_mb(file)?),
         })
     }
 
-    /// Ensures that the volume has space for `reserved_mb` in total. Grows it if necessary.
-    pub(crate) fn ensure_capacity(&self, reserved_mb: u64) -> Result<(), Error> {
-        let (size_mb, _) = space_mb(&self.root)?;
-        let Some(file) = &self.backing_file else {
-            if reserved_mb <= size_mb {
+    /// Ensures that the volume has space for `reserved_mb` in total, of which images and disks use `written_mb` already. Grows it if
+    /// necessary.
+    pub(crate) fn ensure_capacity(&self, reserved_mb: u64, written_mb: u64) -> Result<(), Error> {
+        let Some(Backing { file, ballast }) = &self.backing else {
+            let total_mb = self.total_mb(written_mb)?;
+            if reserved_mb <= total_mb {
                 return Ok(());
             }
-            let detail = format!("{reserved_mb} MiB would be reserved on a file system of {size_mb} MiB");
-            return Err(Error::DiskFull { wanted_mb: reserved_mb - size_mb, detail });
+            let detail = format!(
+                "{reserved_mb} MiB would be reserved, and the file system has {total_mb} MiB beside the files of others"
+            );
+            return Err(Error::DiskFull { wanted_mb: reserved_mb - total_mb, detail });
         };
-        if reserved_mb <= usable_mb(size_mb) {
+        let (size_mb, _) = space_mb(&self.root)?;
+        let ballast_mb = ballast.size_mb()?;
+        if reserved_mb <= usable_mb(size_mb.saturating_sub(ballast_mb)) {
             return Ok(());
         }
-        let wanted_mb =
-            (reserved_mb * 100 / (100 - OVERHEAD_PERCENT) + OVERHEAD_MB).next_multiple_of(GROWTH_STEP_MB);
-        let missing_mb = wanted_mb - size_mb;
+        let wanted_mb = size_for_mb(reserved_mb);
+        let missing_mb = (wanted_mb + ballast_mb).saturating_sub(file_mb(file)?);
         let free_mb = host_free_mb(file)?;
         if missing_mb > free_mb {
             let detail =
                 format!("the volume would have to grow by {missing_mb} MiB, and the host has {free_mb} MiB");
             return Err(Error::DiskFull { wanted_mb: missing_mb, detail });
         }
-        self.grow(file, wanted_mb)
+        for _ in 0..missing_mb.div_ceil(GROWTH_STEP_MB) {
+            if !ballast.remove()? {
+                return self.grow(file, wanted_mb);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives what is not needed for `reserved_mb` back to the host.
+    pub(crate) fn give_back(&self, reserved_mb: u64) -> Result<(), Error> {
+        let Some(Backing { file, ballast }) = &self.backing else { return Ok(()) };
+        let surplus_mb = file_mb(file)?.saturating_sub(ballast.size_mb()? + size_for_mb(reserved_mb));
+        (0..surplus_mb / GROWTH_STEP_MB).try_for_each(|_| ballast.add())
     }
 
     fn grow(&self, path: &Path, size_mb: u64) -> Result<(), Error> {
@@ -102,6 +128,15 @@ fn path_text(path: &Path) -> String {
 /// Returns the part of a volume of this size that can hold disks, MiB.
 fn usable_mb(size_mb: u64) -> u64 {
     (size_mb * (100 - OVERHEAD_PERCENT) / 100).saturating_sub(OVERHEAD_MB)
+}
+
+/// Returns the size of a volume that can hold disks of `reserved_mb`, MiB.
+fn size_for_mb(reserved_mb: u64) -> u64 {
+    (reserved_mb * 100 / (100 - OVERHEAD_PERCENT) + OVERHEAD_MB).next_multiple_of(GROWTH_STEP_MB)
+}
+
+fn file_mb(file: &Path) -> Result<u64, Error> {
+    Ok(fs::metadata(file).map_err(Error::at("stat", file))?.len() / MIB)
 }
 
 /// Returns the size and the free space of the file system at `path`, MiB.
@@ -150,8 +185,11 @@ fn supports_reflink(dir: &Path) -> io::Result<bool> {
 
 /// Returns whether `path` is a mount point.
 pub(crate) fn is_mounted(path: &Path) -> Result<bool, Error> {
-    let mounts =
-        fs::read_to_string("/proc/self/mountinfo").map_err(Error::system("read /proc/self/mountinfo"))?;
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo")
+        .map_err(Error::system("read the list of mounts"))?;
     let path = path.to_string_lossy();
     Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(&path)))
 }
+
+#[cfg(test)]
+mod tests;
