@@ -2,6 +2,7 @@
 //! agent, and then executes systemd. All of it delays the first command, so it does no more than necessary.
 
 use std::convert::Infallible;
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{PipeReader, Write};
 use std::net::Ipv4Addr;
@@ -28,6 +29,9 @@ const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 /// As in the image's settings, which apply to services and logins.
 const MAX_OPEN_FILES: u64 = 1_048_576;
 const MAX_INOTIFY_WATCHES: &str = "524288";
+/// Parameters of `virtio_net`. At a reboot the kernel first marks all virtio devices as broken (since 6.1.134), and with `napi_tx` a packet that
+/// is on its way then makes the driver wait for it for ever.
+const NETWORK_PARAMETERS: &CStr = c"napi_tx=0";
 /// Time to wait for the disk. Devices appear within milliseconds after their driver is loaded.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -103,7 +107,9 @@ fn load_modules() -> Result<()> {
     paths.sort();
     for path in paths {
         let file = File::open(&path)?;
-        match rustix::system::finit_module(&file, c"", 0) {
+        let is_network = path.file_name().is_some_and(|name| name.to_string_lossy().contains("virtio_net"));
+        let parameters = if is_network { NETWORK_PARAMETERS } else { c"" };
+        match rustix::system::finit_module(&file, parameters, 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         }

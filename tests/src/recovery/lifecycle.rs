@@ -50,6 +50,9 @@ fn shutdown_and_reboot_in_the_guest_are_noticed(installation: &Installation) -> 
     };
     api.sh(&id, "echo kept > file")?;
     let first = kernel_boot(installation, &id)?;
+    // Packets are on their way when the kernel goes down.
+    let traffic = "while :; do echo > /dev/udp/172.16.0.1/9; done";
+    api.sh(&id, &format!("setsid bash -c '{traffic}' < /dev/null > /dev/null 2>&1 &"))?;
     command("reboot -f");
     eventually("the reboot is over", Duration::from_secs(90), || {
         Ok(kernel_boot(installation, &id).ok().filter(|boot| *boot != first))
