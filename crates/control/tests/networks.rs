@@ -69,6 +69,53 @@ async fn invalid_entries_are_refused_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn start_that_is_late_brings_back_no_older_policy() {
+    let rig = TestControl::new().await;
+    let id = rig.provisioned("one").await;
+    rig.node.hold("start");
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    eventually("the start is on its way", || async { rig.node.calls("start") == 1 }).await;
+    assert_eq!(set(&rig, &id, json!({"egress": {"mode": "none"}})).await.1["live"], true);
+    rig.node.release("start");
+    rig.until(&id, "running").await;
+    let policy = rig.node.network(&id).unwrap();
+    assert_eq!(policy.egress.unwrap().mode(), Mode::None);
+}
+
+#[tokio::test]
+async fn policy_of_a_restored_database_is_in_force_too() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    // From before the restore.
+    rig.node.set_network_revision(&id, 1_000);
+    assert_eq!(set(&rig, &id, json!({"egress": {"mode": "none"}})).await.1["live"], true);
+    assert_eq!(rig.node.network(&id).unwrap().egress.unwrap().mode(), Mode::None);
+    assert_eq!(set(&rig, &id, json!({"egress": {"mode": "internet"}})).await.1["live"], true);
+    assert_eq!(rig.node.network(&id).unwrap().egress.unwrap().mode(), Mode::Internet);
+}
+
+#[tokio::test]
+async fn concurrent_changes_of_different_settings_lose_none() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    for _ in 0..10 {
+        let reset = json!({"egress": {"mode": "internet"}, "apps_from_inside": "narrow"});
+        set(&rig, &id, reset).await;
+        let (egress, inside) = tokio::join!(
+            set(&rig, &id, json!({"egress": {"mode": "none"}})),
+            set(&rig, &id, json!({"apps_from_inside": "any"})),
+        );
+        assert_eq!((egress.0, inside.0), (200, 200));
+        let (_, network) = rig.get(&format!("/workspaces/{id}/network")).await;
+        assert_eq!(
+            (&network["egress"]["mode"], &network["apps_from_inside"]),
+            (&json!("none"), &json!("any"))
+        );
+        assert_eq!(rig.node.network(&id).unwrap().egress.unwrap().mode(), Mode::None);
+    }
+}
+
+#[tokio::test]
 async fn returning_node_gets_changed_network_settings() {
     let mut rig = TestControl::new().await;
     let id = rig.running("one").await;

@@ -180,10 +180,10 @@ impl node_server::Node for ControlService {
         &self,
         request: tonic::Request<SetNetworkRequest>,
     ) -> Result<Response<SetNetworkResponse>, Status> {
-        let SetNetworkRequest { workspace_id: id, network } = request.into_inner();
+        let SetNetworkRequest { workspace_id: id, network, revision } = request.into_inner();
         let policy = Policy::try_from(network.unwrap_or_default())?;
-        let set = self.call(&id, false, |reply| Request::SetNetwork(policy, reply)).await?;
-        set.map(|()| Response::new(SetNetworkResponse {})).ok_or_else(|| not_found(&id))
+        let set = self.call(&id, false, |reply| Request::SetNetwork(policy, revision, reply)).await?;
+        set.map(|revision| Response::new(SetNetworkResponse { revision })).ok_or_else(|| not_found(&id))
     }
 
     async fn delete(

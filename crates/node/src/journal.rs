@@ -29,6 +29,8 @@ pub(crate) struct Record {
     /// Network policy, in force now or from the next start on.
     #[serde(default)]
     pub(crate) network: Policy,
+    #[serde(default)]
+    pub(crate) network_revision: u64,
 }
 
 impl Record {
@@ -44,6 +46,14 @@ impl Record {
             boot: None,
             last_end: None,
             network: Policy::default(),
+            network_revision: 0,
+        }
+    }
+
+    /// Replaces the network policy, unless the one that is recorded is later.
+    pub(crate) fn set_network(&mut self, policy: Policy, revision: u64) {
+        if revision >= self.network_revision {
+            (self.network, self.network_revision) = (policy, revision);
         }
     }
 }
@@ -160,6 +170,9 @@ mod fuzz;
 
 #[cfg(test)]
 mod tests {
+    use rigbox_proto::node::egress::Mode;
+    use rigbox_proto::node::{Egress, NetworkPolicy};
+
     use super::*;
 
     fn record(workspace: &WorkspaceId) -> Record {
@@ -173,7 +186,21 @@ mod tests {
             boot: None,
             last_end: Some(BootEnd::new("b", Cause::Halt, "halted")),
             network: Policy::default(),
+            network_revision: 3,
         }
+    }
+
+    #[test]
+    fn older_network_policy_does_not_replace_a_later_one() {
+        let mut record = record(&WorkspaceId::from_random([1; 5]));
+        let none = Egress { mode: Mode::None.into(), ..Egress::default() };
+        let none =
+            Policy::try_from(NetworkPolicy { egress: Some(none), ..NetworkPolicy::default() }).unwrap();
+        record.set_network(none.clone(), 5);
+        record.set_network(Policy::default(), 4);
+        assert_eq!((record.network.clone(), record.network_revision), (none, 5));
+        record.set_network(Policy::default(), 5);
+        assert_eq!(record.network, Policy::default(), "its limits may have changed with the configuration");
     }
 
     #[test]

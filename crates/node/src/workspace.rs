@@ -28,7 +28,7 @@ pub(crate) enum Request {
     Provision(ProvisionRequest, oneshot::Sender<Result<String, Error>>),
     Start(StartRequest, oneshot::Sender<Result<Outcome, Error>>),
     Stop(StopRequest, oneshot::Sender<Result<(), Error>>),
-    SetNetwork(Policy, oneshot::Sender<Result<(), Error>>),
+    SetNetwork(Policy, u64, oneshot::Sender<Result<u64, Error>>),
     Delete(u64, oneshot::Sender<Result<(), Error>>),
 }
 
@@ -78,8 +78,8 @@ impl Workspace {
             Request::Stop(request, reply) => {
                 let _ = reply.send(self.stop(&request));
             }
-            Request::SetNetwork(policy, reply) => {
-                let _ = reply.send(self.set_network(policy).await);
+            Request::SetNetwork(policy, revision, reply) => {
+                let _ = reply.send(self.set_network(policy, revision).await);
             }
             Request::Delete(generation, reply) => {
                 let result = match self.check_generation(generation) {
@@ -125,9 +125,17 @@ impl Workspace {
         Ok(image.version)
     }
 
-    async fn set_network(&mut self, policy: Policy) -> Result<(), Error> {
-        self.update(|record| record.network = policy.clone())?;
+    /// Replaces the network policy, unless a later one is recorded. Returns the revision of the one that is in force.
+    async fn set_network(&mut self, policy: Policy, revision: u64) -> Result<u64, Error> {
+        self.update(|record| record.set_network(policy, revision))?;
+        self.apply_network().await?;
+        Ok(self.record.network_revision)
+    }
+
+    /// Puts the recorded network policy in force, if there is a VM.
+    async fn apply_network(&self) -> Result<(), Error> {
         let (Some(boot), Some(_)) = (&self.record.boot, &self.vm) else { return Ok(()) };
+        let policy = self.record.network.clone();
         let netns = self.node.config.netns(&self.id);
         // Updated first, so that nothing is dialed or resolved that is about to be closed.
         self.node.dial_targets.insert(&self.id, &boot.boot_id, netns.clone(), policy.clone());

@@ -1,9 +1,6 @@
-//! Limits of VMs by the plans and overrides of their owners, and which of them the node has been told. An owner's limits also change by other
-//! processes (`rigboxd admin`).
+//! Limits of VMs by the plans and overrides of their owners.
 
-use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::plans::Plans;
@@ -16,30 +13,17 @@ use rigbox_store::{Error, Store};
 pub struct OwnerLimits {
     store: Store,
     plans: Plans,
-    told: Arc<Mutex<Told>>,
-}
-
-/// Limits of which the node has been told.
-#[derive(Default)]
-struct Told {
-    /// Epoch of grants up to which changes have been found.
-    epoch: Option<i64>,
-    networks: BTreeMap<WorkspaceId, NetworkLimits>,
 }
 
 impl OwnerLimits {
     /// Creates the service.
     pub fn new(store: Store, plans: Plans) -> Self {
-        Self { store, plans, told: Arc::default() }
+        Self { store, plans }
     }
 
     /// Returns the limits of a VM's network, to be sent to the node.
     pub(crate) fn of_network(&self, id: &WorkspaceId) -> Result<NetworkLimits, Error> {
-        // Locked before it is read, so that an older number is not remembered in place of a newer one.
-        let mut told = self.told();
-        let limits = of_network(&self.of(id)?);
-        told.networks.insert(id.clone(), limits);
-        Ok(limits)
+        Ok(of_network(&self.of(id)?))
     }
 
     /// Returns the limits of a VM's disk, for a boot.
@@ -48,38 +32,9 @@ impl OwnerLimits {
         Ok(DiskLimits { mb_per_s: disk_mb_per_s.map(MbPerS::get), iops: disk_iops.map(NonZeroU32::get) })
     }
 
-    /// Returns the workspaces that run with limits of which the node has not been told. Whatever changes a user advances the epoch of grants.
-    pub(crate) async fn changed(&self) -> Result<Vec<WorkspaceId>, Error> {
-        let epoch = self.store.grants_epoch()?;
-        let found = self.told().epoch;
-        if found == Some(epoch) {
-            return Ok(Vec::new());
-        }
-        let running: BTreeMap<_, _> = self
-            .store
-            .running_owner_limits()
-            .await?
-            .into_iter()
-            .map(|(id, plan, user)| (id, of_network(&self.plans.entitlements(plan, user).vm_limits())))
-            .collect();
-        let mut told = self.told();
-        told.epoch = Some(epoch);
-        told.networks.retain(|id, _| running.contains_key(id));
-        // What ran before this process is pushed once the node has reported it.
-        if found.is_none() {
-            return Ok(Vec::new());
-        }
-        let is_told = |(id, limits): &(&WorkspaceId, &NetworkLimits)| told.networks.get(*id) == Some(*limits);
-        Ok(running.iter().filter(|entry| !is_told(entry)).map(|(id, _)| id.clone()).collect())
-    }
-
     fn of(&self, id: &WorkspaceId) -> Result<VmLimits, Error> {
         let owner = self.store.owner_limits(id)?;
         Ok(owner.map(|(plan, user)| self.plans.entitlements(plan, user).vm_limits()).unwrap_or_default())
-    }
-
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

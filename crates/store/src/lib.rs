@@ -42,7 +42,7 @@ pub use audit::{AuditEntry, AuditEvent};
 pub use devices::{DeviceLogin, Poll};
 pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{IdempotencyKey, Replay};
-pub use networks::NetworkSettings;
+pub use networks::{NetworkRevisions, NetworkSettings};
 pub use orphans::Orphan;
 pub use secrets::master_key::{KeySource, MasterKeyId};
 pub use secrets::rotation::Rotation;

@@ -3,7 +3,7 @@
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Timestamp;
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, AuditEvent};
@@ -19,6 +19,22 @@ pub struct NetworkSettings {
     pub apps_from_inside_any: bool,
 }
 
+/// Revisions of a workspace's network policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkRevisions {
+    /// The one that is to be in force.
+    pub wanted: u64,
+    /// The latest one that its node has acknowledged.
+    pub acknowledged: u64,
+}
+
+impl NetworkRevisions {
+    /// Returns whether the wanted policy is in force.
+    pub fn is_in_force(self) -> bool {
+        self.acknowledged >= self.wanted
+    }
+}
+
 impl Store {
     /// Returns a workspace's settings, or `None` if there is no such workspace.
     pub fn network(&self, id: &WorkspaceId) -> Result<Option<NetworkSettings>, Error> {
@@ -30,30 +46,80 @@ impl Store {
         })
     }
 
-    /// Stores a workspace's settings. Returns `false` if there is no such workspace.
-    pub async fn set_network(
+    /// Changes a workspace's settings. Returns them afterwards, or `None` if there is no such workspace.
+    pub async fn change_network(
         &self,
         id: &WorkspaceId,
-        settings: &NetworkSettings,
+        change: impl FnOnce(&mut NetworkSettings),
         event: &AuditEvent,
         now: Timestamp,
-    ) -> Result<bool, Error> {
-        let text = serde_json::to_string(settings).map_err(|error| Error::Damaged(error.to_string()))?;
+    ) -> Result<Option<NetworkSettings>, Error> {
+        let damaged = |error: serde_json::Error| Error::Damaged(error.to_string());
         let mut tx = self.begin_write().await?;
-        let done = sqlx::query(
+        let text: Option<String> = sqlx::query_scalar("SELECT network FROM workspaces WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(text) = text else { return Ok(None) };
+        let mut settings: NetworkSettings = serde_json::from_str(&text).map_err(damaged)?;
+        change(&mut settings);
+        sqlx::query(
             "UPDATE workspaces SET network = $1, revision = revision + 1, updated_at = $2 WHERE id = $3",
         )
-        .bind(text)
+        .bind(serde_json::to_string(&settings).map_err(damaged)?)
         .bind(now.unix_ms())
         .bind(id.as_str())
         .execute(&mut *tx)
         .await?;
-        let stored = done.rows_affected() == 1;
-        if stored {
-            audit::append(&mut tx, &self.chain, event, now).await?;
-        }
+        audit::append(&mut tx, &self.chain, event, now).await?;
         tx.commit().await?;
-        Ok(stored)
+        Ok(Some(settings))
+    }
+
+    /// Returns the revisions of a workspace's policy, or `None` if there is no such workspace.
+    pub fn network_revisions(&self, id: &WorkspaceId) -> Result<Option<NetworkRevisions>, Error> {
+        self.readers.read(|connection| {
+            let query = "SELECT network_revision, network_acknowledged FROM workspaces WHERE id = ?1";
+            let mut statement = connection.prepare_cached(query)?;
+            let number = |row: &Row<'_>, at| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)?.unsigned_abs());
+            let revisions = |row: &Row<'_>| {
+                Ok(NetworkRevisions { wanted: number(row, 0)?, acknowledged: number(row, 1)? })
+            };
+            Ok(statement.query_row([id.as_str()], revisions).optional()?)
+        })
+    }
+
+    /// Records that the node has a revision of a workspace's policy, or a later one.
+    pub async fn acknowledge_network(&self, id: &WorkspaceId, revision: u64) -> Result<(), Error> {
+        let query =
+            "UPDATE workspaces SET network_acknowledged = $1 WHERE id = $2 AND network_acknowledged < $1";
+        self.update_network_revision(query, id, revision).await
+    }
+
+    /// Makes the wanted revision of a workspace's policy later than `revision`, which the node has from a database that is newer than this
+    /// one.
+    pub async fn raise_network_revision(&self, id: &WorkspaceId, revision: u64) -> Result<(), Error> {
+        let query =
+            "UPDATE workspaces SET network_revision = $1 + 1 WHERE id = $2 AND network_revision <= $1";
+        self.update_network_revision(query, id, revision).await
+    }
+
+    async fn update_network_revision(
+        &self,
+        query: &'static str,
+        id: &WorkspaceId,
+        revision: u64,
+    ) -> Result<(), Error> {
+        let revision = i64::try_from(revision).unwrap_or(i64::MAX - 1);
+        sqlx::query(query).bind(revision).bind(id.as_str()).execute(&self.writer).await?;
+        Ok(())
+    }
+
+    /// Returns the workspaces whose node has not acknowledged the wanted revision.
+    pub async fn pending_networks(&self) -> Result<Vec<WorkspaceId>, Error> {
+        let query = "SELECT id FROM workspaces WHERE network_acknowledged < network_revision";
+        let ids: Vec<String> = sqlx::query_scalar(query).fetch_all(&self.pool).await?;
+        ids.iter().map(|id| crate::parse(id)).collect()
     }
 
     /// Returns the workspaces that are running or starting.

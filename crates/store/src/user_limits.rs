@@ -3,8 +3,6 @@
 use rigbox_core::ids::{UserId, WorkspaceId};
 use rigbox_core::plans::{LimitOverrides, Plan};
 use rigbox_core::time::Timestamp;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use crate::audit::{self, AuditEvent};
 use crate::{Error, Store, parse};
@@ -30,20 +28,6 @@ impl Store {
             let (plan, limits): (String, Option<String>) = (row.get(0)?, row.get(1)?);
             Ok(Some((parse(&plan)?, read(limits.as_deref())?)))
         })
-    }
-
-    /// Returns the same for the workspaces that are running or starting.
-    pub async fn running_owner_limits(&self) -> Result<Vec<(WorkspaceId, Plan, LimitOverrides)>, Error> {
-        let rows = sqlx::query(
-            "SELECT workspaces.id AS id, plan, limits FROM workspaces JOIN users ON users.id = user_id \
-             WHERE status IN ('starting', 'running')",
-        );
-        let rows = rows.fetch_all(&self.pool).await?;
-        let limits = |row: &SqliteRow| {
-            let limits = read(row.try_get("limits")?)?;
-            Ok((parse(row.try_get("id")?)?, parse(row.try_get("plan")?)?, limits))
-        };
-        rows.iter().map(limits).collect()
     }
 
     /// Replaces a user's overrides from the next request on. Returns `false` if there is no such user.

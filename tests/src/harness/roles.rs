@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use prost::Message;
@@ -57,7 +57,10 @@ pub(crate) fn set_network(
     workspace_id: &str,
     network: NetworkPolicy,
 ) -> Result<()> {
-    let request = SetNetworkRequest { workspace_id: workspace_id.to_owned(), network: Some(network) };
+    // Later than control's, and than the one before.
+    let revision = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let request =
+        SetNetworkRequest { workspace_id: workspace_id.to_owned(), network: Some(network), revision };
     let (message_text, _) = request_as(
         control_uid(installation)?,
         "set-network",

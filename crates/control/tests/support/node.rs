@@ -31,7 +31,8 @@ struct Inner {
     boots: u32,
     calls: Vec<(&'static str, String, u64)>,
     faults: HashMap<&'static str, (&'static str, &'static str)>,
-    networks: HashMap<String, NetworkPolicy>,
+    /// Revisions and policies.
+    networks: HashMap<String, (u64, NetworkPolicy)>,
     starts: HashMap<String, StartRequest>,
     unfinished_boots: bool,
     /// Place in the queue of boots of whoever starts.
@@ -40,6 +41,17 @@ struct Inner {
     database: Option<String>,
     /// Calls for another database.
     refused_calls: usize,
+}
+
+impl Inner {
+    /// Replaces a policy unless it is later. Returns the revision afterwards.
+    fn set_network(&mut self, id: String, revision: u64, policy: Option<NetworkPolicy>) -> u64 {
+        let has = self.networks.entry(id).or_default();
+        if revision >= has.0 {
+            *has = (revision, policy.unwrap());
+        }
+        has.0
+    }
 }
 
 pub(crate) struct Node {
@@ -89,7 +101,12 @@ impl Node {
 
     /// Returns the last network policy of a workspace.
     pub(crate) fn network(&self, id: &str) -> Option<NetworkPolicy> {
-        self.inner.lock().unwrap().networks.get(id).cloned()
+        self.inner.lock().unwrap().networks.get(id).map(|(_, policy)| policy.clone())
+    }
+
+    /// Makes the node have a revision of a workspace's policy.
+    pub(crate) fn set_network_revision(&self, id: &str, revision: u64) {
+        self.inner.lock().unwrap().networks.get_mut(id).unwrap().0 = revision;
     }
 
     /// Returns the database whose workspaces the node has.
@@ -280,6 +297,7 @@ impl Service for SimulatedService {
         }
         inner.boots += 1;
         inner.starts.insert(r.workspace_id.clone(), r.clone());
+        inner.set_network(r.workspace_id.clone(), r.network_revision, r.network.clone());
         let (boot, silent) = (format!("boot-{}", inner.boots), inner.unfinished_boots);
         let Some(workspace) = inner.workspaces.get_mut(&r.workspace_id) else {
             return Err(fault::status(Code::NotFound, "not_found", "no disk of that workspace"));
@@ -300,14 +318,16 @@ impl Service for SimulatedService {
         &self,
         request: Request<rigbox_proto::node::SetNetworkRequest>,
     ) -> Result<Response<rigbox_proto::node::SetNetworkResponse>, Status> {
-        let SetNetworkRequest { workspace_id, network } = request.into_inner();
+        let SetNetworkRequest { workspace_id, network, revision } = request.into_inner();
+        self.0.inner.lock().unwrap().calls.push(("set_network", workspace_id.clone(), revision));
+        self.0.held.subscribe().wait_for(|held| !held.contains("set_network")).await.unwrap();
         let mut inner = self.0.inner.lock().unwrap();
         if !inner.workspaces.contains_key(&workspace_id) {
             return Err(fault::status(Code::NotFound, "not_found", "no such workspace"));
         }
-        inner.networks.insert(workspace_id, network.unwrap());
+        let revision = inner.set_network(workspace_id, revision, network);
         drop(inner);
-        Ok(Response::new(rigbox_proto::node::SetNetworkResponse {}))
+        Ok(Response::new(rigbox_proto::node::SetNetworkResponse { revision }))
     }
 
     async fn stop(&self, r: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {

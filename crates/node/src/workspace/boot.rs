@@ -54,7 +54,7 @@ impl Workspace {
         let network = request.network.clone().map(Policy::try_from).transpose()?;
         self.update(|record| {
             if let Some(network) = network {
-                record.network = network;
+                record.set_network(network, request.network_revision);
             }
             record.generation = request.generation;
             record.last_end = None;

@@ -164,7 +164,7 @@ impl NodeClient {
         &self,
         workspace: &Workspace,
         metadata_json: String,
-        network: NetworkPolicy,
+        (network_revision, network): (u64, NetworkPolicy),
         disk: DiskLimits,
     ) -> Result<Started, NodeError> {
         let request = StartRequest {
@@ -175,6 +175,7 @@ impl NodeClient {
             name: workspace.name.to_string(),
             metadata_json,
             network: Some(network),
+            network_revision,
             disk: Some(disk),
             owner: workspace.user_id.to_string(),
         };
@@ -209,11 +210,16 @@ impl NodeClient {
         Ok(())
     }
 
-    /// Sets the network policy of a workspace.
-    pub async fn set_network(&self, id: &WorkspaceId, network: NetworkPolicy) -> Result<(), NodeError> {
-        let request = SetNetworkRequest { workspace_id: id.to_string(), network: Some(network) };
-        self.grpc.clone().set_network(self.request(request, Some(QUICK_TIMEOUT))).await?;
-        Ok(())
+    /// Sets the network policy of a workspace, unless the node has a later revision. Returns the revision that it has.
+    pub async fn set_network(
+        &self,
+        id: &WorkspaceId,
+        revision: u64,
+        network: NetworkPolicy,
+    ) -> Result<u64, NodeError> {
+        let request = SetNetworkRequest { workspace_id: id.to_string(), network: Some(network), revision };
+        let response = self.grpc.clone().set_network(self.request(request, Some(QUICK_TIMEOUT))).await?;
+        Ok(response.into_inner().revision)
     }
 
     /// Deletes a workspace and everything it left on the node.

@@ -133,7 +133,7 @@ impl Reconciler {
             },
             Step::Start => {
                 let metadata = self.metadata(workspace).await?;
-                let network = self.0.networks.policy(&workspace.id)?;
+                let Some(network) = self.0.networks.policy(&workspace.id)? else { return Ok(Outcome::Wait) };
                 let disk = self.0.limits.of_disk(&workspace.id)?;
                 match self.0.node.start(workspace, metadata, network, disk).await {
                     Ok(Started::Queued(position)) => {
