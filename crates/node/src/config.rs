@@ -142,6 +142,11 @@ impl Config {
         self.netns_dir().join(workspace.as_str())
     }
 
+    /// Returns the file with the places of the parent control group. They end with this boot of the host, as the folder does.
+    pub(crate) fn cgroup_record(&self) -> PathBuf {
+        self.run_dir.join("cgroups")
+    }
+
     /// Returns the name of the parent control group of this installation's VMs.
     pub(crate) fn cgroup(&self) -> String {
         format!("rigbox-{}", self.installation)

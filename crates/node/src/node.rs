@@ -61,7 +61,7 @@ impl Node {
         let Driver { name, accelerator, reason, .. } = &driver;
         tracing::info!(driver = name, accelerator, reason, "selected VMM");
         Ok(Arc::new(Self {
-            cgroups: Cgroups::find(&config.cgroup())?,
+            cgroups: Cgroups::find(&config.cgroup(), &config.cgroup_record())?,
             journal,
             owner,
             disks,

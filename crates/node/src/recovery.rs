@@ -106,10 +106,10 @@ fn existing_names(config: &Config, cgroups: &Cgroups) -> Result<Vec<String>, Err
 /// # Errors
 /// Fails if a resource cannot be removed.
 pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
-    let cgroups = Cgroups::find(&config.cgroup())?;
     for dir in [config.vms_dir(), config.netns_dir()] {
         fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
     }
+    let cgroups = Cgroups::find(&config.cgroup(), &config.cgroup_record())?;
     for name in existing_names(config, &cgroups)? {
         cgroups.remove(&name)?;
         crate::net::remove(&config.netns_dir().join(&name), None)?;

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::durable;
 use crate::error::Error;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -31,6 +32,8 @@ pub(crate) struct Cgroups {
     max_memory_bytes: u64,
     /// The installation's group in each hierarchy.
     parents: Vec<(&'static str, PathBuf)>,
+    /// Those of earlier nodes. In version 1 the place depends on the session or unit that a node is started from.
+    former_parents: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +43,31 @@ enum Version {
 }
 
 impl Cgroups {
-    /// Finds the hierarchies. `name` is the installation's group. The VMs leave an eighth of the machine's memory to the host.
-    pub(crate) fn find(name: &str) -> Result<Self, Error> {
+    /// Finds the hierarchies. `name` is the installation's group, and `record` the file with the places of this group, now and before. The VMs
+    /// leave an eighth of the machine's memory to the host.
+    pub(crate) fn find(name: &str, record: &Path) -> Result<Self, Error> {
+        let mut groups = Self::find_current(name)?;
+        let current: Vec<&Path> = groups.parents.iter().map(|(_, parent)| parent.as_path()).collect();
+        let known = match fs::read_to_string(record) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            read => read.map_err(Error::at("read", record))?,
+        };
+        let former = known.lines().map(PathBuf::from).filter(|parent| !current.contains(&parent.as_path()));
+        let former: Vec<PathBuf> = former.filter(|parent| parent.is_dir()).collect();
+        let paths = current.into_iter().chain(former.iter().map(PathBuf::as_path));
+        let text: String = paths.map(|path| format!("{}\n", path.display())).collect();
+        // Before there is a group in any of them.
+        durable::replace(record, text.as_bytes()).map_err(Error::at("write", record))?;
+        groups.former_parents = former;
+        Ok(groups)
+    }
+
+    fn find_current(name: &str) -> Result<Self, Error> {
         let machine = nix::sys::sysinfo::sysinfo().map_err(Error::system("read the machine's memory"))?;
         let max_memory_bytes = machine.ram_total() / 8 * 7;
         if Path::new(ROOT).join("cgroup.controllers").exists() {
             let parents = vec![("", Path::new(ROOT).join(name))];
-            return Ok(Self { version: Version::Two, max_memory_bytes, parents });
+            return Ok(Self { version: Version::Two, max_memory_bytes, parents, former_parents: Vec::new() });
         }
         let own = fs::read_to_string("/proc/self/cgroup").map_err(Error::system("read /proc/self/cgroup"))?;
         let mut parents = Vec::new();
@@ -60,7 +81,13 @@ impl Cgroups {
             let path = Path::new(ROOT).join(controller).join(group.trim_start_matches('/')).join(name);
             parents.push((controller, path));
         }
-        Ok(Self { version: Version::One, max_memory_bytes, parents })
+        Ok(Self { version: Version::One, max_memory_bytes, parents, former_parents: Vec::new() })
+    }
+
+    /// Returns all folders in which VMs may have groups.
+    fn all_parents(&self) -> impl Iterator<Item = &Path> {
+        let current = self.parents.iter().map(|(_, parent)| parent.as_path());
+        current.chain(self.former_parents.iter().map(PathBuf::as_path))
     }
 
     /// Creates the group `vm` with its limits. Returns the files to which a process writes `0` to join it.
@@ -126,9 +153,8 @@ impl Cgroups {
     /// Returns the names of the existing groups.
     pub(crate) fn list(&self) -> Vec<String> {
         let mut names: Vec<String> = self
-            .parents
-            .iter()
-            .filter_map(|(_, parent)| fs::read_dir(parent).ok())
+            .all_parents()
+            .filter_map(|parent| fs::read_dir(parent).ok())
             .flatten()
             .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
@@ -140,7 +166,7 @@ impl Cgroups {
 
     /// Kills the processes in the group `vm` and removes it, in every hierarchy.
     pub(crate) fn remove(&self, vm: &str) -> Result<(), Error> {
-        for (_, parent) in &self.parents {
+        for parent in self.all_parents() {
             let group = parent.join(vm);
             let deadline = Instant::now() + KILL_TIMEOUT;
             loop {
@@ -160,7 +186,7 @@ impl Cgroups {
 
     /// Removes the installation's groups if no VM has a group in them.
     pub(crate) fn remove_parents(&self) {
-        for (_, parent) in &self.parents {
+        for parent in self.all_parents() {
             // Fails while a VM still exists.
             let _ = fs::remove_dir(parent);
         }
@@ -226,7 +252,9 @@ mod tests {
 
     #[test]
     fn vm_and_all_vms_together_have_limits_in_the_kernel() {
-        let groups = OwnGroups(Cgroups::find(&format!("rigbox-test-{}", std::process::id())).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("rigbox-test-{}", std::process::id());
+        let groups = OwnGroups(Cgroups::find(&name, &folder.path().join("cgroups")).unwrap());
         let limits = Limits { memory_bytes: 256 << 20, millicpus: 1500, pids: 7 };
         let procs = match groups.0.create("vm", limits) {
             Err(error) if !nix::unistd::geteuid().is_root() => {
@@ -252,6 +280,46 @@ mod tests {
         // The kernel rounds to pages.
         let (of_all, expected) = (of_all.parse::<u64>().unwrap(), total * 1024 / 8 * 7);
         assert!(of_all <= expected && of_all + 8192 > expected, "{of_all} of {expected}");
+    }
+
+    #[test]
+    fn groups_are_found_from_another_session() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: control groups need root");
+            return;
+        }
+        if !rigbox_testkit::in_own_process("sandbox::cgroup::tests::groups_are_found_from_another_session") {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("rigbox-test-{}", std::process::id());
+        let find = || Cgroups::find(&name, &folder.path().join("cgroups")).unwrap();
+        let groups = find();
+        let limits = Limits { memory_bytes: 256 << 20, millicpus: 1000, pids: 7 };
+        let mut vmm = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        for procs in groups.create("vm", limits).unwrap() {
+            fs::write(procs, vmm.id().to_string()).unwrap();
+        }
+        // A group that differs from the one before, as another session or unit has.
+        let homes: Vec<PathBuf> =
+            groups.parents.iter().map(|(_, parent)| parent.parent().unwrap().to_owned()).collect();
+        let session = |home: &Path| home.join(format!("{name}-session"));
+        for home in homes.iter().filter(|_| groups.version == Version::One) {
+            fs::create_dir(session(home)).unwrap();
+            fs::write(session(home).join("cgroup.procs"), "0").unwrap();
+        }
+        let later = OwnGroups(find());
+        assert!(groups.version == Version::Two || later.0.parents != groups.parents);
+        assert_eq!(later.0.list(), ["vm"]);
+        later.0.remove("vm").unwrap();
+        assert!(!vmm.wait().unwrap().success(), "killed");
+        later.0.remove_parents();
+        assert!(groups.parents.iter().all(|(_, parent)| !parent.exists()));
+        for home in homes.iter().filter(|_| groups.version == Version::One) {
+            fs::write(home.join("cgroup.procs"), "0").unwrap();
+            let _ = fs::remove_dir(session(home).join(&name));
+            fs::remove_dir(session(home)).unwrap();
+        }
     }
 
     #[test]
