@@ -16,6 +16,8 @@ use crate::harness::internet::{Internet, RESOLVER};
 pub(crate) const PORT: u16 = 7070;
 /// Limit of a workspace's disk traffic: below what emulated VMs reach.
 pub(crate) const DISK_MB_PER_S: u32 = 100;
+/// Fewer than some test boots at once.
+const MAX_CONCURRENT_BOOTS: u32 = 3;
 /// Port of the SMTP server that the installation uses.
 pub(crate) const MAIL_PORT: u16 = 2525;
 /// Generated requests come faster than people's; the administrator's rates are the defaults.
@@ -90,7 +92,7 @@ impl Installation {
         // At all addresses, so that clients may come from thousands of them.
         let config = format!(
             "state = {:?}\n[api]\nlisten = \"[::]:{PORT}\"\n[apps]\nlisten = \"[::]:{}\"\n[node]\ndns = [\"{RESOLVER}\"]\n\
-             allow_emulation = true\ndisk_mb_per_s = {DISK_MB_PER_S}\n[mail]\n\
+             allow_emulation = true\ndisk_mb_per_s = {DISK_MB_PER_S}\nmax_concurrent_boots = {MAX_CONCURRENT_BOOTS}\n[mail]\n\
              smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
             self.state().display().to_string(),
             crate::harness::visitor::PORT

@@ -27,6 +27,12 @@ fn four_concurrent_spawns_succeed(installation: &Installation) -> TestResult {
     for id in &ids {
         api.post(&format!("/workspaces/{id}/start"), &json!({}))?.expect(200)?;
     }
+    // One boot more than the node begins at once.
+    eventually("one is in the queue", Duration::from_secs(10), || {
+        let listed = api.get("/workspaces")?.expect(200)?;
+        let mut vms = listed["vms"].as_array().into_iter().flatten();
+        Ok(vms.any(|vm| vm["queue_position"] == 1).then_some(()))
+    })?;
     for id in &ids {
         api.wait(id, "running")?;
         api.sh(id, "true")?;
