@@ -3,4 +3,5 @@
 pub(crate) mod disks;
 pub(crate) mod images;
 pub(crate) mod owner;
+pub(crate) mod sparse;
 pub(crate) mod volume;

@@ -11,7 +11,8 @@ use rigbox_core::ids::DatabaseId;
 use crate::durable;
 use crate::error::Error;
 
-const FILE: &str = "database";
+/// Name of the file with the id, in the state folder and on the volume.
+pub(crate) const FILE: &str = "database";
 
 /// The database, once the first call has named it.
 #[derive(Debug)]

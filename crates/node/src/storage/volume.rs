@@ -53,6 +53,29 @@ impl Volume {
         &self.root
     }
 
+    /// Returns whether `state_dir` has a volume. Opening one creates it.
+    pub(crate) fn exists(state_dir: &Path) -> bool {
+        state_dir.join("volume.xfs").exists() || state_dir.join("volume/disks").exists()
+    }
+
+    /// Returns whether the volume of `state_dir` would have to be mounted first.
+    pub(crate) fn is_unmounted(state_dir: &Path, run_dir: &Path) -> Result<bool, Error> {
+        Ok(state_dir.join("volume.xfs").exists() && !is_mounted(&run_dir.join("volume"))?)
+    }
+
+    /// Unmounts the volume, if it is a mounted one.
+    pub(crate) fn unmount(self) -> Result<(), Error> {
+        match self.backing_file {
+            Some(_) => run("umount", &[&path_text(&self.root)]).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the free space of the volume, MiB.
+    pub(crate) fn free_mb(&self) -> Result<u64, Error> {
+        Ok(space_mb(&self.root)?.1)
+    }
+
     /// Returns the space that can be reserved in total, including possible growth, MiB.
     pub(crate) fn total_mb(&self) -> Result<u64, Error> {
         let (size_mb, _) = space_mb(&self.root)?;
