@@ -1,6 +1,8 @@
 //! Administration commands that the operator runs on the machine itself, beside a control role that may be
 //! running: users, keys, links, the audit log, workspaces without an owner. Access to the database is the permission.
 
+pub mod backup;
+
 use rigbox_core::ids::{DatabaseId, UserId, WorkspaceId};
 use rigbox_core::names::WorkspaceName;
 use rigbox_core::plans::{LimitOverrides, Plan};

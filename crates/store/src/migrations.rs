@@ -37,6 +37,11 @@ pub(crate) fn migrator() -> Migrator {
     Migrator::with_migrations(migrations.collect())
 }
 
+/// Returns the version of this version's schema.
+pub(crate) fn newest() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
+mod backup;
 mod grants;
 mod orphans;
 
