@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use rigbox_core::ids::WorkspaceId;
+use rigbox_core::ids::{DatabaseId, WorkspaceId};
 use rigbox_image::Image;
 
 use crate::config::Config;
@@ -142,6 +142,14 @@ pub fn is_empty(config: &Config) -> Result<bool, Error> {
         return Ok(true);
     }
     with_volume(config, false, |disks| Ok(disks.list()?.is_empty()))
+}
+
+/// Returns the database that the node works for, if there is one yet.
+///
+/// # Errors
+/// Fails if the file with its id cannot be read.
+pub fn owner(config: &Config) -> Result<Option<DatabaseId>, Error> {
+    owner::read(&config.state_dir.join(owner::FILE))
 }
 
 /// Copies a backup's part, in the folder `source`, to a node that is empty or was being restored from the same backup. The journal comes

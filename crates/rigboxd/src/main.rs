@@ -2,6 +2,7 @@
 //! jail.
 
 mod admin;
+mod backup;
 mod config;
 mod find;
 mod role;

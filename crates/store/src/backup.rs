@@ -4,8 +4,11 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use rigbox_core::ids::DatabaseId;
+use rigbox_core::time::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
+use crate::audit::{self, AuditEvent};
 use crate::tokens::create_private;
 use crate::{Error, MasterKeyId, Store, migrations, parse};
 
@@ -38,6 +41,30 @@ impl Store {
         File::open(path).and_then(|copy| copy.sync_all()).map_err(|error| file(path, error))?;
         inspect_copy(path)
     }
+}
+
+impl Store {
+    /// Ends what does not live on in a database from a backup: sessions, sign-in links, device logins, codes of apps, and keys of boots
+    /// (a VM that runs gets a new one).
+    pub async fn end_sign_ins(&self, now: Timestamp) -> Result<(), Error> {
+        let database = self.database_id().await?;
+        let first = self.first_user().await?;
+        let mut tx = self.begin_write().await?;
+        end_all(&mut tx).await?;
+        if let Some(first) = first {
+            let event = AuditEvent::by_operator(&first.id, "database.restore", database);
+            audit::append(&mut tx, &self.chain, &event, now).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+}
+
+/// Ends all sign-ins within a transaction.
+async fn end_all(connection: &mut SqliteConnection) -> Result<(), Error> {
+    for table in ["app_codes", "sessions", "login_links", "device_logins", "workspace_keys"] {
+        sqlx::query(AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 /// Reads the facts about a copy of the database, and checks that it is intact and that this version can open it.

@@ -61,7 +61,8 @@ impl Owner {
     }
 }
 
-fn read(path: &Path) -> Result<Option<DatabaseId>, Error> {
+/// Reads a file with an id, if there is one.
+pub(crate) fn read(path: &Path) -> Result<Option<DatabaseId>, Error> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         read => read.map_err(Error::at("read", path))?,
