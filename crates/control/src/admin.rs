@@ -177,7 +177,7 @@ pub async fn remove_orphan(config: &Config, id: &WorkspaceId) -> Result<(), Erro
 
 /// Makes the database the one that a node knows, whose workspaces it takes over once the control role starts.
 pub async fn claim_nodes(config: &Config, database_id: &DatabaseId) -> Result<(), Error> {
-    Ok(Database::open(config).await?.store.set_database_id(database_id).await?)
+    Ok(Database::open(config).await?.store.set_database_id(database_id, clock::now()).await?)
 }
 
 /// Encrypts all secrets with a new master key, beside a control role that may be running. Finishes an

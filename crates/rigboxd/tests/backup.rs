@@ -120,9 +120,12 @@ fn database_of_a_backup_takes_the_place_of_the_one_that_is_kept() {
         assert!(!entry.unwrap().path().display().to_string().contains("key"));
     }
     rig.run(&["admin", "user", "add", "c@example.com"]).unwrap();
+    rig.run(&["admin", "user", "disable", "b@example.com"]).unwrap();
     let said = rig.run(&["admin", "restore", &folder]).unwrap();
     assert_eq!(rig.users(), ["a@example.com", "b@example.com"]);
     rig.run(&["admin", "audit", "verify"]).unwrap();
+    assert!(said.contains("is revoked again"), "{said}");
+    assert!(rig.run(&["admin", "user", "ls"]).unwrap().contains("b@example.com  disabled"));
     // What was there before is named and whole, with its log.
     let kept =
         said.split_whitespace().find(|word| word.starts_with("rigbox-")).unwrap().trim_end_matches('.');
@@ -188,12 +191,34 @@ fn refused_restore_changes_nothing() {
 }
 
 #[test]
+fn database_put_back_by_hand_revives_no_disabled_user() {
+    let Some(rig) = Installation::with_user() else { return };
+    rig.run(&["admin", "user", "add", "b@example.com"]).unwrap();
+    let (folder, _) = rig.back_up();
+    rig.run(&["admin", "user", "disable", "b@example.com"]).unwrap();
+    let control = rig.path("state/control");
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(control.join(format!("rigbox.db{suffix}")));
+    }
+    fs::copy(format!("{folder}/rigbox.db"), control.join("rigbox.db")).unwrap();
+    assert!(rig.run(&["admin", "user", "ls"]).unwrap().contains("b@example.com  disabled"));
+}
+
+#[test]
+fn backup_of_another_database_than_the_log_is_refused() {
+    let (Some(rig), Some(other)) = (Installation::with_user(), Installation::with_user()) else { return };
+    let (folder, keys) = other.back_up();
+    rig.refuses(&["admin", "restore", &folder, "--keys", &keys], "has the revocations of the database");
+}
+
+#[test]
 fn new_machine_needs_the_keys_of_the_backup() {
     let (Some(old), Some(new)) = (Installation::with_user(), Installation::new()) else { return };
     let (folder, keys) = old.back_up();
     let refused = new.run(&["admin", "restore", &folder]).unwrap_err();
     assert!(refused.contains("--keys") && refused.contains("token.key"), "{refused}");
-    new.run(&["admin", "restore", &folder, "--keys", &keys]).unwrap();
+    let said = new.run(&["admin", "restore", &folder, "--keys", &keys]).unwrap();
+    assert!(said.contains("no log of revocations"), "{said}");
     assert_eq!(new.users(), ["a@example.com"]);
     new.run(&["admin", "rotate-master-key"]).unwrap();
 }

@@ -60,7 +60,7 @@ impl Store {
 }
 
 /// Ends all sign-ins within a transaction.
-async fn end_all(connection: &mut SqliteConnection) -> Result<(), Error> {
+pub(crate) async fn end_all(connection: &mut SqliteConnection) -> Result<(), Error> {
     for table in ["app_codes", "sessions", "login_links", "device_logins", "workspace_keys"] {
         sqlx::query(AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *connection).await?;
     }

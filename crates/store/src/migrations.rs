@@ -27,6 +27,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     15 "0015_released_names.sql" "released names",
     16 "0016_kept_workspaces.sql" "kept workspaces",
     17 "0017_code_hosts.sql" "code hosts",
+    18 "0018_revocations.sql" "revocations",
 ];
 
 /// Returns what brings a database to this version's schema.

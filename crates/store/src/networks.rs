@@ -7,6 +7,7 @@ use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, AuditEvent};
+use crate::revocations::entry::Revocation;
 use crate::{Error, Store};
 
 /// Network settings chosen by a workspace's owner.
@@ -48,12 +49,14 @@ impl Store {
         .bind(id.as_str())
         .execute(&mut *tx)
         .await?;
-        let stored = done.rows_affected() == 1;
-        if stored {
-            audit::append(&mut tx, &self.chain, event, now).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
         }
-        tx.commit().await?;
-        Ok(stored)
+        audit::append(&mut tx, &self.chain, event, now).await?;
+        let NetworkSettings { egress, apps_from_inside_any } = settings.clone();
+        let change = Revocation::Network { workspace: id.to_string(), egress, apps_from_inside_any };
+        self.commit_revoking(tx, vec![change], now).await?;
+        Ok(true)
     }
 
     /// Returns the workspaces that are running or starting.

@@ -18,6 +18,7 @@ use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, Use
 mod backup;
 mod grants;
 mod orphans;
+mod revocations;
 
 mod secrets;
 

@@ -42,6 +42,7 @@ pub struct Staged {
 /// Checks that this version opens the staged database with the staged keys, or else with those in place. Changes nothing.
 pub async fn check(config: &Config, staged: &Staged) -> Result<DatabaseCopy, Error> {
     let info = database::inspect_copy(&staged.database)?;
+    database::check_revocation_log(&config.database, &info.database)?;
     let token_key = TokenKey::load(staged.token_key.as_ref().unwrap_or(&config.token_key))?;
     let master_key = match &staged.master_key {
         Some(path) if own_master_key(config).is_some() => KeySource::File(path.clone()),
@@ -59,10 +60,21 @@ fn own_master_key(config: &Config) -> Option<&Path> {
     }
 }
 
-/// Puts checked files in their places, and ends what does not outlive a restore. What was there is kept under a name with `time`; these
-/// names are returned. After an interruption all of it may be done again.
-pub async fn install(config: &Config, staged: &Staged, time: &str) -> Result<Vec<String>, Error> {
+/// Result of putting files in their places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// New names of the files that were there.
+    pub kept: Vec<String>,
+    /// True if what was revoked since the backup was in the log and is revoked again.
+    pub has_revocations: bool,
+}
+
+/// Puts checked files in their places, applies what was revoked since the backup, and ends what does not outlive a restore. What was there
+/// is kept under a name with `time`. After an interruption all of it may be done again.
+pub async fn install(config: &Config, staged: &Staged, time: &str) -> Result<Installed, Error> {
     let mut kept = Vec::new();
+    let id = database::inspect_copy(&staged.database)?.database;
+    let has_revocations = database::check_revocation_log(&config.database, &id)?;
     for (staged, place) in [
         (staged.token_key.as_deref(), Some(config.token_key.as_path())),
         (staged.master_key.as_deref(), own_master_key(config)),
@@ -76,7 +88,7 @@ pub async fn install(config: &Config, staged: &Staged, time: &str) -> Result<Vec
     store.end_sign_ins(clock::now()).await?;
     store.close().await;
     kept.extend(at(&config.database, replace_database(&staged.database, &config.database, time))?);
-    Ok(kept)
+    Ok(Installed { kept, has_revocations })
 }
 
 fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, Error> {

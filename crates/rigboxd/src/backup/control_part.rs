@@ -61,6 +61,8 @@ impl Part {
 pub(crate) struct Installed {
     /// New names of the files that were there before.
     pub(crate) kept: Vec<String>,
+    /// True if there was a log of revocations, which were applied.
+    pub(crate) has_revocations: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,10 +117,11 @@ fn carry_out(part: Part, installation: &Installation) -> Result<serde_json::Valu
         }
         Part::Install => {
             let time = OffsetDateTime::now_utc().format(FILE_TIME)?;
-            let kept = role::as_control(installation, async |config| {
-                admin::install(&config, &staged(&folder), &time).await
-            })?;
-            serde_json::to_value(Installed { kept })?
+            let admin::Installed { kept, has_revocations } =
+                role::as_control(installation, async |config| {
+                    admin::install(&config, &staged(&folder), &time).await
+                })?;
+            serde_json::to_value(Installed { kept, has_revocations })?
         }
     };
     Ok(value)

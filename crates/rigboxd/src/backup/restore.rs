@@ -190,5 +190,10 @@ fn print(manifest: &Manifest, installed: &Installed, copied: Option<Copied>) {
         }
         None => println!("The node has workspaces of its own: journal and disks were left as they are."),
     }
-    println!("Everybody is signed out.");
+    if installed.has_revocations {
+        println!("Everybody is signed out. What was revoked after the backup is revoked again.");
+    } else {
+        println!("Everybody is signed out. There was no log of revocations (revocations.log):");
+        println!("look through API keys, users and apps for what was revoked after the backup.");
+    }
 }
