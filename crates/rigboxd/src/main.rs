@@ -111,6 +111,7 @@ fn run_with_log(command: Command) -> Result<()> {
             rigbox_node::purge(&installation.node()?, everything)?;
             if everything {
                 std::fs::remove_dir_all(installation.state().join("control"))?;
+                backup::restore::forget(installation.state())?;
                 std::fs::remove_dir_all(installation.run())?;
             }
             Ok(())

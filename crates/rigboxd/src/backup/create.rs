@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use rigbox_control::KeySource;
+use rigbox_control::{KeySource, MasterKeyId};
 use rigbox_node::backup::Copied;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -36,28 +36,45 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     // Held, so that Rigbox does not start meanwhile; otherwise it is running.
     let lock = role::lock(installation.state());
     let folder = files::create_folder(&arguments.folder)?;
-    let made = create(arguments, &installation, &config, &folder, lock.is_err());
-    if made.is_err() {
-        // The folder was empty, and a part of a backup is of no use.
-        fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove the incomplete backup in {}", folder.display()))?;
+    let mut made = vec![folder.clone()];
+    let created = folders(arguments, &installation, &folder, &mut made)
+        .and_then(|keys| create(arguments, &installation, &config, (&folder, keys), lock.is_err()));
+    if created.is_err() {
+        // They were empty, and a part of a backup is of no use.
+        for folder in made.iter().rev() {
+            if let Err(error) = fs::remove_dir_all(folder) {
+                tracing::warn!(folder = %folder.display(), %error, "failed to remove an incomplete backup");
+            }
+        }
     }
-    made
+    created
+}
+
+/// Checks where the backup goes, and creates the folder for the keys.
+fn folders(
+    arguments: &Arguments,
+    installation: &Installation,
+    folder: &Path,
+    made: &mut Vec<PathBuf>,
+) -> Result<Option<PathBuf>> {
+    ensure!(
+        !folder.starts_with(installation.state()),
+        "{} is in the state folder, which it is a backup of. Name another folder",
+        folder.display()
+    );
+    let Some(keys) = &arguments.keys else { return Ok(None) };
+    let keys = create_keys_folder(keys, folder)?;
+    made.push(keys.clone());
+    Ok(Some(keys))
 }
 
 fn create(
     arguments: &Arguments,
     installation: &Installation,
     config: &Path,
-    folder: &Path,
+    (folder, keys): (&Path, Option<PathBuf>),
     is_running: bool,
 ) -> Result<()> {
-    ensure!(
-        !folder.starts_with(installation.state()),
-        "{} is in the state folder, which it is a backup of. Name another folder",
-        folder.display()
-    );
-    let keys = arguments.keys.as_deref().map(|keys| create_keys_folder(keys, folder)).transpose()?;
     let facts: DatabaseFacts = control_part::start(Part::Copy, config)?;
     let copy = installation.state().join("control").join(control_part::COPY);
     files::copy_new(&copy, &folder.join(manifest::DATABASE))?;
@@ -66,7 +83,7 @@ fn create(
     let copied = rigbox_node::backup::back_up(&installation.node()?, &node, arguments.disks, is_running)?;
     let source = installation.control(&installation.state().join("control")).master_key;
     if let Some(keys) = &keys {
-        copy_keys(installation, &source, keys)?;
+        copy_keys(installation, &source, &facts.master_keys, keys)?;
     }
     let created_at = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
     let manifest = Manifest::of(folder, facts, arguments.disks, created_at)?;
@@ -91,8 +108,8 @@ fn create_keys_folder(keys: &Path, folder: &Path) -> Result<PathBuf> {
     Ok(created)
 }
 
-/// Copies the keys that are files.
-fn copy_keys(installation: &Installation, source: &KeySource, keys: &Path) -> Result<()> {
+/// Copies the keys that are files. Those of `wanted` that are not there any more were rotated meanwhile.
+fn copy_keys(installation: &Installation, source: &KeySource, wanted: &[String], keys: &Path) -> Result<()> {
     let control = installation.state().join("control");
     files::copy_new(&control.join("token.key"), &keys.join("token.key"))?;
     if let KeySource::File(path) = source {
@@ -100,7 +117,13 @@ fn copy_keys(installation: &Installation, source: &KeySource, keys: &Path) -> Re
         let path = if path.starts_with(&control) { path.clone() } else { path.canonicalize()? };
         // Without a secret in the database there is none yet.
         if path.exists() {
-            files::copy_new(&path, &keys.join("master.key"))?;
+            let copy = keys.join("master.key");
+            files::copy_new(&path, &copy)?;
+            let wanted = wanted.iter().map(|id| id.parse()).collect::<Result<Vec<MasterKeyId>, _>>()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+            runtime
+                .block_on(KeySource::File(copy).check(&wanted))
+                .context("the master key was rotated while the backup was made. Make another one")?;
         }
     }
     files::sync_folders(keys)

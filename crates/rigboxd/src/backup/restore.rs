@@ -82,6 +82,11 @@ pub(crate) fn ensure_finished(state: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Gives up a restore that was interrupted, when nothing is left that it could complete.
+pub(crate) fn forget(state: &Path) -> Result<()> {
+    Mark::remove(state)
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let installation = Installation::load(&arguments.config)?;
     let state = installation.state();
