@@ -37,7 +37,7 @@ enum Command {
         #[arg(long)]
         email: String,
     },
-    /// Manage users, keys, sign-in links, the master key and the audit log as root
+    /// Manage users, keys, sign-in links, the master key, the audit log and backups as root
     #[command(subcommand)]
     Admin(admin::Command),
     /// End all VMs of a stopped installation and unmount its disks

@@ -43,12 +43,13 @@ pub struct Staged {
 pub async fn check(config: &Config, staged: &Staged) -> Result<DatabaseCopy, Error> {
     let info = database::inspect_copy(&staged.database)?;
     database::check_revocation_log(&config.database, &info.database)?;
-    let token_key = TokenKey::load(staged.token_key.as_ref().unwrap_or(&config.token_key))?;
+    let token_key = TokenKey::load(staged.token_key.as_ref().unwrap_or(&config.token_key));
+    let token_key = token_key.map_err(Error::BackupKeys)?;
     let master_key = match &staged.master_key {
         Some(path) if own_master_key(config).is_some() => KeySource::File(path.clone()),
         _ => config.master_key.clone(),
     };
-    master_key.check(&info.master_keys).await?;
+    master_key.check(&info.master_keys).await.map_err(Error::BackupKeys)?;
     Ok(DatabaseCopy { info, token_key: token_key.id() })
 }
 
@@ -111,7 +112,7 @@ fn install_key(staged: &Path, place: &Path, time: &str) -> io::Result<Option<Str
         }
         read => drop(read?),
     }
-    let kept = place.with_file_name(kept_name(place, time));
+    let kept = kept_path(place, time);
     fs::rename(place, &kept)?;
     fs::rename(staged, place)?;
     Ok(Some(name(&kept)))
@@ -127,7 +128,7 @@ fn replace_database(staged: &Path, place: &Path, time: &str) -> io::Result<Optio
         return Err(io::Error::other("the restored database is still open: try again"));
     }
     let folder = place.parent().unwrap_or(Path::new("."));
-    let kept = interrupted(folder)?.unwrap_or_else(|| place.with_file_name(kept_name(place, time)));
+    let kept = interrupted(folder)?.unwrap_or_else(|| kept_path(place, time));
     let mut moved = None;
     // The log goes first: one that is left would be applied to the database that comes.
     for suffix in ["-wal", "-shm", ""] {
@@ -159,10 +160,17 @@ fn interrupted(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Returns e.g. `rigbox-20260101T120000Z.db`.
-fn kept_name(place: &Path, time: &str) -> String {
+/// Returns a path that is free, e.g. `rigbox-20260101T120000Z.db`.
+fn kept_path(place: &Path, time: &str) -> PathBuf {
     let part = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
-    format!("{}-{time}.{}", part(place.file_stem()), part(place.extension()))
+    let (stem, extension) = (part(place.file_stem()), part(place.extension()));
+    let mut kept = place.with_file_name(format!("{stem}-{time}.{extension}"));
+    let mut number = 1;
+    while kept.exists() {
+        number += 1;
+        kept = place.with_file_name(format!("{stem}-{time}-{number}.{extension}"));
+    }
+    kept
 }
 
 fn name(path: &Path) -> String {
@@ -194,6 +202,22 @@ mod tests {
         let kept = replace_database(&path("new"), &path("rigbox.db"), "3").unwrap();
         assert_eq!(kept.as_deref(), Some("rigbox-3.db"));
         assert_eq!((read("rigbox-3.db-wal").as_deref(), read("rigbox.db-wal")), (Some("log"), None));
+    }
+
+    #[test]
+    fn what_is_kept_already_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("rigbox.db"), "one").unwrap();
+        for (content, kept) in [("two", "rigbox-1.db"), ("three", "rigbox-1-2.db"), ("four", "rigbox-1-3.db")]
+        {
+            fs::write(path("new"), content).unwrap();
+            let name = replace_database(&path("new"), &path("rigbox.db"), "1").unwrap();
+            assert_eq!(name.as_deref(), Some(kept));
+        }
+        let contents = ["rigbox-1.db", "rigbox-1-2.db", "rigbox-1-3.db", "rigbox.db"]
+            .map(|name| fs::read_to_string(path(name)).unwrap());
+        assert_eq!(contents, ["one", "two", "three", "four"]);
     }
 
     #[test]

@@ -94,7 +94,8 @@ pub(crate) fn start<T: DeserializeOwned>(part: Part, config: &Path) -> Result<T>
 pub(crate) fn run(part: Part, installation: &Installation) -> Result<()> {
     let report = match carry_out(part, installation) {
         Ok(value) => Report::Done(value),
-        Err(error) => Report::Failed(format!("{error:#}")),
+        // Its causes repeat it.
+        Err(error) => Report::Failed(error.to_string()),
     };
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
@@ -111,8 +112,7 @@ fn carry_out(part: Part, installation: &Installation) -> Result<serde_json::Valu
         }
         Part::Check => {
             let checked =
-                role::as_control(installation, async |config| admin::check(&config, &staged(&folder)).await);
-            let checked = checked.context("the backup needs its own keys, in place or given with --keys")?;
+                role::as_control(installation, async |config| admin::check(&config, &staged(&folder)).await)?;
             serde_json::to_value(facts(checked))?
         }
         Part::Install => {
