@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::path::Path;
 
 use rigbox_core::ids::{DatabaseId, WorkspaceId};
@@ -163,9 +162,9 @@ pub fn restore(config: &Config, source: &Path) -> Result<Copied, Error> {
     if source.join(DISKS).exists() {
         let restored = with_volume(config, false, |disks| {
             let restored = restore_disks(disks, source)?;
-            let kept = disks.volume().root().join(owner::FILE);
-            if id.exists() && !kept.exists() {
-                copy_file(&id, &kept)?;
+            // An empty node may have worked for another database.
+            if id.exists() {
+                copy_file(&id, &disks.volume().root().join(owner::FILE))?;
             }
             Ok(restored)
         });
@@ -179,9 +178,8 @@ pub fn restore(config: &Config, source: &Path) -> Result<Copied, Error> {
         journal.save(&record)?;
         copied.workspaces += 1;
     }
-    let kept = config.state_dir.join(owner::FILE);
-    if id.exists() && !kept.exists() {
-        copy_file(&id, &kept)?;
+    if id.exists() {
+        copy_file(&id, &config.state_dir.join(owner::FILE))?;
     }
     Ok(copied)
 }
@@ -237,11 +235,8 @@ fn disk_name(workspace: &WorkspaceId) -> String {
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
-    let copy = fs::read(from).and_then(|content| durable::replace(to, &content));
-    match copy {
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::at("read", from)(error)),
-        copied => copied.map_err(Error::at("write", to)),
-    }
+    let content = fs::read(from).map_err(Error::at("read", from))?;
+    durable::replace(to, &content).map_err(Error::at("write", to))
 }
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ fn backup_of_a_node_is_restored_to_an_empty_one_only() {
 
     let other = folders.config("two");
     assert!(is_empty(&other).unwrap());
+    // It has worked for another database, whose workspaces are gone.
+    fs::write(other.state_dir.join(owner::FILE), "db-bbbbbbbb\n").unwrap();
     // An interrupted restore has left a part of the disk.
     fs::create_dir_all(other.state_dir.join("volume/disks")).unwrap();
     fs::write(disk_of(&other).with_added_extension("new"), "part").unwrap();
