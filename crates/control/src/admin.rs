@@ -1,6 +1,8 @@
 //! Administration commands that the operator runs on the machine itself, beside a control role that may be
 //! running: users, keys, links, the audit log, workspaces without an owner. Access to the database is the permission.
 
+pub mod backup;
+
 use rigbox_core::ids::{DatabaseId, UserId, WorkspaceId};
 use rigbox_core::names::WorkspaceName;
 use rigbox_core::plans::{LimitOverrides, Plan};
@@ -175,7 +177,7 @@ pub async fn remove_orphan(config: &Config, id: &WorkspaceId) -> Result<(), Erro
 
 /// Makes the database the one that a node knows, whose workspaces it takes over once the control role starts.
 pub async fn claim_nodes(config: &Config, database_id: &DatabaseId) -> Result<(), Error> {
-    Ok(Database::open(config).await?.store.set_database_id(database_id).await?)
+    Ok(Database::open(config).await?.store.set_database_id(database_id, clock::now()).await?)
 }
 
 /// Encrypts all secrets with a new master key, beside a control role that may be running. Finishes an

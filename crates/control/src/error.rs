@@ -18,6 +18,9 @@ pub enum Error {
     /// The database, or a file beside it.
     #[error("{0}")]
     Store(#[from] database::Error),
+    /// The keys are not those that a backup needs.
+    #[error("{0}. Put the keys of the backup in place, or give them with --keys")]
+    BackupKeys(database::Error),
     /// The API's address is unavailable.
     #[error("cannot listen on {address}: {problem}; is another rigboxd running?")]
     Listen {

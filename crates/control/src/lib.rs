@@ -10,6 +10,6 @@ mod startup;
 pub use config::{BridgeConfig, Config, GatewaysConfig};
 pub use error::Error;
 pub use rigbox_core::lifecycle::Timeouts;
-pub use rigbox_service::database::{KeySource, Rotation};
+pub use rigbox_service::database::{CopyInfo, KeySource, MasterKeyId, Rotation};
 pub use rigbox_service::identity::email::{MailConfig, MailError};
 pub use startup::{run, run_bare};

@@ -92,6 +92,16 @@ async fn policy_of_a_restored_database_is_in_force_too() {
     assert_eq!(rig.node.network(&id).unwrap().egress.unwrap().mode(), Mode::None);
     assert_eq!(set(&rig, &id, json!({"egress": {"mode": "internet"}})).await.1["live"], true);
     assert_eq!(rig.node.network(&id).unwrap().egress.unwrap().mode(), Mode::Internet);
+    // Also that of a workspace which is started before it is changed.
+    rig.post(&format!("/workspaces/{id}/stop")).await;
+    rig.until(&id, "stopped").await;
+    set(&rig, &id, json!({"egress": {"mode": "none"}})).await;
+    rig.node.set_network(&id, 3_000, Mode::Internet);
+    rig.post(&format!("/workspaces/{id}/start")).await;
+    eventually("the policy of the database is in force", || async {
+        rig.node.network(&id).unwrap().egress.unwrap().mode() == Mode::None
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -350,7 +350,7 @@ async fn lost_database_destroys_no_disk() {
     let id = rig.running("one").await;
     rig.kill_control();
     let known = rig.node.database().unwrap().parse().unwrap();
-    for file in ["rigbox.db", "rigbox.db-wal", "rigbox.db-shm"] {
+    for file in ["rigbox.db", "rigbox.db-wal", "rigbox.db-shm", "revocations.log"] {
         let _ = std::fs::remove_file(rig.path(file));
     }
     admin::bootstrap(&rig.config(), "b@example.com").await.unwrap();

@@ -12,8 +12,8 @@ use crate::ids::{AppId, UserId, WorkspaceId};
 
 pub use fetch_metadata::{FetchMetadata, Initiator};
 
-/// Audience of an app.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Audience of an app, smallest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Visibility {
     /// Only its owner.
     Private,

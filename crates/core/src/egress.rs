@@ -93,6 +93,23 @@ impl Egress {
         Ok(Self::List { domains, cidrs, allow_ech })
     }
 
+    /// Returns a policy that opens nothing but what both open. Of two lists, the entries that are in both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::None, _) | (_, Self::None) => Self::None,
+            (Self::Internet, narrower) | (narrower, Self::Internet) => narrower.clone(),
+            (
+                Self::List { domains, cidrs, allow_ech },
+                Self::List { domains: other_domains, cidrs: other_cidrs, allow_ech: other_ech },
+            ) => Self::List {
+                domains: domains.iter().filter(|domain| other_domains.contains(domain)).cloned().collect(),
+                cidrs: cidrs.iter().filter(|cidr| other_cidrs.contains(cidr)).copied().collect(),
+                allow_ech: *allow_ech && *other_ech,
+            },
+        }
+    }
+
     /// Returns whether `name` may be resolved.
     pub fn allows_name(&self, name: &str) -> bool {
         match self {
@@ -116,6 +133,23 @@ impl Egress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intersection_opens_only_what_both_open() {
+        let list =
+            |domains: &[&str], ech| Egress::list(domains.iter().copied(), ["8.8.8.0/24"], ech).unwrap();
+        let (one, two) = (list(&["a.org", "b.org"], true), list(&["b.org", "c.org"], false));
+        for (left, right, both) in [
+            (&Egress::Internet, &Egress::Internet, &Egress::Internet),
+            (&Egress::Internet, &one, &one),
+            (&Egress::None, &Egress::Internet, &Egress::None),
+            (&Egress::None, &one, &Egress::None),
+            (&one, &two, &list(&["b.org"], false)),
+            (&one, &one, &one),
+        ] {
+            assert_eq!((&left.intersection(right), &right.intersection(left)), (both, both));
+        }
+    }
 
     #[test]
     fn policy_round_trips_through_text() {

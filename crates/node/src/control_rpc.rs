@@ -164,9 +164,8 @@ impl node_server::Node for ControlService {
     async fn start(&self, request: tonic::Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
         let request = request.into_inner();
         let id = request.workspace_id.clone();
-        let outcome = self.call(&id, false, |reply| Request::Start(request, reply)).await?;
-        let outcome = outcome.ok_or_else(|| not_found(&id))?;
-        Ok(Response::new(StartResponse { outcome: Some(outcome) }))
+        let response = self.call(&id, false, |reply| Request::Start(request, reply)).await?;
+        Ok(Response::new(response.ok_or_else(|| not_found(&id))?))
     }
 
     async fn stop(&self, request: tonic::Request<StopRequest>) -> Result<Response<StopResponse>, Status> {

@@ -137,6 +137,24 @@ impl Journal {
         Ok(records)
     }
 
+    /// Reads all records beside a node that may be running. Each is as it was at some moment.
+    pub(crate) fn snapshot(&self) -> Result<Vec<(WorkspaceId, Record)>, Error> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(Error::at("list", &self.dir))? {
+            let path = entry.map_err(Error::at("list", &self.dir))?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match fs::read_to_string(&path) {
+                Ok(text) => records.push(parse(&text).map_err(Error::at("parse", &path))?),
+                // Removed since it was listed.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::at("read", &path)(error)),
+            }
+        }
+        Ok(records)
+    }
+
     /// Writes a record durably.
     pub(crate) fn save(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.workspace);

@@ -4,6 +4,7 @@
 //! Every resource is in the `journal` before it exists, so a node that was killed at any moment finds it again (`recovery`). Running VMs
 //! are not children of the node and outlive it.
 
+pub mod backup;
 mod boot_queue;
 mod command;
 mod config;

@@ -54,6 +54,7 @@ impl Node {
         }
         crate::net::roles::confine(&config)?;
         let volume = Volume::open(&config.state_dir, &config.run_dir)?;
+        volume.recover()?;
         let owner = Owner::open(&config.state_dir, volume.root())?;
         let disks = Disks::open(volume, config.disk_reserve)?;
         let images = Images::open(&config, &disks)?;

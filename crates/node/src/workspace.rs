@@ -10,8 +10,9 @@ mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rigbox_proto::node::start_response::Outcome;
-use rigbox_proto::node::{ProvisionRequest, StartRequest, State, StopRequest, WorkspaceReport};
+use rigbox_proto::node::{
+    ProvisionRequest, StartRequest, StartResponse, State, StopRequest, WorkspaceReport,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
@@ -26,7 +27,7 @@ const RECOVERY_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Request to a workspace's task, with the sender for its response.
 pub(crate) enum Request {
     Provision(ProvisionRequest, oneshot::Sender<Result<String, Error>>),
-    Start(StartRequest, oneshot::Sender<Result<Outcome, Error>>),
+    Start(StartRequest, oneshot::Sender<Result<StartResponse, Error>>),
     Stop(StopRequest, oneshot::Sender<Result<(), Error>>),
     SetNetwork(Policy, u64, oneshot::Sender<Result<u64, Error>>),
     Delete(u64, oneshot::Sender<Result<(), Error>>),
@@ -73,7 +74,10 @@ impl Workspace {
                 let _ = reply.send(self.provision(&request).await);
             }
             Request::Start(request, reply) => {
-                let _ = reply.send(self.start(&request).await);
+                let started = self.start(&request).await;
+                let network_revision = self.record.network_revision;
+                let response = |outcome| StartResponse { outcome: Some(outcome), network_revision };
+                let _ = reply.send(started.map(response));
             }
             Request::Stop(request, reply) => {
                 let _ = reply.send(self.stop(&request));

@@ -1,6 +1,7 @@
 //! `rigboxd admin`: the operator's commands on the machine itself. They work whether Rigbox is running or not.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -11,6 +12,9 @@ use rigbox_core::plans::{LimitOverrides, Plan};
 use rigbox_core::templates::{self, Template};
 use rigbox_core::vm_limits::{MbPerS, VmLimits};
 
+use crate::backup::control_part::{self, Part};
+use crate::backup::{create, restore};
+use crate::config::{DEFAULT_PATH, Installation};
 use crate::find::ExistingInstallation;
 use crate::role;
 
@@ -48,6 +52,18 @@ pub(crate) enum Command {
         config: ExistingInstallation,
         /// Id of the lost database, from the node's error message
         database: DatabaseId,
+    },
+    /// Copy the database, the node's journal and optionally disks, while everything runs
+    Backup(create::Arguments),
+    /// Put the database of a backup in place of this one, and on a new machine journal and disks; Rigbox has to be down
+    Restore(restore::Arguments),
+    /// Control's part of a backup or a restore (started by these)
+    #[command(hide = true)]
+    ControlPart {
+        #[command(subcommand)]
+        part: Part,
+        #[arg(long, global = true, default_value = DEFAULT_PATH)]
+        config: PathBuf,
     },
 }
 
@@ -284,6 +300,9 @@ pub(crate) fn run(command: Command) -> Result<()> {
             );
             Ok(())
         }
+        Command::Backup(arguments) => create::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
+        Command::ControlPart { part, config } => control_part::run(part, &Installation::load(&config)?),
         Command::Audit(AuditCommand::Verify(config)) => {
             match as_control(&config, async |control| admin::verify_audit(&control).await)? {
                 Ok(entries) => println!("audit log is valid: {entries} entries"),

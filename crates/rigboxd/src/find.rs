@@ -20,6 +20,16 @@ pub(crate) struct ExistingInstallation {
 impl ExistingInstallation {
     /// Finds and loads it.
     pub(crate) fn load(&self) -> Result<Installation> {
+        Ok(self.load_with_path()?.0)
+    }
+
+    /// Finds and loads it. Also returns its configuration file, for another process.
+    pub(crate) fn load_with_path(&self) -> Result<(Installation, PathBuf)> {
+        let path = self.find()?;
+        Ok((Installation::load(&path)?, path))
+    }
+
+    fn find(&self) -> Result<PathBuf> {
         if let Some(path) = &self.path {
             let state = Installation::state_folder(path)?;
             anyhow::ensure!(
@@ -28,16 +38,16 @@ impl ExistingInstallation {
                 state.display(),
                 path.display()
             );
-            return Installation::load(path);
+            return Ok(path.clone());
         }
         let default = Path::new(DEFAULT_PATH);
         let state = Installation::state_folder(default)?;
         if is_installed(&state) {
-            return Installation::load(default);
+            return Ok(default.to_owned());
         }
         let running = running()?;
         match running.as_slice() {
-            [path] => Installation::load(path),
+            [path] => Ok(path.clone()),
             [] => anyhow::bail!(
                 "no installation found: none in {}, and no `rigboxd up` runs here. Name its configuration with --config",
                 state.display()

@@ -2,6 +2,7 @@
 //! jail.
 
 mod admin;
+mod backup;
 mod config;
 mod find;
 mod guest_program;
@@ -37,7 +38,7 @@ enum Command {
         #[arg(long)]
         email: String,
     },
-    /// Manage users, keys, sign-in links, the master key and the audit log as root
+    /// Manage users, keys, sign-in links, the master key, the audit log and backups as root
     #[command(subcommand)]
     Admin(admin::Command),
     /// End all VMs of a stopped installation and unmount its disks
@@ -111,6 +112,7 @@ fn run_with_log(command: Command) -> Result<()> {
             rigbox_node::purge(&installation.node()?, everything)?;
             if everything {
                 std::fs::remove_dir_all(installation.state().join("control"))?;
+                backup::restore::forget(installation.state())?;
                 std::fs::remove_dir_all(installation.run())?;
             }
             Ok(())

@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::backup::restore;
 use crate::config::{Installation, Role};
 use crate::{guest_program, role, tls_files};
 
@@ -28,6 +29,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
     let lock = role::lock(installation.state())?;
+    restore::ensure_finished(installation.state())?;
     role::prepare_folders(installation)?;
     tls_files::copy(installation)?;
     guest_program::pack(installation)?;

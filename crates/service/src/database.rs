@@ -1,4 +1,7 @@
 //! Access to the database, for start-up and for the operator's commands beside a running role.
 
 pub use rigbox_store::tokens::TokenKey;
-pub use rigbox_store::{AuditEvent, Error, KeySource, NewKey, Rotation, Store};
+pub use rigbox_store::{
+    AuditEvent, CopyInfo, Error, KeySource, MasterKeyId, NewKey, Rotation, Store, check_revocation_log,
+    inspect_copy,
+};

@@ -10,6 +10,7 @@ use sqlx::{Row, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
 use crate::idempotency::{self, IdempotencyKey, Replay};
+use crate::revocations::entry::Revocation;
 use crate::tokens::{ApiKey, TokenHash, TokenKey};
 use crate::{Error, Store, parse, random, timestamp, user_limits};
 
@@ -227,15 +228,19 @@ impl Store {
             .bind(user.as_str())
             .fetch_optional(&mut *tx)
             .await?;
-        let rotated = match &row {
-            Some(row) => {
-                audit::append(&mut tx, &self.chain, event, now).await?;
-                Some(record(&mut tx, row).await?)
-            }
-            None => None,
+        let Some(row) = row else { return Ok(None) };
+        audit::append(&mut tx, &self.chain, event, now).await?;
+        let rotated = record(&mut tx, &row).await?;
+        let query = "SELECT old_hash FROM api_keys WHERE id = $1";
+        let change = Revocation::RotatedKey {
+            key: key.to_string(),
+            hash: secret.hash.as_str().to_owned(),
+            preview: secret.preview.clone(),
+            old_hash: sqlx::query_scalar(query).bind(key.as_str()).fetch_one(&mut *tx).await?,
+            old_hash_until: old_until.unix_ms(),
         };
-        tx.commit().await?;
-        Ok(rotated)
+        self.commit_revoking(tx, vec![change], now).await?;
+        Ok(Some(rotated))
     }
 
     /// Revokes a key that `rig login` created. Returns `false` if it did not.
@@ -250,12 +255,12 @@ impl Store {
             .bind(key.as_str())
             .execute(&mut *tx)
             .await?;
-        let ended = done.rows_affected() == 1;
-        if ended {
-            audit::append(&mut tx, &self.chain, event, now).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
         }
-        tx.commit().await?;
-        Ok(ended)
+        audit::append(&mut tx, &self.chain, event, now).await?;
+        self.commit_revoking(tx, vec![Revocation::RevokedKey { key: key.to_string() }], now).await?;
+        Ok(true)
     }
 
     /// Revokes a user's key. Returns `false` if the user has no such key.
@@ -272,12 +277,12 @@ impl Store {
             .bind(user.as_str())
             .execute(&mut *tx)
             .await?;
-        let revoked = done.rows_affected() == 1;
-        if revoked {
-            audit::append(&mut tx, &self.chain, event, now).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
         }
-        tx.commit().await?;
-        Ok(revoked)
+        audit::append(&mut tx, &self.chain, event, now).await?;
+        self.commit_revoking(tx, vec![Revocation::RevokedKey { key: key.to_string() }], now).await?;
+        Ok(true)
     }
 }
 

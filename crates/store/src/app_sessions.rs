@@ -83,7 +83,7 @@ impl Store {
             "DELETE FROM app_codes WHERE hash = $1 RETURNING app_id, session_id, state, host, expires_at",
         )
         .bind(token_key.hash(code.reveal()).as_str())
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.writer)
         .await?;
         let Some(row) = row else { return Ok(None) };
         let fits = row.try_get::<&str, _>("app_id")? == app.as_str()

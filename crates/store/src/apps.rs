@@ -16,6 +16,7 @@ use sqlx::{Row as _, SqliteConnection};
 use crate::audit::{self, AuditEvent};
 use crate::idempotency::{self, IdempotencyKey, Replay};
 use crate::pagination::{ScopeFilter, page_start};
+use crate::revocations::entry::Revocation;
 use crate::{Error, Store, parse};
 
 /// App.
@@ -302,8 +303,36 @@ impl Store {
             return Ok(None);
         }
         audit::append(&mut tx, &self.chain, event, app.updated_at).await?;
-        tx.commit().await?;
-        Ok(Some(displaced))
+        let mut changes = self.changed_access(previous, app);
+        let lost = |id: &AppId| Revocation::AppDomain { app: id.to_string(), domain: None };
+        changes.extend(displaced.iter().map(|(id, _)| lost(id)));
+        self.commit_revoking(tx, changes, app.updated_at).await?;
+        Ok(Some(displaced.into_iter().map(|(_, workspace)| workspace).collect()))
+    }
+
+    /// Returns what a change of an app does to who may open it, for the log of revocations.
+    fn changed_access(&self, previous: &App, app: &App) -> Vec<Revocation> {
+        let access = |app: &App| Revocation::App {
+            app: previous.id.to_string(),
+            visibility: app.visibility.as_str().to_owned(),
+            shared_with: app
+                .shared_with
+                .iter()
+                .map(|address| self.revocations.hash_address(address))
+                .collect(),
+            cors_origins: app.cors_origins.clone(),
+            port: app.port,
+        };
+        let domain = |app: &App| Revocation::AppDomain {
+            app: previous.id.to_string(),
+            domain: app
+                .custom_domain
+                .as_ref()
+                .filter(|_| app.domain_verified_at.is_some())
+                .map(ToString::to_string),
+        };
+        let pairs = [(access(previous), access(app)), (domain(previous), domain(app))];
+        pairs.into_iter().filter(|(before, after)| before != after).map(|(_, after)| after).collect()
     }
 
     async fn displace(
@@ -311,7 +340,7 @@ impl Store {
         connection: &mut SqliteConnection,
         domain: &CustomDomain,
         by: &App,
-    ) -> Result<Vec<WorkspaceId>, Error> {
+    ) -> Result<Vec<(AppId, WorkspaceId)>, Error> {
         let rows = sqlx::query(
             "UPDATE apps SET domain_verified_at = NULL \
              WHERE custom_domain = $1 AND id <> $2 AND domain_verified_at IS NOT NULL \
@@ -324,9 +353,9 @@ impl Store {
         let mut workspaces = Vec::new();
         for row in rows {
             let (id, user): (String, String) = (row.try_get("id")?, row.try_get("user_id")?);
-            let event = AuditEvent::by_operator(&parse(&user)?, DOMAIN_LOST, id);
+            let event = AuditEvent::by_operator(&parse(&user)?, DOMAIN_LOST, &id);
             audit::append(connection, &self.chain, &event, by.updated_at).await?;
-            workspaces.push(parse(row.try_get("workspace_id")?)?);
+            workspaces.push((parse(&id)?, parse(row.try_get("workspace_id")?)?));
         }
         Ok(workspaces)
     }
@@ -373,25 +402,26 @@ impl Store {
         .bind(app.custom_domain.as_ref().map(CustomDomain::as_str))
         .execute(&mut *tx)
         .await?;
-        let lost = done.rows_affected() == 1;
-        if lost {
-            let event = AuditEvent::by_operator(&app.user_id, DOMAIN_LOST, &app.id);
-            audit::append(&mut tx, &self.chain, &event, now).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
         }
-        tx.commit().await?;
-        Ok(lost)
+        let event = AuditEvent::by_operator(&app.user_id, DOMAIN_LOST, &app.id);
+        audit::append(&mut tx, &self.chain, &event, now).await?;
+        let change = Revocation::AppDomain { app: app.id.to_string(), domain: None };
+        self.commit_revoking(tx, vec![change], now).await?;
+        Ok(true)
     }
 
     /// Deletes an app. Returns `false` if there is none.
     pub async fn delete_app(&self, id: &AppId, event: &AuditEvent, now: Timestamp) -> Result<bool, Error> {
         let mut tx = self.begin_write().await?;
         let done = sqlx::query("DELETE FROM apps WHERE id = $1").bind(id.as_str()).execute(&mut *tx).await?;
-        let deleted = done.rows_affected() == 1;
-        if deleted {
-            audit::append(&mut tx, &self.chain, event, now).await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
         }
-        tx.commit().await?;
-        Ok(deleted)
+        audit::append(&mut tx, &self.chain, event, now).await?;
+        self.commit_revoking(tx, vec![Revocation::DeletedApp { app: id.to_string() }], now).await?;
+        Ok(true)
     }
 
     /// Returns whether an app has this name, or another user's had it not long before `now`.

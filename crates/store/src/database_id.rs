@@ -1,8 +1,10 @@
 //! Identity of the database, which nodes remember.
 
 use rigbox_core::ids::DatabaseId;
+use rigbox_core::time::Timestamp;
 use sqlx::SqliteConnection;
 
+use crate::revocations::entry::Revocation;
 use crate::{Error, Store, parse, random};
 
 impl Store {
@@ -23,11 +25,12 @@ impl Store {
     }
 
     /// Gives this database the identity of another one, whose nodes it takes over.
-    pub async fn set_database_id(&self, id: &DatabaseId) -> Result<(), Error> {
+    pub async fn set_database_id(&self, id: &DatabaseId, now: Timestamp) -> Result<(), Error> {
         let mut tx = self.begin_write().await?;
         sqlx::query("DELETE FROM database_identity").execute(&mut *tx).await?;
         insert(&mut tx, id).await?;
-        Ok(tx.commit().await?)
+        let change = Revocation::Database { id: id.to_string() };
+        self.commit_revoking(tx, vec![change], now).await
     }
 }
 

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rigbox_core::ids::WorkspaceId;
+use rigbox_core::ids::{DatabaseId, WorkspaceId};
 use rigbox_core::time::Timestamp;
 use sqlx::migrate::MigrateError;
 use sqlx::{Row, SqlitePool};
@@ -15,6 +15,7 @@ mod api_keys;
 mod app_sessions;
 mod apps;
 mod audit;
+mod backup;
 mod credential_cache;
 mod database_id;
 mod devices;
@@ -24,6 +25,7 @@ mod migrations;
 mod networks;
 mod orphans;
 mod pagination;
+mod revocations;
 mod secrets;
 mod sessions;
 mod sqlite;
@@ -39,11 +41,13 @@ pub use api_keys::{KeyHolder, KeyRecord, NewKey, NewSecret};
 pub use app_sessions::{AppHandoff, SessionHolder};
 pub use apps::{App, AppHost, AppPage, AppWithWorkspace};
 pub use audit::{AuditEntry, AuditEvent};
+pub use backup::{CopyInfo, inspect_copy};
 pub use devices::{DeviceLogin, Poll};
 pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{IdempotencyKey, Replay};
 pub use networks::{NetworkRevisions, NetworkSettings};
 pub use orphans::Orphan;
+pub use revocations::check_revocation_log;
 pub use secrets::master_key::{KeySource, MasterKeyId};
 pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
@@ -69,6 +73,18 @@ pub enum Error {
         path: String,
         /// Problem with the file.
         problem: String,
+    },
+    /// The log of revocations belongs to another database.
+    #[error(
+        "{path} has the revocations of the database {found}, not of {database}. Restore that database, or move the log away"
+    )]
+    ForeignLog {
+        /// Path of the log.
+        path: String,
+        /// Id of its database.
+        found: String,
+        /// Id of this database.
+        database: DatabaseId,
     },
     /// The system's random number generator failed.
     #[error("the system's random number generator failed: {0}")]
@@ -159,26 +175,30 @@ pub struct Store {
     readers: Arc<sqlite::readers::ReadPool>,
     credentials: Arc<credential_cache::CredentialCache>,
     chain: audit::ChainKey,
+    revocations: Arc<revocations::RevocationLog>,
     /// Master keys; see [`Store::unlock`].
     keyring: Option<secrets::keyring::Keyring>,
 }
 
 impl Store {
-    /// Opens the database, creates it if necessary, and migrates it to this version's schema.
+    /// Opens the database, creates it if necessary, migrates it to this version's schema, and applies revocations that it lacks.
     pub async fn open(path: &Path, token_key: &tokens::TokenKey) -> Result<Self, Error> {
         let sqlite::Pools { writer, readers } = sqlite::open(path).await?;
         migrations::migrator().run(&writer).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;
-        Ok(Self {
+        let store = Self {
             pool: readers,
             writer,
             readers: Arc::new(sqlite::readers::ReadPool::new(path)),
             credentials: Arc::default(),
             chain: audit::ChainKey::of(token_key),
+            revocations: Arc::new(revocations::RevocationLog::new(path, token_key)),
             keyring: None,
-        })
+        };
+        store.replay_revocations().await?;
+        Ok(store)
     }
 
     /// Checks that the database responds.
@@ -198,7 +218,9 @@ impl Store {
     /// Begins a writing transaction. It waits for the write lock at the start, so it never fails half-way on
     /// a conflict.
     async fn begin_write(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, Error> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        self.revocations.settle(&mut tx).await?;
+        Ok(tx)
     }
 }
 

@@ -27,6 +27,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     15 "0015_released_names.sql" "released names",
     16 "0016_kept_workspaces.sql" "kept workspaces",
     17 "0017_code_hosts.sql" "code hosts",
+    18 "0018_revocations.sql" "revocations",
     19 "0019_network_revisions.sql" "network revisions",
 ];
 
@@ -36,6 +37,11 @@ pub(crate) fn migrator() -> Migrator {
         Migration::new(*version, (*description).into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
     Migrator::with_migrations(migrations.collect())
+}
+
+/// Returns the version of this version's schema.
+pub(crate) fn newest() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
 }
 
 #[cfg(test)]

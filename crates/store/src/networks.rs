@@ -7,6 +7,7 @@ use rusqlite::{OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, AuditEvent};
+use crate::revocations::entry::Revocation;
 use crate::{Error, Store};
 
 /// Network settings chosen by a workspace's owner.
@@ -72,7 +73,9 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         audit::append(&mut tx, &self.chain, event, now).await?;
-        tx.commit().await?;
+        let NetworkSettings { egress, apps_from_inside_any } = settings.clone();
+        let change = Revocation::Network { workspace: id.to_string(), egress, apps_from_inside_any };
+        self.commit_revoking(tx, vec![change], now).await?;
         Ok(Some(settings))
     }
 

@@ -6,6 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
+use crate::revocations::entry::Revocation;
 use crate::workspaces::{Workspace, insert};
 use crate::{Error, Store, parse, tombstones};
 
@@ -87,7 +88,8 @@ impl Store {
         tombstones::add(&mut tx, id, &orphan.node_id, now).await?;
         let event = AuditEvent::by_operator(operator, "workspace.remove_orphan", id);
         audit::append(&mut tx, &self.chain, &event, now).await?;
-        tx.commit().await?;
+        let (workspace, node) = (id.to_string(), orphan.node_id.to_string());
+        self.commit_revoking(tx, vec![Revocation::DeletedWorkspace { workspace, node }], now).await?;
         Ok(true)
     }
 

@@ -9,6 +9,7 @@ use rigbox_core::time::Timestamp;
 use sqlx::Row;
 
 use crate::audit::{self, AuditEvent};
+use crate::revocations::entry::Revocation;
 use crate::tokens::{LinkToken, SessionToken, TokenKey};
 use crate::{Error, KeyHolder, Store, User, parse, random, user_limits, users};
 
@@ -184,10 +185,10 @@ impl Store {
         let mut tx = self.begin_write().await?;
         let done =
             sqlx::query("DELETE FROM sessions WHERE id = $1").bind(id.as_str()).execute(&mut *tx).await?;
-        if done.rows_affected() == 1 {
-            audit::append(&mut tx, &self.chain, event, now).await?;
+        if done.rows_affected() == 0 {
+            return Ok(());
         }
-        tx.commit().await?;
-        Ok(())
+        audit::append(&mut tx, &self.chain, event, now).await?;
+        self.commit_revoking(tx, vec![Revocation::Session { session: id.to_string() }], now).await
     }
 }

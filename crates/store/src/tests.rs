@@ -15,8 +15,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
+mod backup;
 mod grants;
 mod orphans;
+mod revocations;
 
 mod secrets;
 

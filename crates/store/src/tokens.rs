@@ -52,6 +52,18 @@ impl TokenKey {
         Ok(Self(key))
     }
 
+    /// Reads the key from its file, which has to exist.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let bytes = fs::read(path).map_err(|error| file(path, error))?;
+        Self::check(path, &bytes)
+    }
+
+    /// Returns the public id of the key. It reveals nothing about the key.
+    pub fn id(&self) -> String {
+        let id = self.derive("Rigbox token key id, version 1");
+        id.iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    }
+
     /// Derives an independent key for another purpose.
     pub fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
         blake3::derive_key(purpose, &self.0)

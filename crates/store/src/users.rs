@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
+use crate::revocations::entry::Revocation;
 use crate::{Error, NewKey, Store, api_keys, parse, random, timestamp};
 
 /// User.
@@ -140,8 +141,9 @@ impl Store {
         }
         let action = if disabled { "user.disable" } else { "user.enable" };
         audit::append(&mut tx, &self.chain, &AuditEvent::by_operator(user, action, user), now).await?;
-        tx.commit().await?;
-        Ok(())
+        let disabled_at = disabled.then_some(now.unix_ms());
+        let change = Revocation::User { user: user.to_string(), disabled_at };
+        self.commit_revoking(tx, vec![change], now).await
     }
 }
 

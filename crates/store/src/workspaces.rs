@@ -17,6 +17,7 @@ use crate::audit::{self, AuditEvent};
 use crate::environment::EnvironmentNames;
 use crate::idempotency::{self, IdempotencyKey, Replay};
 use crate::pagination::{ScopeFilter, page_start};
+use crate::revocations::entry::Revocation;
 use crate::{Error, Store, parse, tombstones, workspace_keys, workspace_log};
 
 /// Workspace.
@@ -272,7 +273,13 @@ impl Store {
         if let Some(event) = event.filter(|_| stored) {
             audit::append(&mut tx, &self.chain, event, now).await?;
         }
-        tx.commit().await?;
+        let is_deleted = |lifecycle: &Lifecycle| lifecycle.desired == Desired::Deleted;
+        let mut changes = Vec::new();
+        if stored && is_deleted(lifecycle) && !is_deleted(&previous.lifecycle) {
+            let (workspace, node) = (previous.id.to_string(), previous.node_id.to_string());
+            changes.push(Revocation::DeletedWorkspace { workspace, node });
+        }
+        self.commit_revoking(tx, changes, now).await?;
         Ok(stored)
     }
 

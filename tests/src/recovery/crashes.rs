@@ -15,6 +15,7 @@ tests![
     vms_running_at_a_host_crash_run_again,
     leftovers_without_a_record_are_removed,
     disk_without_a_record_is_kept_until_it_is_removed,
+    backup_of_a_running_vm_is_restored_to_an_empty_machine,
 ];
 
 fn wait_for_exec(installation: &Installation, id: &str) -> anyhow::Result<String> {
@@ -205,4 +206,39 @@ fn disk_without_a_record_is_kept_until_it_is_removed(installation: &Installation
     eventually("it is gone", Duration::from_secs(30), || Ok((!kept.exists()).then_some(())))?;
     ensure!(list()?.is_empty(), "{}", list()?);
     installation.wait_ready()
+}
+
+/// Everything is lost but a backup that was taken while the VM wrote to its disk.
+fn backup_of_a_running_vm_is_restored_to_an_empty_machine(installation: &Installation) -> TestResult {
+    let api = &installation.api;
+    let id = api.spawn("saved")?;
+    api.set_env(&id, &json!({"SAVED": "value"}))?;
+    api.sh(&id, "echo precious > file && sync")?;
+    let writer = "i=0; while :; do i=$((i+1)); echo $i > n.new; sync n.new; mv n.new n; done";
+    api.sh(&id, &format!("setsid sh -c '{writer}' > /dev/null 2>&1 < /dev/null & sleep 2; cat n"))?;
+    let [folder, keys] = ["backup", "keys"].map(|name| installation.scratch.join(name).display().to_string());
+    let said = installation.admin(&["backup", &folder, "--keys", &keys, "--disks"])?;
+    ensure!(said.contains("master key"), "{said}");
+    let last: u64 = api.sh(&id, "cat n")?.trim().parse()?;
+    // What is written after the backup is lost with the rest.
+    api.sh(&id, "echo late > late && sync")?;
+
+    installation.kill_supervisor()?;
+    let mut purge = installation.command("rigboxd");
+    let purge = purge.args(["purge", "--everything", "--config"]).arg(installation.config()).status()?;
+    ensure!(purge.success() && !installation.state().join("node").exists(), "purge");
+    let said = installation.admin(&["restore", &folder, "--keys", &keys])?;
+    ensure!(said.contains("1 disks"), "{said}");
+    installation.start_supervisor()?;
+    installation.wait_ready()?;
+    // It ran, so it runs again.
+    wait_for_exec(installation, &id)?;
+    api.wait(&id, "running")?;
+    ensure!(api.sh(&id, "cat file; ls late 2> /dev/null || true")? == "precious", "the disk's content");
+    let saved: u64 = api.sh(&id, "cat n")?.trim().parse()?;
+    ensure!((1..=last).contains(&saved), "{saved}, and {last} after the backup");
+    ensure!(api.sh(&id, "echo $SAVED")?.trim() == "value", "the environment");
+    std::fs::remove_dir_all(&folder)?;
+    std::fs::remove_dir_all(&keys)?;
+    api.remove(&id)
 }

@@ -104,6 +104,13 @@ impl Node {
         self.inner.lock().unwrap().networks.get(id).map(|(_, policy)| policy.clone())
     }
 
+    /// Makes the node have a policy that control has not sent.
+    pub(crate) fn set_network(&self, id: &str, revision: u64, mode: egress::Mode) {
+        let egress = Some(Egress { mode: mode.into(), ..Egress::default() });
+        let policy = NetworkPolicy { egress, ..NetworkPolicy::default() };
+        self.inner.lock().unwrap().networks.insert(id.to_owned(), (revision, policy));
+    }
+
     /// Makes the node have a revision of a workspace's policy.
     pub(crate) fn set_network_revision(&self, id: &str, revision: u64) {
         self.inner.lock().unwrap().networks.get_mut(id).unwrap().0 = revision;
@@ -293,11 +300,12 @@ impl Service for SimulatedService {
         let mut inner = self.0.inner.lock().unwrap();
         if let Some(position) = inner.queue_position {
             let outcome = Some(start_response::Outcome::QueuePosition(position));
-            return Ok(Response::new(StartResponse { outcome }));
+            return Ok(Response::new(StartResponse { outcome, network_revision: r.network_revision }));
         }
         inner.boots += 1;
         inner.starts.insert(r.workspace_id.clone(), r.clone());
-        inner.set_network(r.workspace_id.clone(), r.network_revision, r.network.clone());
+        let network_revision =
+            inner.set_network(r.workspace_id.clone(), r.network_revision, r.network.clone());
         let (boot, silent) = (format!("boot-{}", inner.boots), inner.unfinished_boots);
         let Some(workspace) = inner.workspaces.get_mut(&r.workspace_id) else {
             return Err(fault::status(Code::NotFound, "not_found", "no disk of that workspace"));
@@ -311,7 +319,7 @@ impl Service for SimulatedService {
             }
         }
         let outcome = Some(start_response::Outcome::BootId(workspace.boot.clone()));
-        Ok(Response::new(StartResponse { outcome }))
+        Ok(Response::new(StartResponse { outcome, network_revision }))
     }
 
     async fn set_network(

@@ -33,16 +33,20 @@ impl Ballast {
     pub(super) fn open(root: &Path, backing_file: &Path, step_mb: u64) -> Result<Self, Error> {
         let folder = root.join("ballast");
         fs::create_dir_all(&folder).map_err(Error::at("create", &folder))?;
-        let ballast = Self { folder, backing_file: backing_file.to_owned(), step_mb };
-        // A node that was killed may have left a file that is not whole, or without its holes.
-        for file in ballast.files()? {
-            if fs::metadata(&file).map_err(Error::at("stat", &file))?.len() < step_mb * MIB {
+        Ok(Self { folder, backing_file: backing_file.to_owned(), step_mb })
+    }
+
+    /// Completes what a node that was killed has left: a file that is not whole, or one without its holes. Only while no other process changes
+    /// the ballast.
+    pub(super) fn recover(&self) -> Result<(), Error> {
+        for file in self.files()? {
+            if fs::metadata(&file).map_err(Error::at("stat", &file))?.len() < self.step_mb * MIB {
                 fs::remove_file(&file).map_err(Error::at("remove", &file))?;
             } else {
-                ballast.allocate_on_host(&file, false)?;
+                self.allocate_on_host(&file, false)?;
             }
         }
-        Ok(ballast)
+        Ok(())
     }
 
     /// Returns the size of the ballast, MiB.

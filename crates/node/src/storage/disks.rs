@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rigbox_core::ids::WorkspaceId;
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::Error;
 use crate::storage::volume::Volume;
@@ -53,6 +54,10 @@ impl Disks {
         &self.volume
     }
 
+    pub(crate) fn into_volume(self) -> Volume {
+        self.volume
+    }
+
     /// Returns the total and the reserved space, MiB.
     pub(crate) fn space_mb(&self) -> Result<(u64, u64), Error> {
         let reserved = self.reserved();
@@ -75,6 +80,18 @@ impl Disks {
     /// Reserves the space of an existing disk.
     pub(crate) fn adopt(&self, workspace: &WorkspaceId, size_mb: u32) {
         self.reserved().disks_mb.insert(workspace.clone(), self.reserved_mb(size_mb));
+    }
+
+    /// Reserves the space of a disk that is about to be written, in place of what is reserved for it.
+    pub(crate) fn reserve(&self, workspace: &WorkspaceId, size_mb: u32) -> Result<(), Error> {
+        // Locked while the volume grows, so that two disks do not claim the same space.
+        let mut reserved = self.reserved();
+        reserved.disks_mb.remove(workspace);
+        let size_mb = self.reserved_mb(size_mb);
+        let written_mb = self.written_mb(&reserved);
+        self.volume.ensure_capacity(reserved.total_mb() + size_mb, written_mb)?;
+        reserved.disks_mb.insert(workspace.clone(), size_mb);
+        Ok(())
     }
 
     /// Reserves the space of an image that is on the volume, of this size.
@@ -102,15 +119,7 @@ impl Disks {
 
     /// Creates a disk of `size_mb` as a clone of `image`. An existing disk is replaced, because it may be incomplete.
     pub(crate) fn create(&self, workspace: &WorkspaceId, image: &Path, size_mb: u32) -> Result<(), Error> {
-        {
-            // Locked while the volume grows, so that two disks do not claim the same space.
-            let mut reserved = self.reserved();
-            reserved.disks_mb.remove(workspace);
-            let size_mb = self.reserved_mb(size_mb);
-            let written_mb = self.written_mb(&reserved);
-            self.volume.ensure_capacity(reserved.total_mb() + size_mb, written_mb)?;
-            reserved.disks_mb.insert(workspace.clone(), size_mb);
-        }
+        self.reserve(workspace, size_mb)?;
         let path = self.path(workspace);
         let _ = fs::remove_file(&path);
         clone_disk(image, &path, u64::from(size_mb) * MIB).map_err(|source| {
@@ -123,6 +132,43 @@ impl Disks {
     pub(crate) fn open_disk(&self, workspace: &WorkspaceId) -> Result<File, Error> {
         let path = self.path(workspace);
         File::options().read(true).write(true).open(&path).map_err(Error::at("open disk", &path))
+    }
+
+    /// Returns a crash-consistent clone of a disk, which its VM may go on writing to, or `None` if there is no such disk. The clone has no
+    /// name, so the kernel removes it with the last descriptor, however this process ends.
+    pub(crate) fn clone_for_backup(&self, workspace: &WorkspaceId) -> Result<Option<File>, Error> {
+        let path = self.path(workspace);
+        let disk = match File::open(&path) {
+            Ok(disk) => disk,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::at("open disk", &path)(error)),
+        };
+        // Whatever the VM overwrites while the clone exists takes space once more.
+        let metadata = disk.metadata().map_err(Error::at("stat", &path))?;
+        let allocated_mb = (metadata.blocks() * 512).div_ceil(MIB);
+        let no_space = |detail: String| {
+            let message = format!("the clone of the disk of {workspace} does not fit: {detail}");
+            Error::Refused("backup_space", message)
+        };
+        let (reserved_mb, written_mb) = {
+            let reserved = self.reserved();
+            (reserved.total_mb(), self.written_mb(&reserved))
+        };
+        self.volume
+            .ensure_capacity(reserved_mb + allocated_mb, written_mb)
+            .map_err(|error| no_space(error.to_string()))?;
+        let free_mb = self.volume.free_mb()?;
+        if free_mb < allocated_mb {
+            return Err(no_space(format!(
+                "it may take {allocated_mb} MiB, and {free_mb} MiB are free. Free some space on the volume"
+            )));
+        }
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let clone = rustix::fs::open(&self.dir, flags, Mode::RUSR | Mode::WUSR).and_then(|clone| {
+            rustix::fs::ioctl_ficlone(&clone, &disk)?;
+            Ok(File::from(clone))
+        });
+        Ok(Some(clone.map_err(|errno| Error::at("clone disk", &path)(errno.into()))?))
     }
 
     pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {

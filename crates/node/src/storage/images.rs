@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rigbox_image::Image;
-use rustix::fs::SeekFrom as Extent;
 
 use crate::config::Config;
 use crate::durable;
 use crate::error::Error;
 use crate::storage::disks::Disks;
+use crate::storage::sparse;
 
 /// Image on the volume.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ impl Images {
     /// Imports the newest image of each name from the cache, keeps older images on the volume (disks boot from them), and writes an
     /// initramfs for each, with the agent in `config.guest_dir`.
     pub(crate) fn open(config: &Config, disks: &Disks) -> Result<Self, Error> {
-        let dir = disks.volume().root().join("images");
+        let dir = folder(disks.volume().root());
         fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
         let agent = agent_archive(&config.guest_dir)?;
         let agent_hash = blake3::hash(&agent).to_hex();
@@ -55,8 +55,7 @@ impl Images {
             let initramfs =
                 folder.join(format!("initramfs-{}.cpio", agent_hash.get(..16).unwrap_or_default()));
             write_initramfs(&image, &agent, &initramfs)?;
-            let metadata = fs::metadata(image.rootfs()).map_err(Error::at("stat", &folder))?;
-            disks.reserve_image(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 / (1 << 20))?;
+            reserve(&image, disks)?;
             let local = LocalImage {
                 name: image.name.clone(),
                 version: image.version.clone(),
@@ -85,6 +84,18 @@ impl Images {
     }
 }
 
+/// Reserves the space of an image on the volume.
+pub(crate) fn reserve(image: &Image, disks: &Disks) -> Result<(), Error> {
+    let rootfs = image.rootfs();
+    let metadata = fs::metadata(&rootfs).map_err(Error::at("stat", &rootfs))?;
+    disks.reserve_image(metadata.blocks() * 512 / (1 << 20))
+}
+
+/// Returns the folder of the images on a volume.
+pub(crate) fn folder(volume: &Path) -> PathBuf {
+    volume.join("images")
+}
+
 /// Builds the second half of the initramfs: the agent as `/init`.
 fn agent_archive(guest_dir: &Path) -> Result<Vec<u8>, Error> {
     let path = guest_dir.join("init");
@@ -93,8 +104,8 @@ fn agent_archive(guest_dir: &Path) -> Result<Vec<u8>, Error> {
     Ok(rigbox_image::init_archive(&agent))
 }
 
-/// Copies an image to the volume, unless it is there already.
-fn import(image: &Image, dir: &Path) -> Result<(), Error> {
+/// Copies an image to a folder of images, unless it is there already.
+pub(crate) fn import(image: &Image, dir: &Path) -> Result<(), Error> {
     let target = dir.join(&image.version);
     if target.exists() {
         return Ok(());
@@ -105,33 +116,12 @@ fn import(image: &Image, dir: &Path) -> Result<(), Error> {
         fs::create_dir(&new)?;
         for from in [image.rootfs(), image.vmlinux(), image.modules(), image.dir().join("image.json")] {
             let to = new.join(from.file_name().unwrap_or_default());
-            copy_sparse(&from, &to)?;
+            sparse::copy(&File::open(&from)?, &File::create(&to)?)?;
         }
         fs::rename(&new, &target)?;
         durable::sync_dir(dir)
     };
     copy().map_err(Error::at("copy the image to", &new))
-}
-
-/// Copies a file and keeps its holes.
-fn copy_sparse(from: &Path, to: &Path) -> std::io::Result<()> {
-    let (mut from, mut to) = (File::open(from)?, File::create(to)?);
-    let length = from.metadata()?.len();
-    to.set_len(length)?;
-    let mut offset = 0;
-    while offset < length {
-        let start = match rustix::fs::seek(&from, Extent::Data(offset)) {
-            Ok(start) => start,
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(errno) => return Err(errno.into()),
-        };
-        let end = rustix::fs::seek(&from, Extent::Hole(start))?;
-        from.seek(SeekFrom::Start(start))?;
-        to.seek(SeekFrom::Start(start))?;
-        std::io::copy(&mut Read::by_ref(&mut from).take(end - start), &mut to)?;
-        offset = end;
-    }
-    to.sync_all()
 }
 
 fn write_initramfs(image: &Image, agent: &[u8], path: &Path) -> Result<(), Error> {

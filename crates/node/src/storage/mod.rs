@@ -4,4 +4,5 @@ mod ballast;
 pub(crate) mod disks;
 pub(crate) mod images;
 pub(crate) mod owner;
+pub(crate) mod sparse;
 pub(crate) mod volume;

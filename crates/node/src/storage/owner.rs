@@ -11,7 +11,8 @@ use rigbox_core::ids::DatabaseId;
 use crate::durable;
 use crate::error::Error;
 
-const FILE: &str = "database";
+/// Name of the file with the id, in the state folder and on the volume.
+pub(crate) const FILE: &str = "database";
 
 /// The database, once the first call has named it.
 #[derive(Debug)]
@@ -60,7 +61,8 @@ impl Owner {
     }
 }
 
-fn read(path: &Path) -> Result<Option<DatabaseId>, Error> {
+/// Reads a file with an id, if there is one.
+pub(crate) fn read(path: &Path) -> Result<Option<DatabaseId>, Error> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         read => read.map_err(Error::at("read", path))?,

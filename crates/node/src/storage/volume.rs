@@ -58,8 +58,36 @@ impl Volume {
         Ok(Self { root, backing: Some(Backing { file, ballast }) })
     }
 
+    /// Completes changes that an earlier node has left half done.
+    pub(crate) fn recover(&self) -> Result<(), Error> {
+        self.backing.as_ref().map_or(Ok(()), |backing| backing.ballast.recover())
+    }
+
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Returns whether `state_dir` has a volume. Opening one creates it.
+    pub(crate) fn exists(state_dir: &Path) -> bool {
+        state_dir.join("volume.xfs").exists() || state_dir.join("volume/disks").exists()
+    }
+
+    /// Returns whether the volume of `state_dir` would have to be mounted first.
+    pub(crate) fn is_unmounted(state_dir: &Path, run_dir: &Path) -> Result<bool, Error> {
+        Ok(state_dir.join("volume.xfs").exists() && !is_mounted(&run_dir.join("volume"))?)
+    }
+
+    /// Unmounts the volume, if it is a mounted one.
+    pub(crate) fn unmount(self) -> Result<(), Error> {
+        match self.backing {
+            Some(_) => run("umount", &[&path_text(&self.root)]).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the free space of the volume, MiB.
+    pub(crate) fn free_mb(&self) -> Result<u64, Error> {
+        Ok(space_mb(&self.root)?.1)
     }
 
     /// Returns the space that can be reserved in total, including possible growth, MiB. `written_mb` of it is in use by images and disks.
@@ -106,9 +134,20 @@ impl Volume {
         Ok(())
     }
 
-    /// Gives what is not needed for `reserved_mb` back to the host.
+    /// Keeps what the volume has from being given back, also by another process, until the file that is returned is closed.
+    pub(crate) fn keep_capacity(&self) -> Result<File, Error> {
+        let root = File::open(&self.root).map_err(Error::at("open", &self.root))?;
+        root.lock_shared().map_err(Error::at("lock", &self.root))?;
+        Ok(root)
+    }
+
+    /// Gives what is not needed for `reserved_mb` back to the host, unless somebody keeps it.
     pub(crate) fn give_back(&self, reserved_mb: u64) -> Result<(), Error> {
         let Some(Backing { file, ballast }) = &self.backing else { return Ok(()) };
+        let root = File::open(&self.root).map_err(Error::at("open", &self.root))?;
+        if root.try_lock().is_err() {
+            return Ok(());
+        }
         let surplus_mb = file_mb(file)?.saturating_sub(ballast.size_mb()? + size_for_mb(reserved_mb));
         (0..surplus_mb / GROWTH_STEP_MB).try_for_each(|_| ballast.add())
     }

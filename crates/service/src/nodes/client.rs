@@ -13,8 +13,8 @@ use rigbox_proto::node::node_client::NodeClient as Grpc;
 use rigbox_proto::node::start_response::Outcome;
 use rigbox_proto::node::{
     Cause, DeleteRequest, DescribeRequest, DiskLimits, EgressRefused, NetworkPolicy, NodeDescription,
-    ProvisionRequest, RefusalBatch, SetNetworkRequest, StartRequest, State, StopRequest, WatchEvent,
-    WatchRefusalsRequest, WatchRequest, WorkspaceReport, watch_event,
+    ProvisionRequest, RefusalBatch, SetNetworkRequest, StartRequest, StartResponse, State, StopRequest,
+    WatchEvent, WatchRefusalsRequest, WatchRequest, WorkspaceReport, watch_event,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::{DATABASE_HEADER, fault};
@@ -159,14 +159,14 @@ impl NodeClient {
         Ok(())
     }
 
-    /// Boots a workspace, or asks for its place in the queue of boots again.
+    /// Boots a workspace, or asks for its place in the queue of boots again. Also returns the revision of the network policy that the node has.
     pub async fn start(
         &self,
         workspace: &Workspace,
         metadata_json: String,
         (network_revision, network): (u64, NetworkPolicy),
         disk: DiskLimits,
-    ) -> Result<Started, NodeError> {
+    ) -> Result<(Started, u64), NodeError> {
         let request = StartRequest {
             workspace_id: workspace.id.to_string(),
             generation: workspace.lifecycle.generation,
@@ -180,15 +180,21 @@ impl NodeClient {
             owner: workspace.user_id.to_string(),
         };
         let response = self.grpc.clone().start(self.request(request, Some(SLOW_TIMEOUT))).await;
-        let outcome = response.map(|response| response.into_inner().outcome);
-        if let Ok(Some(Outcome::QueuePosition(position))) = outcome {
+        let response = response.map(tonic::Response::into_inner);
+        if let Ok(StartResponse { outcome: Some(Outcome::QueuePosition(position)), network_revision }) =
+            response
+        {
             self.queue().insert(workspace.id.clone(), position);
-            return Ok(Started::Queued(position));
+            return Ok((Started::Queued(position), network_revision));
         }
         self.queue().remove(&workspace.id);
-        match outcome? {
-            Some(Outcome::BootId(boot)) => Ok(Started::Booting(boot)),
-            _ => Err(NodeError::Unreachable("the node did not say which boot it began".to_owned())),
+        match response? {
+            StartResponse { outcome: Some(Outcome::BootId(boot)), network_revision } => {
+                Ok((Started::Booting(boot), network_revision))
+            }
+            StartResponse { .. } => {
+                Err(NodeError::Unreachable("the node did not say which boot it began".to_owned()))
+            }
         }
     }
 

@@ -135,7 +135,15 @@ impl Reconciler {
                 let metadata = self.metadata(workspace).await?;
                 let Some(network) = self.0.networks.policy(&workspace.id)? else { return Ok(Outcome::Wait) };
                 let disk = self.0.limits.of_disk(&workspace.id)?;
-                match self.0.node.start(workspace, metadata, network, disk).await {
+                let revision = network.0;
+                let started = self.0.node.start(workspace, metadata, network, disk).await;
+                if let Ok((_, latest)) = &started
+                    && *latest > revision
+                {
+                    // The node has worked for a newer database than this one, which was restored.
+                    self.0.transitions.store().raise_network_revision(&workspace.id, *latest).await?;
+                }
+                match started.map(|(started, _)| started) {
                     Ok(Started::Queued(position)) => {
                         // The time to start counts from the boot.
                         self.0.timer.forget(&workspace.id);

@@ -175,6 +175,18 @@ impl KeySource {
         keyring.map_err(|problem| self.error(problem))
     }
 
+    /// Checks that the source has these keys.
+    pub async fn check(&self, wanted: &[MasterKeyId]) -> Result<(), Error> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let keys = self.read().await?;
+        match wanted.iter().find(|id| keys.get(**id).is_none()) {
+            Some(wanted) => Err(Error::WrongMasterKey { wanted: *wanted, origin: self.to_string() }),
+            None => Ok(()),
+        }
+    }
+
     /// Reads the current keys, or creates a key file if there is none.
     pub(crate) async fn read_or_create(&self) -> Result<MasterKeys, Error> {
         if let Self::File(path) = self

@@ -56,6 +56,6 @@ async fn database_has_one_id_for_good() {
     let id = f.store.database_id().await.unwrap();
     assert_eq!(f.store.database_id().await.unwrap(), id);
     let other = DatabaseId::from_random([9; 5]);
-    f.store.set_database_id(&other).await.unwrap();
+    f.store.set_database_id(&other, now()).await.unwrap();
     assert_eq!(f.store.database_id().await.unwrap(), other);
 }

@@ -50,6 +50,10 @@ fn volume_gives_back_what_it_grew_by_and_takes_it_again() {
     fs::write(&data, vec![7; 100 << 20]).unwrap();
 
     // Nearly all disks are deleted.
+    let kept = volume.keep_capacity().unwrap();
+    volume.give_back(1_000).unwrap();
+    assert_eq!(allocated_mb(&file), 12_288);
+    drop(kept);
     volume.give_back(1_000).unwrap();
     assert!(allocated_mb(&file) <= 4_100, "{}", allocated_mb(&file));
     assert!(total_mb.abs_diff(volume.total_mb(0).unwrap()) < 300);
@@ -62,8 +66,10 @@ fn volume_gives_back_what_it_grew_by_and_takes_it_again() {
     fs::remove_file(&filler).unwrap();
     drop(volume);
 
-    // A restarted node knows.
+    // A restarted node knows, also after one that was killed in the middle.
+    fs::write(run.join("volume/ballast/7"), "").unwrap();
     let volume = open();
+    volume.recover().unwrap();
     volume.ensure_capacity(5_000, 0).unwrap();
     assert_eq!(allocated_mb(&file), 8_192);
     volume.ensure_capacity(9_000, 0).unwrap();
