@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -18,9 +19,13 @@ const COMPACT_BYTES: u64 = 1 << 20;
 /// Time after which an ended session is forgotten: none lasts so long.
 const SESSION_TTL_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Path of a log.
+/// Log at its path.
 #[derive(Debug)]
-pub(super) struct LogFile(PathBuf);
+pub(super) struct LogFile {
+    path: PathBuf,
+    /// Size from which it is worth trying to compact the log, in bytes.
+    compact_from: AtomicU64,
+}
 
 /// Content of a log.
 #[derive(Debug, PartialEq)]
@@ -48,22 +53,23 @@ impl Log {
 impl LogFile {
     /// Returns the log beside a database.
     pub(super) fn beside(database: &Path) -> Self {
-        Self(database.with_file_name("revocations.log"))
+        let path = database.with_file_name("revocations.log");
+        Self { path, compact_from: AtomicU64::new(COMPACT_BYTES) }
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Creates a log without entries.
     pub(super) fn create(&self, database: &str, after: i64) -> Result<(), Error> {
         let header = Header { version: VERSION, database: database.to_owned(), after };
-        create_private(&self.0, &line(&header)?)
+        create_private(&self.path, &line(&header)?)
     }
 
     /// Reads the log, if there is one. A torn last line was never acknowledged and is left out.
     pub(super) fn read(&self) -> Result<Option<Log>, Error> {
-        let text = match fs::read(&self.0) {
+        let text = match fs::read(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|error| self.error(error))?,
         };
@@ -87,7 +93,7 @@ impl LogFile {
     pub(super) fn append(&self, entry: &Entry) -> Result<(), Error> {
         let line = line(entry)?;
         let append = || -> io::Result<()> {
-            let mut file = OpenOptions::new().read(true).write(true).open(&self.0)?;
+            let mut file = OpenOptions::new().read(true).write(true).open(&self.path)?;
             let end = whole_lines(&mut file)?;
             file.set_len(end)?;
             file.seek(SeekFrom::Start(end))?;
@@ -120,23 +126,25 @@ impl LogFile {
         for entry in kept.iter().chain(open) {
             text.extend(line(entry)?);
         }
-        if text.len() as u64 > log.length / 2 {
-            return Ok(());
-        }
-        create_private(&self.0, &text)
+        let is_worth_it = text.len() as u64 <= log.length / 2;
+        let remains = if is_worth_it { text.len() as u64 } else { log.length };
+        // Otherwise each revocation would read all of it, only to find that it still counts.
+        self.compact_from.store(COMPACT_BYTES.max(remains.saturating_mul(2)), Ordering::Relaxed);
+        if is_worth_it { create_private(&self.path, &text) } else { Ok(()) }
     }
 
     pub(super) fn exists(&self) -> bool {
-        self.0.exists()
+        self.path.exists()
     }
 
     /// Returns whether the log has the size from which it may be compacted.
     pub(super) fn is_large(&self) -> bool {
-        fs::metadata(&self.0).is_ok_and(|metadata| metadata.len() >= COMPACT_BYTES)
+        let from = self.compact_from.load(Ordering::Relaxed);
+        fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() >= from)
     }
 
     fn error(&self, problem: impl std::fmt::Display) -> Error {
-        Error::File { path: self.0.display().to_string(), problem: problem.to_string() }
+        Error::File { path: self.path.display().to_string(), problem: problem.to_string() }
     }
 
     fn damaged(&self, line: usize) -> Error {
