@@ -9,15 +9,13 @@ use rigbox_core::ids::{AppId, UserId, WorkspaceId};
 use rigbox_core::status::Status;
 use rigbox_core::time::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
 use crate::idempotency::{self, IdempotencyKey, Replay};
 use crate::pagination::{ScopeFilter, page_start};
 use crate::revocations::entry::Revocation;
-use crate::{Error, Store, parse};
+use crate::{Error, Store, json, parse};
 
 /// App.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,10 +281,10 @@ impl Store {
         .bind(app.name.as_str())
         .bind(i64::from(app.port.unwrap_or(0)))
         .bind(app.visibility.as_str())
-        .bind(json(&app.shared_with)?)
-        .bind(json(&app.cors_origins)?)
-        .bind(json(&app.params)?)
-        .bind(json(&app.metadata)?)
+        .bind(json::to_text(&app.shared_with)?)
+        .bind(json::to_text(&app.cors_origins)?)
+        .bind(json::to_text(&app.params)?)
+        .bind(json::to_text(&app.metadata)?)
         .bind(app.description.as_deref())
         .bind(app.stopped)
         .bind(app.service.as_deref())
@@ -472,10 +470,10 @@ async fn insert(connection: &mut SqliteConnection, new: &App) -> Result<(), Erro
     .bind(i64::from(new.port.unwrap_or(0)))
     .bind(&new.protocol)
     .bind(new.visibility.as_str())
-    .bind(json(&new.shared_with)?)
-    .bind(json(&new.cors_origins)?)
-    .bind(json(&new.params)?)
-    .bind(json(&new.metadata)?)
+    .bind(json::to_text(&new.shared_with)?)
+    .bind(json::to_text(&new.cors_origins)?)
+    .bind(json::to_text(&new.params)?)
+    .bind(json::to_text(&new.metadata)?)
     .bind(new.description.as_deref())
     .bind(new.stopped)
     .bind(new.service.as_deref())
@@ -512,10 +510,10 @@ fn app(row: &Row<'_>) -> Result<AppWithWorkspace, Error> {
         port: Some(row.get::<_, u16>(5)?).filter(|port| *port > 0),
         protocol: text(6)?.to_owned(),
         visibility: parse(text(7)?)?,
-        shared_with: read(text(8)?)?,
-        cors_origins: read(text(9)?)?,
-        params: read(text(10)?)?,
-        metadata: read(text(11)?)?,
+        shared_with: json::parse(text(8)?)?,
+        cors_origins: json::parse(text(9)?)?,
+        params: json::parse(text(10)?)?,
+        metadata: json::parse(text(11)?)?,
         description: optional(12)?.map(str::to_owned),
         stopped: row.get(13)?,
         service: optional(14)?.map(str::to_owned),
@@ -530,12 +528,4 @@ fn app(row: &Row<'_>) -> Result<AppWithWorkspace, Error> {
         status: parse(text(20)?)?,
         boot: optional(21)?.map(str::to_owned),
     })
-}
-
-fn json(value: &impl Serialize) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|error| Error::Damaged(error.to_string()))
-}
-
-fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    serde_json::from_str(text).map_err(|error| Error::Damaged(error.to_string()))
 }

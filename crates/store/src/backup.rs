@@ -29,21 +29,21 @@ impl Store {
         // The copy has to have an identity.
         self.database_id().await?;
         match fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(file(path, error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file(path, error));
+            }
             _ => {}
         }
         // SQLite would create the file for everyone to read.
         create_private(path, &[])?;
         sqlx::query("VACUUM INTO $1")
-            .bind(path.to_str().ok_or_else(|| file(path, "not valid UTF-8"))?)
+            .bind(path.to_str().ok_or_else(|| Error::file(path, "not valid UTF-8"))?)
             .execute(&self.writer)
             .await?;
-        File::open(path).and_then(|copy| copy.sync_all()).map_err(|error| file(path, error))?;
+        File::open(path).and_then(|copy| copy.sync_all()).map_err(|error| Error::file(path, error))?;
         inspect_copy(path)
     }
-}
 
-impl Store {
     /// Ends what does not live on in a database from a backup: sessions, sign-in links, device logins, codes of apps, and keys of boots
     /// (a VM that runs gets a new one).
     pub async fn end_sign_ins(&self, now: Timestamp) -> Result<(), Error> {
@@ -72,7 +72,7 @@ pub fn inspect_copy(path: &Path) -> Result<CopyInfo, Error> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let state: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if state != "ok" {
-        return Err(file(path, format!("it is damaged ({state}): use another backup")));
+        return Err(Error::file(path, format!("it is damaged ({state}): use another backup")));
     }
     let schema: i64 =
         connection.query_row("SELECT MAX(version) FROM _sqlx_migrations", [], |row| row.get(0))?;
@@ -81,13 +81,10 @@ pub fn inspect_copy(path: &Path) -> Result<CopyInfo, Error> {
     }
     let id = "SELECT id FROM database_identity";
     let id: Option<String> = connection.query_row(id, [], |row| row.get(0)).optional()?;
-    let id = id.ok_or_else(|| file(path, "it has no id: it is no copy made by `rigboxd admin backup`"))?;
+    let id =
+        id.ok_or_else(|| Error::file(path, "it has no id: it is no copy made by `rigboxd admin backup`"))?;
     let mut keys = connection.prepare("SELECT id FROM master_keys ORDER BY active DESC, id")?;
     let keys = keys.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     let master_keys = keys.iter().map(|key| parse(key)).collect::<Result<_, _>>()?;
     Ok(CopyInfo { schema, database: parse(&id)?, master_keys })
-}
-
-fn file(path: &Path, problem: impl std::fmt::Display) -> Error {
-    Error::File { path: path.display().to_string(), problem: problem.to_string() }
 }

@@ -21,6 +21,7 @@ mod database_id;
 mod devices;
 mod environment;
 mod idempotency;
+mod json;
 mod migrations;
 mod networks;
 mod orphans;
@@ -163,6 +164,13 @@ pub enum Error {
     /// Error of a read-only connection.
     #[error("database: {0}")]
     Read(#[from] rusqlite::Error),
+}
+
+impl Error {
+    /// Returns the error of a file that is unusable.
+    pub(crate) fn file(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self::File { path: path.display().to_string(), problem: problem.to_string() }
+    }
 }
 
 /// Handle to the database.

@@ -5,10 +5,11 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Timestamp;
 use rusqlite::{OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
 
 use crate::audit::{self, AuditEvent};
 use crate::revocations::entry::Revocation;
-use crate::{Error, Store};
+use crate::{Error, Store, json};
 
 /// Network settings chosen by a workspace's owner.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +43,7 @@ impl Store {
         self.readers.read(|connection| {
             let mut statement = connection.prepare_cached("SELECT network FROM workspaces WHERE id = ?1")?;
             let text: Option<String> = statement.query_row([id.as_str()], |row| row.get(0)).optional()?;
-            text.map(|text| serde_json::from_str(&text).map_err(|error| Error::Damaged(error.to_string())))
-                .transpose()
+            text.map(|text| json::parse(&text)).transpose()
         })
     }
 
@@ -55,23 +55,9 @@ impl Store {
         event: &AuditEvent,
         now: Timestamp,
     ) -> Result<Option<NetworkSettings>, Error> {
-        let damaged = |error: serde_json::Error| Error::Damaged(error.to_string());
         let mut tx = self.begin_write().await?;
-        let text: Option<String> = sqlx::query_scalar("SELECT network FROM workspaces WHERE id = $1")
-            .bind(id.as_str())
-            .fetch_optional(&mut *tx)
-            .await?;
-        let Some(text) = text else { return Ok(None) };
-        let mut settings: NetworkSettings = serde_json::from_str(&text).map_err(damaged)?;
-        change(&mut settings);
-        sqlx::query(
-            "UPDATE workspaces SET network = $1, revision = revision + 1, updated_at = $2 WHERE id = $3",
-        )
-        .bind(serde_json::to_string(&settings).map_err(damaged)?)
-        .bind(now.unix_ms())
-        .bind(id.as_str())
-        .execute(&mut *tx)
-        .await?;
+        let changed = self::change(&mut tx, id.as_str(), change, Some(now)).await?;
+        let Some(settings) = changed else { return Ok(None) };
         audit::append(&mut tx, &self.chain, event, now).await?;
         let NetworkSettings { egress, apps_from_inside_any } = settings.clone();
         let change = Revocation::Network { workspace: id.to_string(), egress, apps_from_inside_any };
@@ -131,4 +117,28 @@ impl Store {
         let ids: Vec<String> = sqlx::query_scalar(query).fetch_all(&self.pool).await?;
         ids.iter().map(|id| crate::parse(id)).collect()
     }
+}
+
+/// Changes a workspace's settings within a transaction. Returns them afterwards, or `None` if there is no such workspace. `now` is the time of
+/// the change, if it is one of the workspace's owner.
+pub(crate) async fn change(
+    connection: &mut SqliteConnection,
+    id: &str,
+    change: impl FnOnce(&mut NetworkSettings),
+    now: Option<Timestamp>,
+) -> Result<Option<NetworkSettings>, Error> {
+    let query = sqlx::query_scalar("SELECT network FROM workspaces WHERE id = $1").bind(id);
+    let text: Option<String> = query.fetch_optional(&mut *connection).await?;
+    let Some(text) = text else { return Ok(None) };
+    let mut settings: NetworkSettings = json::parse(&text)?;
+    change(&mut settings);
+    let query = "UPDATE workspaces SET network = $1, revision = revision + 1, updated_at = COALESCE($2, updated_at) \
+                 WHERE id = $3";
+    sqlx::query(query)
+        .bind(json::to_text(&settings)?)
+        .bind(now.map(Timestamp::unix_ms))
+        .bind(id)
+        .execute(connection)
+        .await?;
+    Ok(Some(settings))
 }

@@ -37,24 +37,27 @@ impl TokenKey {
                 create_private(path, &key)?;
                 Ok(Self(key))
             }
-            Err(error) => Err(file(path, error)),
+            Err(error) => Err(Error::file(path, error)),
         }
     }
 
     fn check(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let key = bytes.try_into().map_err(|_| {
-            file(path, format!("{} bytes, expected {KEY_BYTES}: restore it from a backup", bytes.len()))
+            Error::file(
+                path,
+                format!("{} bytes, expected {KEY_BYTES}: restore it from a backup", bytes.len()),
+            )
         })?;
-        let mode = fs::metadata(path).map_err(|error| file(path, error))?.permissions().mode() & 0o777;
+        let mode = fs::metadata(path).map_err(|error| Error::file(path, error))?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(file(path, format!("mode {mode:o} lets others read it: chmod 600 it")));
+            return Err(Error::file(path, format!("mode {mode:o} lets others read it: chmod 600 it")));
         }
         Ok(Self(key))
     }
 
     /// Reads the key from its file, which has to exist.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(path).map_err(|error| file(path, error))?;
+        let bytes = fs::read(path).map_err(|error| Error::file(path, error))?;
         Self::check(path, &bytes)
     }
 
@@ -237,11 +240,7 @@ pub(crate) fn create_private(path: &Path, content: &[u8]) -> Result<(), Error> {
             _ => Ok(()),
         }
     };
-    made().map_err(|error| file(path, error))
-}
-
-fn file(path: &Path, problem: impl fmt::Display) -> Error {
-    Error::File { path: path.display().to_string(), problem: problem.to_string() }
+    made().map_err(|error| Error::file(path, error))
 }
 
 #[cfg(test)]

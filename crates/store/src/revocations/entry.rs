@@ -39,7 +39,7 @@ pub(crate) enum Revocation {
     User { user: String, disabled_at: Option<i64> },
     /// Session that was ended.
     Session { session: String },
-    /// Who may open an app.
+    /// Audience of an app.
     App {
         app: String,
         visibility: String,
@@ -52,7 +52,7 @@ pub(crate) enum Revocation {
     AppDomain { app: String, domain: Option<String> },
     /// App that was deleted.
     DeletedApp { app: String },
-    /// What a workspace may reach, and may do to its apps.
+    /// Network settings of a workspace.
     Network { workspace: String, egress: Egress, apps_from_inside_any: bool },
     /// Workspace whose deletion was acknowledged.
     DeletedWorkspace { workspace: String, node: String },

@@ -144,7 +144,7 @@ impl LogFile {
     }
 
     fn error(&self, problem: impl std::fmt::Display) -> Error {
-        Error::File { path: self.path.display().to_string(), problem: problem.to_string() }
+        Error::file(&self.path, problem)
     }
 
     fn damaged(&self, line: usize) -> Error {

@@ -4,12 +4,11 @@
 use rigbox_core::app_access::Visibility;
 use rigbox_core::egress::Egress;
 use rigbox_core::time::Timestamp;
-use serde::de::DeserializeOwned;
 use sqlx::{Row, SqliteConnection};
 
 use super::entry::Revocation;
-use crate::networks::NetworkSettings;
-use crate::{Error, parse, tombstones};
+use crate::networks::{self, NetworkSettings};
+use crate::{Error, json, parse, tombstones};
 
 /// Applies one change. `hash` returns the keyed hash of an address.
 pub(super) async fn apply(
@@ -88,15 +87,15 @@ async fn narrow_app(
     let visibility =
         if port == logged.port { visibility.min(logged.visibility) } else { Visibility::Private };
     let (mut shared_with, mut cors_origins): (Vec<String>, Vec<String>) =
-        (read(row.try_get("shared_with")?)?, read(row.try_get("cors_origins")?)?);
+        (json::parse(row.try_get("shared_with")?)?, json::parse(row.try_get("cors_origins")?)?);
     shared_with.retain(|address| logged.shared_with.contains(&hash(address)));
     cors_origins.retain(|origin| logged.cors_origins.contains(origin));
     let query = "UPDATE apps SET visibility = $1, shared_with = $2, cors_origins = $3, updated_at = updated_at + 1 \
                  WHERE id = $4";
     sqlx::query(query)
         .bind(visibility.as_str())
-        .bind(json(&shared_with)?)
-        .bind(json(&cors_origins)?)
+        .bind(json::to_text(&shared_with)?)
+        .bind(json::to_text(&cors_origins)?)
         .bind(app)
         .execute(connection)
         .await?;
@@ -109,25 +108,9 @@ async fn narrow_network(
     egress: &Egress,
     apps_from_inside_any: bool,
 ) -> Result<(), Error> {
-    let query = sqlx::query_scalar("SELECT network FROM workspaces WHERE id = $1").bind(workspace);
-    let Some(text) = query.fetch_optional(&mut *connection).await? else { return Ok(()) };
-    let settings: NetworkSettings = read(text)?;
-    let narrowed = NetworkSettings {
-        egress: settings.egress.intersection(egress),
-        apps_from_inside_any: settings.apps_from_inside_any && apps_from_inside_any,
+    let narrow = |settings: &mut NetworkSettings| {
+        settings.egress = settings.egress.intersection(egress);
+        settings.apps_from_inside_any &= apps_from_inside_any;
     };
-    sqlx::query("UPDATE workspaces SET network = $1, revision = revision + 1 WHERE id = $2")
-        .bind(json(&narrowed)?)
-        .bind(workspace)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-fn json(value: &impl serde::Serialize) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|error| Error::Damaged(error.to_string()))
-}
-
-fn read<T: DeserializeOwned>(text: String) -> Result<T, Error> {
-    serde_json::from_str(&text).map_err(|error| Error::Damaged(error.to_string()))
+    networks::change(connection, workspace, narrow, None).await.map(drop)
 }

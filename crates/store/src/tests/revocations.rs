@@ -1,4 +1,4 @@
-//! What was revoked stays revoked when an older database is put back.
+//! Tests of the log of revocations: an older database that is put back revives nothing.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
