@@ -24,6 +24,9 @@ pub(crate) struct Limits {
     pub(crate) pids: u32,
 }
 
+/// Groups, each with the controller of its hierarchy (version 1).
+type Parents = Vec<(&'static str, PathBuf)>;
+
 /// Control groups of this installation.
 #[derive(Debug, Clone)]
 pub(crate) struct Cgroups {
@@ -31,8 +34,8 @@ pub(crate) struct Cgroups {
     /// Maximum memory of all VMs together.
     max_memory_bytes: u64,
     /// The installation's group in each hierarchy.
-    parents: Vec<(&'static str, PathBuf)>,
-    /// Those of earlier nodes. In version 1 the place depends on the session or unit that a node is started from.
+    parents: Parents,
+    /// Groups of earlier nodes. In version 1 the place depends on the session or unit that a node is started from.
     former_parents: Vec<PathBuf>,
 }
 
@@ -46,8 +49,10 @@ impl Cgroups {
     /// Finds the hierarchies. `name` is the installation's group, and `record` the file with the places of this group, now and before. The VMs
     /// leave an eighth of the machine's memory to the host.
     pub(crate) fn find(name: &str, record: &Path) -> Result<Self, Error> {
-        let mut groups = Self::find_current(name)?;
-        let current: Vec<&Path> = groups.parents.iter().map(|(_, parent)| parent.as_path()).collect();
+        let machine = nix::sys::sysinfo::sysinfo().map_err(Error::system("read the machine's memory"))?;
+        let max_memory_bytes = machine.ram_total() / 8 * 7;
+        let (version, parents) = current_parents(name)?;
+        let current: Vec<&Path> = parents.iter().map(|(_, parent)| parent.as_path()).collect();
         let known = match fs::read_to_string(record) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             read => read.map_err(Error::at("read", record))?,
@@ -58,30 +63,7 @@ impl Cgroups {
         let text: String = paths.map(|path| format!("{}\n", path.display())).collect();
         // Before there is a group in any of them.
         durable::replace(record, text.as_bytes()).map_err(Error::at("write", record))?;
-        groups.former_parents = former;
-        Ok(groups)
-    }
-
-    fn find_current(name: &str) -> Result<Self, Error> {
-        let machine = nix::sys::sysinfo::sysinfo().map_err(Error::system("read the machine's memory"))?;
-        let max_memory_bytes = machine.ram_total() / 8 * 7;
-        if Path::new(ROOT).join("cgroup.controllers").exists() {
-            let parents = vec![("", Path::new(ROOT).join(name))];
-            return Ok(Self { version: Version::Two, max_memory_bytes, parents, former_parents: Vec::new() });
-        }
-        let own = fs::read_to_string("/proc/self/cgroup").map_err(Error::system("read /proc/self/cgroup"))?;
-        let mut parents = Vec::new();
-        for controller in V1_CONTROLLERS {
-            let group = group_of(&own, controller).ok_or_else(|| Error::System {
-                action: "find the control groups",
-                source: io::Error::other(format!(
-                    "no hierarchy with the controller `{controller}` is mounted"
-                )),
-            })?;
-            let path = Path::new(ROOT).join(controller).join(group.trim_start_matches('/')).join(name);
-            parents.push((controller, path));
-        }
-        Ok(Self { version: Version::One, max_memory_bytes, parents, former_parents: Vec::new() })
+        Ok(Self { version, max_memory_bytes, parents, former_parents: former })
     }
 
     /// Returns all folders in which VMs may have groups.
@@ -191,6 +173,24 @@ impl Cgroups {
             let _ = fs::remove_dir(parent);
         }
     }
+}
+
+/// Returns the version of the hierarchies, and the installation's group in each.
+fn current_parents(name: &str) -> Result<(Version, Parents), Error> {
+    if Path::new(ROOT).join("cgroup.controllers").exists() {
+        return Ok((Version::Two, vec![("", Path::new(ROOT).join(name))]));
+    }
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(Error::system("read /proc/self/cgroup"))?;
+    let mut parents = Vec::new();
+    for controller in V1_CONTROLLERS {
+        let group = group_of(&own, controller).ok_or_else(|| Error::System {
+            action: "find the control groups",
+            source: io::Error::other(format!("no hierarchy with the controller `{controller}` is mounted")),
+        })?;
+        let path = Path::new(ROOT).join(controller).join(group.trim_start_matches('/')).join(name);
+        parents.push((controller, path));
+    }
+    Ok((Version::One, parents))
 }
 
 fn write_setting(path: &Path, value: &str) -> Result<(), Error> {
