@@ -6,13 +6,12 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use rigbox_core::ids::{DatabaseId, WorkspaceId};
-use rigbox_image::Image;
 
 use crate::config::Config;
 use crate::durable;
 use crate::error::Error;
 use crate::journal::{Journal, Phase, Record};
-use crate::storage::disks::Disks;
+use crate::storage::disks::{self, Disks};
 use crate::storage::volume::Volume;
 use crate::storage::{images, owner, sparse};
 
@@ -86,24 +85,11 @@ fn open_disks(config: &Config) -> Result<Disks, Error> {
     }
     let folder = images::folder(disks.volume().root());
     if folder.exists() {
-        for image in load_images(&folder)? {
+        for image in images::load_all(&folder)? {
             images::reserve(&image, &disks)?;
         }
     }
     Ok(disks)
-}
-
-/// Loads the complete images of a folder.
-fn load_images(folder: &Path) -> Result<Vec<Image>, Error> {
-    let mut images = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::at("list", folder))? {
-        let path = entry.map_err(Error::at("list", folder))?.path();
-        if path.extension().is_none_or(|extension| extension != "new") {
-            let image = Image::load(&path).map_err(std::io::Error::other);
-            images.push(image.map_err(Error::at("load image", &path))?);
-        }
-    }
-    Ok(images)
 }
 
 fn copy_disks(disks: &Disks, records: &[(WorkspaceId, Record)], target: &Path) -> Result<usize, Error> {
@@ -114,7 +100,7 @@ fn copy_disks(disks: &Disks, records: &[(WorkspaceId, Record)], target: &Path) -
     for (id, record) in records.iter().filter(|(_, record)| record.phase == Phase::Provisioned) {
         // A workspace that was deleted meanwhile has none.
         let Some(clone) = disks.clone_for_backup(id)? else { continue };
-        let path = folder.join(disk_name(id));
+        let path = folder.join(disks::file_name(id));
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         file.and_then(|file| sparse::clone_or_copy(&clone, &file))
             .map_err(Error::at("copy a disk to", &path))?;
@@ -124,7 +110,7 @@ fn copy_disks(disks: &Disks, records: &[(WorkspaceId, Record)], target: &Path) -
     // The node imports only the newest version of an image, and a disk boots the kernel of its own.
     let (from, to) = (images::folder(disks.volume().root()), images::folder(target));
     fs::create_dir(&to).map_err(Error::at("create", &to))?;
-    for image in load_images(&from)?.iter().filter(|image| versions.contains(image.version.as_str())) {
+    for image in images::load_all(&from)?.iter().filter(|image| versions.contains(image.version.as_str())) {
         images::import(image, &to)?;
     }
     durable::sync_dir(&folder).map_err(Error::at("sync", &folder))?;
@@ -195,7 +181,7 @@ fn restore_disks(disks: &Disks, source: &Path) -> Result<usize, Error> {
     }
     let (from, to) = (images::folder(source), images::folder(disks.volume().root()));
     fs::create_dir_all(&to).map_err(Error::at("create", &to))?;
-    for image in load_images(&from)? {
+    for image in images::load_all(&from)? {
         images::import(&image, &to)?;
         images::reserve(&image, disks)?;
     }
@@ -205,7 +191,7 @@ fn restore_disks(disks: &Disks, source: &Path) -> Result<usize, Error> {
             // Complete: an interrupted restore has copied it.
             continue;
         }
-        let from = source.join(DISKS).join(disk_name(id));
+        let from = source.join(DISKS).join(disks::file_name(id));
         let new = path.with_added_extension("new");
         let copy = || {
             let to = File::options().read(true).write(true).create(true).truncate(true).open(&new)?;
@@ -223,18 +209,10 @@ fn list_disks(folder: &Path) -> Result<Vec<(WorkspaceId, u32)>, Error> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::at("list", folder))? {
         let path = entry.map_err(Error::at("list", folder))?.path();
-        let length = fs::metadata(&path).map_err(Error::at("stat", &path))?.len();
-        let id = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        let (Some(id), Ok(size_mb)) = (id, u32::try_from(length >> 20)) else {
-            return Err(Error::at("restore", &path)(std::io::Error::other("it is no workspace's disk")));
-        };
-        found.push((id, size_mb));
+        let not_a_disk = || Error::at("restore", &path)(std::io::Error::other("it is no workspace's disk"));
+        found.push(disks::identify(&path)?.ok_or_else(not_a_disk)?);
     }
     Ok(found)
-}
-
-fn disk_name(workspace: &WorkspaceId) -> String {
-    format!("{workspace}.ext4")
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {

@@ -4,8 +4,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::command::run;
 use crate::journal::Boot;
+use crate::storage::testbed::{in_own_namespace, mount_xfs};
 
 /// Folder on an XFS volume of its own, in a mount namespace of its own.
 struct Folders {
@@ -14,22 +14,11 @@ struct Folders {
 }
 
 fn folders(test: &str) -> Option<Folders> {
-    if !rigbox_testkit::in_own_process(&format!("backup::tests::{test}")) {
-        return None;
-    }
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can mount a volume");
+    if !in_own_namespace(&format!("backup::tests::{test}")) {
         return None;
     }
     let scratch = tempfile::tempdir().unwrap();
-    let (file, root) = (scratch.path().join("xfs"), scratch.path().join("root"));
-    fs::create_dir(&root).unwrap();
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-    run("mount", &["--make-rprivate", "/"]).unwrap();
-    File::create(&file).unwrap().set_len(2 << 30).unwrap();
-    let text = |path: &Path| path.display().to_string();
-    run("mkfs.xfs", &["-q", "-m", "reflink=1", &text(&file)]).unwrap();
-    run("mount", &["-t", "xfs", "-o", "loop", &text(&file), &text(&root)]).unwrap();
+    let root = mount_xfs(scratch.path(), 2_048);
     Some(Folders { _scratch: scratch, root })
 }
 
@@ -69,7 +58,7 @@ fn make_node(config: &Config, mark: &[u8]) {
 }
 
 fn disk_of(config: &Config) -> PathBuf {
-    config.state_dir.join("volume/disks").join(disk_name(&id(1)))
+    config.state_dir.join("volume/disks").join(disks::file_name(&id(1)))
 }
 
 #[test]

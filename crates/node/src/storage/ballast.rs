@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::MIB;
 use crate::command::run;
+use crate::durable;
 use crate::error::Error;
 
-const MIB: u64 = 1 << 20;
 /// Unit of `xfs_bmap`'s numbers in bytes.
 const SECTOR_BYTES: u64 = 512;
 
@@ -66,7 +67,7 @@ impl Ballast {
             fallocate(&file, FallocateFlags::empty(), 0, self.step_mb * MIB)?;
             // Before its blocks are gone, it must be certain that they stay its own.
             file.sync_all()?;
-            crate::durable::sync_dir(&self.folder)
+            durable::sync_dir(&self.folder)
         };
         if let Err(source) = written() {
             let _ = fs::remove_file(&path);

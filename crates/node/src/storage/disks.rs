@@ -10,10 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use rigbox_core::ids::WorkspaceId;
 use rustix::fs::{Mode, OFlags};
 
+use super::MIB;
 use crate::error::Error;
 use crate::storage::volume::Volume;
 
-const MIB: u64 = 1 << 20;
 /// Space beside an image's root file system: kernel, modules and initramfs, MiB.
 const IMAGE_OVERHEAD_MB: u64 = 128;
 
@@ -114,7 +114,7 @@ impl Disks {
     }
 
     pub(crate) fn path(&self, workspace: &WorkspaceId) -> PathBuf {
-        self.dir.join(format!("{workspace}.ext4"))
+        self.dir.join(file_name(workspace))
     }
 
     /// Creates a disk of `size_mb` as a clone of `image`. An existing disk is replaced, because it may be incomplete.
@@ -193,15 +193,25 @@ impl Disks {
         let mut disks = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(Error::at("list", &self.dir))? {
             let path = entry.map_err(Error::at("list", &self.dir))?.path();
-            let size = fs::metadata(&path).map_err(Error::at("stat", &path))?.len();
-            let id = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-            match (id, u32::try_from(size / MIB)) {
-                (Some(id), Ok(size_mb)) => disks.push((id, size_mb)),
-                _ => tracing::warn!(path = %path.display(), "ignoring a file that is no workspace's disk"),
+            match identify(&path)? {
+                Some(disk) => disks.push(disk),
+                None => tracing::warn!(path = %path.display(), "ignoring a file that is no workspace's disk"),
             }
         }
         Ok(disks)
     }
+}
+
+/// Returns the name of a workspace's disk in a folder of disks.
+pub(crate) fn file_name(workspace: &WorkspaceId) -> String {
+    format!("{workspace}.ext4")
+}
+
+/// Returns whose disk a file is, and its size in MiB. `None` for a file that is no workspace's disk.
+pub(crate) fn identify(path: &Path) -> Result<Option<(WorkspaceId, u32)>, Error> {
+    let size = fs::metadata(path).map_err(Error::at("stat", path))?.len();
+    let id = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+    Ok(id.zip(u32::try_from(size / MIB).ok()))
 }
 
 /// Creates a file of `size_bytes` at `path` that shares the blocks of `image`. It is durable on return.

@@ -43,17 +43,13 @@ impl Images {
         for image in rigbox_image::newest_of_each(&config.image_cache) {
             import(&image, &dir)?;
         }
+        for folder in folders(&dir)?.iter().filter(|folder| is_incomplete(folder)) {
+            fs::remove_dir_all(folder).map_err(Error::at("remove", folder))?;
+        }
         let mut by_version = BTreeMap::new();
-        for entry in fs::read_dir(&dir).map_err(Error::at("list", &dir))? {
-            let folder = entry.map_err(Error::at("list", &dir))?.path();
-            if folder.extension().is_some_and(|extension| extension == "new") {
-                fs::remove_dir_all(&folder).map_err(Error::at("remove", &folder))?;
-                continue;
-            }
-            let image = Image::load(&folder)
-                .map_err(|error| Error::at("load image", &folder)(std::io::Error::other(error)))?;
+        for image in load_all(&dir)? {
             let initramfs =
-                folder.join(format!("initramfs-{}.cpio", agent_hash.get(..16).unwrap_or_default()));
+                image.dir().join(format!("initramfs-{}.cpio", agent_hash.get(..16).unwrap_or_default()));
             write_initramfs(&image, &agent, &initramfs)?;
             reserve(&image, disks)?;
             let local = LocalImage {
@@ -94,6 +90,25 @@ pub(crate) fn reserve(image: &Image, disks: &Disks) -> Result<(), Error> {
 /// Returns the folder of the images on a volume.
 pub(crate) fn folder(volume: &Path) -> PathBuf {
     volume.join("images")
+}
+
+/// Loads the complete images in a folder of images.
+pub(crate) fn load_all(dir: &Path) -> Result<Vec<Image>, Error> {
+    let load = |folder: &PathBuf| {
+        let image = Image::load(folder).map_err(std::io::Error::other);
+        image.map_err(Error::at("load image", folder))
+    };
+    folders(dir)?.iter().filter(|folder| !is_incomplete(folder)).map(load).collect()
+}
+
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = fs::read_dir(dir).map_err(Error::at("list", dir))?;
+    list.map(|entry| Ok(entry.map_err(Error::at("list", dir))?.path())).collect()
+}
+
+/// Returns whether an image was being imported when the node ended.
+fn is_incomplete(folder: &Path) -> bool {
+    folder.extension().is_some_and(|extension| extension == "new")
 }
 
 /// Builds the second half of the initramfs: the agent as `/init`.

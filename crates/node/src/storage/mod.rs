@@ -5,4 +5,9 @@ pub(crate) mod disks;
 pub(crate) mod images;
 pub(crate) mod owner;
 pub(crate) mod sparse;
+#[cfg(test)]
+pub(crate) mod testbed;
 pub(crate) mod volume;
+
+/// Bytes of a mebibyte.
+const MIB: u64 = 1 << 20;

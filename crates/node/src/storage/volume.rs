@@ -6,11 +6,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::MIB;
 use crate::command::run;
 use crate::error::Error;
 use crate::storage::ballast::Ballast;
 
-const MIB: u64 = 1 << 20;
 /// Initial size of the volume, and the step by which it grows, MiB.
 const GROWTH_STEP_MB: u64 = 4096;
 /// Share of the volume that XFS needs for its log, its metadata and block sharing.

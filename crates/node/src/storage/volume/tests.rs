@@ -2,25 +2,8 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-
 use super::*;
-
-/// Runs the rest of a test in a mount namespace of its own, or returns `false` where there can be none.
-fn in_own_namespace(test: &str) -> bool {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: mounting needs root");
-        return false;
-    }
-    if !rigbox_testkit::in_own_process(&format!("storage::volume::tests::{test}")) {
-        return false;
-    }
-    let none = None::<&str>;
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-    true
-}
+use crate::storage::testbed::{in_own_namespace, mount_xfs};
 
 fn allocated_mb(path: &Path) -> u64 {
     fs::metadata(path).unwrap().blocks() * 512 / MIB
@@ -28,7 +11,7 @@ fn allocated_mb(path: &Path) -> u64 {
 
 #[test]
 fn volume_gives_back_what_it_grew_by_and_takes_it_again() {
-    if !in_own_namespace("volume_gives_back_what_it_grew_by_and_takes_it_again") {
+    if !in_own_namespace("storage::volume::tests::volume_gives_back_what_it_grew_by_and_takes_it_again") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -61,7 +44,7 @@ fn volume_gives_back_what_it_grew_by_and_takes_it_again() {
     let filler = volume.root().join("filler");
     let (_, free_mb) = space_mb(volume.root()).unwrap();
     fs::write(&filler, vec![8; usize::try_from((free_mb - 64).min(512) * MIB).unwrap()]).unwrap();
-    run_sync(volume.root());
+    rustix::fs::syncfs(File::open(volume.root()).unwrap()).unwrap();
     assert!(allocated_mb(&file) <= 4_100, "{}", allocated_mb(&file));
     fs::remove_file(&filler).unwrap();
     drop(volume);
@@ -79,22 +62,14 @@ fn volume_gives_back_what_it_grew_by_and_takes_it_again() {
     assert_eq!(fs::read(&data).unwrap(), vec![7; 100 << 20]);
 }
 
-fn run_sync(root: &Path) {
-    rustix::fs::syncfs(File::open(root).unwrap()).unwrap();
-}
-
 #[test]
 fn files_of_others_are_no_space_for_disks() {
-    if !in_own_namespace("files_of_others_are_no_space_for_disks") {
+    if !in_own_namespace("storage::volume::tests::files_of_others_are_no_space_for_disks") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (file, host) = (folder.path().join("host.xfs"), folder.path().join("host"));
-    fs::create_dir(&host).unwrap();
     // A host whose own file system shares blocks.
-    File::create(&file).unwrap().set_len(8_192 * MIB).unwrap();
-    run("mkfs.xfs", &["-q", "-m", "reflink=1", &path_text(&file)]).unwrap();
-    run("mount", &["-t", "xfs", "-o", "loop", &path_text(&file), &path_text(&host)]).unwrap();
+    let host = mount_xfs(folder.path(), 8_192);
     let volume = Volume::open(&host.join("state"), &host.join("run")).unwrap();
     assert!(volume.backing.is_none());
     volume.ensure_capacity(6_000, 0).unwrap();
