@@ -101,7 +101,7 @@ fn create_keys_folder(keys: &Path, folder: &Path) -> Result<PathBuf> {
             fs::remove_dir(&created)?;
         }
         anyhow::bail!(
-            "{} and the backup are one in the other, so whoever gets one gets both. Name another folder",
+            "{} and the backup's folder contain one another, and keys have to be kept apart. Name another folder",
             keys.display()
         );
     }
