@@ -1,11 +1,10 @@
-//! State machine of a workspace: its transitions, and the next step for the node.
+//! State of a workspace. What is wanted and what was observed are two records; the status that users see is a function of them
+//! ([`Lifecycle::status_now`]).
 //!
-//! Three things drive it: user requests ([`Lifecycle::request`]), node reports ([`Lifecycle::observe`] and
-//! the results of node calls), and time ([`Lifecycle::time_out`]). Each returns a new value. The caller
-//! stores it, and only if nobody else changed the workspace meanwhile.
-//!
-//! The generation counts requested changes. The node refuses calls of an older generation, so raising it
-//! fences off whatever is still in flight for the previous one.
+//! User requests change what is wanted ([`Lifecycle::request`]), and node reports replace what was observed ([`Lifecycle::observe`]). A
+//! report changes what is wanted in two cases only: the VM has ended for good by itself, and the database lags behind the node because it
+//! was restored from a backup. Time ends what does not get on ([`Lifecycle::time_out`]). Each returns a new value. The caller stores it, and
+//! only if nobody else changed the workspace meanwhile.
 
 use std::time::Duration;
 
@@ -13,20 +12,11 @@ use crate::status::{Request, Status};
 use crate::system::SystemState;
 use crate::time::Timestamp;
 
-mod observe;
+mod observed;
+mod target;
 
-pub use observe::{End, EndCause, ObservedState, Report};
-
-/// Desired state of a workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Desired {
-    /// A disk without a VM.
-    Stopped,
-    /// A running VM.
-    Running,
-    /// Nothing.
-    Deleted,
-}
+pub use observed::{Disk, End, EndCause, Observed, ReportOrder, Vm, VmPhase};
+pub use target::{Desired, Facts, Step, Target, VmFacts};
 
 /// Details of the status `failed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,28 +34,33 @@ pub struct Failure {
 /// State of a workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
+    /// What is wanted: the target of the node.
+    pub wanted: Target,
+    /// True once a start was requested.
+    pub was_started: bool,
+    /// What was observed.
+    pub observed: Observed,
+    /// True once the node has created the disk. Later it is never created anew.
+    pub has_disk: bool,
+    /// Secrets that the VM has.
+    pub delivered: Option<Delivered>,
+    /// Present exactly in `failed`.
+    pub failure: Option<Failure>,
     /// Current status.
     pub status: Status,
     /// Time at which the status was entered.
     pub since: Timestamp,
-    /// Desired state.
-    pub desired: Desired,
-    /// Number of requested changes.
-    pub generation: u64,
-    /// True if the node has created the disk.
-    pub has_disk: bool,
-    /// Current boot, once the node has named it.
-    pub boot: Option<String>,
-    /// Previous boot, whose late reports are ignored.
-    pub last_boot: Option<String>,
-    /// True if the agent of the running boot has stopped answering.
-    pub agent_lost: bool,
-    /// State of the system in the running boot; `starting` without one.
-    pub system: SystemState,
-    /// Present exactly in `failed`.
-    pub failure: Option<Failure>,
     /// Failures since the workspace last ran or was created.
     pub attempts: u32,
+}
+
+/// Secrets that a VM has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    /// Id of its boot.
+    pub boot: String,
+    /// Revision of the environment.
+    pub revision: i64,
 }
 
 /// Request that the current status does not allow.
@@ -111,42 +106,28 @@ impl Default for Timeouts {
     }
 }
 
-/// Next request to the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// None: wait for a report or a request.
-    Wait,
-    /// Create the disk.
-    Provision,
-    /// Boot the VM.
-    Start,
-    /// Shut the VM down.
-    Stop,
-    /// Remove every trace.
-    Delete,
-}
-
 impl Lifecycle {
     /// Creates the state of a new workspace.
     pub fn created(now: Timestamp) -> Self {
         Self {
+            wanted: Target { generation: 1, state: Desired::Stopped },
+            was_started: false,
+            observed: Observed::nothing(),
+            has_disk: false,
+            delivered: None,
+            failure: None,
             status: Status::Provisioning,
             since: now,
-            desired: Desired::Stopped,
-            generation: 1,
-            has_disk: false,
-            boot: None,
-            last_boot: None,
-            agent_lost: false,
-            system: SystemState::Starting,
-            failure: None,
             attempts: 0,
         }
     }
 
     /// Creates the state of a workspace whose disk a node has, and which the database did not have.
     pub fn adopted(generation: u64, now: Timestamp) -> Self {
-        Self { status: Status::Stopped, generation, has_disk: true, ..Self::created(now) }
+        let wanted = Target { generation, state: Desired::Stopped };
+        let observed = Observed { target: wanted, disk: Disk::Complete, ..Observed::nothing() };
+        let status = Status::Stopped;
+        Self { wanted, was_started: true, observed, has_disk: true, status, ..Self::created(now) }
     }
 
     /// Returns the requests currently allowed.
@@ -160,51 +141,85 @@ impl Lifecycle {
             .collect()
     }
 
+    /// Returns the id of the current boot, once the node has named it.
+    pub fn boot(&self) -> Option<&str> {
+        self.current_vm().map(|vm| vm.boot.as_str())
+    }
+
+    /// Returns whether the agent of the running VM has stopped answering.
+    pub fn agent_lost(&self) -> bool {
+        self.status == Status::Running
+            && matches!(
+                self.current_vm(),
+                Some(Vm { phase: VmPhase::Running { agent_lost: true, .. }, .. })
+            )
+    }
+
+    /// Returns the state of the system in the running VM; `starting` without one.
+    pub fn system(&self) -> SystemState {
+        match self.current_vm() {
+            Some(Vm { phase: VmPhase::Running { system, .. }, .. }) if self.status == Status::Running => *system,
+            _ => SystemState::Starting,
+        }
+    }
+
+    /// Returns the boot whose agent answers, and which the secrets are for.
+    pub fn answering_boot(&self) -> Option<&str> {
+        match self.current_vm() {
+            Some(Vm { boot, phase: VmPhase::Running { agent_lost: false, .. }, .. }) => Some(boot),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the node holds the wanted target.
+    pub fn is_acknowledged(&self) -> bool {
+        self.observed.target.generation >= self.wanted.generation
+    }
+
+    /// Returns whether the workspace was deleted and its node has nothing of it any more.
+    pub fn is_gone(&self) -> bool {
+        self.wanted.state == Desired::Deleted && self.observed.is_absent() && self.is_acknowledged()
+    }
+
     /// Applies a user's request.
     pub fn request(&self, request: Request, now: Timestamp) -> Result<Self, IllegalTransition> {
         let allowed = self.allowed();
         if !allowed.contains(&request) {
             return Err(IllegalTransition { request, status: self.status, allowed });
         }
-        let (status, desired) = match request {
-            Request::Start | Request::Retry => (Status::Starting, Desired::Running),
-            Request::Cancel if self.status == Status::Provisioning => (Status::Deleting, Desired::Deleted),
-            Request::Stop | Request::Cancel => (Status::Stopping, Desired::Stopped),
-            Request::Delete => (Status::Deleting, Desired::Deleted),
+        let mut next = self.clone();
+        next.wanted.generation += 1;
+        next.wanted.state = match request {
+            Request::Start | Request::Retry => Desired::Running,
+            Request::Cancel if self.status == Status::Provisioning => Desired::Deleted,
+            Request::Stop | Request::Cancel => Desired::Stopped,
+            Request::Delete => Desired::Deleted,
         };
-        let mut next = self.clone();
-        next.desired = desired;
-        next.generation += 1;
-        if status == Status::Starting {
-            next.clear_boot();
-        }
-        next.enter(status, now);
-        Ok(next)
+        next.was_started |= next.wanted.state == Desired::Running;
+        next.failure = None;
+        Ok(next.entered(now))
     }
 
-    /// Records that the node has created the disk.
-    pub fn disk_created(&self, now: Timestamp) -> Self {
-        let mut next = self.clone();
-        next.has_disk = true;
-        if next.status == Status::Provisioning {
-            next.attempts = 0;
-            next.enter(Status::Provisioned, now);
+    /// Returns the state after a report, or `None` if it changes nothing.
+    pub fn observe(&self, report: &Observed, now: Timestamp) -> Option<Self> {
+        if !report.order.is_after(self.observed.order) {
+            return None;
         }
-        next
+        let mut next = self.clone();
+        next.observed = report.clone();
+        next.has_disk |= report.disk == Disk::Complete;
+        let next = if report.is_absent() { next.on_absence(now) } else { next.on_report(now) };
+        Some(next.entered(now))
     }
 
-    /// Records that the node has started to boot the VM.
-    pub fn boot_started(&self, boot: &str) -> Self {
-        let mut next = self.clone();
-        if next.status == Status::Starting && next.boot.is_none() {
-            next.boot = Some(boot.to_owned());
-        }
-        next
+    /// Records that a boot has its secrets.
+    pub fn delivered(&self, delivered: Delivered, now: Timestamp) -> Self {
+        Self { delivered: Some(delivered), ..self.clone() }.entered(now)
     }
 
-    /// Records that the node refused or failed the current step.
-    pub fn step_failed(&self, code: &str, message: &str, now: Timestamp) -> Self {
-        if self.status.is_transient() { self.failed(code, message, now) } else { self.clone() }
+    /// Records that the node refuses the target.
+    pub fn refused(&self, code: &str, message: &str, now: Timestamp) -> Self {
+        if self.status.is_transient() { self.given_up(code, message, now) } else { self.clone() }
     }
 
     /// Returns the failed state if a transient status has lasted for longer than its timeout.
@@ -221,62 +236,113 @@ impl Lifecycle {
         }
         let code = format!("timeout_{}", self.status);
         let message = format!("The workspace is still {} after {} s.", self.status, limit.as_secs());
-        Some(self.failed(&code, &message, now))
+        Some(self.given_up(&code, &message, now))
     }
 
-    /// Returns the next request to the node, given its latest report about this workspace.
-    pub fn next_step(&self, observed: Option<&ObservedState>) -> Step {
-        let alive = observed.is_some_and(ObservedState::is_alive);
-        match self.status {
-            Status::Provisioning => Step::Provision,
-            Status::Starting if !self.has_disk => Step::Provision,
-            Status::Starting if self.boot.is_none() => Step::Start,
-            Status::Starting | Status::Running => Step::Wait,
-            Status::Stopping => Step::Stop,
-            Status::Deleting => Step::Delete,
-            // Nothing keeps running that is not wanted.
-            Status::Provisioned | Status::Stopped | Status::Failed if alive => Step::Stop,
-            Status::Provisioned | Status::Stopped | Status::Failed => Step::Wait,
+    /// Returns the status: a function of what is wanted and what was observed.
+    pub fn status_now(&self) -> Status {
+        if self.failure.is_some() {
+            return Status::Failed;
+        }
+        match self.wanted.state {
+            Desired::Deleted => Status::Deleting,
+            Desired::Stopped if !self.has_disk && !self.was_started => Status::Provisioning,
+            Desired::Stopped if !self.is_at_rest() => Status::Stopping,
+            Desired::Stopped if self.was_started => Status::Stopped,
+            Desired::Stopped => Status::Provisioned,
+            Desired::Running => match self.current_vm() {
+                Some(Vm { boot, phase: VmPhase::Running { .. }, .. }) if self.is_delivered(boot) => Status::Running,
+                _ => Status::Starting,
+            },
         }
     }
 
-    fn clear_boot(&mut self) {
-        if let Some(boot) = self.boot.take() {
-            self.last_boot = Some(boot);
-        }
-        self.agent_lost = false;
-        self.system = SystemState::Starting;
+    fn current_vm(&self) -> Option<&Vm> {
+        self.observed.vm.as_ref().filter(|vm| {
+            self.wanted.state == Desired::Running && vm.generation == self.wanted.generation
+        })
     }
 
-    /// Enters a status. Re-entering the current one keeps its age, so that a guest in a reboot loop times
-    /// out.
-    fn enter(&mut self, status: Status, now: Timestamp) {
+    fn is_delivered(&self, boot: &str) -> bool {
+        self.delivered.as_ref().is_some_and(|delivered| delivered.boot == boot)
+    }
+
+    /// Returns whether there is a disk without a VM, and none will be booted for an earlier target.
+    fn is_at_rest(&self) -> bool {
+        self.has_disk && self.observed.vm.is_none() && (self.is_acknowledged() || self.observed.is_absent())
+    }
+
+    /// Draws conclusions from a report of a workspace that the node has.
+    fn on_report(mut self, now: Timestamp) -> Self {
+        let held = self.observed.target;
+        let end = self.observed.end.clone().filter(|end| end.generation == self.wanted.generation);
+        if let Some(end) = end.filter(|_| held.generation == self.wanted.generation) {
+            self = self.on_end(&end, now);
+        }
+        // A database that was restored from a backup lags behind the node, which would refuse what is wanted as outdated.
+        self.wanted.generation = self.wanted.generation.max(held.generation);
+        if held.generation == self.wanted.generation && held.state != self.wanted.state {
+            self.wanted.generation += 1;
+        }
+        self
+    }
+
+    /// Draws conclusions from the end of what is wanted.
+    fn on_end(mut self, end: &End, now: Timestamp) -> Self {
+        let is_creation = end.cause == EndCause::Refused && !self.has_disk;
+        let after = self.wanted.after_end(end.generation, end.cause);
+        if self.failure.is_some() || (after == self.wanted && !is_creation) {
+            return self;
+        }
+        self.wanted = after;
+        let Some((code, text)) = end.cause.failure() else { return self };
+        let code = if end.code.is_empty() { code } else { &end.code };
+        let message = match (end.detail.as_str(), end.cause) {
+            ("", _) => text.to_owned(),
+            (detail, EndCause::Refused) => detail.to_owned(),
+            (detail, _) => format!("{text}: {detail}"),
+        };
+        self.fail(code, message, now);
+        self
+    }
+
+    /// Draws conclusions from the absence of a workspace on its node.
+    fn on_absence(self, now: Timestamp) -> Self {
+        if self.has_disk && self.wanted.state == Desired::Running {
+            return self.given_up("ended_unobserved", "the node no longer knows this workspace", now);
+        }
+        self
+    }
+
+    /// Gives up what is wanted. The node ends what it has begun, but for a deletion: it goes on, because nothing can be done with what is
+    /// left.
+    fn given_up(&self, code: &str, message: &str, now: Timestamp) -> Self {
+        let mut next = self.clone();
+        if next.wanted.state != Desired::Deleted {
+            next.wanted = Target { generation: self.wanted.generation + 1, state: Desired::Stopped };
+        }
+        next.fail(code, message.to_owned(), now);
+        next.entered(now)
+    }
+
+    fn fail(&mut self, code: &str, message: String, now: Timestamp) {
+        let retryable = self.wanted.state != Desired::Deleted;
+        self.failure = Some(Failure { code: code.to_owned(), message, retryable, occurred_at: now });
+    }
+
+    /// Enters the status that follows. Staying in the current one keeps its age, so that a guest in a reboot loop times out.
+    fn entered(mut self, now: Timestamp) -> Self {
+        let status = self.status_now();
         if self.status != status {
             self.since = now;
+            match status {
+                Status::Failed => self.attempts = self.attempts.saturating_add(1),
+                Status::Running | Status::Provisioned => self.attempts = 0,
+                _ => {}
+            }
         }
         self.status = status;
-        if status != Status::Failed {
-            self.failure = None;
-        }
-        if status != Status::Running {
-            self.agent_lost = false;
-            self.system = SystemState::Starting;
-        }
-    }
-
-    /// Enters `failed` with a new generation, so that whatever is in flight at the node is refused, or ended
-    /// by the `Stop` that follows.
-    fn failed(&self, code: &str, message: &str, now: Timestamp) -> Self {
-        let mut next = self.clone();
-        // A half-deleted workspace cannot be started.
-        let retryable = self.desired != Desired::Deleted;
-        next.desired = Desired::Stopped;
-        next.generation += 1;
-        next.attempts = next.attempts.saturating_add(1);
-        next.enter(Status::Failed, now);
-        next.failure =
-            Some(Failure { code: code.to_owned(), message: message.to_owned(), retryable, occurred_at: now });
-        next
+        self
     }
 }
 

@@ -1,63 +1,52 @@
-//! Tests of the lifecycle: the allowed transitions, and that every request and report keeps to them.
-
-use proptest::prelude::*;
+//! Tests of the lifecycle: each rule, and a model of control and node with every disturbance between them.
 
 use super::*;
 
-const TRANSITIONS: &[(Status, Status)] = {
-    use Status::*;
-    &[
-        (Provisioning, Provisioned),
-        (Provisioning, Deleting),
-        (Provisioned, Starting),
-        (Starting, Running),
-        (Starting, Stopping),
-        // The workspace ran in between, but its report was overtaken: starting -> running -> stopped.
-        (Starting, Stopped),
-        (Running, Stopping),
-        (Running, Stopped),
-        (Running, Starting),
-        (Running, Failed),
-        (Stopping, Stopped),
-        (Stopped, Starting),
-        (Failed, Starting),
-        (Provisioned, Deleting),
-        (Running, Deleting),
-        (Stopped, Deleting),
-        (Failed, Deleting),
-        (Provisioning, Failed),
-        (Starting, Failed),
-        (Stopping, Failed),
-        (Deleting, Failed),
-    ]
-};
+mod model;
 
 fn at(ms: i64) -> Timestamp {
     Timestamp::from_unix_ms(ms)
 }
 
-fn running() -> Lifecycle {
-    let life = Lifecycle::created(at(0)).disk_created(at(1)).request(Request::Start, at(2)).unwrap();
-    let generation = life.generation;
-    life.boot_started("b1")
-        .observe(
-            &Report {
-                generation,
-                observed: ObservedState::Running {
-                    boot: "b1".into(),
-                    agent_lost: false,
-                    system: SystemState::Starting,
-                },
-            },
-            at(3),
-        )
-        .unwrap()
+/// Report of the first session.
+fn report(sequence: u64, target: Target, vm: Option<Vm>, end: Option<End>) -> Observed {
+    Observed { order: ReportOrder { session: 1, sequence }, target, disk: Disk::Complete, vm, end }
 }
 
+fn vm(boot: &str, generation: u64, phase: VmPhase) -> Vm {
+    Vm { boot: boot.into(), generation, phase }
+}
+
+fn answering() -> VmPhase {
+    VmPhase::Running { agent_lost: false, system: SystemState::Running }
+}
+
+fn end(generation: u64, cause: EndCause) -> End {
+    End { generation, boot: "b1".into(), cause, code: String::new(), detail: String::new() }
+}
+
+fn starting() -> Lifecycle {
+    let made = Lifecycle::created(at(0));
+    let made = made.observe(&report(1, made.wanted, None, None), at(1)).unwrap();
+    assert_eq!(made.status, Status::Provisioned);
+    made.request(Request::Start, at(2)).unwrap()
+}
+
+fn running() -> Lifecycle {
+    let life = starting();
+    let answered = report(2, life.wanted, Some(vm("b1", life.wanted.generation, answering())), None);
+    let answered = life.observe(&answered, at(3)).unwrap();
+    assert_eq!(answered.status, Status::Starting, "it has no secrets yet");
+    let delivered = Delivered { boot: answered.answering_boot().unwrap().to_owned(), revision: 1 };
+    let running = answered.delivered(delivered, at(4));
+    assert_eq!(running.status, Status::Running);
+    running
+}
+
+/// What the node reports after the VM of what is wanted has ended.
 fn ended(life: &Lifecycle, cause: EndCause) -> Lifecycle {
-    let end = End { boot: "b1".into(), cause, detail: String::new() };
-    let report =
-        Report { generation: life.generation, observed: ObservedState::Resting { ended: Some(end) } };
+    let target = life.wanted.after_end(life.wanted.generation, cause);
+    let report = report(10, target, None, Some(end(life.wanted.generation, cause)));
     life.observe(&report, at(10)).unwrap()
 }
 
@@ -74,37 +63,63 @@ fn each_end_cause_has_its_transition() {
         (EndCause::AgentNeverAnswered, Status::Failed, Some("agent_never_answered")),
         (EndCause::Unobserved, Status::Failed, Some("ended_unobserved")),
         (EndCause::StartFailed, Status::Failed, Some("start_failed")),
+        (EndCause::Refused, Status::Failed, Some("refused")),
     ] {
         let before = running();
         let after = ended(&before, cause);
         assert_eq!(after.status, status, "{cause:?}");
         assert_eq!(after.failure.as_ref().map(|f| f.code.as_str()), code, "{cause:?}");
         let wanted = if status == Status::Starting { Desired::Running } else { Desired::Stopped };
-        assert_eq!(after.desired, wanted, "{cause:?}");
-        if status == Status::Starting {
-            assert!(after.generation > before.generation, "a new boot is a new generation");
-            assert_eq!(after.next_step(None), Step::Start);
-        }
+        assert_eq!(after.wanted, Target { state: wanted, ..before.wanted }, "{cause:?}");
+        assert!(after.is_acknowledged(), "node and control conclude the same");
     }
 }
 
 #[test]
-fn resting_report_from_before_a_start_is_ignored() {
+fn report_that_is_not_later_is_ignored() {
+    let running = running();
+    let mut old = report(2, running.wanted, None, Some(end(running.wanted.generation, EndCause::VmmDied)));
+    assert_eq!(running.observe(&old, at(5)), None);
+    old.order.sequence = 1;
+    assert_eq!(running.observe(&old, at(5)), None);
+    // The first report of another process of the node counts.
+    old.order = ReportOrder { session: 2, sequence: 1 };
+    assert_eq!(running.observe(&old, at(5)).unwrap().status, Status::Failed);
+}
+
+#[test]
+fn state_of_before_a_start_says_nothing_about_it() {
     let stopped = ended(&running(), EndCause::Poweroff);
     let starting = stopped.request(Request::Start, at(20)).unwrap();
-    let old = End { boot: "b1".into(), cause: EndCause::Poweroff, detail: String::new() };
-    for generation in [starting.generation - 1, starting.generation] {
-        let report = Report { generation, observed: ObservedState::Resting { ended: Some(old.clone()) } };
-        assert_eq!(starting.observe(&report, at(21)), None);
-    }
+    let old = report(11, stopped.wanted, None, Some(end(stopped.wanted.generation, EndCause::Poweroff)));
+    assert_eq!(starting.observe(&old, at(21)).unwrap().status, Status::Starting);
+}
+
+#[test]
+fn stop_is_over_once_the_node_has_acknowledged_it() {
+    let cancelled = starting().request(Request::Cancel, at(3)).unwrap();
+    let before = Target { generation: cancelled.wanted.generation - 2, state: Desired::Stopped };
+    let unaware = cancelled.observe(&report(5, before, None, None), at(4)).unwrap();
+    assert_eq!(unaware.status, Status::Stopping, "the node may still get the start");
+    let aware = unaware.observe(&report(6, cancelled.wanted, None, None), at(5)).unwrap();
+    assert_eq!(aware.status, Status::Stopped);
 }
 
 #[test]
 fn cancelled_creation_is_deleted_and_a_cancelled_start_is_stopped() {
     let made = Lifecycle::created(at(0));
     assert_eq!(made.request(Request::Cancel, at(1)).unwrap().status, Status::Deleting);
-    let starting = made.disk_created(at(1)).request(Request::Start, at(2)).unwrap();
-    assert_eq!(starting.request(Request::Cancel, at(3)).unwrap().status, Status::Stopping);
+    assert_eq!(starting().request(Request::Cancel, at(3)).unwrap().status, Status::Stopping);
+}
+
+#[test]
+fn deleted_workspace_is_gone_once_the_node_confirms_it() {
+    let order = |sequence| ReportOrder { session: 1, sequence };
+    let deleting = Lifecycle::created(at(0)).request(Request::Cancel, at(1)).unwrap();
+    let absent = deleting.observe(&Observed::absent(order(3), 0), at(2)).unwrap();
+    assert!(!absent.is_gone(), "the node may still get the creation");
+    let confirmed = absent.observe(&Observed::absent(order(4), deleting.wanted.generation), at(2)).unwrap();
+    assert!(confirmed.is_gone());
 }
 
 #[test]
@@ -115,152 +130,76 @@ fn illegal_request_names_the_state_and_allowed_actions() {
 
 #[test]
 fn guest_that_reboots_before_running_times_out() {
-    let mut life = Lifecycle::created(at(0)).disk_created(at(0)).request(Request::Start, at(0)).unwrap();
+    let mut life = starting();
+    let since = life.since;
     for i in 0..20 {
-        let end = End { boot: format!("b{i}"), cause: EndCause::Reboot, detail: String::new() };
-        let report =
-            Report { generation: life.generation, observed: ObservedState::Resting { ended: Some(end) } };
-        life = life.observe(&report, at(i * 10_000)).unwrap();
+        let end = End { boot: format!("b{i}"), ..end(life.wanted.generation, EndCause::Reboot) };
+        life = life.observe(&report(10 + i, life.wanted, None, Some(end)), at(10_000)).unwrap();
     }
+    assert_eq!(life.since, since);
     let late = life.time_out(Duration::from_secs(200), at(200_000), &Timeouts::default()).unwrap();
     assert_eq!(late.failure.unwrap().code, "timeout_starting");
 }
 
 #[test]
-fn failed_workspace_that_still_runs_is_stopped() {
-    let life = Lifecycle::created(at(0)).disk_created(at(0)).request(Request::Start, at(0)).unwrap();
+fn failed_start_is_ended_on_the_node() {
+    let life = starting();
     let failed = life.time_out(Duration::MAX, at(1_000_000), &Timeouts::default()).unwrap();
-    assert!(failed.generation > life.generation);
-    assert_eq!(failed.next_step(Some(&ObservedState::Booting { boot: "b".into() })), Step::Stop);
+    assert!(failed.wanted.generation > life.wanted.generation);
+    let facts = |stopping| Facts {
+        has_disk: true,
+        vm: Some(VmFacts { generation: life.wanted.generation, stopping }),
+        given_up: None,
+    };
+    assert_eq!(failed.wanted.next_step(facts(false)), Step::Stop);
+    assert_eq!(failed.wanted.next_step(facts(true)), Step::Rest);
 }
 
 #[test]
-fn retry_after_a_failed_creation_creates_the_disk_first() {
-    let failed = Lifecycle::created(at(0)).step_failed("disk_full", "no room", at(1));
-    let again = failed.request(Request::Retry, at(2)).unwrap();
-    assert_eq!((again.status, again.next_step(None)), (Status::Starting, Step::Provision));
-    assert_eq!(again.disk_created(at(3)).next_step(None), Step::Start);
+fn refused_creation_fails_and_its_retry_creates_the_disk_first() {
+    let made = Lifecycle::created(at(0));
+    let refusal = End { code: "disk_full".into(), detail: "no room".into(), ..end(1, EndCause::Refused) };
+    let refused = Observed { disk: Disk::Incomplete, ..report(2, made.wanted, None, Some(refusal)) };
+    let failed = made.observe(&refused, at(2)).unwrap();
+    let failure = failed.failure.clone().unwrap();
+    assert_eq!((failure.code.as_str(), failure.message.as_str()), ("disk_full", "no room"));
+    let facts = Facts { has_disk: false, vm: None, given_up: Some(1) };
+    assert_eq!(failed.wanted.next_step(facts), Step::Rest);
+    let again = failed.request(Request::Retry, at(3)).unwrap();
+    assert_eq!((again.status, again.wanted.next_step(facts)), (Status::Starting, Step::CreateDisk));
+    assert_eq!(again.wanted.next_step(Facts { has_disk: true, ..facts }), Step::Boot);
 }
 
 #[test]
-fn half_deleted_workspace_can_only_be_deleted() {
+fn disk_that_is_gone_is_a_failure() {
+    let absent = Observed::absent(ReportOrder { session: 2, sequence: 1 }, 0);
+    let failed = running().observe(&absent, at(9)).unwrap();
+    assert_eq!(failed.failure.as_ref().unwrap().code, "ended_unobserved");
+    let again = failed.request(Request::Retry, at(10)).unwrap();
+    assert!(again.has_disk, "an empty one must not take its place");
+}
+
+#[test]
+fn deletion_that_takes_too_long_goes_on_and_can_only_be_repeated() {
     let deleting = running().request(Request::Delete, at(5)).unwrap();
     let failed = deleting.time_out(Duration::MAX, at(1_000_000), &Timeouts::default()).unwrap();
     assert_eq!(failed.allowed(), [Request::Delete]);
+    assert_eq!(failed.wanted.state, Desired::Deleted);
 }
 
-#[derive(Debug, Clone)]
-enum Event {
-    Ask(Request),
-    DiskCreated,
-    BootStarted(u8),
-    StepFailed,
-    TimeOut,
-    Report(Report),
-}
-
-fn boots() -> impl Strategy<Value = String> {
-    (0u8..4).prop_map(|n| format!("b{n}"))
-}
-
-fn observed_state() -> impl Strategy<Value = ObservedState> {
-    let cause = prop::sample::select(vec![
-        EndCause::Requested,
-        EndCause::Poweroff,
-        EndCause::Reboot,
-        EndCause::Halt,
-        EndCause::KernelPanic,
-        EndCause::VmmDied,
-        EndCause::AgentNeverAnswered,
-        EndCause::Unobserved,
-        EndCause::HostWentDown,
-        EndCause::StartFailed,
-    ]);
-    let end = (boots(), cause).prop_map(|(boot, cause)| End { boot, cause, detail: String::new() });
-    prop_oneof![
-        prop::option::of(end).prop_map(|ended| ObservedState::Resting { ended }),
-        boots().prop_map(|boot| ObservedState::Booting { boot }),
-        (boots(), any::<bool>(), systems()).prop_map(|(boot, agent_lost, system)| ObservedState::Running {
-            boot,
-            agent_lost,
-            system
-        }),
-        Just(ObservedState::Stopping),
-        Just(ObservedState::Absent),
-    ]
-}
-
-fn systems() -> impl Strategy<Value = SystemState> {
-    prop::sample::select(vec![SystemState::Starting, SystemState::Running, SystemState::Degraded])
-}
-
-fn events() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        prop::sample::select(vec![
-            Request::Start,
-            Request::Stop,
-            Request::Cancel,
-            Request::Retry,
-            Request::Delete
-        ])
-        .prop_map(Event::Ask),
-        Just(Event::DiskCreated),
-        (0u8..4).prop_map(Event::BootStarted),
-        Just(Event::StepFailed),
-        Just(Event::TimeOut),
-        (0u64..12, observed_state())
-            .prop_map(|(generation, observed)| Event::Report(Report { generation, observed })),
-    ]
-}
-
-fn apply(life: &Lifecycle, event: &Event, now: Timestamp) -> Lifecycle {
-    match event {
-        Event::Ask(request) => life.request(*request, now).unwrap_or_else(|_| life.clone()),
-        Event::DiskCreated => life.disk_created(now),
-        Event::BootStarted(n) => life.boot_started(&format!("b{n}")),
-        Event::StepFailed => life.step_failed("broken", "it broke", now),
-        Event::TimeOut => {
-            life.time_out(Duration::MAX, now, &Timeouts::default()).unwrap_or_else(|| life.clone())
-        }
-        Event::Report(report) => life.observe(report, now).unwrap_or_else(|| life.clone()),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-    #[test]
-    fn no_history_makes_an_illegal_transition(history in prop::collection::vec(events(), 1..40)) {
-        let mut life = Lifecycle::created(at(0));
-        for (i, event) in history.iter().enumerate() {
-            let next = apply(&life, event, at(i as i64));
-            prop_assert!(
-                next.status == life.status || TRANSITIONS.contains(&(life.status, next.status)),
-                "{} -> {} by {event:?}", life.status, next.status
-            );
-            prop_assert!(next.generation >= life.generation);
-            prop_assert_eq!(next.failure.is_some(), next.status == Status::Failed);
-            prop_assert_eq!(next.desired == Desired::Deleted, next.status == Status::Deleting);
-            prop_assert!(!next.agent_lost || next.status == Status::Running);
-            prop_assert!(next.system == SystemState::Starting || next.status == Status::Running);
-            life = next;
-        }
-    }
-
-    #[test]
-    fn transient_states_time_out_and_resting_states_can_be_deleted(
-        history in prop::collection::vec(events(), 0..40),
-    ) {
-        let life = history
-            .iter()
-            .fold(Lifecycle::created(at(0)), |life, event| apply(&life, event, at(1)));
-        let late = life.time_out(Duration::MAX, at(i64::MAX), &Timeouts::default());
-        prop_assert_eq!(late.is_some(), life.status.is_transient());
-        if let Some(late) = late {
-            prop_assert_eq!(late.status, Status::Failed);
-            prop_assert!(late.generation > life.generation);
-        } else {
-            prop_assert!(life.allowed().contains(&Request::Delete));
-        }
-    }
+#[test]
+fn database_that_lags_behind_its_node_catches_up() {
+    let running = running();
+    let ahead = |state, sequence| {
+        let target = Target { generation: running.wanted.generation + 5, state };
+        running.observe(&report(sequence, target, None, None), at(9)).unwrap()
+    };
+    let same = ahead(Desired::Running, 20);
+    assert_eq!(same.wanted, Target { generation: running.wanted.generation + 5, state: Desired::Running });
+    let other = ahead(Desired::Stopped, 21);
+    assert_eq!(other.wanted, Target { generation: running.wanted.generation + 6, state: Desired::Running });
+    // Both went on from the backup, to the same number.
+    let held = Target { state: Desired::Stopped, ..running.wanted };
+    let forked = running.observe(&report(22, held, None, None), at(9)).unwrap();
+    assert_eq!(forked.wanted.generation, running.wanted.generation + 1);
 }
