@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use rigbox_core::authz::{Credential, Principal, Role, Scope};
 use rigbox_core::ids::{KeyId, UserId, WorkspaceId};
 use rigbox_core::time::Timestamp;
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
 use crate::idempotency::{self, IdempotencyKey, Replay};
 use crate::revocations::entry::Revocation;
+use crate::sqlite::connection::Connection;
 use crate::tokens::{ApiKey, TokenHash, TokenKey};
 use crate::{Error, Store, parse, random, timestamp, user_limits};
 
@@ -287,7 +288,7 @@ impl Store {
 }
 
 pub(crate) async fn insert(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     user: &UserId,
     key: &NewKey,
     now: Timestamp,
@@ -335,7 +336,7 @@ pub(crate) async fn insert(
     Ok(id)
 }
 
-async fn scope(connection: &mut SqliteConnection, key: &KeyId, role: Option<&str>) -> Result<Scope, Error> {
+async fn scope(connection: &mut Connection, key: &KeyId, role: Option<&str>) -> Result<Scope, Error> {
     let Some(role) = role else { return Ok(Scope::Account) };
     let role: Role = parse(role)?;
     let ids: Vec<String> =
@@ -347,7 +348,7 @@ async fn scope(connection: &mut SqliteConnection, key: &KeyId, role: Option<&str
     Ok(Scope::Workspaces { ids, role })
 }
 
-async fn record(connection: &mut SqliteConnection, row: &SqliteRow) -> Result<KeyRecord, Error> {
+async fn record(connection: &mut Connection, row: &SqliteRow) -> Result<KeyRecord, Error> {
     let id: KeyId = parse(row.try_get("id")?)?;
     let scope = scope(connection, &id, row.try_get("role")?).await?;
     Ok(KeyRecord {

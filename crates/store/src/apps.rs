@@ -9,12 +9,13 @@ use rigbox_core::ids::{AppId, UserId, WorkspaceId};
 use rigbox_core::status::Status;
 use rigbox_core::time::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::Row as _;
 
 use crate::audit::{self, AuditEvent};
 use crate::idempotency::{self, IdempotencyKey, Replay};
 use crate::pagination::{ScopeFilter, page_start};
 use crate::revocations::entry::Revocation;
+use crate::sqlite::connection::Connection;
 use crate::{Error, Store, json, parse};
 
 /// App.
@@ -335,7 +336,7 @@ impl Store {
 
     async fn displace(
         &self,
-        connection: &mut SqliteConnection,
+        connection: &mut Connection,
         domain: &CustomDomain,
         by: &App,
     ) -> Result<Vec<(AppId, WorkspaceId)>, Error> {
@@ -437,7 +438,7 @@ impl Store {
 
 /// Takes a name, unless another user's app had it not long ago.
 async fn take_name(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     name: &AppName,
     user: &UserId,
     now: Timestamp,
@@ -455,7 +456,7 @@ async fn take_name(
     if kept > 0 { Err(Error::NameTaken) } else { Ok(()) }
 }
 
-async fn insert(connection: &mut SqliteConnection, new: &App) -> Result<(), Error> {
+async fn insert(connection: &mut Connection, new: &App) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO apps (id, workspace_id, user_id, name, kind, port, protocol, visibility, shared_with, \
          cors_origins, params, metadata, description, stopped, service, custom_domain, domain_verified_at, \

@@ -5,9 +5,10 @@
 use rigbox_core::authz::{Credential, Principal};
 use rigbox_core::ids::UserId;
 use rigbox_core::time::Timestamp;
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 
+use crate::sqlite::connection::Connection;
 use crate::tokens::TokenKey;
 use crate::{Error, Store, parse};
 
@@ -120,14 +121,14 @@ impl ChainKey {
 }
 
 /// Returns position and hash of the last deleted entry, and the seal of both.
-async fn deleted_up_to(connection: &mut SqliteConnection) -> Result<Option<(i64, String, String)>, Error> {
+async fn deleted_up_to(connection: &mut Connection) -> Result<Option<(i64, String, String)>, Error> {
     let row = sqlx::query("SELECT seq, hash, seal FROM audit_start").fetch_optional(connection).await?;
     row.map(|row| Ok((row.try_get("seq")?, row.try_get("hash")?, row.try_get("seal")?))).transpose()
 }
 
 /// Appends an event. The transaction is a writing one, so appends are serialized.
 pub(crate) async fn append(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     chain: &ChainKey,
     event: &AuditEvent,
     now: Timestamp,
@@ -230,7 +231,7 @@ impl Store {
 
     /// Verifies the whole chain. Returns the number of entries, or the position of the first invalid one.
     pub async fn verify_audit(&self) -> Result<Result<u64, i64>, Error> {
-        let start = deleted_up_to(&mut *self.pool.acquire().await?).await?;
+        let start = deleted_up_to(&mut self.pool.acquire().await?).await?;
         if let Some((seq, hash, seal)) = &start
             && self.chain.seal(*seq, hash) != *seal
         {

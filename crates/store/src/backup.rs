@@ -5,10 +5,11 @@ use std::path::Path;
 
 use rigbox_core::ids::DatabaseId;
 use rigbox_core::time::Timestamp;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use rusqlite::{OpenFlags, OptionalExtension};
+use sqlx::AssertSqlSafe;
 
 use crate::audit::{self, AuditEvent};
+use crate::sqlite::connection::Connection;
 use crate::tokens::create_private;
 use crate::{Error, MasterKeyId, Store, migrations, parse};
 
@@ -60,7 +61,7 @@ impl Store {
 }
 
 /// Ends all sign-ins within a transaction.
-pub(crate) async fn end_all(connection: &mut SqliteConnection) -> Result<(), Error> {
+pub(crate) async fn end_all(connection: &mut Connection) -> Result<(), Error> {
     for table in ["app_codes", "sessions", "login_links", "device_logins", "workspace_keys"] {
         sqlx::query(AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *connection).await?;
     }
@@ -69,7 +70,7 @@ pub(crate) async fn end_all(connection: &mut SqliteConnection) -> Result<(), Err
 
 /// Reads the facts about a copy of the database, and checks that it is intact and that this version can open it.
 pub fn inspect_copy(path: &Path) -> Result<CopyInfo, Error> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let connection = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let state: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if state != "ok" {
         return Err(Error::file(path, format!("it is damaged ({state}): use another backup")));

@@ -2,9 +2,9 @@
 
 use rigbox_core::ids::DatabaseId;
 use rigbox_core::time::Timestamp;
-use sqlx::SqliteConnection;
 
 use crate::revocations::entry::Revocation;
+use crate::sqlite::connection::Connection;
 use crate::{Error, Store, parse, random};
 
 impl Store {
@@ -34,7 +34,7 @@ impl Store {
     }
 }
 
-async fn insert(connection: &mut SqliteConnection, id: &DatabaseId) -> Result<(), Error> {
+async fn insert(connection: &mut Connection, id: &DatabaseId) -> Result<(), Error> {
     let query = sqlx::query("INSERT INTO database_identity (id) VALUES ($1)").bind(id.as_str());
     query.execute(connection).await?;
     Ok(())

@@ -6,10 +6,11 @@ use rigbox_core::environment::VariableName;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::audit::{self, AuditEvent};
 use crate::secrets::envelope::{self, Column};
+use crate::sqlite::connection::Connection;
 use crate::{Error, Store, parse};
 
 /// Column of the values.
@@ -136,11 +137,7 @@ impl Store {
 }
 
 /// Checks the bounds. A variable counts as in a process's environment: name, `=`, value, NUL.
-async fn check_bounds(
-    connection: &mut SqliteConnection,
-    id: &WorkspaceId,
-    bounds: Bounds,
-) -> Result<(), Error> {
+async fn check_bounds(connection: &mut Connection, id: &WorkspaceId, bounds: Bounds) -> Result<(), Error> {
     let row = sqlx::query(
         "SELECT COUNT(*) AS variables, CAST(COALESCE(SUM(LENGTH(name) + LENGTH(value) + 2 - $1), 0) AS BIGINT) AS bytes \
          FROM workspace_env WHERE workspace_id = $2",
@@ -163,7 +160,7 @@ async fn check_bounds(
 
 /// Records a change of the environment beside the workspace.
 async fn changed(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     id: &WorkspaceId,
     now: Timestamp,
 ) -> Result<EnvironmentNames, Error> {

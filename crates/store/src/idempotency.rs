@@ -4,9 +4,10 @@
 use rigbox_core::authz::Credential;
 use rigbox_core::ids::UserId;
 use rigbox_core::time::Timestamp;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::Error;
+use crate::sqlite::connection::Connection;
 
 /// Time for which a response is kept.
 const REPLAY_TTL_MS: i64 = 24 * 60 * 60 * 1000;
@@ -47,7 +48,7 @@ pub enum Replay<T> {
 }
 
 pub(crate) async fn stored_response(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     user: &UserId,
     idempotency_key: &IdempotencyKey,
     now: Timestamp,
@@ -71,7 +72,7 @@ pub(crate) async fn stored_response(
 }
 
 pub(crate) async fn store_response(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     user: &UserId,
     idempotency_key: &IdempotencyKey,
     response: &str,

@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use rigbox_core::ids::{DatabaseId, WorkspaceId};
 use rigbox_core::time::Timestamp;
+use sqlx::Row;
 use sqlx::migrate::MigrateError;
-use sqlx::{Row, SqlitePool};
+
+use sqlite::Pools;
+use sqlite::connection::{Pool, Transaction};
 
 mod api_keys;
 mod app_sessions;
@@ -52,6 +55,7 @@ pub use revocations::check_revocation_log;
 pub use secrets::master_key::{KeySource, MasterKeyId};
 pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
+pub use sqlite::in_turn::{WriteFault, WriteFaults};
 pub use users::User;
 pub use workspace_log::LogEntry;
 pub use workspaces::{Admission, LatestBoot, Page, Quota, Usage, Workspace};
@@ -177,9 +181,9 @@ impl Error {
 #[derive(Debug, Clone)]
 pub struct Store {
     /// Connections that only read, so that no reader waits behind writers.
-    pool: SqlitePool,
+    pool: Pool,
     /// The connection that writes. Writers wait for it in the order of arrival.
-    writer: SqlitePool,
+    writer: Pool,
     readers: Arc<sqlite::readers::ReadPool>,
     credentials: Arc<credential_cache::CredentialCache>,
     chain: audit::ChainKey,
@@ -191,8 +195,21 @@ pub struct Store {
 impl Store {
     /// Opens the database, creates it if necessary, migrates it to this version's schema, and applies revocations that it lacks.
     pub async fn open(path: &Path, token_key: &tokens::TokenKey) -> Result<Self, Error> {
-        let sqlite::Pools { writer, readers } = sqlite::open(path).await?;
-        migrations::migrator().run(&writer).await.map_err(|error| match error {
+        Self::open_with(sqlite::open(path).await?, path, token_key).await
+    }
+
+    /// Opens the database for a simulation: calls run in turn, and writes fail as `faults` decides.
+    pub async fn open_in_turn(
+        path: &Path,
+        token_key: &tokens::TokenKey,
+        faults: WriteFaults,
+    ) -> Result<Self, Error> {
+        Self::open_with(sqlite::open_in_turn(path, faults)?, path, token_key).await
+    }
+
+    async fn open_with(pools: Pools, path: &Path, token_key: &tokens::TokenKey) -> Result<Self, Error> {
+        let Pools { writer, readers } = pools;
+        migrations::run(&writer).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;
@@ -225,8 +242,8 @@ impl Store {
 
     /// Begins a writing transaction. It waits for the write lock at the start, so it never fails half-way on
     /// a conflict.
-    async fn begin_write(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, Error> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+    async fn begin_write(&self) -> Result<Transaction, Error> {
+        let mut tx = self.writer.begin_immediate().await?;
         self.revocations.settle(&mut tx).await?;
         Ok(tx)
     }

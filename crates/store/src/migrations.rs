@@ -1,7 +1,9 @@
 //! Schema migrations, in the order in which they run. A migration that was released never changes: the database keeps its checksum.
 
 use sqlx::SqlSafeStr;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+
+use crate::sqlite::connection::Pool;
 
 /// Lists files of `migrations/`, each with its version and description. Embedding them here and not with `sqlx::migrate!` keeps sqlx's
 /// macros out of the build: those compile SQLite a second time, for the compiler's own use.
@@ -31,8 +33,17 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     19 "0019_network_revisions.sql" "network revisions",
 ];
 
-/// Returns what brings a database to this version's schema.
-pub(crate) fn migrator() -> Migrator {
+/// Brings a database to this version's schema.
+pub(crate) async fn run(database: &Pool) -> Result<(), MigrateError> {
+    match database {
+        Pool::Shared(pool) => migrator().run(pool).await,
+        Pool::InTurn { in_turn, .. } => {
+            in_turn.take()?.run(|connection| async { migrator().run(connection).await })
+        }
+    }
+}
+
+fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, description, sql)| {
         Migration::new(*version, (*description).into(), MigrationType::Simple, sql.into_sql_str(), false)
     });

@@ -5,10 +5,10 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Timestamp;
 use rusqlite::{OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 
 use crate::audit::{self, AuditEvent};
 use crate::revocations::entry::Revocation;
+use crate::sqlite::connection::Connection;
 use crate::{Error, Store, json};
 
 /// Network settings chosen by a workspace's owner.
@@ -122,7 +122,7 @@ impl Store {
 /// Changes a workspace's settings within a transaction. Returns them afterwards, or `None` if there is no such workspace. `now` is the time of
 /// the change, if it is one of the workspace's owner.
 pub(crate) async fn change(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     id: &str,
     change: impl FnOnce(&mut NetworkSettings),
     now: Option<Timestamp>,

@@ -2,11 +2,12 @@
 
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
 use rigbox_core::time::Timestamp;
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
 use crate::revocations::entry::Revocation;
+use crate::sqlite::connection::Connection;
 use crate::workspaces::{Workspace, insert};
 use crate::{Error, Store, parse, tombstones};
 
@@ -111,7 +112,7 @@ impl Store {
     }
 }
 
-async fn orphan_by_id(connection: &mut SqliteConnection, id: &WorkspaceId) -> Result<Option<Orphan>, Error> {
+async fn orphan_by_id(connection: &mut Connection, id: &WorkspaceId) -> Result<Option<Orphan>, Error> {
     let query = sqlx::query(columns!("WHERE o.workspace_id = $1"));
     query.bind(id.as_str()).fetch_optional(connection).await?.as_ref().map(parse_orphan).transpose()
 }

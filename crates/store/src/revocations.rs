@@ -17,10 +17,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rigbox_core::ids::DatabaseId;
 use rigbox_core::time::Timestamp;
-use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use self::entry::{Entry, Revocation, effective};
 use self::file::LogFile;
+use crate::sqlite::connection::{Connection, Transaction};
 use crate::tokens::TokenKey;
 use crate::{Error, Store, backup};
 
@@ -45,7 +45,7 @@ impl RevocationLog {
     }
 
     /// Empties the entry of a transaction that failed, if there is one. The caller has the write lock.
-    pub(crate) async fn settle(&self, connection: &mut SqliteConnection) -> Result<(), Error> {
+    pub(crate) async fn settle(&self, connection: &mut Connection) -> Result<(), Error> {
         let uncommitted = self.uncommitted.load(Ordering::SeqCst);
         if uncommitted == 0 {
             return Ok(());
@@ -67,7 +67,7 @@ impl Store {
     /// Commits a transaction that revokes: `changes` are durable in the log before.
     pub(crate) async fn commit_revoking(
         &self,
-        mut tx: Transaction<'static, Sqlite>,
+        mut tx: Transaction,
         changes: Vec<Revocation>,
         now: Timestamp,
     ) -> Result<(), Error> {
@@ -169,6 +169,6 @@ fn check_owner(log: &LogFile, read: &file::Log, id: &DatabaseId) -> Result<(), E
 }
 
 /// Returns the number of the last entry that the database has.
-async fn number(connection: &mut SqliteConnection) -> Result<i64, Error> {
+async fn number(connection: &mut Connection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT seq FROM revocation_log").fetch_one(connection).await?)
 }

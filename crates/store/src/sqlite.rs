@@ -1,34 +1,31 @@
 //! SQLite backend: how the database is opened for writing, and the pool of read-only connections beside it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
+use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::{Error, tokens};
 
+use connection::Pool;
+use in_turn::{InTurn, WriteFaults};
+
+pub(crate) mod connection;
+pub(crate) mod in_turn;
 pub(crate) mod readers;
 
 /// Connections to the database.
 pub(crate) struct Pools {
     /// One connection: SQLite has one writer at a time, and lets those that wait for it starve each other.
-    pub(crate) writer: SqlitePool,
-    pub(crate) readers: SqlitePool,
+    pub(crate) writer: Pool,
+    pub(crate) readers: Pool,
 }
 
 /// Opens the database, and creates a private file where there is none.
 pub(crate) async fn open(path: &Path) -> Result<Pools, Error> {
-    if !path.exists() {
-        tokens::create_private(path, &[])?;
-    }
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
-        // Acknowledged writes survive a power cut.
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(Duration::from_secs(5));
+    let options = options(path)?;
     let pool = |max_connections| {
         SqlitePoolOptions::new()
             .max_connections(max_connections)
@@ -36,6 +33,29 @@ pub(crate) async fn open(path: &Path) -> Result<Pools, Error> {
             .acquire_timeout(Duration::from_secs(10))
     };
     // First the one that may create the file.
-    let writer = pool(1).connect_with(options.clone()).await?;
-    Ok(Pools { writer, readers: pool(4).connect_with(options.pragma("query_only", "on")).await? })
+    let writer = Pool::Shared(pool(1).connect_with(options.clone()).await?);
+    let readers = Pool::Shared(pool(4).connect_with(options.pragma("query_only", "on")).await?);
+    Ok(Pools { writer, readers })
+}
+
+/// Opens the database for calls in turn.
+pub(crate) fn open_in_turn(path: &Path, faults: WriteFaults) -> Result<Pools, Error> {
+    // What a simulation writes need not survive the machine.
+    let options = options(path)?.synchronous(SqliteSynchronous::Off);
+    let in_turn = Arc::new(InTurn::new(in_turn::block_on(options.connect())?, faults));
+    let pool = |writes| Pool::InTurn { in_turn: Arc::clone(&in_turn), writes };
+    Ok(Pools { writer: pool(true), readers: pool(false) })
+}
+
+fn options(path: &Path) -> Result<SqliteConnectOptions, Error> {
+    if !path.exists() {
+        tokens::create_private(path, &[])?;
+    }
+    Ok(SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        // Acknowledged writes survive a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5)))
 }

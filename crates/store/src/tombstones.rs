@@ -2,13 +2,13 @@
 
 use rigbox_core::ids::{NodeId, WorkspaceId};
 use rigbox_core::time::Timestamp;
-use sqlx::SqliteConnection;
 
 use crate::Error;
+use crate::sqlite::connection::Connection;
 
 /// Records that a workspace was deleted.
 pub(crate) async fn add(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     id: &WorkspaceId,
     node: &NodeId,
     now: Timestamp,

@@ -3,11 +3,12 @@
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plan;
 use rigbox_core::time::Timestamp;
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
 use crate::revocations::entry::Revocation;
+use crate::sqlite::connection::Connection;
 use crate::{Error, NewKey, Store, api_keys, parse, random, timestamp};
 
 /// User.
@@ -148,7 +149,7 @@ impl Store {
 }
 
 async fn insert(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     email: &str,
     plan: Plan,
     now: Timestamp,
@@ -165,7 +166,7 @@ async fn insert(
 }
 
 /// Returns the user with this id unless disabled.
-pub(crate) async fn enabled(connection: &mut SqliteConnection, id: &str) -> Result<Option<User>, Error> {
+pub(crate) async fn enabled(connection: &mut Connection, id: &str) -> Result<Option<User>, Error> {
     sqlx::query(users!("WHERE id = $1 AND disabled_at IS NULL"))
         .bind(id)
         .fetch_optional(connection)

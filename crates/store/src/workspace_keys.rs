@@ -5,8 +5,9 @@ use rigbox_core::authz::{Credential, Principal, Scope};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::status::Status;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
+use crate::sqlite::connection::Connection;
 use crate::tokens::TokenHash;
 use crate::{Error, Store, parse, user_limits};
 
@@ -93,14 +94,14 @@ impl Store {
 
     /// Records that a boot's key has reached its VM.
     pub async fn workspace_key_delivered(&self, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
-        delivered(&mut *self.pool.acquire().await?, id, boot).await
+        delivered(&mut self.pool.acquire().await?, id, boot).await
     }
 }
 
 /// Applies a state change to the workspace's key, within the same transaction: the key ends with its boot and
 /// with `running`.
 pub(crate) async fn apply_transition(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     id: &WorkspaceId,
     before: &Lifecycle,
     lifecycle: &Lifecycle,
@@ -124,7 +125,7 @@ pub(crate) async fn apply_transition(
     }
 }
 
-async fn delivered(connection: &mut SqliteConnection, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
+async fn delivered(connection: &mut Connection, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
     sqlx::query("UPDATE workspace_keys SET delivered = TRUE WHERE workspace_id = $1 AND boot_id = $2")
         .bind(id.as_str())
         .bind(boot)

@@ -3,8 +3,8 @@
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::time::Timestamp;
 use rusqlite::params;
-use sqlx::SqliteConnection;
 
+use crate::sqlite::connection::Connection;
 use crate::{Error, Store};
 
 /// Maximum number of lines kept per workspace.
@@ -60,7 +60,7 @@ impl Store {
 
 /// Appends a line and drops the oldest. The transaction is a writing one, so appends are serialized.
 pub(crate) async fn append(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     id: &WorkspaceId,
     at: Timestamp,
     message: &str,

@@ -10,14 +10,15 @@ use rigbox_core::resources::Resources;
 use rigbox_core::status::Status;
 use rigbox_core::time::Timestamp;
 use rusqlite::{Row, params};
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
 
 use crate::audit::{self, AuditEvent};
 use crate::environment::EnvironmentNames;
 use crate::idempotency::{self, IdempotencyKey, Replay};
 use crate::pagination::{ScopeFilter, page_start};
 use crate::revocations::entry::Revocation;
+use crate::sqlite::connection::Connection;
 use crate::{Error, Store, parse, tombstones, workspace_keys, workspace_log};
 
 /// Workspace.
@@ -297,7 +298,7 @@ impl Store {
 
 /// Checks that the node of a workspace has the memory to run it.
 async fn admit(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     workspace: &Workspace,
     admission: Admission,
 ) -> Result<(), Error> {
@@ -328,7 +329,7 @@ fn check_quota(used: Usage, more: Resources, quota: Quota) -> Result<(), Error> 
     Ok(())
 }
 
-async fn usage(connection: &mut SqliteConnection, user: &UserId) -> Result<Usage, Error> {
+async fn usage(connection: &mut Connection, user: &UserId) -> Result<Usage, Error> {
     let row = sqlx::query(
         "SELECT COUNT(*) AS workspaces, CAST(COALESCE(SUM(ram_mb), 0) AS BIGINT) AS ram, \
          CAST(COALESCE(SUM(disk_size_mb), 0) AS BIGINT) AS disk, \
@@ -351,7 +352,7 @@ fn number(row: &SqliteRow, column: &str) -> Result<u64, Error> {
     Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
 }
 
-pub(crate) async fn insert(connection: &mut SqliteConnection, new: &Workspace) -> Result<(), Error> {
+pub(crate) async fn insert(connection: &mut Connection, new: &Workspace) -> Result<(), Error> {
     let lifecycle = &new.lifecycle;
     sqlx::query(
         "INSERT INTO workspaces (id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, \

@@ -4,15 +4,16 @@
 use rigbox_core::app_access::Visibility;
 use rigbox_core::egress::Egress;
 use rigbox_core::time::Timestamp;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use super::entry::Revocation;
 use crate::networks::{self, NetworkSettings};
+use crate::sqlite::connection::Connection;
 use crate::{Error, json, parse, tombstones};
 
 /// Applies one change. `hash` returns the keyed hash of an address.
 pub(super) async fn apply(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     change: &Revocation,
     hash: &(dyn Fn(&str) -> String + Sync),
     at: Timestamp,
@@ -58,7 +59,7 @@ pub(super) async fn apply(
     }
 }
 
-async fn delete(connection: &mut SqliteConnection, query: &'static str, id: &str) -> Result<(), Error> {
+async fn delete(connection: &mut Connection, query: &'static str, id: &str) -> Result<(), Error> {
     sqlx::query(query).bind(id).execute(connection).await?;
     Ok(())
 }
@@ -72,7 +73,7 @@ struct Access<'a> {
 }
 
 async fn narrow_app(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     app: &str,
     logged: &Access<'_>,
     hash: &(dyn Fn(&str) -> String + Sync),
@@ -103,7 +104,7 @@ async fn narrow_app(
 }
 
 async fn narrow_network(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     workspace: &str,
     egress: &Egress,
     apps_from_inside_any: bool,

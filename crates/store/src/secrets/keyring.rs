@@ -4,11 +4,11 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rigbox_core::time::Timestamp;
-use sqlx::{Sqlite, SqliteConnection, Transaction};
 use zeroize::Zeroizing;
 
 use crate::secrets::envelope::{self, CellRef};
 use crate::secrets::master_key::{KeySource, MasterKey, MasterKeyId, MasterKeys};
+use crate::sqlite::connection::{Connection, Transaction};
 use crate::{Error, Store, parse};
 
 /// Attempts of a write that keeps meeting a newly activated master key.
@@ -53,7 +53,7 @@ impl Keyring {
 }
 
 /// Returns the active master key, or `None` before the first.
-pub(crate) async fn active(connection: &mut SqliteConnection) -> Result<Option<MasterKeyId>, Error> {
+pub(crate) async fn active(connection: &mut Connection) -> Result<Option<MasterKeyId>, Error> {
     let id: Option<String> =
         sqlx::query_scalar("SELECT id FROM master_keys WHERE active").fetch_optional(connection).await?;
     id.as_deref().map(parse).transpose()
@@ -61,7 +61,7 @@ pub(crate) async fn active(connection: &mut SqliteConnection) -> Result<Option<M
 
 /// Activates a master key.
 pub(crate) async fn activate(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     id: MasterKeyId,
     now: Timestamp,
 ) -> Result<(), Error> {
@@ -82,7 +82,7 @@ impl Store {
     /// refused.
     pub async fn unlock(self, source: KeySource, now: Timestamp) -> Result<Self, Error> {
         let opened = |ring, source| Keyring { source: Arc::new(source), ring: Arc::new(RwLock::new(ring)) };
-        let known = active(&mut *self.pool.acquire().await?).await?;
+        let known = active(&mut self.pool.acquire().await?).await?;
         let keyring = if let Some(id) = known {
             // A missing file is not recreated: what is encrypted would be lost.
             let keyring = opened(source.read().await?, source);
@@ -107,9 +107,7 @@ impl Store {
     }
 
     /// Begins a writing transaction, and returns the master key to encrypt with in it.
-    pub(crate) async fn begin_sealed_write(
-        &self,
-    ) -> Result<(Transaction<'static, Sqlite>, Arc<MasterKey>), Error> {
+    pub(crate) async fn begin_sealed_write(&self) -> Result<(Transaction, Arc<MasterKey>), Error> {
         let keyring = self.keyring()?;
         for _ in 0..MAX_ATTEMPTS {
             let mut tx = self.begin_write().await?;

@@ -15,6 +15,7 @@ use crate::environment;
 use crate::secrets::envelope::{self, Column};
 use crate::secrets::keyring::{self, Keyring};
 use crate::secrets::master_key::{self, KeySource, MasterKey, MasterKeyId};
+use crate::sqlite::connection::Connection;
 use crate::{Error, Store, parse};
 
 /// All columns that hold envelopes.
@@ -68,7 +69,7 @@ impl Store {
         let keyring = self.keyring()?;
         keyring.reload().await?;
         let ring = keyring.source.read().await?;
-        let active = keyring::active(&mut *self.pool.acquire().await?).await?.ok_or(Error::Locked)?;
+        let active = keyring::active(&mut self.pool.acquire().await?).await?.ok_or(Error::Locked)?;
         if ring.get(active).is_none() {
             return Err(keyring.wrong(active));
         }
@@ -135,7 +136,7 @@ impl Store {
 
 /// Rewraps a batch of one column.
 async fn rewrap(
-    tx: &mut sqlx::SqliteConnection,
+    tx: &mut Connection,
     keyring: &Keyring,
     column: &'static Column,
     to: MasterKeyId,
