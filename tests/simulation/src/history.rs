@@ -1,0 +1,311 @@
+//! One history: what a seed makes happen, and the calm after it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rigbox_core::authz::{
+    Action, CreateWorkspace, Credential, DeleteWorkspace, OperateWorkspace, Principal, Scope, Target, WriteEnv,
+    WriteNetwork, authorize,
+};
+use rigbox_core::egress::Egress;
+use rigbox_core::ids::{KeyId, UserId, WorkspaceId};
+use rigbox_core::lifecycle::Lifecycle;
+use rigbox_core::names::WorkspaceName;
+use rigbox_core::plans::{LimitOverrides, Plan};
+use rigbox_core::resources::Resources;
+use rigbox_core::status::Request;
+use rigbox_service::clock;
+use rigbox_service::error::ServiceError;
+use rigbox_service::network::NetworkChange;
+use rigbox_store::{AuditEvent, EnvironmentNames, Quota, Workspace};
+
+use crate::control::{Control, Services, database_of};
+use crate::network::{MARKER, NODE_ID};
+use crate::node::Node;
+use crate::oracle::{Answer, Oracle, may_delete};
+use crate::world::World;
+
+/// Longest time between two events, in ms.
+const MAX_GAP_MS: u64 = 6_000;
+const MAX_EVENTS: u64 = 60;
+const MAX_WORKSPACES: usize = 3;
+/// Longest time that one side is down, in ms.
+const MAX_OUTAGE_MS: u64 = 15_000;
+/// Time after which everything has settled: longer than all time-outs after each other.
+const CALM: Duration = Duration::from_secs(700);
+
+pub struct Outcome {
+    pub trace: Vec<String>,
+    pub violations: Vec<String>,
+}
+
+/// Runs the history of a seed. `template` is the folder of a database without workspaces.
+pub fn run(seed: u64, template: &Path) -> Outcome {
+    let shared_memory = Path::new("/dev/shm");
+    let folder = if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() };
+    let folder = folder.unwrap();
+    for file in fs::read_dir(template).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(History::new(seed, folder.path()).run())
+}
+
+struct History {
+    world: Arc<World>,
+    node: Arc<Node>,
+    control: Arc<Control>,
+    oracle: Arc<Oracle>,
+    user: Option<Principal>,
+    seed: u64,
+    made: u8,
+}
+
+impl History {
+    fn new(seed: u64, folder: &Path) -> Self {
+        let world = Arc::new(World::new(seed));
+        let node = Node::new(&world);
+        let control = Control::new(&world, &node, folder);
+        Self { world, node, control, oracle: Arc::default(), user: None, seed, made: 0 }
+    }
+
+    async fn run(mut self) -> Outcome {
+        self.node.start();
+        self.control.start().await;
+        let store = self.control.services().unwrap().store;
+        let user = store.users().await.unwrap().remove(0).id;
+        self.user = Some(principal(user));
+        for _ in 0..=self.world.random.below(MAX_EVENTS) {
+            self.world.pause(MAX_GAP_MS).await;
+            self.event().await;
+            self.control.check();
+        }
+        self.world.calm_down();
+        self.node.start();
+        self.control.start().await;
+        tokio::time::sleep(CALM).await;
+        self.control.check();
+        self.oracle.check(&self.world, &self.control.services().unwrap().store).await;
+        Outcome { trace: self.world.trace(), violations: self.world.violations() }
+    }
+
+    async fn event(&mut self) {
+        match self.world.random.below(100) {
+            0..14 => self.create(),
+            14..34 => self.request(Request::Start),
+            34..46 => self.request(Request::Stop),
+            46..51 => self.request(Request::Cancel),
+            51..57 => self.request(Request::Retry),
+            57..64 => self.request(Request::Delete),
+            64..71 => self.change_environment(),
+            71..77 => self.change_network(),
+            77..84 => self.crash_node(),
+            84..91 => self.crash_control().await,
+            91..94 => self.reboot_host().await,
+            94..97 => self.back_up().await,
+            _ => self.restore().await,
+        }
+    }
+
+    fn create(&mut self) {
+        let (Some(services), Some(user)) = (self.control.services(), self.user.clone()) else { return };
+        if self.oracle.ids().len() >= MAX_WORKSPACES {
+            return;
+        }
+        self.made += 1;
+        let mut random = self.seed.to_be_bytes();
+        random[3] = self.made;
+        let id = WorkspaceId::from_random(random[3..].try_into().unwrap());
+        self.world.note(format!("{id}: create"));
+        self.oracle.creation(&id, Answer::Unknown);
+        let (world, oracle, name) = (Arc::clone(&self.world), Arc::clone(&self.oracle), self.made);
+        self.control.spawn(async move {
+            let now = clock::now();
+            let new = Workspace {
+                id: id.clone(),
+                user_id: user.user.clone(),
+                node_id: NODE_ID.parse().unwrap(),
+                name: WorkspaceName::for_new(&format!("w{name}")).unwrap(),
+                template_id: "base".into(),
+                image: "base".into(),
+                resources: Resources::new(512, 1, 4_096).unwrap(),
+                revision: 1,
+                lifecycle: Lifecycle::created(now),
+                environment: EnvironmentNames::default(),
+                created_at: now,
+                updated_at: now,
+            };
+            let quota =
+                Quota { max_vms: 100, max_ram_total_mb: u32::MAX, max_disk_total_mb: u32::MAX };
+            let event = AuditEvent::by(&user, CreateWorkspace::NAME, &id);
+            let made = services.store.create_workspace(&new, quota, None, &event).await;
+            if made.is_ok() {
+                services.transitions.announce(&id);
+                world.note(format!("{id}: created"));
+                oracle.creation(&id, Answer::Done);
+            }
+        });
+    }
+
+    /// Picks a workspace, and what a client needs to speak about it.
+    fn pick(&self) -> Option<(WorkspaceId, Services, Principal, Target)> {
+        let (services, user) = (self.control.services()?, self.user.clone()?);
+        let ids = self.oracle.ids();
+        if ids.is_empty() {
+            return None;
+        }
+        let id = self.world.random.pick(&ids).clone();
+        let target = Target::Workspace { id: id.clone(), owner: user.user.clone() };
+        Some((id, services, user, target))
+    }
+
+    fn request(&self, request: Request) {
+        let Some((id, services, user, target)) = self.pick() else { return };
+        self.world.note(format!("{id}: {request}"));
+        if may_delete(request) {
+            self.world.allow_deletion(&id);
+        }
+        self.oracle.begin(&id, request);
+        let (world, oracle) = (Arc::clone(&self.world), Arc::clone(&self.oracle));
+        self.control.spawn(async move {
+            let workspaces = &services.workspaces;
+            let operate = || authorize::<OperateWorkspace>(&user, target.clone()).unwrap();
+            let answer = match request {
+                Request::Start => workspaces.start(&operate()).await,
+                Request::Stop => workspaces.stop(&operate()).await,
+                Request::Cancel => workspaces.cancel(&operate()).await,
+                Request::Retry => workspaces.retry(&operate()).await,
+                Request::Delete => {
+                    workspaces.delete(&authorize::<DeleteWorkspace>(&user, target).unwrap()).await
+                }
+            };
+            let status = answer.as_ref().ok().map(|workspace| workspace.lifecycle.status);
+            if let Some(status) = status {
+                world.note(format!("{id}: {request} is acknowledged, it is {status}"));
+            }
+            oracle.end(&id, request, answer_of(&answer), status);
+        });
+    }
+
+    fn change_environment(&self) {
+        let Some((id, services, user, target)) = self.pick() else { return };
+        let value = format!("value-{}", self.world.random.below(1_000_000));
+        self.world.note(format!("{id}: environment {value}"));
+        self.oracle.begin_environment(&id);
+        let oracle = Arc::clone(&self.oracle);
+        self.control.spawn(async move {
+            let permit = authorize::<WriteEnv>(&user, target).unwrap();
+            let variables = BTreeMap::from([(MARKER.to_owned(), value.clone().into())]);
+            let answer = services.environments.set(&permit, variables).await;
+            oracle.end_environment(&id, value, answer_of(&answer));
+        });
+    }
+
+    fn change_network(&self) {
+        let Some((id, services, user, target)) = self.pick() else { return };
+        self.world.note(format!("{id}: network"));
+        let egress = if self.world.random.chance(500) { Egress::None } else { Egress::Internet };
+        self.control.spawn(async move {
+            let permit = authorize::<WriteNetwork>(&user, target).unwrap();
+            let change = NetworkChange { egress: Some(egress), apps_from_inside_any: None };
+            let _ = services.networks.change(&permit, change).await;
+        });
+    }
+
+    fn crash_node(&self) {
+        self.node.crash();
+        let (world, node) = (Arc::clone(&self.world), Arc::clone(&self.node));
+        tokio::spawn(async move {
+            world.pause(MAX_OUTAGE_MS).await;
+            node.start();
+        });
+    }
+
+    async fn crash_control(&self) {
+        self.control.crash().await;
+        self.oracle.cut_off();
+        if self.world.random.chance(500) {
+            self.world.pause(MAX_OUTAGE_MS).await;
+        }
+        self.control.start().await;
+    }
+
+    async fn reboot_host(&self) {
+        self.world.note("host reboots");
+        self.node.crash();
+        self.control.crash().await;
+        self.oracle.cut_off();
+        self.world.machine().reboot_host();
+        self.world.pause(MAX_OUTAGE_MS).await;
+        self.node.start();
+        self.control.start().await;
+    }
+
+    async fn back_up(&self) {
+        let Some(services) = self.control.services() else { return };
+        let made = services.store.copy_to(&self.backup()).await.is_ok();
+        self.world.note(format!("backup: {made}"));
+        if !made {
+            // An unfinished one is of no use.
+            let _ = fs::remove_file(self.backup());
+        }
+    }
+
+    async fn restore(&self) {
+        if !self.backup().exists() {
+            return;
+        }
+        self.control.crash().await;
+        self.world.note("restore");
+        let database = self.control.database();
+        for suffix in ["-wal", "-shm"] {
+            let _ = fs::remove_file(format!("{}{suffix}", database.display()));
+        }
+        fs::copy(self.backup(), &database).unwrap();
+        self.control.start().await;
+        let store = self.control.services().unwrap().store;
+        while store.end_sign_ins(clock::now()).await.is_err() {}
+        self.oracle.restored(&store).await;
+    }
+
+    fn backup(&self) -> std::path::PathBuf {
+        self.control.database().with_file_name("backup.db")
+    }
+}
+
+fn answer_of<T>(answer: &Result<T, ServiceError>) -> Answer {
+    match answer {
+        Ok(_) => Answer::Done,
+        Err(ServiceError::IllegalTransition(_) | ServiceError::NotFound(_)) => Answer::Refused,
+        Err(_) => Answer::Unknown,
+    }
+}
+
+fn principal(user: UserId) -> Principal {
+    Principal {
+        user,
+        plan: Plan::Pro,
+        limits: LimitOverrides::default(),
+        credential: Credential::Key(KeyId::from_random([0; 5])),
+        scope: Scope::Account,
+        from: None,
+    }
+}
+
+/// Makes the template of all histories: a database with a user.
+pub fn make_template(folder: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let world = Arc::new(World::new(0));
+        world.calm_down();
+        let (store, _) = crate::control::open(folder, &world).await;
+        store.add_user("anna@example.com", Plan::Pro, clock::now()).await.unwrap();
+        store.close().await;
+    });
+    assert!(database_of(folder).exists());
+}

@@ -1,0 +1,226 @@
+//! What clients know: which requests were acknowledged, and which may or may not have had an effect. In the end, what is wanted, what is
+//! observed and what is real are compared with it.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_core::status::{Request, Status};
+use rigbox_store::{Store, Workspace};
+
+use crate::world::World;
+
+#[derive(Default)]
+pub struct Oracle(Mutex<BTreeMap<WorkspaceId, Expected>>);
+
+/// What clients know about one workspace.
+#[derive(Debug, Clone, Default)]
+struct Expected {
+    /// Its creation was acknowledged, and not undone by a restored backup.
+    is_created: bool,
+    is_deleted: bool,
+    may_be_deleted: bool,
+    requests: Known<Request>,
+    environment: Known<String>,
+}
+
+/// Last acknowledged value, unless something that is still on its way, or whose outcome nobody knows, may have replaced it.
+#[derive(Debug, Clone)]
+struct Known<T> {
+    last: Option<T>,
+    in_flight: u32,
+    overlaps: bool,
+}
+
+/// How a request ended for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    /// It has had no effect.
+    Refused,
+    /// It may have had its effect.
+    Unknown,
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self { last: None, in_flight: 0, overlaps: false }
+    }
+}
+
+impl<T> Known<T> {
+    fn begin(&mut self) {
+        self.overlaps |= self.in_flight > 0;
+        self.in_flight += 1;
+    }
+
+    fn end(&mut self, value: T, answer: Answer) {
+        self.in_flight -= 1;
+        match answer {
+            Answer::Done if !self.overlaps => self.last = Some(value),
+            Answer::Refused if !self.overlaps => {}
+            _ => self.last = None,
+        }
+        self.overlaps &= self.in_flight > 0;
+    }
+
+    /// The answers that are missing never come.
+    fn cut_off(&mut self) {
+        if self.in_flight > 0 {
+            *self = Self::default();
+        }
+    }
+}
+
+impl Oracle {
+    pub fn ids(&self) -> Vec<WorkspaceId> {
+        self.0.lock().unwrap().keys().cloned().collect()
+    }
+
+    pub fn creation(&self, id: &WorkspaceId, answer: Answer) {
+        self.change(id, |expected| expected.is_created = answer == Answer::Done);
+    }
+
+    pub fn begin(&self, id: &WorkspaceId, request: Request) {
+        self.change(id, |expected| {
+            expected.requests.begin();
+            expected.may_be_deleted |= may_delete(request);
+        });
+    }
+
+    /// `status` is the one after the request, if it was acknowledged.
+    pub fn end(&self, id: &WorkspaceId, request: Request, answer: Answer, status: Option<Status>) {
+        self.change(id, |expected| {
+            expected.requests.end(request, answer);
+            expected.is_deleted |= status == Some(Status::Deleting);
+        });
+    }
+
+    pub fn begin_environment(&self, id: &WorkspaceId) {
+        self.change(id, |expected| expected.environment.begin());
+    }
+
+    pub fn end_environment(&self, id: &WorkspaceId, value: String, answer: Answer) {
+        self.change(id, |expected| expected.environment.end(value, answer));
+    }
+
+    /// Control has crashed.
+    pub fn cut_off(&self) {
+        for expected in self.0.lock().unwrap().values_mut() {
+            expected.requests.cut_off();
+            expected.environment.cut_off();
+        }
+    }
+
+    /// The database is an older one now.
+    pub async fn restored(&self, store: &Store) {
+        for id in self.ids() {
+            let exists = store.workspace(&id).await.unwrap().is_some();
+            self.change(&id, |expected| {
+                expected.is_created = exists;
+                expected.requests = Known::default();
+                expected.environment = Known::default();
+            });
+        }
+    }
+
+    fn change(&self, id: &WorkspaceId, change: impl FnOnce(&mut Expected)) {
+        change(self.0.lock().unwrap().entry(id.clone()).or_default());
+    }
+
+    /// Compares everything, after it has settled.
+    pub async fn check(&self, world: &World, store: &Store) {
+        let all = self.0.lock().unwrap().clone();
+        for (id, expected) in &all {
+            match store.workspace(id).await.unwrap() {
+                None => check_missing(world, id, expected),
+                Some(workspace) => {
+                    check_status(world, &workspace, expected);
+                    let network = store.network_revisions(id).unwrap().unwrap();
+                    if !network.is_in_force() {
+                        world.violation(format!("{id}: its network policy is acknowledged by nobody"));
+                    }
+                    check_vm(world, &workspace, expected, network.wanted);
+                }
+            }
+        }
+        for id in world.machine().disks.keys().filter(|id| !all.contains_key(*id)) {
+            world.violation(format!("{id}: a disk of nobody"));
+        }
+    }
+}
+
+/// Returns whether a request may end in a deletion: the cancellation of a creation does.
+pub fn may_delete(request: Request) -> bool {
+    matches!(request, Request::Delete | Request::Cancel)
+}
+
+fn check_missing(world: &World, id: &WorkspaceId, expected: &Expected) {
+    if expected.is_created && !expected.may_be_deleted {
+        world.violation(format!("{id}: it was acknowledged, and is gone"));
+    }
+    let machine = world.machine();
+    let runs = !machine.alive(id).is_empty();
+    let is_there = runs || machine.disks.contains_key(id) || machine.journal.contains_key(id);
+    drop(machine);
+    if expected.is_deleted && is_there {
+        world.violation(format!("{id}: it is deleted, and the node has it"));
+    }
+    if runs {
+        world.violation(format!("{id}: it runs, and nobody knows it"));
+    }
+}
+
+fn check_status(world: &World, workspace: &Workspace, expected: &Expected) {
+    let (id, status) = (&workspace.id, workspace.lifecycle.status);
+    if expected.is_deleted {
+        world.violation(format!("{id}: its deletion was acknowledged, and it is {status}"));
+    }
+    if status.is_transient() {
+        world.violation(format!("{id}: {status} for ever"));
+    }
+    let contradicts = match expected.requests.last {
+        Some(Request::Stop | Request::Cancel) => status == Status::Running,
+        Some(Request::Start | Request::Retry) => status == Status::Provisioned,
+        Some(Request::Delete) | None => false,
+    };
+    if contradicts {
+        world.violation(format!("{id}: {:?} was acknowledged, and it is {status}", expected.requests.last));
+    }
+}
+
+fn check_vm(world: &World, workspace: &Workspace, expected: &Expected, network: u64) {
+    let (id, lifecycle) = (&workspace.id, &workspace.lifecycle);
+    let machine = world.machine();
+    let mut found = Vec::new();
+    if lifecycle.has_disk && !machine.disks.get(id).is_some_and(|disk| disk.is_complete) {
+        found.push("it has no disk".to_owned());
+    }
+    let is_running = lifecycle.status == Status::Running;
+    match machine.alive(id).as_slice() {
+        [] if is_running => found.push("it is running, and there is no VM".to_owned()),
+        [] => {}
+        [vm] if is_running => {
+            if lifecycle.boot() != Some(&vm.boot) {
+                found.push(format!("it is {:?}, and {} runs", lifecycle.boot(), vm.boot));
+            }
+            if !vm.has_key {
+                found.push("it runs without its key".to_owned());
+            }
+            let last = expected.environment.last.as_ref();
+            if last.is_some_and(|value| vm.environment.as_ref() != Some(value)) {
+                found.push(format!("its environment is {:?}, not {last:?}", vm.environment));
+            }
+            if machine.policies.get(&vm.boot) != Some(&network) {
+                let policy = machine.policies.get(&vm.boot);
+                found.push(format!("its network policy is {policy:?}, not {network}"));
+            }
+        }
+        [_] => found.push(format!("it is {}, and there is a VM", lifecycle.status)),
+        _ => found.push("there are several VMs".to_owned()),
+    }
+    drop(machine);
+    for problem in found {
+        world.violation(format!("{id}: {problem}"));
+    }
+}
