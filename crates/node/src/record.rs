@@ -244,3 +244,6 @@ impl TryFrom<SetTargetRequest> for TargetRequest {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,7 +102,7 @@ impl<H: Host> Workspace<H> {
     }
 
     async fn handle_request(&mut self, Request { request, reply }: Request) {
-        let set = self.set_target(request).await;
+        let set = self.set_target(*request).await;
         // Published first, so that the answer is one of the numbered reports. A caller that has stopped waiting is fine.
         let _ = reply.send(set.map(|()| self.publish()));
     }

@@ -81,7 +81,7 @@ impl<H: Host> Workspaces<H> {
         };
         let (reply, response) = oneshot::channel();
         let busy = || Error::Retry(format!("workspace {id} is being created or deleted"));
-        requests.send(Request { request, reply }).await.map_err(|_| busy())?;
+        requests.send(Request { request: Box::new(request), reply }).await.map_err(|_| busy())?;
         response.await.map_err(|_| busy())?
     }
 
@@ -96,6 +96,10 @@ impl<H: Host> Workspaces<H> {
         let mut tasks = self.lock();
         if let Some(task) = tasks.running.get(id).filter(|task| !task.requests.is_closed()) {
             return Ok(Ok(task.requests.clone()));
+        }
+        if create && request.target.generation == 0 {
+            // That of a record without a target.
+            return Err(Error::Refused("bad_request", "the generation of a new workspace is 0".to_owned()));
         }
         let is_deletion = request.target.state == Desired::Deleted;
         if is_deletion || !create {

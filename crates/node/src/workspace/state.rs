@@ -22,7 +22,7 @@ pub(super) const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Request to a workspace's task, with the sender for its response.
 pub(crate) struct Request {
-    pub(crate) request: TargetRequest,
+    pub(crate) request: Box<TargetRequest>,
     pub(crate) reply: oneshot::Sender<Result<WorkspaceReport, Error>>,
 }
 
