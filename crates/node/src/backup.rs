@@ -6,11 +6,13 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use rigbox_core::ids::{DatabaseId, WorkspaceId};
+use rigbox_core::lifecycle::Desired;
 
 use crate::config::Config;
 use crate::durable;
 use crate::error::Error;
-use crate::journal::{Journal, Phase, Record};
+use crate::journal::Journal;
+use crate::record::{Phase, Record};
 use crate::storage::disks::{self, Disks};
 use crate::storage::volume::Volume;
 use crate::storage::{images, owner, sparse};
@@ -97,7 +99,9 @@ fn copy_disks(disks: &Disks, records: &[(WorkspaceId, Record)], target: &Path) -
     fs::create_dir(&folder).map_err(Error::at("create", &folder))?;
     let mut copied = 0;
     let mut versions = BTreeSet::new();
-    for (id, record) in records.iter().filter(|(_, record)| record.phase == Phase::Provisioned) {
+    let has_disk =
+        |record: &Record| record.phase == Phase::Provisioned && record.target.state != Desired::Deleted;
+    for (id, record) in records.iter().filter(|(_, record)| has_disk(record)) {
         // A workspace that was deleted meanwhile has none.
         let Some(clone) = disks.clone_for_backup(id)? else { continue };
         let path = folder.join(disks::file_name(id));

@@ -1,33 +1,42 @@
 //! Queue of boots. Boots that share too few CPUs all miss their deadline, after a restart of the host for example, so a node boots few VMs at
-//! once. Who has to wait asks again from time to time, and loses its place by not asking. Owners take turns, by start-time fair queueing (Goyal,
+//! once. Who has to wait asks again when the queue has changed and from time to time, and loses its place by not asking. Owners take turns, by start-time fair queueing (Goyal,
 //! Vin and Cheng, 1996): one with many workspaces delays another's by one boot.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// Time without asking after which a place in the queue is lost. Control asks every second.
+/// Time without asking after which a place in the queue is lost. Who waits asks every second.
 const MAX_SILENCE: Duration = Duration::from_secs(5);
 
 /// Boots in progress and those that wait.
 #[derive(Debug)]
-pub(crate) struct BootQueue {
+pub struct BootQueue {
     max_boots: NonZeroUsize,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Notified when a boot has ended or a place was given up.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    booting: HashSet<WorkspaceId>,
+    booting: BTreeSet<WorkspaceId>,
     /// In the order of arrival. Each workspace is in it once.
     waiting: Vec<Waiting>,
     /// Round of the latest boot. An owner has one boot in each round.
     round: u64,
     /// Last round that each owner has taken, while it is not over.
-    taken: HashMap<String, u64>,
+    taken: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -41,17 +50,24 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct BootPermit {
     workspace: WorkspaceId,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
 }
 
 impl BootQueue {
-    pub(crate) fn new(max_boots: NonZeroUsize) -> Self {
-        Self { max_boots, state: Arc::default() }
+    /// Creates a queue of which `max_boots` are admitted at once.
+    pub fn new(max_boots: NonZeroUsize) -> Self {
+        let shared = Shared { state: Mutex::default(), changes: watch::Sender::new(()) };
+        Self { max_boots, shared: Arc::new(shared) }
+    }
+
+    /// Returns a receiver of changes that may shorten someone's wait.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changes.subscribe()
     }
 
     /// Asks to boot a workspace now. If it has to wait, returns how many boots have to end before its turn.
     pub(crate) fn ask(&self, workspace: &WorkspaceId, owner: &str, now: Instant) -> Result<BootPermit, u32> {
-        let mut state = lock(&self.state);
+        let mut state = self.shared.lock();
         match state.waiting.iter_mut().find(|waiting| waiting.workspace == *workspace) {
             Some(waiting) => waiting.asked_at = now,
             None => {
@@ -72,18 +88,34 @@ impl BootQueue {
 
     /// Counts a boot without asking: it is in progress already.
     pub(crate) fn admit(&self, workspace: &WorkspaceId) -> BootPermit {
-        self.leave(workspace);
-        lock(&self.state).booting.insert(workspace.clone());
-        BootPermit { workspace: workspace.clone(), state: Arc::clone(&self.state) }
+        let mut state = self.shared.lock();
+        state.remove(workspace);
+        state.booting.insert(workspace.clone());
+        BootPermit { workspace: workspace.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// Gives up a workspace's place in the queue.
     pub(crate) fn leave(&self, workspace: &WorkspaceId) {
-        lock(&self.state).waiting.retain(|waiting| waiting.workspace != *workspace);
+        if self.shared.lock().remove(workspace) {
+            self.shared.changes.send_replace(());
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    /// Removes a workspace from those that wait. Returns whether it was one of them.
+    fn remove(&mut self, workspace: &WorkspaceId) -> bool {
+        let count = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.workspace != *workspace);
+        self.waiting.len() < count
+    }
+
     /// Takes the owner's next round.
     fn take_round(&mut self, owner: &str) -> u64 {
         let next = self.taken.get(owner).map_or(self.round, |taken| self.round.max(taken.saturating_add(1)));
@@ -109,12 +141,9 @@ impl State {
 
 impl Drop for BootPermit {
     fn drop(&mut self) {
-        lock(&self.state).booting.remove(&self.workspace);
+        self.shared.lock().booting.remove(&self.workspace);
+        self.shared.changes.send_replace(());
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -69,24 +69,33 @@ impl Error {
     pub(crate) fn system<E: Into<std::io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System { action, source: source.into() }
     }
+
+    /// Returns the stable code of a refusal. `None`: the call may succeed if it is repeated a little later.
+    pub(crate) fn code(&self) -> Option<&'static str> {
+        let is_full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
+        match self {
+            Self::Retry(_) => None,
+            Self::Refused(code, _) => Some(code),
+            Self::DiskFull { .. } => Some("disk_full"),
+            Self::Path { source, .. } | Self::System { source, .. } if is_full(source) => Some("disk_full"),
+            Self::NoImage(_) => Some("no_image"),
+            Self::Launch(_) => Some("start_failed"),
+            Self::Path { .. } | Self::Program { .. } | Self::System { .. } => Some("node_error"),
+        }
+    }
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let is_full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
-        let (code, fault_code) = match &error {
-            // Without a fault code, control retries.
-            Error::Retry(_) => return Status::unavailable(error.to_string()),
-            Error::Refused(fault_code, _) => (Code::FailedPrecondition, *fault_code),
-            Error::DiskFull { .. } => (Code::ResourceExhausted, "disk_full"),
-            Error::Path { source, .. } | Error::System { source, .. } if is_full(source) => {
-                (Code::ResourceExhausted, "disk_full")
-            }
-            Error::NoImage(_) => (Code::NotFound, "no_image"),
-            Error::Launch(_) => (Code::Aborted, "start_failed"),
-            Error::Path { .. } | Error::Program { .. } | Error::System { .. } => {
-                (Code::Internal, "node_error")
-            }
+        // Without a fault code, control retries.
+        let Some(fault_code) = error.code() else { return Status::unavailable(error.to_string()) };
+        let code = match fault_code {
+            "bad_request" => Code::InvalidArgument,
+            "disk_full" | "node_full" => Code::ResourceExhausted,
+            "no_image" => Code::NotFound,
+            "start_failed" => Code::Aborted,
+            "node_error" => Code::Internal,
+            _ => Code::FailedPrecondition,
         };
         fault::status(code, fault_code, error.to_string())
     }

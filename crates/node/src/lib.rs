@@ -6,15 +6,18 @@
 
 pub mod backup;
 mod boot_queue;
+mod cause;
 mod command;
 mod config;
 mod control_rpc;
 mod durable;
 mod error;
+mod host;
 mod journal;
 mod limits;
 mod net;
 mod node;
+mod record;
 mod recovery;
 mod refusals;
 mod reports;
@@ -23,6 +26,7 @@ mod sockets;
 mod storage;
 mod vmm;
 mod workspace;
+mod workspaces;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -33,12 +37,18 @@ use rigbox_proto::transport::unix;
 use tonic::Request;
 use tonic::transport::Server;
 
+pub use boot_queue::BootQueue;
 pub use config::{Config, NetworkConfig, UplinkMode};
 pub use error::Error;
+pub use host::{Host, Launched, VmmProcess};
+pub use net::policy::Policy;
+pub use record::{Boot, BootEnd, Phase, ProcessId, Record, Spec};
 pub use recovery::purge;
+pub use reports::{Reports, Subscription};
 pub use sandbox::jail;
 pub use storage::disks::clone_disk;
 pub use vmm::config::VmmConfig;
+pub use workspaces::Workspaces;
 
 /// Runs the role until `shutdown`. VMs keep running.
 ///
@@ -50,8 +60,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
         move || node::Node::open(config)
     });
     let node = opened.await.map_err(Error::system("open the node"))??;
-    let control_service = control_rpc::ControlService::new(Arc::clone(&node));
-    recovery::recover(&node, &control_service)?;
+    let workspaces = Workspaces::new(Arc::clone(&node));
+    recovery::recover(&node, &workspaces)?;
+    let control_service = control_rpc::ControlService::new(Arc::clone(&node), workspaces);
 
     node.attached_vms.serve_descriptors(&config.fd_socket, config.guestio_uid)?;
     node.dial_targets.serve(&config.dial_socket, config.edge_uid)?;

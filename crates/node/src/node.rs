@@ -1,5 +1,9 @@
 //! State that all workspaces of a node share, opened at start-up.
 
+mod host;
+mod launch;
+
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,7 +78,7 @@ impl Node {
             dial_targets: DialTargets::default(),
             bridge: BridgeListener::new(config.bridge_socket.clone()),
             uplink: uplink::open(&config)?,
-            reports: Reports::default(),
+            reports: Reports::new(random_session()?),
             refusals: Refusals::default(),
             boot_queue: BootQueue::new(config.max_concurrent_boots),
             config,
@@ -136,7 +140,7 @@ impl Node {
     }
 
     /// Removes all resources that a boot may have: processes, control groups, namespace, sockets. None of them has to exist.
-    pub(crate) fn tear_down(&self, workspace: &WorkspaceId) -> Result<(), Error> {
+    pub(crate) fn remove_boot_resources(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         self.dial_targets.remove(workspace);
         self.cgroups.remove(workspace.as_str())?;
         crate::net::remove(&self.config.netns(workspace), self.uplink.as_ref())?;
@@ -148,6 +152,15 @@ impl Node {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns a number for the reports of this process.
+fn random_session() -> Result<NonZeroU64, Error> {
+    let random = getrandom::u64().map_err(|error| Error::System {
+        action: "get random bytes from the kernel",
+        source: std::io::Error::other(error),
+    })?;
+    Ok(NonZeroU64::new(random).unwrap_or(NonZeroU64::MIN))
 }
 
 /// Returns the finding about how VMs run.

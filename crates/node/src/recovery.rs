@@ -9,17 +9,17 @@ use std::sync::Arc;
 use rigbox_core::ids::WorkspaceId;
 
 use crate::config::Config;
-use crate::control_rpc::ControlService;
 use crate::error::Error;
-use crate::journal::{Journal, Phase, Record};
+use crate::journal::Journal;
 use crate::node::Node;
+use crate::record::{Phase, Record};
 use crate::sandbox::cgroup::Cgroups;
 use crate::storage::volume;
-use crate::workspace::Workspace;
+use crate::workspaces::Workspaces;
 
 /// Compares the journal with the kernel and starts the workspaces' tasks. Anything slow, or that may not succeed at once, is left to
 /// these tasks and to a thread, so that one stuck VM delays no other.
-pub(crate) fn recover(node: &Arc<Node>, service: &ControlService) -> Result<(), Error> {
+pub(crate) fn recover(node: &Arc<Node>, workspaces: &Workspaces<Node>) -> Result<(), Error> {
     let mut records = node.journal.load()?;
     let unrecorded = records_of_disks(node, &records)?;
     records.extend(unrecorded);
@@ -34,14 +34,13 @@ pub(crate) fn recover(node: &Arc<Node>, service: &ControlService) -> Result<(), 
         }
     }
     for (id, record) in records {
-        let (slot, workspace) = (record.slot, Workspace::from_record(Arc::clone(node), id.clone(), record));
-        service.adopt(id, slot, workspace);
+        workspaces.adopt(id, record);
     }
     let node = Arc::clone(node);
     tokio::task::spawn_blocking(move || {
         for id in orphans {
             tracing::warn!(workspace = %id, "removing resources of a workspace that is not in the journal");
-            if let Err(error) = node.tear_down(&id) {
+            if let Err(error) = node.remove_boot_resources(&id) {
                 tracing::error!(workspace = %id, %error, "failed to remove them; retrying at the next start");
             }
         }
@@ -68,7 +67,7 @@ fn records_of_disks(
             continue;
         };
         // First of all: a VM that nobody knows must not have the disk beside one that is started.
-        if let Err(error) = node.tear_down(&id) {
+        if let Err(error) = node.remove_boot_resources(&id) {
             tracing::error!(workspace = %id, %error, "keeping a disk that the journal does not have: failed to end its VM");
             continue;
         }

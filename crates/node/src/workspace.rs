@@ -1,174 +1,114 @@
-//! One task per workspace, which owns all of its resources on this node: record, disk, VM. Requests and reports reach it as messages, so
-//! no two operations on a workspace ever run at the same time.
+//! One task per workspace, which owns all that this node has of it: record, disk, VM. It compares its target with what is there, and takes
+//! one step towards it, until nothing is left to do; then it waits for a request, an event of the VM, or a time at which to try again. So
+//! no two operations on a workspace ever run at once, and none depends on who asked for it.
 
 mod boot;
+mod disk;
 mod end;
-mod launch;
 mod report;
 mod state;
+mod target;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
-use std::time::Duration;
+use rigbox_core::lifecycle::{Desired, Step};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
-use rigbox_proto::node::{
-    ProvisionRequest, StartRequest, StartResponse, State, StopRequest, WorkspaceReport,
-};
-use tokio::sync::{mpsc, oneshot};
+use crate::host::Host;
+pub(crate) use state::{Request, Workspace};
+use state::{Wake, Work};
 
-use crate::error::Error;
-use crate::journal::Phase;
-use crate::net::policy::Policy;
-use end::{cleanup_due, next_event};
-pub(crate) use state::Workspace;
-use state::{Flow, blocking};
-
-const RECOVERY_RETRY_DELAY: Duration = Duration::from_secs(1);
-
-/// Request to a workspace's task, with the sender for its response.
-pub(crate) enum Request {
-    Provision(ProvisionRequest, oneshot::Sender<Result<String, Error>>),
-    Start(StartRequest, oneshot::Sender<Result<StartResponse, Error>>),
-    Stop(StopRequest, oneshot::Sender<Result<(), Error>>),
-    SetNetwork(Policy, u64, oneshot::Sender<Result<u64, Error>>),
-    Delete(u64, oneshot::Sender<Result<(), Error>>),
-}
-
-impl Workspace {
-    /// Runs the task until the workspace is deleted.
+impl<H: Host> Workspace<H> {
+    /// Runs the task until the workspace is deleted, or until nobody can send requests any more.
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        if self.record.phase == Phase::Deleting && self.delete().await.is_ok() {
-            return;
-        }
-        while let Err(error) = self.recover() {
-            tracing::error!(workspace = %self.id, %error, "failed to look for the VM's process; retrying");
-            tokio::time::sleep(RECOVERY_RETRY_DELAY).await;
-        }
-        self.publish();
         loop {
-            let flow = tokio::select! {
-                request = requests.recv() => match request {
-                    Some(request) => self.handle_request(request).await,
-                    // The node stops. VMs keep running.
-                    None => return,
+            if self.is_recorded {
+                self.publish();
+            }
+            if self.next_step() != Step::Boot {
+                self.leave_queue();
+            }
+            let wake = match requests.try_recv() {
+                Ok(request) => Wake::Request(request),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => match self.due_work() {
+                    Some(work) => Wake::Work(work),
+                    None => self.wait(&mut requests).await,
                 },
-                event = next_event(&mut self.vm) => {
-                    self.handle_event(event).await;
-                    Flow::Continue
-                }
-                end = cleanup_due(&mut self.cleanup) => {
-                    self.clean_up(end);
-                    Flow::Continue
-                }
             };
-            match flow {
-                Flow::Continue => self.publish(),
-                Flow::Deleted => return,
-            }
-        }
-    }
-
-    async fn handle_request(&mut self, request: Request) -> Flow {
-        // A caller that has stopped waiting is fine: requests are repeated.
-        match request {
-            Request::Provision(request, reply) => {
-                let _ = reply.send(self.provision(&request).await);
-            }
-            Request::Start(request, reply) => {
-                let started = self.start(&request).await;
-                let network_revision = self.record.network_revision;
-                let response = |outcome| StartResponse { outcome: Some(outcome), network_revision };
-                let _ = reply.send(started.map(response));
-            }
-            Request::Stop(request, reply) => {
-                let _ = reply.send(self.stop(&request));
-            }
-            Request::SetNetwork(policy, revision, reply) => {
-                let _ = reply.send(self.set_network(policy, revision).await);
-            }
-            Request::Delete(generation, reply) => {
-                let result = match self.check_generation(generation) {
-                    Ok(()) => self.delete().await,
-                    Err(error) => Err(error),
-                };
-                let deleted = result.is_ok();
-                let _ = reply.send(result);
-                if deleted {
-                    return Flow::Deleted;
+            match wake {
+                Wake::Request(request) => {
+                    self.handle_request(request).await;
+                    // A workspace that could not be written down is none.
+                    if !self.is_recorded {
+                        return;
+                    }
                 }
+                // The node stops. VMs keep running.
+                Wake::Closed => return,
+                Wake::Work(Work::Step(Step::Delete)) => match self.delete().await {
+                    Ok(()) => return,
+                    Err(error) => self.retry("delete the workspace", &error),
+                },
+                Wake::Work(work) => self.perform(work).await,
+                Wake::Event(event) => self.handle_event(event).await,
+                Wake::CleanUp => {
+                    let end = self.cleanup.take().and_then(|pending| pending.end);
+                    self.clean_up(end).await;
+                }
+                Wake::Network => self.retry_network().await,
+                Wake::Retry => self.retry_at = None,
+                Wake::Ask => self.perform(Work::Step(Step::Boot)).await,
             }
         }
-        Flow::Continue
     }
 
-    async fn provision(&mut self, request: &ProvisionRequest) -> Result<String, Error> {
-        self.check_generation(request.generation)?;
-        let is_provisioned = self.record.phase == Phase::Provisioned;
-        if is_provisioned && self.record.disk_size_mb == request.disk_size_mb {
-            return Ok(self.record.image_version.clone());
-        }
-        if is_provisioned {
-            let message = format!("{} already has a disk of {} MiB", self.id, self.record.disk_size_mb);
-            return Err(Error::Refused("disk_exists", message));
-        }
-        let image = self.node.images.newest(&request.image)?.clone();
-        if request.disk_size_mb < image.min_disk_mb {
-            let message = format!(
-                "a disk of {} MiB is too small for the image {}, which needs {} MiB",
-                request.disk_size_mb, image.version, image.min_disk_mb
-            );
-            return Err(Error::Refused("disk_too_small", message));
-        }
-        self.update(|record| {
-            record.generation = request.generation;
-            record.image_version = image.version.clone();
-            record.disk_size_mb = request.disk_size_mb;
-        })?;
-        let (node, id, size_mb) = (Arc::clone(&self.node), self.id.clone(), request.disk_size_mb);
-        blocking(move || node.disks.create(&id, &image.rootfs, size_mb)).await?;
-        self.update(|record| record.phase = Phase::Provisioned)?;
-        Ok(image.version)
+    /// Returns the step that is next, whether or not it can be taken now.
+    fn next_step(&self) -> Step {
+        self.record.target.next_step(self.record.facts())
     }
 
-    /// Replaces the network policy, unless a later one is recorded. Returns the revision of the one that is in force.
-    async fn set_network(&mut self, policy: Policy, revision: u64) -> Result<u64, Error> {
-        self.update(|record| record.set_network(policy, revision))?;
-        self.apply_network().await?;
-        Ok(self.record.network_revision)
-    }
-
-    /// Puts the recorded network policy in force, if there is a VM.
-    async fn apply_network(&self) -> Result<(), Error> {
-        let (Some(boot), Some(_)) = (&self.record.boot, &self.vm) else { return Ok(()) };
-        let policy = self.record.network.clone();
-        let netns = self.node.config.netns(&self.id);
-        // Updated first, so that nothing is dialed or resolved that is about to be closed.
-        self.node.dial_targets.insert(&self.id, &boot.boot_id, netns.clone(), policy.clone());
-        let Some(names) = self.node.attached_vms.set_policy(&boot.boot_id, self.egress(), self.dns_limits())
-        else {
-            return Ok(());
-        };
-        let (node, slot) = (Arc::clone(&self.node), self.record.slot);
-        blocking(move || crate::net::set_policy(&node.config, &netns, &policy, &names, node.uplink_for(slot)))
-            .await
-    }
-
-    async fn delete(&mut self) -> Result<(), Error> {
-        self.node.boot_queue.leave(&self.id);
-        self.update(|record| record.phase = Phase::Deleting)?;
-        if let Some(boot) = &self.record.boot {
-            self.node.attached_vms.remove(&boot.boot_id);
+    /// Returns the work that can be done now.
+    fn due_work(&self) -> Option<Work> {
+        if self.retry_at.is_some() {
+            return None;
         }
-        self.kill().await?;
-        self.cleanup = None;
-        let (node, id) = (Arc::clone(&self.node), self.id.clone());
-        blocking(move || {
-            node.tear_down(&id)?;
-            node.disks.remove(&id)?;
-            node.journal.remove(&id)
-        })
-        .await?;
-        tracing::info!(workspace = %self.id, "workspace deleted");
-        self.node.reports.publish(WorkspaceReport { state: State::Absent.into(), ..self.report() });
-        Ok(())
+        match self.next_step() {
+            Step::Delete => Some(Work::Step(Step::Delete)),
+            _ if !self.is_recovered => Some(Work::Recover),
+            Step::Rest => None,
+            // It is asked again when it may be admitted.
+            Step::Boot if self.queue_place.is_some() => None,
+            // It has ended, and is being cleaned up.
+            Step::Stop if self.vm.is_none() => None,
+            // Control has to tell how.
+            Step::CreateDisk if self.record.spec.is_none() => None,
+            step => Some(Work::Step(step)),
+        }
+    }
+
+    async fn perform(&mut self, work: Work) {
+        match work {
+            Work::Recover => self.recover().await,
+            Work::Step(Step::CreateDisk) => self.create_disk().await,
+            Work::Step(Step::Boot) => self.boot().await,
+            Work::Step(Step::Stop) => self.stop().await,
+            Work::Step(Step::Rest | Step::Delete) => {}
+        }
+        if self.retry_at.is_none() {
+            self.logged_error.clear();
+        }
+    }
+
+    async fn handle_request(&mut self, Request { request, reply }: Request) {
+        let set = self.set_target(*request).await;
+        // Published first, so that the answer is one of the numbered reports. A caller that has stopped waiting is fine.
+        let _ = reply.send(set.map(|()| self.publish()));
+    }
+
+    /// Returns whether the target is that nothing is left.
+    fn is_deleted(&self) -> bool {
+        self.record.target.state == Desired::Deleted
     }
 }

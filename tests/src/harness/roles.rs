@@ -12,7 +12,7 @@ use prost::Message;
 use rigbox_proto::DATABASE_HEADER;
 use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_proto::node::node_client::NodeClient;
-use rigbox_proto::node::{EgressRefused, NetworkPolicy, SetNetworkRequest, WatchRefusalsRequest};
+use rigbox_proto::node::{Desired, EgressRefused, NetworkPolicy, SetTargetRequest, WatchRefusalsRequest};
 use rigbox_sys::fdpass;
 
 use crate::harness::installation::Installation;
@@ -58,9 +58,15 @@ pub(crate) fn set_network(
     network: NetworkPolicy,
 ) -> Result<()> {
     // Later than control's, and than the one before.
-    let revision = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
-    let request =
-        SetNetworkRequest { workspace_id: workspace_id.to_owned(), network: Some(network), revision };
+    let network_revision = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    // Its target stays: a lower generation than control's.
+    let request = SetTargetRequest {
+        workspace_id: workspace_id.to_owned(),
+        desired: Desired::Stopped.into(),
+        network: Some(network),
+        network_revision,
+        ..SetTargetRequest::default()
+    };
     let (message_text, _) = request_as(
         control_uid(installation)?,
         "set-network",
@@ -190,11 +196,17 @@ fn handle(verb: &str) -> Result<()> {
             fdpass::send(&parent, &reply.0, &fds)?;
         }
         "set-network" => {
-            let request = for_database(SetNetworkRequest::decode(message.as_slice())?)?;
+            let request = SetTargetRequest::decode(message.as_slice())?;
+            let revision = request.network_revision;
+            let request = for_database(request)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let message_text = runtime.block_on(async {
                 let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(&socket));
-                node.set_network(request).await.err().map(|status| status.message().to_owned())
+                match node.set_target(request).await.map(tonic::Response::into_inner) {
+                    Ok(report) if report.network_revision == revision => None,
+                    Ok(_) => Some("the node has no such workspace, or a later policy".to_owned()),
+                    Err(status) => Some(status.message().to_owned()),
+                }
             });
             fdpass::send(&parent, message_text.unwrap_or_default().as_bytes(), &[])?;
         }

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::journal::Boot;
+use crate::record::Boot;
 use crate::storage::testbed::{in_own_namespace, mount_xfs};
 
 /// Folder on an XFS volume of its own, in a mount namespace of its own.
@@ -37,6 +37,7 @@ fn id(byte: u8) -> WorkspaceId {
 fn record(id: &WorkspaceId) -> Record {
     let boot = Boot {
         boot_id: "b".into(),
+        generation: 1,
         host_boot_id: "this host".into(),
         process: None,
         metadata_json: String::new(),

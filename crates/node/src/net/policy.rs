@@ -17,7 +17,7 @@ const MAX_PORTS: usize = 256;
 /// Valid network policy. By default no port may be dialed and the public internet may be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Policy {
+pub struct Policy {
     app_ports: BTreeSet<NonZeroU16>,
     egress: Egress,
     /// Limits of the VM, as far as they differ from the node's.

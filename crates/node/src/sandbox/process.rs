@@ -8,7 +8,7 @@ use rigbox_sys::async_file::ReadableFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::journal::ProcessId;
+use crate::record::ProcessId;
 
 /// Handle of one process. Its pidfd never refers to another process, and is registered with the runtime once: waiting needs nothing that
 /// could be exhausted, so an error is never taken for the end of the process.

@@ -1,38 +1,63 @@
 //! Reports of a workspace to control.
 
-use rigbox_proto::node::{End, State, WorkspaceReport};
+use rigbox_core::lifecycle::Desired;
+use rigbox_core::system::SystemState;
+use rigbox_proto::node::{self, DiskState, End, VmState, WorkspaceReport};
 
 use super::state::Workspace;
-use crate::journal::Phase;
+use crate::cause;
+use crate::host::Host;
+use crate::record::{BootEnd, Phase};
 
-impl Workspace {
-    /// Publishes the current state.
-    pub(super) fn publish(&self) {
-        self.node.reports.publish(self.report());
+impl<H: Host> Workspace<H> {
+    /// Publishes the current state. Returns the report with its number.
+    pub(super) fn publish(&self) -> WorkspaceReport {
+        self.host.reports().publish(self.report())
     }
 
-    pub(super) fn report(&self) -> WorkspaceReport {
-        let state = match (&self.record.boot, self.record.phase) {
-            (_, Phase::Provisioning) => State::Unspecified,
-            (None, _) => State::Stopped,
-            (Some(boot), _) if boot.stopping => State::Stopping,
-            (Some(boot), _) if boot.ready => State::Running,
-            (Some(_), _) => State::Booting,
+    fn report(&self) -> WorkspaceReport {
+        let record = &self.record;
+        let vm = match &record.boot {
+            None => VmState::VmNone,
+            Some(boot) if boot.stopping || self.is_deleted() => VmState::VmStopping,
+            Some(boot) if boot.ready => VmState::VmRunning,
+            Some(_) => VmState::VmBooting,
         };
-        let end = self.record.last_end.as_ref();
+        let running = self.vm.as_ref().filter(|_| vm == VmState::VmRunning);
+        let system = running.map_or(SystemState::Starting, |vm| vm.system);
         WorkspaceReport {
             workspace_id: self.id.to_string(),
-            generation: self.record.generation,
-            state: state.into(),
-            boot_id: match (&self.record.boot, end) {
-                (Some(boot), _) => boot.boot_id.clone(),
-                (None, Some(end)) => end.boot_id.clone(),
-                (None, None) => String::new(),
+            generation: record.target.generation,
+            desired: match record.target.state {
+                Desired::Stopped => node::Desired::Stopped.into(),
+                Desired::Running => node::Desired::Running.into(),
+                Desired::Deleted => node::Desired::Deleted.into(),
             },
-            end: end.map(|end| End { cause: end.cause, detail: end.detail.clone() }),
-            agent_lost: self.vm.as_ref().is_some_and(|vm| vm.agent_lost),
-            system: self.vm.as_ref().map(|vm| vm.system.to_string()).unwrap_or_default(),
-            disk_size_mb: self.record.disk_size_mb,
+            disk: match record.phase {
+                Phase::Provisioned if !self.is_deleted() => DiskState::DiskComplete.into(),
+                _ => DiskState::DiskIncomplete.into(),
+            },
+            disk_size_mb: record.disk_size_mb,
+            vm: vm.into(),
+            boot_id: record.boot.as_ref().map(|boot| boot.boot_id.clone()).unwrap_or_default(),
+            boot_generation: record.boot.as_ref().map_or(0, |boot| boot.generation),
+            agent_lost: running.is_some_and(|vm| vm.agent_lost),
+            system: if vm == VmState::VmRunning { system.to_string() } else { String::new() },
+            queue_position: self.queue_place.map_or(0, |place| place.position),
+            end: record.last_end.as_ref().map(end),
+            // What is not in force does not count.
+            network_revision: if self.network_due.is_none() { record.network_revision } else { 0 },
+            ..WorkspaceReport::default()
         }
+    }
+}
+
+fn end(end: &BootEnd) -> End {
+    End {
+        cause: cause::to_wire(end.cause).into(),
+        detail: end.detail.clone(),
+        generation: end.generation,
+        boot_id: end.boot_id.clone(),
+        code: end.code.clone(),
     }
 }

@@ -1,34 +1,56 @@
-//! State of a workspace's task: the record, and the VM while it runs.
+//! State of a workspace's task: the record, the VM while it runs, and what the task waits for.
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
+use rigbox_core::lifecycle::Step;
 use rigbox_core::system::SystemState;
-use rigbox_proto::guestio::{DnsLimits, Report, report};
-use tokio::sync::mpsc;
+use rigbox_proto::guestio::{Report, report};
+use rigbox_proto::node::WorkspaceReport;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::boot_queue::BootPermit;
 use crate::error::Error;
-use crate::journal::{BootEnd, Phase, Record};
-use crate::node::Node;
-use crate::sandbox::process::ProcessHandle;
+use crate::host::{Host, VmmProcess};
+use crate::record::{BootEnd, Phase, Record, TargetRequest};
+
+/// Time after which a step that failed is taken again.
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Request to a workspace's task, with the sender for its response.
+pub(crate) struct Request {
+    pub(crate) request: Box<TargetRequest>,
+    pub(crate) reply: oneshot::Sender<Result<WorkspaceReport, Error>>,
+}
 
 /// Workspace, owned by its task.
-pub(crate) struct Workspace {
-    pub(super) node: Arc<Node>,
+pub(crate) struct Workspace<H: Host> {
+    pub(super) host: Arc<H>,
     pub(super) id: WorkspaceId,
     pub(super) record: Record,
-    pub(super) vm: Option<RunningVm>,
+    /// The journal has the record.
+    pub(super) is_recorded: bool,
+    /// It is known whether the recorded VM runs.
+    pub(super) is_recovered: bool,
+    pub(super) vm: Option<RunningVm<H>>,
     pub(super) cleanup: Option<PendingCleanup>,
+    /// Present while the boot waits for its turn.
+    pub(super) queue_place: Option<QueuePlace>,
+    pub(super) queue_changes: watch::Receiver<()>,
+    /// Time at which the step that failed is taken again.
+    pub(super) retry_at: Option<Instant>,
+    /// Time at which the recorded network policy, which is not in force, is applied.
+    pub(super) network_due: Option<Instant>,
+    /// Last error, which is not logged again.
+    pub(super) logged_error: String,
 }
 
 /// Running VM.
-pub(super) struct RunningVm {
-    pub(super) process: ProcessHandle,
+pub(super) struct RunningVm<H: Host> {
+    pub(super) process: H::Process,
     pub(super) reports: mpsc::Receiver<Report>,
     /// Standard error of the VMM. `None` for a VM that was taken over from an earlier node.
     pub(super) stderr: Option<File>,
@@ -38,8 +60,10 @@ pub(super) struct RunningVm {
     pub(super) system: SystemState,
     /// Held while the VM boots.
     pub(super) boot_permit: Option<BootPermit>,
-    /// Serves the bridge until dropped.
-    pub(super) _bridge: AbortOnDropHandle<()>,
+    /// Its network is as this process of the node creates it.
+    pub(super) is_network_restored: bool,
+    /// Serves the VM until dropped.
+    pub(super) _attachment: H::Attachment,
 }
 
 /// Cleanup after a boot that did not succeed yet.
@@ -48,10 +72,34 @@ pub(super) struct PendingCleanup {
     pub(super) retry_at: Instant,
 }
 
-/// Continuation of the task's loop.
-pub(super) enum Flow {
-    Continue,
-    Deleted,
+/// Place in the queue of boots.
+#[derive(Clone, Copy)]
+pub(super) struct QueuePlace {
+    /// Number of boots that have to end first.
+    pub(super) position: u32,
+    /// Time by which to ask again.
+    pub(super) ask_at: Instant,
+}
+
+/// Work that the task does by itself.
+pub(super) enum Work {
+    /// Find out whether the recorded VM runs.
+    Recover,
+    Step(Step),
+}
+
+/// Reason for which the task's loop goes on.
+pub(super) enum Wake {
+    Request(Request),
+    /// Nobody can send requests any more.
+    Closed,
+    Work(Work),
+    Event(Event),
+    CleanUp,
+    Network,
+    Retry,
+    /// The queue of boots has changed, or it is time to ask it again.
+    Ask,
 }
 
 /// Event of a running VM.
@@ -61,58 +109,110 @@ pub(super) enum Event {
     DeadlinePassed,
 }
 
-impl Workspace {
+impl<H: Host> Workspace<H> {
     /// Creates a workspace that is new to the node.
-    pub(crate) fn new(node: Arc<Node>, id: WorkspaceId, slot: u32) -> Self {
+    pub(crate) fn new(host: Arc<H>, id: WorkspaceId, slot: u32) -> Self {
         let record = Record::new(&id, slot);
-        Self { node, id, record, vm: None, cleanup: None }
+        Self::of(host, id, record, false)
     }
 
     /// Restores a recorded workspace. Reserves its disk space and reports it to control at once; everything else is left to the task.
-    pub(crate) fn from_record(node: Arc<Node>, id: WorkspaceId, record: Record) -> Self {
+    pub(crate) fn from_record(host: Arc<H>, id: WorkspaceId, record: Record) -> Self {
         if record.phase == Phase::Provisioned {
-            node.disks.adopt(&id, record.disk_size_mb);
+            host.adopt_disk(&id, record.disk_size_mb);
         }
-        let workspace = Self { node, id, record, vm: None, cleanup: None };
+        let workspace = Self::of(host, id, record, true);
         workspace.publish();
         workspace
     }
 
-    /// Refuses a request with an outdated generation.
-    pub(super) fn check_generation(&self, generation: u64) -> Result<(), Error> {
-        if generation < self.record.generation {
-            let (id, current) = (&self.id, self.record.generation);
-            let message = format!("{id}: generation {generation} is older than the current {current}");
-            return Err(Error::Refused("stale_generation", message));
+    fn of(host: Arc<H>, id: WorkspaceId, record: Record, is_recorded: bool) -> Self {
+        let has_boot = record.boot.is_some();
+        Self {
+            queue_changes: host.boot_queue().changes(),
+            host,
+            id,
+            record,
+            is_recorded,
+            is_recovered: !has_boot,
+            vm: None,
+            cleanup: None,
+            queue_place: None,
+            retry_at: None,
+            network_due: has_boot.then(Instant::now),
+            logged_error: String::new(),
         }
-        Ok(())
-    }
-
-    /// Returns the destinations that the VM may reach: none without an uplink.
-    pub(super) fn egress(&self) -> Egress {
-        if self.node.uplink.is_some() { self.record.network.egress().clone() } else { Egress::None }
-    }
-
-    /// Returns the limits of the VM's DNS queries, which guestio keeps.
-    pub(super) fn dns_limits(&self) -> DnsLimits {
-        let limits = self.record.network.limits(self.node.config.network.limits);
-        DnsLimits { queries: limits.dns_queries.get().into(), queries_per_s: limits.dns_queries_per_s.get() }
     }
 
     /// Changes the record, in the journal first: what could not be written does not count.
-    pub(super) fn update(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+    pub(super) async fn update(&mut self, change: impl FnOnce(&mut Record) + Send) -> Result<(), Error> {
         let mut record = self.record.clone();
         change(&mut record);
-        self.node.journal.save(&record)?;
+        self.host.save(&record).await?;
         self.record = record;
+        self.is_recorded = true;
         Ok(())
+    }
+
+    /// Takes the step again later. The error is logged when it changes.
+    pub(super) fn retry(&mut self, action: &'static str, error: &Error) {
+        self.retry_at = Some(Instant::now() + RETRY_DELAY);
+        let error = error.to_string();
+        if self.logged_error != error {
+            tracing::error!(workspace = %self.id, error, "failed to {action}; retrying");
+            self.logged_error = error;
+        }
+    }
+
+    /// Gives up the target, because the node refuses it, or takes the step again if it may succeed later.
+    pub(super) async fn refuse(&mut self, action: &'static str, error: &Error) {
+        let Some(code) = error.code() else { return self.retry(action, error) };
+        let end = BootEnd::refusal(self.record.target.generation, code, &error.to_string());
+        match self.update(|record| record.end(end)).await {
+            Ok(()) => tracing::warn!(workspace = %self.id, %error, code, "refused to {action}"),
+            Err(error) => self.retry("write the journal", &error),
+        }
+    }
+
+    /// Waits until there is something to do.
+    pub(super) async fn wait(&mut self, requests: &mut mpsc::Receiver<Request>) -> Wake {
+        let network_due = self.network_due.filter(|_| self.vm.is_some());
+        tokio::select! {
+            biased;
+            request = requests.recv() => request.map_or(Wake::Closed, Wake::Request),
+            event = next_event(&mut self.vm) => Wake::Event(event),
+            () = reached(self.cleanup.as_ref().map(|pending| pending.retry_at)) => Wake::CleanUp,
+            () = reached(network_due) => Wake::Network,
+            () = reached(self.retry_at) => Wake::Retry,
+            () = queue_changed(self.queue_place, &mut self.queue_changes) => Wake::Ask,
+        }
     }
 }
 
-/// Runs blocking work outside the async runtime's threads.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| Err(Error::System { action: "run a blocking task", source: error.into() }))
+/// Waits for the next event of a running VM.
+async fn next_event<H: Host>(vm: &mut Option<RunningVm<H>>) -> Event {
+    let Some(vm) = vm else { return std::future::pending().await };
+    let deadline = vm.deadline;
+    tokio::select! {
+        // In this order, because a report tells more than the exit of the process.
+        biased;
+        Some(Report { report: Some(report), .. }) = vm.reports.recv() => Event::Report(report),
+        () = vm.process.wait() => Event::VmmExited,
+        () = reached(deadline) => Event::DeadlinePassed,
+    }
+}
+
+/// Waits until the boot may be admitted, or until it has to ask again to keep its place.
+async fn queue_changed(place: Option<QueuePlace>, changes: &mut watch::Receiver<()>) {
+    let Some(place) = place else { return std::future::pending().await };
+    // The queue lives as long as the host.
+    let _ = tokio::time::timeout_at(place.ask_at, changes.changed()).await;
+}
+
+/// Waits until a time, if there is one.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }

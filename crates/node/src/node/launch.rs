@@ -4,37 +4,31 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::vm_limits::DiskLimits;
-use rigbox_proto::node::StartRequest;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
+use super::Node;
 use crate::config::{agent_socket, monitor_socket, streams_socket};
 use crate::error::Error;
-use crate::journal::Record;
-use crate::node::Node;
+use crate::record::Record;
 use crate::sandbox::jail::Launched;
 use crate::vmm::{JailSpec, Machine, VmmFds};
 
 const LISTEN_BACKLOG: i32 = 4;
 
 /// Creates the resources of a VM and starts it. Leftovers of an earlier attempt are removed first.
-pub(super) fn launch(
-    node: &Node,
-    id: &WorkspaceId,
-    record: &Record,
-    request: &StartRequest,
-    disk_limits: DiskLimits,
-) -> Result<Launched, Error> {
-    node.tear_down(id)?;
+pub(super) fn launch(node: &Node, id: &WorkspaceId, record: &Record) -> Result<Launched, Error> {
+    let unknown = || Error::Launch("control has not sent the size of the VM".to_owned());
+    let spec = record.spec.as_ref().ok_or_else(unknown)?;
+    node.remove_boot_resources(id)?;
     let image = node.images.version(&record.image_version)?;
     let machine = Machine {
-        ram_mb: request.ram_mb,
-        vcpu_count: request.vcpu_count,
-        hostname: request.name.clone(),
+        ram_mb: spec.ram_mb,
+        vcpu_count: spec.vcpu_count,
+        hostname: spec.name.clone(),
         kernel: image.kernel.clone(),
         initramfs: image.initramfs.clone(),
         disk_size_bytes: u64::from(record.disk_size_mb) << 20,
-        disk_limits,
+        disk_limits: node.config.vmm.disk.lowered(&spec.disk_limits),
     };
     let vm_dir = node.config.vm_dir(id);
     std::fs::create_dir_all(&vm_dir).map_err(Error::at("create", &vm_dir))?;
