@@ -16,6 +16,7 @@ use crate::guests::client::{Guest, GuestClient, GuestError, Output, RunningComma
 use crate::transitions::WorkspaceTransitions;
 
 pub mod client;
+pub mod deliver;
 mod hang_up;
 pub mod request_stream;
 pub mod secret_delivery;

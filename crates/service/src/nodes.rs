@@ -3,8 +3,10 @@
 use rigbox_core::plans::MachineCapacity;
 use rigbox_proto::node::NodeDescription;
 
+pub mod api;
 pub mod capacity;
 pub mod client;
+mod grpc;
 pub mod orphans;
 
 /// Returns a node's capacity as the domain rules count it.
