@@ -54,7 +54,7 @@ pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use users::User;
 pub use workspace_log::LogEntry;
-pub use workspaces::{Admission, LatestBoot, Page, Quota, Usage, Workspace};
+pub use workspaces::{Admission, Page, Quota, Usage, Workspace};
 
 /// Database error.
 #[derive(Debug, thiserror::Error)]

@@ -29,6 +29,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     17 "0017_code_hosts.sql" "code hosts",
     18 "0018_revocations.sql" "revocations",
     19 "0019_network_revisions.sql" "network revisions",
+    20 "0020_observed.sql" "observed",
 ];
 
 /// Returns what brings a database to this version's schema.

@@ -1,9 +1,14 @@
 //! Interface of a node: its calls, and their two kinds of errors. `grpc` makes them over a socket; a simulation implements them in its own
 //! process.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use rigbox_proto::node::{NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent, WorkspaceReport};
+
+/// Time-out of a call. The node answers at once: the steps towards a target follow later.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Node, as control sees it. Every call may fail, be lost or be late; the caller repeats it.
 pub trait NodeApi: Send + Sync {

@@ -1,7 +1,6 @@
 //! Calls to a node over its socket, each with its timeout and the database that it is made for.
 
 use std::path::Path;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
@@ -16,11 +15,8 @@ use rigbox_proto::{DATABASE_HEADER, fault};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Status};
 
-use super::api::{NodeApi, NodeError, NodeStream};
+use super::api::{CALL_TIMEOUT, NodeApi, NodeError, NodeStream};
 use crate::rpc;
-
-/// Timeout of a call. The node answers at once: the steps towards a target follow later.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Node behind a socket.
 pub(super) struct GrpcNode {
@@ -46,7 +42,7 @@ impl GrpcNode {
 
     fn call<T>(&self, message: T) -> Request<T> {
         let mut request = self.request(message);
-        request.set_timeout(TIMEOUT);
+        request.set_timeout(CALL_TIMEOUT);
         request
     }
 }
