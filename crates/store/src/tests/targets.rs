@@ -65,7 +65,7 @@ async fn rows_of_an_earlier_version_get_their_secrets_again() {
         let earlier = all.migrations.to_mut();
         earlier.retain(|migration| migration.version < 20);
         all.run(&pools.writer).await.unwrap();
-        sqlx::query("INSERT INTO users (id, email, plan, created_at) VALUES ('user-aaaaaaaa', 'a@example.com', 'free', 1)")
+        sqlx::query("INSERT INTO users (id, email, plan, created_at) VALUES ('us-aaaaaaaa', 'a@example.com', 'free', 1)")
             .execute(&pools.writer)
             .await
             .unwrap();
@@ -77,7 +77,7 @@ async fn rows_of_an_earlier_version_get_their_secrets_again() {
             sqlx::query(
                 "INSERT INTO workspaces (id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, \
                  revision, status, status_since, desired, generation, has_disk, boot_id, agent_lost, attempts, created_at, updated_at) \
-                 VALUES ('ws-aaaaaaa' || $1, 'user-aaaaaaaa', 'node-aaaaaaaa', $1, 'base', 'base', 512, 1, 4096, 1, $2, 1, $3, 4, TRUE, \
+                 VALUES ('ws-aaaaaaa' || $1, 'us-aaaaaaaa', 'node-aaaaaaaa', $1, 'base', 'base', 512, 1, 4096, 1, $2, 1, $3, 4, TRUE, \
                  $4, FALSE, 0, 1, 1)",
             )
             .bind(n)
