@@ -19,7 +19,7 @@ use rigbox_service::guests::client::GuestError;
 use rigbox_service::identity::authenticate::AuthError;
 use rigbox_service::identity::devices::DeviceError;
 use rigbox_service::identity::sign_in::SignInError;
-use rigbox_service::nodes::client::NodeError;
+use rigbox_service::nodes::api::NodeError;
 use rigbox_service::quick_deploy::DeployError;
 
 /// Body of every failed response.

@@ -38,6 +38,7 @@ use rigbox_service::nodes::orphans::Orphans;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::reconciler::Reconciler;
+use rigbox_service::targets::Targets;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::users::Users;
 use rigbox_service::vm_limits::OwnerLimits;
@@ -101,19 +102,20 @@ async fn serve(
     let node = NodeClient::new(&config.node_socket, &store.database_id().await?);
     let guests = GuestClient::new(&config.guestio_socket);
     let urls = AppUrls::new(&config.apps_url).ok_or_else(|| Error::AppsUrl(config.apps_url.clone()))?;
-    let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), guests.clone(), urls.host());
+    let agents = Arc::new(guests.clone());
+    let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), agents, urls.host());
     let tokens = AppTokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
     let gateways = Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some())?;
     let limits = OwnerLimits::new(store.clone(), config.plans);
-    let networks = NetworkPolicies::new(store.clone(), node.clone(), limits.clone());
+    let targets = Targets::new(store.clone(), limits, config.public_api_url.clone());
+    let networks = NetworkPolicies::new(store.clone(), node.clone(), targets.clone());
     let reconciler = Reconciler::new(
         transitions.clone(),
         node.clone(),
-        secret_delivery.clone(),
+        secret_delivery,
         networks.clone(),
-        limits,
+        targets,
         config.timeouts,
-        config.public_api_url.clone(),
     );
     let rates = Arc::new(RateLimiter::new(config.plans));
     let domains = DomainVerifier::new(&token_key, &config.dns).map_err(Error::Dns)?;
@@ -139,7 +141,7 @@ async fn serve(
     );
     let (audit_recorder, audit_writer) = AuditRecorder::new(store.clone(), config.audit_retention);
     let open_requests = OpenRequests::new(store.clone());
-    let environments = Environments::new(transitions.clone(), secret_delivery);
+    let environments = Environments::new(transitions.clone());
     let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
     let context = ApiContext(Arc::new(Services {
         app_services: AppServices::new(store.clone(), guests.clone(), apps.clone()),

@@ -149,16 +149,15 @@ impl Lifecycle {
     /// Returns whether the agent of the running VM has stopped answering.
     pub fn agent_lost(&self) -> bool {
         self.status == Status::Running
-            && matches!(
-                self.current_vm(),
-                Some(Vm { phase: VmPhase::Running { agent_lost: true, .. }, .. })
-            )
+            && matches!(self.current_vm(), Some(Vm { phase: VmPhase::Running { agent_lost: true, .. }, .. }))
     }
 
     /// Returns the state of the system in the running VM; `starting` without one.
     pub fn system(&self) -> SystemState {
         match self.current_vm() {
-            Some(Vm { phase: VmPhase::Running { system, .. }, .. }) if self.status == Status::Running => *system,
+            Some(Vm { phase: VmPhase::Running { system, .. }, .. }) if self.status == Status::Running => {
+                *system
+            }
             _ => SystemState::Starting,
         }
     }
@@ -251,16 +250,19 @@ impl Lifecycle {
             Desired::Stopped if self.was_started => Status::Stopped,
             Desired::Stopped => Status::Provisioned,
             Desired::Running => match self.current_vm() {
-                Some(Vm { boot, phase: VmPhase::Running { .. }, .. }) if self.is_delivered(boot) => Status::Running,
+                Some(Vm { boot, phase: VmPhase::Running { .. }, .. }) if self.is_delivered(boot) => {
+                    Status::Running
+                }
                 _ => Status::Starting,
             },
         }
     }
 
     fn current_vm(&self) -> Option<&Vm> {
-        self.observed.vm.as_ref().filter(|vm| {
-            self.wanted.state == Desired::Running && vm.generation == self.wanted.generation
-        })
+        self.observed
+            .vm
+            .as_ref()
+            .filter(|vm| self.wanted.state == Desired::Running && vm.generation == self.wanted.generation)
     }
 
     fn is_delivered(&self, boot: &str) -> bool {

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use rigbox_core::authz::{Action, Permit, ReadEnv, WriteEnv};
 use rigbox_core::environment::{InvalidVariable, VariableName};
+use rigbox_core::ids::WorkspaceId;
+use rigbox_core::lifecycle::{Delivered, Lifecycle};
 use rigbox_core::status::Status;
 use rigbox_store::{AuditEvent, EnvironmentNames};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::error::{ServiceError, id_of};
-use crate::guests::secret_delivery::SecretDelivery;
 use crate::transitions::WorkspaceTransitions;
 
 /// Maximum time to wait for a running workspace to receive a change.
@@ -24,7 +27,6 @@ const MAX_TARGET_LEN: usize = 256;
 #[derive(Clone)]
 pub struct Environments {
     transitions: WorkspaceTransitions,
-    secret_delivery: SecretDelivery,
 }
 
 /// Effect of a change.
@@ -40,8 +42,8 @@ pub enum Effect {
 
 impl Environments {
     /// Creates the service.
-    pub fn new(transitions: WorkspaceTransitions, secret_delivery: SecretDelivery) -> Self {
-        Self { transitions, secret_delivery }
+    pub fn new(transitions: WorkspaceTransitions) -> Self {
+        Self { transitions }
     }
 
     /// Returns the names of a workspace's variables.
@@ -89,21 +91,34 @@ impl Environments {
     /// Triggers delivery of the change and waits for it briefly.
     async fn effect(&self, permit: &Permit<WriteEnv>, revision: i64) -> Result<Effect, ServiceError> {
         let id = id_of(permit)?;
+        let mut changed = self.transitions.subscribe();
         self.transitions.announce(id);
-        let workspace = self.transitions.store().workspace(id).await?;
-        let Some(lifecycle) = workspace.map(|workspace| workspace.lifecycle) else {
+        let Some(before) = self.lifecycle(id).await? else { return Ok(Effect::OnStart) };
+        let (Status::Running, Some(boot)) = (before.status, before.boot()) else {
             return Ok(Effect::OnStart);
         };
-        let (Status::Running, Some(boot)) = (lifecycle.status, &lifecycle.boot) else {
-            return Ok(Effect::OnStart);
-        };
-        if !lifecycle.agent_lost
-            && self.secret_delivery.wait_delivered(id, boot, revision, DELIVERY_TIMEOUT).await
-        {
-            Ok(Effect::Live)
-        } else {
-            Ok(Effect::Pending)
+        if before.agent_lost() {
+            return Ok(Effect::Pending);
         }
+        let deadline = Instant::now() + DELIVERY_TIMEOUT;
+        loop {
+            let now = self.lifecycle(id).await?;
+            let has = |delivered: &Delivered| delivered.boot == boot && delivered.revision >= revision;
+            if now.and_then(|now| now.delivered).is_some_and(|delivered| has(&delivered)) {
+                return Ok(Effect::Live);
+            }
+            loop {
+                match tokio::time::timeout_at(deadline, changed.recv()).await {
+                    Ok(Ok(other)) if other != *id => {}
+                    Ok(Ok(_) | Err(RecvError::Lagged(_))) => break,
+                    Ok(Err(RecvError::Closed)) | Err(_) => return Ok(Effect::Pending),
+                }
+            }
+        }
+    }
+
+    async fn lifecycle(&self, id: &WorkspaceId) -> Result<Option<Lifecycle>, ServiceError> {
+        Ok(self.transitions.store().workspace(id).await?.map(|workspace| workspace.lifecycle))
     }
 }
 

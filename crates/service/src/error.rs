@@ -7,7 +7,7 @@ use rigbox_core::lifecycle::IllegalTransition;
 use rigbox_core::names::InvalidName;
 use rigbox_core::resources::ResourceError;
 
-use crate::nodes::client::NodeError;
+use crate::nodes::api::NodeError;
 
 /// Error of a service.
 #[derive(Debug, thiserror::Error)]

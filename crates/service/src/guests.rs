@@ -16,6 +16,7 @@ use crate::guests::client::{Guest, GuestClient, GuestError, Output, RunningComma
 use crate::transitions::WorkspaceTransitions;
 
 pub mod client;
+pub mod deliver;
 mod hang_up;
 pub mod request_stream;
 pub mod secret_delivery;
@@ -198,7 +199,7 @@ impl Guests {
         let workspace = self.transitions.store().workspace(id).await?;
         let lifecycle = workspace.ok_or_else(|| GuestAccessError::NotFound(id.to_string()))?.lifecycle;
         match lifecycle.status {
-            Status::Running if lifecycle.agent_lost => Err(GuestAccessError::AgentLost),
+            Status::Running if lifecycle.agent_lost() => Err(GuestAccessError::AgentLost),
             Status::Running => Ok(Guest { workspace: id, owner: &permit.principal().user }),
             status => Err(GuestAccessError::NotRunning {
                 status,

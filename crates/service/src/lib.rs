@@ -19,6 +19,7 @@ pub mod rate_limits;
 pub mod reconciler;
 pub mod records;
 mod rpc;
+pub mod targets;
 pub mod transitions;
 pub mod users;
 pub mod vm_limits;

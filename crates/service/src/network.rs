@@ -6,26 +6,28 @@ use std::time::Duration;
 use rigbox_core::authz::{Action, Permit, ReadNetwork, WriteNetwork};
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::node::egress::Mode;
-use rigbox_proto::node::{Egress as WireEgress, NetworkPolicy};
 use rigbox_store::{AuditEvent, NetworkRevisions, NetworkSettings, Store};
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::clock;
 use crate::error::{ServiceError, id_of};
-use crate::nodes::client::{NodeClient, NodeError};
-use crate::vm_limits::OwnerLimits;
+use crate::nodes::api::NodeError;
+use crate::nodes::client::NodeClient;
+use crate::targets::Targets;
 
 /// Interval at which policies are looked for that the node has not acknowledged: their push failed, or another process changed them.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum number of pushes in a row of one workspace whose policy changes all the time.
+const MAX_PUSHES: usize = 3;
 
 /// Service for network policies.
 #[derive(Clone)]
 pub struct NetworkPolicies {
     store: Store,
     node: NodeClient,
-    limits: OwnerLimits,
+    targets: Targets,
 }
 
 /// Change of network settings. Fields that are `None` stay as they are.
@@ -38,8 +40,8 @@ pub struct NetworkChange {
 
 impl NetworkPolicies {
     /// Creates the service.
-    pub fn new(store: Store, node: NodeClient, limits: OwnerLimits) -> Self {
-        Self { store, node, limits }
+    pub fn new(store: Store, node: NodeClient, targets: Targets) -> Self {
+        Self { store, node, targets }
     }
 
     /// Returns the network settings of a workspace.
@@ -76,32 +78,16 @@ impl NetworkPolicies {
         Ok((settings, live))
     }
 
-    /// Returns the policy that the node is to enforce, with its revision. `None` if there is no such workspace.
-    pub fn policy(&self, id: &WorkspaceId) -> Result<Option<(u64, NetworkPolicy)>, rigbox_store::Error> {
-        // The revision first: a change that comes between has a later one, which follows.
-        let Some(revisions) = self.store.network_revisions(id)? else { return Ok(None) };
-        let without_list = |mode: Mode| WireEgress { mode: mode.into(), ..WireEgress::default() };
-        let egress = match self.settings(id)?.egress {
-            Egress::Internet => without_list(Mode::Internet),
-            Egress::List { domains, cidrs, allow_ech } => {
-                let (domains, cidrs) = (to_strings(domains), to_strings(cidrs));
-                WireEgress { mode: Mode::List.into(), domains, cidrs, allow_ech }
-            }
-            Egress::None => without_list(Mode::None),
-        };
-        let app_ports = self.store.app_ports(id)?.into_iter().map(u32::from).collect();
-        let limits = Some(self.limits.of_network(id)?);
-        Ok(Some((revisions.wanted, NetworkPolicy { app_ports, egress: Some(egress), limits })))
-    }
-
-    /// Pushes a workspace's policy to the node. Returns whether it is in force. A workspace that the node does not know gets its policy when
-    /// it starts.
+    /// Pushes a workspace's policy to the node, with the whole target. Returns whether it is in force. A workspace that the node does not have
+    /// gets its policy when it has it again.
     pub async fn push(&self, id: &WorkspaceId) -> Result<bool, rigbox_store::Error> {
-        while let Some((revision, policy)) = self.policy(id)? {
-            match self.node.set_network(id, revision, policy).await {
-                // The node has worked for a newer database than this one, which was restored.
-                Ok(latest) if latest > revision => self.store.raise_network_revision(id, latest).await?,
-                Err(NodeError::Refused { code, .. }) if code != "not_found" => {
+        for _ in 0..MAX_PUSHES {
+            let Some(workspace) = self.store.workspace(id).await? else { return Ok(true) };
+            let Some(request) = self.targets.request(&workspace).await? else { return Ok(true) };
+            let sent = request.network_revision;
+            let report = match self.node.set_target(request).await {
+                Ok(report) => report,
+                Err(NodeError::Refused { code, .. }) => {
                     warn!(workspace = %id, code, "the node refused the network policy; trying again");
                     return Ok(false);
                 }
@@ -109,13 +95,24 @@ impl NetworkPolicies {
                     warn!(workspace = %id, problem, "failed to push the network policy; trying again");
                     return Ok(false);
                 }
-                Ok(_) | Err(NodeError::Refused { .. }) => {
-                    self.store.acknowledge_network(id, revision).await?;
-                    return Ok(true);
-                }
+            };
+            let has = if report.observed.is_absent() { sent } else { report.network_revision };
+            // Otherwise it has changed meanwhile, as the target has, or the node has a later one.
+            if self.acknowledge(id, has).await? {
+                return Ok(true);
             }
         }
-        Ok(true)
+        Ok(false)
+    }
+
+    /// Records the revision of a workspace's policy that the node has. Returns whether the wanted one is in force.
+    pub async fn acknowledge(&self, id: &WorkspaceId, revision: u64) -> Result<bool, rigbox_store::Error> {
+        // Most reports tell nothing new, and need no write.
+        let revisions = self.store.network_revisions(id)?;
+        if revisions.is_some_and(|revisions| revisions.acknowledged < revision) {
+            self.store.acknowledge_network(id, revision).await?;
+        }
+        Ok(self.store.network_revisions(id)?.is_none_or(NetworkRevisions::is_in_force))
     }
 
     /// Pushes the policies that the node has not acknowledged, for as long as it is polled. `synced` tells when the node is back: its own
@@ -124,6 +121,7 @@ impl NetworkPolicies {
         let mut retry = tokio::time::interval(RETRY_INTERVAL);
         loop {
             let found = tokio::select! {
+                biased;
                 changed = synced.changed() => {
                     if changed.is_err() {
                         return;
@@ -146,8 +144,4 @@ impl NetworkPolicies {
             }
         }
     }
-}
-
-fn to_strings<T: Into<String>>(entries: Vec<T>) -> Vec<String> {
-    entries.into_iter().map(Into::into).collect()
 }

@@ -1,17 +1,17 @@
-//! Reconciler: moves every workspace from its observed state to the state that its owner requested, step by
-//! step.
+//! Reconciler: sees to it that the node holds the target of every workspace, and that every boot has its secrets, and records what the node
+//! reports.
 //!
 //! One worker per workspace that has something to do, one call to the node at a time. Each step is
 //! idempotent: a process that dies at any point continues from the database and the node's reports. A
 //! periodic tick catches lost wake-ups.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::lifecycle::{Report, Timeouts};
+use rigbox_core::lifecycle::Timeouts;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -19,8 +19,9 @@ use tracing::warn;
 use crate::guests::secret_delivery::SecretDelivery;
 use crate::network::NetworkPolicies;
 use crate::nodes::client::NodeClient;
+use crate::nodes::report::NodeReport;
+use crate::targets::Targets;
 use crate::transitions::WorkspaceTransitions;
-use crate::vm_limits::OwnerLimits;
 use status_timer::StatusTimer;
 
 mod orphans;
@@ -42,16 +43,15 @@ struct Inner {
     node: NodeClient,
     secret_delivery: SecretDelivery,
     networks: NetworkPolicies,
-    limits: OwnerLimits,
+    targets: Targets,
     timeouts: Timeouts,
-    api_url: String,
     timer: StatusTimer,
-    /// Last reports of the node.
-    reports: Mutex<HashMap<WorkspaceId, Report>>,
+    /// Reports that could not be stored.
+    unstored: Mutex<BTreeMap<WorkspaceId, NodeReport>>,
     synced: watch::Sender<bool>,
-    workers: Mutex<HashMap<WorkspaceId, Arc<Notify>>>,
+    workers: Mutex<BTreeMap<WorkspaceId, Arc<Notify>>>,
     /// Workspaces whose last step failed, with the reason.
-    failing: Mutex<HashMap<WorkspaceId, String>>,
+    failing: Mutex<BTreeMap<WorkspaceId, String>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -62,20 +62,18 @@ impl Reconciler {
         node: NodeClient,
         secret_delivery: SecretDelivery,
         networks: NetworkPolicies,
-        limits: OwnerLimits,
+        targets: Targets,
         timeouts: Timeouts,
-        api_url: String,
     ) -> Self {
         Self(Arc::new(Inner {
             transitions,
             node,
             secret_delivery,
             networks,
-            limits,
+            targets,
             timeouts,
-            api_url,
             timer: StatusTimer::default(),
-            reports: Mutex::default(),
+            unstored: Mutex::default(),
             synced: watch::channel(false).0,
             workers: Mutex::default(),
             failing: Mutex::default(),
@@ -117,7 +115,11 @@ impl Reconciler {
             let failing: Vec<_> = lock(&self.0.failing).keys().cloned().collect();
             match self.0.transitions.store().transient_workspaces().await {
                 Ok(ids) => {
-                    ids.into_iter().chain(failing).collect::<HashSet<_>>().iter().for_each(|id| self.wake(id))
+                    ids.into_iter()
+                        .chain(failing)
+                        .collect::<BTreeSet<_>>()
+                        .iter()
+                        .for_each(|id| self.wake(id));
                 }
                 Err(error) => warn!(%error, "failed to read the workspaces in a transient status"),
             }
@@ -189,6 +191,7 @@ mod tests {
 
     use super::*;
     use crate::guests::client::GuestClient;
+    use crate::vm_limits::OwnerLimits;
 
     #[tokio::test]
     async fn panic_of_a_worker_ends_the_reconciler() {
@@ -197,12 +200,12 @@ mod tests {
         let store = Store::open(&folder.path().join("rigbox.db"), &token_key).await.unwrap();
         let node = NodeClient::new(&folder.path().join("node.sock"), &DatabaseId::from_random([0; 5]));
         let guests = GuestClient::new(&folder.path().join("guestio.sock"));
-        let secrets = SecretDelivery::new(store.clone(), token_key, guests, "rigbox.localhost");
+        let secrets = SecretDelivery::new(store.clone(), token_key, Arc::new(guests), "rigbox.localhost");
         let limits = OwnerLimits::new(store.clone(), Plans::default());
-        let networks = NetworkPolicies::new(store.clone(), node.clone(), limits.clone());
+        let targets = Targets::new(store.clone(), limits, String::new());
+        let networks = NetworkPolicies::new(store.clone(), node.clone(), targets.clone());
         let transitions = WorkspaceTransitions::new(store);
-        let reconciler =
-            Reconciler::new(transitions, node, secrets, networks, limits, Timeouts::default(), String::new());
+        let reconciler = Reconciler::new(transitions, node, secrets, networks, targets, Timeouts::default());
         reconciler.spawn(async { panic!("deliberate") });
         let ended = tokio::time::timeout(Duration::from_secs(10), tokio::spawn(reconciler.run())).await;
         assert!(ended.unwrap().unwrap_err().is_panic());

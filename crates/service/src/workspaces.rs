@@ -173,7 +173,8 @@ impl Workspaces {
         system: SystemState,
         limit: Duration,
     ) -> Result<Workspace, ServiceError> {
-        let is_in = |lifecycle: &Lifecycle| lifecycle.status == Status::Running && lifecycle.system == system;
+        let is_in =
+            |lifecycle: &Lifecycle| lifecycle.status == Status::Running && lifecycle.system() == system;
         self.wait_while(permit, is_in, limit).await
     }
 

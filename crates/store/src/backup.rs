@@ -11,6 +11,7 @@ use sqlx::AssertSqlSafe;
 use crate::audit::{self, AuditEvent};
 use crate::sqlite::connection::Connection;
 use crate::tokens::create_private;
+use crate::workspaces::UNDELIVERED;
 use crate::{Error, MasterKeyId, Store, migrations, parse};
 
 /// Facts about a copy of the database.
@@ -41,12 +42,13 @@ impl Store {
             .bind(path.to_str().ok_or_else(|| Error::file(path, "not valid UTF-8"))?)
             .execute(&self.writer)
             .await?;
+        make_undelivered(path)?;
         File::open(path).and_then(|copy| copy.sync_all()).map_err(|error| Error::file(path, error))?;
         inspect_copy(path)
     }
 
     /// Ends what does not live on in a database from a backup: sessions, sign-in links, device logins, codes of apps, and keys of boots
-    /// (a VM that runs gets a new one).
+    /// (a VM that runs gets a new one, with all its secrets).
     pub async fn end_sign_ins(&self, now: Timestamp) -> Result<(), Error> {
         let database = self.database_id().await?;
         let first = self.first_user().await?;
@@ -62,10 +64,19 @@ impl Store {
 
 /// Ends all sign-ins within a transaction.
 pub(crate) async fn end_all(connection: &mut Connection) -> Result<(), Error> {
+    let query = "UPDATE workspaces SET delivered_revision = $1";
+    sqlx::query(query).bind(UNDELIVERED).execute(&mut *connection).await?;
     for table in ["app_codes", "sessions", "login_links", "device_logins", "workspace_keys"] {
         sqlx::query(AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// Makes a copy of the database deliver all secrets again: when it is restored, the VMs have what came after it.
+fn make_undelivered(path: &Path) -> Result<(), Error> {
+    let connection = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.execute("UPDATE workspaces SET delivered_revision = ?1", [UNDELIVERED])?;
+    connection.close().map_err(|(_, error)| Error::Read(error))
 }
 
 /// Reads the facts about a copy of the database, and checks that it is intact and that this version can open it.

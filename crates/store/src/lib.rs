@@ -58,7 +58,7 @@ pub use sessions::{NewSession, SignedIn};
 pub use sqlite::in_turn::{WriteFault, WriteFaults};
 pub use users::User;
 pub use workspace_log::LogEntry;
-pub use workspaces::{Admission, LatestBoot, Page, Quota, Usage, Workspace};
+pub use workspaces::{Admission, Page, Quota, Usage, Workspace};
 
 /// Database error.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +209,7 @@ impl Store {
 
     async fn open_with(pools: Pools, path: &Path, token_key: &tokens::TokenKey) -> Result<Self, Error> {
         let Pools { writer, readers } = pools;
-        migrations::run(&writer).await.map_err(|error| match error {
+        migrations::run(&migrations::migrator(), &writer).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
         })?;

@@ -31,19 +31,19 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     17 "0017_code_hosts.sql" "code hosts",
     18 "0018_revocations.sql" "revocations",
     19 "0019_network_revisions.sql" "network revisions",
+    20 "0020_observed.sql" "observed",
 ];
 
-/// Brings a database to this version's schema.
-pub(crate) async fn run(database: &Pool) -> Result<(), MigrateError> {
+/// Runs migrations that a database lacks.
+pub(crate) async fn run(migrator: &Migrator, database: &Pool) -> Result<(), MigrateError> {
     match database {
-        Pool::Shared(pool) => migrator().run(pool).await,
-        Pool::InTurn { in_turn, .. } => {
-            in_turn.take()?.run(|connection| async { migrator().run(connection).await })
-        }
+        Pool::Shared(pool) => migrator.run(pool).await,
+        Pool::InTurn { in_turn, .. } => in_turn.take()?.run(|connection| migrator.run(connection)),
     }
 }
 
-fn migrator() -> Migrator {
+/// Returns what brings a database to this version's schema.
+pub(crate) fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(version, description, sql)| {
         Migration::new(*version, (*description).into(), MigrationType::Simple, sql.into_sql_str(), false)
     });

@@ -78,28 +78,13 @@ impl Store {
         })
     }
 
-    /// Records that the node has a revision of a workspace's policy, or a later one.
+    /// Records that the node has a revision of a workspace's policy. If that is later than the wanted one, the node has it from a database
+    /// that is newer than this one, so the wanted one becomes later still.
     pub async fn acknowledge_network(&self, id: &WorkspaceId, revision: u64) -> Result<(), Error> {
-        let query =
-            "UPDATE workspaces SET network_acknowledged = $1 WHERE id = $2 AND network_acknowledged < $1";
-        self.update_network_revision(query, id, revision).await
-    }
-
-    /// Makes the wanted revision of a workspace's policy later than `revision`, which the node has from a database that is newer than this
-    /// one.
-    pub async fn raise_network_revision(&self, id: &WorkspaceId, revision: u64) -> Result<(), Error> {
-        let query =
-            "UPDATE workspaces SET network_revision = $1 + 1 WHERE id = $2 AND network_revision <= $1";
-        self.update_network_revision(query, id, revision).await
-    }
-
-    async fn update_network_revision(
-        &self,
-        query: &'static str,
-        id: &WorkspaceId,
-        revision: u64,
-    ) -> Result<(), Error> {
-        let revision = i64::try_from(revision).unwrap_or(i64::MAX - 1);
+        let revision = i64::try_from(revision).unwrap_or(i64::MAX).min(i64::MAX - 1);
+        let query = "UPDATE workspaces SET network_acknowledged = $1, \
+                     network_revision = CASE WHEN network_revision < $1 THEN $1 + 1 ELSE network_revision END \
+                     WHERE id = $2 AND network_acknowledged < $1";
         sqlx::query(query).bind(revision).bind(id.as_str()).execute(&self.writer).await?;
         Ok(())
     }

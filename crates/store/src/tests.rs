@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use rigbox_core::authz::{Credential, Principal, Role, Scope};
 use rigbox_core::ids::{AppId, NodeId, UserId, WorkspaceId};
-use rigbox_core::lifecycle::Lifecycle;
+use rigbox_core::lifecycle::{Delivered, Disk, End, EndCause, Lifecycle, Observed, ReportOrder, Vm, VmPhase};
 use rigbox_core::resources::Resources;
 use rigbox_core::status::{Request, Status};
+use rigbox_core::system::SystemState;
 use rigbox_core::time::Timestamp;
 use tempfile::TempDir;
 
@@ -21,6 +22,7 @@ mod orphans;
 mod revocations;
 
 mod secrets;
+mod targets;
 
 const QUOTA: Quota = Quota { max_vms: 3, max_ram_total_mb: 10_000, max_disk_total_mb: 100_000 };
 
@@ -75,6 +77,25 @@ impl Fixture {
     }
 }
 
+/// Report of a node that holds what is wanted and has the disk.
+fn report(lifecycle: &Lifecycle, sequence: u64, vm: Option<Vm>) -> Observed {
+    let order = ReportOrder { session: 1, sequence };
+    Observed { order, target: lifecycle.wanted, disk: Disk::Complete, vm, end: None }
+}
+
+fn vm(boot: &str, lifecycle: &Lifecycle, phase: VmPhase) -> Vm {
+    Vm { boot: boot.to_owned(), generation: lifecycle.wanted.generation, phase }
+}
+
+fn answering() -> VmPhase {
+    VmPhase::Running { agent_lost: false, system: SystemState::Running }
+}
+
+/// A new workspace's state once the node has its disk.
+fn ready(created: &Lifecycle) -> Lifecycle {
+    created.observe(&report(created, 1, None), now()).unwrap()
+}
+
 fn new(user: &UserId, n: u8, name: &str) -> Workspace {
     Workspace {
         id: WorkspaceId::from_random([n; 5]),
@@ -99,11 +120,22 @@ async fn workspace_is_read_as_it_was_written() {
     f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
     assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made.clone()));
 
-    let failed = made.lifecycle.step_failed("disk_full", "no room", now());
-    assert!(f.store.update_lifecycle(&made, &failed, None, None, None, now()).await.unwrap());
-    made.lifecycle = failed;
-    made.revision += 1;
-    assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made));
+    let failed = made.lifecycle.refused("disk_full", "no room", now());
+    let starting = ready(&made.lifecycle).request(Request::Start, now()).unwrap();
+    let mut rebooting = report(&starting, 2, Some(vm("boot-1", &starting, VmPhase::Booting)));
+    let (code, detail) = (String::new(), "again".to_owned());
+    let generation = starting.wanted.generation;
+    rebooting.end = Some(End { generation, boot: "boot-0".into(), cause: EndCause::Reboot, code, detail });
+    let booting = starting.observe(&rebooting, now()).unwrap();
+    let answered =
+        starting.observe(&report(&starting, 3, Some(vm("boot-1", &starting, answering()))), now()).unwrap();
+    let running = answered.delivered(Delivered { boot: "boot-1".into(), revision: 7 }, now());
+    for lifecycle in [failed, starting, booting, answered, running] {
+        assert!(f.store.update_lifecycle(&made, &lifecycle, None, None, None, now()).await.unwrap());
+        made.lifecycle = lifecycle;
+        made.revision += 1;
+        assert_eq!(f.store.workspace(&made.id).await.unwrap(), Some(made.clone()));
+    }
 }
 
 #[tokio::test]
@@ -111,7 +143,7 @@ async fn stale_write_is_refused() {
     let f = fixture().await;
     let made = new(&f.user, 1, "one");
     f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
-    let ready = made.lifecycle.disk_created(now());
+    let ready = ready(&made.lifecycle);
     assert!(f.store.update_lifecycle(&made, &ready, None, None, None, now()).await.unwrap());
     let cancelled = made.lifecycle.request(Request::Cancel, now()).unwrap();
     assert!(!f.store.update_lifecycle(&made, &cancelled, None, None, None, now()).await.unwrap());

@@ -91,15 +91,10 @@ impl Store {
         .await?;
         Ok(done.rows_affected() == 1)
     }
-
-    /// Records that a boot's key has reached its VM.
-    pub async fn workspace_key_delivered(&self, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
-        delivered(&mut self.pool.acquire().await?, id, boot).await
-    }
 }
 
-/// Applies a state change to the workspace's key, within the same transaction: the key ends with its boot and
-/// with `running`.
+/// Applies a state change to the workspace's key, within the same transaction: the key ends with its boot and with `running`, and has reached
+/// its VM once the VM has its secrets.
 pub(crate) async fn apply_transition(
     connection: &mut Connection,
     id: &WorkspaceId,
@@ -107,7 +102,7 @@ pub(crate) async fn apply_transition(
     lifecycle: &Lifecycle,
 ) -> Result<(), Error> {
     let boot = match lifecycle.status {
-        Status::Starting | Status::Running => lifecycle.boot.as_deref(),
+        Status::Starting | Status::Running => lifecycle.boot(),
         _ => None,
     };
     sqlx::query("DELETE FROM workspace_keys WHERE workspace_id = $1 AND boot_id <> $2")
@@ -116,19 +111,13 @@ pub(crate) async fn apply_transition(
         .bind(boot.unwrap_or(""))
         .execute(&mut *connection)
         .await?;
-    match boot {
-        // A workspace enters `running` once its secrets are delivered.
-        Some(boot) if lifecycle.status == Status::Running && before.status != Status::Running => {
-            delivered(connection, id, boot).await
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn delivered(connection: &mut Connection, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
+    let Some(delivered) = lifecycle.delivered.as_ref().filter(|_| lifecycle.delivered != before.delivered)
+    else {
+        return Ok(());
+    };
     sqlx::query("UPDATE workspace_keys SET delivered = TRUE WHERE workspace_id = $1 AND boot_id = $2")
         .bind(id.as_str())
-        .bind(boot)
+        .bind(&delivered.boot)
         .execute(connection)
         .await?;
     Ok(())

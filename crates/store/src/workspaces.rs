@@ -1,15 +1,13 @@
 //! Workspaces. A row is updated only by a writer that has read its latest revision.
 
-use std::collections::BTreeMap;
-
 use rigbox_core::authz::Principal;
 use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
-use rigbox_core::lifecycle::{Desired, Failure, Lifecycle};
+use rigbox_core::lifecycle::{Desired, Lifecycle};
 use rigbox_core::names::WorkspaceName;
 use rigbox_core::resources::Resources;
 use rigbox_core::status::Status;
 use rigbox_core::time::Timestamp;
-use rusqlite::{Row, params};
+use rusqlite::params;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
@@ -20,6 +18,11 @@ use crate::pagination::{ScopeFilter, page_start};
 use crate::revocations::entry::Revocation;
 use crate::sqlite::connection::Connection;
 use crate::{Error, Store, parse, tombstones, workspace_keys, workspace_log};
+use row::{columns, workspace};
+
+mod row;
+
+pub(crate) use row::{UNDELIVERED, insert};
 
 /// Workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,23 +51,6 @@ pub struct Workspace {
     pub created_at: Timestamp,
     /// Time of the last change of the row.
     pub updated_at: Timestamp,
-}
-
-/// Boot that a workspace had when it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LatestBoot {
-    /// Number of requested changes.
-    pub generation: u64,
-    /// Id of the boot, once the node has named it.
-    pub boot: Option<String>,
-}
-
-impl LatestBoot {
-    /// Returns whether the workspace still has this boot, or still has none.
-    pub fn is_that_of(&self, workspace: &Workspace) -> bool {
-        let Lifecycle { generation, boot, .. } = &workspace.lifecycle;
-        (self.generation, &self.boot) == (*generation, boot)
-    }
 }
 
 /// Filter and position of a page of workspaces.
@@ -113,19 +99,6 @@ pub struct Admission {
     pub overhead_mb: u64,
 }
 
-macro_rules! columns {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, revision, ",
-            "status, status_since, desired, generation, has_disk, boot_id, last_boot_id, agent_lost, attempts, ",
-            "failure_code, failure_message, failure_retryable, failure_at, env_names, env_revision, ",
-            "created_at, updated_at, system_state ",
-            "FROM workspaces ",
-            $rest
-        )
-    };
-}
-
 impl Store {
     /// Returns the workspace with this id.
     pub async fn workspace(&self, id: &WorkspaceId) -> Result<Option<Workspace>, Error> {
@@ -165,25 +138,22 @@ impl Store {
         })
     }
 
-    /// Returns the current boot of each workspace of the installation.
-    pub async fn all_boots(&self) -> Result<BTreeMap<WorkspaceId, LatestBoot>, Error> {
-        let rows =
-            sqlx::query("SELECT id, generation, boot_id FROM workspaces").fetch_all(&self.pool).await?;
-        let boot = |row: &SqliteRow| {
-            let boot = LatestBoot { generation: number(row, "generation")?, boot: row.try_get("boot_id")? };
-            Ok((parse(row.try_get("id")?)?, boot))
-        };
-        rows.iter().map(boot).collect()
+    /// Returns the ids of all workspaces of the installation.
+    pub async fn all_workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
+        self.workspace_ids("SELECT id FROM workspaces ORDER BY id").await
     }
 
-    /// Returns the workspaces in a transient status.
+    /// Returns the workspaces that something is to be done for: those in a transient status, those to be deleted, and those whose node does
+    /// not hold the target yet.
     pub async fn transient_workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
-        let rows = sqlx::query(
-            "SELECT id FROM workspaces WHERE status IN ('provisioning', 'starting', 'stopping', 'deleting')",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(|row| parse(row.try_get("id")?)).collect()
+        let query = "SELECT id FROM workspaces WHERE status IN ('provisioning', 'starting', 'stopping', 'deleting') \
+                     OR desired = 'deleted' OR acknowledged_generation < generation";
+        self.workspace_ids(query).await
+    }
+
+    async fn workspace_ids(&self, query: &'static str) -> Result<Vec<WorkspaceId>, Error> {
+        let ids: Vec<String> = sqlx::query_scalar(query).fetch_all(&self.pool).await?;
+        ids.iter().map(|id| parse(id)).collect()
     }
 
     /// Returns the resources used by a user's workspaces.
@@ -235,34 +205,8 @@ impl Store {
         if let Some(admission) = admission {
             admit(&mut tx, previous, admission).await?;
         }
-        let failure = lifecycle.failure.as_ref();
-        let done = sqlx::query(
-            "UPDATE workspaces SET revision = revision + 1, status = $1, status_since = $2, desired = $3, \
-             generation = $4, has_disk = $5, boot_id = $6, last_boot_id = $7, agent_lost = $8, attempts = $9, \
-             failure_code = $10, failure_message = $11, failure_retryable = $12, failure_at = $13, \
-             updated_at = $14, system_state = $15 WHERE id = $16 AND revision = $17",
-        )
-        .bind(lifecycle.status.as_str())
-        .bind(lifecycle.since.unix_ms())
-        .bind(desired_text(lifecycle.desired))
-        .bind(i64::try_from(lifecycle.generation).unwrap_or(i64::MAX))
-        .bind(lifecycle.has_disk)
-        .bind(lifecycle.boot.as_deref())
-        .bind(lifecycle.last_boot.as_deref())
-        .bind(lifecycle.agent_lost)
-        .bind(i64::from(lifecycle.attempts))
-        .bind(failure.map(|failure| failure.code.as_str()))
-        .bind(failure.map(|failure| failure.message.as_str()))
-        .bind(failure.map(|failure| failure.retryable))
-        .bind(failure.map(|failure| failure.occurred_at.unix_ms()))
-        .bind(now.unix_ms())
-        .bind(lifecycle.system.as_str())
-        .bind(previous.id.as_str())
-        .bind(previous.revision)
-        .execute(&mut *tx)
-        .await?;
-        let stored = done.rows_affected() == 1;
-        if stored && lifecycle.desired == Desired::Deleted {
+        let stored = row::update(&mut tx, previous, lifecycle, now).await?;
+        if stored && lifecycle.wanted.state == Desired::Deleted {
             tombstones::add(&mut tx, &previous.id, &previous.node_id, now).await?;
         }
         if stored {
@@ -274,7 +218,7 @@ impl Store {
         if let Some(event) = event.filter(|_| stored) {
             audit::append(&mut tx, &self.chain, event, now).await?;
         }
-        let is_deleted = |lifecycle: &Lifecycle| lifecycle.desired == Desired::Deleted;
+        let is_deleted = |lifecycle: &Lifecycle| lifecycle.wanted.state == Desired::Deleted;
         let mut changes = Vec::new();
         if stored && is_deleted(lifecycle) && !is_deleted(&previous.lifecycle) {
             let (workspace, node) = (previous.id.to_string(), previous.node_id.to_string());
@@ -284,14 +228,14 @@ impl Store {
         Ok(stored)
     }
 
-    /// Removes a workspace that is still being deleted under this generation. Returns `false` otherwise.
+    /// Removes a workspace whose deletion is still wanted under this generation. Returns `false` otherwise.
     pub async fn remove_workspace(&self, previous: &Workspace) -> Result<bool, Error> {
-        let done = sqlx::query("DELETE FROM workspaces WHERE id = $1 AND status = $2 AND generation = $3")
-            .bind(previous.id.as_str())
-            .bind(Status::Deleting.as_str())
-            .bind(i64::try_from(previous.lifecycle.generation).unwrap_or(i64::MAX))
-            .execute(&self.writer)
-            .await?;
+        let done =
+            sqlx::query("DELETE FROM workspaces WHERE id = $1 AND desired = 'deleted' AND generation = $2")
+                .bind(previous.id.as_str())
+                .bind(i64::try_from(previous.lifecycle.wanted.generation).unwrap_or(i64::MAX))
+                .execute(&self.writer)
+                .await?;
         Ok(done.rows_affected() == 1)
     }
 }
@@ -350,100 +294,4 @@ async fn usage(connection: &mut Connection, user: &UserId) -> Result<Usage, Erro
 /// Reads a sum or a count, which is not negative.
 fn number(row: &SqliteRow, column: &str) -> Result<u64, Error> {
     Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
-}
-
-pub(crate) async fn insert(connection: &mut Connection, new: &Workspace) -> Result<(), Error> {
-    let lifecycle = &new.lifecycle;
-    sqlx::query(
-        "INSERT INTO workspaces (id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, disk_size_mb, \
-         revision, status, status_since, desired, generation, has_disk, agent_lost, attempts, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
-    )
-    .bind(new.id.as_str())
-    .bind(new.user_id.as_str())
-    .bind(new.node_id.as_str())
-    .bind(new.name.as_str())
-    .bind(&new.template_id)
-    .bind(&new.image)
-    .bind(i64::from(new.resources.ram_mb()))
-    .bind(i64::from(new.resources.vcpu_count()))
-    .bind(i64::from(new.resources.disk_size_mb()))
-    .bind(new.revision)
-    .bind(lifecycle.status.as_str())
-    .bind(lifecycle.since.unix_ms())
-    .bind(desired_text(lifecycle.desired))
-    .bind(i64::try_from(lifecycle.generation).unwrap_or(i64::MAX))
-    .bind(lifecycle.has_disk)
-    .bind(lifecycle.agent_lost)
-    .bind(i64::from(lifecycle.attempts))
-    .bind(new.created_at.unix_ms())
-    .bind(new.updated_at.unix_ms())
-    .execute(connection)
-    .await
-    .map_err(|error| match error.as_database_error() {
-        Some(database) if database.is_unique_violation() => Error::NameTaken,
-        _ => Error::Sql(error),
-    })?;
-    Ok(())
-}
-
-/// Parses a row of `columns!`, by column position.
-fn workspace(row: &Row<'_>) -> Result<Workspace, Error> {
-    let text = |at: usize| Ok::<_, Error>(row.get_ref(at)?.as_str().map_err(rusqlite::Error::from)?);
-    let optional =
-        |at: usize| Ok::<_, Error>(row.get_ref(at)?.as_str_or_null().map_err(rusqlite::Error::from)?);
-    let number = |at: usize| row.get::<_, u32>(at);
-    let timestamp = |at: usize| Ok::<_, Error>(Timestamp::from_unix_ms(row.get(at)?));
-    let failure = match optional(19)? {
-        None => None,
-        Some(code) => Some(Failure {
-            code: code.to_owned(),
-            message: optional(20)?.unwrap_or_default().to_owned(),
-            retryable: row.get::<_, Option<bool>>(21)?.unwrap_or(false),
-            occurred_at: timestamp(22)?,
-        }),
-    };
-    Ok(Workspace {
-        id: parse(text(0)?)?,
-        user_id: parse(text(1)?)?,
-        node_id: parse(text(2)?)?,
-        name: parse(text(3)?)?,
-        template_id: text(4)?.to_owned(),
-        image: text(5)?.to_owned(),
-        resources: Resources::new(number(6)?, number(7)?, number(8)?)
-            .map_err(|error| Error::Damaged(error.to_string()))?,
-        revision: row.get(9)?,
-        lifecycle: Lifecycle {
-            status: parse(text(10)?)?,
-            since: timestamp(11)?,
-            desired: desired(text(12)?)?,
-            generation: u64::try_from(row.get::<_, i64>(13)?)
-                .map_err(|error| Error::Damaged(error.to_string()))?,
-            has_disk: row.get(14)?,
-            boot: optional(15)?.map(str::to_owned),
-            last_boot: optional(16)?.map(str::to_owned),
-            agent_lost: row.get(17)?,
-            system: parse(text(27)?)?,
-            failure,
-            attempts: number(18)?,
-        },
-        environment: EnvironmentNames::parse(text(23)?, row.get(24)?)?,
-        created_at: timestamp(25)?,
-        updated_at: timestamp(26)?,
-    })
-}
-
-fn desired_text(desired: Desired) -> &'static str {
-    match desired {
-        Desired::Stopped => "stopped",
-        Desired::Running => "running",
-        Desired::Deleted => "deleted",
-    }
-}
-
-fn desired(text: &str) -> Result<Desired, Error> {
-    [Desired::Stopped, Desired::Running, Desired::Deleted]
-        .into_iter()
-        .find(|desired| desired_text(*desired) == text)
-        .ok_or_else(|| Error::Damaged(format!("desired `{text}`")))
 }

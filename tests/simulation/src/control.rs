@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex};
 
 use rigbox_core::lifecycle::Timeouts;
 use rigbox_core::plans::Plans;
+use rigbox_service::clock;
 use rigbox_service::database::{KeySource, TokenKey};
 use rigbox_service::environment::Environments;
 use rigbox_service::guests::secret_delivery::SecretDelivery;
 use rigbox_service::network::NetworkPolicies;
 use rigbox_service::nodes::client::NodeClient;
 use rigbox_service::reconciler::Reconciler;
+use rigbox_service::targets::Targets;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::vm_limits::OwnerLimits;
 use rigbox_service::workspaces::Workspaces;
-use rigbox_service::{clock, database};
 use rigbox_store::{Store, WriteFault};
 use tokio::task::JoinSet;
 
@@ -25,7 +26,7 @@ use crate::world::World;
 /// Share of writes that fail, per mille.
 const WRITE_FAULTS: u64 = 15;
 
-pub struct Control {
+pub(crate) struct Control {
     world: Arc<World>,
     node: Arc<Node>,
     folder: PathBuf,
@@ -34,7 +35,7 @@ pub struct Control {
 
 /// Services of the process that runs.
 #[derive(Clone)]
-pub struct Services {
+pub(crate) struct Services {
     pub store: Store,
     pub transitions: WorkspaceTransitions,
     pub workspaces: Workspaces,
@@ -48,20 +49,20 @@ struct Running {
 }
 
 impl Control {
-    pub fn new(world: &Arc<World>, node: &Arc<Node>, folder: &Path) -> Arc<Self> {
+    pub(crate) fn new(world: &Arc<World>, node: &Arc<Node>, folder: &Path) -> Arc<Self> {
         let (world, node) = (Arc::clone(world), Arc::clone(node));
         Arc::new(Self { world, node, folder: folder.to_owned(), running: Mutex::default() })
     }
 
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         database_of(&self.folder)
     }
 
-    pub fn services(&self) -> Option<Services> {
+    pub(crate) fn services(&self) -> Option<Services> {
         self.running.lock().unwrap().as_ref().map(|running| running.services.clone())
     }
 
-    pub async fn start(&self) {
+    pub(crate) async fn start(&self) {
         if self.services().is_some() {
             return;
         }
@@ -71,21 +72,23 @@ impl Control {
         let node = NodeClient::over(Arc::new(connection));
         let transitions = WorkspaceTransitions::new(store.clone());
         let agents = Arc::new(Agents(Arc::clone(&self.world)));
-        let secrets = SecretDelivery::new(transitions.clone(), token_key, agents, "rigbox.localhost");
+        let secrets = SecretDelivery::new(store.clone(), token_key, agents, "rigbox.localhost");
         let limits = OwnerLimits::new(store.clone(), Plans::default());
-        let networks = NetworkPolicies::new(transitions.clone(), node.clone(), limits.clone(), String::new());
+        let targets = Targets::new(store.clone(), limits, String::new());
+        let networks = NetworkPolicies::new(store.clone(), node.clone(), targets.clone());
         let reconciler = Reconciler::new(
             transitions.clone(),
             node.clone(),
-            secrets.clone(),
+            secrets,
             networks.clone(),
+            targets,
             Timeouts::default(),
         );
         let synced = reconciler.synced();
         let services = Services {
             store,
             workspaces: Workspaces::new(transitions.clone(), node, Plans::default()),
-            environments: Environments::new(transitions.clone(), secrets),
+            environments: Environments::new(transitions.clone()),
             networks: networks.clone(),
             transitions,
         };
@@ -96,14 +99,14 @@ impl Control {
     }
 
     /// Runs a request of a client in the process, with which it ends.
-    pub fn spawn(&self, request: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, request: impl Future<Output = ()> + Send + 'static) {
         if let Some(running) = self.running.lock().unwrap().as_mut() {
             running.tasks.spawn(request);
         }
     }
 
     /// Ends the process where it is.
-    pub async fn crash(&self) {
+    pub(crate) async fn crash(&self) {
         let running = self.running.lock().unwrap().take();
         let Some(Running { services, mut tasks }) = running else { return };
         self.world.note("control crashes");
@@ -114,7 +117,7 @@ impl Control {
     }
 
     /// Fails if a task of the process has panicked.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let mut running = self.running.lock().unwrap();
         while let Some(ended) = running.as_mut().and_then(|running| running.tasks.try_join_next()) {
             if let Err(error) = ended
@@ -126,12 +129,12 @@ impl Control {
     }
 }
 
-pub fn database_of(folder: &Path) -> PathBuf {
+pub(crate) fn database_of(folder: &Path) -> PathBuf {
     folder.join("rigbox.db")
 }
 
 /// Opens the database of a folder, whose writes the world disturbs.
-pub async fn open(folder: &Path, world: &Arc<World>) -> (Store, TokenKey) {
+pub(crate) async fn open(folder: &Path, world: &Arc<World>) -> (Store, TokenKey) {
     let token_key = TokenKey::load_or_create(&folder.join("token.key")).unwrap();
     let chance = Arc::clone(world);
     let opened = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -152,6 +155,3 @@ pub async fn open(folder: &Path, world: &Arc<World>) -> (Store, TokenKey) {
     opened.store(true, std::sync::atomic::Ordering::SeqCst);
     (store, token_key)
 }
-
-/// Error of the database, as in the services.
-pub type DatabaseError = database::Error;

@@ -9,16 +9,16 @@ use crate::world::World;
 /// Longest time that a boot takes, in ms. A start's timeout is longer.
 const MAX_BOOT_MS: u64 = 6_000;
 
-pub fn ready() -> report::Report {
+pub(crate) fn ready() -> report::Report {
     report::Report::AgentReady(AgentReady {})
 }
 
-pub fn ended(cause: guest_ended::Cause) -> report::Report {
+pub(crate) fn ended(cause: guest_ended::Cause) -> report::Report {
     report::Report::GuestEnded(GuestEnded { cause: cause.into(), detail: "simulated".into() })
 }
 
 /// Life of the guest in a process.
-pub async fn run(world: Arc<World>, pid: i32) {
+pub(crate) async fn run(world: Arc<World>, pid: i32) {
     world.pause(MAX_BOOT_MS).await;
     let Some(boot) = boot_of(&world, pid) else { return };
     if world.disturbs(30) {
@@ -57,7 +57,7 @@ pub async fn run(world: Arc<World>, pid: i32) {
 }
 
 /// What a guest does when it is asked to power off.
-pub async fn shut_down(world: Arc<World>, boot: String) {
+pub(crate) async fn shut_down(world: Arc<World>, boot: String) {
     world.pause(4_000).await;
     if world.disturbs(100) {
         world.note(format!("{boot}: does not shut down"));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_core::authz::{
-    Action, CreateWorkspace, Credential, DeleteWorkspace, OperateWorkspace, Principal, Scope, Target, WriteEnv,
-    WriteNetwork, authorize,
+    Action, CreateWorkspace, Credential, DeleteWorkspace, OperateWorkspace, Principal, Scope, Target,
+    WriteEnv, WriteNetwork, authorize,
 };
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::{KeyId, UserId, WorkspaceId};
@@ -37,15 +37,16 @@ const MAX_OUTAGE_MS: u64 = 15_000;
 /// Time after which everything has settled: longer than all time-outs after each other.
 const CALM: Duration = Duration::from_secs(700);
 
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub trace: Vec<String>,
     pub violations: Vec<String>,
 }
 
 /// Runs the history of a seed. `template` is the folder of a database without workspaces.
-pub fn run(seed: u64, template: &Path) -> Outcome {
+pub(crate) fn run(seed: u64, template: &Path) -> Outcome {
     let shared_memory = Path::new("/dev/shm");
-    let folder = if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() };
+    let folder =
+        if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() };
     let folder = folder.unwrap();
     for file in fs::read_dir(template).unwrap() {
         let file = file.unwrap();
@@ -140,8 +141,7 @@ impl History {
                 created_at: now,
                 updated_at: now,
             };
-            let quota =
-                Quota { max_vms: 100, max_ram_total_mb: u32::MAX, max_disk_total_mb: u32::MAX };
+            let quota = Quota { max_vms: 100, max_ram_total_mb: u32::MAX, max_disk_total_mb: u32::MAX };
             let event = AuditEvent::by(&user, CreateWorkspace::NAME, &id);
             let made = services.store.create_workspace(&new, quota, None, &event).await;
             if made.is_ok() {
@@ -298,7 +298,7 @@ fn principal(user: UserId) -> Principal {
 }
 
 /// Makes the template of all histories: a database with a user.
-pub fn make_template(folder: &Path) {
+pub(crate) fn make_template(folder: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let world = Arc::new(World::new(0));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
@@ -19,7 +20,7 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What survives a crash of the node's process.
 #[derive(Default)]
-pub struct Machine {
+pub(crate) struct Machine {
     pub journal: BTreeMap<WorkspaceId, String>,
     pub disks: BTreeMap<WorkspaceId, Disk>,
     pub vms: BTreeMap<i32, Vm>,
@@ -34,13 +35,13 @@ pub struct Machine {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Disk {
+pub(crate) struct Disk {
     pub is_complete: bool,
     /// A VM has had it.
     pub was_used: bool,
 }
 
-pub struct Vm {
+pub(crate) struct Vm {
     pub workspace: WorkspaceId,
     pub boot: String,
     alive: watch::Sender<bool>,
@@ -54,57 +55,58 @@ pub struct Vm {
 }
 
 impl Machine {
-    pub fn is_alive(&self, pid: i32) -> bool {
+    pub(crate) fn is_alive(&self, pid: i32) -> bool {
         self.vms.get(&pid).is_some_and(|vm| *vm.alive.borrow())
     }
 
     /// Returns the VMs of a workspace that are alive.
-    pub fn alive(&self, id: &WorkspaceId) -> Vec<&Vm> {
+    pub(crate) fn alive(&self, id: &WorkspaceId) -> Vec<&Vm> {
         self.vms.values().filter(|vm| vm.workspace == *id && *vm.alive.borrow()).collect()
     }
 
     /// Returns the process of a workspace's VM.
-    pub fn pid_of(&self, id: &WorkspaceId) -> Option<i32> {
+    pub(crate) fn pid_of(&self, id: &WorkspaceId) -> Option<i32> {
         self.vms.iter().find(|(_, vm)| vm.workspace == *id && *vm.alive.borrow()).map(|(pid, _)| *pid)
     }
 
-    pub fn kill(&self, pid: i32) {
+    pub(crate) fn kill(&self, pid: i32) {
         if let Some(vm) = self.vms.get(&pid) {
             vm.alive.send_replace(false);
         }
     }
 
     /// Tells the node about a boot, if one is attached to it.
-    pub fn report(&self, boot: &str, report: report::Report) {
+    pub(crate) fn report(&self, boot: &str, report: report::Report) {
         if let Some((_, queue)) = self.attached.get(boot) {
             let _ = queue.try_send(Report { boot_id: boot.to_owned(), report: Some(report) });
         }
     }
 
-    pub fn reboot_host(&mut self) {
+    pub(crate) fn reboot_host(&mut self) {
         self.host_boot += 1;
         for pid in self.vms.keys() {
             self.kill(*pid);
         }
     }
 
-    pub fn records(&self) -> Vec<(WorkspaceId, Record)> {
+    pub(crate) fn records(&self) -> Vec<(WorkspaceId, Record)> {
         let parse = |(id, text): (&WorkspaceId, &String)| (id.clone(), serde_json::from_str(text).unwrap());
         self.journal.iter().map(parse).collect()
     }
 }
 
 /// One process of the node.
-pub struct NodeProcess {
+pub(crate) struct NodeProcess {
     world: Arc<World>,
     number: u64,
     host_boot: String,
     reports: Reports,
     boot_queue: BootQueue,
+    is_dead: AtomicBool,
 }
 
 impl NodeProcess {
-    pub fn start(world: &Arc<World>) -> Arc<Self> {
+    pub(crate) fn start(world: &Arc<World>) -> Arc<Self> {
         let (number, host_boot) = {
             let mut machine = world.machine();
             machine.last_process += 1;
@@ -120,12 +122,25 @@ impl NodeProcess {
             host_boot,
             reports: Reports::new(session),
             boot_queue: BootQueue::new(MAX_BOOTS.try_into().unwrap()),
+            is_dead: AtomicBool::new(false),
         })
+    }
+
+    /// Ends the process: nothing that it does has an effect any more.
+    pub(crate) fn kill(&self) {
+        self.is_dead.store(true, Ordering::SeqCst);
+    }
+
+    fn is_dead(&self) -> bool {
+        self.is_dead.load(Ordering::SeqCst)
     }
 
     /// Passes some time, in which the process may be killed.
     async fn step(&self) {
         self.world.pause(3).await;
+        if self.is_dead() {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn fails(&self, per_mille: u64, what: &str, id: &WorkspaceId) -> Result<(), Error> {
@@ -137,7 +152,7 @@ impl NodeProcess {
     }
 }
 
-pub struct Process {
+pub(crate) struct Process {
     world: Arc<World>,
     pid: i32,
     alive: watch::Receiver<bool>,
@@ -313,6 +328,9 @@ impl Host for NodeProcess {
         boot: &Boot,
         reports: mpsc::Sender<Report>,
     ) -> Self::Attachment {
+        if self.is_dead() {
+            return;
+        }
         let boot = &boot.boot_id;
         let mut machine = self.world.machine();
         machine.attached.insert(boot.clone(), (self.number, reports));
@@ -335,6 +353,9 @@ impl Host for NodeProcess {
     }
 
     fn shut_down(&self, boot_id: &str, _: u32) {
+        if self.is_dead() {
+            return;
+        }
         tokio::spawn(guest::shut_down(Arc::clone(&self.world), boot_id.to_owned()));
     }
 

@@ -23,11 +23,11 @@ use crate::world::World;
 /// Time after which a caller gives up.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Variable whose value tells which environment a VM has.
-pub const MARKER: &str = "MARKER";
+pub(crate) const MARKER: &str = "MARKER";
 
-pub const NODE_ID: &str = "node-aaaaaaaa";
+pub(crate) const NODE_ID: &str = "node-aaaaaaaa";
 
-pub struct NodeConnection {
+pub(crate) struct NodeConnection {
     pub world: Arc<World>,
     pub node: Arc<Node>,
 }
@@ -73,7 +73,8 @@ impl NodeApi for NodeConnection {
             disk_total_mb: 1 << 20,
             ..NodeDescription::default()
         };
-        async move { if self.node.is_running() { Ok(description) } else { unreachable("it does not run") } }.boxed()
+        async move { if self.node.is_running() { Ok(description) } else { unreachable("it does not run") } }
+            .boxed()
     }
 
     fn set_target(&self, request: SetTargetRequest) -> BoxFuture<'_, Result<WorkspaceReport, NodeError>> {
@@ -126,7 +127,8 @@ impl NodeApi for NodeConnection {
             });
             let ends = async move { drop(running.alive.wait_for(|alive| !alive).await) };
             let wrap = |event| Ok(WatchEvent { event: Some(event) });
-            let later = later.map(move |event| event.map_or_else(|| unreachable("the connection is lost"), wrap));
+            let later =
+                later.map(move |event| event.map_or_else(|| unreachable("the connection is lost"), wrap));
             let later = later.take_until(Box::pin(ends)).chain(once(async { unreachable("it crashed") }));
             Ok(iter(first.into_iter().map(wrap)).chain(later).boxed())
         }
@@ -139,7 +141,7 @@ impl NodeApi for NodeConnection {
 }
 
 /// Way to the agents.
-pub struct Agents(pub Arc<World>);
+pub(crate) struct Agents(pub Arc<World>);
 
 impl DeliverSecrets for Agents {
     fn deliver<'a>(
@@ -149,7 +151,7 @@ impl DeliverSecrets for Agents {
     ) -> BoxFuture<'a, Result<(), GuestError>> {
         async move {
             let world = &self.0;
-            let failed = || Err(GuestError::Unreachable("simulated".into()));
+            let failed = || Err(GuestError { code: "unreachable".into(), message: "simulated".into() });
             world.pause(50).await;
             if world.disturbs(50) {
                 return failed();
@@ -157,7 +159,8 @@ impl DeliverSecrets for Agents {
             {
                 let mut machine = world.machine();
                 let Some(pid) = machine.pid_of(workspace) else { return failed() };
-                let Some(vm) = machine.vms.get_mut(&pid).filter(|vm| vm.is_ready && vm.ended.is_none()) else {
+                let Some(vm) = machine.vms.get_mut(&pid).filter(|vm| vm.is_ready && vm.ended.is_none())
+                else {
                     return failed();
                 };
                 vm.environment = secrets.env.get(MARKER).cloned();

@@ -8,14 +8,14 @@ use tokio::sync::watch;
 use crate::machine::NodeProcess;
 use crate::world::World;
 
-pub struct Node {
+pub(crate) struct Node {
     world: Arc<World>,
     running: Mutex<Option<Running>>,
 }
 
 /// Process of the node that runs.
 #[derive(Clone)]
-pub struct Running {
+pub(crate) struct Running {
     pub host: Arc<NodeProcess>,
     pub workspaces: Workspaces<NodeProcess>,
     pub alive: watch::Receiver<bool>,
@@ -24,15 +24,15 @@ pub struct Running {
 }
 
 impl Node {
-    pub fn new(world: &Arc<World>) -> Arc<Self> {
+    pub(crate) fn new(world: &Arc<World>) -> Arc<Self> {
         Arc::new(Self { world: Arc::clone(world), running: Mutex::default() })
     }
 
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.running.lock().unwrap().is_some()
     }
 
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         if self.is_running() {
             return;
         }
@@ -47,16 +47,16 @@ impl Node {
         *self.running.lock().unwrap() = Some(Running { host, workspaces, alive, ends });
     }
 
-    pub fn crash(&self) {
+    pub(crate) fn crash(&self) {
         let running = self.running.lock().unwrap().take();
         if let Some(running) = running {
             self.world.note("node crashes");
-            running.workspaces.abort();
+            running.host.kill();
             running.ends.send_replace(false);
         }
     }
 
-    pub fn running(&self) -> Option<Running> {
+    pub(crate) fn running(&self) -> Option<Running> {
         self.running.lock().unwrap().clone()
     }
 }

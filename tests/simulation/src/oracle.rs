@@ -11,7 +11,7 @@ use rigbox_store::{Store, Workspace};
 use crate::world::World;
 
 #[derive(Default)]
-pub struct Oracle(Mutex<BTreeMap<WorkspaceId, Expected>>);
+pub(crate) struct Oracle(Mutex<BTreeMap<WorkspaceId, Expected>>);
 
 /// What clients know about one workspace.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,7 @@ struct Known<T> {
 
 /// How a request ended for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Done,
     /// It has had no effect.
     Refused,
@@ -73,15 +73,15 @@ impl<T> Known<T> {
 }
 
 impl Oracle {
-    pub fn ids(&self) -> Vec<WorkspaceId> {
+    pub(crate) fn ids(&self) -> Vec<WorkspaceId> {
         self.0.lock().unwrap().keys().cloned().collect()
     }
 
-    pub fn creation(&self, id: &WorkspaceId, answer: Answer) {
+    pub(crate) fn creation(&self, id: &WorkspaceId, answer: Answer) {
         self.change(id, |expected| expected.is_created = answer == Answer::Done);
     }
 
-    pub fn begin(&self, id: &WorkspaceId, request: Request) {
+    pub(crate) fn begin(&self, id: &WorkspaceId, request: Request) {
         self.change(id, |expected| {
             expected.requests.begin();
             expected.may_be_deleted |= may_delete(request);
@@ -89,23 +89,23 @@ impl Oracle {
     }
 
     /// `status` is the one after the request, if it was acknowledged.
-    pub fn end(&self, id: &WorkspaceId, request: Request, answer: Answer, status: Option<Status>) {
+    pub(crate) fn end(&self, id: &WorkspaceId, request: Request, answer: Answer, status: Option<Status>) {
         self.change(id, |expected| {
             expected.requests.end(request, answer);
             expected.is_deleted |= status == Some(Status::Deleting);
         });
     }
 
-    pub fn begin_environment(&self, id: &WorkspaceId) {
+    pub(crate) fn begin_environment(&self, id: &WorkspaceId) {
         self.change(id, |expected| expected.environment.begin());
     }
 
-    pub fn end_environment(&self, id: &WorkspaceId, value: String, answer: Answer) {
+    pub(crate) fn end_environment(&self, id: &WorkspaceId, value: String, answer: Answer) {
         self.change(id, |expected| expected.environment.end(value, answer));
     }
 
     /// Control has crashed.
-    pub fn cut_off(&self) {
+    pub(crate) fn cut_off(&self) {
         for expected in self.0.lock().unwrap().values_mut() {
             expected.requests.cut_off();
             expected.environment.cut_off();
@@ -113,7 +113,7 @@ impl Oracle {
     }
 
     /// The database is an older one now.
-    pub async fn restored(&self, store: &Store) {
+    pub(crate) async fn restored(&self, store: &Store) {
         for id in self.ids() {
             let exists = store.workspace(&id).await.unwrap().is_some();
             self.change(&id, |expected| {
@@ -129,7 +129,7 @@ impl Oracle {
     }
 
     /// Compares everything, after it has settled.
-    pub async fn check(&self, world: &World, store: &Store) {
+    pub(crate) async fn check(&self, world: &World, store: &Store) {
         let all = self.0.lock().unwrap().clone();
         for (id, expected) in &all {
             match store.workspace(id).await.unwrap() {
@@ -151,7 +151,7 @@ impl Oracle {
 }
 
 /// Returns whether a request may end in a deletion: the cancellation of a creation does.
-pub fn may_delete(request: Request) -> bool {
+pub(crate) fn may_delete(request: Request) -> bool {
     matches!(request, Request::Delete | Request::Cancel)
 }
 

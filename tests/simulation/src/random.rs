@@ -3,14 +3,14 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub struct Random(Mutex<u64>);
+pub(crate) struct Random(Mutex<u64>);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Mutex::new(seed))
     }
 
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         let mut state = self.0.lock().unwrap();
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = *state;
@@ -20,21 +20,21 @@ impl Random {
     }
 
     /// Returns a number below `bound`, which is not 0.
-    pub fn below(&self, bound: u64) -> u64 {
+    pub(crate) fn below(&self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     /// Returns true in `per_mille` of 1,000 cases.
-    pub fn chance(&self, per_mille: u64) -> bool {
+    pub(crate) fn chance(&self, per_mille: u64) -> bool {
         self.below(1_000) < per_mille
     }
 
     /// Returns a time of at most `max_ms` milliseconds.
-    pub fn time(&self, max_ms: u64) -> Duration {
+    pub(crate) fn time(&self, max_ms: u64) -> Duration {
         Duration::from_millis(self.below(max_ms + 1))
     }
 
-    pub fn pick<'a, T>(&self, from: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&self, from: &'a [T]) -> &'a T {
         &from[usize::try_from(self.below(from.len() as u64)).unwrap()]
     }
 }

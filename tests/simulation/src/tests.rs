@@ -37,8 +37,7 @@ fn nothing_acknowledged_is_lost_in_any_history() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
-                    let is_over =
-                        if is_soak { begin.elapsed() > SOAK } else { seed >= first + HISTORIES };
+                    let is_over = if is_soak { begin.elapsed() > SOAK } else { seed >= first + HISTORIES };
                     if is_over {
                         return;
                     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::machine::Machine;
 use crate::random::Random;
 
-pub struct World {
+pub(crate) struct World {
     pub random: Random,
     /// Nothing is disturbed any more.
     calm: AtomicBool,
@@ -24,7 +24,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             random: Random::new(seed),
             calm: AtomicBool::new(false),
@@ -36,55 +36,55 @@ impl World {
         }
     }
 
-    pub fn machine(&self) -> MutexGuard<'_, Machine> {
+    pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap()
     }
 
-    pub fn calm_down(&self) {
+    pub(crate) fn calm_down(&self) {
         self.calm.store(true, Ordering::SeqCst);
         self.note("calm");
     }
 
-    pub fn is_calm(&self) -> bool {
+    pub(crate) fn is_calm(&self) -> bool {
         self.calm.load(Ordering::SeqCst)
     }
 
     /// Returns true in `per_mille` of 1,000 cases, and never once the world is calm.
-    pub fn disturbs(&self, per_mille: u64) -> bool {
+    pub(crate) fn disturbs(&self, per_mille: u64) -> bool {
         !self.is_calm() && self.random.chance(per_mille)
     }
 
-    pub async fn pause(&self, max_ms: u64) {
+    pub(crate) async fn pause(&self, max_ms: u64) {
         tokio::time::sleep(self.random.time(max_ms)).await;
     }
 
-    pub fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    pub fn note(&self, event: impl AsRef<str>) {
+    pub(crate) fn note(&self, event: impl AsRef<str>) {
         let line = format!("{:>9.3} {}", self.elapsed().as_secs_f64(), event.as_ref());
         self.trace.lock().unwrap().push(line);
     }
 
-    pub fn violation(&self, what: impl AsRef<str>) {
+    pub(crate) fn violation(&self, what: impl AsRef<str>) {
         self.note(format!("VIOLATION: {}", what.as_ref()));
         self.violations.lock().unwrap().push(what.as_ref().to_owned());
     }
 
-    pub fn allow_deletion(&self, id: &WorkspaceId) {
+    pub(crate) fn allow_deletion(&self, id: &WorkspaceId) {
         self.deletions.lock().unwrap().insert(id.clone());
     }
 
-    pub fn may_delete(&self, id: &WorkspaceId) -> bool {
+    pub(crate) fn may_delete(&self, id: &WorkspaceId) -> bool {
         self.deletions.lock().unwrap().contains(id)
     }
 
-    pub fn trace(&self) -> Vec<String> {
+    pub(crate) fn trace(&self) -> Vec<String> {
         self.trace.lock().unwrap().clone()
     }
 
-    pub fn violations(&self) -> Vec<String> {
+    pub(crate) fn violations(&self) -> Vec<String> {
         self.violations.lock().unwrap().clone()
     }
 }

@@ -216,7 +216,7 @@ impl GuestClient {
     }
 
     /// Delivers secrets to a workspace. Takes no place, so that calls by users cannot delay it.
-    pub async fn deliver(
+    pub async fn deliver_secrets(
         &self,
         workspace: &WorkspaceId,
         secrets: DeliverSecretsRequest,

@@ -1,32 +1,23 @@
-//! Delivery of secrets to running boots: the workspace's environment and its own key, through guestio to the
-//! agent. The node, which runs as root, never sees them. Deliveries are tracked in memory; after a restart
-//! everything is delivered again, except keys, of which only hashes are stored.
+//! Delivery of secrets to running boots: the workspace's environment and its own key, through guestio to the agent. The node, which runs as
+//! root, never sees them. The database has which boot has which revision, and only a hash of the key.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::guest::DeliverSecretsRequest;
 use rigbox_store::tokens::{TokenKey, WorkspaceKey};
 use rigbox_store::{Error, Store};
 use secrecy::ExposeSecret;
-use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::info;
 
-use crate::guests::client::{GuestClient, GuestError};
+use crate::guests::client::GuestError;
+use crate::guests::deliver::DeliverSecrets;
 
 /// Variable with a host name that Vite's development server accepts besides `localhost`. A leading dot stands for all names below.
 /// Without it, the server refuses the requests of its own app.
 const VITE_HOSTS_VARIABLE: &str = "__VITE_ADDITIONAL_SERVER_ALLOWED_HOSTS";
-
-/// State that was delivered to a boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Delivered {
-    boot: String,
-    /// Revision of the environment.
-    revision: i64,
-}
 
 /// Key that has been generated for a boot and is not delivered yet.
 struct PendingKey {
@@ -41,23 +32,29 @@ pub struct SecretDelivery(Arc<Inner>);
 struct Inner {
     store: Store,
     token_key: TokenKey,
-    guests: GuestClient,
+    guests: Arc<dyn DeliverSecrets>,
     /// Domain for apps.
     apps_domain: String,
-    pending: Mutex<HashMap<WorkspaceId, PendingKey>>,
-    delivered: watch::Sender<HashMap<WorkspaceId, Delivered>>,
+    pending: Mutex<BTreeMap<WorkspaceId, PendingKey>>,
 }
 
 impl SecretDelivery {
     /// Creates the service of an installation whose apps are below `apps_domain`.
-    pub fn new(store: Store, token_key: TokenKey, guests: GuestClient, apps_domain: &str) -> Self {
-        let apps_domain = apps_domain.to_owned();
-        let (pending, delivered) = (Mutex::default(), watch::channel(HashMap::new()).0);
-        Self(Arc::new(Inner { store, token_key, guests, apps_domain, pending, delivered }))
+    pub fn new(
+        store: Store,
+        token_key: TokenKey,
+        guests: Arc<dyn DeliverSecrets>,
+        apps_domain: &str,
+    ) -> Self {
+        let (apps_domain, pending) = (apps_domain.to_owned(), Mutex::default());
+        Self(Arc::new(Inner { store, token_key, guests, apps_domain, pending }))
     }
 
-    /// Generates the key of a boot that has started.
+    /// Generates the key of a boot, unless it has one that is not delivered yet.
     pub async fn prepare(&self, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
+        if self.pending_key(id, boot).is_some() {
+            return Ok(());
+        }
         let key = WorkspaceKey::mint()?;
         let hash = self.0.token_key.hash(key.reveal());
         if self.0.store.set_workspace_key(id, boot, &hash).await? {
@@ -66,15 +63,19 @@ impl SecretDelivery {
         Ok(())
     }
 
-    /// Delivers all secrets to a boot.
-    pub async fn deliver(&self, id: &WorkspaceId, boot: &str) -> Result<Result<(), GuestError>, Error> {
-        if self.pending_key(id, boot).is_none() && !self.0.store.has_workspace_key(id, boot).await? {
-            // The process that generated the key has ended before delivering it.
+    /// Delivers all secrets to a boot. Returns the revision of the environment that it has now, or `None` if the workspace was removed.
+    pub async fn deliver(
+        &self,
+        id: &WorkspaceId,
+        boot: &str,
+    ) -> Result<Result<Option<i64>, GuestError>, Error> {
+        if !self.0.store.has_workspace_key(id, boot).await? {
+            // Usually it is there. Otherwise the process that generated it has ended before delivering it.
             self.prepare(id, boot).await?;
         }
         let workspace_key = self.pending_key(id, boot).map_or(String::new(), |key| key.reveal().to_owned());
         // The workspace was deleted.
-        let Some(environment) = self.0.store.environment(id).await? else { return Ok(Ok(())) };
+        let Some(environment) = self.0.store.environment(id).await? else { return Ok(Ok(None)) };
         let expose = |(name, value): (_, &secrecy::SecretString)| (name, value.expose_secret().to_owned());
         // The workspace's own variables come later, so they count.
         let platform = [(VITE_HOSTS_VARIABLE.to_owned(), format!(".{}", self.0.apps_domain))];
@@ -86,42 +87,11 @@ impl SecretDelivery {
         }
         let took_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(workspace = %id, boot, revision = environment.revision, took_ms, "delivered secrets");
-        let delivered = Delivered { boot: boot.to_owned(), revision: environment.revision };
-        self.0.delivered.send_modify(|all| drop(all.insert(id.clone(), delivered)));
-        Ok(Ok(()))
+        Ok(Ok(Some(environment.revision)))
     }
 
-    /// Removes the pending key, after the effect of its delivery is stored. From now on only the VM has it.
-    pub async fn finish(&self, id: &WorkspaceId, boot: &str) -> Result<(), Error> {
-        let was_minted = self.pending_key(id, boot).is_some();
-        if was_minted {
-            if !self.0.store.has_workspace_key(id, boot).await? {
-                // The boot ran without a key before.
-                self.0.store.workspace_key_delivered(id, boot).await?;
-            }
-            self.pending().remove(id);
-        }
-        Ok(())
-    }
-
-    /// Returns whether a boot has its key and this revision of its environment.
-    pub fn is_delivered(&self, id: &WorkspaceId, boot: &str, revision: i64) -> bool {
-        let expected = Delivered { boot: boot.to_owned(), revision };
-        self.0.delivered.borrow().get(id) == Some(&expected)
-    }
-
-    /// Waits until a boot has this revision of its environment, or a later one. Returns `false` after
-    /// `limit`.
-    pub async fn wait_delivered(&self, id: &WorkspaceId, boot: &str, revision: i64, limit: Duration) -> bool {
-        let mut delivered = self.0.delivered.subscribe();
-        let arrived = delivered
-            .wait_for(|all| all.get(id).is_some_and(|has| has.boot == boot && has.revision >= revision));
-        matches!(tokio::time::timeout(limit, arrived).await, Ok(Ok(_)))
-    }
-
-    /// Removes the state of a deleted workspace.
-    pub fn remove(&self, id: &WorkspaceId) {
-        self.0.delivered.send_modify(|all| drop(all.remove(id)));
+    /// Removes the pending key of a workspace: its delivery is stored, so that from now on only the VM has it, or the workspace is gone.
+    pub fn forget_key(&self, id: &WorkspaceId) {
         self.pending().remove(id);
     }
 
@@ -129,7 +99,7 @@ impl SecretDelivery {
         self.pending().get(id).filter(|pending| pending.boot == boot).map(|pending| pending.key.clone())
     }
 
-    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<WorkspaceId, PendingKey>> {
+    fn pending(&self) -> std::sync::MutexGuard<'_, BTreeMap<WorkspaceId, PendingKey>> {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

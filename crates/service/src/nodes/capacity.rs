@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rigbox_core::authz::{Diagnose, Permit};
 use rigbox_proto::node::NodeDescription;
 
-use crate::nodes::client::{NodeClient, NodeError};
+use crate::nodes::api::NodeError;
+use crate::nodes::client::NodeClient;
 
 /// Service for the machine's capacity.
 #[derive(Clone)]

@@ -1,85 +1,32 @@
-//! Client of the node: each call with its timeout, and two kinds of errors: unreachable or refused.
+//! Client of the node: parsed reports, the current session, and a cache of the node's description.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use rigbox_core::ids::{DatabaseId, WorkspaceId};
-use rigbox_core::lifecycle::{End, EndCause, ObservedState, Report};
-use rigbox_core::system::SystemState;
 use rigbox_core::time::Timestamp;
-use rigbox_proto::node::node_client::NodeClient as Grpc;
-use rigbox_proto::node::start_response::Outcome;
-use rigbox_proto::node::{
-    Cause, DeleteRequest, DescribeRequest, DiskLimits, EgressRefused, NetworkPolicy, NodeDescription,
-    ProvisionRequest, RefusalBatch, SetNetworkRequest, StartRequest, StartResponse, State, StopRequest,
-    WatchEvent, WatchRefusalsRequest, WatchRequest, WorkspaceReport, watch_event,
-};
-use rigbox_proto::transport::client::Channel;
-use rigbox_proto::{DATABASE_HEADER, fault};
-use rigbox_store::Workspace;
+use rigbox_proto::node::{NodeDescription, RefusalBatch, SetTargetRequest, Synced, WatchEvent, watch_event};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::{Request, Status, Streaming};
 
-use crate::rpc;
+use super::api::{CALL_TIMEOUT, NodeApi, NodeError, NodeStream};
+use super::grpc::GrpcNode;
+use super::report::{NodeReport, parse_refusal, parse_report};
+use super::session::CurrentSession;
 
-/// Timeout of calls that the node answers at once.
-const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of calls that wait for disks and processes.
-const SLOW_TIMEOUT: Duration = Duration::from_secs(100);
-/// Time for a guest to shut down in order.
-const STOP_GRACE_PERIOD_MS: u32 = 30_000;
 /// Age up to which the node's description is reused.
 const DESCRIPTION_TTL: Duration = Duration::from_secs(3);
 /// Age up to which a failure to read it is.
 const FAILURE_TTL: Duration = Duration::from_millis(500);
 
-/// Error of a call to the node.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum NodeError {
-    /// The node does not answer, or cannot now. Retrying is right.
-    #[error("the node does not answer: {0}")]
-    Unreachable(String),
-    /// The node refuses, with a stable code.
-    #[error("{message}")]
-    Refused {
-        /// Stable code.
-        code: String,
-        /// Message for people.
-        message: String,
-    },
-}
-
-impl From<Status> for NodeError {
-    fn from(status: Status) -> Self {
-        let message = status.message().to_owned();
-        match fault::code(&status) {
-            "unreachable" => Self::Unreachable(message),
-            code => Self::Refused { code: code.to_owned(), message },
-        }
-    }
-}
-
 /// Client of the node.
 #[derive(Clone)]
 pub struct NodeClient {
-    grpc: Grpc<Channel>,
-    /// Database that the calls are made for.
-    database: Option<AsciiMetadataValue>,
+    api: Arc<dyn NodeApi>,
     cache: Arc<Mutex<Option<CachedDescription>>>,
-    queue: Arc<std::sync::Mutex<HashMap<WorkspaceId, u32>>>,
-}
-
-/// Effect of a request to boot a workspace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Started {
-    /// Its VM boots, with this id of the boot.
-    Booting(String),
-    /// This many boots have to end before it begins.
-    Queued(u32),
+    session: Arc<CurrentSession>,
 }
 
 struct CachedDescription {
@@ -93,30 +40,21 @@ struct CachedDescription {
 /// Event in the node's stream of reports.
 #[derive(Debug)]
 pub enum Event {
-    /// State of a workspace, and the size of its disk in MiB.
-    Report(WorkspaceId, Report, u32),
-    /// All workspaces that the node has were reported.
-    Synced,
+    /// Record of a workspace.
+    Report(NodeReport),
+    /// All workspaces that the node has were reported: those until this position.
+    Synced(Synced),
 }
 
 impl NodeClient {
     /// Creates a client that connects to the node's socket on first use.
     pub fn new(socket: &Path, database: &DatabaseId) -> Self {
-        // An id has no other characters than a header may have.
-        let database = database.as_str().parse().ok();
-        let grpc = Grpc::new(rpc::channel(socket));
-        Self { grpc, database, cache: Arc::default(), queue: Arc::default() }
+        Self::over(Arc::new(GrpcNode::new(socket, database)))
     }
 
-    fn request<T>(&self, message: T, timeout: Option<Duration>) -> Request<T> {
-        let mut request = Request::new(message);
-        if let Some(database) = &self.database {
-            request.metadata_mut().insert(DATABASE_HEADER, database.clone());
-        }
-        if let Some(timeout) = timeout {
-            request.set_timeout(timeout);
-        }
-        request
+    /// Creates the client of any node.
+    pub fn over(api: Arc<dyn NodeApi>) -> Self {
+        Self { api, cache: Arc::default(), session: Arc::default() }
     }
 
     /// Returns the node's description, which is at most a few seconds old.
@@ -128,9 +66,7 @@ impl NodeClient {
                 return cached.description.clone();
             }
         }
-        let request = self.request(DescribeRequest {}, Some(QUICK_TIMEOUT));
-        let response = self.grpc.clone().describe(request).await;
-        let description = response.map(|response| Arc::new(response.into_inner())).map_err(NodeError::from);
+        let description = within(self.api.describe()).await.map(Arc::new);
         let last = description.as_ref().ok().cloned().or_else(|| cache.take()?.last);
         *cache = Some(CachedDescription { read_at: Instant::now(), description: description.clone(), last });
         description
@@ -147,144 +83,70 @@ impl NodeClient {
         }
     }
 
-    /// Creates a workspace's disk.
-    pub async fn provision(&self, workspace: &Workspace) -> Result<(), NodeError> {
-        let request = ProvisionRequest {
-            workspace_id: workspace.id.to_string(),
-            generation: workspace.lifecycle.generation,
-            image: workspace.image.clone(),
-            disk_size_mb: workspace.resources.disk_size_mb(),
-        };
-        self.grpc.clone().provision(self.request(request, Some(SLOW_TIMEOUT))).await?;
-        Ok(())
-    }
-
-    /// Boots a workspace, or asks for its place in the queue of boots again. Also returns the revision of the network policy that the node has.
-    pub async fn start(
-        &self,
-        workspace: &Workspace,
-        metadata_json: String,
-        (network_revision, network): (u64, NetworkPolicy),
-        disk: DiskLimits,
-    ) -> Result<(Started, u64), NodeError> {
-        let request = StartRequest {
-            workspace_id: workspace.id.to_string(),
-            generation: workspace.lifecycle.generation,
-            ram_mb: workspace.resources.ram_mb(),
-            vcpu_count: workspace.resources.vcpu_count(),
-            name: workspace.name.to_string(),
-            metadata_json,
-            network: Some(network),
-            network_revision,
-            disk: Some(disk),
-            owner: workspace.user_id.to_string(),
-        };
-        let response = self.grpc.clone().start(self.request(request, Some(SLOW_TIMEOUT))).await;
-        let response = response.map(tonic::Response::into_inner);
-        if let Ok(StartResponse { outcome: Some(Outcome::QueuePosition(position)), network_revision }) =
-            response
-        {
-            self.queue().insert(workspace.id.clone(), position);
-            return Ok((Started::Queued(position), network_revision));
-        }
-        self.queue().remove(&workspace.id);
-        match response? {
-            StartResponse { outcome: Some(Outcome::BootId(boot)), network_revision } => {
-                Ok((Started::Booting(boot), network_revision))
-            }
-            StartResponse { .. } => {
-                Err(NodeError::Unreachable("the node did not say which boot it began".to_owned()))
-            }
-        }
-    }
-
-    /// Returns how many boots have to end before that of a workspace begins. `None` if it is not in the queue.
-    pub fn queue_position(&self, id: &WorkspaceId) -> Option<u32> {
-        self.queue().get(id).copied()
-    }
-
-    fn queue(&self) -> MutexGuard<'_, HashMap<WorkspaceId, u32>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Shuts a workspace down.
-    pub async fn stop(&self, id: &WorkspaceId, generation: u64) -> Result<(), NodeError> {
-        self.queue().remove(id);
-        let request =
-            StopRequest { workspace_id: id.to_string(), generation, grace_ms: STOP_GRACE_PERIOD_MS };
-        self.grpc.clone().stop(self.request(request, Some(QUICK_TIMEOUT))).await?;
-        Ok(())
-    }
-
-    /// Sets the network policy of a workspace, unless the node has a later revision. Returns the revision that it has.
-    pub async fn set_network(
-        &self,
-        id: &WorkspaceId,
-        revision: u64,
-        network: NetworkPolicy,
-    ) -> Result<u64, NodeError> {
-        let request = SetNetworkRequest { workspace_id: id.to_string(), network: Some(network), revision };
-        let response = self.grpc.clone().set_network(self.request(request, Some(QUICK_TIMEOUT))).await?;
-        Ok(response.into_inner().revision)
-    }
-
-    /// Deletes a workspace and everything it left on the node.
-    pub async fn delete(&self, id: &WorkspaceId, generation: u64) -> Result<(), NodeError> {
-        self.queue().remove(id);
-        let request = DeleteRequest { workspace_id: id.to_string(), generation };
-        self.grpc.clone().delete(self.request(request, Some(SLOW_TIMEOUT))).await?;
-        Ok(())
+    /// Sets the target of a workspace, unless the node has a later one. Returns its record, which may be of another session than the current
+    /// one.
+    pub async fn set_target(&self, request: SetTargetRequest) -> Result<NodeReport, NodeError> {
+        let report = parse_report(within(self.api.set_target(request)).await?);
+        report.ok_or_else(|| NodeError::Unreachable("its answer is not readable".to_owned()))
     }
 
     /// Opens the stream of reports.
     pub async fn watch(&self) -> Result<Reports, NodeError> {
-        Ok(Reports(self.grpc.clone().watch(self.request(WatchRequest {}, None)).await?.into_inner()))
+        Ok(Reports(self.api.watch().await?))
     }
 
     /// Opens the stream of refused network access.
     pub async fn watch_refusals(&self) -> Result<Refusals, NodeError> {
-        Ok(Refusals(
-            self.grpc.clone().watch_refusals(self.request(WatchRefusalsRequest {}, None)).await?.into_inner(),
-        ))
+        Ok(Refusals(self.api.watch_refusals().await?))
     }
 
-    /// Returns the current report about one workspace.
-    pub async fn report_of(&self, id: &WorkspaceId) -> Result<Report, NodeError> {
-        let query = async {
-            let mut reports = self.watch().await?;
-            let mut found = Report { generation: 0, observed: ObservedState::Absent };
-            loop {
-                match reports.next().await? {
-                    Some(Event::Report(about, report, _)) if about == *id => found = report,
-                    Some(Event::Report(..)) => {}
-                    Some(Event::Synced) => return Ok(found),
-                    None => return Err(NodeError::Unreachable("the stream of reports ended".to_owned())),
-                }
-            }
-        };
-        match tokio::time::timeout(QUICK_TIMEOUT, query).await {
-            Ok(found) => found,
-            Err(_) => Err(NodeError::Unreachable("the reports take too long".to_owned())),
-        }
+    /// Returns the number of the node's current session. `None` before all of its workspaces were reported once.
+    pub fn session(&self) -> Option<u64> {
+        self.session.number()
+    }
+
+    /// Returns whether a report is one of the current session. Others have no order with it.
+    pub fn is_current(&self, report: &NodeReport) -> bool {
+        self.session() == Some(report.observed.order.session)
+    }
+
+    /// Begins a session.
+    pub fn begin_session(&self, number: u64) {
+        self.session.begin(number);
+    }
+
+    /// Remembers what a report of the current session tells beside the workspace's state.
+    pub fn note(&self, report: &NodeReport) {
+        self.session.note(report);
+    }
+
+    /// Returns how many boots have to end before that of a workspace begins. `None` if it is not in the queue.
+    pub fn queue_position(&self, id: &WorkspaceId) -> Option<u32> {
+        self.session.queue_position(id)
     }
 }
 
+/// Ends a call whose answer was lost.
+async fn within<T>(call: impl Future<Output = Result<T, NodeError>>) -> Result<T, NodeError> {
+    let lost = |_| NodeError::Unreachable("it takes too long".to_owned());
+    tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(lost)?
+}
+
 /// Stream of reports from the node.
-pub struct Reports(Streaming<WatchEvent>);
+pub struct Reports(NodeStream<WatchEvent>);
 
 impl Reports {
     /// Returns the next event, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Event>, NodeError> {
         loop {
-            match self.0.message().await? {
+            match self.0.next().await.transpose()? {
                 None => return Ok(None),
-                Some(WatchEvent { event: Some(watch_event::Event::Synced(_)) }) => {
-                    return Ok(Some(Event::Synced));
+                Some(WatchEvent { event: Some(watch_event::Event::Synced(synced)) }) => {
+                    return Ok(Some(Event::Synced(synced)));
                 }
                 Some(WatchEvent { event: Some(watch_event::Event::Report(report)) }) => {
-                    let disk_size_mb = report.disk_size_mb;
-                    if let Some((id, report)) = parse_report(report) {
-                        return Ok(Some(Event::Report(id, report, disk_size_mb)));
+                    if let Some(report) = parse_report(report) {
+                        return Ok(Some(Event::Report(report)));
                     }
                 }
                 Some(WatchEvent { event: None }) => {}
@@ -294,64 +156,12 @@ impl Reports {
 }
 
 /// Stream of refused network access.
-pub struct Refusals(Streaming<RefusalBatch>);
+pub struct Refusals(NodeStream<RefusalBatch>);
 
 impl Refusals {
     /// Returns the next refusals of one workspace with texts for its owner, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<(WorkspaceId, Timestamp, String)>>, NodeError> {
-        let batch = self.0.message().await?;
+        let batch = self.0.next().await.transpose()?;
         Ok(batch.map(|batch| batch.refused.iter().filter_map(parse_refusal).collect()))
-    }
-}
-
-/// Returns a refusal as a text for the workspace's owner. The name in it comes from a guest, and the node has
-/// bounded it.
-fn parse_refusal(refused: &EgressRefused) -> Option<(WorkspaceId, Timestamp, String)> {
-    let EgressRefused { workspace_id, unix_ms, protocol, address, port, name, count } = refused;
-    let what = match (protocol.as_str(), port) {
-        ("dns", _) => format!("a DNS query for {name}"),
-        (protocol, 0) => format!("{protocol} to {address}"),
-        (protocol, port) => format!("{protocol} to {address} port {port}"),
-    };
-    let times = if *count > 1 { format!(", {count} times") } else { String::new() };
-    let text = format!("Network policy blocked {what}{times}.");
-    Some((workspace_id.parse().ok()?, Timestamp::from_unix_ms(*unix_ms), text))
-}
-
-/// Parses a report. Returns `None` for a state that only a newer node knows.
-fn parse_report(report: WorkspaceReport) -> Option<(WorkspaceId, Report)> {
-    let id = report.workspace_id.parse().ok()?;
-    let generation = report.generation;
-    let boot = report.boot_id.clone();
-    let observed = match report.state() {
-        State::Unspecified => return None,
-        State::Stopped => ObservedState::Resting {
-            ended: report.end.map(|end| End { cause: cause(end.cause()), detail: end.detail, boot }),
-        },
-        State::Booting => ObservedState::Booting { boot },
-        State::Running => ObservedState::Running {
-            boot,
-            agent_lost: report.agent_lost,
-            // A word that only a newer node knows tells as little as none.
-            system: report.system.parse().unwrap_or(SystemState::Starting),
-        },
-        State::Stopping => ObservedState::Stopping,
-        State::Absent => ObservedState::Absent,
-    };
-    Some((id, Report { generation, observed }))
-}
-
-fn cause(cause: Cause) -> EndCause {
-    match cause {
-        Cause::Requested => EndCause::Requested,
-        Cause::Poweroff => EndCause::Poweroff,
-        Cause::Reboot => EndCause::Reboot,
-        Cause::Halt => EndCause::Halt,
-        Cause::KernelPanic => EndCause::KernelPanic,
-        Cause::VmmDied => EndCause::VmmDied,
-        Cause::AgentNeverAnswered => EndCause::AgentNeverAnswered,
-        Cause::Unspecified | Cause::EndedUnobserved => EndCause::Unobserved,
-        Cause::HostWentDown => EndCause::HostWentDown,
-        Cause::StartFailed => EndCause::StartFailed,
     }
 }

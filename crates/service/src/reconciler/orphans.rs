@@ -1,19 +1,33 @@
 //! Workspaces that the node has and the database does not, after a database was restored from a backup, for example. They are stopped and
 //! kept: only a workspace whose deletion was acknowledged is removed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::lifecycle::Report;
+use rigbox_core::lifecycle::{Desired, Target};
 use rigbox_store::Orphan;
 use tracing::{debug, info, warn};
 
-use super::{Reconciler, lock};
+use super::Reconciler;
 use crate::clock;
+use crate::nodes::api::NodeError;
+use crate::nodes::report::NodeReport;
+use crate::targets::without_details;
 
 impl Reconciler {
-    /// Records an orphan and stops it, or removes it if its deletion was acknowledged.
-    pub(super) async fn keep_orphan(&self, id: &WorkspaceId, report: &Report, disk_size_mb: u32) {
+    /// Records an orphan and stops it, or removes it if its deletion was acknowledged. Forgets one that is gone.
+    pub(super) async fn keep_orphan(&self, report: &NodeReport) {
+        let NodeReport { id, observed, disk_size_mb, .. } = report;
+        if !self.0.node.is_current(report) {
+            return;
+        }
+        if observed.is_absent() {
+            return self.forget_orphan(id).await;
+        }
+        if observed.target.state == Desired::Deleted {
+            // The node is about to remove it.
+            return;
+        }
         let node_id = match self.0.node.describe().await.map(|node| node.node_id.parse()) {
             Ok(Ok(node_id)) => node_id,
             // It is reported again when the node is back.
@@ -23,8 +37,8 @@ impl Reconciler {
         let orphan = Orphan {
             id: id.clone(),
             node_id,
-            disk_size_mb,
-            generation: report.generation,
+            disk_size_mb: *disk_size_mb,
+            generation: observed.target.generation,
             found_at: now,
             is_removed: false,
         };
@@ -34,8 +48,8 @@ impl Reconciler {
                 if recorded.found_at == now {
                     warn!(workspace = %id, "the database has no such workspace: keeping it (rigboxd admin orphans ls)");
                 }
-                if report.observed.is_alive()
-                    && let Err(error) = self.0.node.stop(id, report.generation.saturating_add(1)).await
+                if observed.target.state == Desired::Running
+                    && let Err(error) = self.set_orphan(&orphan, Desired::Stopped).await
                 {
                     warn!(workspace = %id, %error, "failed to stop an orphan");
                 }
@@ -44,6 +58,12 @@ impl Reconciler {
             Ok(None) => {}
             Err(error) => warn!(workspace = %id, %error, "failed to record an orphan"),
         }
+    }
+
+    /// Sets the next target of an orphan. Returns the record that the node answers with.
+    async fn set_orphan(&self, orphan: &Orphan, state: Desired) -> Result<NodeReport, NodeError> {
+        let target = Target { generation: orphan.generation.saturating_add(1), state };
+        self.0.node.set_target(without_details(&orphan.id, target)).await
     }
 
     /// Removes the orphans whose removal was requested.
@@ -59,21 +79,29 @@ impl Reconciler {
     }
 
     async fn remove_orphan(&self, orphan: &Orphan) {
-        let Orphan { id, generation, .. } = orphan;
-        if let Err(error) = self.0.node.delete(id, generation.saturating_add(1)).await {
+        let id = &orphan.id;
+        match self.set_orphan(orphan, Desired::Deleted).await {
+            Ok(report) if report.observed.is_absent() => {
+                info!(workspace = %id, "removed a deleted workspace from the node");
+                self.forget_orphan(id).await;
+            }
+            // A report tells when it is gone.
+            Ok(_) => {}
             // The next tick tries again.
-            debug!(workspace = %id, %error, "failed to remove a deleted workspace from the node");
-            return;
+            Err(error) => {
+                debug!(workspace = %id, %error, "failed to remove a deleted workspace from the node");
+            }
         }
-        info!(workspace = %id, "removed a deleted workspace from the node");
-        lock(&self.0.reports).remove(id);
+    }
+
+    async fn forget_orphan(&self, id: &WorkspaceId) {
         if let Err(error) = self.0.transitions.store().forget_orphan(id).await {
             warn!(workspace = %id, %error, "failed to forget an orphan that is gone; trying again soon");
         }
     }
 
     /// Forgets the orphans that the node has not reported.
-    pub(super) async fn forget_absent_orphans(&self, reported: &HashMap<WorkspaceId, (Report, u32)>) {
+    pub(super) async fn forget_absent_orphans(&self, reported: &BTreeMap<WorkspaceId, NodeReport>) {
         let store = self.0.transitions.store();
         let forget = async {
             for orphan in store.orphans().await?.iter().filter(|orphan| !reported.contains_key(&orphan.id)) {

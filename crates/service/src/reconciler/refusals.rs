@@ -6,7 +6,8 @@ use std::time::Duration;
 use tracing::debug;
 
 use super::Reconciler;
-use crate::nodes::client::{NodeError, Refusals};
+use crate::nodes::api::NodeError;
+use crate::nodes::client::Refusals;
 
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// Time for which refusals are gathered, to be written together.

@@ -1,16 +1,18 @@
 //! Consumption of the node's reports, which update the workspaces' lifecycles.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::lifecycle::{ObservedState, Report};
-use rigbox_core::status::Status;
-use rigbox_store::{Error, LatestBoot, Workspace};
+use rigbox_core::lifecycle::{Observed, ReportOrder};
+use rigbox_proto::node::Synced;
+use rigbox_store::{Error, Workspace};
 use tracing::{info, warn};
 
 use super::{Reconciler, lock};
-use crate::nodes::client::{Event, NodeError, Reports};
+use crate::nodes::api::NodeError;
+use crate::nodes::client::{Event, Reports};
+use crate::nodes::report::NodeReport;
 
 const MIN_RECONNECT_DELAY: Duration = Duration::from_millis(100);
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
@@ -22,10 +24,8 @@ impl Reconciler {
         // Logged once per outage, which may be long.
         let mut was_connected = true;
         loop {
-            // Read before the node is asked: a workspace that begins to exist meanwhile is missing from no list.
-            let boots = self.read_boots().await;
             let outcome = match self.0.node.watch().await {
-                Ok(reports) => self.process(reports, &boots).await,
+                Ok(reports) => self.process(reports).await,
                 Err(error) => Err(error),
             };
             let synced = self.0.synced.send_replace(false);
@@ -44,10 +44,47 @@ impl Reconciler {
         }
     }
 
-    async fn read_boots(&self) -> BTreeMap<WorkspaceId, LatestBoot> {
+    async fn process(&self, mut reports: Reports) -> Result<(), NodeError> {
+        let mut first = Some(BTreeMap::new());
+        while let Some(event) = reports.next().await? {
+            match event {
+                Event::Report(report) => match &mut first {
+                    Some(reported) => {
+                        reported.insert(report.id.clone(), report);
+                    }
+                    None => self.apply_or_keep(report).await,
+                },
+                Event::Synced(synced) => {
+                    if let Some(reported) = first.take() {
+                        self.node_is_known(reported, synced).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies everything that the node has, and that it has nothing of other workspaces.
+    async fn node_is_known(&self, reported: BTreeMap<WorkspaceId, NodeReport>, synced: Synced) {
+        self.0.node.begin_session(synced.session);
+        let order = ReportOrder { session: synced.session, sequence: synced.sequence };
+        let ids: BTreeSet<WorkspaceId> = self.read_ids().await.into_iter().collect();
+        self.forget_absent_orphans(&reported).await;
+        for id in ids.iter().filter(|id| !reported.contains_key(*id)) {
+            self.apply_or_keep(absent(id, order)).await;
+        }
+        for report in reported.into_values() {
+            self.apply_or_keep(report).await;
+        }
+        self.0.synced.send_replace(true);
+        // Those that waited for this.
+        ids.iter().for_each(|id| self.wake(id));
+    }
+
+    async fn read_ids(&self) -> Vec<WorkspaceId> {
         loop {
-            match self.0.transitions.store().all_boots().await {
-                Ok(boots) => return boots,
+            match self.0.transitions.store().all_workspaces().await {
+                Ok(ids) => return ids,
                 Err(error) => {
                     warn!(%error, "failed to read the workspaces; trying again");
                     tokio::time::sleep(MAX_RECONNECT_DELAY).await;
@@ -56,114 +93,69 @@ impl Reconciler {
         }
     }
 
-    async fn process(
-        &self,
-        mut reports: Reports,
-        boots: &BTreeMap<WorkspaceId, LatestBoot>,
-    ) -> Result<(), NodeError> {
-        let mut first = Some(HashMap::new());
-        while let Some(event) = reports.next().await? {
-            match event {
-                Event::Report(id, report, disk_size_mb) => match &mut first {
-                    Some(reported) => {
-                        reported.insert(id, (report, disk_size_mb));
-                    }
-                    None => {
-                        self.cache_report(&id, &report);
-                        self.apply_or_keep(&id, &report, disk_size_mb).await;
-                    }
-                },
-                Event::Synced => {
-                    if let Some(reported) = first.take() {
-                        self.reconcile_all(reported, boots).await;
-                        self.0.synced.send_replace(true);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn cache_report(&self, id: &WorkspaceId, report: &Report) {
-        let mut reports = lock(&self.0.reports);
-        if report.observed == ObservedState::Absent {
-            reports.remove(id);
-        } else {
-            reports.insert(id.clone(), report.clone());
-        }
-    }
-
-    /// Compares everything on the node with what the database had before the node was asked.
-    async fn reconcile_all(
-        &self,
-        reported: HashMap<WorkspaceId, (Report, u32)>,
-        boots: &BTreeMap<WorkspaceId, LatestBoot>,
-    ) {
-        *lock(&self.0.reports) =
-            reported.iter().map(|(id, (report, _))| (id.clone(), report.clone())).collect();
-        for (id, boot) in boots.iter().filter(|(id, _)| !reported.contains_key(*id)) {
-            self.apply_absence(id, boot).await;
-        }
-        for (id, (report, disk_size_mb)) in &reported {
-            self.apply_or_keep(id, report, *disk_size_mb).await;
-        }
-        self.forget_absent_orphans(&reported).await;
-    }
-
-    /// Applies that the node had nothing of a workspace, unless that has got another boot since.
-    async fn apply_absence(&self, id: &WorkspaceId, boot: &LatestBoot) {
-        let report = Report { generation: 0, observed: ObservedState::Absent };
-        loop {
-            let change = self.0.transitions.change::<Error>(id, None, |workspace, now| {
-                Ok(boot.is_that_of(workspace).then(|| workspace.lifecycle.observe(&report, now)).flatten())
-            });
-            match change.await {
-                Ok(_) => return self.wake(id),
-                // There is no report that would remind the worker.
-                Err(error) => {
-                    warn!(workspace = %id, %error, "failed to store that the node has nothing; trying again");
-                    tokio::time::sleep(MAX_RECONNECT_DELAY).await;
-                }
-            }
-        }
-    }
-
-    /// Applies a report. A workspace that the database does not have is an orphan.
-    async fn apply_or_keep(&self, id: &WorkspaceId, report: &Report, disk_size_mb: u32) {
-        if !self.apply(id, report).await && report.observed != ObservedState::Absent {
-            self.keep_orphan(id, report, disk_size_mb).await;
-        }
-    }
-
-    /// Applies a report to a workspace's lifecycle and wakes its worker. Returns `false` if the database has no
-    /// such workspace.
-    pub async fn apply(&self, id: &WorkspaceId, report: &Report) -> bool {
-        match self.store_report(id, report).await {
+    /// Applies a report to a workspace's lifecycle and wakes its worker. A workspace that the database does not have is an orphan.
+    async fn apply_or_keep(&self, report: NodeReport) {
+        let id = &report.id;
+        match self.store_report(&report).await {
             Ok(Some(_)) => self.wake(id),
-            Ok(None) => return false,
+            Ok(None) => self.keep_orphan(&report).await,
             // The next tick wakes the worker, which stores it.
             Err(error) => {
                 warn!(workspace = %id, %error, "failed to store a report of the node; trying again soon");
                 lock(&self.0.failing).insert(id.clone(), error.to_string());
+                self.remember(report);
             }
         }
-        true
     }
 
-    /// Applies a report to a workspace's lifecycle. A boot whose agent has answered still counts as booting
-    /// until the worker has delivered its secrets, so that a workspace that is `running` has them. Returns the
-    /// workspace afterwards, or `None` if the database has no such workspace.
-    pub async fn store_report(&self, id: &WorkspaceId, report: &Report) -> Result<Option<Workspace>, Error> {
-        let booting = match &report.observed {
-            ObservedState::Running { boot, .. } => {
-                Some(Report { observed: ObservedState::Booting { boot: boot.clone() }, ..report.clone() })
-            }
-            _ => None,
+    /// Remembers a report that could not be stored, unless a later one is remembered.
+    fn remember(&self, report: NodeReport) {
+        let mut unstored = lock(&self.0.unstored);
+        let order = report.observed.order;
+        if unstored.get(&report.id).is_none_or(|earlier| order.is_after(earlier.observed.order)) {
+            unstored.insert(report.id.clone(), report);
+        }
+    }
+
+    /// Applies a report that could not be stored when it came.
+    pub(super) async fn store_remembered(&self, id: &WorkspaceId) -> Result<(), Error> {
+        let remembered = lock(&self.0.unstored).get(id).cloned();
+        let Some(report) = remembered else { return Ok(()) };
+        if self.store_report(&report).await?.is_none() {
+            self.keep_orphan(&report).await;
+        }
+        let mut unstored = lock(&self.0.unstored);
+        if unstored.get(id) == Some(&report) {
+            unstored.remove(id);
+        }
+        Ok(())
+    }
+
+    /// Applies a report to a workspace's lifecycle, unless it is one of an earlier session: the reports with which the current one began
+    /// replace it. Returns the workspace afterwards, or `None` if the database has no such workspace.
+    pub(super) async fn store_report(&self, report: &NodeReport) -> Result<Option<Workspace>, Error> {
+        let node = &self.0.node;
+        // A session that begins after this look applies its own reports later, so this one loses or is replaced.
+        let observe = |workspace: &Workspace, now| {
+            let is_current = node.is_current(report);
+            Ok(is_current.then(|| workspace.lifecycle.observe(&report.observed, now)).flatten())
         };
-        let change = self.0.transitions.change::<Error>(id, None, |workspace, now| {
-            let undelivered = booting.as_ref().filter(|_| workspace.lifecycle.status == Status::Starting);
-            Ok(workspace.lifecycle.observe(undelivered.unwrap_or(report), now))
-        });
-        change.await
+        let workspace = self.0.transitions.change::<Error>(&report.id, None, observe).await?;
+        node.note(report);
+        if workspace.is_some() {
+            self.0.networks.acknowledge(&report.id, report.network_revision).await?;
+        }
+        Ok(workspace)
+    }
+}
+
+/// Returns the report that the node has nothing of a workspace.
+fn absent(id: &WorkspaceId, order: ReportOrder) -> NodeReport {
+    NodeReport {
+        id: id.clone(),
+        observed: Observed::absent(order, 0),
+        disk_size_mb: 0,
+        queue_position: None,
+        network_revision: 0,
     }
 }

@@ -1,20 +1,21 @@
 //! Time that workspaces have been in their status, by the monotonic clock: a change of the system's clock is no timeout. It counts from when
 //! this process first saw the status, so that the time while it was down does not count.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::status::Status;
 use rigbox_core::time::Timestamp;
+use tokio::time::Instant;
 
 use super::lock;
 
 /// Timer of all workspaces in a transient status.
 #[derive(Debug, Default)]
-pub(super) struct StatusTimer(Mutex<HashMap<WorkspaceId, Entered>>);
+pub(super) struct StatusTimer(Mutex<BTreeMap<WorkspaceId, Entered>>);
 
 /// Status with the time at which it was entered, by which two stays in it differ.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +53,7 @@ impl StatusTimer {
 
 #[cfg(test)]
 mod tests {
+    use rigbox_core::lifecycle::{Disk, Observed, ReportOrder};
     use rigbox_core::status::Request;
 
     use super::*;
@@ -66,10 +68,16 @@ mod tests {
         assert_eq!(elapsed(&provisioning, 0), seconds(0));
         assert_eq!(elapsed(&provisioning, 7), seconds(7));
         // The system's clock was set back in between.
-        let starting = provisioning.disk_created(at(5)).request(Request::Start, at(6)).unwrap();
+        let created = |now| {
+            let order = ReportOrder { session: 1, sequence: 1 };
+            let target = provisioning.wanted;
+            let report = Observed { order, target, disk: Disk::Complete, ..Observed::nothing() };
+            provisioning.observe(&report, at(now)).unwrap()
+        };
+        let starting = created(5).request(Request::Start, at(6)).unwrap();
         assert_eq!(elapsed(&starting, 8), seconds(0));
         assert_eq!(elapsed(&starting, 11), seconds(3));
-        let rests = provisioning.disk_created(at(8));
+        let rests = created(8);
         assert_eq!(elapsed(&rests, 12), seconds(0));
         assert_eq!(elapsed(&starting, 13), seconds(0));
     }

@@ -70,3 +70,23 @@ fn token_key_is_known_by_its_id() {
     assert_ne!(one.id(), two.id());
     assert_eq!(one.id().len(), 16);
 }
+
+#[tokio::test]
+async fn restored_copy_delivers_all_secrets_again() {
+    let f = fixture().await;
+    let made = new(&f.user, 1, "one");
+    f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
+    let starting = ready(&made.lifecycle).request(Request::Start, now()).unwrap();
+    let answered = report(&starting, 2, Some(vm("boot-1", &starting, answering())));
+    let delivered = Delivered { boot: "boot-1".into(), revision: 0 };
+    let running = starting.observe(&answered, now()).unwrap().delivered(delivered.clone(), now());
+    assert!(f.store.update_lifecycle(&made, &running, None, None, None, now()).await.unwrap());
+    let path = f.folder.path().join("copy.db");
+    f.store.copy_to(&path).await.unwrap();
+    let copy = Store::open(&path, &f.token_key).await.unwrap();
+    let state = |workspace: Option<Workspace>| workspace.unwrap().lifecycle;
+    let copied = state(copy.workspace(&made.id).await.unwrap());
+    assert_eq!((copied.status, copied.boot()), (Status::Running, Some("boot-1")));
+    assert!(copied.delivered.unwrap().revision < delivered.revision);
+    assert_eq!(state(f.store.workspace(&made.id).await.unwrap()).delivered, Some(delivered));
+}

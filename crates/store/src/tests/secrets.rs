@@ -308,22 +308,21 @@ async fn workspace_key_ends_with_its_boot() {
             (key, given)
         }
     };
-    let starting = row().await.lifecycle.disk_created(now()).request(Request::Start, now()).unwrap();
+    let starting = ready(&row().await.lifecycle).request(Request::Start, now()).unwrap();
     live(starting.clone()).await;
     assert!(!give("boot-1").await.1, "an unknown boot has no key");
-    live(starting.boot_started("boot-1")).await;
+    let booting = report(&starting, 2, Some(vm("boot-1", &starting, VmPhase::Booting)));
+    live(starting.observe(&booting, now()).unwrap()).await;
     let (key, given) = give("boot-1").await;
     assert!(given && good(&key).await.is_some() && !f.store.has_workspace_key(&id, "boot-1").await.unwrap());
     let (again, _) = give("boot-1").await;
     assert!(good(&key).await.is_none() && good(&again).await.is_some(), "one at a time");
 
-    let report = |previous| rigbox_core::lifecycle::Report { generation: 9, observed: previous };
-    let running = rigbox_core::lifecycle::ObservedState::Running {
-        boot: "boot-1".into(),
-        agent_lost: false,
-        system: rigbox_core::system::SystemState::Running,
-    };
-    let running = row().await.lifecycle.observe(&report(running), now()).unwrap();
+    let answered = report(&starting, 3, Some(vm("boot-1", &starting, answering())));
+    let answered = row().await.lifecycle.observe(&answered, now()).unwrap();
+    live(answered.clone()).await;
+    assert!(!f.store.has_workspace_key(&id, "boot-1").await.unwrap());
+    let running = answered.delivered(delivered("boot-1", 0), now());
     live(running.clone()).await;
     assert!(f.store.has_workspace_key(&id, "boot-1").await.unwrap());
     let principal = good(&again).await.unwrap();
@@ -333,23 +332,46 @@ async fn workspace_key_ends_with_its_boot() {
     );
 
     // The guest reboots.
-    let ended = rigbox_core::lifecycle::End {
-        boot: "boot-1".into(),
-        cause: rigbox_core::lifecycle::EndCause::Reboot,
-        detail: String::new(),
-    };
-    let rebooted = running
-        .observe(&report(rigbox_core::lifecycle::ObservedState::Resting { ended: Some(ended) }), now())
-        .unwrap();
+    let rebooted = running.observe(&report(&running, 4, None), now()).unwrap();
     live(rebooted.clone()).await;
     assert!(good(&again).await.is_none());
-    let second = rebooted.boot_started("boot-2");
+    let booting = report(&rebooted, 5, Some(vm("boot-2", &rebooted, VmPhase::Booting)));
+    let second = rebooted.observe(&booting, now()).unwrap();
     live(second.clone()).await;
     let (key, _) = give("boot-2").await;
     assert!(good(&key).await.is_some());
     live(second.request(Request::Cancel, now()).unwrap()).await;
     assert!(good(&key).await.is_none(), "a requested stop ends it");
     assert!(!give("boot-2").await.1);
+}
+
+fn delivered(boot: &str, revision: i64) -> Delivered {
+    Delivered { boot: boot.to_owned(), revision }
+}
+
+#[tokio::test]
+async fn running_boot_whose_key_was_lost_gets_another() {
+    let (f, id) = unlocked().await;
+    let workspace = f.store.workspace(&id).await.unwrap().unwrap();
+    let starting = ready(&workspace.lifecycle).request(Request::Start, now()).unwrap();
+    let answered = report(&starting, 2, Some(vm("boot-1", &starting, answering())));
+    let running = starting.observe(&answered, now()).unwrap().delivered(delivered("boot-1", 0), now());
+    assert!(f.store.update_lifecycle(&workspace, &running, None, None, None, now()).await.unwrap());
+    // The key ends with a restore, and the workspace runs on.
+    f.store.end_sign_ins(now()).await.unwrap();
+    let workspace = f.store.workspace(&id).await.unwrap().unwrap();
+    assert_eq!(workspace.lifecycle.status, Status::Running);
+    assert_ne!(
+        workspace.lifecycle.delivered,
+        Some(delivered("boot-1", 0)),
+        "it has to get its secrets again"
+    );
+    let key = WorkspaceKey::mint().unwrap();
+    assert!(f.store.set_workspace_key(&id, "boot-1", &f.token_key.hash(key.reveal())).await.unwrap());
+    assert!(!f.store.has_workspace_key(&id, "boot-1").await.unwrap());
+    let running = workspace.lifecycle.delivered(delivered("boot-1", 0), now());
+    assert!(f.store.update_lifecycle(&workspace, &running, None, None, None, now()).await.unwrap());
+    assert!(f.store.has_workspace_key(&id, "boot-1").await.unwrap());
 }
 
 #[test]
