@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_node::{Boot, BootQueue, Error, Host, Launched, ProcessId, Record, Reports, VmmProcess};
+use rigbox_node::{Boot, BootQueue, Error, Host, Launched, Policy, ProcessId, Record, Reports, VmmProcess};
 use rigbox_proto::guestio::{Report, guest_ended, report};
 use tokio::sync::{mpsc, watch};
 
@@ -24,8 +24,8 @@ pub(crate) struct Machine {
     pub journal: BTreeMap<WorkspaceId, String>,
     pub disks: BTreeMap<WorkspaceId, Disk>,
     pub vms: BTreeMap<i32, Vm>,
-    /// Revision of the network policy in force, by boot.
-    pub policies: BTreeMap<String, u64>,
+    /// Network policy in force, by boot.
+    pub policies: BTreeMap<String, Policy>,
     /// Where reports about a boot go: the number of the node's process, and its queue.
     attached: BTreeMap<String, (u64, mpsc::Sender<Report>)>,
     host_boot: u64,
@@ -87,6 +87,10 @@ impl Machine {
         for pid in self.vms.keys() {
             self.kill(*pid);
         }
+    }
+
+    pub(crate) fn record(&self, id: &WorkspaceId) -> Option<Record> {
+        self.journal.get(id).map(|text| serde_json::from_str(text).unwrap())
     }
 
     pub(crate) fn records(&self) -> Vec<(WorkspaceId, Record)> {
@@ -275,7 +279,7 @@ impl Host for NodeProcess {
             machine.last_pid += 1;
             let pid = machine.last_pid;
             let (sender, alive) = watch::channel(true);
-            machine.policies.insert(boot.clone(), record.network_revision);
+            machine.policies.insert(boot.clone(), record.network.clone());
             let vm = Vm {
                 workspace: id.clone(),
                 boot: boot.clone(),
@@ -363,7 +367,7 @@ impl Host for NodeProcess {
         self.step().await;
         self.fails(20, "the network", id)?;
         if let Some(boot) = &record.boot {
-            self.world.machine().policies.insert(boot.boot_id.clone(), record.network_revision);
+            self.world.machine().policies.insert(boot.boot_id.clone(), record.network.clone());
         }
         Ok(())
     }
@@ -376,7 +380,7 @@ impl Host for NodeProcess {
     ) -> Result<(), Error> {
         self.step().await;
         self.fails(20, "the network", id)?;
-        self.world.machine().policies.insert(boot.boot_id.clone(), record.network_revision);
+        self.world.machine().policies.insert(boot.boot_id.clone(), record.network.clone());
         self.step().await;
         Ok(())
     }

@@ -211,9 +211,13 @@ fn check_vm(world: &World, workspace: &Workspace, expected: &Expected, network: 
             if last.is_some_and(|value| vm.environment.as_ref() != Some(value)) {
                 found.push(format!("its environment is {:?}, not {last:?}", vm.environment));
             }
-            if machine.policies.get(&vm.boot) != Some(&network) {
-                let policy = machine.policies.get(&vm.boot);
-                found.push(format!("its network policy is {policy:?}, not {network}"));
+            let record = machine.record(id);
+            let recorded = record.as_ref().map(|record| &record.network);
+            if record.as_ref().is_none_or(|record| record.network_revision < network) {
+                found.push(format!("the node does not know its network policy {network}"));
+            }
+            if machine.policies.get(&vm.boot) != recorded {
+                found.push(format!("{:?} is in force, not {recorded:?}", machine.policies.get(&vm.boot)));
             }
         }
         [_] => found.push(format!("it is {}, and there is a VM", lifecycle.status)),
