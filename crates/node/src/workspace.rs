@@ -12,6 +12,7 @@ mod target;
 mod tests;
 
 use rigbox_core::lifecycle::{Desired, Step};
+use rigbox_proto::node::WorkspaceReport;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
@@ -24,10 +25,7 @@ impl<H: Host> Workspace<H> {
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
             if self.is_recorded {
-                self.publish();
-            }
-            if self.next_step() != Step::Boot {
-                self.leave_queue();
+                self.settle();
             }
             let wake = match requests.try_recv() {
                 Ok(request) => Wake::Request(request),
@@ -77,6 +75,10 @@ impl<H: Host> Workspace<H> {
         match self.next_step() {
             Step::Delete => Some(Work::Step(Step::Delete)),
             _ if !self.is_recovered => Some(Work::Recover),
+            // A deletion that was taken back has killed it.
+            _ if self.record.boot.is_some() && self.vm.is_none() && self.cleanup.is_none() => {
+                Some(Work::CleanUp)
+            }
             Step::Rest => None,
             // It is asked again when it may be admitted.
             Step::Boot if self.queue_place.is_some() => None,
@@ -91,6 +93,7 @@ impl<H: Host> Workspace<H> {
     async fn perform(&mut self, work: Work) {
         match work {
             Work::Recover => self.recover().await,
+            Work::CleanUp => self.clean_up_killed().await,
             Work::Step(Step::CreateDisk) => self.create_disk().await,
             Work::Step(Step::Boot) => self.boot().await,
             Work::Step(Step::Stop) => self.stop().await,
@@ -104,7 +107,15 @@ impl<H: Host> Workspace<H> {
     async fn handle_request(&mut self, Request { request, reply }: Request) {
         let set = self.set_target(*request).await;
         // Published first, so that the answer is one of the numbered reports. A caller that has stopped waiting is fine.
-        let _ = reply.send(set.map(|()| self.publish()));
+        let _ = reply.send(set.map(|()| self.settle()));
+    }
+
+    /// Gives up what the target does not need any more, and publishes the current state. Returns the report.
+    fn settle(&mut self) -> WorkspaceReport {
+        if self.next_step() != Step::Boot {
+            self.leave_queue();
+        }
+        self.publish()
     }
 
     /// Returns whether the target is that nothing is left.

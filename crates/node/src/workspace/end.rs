@@ -109,6 +109,13 @@ impl<H: Host> Workspace<H> {
         }
     }
 
+    /// Cleans up after a VM that was killed by request.
+    pub(super) async fn clean_up_killed(&mut self) {
+        let end =
+            self.record.boot.as_ref().map(|boot| BootEnd::of(boot, EndCause::Requested, "it was killed"));
+        self.clean_up(end).await;
+    }
+
     /// Removes the resources of the last boot and records its end, with what that makes of the target. If a resource cannot be removed, the
     /// record keeps the boot, so that the resource is not forgotten and no other boot starts, and the cleanup is retried.
     pub(super) async fn clean_up(&mut self, end: Option<BootEnd>) {

@@ -85,6 +85,8 @@ pub(super) struct QueuePlace {
 pub(super) enum Work {
     /// Find out whether the recorded VM runs.
     Recover,
+    /// Clean up after a VM that was killed.
+    CleanUp,
     Step(Step),
 }
 
