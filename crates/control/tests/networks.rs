@@ -75,8 +75,14 @@ async fn start_that_is_late_brings_back_no_older_policy() {
     rig.node.hold("start");
     rig.post(&format!("/workspaces/{id}/start")).await;
     eventually("the start is on its way", || async { rig.node.calls("start") == 1 }).await;
-    assert_eq!(set(&rig, &id, json!({"egress": {"mode": "none"}})).await.1["live"], true);
-    rig.node.release("start");
+    // The newer policy comes with the same target.
+    let both_are_there = eventually("both are there", || async { rig.node.calls("start") == 2 });
+    let release = async {
+        both_are_there.await;
+        rig.node.release("start");
+    };
+    let (changed, ()) = tokio::join!(set(&rig, &id, json!({"egress": {"mode": "none"}})), release);
+    assert_eq!(changed.1["live"], true);
     rig.until(&id, "running").await;
     let policy = rig.node.network(&id).unwrap();
     assert_eq!(policy.egress.unwrap().mode(), Mode::None);

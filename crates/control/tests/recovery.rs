@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use rigbox_control::{Timeouts, admin};
-use rigbox_proto::node::{Cause, State};
+use rigbox_proto::node::Cause;
 use support::{TestControl, eventually};
 
 fn short() -> Timeouts {
@@ -75,21 +75,19 @@ async fn workspace_survives_control_being_killed_in_each_transient_status() {
 }
 
 #[tokio::test]
-async fn workspace_that_starts_while_the_node_is_read_is_not_lost() {
+async fn workspace_created_while_the_node_is_read_is_not_lost() {
     let mut rig = TestControl::new().await;
-    rig.kill_control();
+    rig.kill_node();
     // The node answers with what it had before the workspace.
     rig.node.hold("watch");
-    rig.start_control().await;
-    eventually("control reads the node", || async { rig.node.is_watched() }).await;
-    let id = rig.provisioned("one").await;
-    rig.post(&format!("/workspaces/{id}/start")).await;
-    eventually("the boot is stored", || async {
-        let (_, listed) = rig.get(&format!("/workspaces/{id}")).await;
-        rig.node.boot(&id).is_some_and(|boot| !boot.is_empty()) && listed["vm"]["status"] == "starting"
-    })
-    .await;
+    let read = rig.node.calls("watch");
+    rig.start_node();
+    eventually("control reads the node", || async { rig.node.calls("watch") > read }).await;
+    let id = rig.create("one").await;
+    eventually("the node has it", || async { rig.node.has(&id) }).await;
     rig.node.release("watch");
+    rig.until(&id, "provisioned").await;
+    rig.post(&format!("/workspaces/{id}/start")).await;
     rig.until(&id, "running").await;
 }
 
@@ -102,8 +100,8 @@ async fn workspace_in_the_queue_of_boots_shows_its_place_and_does_not_time_out()
     let position = async || rig.get(&format!("/workspaces/{id}")).await.1["vm"]["queue_position"].clone();
     eventually("it is in the queue", || async { position().await == 3 }).await;
     // For longer than a start may take.
-    let asked = rig.node.calls("start");
-    eventually("control asks on", || async { rig.node.calls("start") > asked + 3 }).await;
+    let wait = format!("/workspaces/{id}?wait_until_not=starting&timeout_s=3");
+    assert_eq!(rig.get(&wait).await.1["vm"]["status"], "starting");
     assert_eq!(rig.get("/workspaces").await.1["vms"][0]["queue_position"], 3);
     rig.node.queue_boots(None);
     let running = rig.until(&id, "running").await;
@@ -282,7 +280,7 @@ async fn with_orphan() -> (TestControl, String) {
     let mut rig = TestControl::new().await;
     let id = rig.running("one").await;
     rig.kill_node();
-    rig.node.add_orphan(ORPHAN, 7, State::Running, "boot-x");
+    rig.node.add_orphan(ORPHAN, 7, Some("boot-x"));
     rig.start_node();
     eventually("the orphan is listed and stopped", || async {
         let orphans = admin::orphans(&rig.config()).await.unwrap();
@@ -339,7 +337,7 @@ async fn deleted_workspace_is_removed_wherever_it_appears_again() {
     rig.call(Method::DELETE, &format!("/workspaces/{id}"), None).await;
     rig.until(&id, "gone").await;
     rig.kill_node();
-    rig.node.add_orphan(&id, 1, State::Stopped, "");
+    rig.node.add_orphan(&id, 1, None);
     rig.start_node();
     eventually("it is gone again", || async { !rig.node.has(&id) }).await;
 }

@@ -46,7 +46,7 @@ struct Inner {
     targets: Targets,
     timeouts: Timeouts,
     timer: StatusTimer,
-    /// Reports that could not be stored.
+    /// Reports that are not stored yet.
     unstored: Mutex<BTreeMap<WorkspaceId, NodeReport>>,
     synced: watch::Sender<bool>,
     workers: Mutex<BTreeMap<WorkspaceId, Arc<Notify>>>,
@@ -183,31 +183,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use rigbox_core::ids::DatabaseId;
-    use rigbox_core::plans::Plans;
-    use rigbox_store::Store;
-    use rigbox_store::tokens::TokenKey;
-
-    use super::*;
-    use crate::guests::client::GuestClient;
-    use crate::vm_limits::OwnerLimits;
-
-    #[tokio::test]
-    async fn panic_of_a_worker_ends_the_reconciler() {
-        let folder = tempfile::tempdir().unwrap();
-        let token_key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
-        let store = Store::open(&folder.path().join("rigbox.db"), &token_key).await.unwrap();
-        let node = NodeClient::new(&folder.path().join("node.sock"), &DatabaseId::from_random([0; 5]));
-        let guests = GuestClient::new(&folder.path().join("guestio.sock"));
-        let secrets = SecretDelivery::new(store.clone(), token_key, Arc::new(guests), "rigbox.localhost");
-        let limits = OwnerLimits::new(store.clone(), Plans::default());
-        let targets = Targets::new(store.clone(), limits, String::new());
-        let networks = NetworkPolicies::new(store.clone(), node.clone(), targets.clone());
-        let transitions = WorkspaceTransitions::new(store);
-        let reconciler = Reconciler::new(transitions, node, secrets, networks, targets, Timeouts::default());
-        reconciler.spawn(async { panic!("deliberate") });
-        let ended = tokio::time::timeout(Duration::from_secs(10), tokio::spawn(reconciler.run())).await;
-        assert!(ended.unwrap().unwrap_err().is_panic());
-    }
-}
+mod tests;

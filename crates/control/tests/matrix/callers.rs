@@ -277,8 +277,8 @@ impl Fixture {
     /// Returns everything of the owner, except what every use of a key leaves behind.
     pub(crate) async fn owner_state(&self) -> String {
         let mut rows = Vec::new();
-        for id in self.store.all_boots().await.unwrap().keys() {
-            let row = self.store.workspace(id).await.unwrap();
+        for id in self.store.all_workspaces().await.unwrap() {
+            let row = self.store.workspace(&id).await.unwrap();
             rows.extend(row.filter(|row| row.user_id == self.owner));
         }
         let mut keys = self.store.keys_of(&self.owner).await.unwrap();

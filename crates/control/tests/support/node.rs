@@ -1,5 +1,6 @@
-//! Node without VMs, speaking the real protocol: it keeps the node's promises (idempotent calls, refused old
-//! generations, reports), and lets a test hold or fail each call.
+//! Node without VMs, speaking the real protocol: it keeps the node's promises (idempotent targets, ignored old generations, whole reports in
+//! order), and lets a test hold or fail each kind of target. The kinds are `provision` (a new disk), `start`, `stop`, `delete`, and
+//! `set_network` for a target that the node has already.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -17,23 +18,51 @@ use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status};
 
 #[derive(Default)]
-pub(crate) struct SimulatedWorkspace {
-    pub(crate) generation: u64,
-    pub(crate) state: State,
-    pub(crate) boot: String,
-    pub(crate) end: Option<End>,
-    pub(crate) agent_lost: bool,
+struct SimulatedWorkspace {
+    generation: u64,
+    desired: Desired,
+    vm: VmState,
+    /// The most recent boot, and its generation.
+    boot: String,
+    boot_generation: u64,
+    end: Option<End>,
+    agent_lost: bool,
+    /// Place in the queue of boots.
+    queue_position: Option<u32>,
 }
 
-#[derive(Default)]
+impl SimulatedWorkspace {
+    fn is_alive(&self) -> bool {
+        matches!(self.vm, VmState::VmBooting | VmState::VmRunning | VmState::VmStopping)
+    }
+
+    /// Ends the VM.
+    fn end(&mut self, cause: Cause) {
+        let boots_again = matches!(cause, Cause::Reboot | Cause::HostWentDown);
+        self.vm = VmState::VmNone;
+        self.end = Some(End {
+            cause: cause.into(),
+            generation: self.boot_generation,
+            boot_id: self.boot.clone(),
+            ..End::default()
+        });
+        if self.desired == Desired::Running && self.generation == self.boot_generation && !boots_again {
+            self.desired = Desired::Stopped;
+        }
+    }
+}
+
 struct Inner {
+    /// Process of the node, and number of its last report.
+    session: u64,
+    sequence: u64,
     workspaces: BTreeMap<String, SimulatedWorkspace>,
     boots: u32,
     calls: Vec<(&'static str, String, u64)>,
     faults: HashMap<&'static str, (&'static str, &'static str)>,
     /// Revisions and policies.
     networks: HashMap<String, (u64, NetworkPolicy)>,
-    starts: HashMap<String, StartRequest>,
+    starts: HashMap<String, SetTargetRequest>,
     unfinished_boots: bool,
     /// Place in the queue of boots of whoever starts.
     queue_position: Option<u32>,
@@ -41,16 +70,130 @@ struct Inner {
     database: Option<String>,
     /// Calls for another database.
     refused_calls: usize,
+    events: broadcast::Sender<WorkspaceReport>,
 }
 
 impl Inner {
-    /// Replaces a policy unless it is later. Returns the revision afterwards.
-    fn set_network(&mut self, id: String, revision: u64, policy: Option<NetworkPolicy>) -> u64 {
-        let has = self.networks.entry(id).or_default();
-        if revision >= has.0 {
-            *has = (revision, policy.unwrap());
+    /// Returns the kind of a target.
+    fn kind(&self, request: &SetTargetRequest) -> &'static str {
+        let held = self.workspaces.get(&request.workspace_id);
+        match request.desired() {
+            _ if held.is_some_and(|held| held.generation == request.generation) => "set_network",
+            Desired::Deleted => "delete",
+            Desired::Running => "start",
+            _ if request.create && held.is_none() => "provision",
+            _ => "stop",
         }
-        has.0
+    }
+
+    /// Replaces a policy unless it is later.
+    fn set_network(&mut self, request: &SetTargetRequest) {
+        let Some(policy) = request.network.clone() else { return };
+        let has = self.networks.entry(request.workspace_id.clone()).or_default();
+        if request.network_revision >= has.0 {
+            *has = (request.network_revision, policy);
+        }
+    }
+
+    fn report(&mut self, id: &str) -> WorkspaceReport {
+        self.sequence += 1;
+        let network_revision = self.networks.get(id).map_or(0, |(revision, _)| *revision);
+        let Some(workspace) = self.workspaces.get(id) else { return self.absent(id, 0) };
+        WorkspaceReport {
+            workspace_id: id.to_owned(),
+            session: self.session,
+            sequence: self.sequence,
+            generation: workspace.generation,
+            desired: workspace.desired.into(),
+            disk: DiskState::DiskComplete.into(),
+            disk_size_mb: 4096,
+            vm: workspace.vm.into(),
+            boot_id: workspace.boot.clone(),
+            boot_generation: workspace.boot_generation,
+            agent_lost: workspace.agent_lost,
+            system: "running".to_owned(),
+            queue_position: workspace.queue_position.unwrap_or(0),
+            end: workspace.end.clone(),
+            network_revision,
+        }
+    }
+
+    fn absent(&mut self, id: &str, generation: u64) -> WorkspaceReport {
+        self.sequence += 1;
+        WorkspaceReport {
+            workspace_id: id.to_owned(),
+            session: self.session,
+            sequence: self.sequence,
+            generation,
+            desired: Desired::Deleted.into(),
+            disk: DiskState::DiskAbsent.into(),
+            vm: VmState::VmNone.into(),
+            ..WorkspaceReport::default()
+        }
+    }
+
+    fn announce(&mut self, id: &str) {
+        let report = self.report(id);
+        let _ = self.events.send(report);
+    }
+
+    /// Sets a target, and takes the steps towards it, but for the end of a VM. Returns the report.
+    fn set_target(&mut self, request: &SetTargetRequest) -> WorkspaceReport {
+        let (id, desired) = (&request.workspace_id, request.desired());
+        let is_new = !self.workspaces.contains_key(id);
+        if is_new && desired != Desired::Deleted && !request.create {
+            return self.absent(id, 0);
+        }
+        let held = self.workspaces.get(id).map_or(0, |held| held.generation);
+        if request.generation < held {
+            return self.report(id);
+        }
+        self.set_network(request);
+        if request.generation == held {
+            return self.report(id);
+        }
+        if desired == Desired::Deleted {
+            self.workspaces.remove(id);
+            let gone = self.absent(id, request.generation);
+            let _ = self.events.send(gone.clone());
+            return gone;
+        }
+        let workspace = self.workspaces.entry(id.clone()).or_default();
+        (workspace.generation, workspace.desired) = (request.generation, desired);
+        if is_new {
+            workspace.vm = VmState::VmNone;
+        }
+        if desired == Desired::Running {
+            self.starts.insert(id.clone(), request.clone());
+        }
+        let queue_position = self.queue_position;
+        self.converge(id, queue_position);
+        self.report(id)
+    }
+
+    /// Boots or shuts down, and reports it.
+    fn converge(&mut self, id: &str, queue_position: Option<u32>) {
+        let workspace = self.workspaces.get_mut(id).unwrap();
+        workspace.queue_position = None;
+        let is_met =
+            workspace.desired == Desired::Running && workspace.boot_generation == workspace.generation;
+        if workspace.is_alive() {
+            if !is_met {
+                workspace.vm = VmState::VmStopping;
+            }
+        } else if workspace.desired == Desired::Running {
+            workspace.queue_position = queue_position;
+            if queue_position.is_none() {
+                self.boots += 1;
+                (workspace.vm, workspace.boot_generation) = (VmState::VmBooting, workspace.generation);
+                (workspace.boot, workspace.end) = (format!("boot-{}", self.boots), None);
+                if !self.unfinished_boots {
+                    self.announce(id);
+                    self.workspaces.get_mut(id).unwrap().vm = VmState::VmRunning;
+                }
+            }
+        }
+        self.announce(id);
     }
 }
 
@@ -63,25 +206,28 @@ pub(crate) struct Node {
 
 impl Default for Node {
     fn default() -> Self {
+        let events = broadcast::channel(1024).0;
+        let inner = Inner {
+            session: 0,
+            sequence: 0,
+            workspaces: BTreeMap::new(),
+            boots: 0,
+            calls: Vec::new(),
+            faults: HashMap::new(),
+            networks: HashMap::new(),
+            starts: HashMap::new(),
+            unfinished_boots: false,
+            queue_position: None,
+            database: None,
+            refused_calls: 0,
+            events: events.clone(),
+        };
         Self {
-            inner: Mutex::default(),
+            inner: Mutex::new(inner),
             held: watch::channel(HashSet::new()).0,
-            events: broadcast::channel(1024).0,
+            events,
             refused: broadcast::channel(16).0,
         }
-    }
-}
-
-fn report(id: &str, workspace: &SimulatedWorkspace) -> WorkspaceReport {
-    WorkspaceReport {
-        workspace_id: id.to_owned(),
-        generation: workspace.generation,
-        state: workspace.state.into(),
-        boot_id: workspace.boot.clone(),
-        end: workspace.end.clone(),
-        agent_lost: workspace.agent_lost,
-        system: "running".to_owned(),
-        disk_size_mb: 4096,
     }
 }
 
@@ -139,7 +285,7 @@ impl Node {
     }
 
     /// Returns the last request that started a workspace.
-    pub(crate) fn start_request(&self, id: &str) -> Option<StartRequest> {
+    pub(crate) fn start_request(&self, id: &str) -> Option<SetTargetRequest> {
         self.inner.lock().unwrap().starts.get(id).cloned()
     }
 
@@ -171,9 +317,15 @@ impl Node {
         self.inner.lock().unwrap().unfinished_boots = true;
     }
 
-    /// Makes starts wait in the queue of boots.
+    /// Makes starts wait in the queue of boots, or boots those that wait.
     pub(crate) fn queue_boots(&self, position: Option<u32>) {
-        self.inner.lock().unwrap().queue_position = position;
+        let mut inner = self.inner.lock().unwrap();
+        inner.queue_position = position;
+        let waiting = inner.workspaces.iter().filter(|(_, workspace)| workspace.queue_position.is_some());
+        let waiting: Vec<_> = waiting.map(|(id, _)| id.clone()).collect();
+        for id in waiting {
+            inner.converge(&id, position);
+        }
     }
 
     pub(crate) fn calls(&self, call: &str) -> usize {
@@ -189,18 +341,27 @@ impl Node {
     }
 
     pub(crate) fn alive(&self, id: &str) -> bool {
-        let inner = self.inner.lock().unwrap();
-        inner.workspaces.get(id).is_some_and(|workspace| {
-            matches!(workspace.state, State::Booting | State::Running | State::Stopping)
-        })
+        self.inner.lock().unwrap().workspaces.get(id).is_some_and(SimulatedWorkspace::is_alive)
     }
 
-    /// Adds a workspace that no one requested.
-    pub(crate) fn add_orphan(&self, id: &str, generation: u64, state: State, boot: &str) {
-        let workspace =
-            SimulatedWorkspace { generation, state, boot: boot.to_owned(), ..SimulatedWorkspace::default() };
-        let _ = self.events.send(report(id, &workspace));
-        self.inner.lock().unwrap().workspaces.insert(id.to_owned(), workspace);
+    /// Adds a workspace that no one requested, with a VM if it has a boot.
+    pub(crate) fn add_orphan(&self, id: &str, generation: u64, boot: Option<&str>) {
+        let (desired, vm) = match boot {
+            Some(_) => (Desired::Running, VmState::VmRunning),
+            None => (Desired::Stopped, VmState::VmNone),
+        };
+        let (boot, boot_generation) = (boot.unwrap_or_default().to_owned(), generation);
+        let workspace = SimulatedWorkspace {
+            generation,
+            desired,
+            vm,
+            boot,
+            boot_generation,
+            ..SimulatedWorkspace::default()
+        };
+        let mut inner = self.inner.lock().unwrap();
+        inner.workspaces.insert(id.to_owned(), workspace);
+        inner.announce(id);
     }
 
     /// Removes a workspace, as if the journal had been lost.
@@ -210,38 +371,31 @@ impl Node {
 
     /// Ends the VM.
     pub(crate) fn end(&self, id: &str, cause: Cause) {
-        self.change(id, |workspace| {
-            workspace.state = State::Stopped;
-            workspace.end = Some(End { cause: cause.into(), detail: String::new() });
-        });
+        let mut inner = self.inner.lock().unwrap();
+        inner.workspaces.get_mut(id).unwrap().end(cause);
+        inner.announce(id);
+        inner.converge(id, None);
     }
 
     pub(crate) fn lose_agent(&self, id: &str, lost: bool) {
-        self.change(id, |workspace| workspace.agent_lost = lost);
+        let mut inner = self.inner.lock().unwrap();
+        inner.workspaces.get_mut(id).unwrap().agent_lost = lost;
+        inner.announce(id);
     }
 
-    fn change(&self, id: &str, change: impl FnOnce(&mut SimulatedWorkspace)) {
-        let mut inner = self.inner.lock().unwrap();
-        let workspace = inner.workspaces.get_mut(id).unwrap();
-        change(workspace);
-        let _ = self.events.send(report(id, workspace));
-    }
-
-    async fn call(&self, call: &'static str, id: &str, generation: u64) -> Result<(), Status> {
-        self.inner.lock().unwrap().calls.push((call, id.to_owned(), generation));
-        let mut held = self.held.subscribe();
-        held.wait_for(|held| !held.contains(call)).await.unwrap();
-        let mut inner = self.inner.lock().unwrap();
-        if let Some((code, message)) = inner.faults.get(call) {
-            return Err(fault::status(Code::FailedPrecondition, code, *message));
+    /// Ends the VM of a workspace that shuts down.
+    async fn shut_down(self: Arc<Self>, id: String) {
+        self.held.subscribe().wait_for(|held| !held.contains("end")).await.unwrap();
+        let stopping = self
+            .inner
+            .lock()
+            .unwrap()
+            .workspaces
+            .get(&id)
+            .is_some_and(|workspace| workspace.vm == VmState::VmStopping);
+        if stopping {
+            self.end(&id, Cause::Requested);
         }
-        if let Some(workspace) = inner.workspaces.get_mut(id) {
-            if generation < workspace.generation {
-                return Err(fault::status(Code::Aborted, "stale_generation", "older generation"));
-            }
-            workspace.generation = generation;
-        }
-        Ok(())
     }
 }
 
@@ -251,6 +405,7 @@ pub(crate) fn serve(runtime: &Runtime, node: Arc<Node>, socket: &Path) {
     let _ = std::fs::remove_file(socket);
     let _inside = runtime.enter();
     let listener = UnixListener::bind(socket).unwrap();
+    node.inner.lock().unwrap().session += 1;
     let service = NodeServer::with_interceptor(SimulatedService(Arc::clone(&node)), move |request| {
         node.check_database(request)
     });
@@ -282,111 +437,40 @@ impl Service for SimulatedService {
         }))
     }
 
-    async fn provision(&self, r: Request<ProvisionRequest>) -> Result<Response<ProvisionResponse>, Status> {
+    async fn set_target(&self, r: Request<SetTargetRequest>) -> Result<Response<WorkspaceReport>, Status> {
         let r = r.into_inner();
-        self.0.call("provision", &r.workspace_id, r.generation).await?;
-        let mut inner = self.0.inner.lock().unwrap();
-        let workspace = inner.workspaces.entry(r.workspace_id.clone()).or_default();
-        if workspace.state == State::Unspecified {
-            (workspace.state, workspace.generation) = (State::Stopped, r.generation);
-        }
-        let _ = self.0.events.send(report(&r.workspace_id, workspace));
-        Ok(Response::new(ProvisionResponse { image_version: "base-1".into() }))
-    }
-
-    async fn start(&self, r: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
-        let r = r.into_inner();
-        self.0.call("start", &r.workspace_id, r.generation).await?;
-        let mut inner = self.0.inner.lock().unwrap();
-        if let Some(position) = inner.queue_position {
-            let outcome = Some(start_response::Outcome::QueuePosition(position));
-            return Ok(Response::new(StartResponse { outcome, network_revision: r.network_revision }));
-        }
-        inner.boots += 1;
-        inner.starts.insert(r.workspace_id.clone(), r.clone());
-        let network_revision =
-            inner.set_network(r.workspace_id.clone(), r.network_revision, r.network.clone());
-        let (boot, silent) = (format!("boot-{}", inner.boots), inner.unfinished_boots);
-        let Some(workspace) = inner.workspaces.get_mut(&r.workspace_id) else {
-            return Err(fault::status(Code::NotFound, "not_found", "no disk of that workspace"));
+        let kind = {
+            let mut inner = self.0.inner.lock().unwrap();
+            let kind = inner.kind(&r);
+            inner.calls.push((kind, r.workspace_id.clone(), r.generation));
+            kind
         };
-        if workspace.state == State::Stopped {
-            (workspace.state, workspace.boot, workspace.end) = (State::Booting, boot, None);
-            let _ = self.0.events.send(report(&r.workspace_id, workspace));
-            if !silent {
-                workspace.state = State::Running;
-                let _ = self.0.events.send(report(&r.workspace_id, workspace));
-            }
-        }
-        let outcome = Some(start_response::Outcome::BootId(workspace.boot.clone()));
-        Ok(Response::new(StartResponse { outcome, network_revision }))
-    }
-
-    async fn set_network(
-        &self,
-        request: Request<rigbox_proto::node::SetNetworkRequest>,
-    ) -> Result<Response<rigbox_proto::node::SetNetworkResponse>, Status> {
-        let SetNetworkRequest { workspace_id, network, revision } = request.into_inner();
-        self.0.inner.lock().unwrap().calls.push(("set_network", workspace_id.clone(), revision));
-        self.0.held.subscribe().wait_for(|held| !held.contains("set_network")).await.unwrap();
+        self.0.held.subscribe().wait_for(|held| !held.contains(kind)).await.unwrap();
         let mut inner = self.0.inner.lock().unwrap();
-        if !inner.workspaces.contains_key(&workspace_id) {
-            return Err(fault::status(Code::NotFound, "not_found", "no such workspace"));
+        if let Some((code, message)) = inner.faults.get(kind) {
+            return Err(fault::status(Code::FailedPrecondition, code, *message));
         }
-        let revision = inner.set_network(workspace_id, revision, network);
-        drop(inner);
-        Ok(Response::new(rigbox_proto::node::SetNetworkResponse { revision }))
-    }
-
-    async fn stop(&self, r: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
-        let r = r.into_inner();
-        self.0.call("stop", &r.workspace_id, r.generation).await?;
-        let alive = self.0.alive(&r.workspace_id);
-        if !self.0.has(&r.workspace_id) {
-            return Err(fault::status(Code::NotFound, "not_found", "no such workspace"));
+        let report = inner.set_target(&r);
+        if report.vm() == VmState::VmStopping {
+            tokio::spawn(self.0.clone().shut_down(r.workspace_id));
         }
-        if alive {
-            self.0.change(&r.workspace_id, |workspace| workspace.state = State::Stopping);
-            let (node, id) = (self.0.clone(), r.workspace_id);
-            tokio::spawn(async move {
-                let mut held = node.held.subscribe();
-                held.wait_for(|held| !held.contains("end")).await.unwrap();
-                if node.alive(&id) {
-                    node.end(&id, Cause::Requested);
-                }
-            });
-        }
-        Ok(Response::new(StopResponse {}))
-    }
-
-    async fn delete(&self, r: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let r = r.into_inner();
-        self.0.call("delete", &r.workspace_id, r.generation).await?;
-        self.0.inner.lock().unwrap().workspaces.remove(&r.workspace_id);
-        let gone = SimulatedWorkspace {
-            generation: r.generation,
-            state: State::Absent,
-            ..SimulatedWorkspace::default()
-        };
-        let _ = self.0.events.send(report(&r.workspace_id, &gone));
-        Ok(Response::new(DeleteResponse {}))
+        Ok(Response::new(report))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let inner = self.0.inner.lock().unwrap();
+        let mut inner = self.0.inner.lock().unwrap();
+        inner.calls.push(("watch", String::new(), 0));
         let later = BroadcastStream::new(self.0.events.subscribe()).map(|report| {
             let report = report.map_err(|_| Status::data_loss("too slow"))?;
             Ok(WatchEvent { event: Some(watch_event::Event::Report(report)) })
         });
-        let mut first: Vec<_> = inner
-            .workspaces
-            .iter()
-            .map(|(id, workspace)| watch_event::Event::Report(report(id, workspace)))
-            .chain([watch_event::Event::Synced(Synced {})])
-            .map(|event| Ok(WatchEvent { event: Some(event) }))
-            .collect();
+        let ids: Vec<_> = inner.workspaces.keys().cloned().collect();
+        let mut first: Vec<_> = ids.iter().map(|id| watch_event::Event::Report(inner.report(id))).collect();
+        first.push(watch_event::Event::Synced(Synced { session: inner.session, sequence: inner.sequence }));
+        let mut first: Vec<_> =
+            first.into_iter().map(|event| Ok(WatchEvent { event: Some(event) })).collect();
         let mut held = self.0.held.subscribe();
         let released = async move { drop(held.wait_for(|held| !held.contains("watch")).await) };
         let reports = stream::once(released).flat_map(move |()| stream::iter(std::mem::take(&mut first)));

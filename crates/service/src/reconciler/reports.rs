@@ -1,6 +1,6 @@
 //! Consumption of the node's reports, which update the workspaces' lifecycles.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
@@ -66,19 +66,22 @@ impl Reconciler {
 
     /// Applies everything that the node has, and that it has nothing of other workspaces.
     async fn node_is_known(&self, reported: BTreeMap<WorkspaceId, NodeReport>, synced: Synced) {
-        self.0.node.begin_session(synced.session);
         let order = ReportOrder { session: synced.session, sequence: synced.sequence };
-        let ids: BTreeSet<WorkspaceId> = self.read_ids().await.into_iter().collect();
+        let mut all: BTreeMap<_, _> =
+            self.read_ids().await.into_iter().map(|id| (id.clone(), absent(id, order))).collect();
+        all.extend(reported.clone());
+        let ids: Vec<_> = all.keys().cloned().collect();
+        // From now on, a worker applies what is known of its workspace before it does anything.
+        self.0.node.begin_session(synced.session);
+        lock(&self.0.unstored).append(&mut all);
         self.forget_absent_orphans(&reported).await;
-        for id in ids.iter().filter(|id| !reported.contains_key(*id)) {
-            self.apply_or_keep(absent(id, order)).await;
-        }
-        for report in reported.into_values() {
-            self.apply_or_keep(report).await;
+        for id in &ids {
+            match self.store_remembered(id).await {
+                Ok(()) => self.wake(id),
+                Err(error) => self.store_later(id, &error),
+            }
         }
         self.0.synced.send_replace(true);
-        // Those that waited for this.
-        ids.iter().for_each(|id| self.wake(id));
     }
 
     async fn read_ids(&self) -> Vec<WorkspaceId> {
@@ -99,13 +102,17 @@ impl Reconciler {
         match self.store_report(&report).await {
             Ok(Some(_)) => self.wake(id),
             Ok(None) => self.keep_orphan(&report).await,
-            // The next tick wakes the worker, which stores it.
             Err(error) => {
-                warn!(workspace = %id, %error, "failed to store a report of the node; trying again soon");
-                lock(&self.0.failing).insert(id.clone(), error.to_string());
+                self.store_later(id, &error);
                 self.remember(report);
             }
         }
+    }
+
+    /// Makes the next tick wake the worker, which stores the report.
+    fn store_later(&self, id: &WorkspaceId, error: &Error) {
+        warn!(workspace = %id, %error, "failed to store a report of the node; trying again soon");
+        lock(&self.0.failing).insert(id.clone(), error.to_string());
     }
 
     /// Remembers a report that could not be stored, unless a later one is remembered.
@@ -117,7 +124,7 @@ impl Reconciler {
         }
     }
 
-    /// Applies a report that could not be stored when it came.
+    /// Applies a report that is not stored yet.
     pub(super) async fn store_remembered(&self, id: &WorkspaceId) -> Result<(), Error> {
         let remembered = lock(&self.0.unstored).get(id).cloned();
         let Some(report) = remembered else { return Ok(()) };
@@ -150,9 +157,9 @@ impl Reconciler {
 }
 
 /// Returns the report that the node has nothing of a workspace.
-fn absent(id: &WorkspaceId, order: ReportOrder) -> NodeReport {
+fn absent(id: WorkspaceId, order: ReportOrder) -> NodeReport {
     NodeReport {
-        id: id.clone(),
+        id,
         observed: Observed::absent(order, 0),
         disk_size_mb: 0,
         queue_position: None,

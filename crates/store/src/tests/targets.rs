@@ -12,7 +12,8 @@ async fn workspace_is_pending_until_its_node_holds_the_target() {
     let made = new(&f.user, 1, "one");
     f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
     let pending = async || f.store.transient_workspaces().await.unwrap();
-    assert_eq!(pending().await, [made.id.clone()]);
+    let only = std::slice::from_ref(&made.id);
+    assert_eq!(pending().await, only);
     let rests = ready(&made.lifecycle);
     assert!(f.store.update_lifecycle(&made, &rests, None, None, None, now()).await.unwrap());
     assert!(pending().await.is_empty());
@@ -23,8 +24,8 @@ async fn workspace_is_pending_until_its_node_holds_the_target() {
     assert!(
         f.store.update_lifecycle(&stored(&f, &made).await, &failed, None, None, None, now()).await.unwrap()
     );
-    assert_eq!(pending().await, [made.id.clone()]);
-    assert_eq!(f.store.all_workspaces().await.unwrap(), [made.id.clone()]);
+    assert_eq!(pending().await, only);
+    assert_eq!(f.store.all_workspaces().await.unwrap(), only);
 }
 
 #[tokio::test]
