@@ -1,6 +1,6 @@
-//! Queue of boots. Boots that share too few CPUs all miss their deadline, after a restart of the host for example, so a node boots few VMs at
-//! once. Who has to wait asks again when the queue has changed and from time to time, and loses its place by not asking. Owners take turns, by start-time fair queueing (Goyal,
-//! Vin and Cheng, 1996): one with many workspaces delays another's by one boot.
+//! Queue of boots. Boots that share too few CPUs all miss their deadline, after a restart of the host for example, so a node boots few VMs
+//! at once. Who has to wait asks again when the queue has changed and from time to time, and loses its place by not asking. Owners take
+//! turns, by start-time fair queueing (Goyal, Vin and Cheng, 1996): one with many workspaces delays another's by one boot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
