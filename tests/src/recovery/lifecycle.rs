@@ -183,20 +183,16 @@ fn journal_that_cannot_be_written_loses_no_workspace(installation: &Installation
     let id = api.create("unwritable")?;
     // The new content of a record is written under this name first.
     let blocked = installation.state().join("node/journal").join(format!("{id}.new"));
-    fs::create_dir(&blocked)?;
-    api.post(&format!("/workspaces/{id}/start"), &json!({}))?.expect(200)?;
-    api.wait(&id, "failed")?;
-    let failed = api.get(&format!("/workspaces/{id}"))?.expect(200)?;
-    ensure!(failed.pointer("/failure/code").is_some_and(|code| code == "node_error"), "{failed}");
-    fs::remove_dir(&blocked)?;
-    api.post(&format!("/workspaces/{id}/retry"), &json!({}))?.expect(200)?;
-    api.wait(&id, "running")?;
-
-    fs::create_dir(&blocked)?;
-    api.post(&format!("/workspaces/{id}/stop"), &json!({}))?.expect(200)?;
-    std::thread::sleep(Duration::from_secs(2));
-    ensure!(api.status(&id)? == "stopping", "it is {}", api.status(&id)?);
-    fs::remove_dir(&blocked)?;
-    api.wait(&id, "stopped")?;
+    for (request, transient, resting) in [("start", "starting", "running"), ("stop", "stopping", "stopped")] {
+        fs::create_dir(&blocked)?;
+        api.post(&format!("/workspaces/{id}/{request}"), &json!({}))?.expect(200)?;
+        // Control tries again each second.
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(100));
+            ensure!(api.status(&id)? == transient, "it is {}", api.status(&id)?);
+        }
+        fs::remove_dir(&blocked)?;
+        api.wait(&id, resting)?;
+    }
     api.remove(&id)
 }
