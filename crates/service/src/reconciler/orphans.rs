@@ -5,33 +5,37 @@ use std::collections::BTreeMap;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Desired, Target};
-use rigbox_store::Orphan;
+use rigbox_store::{Error, Orphan};
 use tracing::{debug, info, warn};
 
 use super::Reconciler;
+use super::worker::Outcome;
 use crate::clock;
 use crate::nodes::api::NodeError;
 use crate::nodes::report::NodeReport;
 use crate::targets::without_details;
 
 impl Reconciler {
-    /// Records an orphan and stops it, or removes it if its deletion was acknowledged. Forgets one that is gone.
-    pub(super) async fn keep_orphan(&self, report: &NodeReport) {
+    /// Records an orphan and stops it, or removes it if its deletion was acknowledged. Forgets one that is gone. Returns what is left to do,
+    /// if anything.
+    pub(super) async fn keep_orphan(&self, report: &NodeReport) -> Result<Outcome, Error> {
         let NodeReport { id, observed, disk_size_mb, .. } = report;
         if !self.0.node.is_current(report) {
-            return;
+            // The current session has told about it.
+            return Ok(Outcome::Wait);
         }
         if observed.is_absent() {
-            return self.forget_orphan(id).await;
+            self.0.transitions.store().forget_orphan(id).await?;
+            return Ok(Outcome::Wait);
         }
         if observed.target.state == Desired::Deleted {
             // The node is about to remove it.
-            return;
+            return Ok(Outcome::Wait);
         }
         let node_id = match self.0.node.describe().await.map(|node| node.node_id.parse()) {
             Ok(Ok(node_id)) => node_id,
-            // It is reported again when the node is back.
-            Ok(Err(_)) | Err(_) => return,
+            Ok(Err(_)) => return Ok(Outcome::Retry("the node has no valid id".to_owned())),
+            Err(error) => return Ok(Outcome::Retry(error.to_string())),
         };
         let now = clock::now();
         let orphan = Orphan {
@@ -42,22 +46,24 @@ impl Reconciler {
             found_at: now,
             is_removed: false,
         };
-        match self.0.transitions.store().record_orphan(&orphan).await {
-            Ok(Some(recorded)) if recorded.is_removed => self.remove_orphan(&recorded).await,
-            Ok(Some(recorded)) => {
-                if recorded.found_at == now {
-                    warn!(workspace = %id, "the database has no such workspace: keeping it (rigboxd admin orphans ls)");
-                }
-                if observed.target.state == Desired::Running
-                    && let Err(error) = self.set_orphan(&orphan, Desired::Stopped).await
-                {
-                    warn!(workspace = %id, %error, "failed to stop an orphan");
-                }
-            }
+        let recorded = match self.0.transitions.store().record_orphan(&orphan).await? {
+            Some(recorded) => recorded,
             // It was adopted meanwhile.
-            Ok(None) => {}
-            Err(error) => warn!(workspace = %id, %error, "failed to record an orphan"),
+            None => return Ok(Outcome::Wait),
+        };
+        if recorded.is_removed {
+            self.remove_orphan(&recorded).await;
+            return Ok(Outcome::Wait);
         }
+        if recorded.found_at == now {
+            warn!(workspace = %id, "the database has no such workspace: keeping it (rigboxd admin orphans ls)");
+        }
+        if observed.target.state != Desired::Running {
+            return Ok(Outcome::Wait);
+        }
+        // Until a report tells that the node holds the target.
+        let stopped = self.set_orphan(&orphan, Desired::Stopped).await;
+        Ok(stopped.map_or_else(|error| Outcome::Retry(error.to_string()), |_| Outcome::Wait))
     }
 
     /// Sets the next target of an orphan. Returns the record that the node answers with.

@@ -9,6 +9,7 @@ use rigbox_proto::node::Synced;
 use rigbox_store::{Error, Workspace};
 use tracing::{info, warn};
 
+use super::worker::Outcome;
 use super::{Reconciler, lock};
 use crate::nodes::api::NodeError;
 use crate::nodes::client::{Event, Reports};
@@ -77,8 +78,9 @@ impl Reconciler {
         self.forget_absent_orphans(&reported).await;
         for id in &ids {
             match self.store_remembered(id).await {
-                Ok(()) => self.wake(id),
+                Ok(Outcome::Retry(problem)) => self.store_later(id, &problem),
                 Err(error) => self.store_later(id, &error),
+                Ok(_) => self.wake(id),
             }
         }
         self.0.synced.send_replace(true);
@@ -99,20 +101,23 @@ impl Reconciler {
     /// Applies a report to a workspace's lifecycle and wakes its worker. A workspace that the database does not have is an orphan.
     async fn apply_or_keep(&self, report: NodeReport) {
         let id = &report.id;
-        match self.store_report(&report).await {
-            Ok(Some(_)) => self.wake(id),
-            Ok(None) => self.keep_orphan(&report).await,
+        match self.store_or_keep(&report).await {
+            Ok(Outcome::Retry(problem)) => {
+                self.store_later(id, &problem);
+                self.remember(report);
+            }
             Err(error) => {
                 self.store_later(id, &error);
                 self.remember(report);
             }
+            Ok(_) => self.wake(id),
         }
     }
 
     /// Makes the next tick wake the worker, which stores the report.
-    fn store_later(&self, id: &WorkspaceId, error: &Error) {
-        warn!(workspace = %id, %error, "failed to store a report of the node; trying again soon");
-        lock(&self.0.failing).insert(id.clone(), error.to_string());
+    fn store_later(&self, id: &WorkspaceId, problem: &dyn std::fmt::Display) {
+        warn!(workspace = %id, %problem, "failed to act on a report of the node; trying again soon");
+        lock(&self.0.failing).insert(id.clone(), problem.to_string());
     }
 
     /// Remembers a report that could not be stored, unless a later one is remembered.
@@ -124,18 +129,24 @@ impl Reconciler {
         }
     }
 
-    /// Applies a report that is not stored yet.
-    pub(super) async fn store_remembered(&self, id: &WorkspaceId) -> Result<(), Error> {
+    /// Applies a report that is not stored yet. Returns what is left to do, if anything.
+    pub(super) async fn store_remembered(&self, id: &WorkspaceId) -> Result<Outcome, Error> {
         let remembered = lock(&self.0.unstored).get(id).cloned();
-        let Some(report) = remembered else { return Ok(()) };
-        if self.store_report(&report).await?.is_none() {
-            self.keep_orphan(&report).await;
-        }
+        let Some(report) = remembered else { return Ok(Outcome::Wait) };
+        let outcome = self.store_or_keep(&report).await?;
         let mut unstored = lock(&self.0.unstored);
-        if unstored.get(id) == Some(&report) {
+        if !matches!(outcome, Outcome::Retry(_)) && unstored.get(id) == Some(&report) {
             unstored.remove(id);
         }
-        Ok(())
+        Ok(outcome)
+    }
+
+    /// Applies a report to its workspace, or keeps that as an orphan if the database does not have it.
+    async fn store_or_keep(&self, report: &NodeReport) -> Result<Outcome, Error> {
+        match self.store_report(report).await? {
+            Some(_) => Ok(Outcome::Wait),
+            None => self.keep_orphan(report).await,
+        }
     }
 
     /// Applies a report to a workspace's lifecycle, unless it is one of an earlier session: the reports with which the current one began

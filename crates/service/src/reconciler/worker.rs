@@ -63,7 +63,9 @@ impl Reconciler {
 
     async fn advance(&self, id: &WorkspaceId, wake: &Notify) -> Result<Outcome, Error> {
         // What was seen counts first, also if it could not be stored when it was reported.
-        self.store_remembered(id).await?;
+        if let Outcome::Retry(problem) = self.store_remembered(id).await? {
+            return Ok(Outcome::Retry(problem));
+        }
         let Some(workspace) = self.0.transitions.store().workspace(id).await? else {
             return Ok(Outcome::Wait);
         };
