@@ -78,8 +78,8 @@ impl NetworkPolicies {
         Ok((settings, live))
     }
 
-    /// Pushes a workspace's policy to the node, with the whole target. Returns whether it is in force. A workspace that the node does not have
-    /// gets its policy when it has it again.
+    /// Pushes a workspace's policy to the node, with the whole target. Returns whether it is in force. A workspace that the node does not
+    /// have gets its policy when it has it again.
     pub async fn push(&self, id: &WorkspaceId) -> Result<bool, rigbox_store::Error> {
         for _ in 0..MAX_PUSHES {
             let Some(workspace) = self.store.workspace(id).await? else { return Ok(true) };

@@ -93,8 +93,8 @@ impl Store {
     }
 }
 
-/// Applies a state change to the workspace's key, within the same transaction: the key ends with its boot and with `running`, and has reached
-/// its VM once the VM has its secrets.
+/// Applies a state change to the workspace's key, within the same transaction: the key ends with its boot and with `running`, and has
+/// reached its VM once the VM has its secrets.
 pub(crate) async fn apply_transition(
     connection: &mut Connection,
     id: &WorkspaceId,

@@ -146,8 +146,10 @@ impl Store {
     /// Returns the workspaces that something is to be done for: those in a transient status, those to be deleted, and those whose node does
     /// not hold the target yet.
     pub async fn transient_workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
+        // As a union, each part has an index.
         let query = "SELECT id FROM workspaces WHERE status IN ('provisioning', 'starting', 'stopping', 'deleting') \
-                     OR desired = 'deleted' OR acknowledged_generation < generation";
+                     UNION SELECT id FROM workspaces WHERE desired = 'deleted' \
+                     UNION SELECT id FROM workspaces WHERE acknowledged_generation < generation";
         self.workspace_ids(query).await
     }
 

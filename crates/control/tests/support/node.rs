@@ -1,8 +1,8 @@
-//! Node without VMs, speaking the real protocol: it keeps the node's promises (idempotent targets, ignored old generations, whole reports in
-//! order), and lets a test hold or fail each kind of target. The kinds are `provision` (a new disk), `start`, `stop`, `delete`, and
+//! Node without VMs, speaking the real protocol: it keeps the node's promises (idempotent targets, ignored old generations, whole reports
+//! in order), and lets a test hold or fail each kind of target. The kinds are `provision` (a new disk), `start`, `stop`, `delete`, and
 //! `set_network` for a target that the node has already.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -17,185 +17,9 @@ use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status};
 
-#[derive(Default)]
-struct SimulatedWorkspace {
-    generation: u64,
-    desired: Desired,
-    vm: VmState,
-    /// The most recent boot, and its generation.
-    boot: String,
-    boot_generation: u64,
-    end: Option<End>,
-    agent_lost: bool,
-    /// Place in the queue of boots.
-    queue_position: Option<u32>,
-}
+mod state;
 
-impl SimulatedWorkspace {
-    fn is_alive(&self) -> bool {
-        matches!(self.vm, VmState::VmBooting | VmState::VmRunning | VmState::VmStopping)
-    }
-
-    /// Ends the VM.
-    fn end(&mut self, cause: Cause) {
-        let boots_again = matches!(cause, Cause::Reboot | Cause::HostWentDown);
-        self.vm = VmState::VmNone;
-        self.end = Some(End {
-            cause: cause.into(),
-            generation: self.boot_generation,
-            boot_id: self.boot.clone(),
-            ..End::default()
-        });
-        if self.desired == Desired::Running && self.generation == self.boot_generation && !boots_again {
-            self.desired = Desired::Stopped;
-        }
-    }
-}
-
-struct Inner {
-    /// Process of the node, and number of its last report.
-    session: u64,
-    sequence: u64,
-    workspaces: BTreeMap<String, SimulatedWorkspace>,
-    boots: u32,
-    calls: Vec<(&'static str, String, u64)>,
-    faults: HashMap<&'static str, (&'static str, &'static str)>,
-    /// Revisions and policies.
-    networks: HashMap<String, (u64, NetworkPolicy)>,
-    starts: HashMap<String, SetTargetRequest>,
-    unfinished_boots: bool,
-    /// Place in the queue of boots of whoever starts.
-    queue_position: Option<u32>,
-    /// Database whose workspaces these are.
-    database: Option<String>,
-    /// Calls for another database.
-    refused_calls: usize,
-    events: broadcast::Sender<WorkspaceReport>,
-}
-
-impl Inner {
-    /// Returns the kind of a target.
-    fn kind(&self, request: &SetTargetRequest) -> &'static str {
-        let held = self.workspaces.get(&request.workspace_id);
-        match request.desired() {
-            _ if held.is_some_and(|held| held.generation == request.generation) => "set_network",
-            Desired::Deleted => "delete",
-            Desired::Running => "start",
-            _ if request.create && held.is_none() => "provision",
-            _ => "stop",
-        }
-    }
-
-    /// Replaces a policy unless it is later.
-    fn set_network(&mut self, request: &SetTargetRequest) {
-        let Some(policy) = request.network.clone() else { return };
-        let has = self.networks.entry(request.workspace_id.clone()).or_default();
-        if request.network_revision >= has.0 {
-            *has = (request.network_revision, policy);
-        }
-    }
-
-    fn report(&mut self, id: &str) -> WorkspaceReport {
-        self.sequence += 1;
-        let network_revision = self.networks.get(id).map_or(0, |(revision, _)| *revision);
-        let Some(workspace) = self.workspaces.get(id) else { return self.absent(id, 0) };
-        WorkspaceReport {
-            workspace_id: id.to_owned(),
-            session: self.session,
-            sequence: self.sequence,
-            generation: workspace.generation,
-            desired: workspace.desired.into(),
-            disk: DiskState::DiskComplete.into(),
-            disk_size_mb: 4096,
-            vm: workspace.vm.into(),
-            boot_id: workspace.boot.clone(),
-            boot_generation: workspace.boot_generation,
-            agent_lost: workspace.agent_lost,
-            system: "running".to_owned(),
-            queue_position: workspace.queue_position.unwrap_or(0),
-            end: workspace.end.clone(),
-            network_revision,
-        }
-    }
-
-    fn absent(&mut self, id: &str, generation: u64) -> WorkspaceReport {
-        self.sequence += 1;
-        WorkspaceReport {
-            workspace_id: id.to_owned(),
-            session: self.session,
-            sequence: self.sequence,
-            generation,
-            desired: Desired::Deleted.into(),
-            disk: DiskState::DiskAbsent.into(),
-            vm: VmState::VmNone.into(),
-            ..WorkspaceReport::default()
-        }
-    }
-
-    fn announce(&mut self, id: &str) {
-        let report = self.report(id);
-        let _ = self.events.send(report);
-    }
-
-    /// Sets a target, and takes the steps towards it, but for the end of a VM. Returns the report.
-    fn set_target(&mut self, request: &SetTargetRequest) -> WorkspaceReport {
-        let (id, desired) = (&request.workspace_id, request.desired());
-        let is_new = !self.workspaces.contains_key(id);
-        if is_new && desired != Desired::Deleted && !request.create {
-            return self.absent(id, 0);
-        }
-        let held = self.workspaces.get(id).map_or(0, |held| held.generation);
-        if request.generation < held {
-            return self.report(id);
-        }
-        self.set_network(request);
-        if request.generation == held {
-            return self.report(id);
-        }
-        if desired == Desired::Deleted {
-            self.workspaces.remove(id);
-            let gone = self.absent(id, request.generation);
-            let _ = self.events.send(gone.clone());
-            return gone;
-        }
-        let workspace = self.workspaces.entry(id.clone()).or_default();
-        (workspace.generation, workspace.desired) = (request.generation, desired);
-        if is_new {
-            workspace.vm = VmState::VmNone;
-        }
-        if desired == Desired::Running {
-            self.starts.insert(id.clone(), request.clone());
-        }
-        let queue_position = self.queue_position;
-        self.converge(id, queue_position);
-        self.report(id)
-    }
-
-    /// Boots or shuts down, and reports it.
-    fn converge(&mut self, id: &str, queue_position: Option<u32>) {
-        let workspace = self.workspaces.get_mut(id).unwrap();
-        workspace.queue_position = None;
-        let is_met =
-            workspace.desired == Desired::Running && workspace.boot_generation == workspace.generation;
-        if workspace.is_alive() {
-            if !is_met {
-                workspace.vm = VmState::VmStopping;
-            }
-        } else if workspace.desired == Desired::Running {
-            workspace.queue_position = queue_position;
-            if queue_position.is_none() {
-                self.boots += 1;
-                (workspace.vm, workspace.boot_generation) = (VmState::VmBooting, workspace.generation);
-                (workspace.boot, workspace.end) = (format!("boot-{}", self.boots), None);
-                if !self.unfinished_boots {
-                    self.announce(id);
-                    self.workspaces.get_mut(id).unwrap().vm = VmState::VmRunning;
-                }
-            }
-        }
-        self.announce(id);
-    }
-}
+use state::{Inner, SimulatedWorkspace};
 
 pub(crate) struct Node {
     inner: Mutex<Inner>,
@@ -207,23 +31,8 @@ pub(crate) struct Node {
 impl Default for Node {
     fn default() -> Self {
         let events = broadcast::channel(1024).0;
-        let inner = Inner {
-            session: 0,
-            sequence: 0,
-            workspaces: BTreeMap::new(),
-            boots: 0,
-            calls: Vec::new(),
-            faults: HashMap::new(),
-            networks: HashMap::new(),
-            starts: HashMap::new(),
-            unfinished_boots: false,
-            queue_position: None,
-            database: None,
-            refused_calls: 0,
-            events: events.clone(),
-        };
         Self {
-            inner: Mutex::new(inner),
+            inner: Mutex::new(Inner::new(events.clone())),
             held: watch::channel(HashSet::new()).0,
             events,
             refused: broadcast::channel(16).0,

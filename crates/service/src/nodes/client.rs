@@ -83,8 +83,8 @@ impl NodeClient {
         }
     }
 
-    /// Sets the target of a workspace, unless the node has a later one. Returns its record, which may be of another session than the current
-    /// one.
+    /// Sets the target of a workspace, unless the node has a later one. Returns its record, which may be of another session than the
+    /// current one.
     pub async fn set_target(&self, request: SetTargetRequest) -> Result<NodeReport, NodeError> {
         let report = parse_report(within(self.api.set_target(request)).await?);
         report.ok_or_else(|| NodeError::Unreachable("its answer is not readable".to_owned()))

@@ -43,7 +43,8 @@ pub(super) fn lacks_secrets(workspace: &Workspace) -> Option<&str> {
     (has.map(|has| has.revision) != Some(workspace.environment.revision)).then_some(boot)
 }
 
-/// Returns the boot whose agent has not answered yet. One that has its secrets keeps its key: its node may have lost sight of it for a while.
+/// Returns the boot whose agent has not answered yet. One that has its secrets keeps its key: its node may have lost sight of it for a
+/// while.
 fn booting(lifecycle: &Lifecycle) -> Option<&str> {
     let boot = lifecycle.boot()?;
     let is_booting = lifecycle.observed.vm.as_ref().is_some_and(|vm| vm.phase == VmPhase::Booting);

@@ -52,6 +52,8 @@ impl NodeApi for ScriptedNode {
     }
 
     fn watch(&self) -> BoxFuture<'_, Result<NodeStream<WatchEvent>, NodeError>> {
+        // Of one test, which sends a few.
+        #[expect(clippy::disallowed_methods)]
         let (watcher, events) = mpsc::channel(64);
         *lock(&self.watcher) = Some(watcher);
         let next = |mut events: mpsc::Receiver<_>| async move { Some((events.recv().await?, events)) };
