@@ -61,7 +61,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     }
     if unit {
         step("lints", REMEDY, lint)?;
-        let passed = step("unit tests", REMEDY, || unit_tests(&mut results))?;
+        let passed = step("unit tests", REMEDY, || unit_tests(options, &mut results))?;
         failed.extend((!passed).then_some("unit tests"));
     }
     if end_to_end {
@@ -89,8 +89,11 @@ fn lint() -> Result<()> {
     run(cargo().args(arguments))
 }
 
-fn unit_tests(results: &mut Results) -> Result<bool> {
+fn unit_tests(options: &Options, results: &mut Results) -> Result<bool> {
     let mut command = cargo();
+    if options.soak {
+        command.env("RIGBOX_SOAK", "1");
+    }
     // The whole workspace, as it was built: a part of it would be rebuilt with other features. All of it runs even when a test fails.
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
     command.env(WEBSOCKET_CLIENTS.variable, WEBSOCKET_CLIENTS.install()?);
