@@ -216,9 +216,12 @@ impl Lifecycle {
         Self { delivered: Some(delivered), ..self.clone() }.entered(now)
     }
 
-    /// Records that the node refuses the target.
+    /// Records that the node refuses the target. A stop or a deletion is tried again until it times out.
     pub fn refused(&self, code: &str, message: &str, now: Timestamp) -> Self {
-        if self.status.is_transient() { self.given_up(code, message, now) } else { self.clone() }
+        match self.status {
+            Status::Provisioning | Status::Starting => self.given_up(code, message, now),
+            _ => self.clone(),
+        }
     }
 
     /// Returns the failed state if a transient status has lasted for longer than its timeout.
@@ -271,7 +274,9 @@ impl Lifecycle {
 
     /// Returns whether there is a disk without a VM, and none will be booted for an earlier target.
     fn is_at_rest(&self) -> bool {
-        self.has_disk && self.observed.vm.is_none() && (self.is_acknowledged() || self.observed.is_absent())
+        // Before the first report, nothing is known.
+        let is_absent = self.observed.is_absent() && self.observed.order.session != 0;
+        self.has_disk && self.observed.vm.is_none() && (self.is_acknowledged() || is_absent)
     }
 
     /// Draws conclusions from a report of a workspace that the node has.

@@ -113,7 +113,7 @@ impl Reconciler {
             interval.tick().await;
             self.collect_tasks();
             let failing: Vec<_> = lock(&self.0.failing).keys().cloned().collect();
-            match self.0.transitions.store().transient_workspaces().await {
+            match self.0.transitions.store().unsettled_workspaces().await {
                 Ok(ids) => {
                     ids.into_iter()
                         .chain(failing)

@@ -22,4 +22,5 @@ ALTER TABLE workspaces DROP COLUMN agent_lost;
 ALTER TABLE workspaces DROP COLUMN system_state;
 
 CREATE INDEX workspaces_by_pending_target ON workspaces (id) WHERE acknowledged_generation < generation;
+CREATE INDEX workspaces_by_pending_secrets ON workspaces (id) WHERE status = 'running' AND delivered_revision < env_revision;
 CREATE INDEX workspaces_by_deletion ON workspaces (id) WHERE desired = 'deleted';

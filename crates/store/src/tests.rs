@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rigbox_core::authz::{Credential, Principal, Role, Scope};
 use rigbox_core::ids::{AppId, NodeId, UserId, WorkspaceId};
-use rigbox_core::lifecycle::{Delivered, Disk, End, EndCause, Lifecycle, Observed, ReportOrder, Vm, VmPhase};
+use rigbox_core::lifecycle::{
+    Delivered, Disk, End, EndCause, Lifecycle, Observed, ReportOrder, Timeouts, Vm, VmPhase,
+};
 use rigbox_core::resources::Resources;
 use rigbox_core::status::{Request, Status};
 use rigbox_core::system::SystemState;
@@ -20,7 +22,6 @@ mod backup;
 mod grants;
 mod orphans;
 mod revocations;
-
 mod secrets;
 mod targets;
 

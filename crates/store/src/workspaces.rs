@@ -143,13 +143,14 @@ impl Store {
         self.workspace_ids("SELECT id FROM workspaces ORDER BY id").await
     }
 
-    /// Returns the workspaces that something is to be done for: those in a transient status, those to be deleted, and those whose node does
-    /// not hold the target yet.
-    pub async fn transient_workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
+    /// Returns the workspaces that something is to be done for: those in a transient status, those to be deleted, those whose node does not
+    /// hold the target yet, and those that run without their latest environment.
+    pub async fn unsettled_workspaces(&self) -> Result<Vec<WorkspaceId>, Error> {
         // As a union, each part has an index.
         let query = "SELECT id FROM workspaces WHERE status IN ('provisioning', 'starting', 'stopping', 'deleting') \
                      UNION SELECT id FROM workspaces WHERE desired = 'deleted' \
-                     UNION SELECT id FROM workspaces WHERE acknowledged_generation < generation";
+                     UNION SELECT id FROM workspaces WHERE acknowledged_generation < generation \
+                     UNION SELECT id FROM workspaces WHERE status = 'running' AND delivered_revision < env_revision";
         self.workspace_ids(query).await
     }
 

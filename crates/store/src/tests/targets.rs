@@ -11,7 +11,7 @@ async fn workspace_is_pending_until_its_node_holds_the_target() {
     let f = fixture().await;
     let made = new(&f.user, 1, "one");
     f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
-    let pending = async || f.store.transient_workspaces().await.unwrap();
+    let pending = async || f.store.unsettled_workspaces().await.unwrap();
     let only = std::slice::from_ref(&made.id);
     assert_eq!(pending().await, only);
     let rests = ready(&made.lifecycle);
@@ -29,6 +29,23 @@ async fn workspace_is_pending_until_its_node_holds_the_target() {
 }
 
 #[tokio::test]
+async fn running_workspace_is_pending_until_it_has_its_latest_environment() {
+    let f = fixture().await;
+    let made = new(&f.user, 1, "one");
+    f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
+    let starting = ready(&made.lifecycle).request(Request::Start, now()).unwrap();
+    let answered = report(&starting, 9, Some(vm("boot-1", &starting, answering())));
+    let answered = starting.observe(&answered, now()).unwrap();
+    for (revision, is_pending) in [(-1, true), (0, false)] {
+        let running = answered.delivered(Delivered { boot: "boot-1".into(), revision }, now());
+        assert_eq!(running.status, Status::Running);
+        let stored = stored(&f, &made).await;
+        assert!(f.store.update_lifecycle(&stored, &running, None, None, None, now()).await.unwrap());
+        assert_eq!(!f.store.unsettled_workspaces().await.unwrap().is_empty(), is_pending);
+    }
+}
+
+#[tokio::test]
 async fn workspace_is_removed_only_while_its_deletion_is_wanted() {
     let f = fixture().await;
     let made = new(&f.user, 1, "one");
@@ -37,7 +54,7 @@ async fn workspace_is_removed_only_while_its_deletion_is_wanted() {
     let deleting = made.lifecycle.request(Request::Cancel, now()).unwrap();
     assert!(f.store.update_lifecycle(&made, &deleting, None, None, None, now()).await.unwrap());
     let deleting = stored(&f, &made).await;
-    let failed = deleting.lifecycle.refused("timeout", "late", now());
+    let failed = deleting.lifecycle.time_out(Duration::MAX, now(), &Timeouts::default()).unwrap();
     assert!(f.store.update_lifecycle(&deleting, &failed, None, None, None, now()).await.unwrap());
     assert!(f.store.remove_workspace(&deleting).await.unwrap(), "a deletion that is late is wanted on");
 }
@@ -108,5 +125,5 @@ async fn rows_of_an_earlier_version_get_their_secrets_again() {
     // Once the node reports it, it runs on.
     let observed = report(&running, 1, Some(vm("boot-b", &running, answering())));
     assert_eq!(running.observe(&observed, now()).unwrap().status, Status::Running);
-    assert_eq!(store.transient_workspaces().await.unwrap().len(), 3);
+    assert_eq!(store.unsettled_workspaces().await.unwrap().len(), 3);
 }
