@@ -12,10 +12,12 @@ use crate::status::{Request, Status};
 use crate::system::SystemState;
 use crate::time::Timestamp;
 
+mod end;
 mod observed;
 mod target;
 
-pub use observed::{Disk, End, EndCause, Observed, ReportOrder, Vm, VmPhase};
+pub use end::{End, EndCause};
+pub use observed::{Disk, Observed, ReportOrder, Vm, VmPhase};
 pub use target::{Desired, Facts, Step, Target, VmFacts};
 
 /// Details of the status `failed`.

@@ -25,6 +25,7 @@ use crate::transitions::WorkspaceTransitions;
 use status_timer::StatusTimer;
 
 mod orphans;
+mod outcome;
 mod refusals;
 mod reports;
 mod secrets;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::observed::EndCause;
+use super::end::EndCause;
 
 /// Desired state of a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

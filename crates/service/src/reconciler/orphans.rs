@@ -9,7 +9,7 @@ use rigbox_store::{Error, Orphan};
 use tracing::{debug, info, warn};
 
 use super::Reconciler;
-use super::worker::Outcome;
+use super::outcome::Outcome;
 use crate::clock;
 use crate::nodes::api::NodeError;
 use crate::nodes::report::NodeReport;

@@ -9,7 +9,7 @@ use rigbox_proto::node::Synced;
 use rigbox_store::{Error, Workspace};
 use tracing::{info, warn};
 
-use super::worker::Outcome;
+use super::outcome::Outcome;
 use super::{Reconciler, lock};
 use crate::nodes::api::NodeError;
 use crate::nodes::client::{Event, Reports};

@@ -5,7 +5,7 @@ use rigbox_core::lifecycle::{Delivered, Lifecycle, VmPhase};
 use rigbox_store::{Error, Workspace};
 
 use super::Reconciler;
-use super::worker::Outcome;
+use super::outcome::Outcome;
 
 impl Reconciler {
     /// Generates the key of a boot while it boots, so that it causes no wait later.

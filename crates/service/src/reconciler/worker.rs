@@ -12,22 +12,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::outcome::Outcome;
 use super::secrets::lacks_secrets;
 use super::{Reconciler, lock};
 use crate::nodes::api::NodeError;
 
 /// Interval at which a step in progress is checked for its timeout.
 const STEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Outcome of a step.
-pub(super) enum Outcome {
-    /// Continue with the next step at once.
-    Progressed,
-    /// Wait for a report or a request.
-    Wait,
-    /// Try again at the next tick.
-    Retry(String),
-}
 
 /// What is due for a workspace.
 enum Due<'a> {
