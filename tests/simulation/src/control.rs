@@ -24,7 +24,7 @@ use crate::node::Node;
 use crate::world::World;
 
 /// Share of writes that fail, per mille.
-const WRITE_FAULTS: u64 = 15;
+const WRITE_FAULTS: u64 = 30;
 
 pub(crate) struct Control {
     world: Arc<World>,

@@ -34,8 +34,9 @@ const MAX_EVENTS: u64 = 60;
 const MAX_WORKSPACES: usize = 3;
 /// Longest time that one side is down, in ms.
 const MAX_OUTAGE_MS: u64 = 15_000;
-/// Time after which everything has settled: longer than all time-outs after each other.
-const CALM: Duration = Duration::from_secs(700);
+/// Time after which everything has settled by itself: longer than an outage, a boot and the end of a guest that hangs, and shorter than the
+/// time-outs of a start and a deletion, which would hide what got lost.
+const CALM: Duration = Duration::from_secs(110);
 
 pub(crate) struct Outcome {
     pub trace: Vec<String>,
