@@ -1,5 +1,6 @@
 //! Session with the node: commands come in, reports go out. While the node is away, the sessions with the VMs continue.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,10 +35,11 @@ async fn session(socket: &Path, registry: &VmRegistry) -> Result<(), tonic::Stat
     let mut client = NodeSessionClient::new(unix::channel(socket));
     let reports = ReceiverStream::new(registry.subscribe());
     let mut commands = client.open(reports).await?.into_inner();
-    let mut is_first_list = true;
+    // A restarted node has heard of nothing that was reported to its predecessor.
+    let mut told = HashSet::new();
     while let Some(message) = commands.message().await? {
         match message.command {
-            Some(Command::Vms(list)) => registry.set_vms(list.vms, std::mem::take(&mut is_first_list)),
+            Some(Command::Vms(list)) => registry.set_vms(list, &mut told),
             Some(Command::ShutDown(command)) => {
                 if let Some(vm) = registry.by_boot(&command.boot_id) {
                     vm.shut_down.send_replace(Some(command.grace_ms));

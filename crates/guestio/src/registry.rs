@@ -1,10 +1,10 @@
 //! Registry of the VMs that this role is attached to: one entry per boot, whose tasks end with the entry.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rigbox_proto::guestio::Report;
+use rigbox_proto::guestio::{Report, VmList};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -37,27 +37,29 @@ impl VmRegistry {
         self.context.reports.subscribe()
     }
 
-    /// Attaches to exactly these VMs. VMs that were attached before keep their sessions; with `report_again` their reports are repeated.
-    pub(crate) fn set_vms(&self, vms: Vec<rigbox_proto::guestio::Vm>, report_again: bool) {
+    /// Attaches to exactly these VMs, but leaves alone those that the node is still taking over. VMs that were attached before keep their
+    /// sessions, and their reports are repeated once to each session with the node, which has told `told` VMs.
+    pub(crate) fn set_vms(&self, list: VmList, told: &mut HashSet<String>) {
         let mut entries = self.entries();
         entries.retain(|boot_id, entry| {
-            let is_listed = vms.iter().any(|vm| vm.boot_id == *boot_id);
-            if !is_listed {
+            let is_listed = list.vms.iter().any(|vm| vm.boot_id == *boot_id);
+            let stays = is_listed || list.recovering_boot_ids.contains(boot_id);
+            if !stays {
                 entry.detached.cancel();
+                told.remove(boot_id);
             }
-            is_listed
+            stays
         });
-        if report_again {
-            for entry in entries.values() {
-                entry.vm.report_again();
-                // A restarted node may not know what its predecessor admitted.
-                entry.vm.dns_cache().clear();
-            }
-        }
-        for vm in vms {
+        for vm in list.vms {
+            let is_news = told.insert(vm.boot_id.clone());
             match entries.entry(vm.boot_id.clone()) {
                 Slot::Occupied(entry) => {
                     let attached = &entry.get().vm;
+                    if is_news {
+                        attached.report_again();
+                        // A restarted node may not know what its predecessor admitted.
+                        attached.dns_cache().clear();
+                    }
                     attached.set_allow_list(AllowList::parse(vm.dns_policy));
                     attached.set_dns_limits(vm.dns_limits);
                 }

@@ -64,6 +64,8 @@ pub trait Host: Send + Sync + 'static {
 
     /// Reserves the space of a disk that exists.
     fn adopt_disk(&self, id: &WorkspaceId, size_mb: u32);
+    /// Keeps what others have of a VM that an earlier process of the node started, until it is attached or detached.
+    fn recover_vm(&self, boot_id: &str);
     /// Creates a disk as a clone of the newest image of this name, in place of one that may be incomplete. Returns the image's version.
     fn create_disk(
         self: &Arc<Self>,

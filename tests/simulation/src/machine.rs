@@ -223,6 +223,8 @@ impl Host for NodeProcess {
 
     fn adopt_disk(&self, _: &WorkspaceId, _: u32) {}
 
+    fn recover_vm(&self, _: &str) {}
+
     async fn create_disk(self: &Arc<Self>, id: &WorkspaceId, _: &str, _: u32) -> Result<String, Error> {
         self.step().await;
         self.fails(30, "the disk's creation", id)?;

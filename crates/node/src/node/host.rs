@@ -74,6 +74,10 @@ impl Host for Node {
         self.blocking(move |node| node.journal.remove(&id)).await
     }
 
+    fn recover_vm(&self, boot_id: &str) {
+        self.attached_vms.recover(boot_id);
+    }
+
     fn adopt_disk(&self, id: &WorkspaceId, size_mb: u32) {
         self.disks.adopt(id, size_mb);
     }

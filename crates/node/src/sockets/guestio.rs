@@ -1,7 +1,7 @@
 //! The node's side of the session with guestio: lists the VMs that run, passes guestio's reports to their tasks, and hands out
 //! descriptors of their sockets. The node reads no byte of a guest here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -62,20 +62,36 @@ pub(crate) struct AttachedVm {
 /// All attached VMs, by boot id.
 #[derive(Clone)]
 pub(crate) struct AttachedVms {
-    vms: watch::Sender<BTreeMap<String, AttachedVm>>,
+    vms: watch::Sender<Vms>,
     commands: broadcast::Sender<Command>,
+}
+
+/// VMs by boot id.
+#[derive(Clone, Default)]
+struct Vms {
+    attached: BTreeMap<String, AttachedVm>,
+    /// Those of an earlier process of the node that were not looked for yet. guestio keeps what it has of them.
+    recovering: BTreeSet<String>,
 }
 
 impl Default for AttachedVms {
     fn default() -> Self {
-        Self { vms: watch::Sender::new(BTreeMap::new()), commands: broadcast::Sender::new(MAX_COMMAND_LAG) }
+        Self { vms: watch::Sender::default(), commands: broadcast::Sender::new(MAX_COMMAND_LAG) }
     }
 }
 
 impl AttachedVms {
+    /// Lets guestio keep what it has of a VM, until this is inserted or removed.
+    pub(crate) fn recover(&self, boot_id: &str) {
+        self.vms.send_modify(|vms| {
+            vms.recovering.insert(boot_id.to_owned());
+        });
+    }
+
     pub(crate) fn insert(&self, boot_id: &str, vm: AttachedVm) {
         self.vms.send_modify(|vms| {
-            vms.insert(boot_id.to_owned(), vm);
+            vms.recovering.remove(boot_id);
+            vms.attached.insert(boot_id.to_owned(), vm);
         });
     }
 
@@ -88,7 +104,7 @@ impl AttachedVms {
     ) -> Option<Arc<AdmittedNames>> {
         let mut admitted_names = None;
         self.vms.send_if_modified(|vms| {
-            let Some(vm) = vms.get_mut(boot_id) else { return false };
+            let Some(vm) = vms.attached.get_mut(boot_id) else { return false };
             admitted_names = Some(Arc::clone(&vm.admitted_names));
             let changed = vm.egress != egress || vm.dns_limits != dns_limits;
             (vm.egress, vm.dns_limits) = (egress, dns_limits);
@@ -98,7 +114,10 @@ impl AttachedVms {
     }
 
     pub(crate) fn remove(&self, boot_id: &str) {
-        self.vms.send_if_modified(|vms| vms.remove(boot_id).is_some());
+        self.vms.send_if_modified(|vms| {
+            let was_recovering = vms.recovering.remove(boot_id);
+            vms.attached.remove(boot_id).is_some() || was_recovering
+        });
     }
 
     /// Asks the guest to power off. While guestio is away this has no effect, and the VM is killed at the caller's deadline.
@@ -149,19 +168,22 @@ impl AttachedVms {
     }
 
     fn get(&self, boot_id: &str) -> Option<AttachedVm> {
-        self.vms.borrow().get(boot_id).cloned()
+        self.vms.borrow().attached.get(boot_id).cloned()
     }
 
     fn command_stream(&self) -> impl Stream<Item = Result<Command, Status>> + Send + use<> {
         let vm_lists = tokio_stream::wrappers::WatchStream::new(self.vms.subscribe()).map(|vms| {
-            let vms = vms.into_iter().map(|(boot_id, vm)| Vm {
+            let recovering_boot_ids = vms.recovering.into_iter().collect();
+            let vms = vms.attached.into_iter().map(|(boot_id, vm)| Vm {
                 workspace_id: vm.workspace,
                 boot_id,
                 metadata_json: vm.metadata_json,
                 dns_policy: Some(dns_policy_of(&vm.egress)),
                 dns_limits: Some(vm.dns_limits),
             });
-            Ok(Command { command: Some(command::Command::Vms(VmList { vms: vms.collect() })) })
+            Ok(Command {
+                command: Some(command::Command::Vms(VmList { vms: vms.collect(), recovering_boot_ids })),
+            })
         });
         let commands = tokio_stream::wrappers::BroadcastStream::new(self.commands.subscribe());
         let commands =
@@ -299,5 +321,19 @@ mod tests {
         assert_eq!(next().await, Some(limits(2)));
         assert!(vms.set_policy("boot", Egress::Internet, limits(2)).is_some());
         assert_eq!(next().await, None);
+    }
+
+    #[tokio::test]
+    async fn vm_of_an_earlier_process_is_left_to_guestio_until_it_was_looked_for() {
+        let vms = AttachedVms::default();
+        vms.recover("boot");
+        let mut commands = Box::pin(vms.command_stream());
+        let mut next = async || match commands.next().await.unwrap().unwrap().command {
+            Some(command::Command::Vms(list)) => list,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next().await.recovering_boot_ids, ["boot"]);
+        vms.remove("boot");
+        assert_eq!(next().await, VmList::default());
     }
 }

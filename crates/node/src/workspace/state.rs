@@ -123,6 +123,9 @@ impl<H: Host> Workspace<H> {
         if record.phase == Phase::Provisioned {
             host.adopt_disk(&id, record.disk_size_mb);
         }
+        if let Some(boot) = &record.boot {
+            host.recover_vm(&boot.boot_id);
+        }
         let workspace = Self::of(host, id, record, true);
         workspace.publish();
         workspace

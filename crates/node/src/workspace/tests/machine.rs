@@ -159,6 +159,8 @@ impl Host for Machine {
 
     fn adopt_disk(&self, _: &WorkspaceId, _: u32) {}
 
+    fn recover_vm(&self, _: &str) {}
+
     async fn create_disk(self: &Arc<Self>, id: &WorkspaceId, image: &str, _: u32) -> Result<String, Error> {
         let mut state = self.state();
         state.creations += 1;
