@@ -101,3 +101,63 @@ impl VmRegistry {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rigbox_core::egress::BlockedNetworks;
+    use rigbox_proto::guestio::node_session_client::NodeSessionClient;
+    use rigbox_proto::guestio::{Vm as WireVm, guest_ended, report};
+    use rigbox_proto::transport::unix;
+
+    use super::*;
+    use crate::descriptors::Descriptors;
+    use crate::egress::EgressBudget;
+    use crate::vm::ReportSender;
+
+    fn registry() -> VmRegistry {
+        let nowhere = Path::new("/nonexistent");
+        VmRegistry::new(VmContext {
+            descriptors: Descriptors::new(nowhere.to_owned()),
+            node: NodeSessionClient::new(unix::channel(nowhere)),
+            resolvers: [].into(),
+            blocked_networks: Arc::new(BlockedNetworks::default()),
+            internal_zones: Arc::default(),
+            egress: EgressBudget::new(crate::DnsLimits::default()),
+            reports: ReportSender::default(),
+        })
+    }
+
+    fn list(attached: &[&str], recovering: &[&str]) -> VmList {
+        let vm = |boot_id: &&str| WireVm {
+            boot_id: (*boot_id).to_owned(),
+            workspace_id: format!("of-{boot_id}"),
+            ..WireVm::default()
+        };
+        VmList {
+            vms: attached.iter().map(vm).collect(),
+            recovering_boot_ids: recovering.iter().map(|boot_id| (*boot_id).to_owned()).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn vm_stays_attached_while_a_restarted_node_takes_it_over_and_reports_again_afterwards() {
+        let registry = registry();
+        let _first_session = registry.subscribe();
+        registry.set_vms(list(&["boot"], &[]), &mut HashSet::new());
+        let (vm, detached) = registry.by_workspace("of-boot").unwrap();
+        vm.set_ended(guest_ended::Cause::Poweroff, "");
+
+        let (mut reports, mut told) = (registry.subscribe(), HashSet::new());
+        registry.set_vms(list(&[], &["boot"]), &mut told);
+        assert!(reports.try_recv().is_err(), "the node would not know which VM it is about");
+        registry.set_vms(list(&["boot"], &[]), &mut told);
+        assert!(matches!(reports.try_recv().unwrap().report, Some(report::Report::GuestEnded(_))));
+        registry.set_vms(list(&["boot"], &[]), &mut told);
+        assert!(reports.try_recv().is_err(), "it was told");
+        assert!(!detached.is_cancelled());
+        registry.set_vms(list(&[], &[]), &mut told);
+        assert!(detached.is_cancelled());
+    }
+}
