@@ -99,7 +99,7 @@ impl Control {
             for number in have..count {
                 made.push(self.create(&user, number).await?);
             }
-            self.wait_for_all(&made, |lifecycle| lifecycle.status == Status::Stopped).await?;
+            self.wait_for_all(&made, |lifecycle| lifecycle.status == Status::Provisioned).await?;
             for id in &made {
                 let start = |workspace: &Workspace, now| {
                     Ok(Some(workspace.lifecycle.request(Request::Start, now).map_err(anyhow::Error::from)?))
