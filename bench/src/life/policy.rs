@@ -1,4 +1,5 @@
-//! Changes of a workspace's network policy, each answered when it is in force on the node.
+//! Changes of a workspace's network policy, each answered when it is in force on the node. The installation has no uplink: the rules in the
+//! VM's namespace are the same with one.
 
 use std::time::Instant;
 
