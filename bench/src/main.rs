@@ -7,6 +7,7 @@ mod exec;
 mod host;
 mod http;
 mod installation;
+mod life;
 mod memory;
 mod spawn;
 mod workspaces;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
-use rigbox_testkit::report;
+use rigbox_testkit::report::{self, Measure};
 
 use installation::Installation;
 
@@ -42,12 +43,17 @@ enum Name {
     Api,
     /// Reverse proxy of apps beside nginx.
     Edge,
+    /// Recovery after `kill -9`, cost of reports, and changes of the network policy.
+    Life,
     /// Server of `api`, which starts it.
     #[value(hide = true)]
     ServeApi,
     /// Server of `edge`, which starts it.
     #[value(hide = true)]
     ServeEdge,
+    /// Control and node of `life`, which starts them.
+    #[value(hide = true)]
+    ServeLife,
 }
 
 fn main() -> Result<()> {
@@ -56,19 +62,31 @@ fn main() -> Result<()> {
         Name::Spawn => spawn(&arguments),
         Name::Api => report::print("api", &api::measure(arguments.rounds)?, arguments.json),
         Name::Edge => report::print("edge", &edge::measure(arguments.rounds)?, arguments.json),
+        Name::Life => life(&arguments),
         Name::ServeApi => api::serve(),
         Name::ServeEdge => edge::serve(),
+        Name::ServeLife => life::serve(),
     }
 }
 
 fn spawn(arguments: &Arguments) -> Result<()> {
+    let measures = with_installation(|installation| spawn::measure(installation, arguments.rounds))?;
+    report::print("spawn", &measures, arguments.json)
+}
+
+fn life(arguments: &Arguments) -> Result<()> {
+    let mut measures = life::measure_records(arguments.rounds)?;
+    measures.extend(with_installation(life::measure_policy)?);
+    report::print("life", &measures, arguments.json)
+}
+
+/// Measures with an installation, which is removed afterwards. Must run while there is one thread.
+fn with_installation(measure: impl FnOnce(&Installation) -> Result<Vec<Measure>>) -> Result<Vec<Measure>> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "the benchmark needs root to start Rigbox");
     let installation = Arc::new(Installation::new()?);
     clean_up_on_signals(Arc::clone(&installation))?;
     let _clean_up = CleanUpGuard(&installation);
-    let measures = spawn::measure(&installation, arguments.rounds);
-    let measures = measures.with_context(|| installation.log_tail())?;
-    report::print("spawn", &measures, arguments.json)
+    measure(&installation).with_context(|| installation.log_tail())
 }
 
 /// Guard that removes the installation, however the benchmark ends.

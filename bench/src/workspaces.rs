@@ -81,6 +81,16 @@ impl Workspaces {
         Ok(())
     }
 
+    /// Changes where a workspace may connect to. Fails if that is not in force when the API answers.
+    pub(crate) fn set_egress(&mut self, id: &str, mode: &str) -> Result<()> {
+        let body = json!({ "egress": { "mode": mode } }).to_string();
+        let path = format!("/api/v1/workspaces/{id}/network");
+        let response = self.api.json("PATCH", &path, body.as_bytes())?;
+        let is_live = response.get("live").and_then(Value::as_bool);
+        anyhow::ensure!(is_live == Some(true), "the policy is not in force: {response}");
+        Ok(())
+    }
+
     /// Writes a file as the guest's user.
     pub(crate) fn write_file(&mut self, id: &str, path: &str, content: &[u8]) -> Result<()> {
         self.api.json("PUT", &format!("/api/v1/workspaces/{id}/files?path={path}"), content).map(drop)

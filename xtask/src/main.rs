@@ -66,7 +66,7 @@ enum Task {
     },
     /// Measure Rigbox beside a plain alternative on this machine.
     Bench {
-        /// Benchmark to run: `spawn`, `neighbor`, `api` or `edge`.
+        /// Benchmark to run: `spawn`, `neighbor`, `life`, `api` or `edge`.
         name: String,
         /// Print one JSON object instead of a table.
         #[arg(long)]
