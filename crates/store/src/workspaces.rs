@@ -204,11 +204,16 @@ impl Store {
         event: Option<&AuditEvent>,
         now: Timestamp,
     ) -> Result<bool, Error> {
+        // Most reports change nothing but the record of what was observed, and are one statement.
+        let is_bare = admission.is_none() && line.is_none() && event.is_none();
+        if is_bare && keeps_everything_else(&previous.lifecycle, lifecycle) {
+            return row::update(&self.writer, previous, lifecycle, now).await;
+        }
         let mut tx = self.begin_write().await?;
         if let Some(admission) = admission {
             admit(&mut tx, previous, admission).await?;
         }
-        let stored = row::update(&mut tx, previous, lifecycle, now).await?;
+        let stored = row::update(&mut *tx, previous, lifecycle, now).await?;
         if stored && lifecycle.wanted.state == Desired::Deleted {
             tombstones::add(&mut tx, &previous.id, &previous.node_id, now).await?;
         }
@@ -241,6 +246,13 @@ impl Store {
                 .await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+/// Returns whether a change of the lifecycle concerns no other table: no key, no tombstone.
+fn keeps_everything_else(before: &Lifecycle, after: &Lifecycle) -> bool {
+    let others =
+        |lifecycle: &Lifecycle| (lifecycle.status, lifecycle.wanted.state, lifecycle.delivered.clone());
+    others(before) == others(after) && before.boot() == after.boot()
 }
 
 /// Checks that the node of a workspace has the memory to run it.

@@ -1,5 +1,7 @@
 //! Rows of workspaces: how one is written, and how it is read.
 
+use sqlx::{Executor, Sqlite};
+
 use crate::sqlite::connection::Connection;
 use rigbox_core::lifecycle::{Delivered, Desired, Failure, Lifecycle, Observed, Target};
 use rigbox_core::resources::Resources;
@@ -69,7 +71,7 @@ pub(crate) async fn insert(connection: &mut Connection, new: &Workspace) -> Resu
 
 /// Replaces the lifecycle of a row. Returns `false` if the row has changed since it was read.
 pub(super) async fn update(
-    connection: &mut Connection,
+    executor: impl Executor<'_, Database = Sqlite>,
     previous: &Workspace,
     lifecycle: &Lifecycle,
     now: Timestamp,
@@ -101,7 +103,7 @@ pub(super) async fn update(
     .bind(now.unix_ms())
     .bind(previous.id.as_str())
     .bind(previous.revision)
-    .execute(connection)
+    .execute(executor)
     .await?;
     Ok(done.rows_affected() == 1)
 }
