@@ -215,6 +215,14 @@ impl Api {
     }
 
     /// Creates a workspace, and waits until it is provisioned.
+    /// Replaces the egress policy of a workspace. It is in force on return.
+    pub(crate) fn set_egress(&self, id: &str, egress: &Value) -> Result<()> {
+        let body = json!({"egress": egress}).to_string();
+        let set = self.send_json("PATCH", &format!("/workspaces/{id}/network"), &body)?.expect(200)?;
+        anyhow::ensure!(set.get("live") == Some(&Value::Bool(true)), "{set}");
+        Ok(())
+    }
+
     pub(crate) fn create(&self, name: &str) -> Result<String> {
         let created = self.post("/workspaces", &json!({"name": name}))?.expect(201)?;
         let id = created.pointer("/vm/id").and_then(Value::as_str).context("no id")?.to_owned();

@@ -5,14 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use prost::Message;
 use rigbox_proto::DATABASE_HEADER;
 use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_proto::node::node_client::NodeClient;
-use rigbox_proto::node::{Desired, EgressRefused, NetworkPolicy, SetTargetRequest, WatchRefusalsRequest};
+use rigbox_proto::node::{EgressRefused, WatchRefusalsRequest};
 use rigbox_sys::fdpass;
 
 use crate::harness::installation::Installation;
@@ -49,33 +49,6 @@ pub(crate) fn dial_as(
         Some(socket) => Ok(Ok(socket)),
         None => Ok(Err(reply.code)),
     }
-}
-
-/// Sets a workspace's network as `control`.
-pub(crate) fn set_network(
-    installation: &Installation,
-    workspace_id: &str,
-    network: NetworkPolicy,
-) -> Result<()> {
-    // Later than control's, and than the one before.
-    let network_revision = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
-    // Its target stays: a lower generation than control's.
-    let request = SetTargetRequest {
-        workspace_id: workspace_id.to_owned(),
-        desired: Desired::Stopped.into(),
-        network: Some(network),
-        network_revision,
-        ..SetTargetRequest::default()
-    };
-    let (message_text, _) = request_as(
-        control_uid(installation)?,
-        "set-network",
-        installation.run_dir().join("node/control.sock"),
-        &database_id(installation)?,
-        &request.encode_to_vec(),
-    )?;
-    anyhow::ensure!(message_text.is_empty(), "{}", String::from_utf8_lossy(&message_text));
-    Ok(())
 }
 
 /// Returns blocked egress that the node reports to `control` while `work` runs and for some seconds after it.
@@ -194,21 +167,6 @@ fn handle(verb: &str) -> Result<()> {
             };
             let fds: Vec<_> = reply.1.iter().map(AsFd::as_fd).collect();
             fdpass::send(&parent, &reply.0, &fds)?;
-        }
-        "set-network" => {
-            let request = SetTargetRequest::decode(message.as_slice())?;
-            let revision = request.network_revision;
-            let request = for_database(request)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let message_text = runtime.block_on(async {
-                let mut node = NodeClient::new(rigbox_proto::transport::unix::channel(&socket));
-                match node.set_target(request).await.map(tonic::Response::into_inner) {
-                    Ok(report) if report.network_revision == revision => None,
-                    Ok(_) => Some("the node has no such workspace, or a later policy".to_owned()),
-                    Err(status) => Some(status.message().to_owned()),
-                }
-            });
-            fdpass::send(&parent, message_text.unwrap_or_default().as_bytes(), &[])?;
         }
         "refusals" => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

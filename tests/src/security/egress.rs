@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rigbox_proto::node::egress::Mode;
-use rigbox_proto::node::{Egress, NetworkPolicy};
 use rigbox_testkit::blocking::eventually;
 use serde_json::json;
 
@@ -182,15 +180,6 @@ fn dns_answers_contain_no_private_address(installation: &Installation) -> TestRe
     api.remove(&id)
 }
 
-fn policy(mode: Mode, domains: &[&str], cidrs: &[String]) -> NetworkPolicy {
-    let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
-    NetworkPolicy {
-        app_ports: vec![],
-        egress: Some(Egress { mode: mode.into(), domains, cidrs: cidrs.to_vec(), allow_ech: false }),
-        limits: None,
-    }
-}
-
 /// Starts TLS on port 443 of the first argument with each of the other names as SNI (`-`: none; `plain`: no TLS).
 const HELLO: &str = r#"
 import socket, ssl, sys
@@ -232,11 +221,8 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
     for file in ["to-server", "to-other"] {
         eventually("a stream begins", Duration::from_secs(20), || Ok((length(file)? > 50).then_some(())))?;
     }
-    roles::set_network(
-        installation,
-        &id,
-        policy(Mode::List, &["server.example"], &[format!("{SERVER}/32")]),
-    )?;
+    let cidrs = [format!("{SERVER}/32")];
+    api.set_egress(&id, &json!({"mode": "list", "domains": ["server.example"], "cidrs": cidrs}))?;
     eventually("the stream that is not listed ends", Duration::from_secs(20), || {
         Ok(api.sh(&id, "tail -1 to-other")?.contains("over").then_some(()))
     })?;
@@ -247,7 +233,7 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
     ensure!(!api.sh(&id, "tail -1 to-server")?.contains("over"), "the listed stream ended");
 
     // By name only: the DNS response admits the address.
-    roles::set_network(installation, &id, policy(Mode::List, &["server.example"], &[]))?;
+    api.set_egress(&id, &json!({"mode": "list", "domains": ["server.example"]}))?;
     ensure!(!reaches(&server)?, "an address that was not looked up");
     ensure!(reaches("server.example")?, "a listed name");
     ensure!(!reaches(&server)?, "a request for the address of a listed name, which is not the name");
@@ -302,8 +288,7 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
 
     // An entry with a port opens that port, and only that.
     let with_port = ["server.example".to_owned(), format!("server.example:{STREAM}")];
-    let with_port: Vec<_> = with_port.iter().map(String::as_str).collect();
-    roles::set_network(installation, &id, policy(Mode::List, &with_port, &[]))?;
+    api.set_egress(&id, &json!({"mode": "list", "domains": with_port}))?;
     ensure!(
         reaches("server.example")? && !reaches("server.example:8080")?,
         "another port than the listed one"
@@ -311,13 +296,13 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
     // No network at all, open connections included.
     streams("server.example", "last")?;
     eventually("a stream begins", Duration::from_secs(20), || Ok((length("last")? > 50).then_some(())))?;
-    roles::set_network(installation, &id, policy(Mode::None, &[], &[]))?;
+    api.set_egress(&id, &json!({"mode": "none"}))?;
     eventually("the last stream ends", Duration::from_secs(20), || {
         Ok(api.sh(&id, "tail -1 last")?.contains("over").then_some(()))
     })?;
     ensure!(!reaches("server.example")? && !reaches(&server)?, "nothing means nothing");
 
-    // A restarted node keeps the policy. (Control is stopped, because it would send its own.)
+    // A restarted node keeps the policy. (Control is stopped, because it would send it again.)
     let rules = || -> Result<String> {
         let mut nft = std::process::Command::new("nsenter");
         nft.arg(format!("--net={}", netns(installation, &id).display())).args([
@@ -342,7 +327,7 @@ fn allow_list_applies_to_names_addresses_and_open_connections(installation: &Ins
         Ok(())
     })?;
     eventually("commands run again", Duration::from_secs(20), || Ok(api.sh(&id, "true").ok().map(drop)))?;
-    roles::set_network(installation, &id, policy(Mode::Internet, &[], &[]))?;
+    api.set_egress(&id, &json!({"mode": "internet"}))?;
     ensure!(reaches(&other)? && reaches("other.example")?, "the internet again");
     api.remove(&id)
 }

@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rigbox_proto::node::NetworkPolicy;
 use rigbox_testkit::blocking::eventually;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::json;
 
 use crate::TestResult;
 use crate::harness::installation::Installation;
@@ -21,10 +21,6 @@ pub(crate) fn boot_of(installation: &Installation, id: &str) -> Result<String> {
     let text = std::fs::read_to_string(installation.state().join(format!("node/journal/{id}.json")))?;
     let record: serde_json::Value = serde_json::from_str(&text)?;
     Ok(record.pointer("/boot/boot_id").and_then(|boot| boot.as_str()).context("no boot")?.to_owned())
-}
-
-pub(crate) fn ports(app_ports: &[u32]) -> NetworkPolicy {
-    NetworkPolicy { app_ports: app_ports.to_vec(), egress: None, limits: None }
 }
 
 /// Waits for an event on a socket.
@@ -82,7 +78,9 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
         Ok(())
     };
     refused(dial(&boot, 8000), "port_not_listed")?;
-    roles::set_network(installation, &id, ports(&[8000]))?;
+    let app =
+        api.post("/apps", &json!({"name": "dialled", "workspace_id": id, "port": 8000}))?.expect(201)?;
+    let app = app.get("id").and_then(|app| app.as_str()).context("no app")?;
     let given = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
     ensure!(fetch(given)?.ends_with("port 8000\n"), "another server answered");
     refused(dial(&boot, 8001), "port_not_listed")?;
@@ -91,10 +89,6 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
     for outsider in [0, 65534] {
         refused(roles::dial_as(installation, outsider, &id, &boot, 8000), "closed")?;
     }
-    ensure!(
-        roles::set_network(installation, "ws-aaaaaaaa", ports(&[1])).is_err(),
-        "a policy of an unknown workspace"
-    );
 
     // A gateway may reconnect a socket, but only to ports that it may dial.
     let held = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
@@ -113,7 +107,7 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
     ensure!(aim(&held, [172, 16, 0, 2].into(), 8000)?, "the test cannot aim a socket");
 
     // A port that is no longer listed is cut off at once, open connections included.
-    roles::set_network(installation, &id, ports(&[8001]))?;
+    api.send_json("PATCH", &format!("/apps/{app}"), r#"{"port":8001}"#)?.expect(200)?;
     ended(&held, "a connection to a port that is not listed any more")?;
     refused(dial(&boot, 8000), "port_not_listed")?;
     let given = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
@@ -122,7 +116,7 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
     // The policy and open connections survive a restart of the node.
     let held = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
     ensure!(connects(&held)?, "no connection");
-    // (Control is stopped, because it would send its own list of ports.)
+    // (Control is stopped, because it would send the list of ports again.)
     installation.without_role("control", || {
         installation.kill_role("node")?;
         let given =
@@ -131,10 +125,7 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
         ensure!(!happens(&held, PollFlags::IN, Duration::ZERO)?, "a connection ended with the node");
         Ok(())
     })?;
-    let held = eventually("the ports are listed again", Duration::from_secs(20), || {
-        roles::set_network(installation, &id, ports(&[8001]))?;
-        Ok(dial(&boot, 8001)?.ok())
-    })?;
+    let held = dial(&boot, 8001)?.map_err(anyhow::Error::msg)?;
     ensure!(connects(&held)?, "no connection");
 
     // The peers of a boot's connections notice its end, even if the VM cannot announce it.
