@@ -18,8 +18,8 @@ use crate::{image, schemathesis};
 use host::KeptHost;
 use results::Results;
 
-/// Debian packages that the end-to-end tests need: a mail server, a browser, and legacy iptables.
-const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd", "chromium", "chromium-driver", "iptables"];
+/// Debian packages that the end-to-end tests need: a mail server, a browser, legacy iptables, and what makes system calls fail.
+const TEST_PACKAGES: &[&str] = &["python3-aiosmtpd", "chromium", "chromium-driver", "iptables", "strace"];
 const REMEDY: &str = "read the message above";
 
 #[derive(clap::Args)]

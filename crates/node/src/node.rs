@@ -14,6 +14,7 @@ use crate::boot_queue::BootQueue;
 use crate::config::Config;
 use crate::error::Error;
 use crate::journal::Journal;
+use crate::kill_points::KillPoints;
 use crate::net::uplink::{self, Uplink};
 use crate::refusals::Refusals;
 use crate::reports::Reports;
@@ -47,6 +48,7 @@ pub(crate) struct Node {
     pub(crate) reports: Reports,
     pub(crate) refusals: Refusals,
     pub(crate) boot_queue: BootQueue,
+    pub(crate) kill_points: KillPoints,
 }
 
 impl Node {
@@ -81,6 +83,7 @@ impl Node {
             reports: Reports::new(random_session()?),
             refusals: Refusals::default(),
             boot_queue: BootQueue::new(config.max_concurrent_boots),
+            kill_points: KillPoints::open(&config.run_dir),
             config,
         }))
     }

@@ -106,6 +106,10 @@ impl<H: Host> Workspace<H> {
 
     async fn handle_request(&mut self, Request { request, reply }: Request) {
         let set = self.set_target(*request).await;
+        // Control asks again each second, and waits meanwhile.
+        if let Err(error) = &set {
+            self.log_retried("set the target", error);
+        }
         // Published first, so that the answer is one of the numbered reports. A caller that has stopped waiting is fine.
         let _ = reply.send(set.map(|()| self.settle()));
     }

@@ -1,11 +1,12 @@
 //! SQLite backend: how the database is opened for writing, and the pool of read-only connections beside it.
 
+use std::future::ready;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection};
 
 use crate::{Error, tokens};
 
@@ -31,6 +32,9 @@ pub(crate) async fn open(path: &Path) -> Result<Pools, Error> {
             .max_connections(max_connections)
             .min_connections(1)
             .acquire_timeout(Duration::from_secs(10))
+            // SQLite itself rolls back a transaction when the disk is full or fails. sqlx then counts it as open for ever, and begins no
+            // other on this connection, which is closed here; another one takes its place.
+            .before_acquire(|connection, _| Box::pin(ready(Ok(!connection.is_in_transaction()))))
     };
     // First the one that may create the file.
     let writer = Pool::Shared(pool(1).connect_with(options.clone()).await?);

@@ -19,6 +19,7 @@ use super::*;
 use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
 mod backup;
+mod full_disk;
 mod grants;
 mod orphans;
 mod revocations;

@@ -6,19 +6,34 @@ use anyhow::{Context, ensure};
 use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
+use super::failing_disks::{
+    acknowledged_changes_outlive_a_database_that_fails_to_sync,
+    acknowledged_changes_outlive_a_full_disk_below_the_database,
+    requests_wait_for_a_journal_that_fails_to_sync, requests_wait_for_space_below_the_journal,
+};
+use super::kill_points::{
+    node_killed_around_every_effect_completes_every_request,
+    node_killed_once_at_any_pass_completes_every_request,
+};
 use crate::TestResult;
 use crate::harness::installation::Installation;
 
 tests![
     running_vm_outlives_every_role,
+    node_killed_around_every_effect_completes_every_request,
+    node_killed_once_at_any_pass_completes_every_request,
     state_is_consistent_after_kills_at_random_moments,
     vms_running_at_a_host_crash_run_again,
     leftovers_without_a_record_are_removed,
     disk_without_a_record_is_kept_until_it_is_removed,
+    requests_wait_for_space_below_the_journal,
+    requests_wait_for_a_journal_that_fails_to_sync,
+    acknowledged_changes_outlive_a_full_disk_below_the_database,
+    acknowledged_changes_outlive_a_database_that_fails_to_sync,
     backup_of_a_running_vm_is_restored_to_an_empty_machine,
 ];
 
-fn wait_for_exec(installation: &Installation, id: &str) -> anyhow::Result<String> {
+pub(crate) fn wait_for_exec(installation: &Installation, id: &str) -> anyhow::Result<String> {
     eventually("commands run again", Duration::from_secs(60), || {
         Ok(installation.api.sh(id, "cat /proc/sys/kernel/random/boot_id").ok())
     })

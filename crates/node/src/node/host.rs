@@ -16,6 +16,7 @@ use super::launch::launch;
 use crate::boot_queue::BootQueue;
 use crate::error::Error;
 use crate::host::{Host, Launched, VmmProcess};
+use crate::kill_points::Effect;
 use crate::net;
 use crate::net::admitted_names::AdmittedNames;
 use crate::record::{Boot, ProcessId, Record};
@@ -66,12 +67,12 @@ impl Host for Node {
 
     async fn save(self: &Arc<Self>, record: &Record) -> Result<(), Error> {
         let record = record.clone();
-        self.blocking(move |node| node.journal.save(&record)).await
+        self.perform(Effect::Save, move |node| node.journal.save(&record)).await
     }
 
     async fn remove_record(self: &Arc<Self>, id: &WorkspaceId) -> Result<(), Error> {
         let id = id.clone();
-        self.blocking(move |node| node.journal.remove(&id)).await
+        self.perform(Effect::RemoveRecord, move |node| node.journal.remove(&id)).await
     }
 
     fn recover_vm(&self, boot_id: &str) {
@@ -97,7 +98,7 @@ impl Host for Node {
             return Err(Error::Refused("disk_too_small", message));
         }
         let id = id.clone();
-        self.blocking(move |node| {
+        self.perform(Effect::CreateDisk, move |node| {
             node.disks.create(&id, &image.rootfs, size_mb)?;
             Ok(image.version)
         })
@@ -106,7 +107,7 @@ impl Host for Node {
 
     async fn remove_disk(self: &Arc<Self>, id: &WorkspaceId) -> Result<(), Error> {
         let id = id.clone();
-        self.blocking(move |node| node.disks.remove(&id)).await
+        self.perform(Effect::RemoveDisk, move |node| node.disks.remove(&id)).await
     }
 
     fn check_driver(&self) -> Result<(), Error> {
@@ -119,7 +120,7 @@ impl Host for Node {
         record: &Record,
     ) -> Result<Launched<ProcessHandle>, Error> {
         let (id, record) = (id.clone(), record.clone());
-        let mut launched = self.blocking(move |node| launch(node, &id, &record)).await?;
+        let mut launched = self.perform(Effect::Launch, move |node| launch(node, &id, &record)).await?;
         match ProcessHandle::new(launched.pid, launched.pidfd) {
             Ok((process, id)) => Ok(Launched { process, id, stderr: Some(launched.stderr) }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -131,12 +132,13 @@ impl Host for Node {
     }
 
     async fn reopen(self: &Arc<Self>, process: ProcessId) -> Result<Option<ProcessHandle>, Error> {
-        ProcessHandle::reopen(process).map_err(Error::system("look for the VM's process"))
+        let open = || ProcessHandle::reopen(process);
+        self.kill_points.around(Effect::Reopen, open).map_err(Error::system("look for the VM's process"))
     }
 
     async fn tear_down(self: &Arc<Self>, id: &WorkspaceId) -> Result<(), Error> {
         let id = id.clone();
-        self.blocking(move |node| node.remove_boot_resources(&id)).await
+        self.perform(Effect::TearDown, move |node| node.remove_boot_resources(&id)).await
     }
 
     fn attach(
@@ -173,7 +175,10 @@ impl Host for Node {
 
     async fn restore_network(self: &Arc<Self>, id: &WorkspaceId, record: &Record) -> Result<(), Error> {
         let (netns, policy, slot) = (self.config.netns(id), record.network.clone(), record.slot);
-        self.blocking(move |node| net::restore(&node.config, &netns, &policy, node.uplink_for(slot))).await
+        self.perform(Effect::RestoreNetwork, move |node| {
+            net::restore(&node.config, &netns, &policy, node.uplink_for(slot))
+        })
+        .await
     }
 
     async fn set_policy(
@@ -191,7 +196,7 @@ impl Host for Node {
         };
         let set =
             move |node: &Self| net::set_policy(&node.config, &netns, &policy, &names, node.uplink_for(slot));
-        self.blocking(set).await
+        self.perform(Effect::SetPolicy, set).await
     }
 }
 
@@ -207,13 +212,15 @@ impl Node {
         DnsLimits { queries: limits.dns_queries.get().into(), queries_per_s: limits.dns_queries_per_s.get() }
     }
 
-    /// Runs blocking work outside the async runtime's threads.
-    async fn blocking<T: Send + 'static>(
+    /// Runs blocking work, whose effect this is, outside the async runtime's threads.
+    async fn perform<T: Send + 'static>(
         self: &Arc<Self>,
+        effect: Effect,
         work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let node = Arc::clone(self);
-        let result = tokio::task::spawn_blocking(move || work(&node)).await;
+        let result =
+            tokio::task::spawn_blocking(move || node.kill_points.around(effect, || work(&node))).await;
         result.unwrap_or_else(|error| {
             Err(Error::System { action: "run a blocking task", source: error.into() })
         })

@@ -159,9 +159,14 @@ impl<H: Host> Workspace<H> {
         Ok(())
     }
 
-    /// Takes the step again later. The error is logged when it changes.
+    /// Takes the step again later.
     pub(super) fn retry(&mut self, action: &'static str, error: &Error) {
         self.retry_at = Some(Instant::now() + RETRY_DELAY);
+        self.log_retried(action, error);
+    }
+
+    /// Logs the error of an action that is taken again, when it changes.
+    pub(super) fn log_retried(&mut self, action: &'static str, error: &Error) {
         let error = error.to_string();
         if self.logged_error != error {
             tracing::error!(workspace = %self.id, error, "failed to {action}; retrying");
