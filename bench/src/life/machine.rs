@@ -167,6 +167,8 @@ impl Host for Machine {
         .await
     }
 
+    fn recover_vm(&self, _: &str) {}
+
     fn adopt_disk(&self, _: &WorkspaceId, _: u32) {}
 
     async fn create_disk(self: &Arc<Self>, _: &WorkspaceId, _: &str, _: u32) -> Result<String, Error> {
