@@ -55,7 +55,8 @@ pub(crate) fn run(seed: u64, template: &Path) -> Outcome {
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(History::new(seed, folder.path()).run())
+    // Within the runtime, whose clock stands still.
+    runtime.block_on(async { History::new(seed, folder.path()).run().await })
 }
 
 struct History {
