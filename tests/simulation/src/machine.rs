@@ -208,6 +208,14 @@ impl Host for NodeProcess {
         let (id, text) = (record.workspace.parse().unwrap(), serde_json::to_string(record).unwrap());
         self.step().await;
         self.fails(20, "the journal", &id)?;
+        if let Some(before) = self.world.machine().record(&id) {
+            let went_back = (record.target.generation < before.target.generation)
+                .then_some("target")
+                .or((record.network_revision < before.network_revision).then_some("network policy"));
+            if let Some(what) = went_back {
+                self.world.violation(format!("{id}: an older {what} took the place of a later one"));
+            }
+        }
         self.world.machine().journal.insert(id, text);
         self.step().await;
         Ok(())
