@@ -328,6 +328,15 @@ impl Host for NodeProcess {
         self.fails(30, "the cleanup", id)?;
         {
             let machine = self.world.machine();
+            let record = machine.record(id);
+            let boot = record.as_ref().and_then(|record| record.boot.as_ref());
+            let is_wanted = boot.is_some_and(|boot| {
+                let is_healthy = |vm: &&Vm| vm.boot == boot.boot_id && vm.is_ready && vm.ended.is_none();
+                boot.process.is_some() && !boot.stopping && machine.alive(id).iter().any(is_healthy)
+            });
+            if is_wanted && !self.world.may_delete(id) {
+                self.world.violation(format!("{id}: a VM that runs and is wanted was killed"));
+            }
             let pids = machine.vms.iter().filter(|(_, vm)| vm.workspace == *id).map(|(pid, _)| *pid);
             pids.for_each(|pid| machine.kill(pid));
         }

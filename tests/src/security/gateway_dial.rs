@@ -80,7 +80,7 @@ fn gateway_reaches_listed_ports_of_one_boot_only(installation: &Installation) ->
     refused(dial(&boot, 8000), "port_not_listed")?;
     let app =
         api.post("/apps", &json!({"name": "dialled", "workspace_id": id, "port": 8000}))?.expect(201)?;
-    let app = app.get("id").and_then(|app| app.as_str()).context("no app")?;
+    let app = app.pointer("/app/id").and_then(|app| app.as_str()).context("no app")?;
     let given = dial(&boot, 8000)?.map_err(anyhow::Error::msg)?;
     ensure!(fetch(given)?.ends_with("port 8000\n"), "another server answered");
     refused(dial(&boot, 8001), "port_not_listed")?;
