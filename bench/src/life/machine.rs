@@ -2,16 +2,15 @@
 //! are as on a real node: each record is a file, replaced durably.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rigbox_core::ids::WorkspaceId;
-use rigbox_node::{Boot, BootQueue, Error, Host, Launched, ProcessId, Record, Reports, VmmProcess};
+use rigbox_node::{Boot, BootQueue, Error, Host, Journal, Launched, ProcessId, Record, Reports, VmmProcess};
 use rigbox_proto::guestio::{AgentLost, AgentReady, Report, SystemChanged, report};
 use tokio::sync::mpsc;
 
@@ -25,7 +24,7 @@ const MAX_SLOTS: u32 = 10_000;
 
 /// Machine, with what one process of the node has of it.
 pub(super) struct Machine {
-    journal: PathBuf,
+    journal: Journal,
     reports: Reports,
     boot_queue: BootQueue,
     /// Where reports about a boot go.
@@ -46,8 +45,7 @@ impl VmmProcess for Vm {
 impl Machine {
     /// Opens the machine whose journal is in `folder`, in a new session.
     pub(super) fn open(folder: &Path) -> Result<Self> {
-        let journal = folder.join("journal");
-        fs::create_dir_all(&journal)?;
+        let journal = Journal::open(folder.join("journal"))?;
         let session = NonZeroU64::new(getrandom::u64()?).unwrap_or(NonZeroU64::MIN);
         Ok(Self {
             journal,
@@ -57,20 +55,9 @@ impl Machine {
         })
     }
 
-    /// Reads the journal.
-    pub(super) fn records(&self) -> Result<Vec<(WorkspaceId, Record)>> {
-        let mut records = Vec::new();
-        for entry in fs::read_dir(&self.journal)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "new") {
-                fs::remove_file(&path)?;
-                continue;
-            }
-            let record: Record = serde_json::from_slice(&fs::read(&path)?)
-                .with_context(|| format!("the record {}", path.display()))?;
-            records.push((record.workspace.parse()?, record));
-        }
-        Ok(records)
+    /// Returns the journal.
+    pub(super) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Returns the boots that are attached.
@@ -93,34 +80,19 @@ impl Machine {
         self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn path(&self, workspace: &str) -> PathBuf {
-        self.journal.join(format!("{workspace}.json"))
+    /// Works with the journal outside the runtime's threads.
+    async fn write(
+        &self,
+        work: impl FnOnce(&Journal) -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let journal = self.journal.clone();
+        let done = tokio::task::spawn_blocking(move || work(&journal)).await;
+        done.map_err(|error| Error::Retry(error.to_string()))?
     }
 }
 
 fn report_of(boot: &str, report: report::Report) -> Report {
     Report { boot_id: boot.to_owned(), report: Some(report) }
-}
-
-/// Replaces a file durably, as the node does.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    sync_parent(path)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
-/// Runs blocking work outside the runtime's threads.
-async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| Error::Retry(error.to_string()))?;
-    done.map_err(|error| Error::Retry(format!("failed to write the journal: {error}")))
 }
 
 impl Host for Machine {
@@ -154,17 +126,13 @@ impl Host for Machine {
     }
 
     async fn save(self: &Arc<Self>, record: &Record) -> Result<(), Error> {
-        let (path, record) = (self.path(&record.workspace), record.clone());
-        blocking(move || replace(&path, &serde_json::to_vec_pretty(&record)?)).await
+        let record = record.clone();
+        self.write(move |journal| journal.save(&record)).await
     }
 
     async fn remove_record(self: &Arc<Self>, id: &WorkspaceId) -> Result<(), Error> {
-        let path = self.path(id.as_str());
-        blocking(move || match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => sync_parent(&path),
-        })
-        .await
+        let id = id.clone();
+        self.write(move |journal| journal.remove(&id)).await
     }
 
     fn recover_vm(&self, _: &str) {}

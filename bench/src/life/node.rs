@@ -5,15 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::Result;
-use rigbox_node::{Host, Subscription, Workspaces};
+use rigbox_node::{Host, Workspaces};
 use rigbox_proto::node::node_server::{self, NodeServer};
 use rigbox_proto::node::{
     DescribeRequest, NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent, WatchRefusalsRequest,
-    WatchRequest, WorkspaceReport, watch_event,
+    WatchRequest, WorkspaceReport,
 };
 use rigbox_proto::transport::unix;
-use tokio_stream::wrappers::BroadcastStream;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::Stream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -28,7 +27,7 @@ const CAPACITY_MB: u64 = 1 << 30;
 pub(super) fn open(folder: &Path) -> Result<Arc<Machine>> {
     let machine = Arc::new(Machine::open(folder)?);
     let workspaces = Workspaces::new(Arc::clone(&machine));
-    for (id, record) in machine.records()? {
+    for (id, record) in machine.journal().load()? {
         workspaces.adopt(id, record);
     }
     let connections = unix::listen(&socket(folder), vec![rustix::process::geteuid().as_raw()])?;
@@ -75,14 +74,7 @@ impl node_server::Node for Service {
     type WatchStream = Events<WatchEvent>;
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let Subscription { latest, synced, events } = self.machine.reports().subscribe();
-        let wrap = |event| WatchEvent { event: Some(event) };
-        let synced = watch_event::Event::Synced(synced);
-        let current = latest.into_iter().map(watch_event::Event::Report).chain([synced]);
-        let current = current.map(|event| Ok(wrap(event))).collect::<Vec<_>>();
-        let events = BroadcastStream::new(events)
-            .map(move |event| event.map(wrap).map_err(|_| Status::data_loss("the subscriber was too slow")));
-        Ok(Response::new(Box::pin(tokio_stream::iter(current).chain(events))))
+        Ok(Response::new(Box::pin(self.machine.reports().subscribe().into_stream())))
     }
 
     type WatchRefusalsStream = Events<RefusalBatch>;

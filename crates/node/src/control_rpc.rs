@@ -6,15 +6,13 @@ use std::sync::Arc;
 use rigbox_proto::node::node_server;
 use rigbox_proto::node::{
     DescribeRequest, Image, NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent,
-    WatchRefusalsRequest, WatchRequest, WorkspaceReport, watch_event,
+    WatchRefusalsRequest, WatchRequest, WorkspaceReport,
 };
 use rigbox_proto::{DATABASE_HEADER, fault};
-use tokio::sync::broadcast;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Response, Status};
 
 use crate::node::Node;
-use crate::reports::Subscription;
 use crate::workspaces::Workspaces;
 
 /// gRPC service for control.
@@ -79,13 +77,7 @@ impl node_server::Node for ControlService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
     async fn watch(&self, _: tonic::Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let Subscription { latest, synced, events } = self.node.reports.subscribe();
-        let wrap = |event| Ok(WatchEvent { event: Some(event) });
-        let synced = watch_event::Event::Synced(synced);
-        let current = latest.into_iter().map(watch_event::Event::Report).chain([synced]).map(wrap);
-        let current = tokio_stream::iter(current.collect::<Vec<_>>());
-        let events = event_stream(events).map(move |event| event.and_then(wrap));
-        Ok(Response::new(Box::pin(current.chain(events))))
+        Ok(Response::new(Box::pin(self.node.reports.subscribe().into_stream())))
     }
 
     type WatchRefusalsStream = Pin<Box<dyn Stream<Item = Result<RefusalBatch, Status>> + Send>>;
@@ -96,11 +88,4 @@ impl node_server::Node for ControlService {
     ) -> Result<Response<Self::WatchRefusalsStream>, Status> {
         Ok(Response::new(Box::pin(self.node.refusals.subscribe().map(Ok))))
     }
-}
-
-fn event_stream<T: Clone + Send + 'static>(
-    events: broadcast::Receiver<T>,
-) -> impl Stream<Item = Result<T, Status>> + Send {
-    let events = tokio_stream::wrappers::BroadcastStream::new(events);
-    events.map(|event| event.map_err(|_| Status::data_loss("the subscriber was too slow; watch again")))
 }

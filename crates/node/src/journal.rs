@@ -13,18 +13,25 @@ use crate::record::Record;
 
 /// Folder of the records.
 #[derive(Debug, Clone)]
-pub(crate) struct Journal {
+pub struct Journal {
     dir: PathBuf,
 }
 
 impl Journal {
-    pub(crate) fn open(dir: PathBuf) -> Result<Self, Error> {
+    /// Opens the folder, and creates it if there is none.
+    ///
+    /// # Errors
+    /// Fails if it cannot be created.
+    pub fn open(dir: PathBuf) -> Result<Self, Error> {
         fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
         Ok(Self { dir })
     }
 
-    /// Reads all records. An unreadable file is an error and never skipped: its resources would be removed as orphans.
-    pub(crate) fn load(&self) -> Result<Vec<(WorkspaceId, Record)>, Error> {
+    /// Reads all records.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be read. It is never skipped: its resources would be removed as orphans.
+    pub fn load(&self) -> Result<Vec<(WorkspaceId, Record)>, Error> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(Error::at("list", &self.dir))? {
             let path = entry.map_err(Error::at("list", &self.dir))?.path();
@@ -58,14 +65,20 @@ impl Journal {
     }
 
     /// Writes a record durably.
-    pub(crate) fn save(&self, record: &Record) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Fails if the earlier record may still be there.
+    pub fn save(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.workspace);
         let text = serde_json::to_vec_pretty(record).map_err(std::io::Error::from);
         text.and_then(|text| durable::replace(&path, &text)).map_err(Error::at("write", &path))
     }
 
-    /// Removes a workspace's record durably.
-    pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {
+    /// Removes a workspace's record durably, if there is one.
+    ///
+    /// # Errors
+    /// Fails if the record may still be there.
+    pub fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         let path = self.path(workspace.as_str());
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("remove", &path)(error)),

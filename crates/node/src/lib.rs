@@ -42,6 +42,7 @@ pub use boot_queue::BootQueue;
 pub use config::{Config, NetworkConfig, UplinkMode};
 pub use error::Error;
 pub use host::{Host, Launched, VmmProcess};
+pub use journal::Journal;
 pub use kill_points::{Effect, KILL_POINTS_FILE, SKIPPED};
 pub use net::policy::Policy;
 pub use record::{Boot, BootEnd, Phase, ProcessId, Record, Spec};

@@ -6,8 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::node::watch_event::Event;
-use rigbox_proto::node::{Desired, DiskState, Synced, VmState, WorkspaceReport};
+use rigbox_proto::node::{Desired, DiskState, Synced, VmState, WatchEvent, WorkspaceReport};
 use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::Status;
 
 /// Events by which a slow subscriber may lag before it has to start over.
 const MAX_LAG: usize = 1024;
@@ -36,6 +39,19 @@ pub struct Subscription {
     pub synced: Synced,
     /// Changes.
     pub events: broadcast::Receiver<Event>,
+}
+
+impl Subscription {
+    /// Returns it as the stream that a watch of control gets. It ends with an error for who reads too slowly.
+    pub fn into_stream(self) -> impl Stream<Item = Result<WatchEvent, Status>> + Send {
+        let Self { latest, synced, events } = self;
+        let wrap = |event| WatchEvent { event: Some(event) };
+        let current = latest.into_iter().map(Event::Report).chain([Event::Synced(synced)]);
+        let current = current.map(|event| Ok(wrap(event))).collect::<Vec<_>>();
+        let too_slow = |_| Status::data_loss("the subscriber was too slow; watch again");
+        let events = BroadcastStream::new(events).map(move |event| event.map(wrap).map_err(too_slow));
+        tokio_stream::iter(current).chain(events)
+    }
 }
 
 /// Returns the report that the node has nothing of a workspace. `generation` is that of the deletion that it answers, or 0.
