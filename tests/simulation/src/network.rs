@@ -7,7 +7,6 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{StreamExt, iter, once};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_node::Host;
-use rigbox_proto::fault;
 use rigbox_proto::guest::DeliverSecretsRequest;
 use rigbox_proto::node::{
     NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent, WorkspaceReport, watch_event,
@@ -54,14 +53,7 @@ async fn arrive(
         outcome = running.workspaces.set_target(request) => outcome,
         _ = running.alive.wait_for(|alive| !alive) => return unreachable("it crashed"),
     };
-    outcome.map_err(|error| {
-        let status = tonic::Status::from(error);
-        let message = status.message().to_owned();
-        match fault::code(&status) {
-            "unreachable" => NodeError::Unreachable(message),
-            code => NodeError::Refused { code: code.to_owned(), message },
-        }
-    })
+    outcome.map_err(|error| NodeError::from(tonic::Status::from(error)))
 }
 
 impl NodeApi for NodeConnection {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use rigbox_proto::fault;
 use rigbox_proto::node::{NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent, WorkspaceReport};
+use tonic::Status;
 
 /// Time-out of a call. The node answers at once: the steps towards a target follow later.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,4 +44,14 @@ pub enum NodeError {
         /// Message for people.
         message: String,
     },
+}
+
+impl From<Status> for NodeError {
+    fn from(status: Status) -> Self {
+        let message = status.message().to_owned();
+        match fault::code(&status) {
+            "unreachable" => Self::Unreachable(message),
+            code => Self::Refused { code: code.to_owned(), message },
+        }
+    }
 }

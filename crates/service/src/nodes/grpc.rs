@@ -5,15 +5,15 @@ use std::path::Path;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use rigbox_core::ids::DatabaseId;
+use rigbox_proto::DATABASE_HEADER;
 use rigbox_proto::node::node_client::NodeClient as Grpc;
 use rigbox_proto::node::{
     DescribeRequest, NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent, WatchRefusalsRequest,
     WatchRequest, WorkspaceReport,
 };
 use rigbox_proto::transport::client::Channel;
-use rigbox_proto::{DATABASE_HEADER, fault};
+use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::{Request, Status};
 
 use super::api::{CALL_TIMEOUT, NodeApi, NodeError, NodeStream};
 use crate::rpc;
@@ -50,19 +50,21 @@ impl GrpcNode {
 impl NodeApi for GrpcNode {
     fn describe(&self) -> BoxFuture<'_, Result<NodeDescription, NodeError>> {
         let request = self.call(DescribeRequest {});
-        async move { Ok(self.grpc.clone().describe(request).await.map_err(error)?.into_inner()) }.boxed()
+        async move { Ok(self.grpc.clone().describe(request).await.map_err(NodeError::from)?.into_inner()) }
+            .boxed()
     }
 
     fn set_target(&self, request: SetTargetRequest) -> BoxFuture<'_, Result<WorkspaceReport, NodeError>> {
         let request = self.call(request);
-        async move { Ok(self.grpc.clone().set_target(request).await.map_err(error)?.into_inner()) }.boxed()
+        async move { Ok(self.grpc.clone().set_target(request).await.map_err(NodeError::from)?.into_inner()) }
+            .boxed()
     }
 
     fn watch(&self) -> BoxFuture<'_, Result<NodeStream<WatchEvent>, NodeError>> {
         let request = self.request(WatchRequest {});
         async move {
-            let events = self.grpc.clone().watch(request).await.map_err(error)?.into_inner();
-            Ok(events.map_err(error).boxed())
+            let events = self.grpc.clone().watch(request).await.map_err(NodeError::from)?.into_inner();
+            Ok(events.map_err(NodeError::from).boxed())
         }
         .boxed()
     }
@@ -70,17 +72,10 @@ impl NodeApi for GrpcNode {
     fn watch_refusals(&self) -> BoxFuture<'_, Result<NodeStream<RefusalBatch>, NodeError>> {
         let request = self.request(WatchRefusalsRequest {});
         async move {
-            let refusals = self.grpc.clone().watch_refusals(request).await.map_err(error)?.into_inner();
-            Ok(refusals.map_err(error).boxed())
+            let refusals =
+                self.grpc.clone().watch_refusals(request).await.map_err(NodeError::from)?.into_inner();
+            Ok(refusals.map_err(NodeError::from).boxed())
         }
         .boxed()
-    }
-}
-
-fn error(status: Status) -> NodeError {
-    let message = status.message().to_owned();
-    match fault::code(&status) {
-        "unreachable" => NodeError::Unreachable(message),
-        code => NodeError::Refused { code: code.to_owned(), message },
     }
 }
