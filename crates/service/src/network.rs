@@ -108,11 +108,12 @@ impl NetworkPolicies {
     /// Records the revision of a workspace's policy that the node has. Returns whether the wanted one is in force.
     pub async fn acknowledge(&self, id: &WorkspaceId, revision: u64) -> Result<bool, rigbox_store::Error> {
         // Most reports tell nothing new, and need no write.
-        let revisions = self.store.network_revisions(id)?;
+        let mut revisions = self.store.network_revisions(id)?;
         if revisions.is_some_and(|revisions| revisions.acknowledged < revision) {
             self.store.acknowledge_network(id, revision).await?;
+            revisions = self.store.network_revisions(id)?;
         }
-        Ok(self.store.network_revisions(id)?.is_none_or(NetworkRevisions::is_in_force))
+        Ok(revisions.is_none_or(NetworkRevisions::is_in_force))
     }
 
     /// Pushes the policies that the node has not acknowledged, for as long as it is polled. `synced` tells when the node is back: its own
