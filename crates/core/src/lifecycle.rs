@@ -36,11 +36,11 @@ pub struct Failure {
 /// State of a workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
-    /// What is wanted: the target of the node.
+    /// Target that is wanted of the node.
     pub wanted: Target,
     /// True once a start was requested.
     pub was_started: bool,
-    /// What was observed.
+    /// State that the node last reported.
     pub observed: Observed,
     /// True once the node has created the disk. Later it is never created anew.
     pub has_disk: bool,
@@ -284,8 +284,10 @@ impl Lifecycle {
     /// Draws conclusions from a report of a workspace that the node has.
     fn on_report(mut self, now: Timestamp) -> Self {
         let held = self.observed.target;
-        let end = self.observed.end.clone().filter(|end| end.generation == self.wanted.generation);
-        if let Some(end) = end.filter(|_| held.generation == self.wanted.generation) {
+        let wanted = self.wanted.generation;
+        let end =
+            self.observed.end.clone().filter(|end| held.generation == wanted && end.generation == wanted);
+        if let Some(end) = end {
             self = self.on_end(&end, now);
         }
         // A database that was restored from a backup lags behind the node, which would refuse what is wanted as outdated.

@@ -38,7 +38,7 @@ pub struct Launched<P> {
 pub trait Host: Send + Sync + 'static {
     /// Process of a VMM.
     type Process: VmmProcess;
-    /// What serves a VM until it is dropped.
+    /// Service of a VM, until dropped.
     type Attachment: Send + Sync + 'static;
 
     /// Returns the id of the host's boot. VMs of another one are gone.

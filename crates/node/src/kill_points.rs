@@ -28,7 +28,7 @@ pub enum Effect {
     Launch,
     /// A recorded VMM is opened.
     Reopen,
-    /// What a boot has is removed.
+    /// The resources of a boot are removed.
     TearDown,
     /// The network policy of a VM that was taken over is put in force.
     RestoreNetwork,

@@ -23,9 +23,9 @@ pub struct Record {
     pub workspace: String,
     /// Index of its uid among the node's VM uids.
     pub slot: u32,
-    /// What the node is to make of it.
+    /// Target that the node holds for it.
     pub target: Target,
-    /// What came with the target. `None` if control has not sent it to this version of the node yet: nothing is created or booted.
+    /// Details that came with the target. `None` if control has not sent it to this version of the node yet: nothing is created or booted.
     pub spec: Option<Spec>,
     /// Version of the image that the disk was cloned from.
     pub image_version: String,
@@ -45,7 +45,7 @@ pub struct Record {
     pub network_revision: u64,
 }
 
-/// What a target carries. It is valid from the next boot on.
+/// Details of a target, valid from the next boot on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     /// Image name.

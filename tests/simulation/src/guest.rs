@@ -56,7 +56,7 @@ pub(crate) async fn run(world: Arc<World>, pid: i32) {
     }
 }
 
-/// What a guest does when it is asked to power off.
+/// Response of a guest that is asked to power off.
 pub(crate) async fn shut_down(world: Arc<World>, boot: String) {
     world.pause(4_000).await;
     if world.disturbs(100) {

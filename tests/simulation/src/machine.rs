@@ -18,7 +18,7 @@ use crate::world::World;
 const MAX_BOOTS: usize = 2;
 const BOOT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What survives a crash of the node's process.
+/// State that survives a crash of the node's process.
 #[derive(Default)]
 pub(crate) struct Machine {
     pub journal: BTreeMap<WorkspaceId, String>,
@@ -54,19 +54,25 @@ pub(crate) struct Vm {
     pub has_key: bool,
 }
 
+impl Vm {
+    fn is_alive(&self) -> bool {
+        *self.alive.borrow()
+    }
+}
+
 impl Machine {
     pub(crate) fn is_alive(&self, pid: i32) -> bool {
-        self.vms.get(&pid).is_some_and(|vm| *vm.alive.borrow())
+        self.vms.get(&pid).is_some_and(Vm::is_alive)
     }
 
     /// Returns the VMs of a workspace that are alive.
     pub(crate) fn alive(&self, id: &WorkspaceId) -> Vec<&Vm> {
-        self.vms.values().filter(|vm| vm.workspace == *id && *vm.alive.borrow()).collect()
+        self.vms.values().filter(|vm| vm.workspace == *id && vm.is_alive()).collect()
     }
 
     /// Returns the process of a workspace's VM.
     pub(crate) fn pid_of(&self, id: &WorkspaceId) -> Option<i32> {
-        self.vms.iter().find(|(_, vm)| vm.workspace == *id && *vm.alive.borrow()).map(|(pid, _)| *pid)
+        self.vms.iter().find(|(_, vm)| vm.workspace == *id && vm.is_alive()).map(|(pid, _)| *pid)
     }
 
     pub(crate) fn kill(&self, pid: i32) {
@@ -94,8 +100,7 @@ impl Machine {
     }
 
     pub(crate) fn records(&self) -> Vec<(WorkspaceId, Record)> {
-        let parse = |(id, text): (&WorkspaceId, &String)| (id.clone(), serde_json::from_str(text).unwrap());
-        self.journal.iter().map(parse).collect()
+        self.journal.keys().filter_map(|id| Some((id.clone(), self.record(id)?))).collect()
     }
 }
 
@@ -209,11 +214,13 @@ impl Host for NodeProcess {
         self.step().await;
         self.fails(20, "the journal", &id)?;
         if let Some(before) = self.world.machine().record(&id) {
-            let went_back = (record.target.generation < before.target.generation)
-                .then_some("target")
-                .or((record.network_revision < before.network_revision).then_some("network policy"));
-            if let Some(what) = went_back {
-                self.world.violation(format!("{id}: an older {what} took the place of a later one"));
+            for (what, now, then) in [
+                ("target", record.target.generation, before.target.generation),
+                ("network policy", record.network_revision, before.network_revision),
+            ] {
+                if now < then {
+                    self.world.violation(format!("{id}: an older {what} took the place of a later one"));
+                }
             }
         }
         self.world.machine().journal.insert(id, text);
@@ -315,7 +322,7 @@ impl Host for NodeProcess {
             return Err(Error::Retry("the look for the process was made to fail".into()));
         }
         let machine = self.world.machine();
-        let vm = machine.vms.get(&process.pid).filter(|vm| *vm.alive.borrow());
+        let vm = machine.vms.get(&process.pid).filter(|vm| vm.is_alive());
         Ok(vm.map(|vm| Process {
             world: Arc::clone(&self.world),
             pid: process.pid,

@@ -1,4 +1,4 @@
-//! What clients know: which requests were acknowledged, and which may or may not have had an effect. In the end, what is wanted, what is
+//! Knowledge of clients: which requests were acknowledged, and which may or may not have had an effect. In the end, what is wanted, what is
 //! observed and what is real are compared with it.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::world::World;
 #[derive(Default)]
 pub(crate) struct Oracle(Mutex<BTreeMap<WorkspaceId, Expected>>);
 
-/// What clients know about one workspace.
+/// Knowledge of clients about one workspace.
 #[derive(Debug, Clone, Default)]
 struct Expected {
     /// Its creation was acknowledged, and not undone by a restored backup.

@@ -1,4 +1,4 @@
-//! What everything in a history shares: chance, the machine, the trace, and the violations found.
+//! World of a history, which everything in it shares: chance, the machine, the trace, and the violations found.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};

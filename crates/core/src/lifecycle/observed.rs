@@ -98,9 +98,4 @@ impl Observed {
     pub fn is_absent(&self) -> bool {
         self.disk == Disk::Absent
     }
-
-    /// Returns whether a VM runs that was not told to stop.
-    pub fn is_alive(&self) -> bool {
-        self.vm.as_ref().is_some_and(|vm| vm.phase != VmPhase::Stopping)
-    }
 }

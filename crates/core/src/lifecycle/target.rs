@@ -27,7 +27,7 @@ pub struct Target {
     pub state: Desired,
 }
 
-/// What a node has of a workspace, as far as its next step depends on it.
+/// Facts about a workspace on its node, on which the next step depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// The disk is complete.

@@ -43,7 +43,7 @@ fn running() -> Lifecycle {
     running
 }
 
-/// What the node reports after the VM of what is wanted has ended.
+/// Returns the state after the node has reported that the wanted VM has ended.
 fn ended(life: &Lifecycle, cause: EndCause) -> Lifecycle {
     let target = life.wanted.after_end(life.wanted.generation, cause);
     let report = report(10, target, None, Some(end(life.wanted.generation, cause)));

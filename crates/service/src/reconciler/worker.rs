@@ -20,7 +20,7 @@ use crate::nodes::api::NodeError;
 /// Interval at which a step in progress is checked for its timeout.
 const STEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is due for a workspace.
+/// Step that is due for a workspace.
 enum Due<'a> {
     /// The node has to hold the target.
     Push,
