@@ -213,6 +213,12 @@ impl Lifecycle {
         Some(next.entered(now))
     }
 
+    /// Returns whether a later state differs in nothing but the record of what was observed, and not in the boot either.
+    pub fn differs_in_record_only(&self, later: &Self) -> bool {
+        let observed = later.observed.clone();
+        self.boot() == later.boot() && Self { observed, ..self.clone() } == *later
+    }
+
     /// Records that a boot has its secrets.
     pub fn delivered(&self, delivered: Delivered, now: Timestamp) -> Self {
         Self { delivered: Some(delivered), ..self.clone() }.entered(now)

@@ -109,7 +109,7 @@ impl Environments {
             }
             loop {
                 match tokio::time::timeout_at(deadline, changed.recv()).await {
-                    Ok(Ok(other)) if other != *id => {}
+                    Ok(Ok(other)) if other.id != *id => {}
                     Ok(Ok(_) | Err(RecvError::Lagged(_))) => break,
                     Ok(Err(RecvError::Closed)) | Err(_) => return Ok(Effect::Pending),
                 }

@@ -101,8 +101,8 @@ impl Gateways {
             (tokio::time::interval(POLL_INTERVAL), tokio::time::interval(KEEPALIVE_INTERVAL));
         loop {
             tokio::select! {
-                id = changed.recv() => match id {
-                    Ok(id) => drop(self.publish(workspace(&id))),
+                change = changed.recv() => match change {
+                    Ok(change) => drop(self.publish(workspace(&change.id))),
                     Err(RecvError::Lagged(_)) => drop(self.publish(Event::Reset(Reset {}))),
                     Err(RecvError::Closed) => return,
                 },

@@ -21,9 +21,10 @@ use crate::network::NetworkPolicies;
 use crate::nodes::client::NodeClient;
 use crate::nodes::report::NodeReport;
 use crate::targets::Targets;
-use crate::transitions::WorkspaceTransitions;
+use crate::transitions::{Change, WorkspaceTransitions};
 use status_timer::StatusTimer;
 
+mod gathered;
 mod orphans;
 mod outcome;
 mod refusals;
@@ -99,9 +100,12 @@ impl Reconciler {
         let mut changed = self.0.transitions.subscribe();
         loop {
             match changed.recv().await {
-                Ok(id) => self.wake(&id),
-                // The tick catches what was missed.
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                // Most reports of a workspace that runs leave nothing to do.
+                Ok(Change { id, after: Some(after) }) if !self.is_busy(&id) && !self.has_work(&after) => {
+                    self.0.timer.forget(&id);
+                }
+                Ok(Change { id, .. }) => self.wake(&id),
+                Err(broadcast::error::RecvError::Lagged(_)) => self.wake_unsettled().await,
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
@@ -113,18 +117,19 @@ impl Reconciler {
         loop {
             interval.tick().await;
             self.collect_tasks();
-            let failing: Vec<_> = lock(&self.0.failing).keys().cloned().collect();
-            match self.0.transitions.store().unsettled_workspaces().await {
-                Ok(ids) => {
-                    ids.into_iter()
-                        .chain(failing)
-                        .collect::<BTreeSet<_>>()
-                        .iter()
-                        .for_each(|id| self.wake(id));
-                }
-                Err(error) => warn!(%error, "failed to read the workspaces in a transient status"),
-            }
+            self.wake_unsettled().await;
             self.remove_orphans().await;
+        }
+    }
+
+    /// Wakes the workers of all workspaces for which something is due.
+    async fn wake_unsettled(&self) {
+        let failing: Vec<_> = lock(&self.0.failing).keys().cloned().collect();
+        match self.0.transitions.store().unsettled_workspaces().await {
+            Ok(ids) => {
+                ids.into_iter().chain(failing).collect::<BTreeSet<_>>().iter().for_each(|id| self.wake(id));
+            }
+            Err(error) => warn!(%error, "failed to read the workspaces in a transient status"),
         }
     }
 
@@ -163,6 +168,11 @@ impl Reconciler {
                 }
             }
         });
+    }
+
+    /// Returns whether a workspace has a worker.
+    fn is_busy(&self, id: &WorkspaceId) -> bool {
+        lock(&self.0.workers).contains_key(id)
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

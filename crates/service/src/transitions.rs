@@ -1,6 +1,8 @@
 //! Transitions: the one place where a workspace's lifecycle is written, and where waiting callers are
 //! notified of changes.
 
+use std::sync::Arc;
+
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::time::Timestamp;
@@ -14,12 +16,21 @@ use crate::workspace_log::WorkspaceLogs;
 /// Receivers that fall further behind read the database again.
 const CHANNEL_CAPACITY: usize = 1024;
 
+/// Change of a workspace, as subscribers are told.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Id of the workspace.
+    pub id: WorkspaceId,
+    /// The workspace after the change, if that was a change of its lifecycle by this process.
+    pub after: Option<Arc<Workspace>>,
+}
+
 /// Writer of lifecycles.
 #[derive(Clone)]
 pub struct WorkspaceTransitions {
     store: Store,
     logs: WorkspaceLogs,
-    changed: broadcast::Sender<WorkspaceId>,
+    changed: broadcast::Sender<Change>,
 }
 
 impl WorkspaceTransitions {
@@ -42,15 +53,19 @@ impl WorkspaceTransitions {
         &self.store
     }
 
-    /// Subscribes to the ids of changed workspaces.
-    pub fn subscribe(&self) -> broadcast::Receiver<WorkspaceId> {
+    /// Subscribes to changes of workspaces.
+    pub fn subscribe(&self) -> broadcast::Receiver<Change> {
         self.changed.subscribe()
     }
 
-    /// Notifies subscribers of a change.
+    /// Notifies subscribers of a change, by which something may have become due.
     pub fn announce(&self, id: &WorkspaceId) {
+        self.send(Change { id: id.clone(), after: None });
+    }
+
+    fn send(&self, change: Change) {
         // There may be no subscribers.
-        let _ = self.changed.send(id.clone());
+        let _ = self.changed.send(change);
     }
 
     /// Replaces a workspace's lifecycle with the result of `next` (`None` keeps it), with retries while
@@ -74,7 +89,7 @@ impl WorkspaceTransitions {
         mut next: impl FnMut(&Workspace, Timestamp) -> Result<Option<Lifecycle>, E>,
     ) -> Result<Option<Workspace>, E> {
         loop {
-            let Some(mut workspace) = self.store.workspace(id).await? else { return Ok(None) };
+            let Some(workspace) = self.store.workspace(id).await? else { return Ok(None) };
             let now = clock::now();
             let Some(lifecycle) =
                 next(&workspace, now)?.filter(|lifecycle| *lifecycle != workspace.lifecycle)
@@ -90,13 +105,34 @@ impl WorkspaceTransitions {
                     info!(workspace = %id, from = %workspace.lifecycle.status, to = %lifecycle.status, failure, "changed status");
                     self.logs.announce(id);
                 }
-                workspace.lifecycle = lifecycle;
-                workspace.revision += 1;
-                workspace.updated_at = now;
-                self.announce(id);
-                return Ok(Some(workspace));
+                return Ok(Some(self.changed_to(workspace, lifecycle, now)));
             }
         }
+    }
+
+    /// Stores in one write what was observed of several workspaces, where nothing else changes. Returns the ids of those that nobody has
+    /// changed since they were read; the others are not stored.
+    pub async fn observe(
+        &self,
+        changes: Vec<(Workspace, Lifecycle)>,
+        now: Timestamp,
+    ) -> Result<Vec<WorkspaceId>, Error> {
+        let stored = self.store.update_observed(&changes, now).await?;
+        for (workspace, lifecycle) in changes {
+            if stored.contains(&workspace.id) {
+                self.changed_to(workspace, lifecycle, now);
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Returns the workspace after a change that was stored, and notifies subscribers.
+    fn changed_to(&self, mut workspace: Workspace, lifecycle: Lifecycle, now: Timestamp) -> Workspace {
+        workspace.lifecycle = lifecycle;
+        workspace.revision += 1;
+        workspace.updated_at = now;
+        self.send(Change { id: workspace.id.clone(), after: Some(Arc::new(workspace.clone())) });
+        workspace
     }
 }
 

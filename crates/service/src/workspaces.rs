@@ -194,7 +194,7 @@ impl Workspaces {
             loop {
                 match tokio::time::timeout_at(deadline, changed.recv()).await {
                     Err(_) => return Ok(workspace),
-                    Ok(Ok(id)) if id == workspace.id => break,
+                    Ok(Ok(change)) if change.id == workspace.id => break,
                     Ok(Ok(_)) => {}
                     Ok(Err(RecvError::Lagged(_))) => break,
                     Ok(Err(RecvError::Closed)) => return Ok(workspace),

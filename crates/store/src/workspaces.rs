@@ -236,6 +236,19 @@ impl Store {
         Ok(stored)
     }
 
+    /// Stores in one write what was observed of workspaces, whose lifecycles change in nothing else. Returns the ids of those whose rows
+    /// have not changed since they were read; the others stay as they are.
+    pub async fn update_observed(
+        &self,
+        changes: &[(Workspace, Lifecycle)],
+        now: Timestamp,
+    ) -> Result<Vec<WorkspaceId>, Error> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        row::update_observed(&self.writer, changes, now).await
+    }
+
     /// Removes a workspace whose deletion is still wanted under this generation. Returns `false` otherwise.
     pub async fn remove_workspace(&self, previous: &Workspace) -> Result<bool, Error> {
         let done =

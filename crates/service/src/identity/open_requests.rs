@@ -143,9 +143,9 @@ impl OpenRequests {
         loop {
             let outcome = tokio::select! {
                 _ = poll.tick() => self.decide(|_| false).await,
-                id = changed.recv() => match id {
+                change = changed.recv() => match change {
                     // A workspace's key ends with its boot, and a log with its workspace.
-                    Ok(id) => self.decide(|request| request.concerns(&id)).await,
+                    Ok(change) => self.decide(|request| request.concerns(&change.id)).await,
                     Err(RecvError::Lagged(_)) => self.decide(|_| true).await,
                     Err(RecvError::Closed) => return,
                 },

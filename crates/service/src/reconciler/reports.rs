@@ -9,6 +9,7 @@ use rigbox_proto::node::Synced;
 use rigbox_store::{Error, Workspace};
 use tracing::{info, warn};
 
+use super::gathered::Gathered;
 use super::outcome::Outcome;
 use super::{Reconciler, lock};
 use crate::nodes::api::NodeError;
@@ -46,23 +47,31 @@ impl Reconciler {
     }
 
     async fn process(&self, mut reports: Reports) -> Result<(), NodeError> {
-        let mut first = Some(BTreeMap::new());
-        while let Some(event) = reports.next().await? {
+        let (mut first, mut gathered) = (Some(BTreeMap::new()), Gathered::default());
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = gathered.due() => {
+                    self.store_gathered(gathered.take()).await;
+                    continue;
+                }
+                event = reports.next() => event?,
+            };
             match event {
-                Event::Report(report) => match &mut first {
+                None => return Ok(()),
+                Some(Event::Report(report)) => match &mut first {
                     Some(reported) => {
                         reported.insert(report.id.clone(), report);
                     }
-                    None => self.apply_or_keep(report).await,
+                    None => self.gather_or_apply(report, &mut gathered).await,
                 },
-                Event::Synced(synced) => {
+                Some(Event::Synced(synced)) => {
                     if let Some(reported) = first.take() {
                         self.node_is_known(reported, synced).await;
                     }
                 }
             }
         }
-        Ok(())
     }
 
     /// Applies everything that the node has, and that it has nothing of other workspaces.
@@ -98,8 +107,8 @@ impl Reconciler {
         }
     }
 
-    /// Applies a report to a workspace's lifecycle and wakes its worker. A workspace that the database does not have is an orphan.
-    async fn apply_or_keep(&self, report: NodeReport) {
+    /// Applies a report to a workspace's lifecycle. A workspace that the database does not have is an orphan.
+    pub(super) async fn apply_or_keep(&self, report: NodeReport) {
         let id = &report.id;
         match self.store_or_keep(&report).await {
             Ok(Outcome::Retry(problem)) => {
@@ -110,7 +119,8 @@ impl Reconciler {
                 self.store_later(id, &error);
                 self.remember(report);
             }
-            Ok(_) => self.wake(id),
+            // A change was announced, and whoever follows these wakes the worker if something is due.
+            Ok(_) => {}
         }
     }
 

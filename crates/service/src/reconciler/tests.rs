@@ -326,3 +326,38 @@ async fn restart_delivers_nothing_that_the_vm_has() {
     assert_eq!(lock(&f.agents.0).len(), 1);
     run.abort();
 }
+
+#[tokio::test]
+async fn reports_that_change_the_record_alone_are_gathered_and_the_latest_counts() {
+    let f = fixture(Timeouts::default()).await;
+    let run = tokio::spawn(f.reconciler.clone().run());
+    let id = f.create().await;
+    f.node.report(&id, at_rest(1, 1, 1)).await;
+    f.node.sync(1, 1).await;
+    f.until(&id, Status::Provisioned).await;
+    f.node.answer(answering(1, 2, 2));
+    f.request(&id, Request::Start).await;
+    f.until(&id, Status::Running).await;
+    eventually("its worker has rested", async || lock(&f.reconciler.0.workers).is_empty()).await;
+
+    let revision = async || f.store.workspace(&id).await.unwrap().unwrap().revision;
+    let lost = |sequence| WorkspaceReport { agent_lost: true, ..answering(1, sequence, 2) };
+    let before = revision().await;
+    // The one in the middle was overtaken on its way.
+    for report in [answering(1, 10, 2), lost(12), answering(1, 11, 2)] {
+        f.node.report(&id, report).await;
+    }
+    eventually("the agent is lost", async || f.lifecycle(&id).await.agent_lost()).await;
+    assert_eq!(f.lifecycle(&id).await.observed.order.sequence, 12);
+    assert!((1..=2).contains(&(revision().await - before)), "most are written together");
+    assert!(lock(&f.reconciler.0.workers).is_empty(), "nothing is due");
+    // An end counts at once, and what was gathered before it does not come back.
+    f.node.report(&id, answering(1, 13, 2)).await;
+    let end =
+        End { cause: Cause::Poweroff.into(), generation: 2, boot_id: "boot-1".to_owned(), ..End::default() };
+    f.node.report(&id, WorkspaceReport { end: Some(end), ..at_rest(1, 14, 2) }).await;
+    f.until(&id, Status::Stopped).await;
+    tokio::time::sleep(gathered::GATHERING_TIME * 3).await;
+    assert_eq!(f.lifecycle(&id).await.observed.order.sequence, 14);
+    run.abort();
+}

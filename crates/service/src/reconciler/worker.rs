@@ -96,6 +96,18 @@ impl Reconciler {
         }
     }
 
+    /// Returns whether a worker may have something to do for a workspace, or has to watch its time.
+    pub(super) fn has_work(&self, workspace: &Workspace) -> bool {
+        let Workspace { id, lifecycle, .. } = workspace;
+        let is_due = || {
+            lifecycle.is_gone()
+                || lacks_secrets(workspace).is_some()
+                || self.0.node.session().is_some_and(|session| needs_push(lifecycle, session))
+        };
+        let is_left = || lock(&self.0.failing).contains_key(id) || lock(&self.0.unstored).contains_key(id);
+        lifecycle.status.is_transient() || is_due() || is_left()
+    }
+
     async fn timed_out(&self, workspace: &Workspace) -> Result<bool, Error> {
         if self.0.node.queue_position(&workspace.id).is_some() {
             // The time to start counts from the boot.

@@ -29,6 +29,39 @@ async fn workspace_is_pending_until_its_node_holds_the_target() {
 }
 
 #[tokio::test]
+async fn observations_are_stored_together_but_for_rows_that_have_changed() {
+    let f = fixture().await;
+    let mut changes = Vec::new();
+    for (n, name) in [(1, "one"), (2, "two"), (3, "three")] {
+        let made = new(&f.user, n, name);
+        f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
+        let rests = ready(&made.lifecycle);
+        assert!(f.store.update_lifecycle(&made, &rests, None, None, None, now()).await.unwrap());
+        let before = stored(&f, &made).await;
+        let after = before.lifecycle.observe(&report(&before.lifecycle, 5, None), now()).unwrap();
+        assert!(before.lifecycle.differs_in_record_only(&after));
+        changes.push((before, after));
+    }
+    let changed = changes[1].0.clone();
+    let starting = changed.lifecycle.request(Request::Start, now()).unwrap();
+    assert!(!changed.lifecycle.differs_in_record_only(&starting));
+    assert!(f.store.update_lifecycle(&changed, &starting, None, None, None, now()).await.unwrap());
+
+    let later = Timestamp::from_unix_ms(2_000);
+    let ids = f.store.update_observed(&changes, later).await.unwrap();
+    let expected = BTreeSet::from([&changes[0].0.id, &changes[2].0.id]);
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>(), expected);
+    for (before, lifecycle) in [&changes[0], &changes[2]] {
+        let revision = before.revision + 1;
+        let after = Workspace { lifecycle: lifecycle.clone(), revision, updated_at: later, ..before.clone() };
+        assert_eq!(stored(&f, before).await, after);
+    }
+    assert_eq!(stored(&f, &changed).await.lifecycle, starting);
+    assert_eq!(f.store.update_observed(&changes, later).await.unwrap(), []);
+    assert_eq!(f.store.update_observed(&[], later).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn running_workspace_is_pending_until_it_has_its_latest_environment() {
     let f = fixture().await;
     let made = new(&f.user, 1, "one");

@@ -1,8 +1,9 @@
 //! Rows of workspaces: how one is written, and how it is read.
 
-use sqlx::{Executor, Sqlite};
+use sqlx::{Executor, QueryBuilder, Sqlite};
 
 use crate::sqlite::connection::Connection;
+use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Delivered, Desired, Failure, Lifecycle, Observed, Target};
 use rigbox_core::resources::Resources;
 use rigbox_core::time::Timestamp;
@@ -106,6 +107,30 @@ pub(super) async fn update(
     .execute(executor)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Replaces what was observed in several rows. Returns the ids of those that have not changed since they were read.
+pub(super) async fn update_observed(
+    executor: impl Executor<'_, Database = Sqlite>,
+    changes: &[(Workspace, Lifecycle)],
+    now: Timestamp,
+) -> Result<Vec<WorkspaceId>, Error> {
+    let mut rows = Vec::new();
+    for (previous, Lifecycle { observed, .. }) in changes {
+        rows.push((previous, observed_text(observed)?, signed(observed.target.generation)));
+    }
+    let mut query = QueryBuilder::<Sqlite>::new("UPDATE workspaces SET updated_at = ");
+    query.push_bind(now.unix_ms());
+    query.push(
+        ", revision = workspaces.revision + 1, observed = new.column3, acknowledged_generation = new.column4 FROM (",
+    );
+    query.push_values(rows, |mut row, (previous, observed, generation)| {
+        row.push_bind(previous.id.as_str()).push_bind(previous.revision);
+        row.push_bind(observed).push_bind(generation);
+    });
+    query.push(") AS new WHERE id = new.column1 AND revision = new.column2 RETURNING id");
+    let ids: Vec<String> = query.build_query_scalar().fetch_all(executor).await?;
+    ids.iter().map(|id| parse(id)).collect()
 }
 
 /// Parses a row of `columns!`, by column position.
