@@ -37,7 +37,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Control.
 pub(super) struct Control {
-    pub(super) transitions: WorkspaceTransitions,
+    transitions: WorkspaceTransitions,
     node: NodeClient,
     synced: watch::Receiver<bool>,
 }
@@ -120,6 +120,12 @@ impl Control {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
+    }
+
+    /// Waits until it is stored of each workspace whether its agent is lost.
+    pub(super) async fn reported(&self, agent_lost: bool) -> Result<()> {
+        let all = self.store().all_workspaces().await?;
+        self.wait_for_all(&all, |lifecycle| lifecycle.agent_lost() == agent_lost).await
     }
 
     fn store(&self) -> &Store {

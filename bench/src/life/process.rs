@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
 
 use super::control::Control;
 use super::machine::Machine;
@@ -17,8 +16,6 @@ use super::node;
 
 /// Worker threads, as in each role of `rigboxd`.
 const THREADS: usize = 2;
-/// Time for control to store what the node has reported.
-const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 const RECOVERED: &str = "recovered";
 const RUNNING: &str = "running";
 const STORED: &str = "stored";
@@ -112,18 +109,6 @@ pub(crate) fn serve() -> Result<()> {
 async fn send_reports(machine: &Arc<Machine>, control: &Control, seconds: u32) -> Result<()> {
     let boots = machine.boots();
     let each = Duration::from_secs(1) / u32::try_from(boots.len())?;
-    let mut changes = control.transitions.subscribe();
-    let expected = boots.len() * seconds as usize;
-    let count = tokio::spawn(async move {
-        let mut count = 0;
-        while count < expected {
-            match changes.recv().await {
-                Ok(_) => count += 1,
-                Err(RecvError::Lagged(missed)) => count += usize::try_from(missed).unwrap_or(usize::MAX),
-                Err(RecvError::Closed) => break,
-            }
-        }
-    });
     let mut interval = tokio::time::interval(each);
     for second in 0..seconds {
         for boot in &boots {
@@ -131,8 +116,5 @@ async fn send_reports(machine: &Arc<Machine>, control: &Control, seconds: u32) -
             machine.set_agent_lost(boot, second % 2 == 0)?;
         }
     }
-    tokio::time::timeout(STORE_TIMEOUT, count)
-        .await
-        .context("control has not stored all reports in time")??;
-    Ok(())
+    control.reported(seconds % 2 == 1).await
 }
