@@ -11,8 +11,8 @@ use crate::command::run;
 use crate::paths::checkout;
 use crate::steps::step;
 
-/// Debian packages that the installations need, and two HTTP clients of Debian's own.
-const PACKAGES: &[&str] = &["curl", "nghttp2-client", "python3-venv"];
+/// Debian packages that the installations need, and clients of Debian's own.
+const PACKAGES: &[&str] = &["curl", "nghttp2-client", "openssh-client", "python3-venv"];
 /// Debian's Node.js, unless another one is installed: the two conflict.
 const NODE: &[&str] = &["nodejs", "npm"];
 

@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "rigbox-edge",
         &["rigbox-core", "rigbox-gateway", "rigbox-proto", "rigbox-shares", "rigbox-sys", "rigbox-tls"],
     ),
+    ("rigbox-ssh", &[]),
     ("rigbox-node", &["rigbox-core", "rigbox-image", "rigbox-proto", "rigbox-shares", "rigbox-sys"]),
     ("rigbox-guestio", &["rigbox-core", "rigbox-proto", "rigbox-shares", "rigbox-sys"]),
     ("rigbox-guest", &["rigbox-proto", "rigbox-sys"]),

@@ -1,0 +1,211 @@
+//! Relay: the messages of the connection protocol pass one to one between a client's connection and its VM's.
+//!
+//! Each side replaces its keys when it wants to, and takes no other message meanwhile. What comes from the other side then waits there,
+//! unread. The exception is a side whose keys are being replaced: what it sent before it heard of that has to be read, or neither side
+//! would get any further. Such messages wait here, and the peer's own buffers bound them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::{poll_read_buf, poll_write_buf};
+
+use crate::connection::{Connection, Error};
+use crate::message::{CONNECTION, GLOBAL_REQUEST};
+use crate::transport::Event;
+use crate::wire::Fields;
+
+/// Bytes that wait to be written to one side, after which no more are read from the other.
+const MAX_BACKLOG: usize = 256 * 1024;
+/// Bytes of messages that wait for the end of a key exchange.
+const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+const READ_CHUNK: usize = 32 * 1024;
+/// Code of an end on request (RFC 4253, section 11.1).
+const BY_APPLICATION: u32 = 11;
+
+/// Bytes of messages that have passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Passed {
+    /// From the client to the server.
+    pub to_server: u64,
+    /// From the server to the client.
+    pub to_client: u64,
+}
+
+/// Relays until a side ends its connection, or `end` returns a text for the client.
+///
+/// # Errors
+/// How the connection of either side has failed.
+pub async fn relay<C, V>(
+    client: Connection<C>,
+    server: Connection<V>,
+    passed: &mut Passed,
+    end: impl Future<Output = String>,
+) -> Result<(), Error>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    V: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut client, mut server) = (Side::new(client), Side::new(server));
+    let mut end = std::pin::pin!(end);
+    let mut is_ending = false;
+    std::future::poll_fn(move |context| {
+        if !is_ending && let Poll::Ready(text) = end.as_mut().poll(context) {
+            is_ending = true;
+            client.connection.transport.disconnect(BY_APPLICATION, &text).map_err(Error::from)?;
+        }
+        if is_ending {
+            return client.poll_flush(context);
+        }
+        loop {
+            let forth = pass(&mut client, &mut server, &mut passed.to_server, context)?;
+            let back = pass(&mut server, &mut client, &mut passed.to_client, context)?;
+            if client.is_over() {
+                return server.poll_flush(context);
+            }
+            if server.is_over() {
+                return client.poll_flush(context);
+            }
+            if !forth && !back {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+/// Connection of one side, with what has come from it and waits.
+struct Side<S> {
+    connection: Connection<S>,
+    waiting: VecDeque<BytesMut>,
+    waiting_bytes: usize,
+    /// True once nothing more comes.
+    has_ended: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
+    fn new(connection: Connection<S>) -> Self {
+        Self { connection, waiting: VecDeque::new(), waiting_bytes: 0, has_ended: false }
+    }
+
+    /// Returns whether a message can be sent to this side.
+    fn accepts(&mut self) -> bool {
+        self.connection.transport.may_send() && self.connection.transport.output().len() < MAX_BACKLOG
+    }
+
+    /// Returns whether this side is to be read: `to` takes what comes, or this side's keys are being replaced.
+    fn is_read<T: AsyncRead + AsyncWrite + Unpin>(&self, to: &mut Side<T>) -> bool {
+        let is_free = self.waiting.is_empty() && to.accepts();
+        let is_rekeyed = !self.connection.transport.may_send() && self.waiting_bytes < MAX_WAITING_BYTES;
+        !self.has_ended && (is_free || is_rekeyed)
+    }
+
+    /// Returns whether all that has come from this side was sent to the other, and no more will come.
+    fn is_over(&self) -> bool {
+        self.has_ended && self.waiting.is_empty()
+    }
+
+    /// Writes what there is. Returns whether anything was written.
+    fn poll_write(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
+        let Connection { stream, transport, .. } = &mut self.connection;
+        let mut has_written = false;
+        while !transport.output().is_empty() {
+            match poll_write_buf(Pin::new(&mut *stream), context, transport.output()) {
+                Poll::Pending => break,
+                Poll::Ready(written) => has_written |= written? > 0,
+            }
+        }
+        Ok(has_written)
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.poll_write(context)?;
+        if !self.connection.transport.output().is_empty() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.connection.stream).poll_flush(context).map_err(Error::from)
+    }
+
+    /// Reads once. `None` if nothing is there.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> io::Result<Option<usize>> {
+        let Connection { stream, transport, .. } = &mut self.connection;
+        transport.input().reserve(READ_CHUNK);
+        match poll_read_buf(Pin::new(stream), context, transport.input()) {
+            Poll::Pending => Ok(None),
+            Poll::Ready(read) => read.map(Some),
+        }
+    }
+}
+
+/// Passes what comes from one side to the other, as far as that goes without waiting. Returns whether anything has changed.
+fn pass<F, T>(
+    from: &mut Side<F>,
+    to: &mut Side<T>,
+    passed: &mut u64,
+    context: &mut Context<'_>,
+) -> Result<bool, Error>
+where
+    F: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut has_changed = false;
+    while to.accepts()
+        && let Some(message) = from.waiting.pop_front()
+    {
+        from.waiting_bytes -= message.len();
+        to.connection.transport.send(&message)?;
+        has_changed = true;
+    }
+    while from.is_read(to) {
+        match from.connection.transport.next_event()? {
+            Some(Event::Message(message)) if !is_passed(&message) => {}
+            Some(Event::Message(message)) => {
+                *passed += message.len() as u64;
+                if from.waiting.is_empty() && to.accepts() {
+                    to.connection.transport.send(&message)?;
+                } else {
+                    from.waiting_bytes += message.len();
+                    from.waiting.push_back(message);
+                }
+                has_changed = true;
+            }
+            Some(Event::Disconnected { reason, text }) => {
+                to.connection.transport.disconnect(reason, &text)?;
+                from.has_ended = true;
+            }
+            None => match from.poll_read(context)? {
+                None => break,
+                Some(0) => from.has_ended = true,
+                Some(_) => has_changed = true,
+            },
+        }
+    }
+    has_changed |= to.poll_write(context)?;
+    Ok(has_changed | from.poll_write(context)?)
+}
+
+/// Returns whether a message passes. The host keys that a VM's server announces are not those that the client has seen.
+fn is_passed(message: &[u8]) -> bool {
+    let Some(number) = message.first().filter(|number| CONNECTION.contains(number)) else { return false };
+    let name = || Fields::of(message).and_then(|mut fields| fields.string());
+    *number != GLOBAL_REQUEST || name() != Ok(b"hostkeys-00@openssh.com")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Message;
+
+    #[test]
+    fn messages_of_the_connection_protocol_pass_but_for_a_vms_host_keys() {
+        let global = |name: &str| Message::new(GLOBAL_REQUEST).string(name).boolean(false).into_bytes();
+        assert!(is_passed(&global("no-more-sessions@openssh.com")));
+        assert!(is_passed(&[GLOBAL_REQUEST]));
+        assert!(is_passed(&[127]) && is_passed(&[80]));
+        assert!(!is_passed(&global("hostkeys-00@openssh.com")));
+        assert!(!is_passed(&[50]) && !is_passed(&[128]) && !is_passed(&[]));
+    }
+}
