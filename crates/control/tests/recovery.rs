@@ -367,6 +367,41 @@ async fn lost_database_destroys_no_disk() {
 }
 
 #[tokio::test]
+async fn doctor_names_a_log_of_revocations_that_is_missing_or_short() {
+    let mut rig = TestControl::new().await;
+    let (_, made) = rig.call(Method::POST, "/api-keys", Some(serde_json::json!({"name": "one"}))).await;
+    let id = made["api_key"]["id"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+    let log = rig.path("revocations.log");
+    let finding = async |rig: &TestControl| {
+        let (_, doctor) = rig.get("/doctor").await;
+        let findings = doctor["findings"].as_array().unwrap().clone();
+        let log = findings.into_iter().find(|finding| finding["subject"] == "revocation_log").unwrap();
+        (log["level"].as_str().unwrap().to_owned(), doctor["healthy"].clone(), log.to_string())
+    };
+    let empty = std::fs::read(&log).unwrap();
+    rig.call(Method::DELETE, &format!("/api-keys/{id}"), None).await;
+    let whole = std::fs::read(&log).unwrap();
+    assert!(whole.len() > empty.len());
+    let (level, healthy, text) = finding(&rig).await;
+    assert_eq!((level.as_str(), healthy), ("ok", true.into()), "{text}");
+    for (content, problem) in [(Some(&empty), "ends at entry 0 of 1"), (None, "is missing")] {
+        match content {
+            Some(content) => std::fs::write(&log, content).unwrap(),
+            None => std::fs::remove_file(&log).unwrap(),
+        }
+        let (level, healthy, text) = finding(&rig).await;
+        assert_eq!((level.as_str(), healthy), ("error", false.into()), "{text}");
+        assert!(text.contains(problem) && text.contains("remedy"), "{text}");
+    }
+    // Begun anew.
+    rig.kill_control();
+    rig.start_control().await;
+    let (level, healthy, text) = finding(&rig).await;
+    assert_eq!((level.as_str(), healthy), ("warning", true.into()), "{text}");
+    assert!(text.contains("up to 1"), "{text}");
+}
+
+#[tokio::test]
 async fn stop_succeeds_if_the_vm_has_already_ended() {
     let rig = TestControl::new().await;
     let id = rig.running("one").await;

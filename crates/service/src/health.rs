@@ -1,7 +1,10 @@
-//! Readiness of this process.
+//! Readiness of this process, and health of what lies beside its database.
 
-use rigbox_store::Store;
+use rigbox_core::authz::{Diagnose, Permit};
+use rigbox_store::{RevocationLogHealth, Store};
 use tokio::sync::watch;
+
+use crate::error::ServiceError;
 
 /// Readiness check.
 pub struct Health {
@@ -21,5 +24,10 @@ impl Health {
             return Some("The database does not answer.");
         }
         (!*self.synced.borrow()).then_some("The node does not answer.")
+    }
+
+    /// Compares the log of revocations with the database.
+    pub async fn revocation_log(&self, _: &Permit<Diagnose>) -> Result<RevocationLogHealth, ServiceError> {
+        Ok(self.store.revocation_log_health().await?)
     }
 }

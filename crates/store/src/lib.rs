@@ -51,7 +51,7 @@ pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{IdempotencyKey, Replay};
 pub use networks::{NetworkRevisions, NetworkSettings};
 pub use orphans::Orphan;
-pub use revocations::check_revocation_log;
+pub use revocations::{RevocationLogHealth, check_revocation_log};
 pub use secrets::master_key::{KeySource, MasterKeyId};
 pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};

@@ -10,6 +10,7 @@
 
 pub(crate) mod entry;
 mod file;
+mod health;
 mod replay;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use rigbox_core::time::Timestamp;
 
 use self::entry::{Entry, Revocation, effective};
 use self::file::LogFile;
+pub use self::health::RevocationLogHealth;
 use crate::sqlite::connection::{Connection, Transaction};
 use crate::tokens::TokenKey;
 use crate::{Error, Store, backup};
@@ -107,7 +109,7 @@ impl Store {
         let log = &self.revocations;
         let path = log.file.path().display();
         let seq = number(&mut tx).await?;
-        let Some(read) = log.file.read()? else {
+        let Some(mut read) = log.file.read()? else {
             if seq > 0 {
                 tracing::warn!(
                     %path,
@@ -121,6 +123,10 @@ impl Store {
         let lacks_older = seq < read.header.after;
         if lacks_older || seq > read.last() {
             tracing::warn!(%path, "the log of revocations lacks some entries; look through what was revoked lately");
+        }
+        if seq > read.last() {
+            // Before the next entry, after which nothing would tell.
+            log.file.mark_loss(&mut read, seq)?;
         }
         let missing: Vec<Entry> = read.entries.iter().filter(|entry| entry.seq > seq).cloned().collect();
         let mut applied = 0;

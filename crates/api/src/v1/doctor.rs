@@ -6,7 +6,7 @@ use rigbox_core::authz::{Diagnose, Target};
 use rigbox_proto::node::finding::Level;
 use rigbox_proto::node::{Finding as NodeFinding, NodeDescription};
 use rigbox_service::apps::site::AppsSite;
-use rigbox_service::records::Orphan;
+use rigbox_service::records::{Orphan, RevocationLogHealth};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -109,6 +109,38 @@ impl From<&[Orphan]> for Finding {
     }
 }
 
+impl From<RevocationLogHealth> for Finding {
+    fn from(health: RevocationLogHealth) -> Self {
+        let (level, message, remedy) = match health {
+            RevocationLogHealth::Complete => ("ok", "The log of revocations is complete.".to_owned(), None),
+            RevocationLogHealth::Missing { path } => (
+                "error",
+                format!("{path} is missing: a restored backup would bring revoked keys back."),
+                Some(
+                    "Put a copy of it back and restart Rigbox, which begins a new log without one."
+                        .to_owned(),
+                ),
+            ),
+            RevocationLogHealth::Unusable(problem) => ("error", problem, None),
+            RevocationLogHealth::Short { path, last, wanted } => (
+                "error",
+                format!(
+                    "{path} ends at entry {last} of {wanted}: a restored backup would bring revoked keys back."
+                ),
+                Some("Put a newer copy of it back, or restart Rigbox, which marks them as lost.".to_owned()),
+            ),
+            RevocationLogHealth::Incomplete { path, up_to } => (
+                "warning",
+                format!(
+                    "{path} lacks entries up to {up_to}: an older backup brings back what was revoked then."
+                ),
+                Some("Make a new backup, and delete those from before the loss.".to_owned()),
+            ),
+        };
+        Self { level, subject: "revocation_log".to_owned(), message, remedy }
+    }
+}
+
 impl From<&NodeDescription> for DoctorNode {
     fn from(node: &NodeDescription) -> Self {
         Self {
@@ -153,11 +185,12 @@ pub(crate) async fn doctor(
             (None, vec![unreachable])
         }
     };
+    let log = Finding::from(context.health.revocation_log(&permit).await?);
     let site = Finding::from(context.apps.site());
     let orphans = context.orphans.list(&permit).await?;
     let orphans = (!orphans.is_empty()).then(|| Finding::from(orphans.as_slice()));
     let findings: Vec<_> =
-        std::iter::once(database).chain(node_findings).chain([site]).chain(orphans).collect();
+        std::iter::once(database).chain(node_findings).chain([log, site]).chain(orphans).collect();
     let healthy = findings.iter().all(|finding| finding.level != "error");
     Ok(Json(Doctor { healthy, node, findings }))
 }

@@ -11,7 +11,7 @@ pub(crate) struct Header {
     pub(crate) version: u32,
     /// Id of the database that the log was made for.
     pub(crate) database: String,
-    /// Number of the entry before the first one. Earlier ones were lost if it is not 0.
+    /// Number of the last entry up to which some were lost; 0 if none were.
     pub(crate) after: i64,
 }
 

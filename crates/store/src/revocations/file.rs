@@ -46,7 +46,7 @@ impl Log {
 
     /// Returns the number of the last entry.
     pub(super) fn last(&self) -> i64 {
-        self.entries.last().map_or(self.header.after, |entry| entry.seq)
+        self.entries.last().map_or(0, |entry| entry.seq).max(self.header.after)
     }
 }
 
@@ -67,6 +67,17 @@ impl LogFile {
         create_private(&self.path, &line(&header)?)
     }
 
+    /// Writes into the log that entries up to the number `after` were lost. Those that it has stay.
+    pub(super) fn mark_loss(&self, log: &mut Log, after: i64) -> Result<(), Error> {
+        log.header.after = after;
+        let mut text = line(&log.header)?;
+        for entry in &log.entries {
+            text.extend(line(entry)?);
+        }
+        log.length = text.len() as u64;
+        create_private(&self.path, &text)
+    }
+
     /// Reads the log, if there is one. A torn last line was never acknowledged and is left out.
     pub(super) fn read(&self) -> Result<Option<Log>, Error> {
         let text = match fs::read(&self.path) {
@@ -81,7 +92,7 @@ impl LogFile {
         let mut entries: Vec<Entry> = Vec::new();
         for (at, line) in lines.enumerate() {
             let entry: Entry = serde_json::from_slice(line).map_err(|_| self.damaged(at + 2))?;
-            if entry.seq < entries.last().map_or(header.after, |before| before.seq) {
+            if entries.last().is_some_and(|before| entry.seq < before.seq) {
                 return Err(self.damaged(at + 2));
             }
             entries.push(entry);

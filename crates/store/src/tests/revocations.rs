@@ -429,6 +429,49 @@ async fn missing_log_is_begun_anew_and_knows_what_it_lacks() {
 }
 
 #[tokio::test]
+async fn health_names_what_the_log_lacks() {
+    use crate::RevocationLogHealth as Health;
+    let f = fixture().await;
+    let (path, health) =
+        (f.log().display().to_string(), async || f.store.revocation_log_health().await.unwrap());
+    assert_eq!(health().await, Health::Complete);
+    for disabled in [true, false, true] {
+        f.store.set_disabled(&f.user, disabled, now()).await.unwrap();
+    }
+    assert_eq!(health().await, Health::Complete);
+
+    let text = f.log_text();
+    let short: String = text.split_inclusive('\n').take(2).collect();
+    std::fs::write(f.log(), short).unwrap();
+    assert_eq!(health().await, Health::Short { path: path.clone(), last: 1, wanted: 3 });
+    // What it lacks is still known after the next entry.
+    f.reopen().await.unwrap().close().await;
+    f.store.set_disabled(&f.user, false, now()).await.unwrap();
+    assert_eq!(health().await, Health::Incomplete { path: path.clone(), up_to: 3 });
+    assert_eq!(f.log_text().lines().count(), 3, "{}", f.log_text());
+
+    std::fs::write(f.log(), "x\n").unwrap();
+    assert!(matches!(health().await, Health::Unusable(text) if text.contains("line 1 is damaged")));
+    std::fs::remove_file(f.log()).unwrap();
+    assert_eq!(health().await, Health::Missing { path: path.clone() });
+    f.reopen().await.unwrap();
+    assert_eq!(health().await, Health::Incomplete { path, up_to: 4 });
+}
+
+#[tokio::test]
+async fn entries_before_a_loss_are_applied() {
+    let f = fixture().await;
+    let (record, key) = f.add(Scope::Account, None).await;
+    f.copy().await;
+    f.store.revoke_key(&f.user, &record.id, &event(), now()).await.unwrap();
+    let before_loss = f.log_text();
+    f.store.set_disabled(&f.user, true, now()).await.unwrap();
+    std::fs::write(f.log(), before_loss).unwrap();
+    f.reopen().await.unwrap();
+    assert!(!f.opens(&f.without_and_with_log().await[1], &key, now()).await);
+}
+
+#[tokio::test]
 async fn large_log_is_rewritten_without_what_no_longer_counts() {
     let f = fixture().await;
     let (record, key) = f.add(Scope::Account, None).await;
