@@ -43,6 +43,7 @@ use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::users::Users;
 use rigbox_service::vm_limits::OwnerLimits;
 use rigbox_service::workspaces::Workspaces;
+use rigbox_sys::kill_points::KillPoints;
 use rigbox_tls::Certificates;
 use tokio::sync::watch;
 use tracing::info;
@@ -91,7 +92,8 @@ async fn serve(
     let hosts = AllowedHosts::new(&config.public_api_url, console.host(), config.api_listen)
         .ok_or_else(|| Error::PublicUrl(config.public_api_url.clone()))?;
     let token_key = TokenKey::load_or_create(&config.token_key)?;
-    let store = Store::open(&config.database, &token_key).await?;
+    let kill_points = config.database.parent().map(KillPoints::open).unwrap_or_default();
+    let store = Store::open(&config.database, &token_key).await?.with_kill_points(kill_points);
     let store = store.unlock(config.master_key, clock::now()).await?;
     let certificates = config.api_tls.as_deref().map(Certificates::load).transpose()?;
     let listener = tokio::net::TcpListener::bind(config.api_listen)

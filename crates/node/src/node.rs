@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::node::{Finding, finding::Level};
+use rigbox_sys::kill_points::KillPoints;
 
 use crate::boot_queue::BootQueue;
 use crate::config::Config;
 use crate::error::Error;
 use crate::journal::Journal;
-use crate::kill_points::KillPoints;
 use crate::net::uplink::{self, Uplink};
 use crate::refusals::Refusals;
 use crate::reports::Reports;

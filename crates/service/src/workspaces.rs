@@ -15,7 +15,9 @@ use rigbox_core::status::{Request, Status};
 use rigbox_core::system::SystemState;
 use rigbox_core::templates::{self, Template};
 use rigbox_proto::node::NodeDescription;
-use rigbox_store::{Admission, AuditEvent, EnvironmentNames, IdempotencyKey, Page, Quota, Replay, Workspace};
+use rigbox_store::{
+    Admission, AuditEvent, EnvironmentNames, IdempotencyKey, Page, Quota, Replay, Step, Workspace,
+};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
@@ -117,7 +119,9 @@ impl Workspaces {
             let response = render(&new);
             let event = AuditEvent::by(owner, CreateWorkspace::NAME, &new.id);
             let once = idempotency_key.map(|key| (key, response.as_str()));
-            match self.transitions.store().create_workspace(&new, quota, once, &event).await {
+            let store = self.transitions.store();
+            let created = store.create_workspace(&new, quota, once, &event);
+            match store.perform(Step::Create, created).await {
                 Ok(Replay::Fresh(())) => {
                     self.transitions.announce(&new.id);
                     return Ok(response);
@@ -239,12 +243,11 @@ impl Workspaces {
             Request::Start | Request::Retry => Some(admission(&*self.node.describe_or_last().await?)),
             Request::Stop | Request::Cancel | Request::Delete => None,
         };
-        self.transitions
-            .change_within(admission, id, Some(&event), |workspace, now| {
-                Ok::<_, ServiceError>(Some(workspace.lifecycle.request(request, now)?))
-            })
-            .await?
-            .ok_or_else(|| ServiceError::NotFound(id.to_string()))
+        let changed = self.transitions.change_within(admission, id, Some(&event), |workspace, now| {
+            Ok::<_, ServiceError>(Some(workspace.lifecycle.request(request, now)?))
+        });
+        let store = self.transitions.store();
+        store.perform(Step::Request, changed).await?.ok_or_else(|| ServiceError::NotFound(id.to_string()))
     }
 
     async fn load<A: Action>(&self, permit: &Permit<A>) -> Result<Workspace, ServiceError> {

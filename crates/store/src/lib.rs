@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rigbox_core::ids::{DatabaseId, WorkspaceId};
 use rigbox_core::time::Timestamp;
+use rigbox_sys::kill_points::KillPoints;
 use sqlx::Row;
 use sqlx::migrate::MigrateError;
 
@@ -33,6 +34,7 @@ mod revocations;
 mod secrets;
 mod sessions;
 mod sqlite;
+mod step;
 pub mod tokens;
 mod tombstones;
 mod user_limits;
@@ -56,6 +58,7 @@ pub use secrets::master_key::{KeySource, MasterKeyId};
 pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use sqlite::in_turn::{WriteFault, WriteFaults};
+pub use step::Step;
 pub use users::User;
 pub use workspace_log::LogEntry;
 pub use workspaces::{Admission, Page, Quota, Usage, Workspace};
@@ -190,6 +193,7 @@ pub struct Store {
     revocations: Arc<revocations::RevocationLog>,
     /// Master keys; see [`Store::unlock`].
     keyring: Option<secrets::keyring::Keyring>,
+    kill_points: KillPoints,
 }
 
 impl Store {
@@ -221,6 +225,7 @@ impl Store {
             chain: audit::ChainKey::of(token_key),
             revocations: Arc::new(revocations::RevocationLog::new(path, token_key)),
             keyring: None,
+            kill_points: KillPoints::default(),
         };
         store.replay_revocations().await?;
         Ok(store)

@@ -24,7 +24,7 @@ use self::file::LogFile;
 pub use self::health::RevocationLogHealth;
 use crate::sqlite::connection::{Connection, Transaction};
 use crate::tokens::TokenKey;
-use crate::{Error, Store, backup};
+use crate::{Error, Step, Store, backup};
 
 /// The log, and what this process knows of its end.
 #[derive(Debug)]
@@ -92,8 +92,9 @@ impl Store {
         }
         uncommitted.store(seq, Ordering::SeqCst);
         // On this thread, although it waits for the disk: a call that is canceled must not append after it has lost the lock.
-        file.append(&Entry { seq, at: now.unix_ms(), changes })?;
-        if let Err(error) = tx.commit().await {
+        let entry = Entry { seq, at: now.unix_ms(), changes };
+        self.perform(Step::AppendRevocation, async { file.append(&entry) }).await?;
+        if let Err(error) = self.perform(Step::CommitRevocation, tx.commit()).await {
             // Settles the entry, at the latest before the next change.
             drop(self.begin_write().await);
             return Err(error.into());

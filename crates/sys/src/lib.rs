@@ -7,6 +7,7 @@ pub mod async_file;
 pub mod block;
 pub mod clock;
 pub mod fdpass;
+pub mod kill_points;
 pub mod network;
 pub mod privileges;
 pub mod seccomp;

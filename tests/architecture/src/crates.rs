@@ -13,10 +13,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rigbox-tls", &[]),
     ("rigbox-image", &[]),
     ("rigbox-proto", &["rigbox-shares", "rigbox-sys"]),
-    ("rigbox-store", &["rigbox-core"]),
+    ("rigbox-store", &["rigbox-core", "rigbox-sys"]),
     ("rigbox-service", &["rigbox-core", "rigbox-proto", "rigbox-shares", "rigbox-store"]),
     ("rigbox-api", &["rigbox-core", "rigbox-proto", "rigbox-service", "rigbox-shares", "rigbox-tls"]),
-    ("rigbox-control", &["rigbox-api", "rigbox-core", "rigbox-proto", "rigbox-service", "rigbox-tls"]),
+    (
+        "rigbox-control",
+        &["rigbox-api", "rigbox-core", "rigbox-proto", "rigbox-service", "rigbox-sys", "rigbox-tls"],
+    ),
     ("rigbox-gateway", &["rigbox-core", "rigbox-proto", "rigbox-shares", "rigbox-sys"]),
     (
         "rigbox-edge",

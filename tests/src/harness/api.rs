@@ -177,6 +177,11 @@ impl Api {
         self.receive(self.request("POST", path)?.json(body))
     }
 
+    /// Sends a request that may be repeated with the same key, and is carried out once.
+    pub(crate) fn post_once(&self, path: &str, body: &Value, key: &str) -> Result<ApiResponse> {
+        self.receive(self.request("POST", path)?.header("idempotency-key", key).json(body))
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Result<ApiResponse> {
         self.receive(self.request("DELETE", path)?)
     }
@@ -214,7 +219,6 @@ impl Api {
         self.post(&format!("/workspaces/{id}/env"), &json!({"env_vars": env_vars}))?.expect(200)
     }
 
-    /// Creates a workspace, and waits until it is provisioned.
     /// Replaces the egress policy of a workspace. It is in force on return.
     pub(crate) fn set_egress(&self, id: &str, egress: &Value) -> Result<()> {
         let body = json!({"egress": egress}).to_string();
@@ -223,6 +227,7 @@ impl Api {
         Ok(())
     }
 
+    /// Creates a workspace, and waits until it is provisioned.
     pub(crate) fn create(&self, name: &str) -> Result<String> {
         let created = self.post("/workspaces", &json!({"name": name}))?.expect(201)?;
         let id = created.pointer("/vm/id").and_then(Value::as_str).context("no id")?.to_owned();

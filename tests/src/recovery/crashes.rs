@@ -11,6 +11,7 @@ use super::failing_disks::{
     acknowledged_changes_outlive_a_full_disk_below_the_database,
     requests_wait_for_a_journal_that_fails_to_sync, requests_wait_for_space_below_the_journal,
 };
+use super::kill_points::control::control_killed_around_every_step_completes_every_request;
 use super::kill_points::{
     node_killed_around_every_effect_completes_every_request,
     node_killed_once_at_any_pass_completes_every_request,
@@ -21,6 +22,7 @@ use crate::harness::installation::Installation;
 tests![
     running_vm_outlives_every_role,
     node_killed_around_every_effect_completes_every_request,
+    control_killed_around_every_step_completes_every_request,
     node_killed_once_at_any_pass_completes_every_request,
     state_is_consistent_after_kills_at_random_moments,
     vms_running_at_a_host_crash_run_again,

@@ -1,12 +1,15 @@
 //! Kills of the node around every effect that it has on the machine. A process of the node reads the points at its start, and ends at the
 //! first that it reaches; the supervisor starts the next one, which has those that are left.
 
-use std::fs;
+mod armed;
+pub(crate) mod control;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rigbox_node::{Effect, KILL_POINTS_FILE, SKIPPED};
+use rigbox_node::Effect;
+use rigbox_sys::kill_points::SKIPPED;
 use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
@@ -15,6 +18,7 @@ use super::leftovers::cgroups;
 use crate::TestResult;
 use crate::harness::api::ApiResponse;
 use crate::harness::installation::Installation;
+use armed::{KillPoints, restart};
 
 /// Passes of `after save` in the life of one workspace: `true` ends the node. A node that ends after it has recorded a boot, and not yet
 /// the process, records that there is none, and another boot; so it goes on there. It also goes on after two of three network policies.
@@ -24,45 +28,6 @@ const SAVES: [bool; 19] = [
 ];
 /// More passes of one point than the life of a workspace has.
 const MAX_PASSES: usize = 30;
-
-/// A file of kill points.
-struct KillPoints<'a> {
-    installation: &'a Installation,
-    file: PathBuf,
-}
-
-impl<'a> KillPoints<'a> {
-    fn new(installation: &'a Installation) -> Self {
-        Self { installation, file: installation.run_dir().join("node/own").join(KILL_POINTS_FILE) }
-    }
-
-    /// Replaces the points, also for the node that runs.
-    fn arm(&self, points: &[String]) -> Result<()> {
-        fs::write(&self.file, points.iter().map(|point| format!("{point}\n")).collect::<String>())?;
-        self.installation.kill_role("node")?;
-        self.installation.wait_ready()
-    }
-
-    /// Returns the points that were not reached.
-    fn left(&self) -> Result<Vec<String>> {
-        Ok(fs::read_to_string(&self.file)?.lines().map(str::to_owned).collect())
-    }
-}
-
-impl Drop for KillPoints<'_> {
-    fn drop(&mut self) {
-        // The node that has read it goes on with what it knows, and writes the file again at the next point.
-        let _ = fs::remove_file(&self.file);
-        let _ = self.installation.kill_role("node");
-    }
-}
-
-/// Starts the roles anew: each restart of a role by the same supervisor waits longer than the one before.
-fn restart(installation: &Installation) -> Result<()> {
-    installation.kill_supervisor()?;
-    installation.start_supervisor()?;
-    installation.wait_ready()
-}
 
 /// Sends a request until it is accepted. Some are refused while the node is away.
 fn accepted(send: impl Fn() -> Result<ApiResponse>, status: u16) -> Result<Value> {
@@ -142,7 +107,7 @@ pub(crate) fn node_killed_around_every_effect_completes_every_request(
     points.extend(
         SAVES.iter().skip(1).map(|kill| if *kill { after_save.to_owned() } else { skipped(after_save) }),
     );
-    let kill_points = KillPoints::new(installation);
+    let kill_points = KillPoints::of_node(installation);
     kill_points.arm(&points)?;
     live(installation, true, || restart(installation))
         .with_context(|| format!("not reached: {:?}", kill_points.left()))?;
@@ -161,7 +126,7 @@ pub(crate) fn node_killed_once_at_any_pass_completes_every_request(
         println!("skipped: only with --soak");
         return Ok(());
     }
-    let kill_points = KillPoints::new(installation);
+    let kill_points = KillPoints::of_node(installation);
     for point in Effect::ALL.iter().flat_map(|effect| effect.points()) {
         for passes in 0..MAX_PASSES {
             let mut points = vec![skipped(point); passes];

@@ -14,9 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Node;
 use super::launch::launch;
 use crate::boot_queue::BootQueue;
+use crate::effect::Effect;
 use crate::error::Error;
 use crate::host::{Host, Launched, VmmProcess};
-use crate::kill_points::Effect;
 use crate::net;
 use crate::net::admitted_names::AdmittedNames;
 use crate::record::{Boot, ProcessId, Record};
@@ -133,7 +133,9 @@ impl Host for Node {
 
     async fn reopen(self: &Arc<Self>, process: ProcessId) -> Result<Option<ProcessHandle>, Error> {
         let open = || ProcessHandle::reopen(process);
-        self.kill_points.around(Effect::Reopen, open).map_err(Error::system("look for the VM's process"))
+        self.kill_points
+            .around(Effect::Reopen.points(), open)
+            .map_err(Error::system("look for the VM's process"))
     }
 
     async fn tear_down(self: &Arc<Self>, id: &WorkspaceId) -> Result<(), Error> {
@@ -220,7 +222,8 @@ impl Node {
     ) -> Result<T, Error> {
         let node = Arc::clone(self);
         let result =
-            tokio::task::spawn_blocking(move || node.kill_points.around(effect, || work(&node))).await;
+            tokio::task::spawn_blocking(move || node.kill_points.around(effect.points(), || work(&node)))
+                .await;
         result.unwrap_or_else(|error| {
             Err(Error::System { action: "run a blocking task", source: error.into() })
         })

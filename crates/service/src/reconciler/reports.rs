@@ -6,7 +6,7 @@ use std::time::Duration;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Observed, ReportOrder};
 use rigbox_proto::node::Synced;
-use rigbox_store::{Error, Workspace};
+use rigbox_store::{Error, Step, Workspace};
 use tracing::{info, warn};
 
 use super::gathered::Gathered;
@@ -162,13 +162,22 @@ impl Reconciler {
     /// Applies a report to a workspace's lifecycle, unless it is one of an earlier session: the reports with which the current one began
     /// replace it. Returns the workspace afterwards, or `None` if the database has no such workspace.
     pub(super) async fn store_report(&self, report: &NodeReport) -> Result<Option<Workspace>, Error> {
-        let node = &self.0.node;
+        let (node, store) = (&self.0.node, self.0.transitions.store());
+        let mut gets_on = false;
         // A session that begins after this look applies its own reports later, so this one loses or is replaced.
         let observe = |workspace: &Workspace, now| {
             let is_current = node.is_current(report);
-            Ok(is_current.then(|| workspace.lifecycle.observe(&report.observed, now)).flatten())
+            let observed = is_current.then(|| workspace.lifecycle.observe(&report.observed, now)).flatten();
+            if observed.is_some() && workspace.lifecycle.status.is_transient() {
+                gets_on = true;
+                store.pass_before(Step::Report);
+            }
+            Ok(observed)
         };
         let workspace = self.0.transitions.change::<Error>(&report.id, None, observe).await?;
+        if gets_on {
+            store.pass_after(Step::Report);
+        }
         node.note(report);
         if workspace.is_some() {
             self.0.networks.acknowledge(&report.id, report.network_revision).await?;

@@ -2,7 +2,7 @@
 //! what its boot has.
 
 use rigbox_core::lifecycle::{Delivered, Lifecycle, VmPhase};
-use rigbox_store::{Error, Workspace};
+use rigbox_store::{Error, Step, Workspace};
 
 use super::Reconciler;
 use super::outcome::Outcome;
@@ -20,7 +20,8 @@ impl Reconciler {
     /// out.
     pub(super) async fn deliver(&self, workspace: &Workspace, boot: &str) -> Result<Outcome, Error> {
         let id = &workspace.id;
-        let revision = match self.0.secret_delivery.deliver(id, boot).await? {
+        let delivered = self.0.secret_delivery.deliver(id, boot);
+        let revision = match self.0.transitions.store().perform(Step::Deliver, delivered).await? {
             Ok(Some(revision)) => revision,
             Ok(None) => return Ok(Outcome::Progressed),
             Err(error) => return Ok(Outcome::Retry(format!("failed to deliver secrets: {error}"))),

@@ -7,7 +7,7 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Desired, Lifecycle};
 use rigbox_core::status::Status;
 use rigbox_core::time::Timestamp;
-use rigbox_store::{Error, Workspace};
+use rigbox_store::{Error, Step, Workspace};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -148,7 +148,8 @@ impl Reconciler {
     /// Sets the target at the node, and applies the record that it answers with.
     async fn push(&self, workspace: &Workspace) -> Result<Outcome, Error> {
         let Some(request) = self.0.targets.request(workspace).await? else { return Ok(Outcome::Progressed) };
-        let report = match self.0.node.set_target(request).await {
+        let told = self.0.node.set_target(request);
+        let report = match self.0.transitions.store().perform(Step::SetTarget, told).await {
             Ok(report) => report,
             Err(NodeError::Unreachable(problem)) => return Ok(Outcome::Retry(problem)),
             Err(NodeError::Refused { code, message }) => {
@@ -181,7 +182,8 @@ impl Reconciler {
 
     async fn remove(&self, workspace: &Workspace) -> Result<Outcome, Error> {
         let id = &workspace.id;
-        if !self.0.transitions.store().remove_workspace(workspace).await? {
+        let store = self.0.transitions.store();
+        if !store.perform(Step::Remove, store.remove_workspace(workspace)).await? {
             return Ok(Outcome::Progressed);
         }
         lock(&self.0.unstored).remove(id);
