@@ -14,7 +14,6 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::error::{ServiceError, id_of};
 use crate::transitions::WorkspaceTransitions;
 
@@ -67,7 +66,8 @@ impl Environments {
             checked.insert(name, value);
         }
         let event = event(permit, "secret.write", checked.keys())?;
-        let changed = self.transitions.store().set_variables(id, &checked, &event, clock::now()).await;
+        let store = self.transitions.store();
+        let changed = store.set_variables(id, &checked, &event, store.now()).await;
         let names = match changed {
             Ok(names) => names.ok_or_else(|| ServiceError::NotFound(id.to_string()))?,
             Err(rigbox_store::Error::Quota { limit_name, limit, .. }) => {
@@ -83,8 +83,8 @@ impl Environments {
         let missing = || ServiceError::VariableNotFound(name.chars().take(64).collect());
         let name: VariableName = name.parse().map_err(|_: InvalidVariable| missing())?;
         let event = event(permit, "secret.delete", [&name])?;
-        let names =
-            self.transitions.store().remove_variable(id_of(permit)?, &name, &event, clock::now()).await?;
+        let store = self.transitions.store();
+        let names = store.remove_variable(id_of(permit)?, &name, &event, store.now()).await?;
         self.effect(permit, names.ok_or_else(missing)?.revision).await
     }
 

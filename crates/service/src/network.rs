@@ -10,7 +10,6 @@ use rigbox_store::{AuditEvent, NetworkRevisions, NetworkSettings, Store};
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::clock;
 use crate::error::{ServiceError, id_of};
 use crate::nodes::api::NodeError;
 use crate::nodes::client::NodeClient;
@@ -72,7 +71,7 @@ impl NetworkPolicies {
             }
         };
         let event = AuditEvent::by(permit.principal(), WriteNetwork::NAME, id);
-        let changed = self.store.change_network(id, apply, &event, clock::now()).await?;
+        let changed = self.store.change_network(id, apply, &event, self.store.now()).await?;
         let settings = changed.ok_or_else(|| ServiceError::NotFound(id.to_string()))?;
         let live = self.push(id).await?;
         Ok((settings, live))

@@ -10,7 +10,6 @@ use rigbox_store::{Admission, AuditEvent, Error, Store, Workspace};
 use tokio::sync::broadcast;
 use tracing::info;
 
-use crate::clock;
 use crate::workspace_log::WorkspaceLogs;
 
 /// Receivers that fall further behind read the database again.
@@ -90,7 +89,7 @@ impl WorkspaceTransitions {
     ) -> Result<Option<Workspace>, E> {
         loop {
             let Some(workspace) = self.store.workspace(id).await? else { return Ok(None) };
-            let now = clock::now();
+            let now = self.store.now();
             let Some(lifecycle) =
                 next(&workspace, now)?.filter(|lifecycle| *lifecycle != workspace.lifecycle)
             else {

@@ -21,7 +21,6 @@ use rigbox_store::{
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::error::{ServiceError, id_of, random_id};
 use crate::nodes::client::NodeClient;
 use crate::nodes::machine_capacity;
@@ -98,7 +97,7 @@ impl Workspaces {
             max_ram_total_mb: limits.max_ram_total_mb,
             max_disk_total_mb: limits.max_disk_total_mb,
         };
-        let now = clock::now();
+        let now = self.transitions.store().now();
         let node_id: NodeId =
             node.node_id.parse().map_err(|error: InvalidId| ServiceError::Internal(error.to_string()))?;
         let mut new = Workspace {

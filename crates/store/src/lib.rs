@@ -20,6 +20,7 @@ mod app_sessions;
 mod apps;
 mod audit;
 mod backup;
+mod clock;
 mod credential_cache;
 mod database_id;
 mod devices;
@@ -48,6 +49,7 @@ pub use app_sessions::{AppHandoff, SessionHolder};
 pub use apps::{App, AppHost, AppPage, AppWithWorkspace};
 pub use audit::{AuditEntry, AuditEvent};
 pub use backup::{CopyInfo, inspect_copy};
+pub use clock::Clock;
 pub use devices::{DeviceLogin, Poll};
 pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{IdempotencyKey, Replay};
@@ -194,6 +196,7 @@ pub struct Store {
     /// Master keys; see [`Store::unlock`].
     keyring: Option<secrets::keyring::Keyring>,
     kill_points: KillPoints,
+    clock: Clock,
 }
 
 impl Store {
@@ -226,6 +229,7 @@ impl Store {
             revocations: Arc::new(revocations::RevocationLog::new(path, token_key)),
             keyring: None,
             kill_points: KillPoints::default(),
+            clock: Clock::default(),
         };
         store.replay_revocations().await?;
         Ok(store)

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use rigbox_core::lifecycle::Timeouts;
 use rigbox_core::plans::Plans;
-use rigbox_service::clock;
 use rigbox_service::database::{KeySource, TokenKey};
 use rigbox_service::environment::Environments;
 use rigbox_service::guests::secret_delivery::SecretDelivery;
@@ -16,11 +15,12 @@ use rigbox_service::targets::Targets;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::vm_limits::OwnerLimits;
 use rigbox_service::workspaces::Workspaces;
-use rigbox_store::{Store, WriteFault};
+use rigbox_store::{Clock, Store, WriteFault};
 use tokio::task::JoinSet;
 
 use crate::network::{Agents, NodeConnection};
 use crate::node::Node;
+use crate::timeouts;
 use crate::world::World;
 
 /// Share of writes that fail, per mille.
@@ -95,6 +95,7 @@ impl Control {
         let mut tasks = JoinSet::new();
         tasks.spawn(reconciler.run());
         tasks.spawn(async move { networks.run(synced).await });
+        tasks.spawn(timeouts::watch(Arc::clone(&self.world), services.store.clone()));
         *self.running.lock().unwrap() = Some(Running { services, tasks });
     }
 
@@ -150,8 +151,10 @@ pub(crate) async fn open(folder: &Path, world: &Arc<World>) -> (Store, TokenKey)
         })
     };
     let store = Store::open_in_turn(&database_of(folder), &token_key, faults).await.unwrap();
+    let days = Arc::clone(world);
+    let store = store.with_clock(Clock::simulated(move || days.now()));
     let key = KeySource::File(folder.join("master.key"));
-    let store = store.unlock(key, clock::now()).await.unwrap();
+    let store = store.unlock(key, world.now()).await.unwrap();
     opened.store(true, std::sync::atomic::Ordering::SeqCst);
     (store, token_key)
 }

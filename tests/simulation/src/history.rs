@@ -16,13 +16,15 @@ use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::names::WorkspaceName;
 use rigbox_core::plans::{LimitOverrides, Plan};
 use rigbox_core::resources::Resources;
-use rigbox_core::status::Request;
-use rigbox_service::clock;
+use rigbox_core::status::{Request, Status};
+use rigbox_core::templates;
 use rigbox_service::error::ServiceError;
 use rigbox_service::network::NetworkChange;
+use rigbox_service::nodes::orphans;
 use rigbox_store::{AuditEvent, EnvironmentNames, Quota, Workspace};
 
 use crate::control::{Control, Services, database_of};
+use crate::machine::Disk;
 use crate::network::{MARKER, NODE_ID};
 use crate::node::Node;
 use crate::oracle::{Answer, Oracle, may_delete};
@@ -30,6 +32,8 @@ use crate::world::World;
 
 /// Longest time between two events, in ms.
 const MAX_GAP_MS: u64 = 6_000;
+/// Longest time after which what has begun is canceled at once, in ms.
+const MAX_HASTE_MS: u64 = 100;
 const MAX_EVENTS: u64 = 60;
 const MAX_WORKSPACES: usize = 3;
 /// Longest time that one side is down, in ms.
@@ -37,6 +41,12 @@ const MAX_OUTAGE_MS: u64 = 15_000;
 /// Time after which everything has settled by itself: longer than an outage, a boot and the end of a guest that hangs, and shorter than the
 /// time-outs of a start and a deletion, which would hide what got lost.
 const CALM: Duration = Duration::from_secs(110);
+
+/// Time in which the start of a workspace without its disk fails.
+const START_WITHOUT_DISK: Duration = Duration::from_secs(20);
+
+/// Interval at which a client asks for a workspace that is being deleted.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) struct Outcome {
     pub trace: Vec<String>,
@@ -94,13 +104,20 @@ impl History {
         tokio::time::sleep(CALM).await;
         self.control.check();
         self.oracle.check(&self.world, &self.control.services().unwrap().store).await;
+        self.start_lost().await;
         Outcome { trace: self.world.trace(), violations: self.world.violations() }
     }
 
     async fn event(&mut self) {
-        match self.world.random.below(100) {
-            0..14 => self.create(),
-            14..34 => self.request(Request::Start),
+        match self.world.random.below(112) {
+            0..14 => {
+                self.create();
+                self.change_mind().await;
+            }
+            14..34 => {
+                self.request(Request::Start);
+                self.change_mind().await;
+            }
             34..46 => self.request(Request::Stop),
             46..51 => self.request(Request::Cancel),
             51..57 => self.request(Request::Retry),
@@ -111,7 +128,11 @@ impl History {
             84..91 => self.crash_control().await,
             91..94 => self.reboot_host().await,
             94..97 => self.back_up().await,
-            _ => self.restore().await,
+            97..100 => self.restore().await,
+            100..105 => self.world.jump(),
+            105..109 => self.adopt_orphan().await,
+            109..111 => self.lose_journal(),
+            _ => self.lose_disk(),
         }
     }
 
@@ -128,7 +149,7 @@ impl History {
         self.oracle.creation(&id, Answer::Unknown);
         let (world, oracle, name) = (Arc::clone(&self.world), Arc::clone(&self.oracle), self.made);
         self.control.spawn(async move {
-            let now = clock::now();
+            let now = services.store.now();
             let new = Workspace {
                 id: id.clone(),
                 user_id: user.user.clone(),
@@ -191,7 +212,21 @@ impl History {
                 world.note(format!("{id}: {request} is acknowledged, it is {status}"));
             }
             oracle.end(&id, request, answer_of(&answer), status);
+            if let Ok(workspace) = &answer {
+                check_stop(&world, workspace);
+                if workspace.lifecycle.status == Status::Deleting {
+                    wait_until_gone(&world, &services, &id).await;
+                }
+            }
         });
+    }
+
+    /// Cancels at times what has only begun, before the node has told about it.
+    async fn change_mind(&self) {
+        if self.world.random.chance(200) {
+            self.world.pause(MAX_HASTE_MS).await;
+            self.request(Request::Cancel);
+        }
     }
 
     fn change_environment(&self) {
@@ -271,12 +306,107 @@ impl History {
         fs::copy(self.backup(), &database).unwrap();
         self.control.start().await;
         let store = self.control.services().unwrap().store;
-        while store.end_sign_ins(clock::now()).await.is_err() {}
-        self.oracle.restored(&store).await;
+        while store.end_sign_ins(store.now()).await.is_err() {}
+        self.oracle.restored(&self.world, &store).await;
+    }
+
+    /// Gives an orphan to the user, as the operator's command does, beside the process of control.
+    async fn adopt_orphan(&self) {
+        let (Some(services), Some(user)) = (self.control.services(), self.user.clone()) else { return };
+        let Ok(orphans) = services.store.orphans().await else { return };
+        let orphans: Vec<_> = orphans.into_iter().filter(|orphan| !orphan.is_removed).collect();
+        if orphans.is_empty() {
+            return;
+        }
+        let orphan = self.world.random.pick(&orphans);
+        let (name, template) = (
+            WorkspaceName::for_new(&orphan.id.as_str().replace("ws-", "found-")).unwrap(),
+            templates::find("base").unwrap(),
+        );
+        let Ok(workspace) = orphans::adopted(orphan, user.user, name, template, services.store.now()) else {
+            return;
+        };
+        let adopted = services.store.adopt_orphan(&workspace).await;
+        self.world.note(format!("{}: adoption: {adopted:?}", orphan.id));
+        if let Ok(true) = adopted {
+            self.oracle.adopted(&orphan.id);
+        }
+    }
+
+    /// Loses the journal of the node, or the record of one workspace, while it is down.
+    fn lose_journal(&self) {
+        self.crash_node();
+        let ids: Vec<_> = self.world.machine().journal.keys().cloned().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let one = self.world.random.chance(500).then(|| self.world.random.pick(&ids).clone());
+        for id in ids.iter().filter(|id| one.as_ref().is_none_or(|one| one == *id)) {
+            self.world.note(format!("{id}: its record is lost"));
+            self.world.machine().lose_record(id);
+        }
+    }
+
+    /// Loses the file of a disk.
+    fn lose_disk(&self) {
+        let complete = |(id, disk): (&WorkspaceId, &Disk)| disk.is_complete.then(|| id.clone());
+        let ids: Vec<_> = self.world.machine().disks.iter().filter_map(complete).collect();
+        if !ids.is_empty() {
+            let id = self.world.random.pick(&ids);
+            self.world.note(format!("{id}: its disk is lost"));
+            self.world.machine().lose_disk(id);
+        }
+    }
+
+    /// Starts the workspaces whose disk is lost. None comes up, and each says so.
+    async fn start_lost(&self) {
+        let (services, user) = (self.control.services().unwrap(), self.user.clone().unwrap());
+        let lost: Vec<_> = self.world.machine().lost_disks.keys().cloned().collect();
+        for id in lost {
+            let Some(workspace) = services.store.workspace(&id).await.unwrap() else { continue };
+            let is_new = self.world.machine().disks.contains_key(&id);
+            if is_new || !workspace.lifecycle.has_disk || !self.world.machine().alive(&id).is_empty() {
+                continue;
+            }
+            let target = Target::Workspace { id: id.clone(), owner: user.user.clone() };
+            let permit = authorize::<OperateWorkspace>(&user, target).unwrap();
+            let request = match workspace.lifecycle.status {
+                Status::Failed => services.workspaces.retry(&permit).await,
+                _ => services.workspaces.start(&permit).await,
+            };
+            self.world.note(format!("{id}: started without its disk: {}", request.is_ok()));
+            tokio::time::sleep(START_WITHOUT_DISK).await;
+            let Some(after) = services.store.workspace(&id).await.unwrap() else { continue };
+            let is_named =
+                after.lifecycle.failure.as_ref().is_some_and(|failure| !failure.message.is_empty());
+            if request.is_ok() && !is_named {
+                self.world.violation(format!("{id}: its disk is lost, and it is {}", after.lifecycle.status));
+            }
+        }
     }
 
     fn backup(&self) -> std::path::PathBuf {
         self.control.database().with_file_name("backup.db")
+    }
+}
+
+/// A stop that is said to be done is one that the node knows of.
+fn check_stop(world: &World, workspace: &Workspace) {
+    let (id, lifecycle) = (&workspace.id, &workspace.lifecycle);
+    let held = world.machine().record(id).map(|record| record.target.generation);
+    if lifecycle.status == Status::Stopped && held.is_some_and(|held| held < lifecycle.wanted.generation) {
+        world.violation(format!("{id}: it is stopped, and the node does not know that it is to stop"));
+    }
+}
+
+/// Waits as clients do until a deletion is confirmed. An absence that was reported before is no confirmation: what creates the workspace
+/// may be on its way.
+async fn wait_until_gone(world: &World, services: &Services, id: &WorkspaceId) {
+    while !matches!(services.store.workspace(id).await, Ok(None)) {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    if !world.machine().told_to_delete.contains(id) {
+        world.violation(format!("{id}: its deletion was confirmed, and the node does not know of it"));
     }
 }
 
@@ -306,7 +436,7 @@ pub(crate) fn make_template(folder: &Path) {
         let world = Arc::new(World::new(0));
         world.calm_down();
         let (store, _) = crate::control::open(folder, &world).await;
-        store.add_user("anna@example.com", Plan::Pro, clock::now()).await.unwrap();
+        store.add_user("anna@example.com", Plan::Pro, store.now()).await.unwrap();
         store.close().await;
     });
     assert!(database_of(folder).exists());

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_node::{Boot, BootQueue, Error, Host, Launched, Policy, ProcessId, Record, Reports, VmmProcess};
+use rigbox_node::{
+    Boot, BootQueue, Error, Host, Launched, Phase, Policy, ProcessId, Record, Reports, VmmProcess,
+};
 use rigbox_proto::guestio::{Report, guest_ended, report};
 use tokio::sync::{mpsc, watch};
 
@@ -23,7 +25,13 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Machine {
     pub journal: BTreeMap<WorkspaceId, String>,
     pub disks: BTreeMap<WorkspaceId, Disk>,
+    /// Disks whose file was removed behind the node's back.
+    pub lost_disks: BTreeMap<WorkspaceId, Disk>,
     pub vms: BTreeMap<i32, Vm>,
+    /// Workspaces with resources of a boot: control group, network, folder.
+    pub resources: BTreeSet<WorkspaceId>,
+    /// Workspaces that a process of the node was told to delete.
+    pub told_to_delete: BTreeSet<WorkspaceId>,
     /// Network policy in force, by boot.
     pub policies: BTreeMap<String, Policy>,
     /// Where reports about a boot go: the number of the node's process, and its queue.
@@ -90,8 +98,47 @@ impl Machine {
 
     pub(crate) fn reboot_host(&mut self) {
         self.host_boot += 1;
+        self.resources.clear();
         for pid in self.vms.keys() {
             self.kill(*pid);
+        }
+    }
+
+    /// Loses the record of a workspace, and returns whether there was one.
+    pub(crate) fn lose_record(&mut self, id: &WorkspaceId) -> bool {
+        self.journal.remove(id).is_some()
+    }
+
+    /// Removes the file of a complete disk. A VM that has it open goes on with it.
+    pub(crate) fn lose_disk(&mut self, id: &WorkspaceId) -> bool {
+        let Some(disk) = self.disks.remove(id) else { return false };
+        self.lost_disks.insert(id.clone(), disk);
+        true
+    }
+
+    /// Does what the node does at its start with what its journal does not have: VMs end, and complete disks get a record.
+    pub(crate) fn recover_unrecorded(&mut self) {
+        let unrecorded = |id: &WorkspaceId| !self.journal.contains_key(id);
+        let pids = self.vms.iter().filter(|(_, vm)| unrecorded(&vm.workspace)).map(|(pid, _)| *pid);
+        pids.collect::<Vec<_>>().into_iter().for_each(|pid| self.kill(pid));
+        self.resources.retain(|id| self.journal.contains_key(id));
+        let unrecorded = |id: &WorkspaceId| !self.journal.contains_key(id);
+        let ids: Vec<_> = self.disks.keys().filter(|id| unrecorded(id)).cloned().collect();
+        for id in ids {
+            if !self.disks[&id].is_complete {
+                // It has another name until it is complete.
+                self.disks.remove(&id);
+                continue;
+            }
+            let used: BTreeSet<_> = self.records().iter().map(|(_, record)| record.slot).collect();
+            let slot = (0..100).find(|slot| !used.contains(slot)).unwrap();
+            let record = Record {
+                image_version: "base-1".into(),
+                disk_size_mb: 4_096,
+                phase: Phase::Provisioned,
+                ..Record::new(&id, slot)
+            };
+            self.journal.insert(id, serde_json::to_string(&record).unwrap());
         }
     }
 
@@ -248,7 +295,8 @@ impl Host for NodeProcess {
             return Err(Error::DiskFull { wanted_mb: 1, detail: "simulated".into() });
         }
         let old = self.world.machine().disks.insert(id.clone(), Disk { is_complete: false, was_used: false });
-        if old.is_some_and(|disk| disk.was_used) {
+        let lost = self.world.machine().lost_disks.get(id).copied();
+        if old.or(lost).is_some_and(|disk| disk.was_used) {
             self.world.violation(format!("{id}: an empty disk took the place of one that was used"));
         }
         self.world.note(format!("{id}: disk"));
@@ -282,12 +330,16 @@ impl Host for NodeProcess {
 
     async fn launch(self: &Arc<Self>, id: &WorkspaceId, record: &Record) -> Result<Launched<Process>, Error> {
         self.step().await;
+        self.world.machine().resources.insert(id.clone());
         self.fails(20, "the launch", id)?;
         let boot = record.boot.as_ref().map(|boot| boot.boot_id.clone()).unwrap_or_default();
         let launched = {
             let mut machine = self.world.machine();
             if !machine.alive(id).is_empty() {
                 self.world.violation(format!("{id}: two VMs on one disk"));
+            }
+            if machine.lost_disks.contains_key(id) && !machine.disks.contains_key(id) {
+                return Err(Error::Launch("failed to open disk: it is gone".to_owned()));
             }
             match machine.disks.get_mut(id) {
                 Some(disk) if disk.is_complete => disk.was_used = true,
@@ -348,7 +400,9 @@ impl Host for NodeProcess {
             pids.for_each(|pid| machine.kill(pid));
         }
         self.step().await;
-        self.fails(20, "the cleanup", id)
+        self.fails(20, "the cleanup", id)?;
+        self.world.machine().resources.remove(id);
+        Ok(())
     }
 
     fn attach(

@@ -9,7 +9,7 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_node::Host;
 use rigbox_proto::guest::DeliverSecretsRequest;
 use rigbox_proto::node::{
-    NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent, WorkspaceReport, watch_event,
+    Desired, NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent, WorkspaceReport, watch_event,
 };
 use rigbox_service::guests::client::GuestError;
 use rigbox_service::guests::deliver::DeliverSecrets;
@@ -48,6 +48,9 @@ async fn arrive(
 ) -> Result<WorkspaceReport, NodeError> {
     travel(&world).await;
     let Some(mut running) = node.running() else { return unreachable("it does not run") };
+    if request.desired() == Desired::Deleted {
+        world.machine().told_to_delete.insert(request.workspace_id.parse().unwrap());
+    }
     let outcome = tokio::select! {
         biased;
         outcome = running.workspaces.set_target(request) => outcome,

@@ -39,6 +39,7 @@ impl Node {
         self.world.note("node starts");
         let host = NodeProcess::start(&self.world);
         let workspaces = Workspaces::new(Arc::clone(&host));
+        self.world.machine().recover_unrecorded();
         let records = self.world.machine().records();
         for (id, record) in records {
             workspaces.adopt(id, record);

@@ -7,7 +7,9 @@ use std::sync::Mutex;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::status::{Request, Status};
 use rigbox_store::{Store, Workspace};
+use secrecy::ExposeSecret;
 
+use crate::network::MARKER;
 use crate::world::World;
 
 #[derive(Default)]
@@ -113,15 +115,31 @@ impl Oracle {
     }
 
     /// The database is an older one now.
-    pub(crate) async fn restored(&self, store: &Store) {
+    pub(crate) async fn restored(&self, world: &World, store: &Store) {
         for id in self.ids() {
-            let exists = store.workspace(&id).await.unwrap().is_some();
+            let workspace = store.workspace(&id).await.unwrap();
+            if workspace.as_ref().is_some_and(|workspace| !workspace.lifecycle.has_disk) {
+                // The database does not know that there was one.
+                if let Some(disk) = world.machine().lost_disks.get_mut(&id) {
+                    disk.was_used = false;
+                }
+            }
+            let exists = workspace.is_some();
             self.change(&id, |expected| {
                 expected.is_created = exists;
                 expected.requests = Known::default();
                 expected.environment = Known::default();
             });
         }
+    }
+
+    /// The operator has given an orphan to the user.
+    pub(crate) fn adopted(&self, id: &WorkspaceId) {
+        self.change(id, |expected| {
+            expected.is_created = true;
+            expected.requests = Known::default();
+            expected.environment = Known::default();
+        });
     }
 
     fn change(&self, id: &WorkspaceId, change: impl FnOnce(&mut Expected)) {
@@ -140,12 +158,31 @@ impl Oracle {
                     if !network.is_in_force() {
                         world.violation(format!("{id}: its network policy is acknowledged by nobody"));
                     }
-                    check_vm(world, &workspace, expected, network.wanted);
+                    let environment = store.environment(id).await.unwrap().unwrap().variables;
+                    let environment = environment.iter().find(|(name, _)| name.as_str() == MARKER);
+                    let environment = environment.map(|(_, value)| value.expose_secret().to_owned());
+                    let last = &expected.environment.last;
+                    if last.is_some() && *last != environment {
+                        world
+                            .violation(format!("{id}: {last:?} was acknowledged, and it is {environment:?}"));
+                    }
+                    check_vm(world, &workspace, environment, network.wanted);
+                    check_key(world, &workspace, store).await;
                 }
             }
         }
-        for id in world.machine().disks.keys().filter(|id| !all.contains_key(*id)) {
+        let (disks, resources) = {
+            let machine = world.machine();
+            let disks: Vec<_> = machine.disks.keys().filter(|id| !all.contains_key(*id)).cloned().collect();
+            let has_boot = |id: &WorkspaceId| machine.record(id).is_some_and(|record| record.boot.is_some());
+            let resources: Vec<_> = machine.resources.iter().filter(|id| !has_boot(id)).cloned().collect();
+            (disks, resources)
+        };
+        for id in disks {
             world.violation(format!("{id}: a disk of nobody"));
+        }
+        for id in resources {
+            world.violation(format!("{id}: resources of a boot that is over"));
         }
     }
 }
@@ -189,11 +226,22 @@ fn check_status(world: &World, workspace: &Workspace, expected: &Expected) {
     }
 }
 
-fn check_vm(world: &World, workspace: &Workspace, expected: &Expected, network: u64) {
+/// Whoever has the key of a VM that runs is known.
+async fn check_key(world: &World, workspace: &Workspace, store: &Store) {
+    let (id, lifecycle) = (&workspace.id, &workspace.lifecycle);
+    if let Some(boot) = lifecycle.boot().filter(|_| lifecycle.status == Status::Running)
+        && !store.has_workspace_key(id, boot).await.unwrap()
+    {
+        world.violation(format!("{id}: the key of {boot} opens nothing"));
+    }
+}
+
+fn check_vm(world: &World, workspace: &Workspace, environment: Option<String>, network: u64) {
     let (id, lifecycle) = (&workspace.id, &workspace.lifecycle);
     let machine = world.machine();
     let mut found = Vec::new();
-    if lifecycle.has_disk && !machine.disks.get(id).is_some_and(|disk| disk.is_complete) {
+    let is_lost = machine.lost_disks.contains_key(id);
+    if lifecycle.has_disk && !is_lost && !machine.disks.get(id).is_some_and(|disk| disk.is_complete) {
         found.push("it has no disk".to_owned());
     }
     let is_running = lifecycle.status == Status::Running;
@@ -207,9 +255,8 @@ fn check_vm(world: &World, workspace: &Workspace, expected: &Expected, network: 
             if !vm.has_key {
                 found.push("it runs without its key".to_owned());
             }
-            let last = expected.environment.last.as_ref();
-            if last.is_some_and(|value| vm.environment.as_ref() != Some(value)) {
-                found.push(format!("its environment is {:?}, not {last:?}", vm.environment));
+            if vm.environment != environment {
+                found.push(format!("its environment is {:?}, not {environment:?}", vm.environment));
             }
             let record = machine.record(id);
             let recorded = record.as_ref().map(|record| &record.network);

@@ -1,21 +1,29 @@
 //! World of a history, which everything in it shares: chance, the machine, the trace, and the violations found.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
+use rigbox_core::time::Timestamp;
 use tokio::time::Instant;
 
 use crate::machine::Machine;
 use crate::random::Random;
+
+/// Time at which the clock of days begins: some day in 2026.
+const CLOCK_BEGIN_MS: i64 = 1_780_000_000_000;
+/// Longest jump of the clock of days: three days.
+const MAX_JUMP_MS: u64 = 3 * 24 * 3_600_000;
 
 pub(crate) struct World {
     pub random: Random,
     /// Nothing is disturbed any more.
     calm: AtomicBool,
     began: Instant,
+    /// Time by which the clock of days is ahead of its beginning and of what has elapsed, ms.
+    clock_jumps_ms: AtomicI64,
     machine: Mutex<Machine>,
     /// Workspaces whose deletion was requested. Only these may lose their disk.
     deletions: Mutex<BTreeSet<WorkspaceId>>,
@@ -29,6 +37,7 @@ impl World {
             random: Random::new(seed),
             calm: AtomicBool::new(false),
             began: Instant::now(),
+            clock_jumps_ms: AtomicI64::new(0),
             machine: Mutex::default(),
             deletions: Mutex::default(),
             trace: Mutex::default(),
@@ -56,6 +65,19 @@ impl World {
 
     pub(crate) async fn pause(&self, max_ms: u64) {
         tokio::time::sleep(self.random.time(max_ms)).await;
+    }
+
+    /// Returns the time by the clock of days.
+    pub(crate) fn now(&self) -> Timestamp {
+        let elapsed = i64::try_from(self.elapsed().as_millis()).unwrap();
+        Timestamp::from_unix_ms(CLOCK_BEGIN_MS + elapsed + self.clock_jumps_ms.load(Ordering::SeqCst))
+    }
+
+    /// Sets the clock of days forward or back.
+    pub(crate) fn jump(&self) {
+        let by = i64::try_from(self.random.below(2 * MAX_JUMP_MS)).unwrap() - MAX_JUMP_MS.cast_signed();
+        self.clock_jumps_ms.fetch_add(by, Ordering::SeqCst);
+        self.note(format!("the clock jumps by {} min", by / 60_000));
     }
 
     pub(crate) fn elapsed(&self) -> Duration {

@@ -11,11 +11,15 @@ use rigbox_core::ids::WorkspaceId;
 use rustix::fs::{Mode, OFlags};
 
 use super::MIB;
+use crate::durable::sync_dir;
 use crate::error::Error;
 use crate::storage::volume::Volume;
 
 /// Space beside an image's root file system: kernel, modules and initramfs, MiB.
 const IMAGE_OVERHEAD_MB: u64 = 128;
+
+/// Added to the name of a disk that is not complete yet. Such a file is no workspace's disk.
+const PARTIAL_EXTENSION: &str = "new";
 
 /// All disks of this node, and the space reserved for them.
 #[derive(Debug)]
@@ -117,13 +121,19 @@ impl Disks {
         self.dir.join(file_name(workspace))
     }
 
-    /// Creates a disk of `size_mb` as a clone of `image`. An existing disk is replaced, because it may be incomplete.
+    /// Creates a disk of `size_mb` as a clone of `image`. An existing disk is replaced, because nothing has used it yet. It gets its name
+    /// once it is complete: without a journal, the name alone says that.
     pub(crate) fn create(&self, workspace: &WorkspaceId, image: &Path, size_mb: u32) -> Result<(), Error> {
         self.reserve(workspace, size_mb)?;
         let path = self.path(workspace);
+        let partial = path.with_added_extension(PARTIAL_EXTENSION);
         let _ = fs::remove_file(&path);
-        clone_disk(image, &path, u64::from(size_mb) * MIB).map_err(|source| {
+        let _ = fs::remove_file(&partial);
+        let cloned = clone_disk(image, &partial, u64::from(size_mb) * MIB);
+        let named = cloned.and_then(|()| fs::rename(&partial, &path)).and_then(|()| sync_dir(&self.dir));
+        named.map_err(|source| {
             self.reserved().disks_mb.remove(workspace);
+            let _ = fs::remove_file(&partial);
             let _ = fs::remove_file(&path);
             Error::at("create disk", &path)(source)
         })
@@ -173,6 +183,7 @@ impl Disks {
 
     pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         let path = self.path(workspace);
+        let _ = fs::remove_file(path.with_added_extension(PARTIAL_EXTENSION));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(Error::at("remove disk", &path)(error));
@@ -224,4 +235,35 @@ pub fn clone_disk(image: &Path, path: &Path, size_bytes: u64) -> io::Result<()> 
     rustix::fs::ioctl_ficlone(&disk, File::open(image)?)?;
     disk.set_len(size_bytes)?;
     disk.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testbed::{in_own_namespace, mount_xfs};
+
+    /// Without the journal, an interrupted creation would be taken for somebody's disk.
+    #[test]
+    fn disk_has_its_name_once_it_is_complete() {
+        if !in_own_namespace("storage::disks::tests::disk_has_its_name_once_it_is_complete") {
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let root = mount_xfs(scratch.path(), 2_048);
+        let (state, run) = (root.join("state"), root.join("run"));
+        fs::create_dir_all(&state).unwrap();
+        let disks = Disks::open(Volume::open(&state, &run).unwrap(), 1.0).unwrap();
+        let (image, id) = (root.join("image"), WorkspaceId::from_random([1; 5]));
+        File::create(&image).unwrap().set_len(MIB).unwrap();
+        let partial = disks.path(&id).with_added_extension(PARTIAL_EXTENSION);
+        fs::write(&partial, "part").unwrap();
+        assert_eq!(disks.list().unwrap(), []);
+        disks.create(&id, &image, 64).unwrap();
+        assert_eq!(disks.list().unwrap(), [(id.clone(), 64)]);
+        assert!(!partial.exists());
+        // One that fails leaves nothing.
+        assert!(disks.create(&id, &root.join("no image"), 64).is_err());
+        assert_eq!(disks.list().unwrap(), []);
+        assert!(!partial.exists());
+    }
 }

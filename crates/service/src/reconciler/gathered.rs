@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Reconciler;
-use crate::clock;
 use crate::nodes::report::NodeReport;
 
 /// Time for which reports are gathered.
@@ -74,7 +73,8 @@ impl Reconciler {
         for report in reports.values() {
             changes.extend(self.bare_change(report).await);
         }
-        let stored = self.0.transitions.observe(changes, clock::now()).await.unwrap_or_else(|error| {
+        let now = self.0.transitions.store().now();
+        let stored = self.0.transitions.observe(changes, now).await.unwrap_or_else(|error| {
             debug!(%error, "failed to store reports together");
             Vec::new()
         });
@@ -94,9 +94,10 @@ impl Reconciler {
         if !self.0.node.is_current(report) {
             return None;
         }
-        let workspace = self.0.transitions.store().workspace(&report.id).await.ok()??;
+        let store = self.0.transitions.store();
+        let workspace = store.workspace(&report.id).await.ok()??;
         let before = &workspace.lifecycle;
-        let after = before.observe(&report.observed, clock::now())?;
+        let after = before.observe(&report.observed, store.now())?;
         let is_bare = !before.status.is_transient() && before.differs_in_record_only(&after);
         is_bare.then_some((workspace, after))
     }

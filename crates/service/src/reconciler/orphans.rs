@@ -10,7 +10,6 @@ use tracing::{debug, info, warn};
 
 use super::Reconciler;
 use super::outcome::Outcome;
-use crate::clock;
 use crate::nodes::api::NodeError;
 use crate::nodes::report::NodeReport;
 use crate::targets::without_details;
@@ -37,7 +36,7 @@ impl Reconciler {
             Ok(Err(_)) => return Ok(Outcome::Retry("the node has no valid id".to_owned())),
             Err(error) => return Ok(Outcome::Retry(error.to_string())),
         };
-        let now = clock::now();
+        let now = self.0.transitions.store().now();
         let orphan = Orphan {
             id: id.clone(),
             node_id,

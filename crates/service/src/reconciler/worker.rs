@@ -117,7 +117,7 @@ impl Reconciler {
             let elapsed = self.0.timer.elapsed(&workspace.id, &workspace.lifecycle, Instant::now());
             workspace.lifecycle.time_out(elapsed, now, &self.0.timeouts)
         };
-        if late(workspace, crate::clock::now()).is_none() {
+        if late(workspace, self.0.transitions.store().now()).is_none() {
             return Ok(false);
         }
         let problem = lock(&self.0.failing).get(&workspace.id).cloned();
