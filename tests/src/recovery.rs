@@ -5,3 +5,4 @@ pub(crate) mod failing_disks;
 pub(crate) mod kill_points;
 pub(crate) mod leftovers;
 pub(crate) mod lifecycle;
+pub(crate) mod upgrades;

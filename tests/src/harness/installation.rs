@@ -183,10 +183,25 @@ impl Installation {
         command
     }
 
+    /// Copies `rigboxd`, with what belongs beside it, into a folder.
+    pub(crate) fn copy_programs(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder.join("guest"))?;
+        fs::copy(self.programs.join("rigboxd"), folder.join("rigboxd"))?;
+        for entry in fs::read_dir(self.programs.join("guest"))? {
+            let path = entry?.path();
+            fs::copy(&path, folder.join("guest").join(path.file_name().context("no name")?))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn start_supervisor(&self) -> Result<()> {
+        self.start_supervisor_of(&self.programs)
+    }
+
+    /// Starts the `rigboxd` of a folder.
+    pub(crate) fn start_supervisor_of(&self, programs: &Path) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.log())?;
-        let child = self
-            .command("rigboxd")
+        let child = Command::new(programs.join("rigboxd"))
             .args(["up", "--config"])
             .arg(self.config())
             .stdin(Stdio::null())
@@ -200,6 +215,19 @@ impl Installation {
     pub(crate) fn wait_ready(&self) -> Result<()> {
         eventually("the installation is ready", Duration::from_secs(90), || {
             Ok(self.api.get("/readyz").ok().filter(|response| response.status == 200).map(drop))
+        })
+    }
+
+    /// Ends the supervisor as an operator does. It ends its roles first.
+    pub(crate) fn stop_supervisor(&self) -> Result<()> {
+        let pid = self.supervisor_pid()?.context("no supervisor")?;
+        rigbox_sys::spawn::send_signal(pid, 15)?;
+        let child = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = child {
+            child.wait()?;
+        }
+        eventually("the supervisor has ended its roles", Duration::from_secs(30), || {
+            Ok((self.supervisor_pid()?.is_none() && self.role_pids()?.is_empty()).then_some(()))
         })
     }
 

@@ -16,6 +16,9 @@ use super::kill_points::{
     node_killed_around_every_effect_completes_every_request,
     node_killed_once_at_any_pass_completes_every_request,
 };
+use super::upgrades::{
+    another_copy_of_rigboxd_takes_over_running_vms, database_of_a_newer_version_is_refused_with_the_remedy,
+};
 use crate::TestResult;
 use crate::harness::installation::Installation;
 
@@ -24,6 +27,8 @@ tests![
     node_killed_around_every_effect_completes_every_request,
     control_killed_around_every_step_completes_every_request,
     node_killed_once_at_any_pass_completes_every_request,
+    another_copy_of_rigboxd_takes_over_running_vms,
+    database_of_a_newer_version_is_refused_with_the_remedy,
     state_is_consistent_after_kills_at_random_moments,
     vms_running_at_a_host_crash_run_again,
     leftovers_without_a_record_are_removed,
