@@ -64,7 +64,7 @@ fn build_parts(
     let vmlinuz = work.kernel.join("boot").join(format!("vmlinuz-{}", description.kernel_version));
     write(&description.vmlinux(), &kernel::vmlinux(&vmlinuz)?)?;
     let installed = work.root.join("usr/lib/modules").join(&description.kernel_version);
-    write(&description.modules(), &modules::archive(&installed)?)?;
+    write(&description.modules(), &modules::archive(&installed, recipe.boot_modules.as_deref())?)?;
 
     progress("creating the root file system");
     disk::format(&work.root, &description.rootfs(), recipe.disk_mb)?;

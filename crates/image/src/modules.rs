@@ -19,13 +19,18 @@ const BOOT_MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
 ];
 
-/// Builds the archive from `dir`, a `/lib/modules/<version>` with the output of depmod(8).
-pub(crate) fn archive(dir: &Path) -> Result<Vec<u8>, Error> {
+/// Builds the archive of `wanted` modules, by default those of a micro-VM, from `dir`, a `/lib/modules/<version>` with the output of
+/// depmod(8).
+pub(crate) fn archive(dir: &Path, wanted: Option<&[String]>) -> Result<Vec<u8>, Error> {
+    let wanted = match wanted {
+        Some(wanted) => wanted.iter().map(String::as_str).collect(),
+        None => BOOT_MODULES.to_vec(),
+    };
     let dep = dir.join("modules.dep");
     let text = std::fs::read_to_string(&dep).map_err(Error::file("read", &dep))?;
     let mut cpio = Cpio::default();
     cpio.add_folder("modules");
-    for (index, module) in load_order(&text, BOOT_MODULES).map_err(Error::Kernel)?.into_iter().enumerate() {
+    for (index, module) in load_order(&text, &wanted).map_err(Error::Kernel)?.into_iter().enumerate() {
         let path = dir.join(module);
         let content = std::fs::read(&path).map_err(Error::file("read", &path))?;
         cpio.add_file(&format!("modules/{index:02}-{}.ko", module_name(module)), &content);

@@ -41,6 +41,9 @@ pub(crate) struct Recipe {
     /// Systemd generators to mask.
     #[serde(default)]
     pub(crate) masked_generators: Vec<String>,
+    /// Modules in the initramfs, if they are others than those of a micro-VM.
+    #[serde(default)]
+    pub(crate) boot_modules: Option<Vec<String>>,
     /// Paths to remove from the finished tree.
     #[serde(default)]
     pub(crate) removed: Vec<PathBuf>,
