@@ -45,9 +45,11 @@ pub(super) fn launch(node: &Node, id: &WorkspaceId, record: &Record) -> Result<L
         monitor: listen_at(&monitor_socket(&vm_dir))?,
     };
     let vmm = &node.driver.vmm;
+    // Dropped once the VMM is in them.
+    let groups = node.cgroups.create(id.as_str(), vmm.limits(&machine))?;
     let jail = JailSpec {
         uid: node.vm_uid(record.slot),
-        cgroup_procs: node.cgroups.create(id.as_str(), vmm.limits(&machine))?,
+        cgroup_procs: groups.procs.clone(),
         mount_point: node.jail_mount_point(),
     };
     vmm.boot(&machine, fds, jail)

@@ -1,17 +1,21 @@
 //! Control groups: one per VM, on version 2 (a single hierarchy) or version 1 (one per controller). Leftover processes are found through
-//! them, whatever their pids.
+//! them, whatever their pids. Under systemd and version 2, the groups are in transient scopes (`scope.rs`).
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::scope::{self, Holder, Slice};
 use crate::durable;
 use crate::error::Error;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers of version 1 in which each VM gets a group.
 const V1_CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "blkio", "freezer"];
+/// Group of a VMM in its scope.
+const GROUP_IN_SCOPE: &str = "vmm";
+const PAGE_BYTES: u64 = 4096;
 /// Time from SIGKILL to an empty group, in which the kernel only has to tear down memory.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -24,8 +28,57 @@ pub(crate) struct Limits {
     pub(crate) pids: u32,
 }
 
-/// Groups, each with the controller of its hierarchy (version 1).
-type Parents = Vec<(&'static str, PathBuf)>;
+/// Folders of groups, each with the controller of its hierarchy (version 1).
+type Places = Vec<(&'static str, Place)>;
+
+/// Folder in which VMs have their groups: a group of ours, or under systemd a slice with a scope for each VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    folder: PathBuf,
+    slice: Option<Slice>,
+}
+
+impl Place {
+    fn new(folder: PathBuf) -> Self {
+        Self { slice: Slice::at(&folder), folder }
+    }
+
+    /// Returns the groups of a VM, the one of its VMM first. A scope is systemd's, so the VMM has a group of ours in it.
+    fn groups(&self, vm: &str) -> Vec<PathBuf> {
+        let Some(slice) = &self.slice else { return vec![self.folder.join(vm)] };
+        let scope = self.folder.join(slice.scope(vm));
+        vec![scope.join(GROUP_IN_SCOPE), scope]
+    }
+
+    /// Returns the names of the VMs that have groups here.
+    fn vms(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries
+            .filter(|entry| entry.path().is_dir())
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        let vm = |name: String| match &self.slice {
+            Some(slice) => slice.vm_of(&name).map(str::to_owned),
+            None => Some(name),
+        };
+        names.filter_map(vm).collect()
+    }
+
+    /// Removes the folder, unless VMs have groups in it.
+    fn remove(&self) {
+        match &self.slice {
+            // It would take them with it.
+            Some(_) if !self.vms().is_empty() => {}
+            Some(slice) => {
+                if let Err(error) = slice.stop() {
+                    tracing::warn!(%error, "cannot remove the slice of the VMs");
+                }
+            }
+            None => {
+                let _ = fs::remove_dir(&self.folder);
+            }
+        }
+    }
+}
 
 /// Control groups of this installation.
 #[derive(Debug, Clone)]
@@ -33,10 +86,10 @@ pub(crate) struct Cgroups {
     version: Version,
     /// Maximum memory of all VMs together.
     max_memory_bytes: u64,
-    /// The installation's group in each hierarchy.
-    parents: Parents,
-    /// Groups of earlier nodes. In version 1 the place depends on the session or unit that a node is started from.
-    former_parents: Vec<PathBuf>,
+    /// The installation's place in each hierarchy.
+    places: Places,
+    /// Places of earlier nodes. In version 1 they depend on the session or unit that a node is started from.
+    former_places: Vec<Place>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,45 +98,51 @@ enum Version {
     Two,
 }
 
+/// Groups that were made for a VMM.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// Files to which a process writes `0` to join them.
+    pub(crate) procs: Vec<PathBuf>,
+    /// Keeps them until the VMM has joined.
+    _holder: Option<Holder>,
+}
+
 impl Cgroups {
     /// Finds the hierarchies. `name` is the installation's group, and `record` the file with the places of this group, now and before. The VMs
     /// leave an eighth of the machine's memory to the host.
     pub(crate) fn find(name: &str, record: &Path) -> Result<Self, Error> {
         let machine = nix::sys::sysinfo::sysinfo().map_err(Error::system("read the machine's memory"))?;
-        let max_memory_bytes = machine.ram_total() / 8 * 7;
-        let (version, parents) = current_parents(name)?;
-        let current: Vec<&Path> = parents.iter().map(|(_, parent)| parent.as_path()).collect();
+        // In whole pages, as the kernel counts.
+        let max_memory_bytes = machine.ram_total() / 8 * 7 / PAGE_BYTES * PAGE_BYTES;
+        let (version, places) = current_places(name)?;
+        let current: Vec<&Path> = places.iter().map(|(_, place)| place.folder.as_path()).collect();
         let known = match fs::read_to_string(record) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             read => read.map_err(Error::at("read", record))?,
         };
-        let former = known.lines().map(PathBuf::from).filter(|parent| !current.contains(&parent.as_path()));
-        let former: Vec<PathBuf> = former.filter(|parent| parent.is_dir()).collect();
+        let former = known.lines().map(PathBuf::from).filter(|folder| !current.contains(&folder.as_path()));
+        let former: Vec<PathBuf> = former.filter(|folder| folder.is_dir()).collect();
         let paths = current.into_iter().chain(former.iter().map(PathBuf::as_path));
         let text: String = paths.map(|path| format!("{}\n", path.display())).collect();
         // Before there is a group in any of them.
         durable::replace(record, text.as_bytes()).map_err(Error::at("write", record))?;
-        Ok(Self { version, max_memory_bytes, parents, former_parents: former })
+        let former_places = former.into_iter().map(Place::new).collect();
+        Ok(Self { version, max_memory_bytes, places, former_places })
     }
 
-    /// Returns all folders in which VMs may have groups.
-    fn all_parents(&self) -> impl Iterator<Item = &Path> {
-        let current = self.parents.iter().map(|(_, parent)| parent.as_path());
-        current.chain(self.former_parents.iter().map(PathBuf::as_path))
+    /// Returns all places in which VMs may have groups.
+    fn all_places(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().map(|(_, place)| place).chain(&self.former_places)
     }
 
-    /// Creates the group `vm` with its limits. Returns the files to which a process writes `0` to join it.
-    pub(crate) fn create(&self, vm: &str, limits: Limits) -> Result<Vec<PathBuf>, Error> {
-        let mut procs = Vec::new();
-        for (controller, parent) in &self.parents {
-            let group = parent.join(vm);
-            fs::create_dir_all(&group).map_err(Error::at("create", &group))?;
-            if self.version == Version::Two {
-                enable_controllers(parent)?;
-            }
-            if let Some(file) = self.memory_limit_file(controller) {
-                // A VM ends before the host's own processes do.
-                write_setting(&parent.join(file), &self.max_memory_bytes.to_string())?;
+    /// Creates the groups of `vm` with its limits.
+    pub(crate) fn create(&self, vm: &str, limits: Limits) -> Result<Groups, Error> {
+        let mut groups = Groups::default();
+        for (controller, place) in &self.places {
+            let Some(group) = place.groups(vm).into_iter().next() else { continue };
+            match &place.slice {
+                Some(slice) => groups._holder = Some(self.create_in_scope(place, slice, vm, &group)?),
+                None => self.create_in_own(controller, &place.folder, &group)?,
             }
             for (file, value) in self.settings(controller, limits) {
                 let path = group.join(file);
@@ -93,9 +152,36 @@ impl Cgroups {
                     write_setting(&path, &value)?;
                 }
             }
-            procs.push(group.join("cgroup.procs"));
+            groups.procs.push(group.join("cgroup.procs"));
         }
-        Ok(procs)
+        Ok(groups)
+    }
+
+    /// Creates `group` in a group of ours.
+    fn create_in_own(&self, controller: &str, parent: &Path, group: &Path) -> Result<(), Error> {
+        fs::create_dir_all(group).map_err(Error::at("create", group))?;
+        if self.version == Version::Two {
+            enable_controllers(Path::new(ROOT))?;
+            enable_controllers(parent)?;
+        }
+        if let Some(file) = self.memory_limit_file(controller) {
+            // A VM ends before the host's own processes do.
+            write_setting(&parent.join(file), &self.max_memory_bytes.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Creates `group` in a new scope of systemd. The holder is in it, because controllers cannot be enabled in a group with processes.
+    fn create_in_scope(&self, place: &Place, slice: &Slice, vm: &str, group: &Path) -> Result<Holder, Error> {
+        let holder = slice.start_scope(vm)?;
+        fs::create_dir_all(group).map_err(Error::at("create", group))?;
+        write_setting(&group.join("cgroup.procs"), &holder.pid().to_string())?;
+        enable_controllers(&place.folder.join(slice.scope(vm)))?;
+        let limit = fs::read_to_string(place.folder.join("memory.max")).unwrap_or_default();
+        if limit.trim() != self.max_memory_bytes.to_string() {
+            slice.limit_memory(self.max_memory_bytes)?;
+        }
+        Ok(holder)
     }
 
     /// Returns the file that limits the memory of a group and all groups below it, if `controller` is the one for memory.
@@ -132,65 +218,62 @@ impl Cgroups {
         }
     }
 
-    /// Returns the names of the existing groups.
+    /// Returns the names of the VMs that have groups.
     pub(crate) fn list(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .all_parents()
-            .filter_map(|parent| fs::read_dir(parent).ok())
-            .flatten()
-            .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
+        let mut names: Vec<String> = self.all_places().flat_map(Place::vms).collect();
         names.sort();
         names.dedup();
         names
     }
 
-    /// Kills the processes in the group `vm` and removes it, in every hierarchy.
+    /// Kills the processes in the groups of `vm` and removes them, in every hierarchy.
     pub(crate) fn remove(&self, vm: &str) -> Result<(), Error> {
-        for parent in self.all_parents() {
-            let group = parent.join(vm);
-            let deadline = Instant::now() + KILL_TIMEOUT;
-            loop {
-                kill(&group);
-                match fs::remove_dir(&group) {
-                    Ok(()) => break,
-                    Err(error) if error.kind() == ErrorKind::NotFound => break,
-                    Err(error) if Instant::now() > deadline => {
-                        return Err(Error::at("remove", &group)(error));
-                    }
-                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
-                }
+        for place in self.all_places() {
+            for group in place.groups(vm) {
+                remove_group(&group)?;
             }
         }
         Ok(())
     }
 
-    /// Removes the installation's groups if no VM has a group in them.
+    /// Removes the installation's places if no VM has a group in them.
     pub(crate) fn remove_parents(&self) {
-        for parent in self.all_parents() {
-            // Fails while a VM still exists.
-            let _ = fs::remove_dir(parent);
-        }
+        self.all_places().for_each(Place::remove);
     }
 }
 
-/// Returns the version of the hierarchies, and the installation's group in each.
-fn current_parents(name: &str) -> Result<(Version, Parents), Error> {
-    if Path::new(ROOT).join("cgroup.controllers").exists() {
-        return Ok((Version::Two, vec![("", Path::new(ROOT).join(name))]));
+/// Returns the version of the hierarchies, and the installation's place in each.
+fn current_places(name: &str) -> Result<(Version, Places), Error> {
+    let root = Path::new(ROOT);
+    if root.join("cgroup.controllers").exists() {
+        let folder = if scope::is_systemd() { Slice::new(name).folder(root) } else { root.join(name) };
+        return Ok((Version::Two, vec![("", Place::new(folder))]));
     }
     let own = fs::read_to_string("/proc/self/cgroup").map_err(Error::system("read /proc/self/cgroup"))?;
-    let mut parents = Vec::new();
+    let mut places = Vec::new();
     for controller in V1_CONTROLLERS {
         let group = group_of(&own, controller).ok_or_else(|| Error::System {
             action: "find the control groups",
             source: io::Error::other(format!("no hierarchy with the controller `{controller}` is mounted")),
         })?;
-        let path = Path::new(ROOT).join(controller).join(group.trim_start_matches('/')).join(name);
-        parents.push((controller, path));
+        let folder = root.join(controller).join(group.trim_start_matches('/')).join(name);
+        places.push((controller, Place::new(folder)));
     }
-    Ok((Version::One, parents))
+    Ok((Version::One, places))
+}
+
+/// Kills all processes in a group, and those in groups below it, and removes it. Systemd may be faster with a scope.
+fn remove_group(group: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    loop {
+        kill(group);
+        match fs::remove_dir(group) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(Error::at("remove", group)(error)),
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
 }
 
 fn write_setting(path: &Path, value: &str) -> Result<(), Error> {
@@ -211,20 +294,14 @@ fn kill(group: &Path) {
 
 /// Enables the controllers for the groups below `parent` (version 2).
 fn enable_controllers(parent: &Path) -> Result<(), Error> {
-    for dir in [Path::new(ROOT), parent] {
-        let path = dir.join("cgroup.subtree_control");
-        match fs::write(&path, "+cpu +memory +pids") {
-            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                let remedy = "it has processes of its own, as in a container: move them to a group below it, or run Rigbox on the host";
-                return Err(Error::at("enable cpu, memory and pids in", &path)(io::Error::new(
-                    error.kind(),
-                    remedy,
-                )));
-            }
-            result => result.map_err(Error::at("enable cpu, memory and pids in", &path))?,
+    let path = parent.join("cgroup.subtree_control");
+    match fs::write(&path, "+cpu +memory +pids") {
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+            let remedy = "it has processes of its own, as in a container: move them to a group below it, or run Rigbox on the host";
+            Err(Error::at("enable cpu, memory and pids in", &path)(io::Error::new(error.kind(), remedy)))
         }
+        result => result.map_err(Error::at("enable cpu, memory and pids in", &path)),
     }
-    Ok(())
 }
 
 /// Returns the path of the calling process's group for a version 1 controller, from `/proc/self/cgroup` (cgroups(7)).
@@ -261,7 +338,7 @@ mod tests {
                 eprintln!("skipped: control groups need root: {error}");
                 return;
             }
-            procs => procs.unwrap(),
+            groups => groups.unwrap().procs,
         };
         let read = |file: &str| {
             let groups = procs.iter().map(|procs| procs.parent().unwrap());
@@ -271,7 +348,7 @@ mod tests {
             [found, of_all].map(|text| text.unwrap_or_default().trim().to_owned())
         };
         assert_eq!(read("pids.max")[0], "7");
-        let file = groups.0.parents.iter().find_map(|(name, _)| groups.0.memory_limit_file(name)).unwrap();
+        let file = groups.0.places.iter().find_map(|(name, _)| groups.0.memory_limit_file(name)).unwrap();
         let [of_vm, of_all] = read(file);
         assert_eq!(of_vm, (256 << 20).to_string());
         let machine = fs::read_to_string("/proc/meminfo").unwrap();
@@ -297,24 +374,24 @@ mod tests {
         let groups = find();
         let limits = Limits { memory_bytes: 256 << 20, millicpus: 1000, pids: 7 };
         let mut vmm = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        for procs in groups.create("vm", limits).unwrap() {
+        for procs in groups.create("vm", limits).unwrap().procs {
             fs::write(procs, vmm.id().to_string()).unwrap();
         }
         // A group that differs from the one before, as another session or unit has.
         let homes: Vec<PathBuf> =
-            groups.parents.iter().map(|(_, parent)| parent.parent().unwrap().to_owned()).collect();
+            groups.places.iter().map(|(_, place)| place.folder.parent().unwrap().to_owned()).collect();
         let session = |home: &Path| home.join(format!("{name}-session"));
         for home in homes.iter().filter(|_| groups.version == Version::One) {
             fs::create_dir(session(home)).unwrap();
             fs::write(session(home).join("cgroup.procs"), "0").unwrap();
         }
         let later = OwnGroups(find());
-        assert!(groups.version == Version::Two || later.0.parents != groups.parents);
+        assert!(groups.version == Version::Two || later.0.places != groups.places);
         assert_eq!(later.0.list(), ["vm"]);
         later.0.remove("vm").unwrap();
         assert!(!vmm.wait().unwrap().success(), "killed");
         later.0.remove_parents();
-        assert!(groups.parents.iter().all(|(_, parent)| !parent.exists()));
+        assert!(groups.places.iter().all(|(_, place)| !place.folder.exists()));
         for home in homes.iter().filter(|_| groups.version == Version::One) {
             fs::write(home.join("cgroup.procs"), "0").unwrap();
             let _ = fs::remove_dir(session(home).join(&name));

@@ -3,4 +3,5 @@
 pub(crate) mod cgroup;
 pub mod jail;
 pub(crate) mod process;
+mod scope;
 mod system_calls;
