@@ -111,7 +111,12 @@ impl Config {
             vm_uid_count: 16,
             image_cache: path(),
             guest_dir: path(),
-            vmm: VmmConfig { qemu: path(), allow_emulation: true, disk: DiskLimits::default() },
+            vmm: VmmConfig {
+                qemu: path(),
+                allow_emulation: true,
+                kvm_probe_timeout: Duration::from_secs(1),
+                disk: DiskLimits::default(),
+            },
             uplink: UplinkMode::None,
             network: NetworkConfig::default(),
             disk_reserve: 1.0,

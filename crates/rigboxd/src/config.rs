@@ -146,6 +146,7 @@ impl Installation {
             vmm: rigbox_node::VmmConfig {
                 qemu: settings.qemu.clone(),
                 allow_emulation: settings.allow_emulation,
+                kvm_probe_timeout: Duration::from_secs(settings.kvm_probe_timeout_s),
                 disk: DiskLimits { mb_per_s: settings.disk_mb_per_s, iops: settings.disk_iops },
             },
             uplink: match settings.uplink {

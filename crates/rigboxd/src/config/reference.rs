@@ -253,6 +253,14 @@ const SECTIONS: &[Section] = &[
                  Rigbox out, with code that you trust.",
             ),
             key(
+                "kvm_probe_timeout_s",
+                "seconds",
+                Value,
+                "15",
+                "Limit for the guest's kernel to start on KVM, which is tried when Rigbox starts. Working KVM takes less than a second; one \
+                 that is nested in other virtual machines may take longer.",
+            ),
+            key(
                 "disk_mb_per_s",
                 "MB per second",
                 Value,

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,9 +15,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::sandbox::process::host_boot_id;
 use crate::storage::images::LocalImage;
+use crate::vmm::config::VmmConfig;
 
-/// Time limit for the probe. A stock kernel on working KVM needs less than a second.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Line that the init prints when its command line contains `rigbox.probe`.
 const SUCCESS_LINE: &str = "rigbox-probe: it works";
 
@@ -42,7 +40,7 @@ pub(in crate::vmm) fn cached_verdict(config: &Config, image: Option<&LocalImage>
     if let Some(entry) = cached.filter(|entry| entry.key == key) {
         return Ok(entry.verdict);
     }
-    let verdict = probe(&config.vmm.qemu, image, config.vm_uid_base)?;
+    let verdict = probe(&config.vmm, image, config.vm_uid_base)?;
     let entry = CacheEntry { key, verdict: verdict.clone() };
     // If the cache cannot be written, the next start probes again.
     if let Ok(text) = serde_json::to_vec(&entry) {
@@ -58,7 +56,7 @@ struct CacheEntry {
 }
 
 /// Probes KVM by booting `image` to its first line as the unprivileged user `uid`.
-fn probe(qemu: &Path, image: Option<&LocalImage>, uid: u32) -> Result<Verdict, Error> {
+fn probe(settings: &VmmConfig, image: Option<&LocalImage>, uid: u32) -> Result<Verdict, Error> {
     let tcg = |cause: String| {
         Ok(Verdict {
             accelerator: Accelerator::Tcg,
@@ -74,7 +72,7 @@ fn probe(qemu: &Path, image: Option<&LocalImage>, uid: u32) -> Result<Verdict, E
     let Some(image) = image else {
         return tcg("there is no image to probe KVM with; build one with `cargo xtask image base`".into());
     };
-    match boot(qemu, image, uid, std::os::unix::fs::MetadataExt::gid(&device))? {
+    match boot(settings, image, uid, std::os::unix::fs::MetadataExt::gid(&device))? {
         Ok(()) => Ok(Verdict {
             accelerator: Accelerator::Kvm,
             reason: "KVM: the guest's kernel boots on it".into(),
@@ -84,8 +82,13 @@ fn probe(qemu: &Path, image: Option<&LocalImage>, uid: u32) -> Result<Verdict, E
 }
 
 /// Boots `image` and waits for its first line. Returns what QEMU said if there was none.
-fn boot(qemu: &Path, image: &LocalImage, uid: u32, kvm_gid: u32) -> Result<Result<(), String>, Error> {
-    let mut command = Command::new(qemu);
+fn boot(
+    settings: &VmmConfig,
+    image: &LocalImage,
+    uid: u32,
+    kvm_gid: u32,
+) -> Result<Result<(), String>, Error> {
+    let mut command = Command::new(&settings.qemu);
     command.args(MACHINE_ARGUMENTS).args(Accelerator::Kvm.arguments());
     command.args(["-m", "256M", "-smp", "1", "-no-reboot", "-serial", "stdio"]);
     // Opened here: this uid may not enter the folders that lead to them.
@@ -106,13 +109,13 @@ fn boot(qemu: &Path, image: &LocalImage, uid: u32, kvm_gid: u32) -> Result<Resul
     let unprivileged = Credentials { uid, gid: uid, groups: vec![kvm_gid] };
     let credentials = group_accessible.then_some(unprivileged);
     configure_child(&mut command, ChildSetup { new_session: true, credentials, ..Default::default() });
-    let mut child = command.spawn().map_err(Error::at("run", qemu))?;
+    let mut child = command.spawn().map_err(Error::at("run", &settings.qemu))?;
     drop(inherited);
     let outputs = [
         child.stdout.take().map(|out| collect(Box::new(out))),
         child.stderr.take().map(|err| collect(Box::new(err))),
     ];
-    let deadline = Instant::now() + PROBE_TIMEOUT;
+    let deadline = Instant::now() + settings.kvm_probe_timeout;
     let mut timed_out = false;
     while matches!(child.try_wait(), Ok(None)) {
         if Instant::now() > deadline {
@@ -127,7 +130,7 @@ fn boot(qemu: &Path, image: &LocalImage, uid: u32, kvm_gid: u32) -> Result<Resul
         return Ok(Ok(()));
     }
     if timed_out {
-        return Ok(Err(format!("no output within {} s", PROBE_TIMEOUT.as_secs())));
+        return Ok(Err(format!("no output within {} s", settings.kvm_probe_timeout.as_secs())));
     }
     let line = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it exited without output");
     Ok(Err(line.chars().filter(|c| !c.is_control()).take(200).collect()))
@@ -180,9 +183,12 @@ mod tests {
             kernel,
             initramfs,
         };
-        boot(&program, &image, 65_534, 65_534).unwrap().unwrap();
+        let mut settings = Config::for_tests().vmm;
+        settings.kvm_probe_timeout = Duration::from_secs(15);
+        settings.qemu = program.clone();
+        boot(&settings, &image, 65_534, 65_534).unwrap().unwrap();
         // What could not be tried is no verdict.
         std::fs::remove_file(&program).unwrap();
-        boot(&program, &image, 65_534, 65_534).unwrap_err();
+        boot(&settings, &image, 65_534, 65_534).unwrap_err();
     }
 }
