@@ -1,0 +1,205 @@
+//! The tests, in the order in which they run: each goes on with what those before it have left.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rigbox_testkit::blocking::eventually;
+
+use super::groups::{self, Vmm, groups_named, setting, units_named, vmm_of};
+use super::installation::{Installation, SETTLE_TIMEOUT, run};
+use super::port::Port;
+use super::{Step, Test};
+
+/// A start in emulation, and twice as long as seen on a busy host.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+/// What the VMM needs beside the memory of its guest (`vmm/qemu.rs`), MiB.
+const VMM_OVERHEAD_MB: u64 = 64 + 128;
+const WORKSPACE_MB: u64 = 512;
+
+pub(super) const STEPS: &[Step] = &[
+    Step::Needed("rigboxd_runs_as_a_service", rigboxd_runs_as_a_service as Test),
+    Step::Needed("two_workspaces_run_at_once_and_answer", two_workspaces_run_at_once_and_answer),
+    Step::Test("vmm_has_its_limits_in_a_scope_of_its_own", vmm_has_its_limits_in_a_scope_of_its_own),
+    Step::Test("vms_outlive_a_restart_of_the_service", vms_outlive_a_restart_of_the_service),
+    Step::Test("vms_outlive_kill_9_of_the_service", vms_outlive_kill_9_of_the_service),
+    Step::Test("vms_outlive_an_upgrade", vms_outlive_an_upgrade),
+    Step::Test("group_of_a_node_outside_of_systemd_is_found", group_of_a_node_outside_of_systemd_is_found),
+    Step::Test("stopped_workspace_leaves_no_scope", stopped_workspace_leaves_no_scope),
+    Step::Reboot,
+    Step::Test("workspace_that_ran_runs_again_after_a_reboot", workspace_that_ran_runs_again_after_a_reboot),
+    Step::Test("deleted_workspaces_leave_no_scope", deleted_workspaces_leave_no_scope),
+    Step::Test("purge_leaves_no_slice", purge_leaves_no_slice),
+];
+
+fn rigboxd_runs_as_a_service(rigbox: &Installation, port: &Port) -> Result<()> {
+    ensure!(Path::new("/dev/kvm").exists(), "the machine has no /dev/kvm");
+    ensure!(Path::new("/run/systemd/system").is_dir(), "systemd is not PID 1");
+    let started = Instant::now();
+    rigbox.install()?;
+    rigbox.wait_ready()?;
+    port.note(&format!("ready after {} s", started.elapsed().as_secs()))?;
+    let log = run("journalctl", &["-u", "rigboxd", "--no-pager", "-o", "cat"])?;
+    let selected = log.lines().find(|line| line.contains("selected VMM")).context("no VMM was selected")?;
+    port.note(selected)
+}
+
+fn two_workspaces_run_at_once_and_answer(rigbox: &Installation, port: &Port) -> Result<()> {
+    for name in ["one", "two"] {
+        let started = Instant::now();
+        rigbox.rig(&["workspace", "spawn", name])?;
+        port.note(&format!("workspace {name} runs after {} s", started.elapsed().as_secs()))?;
+    }
+    for name in ["one", "two"] {
+        let started = Instant::now();
+        let memory: u64 =
+            rigbox.exec(name, "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo")?.parse()?;
+        port.note(&format!("command in {name} after {} ms", started.elapsed().as_millis()))?;
+        ensure!((WORKSPACE_MB / 2..=WORKSPACE_MB).contains(&memory), "{name} has {memory} MiB");
+    }
+    ensure!(groups::vmms()?.len() == 2, "VMMs: {:?}", groups::vmms()?);
+    Ok(())
+}
+
+fn vmm_has_its_limits_in_a_scope_of_its_own(rigbox: &Installation, _: &Port) -> Result<()> {
+    // Systemd then writes all settings of its own units again.
+    run("systemctl", &["daemon-reload"])?;
+    let installation = rigbox.id()?;
+    let slice = Path::new(groups::ROOT).join(format!("rigbox.slice/rigbox-{installation}.slice"));
+    for name in ["one", "two"] {
+        let id = rigbox.field(name, "id")?;
+        let Vmm { group, .. } = vmm_of(&id)?;
+        let expected = slice.join(format!("rigbox-vm-{installation}-{id}.scope/vmm"));
+        ensure!(group == expected, "{} instead of {}", group.display(), expected.display());
+        let memory = (WORKSPACE_MB + VMM_OVERHEAD_MB) << 20;
+        for (file, expected) in [
+            ("memory.max", memory.to_string()),
+            ("memory.swap.max", "0".to_owned()),
+            ("cpu.max", "150000 100000".to_owned()),
+            ("pids.max", "129".to_owned()),
+        ] {
+            let found = setting(&group, file);
+            // The kernel may be without swap, and then has no such file.
+            if file != "memory.swap.max" || found.is_ok() {
+                ensure!(found? == expected, "{file} of {name} is not {expected}");
+            }
+        }
+    }
+    let limit: u64 = setting(&slice, "memory.max")?.parse().context("the slice has no limit")?;
+    let machine = fs::read_to_string("/proc/meminfo")?;
+    let total = machine.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("no MemTotal")?;
+    let total = total.trim().trim_end_matches(" kB").parse::<u64>()? * 1024;
+    ensure!(limit <= total / 8 * 7 && limit + 8192 > total / 8 * 7, "{limit} of {total}");
+    Ok(())
+}
+
+/// Runs `disturb`, and checks that both VMs have noticed nothing, and belong to the node afterwards.
+fn vms_outlive(rigbox: &Installation, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = ["one", "two"].map(|name| witness(rigbox, name));
+    let main = rigbox.main_pid()?;
+    disturb()?;
+    eventually("another supervisor runs", SETTLE_TIMEOUT, || {
+        Ok((!["0", &main].contains(&rigbox.main_pid()?.as_str())).then_some(()))
+    })?;
+    rigbox.wait_ready()?;
+    for (name, before) in ["one", "two"].into_iter().zip(before) {
+        rigbox.wait_status(name, "running", SETTLE_TIMEOUT)?;
+        let before = before?;
+        let after = eventually(&format!("{name} answers"), SETTLE_TIMEOUT, || Ok(Some(seen(rigbox, name)?)))?;
+        ensure!(before == after, "{name} was {before:?} and is {after:?}");
+    }
+    Ok(())
+}
+
+/// Starts a process in a workspace, and returns what a new boot would change.
+fn witness(rigbox: &Installation, name: &str) -> Result<(Vmm, String)> {
+    rigbox.exec(
+        name,
+        "test -e ~/witness || (setsid sleep 100000 > /dev/null 2>&1 < /dev/null & echo $! > ~/witness)",
+    )?;
+    seen(rigbox, name)
+}
+
+fn seen(rigbox: &Installation, name: &str) -> Result<(Vmm, String)> {
+    let inside =
+        rigbox.exec(name, "kill -0 $(cat ~/witness) && cat ~/witness /proc/sys/kernel/random/boot_id")?;
+    Ok((vmm_of(&rigbox.field(name, "id")?)?, inside))
+}
+
+fn vms_outlive_a_restart_of_the_service(rigbox: &Installation, _: &Port) -> Result<()> {
+    vms_outlive(rigbox, || run("systemctl", &["restart", "rigboxd.service"]).map(drop))
+}
+
+fn vms_outlive_kill_9_of_the_service(rigbox: &Installation, _: &Port) -> Result<()> {
+    vms_outlive(rigbox, || run("systemctl", &["kill", "--signal=KILL", "rigboxd.service"]).map(drop))
+}
+
+fn vms_outlive_an_upgrade(rigbox: &Installation, _: &Port) -> Result<()> {
+    vms_outlive(rigbox, || {
+        rigbox.upgrade()?;
+        ensure!(!rigbox.is_current()?, "the program was not replaced");
+        run("systemctl", &["restart", "rigboxd.service"]).map(drop)
+    })?;
+    ensure!(rigbox.is_current()?, "the service runs the former program");
+    Ok(())
+}
+
+/// A recorded place that is no slice, as a node leaves it that ran where systemd was not PID 1.
+fn group_of_a_node_outside_of_systemd_is_found(rigbox: &Installation, _: &Port) -> Result<()> {
+    let place = Path::new(groups::ROOT).join(format!("rigbox-{}", rigbox.id()?));
+    let group = place.join("ws-aaaaaaaa");
+    fs::create_dir_all(&group)?;
+    let mut leftover = Command::new("sleep").arg("100000").spawn()?;
+    fs::write(group.join("cgroup.procs"), leftover.id().to_string())?;
+    let record = rigbox.record_of_places()?;
+    fs::write(&record, format!("{}{}\n", fs::read_to_string(&record)?, place.display()))?;
+    vms_outlive(rigbox, || run("systemctl", &["restart", "rigboxd.service"]).map(drop))?;
+    eventually("the leftover ends", SETTLE_TIMEOUT, || Ok(leftover.try_wait()?))?;
+    eventually("its group is removed", SETTLE_TIMEOUT, || Ok((!group.exists()).then_some(())))
+}
+
+fn stopped_workspace_leaves_no_scope(rigbox: &Installation, _: &Port) -> Result<()> {
+    let id = rigbox.field("two", "id")?;
+    ensure!(!units_named(&id)?.is_empty(), "it has no scope before");
+    rigbox.rig(&["workspace", "stop", "two"])?;
+    nothing_is_left(&id)
+}
+
+/// Waits until neither systemd nor the kernel has a group of this name.
+fn nothing_is_left(text: &str) -> Result<()> {
+    eventually(&format!("nothing of {text} is left"), SETTLE_TIMEOUT, || {
+        let (units, groups) = (units_named(text)?, groups_named(text)?);
+        ensure!(units.is_empty() && groups.is_empty(), "units {units:?}, groups {groups:?}");
+        Ok(Some(()))
+    })
+}
+
+fn workspace_that_ran_runs_again_after_a_reboot(rigbox: &Installation, port: &Port) -> Result<()> {
+    let started = Instant::now();
+    rigbox.wait_ready()?;
+    rigbox.wait_status("one", "running", START_TIMEOUT)?;
+    port.note(&format!("workspace one runs again {} s after the boot", started.elapsed().as_secs()))?;
+    rigbox.wait_status("two", "stopped", SETTLE_TIMEOUT)?;
+    // The disk is the same, and the boot is another one.
+    rigbox.exec("one", "test -e ~/witness && ! kill -0 $(cat ~/witness) 2> /dev/null")?;
+    vmm_of(&rigbox.field("one", "id")?).map(drop)
+}
+
+fn deleted_workspaces_leave_no_scope(rigbox: &Installation, _: &Port) -> Result<()> {
+    for name in ["one", "two"] {
+        let id = rigbox.field(name, "id")?;
+        rigbox.rig(&["workspace", "rm", name, "--force"])?;
+        nothing_is_left(&id)?;
+    }
+    ensure!(groups::vmms()?.is_empty(), "VMMs: {:?}", groups::vmms()?);
+    Ok(())
+}
+
+fn purge_leaves_no_slice(rigbox: &Installation, _: &Port) -> Result<()> {
+    let id = rigbox.id()?;
+    run("systemctl", &["stop", "rigboxd.service"])?;
+    run("rigboxd", &["purge"])?;
+    nothing_is_left(&format!("rigbox-{id}"))
+}
