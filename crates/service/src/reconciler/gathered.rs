@@ -14,7 +14,7 @@ use super::Reconciler;
 use crate::nodes::report::NodeReport;
 
 /// Time for which reports are gathered.
-pub(super) const GATHERING_TIME: Duration = Duration::from_millis(20);
+pub(super) const GATHERING_TIME: Duration = Duration::from_millis(50);
 /// Maximum number of reports that are written together.
 const MAX_REPORTS: usize = 64;
 
