@@ -43,7 +43,7 @@ const MAX_OWED_PONGS: usize = 64;
 const USER_ALGORITHMS: &str = "ssh-ed25519,sk-ssh-ed25519@openssh.com,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,\
                                ecdsa-sha2-nistp521,sk-ecdsa-sha2-nistp256@openssh.com,rsa-sha2-512,rsa-sha2-256";
 
-/// What a transport has received.
+/// Event that a transport has received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Message of a layer above.
@@ -220,7 +220,7 @@ impl Transport {
     /// Takes the next event from the input. `None` until more of it is there.
     ///
     /// # Errors
-    /// What the peer has done wrong. The connection cannot go on.
+    /// A fault of the peer, after which the connection cannot go on.
     pub fn next_event(&mut self) -> Result<Option<Event>, Error> {
         if self.peer_version.is_none() && !self.read_version()? {
             return Ok(None);

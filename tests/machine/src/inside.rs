@@ -18,6 +18,8 @@ use port::Port;
 
 /// Number of the step that has begun.
 const PROGRESS: &str = "/var/lib/rigbox-machine";
+/// Time from the request for a reboot to the end of all processes.
+const REBOOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Lines of the service's log that a failure quotes.
 const LOG_LINES: &str = "40";
 
@@ -88,7 +90,7 @@ fn write_progress(number: usize) -> Result<()> {
 /// Reboots the machine, and waits for the end of this process with it.
 fn reboot() -> Result<()> {
     installation::run("systemctl", &["reboot"])?;
-    std::thread::sleep(Duration::from_secs(300));
+    std::thread::sleep(REBOOT_TIMEOUT);
     bail!("the machine does not reboot")
 }
 

@@ -232,7 +232,7 @@ async fn check_key(world: &World, workspace: &Workspace, store: &Store) {
     if let Some(boot) = lifecycle.boot().filter(|_| lifecycle.status == Status::Running)
         && !store.has_workspace_key(id, boot).await.unwrap()
     {
-        world.violation(format!("{id}: the key of {boot} opens nothing"));
+        world.violation(format!("{id}: the key of the running boot {boot} is not accepted"));
     }
 }
 

@@ -169,6 +169,18 @@ impl Fixture {
         self.transitions.change::<rigbox_store::Error>(id, None, apply).await.unwrap();
     }
 
+    /// Creates and starts a workspace, until it runs in the node's session 1.
+    async fn run_workspace(&self) -> WorkspaceId {
+        let id = self.create().await;
+        self.node.report(&id, at_rest(1, 1, 1)).await;
+        self.node.sync(1, 1).await;
+        self.until(&id, Status::Provisioned).await;
+        self.node.answer(answering(1, 2, 2));
+        self.request(&id, Request::Start).await;
+        self.until(&id, Status::Running).await;
+        id
+    }
+
     async fn lifecycle(&self, id: &WorkspaceId) -> Lifecycle {
         self.store.workspace(id).await.unwrap().unwrap().lifecycle
     }
@@ -293,13 +305,7 @@ async fn refused_creation_tells_its_reason() {
 async fn restart_delivers_nothing_that_the_vm_has() {
     let f = fixture(Timeouts::default()).await;
     let run = tokio::spawn(f.reconciler.clone().run());
-    let id = f.create().await;
-    f.node.report(&id, at_rest(1, 1, 1)).await;
-    f.node.sync(1, 1).await;
-    f.until(&id, Status::Provisioned).await;
-    f.node.answer(answering(1, 2, 2));
-    f.request(&id, Request::Start).await;
-    f.until(&id, Status::Running).await;
+    let id = f.run_workspace().await;
     run.abort();
     assert_eq!(lock(&f.agents.0).len(), 1);
     assert!(!lock(&f.agents.0)[0].workspace_key.is_empty());
@@ -331,13 +337,7 @@ async fn restart_delivers_nothing_that_the_vm_has() {
 async fn reports_that_change_the_record_alone_are_gathered_and_the_latest_counts() {
     let f = fixture(Timeouts::default()).await;
     let run = tokio::spawn(f.reconciler.clone().run());
-    let id = f.create().await;
-    f.node.report(&id, at_rest(1, 1, 1)).await;
-    f.node.sync(1, 1).await;
-    f.until(&id, Status::Provisioned).await;
-    f.node.answer(answering(1, 2, 2));
-    f.request(&id, Request::Start).await;
-    f.until(&id, Status::Running).await;
+    let id = f.run_workspace().await;
     eventually("its worker has rested", async || lock(&f.reconciler.0.workers).is_empty()).await;
 
     let revision = async || f.store.workspace(&id).await.unwrap().unwrap().revision;

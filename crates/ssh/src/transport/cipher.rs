@@ -1,7 +1,9 @@
 //! Ciphers of one direction: how packets are sealed and opened (RFC 4253, section 6). After the first key exchange only ciphers that also
 //! authenticate are used: AES-GCM as OpenSSH frames it (PROTOCOL, section 1.6), and chacha20-poly1305@openssh.com.
 
-use aws_lc_rs::aead::chacha20_poly1305_openssh::{OpeningKey, PACKET_LENGTH_LEN, SealingKey, TAG_LEN};
+use aws_lc_rs::aead::chacha20_poly1305_openssh::{
+    KEY_LEN, OpeningKey, PACKET_LENGTH_LEN, SealingKey, TAG_LEN,
+};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use bytes::{Buf, BytesMut};
 
@@ -38,7 +40,7 @@ impl Cipher {
         match self {
             Self::Aes128Gcm => 16,
             Self::Aes256Gcm => 32,
-            Self::ChaCha20Poly1305 => 64,
+            Self::ChaCha20Poly1305 => KEY_LEN,
         }
     }
 
@@ -77,22 +79,40 @@ impl Gcm {
     }
 }
 
-/// Seals what is sent.
-pub(super) struct Sealer {
-    key: SealerKey,
-    sequence: u32,
-}
-
-enum SealerKey {
+/// Key of one direction. `C` is its key of ChaCha20-Poly1305.
+enum Key<C> {
+    /// None before the first key exchange has ended.
     Plain,
     Gcm(Gcm),
-    ChaCha(Box<SealingKey>),
+    ChaCha(Box<C>),
+}
+
+impl<C> Key<C> {
+    fn new(
+        cipher: Cipher,
+        key: &[u8],
+        nonce: &[u8],
+        chacha: impl FnOnce(&[u8; KEY_LEN]) -> C,
+    ) -> Result<Self, Error> {
+        match cipher {
+            Cipher::ChaCha20Poly1305 => {
+                Ok(Self::ChaCha(Box::new(chacha(key.try_into().map_err(|_| Error::Crypto)?))))
+            }
+            Cipher::Aes256Gcm | Cipher::Aes128Gcm => Ok(Self::Gcm(Gcm::new(cipher, key, nonce)?)),
+        }
+    }
+}
+
+/// Sealer of the packets that are sent.
+pub(super) struct Sealer {
+    key: Key<SealingKey>,
+    sequence: u32,
 }
 
 impl Sealer {
     /// Creates the sealer of the packets before the first key exchange has ended.
     pub(super) fn plain() -> Self {
-        Self { key: SealerKey::Plain, sequence: 0 }
+        Self { key: Key::Plain, sequence: 0 }
     }
 
     /// Takes the keys of an exchange. With `reset`, packets are counted from 0 again.
@@ -103,13 +123,7 @@ impl Sealer {
         nonce: &[u8],
         reset: bool,
     ) -> Result<(), Error> {
-        self.key = match cipher {
-            Cipher::ChaCha20Poly1305 => {
-                let key = key.try_into().map_err(|_| Error::Crypto)?;
-                SealerKey::ChaCha(Box::new(SealingKey::new(key)))
-            }
-            _ => SealerKey::Gcm(Gcm::new(cipher, key, nonce)?),
-        };
+        self.key = Key::new(cipher, key, nonce, SealingKey::new)?;
         if reset {
             self.sequence = 0;
         }
@@ -120,9 +134,9 @@ impl Sealer {
     pub(super) fn seal(&mut self, message: &[u8], output: &mut BytesMut) -> Result<(), Error> {
         // The length field counts towards a whole number of blocks only where it is encrypted with the rest, or nothing is.
         let (block, counted) = match self.key {
-            SealerKey::Plain => (8, LENGTH_LEN),
-            SealerKey::Gcm(_) => (16, 0),
-            SealerKey::ChaCha(_) => (8, 0),
+            Key::Plain => (8, LENGTH_LEN),
+            Key::Gcm(_) => (16, 0),
+            Key::ChaCha(_) => (8, 0),
         };
         let bare = counted + 1 + message.len();
         let padding = block - (bare + MIN_PADDING) % block + MIN_PADDING;
@@ -141,14 +155,14 @@ impl Sealer {
         output.resize(start + LENGTH_LEN + len, 0);
         let packet = output.get_mut(start..).ok_or(Error::Crypto)?;
         match &mut self.key {
-            SealerKey::Plain => {}
-            SealerKey::Gcm(gcm) => {
+            Key::Plain => {}
+            Key::Gcm(gcm) => {
                 let nonce = gcm.next();
                 let (length, text) = packet.split_at_mut_checked(LENGTH_LEN).ok_or(Error::Crypto)?;
                 let tag = gcm.key.seal_in_place_separate_tag(nonce, Aad::from(&*length), text);
                 output.extend_from_slice(tag.map_err(|_| Error::Crypto)?.as_ref());
             }
-            SealerKey::ChaCha(key) => {
+            Key::ChaCha(key) => {
                 let mut tag = [0; TAG_LEN];
                 key.seal_in_place(self.sequence, packet, &mut tag);
                 output.extend_from_slice(&tag);
@@ -159,24 +173,18 @@ impl Sealer {
     }
 }
 
-/// Opens what is received.
+/// Opener of the packets that are received.
 pub(super) struct Opener {
-    key: OpenerKey,
+    key: Key<OpeningKey>,
     sequence: u32,
     /// Length of the packet that is being received.
     len: Option<usize>,
 }
 
-enum OpenerKey {
-    Plain,
-    Gcm(Gcm),
-    ChaCha(Box<OpeningKey>),
-}
-
 impl Opener {
     /// Creates the opener of the packets before the first key exchange has ended.
     pub(super) fn plain() -> Self {
-        Self { key: OpenerKey::Plain, sequence: 0, len: None }
+        Self { key: Key::Plain, sequence: 0, len: None }
     }
 
     /// Takes the keys of an exchange. With `reset`, packets are counted from 0 again.
@@ -187,13 +195,7 @@ impl Opener {
         nonce: &[u8],
         reset: bool,
     ) -> Result<(), Error> {
-        self.key = match cipher {
-            Cipher::ChaCha20Poly1305 => {
-                let key = key.try_into().map_err(|_| Error::Crypto)?;
-                OpenerKey::ChaCha(Box::new(OpeningKey::new(key)))
-            }
-            _ => OpenerKey::Gcm(Gcm::new(cipher, key, nonce)?),
-        };
+        self.key = Key::new(cipher, key, nonce, OpeningKey::new)?;
         if reset {
             self.sequence = 0;
         }
@@ -209,7 +211,7 @@ impl Opener {
     /// rest.
     pub(super) fn open(&mut self, input: &mut BytesMut, max_len: usize) -> Result<Option<BytesMut>, Error> {
         let Some(len) = self.length(input, max_len)? else { return Ok(None) };
-        let tag_len = if matches!(self.key, OpenerKey::Plain) { 0 } else { TAG_LEN };
+        let tag_len = if matches!(self.key, Key::Plain) { 0 } else { TAG_LEN };
         let whole = LENGTH_LEN + len + tag_len;
         if input.len() < whole {
             input.reserve(whole - input.len());
@@ -217,13 +219,13 @@ impl Opener {
         }
         let mut packet = input.split_to(whole);
         match &mut self.key {
-            OpenerKey::Plain => {}
-            OpenerKey::Gcm(gcm) => {
+            Key::Plain => {}
+            Key::Gcm(gcm) => {
                 let nonce = gcm.next();
                 let (length, text) = packet.split_at_mut_checked(LENGTH_LEN).ok_or(Error::Crypto)?;
                 gcm.key.open_in_place(nonce, Aad::from(&*length), text).map_err(|_| Error::NotAuthentic)?;
             }
-            OpenerKey::ChaCha(key) => {
+            Key::ChaCha(key) => {
                 let (text, tag) = packet.split_last_chunk_mut::<TAG_LEN>().ok_or(Error::Crypto)?;
                 let tag = *tag;
                 key.open_in_place(self.sequence, text, &tag).map_err(|_| Error::NotAuthentic)?;
@@ -247,9 +249,9 @@ impl Opener {
         }
         let Some(field) = input.first_chunk::<PACKET_LENGTH_LEN>() else { return Ok(None) };
         let (field, block, counted) = match &self.key {
-            OpenerKey::Plain => (*field, 8, LENGTH_LEN),
-            OpenerKey::Gcm(_) => (*field, 16, 0),
-            OpenerKey::ChaCha(key) => (key.decrypt_packet_length(self.sequence, *field), 8, 0),
+            Key::Plain => (*field, 8, LENGTH_LEN),
+            Key::Gcm(_) => (*field, 16, 0),
+            Key::ChaCha(key) => (key.decrypt_packet_length(self.sequence, *field), 8, 0),
         };
         let len = usize::try_from(u32::from_be_bytes(field)).map_err(|_| Error::TooLong)?;
         if len > max_len {

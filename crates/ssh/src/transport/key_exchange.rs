@@ -82,7 +82,7 @@ pub(super) struct ClientShare {
     method: Method,
     x25519: PrivateKey,
     mlkem: Option<DecapsulationKey>,
-    /// What the server gets.
+    /// Public part, for the server.
     pub(super) public: Vec<u8>,
 }
 
@@ -154,7 +154,7 @@ fn shared<T>(own: &PrivateKey, point: &[u8], with: impl FnOnce(&[u8]) -> T) -> R
     agree(own, UnparsedPublicKey::new(&X25519, point), Error::KeyExchange, |secret| Ok(with(secret)))
 }
 
-/// What both sides hash, and the server signs.
+/// Record of an exchange, which both sides hash and the server signs.
 pub(super) struct Transcript<'a> {
     pub(super) client_version: &'a str,
     pub(super) server_version: &'a str,

@@ -15,7 +15,7 @@ use super::{Step, Test};
 
 /// A start in emulation, and twice as long as seen on a busy host.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
-/// What the VMM needs beside the memory of its guest (`vmm/qemu.rs`), MiB.
+/// Memory that a VMM has beside that of its guest (`vmm/qemu.rs`), MiB.
 const VMM_OVERHEAD_MB: u64 = 64 + 128;
 const WORKSPACE_MB: u64 = 512;
 
