@@ -18,10 +18,17 @@ pub(super) const GATHERING_TIME: Duration = Duration::from_millis(50);
 /// Maximum number of reports that are written together.
 const MAX_REPORTS: usize = 64;
 
+/// Report with the workspace that it was compared with, and its state after the report.
+pub(super) struct BareChange {
+    report: NodeReport,
+    workspace: Workspace,
+    after: Lifecycle,
+}
+
 /// Reports that are not stored yet, the latest of each workspace. Those that are lost with their stream come again with the next one.
 #[derive(Default)]
 pub(super) struct Gathered {
-    reports: BTreeMap<WorkspaceId, NodeReport>,
+    changes: BTreeMap<WorkspaceId, BareChange>,
     due: Option<Instant>,
 }
 
@@ -35,21 +42,22 @@ impl Gathered {
     }
 
     /// Takes all reports out.
-    pub(super) fn take(&mut self) -> BTreeMap<WorkspaceId, NodeReport> {
-        std::mem::take(self).reports
+    pub(super) fn take(&mut self) -> Vec<BareChange> {
+        std::mem::take(self).changes.into_values().collect()
     }
 
-    fn add(&mut self, report: NodeReport) {
+    fn add(&mut self, change: BareChange) {
         let now = Instant::now();
-        let due = if self.reports.len() + 1 < MAX_REPORTS { now + GATHERING_TIME } else { now };
-        self.reports.insert(report.id.clone(), report);
+        let due = if self.changes.len() + 1 < MAX_REPORTS { now + GATHERING_TIME } else { now };
+        self.changes.insert(change.workspace.id.clone(), change);
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
     /// Returns whether a later report of the workspace is here: this one was overtaken.
     fn has_later(&self, report: &NodeReport) -> bool {
         let order = report.observed.order;
-        self.reports.get(&report.id).is_some_and(|other| other.observed.order.is_after(order))
+        let other = self.changes.get(&report.id);
+        other.is_some_and(|other| other.report.observed.order.is_after(order))
     }
 }
 
@@ -59,29 +67,34 @@ impl Reconciler {
         if gathered.has_later(&report) {
             return;
         }
-        if self.bare_change(&report).await.is_some() {
-            gathered.add(report);
-        } else {
-            gathered.reports.remove(&report.id);
-            self.apply_or_keep(report).await;
+        match self.bare_change(&report).await {
+            Some((workspace, after)) => gathered.add(BareChange { report, workspace, after }),
+            None => {
+                gathered.changes.remove(&report.id);
+                self.apply_or_keep(report).await;
+            }
         }
     }
 
     /// Stores reports in one write. Those of workspaces that have changed meanwhile are applied one by one.
-    pub(super) async fn store_gathered(&self, reports: BTreeMap<WorkspaceId, NodeReport>) {
-        let mut changes = Vec::new();
-        for report in reports.values() {
-            changes.extend(self.bare_change(report).await);
+    pub(super) async fn store_gathered(&self, gathered: Vec<BareChange>) {
+        let (mut reports, mut changes) = (Vec::new(), Vec::new());
+        for BareChange { report, workspace, after } in gathered {
+            // The node may have begun another stream since.
+            if self.0.node.is_current(&report) {
+                changes.push((workspace, after));
+            }
+            reports.push(report);
         }
         let now = self.0.transitions.store().now();
         let stored = self.0.transitions.observe(changes, now).await.unwrap_or_else(|error| {
             debug!(%error, "failed to store reports together");
             Vec::new()
         });
-        for (id, report) in reports {
-            let is_done = stored.contains(&id) && {
+        for report in reports {
+            let is_done = stored.contains(&report.id) && {
                 self.0.node.note(&report);
-                self.0.networks.acknowledge(&id, report.network_revision).await.is_ok()
+                self.0.networks.acknowledge(&report.id, report.network_revision).await.is_ok()
             };
             if !is_done {
                 self.apply_or_keep(report).await;
