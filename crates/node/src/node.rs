@@ -63,6 +63,9 @@ impl Node {
         volume.recover()?;
         let owner = Owner::open(&config.state_dir, volume.root())?;
         let disks = Disks::open(volume, config.disk_reserve)?;
+        if let Err(reason) = disks.quotas() {
+            tracing::info!(%reason, "disks have no project quotas");
+        }
         let images = Images::open(&config, &disks)?;
         let driver = select::open(&config, images.all().last())?;
         let Driver { name, accelerator, reason, .. } = &driver;
@@ -112,7 +115,15 @@ impl Node {
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let Driver { accelerator, reason, is_refused, .. } = &self.driver;
         let kvm = kvm_finding(accelerator, reason, *is_refused);
-        vec![kvm, self.image_finding(), self.network_finding(), self.disk_finding()]
+        vec![kvm, self.image_finding(), self.network_finding(), self.disk_finding(), self.quota_finding()]
+    }
+
+    fn quota_finding(&self) -> Finding {
+        let message = match self.disks.quotas() {
+            Ok(_) => "each disk has a project quota".to_owned(),
+            Err(reason) => format!("disks have no project quotas: {reason}"),
+        };
+        finding(Level::Ok, "disk_quota", message, "")
     }
 
     fn image_finding(&self) -> Finding {

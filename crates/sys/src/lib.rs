@@ -10,6 +10,7 @@ pub mod fdpass;
 pub mod kill_points;
 pub mod network;
 pub mod privileges;
+pub mod project_quota;
 pub mod seccomp;
 pub mod spawn;
 pub mod tsc;

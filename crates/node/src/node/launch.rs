@@ -33,7 +33,7 @@ pub(super) fn launch(node: &Node, id: &WorkspaceId, record: &Record) -> Result<L
     let vm_dir = node.config.vm_dir(id);
     std::fs::create_dir_all(&vm_dir).map_err(Error::at("create", &vm_dir))?;
     let fds = VmmFds {
-        disk: node.disks.open_disk(id)?,
+        disk: node.disks.open_disk(id, node.vm_uid(record.slot), record.disk_size_mb)?,
         tap: crate::net::create(
             &node.config,
             &node.config.netns(id),

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use super::MIB;
 use crate::durable::sync_dir;
 use crate::error::Error;
+use crate::storage::quotas::{Quotas, Unavailable, limit_bytes};
 use crate::storage::volume::Volume;
 
 /// Space beside an image's root file system: kernel, modules and initramfs, MiB.
@@ -29,6 +30,7 @@ pub(crate) struct Disks {
     /// Share of a disk's size that is reserved for it.
     reserve: f64,
     reserved: Mutex<Reserved>,
+    quotas: Result<Quotas, Unavailable>,
 }
 
 /// Reserved space, MiB.
@@ -51,7 +53,13 @@ impl Disks {
     pub(crate) fn open(volume: Volume, reserve: f64) -> Result<Self, Error> {
         let dir = volume.root().join("disks");
         fs::create_dir_all(&dir).map_err(Error::at("create", &dir))?;
-        Ok(Self { volume, dir, reserve, reserved: Mutex::default() })
+        let quotas = Quotas::open(&dir);
+        Ok(Self { volume, dir, reserve, reserved: Mutex::default(), quotas })
+    }
+
+    /// Returns the project quotas of the disks, or why there are none.
+    pub(crate) fn quotas(&self) -> Result<&Quotas, &Unavailable> {
+        self.quotas.as_ref()
     }
 
     pub(crate) fn volume(&self) -> &Volume {
@@ -139,9 +147,30 @@ impl Disks {
         })
     }
 
-    pub(crate) fn open_disk(&self, workspace: &WorkspaceId) -> Result<File, Error> {
+    /// Opens a disk of `size_mb` for its VMM. Where there are project quotas, it then has its limit, in the project of this number.
+    pub(crate) fn open_disk(
+        &self,
+        workspace: &WorkspaceId,
+        project: u32,
+        size_mb: u32,
+    ) -> Result<File, Error> {
         let path = self.path(workspace);
-        File::options().read(true).write(true).open(&path).map_err(Error::at("open disk", &path))
+        let disk =
+            File::options().read(true).write(true).open(&path).map_err(Error::at("open disk", &path))?;
+        if let Ok(quotas) = &self.quotas {
+            let size_mb = u64::from(size_mb);
+            quotas
+                .limit(&disk, project, limit_bytes(size_mb, self.shared_mb(size_mb)?))
+                .map_err(Error::at("limit disk", &path))?;
+        }
+        Ok(disk)
+    }
+
+    /// Returns how much a disk of this size may share with other files: with its image, or with the clone of a backup that runs, all of it.
+    fn shared_mb(&self, size_mb: u64) -> Result<u64, Error> {
+        // Locked, so that no other disk of this node is what keeps the volume.
+        let reserved = self.reserved();
+        Ok(if self.volume.is_kept()? { size_mb } else { reserved.largest_image_mb })
     }
 
     /// Returns a crash-consistent clone of a disk, which its VM may go on writing to, or `None` if there is no such disk. The clone has no
@@ -173,6 +202,13 @@ impl Disks {
                 "it may take {allocated_mb} MiB, and {free_mb} MiB are free. Free some space on the volume"
             )));
         }
+        if let Ok(quotas) = &self.quotas {
+            let size_mb = metadata.len().div_ceil(MIB);
+            // Until the next launch: what the VM overwrites stays reserved for some time after the clone is gone.
+            quotas
+                .change_limit(&disk, limit_bytes(size_mb, size_mb))
+                .map_err(Error::at("limit disk", &path))?;
+        }
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let clone = rustix::fs::open(&self.dir, flags, Mode::RUSR | Mode::WUSR).and_then(|clone| {
             rustix::fs::ioctl_ficlone(&clone, &disk)?;
@@ -184,6 +220,9 @@ impl Disks {
     pub(crate) fn remove(&self, workspace: &WorkspaceId) -> Result<(), Error> {
         let path = self.path(workspace);
         let _ = fs::remove_file(path.with_added_extension(PARTIAL_EXTENSION));
+        if let (Ok(quotas), Ok(disk)) = (&self.quotas, File::open(&path)) {
+            quotas.release(&disk).map_err(Error::at("release the quota of disk", &path))?;
+        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(Error::at("remove disk", &path)(error));

@@ -4,6 +4,7 @@ mod ballast;
 pub(crate) mod disks;
 pub(crate) mod images;
 pub(crate) mod owner;
+pub(crate) mod quotas;
 pub(crate) mod sparse;
 #[cfg(test)]
 pub(crate) mod testbed;

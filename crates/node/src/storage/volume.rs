@@ -2,7 +2,7 @@
 //! no space. If the state folder's file system does not (ext4 is common), the volume is an XFS file system in a loop-mounted file. That
 //! file is never sparse, because once the host's disk is full, every workspace would get ENOSPC even on blocks that it already has.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -49,10 +49,7 @@ impl Volume {
             create(&file)?;
         }
         if !is_mounted(&root)? {
-            run(
-                "mount",
-                &["-t", "xfs", "-o", "loop,noatime,nodiscard", &path_text(&file), &path_text(&root)],
-            )?;
+            mount(&file, &root)?;
         }
         let ballast = Ballast::open(&root, &file, GROWTH_STEP_MB)?;
         Ok(Self { root, backing: Some(Backing { file, ballast }) })
@@ -141,6 +138,19 @@ impl Volume {
         Ok(root)
     }
 
+    /// Returns whether somebody keeps the capacity: a backup, whose clones share the disks' blocks.
+    pub(crate) fn is_kept(&self) -> Result<bool, Error> {
+        let root = File::open(&self.root).map_err(Error::at("open", &self.root))?;
+        match root.try_lock() {
+            Err(TryLockError::WouldBlock) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(Error::at("lock", &self.root)(error)),
+            // Now, and not with the last copy of the descriptor, which a process that is being started may have.
+            Ok(()) => root.unlock(),
+        }
+        .map_err(Error::at("unlock", &self.root))?;
+        Ok(false)
+    }
+
     /// Gives what is not needed for `reserved_mb` back to the host, unless somebody keeps it.
     pub(crate) fn give_back(&self, reserved_mb: u64) -> Result<(), Error> {
         let Some(Backing { file, ballast }) = &self.backing else { return Ok(()) };
@@ -158,6 +168,15 @@ impl Volume {
         run("losetup", &["-c", &device])?;
         run("xfs_growfs", &[&path_text(&self.root)]).map(drop)
     }
+}
+
+/// Mounts the file system in `file`, with project quotas if the kernel has them. They can be turned on at a mount only.
+pub(super) fn mount(file: &Path, root: &Path) -> Result<(), Error> {
+    let mount = |quotas: &str| {
+        let options = format!("loop,noatime,nodiscard{quotas}");
+        run("mount", &["-t", "xfs", "-o", &options, &path_text(file), &path_text(root)]).map(drop)
+    };
+    mount(",prjquota").or_else(|_| mount(""))
 }
 
 fn path_text(path: &Path) -> String {
