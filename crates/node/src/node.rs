@@ -71,7 +71,8 @@ impl Node {
         let Driver { name, accelerator, reason, .. } = &driver;
         tracing::info!(driver = name, accelerator, reason, "selected VMM");
         Ok(Arc::new(Self {
-            cgroups: Cgroups::find(&config.cgroup(), &config.cgroup_record())?,
+            cgroups: Cgroups::find(&config.cgroup(), &config.cgroup_record())?
+                .limiting_disks_in(disks.volume().root()),
             journal,
             owner,
             disks,

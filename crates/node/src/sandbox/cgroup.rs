@@ -6,6 +6,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rigbox_core::vm_limits::DiskLimits;
+
+use super::block_device::BlockDevice;
 use super::scope::{self, Holder, Slice};
 use crate::durable;
 use crate::error::Error;
@@ -26,6 +29,7 @@ pub(crate) struct Limits {
     /// Thousandths of a CPU.
     pub(crate) millicpus: u64,
     pub(crate) pids: u32,
+    pub(crate) disk: DiskLimits,
 }
 
 /// Folders of groups, each with the controller of its hierarchy (version 1).
@@ -90,6 +94,8 @@ pub(crate) struct Cgroups {
     places: Places,
     /// Places of earlier nodes. In version 1 they depend on the session or unit that a node is started from.
     former_places: Vec<Place>,
+    /// Device for which the traffic of VMs' disks is limited.
+    disk_device: Option<BlockDevice>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +133,15 @@ impl Cgroups {
         // Before there is a group in any of them.
         durable::replace(record, text.as_bytes()).map_err(Error::at("write", record))?;
         let former_places = former.into_iter().map(Place::new).collect();
-        Ok(Self { version, max_memory_bytes, places, former_places })
+        Ok(Self { version, max_memory_bytes, places, former_places, disk_device: None })
+    }
+
+    /// Limits the traffic of VMs' disks, which are in `folder`, besides the VMM's own limit. Version 1 would miss buffered writes.
+    pub(crate) fn limiting_disks_in(mut self, folder: &Path) -> Self {
+        if self.version == Version::Two {
+            self.disk_device = device_with_limits(folder);
+        }
+        self
     }
 
     /// Returns all places in which VMs may have groups.
@@ -152,9 +166,18 @@ impl Cgroups {
                     write_setting(&path, &value)?;
                 }
             }
+            self.limit_disk(&group, limits.disk);
             groups.procs.push(group.join("cgroup.procs"));
         }
         Ok(groups)
+    }
+
+    /// Limits the traffic of a VM's disk, if the kernel can. The VMM does in any case.
+    fn limit_disk(&self, group: &Path, limits: DiskLimits) {
+        let Some(device) = self.disk_device else { return };
+        if let Err(error) = write_setting(&group.join("io.max"), &device.limited(limits)) {
+            tracing::warn!(%error, "cannot limit a disk's traffic in its control group; QEMU alone does");
+        }
     }
 
     /// Creates `group` in a group of ours.
@@ -292,10 +315,33 @@ fn kill(group: &Path) {
     }
 }
 
+/// Returns the device of `folder`, if the kernel can limit its traffic (version 2).
+fn device_with_limits(folder: &Path) -> Option<BlockDevice> {
+    let found = if has_io(Path::new(ROOT)) {
+        BlockDevice::below(folder)
+    } else {
+        Err(io::Error::other("the kernel has no controller `io`"))
+    };
+    let reason = match found {
+        Ok(Some(device)) => return Some(device),
+        Ok(None) => "their file system has no block device of its own".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::info!(reason, "control groups do not limit the traffic of disks; QEMU alone does");
+    None
+}
+
+/// Returns whether the controller for block devices can be enabled in a group (version 2).
+fn has_io(group: &Path) -> bool {
+    let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    controllers.split_whitespace().any(|name| name == "io")
+}
+
 /// Enables the controllers for the groups below `parent` (version 2).
 fn enable_controllers(parent: &Path) -> Result<(), Error> {
     let path = parent.join("cgroup.subtree_control");
-    match fs::write(&path, "+cpu +memory +pids") {
+    let controllers = if has_io(parent) { "+cpu +memory +pids +io" } else { "+cpu +memory +pids" };
+    match fs::write(&path, controllers) {
         Err(error) if error.kind() == ErrorKind::ResourceBusy => {
             let remedy = "it has processes of its own, as in a container: move them to a group below it, or run Rigbox on the host";
             Err(Error::at("enable cpu, memory and pids in", &path)(io::Error::new(error.kind(), remedy)))
@@ -314,96 +360,4 @@ fn group_of<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Removes the groups of a test, also of one that fails.
-    struct OwnGroups(Cgroups);
-
-    impl Drop for OwnGroups {
-        fn drop(&mut self) {
-            let _ = self.0.remove("vm");
-            self.0.remove_parents();
-        }
-    }
-
-    #[test]
-    fn vm_and_all_vms_together_have_limits_in_the_kernel() {
-        let folder = tempfile::tempdir().unwrap();
-        let name = format!("rigbox-test-{}", std::process::id());
-        let groups = OwnGroups(Cgroups::find(&name, &folder.path().join("cgroups")).unwrap());
-        let limits = Limits { memory_bytes: 256 << 20, millicpus: 1500, pids: 7 };
-        let procs = match groups.0.create("vm", limits) {
-            Err(error) if !nix::unistd::geteuid().is_root() => {
-                eprintln!("skipped: control groups need root: {error}");
-                return;
-            }
-            groups => groups.unwrap().procs,
-        };
-        let read = |file: &str| {
-            let groups = procs.iter().map(|procs| procs.parent().unwrap());
-            let found = groups.clone().find_map(|group| fs::read_to_string(group.join(file)).ok());
-            let of_all =
-                groups.clone().find_map(|group| fs::read_to_string(group.join("..").join(file)).ok());
-            [found, of_all].map(|text| text.unwrap_or_default().trim().to_owned())
-        };
-        assert_eq!(read("pids.max")[0], "7");
-        let file = groups.0.places.iter().find_map(|(name, _)| groups.0.memory_limit_file(name)).unwrap();
-        let [of_vm, of_all] = read(file);
-        assert_eq!(of_vm, (256 << 20).to_string());
-        let machine = fs::read_to_string("/proc/meminfo").unwrap();
-        let total = machine.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
-        let total: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
-        // The kernel rounds to pages.
-        let (of_all, expected) = (of_all.parse::<u64>().unwrap(), total * 1024 / 8 * 7);
-        assert!(of_all <= expected && of_all + 8192 > expected, "{of_all} of {expected}");
-    }
-
-    #[test]
-    fn groups_are_found_from_another_session() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: control groups need root");
-            return;
-        }
-        if !rigbox_testkit::in_own_process("sandbox::cgroup::tests::groups_are_found_from_another_session") {
-            return;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let name = format!("rigbox-test-{}", std::process::id());
-        let find = || Cgroups::find(&name, &folder.path().join("cgroups")).unwrap();
-        let groups = find();
-        let limits = Limits { memory_bytes: 256 << 20, millicpus: 1000, pids: 7 };
-        let mut vmm = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        for procs in groups.create("vm", limits).unwrap().procs {
-            fs::write(procs, vmm.id().to_string()).unwrap();
-        }
-        // A group that differs from the one before, as another session or unit has.
-        let homes: Vec<PathBuf> =
-            groups.places.iter().map(|(_, place)| place.folder.parent().unwrap().to_owned()).collect();
-        let session = |home: &Path| home.join(format!("{name}-session"));
-        for home in homes.iter().filter(|_| groups.version == Version::One) {
-            fs::create_dir(session(home)).unwrap();
-            fs::write(session(home).join("cgroup.procs"), "0").unwrap();
-        }
-        let later = OwnGroups(find());
-        assert!(groups.version == Version::Two || later.0.places != groups.places);
-        assert_eq!(later.0.list(), ["vm"]);
-        later.0.remove("vm").unwrap();
-        assert!(!vmm.wait().unwrap().success(), "killed");
-        later.0.remove_parents();
-        assert!(groups.places.iter().all(|(_, place)| !place.folder.exists()));
-        for home in homes.iter().filter(|_| groups.version == Version::One) {
-            fs::write(home.join("cgroup.procs"), "0").unwrap();
-            let _ = fs::remove_dir(session(home).join(&name));
-            fs::remove_dir(session(home)).unwrap();
-        }
-    }
-
-    #[test]
-    fn own_group_is_found_by_controller() {
-        let own = "12:pids:/user\n4:cpu,cpuacct:/a:b\n1:name=systemd:/x\n0::/y\n";
-        assert_eq!(group_of(own, "cpu"), Some("/a:b"));
-        assert_eq!(group_of(own, "pids"), Some("/user"));
-        assert_eq!(group_of(own, "memory"), None);
-    }
-}
+mod tests;

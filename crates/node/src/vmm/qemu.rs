@@ -152,6 +152,7 @@ impl Vmm for Qemu {
             // Emulated devices run in threads of their own.
             millicpus: u64::from(machine.vcpu_count) * 1000 + 500,
             pids: QEMU_THREADS + machine.vcpu_count,
+            disk: machine.disk_limits,
         }
     }
 
