@@ -2,6 +2,7 @@
 //! there after a reboot.
 
 mod groups;
+pub(crate) mod growth;
 mod installation;
 mod port;
 mod tests;

@@ -16,12 +16,15 @@ enum Arguments {
     Outside(outside::Arguments),
     /// Run the tests in the machine, as its service.
     Inside,
+    /// Grow a file in the machine, as a VMM could that was taken over.
+    Grow(inside::growth::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
         Arguments::Outside(arguments) => outside::run(&arguments),
         Arguments::Inside => inside::run().map(|()| true),
+        Arguments::Grow(arguments) => inside::growth::print(&arguments).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -22,6 +22,13 @@ pub(super) fn vmm_of(id: &str) -> Result<Vmm> {
     found.with_context(|| format!("no VMM in a group of {id}"))
 }
 
+/// Returns the uid of a VMM.
+pub(super) fn uid(vmm: &Vmm) -> Result<u32> {
+    let status = fs::read_to_string(format!("/proc/{}/status", vmm.pid))?;
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next());
+    Ok(uid.context("no uid")?.parse()?)
+}
+
 /// Returns all VMMs.
 pub(super) fn vmms() -> Result<Vec<Vmm>> {
     let mut found = Vec::new();

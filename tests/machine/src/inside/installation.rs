@@ -106,6 +106,12 @@ impl Installation {
         Ok(Path::new("/run/rigbox").join(self.id()?).join("node/own/cgroups"))
     }
 
+    /// Returns the file of a workspace's disk.
+    pub(super) fn disk(&self, workspace: &str) -> Result<PathBuf> {
+        let disks = Path::new("/run/rigbox").join(self.id()?).join("node/own/volume/disks");
+        Ok(disks.join(format!("{}.ext4", self.field(workspace, "id")?)))
+    }
+
     /// Replaces `rigboxd` by a new file of the same content, as an upgrade does.
     pub(super) fn upgrade(&self) -> Result<()> {
         let (program, new) = (format!("{FOLDER}/rigboxd"), format!("{FOLDER}/rigboxd.new"));

@@ -1,14 +1,18 @@
 //! The tests, in the order in which they run: each goes on with what those before it have left.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rigbox_sys::project_quota::{Usage, project, usage};
 use rigbox_testkit::blocking::eventually;
+use rustix::io::Errno;
 
 use super::groups::{self, Vmm, groups_named, setting, units_named, vmm_of};
+use super::growth::{Growth, STEP_MB, grow};
 use super::installation::{Installation, SETTLE_TIMEOUT, run};
 use super::port::Port;
 use super::{Step, Test};
@@ -18,6 +22,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Memory that a VMM has beside that of its guest (`vmm/qemu.rs`), MiB.
 const VMM_OVERHEAD_MB: u64 = 64 + 128;
 const WORKSPACE_MB: u64 = 512;
+/// Limits of a disk by default, as the kernel shows them.
+const DISK_LIMITS: &str = "rbps=500000000 wbps=500000000 riops=20000 wiops=20000";
 
 pub(super) const STEPS: &[Step] = &[
     Step::Needed("rigboxd_runs_as_a_service", rigboxd_runs_as_a_service as Test),
@@ -28,9 +34,13 @@ pub(super) const STEPS: &[Step] = &[
     Step::Test("vms_outlive_an_upgrade", vms_outlive_an_upgrade),
     Step::Test("group_of_a_node_outside_of_systemd_is_found", group_of_a_node_outside_of_systemd_is_found),
     Step::Test("stopped_workspace_leaves_no_scope", stopped_workspace_leaves_no_scope),
+    Step::Test("disk_does_not_grow_past_its_quota", disk_does_not_grow_past_its_quota),
     Step::Reboot,
     Step::Test("workspace_that_ran_runs_again_after_a_reboot", workspace_that_ran_runs_again_after_a_reboot),
-    Step::Test("deleted_workspaces_leave_no_scope", deleted_workspaces_leave_no_scope),
+    Step::Test(
+        "deleted_workspaces_leave_neither_scope_nor_quota",
+        deleted_workspaces_leave_neither_scope_nor_quota,
+    ),
     Step::Test("purge_leaves_no_slice", purge_leaves_no_slice),
 ];
 
@@ -74,16 +84,20 @@ fn vmm_has_its_limits_in_a_scope_of_its_own(rigbox: &Installation, _: &Port) -> 
         let expected = slice.join(format!("rigbox-vm-{installation}-{id}.scope/vmm"));
         ensure!(group == expected, "{} instead of {}", group.display(), expected.display());
         let memory = (WORKSPACE_MB + VMM_OVERHEAD_MB) << 20;
+        let device = fs::metadata(rigbox.disk(name)?)?.dev();
+        let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
         for (file, expected) in [
             ("memory.max", memory.to_string()),
             ("memory.swap.max", "0".to_owned()),
             ("cpu.max", "150000 100000".to_owned()),
             ("pids.max", "129".to_owned()),
+            ("io.max", format!("{device} {DISK_LIMITS}")),
         ] {
             let found = setting(&group, file);
             // The kernel may be without swap, and then has no such file.
             if file != "memory.swap.max" || found.is_ok() {
-                ensure!(found? == expected, "{file} of {name} is not {expected}");
+                let found = found?;
+                ensure!(found == expected, "{file} of {name} is {found:?}, not {expected:?}");
             }
         }
     }
@@ -167,6 +181,38 @@ fn stopped_workspace_leaves_no_scope(rigbox: &Installation, _: &Port) -> Result<
     nothing_is_left(&id)
 }
 
+fn disk_does_not_grow_past_its_quota(rigbox: &Installation, port: &Port) -> Result<()> {
+    let running = File::open(rigbox.disk("one")?)?;
+    let uid = groups::uid(&vmm_of(&rigbox.field("one", "id")?)?)?;
+    ensure!(project(&running)? == uid, "the disk of one has project {}, not {uid}", project(&running)?);
+
+    // The one that is stopped, because its VM would find its disk full.
+    let path = rigbox.disk("two")?;
+    let disk = File::open(&path)?;
+    let uid = project(&disk)?;
+    let limit_bytes = usage(&disk, uid)?.limit_bytes.context("the disk of two has no limit")?;
+    let (size, limit_mb) = (disk.metadata()?.len(), limit_bytes >> 20);
+    ensure!(limit_bytes > size && limit_bytes < size * 2, "{limit_mb} MiB for {} MiB", size >> 20);
+    let refused = grow(&path, uid, limit_mb + STEP_MB)?;
+    port.note(&format!(
+        "a disk of {} MiB with a limit of {limit_mb} MiB grew by {} MiB",
+        size >> 20,
+        refused.grown_mb
+    ))?;
+    let full = [Errno::NOSPC, Errno::DQUOT].map(|errno| Some(errno.raw_os_error()));
+    ensure!(full.contains(&refused.errno), "{refused:?}");
+    ensure!((disk.metadata()?.blocks() >> 11) + refused.grown_mb <= limit_mb, "{refused:?}");
+
+    // Nothing but the quota stops it.
+    let free = path.with_extension("free");
+    File::create(&free)?.set_len(size)?;
+    let grown = grow(&free, uid, limit_mb + STEP_MB);
+    fs::remove_file(&free)?;
+    let grown = grown?;
+    ensure!(matches!(grown, Growth { errno: None, .. }), "without a quota: {grown:?}");
+    Ok(())
+}
+
 /// Waits until neither systemd nor the kernel has a group of this name.
 fn nothing_is_left(text: &str) -> Result<()> {
     eventually(&format!("nothing of {text} is left"), SETTLE_TIMEOUT, || {
@@ -187,11 +233,17 @@ fn workspace_that_ran_runs_again_after_a_reboot(rigbox: &Installation, port: &Po
     vmm_of(&rigbox.field("one", "id")?).map(drop)
 }
 
-fn deleted_workspaces_leave_no_scope(rigbox: &Installation, _: &Port) -> Result<()> {
+fn deleted_workspaces_leave_neither_scope_nor_quota(rigbox: &Installation, _: &Port) -> Result<()> {
     for name in ["one", "two"] {
         let id = rigbox.field(name, "id")?;
+        let disk = rigbox.disk(name)?;
+        let project = project(&File::open(&disk)?)?;
+        let folder = File::open(disk.parent().context("no folder")?)?;
+        ensure!(usage(&folder, project)?.limit_bytes.is_some(), "{name} has no limit before");
         rigbox.rig(&["workspace", "rm", name, "--force"])?;
         nothing_is_left(&id)?;
+        let left = usage(&folder, project)?;
+        ensure!(left == Usage { limit_bytes: None, used_bytes: 0 }, "{name} leaves {left:?}");
     }
     ensure!(groups::vmms()?.is_empty(), "VMMs: {:?}", groups::vmms()?);
     Ok(())
