@@ -61,6 +61,25 @@ fn write(file: &File, byte: u8) {
     file.sync_all().unwrap();
 }
 
+/// Overwrites a disk as guests do: blocks here and there, several at once, so that the file is never without data to be written.
+fn scatter(file: &File, byte: u8) {
+    use std::os::unix::fs::FileExt;
+    const BLOCK: u64 = 4096;
+    const WRITERS: u64 = 4;
+    let blocks = (u64::from(DISK_MB) << 20) / BLOCK;
+    let write = |number: u64| {
+        // Odd, and so prime to the number of blocks: each of them once.
+        let block = number * 4_099 % blocks;
+        file.write_all_at(&[byte; BLOCK as usize], block * BLOCK).unwrap();
+    };
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            scope.spawn(move || (writer..blocks).step_by(WRITERS as usize).for_each(write));
+        }
+    });
+    file.sync_all().unwrap();
+}
+
 /// Allocates blocks beyond the end of a file, MiB by MiB, until that fails or there are `most_mb`. Returns their number.
 fn grow(file: &File, most_mb: u64) -> (u64, Option<Errno>) {
     let end = file.metadata().unwrap().len();
@@ -97,17 +116,17 @@ fn full_disk_is_overwritten_while_its_blocks_are_shared() {
     testbed.create(&id(1));
     let disk = testbed.disks.open_disk(&id(1), 7_001, DISK_MB).unwrap();
     // First with the image, and then with a backup.
-    write(&disk, 2);
+    scatter(&disk, 2);
     let backup = testbed.disks.clone_for_backup(&id(1)).unwrap().unwrap();
-    write(&disk, 3);
+    scatter(&disk, 3);
     drop(backup);
-    write(&disk, 4);
+    scatter(&disk, 4);
     assert_eq!(project(&disk).unwrap(), 7_001);
     // A launch beside a backup leaves room for it, too.
     let _kept = testbed.disks.volume().keep_capacity().unwrap();
     let disk = testbed.disks.open_disk(&id(1), 7_001, DISK_MB).unwrap();
     let _backup = testbed.disks.clone_for_backup(&id(1)).unwrap().unwrap();
-    write(&disk, 5);
+    scatter(&disk, 5);
 }
 
 #[test]
