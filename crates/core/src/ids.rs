@@ -74,6 +74,10 @@ id! {
     KeyId, "ak-", "an API key ID"
 }
 id! {
+    /// Id of an SSH key.
+    SshKeyId, "sh-", "an SSH key ID"
+}
+id! {
     /// Id of a browser session.
     SessionId, "se-", "a session ID"
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rigbox_core::ids::{DatabaseId, WorkspaceId};
+use rigbox_core::ids::{DatabaseId, SshKeyId, WorkspaceId};
 use rigbox_core::time::Timestamp;
 use rigbox_sys::kill_points::KillPoints;
 use sqlx::Row;
@@ -35,6 +35,7 @@ mod revocations;
 mod secrets;
 mod sessions;
 mod sqlite;
+mod ssh_keys;
 mod step;
 pub mod tokens;
 mod tombstones;
@@ -60,6 +61,7 @@ pub use secrets::master_key::{KeySource, MasterKeyId};
 pub use secrets::rotation::Rotation;
 pub use sessions::{NewSession, SignedIn};
 pub use sqlite::in_turn::{WriteFault, WriteFaults};
+pub use ssh_keys::{NewSshKey, SshKey, SshKeyOwner};
 pub use step::Step;
 pub use users::User;
 pub use workspace_log::LogEntry;
@@ -164,6 +166,14 @@ pub enum Error {
     /// The cipher failed to encrypt.
     #[error("encryption failed")]
     Cipher,
+    /// The user has registered this SSH key before.
+    #[error("the SSH key is registered as {id}")]
+    SshKeyExists {
+        /// Id of the registered key.
+        id: SshKeyId,
+        /// Its name.
+        name: String,
+    },
     /// There is already a first user, or a user with this email address.
     #[error("the user already exists")]
     UserExists,

@@ -32,6 +32,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     18 "0018_revocations.sql" "revocations",
     19 "0019_network_revisions.sql" "network revisions",
     20 "0020_observed.sql" "observed",
+    21 "0021_ssh_keys.sql" "ssh keys",
 ];
 
 /// Runs migrations that a database lacks.

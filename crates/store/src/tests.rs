@@ -24,6 +24,7 @@ mod grants;
 mod orphans;
 mod revocations;
 mod secrets;
+mod ssh_keys;
 mod targets;
 
 const QUOTA: Quota = Quota { max_vms: 3, max_ram_total_mb: 10_000, max_disk_total_mb: 100_000 };

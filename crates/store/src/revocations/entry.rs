@@ -35,6 +35,8 @@ pub(crate) enum Revocation {
     RevokedKey { key: String },
     /// API key whose secret was replaced: the row's columns. Without the new hash its owner would be left with neither secret.
     RotatedKey { key: String, hash: String, preview: String, old_hash: String, old_hash_until: i64 },
+    /// SSH key that was removed.
+    RemovedSshKey { key: String },
     /// User who was disabled, or enabled again.
     User { user: String, disabled_at: Option<i64> },
     /// Session that was ended.
@@ -66,6 +68,7 @@ impl Revocation {
         match self {
             Self::RevokedKey { key } => ("revoked key", key),
             Self::RotatedKey { key, .. } => ("rotated key", key),
+            Self::RemovedSshKey { key } => ("removed SSH key", key),
             Self::User { user, .. } => ("user", user),
             Self::Session { session } => ("session", session),
             Self::App { app, .. } => ("app", app),

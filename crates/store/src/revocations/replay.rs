@@ -28,6 +28,9 @@ pub(super) async fn apply(
             query.execute(connection).await?;
             Ok(())
         }
+        Revocation::RemovedSshKey { key } => {
+            delete(connection, "DELETE FROM ssh_keys WHERE id = $1", key).await
+        }
         Revocation::User { disabled_at: None, .. } | Revocation::Database { .. } => Ok(()),
         Revocation::User { user, disabled_at: Some(disabled_at) } => {
             let query = "UPDATE users SET disabled_at = COALESCE(disabled_at, $1) WHERE id = $2";

@@ -137,6 +137,21 @@ async fn revoked_key_stays_revoked() {
 }
 
 #[tokio::test]
+async fn removed_ssh_key_stays_removed() {
+    let f = fixture().await;
+    let (removed, kept) = (f.add_ssh_key(&f.user, 1).await, f.add_ssh_key(&f.user, 2).await);
+    f.copy().await;
+    assert!(f.store.remove_ssh_key(&f.user, &removed.id, event(), now()).await.unwrap());
+    // Whoever registers it again gets another id, which the log does not know.
+    let again = f.add_ssh_key(&f.user, 1).await;
+    assert_ne!(again.id, removed.id);
+    let [without, with] = f.without_and_with_log().await;
+    assert_eq!(without.ssh_key_owners(&removed.fingerprint).await.unwrap().len(), 1);
+    assert_eq!(with.ssh_key_owners(&removed.fingerprint).await.unwrap(), []);
+    assert_eq!(with.ssh_keys_of(&f.user).await.unwrap(), [kept]);
+}
+
+#[tokio::test]
 async fn replaced_secret_ends_with_its_grace_period() {
     let f = fixture().await;
     let (record, first) = f.add(Scope::Account, None).await;
