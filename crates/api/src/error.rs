@@ -171,9 +171,21 @@ impl From<ServiceError> for ApiError {
             ServiceError::NotFound(_)
             | ServiceError::NotAnId(_)
             | ServiceError::KeyNotFound(_)
+            | ServiceError::SshKeyNotFound(_)
             | ServiceError::VariableNotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             ServiceError::SecretAlreadyShown(_) => {
                 Self::new(StatusCode::CONFLICT, "secret_shown_once", message)
+            }
+            ServiceError::SshKeyExists { id, .. } => {
+                Self::new(StatusCode::CONFLICT, "key_exists", message).with_details(json!({"id": id}))
+            }
+            ServiceError::InvalidSshKey(reason) => {
+                let refusal = if reason.is_weakness() {
+                    Self::new(StatusCode::UNPROCESSABLE_ENTITY, "weak_key", message)
+                } else {
+                    Self::bad_request(message)
+                };
+                refusal.with_details(json!({"field": "public_key"}))
             }
             ServiceError::Denied(denied) => denied.into(),
             ServiceError::InvalidName(_) => Self::bad_request(message).with_details(json!({"field": "name"})),

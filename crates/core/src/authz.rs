@@ -196,6 +196,12 @@ actions! {
     ListKeys, "key.list", Account, None, false;
     /// Create, rotate or revoke the account's API keys.
     ManageKeys, "key.manage", Account, None, false;
+    /// List the account's SSH keys.
+    ListSshKeys, "ssh_key.list", Account, None, false;
+    /// Register or remove SSH keys of the account.
+    ManageSshKeys, "ssh_key.manage", Account, None, false;
+    /// List the SSH keys that log in to a workspace.
+    ReadAuthorizedKeys, "workspace.ssh_keys", Workspace, Some(Role::Read), false;
     /// Revoke the presented credential (sign out).
     EndCredential, "credential.end", Account, Some(Role::Read), false;
     /// Approve a device login.
@@ -409,6 +415,9 @@ mod tests {
             CreateWorkspace, Target::Account, false, false, false;
             ListKeys, Target::Account, false, false, false;
             ManageKeys, Target::Account, false, false, false;
+            ListSshKeys, Target::Account, false, false, false;
+            ManageSshKeys, Target::Account, false, false, false;
+            ReadAuthorizedKeys, mine(1), true, true, false;
             EndCredential, Target::Account, true, true, false;
             ApproveDevice, Target::Account, false, false, false;
             ReadAudit, Target::Account, false, false, false;

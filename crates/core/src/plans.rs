@@ -44,6 +44,9 @@ pub struct LimitOverrides {
     /// Maximum number of apps of one workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_apps_per_vm: Option<u32>,
+    /// Maximum number of SSH keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ssh_keys: Option<u32>,
     /// Requests per minute for keys and the account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication_per_min: Option<NonZeroU32>,
@@ -68,6 +71,7 @@ impl LimitOverrides {
             max_vcpu_per_vm: self.max_vcpu_per_vm.or(below.max_vcpu_per_vm),
             max_disk_per_vm_mb: self.max_disk_per_vm_mb.or(below.max_disk_per_vm_mb),
             max_apps_per_vm: self.max_apps_per_vm.or(below.max_apps_per_vm),
+            max_ssh_keys: self.max_ssh_keys.or(below.max_ssh_keys),
             authentication_per_min: self.authentication_per_min.or(below.authentication_per_min),
             workspaces_per_min: self.workspaces_per_min.or(below.workspaces_per_min),
             apps_per_min: self.apps_per_min.or(below.apps_per_min),
@@ -156,6 +160,11 @@ impl Entitlements {
         self.0.max_apps_per_vm.unwrap_or(UNLIMITED).min(UNLIMITED)
     }
 
+    /// Returns how many SSH keys the user may have.
+    pub fn max_ssh_keys(&self) -> u32 {
+        self.0.max_ssh_keys.unwrap_or(UNLIMITED).min(UNLIMITED)
+    }
+
     /// Returns the limits of the user's VMs, as far as they differ from those of a node.
     pub fn vm_limits(&self) -> VmLimits {
         self.0.limits
@@ -227,12 +236,13 @@ impl Plan {
 
     /// Returns the built-in limits of the plan.
     fn defaults(self) -> LimitOverrides {
-        let ceilings = |vms, ram, vcpu, disk, apps| LimitOverrides {
+        let ceilings = |vms, ram, vcpu, disk, apps, ssh_keys| LimitOverrides {
             max_vms: Some(vms),
             max_ram_per_vm_mb: Some(ram),
             max_vcpu_per_vm: Some(vcpu),
             max_disk_per_vm_mb: Some(disk),
             max_apps_per_vm: Some(apps),
+            max_ssh_keys: Some(ssh_keys),
             authentication_per_min: RateLimits::DEFAULT.authentication,
             workspaces_per_min: RateLimits::DEFAULT.workspaces,
             apps_per_min: RateLimits::DEFAULT.apps,
@@ -243,8 +253,8 @@ impl Plan {
                 authentication_per_min: RateLimits::DEFAULT.authentication,
                 ..LimitOverrides::default()
             },
-            Self::Free => ceilings(2, 1_024, 1, 4_096, 5),
-            Self::Pro => ceilings(10, 4_096, 4, 10_240, 20),
+            Self::Free => ceilings(2, 1_024, 1, 4_096, 5, 5),
+            Self::Pro => ceilings(10, 4_096, 4, 10_240, 20, 20),
         }
     }
 }
@@ -284,6 +294,8 @@ mod tests {
         assert_eq!((owner.max_disk_total_mb, owner.max_running_vcpus), (200_000, UNLIMITED));
         let apps = |plan| Plans::default().entitlements(plan, LimitOverrides::default()).max_apps_per_vm();
         assert_eq!([Plan::Free, Plan::Pro, Plan::Owner].map(apps), [5, 20, UNLIMITED]);
+        let ssh_keys = |plan| Plans::default().entitlements(plan, LimitOverrides::default()).max_ssh_keys();
+        assert_eq!([Plan::Free, Plan::Pro, Plan::Owner].map(ssh_keys), [5, 20, UNLIMITED]);
         let rates = |plan| Plans::default().entitlements(plan, LimitOverrides::default()).rates();
         assert_eq!((rates(Plan::Free), rates(Plan::Pro)), (RateLimits::DEFAULT, RateLimits::DEFAULT));
         assert_eq!(rates(Plan::Owner), RateLimits { workspaces: None, apps: None, ..RateLimits::DEFAULT });

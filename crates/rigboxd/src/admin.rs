@@ -166,6 +166,9 @@ pub(crate) struct Limits {
     /// Maximum number of apps of one workspace
     #[arg(long)]
     max_apps_per_vm: Option<u32>,
+    /// Maximum number of SSH keys
+    #[arg(long)]
+    max_ssh_keys: Option<u32>,
     /// Requests per minute for API keys and the account
     #[arg(long)]
     authentication_per_min: Option<NonZeroU32>,
@@ -209,6 +212,7 @@ impl From<Limits> for Option<LimitOverrides> {
             max_vcpu_per_vm,
             max_disk_per_vm_mb,
             max_apps_per_vm,
+            max_ssh_keys,
             authentication_per_min,
             workspaces_per_min,
             apps_per_min,
@@ -227,6 +231,7 @@ impl From<Limits> for Option<LimitOverrides> {
             max_vcpu_per_vm,
             max_disk_per_vm_mb,
             max_apps_per_vm,
+            max_ssh_keys,
             authentication_per_min,
             workspaces_per_min,
             apps_per_min,

@@ -6,6 +6,7 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::IllegalTransition;
 use rigbox_core::names::InvalidName;
 use rigbox_core::resources::ResourceError;
+use rigbox_ssh::public_key::PublicKeyError;
 
 use crate::nodes::api::NodeError;
 
@@ -78,6 +79,20 @@ pub enum ServiceError {
     /// The API key does not exist.
     #[error("API key `{0}` not found.")]
     KeyNotFound(String),
+    /// The SSH key does not exist.
+    #[error("SSH key `{0}` not found.")]
+    SshKeyNotFound(String),
+    /// The user has registered the SSH key before.
+    #[error("This key is already registered as `{name}` ({id}).")]
+    SshKeyExists {
+        /// Id of the registered key.
+        id: String,
+        /// Its name.
+        name: String,
+    },
+    /// The SSH key is not one, or is not accepted.
+    #[error("public_key: {0}")]
+    InvalidSshKey(#[from] PublicKeyError),
     /// The request was repeated, and its secret was shown the first time.
     #[error(
         "This request already created the key `{0}`, and its secret was shown then. Rotate the key for a new secret."
@@ -101,6 +116,7 @@ impl From<rigbox_store::Error> for ServiceError {
             rigbox_store::Error::NodeFull { needed_mb, free_mb } => Self::NodeFull { needed_mb, free_mb },
             rigbox_store::Error::KeyReused => Self::IdempotencyKeyReused,
             rigbox_store::Error::NoWorkspace(id) => Self::NotFound(id.to_string()),
+            rigbox_store::Error::SshKeyExists { id, name } => Self::SshKeyExists { id: id.to_string(), name },
             other => Self::Store(other),
         }
     }
@@ -110,6 +126,7 @@ fn quota(limit_name: &str, limit: u64, used: u64) -> String {
     match limit_name {
         "max_vms" => format!("You have {used} of {limit} workspaces. Delete one that you do not need."),
         "max_api_keys" => format!("You have {used} of {limit} API keys. Revoke one that you do not need."),
+        "max_ssh_keys" => format!("You have {used} of {limit} SSH keys. Remove one that you do not need."),
         "max_ram_total_mb" => format!(
             "Your workspaces have {used} of {limit} MiB of memory. Request less, or delete one that you do not need."
         ),
@@ -145,6 +162,7 @@ mod tests {
         for (limit_name, start) in [
             ("max_vms", "You have 2 of 3 workspaces. Delete"),
             ("max_api_keys", "You have 2 of 3 API keys. Revoke"),
+            ("max_ssh_keys", "You have 2 of 3 SSH keys. Remove"),
             ("max_ram_total_mb", "Your workspaces have 2 of 3 MiB of memory."),
             ("max_disk_total_mb", "Your workspaces have 2 of 3 MiB of disk."),
             ("max_other", "The limit max_other of 3 would be exceeded."),

@@ -4,5 +4,5 @@
 pub use rigbox_store::tokens::{ApiKey, SessionToken, UserCode};
 pub use rigbox_store::{
     App, AppPage, AppWithWorkspace, AuditEntry, EnvironmentNames, Error as StoreError, IdempotencyKey,
-    KeyRecord, LogEntry, NetworkSettings, Orphan, Page, RevocationLogHealth, User, Workspace,
+    KeyRecord, LogEntry, NetworkSettings, Orphan, Page, RevocationLogHealth, SshKey, User, Workspace,
 };

@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rigbox-image", &[]),
     ("rigbox-proto", &["rigbox-shares", "rigbox-sys"]),
     ("rigbox-store", &["rigbox-core", "rigbox-sys"]),
-    ("rigbox-service", &["rigbox-core", "rigbox-proto", "rigbox-shares", "rigbox-store"]),
+    ("rigbox-service", &["rigbox-core", "rigbox-proto", "rigbox-shares", "rigbox-ssh", "rigbox-store"]),
     ("rigbox-api", &["rigbox-core", "rigbox-proto", "rigbox-service", "rigbox-shares", "rigbox-tls"]),
     (
         "rigbox-control",

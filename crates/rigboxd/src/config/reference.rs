@@ -370,6 +370,13 @@ const SECTIONS: &[Section] = &[
             key("max_disk_per_vm_mb", "MiB", PLAN, "20480", "Maximum disk of one workspace."),
             key("max_apps_per_vm", "integer", PLAN, "10", "Maximum number of apps of one workspace."),
             key(
+                "max_ssh_keys",
+                "integer",
+                PLAN,
+                "10",
+                "Maximum number of SSH keys, of which nobody has more than 64.",
+            ),
+            key(
                 "authentication_per_min",
                 "integer",
                 PLAN,

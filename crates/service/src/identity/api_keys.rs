@@ -10,14 +10,13 @@ use rigbox_core::time::Timestamp;
 use rigbox_store::tokens::{ApiKey, TokenKey};
 use rigbox_store::{AuditEvent, IdempotencyKey, KeyRecord, NewKey, NewSecret, Replay, Store};
 
-use crate::clock;
 use crate::error::ServiceError;
+use crate::{clock, key_names};
 
 /// Maximum number of keys of one user.
 const MAX_KEYS: u32 = 100;
 /// Maximum number of workspaces in the scope of one key.
 const MAX_LISTED_WORKSPACES: usize = 100;
-const MAX_NAME_LEN: usize = 64;
 const MAX_GRACE_PERIOD: Duration = Duration::from_hours(7 * 24);
 
 /// Service for API keys.
@@ -65,7 +64,7 @@ impl ApiKeys {
         }
         let key = ApiKey::mint()?;
         let new = NewKey {
-            name: name(spec.name)?,
+            name: key_names::checked(spec.name)?,
             secret: NewSecret::of(&key, &self.token_key),
             scope: scope(spec.workspaces, spec.role.as_deref())?,
             expires_at: spec.expires_at,
@@ -117,17 +116,6 @@ impl ApiKeys {
 
 fn key_id(text: &str) -> Result<KeyId, ServiceError> {
     text.parse().map_err(|_: InvalidId| ServiceError::KeyNotFound(text.chars().take(64).collect()))
-}
-
-fn name(name: String) -> Result<String, ServiceError> {
-    let fits = (1..=MAX_NAME_LEN).contains(&name.chars().count()) && !name.chars().any(char::is_control);
-    if fits {
-        Ok(name)
-    } else {
-        Err(ServiceError::InvalidValue(format!(
-            "name: The name is invalid. Use 1 to {MAX_NAME_LEN} printable characters."
-        )))
-    }
 }
 
 fn scope(workspaces: Option<Vec<String>>, role: Option<&str>) -> Result<Scope, ServiceError> {
