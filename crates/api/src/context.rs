@@ -21,6 +21,7 @@ use rigbox_service::nodes::capacity::Capacity;
 use rigbox_service::nodes::orphans::Orphans;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
+use rigbox_service::ssh_keys::SshKeys;
 use rigbox_service::users::Users;
 use rigbox_service::workspace_log::WorkspaceLogs;
 use rigbox_service::workspaces::Workspaces;
@@ -50,6 +51,7 @@ pub struct Services {
     pub quick_deploy: QuickDeploy,
     pub rates: Arc<RateLimiter>,
     pub sign_in: SignIn,
+    pub ssh_keys: SshKeys,
     pub users: Users,
     pub visitors: AppVisitors,
     pub workspace_logs: WorkspaceLogs,

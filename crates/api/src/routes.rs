@@ -23,7 +23,7 @@ use crate::middleware::{credentials, open_request, rate_limit};
 use crate::server::WorkspacePeer;
 use crate::v1::{
     api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
-    quick_deploy, templates, users, workspaces,
+    quick_deploy, ssh_keys, templates, users, workspaces,
 };
 use crate::{console, health, openapi};
 
@@ -351,6 +351,10 @@ fn api(context: &ApiContext) -> Routes {
         .action::<authz::ManageKeys>(RateClass::Authentication, routes!(api_keys::create))
         .action::<authz::ManageKeys>(RateClass::Authentication, routes!(api_keys::rotate))
         .action::<authz::ManageKeys>(RateClass::Authentication, routes!(api_keys::revoke))
+        .action::<authz::ListSshKeys>(RateClass::Authentication, routes!(ssh_keys::list))
+        .action::<authz::ManageSshKeys>(RateClass::Authentication, routes!(ssh_keys::add))
+        .action::<authz::ManageSshKeys>(RateClass::Authentication, routes!(ssh_keys::remove))
+        .action::<authz::ReadAuthorizedKeys>(RateClass::Workspaces, routes!(ssh_keys::of_workspace))
         .action::<authz::ReadAudit>(RateClass::Authentication, routes!(audit::list))
         .action::<authz::Diagnose>(RateClass::Workspaces, routes!(doctor::doctor))
         .public(RateClass::Authentication, routes!(auth::link))

@@ -12,6 +12,7 @@ pub(crate) mod files;
 pub(crate) mod network;
 pub(crate) mod processes;
 pub(crate) mod quick_deploy;
+pub(crate) mod ssh_keys;
 pub(crate) mod templates;
 pub(crate) mod users;
 pub(crate) mod workspaces;

@@ -38,6 +38,7 @@ use rigbox_service::nodes::orphans::Orphans;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::reconciler::Reconciler;
+use rigbox_service::ssh_keys::SshKeys;
 use rigbox_service::targets::Targets;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::users::Users;
@@ -163,6 +164,7 @@ async fn serve(
         quick_deploy: QuickDeploy::new(workspaces.clone(), environments.clone(), apps.clone()),
         rates: rates.clone(),
         sign_in: SignIn::new(store.clone(), token_key, mailer, console.clone()),
+        ssh_keys: SshKeys::new(store.clone(), config.plans),
         users: Users::new(store.clone(), node, config.plans),
         visitors: visitors.clone(),
         workspace_logs: transitions.logs().clone(),

@@ -29,6 +29,7 @@ use tonic::{Code, Streaming};
 const VISITOR: &str = "203.0.113.7";
 /// Host of the app.
 const HOST: &str = "web.rigbox.localhost";
+const SSH_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINzDTkJ/Qj8U6p6Vt76Q8GWs+YJVqzBcInAJ6CcLfDb9";
 const STATE: &str = "sssssssssssssssssssssssssssssssssssssssssss";
 
 fn client(rig: &TestControl) -> GatewayClient<Channel> {
@@ -165,18 +166,22 @@ async fn silent_gateway_is_removed_once_its_lease_has_expired() {
 #[tokio::test]
 async fn revocation_reaches_gateways_before_its_response_and_operator_changes_soon() {
     let rig = TestControl::with_gateways().await;
-    let (_, created) = rig.call(Method::POST, "/api-keys", Some(json!({"name": "k"}))).await;
+    let (_, key) = rig.call(Method::POST, "/api-keys", Some(json!({"name": "k"}))).await;
+    let ssh_key = json!({"name": "k", "public_key": SSH_KEY});
+    let (_, ssh_key) = rig.call(Method::POST, "/ssh-keys", Some(ssh_key)).await;
     let mut watch = Watch::start(&rig).await;
-    let path = format!("/api-keys/{}", created["api_key"]["id"].as_str().unwrap());
-    let revoke = rig.call(Method::DELETE, &path, None);
-    tokio::pin!(revoke);
-    let event = tokio::select! {
-        event = watch.next() => event,
-        _ = &mut revoke => panic!("response before the change was in force"),
-    };
-    assert!(matches!(event.event, Some(Event::GrantsChanged(_))), "{event:?}");
-    watch.acknowledge.send(WatchAck { sequence: event.sequence }).await.unwrap();
-    assert_eq!(revoke.await.0, 200);
+    for (route, id) in [("api-keys", &key["api_key"]["id"]), ("ssh-keys", &ssh_key["id"])] {
+        let path = format!("/{route}/{}", id.as_str().unwrap());
+        let revoke = rig.call(Method::DELETE, &path, None);
+        tokio::pin!(revoke);
+        let event = tokio::select! {
+            event = watch.next() => event,
+            _ = &mut revoke => panic!("response before the change was in force"),
+        };
+        assert!(matches!(event.event, Some(Event::GrantsChanged(_))), "{event:?}");
+        watch.acknowledge.send(WatchAck { sequence: event.sequence }).await.unwrap();
+        assert_eq!(revoke.await.0, 200);
+    }
     admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
     admin::set_disabled(&rig.config(), "b@example.com", true).await.unwrap();
     let event = tokio::time::timeout(Duration::from_secs(2), watch.next()).await.unwrap();

@@ -41,7 +41,7 @@ fn expected_outcome(route: &Route, caller: Caller) -> Expected {
         (Caller::Owner | Caller::Session, _) => Expected::Response,
         // Another user may act on their own account, but cannot see the owner's resources.
         (Caller::OtherUser, Account) => Expected::Response,
-        (Caller::OtherUser, Key | Workspace | App | NewApp) => hidden,
+        (Caller::OtherUser, Key | SshKey | Workspace | App | NewApp) => hidden,
         (Caller::OtherUser, Installation) => forbidden,
         (Caller::ScopedElsewhere | Caller::OtherWorkspace, Workspace | App | NewApp) => hidden,
         (Caller::Read, _) => allowed_if(route.read),

@@ -12,6 +12,7 @@ use support::browser::Browser;
 use support::{TestControl, eventually};
 
 const EMAIL: &str = "a@example.com";
+const SSH_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINzDTkJ/Qj8U6p6Vt76Q8GWs+YJVqzBcInAJ6CcLfDb9";
 
 /// Puts a copy of the database in its place, as by hand.
 fn put_back(rig: &TestControl) {
@@ -39,11 +40,15 @@ async fn revoked_key_session_and_workspace_stay_gone_when_an_older_database_is_p
     share(&rig, "public").await;
     let (_, created) = rig.call(Method::POST, "/api-keys", Some(json!({"name": "one"}))).await;
     let (id, key) = (created["api_key"]["id"].as_str().unwrap(), created["key"].as_str().unwrap());
+    let ssh_key = json!({"name": "one", "public_key": SSH_KEY});
+    let (_, ssh_key) = rig.call(Method::POST, "/ssh-keys", Some(ssh_key)).await;
     let mut browser = Browser::signed_in(&rig, EMAIL).await;
     let cookie = browser.cookie.clone();
 
     admin::backup::copy_database(&rig.config(), &rig.path("copy.db")).await.unwrap();
     assert_eq!(rig.call(Method::DELETE, &format!("/api-keys/{id}"), None).await.0, 200);
+    let ssh_key = format!("/ssh-keys/{}", ssh_key["id"].as_str().unwrap());
+    assert_eq!(rig.call(Method::DELETE, &ssh_key, None).await.0, 200);
     assert_eq!(browser.submit("/sign-out", &[]).await.status, 303);
     share(&rig, "private").await;
     assert_eq!(rig.call(Method::DELETE, &format!("/workspaces/{deleted}"), None).await.0, 200);
@@ -63,6 +68,8 @@ async fn revoked_key_session_and_workspace_stay_gone_when_an_older_database_is_p
         rig.start_control().await;
         let request = rig.client.get(rig.url("/api/v1/users/me")).bearer_auth(key);
         assert_eq!(rig.send(request).await.status == 200, !with_log);
+        let (_, ssh_keys) = rig.get("/ssh-keys").await;
+        assert_eq!(ssh_keys["ssh_keys"].as_array().unwrap().is_empty(), with_log, "{ssh_keys}");
         let browser = Browser { rig: &rig, cookie: cookie.clone() };
         assert_eq!(browser.api("/users/me").await == 200, !with_log);
         assert_eq!(rig.get(&format!("/workspaces/{deleted}")).await.0 == 200, !with_log);

@@ -231,6 +231,24 @@ async fn account_schemas_are_as_strict_as_the_server() {
     {
         fixture.check_body(Method::POST, "/api-keys/{id}/rotate", body, allowed).await;
     }
+    let (encoded, p256) =
+        ("AAAAC3NzaC1lZDI1NTE5AAAAINzDTkJ/Qj8U6p6Vt76Q8GWs+YJVqzBcInAJ6CcLfDb9", "ecdsa-sha2-nistp256");
+    for (name, line, allowed) in [
+        ("laptop", format!("ssh-ed25519 {encoded} ada@laptop\n"), true),
+        // Weak keys are well-formed, and answered with 422.
+        ("dsa", format!("ssh-dss {encoded}"), true),
+        ("a\nb", format!("ssh-ed25519 {encoded}"), false),
+        ("a", format!("no-touch-required ssh-ed25519 {encoded}"), false),
+        ("a", format!("no-pty ssh-ed25519 {encoded}"), false),
+        ("a", format!("ssh-ed25519 {encoded} a\u{7}"), false),
+        ("a", format!("{p256}-cert-v01@openssh.com {encoded}"), false),
+        ("a", format!("ssh-ed25519 {encoded}\n{p256} {encoded}"), false),
+        ("a", "ssh-ed25519".to_owned(), false),
+        ("a", format!("ssh-ed25519 {encoded} {}", "x".repeat(17_000)), false),
+    ] {
+        let body = json!({"name": name, "public_key": line});
+        fixture.check_body(Method::POST, "/ssh-keys", body, allowed).await;
+    }
     let rotate = fixture.operation(&Method::POST, "/api-keys/{id}/rotate");
     assert_ne!(rotate["requestBody"]["required"], true, "a body is optional");
     for (email, allowed) in [("ada+b@example.org", true), ("ada", false), ("ada@", false)] {

@@ -7,6 +7,7 @@ use rigbox_core::apps::RESERVED_NAMES;
 use rigbox_core::environment::{MASKED_VALUE, MAX_VALUE_LEN, RESERVED_VARIABLES};
 use rigbox_core::{signals, templates};
 use rigbox_service::apps::MAX_PARAM_LEN;
+use rigbox_service::ssh_keys::MAX_KEY_LINE_LEN;
 use utoipa::openapi::schema::{
     AdditionalProperties, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
 };
@@ -23,6 +24,10 @@ const PORT: &str = "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]
 const ATOM: &str = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+";
 /// No control characters.
 const PRINTABLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+
+/// Public key in examples.
+pub(crate) const PUBLIC_KEY_EXAMPLE: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINzDTkJ/Qj8U6p6Vt76Q8GWs+YJVqzBcInAJ6CcLfDb9 ada@laptop";
 
 macro_rules! formats {
     ($(#[doc = $doc:literal] $name:ident: $schema:expr;)*) => {$(
@@ -93,6 +98,13 @@ formats! {
     );
     /// Role of a key in its workspaces
     KeyRole: one_of(["read", "operate"].into_iter());
+    /// One line as in a `.pub` file: type, base64 and comment; before a type `sk-...` may stand `no-touch-required`
+    PublicKeyLine: text(&format!(
+        "^\\s*(?:(?:no-touch-required[ \\t]+)?sk-(?:ssh-ed25519|ecdsa-sha2-nistp256)@openssh\\.com|ssh-(?:ed25519|rsa|dss)|\
+         ecdsa-sha2-nistp(?:256|384|521))[ \\t]+[A-Za-z0-9+/]+={{0,2}}(?:[ \\t]+{}*)?\\s*$",
+        "[^\\u0000-\\u001f\\u007f-\\u009f]"
+    ))
+    .max_length(Some(MAX_KEY_LINE_LEN));
     /// User in the workspace
     GuestUser: one_of(["developer", "root"].into_iter());
     /// Output of a command

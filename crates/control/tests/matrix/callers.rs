@@ -15,7 +15,9 @@ use rigbox_core::plans::{LimitOverrides, Plan, Plans};
 use rigbox_core::time::Timestamp;
 use rigbox_proto::guest::ListeningPort;
 use rigbox_store::tokens::{ApiKey, LinkToken, SessionToken, TokenKey};
-use rigbox_store::{App, AppPage, AppWithWorkspace, AuditEvent, NewKey, NewSession, Replay, Store};
+use rigbox_store::{
+    App, AppPage, AppWithWorkspace, AuditEvent, NewKey, NewSession, NewSshKey, Replay, Store,
+};
 
 use super::table::{Route, Target};
 use crate::support::TestControl;
@@ -86,6 +88,8 @@ pub(crate) struct Fixture {
     pub(crate) mine: String,
     /// Key that the routes act on.
     key: String,
+    /// SSH key that the routes act on.
+    ssh_key: String,
     /// App that the routes act on.
     app: String,
     other_user: ApiKey,
@@ -125,6 +129,22 @@ async fn add(store: &Store, token_key: &TokenKey, user: &UserId, scope: Scope) -
         panic!()
     };
     (record.id, key)
+}
+
+/// Adds an SSH key directly to the database.
+async fn ssh_key(store: &Store, owner: &UserId) -> String {
+    let new = NewSshKey {
+        name: "matrix".to_owned(),
+        public_key: "ssh-ed25519 AAAA".to_owned(),
+        blob: Vec::new(),
+        fingerprint: "SHA256:matrix".to_owned(),
+        no_touch_required: false,
+    };
+    let event = AuditEvent::by_operator(owner, "ssh_key.add", "");
+    let Replay::Fresh(added) = store.add_ssh_key(owner, &new, 9, None, event, now()).await.unwrap() else {
+        panic!()
+    };
+    added.id.to_string()
 }
 
 /// Adds an app directly to the database.
@@ -182,7 +202,7 @@ impl Fixture {
         let ended = NewKey { expires_at: Some(now()), ..NewKey::of(&expired, "ended", &token_key) };
         let event = AuditEvent::by_operator(&owner, "key.create", "");
         store.add_key(&owner, &ended, 99, None, event, now()).await.unwrap();
-        let app = app(&store, &owner, &mine).await;
+        let (app, ssh_key) = (app(&store, &owner, &mine).await, ssh_key(&store, &owner).await);
         let port = ListeningPort { port: 8000, address: "0.0.0.0".to_owned(), ..ListeningPort::default() };
         rig.guests.ports.lock().unwrap().push(port);
         rig.guests.files.lock().unwrap().insert("/there".to_owned(), b"content".to_vec());
@@ -195,6 +215,7 @@ impl Fixture {
             session: session(&store, &token_key, &owner, Duration::from_hours(1)).await,
             expired_session: session(&store, &token_key, &owner, Duration::ZERO).await,
             key: key.to_string(),
+            ssh_key,
             app,
             revoked,
             expired,
@@ -209,6 +230,7 @@ impl Fixture {
     pub(crate) fn path(&self, route: &Route, about: &str) -> String {
         let about = match route.target {
             Target::Key if about == self.mine => &self.key,
+            Target::SshKey if about == self.mine => &self.ssh_key,
             Target::App if about == self.mine => &self.app,
             _ => about,
         };
@@ -231,6 +253,7 @@ impl Fixture {
     pub(crate) fn with_and_without(&self, route: &Route) -> (String, String) {
         match route.target {
             Target::Key => (self.key.clone(), "ak-aaaaaaaa".to_owned()),
+            Target::SshKey => (self.ssh_key.clone(), "sh-aaaaaaaa".to_owned()),
             Target::App => (self.app.clone(), "ap-aaaaaaaa".to_owned()),
             _ => (self.mine.clone(), "ws-aaaaaaaa".to_owned()),
         }
@@ -290,9 +313,9 @@ impl Fixture {
         let beside = ["exec.", "file.", "key.first_use", "process.", "terminal."];
         log.retain(|entry| !beside.iter().any(|action| entry.action.starts_with(action)));
         log.retain(|entry| !entry.action.ends_with(".refused"));
-        let apps = self.apps();
+        let (apps, ssh_keys) = (self.apps(), self.store.ssh_keys_of(&self.owner).await.unwrap());
         let limits = self.store.user_limits(&self.owner).await.unwrap();
-        format!("{rows:#?}{keys:#?}{apps:#?}{log:#?}{limits:#?}")
+        format!("{rows:#?}{keys:#?}{ssh_keys:#?}{apps:#?}{log:#?}{limits:#?}")
     }
 
     fn apps(&self) -> Vec<AppWithWorkspace> {

@@ -13,6 +13,8 @@ pub(crate) enum Target {
     Account,
     /// Key of the account.
     Key,
+    /// SSH key of the account.
+    SshKey,
     /// Workspace.
     Workspace,
     /// App, and so its workspace.
@@ -103,6 +105,14 @@ pub(crate) const ROUTES: &[Route] = &[
     row("POST", "/api/v1/api-keys", Account, &[201]).body(r#"{"name":"another"}"#),
     row("POST", "/api/v1/api-keys/{id}/rotate", Key, &[200]).body("{}"),
     row("DELETE", "/api/v1/api-keys/{id}", Key, &[200, 404]),
+    row("GET", "/api/v1/ssh-keys", Account, &[200]),
+    row("POST", "/api/v1/ssh-keys", Account, &[201, 409]).body(concat!(
+        r#"{"name":"laptop","public_key":"ssh-ed25519 "#,
+        "AAAAC3NzaC1lZDI1NTE5AAAAINzDTkJ/Qj8U6p6Vt76Q8GWs+YJVqzBcInAJ6CcLfDb9",
+        r#""}"#
+    )),
+    row("DELETE", "/api/v1/ssh-keys/{id}", SshKey, &[200, 404]),
+    row("GET", "/api/v1/workspaces/{id}/ssh-keys", Workspace, &[200]).read(),
     row("GET", "/api/v1/workspaces", Account, &[200]).read().own_workspace(),
     row("POST", "/api/v1/workspaces", Account, &[201, 409]).body(r#"{"name":"another"}"#),
     row("POST", "/api/v1/quick-deploy", Account, &[200, 409])
