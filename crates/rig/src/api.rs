@@ -5,6 +5,7 @@ mod apps;
 mod backoff;
 mod error;
 mod schema;
+mod ssh_keys;
 mod workspaces;
 
 use std::time::Duration;
@@ -14,7 +15,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirec
 use serde::de::DeserializeOwned;
 
 pub(crate) use error::ApiError;
-pub(crate) use schema::{App, CallerKey, GetWorkspace, NewWorkspace, Template, Templates, User, Vm};
+pub(crate) use schema::{App, CallerKey, GetWorkspace, NewWorkspace, SshKey, Template, Templates, User, Vm};
 
 use backoff::Backoff;
 

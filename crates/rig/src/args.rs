@@ -4,6 +4,7 @@ mod api_key;
 mod app;
 pub(crate) mod duration;
 mod exec;
+mod ssh_key;
 pub(crate) mod tip;
 mod workspace;
 
@@ -13,6 +14,7 @@ use clap_complete::Shell;
 pub(crate) use api_key::{ApiKeyCommand, NewApiKeyArguments};
 pub(crate) use app::{AppCommand, NewAppArguments, ParamCommand, ShareArguments};
 pub(crate) use exec::ExecArguments;
+pub(crate) use ssh_key::{AddSshKeyArguments, SshKeyCommand};
 pub(crate) use workspace::{
     EnvArguments, EnvCommand, NetworkArguments, NewWorkspaceArguments, Wait, WorkspaceCommand,
     WorkspacesArgument,
@@ -107,6 +109,12 @@ pub(crate) enum Command {
     /// Create, list, rotate and revoke API keys
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
+    /// List, register and remove SSH keys
+    #[command(subcommand)]
+    SshKey(SshKeyCommand),
+    /// List, register and remove SSH keys, as `rig ssh-key` does
+    #[command(subcommand)]
+    Ssh(SshKeyCommand),
     /// Show what was done with your API keys, newest first
     Audit {
         /// Maximum number of entries, up to 1,000

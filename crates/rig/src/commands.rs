@@ -11,6 +11,7 @@ mod limits;
 mod login;
 mod logs;
 mod names;
+mod ssh_key;
 mod status;
 mod template;
 mod whoami;
@@ -49,6 +50,7 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
         Command::Status => status::run(&api, out).await?,
         Command::Limits => limits::run(&api, out).await?,
         Command::ApiKey(command) => api_key::run(&api, out, command).await?,
+        Command::SshKey(command) | Command::Ssh(command) => ssh_key::run(&api, out, command).await?,
         Command::App(command) => app::run(&api, out, command).await?,
         Command::Audit { limit } => audit::run(&api, out, limit).await?,
         Command::Template(command) => template::run(&api, out, &command).await?,

@@ -42,6 +42,14 @@ pub(crate) fn api_keys() -> ArgValueCompleter {
     })
 }
 
+/// Completes names of SSH keys.
+pub(crate) fn ssh_keys() -> ArgValueCompleter {
+    completer(async |api| {
+        let keys = api.ssh_keys().await?;
+        Ok(keys.into_iter().map(|key| (key.name, key.fingerprint.unwrap_or_default())).collect())
+    })
+}
+
 /// Returns a completer of what `list` returns: names, each with a description.
 fn completer(
     list: impl AsyncFn(&Api) -> Result<Vec<(String, String)>, ApiError> + Copy + Send + Sync + 'static,

@@ -254,6 +254,11 @@ fn names_are_completed_from_the_server() {
     assert!(names.text().contains("web") && names.text().contains("api"), "{names:?}");
     let names = complete(&["app", "open", ""]);
     assert!(names.text().contains("web"), "{names:?}");
+    server.state.with(|state| {
+        state.ssh_keys = vec![json!({"id": "sh-aaaaaaaa", "name": "laptop", "created_at": ""})]
+    });
+    let names = complete(&["ssh-key", "rm", "la"]);
+    assert_eq!(names.text(), "laptop", "{names:?}");
     // Without a server there are none, and no error either.
     let mut command = server.command(&["--", "rig", "workspace", "stop", ""]);
     command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "3").env("_CLAP_IFS", "\n");

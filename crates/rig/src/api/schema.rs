@@ -117,6 +117,34 @@ pub(super) struct ListApps {
     pub(super) next_cursor: Option<String>,
 }
 
+/// SSH key, with the fields that programs rely on; missing ones are left out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SshKey {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fingerprint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_used_at: Option<String>,
+    #[serde(default)]
+    pub(crate) public_key: String,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl SshKey {
+    /// Returns the type of the key.
+    pub(crate) fn key_type(&self) -> &str {
+        self.public_key.split(' ').next().unwrap_or_default()
+    }
+}
+
+/// Response with all SSH keys.
+#[derive(Debug, Deserialize)]
+pub(super) struct ListSshKeys {
+    pub(super) ssh_keys: Vec<SshKey>,
+}
+
 /// The caller's account.
 #[derive(Debug, Deserialize)]
 pub(crate) struct User {

@@ -67,7 +67,10 @@ mod tests {
             ("spawn", Some("`rig workspace spawn`")),
             ("spwan", Some("`rig workspace spawn`")),
             ("share", Some("`rig app share`")),
-            ("delete", Some("`rig workspace rm`, `rig app rm`, `rig api-key rm`")),
+            (
+                "delete",
+                Some("`rig workspace rm`, `rig app rm`, `rig api-key rm`, `rig ssh-key rm`, `rig ssh rm`"),
+            ),
             ("unset", Some("`rig workspace env unset`, `rig app param unset`")),
             // At the top there is one that is as similar, or more.
             ("exce", None),

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::api::{App, CallerKey};
+use crate::api::{App, CallerKey, SshKey};
 
 /// A line of `--output json`.
 #[derive(Debug, Serialize)]
@@ -47,6 +47,15 @@ pub(crate) enum Event<'a> {
     Unset { workspace: &'a str, keys: &'a [&'a str] },
     /// Apps of the caller.
     Apps { apps: &'a [App] },
+    /// SSH keys of the caller.
+    SshKeys { ssh_keys: &'a [SshKey] },
+    /// An SSH key was registered.
+    SshKeyAdded {
+        name: &'a str,
+        id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fingerprint: Option<&'a str>,
+    },
     /// Line of a log.
     Log { timestamp: &'a str, message: &'a str },
     /// The command wrote to stdout.
@@ -142,6 +151,11 @@ mod tests {
                 Event::Unset { workspace: "n", keys: &["A"] },
                 r#"{"event":"unset","workspace":"n","keys":["A"]}"#,
             ),
+            (
+                Event::SshKeyAdded { name: "n", id: "sh-aaaaaaaa", fingerprint: Some("SHA256:x") },
+                r#"{"event":"ssh_key_added","name":"n","id":"sh-aaaaaaaa","fingerprint":"SHA256:x"}"#,
+            ),
+            (Event::SshKeys { ssh_keys: &[] }, r#"{"event":"ssh_keys","ssh_keys":[]}"#),
             (Event::Stdout(Chunk::Data("a\n")), r#"{"event":"stdout","data":"a\n"}"#),
             (Event::Stderr(Chunk::DataB64("/w==".into())), r#"{"event":"stderr","data_b64":"/w=="}"#),
             (Event::Exit { code: 137 }, r#"{"event":"exit","code":137}"#),

@@ -39,6 +39,8 @@ pub(crate) struct ServerState {
     pub(crate) starts_hang: bool,
     /// Limit in `GET /users/me/limits`.
     pub(crate) max_ram_per_vm_mb: Option<u32>,
+    /// SSH keys of the account.
+    pub(crate) ssh_keys: Vec<Value>,
     /// API key in `GET /users/me`.
     pub(crate) api_key: Option<Value>,
 }

@@ -17,6 +17,8 @@ pub(crate) fn all(state: SharedState) -> Router {
         .route("/users/me", get(me))
         .route("/users/me/limits", get(limits))
         .route("/api-keys", get(api_keys))
+        .route("/ssh-keys", get(ssh_keys).post(add_ssh_key))
+        .route("/ssh-keys/{id}", axum::routing::delete(remove_ssh_key))
         .route("/auth/sign-out", post(sign_out))
         .route("/doctor", get(doctor))
         .route("/workspaces", get(list).post(create))
@@ -95,6 +97,25 @@ async fn api_keys() -> Json<Value> {
     let whole = json!({"id": "key-bbbbbbbb", "name": "laptop", "preview": "rb_bbbbbbb",
         "created_at": "2026-01-01T00:00:00Z"});
     Json(json!({"api_keys": [limited, whole]}))
+}
+
+async fn ssh_keys(State(state): State<SharedState>) -> Json<Value> {
+    Json(json!({"ssh_keys": state.with(|state| state.ssh_keys.clone())}))
+}
+
+async fn add_ssh_key(State(state): State<SharedState>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
+    state.with(|state| {
+        let key = json!({"id": format!("sh-{}", state.ssh_keys.len()), "user_id": "us-aaaaaaaa", "name": body["name"],
+            "public_key": body["public_key"], "fingerprint": "SHA256:x", "created_at": "2026-01-01T00:00:00Z"});
+        state.received.push(body);
+        state.ssh_keys.push(key.clone());
+        (StatusCode::CREATED, Json(key))
+    })
+}
+
+async fn remove_ssh_key(State(state): State<SharedState>, Path(id): Path<String>) -> Json<Value> {
+    state.with(|state| state.ssh_keys.retain(|key| key["id"] != *id));
+    Json(json!({"message": "it is done"}))
 }
 
 async fn device(State(state): State<SharedState>, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
