@@ -74,7 +74,7 @@ async fn same_key_may_belong_to_several_users_and_to_each_once() {
     assert_eq!(f.store.ssh_key(&f.user, &theirs.id).await.unwrap(), None);
     assert!(f.store.remove_ssh_key(&f.user, &mine.id, event(), now()).await.unwrap());
     assert!(!f.store.remove_ssh_key(&f.user, &mine.id, event(), now()).await.unwrap());
-    assert_eq!(f.owners(1).await, [other.clone()]);
+    assert_eq!(f.owners(1).await, std::slice::from_ref(&other));
     f.store.set_disabled(&other, true, now()).await.unwrap();
     assert_eq!(f.owners(1).await, []);
 }
