@@ -101,14 +101,16 @@ fn only_key_of_the_home_folder_is_registered_and_several_are_listed() {
 #[test]
 fn private_key_is_not_sent() {
     let server = Server::start();
-    for text in
-        ["-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n", "PuTTY-User-Key-File-3: ssh-ed25519\nc2VjcmV0\n"]
-    {
+    for text in [
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n",
+        "PuTTY-User-Key-File-3: ssh-ed25519\nc2VjcmV0\n",
+        "b3BlbnNzaC1rZXktdjEAc2VjcmV0",
+    ] {
         let path = file(&server, "id_ed25519", text);
         let output = server.json(&["ssh-key", "add", "--name", "x", "--file", path.to_str().unwrap()]);
         let event = &output.events()[0];
         assert_eq!((&event["event"], &event["code"]), (&json!("error"), &json!("private_key")));
-        assert!(event["message"].as_str().unwrap().ends_with("id_ed25519.pub"), "{event}");
+        assert!(event["message"].as_str().unwrap().ends_with("ending in .pub"), "{event}");
         assert!(!output.text().contains("c2VjcmV0"), "{output:?}");
     }
     server.state.with(|state| assert_eq!(state.requests, Vec::<String>::new()));

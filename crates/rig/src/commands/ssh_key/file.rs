@@ -9,8 +9,8 @@ use crate::failure::Failure;
 /// Maximum length of a public key that the server takes.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 const STDIN: &str = "-";
-/// Words of private keys: in PEM, OpenSSH's format and PuTTY's.
-const PRIVATE_MARKS: [&str; 2] = ["PRIVATE KEY", "PuTTY-User-Key-File"];
+/// Words that only private keys contain: in PEM, OpenSSH's format and PuTTY's, and OpenSSH's format without its first line.
+const PRIVATE_MARKS: [&str; 3] = ["PRIVATE KEY", "PuTTY-User-Key-File", "b3BlbnNzaC1rZXktdjEA"];
 
 /// Public key as it is in a file.
 #[derive(Debug)]
@@ -45,8 +45,9 @@ pub(super) fn read(path: Option<PathBuf>) -> Result<KeyFile, Failure> {
     let text =
         text.map_err(|problem| Failure::new("unreadable", format!("cannot read {place}: {problem}")))?;
     if PRIVATE_MARKS.iter().any(|mark| text.contains(mark)) {
-        let message =
-            format!("{place} has a private key, which was not sent; use the public one, e.g. {place}.pub");
+        let message = format!(
+            "{place} has a private key, which was not sent; use the public one, in the file ending in .pub"
+        );
         return Err(Failure::new("private_key", message));
     }
     Ok(KeyFile { place, text })
