@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/dial.proto",
         "proto/gateway.proto",
         "proto/guest.proto",
+        "proto/ssh.proto",
     ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
@@ -19,6 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "rigbox.gateway.v1.RedeemRequest",
         "rigbox.gateway.v1.RedeemResponse",
         "rigbox.guest.v1.DeliverSecretsRequest",
+        "rigbox.ssh.v1.HostKeysResponse",
+        "rigbox.ssh.v1.LogInRequest",
+        "rigbox.ssh.v1.LogInResponse",
+        "rigbox.ssh.v1.Granted",
     ];
     tonic_prost_build::configure().bytes(".").skip_debug(secret).compile_fds(descriptors)?;
     Ok(())

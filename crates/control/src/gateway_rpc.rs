@@ -1,4 +1,4 @@
-//! gRPC service for gateways, over [`AppVisitors`] and [`Gateways`].
+//! gRPC services for gateways: changes for each of them, over [`Gateways`], and what `edge` asks, over [`AppVisitors`].
 
 use std::pin::Pin;
 
@@ -6,6 +6,7 @@ use futures_util::{Stream, StreamExt};
 use rigbox_core::app_access;
 use rigbox_core::ids::AppId;
 use rigbox_core::status::Status as WorkspaceStatus;
+use rigbox_proto::gateway::changes_server::{Changes, ChangesServer};
 use rigbox_proto::gateway::gateway_server::{Gateway, GatewayServer};
 use rigbox_proto::gateway::identify_request::Credential;
 use rigbox_proto::gateway::{
@@ -21,9 +22,11 @@ use rigbox_service::apps::visitors::{AppVisitors, PresentedCredential, Visitor};
 use rigbox_service::gateways::Gateways;
 
 pub(crate) struct Service {
-    pub(crate) gateways: Gateways,
     pub(crate) visitors: AppVisitors,
 }
+
+/// Stream of changes.
+pub(crate) struct ChangesService(pub(crate) Gateways);
 
 /// Serves gateways for as long as the future is polled.
 pub(crate) fn listen(
@@ -33,10 +36,11 @@ pub(crate) fn listen(
 ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
     let incoming = rigbox_proto::transport::unix::listen(&config.socket, config.uids.clone())
         .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?;
-    let service = GatewayServer::new(Service { gateways, visitors });
+    let service = GatewayServer::new(Service { visitors });
+    let changes = ChangesServer::new(ChangesService(gateways));
     Ok(async move {
-        let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
-        if let Err(error) = served.await {
+        let server = tonic::transport::Server::builder().add_service(service).add_service(changes);
+        if let Err(error) = server.serve_with_incoming(incoming).await {
             tracing::error!(%error, "failed to serve gateways");
         }
     })
@@ -86,14 +90,17 @@ impl Gateway for Service {
             redeemed.ok_or_else(|| Status::permission_denied("the code is invalid or expired"))?;
         Ok(Response::new(RedeemResponse { app_session: session, expires_unix_ms: until.unix_ms() }))
     }
+}
 
+#[tonic::async_trait]
+impl Changes for ChangesService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
     async fn watch(
         &self,
         request: Request<Streaming<WatchAck>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let (session, events) = self.gateways.join();
+        let (session, events) = self.0.join();
         let mut acks = request.into_inner();
         let mut events = ReceiverStream::new(events).map(Ok);
         // Both directions end together, and the session with them.

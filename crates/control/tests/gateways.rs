@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
+use rigbox_proto::gateway::changes_client::ChangesClient;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
 use rigbox_proto::gateway::identify_request::Credential;
 use rigbox_proto::gateway::watch_event::Event;
@@ -32,8 +33,12 @@ const HOST: &str = "web.rigbox.localhost";
 const SSH_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINzDTkJ/Qj8U6p6Vt76Q8GWs+YJVqzBcInAJ6CcLfDb9";
 const STATE: &str = "sssssssssssssssssssssssssssssssssssssssssss";
 
+fn channel(rig: &TestControl) -> Channel {
+    rigbox_proto::transport::unix::channel(&rig.path("gateway.sock"))
+}
+
 fn client(rig: &TestControl) -> GatewayClient<Channel> {
-    GatewayClient::new(rigbox_proto::transport::unix::channel(&rig.path("gateway.sock")))
+    GatewayClient::new(channel(rig))
 }
 
 struct Watch {
@@ -45,7 +50,8 @@ impl Watch {
     async fn start(rig: &TestControl) -> Self {
         #[expect(clippy::disallowed_methods, reason = "of one test")]
         let (acknowledge, receiver) = mpsc::channel(16);
-        let events = client(rig).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let events =
+            ChangesClient::new(channel(rig)).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         let mut watch = Self { acknowledge, events };
         let first = watch.events.message().await.unwrap().unwrap();
         assert!(matches!(first.event, Some(Event::Lease(_))), "{first:?}");

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::ids::{KeyId, SessionId, UserId, WorkspaceId};
+use crate::ids::{KeyId, SessionId, SshKeyId, UserId, WorkspaceId};
 use crate::plans::{LimitOverrides, Plan};
 
 /// Authenticated caller.
@@ -36,6 +36,8 @@ pub enum Credential {
     Session(SessionId),
     /// Key that a running workspace has for itself.
     Workspace(WorkspaceId),
+    /// SSH key of the user.
+    SshKey(SshKeyId),
 }
 
 impl fmt::Display for Credential {
@@ -44,6 +46,7 @@ impl fmt::Display for Credential {
             Self::Key(id) => id.as_str(),
             Self::Session(id) => id.as_str(),
             Self::Workspace(id) => id.as_str(),
+            Self::SshKey(id) => id.as_str(),
         })
     }
 }
@@ -202,6 +205,8 @@ actions! {
     ManageSshKeys, "ssh_key.manage", Account, None, false;
     /// List the SSH keys that log in to a workspace.
     ReadAuthorizedKeys, "workspace.ssh_keys", Workspace, Some(Role::Read), false;
+    /// Write the SSH keys that log in to a workspace into it.
+    SyncAuthorizedKeys, "workspace.ssh_keys.sync", Workspace, Some(Role::Operate), false;
     /// Revoke the presented credential (sign out).
     EndCredential, "credential.end", Account, Some(Role::Read), false;
     /// Approve a device login.
@@ -418,6 +423,7 @@ mod tests {
             ListSshKeys, Target::Account, false, false, false;
             ManageSshKeys, Target::Account, false, false, false;
             ReadAuthorizedKeys, mine(1), true, true, false;
+            SyncAuthorizedKeys, mine(1), false, true, false;
             EndCredential, Target::Account, true, true, false;
             ApproveDevice, Target::Account, false, false, false;
             ReadAudit, Target::Account, false, false, false;

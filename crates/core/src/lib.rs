@@ -3,6 +3,7 @@
 pub mod app_access;
 pub mod apps;
 pub mod authz;
+pub mod dialing;
 pub mod egress;
 pub mod environment;
 pub mod ids;
@@ -11,6 +12,7 @@ pub mod names;
 pub mod plans;
 pub mod resources;
 pub mod signals;
+pub mod ssh_names;
 pub mod status;
 pub mod system;
 pub mod templates;

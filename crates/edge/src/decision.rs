@@ -2,7 +2,6 @@
 //! `rigbox_core::app_access` concludes from it.
 
 pub(crate) mod access_request;
-pub(crate) mod attempts;
 pub(crate) mod authorize;
 pub(crate) mod cache;
 pub(crate) mod control;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::gateway::gateway_client::GatewayClient;
+use rigbox_proto::gateway::changes_client::ChangesClient;
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::transport::unix;
 use rigbox_shares::{AddressBlock, Bounds, Place, Shares};
@@ -27,6 +27,8 @@ pub enum Question<'a> {
     Identity(AddressBlock),
     /// Completion of a sign-in.
     Handoff(AddressBlock),
+    /// The key or the signature of a log-in by SSH.
+    LogIn(AddressBlock),
     /// Grounds of an active grant.
     Review(&'a WorkspaceId),
 }
@@ -44,6 +46,7 @@ pub struct ControlClient {
     routes: Shares<AddressBlock>,
     identities: Shares<AddressBlock>,
     handoffs: Shares<AddressBlock>,
+    log_ins: Shares<AddressBlock>,
     reviews: Shares<WorkspaceId>,
 }
 
@@ -55,27 +58,28 @@ impl ControlClient {
             routes: Shares::new(QUESTIONS),
             identities: Shares::new(QUESTIONS),
             handoffs: Shares::new(QUESTIONS),
+            log_ins: Shares::new(QUESTIONS),
             reviews: Shares::new(REVIEWS),
         }
     }
 
-    /// Returns the gRPC client, for streams that have no overall timeout.
-    pub fn grpc(&self) -> GatewayClient<Channel> {
-        GatewayClient::new(self.channel.clone())
+    /// Returns the client of the watch, which has no overall timeout.
+    pub(crate) fn changes(&self) -> ChangesClient<Channel> {
+        ChangesClient::new(self.channel.clone())
     }
 
-    /// Asks one question.
+    /// Asks one question, over the channel.
     ///
     /// # Errors
     /// The status of the reply, or `DeadlineExceeded`.
     pub async fn request<T>(
         &self,
         question: Question<'_>,
-        request: impl AsyncFnOnce(GatewayClient<Channel>) -> Result<tonic::Response<T>, Status>,
+        request: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, Status> {
         let reply = async {
             let _place = self.place(question).await;
-            request(self.grpc()).await
+            request(self.channel.clone()).await
         };
         let reply = tokio::time::timeout(REQUEST_TIMEOUT, reply).await;
         Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner())
@@ -87,6 +91,7 @@ impl ControlClient {
             Question::Route(client) => (&self.routes, client),
             Question::Identity(client) => (&self.identities, client),
             Question::Handoff(client) => (&self.handoffs, client),
+            Question::LogIn(client) => (&self.log_ins, client),
             Question::Review(workspace) => {
                 return QuestionPlace::Review { _place: self.reviews.wait(workspace.clone()).await };
             }

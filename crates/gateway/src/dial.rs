@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use prost::Message;
-use rigbox_core::app_access::AppPermit;
+use rigbox_core::dialing::DialPermit;
 use rigbox_proto::dial::{DialRequest, DialResponse};
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -62,7 +62,7 @@ impl Dialer {
     ///
     /// # Errors
     /// [`DialError`]
-    pub async fn dial(&self, permit: &AppPermit, upstream: &Upstream) -> Result<TcpStream, DialError> {
+    pub async fn dial(&self, permit: &impl DialPermit, upstream: &Upstream) -> Result<TcpStream, DialError> {
         if permit.workspace().as_str() != upstream.workspace {
             return Err(DialError::NotPermitted);
         }

@@ -84,7 +84,7 @@ impl<C: Fn(&Change), L: Fn(), K: Fn(String)> Watch<'_, C, L, K> {
             reason = "bound: acknowledgements to control, one queue per gateway"
         )]
         let (acknowledge, acknowledgements) = mpsc::channel(ACK_QUEUE_LEN);
-        let mut client = self.control.grpc();
+        let mut client = self.control.changes();
         let opened = client.watch(ReceiverStream::new(acknowledgements));
         let deadline = lease_end.unwrap_or_else(|| Instant::now() + FIRST_EVENT_TIMEOUT);
         let opened =

@@ -40,6 +40,11 @@ pub mod gateway {
 pub mod guest {
     tonic::include_proto!("rigbox.guest.v1");
 }
+/// Boundary between the SSH gateway and control.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
+pub mod ssh {
+    tonic::include_proto!("rigbox.ssh.v1");
+}
 
 /// Implements a `Debug` that shows the message's name and none of its fields.
 macro_rules! redacted_debug {
@@ -57,6 +62,11 @@ redacted_debug!(
     gateway::RedeemRequest,
     gateway::RedeemResponse,
     guest::DeliverSecretsRequest,
+    ssh::HostKeysResponse,
+    ssh::LogInRequest,
+    ssh::LogInResponse,
+    ssh::log_in_response::Outcome,
+    ssh::Granted,
 );
 
 /// Metadata of calls to a node: the id of the caller's database.

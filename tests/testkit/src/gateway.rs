@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use rigbox_proto::gateway::changes_server::{Changes, ChangesServer};
 use rigbox_proto::gateway::gateway_server::{Gateway as Service, GatewayServer};
 use rigbox_proto::gateway::identify_request::Credential;
 use rigbox_proto::gateway::watch_event::Event;
@@ -109,10 +110,11 @@ impl Gateway {
         let incoming =
             rigbox_proto::transport::unix::listen(&self.path, vec![rustix::process::geteuid().as_raw()])
                 .unwrap();
-        let service = GatewayServer::new(self.clone());
+        let (service, changes) = (GatewayServer::new(self.clone()), ChangesServer::new(self.clone()));
         let server = tokio::spawn(async move {
             tonic::transport::Server::builder()
                 .add_service(service)
+                .add_service(changes)
                 .serve_with_incoming(incoming)
                 .await
                 .unwrap();
@@ -260,7 +262,10 @@ impl Service for Gateway {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
         Ok(Response::new(RedeemResponse { app_session: session, expires_unix_ms: now + 3_600_000 }))
     }
+}
 
+#[tonic::async_trait]
+impl Changes for Gateway {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
     async fn watch(

@@ -7,21 +7,26 @@ use std::sync::Arc;
 use http::HeaderMap;
 use rigbox_core::app_access::{Caller, CredentialSource};
 use rigbox_core::ids::WorkspaceId;
+use rigbox_gateway::attempts::{FailedAttempts, Quota, quota};
 use rigbox_gateway::clock::unix_ms;
 use rigbox_gateway::control_client::{ControlClient, Question};
+use rigbox_proto::gateway::gateway_client::GatewayClient;
 use rigbox_proto::gateway::{
     IdentifyRequest, RedeemRequest, RedeemResponse, ResolveRequest, identify_request,
 };
+use rigbox_shares::AddressBlock;
 use tonic::Code;
 use zeroize::Zeroizing;
 
-use crate::decision::attempts::FailedAttempts;
 use crate::decision::cache::{CredentialDigest, DecisionCache};
 use crate::decision::route::{Identity, Route};
 use crate::request::cookies::APP;
 
 /// Time for which an invalid credential is cached, in milliseconds.
 const INVALID_TTL_MS: i64 = 10_000;
+
+/// Invalid credentials of a client a minute, after a burst: the sessions of an office behind one address may all have expired.
+const INVALID_CREDENTIALS: Quota = quota(60, 200);
 
 /// Maximum length of a credential; the rest is cut off.
 const MAX_CREDENTIAL_LEN: usize = 4096;
@@ -88,7 +93,7 @@ impl Credential {
 #[derive(Debug)]
 pub(crate) struct Control {
     client: ControlClient,
-    pub(crate) attempts: FailedAttempts,
+    pub(crate) attempts: FailedAttempts<AddressBlock>,
     pub(crate) cache: DecisionCache,
 }
 
@@ -96,7 +101,7 @@ impl Control {
     pub(crate) fn new(socket: &Path) -> Self {
         Self {
             client: ControlClient::new(socket),
-            attempts: FailedAttempts::new(),
+            attempts: FailedAttempts::new(INVALID_CREDENTIALS),
             cache: DecisionCache::new(),
         }
     }
@@ -126,7 +131,11 @@ impl Control {
             Asker::Client(client) => Question::Route(client.into()),
             Asker::Review(workspace) => Question::Review(workspace),
         };
-        match self.client.request(question, async |mut client| client.resolve(request).await).await {
+        match self
+            .client
+            .request(question, async |channel| GatewayClient::new(channel).resolve(request).await)
+            .await
+        {
             Ok(route) => {
                 let route = Route::parse(host, epoch, route).ok_or(ControlError::InvalidReply("a host"))?;
                 let route = Arc::new(route);
@@ -164,7 +173,7 @@ impl Control {
         now: i64,
     ) -> Result<Arc<Identity>, ControlError> {
         let question = match asker {
-            Asker::Client(client) if !self.attempts.may_try(client.into()) => {
+            Asker::Client(client) if !self.attempts.may_try(&client.into()) => {
                 return Err(ControlError::TooManyAttempts);
             }
             Asker::Client(client) => Question::Identity(client.into()),
@@ -183,7 +192,10 @@ impl Control {
                 Asker::Review(_) => String::new(),
             },
         };
-        let reply = self.client.request(question, async |mut client| client.identify(request).await).await;
+        let reply = self
+            .client
+            .request(question, async |channel| GatewayClient::new(channel).identify(request).await)
+            .await;
         let reply = reply.map_err(|status| ControlError::Unavailable(status.message().to_owned()))?;
         let identity = Identity::parse(credential.source, epoch, reply, now + INVALID_TTL_MS)
             .ok_or(ControlError::InvalidReply("a credential"))?;
@@ -210,7 +222,11 @@ impl Control {
             host: route.host.clone(),
         };
         let question = Question::Handoff(client.into());
-        match self.client.request(question, async |mut client| client.redeem(request).await).await {
+        match self
+            .client
+            .request(question, async |channel| GatewayClient::new(channel).redeem(request).await)
+            .await
+        {
             Ok(redeemed) => Ok(Some(redeemed)),
             Err(status) if matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument) => {
                 Ok(None)

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::{Method, Request, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use rigbox_proto::gateway::changes_client::ChangesClient;
+use rigbox_proto::gateway::changes_server::ChangesServer;
 use rigbox_proto::gateway::gateway_client::GatewayClient;
 use rigbox_proto::gateway::gateway_server::GatewayServer;
 use rigbox_proto::gateway::{ResolveRequest, Visibility, WatchAck};
@@ -26,6 +28,7 @@ async fn grpc_passes_with_its_trailers_and_streams() {
     tokio::spawn(
         tonic::transport::Server::builder()
             .add_service(service)
+            .add_service(ChangesServer::new(world.gateway.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener)),
     );
     let edge = world.edge;
@@ -37,11 +40,12 @@ async fn grpc_passes_with_its_trailers_and_streams() {
     #[expect(clippy::disallowed_methods, reason = "the peer is a server of this test")]
     let channel = endpoint.connect_with_connector(connector).await.unwrap();
     let key: tonic::metadata::MetadataValue<_> = shown("key", "owner").parse().unwrap();
-    let mut client =
-        GatewayClient::with_interceptor(channel.clone(), move |mut request: tonic::Request<()>| {
-            request.metadata_mut().insert("x-rigbox-key", key.clone());
-            Ok(request)
-        });
+    let with_key = move |mut request: tonic::Request<()>| {
+        request.metadata_mut().insert("x-rigbox-key", key.clone());
+        Ok(request)
+    };
+    let mut client = GatewayClient::with_interceptor(channel.clone(), with_key.clone());
+    let mut changes = ChangesClient::with_interceptor(channel.clone(), with_key);
     let found = client.resolve(ResolveRequest { host: HOST.to_owned() }).await.unwrap();
     assert_eq!(found.into_inner().app_name, "web");
     // A status in trailers.
@@ -51,7 +55,7 @@ async fn grpc_passes_with_its_trailers_and_streams() {
     #[expect(clippy::disallowed_methods, reason = "of one test")]
     let (send, receive) = tokio::sync::mpsc::channel(4);
     let acknowledged = tokio_stream::wrappers::ReceiverStream::new(receive);
-    let mut notices = client.watch(acknowledged).await.unwrap().into_inner();
+    let mut notices = changes.watch(acknowledged).await.unwrap().into_inner();
     for _ in 0..3 {
         let notice = soon("an event", notices.next()).await.unwrap().unwrap();
         send.send(WatchAck { sequence: notice.sequence }).await.unwrap();
