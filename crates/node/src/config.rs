@@ -32,6 +32,8 @@ pub struct Config {
     pub fd_socket: PathBuf,
     /// Socket on which `edge` requests connections to VMs.
     pub dial_socket: PathBuf,
+    /// Socket on which `ssh` requests connections to VMs.
+    pub ssh_dial_socket: PathBuf,
     /// Socket of the role that serves connections of VMs to their bridge.
     pub bridge_socket: PathBuf,
     /// The only uid that may use `control_socket`.
@@ -40,6 +42,8 @@ pub struct Config {
     pub guestio_uid: u32,
     /// The only uid that may use `dial_socket`.
     pub edge_uid: u32,
+    /// The only uid that may use `ssh_dial_socket`.
+    pub ssh_uid: u32,
     /// DNS resolvers that guestio may ask.
     pub resolvers: Vec<IpAddr>,
     /// First of the uids that VMMs run as.
@@ -102,10 +106,12 @@ impl Config {
             guestio_socket: path(),
             fd_socket: path(),
             dial_socket: path(),
+            ssh_dial_socket: path(),
             bridge_socket: path(),
             control_uid: 1,
             guestio_uid: 2,
             edge_uid: 3,
+            ssh_uid: 4,
             resolvers: Vec::new(),
             vm_uid_base: 16,
             vm_uid_count: 16,

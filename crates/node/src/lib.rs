@@ -38,6 +38,8 @@ use rigbox_proto::transport::unix;
 use tonic::Request;
 use tonic::transport::Server;
 
+use crate::net::dialer::Dialer;
+
 pub use boot_queue::BootQueue;
 pub use config::{Config, NetworkConfig, UplinkMode};
 pub use effect::Effect;
@@ -68,7 +70,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let control_service = control_rpc::ControlService::new(Arc::clone(&node), workspaces);
 
     node.attached_vms.serve_descriptors(&config.fd_socket, config.guestio_uid)?;
-    node.dial_targets.serve(&config.dial_socket, config.edge_uid)?;
+    node.dial_targets.serve(Dialer::Edge, &config.dial_socket, config.edge_uid)?;
+    node.dial_targets.serve(Dialer::Ssh, &config.ssh_dial_socket, config.ssh_uid)?;
     let guestio_connections = unix::listen(&config.guestio_socket, vec![config.guestio_uid])
         .map_err(Error::at("listen at", &config.guestio_socket))?;
     let control_connections = unix::listen(&config.control_socket, vec![config.control_uid])

@@ -3,6 +3,7 @@
 
 pub(crate) mod admitted_names;
 mod conntrack;
+pub(crate) mod dialer;
 pub(crate) mod doctor;
 #[cfg(test)]
 mod fuzz;
@@ -32,6 +33,7 @@ use crate::command;
 use crate::config::Config;
 use crate::error::Error;
 use admitted_names::AdmittedNames;
+use dialer::SSH_PORT;
 use policy::Policy;
 use uplink::Uplink;
 
@@ -127,13 +129,14 @@ pub(crate) fn restore(
     close_unlisted_connections(path, policy)
 }
 
-/// Closes connections of gateways to ports that are no longer listed, so that their holders get an error.
+/// Closes connections to ports of apps that are no longer listed, so that their holders get an error.
 fn close_unlisted_connections(path: &Path, policy: &Policy) -> Result<(), Error> {
     // Excludes the VM's own connections to the services on this end of the link: DNS, the checks, the bridge.
     let dialed = [format!("dst {VM_ADDRESS}")].into_iter();
     let services = [53, 8080, 8443, 9090].into_iter().map(|port| format!("sport != :{port}"));
+    let ssh = [format!("dport != :{SSH_PORT}")];
     let listed = policy.app_ports().map(|port| format!("dport != :{port}"));
-    let filter = dialed.chain(services).chain(listed).collect::<Vec<_>>().join(" and ");
+    let filter = dialed.chain(services).chain(ssh).chain(listed).collect::<Vec<_>>().join(" and ");
     on_thread(path, in_namespace(path, move || destroy_sockets(&["-t", &filter])))
 }
 

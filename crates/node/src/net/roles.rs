@@ -1,4 +1,4 @@
-//! Bounds of our own roles in the host's network: a guestio or an edge that was taken over reaches no service of the host and nothing
+//! Bounds of our own roles in the host's network: a guestio or a gateway that was taken over reaches no service of the host and nothing
 //! behind it. The rules are in `roles.nft`.
 
 use std::fmt::Write;
@@ -30,7 +30,8 @@ fn document(config: &Config) -> String {
     let mut document = RULES
         .replace("TABLE", &table)
         .replace("GUESTIO", &config.guestio_uid.to_string())
-        .replace("EDGE", &config.edge_uid.to_string());
+        .replace("EDGE", &config.edge_uid.to_string())
+        .replace("SSH_GATEWAY", &config.ssh_uid.to_string());
     for resolver in &config.resolvers {
         let set = if resolver.is_ipv4() { "resolvers" } else { "resolvers6" };
         // Writing to a string cannot fail.
@@ -53,7 +54,8 @@ mod tests {
 
     const GUESTIO: u32 = 1_900_000_001;
     const EDGE: u32 = 1_900_000_002;
-    const OTHER: u32 = 1_900_000_003;
+    const SSH: u32 = 1_900_000_003;
+    const OTHER: u32 = 1_900_000_004;
 
     /// Opens a TCP connection as `uid` in the calling thread's network.
     fn connects(uid: u32, port: u16) -> bool {
@@ -74,17 +76,18 @@ mod tests {
             let config = Config {
                 guestio_uid: GUESTIO,
                 edge_uid: EDGE,
+                ssh_uid: SSH,
                 resolvers: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
                 ..Config::for_tests()
             };
             let resolver = TcpListener::bind("127.0.0.1:53").unwrap();
             let database = TcpListener::bind("127.0.0.1:5432").unwrap();
-            let reached = |port| [GUESTIO, EDGE, OTHER].map(|uid| connects(uid, port));
-            assert_eq!(reached(53), [true; 3]);
+            let reached = |port| [GUESTIO, EDGE, SSH, OTHER].map(|uid| connects(uid, port));
+            assert_eq!(reached(53), [true; 4]);
             confine(&config).unwrap();
             confine(&config).unwrap();
-            assert_eq!(reached(53), [true, false, true]);
-            assert_eq!(reached(5432), [false, false, true]);
+            assert_eq!(reached(53), [true, false, false, true]);
+            assert_eq!(reached(5432), [false, false, false, true]);
             // What edge accepts works as before.
             let own = TcpListener::bind("127.0.0.1:7080").unwrap();
             nix::unistd::fchown(&own, Some(Uid::from_raw(EDGE)), Some(Gid::from_raw(EDGE))).unwrap();
@@ -96,7 +99,7 @@ mod tests {
             client.read_to_string(&mut text).unwrap();
             assert_eq!(text, "hello");
             release(&config).unwrap();
-            assert_eq!(reached(5432), [true; 3]);
+            assert_eq!(reached(5432), [true; 4]);
             drop((resolver, database));
         });
         network.join().unwrap();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rigbox_core::egress::Egress;
 
+use super::dialer::Dialer;
 use super::limit_rules::LimitRules;
 use super::policy::Policy;
 use crate::command;
@@ -107,7 +108,9 @@ fn limit_connections(document: &mut String, table: &str, total: u32) {
 
 /// Returns the rules of a VM's namespace that do not depend on its policy.
 fn vm_ruleset(config: &NetworkConfig) -> Ruleset {
-    let mut document = VM_RULES.to_owned();
+    let mut document = VM_RULES
+        .replace("MARK_OF_EDGE", &Dialer::Edge.mark().to_string())
+        .replace("MARK_OF_SSH", &Dialer::Ssh.mark().to_string());
     add_elements(&mut document, "rigbox", "blocked_networks", config.blocked.iter());
     Ruleset::new("rigbox", document)
 }

@@ -1,5 +1,5 @@
-//! Dialing for gateways: creates a TCP socket inside a VM's network namespace, connecting to a port that control listed, and passes it to
-//! the gateway. The node never sees the traffic. Most of the cost of a dial is the two changes of namespace, so a connection of the
+//! Dialing for gateways: creates a TCP socket inside a VM's network namespace, connecting to a port that the gateway may dial, and passes it
+//! to the gateway. The node never sees the traffic. Most of the cost of a dial is the two changes of namespace, so a connection of the
 //! gateway serves any number of dials, on a thread of its own.
 
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{setsockopt, sockopt};
 use prost::Message;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::dial::{DialRequest, DialResponse};
@@ -21,10 +22,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::seqpacket;
 use crate::error::Error;
+use crate::net::dialer::{Dialer, SSH_PORT};
 use crate::net::policy::Policy;
 
 const MAX_REQUEST_BYTES: usize = 256;
-/// Concurrent connections of the gateway. Each has a thread.
+/// Concurrent connections of one gateway. Each has a thread.
 const MAX_PEERS: usize = 64;
 /// Time within which the gateway has to take a response, else its connection is closed.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,8 +71,8 @@ impl DialTargets {
         self.targets.write().unwrap_or_else(PoisonError::into_inner).remove(workspace.as_str());
     }
 
-    /// Serves gateways of `uid` at `path`.
-    pub(crate) fn serve(&self, path: &Path, uid: u32) -> Result<(), Error> {
+    /// Serves a gateway, whose uid is `uid`, at `path`.
+    pub(crate) fn serve(&self, dialer: Dialer, path: &Path, uid: u32) -> Result<(), Error> {
         let targets = self.clone();
         let peers = Arc::new(AtomicUsize::new(0));
         seqpacket::listen(path, uid, "dial", move |peer| {
@@ -79,7 +81,7 @@ impl DialTargets {
             // Without a thread the connection closes, and the gateway retries.
             let _ = std::thread::Builder::new().name("dial".into()).spawn(move || {
                 let _permit = permit;
-                match targets.serve_peer(&peer) {
+                match targets.serve_peer(dialer, &peer) {
                     Err(error @ PeerError::Namespace(_)) => tracing::error!(%error, "dial connection failed"),
                     Err(error) => tracing::debug!(%error, "dial connection failed"),
                     Ok(()) => {}
@@ -89,7 +91,7 @@ impl DialTargets {
     }
 
     /// Serves one connection of the gateway until it is closed.
-    fn serve_peer(&self, peer: &OwnedFd) -> Result<(), PeerError> {
+    fn serve_peer(&self, dialer: Dialer, peer: &OwnedFd) -> Result<(), PeerError> {
         seqpacket::set_timeout(peer, Timeout::Send, SEND_TIMEOUT).map_err(PeerError::Peer)?;
         let host_netns = File::open("/proc/thread-self/ns/net").map_err(PeerError::Namespace)?;
         loop {
@@ -98,7 +100,7 @@ impl DialTargets {
                 return Ok(());
             }
             let result = match DialRequest::decode(message.as_slice()) {
-                Ok(request) => self.dial(&request, &host_netns)?,
+                Ok(request) => self.dial(dialer, &request, &host_netns)?,
                 Err(_) => Err(Refusal("internal", "malformed dial request".to_owned())),
             };
             let sent = match result {
@@ -112,7 +114,12 @@ impl DialTargets {
         }
     }
 
-    fn dial(&self, request: &DialRequest, host_netns: &File) -> Result<Result<OwnedFd, Refusal>, PeerError> {
+    fn dial(
+        &self,
+        dialer: Dialer,
+        request: &DialRequest,
+        host_netns: &File,
+    ) -> Result<Result<OwnedFd, Refusal>, PeerError> {
         let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
         let workspace = &request.workspace_id;
         let Some(target) = targets.get(workspace) else {
@@ -121,7 +128,11 @@ impl DialTargets {
         if target.boot_id != request.boot_id {
             return Ok(Err(Refusal("stale_boot", format!("{workspace} has booted again"))));
         }
-        let Some(port) = target.policy.dial_port(request.port) else {
+        let port = match dialer {
+            Dialer::Edge => target.policy.dial_port(request.port),
+            Dialer::Ssh => Some(SSH_PORT).filter(|port| request.port == u32::from(*port)),
+        };
+        let Some(port) = port else {
             return Ok(Err(Refusal("port_not_listed", format!("port {} is not listed", request.port))));
         };
         let failed =
@@ -133,7 +144,13 @@ impl DialTargets {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None);
         setns(host_netns, CloneFlags::CLONE_NEWNET).map_err(|errno| PeerError::Namespace(errno.into()))?;
-        let connecting = socket.and_then(|socket| {
+        let marked = socket.and_then(|socket| {
+            let mark = dialer.mark();
+            setsockopt(&socket, sockopt::Mark, &mark)
+                .map_err(|errno| rustix::io::Errno::from_raw_os_error(errno as i32))?;
+            Ok(socket)
+        });
+        let connecting = marked.and_then(|socket| {
             match connect(&socket, &SocketAddrV4::new(crate::net::VM_ADDRESS, port)) {
                 Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
                 Err(errno) => Err(errno),
