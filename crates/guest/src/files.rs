@@ -2,6 +2,7 @@
 //! or mount in the guest can abuse the agent's root privileges. The operation is on the command line, content on stdin and stdout. A failure
 //! is one line on stderr, `CODE MESSAGE`.
 
+mod authorized_keys;
 mod inspect;
 mod watch;
 mod write;
@@ -35,6 +36,8 @@ pub(crate) enum Operation {
     Remove { path: PathBuf, recursive: bool },
     /// Reports changes in a directory, or of a file, until killed.
     Watch { path: PathBuf },
+    /// Replaces the managed lines of an `authorized_keys` by stdin.
+    SyncKeys { path: PathBuf },
 }
 
 impl Operation {
@@ -57,6 +60,7 @@ impl Operation {
             Self::Rename { from, to } => vec!["rename".into(), path(from), path(to)],
             Self::Remove { path: p, recursive } => vec!["remove".into(), path(p), word(recursive)],
             Self::Watch { path: p } => vec!["watch".into(), path(p)],
+            Self::SyncKeys { path: p } => vec!["sync-keys".into(), path(p)],
         }
     }
 
@@ -75,6 +79,7 @@ impl Operation {
             "rename" => Self::Rename { from: path(1)?, to: path(2)? },
             "remove" => Self::Remove { path: path(1)?, recursive: flag(2)? },
             "watch" => Self::Watch { path: path(1)? },
+            "sync-keys" => Self::SyncKeys { path: path(1)? },
             _ => return None,
         })
     }
@@ -142,6 +147,7 @@ fn perform(operation: &Operation) -> Result<(), Failure> {
             std::fs::rename(from, to).map_err(|error| Failure::of(from, &error))
         }
         Operation::Remove { path, recursive } => write::remove(path, *recursive),
+        Operation::SyncKeys { path } => authorized_keys::sync(path, &mut io::stdin().lock()),
         Operation::Watch { path } => watch::watch(path),
     }
 }

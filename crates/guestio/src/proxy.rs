@@ -10,10 +10,11 @@ use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
     ChangeFileRequest, ChangeFileResponse, DeliverSecretsRequest, DeliverSecretsResponse, ExecInput,
     ExecOutput, ExecStart, FileEntry, FileEvent, FileRequest, HelloRequest, HelloResponse, ListPortsRequest,
-    ListPortsResponse, ListProcessesRequest, ListProcessesResponse, ReadFileOutput, ReadFileRequest,
-    ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent, SignalProcessRequest,
-    SignalProcessResponse, StartProcessResponse, SystemEvent, WatchShutdownRequest, WatchSystemRequest,
-    WriteFileInput, WriteFileResponse,
+    ListPortsResponse, ListProcessesRequest, ListProcessesResponse, PrepareSshRequest, PrepareSshResponse,
+    ReadFileOutput, ReadFileRequest, ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent,
+    SignalProcessRequest, SignalProcessResponse, StartProcessResponse, SyncSshKeysRequest,
+    SyncSshKeysResponse, SystemEvent, WatchShutdownRequest, WatchSystemRequest, WriteFileInput,
+    WriteFileResponse,
 };
 use rigbox_proto::{WORKSPACE_HEADER, fault};
 use tokio_stream::Stream;
@@ -299,6 +300,22 @@ impl Guest for Proxy {
     ) -> Result<Response<ListPortsResponse>, Status> {
         let Agent { mut client, vm } = self.agent(request.metadata())?;
         vm.or_response(client.list_ports(lookup(request))).await
+    }
+
+    async fn prepare_ssh(
+        &self,
+        request: Request<PrepareSshRequest>,
+    ) -> Result<Response<PrepareSshResponse>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.prepare_ssh(lookup(request))).await
+    }
+
+    async fn sync_ssh_keys(
+        &self,
+        request: Request<SyncSshKeysRequest>,
+    ) -> Result<Response<SyncSshKeysResponse>, Status> {
+        let Agent { mut client, vm } = self.agent(request.metadata())?;
+        vm.or_response(client.sync_ssh_keys(lookup(request))).await
     }
 
     async fn shut_down(&self, _: Request<ShutDownRequest>) -> Result<Response<ShutDownResponse>, Status> {

@@ -32,6 +32,10 @@ mkdir -p "$root/etc/tmpfiles.d"
 
 # ~/.local/bin is in the PATH of everything (/etc/environment). Debian's profile would add it a second time.
 sed -i '/^# set PATH so it includes/,/^fi$/d' "$root/etc/skel/.profile"
+# A command by SSH has the environment of a login. Without a terminal it gets no login shell, and this file is all that bash reads.
+if [ -e "$root/usr/lib/rigbox/ssh-command.sh" ]; then
+    sed -i '1i . /usr/lib/rigbox/ssh-command.sh' "$root/etc/bash.bashrc"
+fi
 chroot "$root" groupadd --gid 1000 developer
 # `*` disables the password. useradd's default `!` would lock the account, and an sshd without PAM then refuses its keys.
 chroot "$root" useradd --uid 1000 --gid 1000 --groups sudo --create-home --shell /bin/bash --password '*' developer

@@ -128,6 +128,17 @@ pub(super) async fn change(request: ChangeFileRequest) -> Result<(), Status> {
     Helper::start(&user, &operation)?.finish().await
 }
 
+/// Replaces the managed lines of the developer's `authorized_keys`.
+pub(super) async fn sync_keys(keys: &[String]) -> Result<(), Status> {
+    let user = User::find("").map_err(bad_request)?;
+    let path = user.home.join(".ssh/authorized_keys");
+    let mut helper = Helper::start(&user, &Operation::SyncKeys { path })?;
+    for key in keys {
+        helper.write(format!("{key}\n").as_bytes()).await;
+    }
+    helper.finish().await
+}
+
 /// Forwards the messages of a helper until it ends or the caller is gone.
 fn messages<T: Message + Default + Send + 'static>(
     mut helper: Helper,

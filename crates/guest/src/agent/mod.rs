@@ -8,6 +8,7 @@ mod listening_ports;
 mod secrets;
 mod service;
 mod shutdown;
+mod ssh;
 mod system;
 mod system_start;
 mod terminal;

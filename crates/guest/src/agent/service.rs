@@ -9,10 +9,11 @@ use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
     ChangeFileRequest, ChangeFileResponse, DeliverSecretsRequest, DeliverSecretsResponse, ExecInput,
     ExecOutput, ExecStart, FileEntry, FileEvent, FileRequest, HelloRequest, HelloResponse, ListPortsRequest,
-    ListPortsResponse, ListProcessesRequest, ListProcessesResponse, ReadFileOutput, ReadFileRequest,
-    ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent, SignalProcessRequest,
-    SignalProcessResponse, StartProcessResponse, SystemEvent, WatchShutdownRequest, WatchSystemRequest,
-    WriteFileInput, WriteFileResponse, start_process_response,
+    ListPortsResponse, ListProcessesRequest, ListProcessesResponse, PrepareSshRequest, PrepareSshResponse,
+    ReadFileOutput, ReadFileRequest, ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent,
+    SignalProcessRequest, SignalProcessResponse, StartProcessResponse, SyncSshKeysRequest,
+    SyncSshKeysResponse, SystemEvent, WatchShutdownRequest, WatchSystemRequest, WriteFileInput,
+    WriteFileResponse, start_process_response,
 };
 use rustix::time::{ClockId, Timespec};
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::system_start::SystemStart;
-use super::{exec, files, listening_ports, secrets, shutdown};
+use super::{exec, files, listening_ports, secrets, shutdown, ssh};
 
 type Output<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -164,6 +165,22 @@ impl Guest for Agent {
             .map_err(|error| Status::internal(format!("{}: {error}", secrets::FOLDER)))?;
         self.system_start.allow_soon();
         Ok(Response::new(DeliverSecretsResponse {}))
+    }
+
+    async fn prepare_ssh(
+        &self,
+        request: Request<PrepareSshRequest>,
+    ) -> Result<Response<PrepareSshResponse>, Status> {
+        let host_keys = ssh::prepare(&request.into_inner().gateway_key).await?;
+        Ok(Response::new(PrepareSshResponse { host_keys }))
+    }
+
+    async fn sync_ssh_keys(
+        &self,
+        request: Request<SyncSshKeysRequest>,
+    ) -> Result<Response<SyncSshKeysResponse>, Status> {
+        files::sync_keys(&request.into_inner().keys).await?;
+        Ok(Response::new(SyncSshKeysResponse {}))
     }
 
     async fn list_ports(
