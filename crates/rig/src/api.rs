@@ -67,6 +67,15 @@ impl Api {
         self.read(self.once(request).await?).await
     }
 
+    /// Requests the lines of `known_hosts` for the server's SSH gateway.
+    pub(crate) async fn ssh_known_hosts(&self) -> Result<String, ApiError> {
+        let url = self.url(&[".well-known", "ssh-known-hosts"]);
+        let response = self.once(self.http.get(url).timeout(RESPONSE_TIMEOUT)).await?;
+        response.text().await.map_err(|error| ApiError::Unexpected {
+            message: format!("cannot read the server's answer: {}", error::reason(&error)),
+        })
+    }
+
     /// Requests a public route without retries, which would hide the server's current state.
     pub(crate) async fn public<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let request =

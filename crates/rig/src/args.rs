@@ -4,6 +4,7 @@ mod api_key;
 mod app;
 pub(crate) mod duration;
 mod exec;
+mod ssh;
 mod ssh_key;
 pub(crate) mod tip;
 mod workspace;
@@ -14,6 +15,7 @@ use clap_complete::Shell;
 pub(crate) use api_key::{ApiKeyCommand, NewApiKeyArguments};
 pub(crate) use app::{AppCommand, NewAppArguments, ParamCommand, ShareArguments};
 pub(crate) use exec::ExecArguments;
+pub(crate) use ssh::{SshArguments, SshCommand};
 pub(crate) use ssh_key::{AddSshKeyArguments, SshKeyCommand};
 pub(crate) use workspace::{
     EnvArguments, EnvCommand, NetworkArguments, NewWorkspaceArguments, Wait, WorkspaceCommand,
@@ -112,9 +114,8 @@ pub(crate) enum Command {
     /// List, register and remove SSH keys
     #[command(subcommand)]
     SshKey(SshKeyCommand),
-    /// List, register and remove SSH keys, as `rig ssh-key` does
-    #[command(subcommand)]
-    Ssh(SshKeyCommand),
+    /// Log in to a workspace by SSH, or manage SSH keys
+    Ssh(SshArguments),
     /// Show what was done with your API keys, newest first
     Audit {
         /// Maximum number of entries, up to 1,000

@@ -11,6 +11,7 @@ mod limits;
 mod login;
 mod logs;
 mod names;
+mod ssh;
 mod ssh_key;
 mod status;
 mod template;
@@ -50,7 +51,8 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
         Command::Status => status::run(&api, out).await?,
         Command::Limits => limits::run(&api, out).await?,
         Command::ApiKey(command) => api_key::run(&api, out, command).await?,
-        Command::SshKey(command) | Command::Ssh(command) => ssh_key::run(&api, out, command).await?,
+        Command::SshKey(command) => ssh_key::run(&api, out, command).await?,
+        Command::Ssh(arguments) => return ssh::run(&api, out, arguments).await,
         Command::App(command) => app::run(&api, out, command).await?,
         Command::Audit { limit } => audit::run(&api, out, limit).await?,
         Command::Template(command) => template::run(&api, out, &command).await?,

@@ -58,6 +58,8 @@ pub(crate) enum WorkspaceCommand {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Show how to reach a workspace by SSH
+    SshInfo(WorkspaceArgument),
     /// Show or set what a workspace can reach
     Network(NetworkArguments),
     /// Manage environment variables of a workspace's commands, login shells and services

@@ -1,0 +1,100 @@
+//! `rig ssh config`: a file for `ssh` with a stanza for each workspace, which `~/.ssh/config` includes.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use super::gateway::Gateway;
+use super::user;
+use crate::api::Api;
+use crate::failure::Failure;
+use crate::output::Output;
+
+const FILE: &str = ".rigbox/ssh_config";
+const INCLUDE: &str = "Include ~/.rigbox/ssh_config";
+
+pub(super) async fn write(api: &Api, out: &Output) -> Result<(), Failure> {
+    let (gateway, workspaces) = (Gateway::find(api).await?, api.workspaces().await?);
+    let known_hosts = gateway.save()?;
+    let home =
+        std::env::home_dir().ok_or_else(|| Failure::new("no_home", "there is no home folder".to_owned()))?;
+    let mut text = "# Written by `rig ssh config`, which replaces it.\n".to_owned();
+    for vm in &workspaces {
+        text.push('\n');
+        text.push_str(&stanza(&vm.name, &user(vm), &gateway, Some(&known_hosts)));
+    }
+    let path = home.join(FILE);
+    let written = replace(&path, &text).and_then(|()| include(&home.join(".ssh")));
+    written.map_err(|error| Failure::new("file", format!("cannot write {}: {error}", path.display())))?;
+    let fields = [
+        ("file".to_owned(), path.display().to_string().into()),
+        ("workspaces".to_owned(), workspaces.len().into()),
+    ];
+    out.response("ssh_config", fields.into_iter().collect())?;
+    out.line(&format!(
+        "{} workspaces in {}, which ~/.ssh/config includes",
+        workspaces.len(),
+        path.display()
+    ))?;
+    match workspaces.first() {
+        Some(vm) => out.line(&format!("Try: ssh {}.rigbox", vm.name)),
+        None => Ok(()),
+    }
+}
+
+/// Returns a workspace's stanza of `ssh_config`.
+pub(super) fn stanza(name: &str, user: &str, gateway: &Gateway, known_hosts: Option<&Path>) -> String {
+    let mut stanza = format!(
+        "Host {name}.rigbox\n    HostName {}\n    Port {}\n    User {user}\n",
+        gateway.host, gateway.port
+    );
+    if let Some(path) = known_hosts {
+        stanza.push_str(&format!("    UserKnownHostsFile \"{}\"\n    UpdateHostKeys no\n", path.display()));
+    }
+    stanza
+}
+
+/// Includes the file at the top of `~/.ssh/config`: further down, it would belong to the stanza before it.
+fn include(folder: &Path) -> io::Result<()> {
+    if !folder.exists() {
+        fs::create_dir(folder)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+    }
+    let path = folder.join("config");
+    let before = match fs::read_to_string(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        text => text.unwrap_or_default(),
+    };
+    if before.lines().any(|line| line.trim() == INCLUDE) {
+        return Ok(());
+    }
+    replace(&path, &format!("{INCLUDE}\n\n{before}"))
+}
+
+/// Replaces a file in one step, through a link if it is one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let new = path.with_extension("rig-new");
+    let _ = fs::remove_file(&new);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_configuration_stays_below_the_include() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join(".ssh");
+        include(&folder).unwrap();
+        fs::write(folder.join("config"), "Host own\n    Port 1\n").unwrap();
+        include(&folder).unwrap();
+        include(&folder).unwrap();
+        let text = fs::read_to_string(folder.join("config")).unwrap();
+        assert_eq!(text, format!("{INCLUDE}\n\nHost own\n    Port 1\n"));
+    }
+}
