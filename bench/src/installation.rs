@@ -18,6 +18,11 @@ use crate::http::Connection;
 const READY_TIMEOUT: Duration = Duration::from_secs(180);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Returns the port that a listener was given.
+fn port_of(listener: &TcpListener) -> u16 {
+    listener.local_addr().map_or(0, |address| address.port())
+}
+
 pub(crate) struct Installation {
     dir: PathBuf,
     port: u16,
@@ -37,13 +42,14 @@ impl Installation {
         let dir = tempfile::Builder::new().prefix("rigbox-bench-").tempdir()?;
         // Another process may take a port until the start, which then fails.
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let (api, apps) = (free()?, free()?);
-        let (port, apps_port) = (api.local_addr()?.port(), apps.local_addr()?.port());
-        drop((api, apps));
+        let listeners = [free()?, free()?, free()?];
+        let [port, apps_port, ssh_port] =
+            [0, 1, 2].map(|number: usize| listeners.get(number).map_or(0, port_of));
+        drop(listeners);
         let text = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
             "state = {:?}\nrun = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n\
-             [apps]\nlisten = \"127.0.0.1:{apps_port}\"\n\n[node]\nuplink = \"none\"\n\
+             [apps]\nlisten = \"127.0.0.1:{apps_port}\"\n\n[ssh]\nlisten = \"127.0.0.1:{ssh_port}\"\n\n[node]\nuplink = \"none\"\n\
              allow_emulation = true\n",
             text("state"),
             text("run")

@@ -96,12 +96,14 @@ fn start(installation: &Installation, port: u16, uplink: &str, image: &Path) -> 
     fs::create_dir_all(&installation.state)?;
     let config = format!(
         "state = {:?}\n\n[api]\nlisten = \"127.0.0.1:{port}\"\n\n[apps]\nlisten = \"127.0.0.1:{}\"\n\n\
+         [ssh]\nlisten = \"127.0.0.1:{}\"\n\n\
          [node]\nuplink = {uplink:?}\n\
          # For trying Rigbox out: without KVM, emulation runs workspaces, and QEMU does not promise isolation there.\n\
          allow_emulation = true\n",
         installation.state.display().to_string(),
-        // 7080 beside 7070.
-        port.saturating_add(10)
+        // 7080 and 7022 beside 7070.
+        port.saturating_add(10),
+        port.saturating_sub(48)
     );
     let changed = fs::read_to_string(installation.config()).map_or(true, |old| old != config);
     fs::write(installation.config(), config)?;

@@ -23,6 +23,7 @@ pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
         apps_url: "http://rigbox.localhost:7080".to_owned(),
         bridge: None,
         gateways: None,
+        ssh: None,
         timeouts: rigbox_control::Timeouts::default(),
         plans: Plans::default(),
         api_tls: None,

@@ -22,6 +22,7 @@ use rigbox_service::nodes::orphans::Orphans;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::ssh_keys::SshKeys;
+use rigbox_service::ssh_known_hosts::KnownHosts;
 use rigbox_service::users::Users;
 use rigbox_service::workspace_log::WorkspaceLogs;
 use rigbox_service::workspaces::Workspaces;
@@ -45,6 +46,7 @@ pub struct Services {
     pub health: Health,
     pub hosts: AllowedHosts,
     pub keys: ApiKeys,
+    pub known_hosts: Option<KnownHosts>,
     pub networks: NetworkPolicies,
     pub open_requests: OpenRequests,
     pub orphans: Orphans,

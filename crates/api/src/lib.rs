@@ -25,6 +25,7 @@ mod openapi;
 mod routes;
 mod schema;
 mod server;
+mod ssh_known_hosts;
 mod trusted_proxies;
 mod v1;
 

@@ -25,7 +25,7 @@ use crate::v1::{
     api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
     quick_deploy, ssh_keys, templates, users, workspaces,
 };
-use crate::{console, health, openapi};
+use crate::{console, health, openapi, ssh_known_hosts};
 
 /// Audience of a route, which decides the form of its errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,6 +279,7 @@ pub(crate) fn all(context: &ApiContext) -> (Router<ApiContext>, Router<ApiContex
         .probe(routes!(health::healthz))
         .probe(routes!(health::readyz))
         .unlimited(routes!(openapi::document))
+        .unlimited(routes!(ssh_known_hosts::known_hosts))
         .page(routes!(console::home))
         .page(routes!(console::sign_in::show, console::sign_in::ask))
         .page(routes!(console::sign_in::link, console::sign_in::follow))
@@ -355,6 +356,7 @@ fn api(context: &ApiContext) -> Routes {
         .action::<authz::ManageSshKeys>(RateClass::Authentication, routes!(ssh_keys::add))
         .action::<authz::ManageSshKeys>(RateClass::Authentication, routes!(ssh_keys::remove))
         .action::<authz::ReadAuthorizedKeys>(RateClass::Workspaces, routes!(ssh_keys::of_workspace))
+        .action::<authz::SyncAuthorizedKeys>(RateClass::Workspaces, routes!(ssh_keys::sync))
         .action::<authz::ReadAudit>(RateClass::Authentication, routes!(audit::list))
         .action::<authz::Diagnose>(RateClass::Workspaces, routes!(doctor::doctor))
         .public(RateClass::Authentication, routes!(auth::link))

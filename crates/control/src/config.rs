@@ -39,8 +39,10 @@ pub struct Config {
     pub apps_url: String,
     /// DNS servers that verify custom domains; if empty, the system's.
     pub dns: Vec<SocketAddr>,
-    /// Socket for gateways; `None` if there are none.
+    /// Socket for gateways of apps; `None` if there are none.
     pub gateways: Option<GatewaysConfig>,
+    /// SSH gateway; `None` if there is none.
+    pub ssh: Option<SshConfig>,
     /// Socket on which the node hands over connections from VMs; `None` if there is none.
     pub bridge: Option<BridgeConfig>,
     /// Timeouts of transient states.
@@ -60,6 +62,17 @@ pub struct BridgeConfig {
     pub uid: u32,
     /// Packed `rig` for use in VMs.
     pub rig: PathBuf,
+}
+
+/// SSH gateway.
+#[derive(Debug, Clone)]
+pub struct SshConfig {
+    /// Socket on which the gateway asks.
+    pub gateway: GatewaysConfig,
+    /// Host name at which clients reach the gateway.
+    pub host: String,
+    /// Port at which clients reach the gateway.
+    pub port: u16,
 }
 
 /// Socket for gateways.

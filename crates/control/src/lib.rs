@@ -5,9 +5,10 @@ pub mod admin;
 mod config;
 mod error;
 mod gateway_rpc;
+mod ssh_rpc;
 mod startup;
 
-pub use config::{BridgeConfig, Config, GatewaysConfig};
+pub use config::{BridgeConfig, Config, GatewaysConfig, SshConfig};
 pub use error::Error;
 pub use rigbox_core::lifecycle::Timeouts;
 pub use rigbox_service::database::{CopyInfo, KeySource, MasterKeyId, Rotation};

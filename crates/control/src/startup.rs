@@ -38,7 +38,10 @@ use rigbox_service::nodes::orphans::Orphans;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::reconciler::Reconciler;
+use rigbox_service::ssh_key_sync::SshKeySync;
 use rigbox_service::ssh_keys::SshKeys;
+use rigbox_service::ssh_known_hosts::KnownHosts;
+use rigbox_service::ssh_log_ins::SshLogIns;
 use rigbox_service::targets::Targets;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::users::Users;
@@ -49,7 +52,7 @@ use rigbox_tls::Certificates;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::{Config, Error, gateway_rpc};
+use crate::{Config, Error, gateway_rpc, ssh_rpc};
 
 /// Time that requests in flight get after the signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -108,7 +111,8 @@ async fn serve(
     let agents = Arc::new(guests.clone());
     let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), agents, urls.host());
     let tokens = AppTokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
-    let gateways = Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some())?;
+    let gateways =
+        Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some() || config.ssh.is_some())?;
     let limits = OwnerLimits::new(store.clone(), config.plans);
     let targets = Targets::new(store.clone(), limits, config.public_api_url.clone());
     let networks = NetworkPolicies::new(store.clone(), node.clone(), targets.clone());
@@ -143,6 +147,10 @@ async fn serve(
         config.plans,
     );
     let (audit_recorder, audit_writer) = AuditRecorder::new(store.clone(), config.audit_retention);
+    let ssh_key_sync = SshKeySync::new(store.clone(), guests.clone());
+    let ssh_log_ins = SshLogIns::new(store.clone(), guests.clone(), audit_recorder.clone());
+    let known_hosts =
+        config.ssh.as_ref().map(|ssh| KnownHosts::new(ssh_log_ins.clone(), &ssh.host, ssh.port));
     let open_requests = OpenRequests::new(store.clone());
     let environments = Environments::new(transitions.clone());
     let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
@@ -158,13 +166,14 @@ async fn serve(
         health: Health::new(store.clone(), reconciler.synced()),
         hosts,
         keys: ApiKeys::new(store.clone(), token_key.clone()),
+        known_hosts,
         networks: networks.clone(),
         open_requests: open_requests.clone(),
         orphans: Orphans::new(store.clone()),
         quick_deploy: QuickDeploy::new(workspaces.clone(), environments.clone(), apps.clone()),
         rates: rates.clone(),
         sign_in: SignIn::new(store.clone(), token_key, mailer, console.clone()),
-        ssh_keys: SshKeys::new(store.clone(), config.plans),
+        ssh_keys: SshKeys::new(store.clone(), config.plans, ssh_key_sync.clone()),
         users: Users::new(store.clone(), node, config.plans),
         visitors: visitors.clone(),
         workspace_logs: transitions.logs().clone(),
@@ -177,6 +186,10 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let gateway_server = match &config.gateways {
         Some(config) => Some(gateway_rpc::listen(config, gateways.clone(), visitors)?),
+        None => None,
+    };
+    let ssh_server = match &config.ssh {
+        Some(config) => Some(ssh_rpc::listen(&config.gateway, gateways.clone(), ssh_log_ins)?),
         None => None,
     };
     let bridge = match &config.bridge {
@@ -195,12 +208,18 @@ async fn serve(
             reconciler.run(),
             networks.run(synced),
             gateways.run(&transitions),
+            ssh_key_sync.run(&transitions),
             open_requests.run(&transitions),
             audit_writer.run(),
             domain_checks.run(),
             reload(certificates),
             async {
                 if let Some(server) = gateway_server {
+                    server.await;
+                }
+            },
+            async {
+                if let Some(server) = ssh_server {
                     server.await;
                 }
             },

@@ -29,12 +29,16 @@ const UID_RANGES: u32 = 4_090;
 const BRIDGE_SOCKET: &str = "control/bridge.sock";
 /// Socket in the run folder on which control listens for gateways.
 const GATEWAY_SOCKET: &str = "control/gateway.sock";
+/// The same for the SSH gateway.
+const SSH_GATEWAY_SOCKET: &str = "control/ssh.sock";
 /// Folder in the run folder with copies of certificates and keys for edge.
 const EDGE_TLS_FOLDER: &str = "edge/tls";
 /// The same for control.
 const CONTROL_TLS_FOLDER: &str = "control/tls";
-/// Socket in the run folder on which the node listens for gateways.
+/// Socket in the run folder on which the node listens for edge.
 const DIAL_SOCKET: &str = "node/dial.sock";
+/// The same for the SSH gateway.
+const SSH_DIAL_SOCKET: &str = "node/ssh-dial.sock";
 /// Number of uids reserved for roles.
 const ROLE_UID_COUNT: u32 = 16;
 /// Time of a start beside the boot itself: disk, namespace, delivery of secrets.
@@ -105,10 +109,11 @@ impl Installation {
             Role::Control => self.uid_base(),
             Role::Guestio => self.uid_base() + 1,
             Role::Edge => self.uid_base() + 2,
+            Role::Ssh => self.uid_base() + 3,
         }
     }
 
-    /// Returns the socket on which the node listens for gateways.
+    /// Returns the socket on which the node listens for edge.
     fn dial_socket(&self) -> PathBuf {
         self.run().join(DIAL_SOCKET)
     }
@@ -134,10 +139,12 @@ impl Installation {
             guestio_socket: sockets.join("guestio.sock"),
             fd_socket: sockets.join("fds.sock"),
             dial_socket: self.dial_socket(),
+            ssh_dial_socket: self.run().join(SSH_DIAL_SOCKET),
             bridge_socket: self.run().join(BRIDGE_SOCKET),
             control_uid: self.uid(Role::Control),
             guestio_uid: self.uid(Role::Guestio),
             edge_uid: self.uid(Role::Edge),
+            ssh_uid: self.uid(Role::Ssh),
             resolvers: self.resolvers.iter().map(SocketAddr::ip).collect(),
             vm_uid_base: self.uid_base() + ROLE_UID_COUNT,
             vm_uid_count: UID_COUNT - ROLE_UID_COUNT,
@@ -246,6 +253,29 @@ impl Installation {
         })
     }
 
+    /// Returns the configuration of the SSH gateway, whose root is the run folder.
+    pub(crate) fn ssh(&self) -> rigbox_ssh::Config {
+        rigbox_ssh::Config {
+            listen: self.file.ssh.listen,
+            control_socket: Path::new("/").join(SSH_GATEWAY_SOCKET),
+            dial_socket: Path::new("/").join(SSH_DIAL_SOCKET),
+            limits: rigbox_ssh::Limits::default(),
+        }
+    }
+
+    /// Returns the host at which clients reach the SSH gateway, by default that of the API.
+    fn ssh_host(&self) -> String {
+        let url = self.api_url();
+        let host = || {
+            let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            let host = authority.split(['/', '?']).next().unwrap_or_default();
+            // The port is what follows the last colon, unless that is within an IPv6 address.
+            let end = host.rfind(':').filter(|colon| !host.get(*colon..).unwrap_or_default().contains(']'));
+            host.get(..end.unwrap_or(host.len())).unwrap_or_default().trim_matches(['[', ']']).to_owned()
+        };
+        self.file.ssh.host.clone().unwrap_or_else(host)
+    }
+
     /// Returns the URL that apps are subdomains of.
     fn apps_url(&self) -> String {
         let Apps { listen, domain, tls } = &self.file.apps;
@@ -314,6 +344,14 @@ impl Installation {
             gateways: Some(rigbox_control::GatewaysConfig {
                 socket: self.gateway_socket(),
                 uids: vec![self.uid(Role::Edge)],
+            }),
+            ssh: Some(rigbox_control::SshConfig {
+                gateway: rigbox_control::GatewaysConfig {
+                    socket: self.run().join(SSH_GATEWAY_SOCKET),
+                    uids: vec![self.uid(Role::Ssh)],
+                },
+                host: self.ssh_host(),
+                port: self.file.ssh.port.unwrap_or_else(|| self.file.ssh.listen.port()),
             }),
             timeouts: rigbox_control::Timeouts {
                 starting: Duration::from_secs(self.file.node.boot_timeout_s) + START_MARGIN,
@@ -392,6 +430,8 @@ pub(crate) enum Role {
     Guestio,
     /// Reverse proxy of apps
     Edge,
+    /// SSH gateway
+    Ssh,
 }
 
 #[cfg(test)]

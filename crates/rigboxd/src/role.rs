@@ -99,7 +99,7 @@ pub(crate) fn confine(installation: &Installation, role: Role) -> Result<()> {
             mount(Some(&part), &control_state(installation), none, MsFlags::MS_BIND, none)
                 .with_context(|| format!("cannot bind {}", part.display()))?;
         }
-        Role::Guestio | Role::Edge => {
+        Role::Guestio | Role::Edge | Role::Ssh => {
             std::env::set_current_dir(&run)?;
             nix::unistd::chroot(".").context("cannot change the root to the run folder")?;
         }
@@ -130,27 +130,34 @@ pub(crate) fn limit_system_calls(role: Role) -> Result<()> {
     confinement::limit_system_calls(role).context("cannot install the filter of system calls")
 }
 
-/// Binds edge's ports, before [`confine`]: those below 1024 need root.
-pub(crate) fn bind(installation: &Installation, role: Role) -> Result<Option<Box<rigbox_edge::Bound>>> {
-    if role != Role::Edge {
-        return Ok(None);
-    }
-    let bound = rigbox_edge::bind(installation.edge()?)?;
+/// Gateway with its sockets.
+pub(crate) enum BoundGateway {
+    Edge(Box<rigbox_edge::Bound>),
+    Ssh(Box<rigbox_ssh::Bound>),
+}
+
+/// Binds a gateway's ports, before [`confine`]: those below 1024 need root.
+pub(crate) fn bind(installation: &Installation, role: Role) -> Result<Option<BoundGateway>> {
+    let bound = match role {
+        Role::Edge => BoundGateway::Edge(Box::new(rigbox_edge::bind(installation.edge()?)?)),
+        Role::Ssh => BoundGateway::Ssh(Box::new(rigbox_ssh::bind(installation.ssh())?)),
+        Role::Control | Role::Guestio | Role::Node => return Ok(None),
+    };
+    let listeners: Vec<_> = match &bound {
+        BoundGateway::Edge(edge) => edge.listeners().collect(),
+        BoundGateway::Ssh(ssh) => vec![ssh.listener()],
+    };
     let owner = installation.uid(role);
-    for listener in bound.listeners() {
+    for listener in listeners {
         // Otherwise root's, and with it every connection that it accepts: rules that go by the owner would not hold for them.
         nix::unistd::fchown(listener, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
-            .context("cannot give edge its sockets")?;
+            .context("cannot give the gateway its sockets")?;
     }
-    Ok(Some(Box::new(bound)))
+    Ok(Some(bound))
 }
 
 /// Runs `role` until SIGTERM.
-pub(crate) fn run(
-    installation: &Installation,
-    role: Role,
-    bound: Option<Box<rigbox_edge::Bound>>,
-) -> Result<()> {
+pub(crate) fn run(installation: &Installation, role: Role, bound: Option<BoundGateway>) -> Result<()> {
     // Two threads are enough for one machine's traffic, and keep idle processes small.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -158,14 +165,13 @@ pub(crate) fn run(
         let shutdown = async move {
             terminate.recv().await;
         };
-        match role {
-            Role::Node => rigbox_node::run(installation.node()?, shutdown).await?,
-            Role::Edge => {
-                let bound = bound.context("edge is not bound")?;
-                bound.run(shutdown).await?;
-            }
-            Role::Guestio => rigbox_guestio::run(installation.guestio(), shutdown).await?,
-            Role::Control => {
+        match (role, bound) {
+            (_, Some(BoundGateway::Edge(edge))) => edge.run(shutdown).await?,
+            (_, Some(BoundGateway::Ssh(ssh))) => ssh.run(shutdown).await?,
+            (Role::Node, None) => rigbox_node::run(installation.node()?, shutdown).await?,
+            (Role::Edge | Role::Ssh, None) => anyhow::bail!("the gateway is not bound"),
+            (Role::Guestio, None) => rigbox_guestio::run(installation.guestio(), shutdown).await?,
+            (Role::Control, None) => {
                 let config = installation.control(&control_state(installation));
                 rigbox_control::run(config, shutdown).await?;
             }

@@ -6,7 +6,7 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::IllegalTransition;
 use rigbox_core::names::InvalidName;
 use rigbox_core::resources::ResourceError;
-use rigbox_ssh::public_key::PublicKeyError;
+use rigbox_ssh_keys::public_key::PublicKeyError;
 
 use crate::nodes::api::NodeError;
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::Stream;
-use rigbox_core::authz::{Action, Exec, Permit, ReadFiles, WriteFiles};
+use rigbox_core::authz::{Action, Exec, Permit, ReadFiles, SyncAuthorizedKeys, WriteFiles};
 use rigbox_core::ids::ProcessId;
 use rigbox_core::status::Status;
 use rigbox_proto::guest::change_file_request::Change;
@@ -191,6 +191,15 @@ impl Guests {
         self.guests.change_file(guest, request).await?;
         self.audit.record(permit.principal(), action, guest.workspace, &path);
         Ok(())
+    }
+
+    /// Writes registered SSH keys into a workspace.
+    pub async fn sync_ssh_keys(
+        &self,
+        permit: &Permit<SyncAuthorizedKeys>,
+        lines: Vec<String>,
+    ) -> Result<(), GuestAccessError> {
+        Ok(self.guests.sync_ssh_keys(self.running(permit).await?, lines).await?)
     }
 
     /// Returns the permit's workspace if it is running and its agent responds.

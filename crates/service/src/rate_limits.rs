@@ -164,7 +164,7 @@ impl RateLimiter {
         let (caller, rates) = match &principal.credential {
             // Independent of the owner's plan: code in a VM is untrusted.
             Credential::Workspace(id) => (Caller::Workspace(id.clone()), self.plans.anonymous_rates()),
-            Credential::Key(_) | Credential::Session(_) => {
+            Credential::Key(_) | Credential::Session(_) | Credential::SshKey(_) => {
                 let terms = self.plans.entitlements(principal.plan, principal.limits);
                 (Caller::User(principal.user.clone()), terms.rates())
             }

@@ -1,13 +1,14 @@
 //! SSH keys of users: registration, listing and removal. They open the user's own workspaces, by the SSH gateway.
 
-use rigbox_core::authz::{ListSshKeys, ManageSshKeys, Permit, ReadAuthorizedKeys};
+use rigbox_core::authz::{ListSshKeys, ManageSshKeys, Permit, ReadAuthorizedKeys, SyncAuthorizedKeys};
 use rigbox_core::ids::{InvalidId, SshKeyId};
 use rigbox_core::plans::Plans;
-pub use rigbox_ssh::public_key::MAX_KEY_LINE_LEN;
-use rigbox_ssh::public_key::PublicKey;
+pub use rigbox_ssh_keys::public_key::MAX_KEY_LINE_LEN;
+use rigbox_ssh_keys::public_key::PublicKey;
 use rigbox_store::{AuditEvent, IdempotencyKey, NewSshKey, Replay, SshKey, Store};
 
 use crate::error::ServiceError;
+use crate::ssh_key_sync::{self, SshKeySync};
 use crate::{clock, key_names};
 
 /// Maximum number of keys of one user, whatever the plan: all of them, also the longest, fit into one message to an agent.
@@ -18,6 +19,7 @@ const MAX_SSH_KEYS: u32 = 64;
 pub struct SshKeys {
     store: Store,
     plans: Plans,
+    sync: SshKeySync,
 }
 
 /// Key that may log in to a workspace.
@@ -33,8 +35,8 @@ pub struct AuthorizedKey {
 
 impl SshKeys {
     /// Creates the service.
-    pub fn new(store: Store, plans: Plans) -> Self {
-        Self { store, plans }
+    pub fn new(store: Store, plans: Plans, sync: SshKeySync) -> Self {
+        Self { store, plans, sync }
     }
 
     /// Lists the caller's keys.
@@ -63,7 +65,10 @@ impl SshKeys {
         let max = self.plans.entitlements(caller.plan, caller.limits).max_ssh_keys().min(MAX_SSH_KEYS);
         let event = AuditEvent::by(caller, "ssh_key.add", "");
         match self.store.add_ssh_key(&caller.user, &new, max, idempotency_key, event, clock::now()).await? {
-            Replay::Fresh(added) => Ok(added),
+            Replay::Fresh(added) => {
+                self.sync.keys_changed(&caller.user);
+                Ok(added)
+            }
             Replay::Repeated(id) => {
                 let known = self.store.ssh_key(&caller.user, &key_id(&id)?).await?;
                 known.ok_or(ServiceError::SshKeyNotFound(id))
@@ -76,7 +81,10 @@ impl SshKeys {
         let id = key_id(id)?;
         let event = AuditEvent::by(permit.principal(), "ssh_key.remove", &id);
         match self.store.remove_ssh_key(&permit.principal().user, &id, event, clock::now()).await? {
-            true => Ok(id),
+            true => {
+                self.sync.keys_changed(&permit.principal().user);
+                Ok(id)
+            }
             false => Err(ServiceError::SshKeyNotFound(id.to_string())),
         }
     }
@@ -88,6 +96,15 @@ impl SshKeys {
     ) -> Result<Vec<AuthorizedKey>, ServiceError> {
         let keys = self.store.ssh_keys_of(&permit.principal().user).await?;
         Ok(keys.into_iter().map(authorized).collect())
+    }
+
+    /// Returns the lines of `authorized_keys` for the permit's workspace, and what is in them.
+    pub async fn to_sync(
+        &self,
+        permit: &Permit<SyncAuthorizedKeys>,
+    ) -> Result<(Vec<String>, Vec<AuthorizedKey>), ServiceError> {
+        let keys = self.store.ssh_keys_of(&permit.principal().user).await?;
+        Ok((ssh_key_sync::lines(&keys), keys.into_iter().map(authorized).collect()))
     }
 }
 

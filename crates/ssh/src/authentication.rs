@@ -1,18 +1,17 @@
 //! Messages of a log-in (RFC 4252), which is by a public key.
 
-use crate::key::{KeyError, PrivateKey};
+use rigbox_ssh_keys::KeyError;
+use rigbox_ssh_keys::log_in::{CONNECTION, PUBLIC_KEY, signed_text};
+use rigbox_ssh_keys::private_key::PrivateKey;
+use rigbox_ssh_keys::wire::{Fields, Malformed, Message};
+
 use crate::message::{
     SERVICE_ACCEPT, SERVICE_REQUEST, USERAUTH_BANNER, USERAUTH_FAILURE, USERAUTH_PK_OK, USERAUTH_REQUEST,
     USERAUTH_SUCCESS,
 };
-use crate::wire::{Fields, Malformed, Message};
 
 /// Service of a log-in.
 pub const USERAUTH: &str = "ssh-userauth";
-/// Service after a log-in.
-pub const CONNECTION: &str = "ssh-connection";
-const PUBLIC_KEY: &str = "publickey";
-
 /// Request to log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogIn<'a> {
@@ -33,7 +32,7 @@ pub enum Method<'a> {
         algorithm: &'a str,
         /// Public key, as SSH writes it.
         key: &'a [u8],
-        /// Signature of [`signed_text`], as SSH writes it.
+        /// Signature of [`rigbox_ssh_keys::log_in::signed_text`], as SSH writes it.
         signature: Option<&'a [u8]>,
     },
     /// Another one, `none` included, which is refused.
@@ -66,6 +65,12 @@ pub fn service_request(service: &str) -> Vec<u8> {
     Message::new(SERVICE_REQUEST).string(service).into_bytes()
 }
 
+/// Returns whether a message says that a service begins.
+#[must_use]
+pub fn is_service_accept(message: &[u8]) -> bool {
+    message.first() == Some(&SERVICE_ACCEPT)
+}
+
 /// Reads a request to log in. `None` for any other message.
 ///
 /// # Errors
@@ -86,21 +91,13 @@ pub fn log_in(message: &[u8]) -> Result<Option<LogIn<'_>>, Malformed> {
     Ok(Some(LogIn { user, service, method: Method::PublicKey { algorithm, key, signature } }))
 }
 
-/// Returns the text that a client signs to log in (RFC 4252, section 7).
-#[must_use]
-pub fn signed_text(session_id: &[u8], user: &str, service: &str, algorithm: &str, key: &[u8]) -> Vec<u8> {
-    let text = Message::default().string(session_id).bytes(&[USERAUTH_REQUEST]);
-    let text = text.string(user).string(service).string(PUBLIC_KEY).boolean(true);
-    text.string(algorithm).string(key).into_bytes()
-}
-
 /// Returns the request to log in with a key.
 ///
 /// # Errors
 /// [`KeyError::Failed`] if the key cannot sign.
 pub fn log_in_request(session_id: &[u8], user: &str, key: &PrivateKey) -> Result<Vec<u8>, KeyError> {
     let (algorithm, public) = (key.algorithm(), key.public());
-    let signature = key.sign(&signed_text(session_id, user, CONNECTION, algorithm, &public))?;
+    let signature = key.sign(&signed_text(session_id, user, algorithm, &public))?;
     let request = Message::new(USERAUTH_REQUEST).string(user).string(CONNECTION).string(PUBLIC_KEY);
     Ok(request.boolean(true).string(algorithm).string(public).string(signature).into_bytes())
 }
@@ -144,7 +141,7 @@ pub fn banner(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::verify;
+    use rigbox_ssh_keys::signature::verify;
 
     #[test]
     fn own_request_is_read_as_it_was_made_and_is_signed() {
@@ -153,7 +150,7 @@ mod tests {
         let LogIn { user, service, method } = log_in(&request).unwrap().unwrap();
         let Method::PublicKey { algorithm, key: public, signature } = method else { panic!("{method:?}") };
         assert_eq!((user, service, algorithm), ("developer", CONNECTION, "ssh-ed25519"));
-        let text = signed_text(b"session", user, service, algorithm, public);
+        let text = signed_text(b"session", user, algorithm, public);
         verify(public, algorithm, &text, signature.unwrap()).unwrap();
         for len in 1..request.len() {
             assert_eq!(log_in(&request[..len]), Err(Malformed), "{len}");

@@ -2,13 +2,26 @@
 //! order, replies and extensions of the connection protocol are those of the two ends.
 //!
 //! `transport` is SSH's transport layer without I/O, for both roles; `connection` reads and writes its bytes; `authentication` has the
-//! messages of a log-in; `relay` moves the packets between two connections; `public_key` reads keys that users register.
+//! messages of a log-in; `relay` moves the packets between two connections. `server` is the role: for each client a `session`, which is a
+//! `log_in` that `control` decides about, a connection to the `vm`, and the relay between them, until a `review` ends it.
 
 pub mod authentication;
+mod config;
 pub mod connection;
-pub mod key;
+mod control;
+mod disconnect;
+#[cfg(test)]
+mod fuzz;
+mod log_in;
 mod message;
-pub mod public_key;
 pub mod relay;
+mod review;
+mod server;
+mod session;
+mod socket;
+mod state;
 pub mod transport;
-mod wire;
+mod vm;
+
+pub use config::{Config, Limits};
+pub use server::{Bound, Error, bind};

@@ -14,17 +14,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use crate::connection::{Connection, Error};
+use crate::disconnect::BY_APPLICATION;
 use crate::message::{CONNECTION, GLOBAL_REQUEST};
 use crate::transport::Event;
-use crate::wire::Fields;
+use rigbox_ssh_keys::wire::Fields;
 
 /// Bytes that wait to be written to one side, after which no more are read from the other.
 const MAX_BACKLOG: usize = 256 * 1024;
 /// Bytes of messages that wait for the end of a key exchange.
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 const READ_CHUNK: usize = 32 * 1024;
-/// Code of an end on request (RFC 4253, section 11.1).
-const BY_APPLICATION: u32 = 11;
 
 /// Bytes of messages that have passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -197,7 +196,7 @@ fn is_passed(message: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Message;
+    use rigbox_ssh_keys::wire::Message;
 
     #[test]
     fn messages_of_the_connection_protocol_pass_but_for_a_vms_host_keys() {

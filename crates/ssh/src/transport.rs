@@ -6,16 +6,17 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use zeroize::Zeroizing;
 
-use crate::key::{ECDSA_P256_NAME, ED25519_NAME, PrivateKey, verify};
 use crate::message::{
     DEBUG, DISCONNECT, EXT_INFO, IGNORE, KEX_ECDH_INIT, KEX_ECDH_REPLY, KEXINIT, NEWKEYS, PING, PONG,
     SERVICE_ACCEPT, SERVICE_REQUEST, UNIMPLEMENTED, USERAUTH_REQUEST,
 };
-use crate::wire::{Fields, Message};
 use cipher::{Cipher, Opener, Sealer};
 pub use error::Error;
 use key_exchange::{ClientShare, Hash, Secret, Transcript};
 use negotiation::{Agreement, Offer, Role, agree};
+use rigbox_ssh_keys::private_key::PrivateKey;
+use rigbox_ssh_keys::signature::{ECDSA_P256_NAME, ED25519_NAME, verify};
+use rigbox_ssh_keys::wire::{Fields, Message};
 
 mod cipher;
 mod error;
@@ -372,7 +373,7 @@ impl Transport {
         let (public, server_share, signature) = (fields.string()?, fields.string()?, fields.string()?);
         fields.end()?;
         if public != expected {
-            return Err(Error::HostKey(crate::key::KeyError::WrongSignature));
+            return Err(Error::HostKey(rigbox_ssh_keys::KeyError::WrongSignature));
         }
         let client_share = share.public.clone();
         let secret = share.finish(server_share)?;

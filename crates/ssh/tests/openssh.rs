@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use rigbox_ssh::authentication::{self, LogIn, Method};
 use rigbox_ssh::connection::{Connection, Error};
-use rigbox_ssh::key::{PrivateKey, verify};
 use rigbox_ssh::relay::{Passed, relay};
 use rigbox_ssh::transport::Transport;
+use rigbox_ssh_keys::log_in::signed_text;
+use rigbox_ssh_keys::private_key::PrivateKey;
+use rigbox_ssh_keys::signature::verify;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -111,14 +113,14 @@ async fn accept_log_in<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Connectio
     client.send(&authentication::service_accept(authentication::USERAUTH)).await?;
     loop {
         let message = client.receive().await?;
-        let LogIn { user, service, method } = authentication::log_in(&message).unwrap().unwrap();
+        let LogIn { user, method, .. } = authentication::log_in(&message).unwrap().unwrap();
         let answer = match method {
             Method::PublicKey { algorithm, key, signature: None } => {
                 authentication::key_accepted(algorithm, key)
             }
             Method::PublicKey { algorithm, key, signature: Some(signature) } => {
                 let session_id = client.session_id().unwrap();
-                let text = authentication::signed_text(session_id, user, service, algorithm, key);
+                let text = signed_text(session_id, user, algorithm, key);
                 if verify(key, algorithm, &text, signature).is_ok() {
                     return Ok(());
                 }

@@ -59,7 +59,7 @@ fn origin(principal: &Principal) -> Option<String> {
     match (principal.from, &principal.credential) {
         (Some(address), _) => Some(address.to_string()),
         (None, Credential::Workspace(id)) => Some(id.to_string()),
-        (None, Credential::Key(_) | Credential::Session(_)) => None,
+        (None, Credential::Key(_) | Credential::Session(_) | Credential::SshKey(_)) => None,
     }
 }
 

@@ -32,7 +32,7 @@ impl IdempotencyKey {
     pub fn of(&self, credential: &Credential) -> Self {
         let key = match credential {
             Credential::Workspace(id) => format!("{id} {}", self.key),
-            Credential::Key(_) | Credential::Session(_) => self.key.clone(),
+            Credential::Key(_) | Credential::Session(_) | Credential::SshKey(_) => self.key.clone(),
         };
         Self { key, request: self.request.clone() }
     }

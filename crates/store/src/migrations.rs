@@ -33,6 +33,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     19 "0019_network_revisions.sql" "network revisions",
     20 "0020_observed.sql" "observed",
     21 "0021_ssh_keys.sql" "ssh keys",
+    22 "0022_ssh_gateway.sql" "ssh gateway",
 ];
 
 /// Runs migrations that a database lacks.

@@ -7,9 +7,10 @@ use std::path::Path;
 use crate::{root, rust_files};
 
 /// Programs and libraries of the roles, in the order of the document.
-const PARTS: [(&str, &[&str]); 5] = [
+const PARTS: [(&str, &[&str]); 6] = [
     ("control", &["control", "api", "service", "store"]),
     ("edge", &["edge", "gateway"]),
+    ("ssh", &["ssh", "ssh-keys"]),
     ("guestio", &["guestio", "proto"]),
     ("node", &["node", "sys"]),
     ("the agent in a VM", &["guest"]),

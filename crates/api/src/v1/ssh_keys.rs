@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode};
-use rigbox_core::authz::{ListSshKeys, ManageSshKeys, ReadAuthorizedKeys, Target};
+use rigbox_core::authz::{ListSshKeys, ManageSshKeys, ReadAuthorizedKeys, SyncAuthorizedKeys, Target};
 use rigbox_core::ids::UserId;
 use rigbox_service::records;
 use rigbox_service::ssh_keys::AuthorizedKey;
@@ -173,4 +173,37 @@ pub(crate) async fn of_workspace(
     let permit = caller.workspace(&context, &id).await?;
     let keys = context.ssh_keys.of_workspace(&permit).await?;
     Ok(Json(ListWorkspaceSshKeysResponse { keys: keys.into_iter().map(Into::into).collect() }))
+}
+
+/// Keys that were written into a workspace.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SyncSshKeysResponse {
+    /// Number of keys.
+    synced: usize,
+    keys: Vec<SshKeyEntry>,
+}
+
+/// Write the SSH keys that log in to a running workspace into its `authorized_keys`, which also happens by itself
+#[utoipa::path(
+    post, path = "/workspaces/{id}/ssh-keys/sync", operation_id = "sync_ssh_keys", tag = "ssh-keys", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = SyncSshKeysResponse),
+        (status = 400, body = ApiErrorBody, description = "The workspace's own file cannot be changed"),
+        (status = 403, body = ApiErrorBody),
+        (status = 404, body = ApiErrorBody),
+        (status = 409, body = ApiErrorBody, description = "The workspace is not running"),
+        (status = 429, body = ApiErrorBody),
+        (status = 502, body = ApiErrorBody, description = "The workspace's agent does not answer"),
+        (status = 503, body = ApiErrorBody),
+    ),
+)]
+pub(crate) async fn sync(
+    State(context): State<ApiContext>,
+    caller: Caller<SyncAuthorizedKeys>,
+    PathParams(id): PathParams<String>,
+) -> Result<Json<SyncSshKeysResponse>, ApiError> {
+    let permit = caller.workspace(&context, &id).await?;
+    let (lines, keys) = context.ssh_keys.to_sync(&permit).await?;
+    context.guests.sync_ssh_keys(&permit, lines).await?;
+    Ok(Json(SyncSshKeysResponse { synced: keys.len(), keys: keys.into_iter().map(Into::into).collect() }))
 }

@@ -83,6 +83,7 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/healthz", Anything, &[200]),
     row("GET", "/readyz", Anything, &[200]),
     row("GET", "/api-docs/openapi.json", Anything, &[200]),
+    row("GET", "/.well-known/ssh-known-hosts", Anything, &[200, 404]),
     row("GET", "/api/v1/templates", Anything, &[200]),
     row("GET", "/api/v1/capacity", Anything, &[200]),
     // Many callers share one address.
@@ -113,6 +114,7 @@ pub(crate) const ROUTES: &[Route] = &[
     )),
     row("DELETE", "/api/v1/ssh-keys/{id}", SshKey, &[200, 404]),
     row("GET", "/api/v1/workspaces/{id}/ssh-keys", Workspace, &[200]).read(),
+    row("POST", "/api/v1/workspaces/{id}/ssh-keys/sync", Workspace, &[200]).operate(),
     row("GET", "/api/v1/workspaces", Account, &[200]).read().own_workspace(),
     row("POST", "/api/v1/workspaces", Account, &[201, 409]).body(r#"{"name":"another"}"#),
     row("POST", "/api/v1/quick-deploy", Account, &[200, 409])

@@ -41,6 +41,12 @@ pub(crate) struct Guests {
     pub(crate) processes: Mutex<Vec<Process>>,
     /// Signals, each with the command's id.
     pub(crate) signals: Mutex<Vec<(String, String)>>,
+    /// Keys of the SSH gateway that guests were to admit.
+    pub(crate) gateway_keys: Mutex<Vec<String>>,
+    /// Lines of the host keys of every guest.
+    pub(crate) host_keys: Mutex<Vec<String>>,
+    /// Registered keys that were synced, with the workspace.
+    pub(crate) synced_keys: Mutex<Vec<(String, Vec<String>)>>,
     /// Makes deliveries fail.
     pub(crate) unreachable: AtomicBool,
 }
@@ -385,6 +391,23 @@ impl Guest for SimulatedService {
         let mut ports = self.0.ports.lock().unwrap().clone();
         ports.retain(|port| only == 0 || port.port == only);
         Ok(Response::new(ListPortsResponse { ports }))
+    }
+
+    async fn prepare_ssh(
+        &self,
+        request: Request<PrepareSshRequest>,
+    ) -> Result<Response<PrepareSshResponse>, Status> {
+        self.0.gateway_keys.lock().unwrap().push(request.into_inner().gateway_key);
+        Ok(Response::new(PrepareSshResponse { host_keys: self.0.host_keys.lock().unwrap().clone() }))
+    }
+
+    async fn sync_ssh_keys(
+        &self,
+        request: Request<SyncSshKeysRequest>,
+    ) -> Result<Response<SyncSshKeysResponse>, Status> {
+        let id = request.metadata().get(rigbox_proto::WORKSPACE_HEADER).unwrap().to_str().unwrap().to_owned();
+        self.0.synced_keys.lock().unwrap().push((id, request.into_inner().keys));
+        Ok(Response::new(SyncSshKeysResponse {}))
     }
 
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {

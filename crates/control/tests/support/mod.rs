@@ -14,7 +14,7 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
-use rigbox_control::{BridgeConfig, Config, GatewaysConfig, KeySource, Timeouts};
+use rigbox_control::{BridgeConfig, Config, GatewaysConfig, KeySource, SshConfig, Timeouts};
 use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -328,6 +328,11 @@ fn config(
             rig: directory.join("rig.lz4"),
         }),
         gateways: gateways.then(|| GatewaysConfig { socket: directory.join("gateway.sock"), uids: vec![0] }),
+        ssh: gateways.then(|| SshConfig {
+            gateway: GatewaysConfig { socket: directory.join("ssh.sock"), uids: vec![0] },
+            host: "localhost".to_owned(),
+            port: 7022,
+        }),
         timeouts,
         plans,
         audit_retention: Duration::from_secs(3600),

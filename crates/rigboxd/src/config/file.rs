@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) uid_base: Option<u32>,
     pub(super) api: Api,
     pub(super) apps: Apps,
+    pub(super) ssh: Ssh,
     /// SMTP server; without it, the operator prints sign-in links.
     pub(super) mail: Option<Mail>,
     pub(super) node: Node,
@@ -70,6 +71,17 @@ pub(super) struct AppsTls {
     pub(super) listen: SocketAddr,
     /// Certificates, each for the names in it.
     pub(super) certificates: Vec<Certificate>,
+}
+
+/// SSH gateway.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ssh {
+    pub(super) listen: SocketAddr,
+    /// Host name at which clients reach the gateway; by default that of the API.
+    pub(super) host: Option<String>,
+    /// Port at which clients reach the gateway; by default that of `listen`.
+    pub(super) port: Option<u16>,
 }
 
 /// A certificate and its key, in PEM files that root can read.
@@ -177,6 +189,7 @@ impl Default for File {
             uid_base: None,
             api: Api::default(),
             apps: Apps::default(),
+            ssh: Ssh::default(),
             mail: None,
             node: Node::default(),
             plans: Plans::default(),
@@ -201,6 +214,12 @@ impl Default for Api {
             tls: None,
             trusted_proxies: Vec::new(),
         }
+    }
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7022)), host: None, port: None }
     }
 }
 

@@ -9,7 +9,7 @@ use rigbox_core::plans::Plans;
 use serde::de::DeserializeOwned;
 
 use super::file::{
-    Api, ApiTls, Apps, AppsTls, Audit, Certificate, File, Mail, NetworkLimits, Node, Secrets, parse,
+    Api, ApiTls, Apps, AppsTls, Audit, Certificate, File, Mail, NetworkLimits, Node, Secrets, Ssh, parse,
 };
 
 /// A table of the file.
@@ -164,6 +164,28 @@ const SECTIONS: &[Section] = &[
                 "[{ certificate = \"/etc/rigbox/apps.crt\", key = \"/etc/rigbox/apps.key\" }]",
                 "PEM files that root can read: `certificate` with its chain, and its private `key`. Each pair serves the names in its \
                  certificate, such as `*.<domain>` for all apps. Changed files are loaded within seconds.",
+            ),
+        ],
+    },
+    Section {
+        name: "ssh",
+        meaning: "The SSH gateway.",
+        fields: fields_of::<Ssh>,
+        keys: &[
+            key("listen", "address", Value, "\"127.0.0.1:7022\"", "Address and port of the gateway."),
+            key(
+                "host",
+                "host name",
+                Described("that of `api.url`"),
+                "\"rigbox.example.org\"",
+                "Host name at which clients reach the gateway, for `rig` and `known_hosts`.",
+            ),
+            key(
+                "port",
+                "number",
+                Described("that of `listen`"),
+                "22",
+                "Port at which clients reach the gateway, if something in front of it forwards another one.",
             ),
         ],
     },

@@ -12,6 +12,8 @@ use crate::config::Role;
 const MAX_GUESTIO_BYTES: u64 = 2 << 30;
 /// Maximum memory of edge. It holds at most 64 KiB per connection, and 40,000 connections.
 const MAX_EDGE_BYTES: u64 = 4 << 30;
+/// Maximum memory of the SSH gateway. It holds at most a few hundred KiB per session, and 10,000 connections.
+const MAX_SSH_BYTES: u64 = 4 << 30;
 /// Maximum memory of control, whose pools are bounded by number: this is what a leak may take before the supervisor restarts it.
 const MAX_CONTROL_BYTES: u64 = 8 << 30;
 /// Request by which a socket becomes non-blocking.
@@ -22,6 +24,7 @@ pub(super) fn limit_memory(role: Role) -> nix::Result<()> {
     let bytes = match role {
         Role::Guestio => MAX_GUESTIO_BYTES,
         Role::Edge => MAX_EDGE_BYTES,
+        Role::Ssh => MAX_SSH_BYTES,
         Role::Control => MAX_CONTROL_BYTES,
         Role::Node => return Ok(()),
     };
@@ -35,8 +38,8 @@ pub(super) fn limit_system_calls(role: Role) -> io::Result<()> {
     let families: &[i32] = match role {
         // Its own sockets ask the resolvers; those of VMs come from the node.
         Role::Guestio => &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6],
-        // It is bound already.
-        Role::Edge => &[libc::AF_UNIX],
+        // They are bound already.
+        Role::Edge | Role::Ssh => &[libc::AF_UNIX],
         Role::Control | Role::Node => return Ok(()),
     };
     let condition = |call, argument, value: u64| Condition { call, argument, mask: u32::MAX.into(), value };
@@ -112,10 +115,17 @@ mod tests {
 
     #[test]
     fn edge_opens_no_socket_on_the_network() {
-        confined(Role::Edge, "edge_opens_no_socket_on_the_network", || {
-            starts_no_process_and_serves();
-            assert!(refused(TcpListener::bind("127.0.0.1:0")) && refused(UdpSocket::bind("127.0.0.1:0")));
-        });
+        confined(Role::Edge, "edge_opens_no_socket_on_the_network", opens_no_socket_on_the_network);
+    }
+
+    #[test]
+    fn ssh_opens_no_socket_on_the_network() {
+        confined(Role::Ssh, "ssh_opens_no_socket_on_the_network", opens_no_socket_on_the_network);
+    }
+
+    fn opens_no_socket_on_the_network() {
+        starts_no_process_and_serves();
+        assert!(refused(TcpListener::bind("127.0.0.1:0")) && refused(UdpSocket::bind("127.0.0.1:0")));
     }
 
     #[test]

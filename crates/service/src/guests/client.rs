@@ -10,9 +10,10 @@ use rigbox_core::ids::{ProcessId, UserId, WorkspaceId};
 use rigbox_proto::guest::guest_client::GuestClient as Grpc;
 use rigbox_proto::guest::{
     ChangeFileRequest, DeliverSecretsRequest, ExecInput, ExecOutput, ExecStart, FileEntry, FileEvent,
-    FileRequest, ListPortsRequest, ListProcessesRequest, ListeningPort, Process, ReadFileOutput,
-    ReadFileRequest, ReadOutputRequest, SignalProcessRequest, WriteFileInput, WriteFileOpen, exec_exit,
-    exec_input, exec_output, start_process_response, write_file_input,
+    FileRequest, ListPortsRequest, ListProcessesRequest, ListeningPort, PrepareSshRequest, Process,
+    ReadFileOutput, ReadFileRequest, ReadOutputRequest, SignalProcessRequest, SyncSshKeysRequest,
+    WriteFileInput, WriteFileOpen, exec_exit, exec_input, exec_output, start_process_response,
+    write_file_input,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::{WORKSPACE_HEADER, fault, guest_calls};
@@ -234,6 +235,27 @@ impl GuestClient {
         let request = with_workspace(guest.workspace, lookup(ListPortsRequest { port: port.into() }))?;
         let mut grpc = self.urgent.clone();
         Ok(within(LOOKUP_TIMEOUT, grpc.list_ports(request)).await?.into_inner().ports)
+    }
+
+    /// Has a workspace's SSH server admit a key of the gateway. Returns the lines of its host keys, as the guest has sent them.
+    pub async fn prepare_ssh(
+        &self,
+        guest: Guest<'_>,
+        request: PrepareSshRequest,
+    ) -> Result<Vec<String>, GuestError> {
+        let _place = self.lookup_place(guest)?;
+        let request = with_workspace(guest.workspace, lookup(request))?;
+        let mut grpc = self.urgent.clone();
+        Ok(within(LOOKUP_TIMEOUT, grpc.prepare_ssh(request)).await?.into_inner().host_keys)
+    }
+
+    /// Replaces the managed part of a workspace's `authorized_keys`.
+    pub async fn sync_ssh_keys(&self, guest: Guest<'_>, keys: Vec<String>) -> Result<(), GuestError> {
+        let _place = self.lookup_place(guest)?;
+        let request = with_workspace(guest.workspace, lookup(SyncSshKeysRequest { keys }))?;
+        let mut grpc = self.urgent.clone();
+        within(LOOKUP_TIMEOUT, grpc.sync_ssh_keys(request)).await?;
+        Ok(())
     }
 
     /// Runs a short command as root and returns its output, truncated to a maximum.

@@ -188,7 +188,7 @@ impl Authenticator {
                     Credential::Session(session) => {
                         store.session_used(session, sign_in::SESSION_IDLE_TIMEOUT, now).await
                     }
-                    Credential::Workspace(_) => Ok(()),
+                    Credential::Workspace(_) | Credential::SshKey(_) => Ok(()),
                 };
                 if let Err(error) = recorded {
                     warn!(%error, "failed to record the time of a credential's use");

@@ -125,7 +125,7 @@ impl SignIn {
                 let event = AuditEvent::by(principal, "key.revoke", id);
                 Ok(self.store.end_login_key(id, &event, now).await?)
             }
-            Credential::Workspace(_) => Ok(false),
+            Credential::Workspace(_) | Credential::SshKey(_) => Ok(false),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Failures of a transport. Each ends the connection.
 
-use crate::key::KeyError;
-use crate::wire;
+use rigbox_ssh_keys::KeyError;
+use rigbox_ssh_keys::wire;
 
 /// Failure of a transport.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

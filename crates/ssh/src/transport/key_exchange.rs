@@ -7,7 +7,7 @@ use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768}
 use zeroize::Zeroizing;
 
 use super::error::Error;
-use crate::wire::Message;
+use rigbox_ssh_keys::wire::Message;
 
 const X25519_LEN: usize = 32;
 const HASH_LEN: usize = 32;

@@ -4,7 +4,7 @@ use super::cipher::{self, Cipher};
 use super::error::Error;
 use super::key_exchange::{self, Method};
 use crate::message::KEXINIT;
-use crate::wire::{Fields, Message};
+use rigbox_ssh_keys::wire::{Fields, Message};
 
 const COOKIE_LEN: usize = 16;
 const LISTS: usize = 10;

@@ -16,10 +16,11 @@ use crate::secrets::envelope::{self, Column};
 use crate::secrets::keyring::{self, Keyring};
 use crate::secrets::master_key::{self, KeySource, MasterKey, MasterKeyId};
 use crate::sqlite::connection::Connection;
+use crate::ssh_gateway;
 use crate::{Error, Store, parse};
 
 /// All columns that hold envelopes.
-pub(crate) const SEALED_COLUMNS: [&Column; 1] = [&environment::VALUE];
+pub(crate) const SEALED_COLUMNS: [&Column; 2] = [&environment::VALUE, &ssh_gateway::VALUE];
 
 /// Records rewrapped per transaction; other writers get their turn in between.
 const BATCH: i64 = 100;

@@ -9,81 +9,119 @@ pub struct Malformed;
 
 /// Reader of one message.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Fields<'a>(&'a [u8]);
+pub struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     /// Reads what follows the message's number.
-    pub(crate) fn of(message: &'a [u8]) -> Result<Self, Malformed> {
+    ///
+    /// # Errors
+    /// [`Malformed`] for an empty message.
+    pub fn of(message: &'a [u8]) -> Result<Self, Malformed> {
         message.get(1..).map(Self).ok_or(Malformed)
     }
 
     /// Reads bytes from their start.
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(crate) fn boolean(&mut self) -> Result<bool, Malformed> {
+    /// Reads a truth value.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is not there.
+    pub fn boolean(&mut self) -> Result<bool, Malformed> {
         // Any other value than 0 is true.
         Ok(u8::decode(&mut self.0).map_err(|_| Malformed)? != 0)
     }
 
-    pub(crate) fn uint32(&mut self) -> Result<u32, Malformed> {
+    /// Reads a number.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is not there.
+    pub fn uint32(&mut self) -> Result<u32, Malformed> {
         u32::decode(&mut self.0).map_err(|_| Malformed)
     }
 
-    pub(crate) fn string(&mut self) -> Result<&'a [u8], Malformed> {
+    /// Reads bytes that their length precedes.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is not there.
+    pub fn string(&mut self) -> Result<&'a [u8], Malformed> {
         let len = usize::try_from(self.uint32()?).map_err(|_| Malformed)?;
         self.bytes(len)
     }
 
-    pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
+    /// Reads a text that its length precedes.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is not there, or no UTF-8.
+    pub fn text(&mut self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.string()?).map_err(|_| Malformed)
     }
 
-    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+    /// Reads a number of bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is not there.
+    pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let (bytes, rest) = self.0.split_at_checked(len).ok_or(Malformed)?;
         self.0 = rest;
         Ok(bytes)
     }
 
-    /// Ends the message, which may have no more fields.
-    pub(crate) fn end(self) -> Result<(), Malformed> {
+    /// Ends the message.
+    ///
+    /// # Errors
+    /// [`Malformed`] if there is more of it.
+    pub fn end(self) -> Result<(), Malformed> {
         if Reader::is_finished(&self.0) { Ok(()) } else { Err(Malformed) }
     }
 }
 
 /// Writer of one message.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Message(Vec<u8>);
+pub struct Message(Vec<u8>);
 
 impl Message {
-    pub(crate) fn new(number: u8) -> Self {
+    /// Begins the message with this number.
+    #[must_use]
+    pub fn new(number: u8) -> Self {
         Self(vec![number])
     }
 
-    pub(crate) fn boolean(mut self, value: bool) -> Self {
+    /// Writes a truth value.
+    #[must_use]
+    pub fn boolean(mut self, value: bool) -> Self {
         self.0.push(u8::from(value));
         self
     }
 
-    pub(crate) fn uint32(mut self, value: u32) -> Self {
+    /// Writes a number.
+    #[must_use]
+    pub fn uint32(mut self, value: u32) -> Self {
         self.0.extend_from_slice(&value.to_be_bytes());
         self
     }
 
-    pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
+    /// Writes bytes as they are.
+    #[must_use]
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    pub(crate) fn string(mut self, bytes: impl AsRef<[u8]>) -> Self {
+    /// Writes bytes after their length.
+    #[must_use]
+    pub fn string(mut self, bytes: impl AsRef<[u8]>) -> Self {
         // Fails for more than 4 GiB only, which no message has.
         let _ = bytes.as_ref().encode(&mut self.0);
         self
     }
 
     /// Writes a positive number, the most significant byte first.
-    pub(crate) fn mpint(self, digits: &[u8]) -> Self {
+    #[must_use]
+    pub fn mpint(self, digits: &[u8]) -> Self {
         let zeros = digits.iter().take_while(|digit| **digit == 0).count();
         let digits = digits.get(zeros..).unwrap_or_default();
         if digits.first().is_some_and(|first| *first >= 0x80) {
@@ -93,7 +131,9 @@ impl Message {
         }
     }
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
+    /// Returns the message.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 }

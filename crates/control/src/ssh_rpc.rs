@@ -1,0 +1,127 @@
+//! gRPC service for the SSH gateway, over [`SshLogIns`].
+
+use rigbox_proto::gateway::changes_server::ChangesServer;
+use rigbox_proto::ssh::log_in_response::Outcome;
+use rigbox_proto::ssh::review_response::Verdict;
+use rigbox_proto::ssh::ssh_gateway_server::{SshGateway, SshGatewayServer};
+use rigbox_proto::ssh::{
+    CloseRequest, CloseResponse, Granted, HostKeysRequest, HostKeysResponse, LogInRequest, LogInResponse,
+    OfferKeyRequest, OfferKeyResponse, PrepareVmRequest, PrepareVmResponse, Refused, ReviewRequest,
+    ReviewResponse,
+};
+use rigbox_service::gateways::Gateways;
+use rigbox_service::records::StoreError;
+use rigbox_service::ssh_log_ins::{PrepareError, SignedLogIn, SshLogIn, SshLogIns, SshReview};
+use tonic::{Request, Response, Status};
+
+use crate::gateway_rpc::ChangesService;
+use crate::{Error, GatewaysConfig};
+
+struct Service {
+    log_ins: SshLogIns,
+}
+
+/// Serves the SSH gateway for as long as the future is polled.
+pub(crate) fn listen(
+    config: &GatewaysConfig,
+    gateways: Gateways,
+    log_ins: SshLogIns,
+) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
+    let incoming = rigbox_proto::transport::unix::listen(&config.socket, config.uids.clone())
+        .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?;
+    let service = SshGatewayServer::new(Service { log_ins });
+    let changes = ChangesServer::new(ChangesService(gateways));
+    Ok(async move {
+        let server = tonic::transport::Server::builder().add_service(service).add_service(changes);
+        if let Err(error) = server.serve_with_incoming(incoming).await {
+            tracing::error!(%error, "failed to serve the SSH gateway");
+        }
+    })
+}
+
+#[tonic::async_trait]
+impl SshGateway for Service {
+    async fn host_keys(&self, _: Request<HostKeysRequest>) -> Result<Response<HostKeysResponse>, Status> {
+        let seeds = self.log_ins.host_key_seeds().await.map_err(unavailable)?;
+        let seeds = seeds.iter().map(|seed| seed.to_vec().into()).collect();
+        Ok(Response::new(HostKeysResponse { seeds }))
+    }
+
+    async fn offer_key(
+        &self,
+        request: Request<OfferKeyRequest>,
+    ) -> Result<Response<OfferKeyResponse>, Status> {
+        let OfferKeyRequest { user_name, key } = request.into_inner();
+        let accepted = self.log_ins.accepts(&user_name, &key).await.map_err(unavailable)?;
+        Ok(Response::new(OfferKeyResponse { accepted }))
+    }
+
+    async fn log_in(&self, request: Request<LogInRequest>) -> Result<Response<LogInResponse>, Status> {
+        let LogInRequest { session_id, user_name, algorithm, key, signature, client_address } =
+            request.into_inner();
+        let log_in = SignedLogIn {
+            session_id: &session_id,
+            user_name: &user_name,
+            algorithm: &algorithm,
+            key: &key,
+            signature: &signature,
+            from: client_address.parse().ok(),
+        };
+        let outcome = match self.log_ins.log_in(log_in).await.map_err(unavailable)? {
+            SshLogIn::Refused => Outcome::Refused(Refused {}),
+            SshLogIn::Unavailable(text) => Outcome::Unavailable(text),
+            SshLogIn::Granted(session) => Outcome::Granted(Granted {
+                workspace_id: session.workspace.to_string(),
+                boot_id: session.boot,
+                boot_key: session.boot_key.to_vec().into(),
+                key_id: session.key.to_string(),
+            }),
+        };
+        Ok(Response::new(LogInResponse { outcome: Some(outcome) }))
+    }
+
+    async fn prepare_vm(
+        &self,
+        request: Request<PrepareVmRequest>,
+    ) -> Result<Response<PrepareVmResponse>, Status> {
+        let PrepareVmRequest { workspace_id, boot_id } = request.into_inner();
+        let prepared = self.log_ins.prepare_vm(&id(&workspace_id)?, &boot_id).await;
+        let host_keys = prepared.map_err(|error| match error {
+            PrepareError::NotRunning => Status::failed_precondition(error.to_string()),
+            PrepareError::Guest(error) => Status::unavailable(error.to_string()),
+            PrepareError::Store(error) => unavailable(error),
+        })?;
+        let host_keys = host_keys.into_iter().map(Into::into).collect();
+        Ok(Response::new(PrepareVmResponse { host_keys }))
+    }
+
+    async fn review(&self, request: Request<ReviewRequest>) -> Result<Response<ReviewResponse>, Status> {
+        let ReviewRequest { workspace_id, boot_id, key_id } = request.into_inner();
+        let reviewed = self.log_ins.review(&id(&workspace_id)?, &boot_id, &id(&key_id)?).await;
+        let verdict = match reviewed.map_err(unavailable)? {
+            SshReview::GoesOn => Verdict::GoesOn,
+            SshReview::Revoked => Verdict::Revoked,
+            SshReview::BootEnded => Verdict::BootEnded,
+        };
+        Ok(Response::new(ReviewResponse { verdict: verdict.into() }))
+    }
+
+    async fn close(&self, request: Request<CloseRequest>) -> Result<Response<CloseResponse>, Status> {
+        let CloseRequest { workspace_id, key_id, client_address, bytes_to_vm, bytes_to_client } =
+            request.into_inner();
+        let (workspace, key) = (id(&workspace_id)?, id(&key_id)?);
+        let bytes = (bytes_to_vm, bytes_to_client);
+        let closed = self.log_ins.close(&workspace, &key, client_address.parse().ok(), bytes).await;
+        closed.map_err(unavailable)?;
+        Ok(Response::new(CloseResponse {}))
+    }
+}
+
+fn id<T: std::str::FromStr<Err = rigbox_core::ids::InvalidId>>(text: &str) -> Result<T, Status> {
+    text.parse().map_err(|error: rigbox_core::ids::InvalidId| Status::invalid_argument(error.to_string()))
+}
+
+fn unavailable(error: StoreError) -> Status {
+    tracing::error!(%error, "database failed for the SSH gateway");
+    Status::unavailable("the database does not answer")
+}

@@ -1,0 +1,210 @@
+//! Log-ins by SSH, as the gateway asks for them: which key opens which workspace, that a signature counts once, and what ends a session.
+
+// clippy's exemption for tests does not cover helpers outside of test functions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use reqwest::Method;
+use rigbox_proto::ssh::log_in_response::Outcome;
+use rigbox_proto::ssh::review_response::Verdict;
+use rigbox_proto::ssh::ssh_gateway_client::SshGatewayClient;
+use rigbox_proto::ssh::{
+    CloseRequest, Granted, HostKeysRequest, LogInRequest, OfferKeyRequest, PrepareVmRequest, ReviewRequest,
+};
+use rigbox_proto::transport::client::Channel;
+use rigbox_ssh_keys::log_in::signed_text;
+use rigbox_ssh_keys::private_key::PrivateKey;
+use serde_json::json;
+use support::{TestControl, eventually};
+
+const SESSION: [u8; 32] = [1; 32];
+
+fn gateway(rig: &TestControl) -> SshGatewayClient<Channel> {
+    SshGatewayClient::new(rigbox_proto::transport::unix::channel(&rig.path("ssh.sock")))
+}
+
+fn key(n: u8) -> PrivateKey {
+    PrivateKey::ed25519(&[n; 32]).unwrap()
+}
+
+/// Registers a key, and returns its id.
+async fn register(rig: &TestControl, key: &PrivateKey) -> String {
+    let body = json!({"name": "laptop", "public_key": key.public_line()});
+    let (status, body) = rig.call(Method::POST, "/ssh-keys", Some(body)).await;
+    assert_eq!(status, 201, "{body}");
+    body["id"].as_str().unwrap().to_owned()
+}
+
+fn signed(key: &PrivateKey, session_id: &[u8], user_name: &str) -> LogInRequest {
+    let text = signed_text(session_id, user_name, key.algorithm(), &key.public());
+    LogInRequest {
+        session_id: session_id.to_vec().into(),
+        user_name: user_name.to_owned(),
+        algorithm: key.algorithm().to_owned(),
+        key: key.public().into(),
+        signature: key.sign(&text).unwrap().into(),
+        client_address: "203.0.113.7".to_owned(),
+    }
+}
+
+async fn log_in(rig: &TestControl, request: LogInRequest) -> Outcome {
+    gateway(rig).log_in(request).await.unwrap().into_inner().outcome.unwrap()
+}
+
+async fn granted(rig: &TestControl, request: LogInRequest) -> Granted {
+    match log_in(rig, request).await {
+        Outcome::Granted(granted) => granted,
+        Outcome::Unavailable(text) => panic!("{text}"),
+        Outcome::Refused(_) => panic!("refused"),
+    }
+}
+
+async fn accepts(rig: &TestControl, user_name: &str, key: &PrivateKey) -> bool {
+    let request = OfferKeyRequest { user_name: user_name.to_owned(), key: key.public().into() };
+    gateway(rig).offer_key(request).await.unwrap().into_inner().accepted
+}
+
+async fn verdict(rig: &TestControl, session: &Granted) -> Verdict {
+    let request = ReviewRequest {
+        workspace_id: session.workspace_id.clone(),
+        boot_id: session.boot_id.clone(),
+        key_id: session.key_id.clone(),
+    };
+    gateway(rig).review(request).await.unwrap().into_inner().verdict()
+}
+
+#[tokio::test]
+async fn registered_key_opens_its_owners_workspaces_by_name_and_id() {
+    let rig = TestControl::with_gateways().await;
+    let (own, other) = (key(1), key(2));
+    let id = rig.running("web").await;
+    let suffix = id.trim_start_matches("ws-");
+    let registered = register(&rig, &own).await;
+    for name in ["web".to_owned(), format!("web-{suffix}"), id.clone()] {
+        assert!(accepts(&rig, &name, &own).await, "{name}");
+        assert!(!accepts(&rig, &name, &other).await, "{name}");
+    }
+    for nobody in ["", "root", "developer", "web-aaaaaaaa", &format!("other-{suffix}")] {
+        assert!(!accepts(&rig, nobody, &own).await, "{nobody}");
+        let outcome = log_in(&rig, signed(&own, &[9; 32], nobody)).await;
+        assert!(matches!(outcome, Outcome::Refused(_)), "{nobody}");
+    }
+    let session = granted(&rig, signed(&own, &SESSION, "web")).await;
+    assert_eq!((session.workspace_id.as_str(), session.key_id.as_str()), (id.as_str(), registered.as_str()));
+    // The key of a boot follows from it, also after a restart.
+    let again = granted(&rig, signed(&own, &[2; 32], "web")).await;
+    assert_eq!(session.boot_key, again.boot_key);
+    assert_ne!(session.boot_key, own.public());
+}
+
+#[tokio::test]
+async fn signature_counts_once_and_for_what_it_was_made() {
+    let mut rig = TestControl::with_gateways().await;
+    let own = key(1);
+    rig.running("web").await;
+    rig.running("other").await;
+    register(&rig, &own).await;
+    let refused = async |request| matches!(log_in(&rig, request).await, Outcome::Refused(_));
+    let request = signed(&own, &SESSION, "web");
+    assert!(refused(LogInRequest { user_name: "other".to_owned(), ..request.clone() }).await);
+    assert!(refused(LogInRequest { session_id: vec![2; 32].into(), ..request.clone() }).await);
+    assert!(refused(LogInRequest { signature: key(2).sign(b"x").unwrap().into(), ..request.clone() }).await);
+    granted(&rig, request.clone()).await;
+    assert!(refused(request.clone()).await, "a second time");
+    rig.kill_control();
+    rig.start_control().await;
+    let outcome = log_in(&rig, request).await;
+    assert!(matches!(outcome, Outcome::Refused(_)), "after a restart");
+}
+
+#[tokio::test]
+async fn session_ends_with_its_key_and_with_its_boot() {
+    let rig = TestControl::with_gateways().await;
+    let own = key(1);
+    let id = rig.running("web").await;
+    let registered = register(&rig, &own).await;
+    let session = granted(&rig, signed(&own, &SESSION, "web")).await;
+    assert_eq!(verdict(&rig, &session).await, Verdict::GoesOn);
+    let other = Granted { boot_id: "another".to_owned(), ..session.clone() };
+    assert_eq!(verdict(&rig, &other).await, Verdict::BootEnded);
+    rig.post(&format!("/workspaces/{id}/stop")).await;
+    rig.until(&id, "stopped").await;
+    assert_eq!(verdict(&rig, &session).await, Verdict::BootEnded);
+    let Outcome::Unavailable(text) = log_in(&rig, signed(&own, &[3; 32], "web")).await else {
+        panic!("a stopped workspace was opened");
+    };
+    assert_eq!(text, "The workspace `web` is stopped. Start it: rig workspace start web");
+    rig.call(Method::DELETE, &format!("/ssh-keys/{registered}"), None).await;
+    assert_eq!(verdict(&rig, &session).await, Verdict::Revoked);
+    assert!(!accepts(&rig, "web", &own).await);
+    // What the gateway tells of the session is recorded, also when its key is gone.
+    let close = CloseRequest {
+        workspace_id: id,
+        key_id: registered,
+        client_address: "203.0.113.7".to_owned(),
+        bytes_to_vm: 5,
+        bytes_to_client: 6,
+    };
+    gateway(&rig).close(close).await.unwrap();
+    eventually("both ends are in the audit log", async || {
+        let log = rig.get("/audit-log").await.1.to_string();
+        log.contains("ssh.open") && log.contains("ssh.close") && log.contains("5 bytes in, 6 out")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn vm_admits_the_key_of_its_boot_and_tells_its_host_keys() {
+    let rig = TestControl::with_gateways().await;
+    let (own, host) = (key(1), key(7));
+    let id = rig.running("web").await;
+    register(&rig, &own).await;
+    let session = granted(&rig, signed(&own, &SESSION, "web")).await;
+    *rig.guests.host_keys.lock().unwrap() =
+        vec![format!("{} root@web", host.public_line()), "no key".to_owned(), "ssh-dss AAAA".to_owned()];
+    let request = PrepareVmRequest { workspace_id: id.clone(), boot_id: session.boot_id.clone() };
+    let host_keys = gateway(&rig).prepare_vm(request.clone()).await.unwrap().into_inner().host_keys;
+    assert_eq!(host_keys, [host.public()]);
+    let boot_key = PrivateKey::ed25519(&session.boot_key).unwrap();
+    assert_eq!(*rig.guests.gateway_keys.lock().unwrap(), [boot_key.public_line()]);
+    let other = PrepareVmRequest { boot_id: "another".to_owned(), ..request };
+    let status = gateway(&rig).prepare_vm(other).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn host_key_is_made_once_and_published() {
+    let mut rig = TestControl::with_gateways().await;
+    let seeds = async |rig: &TestControl| {
+        gateway(rig).host_keys(HostKeysRequest {}).await.unwrap().into_inner().seeds
+    };
+    let first = seeds(&rig).await;
+    rig.kill_control();
+    rig.start_control().await;
+    assert_eq!(seeds(&rig).await, first);
+    let url = format!("http://{}/.well-known/ssh-known-hosts", rig.address);
+    let text = rig.client.get(url).send().await.unwrap().text().await.unwrap();
+    let line = PrivateKey::ed25519(&first[0]).unwrap().public_line();
+    assert_eq!(text, format!("[localhost]:7022 {line}\n"));
+}
+
+#[tokio::test]
+async fn registered_keys_are_synced_into_running_workspaces() {
+    let rig = TestControl::with_gateways().await;
+    let (before, later) = (key(1), key(2));
+    register(&rig, &before).await;
+    let id = rig.running("web").await;
+    let synced = |count: usize| {
+        let lines = rig.guests.synced_keys.lock().unwrap();
+        lines.last().is_some_and(|(of, keys)| *of == id && keys.len() == count)
+    };
+    eventually("the key is there from the start", async || synced(1)).await;
+    let registered = register(&rig, &later).await;
+    eventually("a new key is added", async || synced(2)).await;
+    rig.call(Method::DELETE, &format!("/ssh-keys/{registered}"), None).await;
+    eventually("a removed key goes", async || synced(1)).await;
+    let (status, body) = rig.call(Method::POST, &format!("/workspaces/{id}/ssh-keys/sync"), None).await;
+    assert_eq!((status.as_u16(), &body["synced"]), (200, &json!(1)), "{body}");
+    assert_eq!(body["keys"][0]["key_type"], "ssh-ed25519");
+}

@@ -1,0 +1,38 @@
+//! Where clients reach the SSH gateway, and the host keys by which they know it.
+
+use rigbox_ssh_keys::private_key::PrivateKey;
+use rigbox_store::Error;
+
+use crate::ssh_log_ins::SshLogIns;
+
+/// Port that clients take without being told.
+const DEFAULT_PORT: u16 = 22;
+
+/// Lines of `known_hosts` for the gateway.
+#[derive(Clone)]
+pub struct KnownHosts {
+    log_ins: SshLogIns,
+    /// Host, and the port unless it is the default one, as sshd(8) writes them.
+    pattern: String,
+}
+
+impl KnownHosts {
+    /// Creates the lines' source for a gateway at this address.
+    pub fn new(log_ins: SshLogIns, host: &str, port: u16) -> Self {
+        let pattern = if port == DEFAULT_PORT { host.to_owned() } else { format!("[{host}]:{port}") };
+        Self { log_ins, pattern }
+    }
+
+    /// Returns the lines, the current key first.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn lines(&self) -> Result<Vec<String>, Error> {
+        let seeds = self.log_ins.host_key_seeds().await?;
+        let line = |seed: &zeroize::Zeroizing<Vec<u8>>| {
+            let key = PrivateKey::ed25519(seed).map_err(|error| Error::Damaged(error.to_string()))?;
+            Ok(format!("{} {}", self.pattern, key.public_line()))
+        };
+        seeds.iter().map(line).collect()
+    }
+}

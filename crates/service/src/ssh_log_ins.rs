@@ -1,0 +1,295 @@
+//! Log-ins by SSH: who may open a session in which workspace, the keys of boots, and the record of sessions. The gateway speaks with the
+//! clients; a signature of a client is verified here, and counts once.
+
+use std::net::IpAddr;
+
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use rigbox_core::authz::Principal;
+use rigbox_core::ids::{SshKeyId, WorkspaceId};
+use rigbox_core::ssh_names::{SshTarget, ssh_targets};
+use rigbox_core::status::{Request, Status};
+use rigbox_proto::guest::PrepareSshRequest;
+use rigbox_ssh_keys::log_in::signed_text;
+use rigbox_ssh_keys::private_key::PrivateKey;
+use rigbox_ssh_keys::public_key::{PublicKey, fingerprint};
+use rigbox_ssh_keys::signature::{Verified, verify};
+use rigbox_store::{Error, Page, SSH_SECRET_LEN, SshKeyOwner, SshSecret, Store, Workspace};
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use crate::audit::AuditRecorder;
+use crate::guests::client::{Guest, GuestClient, GuestError};
+
+/// Label that separates keys of boots from anything else that the secret may ever be used for.
+const BOOT_KEY_LABEL: &[u8] = b"rigbox ssh boot key 1";
+
+/// Log-in of a client, as the gateway has received it.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedLogIn<'a> {
+    /// Hash of the transport's key exchange, which the signature is for.
+    pub session_id: &'a [u8],
+    /// User name.
+    pub user_name: &'a str,
+    /// Algorithm of the signature.
+    pub algorithm: &'a str,
+    /// Public key, as SSH writes it.
+    pub key: &'a [u8],
+    /// Signature, as SSH writes it.
+    pub signature: &'a [u8],
+    /// Address of the client.
+    pub from: Option<IpAddr>,
+}
+
+/// Outcome of a log-in.
+pub enum SshLogIn {
+    /// Something is wrong, and nobody is told what.
+    Refused,
+    /// The workspace is theirs, and cannot be used now. With a text for its owner.
+    Unavailable(String),
+    /// The session may begin.
+    Granted(SshSession),
+}
+
+/// Session that may begin.
+pub struct SshSession {
+    /// Workspace.
+    pub workspace: WorkspaceId,
+    /// Id of its boot.
+    pub boot: String,
+    /// Key of the user.
+    pub key: SshKeyId,
+    /// Seed of the key that the VM admits during this boot.
+    pub boot_key: Zeroizing<Vec<u8>>,
+}
+
+/// Whether a session may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SshReview {
+    /// It may.
+    GoesOn,
+    /// The key was deleted, its user disabled, or the workspace is not theirs.
+    Revoked,
+    /// The boot has ended.
+    BootEnded,
+}
+
+/// Failure to prepare a VM for a session.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// Another boot runs, or none.
+    #[error("the workspace does not run this boot")]
+    NotRunning,
+    /// The VM's agent has failed.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The database has failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// Service for log-ins by SSH.
+#[derive(Clone)]
+pub struct SshLogIns {
+    store: Store,
+    guests: GuestClient,
+    audit: AuditRecorder,
+}
+
+impl SshLogIns {
+    /// Creates the service.
+    pub fn new(store: Store, guests: GuestClient, audit: AuditRecorder) -> Self {
+        Self { store, guests, audit }
+    }
+
+    /// Returns the seeds of the keys by which clients know the gateway, the current one first.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn host_key_seeds(&self) -> Result<Vec<Zeroizing<Vec<u8>>>, Error> {
+        Ok(vec![self.store.ssh_secret(SshSecret::HostKey, self.store.now()).await?])
+    }
+
+    /// Returns whether a log-in by this user name and key would do.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn accepts(&self, user_name: &str, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.resolve(user_name, key).await?.is_some())
+    }
+
+    /// Decides about a log-in, and records it.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn log_in(&self, log_in: SignedLogIn<'_>) -> Result<SshLogIn, Error> {
+        let SignedLogIn { session_id, user_name, algorithm, key, signature, from } = log_in;
+        let text = signed_text(session_id, user_name, algorithm, key);
+        let verified = verify(key, algorithm, &text, signature);
+        let found = self.resolve(user_name, key).await?;
+        let (Ok(verified), Some((owner, principal, workspace))) = (verified, found) else {
+            return Ok(SshLogIn::Refused);
+        };
+        let principal = Principal { from, ..principal };
+        let is_untouched = verified == Verified::SecurityKey { user_present: false };
+        if is_untouched && !owner.no_touch_required {
+            self.audit.refused(&principal, "ssh", "the security key was not touched");
+            return Ok(SshLogIn::Refused);
+        }
+        if !self.store.take_ssh_log_in(session_id, &owner.key, self.store.now()).await? {
+            warn!(workspace = %workspace.id, "a log-in was presented twice");
+            return Ok(SshLogIn::Refused);
+        }
+        let Some(boot) = running_boot(&workspace) else {
+            return Ok(SshLogIn::Unavailable(unavailable_text(&workspace)));
+        };
+        let boot_key = self.boot_key(boot).await?;
+        self.audit.record(&principal, "ssh.open", &workspace.id, &fingerprint(key));
+        let boot = boot.to_owned();
+        Ok(SshLogIn::Granted(SshSession { workspace: workspace.id, boot, key: owner.key, boot_key }))
+    }
+
+    /// Has the VM admit its boot's key. Returns the host keys of its server, as SSH writes them.
+    ///
+    /// # Errors
+    /// [`PrepareError`]
+    pub async fn prepare_vm(&self, id: &WorkspaceId, boot: &str) -> Result<Vec<Vec<u8>>, PrepareError> {
+        let workspace = self.store.workspace(id).await?.ok_or(PrepareError::NotRunning)?;
+        if running_boot(&workspace) != Some(boot) {
+            return Err(PrepareError::NotRunning);
+        }
+        let seed = self.boot_key(boot).await?;
+        let key = PrivateKey::ed25519(&seed).map_err(|error| Error::Damaged(error.to_string()))?;
+        let request = PrepareSshRequest { gateway_key: key.public_line() };
+        let guest = Guest { workspace: id, owner: &workspace.user_id };
+        let lines = self.guests.prepare_ssh(guest, request).await?;
+        // Whatever else the guest says is ignored.
+        let keys = lines.iter().filter_map(|line| PublicKey::parse(line).ok());
+        Ok(keys.map(|key| key.blob().to_vec()).collect())
+    }
+
+    /// Decides once more about a session.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn review(&self, id: &WorkspaceId, boot: &str, key: &SshKeyId) -> Result<SshReview, Error> {
+        let Some(principal) = self.store.ssh_key_principal(key).await? else { return Ok(SshReview::Revoked) };
+        match self.store.workspace(id).await? {
+            Some(workspace) if workspace.user_id != principal.user => Ok(SshReview::Revoked),
+            Some(workspace) if running_boot(&workspace) == Some(boot) => Ok(SshReview::GoesOn),
+            Some(_) | None => Ok(SshReview::BootEnded),
+        }
+    }
+
+    /// Records the end of a session, with the bytes that have passed to the VM and from it.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn close(
+        &self,
+        id: &WorkspaceId,
+        key: &SshKeyId,
+        from: Option<IpAddr>,
+        bytes: (u64, u64),
+    ) -> Result<(), Error> {
+        let principal = match self.store.ssh_key_principal(key).await? {
+            Some(principal) => principal,
+            // The key is gone, or its user disabled: the log is still the owner's.
+            None => match self.store.workspace_principal(id).await? {
+                Some(owner) => owner,
+                None => return Ok(()),
+            },
+        };
+        let principal = Principal { from, ..principal };
+        let (to_vm, to_client) = bytes;
+        self.audit.record(&principal, "ssh.close", id, &format!("{to_vm} bytes in, {to_client} out"));
+        Ok(())
+    }
+
+    /// Returns the workspace that a user name means to the owners of a key, with the owner of both.
+    async fn resolve(
+        &self,
+        user_name: &str,
+        key: &[u8],
+    ) -> Result<Option<(SshKeyOwner, Principal, Workspace)>, Error> {
+        let mut owners = Vec::new();
+        for owner in self.store.ssh_key_owners(&fingerprint(key)).await? {
+            if owner.blob == key
+                && let Some(principal) = self.store.ssh_key_principal(&owner.key).await?
+            {
+                owners.push((owner, principal));
+            }
+        }
+        for target in ssh_targets(user_name) {
+            let mut found = Vec::new();
+            for (owner, principal) in &owners {
+                let workspace = self.workspace_of(principal, &target).await?;
+                found.extend(workspace.map(|workspace| (owner.clone(), principal.clone(), workspace)));
+            }
+            // A name that means several, of different owners, means none.
+            match (found.pop(), found.is_empty()) {
+                (Some(only), true) => return Ok(Some(only)),
+                (Some(_), false) => return Ok(None),
+                (None, _) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    async fn workspace_of(
+        &self,
+        principal: &Principal,
+        target: &SshTarget,
+    ) -> Result<Option<Workspace>, Error> {
+        let found = match target {
+            SshTarget::Id(id, name) => {
+                let fits = |found: &Workspace| name.as_ref().is_none_or(|name| found.name == *name);
+                self.store.workspace(id).await?.filter(fits)
+            }
+            SshTarget::Name(name) => {
+                let page = Page { name: Some(name.to_string()), limit: 1, ..Page::default() };
+                self.store.workspaces_of(principal, &page).await?.pop()
+            }
+        };
+        Ok(found.filter(|workspace| workspace.user_id == principal.user))
+    }
+
+    /// Derives the seed of a boot's key (HKDF, RFC 5869), so that none is stored or delivered again.
+    async fn boot_key(&self, boot: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let secret = self.store.ssh_secret(SshSecret::BootKeys, self.store.now()).await?;
+        let mut seed = Zeroizing::new(vec![0; SSH_SECRET_LEN]);
+        let info = [BOOT_KEY_LABEL, boot.as_bytes()];
+        let derived = Salt::new(HKDF_SHA256, &[]).extract(&secret);
+        let filled = derived.expand(&info, SeedLen).and_then(|derived| derived.fill(&mut seed));
+        filled.map_err(|_| Error::Damaged("a key of a boot cannot be derived".to_owned()))?;
+        Ok(seed)
+    }
+}
+
+/// Length of a seed, for HKDF.
+struct SeedLen;
+
+impl KeyType for SeedLen {
+    fn len(&self) -> usize {
+        SSH_SECRET_LEN
+    }
+}
+
+/// Returns the boot that takes sessions.
+fn running_boot(workspace: &Workspace) -> Option<&str> {
+    let is_running = workspace.lifecycle.status == Status::Running;
+    workspace.lifecycle.boot().filter(|_| is_running)
+}
+
+fn unavailable_text(workspace: &Workspace) -> String {
+    let (name, status) = (&workspace.name, workspace.lifecycle.status);
+    let may_start = workspace
+        .lifecycle
+        .allowed()
+        .iter()
+        .any(|request| matches!(request, Request::Start | Request::Retry));
+    if may_start {
+        format!("The workspace `{name}` is {status}. Start it: rig workspace start {name}")
+    } else {
+        format!("The workspace `{name}` is {status}. Try again when it is running.")
+    }
+}

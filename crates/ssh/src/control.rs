@@ -1,0 +1,182 @@
+//! Control's decisions about log-ins and sessions.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use rigbox_core::dialing::SshPermit;
+use rigbox_core::ids::WorkspaceId;
+use rigbox_gateway::active_grants::EndReason;
+use rigbox_gateway::control_client::{ControlClient, Question};
+use rigbox_gateway::epochs::Epochs;
+use rigbox_proto::ssh::log_in_response::Outcome;
+use rigbox_proto::ssh::review_response::Verdict;
+use rigbox_proto::ssh::ssh_gateway_client::SshGatewayClient;
+use rigbox_proto::ssh::{
+    CloseRequest, Granted, HostKeysRequest, LogInRequest, OfferKeyRequest, PrepareVmRequest, ReviewRequest,
+};
+use rigbox_ssh_keys::private_key::PrivateKey;
+use tonic::Status;
+
+use crate::relay::Passed;
+
+/// Maximum number of host keys.
+const MAX_HOST_KEYS: usize = 4;
+
+/// Error of a request to control.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    /// Control does not respond, or refuses.
+    #[error("control does not respond: {0}")]
+    Unavailable(Status),
+    /// The reply is invalid.
+    #[error("control's reply about {0} is invalid: all roles have to be of one version")]
+    InvalidReply(&'static str),
+}
+
+impl From<Status> for ControlError {
+    fn from(status: Status) -> Self {
+        Self::Unavailable(status)
+    }
+}
+
+/// Outcome of a log-in.
+pub(crate) enum LogInOutcome {
+    /// The key, the signature, the user name or all of them are wrong.
+    Refused,
+    /// Text for the owner of the workspace.
+    Unavailable(String),
+    Granted(Session),
+}
+
+/// Session that control has granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) boot: String,
+    pub(crate) key: String,
+}
+
+/// Session with what it takes to begin it.
+pub(crate) struct Session {
+    pub(crate) decision: Decision,
+    pub(crate) permit: SshPermit,
+    /// Key that the VM admits during this boot.
+    pub(crate) boot_key: PrivateKey,
+}
+
+/// Control.
+#[derive(Debug)]
+pub(crate) struct Control {
+    client: ControlClient,
+    pub(crate) epochs: Epochs,
+}
+
+impl Control {
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self { client: ControlClient::new(socket), epochs: Epochs::default() }
+    }
+
+    /// Returns the client, for the watch.
+    pub(crate) fn client(&self) -> &ControlClient {
+        &self.client
+    }
+
+    /// Returns the keys by which clients know the gateway.
+    pub(crate) async fn host_keys(&self) -> Result<Arc<[PrivateKey]>, ControlError> {
+        let own = IpAddr::from([127, 0, 0, 1]);
+        let reply = self.client.request(Question::LogIn(own.into()), async |channel| {
+            SshGatewayClient::new(channel).host_keys(HostKeysRequest {}).await
+        });
+        let seeds = reply.await?.seeds;
+        let keys = seeds.iter().take(MAX_HOST_KEYS).map(|seed| PrivateKey::ed25519(seed));
+        let keys =
+            keys.collect::<Result<Vec<_>, _>>().map_err(|_| ControlError::InvalidReply("host keys"))?;
+        if keys.is_empty() { Err(ControlError::InvalidReply("host keys")) } else { Ok(keys.into()) }
+    }
+
+    /// Returns whether a log-in with a key would do.
+    pub(crate) async fn accepts(&self, client: IpAddr, user: &str, key: &[u8]) -> Result<bool, ControlError> {
+        let request = OfferKeyRequest { user_name: user.to_owned(), key: key.to_vec().into() };
+        let reply = self.client.request(Question::LogIn(client.into()), async |channel| {
+            SshGatewayClient::new(channel).offer_key(request).await
+        });
+        Ok(reply.await?.accepted)
+    }
+
+    /// Decides about a log-in.
+    pub(crate) async fn log_in(
+        &self,
+        client: IpAddr,
+        request: LogInRequest,
+    ) -> Result<LogInOutcome, ControlError> {
+        let reply = self.client.request(Question::LogIn(client.into()), async |channel| {
+            SshGatewayClient::new(channel).log_in(request).await
+        });
+        Ok(match reply.await?.outcome {
+            Some(Outcome::Refused(_)) => LogInOutcome::Refused,
+            Some(Outcome::Unavailable(text)) => LogInOutcome::Unavailable(text),
+            Some(Outcome::Granted(granted)) => {
+                LogInOutcome::Granted(session(granted).ok_or(ControlError::InvalidReply("a log-in"))?)
+            }
+            None => return Err(ControlError::InvalidReply("a log-in")),
+        })
+    }
+
+    /// Has the VM admit its boot's key. Returns the host keys of its server.
+    pub(crate) async fn prepare_vm(&self, decision: &Decision) -> Result<Vec<Vec<u8>>, ControlError> {
+        let request =
+            PrepareVmRequest { workspace_id: decision.workspace.to_string(), boot_id: decision.boot.clone() };
+        let reply = self.client.request(Question::Review(&decision.workspace), async |channel| {
+            SshGatewayClient::new(channel).prepare_vm(request).await
+        });
+        Ok(reply.await?.host_keys.into_iter().take(MAX_HOST_KEYS).map(Into::into).collect())
+    }
+
+    /// Decides once more about a session.
+    pub(crate) async fn review(&self, decision: &Decision) -> Result<(), EndReason> {
+        let request = ReviewRequest {
+            workspace_id: decision.workspace.to_string(),
+            boot_id: decision.boot.clone(),
+            key_id: decision.key.clone(),
+        };
+        let reply = self.client.request(Question::Review(&decision.workspace), async |channel| {
+            SshGatewayClient::new(channel).review(request).await
+        });
+        // Without an answer the permission cannot be verified.
+        let verdict = reply.await.map_err(|_| EndReason::LeaseLapsed)?.verdict();
+        match verdict {
+            Verdict::GoesOn => Ok(()),
+            Verdict::BootEnded => Err(EndReason::UpstreamGone),
+            Verdict::Revoked | Verdict::Unspecified => Err(EndReason::Revoked),
+        }
+    }
+
+    /// Records the end of a session.
+    pub(crate) async fn close(
+        &self,
+        decision: &Decision,
+        client: IpAddr,
+        passed: Passed,
+    ) -> Result<(), ControlError> {
+        let request = CloseRequest {
+            workspace_id: decision.workspace.to_string(),
+            key_id: decision.key.clone(),
+            client_address: client.to_string(),
+            bytes_to_vm: passed.to_server,
+            bytes_to_client: passed.to_client,
+        };
+        let reply = self.client.request(Question::Review(&decision.workspace), async |channel| {
+            SshGatewayClient::new(channel).close(request).await
+        });
+        Ok(reply.await.map(drop)?)
+    }
+}
+
+fn session(granted: Granted) -> Option<Session> {
+    let workspace: WorkspaceId = granted.workspace_id.parse().ok()?;
+    let boot_key = PrivateKey::ed25519(&granted.boot_key).ok()?;
+    let permit = SshPermit::granted(workspace.clone());
+    let decision = Decision { workspace, boot: granted.boot_id, key: granted.key_id };
+    Some(Session { decision, permit, boot_key })
+}

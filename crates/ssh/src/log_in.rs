@@ -1,0 +1,138 @@
+//! Log-in of a client, by a public key only. Each refusal is the same, whatever was wrong.
+
+use std::net::IpAddr;
+
+use rigbox_proto::ssh::LogInRequest;
+use rigbox_shares::AddressBlock;
+use rigbox_ssh_keys::log_in::CONNECTION;
+use rigbox_ssh_keys::wire::Malformed;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::authentication::{self, LogIn, Method, USERAUTH};
+use crate::connection::{Connection, Error};
+use crate::control::{LogInOutcome, Session};
+use crate::disconnect::{NO_MORE_METHODS, PROTOCOL_ERROR, SERVICE_NOT_AVAILABLE};
+use crate::state::Gateway;
+
+/// Maximum number of requests of one connection: a client may have many keys to offer.
+const MAX_REQUESTS: u32 = 64;
+/// Maximum number of log-ins of one connection that are refused after a signature, or by another method than a key.
+const MAX_REFUSALS: u32 = 6;
+/// Maximum length of a user name.
+const MAX_USER_NAME_LEN: usize = 128;
+
+/// End of a log-in.
+pub(crate) enum LogInEnd {
+    Granted(Session),
+    /// The connection has to end, with a code and a text for people.
+    Ended {
+        reason: u32,
+        text: String,
+    },
+}
+
+/// Answer to one request.
+enum Answer {
+    /// The key would do.
+    Accepted(Vec<u8>),
+    /// A key that was only offered.
+    NotThisKey,
+    Refused,
+    End(LogInEnd),
+}
+
+/// Accepts a log-in.
+///
+/// # Errors
+/// [`Error`], if the connection fails or the client breaks the protocol.
+pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    gateway: &Gateway,
+    client: &mut Connection<S>,
+    address: IpAddr,
+) -> Result<LogInEnd, Error> {
+    let message = client.receive().await?;
+    if authentication::requested_service(&message).map_err(malformed)? != Some(USERAUTH) {
+        return Ok(ended(SERVICE_NOT_AVAILABLE, "Only log-ins come first."));
+    }
+    client.send(&authentication::service_accept(USERAUTH)).await?;
+    let mut refusals = 0;
+    for _ in 0..MAX_REQUESTS {
+        let message = client.receive().await?;
+        let Some(request) = authentication::log_in(&message).map_err(malformed)? else {
+            return Ok(ended(PROTOCOL_ERROR, "A log-in was expected."));
+        };
+        let session_id = client.session_id().ok_or(Error::Unexpected)?.to_vec();
+        match answer(gateway, &session_id, request, address).await {
+            Answer::Accepted(message) => client.send(&message).await?,
+            Answer::NotThisKey => client.send(&authentication::refused()).await?,
+            Answer::Refused => {
+                refusals += 1;
+                if refusals >= MAX_REFUSALS {
+                    break;
+                }
+                client.send(&authentication::refused()).await?;
+            }
+            Answer::End(end) => return Ok(end),
+        }
+    }
+    Ok(ended(NO_MORE_METHODS, "Too many log-ins were refused."))
+}
+
+async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client: IpAddr) -> Answer {
+    let LogIn { user, service, method } = request;
+    let Method::PublicKey { algorithm, key, signature } = method else {
+        // Every client asks by `none` for the methods that there are.
+        let is_question = matches!(method, Method::Other("none"));
+        return if is_question { Answer::NotThisKey } else { refused(gateway, user, client) };
+    };
+    if service != CONNECTION || user.len() > MAX_USER_NAME_LEN {
+        return refused(gateway, user, client);
+    }
+    let (address, name) = (AddressBlock::from(client), user.to_owned());
+    if !gateway.by_address.may_try(&address) || !gateway.by_name.may_try(&name) {
+        return Answer::End(ended(NO_MORE_METHODS, "Too many log-ins were refused. Try again in a minute."));
+    }
+    let Some(signature) = signature else {
+        return match gateway.control.accepts(client, user, key).await {
+            Ok(true) => Answer::Accepted(authentication::key_accepted(algorithm, key)),
+            Ok(false) => Answer::NotThisKey,
+            Err(error) => Answer::End(unavailable(&error)),
+        };
+    };
+    let request = LogInRequest {
+        session_id: session_id.to_vec().into(),
+        user_name: name,
+        algorithm: algorithm.to_owned(),
+        key: key.to_vec().into(),
+        signature: signature.to_vec().into(),
+        client_address: client.to_string(),
+    };
+    match gateway.control.log_in(client, request).await {
+        Ok(LogInOutcome::Granted(session)) => Answer::End(LogInEnd::Granted(session)),
+        Ok(LogInOutcome::Unavailable(text)) => Answer::End(ended(SERVICE_NOT_AVAILABLE, &text)),
+        Ok(LogInOutcome::Refused) => refused(gateway, user, client),
+        Err(error) => Answer::End(unavailable(&error)),
+    }
+}
+
+/// Counts a refusal.
+fn refused(gateway: &Gateway, user: &str, client: IpAddr) -> Answer {
+    gateway.by_address.failed(client.into());
+    if user.len() <= MAX_USER_NAME_LEN {
+        gateway.by_name.failed(user.to_owned());
+    }
+    Answer::Refused
+}
+
+fn unavailable(error: &crate::control::ControlError) -> LogInEnd {
+    tracing::warn!(%error, "a log-in could not be decided");
+    ended(SERVICE_NOT_AVAILABLE, "Rigbox cannot verify your access at the moment. Try again.")
+}
+
+fn ended(reason: u32, text: &str) -> LogInEnd {
+    LogInEnd::Ended { reason, text: text.to_owned() }
+}
+
+fn malformed(_: Malformed) -> Error {
+    crate::transport::Error::Malformed.into()
+}

@@ -1,0 +1,150 @@
+//! The role: its listening socket, its clients, and the ticks that end what has timed out.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rigbox_gateway::clock::TICK_INTERVAL;
+use rigbox_gateway::connections::ConnectionGuard;
+use rigbox_shares::AddressBlock;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::config::Config;
+use crate::control::Control;
+use crate::review;
+use crate::session;
+use crate::socket;
+use crate::state::Gateway;
+
+/// Delay after a failure to accept, e.g. for lack of descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Delay before control is asked again for the host keys.
+const HOST_KEYS_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Number of ticks between sweeps of what is remembered about clients.
+const SLOW_TICKS: u32 = 40;
+
+/// Failure of the role.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be bound.
+    #[error("failed to listen on {address}: {source}")]
+    Listen {
+        /// Address.
+        address: SocketAddr,
+        /// Reason.
+        source: io::Error,
+    },
+}
+
+/// The role with its socket, which may need root; [`Bound::run`] does not.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    listener: StdListener,
+}
+
+/// Binds the socket for clients.
+///
+/// # Errors
+/// [`Error::Listen`]
+pub fn bind(mut config: Config) -> Result<Bound, Error> {
+    let opened = socket::listen(config.listen).and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (address, listener) = opened.map_err(|source| Error::Listen { address: config.listen, source })?;
+    config.listen = address;
+    Ok(Bound { config, listener })
+}
+
+impl Bound {
+    /// Returns the address that clients connect to.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.config.listen
+    }
+
+    /// Returns the socket that listens for clients.
+    #[must_use]
+    pub fn listener(&self) -> &StdListener {
+        &self.listener
+    }
+
+    /// Serves until `shutdown` completes.
+    ///
+    /// # Errors
+    /// [`Error::Listen`]
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let address = self.config.listen;
+        let listener = TcpListener::from_std(self.listener);
+        let listener = listener.map_err(|source| Error::Listen { address, source })?;
+        let serve = async {
+            let gateway = start(self.config).await;
+            tokio::join!(
+                accept(&gateway, listener),
+                review::follow_lease(Arc::clone(&gateway)),
+                tick(&gateway)
+            );
+        };
+        tokio::select! {
+            () = serve => {}
+            () = shutdown => {}
+        }
+        Ok(())
+    }
+}
+
+/// Waits for control, which has the host keys. Clients wait in the queue of the socket meanwhile.
+async fn start(config: Config) -> Arc<Gateway> {
+    let control = Control::new(&config.control_socket);
+    loop {
+        match control.host_keys().await {
+            Ok(keys) => return Gateway::new(config, control, keys),
+            Err(error) => tracing::info!(%error, "waiting for the host keys"),
+        }
+        tokio::time::sleep(HOST_KEYS_RETRY_DELAY).await;
+    }
+}
+
+async fn accept(gateway: &Arc<Gateway>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let client = peer.ip().to_canonical();
+                // One too many is closed at once; the client may retry.
+                if let Ok(place) = gateway.connections.open(AddressBlock::from(client)).await {
+                    spawn(gateway, stream, client, place);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+            }
+        }
+    }
+}
+
+fn spawn(gateway: &Arc<Gateway>, stream: TcpStream, client: IpAddr, place: ConnectionGuard) {
+    socket::prepare(&stream);
+    let (gateway, connection) = (Arc::clone(gateway), Arc::clone(place.connection()));
+    let task = tokio::spawn(async move {
+        if let Err(error) = session::serve(&gateway, stream, client, Arc::new(place)).await {
+            tracing::debug!(%client, %error, "connection ended");
+        }
+    });
+    connection.set_task(task.abort_handle());
+}
+
+/// Advances the clock, and ends log-ins that take too long.
+async fn tick(gateway: &Gateway) {
+    let mut ticks = tokio::time::interval(TICK_INTERVAL);
+    let mut count: u32 = 0;
+    loop {
+        ticks.tick().await;
+        count = count.wrapping_add(1);
+        gateway.clock.tick();
+        gateway.connections.close_overdue();
+        if count.is_multiple_of(SLOW_TICKS) {
+            gateway.by_address.remove_idle();
+            gateway.by_name.remove_idle();
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! One client: its log-in, the connection to its VM, and the relay between them until either side ends it or the permission is gone.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_gateway::active_grants::{ActiveGrant, EndReason};
+use rigbox_gateway::connections::{BusyGuard, ConnectionGuard};
+use rigbox_shares::Place;
+use tokio::net::TcpStream;
+
+use crate::authentication;
+use crate::connection::{Connection, Error};
+use crate::control::{Decision, Session};
+use crate::disconnect::{BY_APPLICATION, TOO_MANY_CONNECTIONS};
+use crate::log_in::{self, LogInEnd};
+use crate::relay::{Passed, relay};
+use crate::state::Gateway;
+use crate::transport::Transport;
+use crate::vm;
+
+/// Idle time after which a session ends: sessions may be idle, and a peer that is gone is found by probes.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// Attempts to record the end of a session.
+const CLOSE_ATTEMPTS: u32 = 5;
+const CLOSE_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Serves one client until its connection ends.
+pub(crate) async fn serve(
+    gateway: &Arc<Gateway>,
+    stream: TcpStream,
+    client: IpAddr,
+    place: Arc<ConnectionGuard>,
+) -> Result<(), Error> {
+    let mut connection = Connection::new(stream, Transport::server(Arc::clone(&gateway.host_keys))?);
+    connection.open().await?;
+    let Session { decision, permit, boot_key } =
+        match log_in::accept(gateway, &mut connection, client).await? {
+            LogInEnd::Granted(session) => session,
+            LogInEnd::Ended { reason, text } => return connection.disconnect(reason, &text).await,
+        };
+    // From here on, the session's grant bounds the connection, and no longer the time of a log-in.
+    let (Some(busy), Ok(_session)) = (BusyGuard::new(&place), take_place(gateway, &decision)) else {
+        let text = "This workspace has too many SSH sessions. End one, then try again.";
+        return connection.disconnect(TOO_MANY_CONNECTIONS, text).await;
+    };
+    let grant = gateway.grants.start(decision, i64::MAX, busy, NEVER);
+    let passed = run(gateway, connection, &grant, &permit, &boot_key).await;
+    let (passed, result) = passed;
+    let decision = grant.decision().clone();
+    drop(grant);
+    close(gateway, &decision, client, passed).await;
+    result
+}
+
+fn take_place(gateway: &Gateway, decision: &Decision) -> Result<Place<WorkspaceId>, rigbox_shares::Refused> {
+    gateway.sessions.take(decision.workspace.clone())
+}
+
+/// Runs a session. Returns what has passed, and how it ended.
+async fn run(
+    gateway: &Arc<Gateway>,
+    mut client: Connection<TcpStream>,
+    grant: &ActiveGrant<Decision>,
+    permit: &rigbox_core::dialing::SshPermit,
+    boot_key: &rigbox_ssh_keys::private_key::PrivateKey,
+) -> (Passed, Result<(), Error>) {
+    let mut passed = Passed::default();
+    // What has changed since control's answer, before the session could hear of it.
+    let granted = gateway.control.review(grant.decision()).await;
+    let connected = match granted {
+        Ok(()) => {
+            let connected = vm::connect(gateway, &mut client, grant.decision(), permit, boot_key);
+            grant.run_until_ended(connected).await
+        }
+        Err(reason) => Err(reason),
+    };
+    let server = match connected {
+        Ok(Ok(server)) => server,
+        Ok(Err(vm::ConnectError::Client(error))) => return (passed, Err(error)),
+        Ok(Err(vm::ConnectError::Vm(text))) => {
+            return (passed, client.disconnect(BY_APPLICATION, &text).await);
+        }
+        Err(reason) => return (passed, client.disconnect(BY_APPLICATION, end_text(reason)).await),
+    };
+    if let Err(error) = client.send(&authentication::succeeded()).await {
+        return (passed, Err(error));
+    }
+    client.logged_in();
+    let end = async { end_text(ended(grant).await).to_owned() };
+    let result = relay(client, server, &mut passed, end).await;
+    (passed, result)
+}
+
+async fn ended(grant: &ActiveGrant<Decision>) -> EndReason {
+    match grant.run_until_ended(std::future::pending::<std::convert::Infallible>()).await {
+        Ok(never) => match never {},
+        Err(reason) => reason,
+    }
+}
+
+fn end_text(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Revoked => "Your access to this workspace has ended.",
+        EndReason::UpstreamGone => "The workspace has stopped.",
+        EndReason::IdleTimeout => "Nothing has moved for too long.",
+        EndReason::LeaseLapsed => "Rigbox cannot verify your access at the moment. Try again.",
+    }
+}
+
+/// Records the end of a session.
+async fn close(gateway: &Gateway, decision: &Decision, client: IpAddr, passed: Passed) {
+    for _ in 0..CLOSE_ATTEMPTS {
+        match gateway.control.close(decision, client, passed).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, workspace = %decision.workspace, "end of a session not recorded")
+            }
+        }
+        tokio::time::sleep(CLOSE_RETRY_DELAY).await;
+    }
+}

@@ -1,0 +1,57 @@
+//! State that all sessions of the gateway share.
+
+use std::sync::Arc;
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_gateway::active_grants::ActiveGrants;
+use rigbox_gateway::attempts::{FailedAttempts, Quota, quota};
+use rigbox_gateway::clock::Clock;
+use rigbox_gateway::connections::{ConnectionTimeouts, Connections};
+use rigbox_gateway::dial::Dialer;
+use rigbox_shares::{AddressBlock, Bounds, Shares};
+use rigbox_ssh_keys::private_key::PrivateKey;
+
+use crate::config::{Config, Limits};
+use crate::control::{Control, Decision};
+
+/// Refused log-ins of a client a minute, after a burst. Keys that a client only offers do not count.
+const REFUSED_BY_ADDRESS: Quota = quota(20, 60);
+/// Refused log-ins by a user name a minute, after a burst, whoever makes them.
+const REFUSED_BY_NAME: Quota = quota(20, 60);
+
+/// The gateway.
+pub(crate) struct Gateway {
+    pub(crate) control: Control,
+    pub(crate) host_keys: Arc<[PrivateKey]>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) grants: Arc<ActiveGrants<Decision>>,
+    pub(crate) sessions: Shares<WorkspaceId>,
+    pub(crate) dialer: Dialer,
+    pub(crate) by_address: FailedAttempts<AddressBlock>,
+    pub(crate) by_name: FailedAttempts<String>,
+    pub(crate) limits: Limits,
+}
+
+impl Gateway {
+    pub(crate) fn new(config: Config, control: Control, host_keys: Arc<[PrivateKey]>) -> Arc<Self> {
+        let (clock, limits) = (Clock::new(), config.limits);
+        let timeouts = ConnectionTimeouts { head: limits.log_in, keep_alive: limits.log_in };
+        // Connections of clients, per IPv4 address or IPv6 /64: 10,000 and 1,000.
+        let bounds = Bounds { total: limits.connections, per_key: limits.connections_per_address };
+        // Sessions, per workspace: as many as connections, and 500.
+        let sessions = Bounds { total: limits.connections, per_key: limits.sessions_per_workspace };
+        Arc::new(Self {
+            control,
+            host_keys,
+            connections: Connections::new(Arc::clone(&clock), timeouts, bounds),
+            grants: ActiveGrants::new(Arc::clone(&clock)),
+            clock,
+            sessions: Shares::new(sessions),
+            dialer: Dialer { socket: config.dial_socket, timeout: limits.vm },
+            by_address: FailedAttempts::new(REFUSED_BY_ADDRESS),
+            by_name: FailedAttempts::new(REFUSED_BY_NAME),
+            limits,
+        })
+    }
+}
