@@ -3,6 +3,7 @@
 pub(crate) mod cli;
 pub(crate) mod generated;
 pub(crate) mod http;
+pub(crate) mod ssh;
 
 use anyhow::Result;
 use serde_json::Value;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
 
-use clients::{cli, generated, http};
+use clients::{cli, generated, http, ssh};
 use functional::{apps, browser, contract, image, sign_in};
 use harness::host::{self, Stage};
 use harness::installation::Installation;
@@ -34,13 +34,14 @@ type TestResult = anyhow::Result<()>;
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 19] = [
+const MODULES: [Module; 20] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
     ("cli", cli::TESTS),
     ("http", http::TESTS),
     ("generated", generated::TESTS),
+    ("ssh", ssh::TESTS),
     ("image", image::TESTS),
     ("isolation", isolation::TESTS),
     ("neighbors", neighbors::TESTS),

@@ -14,6 +14,8 @@ use crate::harness::internet::{Internet, RESOLVER};
 
 /// Port of the API.
 pub(crate) const PORT: u16 = 7070;
+/// Port of the SSH gateway.
+pub(crate) const SSH_PORT: u16 = 7022;
 /// Limit of a workspace's disk traffic: below what emulated VMs reach.
 pub(crate) const DISK_MB_PER_S: u32 = 100;
 /// Fewer than some test boots at once.
@@ -91,7 +93,8 @@ impl Installation {
         fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         // At all addresses, so that clients may come from thousands of them.
         let config = format!(
-            "state = {:?}\n[api]\nlisten = \"[::]:{PORT}\"\n[apps]\nlisten = \"[::]:{}\"\n[node]\ndns = [\"{RESOLVER}\"]\n\
+            "state = {:?}\n[api]\nlisten = \"[::]:{PORT}\"\n[apps]\nlisten = \"[::]:{}\"\n\
+             [ssh]\nlisten = \"[::]:{SSH_PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n\
              allow_emulation = true\ndisk_mb_per_s = {DISK_MB_PER_S}\nmax_concurrent_boots = {MAX_CONCURRENT_BOOTS}\n[mail]\n\
              smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
             self.state().display().to_string(),

@@ -33,7 +33,18 @@ pub(crate) fn dial(
     dial_as(installation, edge_uid(installation)?, workspace_id, boot_id, port)
 }
 
-/// Dials as any uid.
+/// Dials as `ssh`.
+pub(crate) fn dial_ssh(
+    installation: &Installation,
+    workspace_id: &str,
+    boot_id: &str,
+    port: u32,
+) -> Result<Result<OwnedFd, String>> {
+    let socket = installation.run_dir().join("node/ssh-dial.sock");
+    dial_at(&socket, control_uid(installation)? + 3, workspace_id, boot_id, port)
+}
+
+/// Dials at edge's socket as any uid.
 pub(crate) fn dial_as(
     installation: &Installation,
     uid: u32,
@@ -41,9 +52,18 @@ pub(crate) fn dial_as(
     boot_id: &str,
     port: u32,
 ) -> Result<Result<OwnedFd, String>> {
+    dial_at(&installation.run_dir().join("node/dial.sock"), uid, workspace_id, boot_id, port)
+}
+
+fn dial_at(
+    socket: &Path,
+    uid: u32,
+    workspace_id: &str,
+    boot_id: &str,
+    port: u32,
+) -> Result<Result<OwnedFd, String>> {
     let request = DialRequest { workspace_id: workspace_id.to_owned(), boot_id: boot_id.to_owned(), port };
-    let socket = installation.run_dir().join("node/dial.sock");
-    let (reply, mut fds) = request_as(uid, "dial", socket, "", &request.encode_to_vec())?;
+    let (reply, mut fds) = request_as(uid, "dial", socket.to_owned(), "", &request.encode_to_vec())?;
     let reply = DialResponse::decode(reply.as_slice())?;
     match fds.pop() {
         Some(socket) => Ok(Ok(socket)),

@@ -24,14 +24,14 @@ pub(crate) fn boot_of(installation: &Installation, id: &str) -> Result<String> {
 }
 
 /// Waits for an event on a socket.
-fn happens(socket: &OwnedFd, what: PollFlags, within: Duration) -> Result<bool> {
+pub(crate) fn happens(socket: &OwnedFd, what: PollFlags, within: Duration) -> Result<bool> {
     let mut fds = [PollFd::new(socket, what)];
     let within = Timespec { tv_sec: within.as_secs().try_into()?, tv_nsec: within.subsec_nanos().into() };
     Ok(poll(&mut fds, Some(&within))? > 0)
 }
 
 /// Returns whether the socket gets connected.
-fn connects(socket: &OwnedFd) -> Result<bool> {
+pub(crate) fn connects(socket: &OwnedFd) -> Result<bool> {
     if !happens(socket, PollFlags::OUT, Duration::from_secs(3))? {
         return Ok(false);
     }
@@ -39,7 +39,7 @@ fn connects(socket: &OwnedFd) -> Result<bool> {
 }
 
 /// Aims a socket at another place, as its holder can.
-fn aim(socket: &OwnedFd, address: Ipv4Addr, port: u16) -> Result<bool> {
+pub(crate) fn aim(socket: &OwnedFd, address: Ipv4Addr, port: u16) -> Result<bool> {
     rustix::net::connect_unspec(socket)?;
     match rustix::net::connect(socket, &SocketAddrV4::new(address, port)) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => connects(socket),

@@ -146,7 +146,7 @@ fn roles_have_only_what_they_need(installation: &Installation) -> TestResult {
             "{role}: {stat}"
         );
     }
-    for (role, memory) in [("guestio", "2147483648"), ("edge", "4294967296")] {
+    for (role, memory) in [("guestio", "2147483648"), ("edge", "4294967296"), ("ssh", "4294967296")] {
         let pid = installation.role_pids()?.into_iter().find(|(name, _)| name == role).context(role)?.1;
         let root = Path::new("/proc").join(pid.to_string()).join("root");
         ensure!(!root.join("etc").exists() && !root.join("usr").exists(), "{role} has a file system");
@@ -156,7 +156,7 @@ fn roles_have_only_what_they_need(installation: &Installation) -> TestResult {
         ensure!(data.contains(memory), "{role}: {data}");
     }
     // Other users, root included, get no response on the roles' sockets.
-    for socket in ["node/control.sock", "node/guestio.sock", "guestio/guest.sock"] {
+    for socket in ["node/control.sock", "node/guestio.sock", "guestio/guest.sock", "control/ssh.sock"] {
         let mut stream = std::os::unix::net::UnixStream::connect(installation.run_dir().join(socket))?;
         stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
         // The HTTP/2 preface, to which a server responds with its settings.
