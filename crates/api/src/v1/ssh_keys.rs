@@ -193,7 +193,6 @@ pub(crate) struct SyncSshKeysResponse {
         (status = 404, body = ApiErrorBody),
         (status = 409, body = ApiErrorBody, description = "The workspace is not running"),
         (status = 429, body = ApiErrorBody),
-        (status = 502, body = ApiErrorBody, description = "The workspace's agent does not answer"),
         (status = 503, body = ApiErrorBody),
     ),
 )]

@@ -65,7 +65,7 @@ impl Watch {
     /// Starts to sample.
     pub(crate) fn start(installation: &Installation) -> Result<Self> {
         let roles = installation.role_pids()?;
-        ensure!(roles.len() == 4, "not all roles are there: {roles:?}");
+        ensure!(roles.len() == 5, "not all roles are there: {roles:?}");
         let before = roles.iter().map(|(_, pid)| Ok((*pid, Usage::of(*pid)?))).collect::<Result<_>>()?;
         let stopped = Arc::new(AtomicBool::new(false));
         let (pids, is_stopped) =
