@@ -331,6 +331,23 @@ async fn adopted_orphan_is_a_workspace_of_its_new_owner() {
 }
 
 #[tokio::test]
+async fn orphan_without_a_complete_disk_is_listed_and_not_adopted() {
+    let mut rig = TestControl::new().await;
+    rig.kill_node();
+    rig.node.add_orphan_without_disk(ORPHAN);
+    rig.start_node();
+    eventually("the orphan is listed", || async {
+        let orphans = admin::orphans(&rig.config()).await.unwrap();
+        orphans.iter().any(|orphan| orphan.id.as_str() == ORPHAN && orphan.disk_size_mb == 0)
+    })
+    .await;
+    let (orphan, name) = (ORPHAN.parse().unwrap(), "found".parse().unwrap());
+    let template = rigbox_core::templates::find("base").unwrap();
+    let adopted = admin::adopt_orphan(&rig.config(), &orphan, "a@example.com", name, template).await;
+    assert!(adopted.unwrap_err().to_string().contains("has no complete disk"));
+}
+
+#[tokio::test]
 async fn deleted_workspace_is_removed_wherever_it_appears_again() {
     let mut rig = TestControl::new().await;
     let id = rig.provisioned("one").await;

@@ -18,7 +18,7 @@ pub struct Orphan {
     pub id: WorkspaceId,
     /// Node that holds it.
     pub node_id: NodeId,
-    /// Size of its disk in MiB.
+    /// Size of its disk in MiB. 0: it has no complete one.
     pub disk_size_mb: u32,
     /// Generation of the last request that the node has carried out.
     pub generation: u64,

@@ -173,6 +173,13 @@ impl Node {
         inner.announce(id);
     }
 
+    /// Adds a workspace that no one requested, and whose disk was never completed.
+    pub(crate) fn add_orphan_without_disk(&self, id: &str) {
+        self.add_orphan(id, 1, None);
+        let mut inner = self.inner.lock().unwrap();
+        inner.workspaces.get_mut(id).unwrap().lacks_disk = true;
+    }
+
     /// Removes a workspace, as if the journal had been lost.
     pub(crate) fn forget(&self, id: &str) {
         self.inner.lock().unwrap().workspaces.remove(id);

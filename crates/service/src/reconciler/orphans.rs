@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_core::lifecycle::{Desired, Target};
+use rigbox_core::lifecycle::{Desired, Disk, Target};
 use rigbox_store::{Error, Orphan};
 use tracing::{debug, info, warn};
 
@@ -40,7 +40,8 @@ impl Reconciler {
         let orphan = Orphan {
             id: id.clone(),
             node_id,
-            disk_size_mb: *disk_size_mb,
+            // What is being created is nothing to adopt. (A later report tells of its completion.)
+            disk_size_mb: if observed.disk == Disk::Complete { *disk_size_mb } else { 0 },
             generation: observed.target.generation,
             found_at: now,
             is_removed: false,

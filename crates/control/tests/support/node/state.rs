@@ -15,6 +15,8 @@ pub(super) struct SimulatedWorkspace {
     pub(super) boot_generation: u64,
     pub(super) end: Option<End>,
     pub(super) agent_lost: bool,
+    /// True if its disk was never completed.
+    pub(super) lacks_disk: bool,
     /// Place in the queue of boots.
     pub(super) queue_position: Option<u32>,
 }
@@ -111,7 +113,8 @@ impl Inner {
             sequence: self.sequence,
             generation: workspace.generation,
             desired: workspace.desired.into(),
-            disk: DiskState::DiskComplete.into(),
+            disk: if workspace.lacks_disk { DiskState::DiskIncomplete } else { DiskState::DiskComplete }
+                .into(),
             disk_size_mb: 4096,
             vm: workspace.vm.into(),
             boot_id: workspace.boot.clone(),
