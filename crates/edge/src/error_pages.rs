@@ -307,7 +307,7 @@ pub(crate) fn ended(reason: EndReason, route: &Route) -> Message {
     match reason {
         EndReason::Revoked => refused(Refusal::NotAllowed),
         EndReason::UpstreamGone => workspace_not_running(route),
-        EndReason::LeaseLapsed => unavailable(),
+        EndReason::LeaseLapsed | EndReason::ShutDown => unavailable(),
         EndReason::IdleTimeout => Message::new(
             StatusCode::GATEWAY_TIMEOUT,
             "app_timeout",

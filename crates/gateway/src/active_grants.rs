@@ -23,10 +23,13 @@ pub enum EndReason {
     IdleTimeout,
     /// The lease has lapsed, so the permission cannot be verified.
     LeaseLapsed,
+    /// The gateway is stopping.
+    ShutDown,
 }
 
 impl EndReason {
-    const ALL: [Self; 4] = [Self::Revoked, Self::UpstreamGone, Self::IdleTimeout, Self::LeaseLapsed];
+    const ALL: [Self; 5] =
+        [Self::Revoked, Self::UpstreamGone, Self::IdleTimeout, Self::LeaseLapsed, Self::ShutDown];
 
     fn number(self) -> u8 {
         self as u8 + 1

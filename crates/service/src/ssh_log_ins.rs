@@ -14,7 +14,7 @@ use rigbox_ssh_keys::private_key::PrivateKey;
 use rigbox_ssh_keys::public_key::{PublicKey, fingerprint};
 use rigbox_ssh_keys::signature::{Verified, verify};
 use rigbox_store::{Error, Page, SSH_SECRET_LEN, SshKeyOwner, SshSecret, Store, Workspace};
-use tracing::warn;
+use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::audit::AuditRecorder;
@@ -127,6 +127,8 @@ impl SshLogIns {
         let verified = verify(key, algorithm, &text, signature);
         let found = self.resolve(user_name, key).await?;
         let (Ok(verified), Some((owner, principal, workspace))) = (verified, found) else {
+            // No account is concerned for sure, so it is in the operator's log.
+            info!(?from, key = fingerprint(key), "refused a log-in by SSH");
             return Ok(SshLogIn::Refused);
         };
         let principal = Principal { from, ..principal };

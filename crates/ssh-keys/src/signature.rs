@@ -21,6 +21,17 @@ pub const RSA_NAME: &str = "ssh-rsa";
 pub const SK_ED25519_NAME: &str = "sk-ssh-ed25519@openssh.com";
 /// Algorithm of ECDSA keys in a security key.
 pub const SK_ECDSA_NAME: &str = "sk-ecdsa-sha2-nistp256@openssh.com";
+/// Algorithms of the signatures that are verified.
+pub const ALGORITHMS: [&str; 8] = [
+    ED25519_NAME,
+    SK_ED25519_NAME,
+    ECDSA_P256_NAME,
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    SK_ECDSA_NAME,
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
 /// Flag of a security key's signature: somebody has touched it.
 const USER_PRESENT: u8 = 1;
 

@@ -2,12 +2,19 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use crate::transport::{self, Event, Transport};
 
+/// Time for which a connection that ends waits for its peer.
+pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const READ_CHUNK: usize = 32 * 1024;
 /// Messages that may arrive while a key exchange is waited for.
 const MAX_EARLY_MESSAGES: usize = 8;
 
@@ -92,7 +99,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// [`Error`].
     pub async fn disconnect(&mut self, reason: u32, text: &str) -> Result<(), Error> {
         self.transport.disconnect(reason, text)?;
-        self.flush().await
+        // A peer that does not read, or does not stop to write, is cut off.
+        let closed = std::future::poll_fn(|context| self.poll_close(context));
+        tokio::time::timeout(LINGER_TIMEOUT, closed).await.unwrap_or(Ok(()))
+    }
+
+    /// Writes what is left, and then reads until the peer closes the connection too: closed with something unread, it would be reset, and
+    /// what was written last be lost.
+    pub(crate) fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while !self.transport.output().is_empty() {
+            ready!(poll_write_buf(Pin::new(&mut self.stream), context, self.transport.output()))?;
+        }
+        ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        loop {
+            let input = self.transport.input();
+            input.clear();
+            input.reserve(READ_CHUNK);
+            if ready!(poll_read_buf(Pin::new(&mut self.stream), context, input))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 
     /// Allows the longer packets of a connection after its log-in.

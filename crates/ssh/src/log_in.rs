@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use rigbox_proto::ssh::LogInRequest;
 use rigbox_shares::AddressBlock;
 use rigbox_ssh_keys::log_in::CONNECTION;
+use rigbox_ssh_keys::signature::ALGORITHMS;
 use rigbox_ssh_keys::wire::Malformed;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -88,8 +89,12 @@ async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client
     if service != CONNECTION || user.len() > MAX_USER_NAME_LEN {
         return refused(gateway, user, client);
     }
+    // Such a key would be refused after its owner has signed.
+    if !ALGORITHMS.contains(&algorithm) {
+        return if signature.is_none() { Answer::NotThisKey } else { refused(gateway, user, client) };
+    }
     let (address, name) = (AddressBlock::from(client), user.to_owned());
-    if !gateway.by_address.may_try(&address) || !gateway.by_name.may_try(&name) {
+    if !gateway.by_address.may_try(&address) || !gateway.by_name.may_try(&(address, name.clone())) {
         return Answer::End(ended(NO_MORE_METHODS, "Too many log-ins were refused. Try again in a minute."));
     }
     let Some(signature) = signature else {
@@ -119,7 +124,7 @@ async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client
 fn refused(gateway: &Gateway, user: &str, client: IpAddr) -> Answer {
     gateway.by_address.failed(client.into());
     if user.len() <= MAX_USER_NAME_LEN {
-        gateway.by_name.failed(user.to_owned());
+        gateway.by_name.failed((client.into(), user.to_owned()));
     }
     Answer::Refused
 }

@@ -8,12 +8,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Sleep;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use crate::connection::{Connection, Error};
+use crate::connection::{Connection, Error, LINGER_TIMEOUT, READ_CHUNK};
 use crate::disconnect::BY_APPLICATION;
 use crate::message::{CONNECTION, GLOBAL_REQUEST};
 use crate::transport::Event;
@@ -21,9 +23,12 @@ use rigbox_ssh_keys::wire::Fields;
 
 /// Bytes that wait to be written to one side, after which no more are read from the other.
 const MAX_BACKLOG: usize = 256 * 1024;
+/// Text for a client whose server has gone without a word.
+const SERVER_LOST: &str = "The connection to the workspace was lost.";
+/// Time in which a client has to take what its server has sent before its end.
+const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of messages that wait for the end of a key exchange.
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
-const READ_CHUNK: usize = 32 * 1024;
 
 /// Bytes of messages that have passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,23 +55,38 @@ where
 {
     let (mut client, mut server) = (Side::new(client), Side::new(server));
     let mut end = std::pin::pin!(end);
-    let mut is_ending = false;
+    // Once the client is to be told of the end: the time at which it is cut off.
+    let mut linger: Option<Pin<Box<Sleep>>> = None;
+    let linger_for = |timeout| Some(Box::pin(tokio::time::sleep(timeout)));
     std::future::poll_fn(move |context| {
-        if !is_ending && let Poll::Ready(text) = end.as_mut().poll(context) {
-            is_ending = true;
+        if linger.is_none()
+            && let Poll::Ready(text) = end.as_mut().poll(context)
+        {
+            linger = linger_for(LINGER_TIMEOUT);
             client.connection.transport.disconnect(BY_APPLICATION, &text).map_err(Error::from)?;
         }
-        if is_ending {
-            return client.poll_flush(context);
-        }
         loop {
+            if let Some(deadline) = &mut linger {
+                return match deadline.as_mut().poll(context) {
+                    Poll::Ready(()) => Poll::Ready(Ok(())),
+                    Poll::Pending => client.connection.poll_close(context),
+                };
+            }
             let forth = pass(&mut client, &mut server, &mut passed.to_server, context)?;
             let back = pass(&mut server, &mut client, &mut passed.to_client, context)?;
             if client.is_over() {
                 return server.poll_flush(context);
             }
             if server.is_over() {
-                return client.poll_flush(context);
+                if !server.has_said_why {
+                    client
+                        .connection
+                        .transport
+                        .disconnect(BY_APPLICATION, SERVER_LOST)
+                        .map_err(Error::from)?;
+                }
+                linger = linger_for(LAST_OUTPUT_TIMEOUT);
+                continue;
             }
             if !forth && !back {
                 return Poll::Pending;
@@ -81,13 +101,15 @@ struct Side<S> {
     connection: Connection<S>,
     waiting: VecDeque<BytesMut>,
     waiting_bytes: usize,
-    /// True once nothing more comes.
+    /// True once nothing more comes, because this side has closed its connection or that has failed.
     has_ended: bool,
+    /// True if this side has ended it with a text for people.
+    has_said_why: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
     fn new(connection: Connection<S>) -> Self {
-        Self { connection, waiting: VecDeque::new(), waiting_bytes: 0, has_ended: false }
+        Self { connection, waiting: VecDeque::new(), waiting_bytes: 0, has_ended: false, has_said_why: false }
     }
 
     /// Returns whether a message can be sent to this side.
@@ -118,6 +140,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
             }
         }
         Ok(has_written)
+    }
+
+    /// Writes what there is. A failure ends this side. Returns whether anything has changed.
+    fn write_or_end(&mut self, context: &mut Context<'_>) -> bool {
+        self.poll_write(context).unwrap_or_else(|_| !std::mem::replace(&mut self.has_ended, true))
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -173,17 +200,17 @@ where
             }
             Some(Event::Disconnected { reason, text }) => {
                 to.connection.transport.disconnect(reason, &text)?;
-                from.has_ended = true;
+                (from.has_ended, from.has_said_why) = (true, true);
             }
-            None => match from.poll_read(context)? {
-                None => break,
-                Some(0) => from.has_ended = true,
-                Some(_) => has_changed = true,
+            None => match from.poll_read(context) {
+                Ok(None) => break,
+                Ok(Some(1..)) => has_changed = true,
+                Ok(Some(0)) | Err(_) => from.has_ended = true,
             },
         }
     }
-    has_changed |= to.poll_write(context)?;
-    Ok(has_changed | from.poll_write(context)?)
+    has_changed |= to.write_or_end(context);
+    Ok(has_changed | from.write_or_end(context))
 }
 
 /// Returns whether a message passes. The host keys that a VM's server announces are not those that the client has seen.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rigbox_gateway::active_grants::EndReason;
 use rigbox_gateway::clock::TICK_INTERVAL;
 use rigbox_gateway::connections::ConnectionGuard;
 use rigbox_shares::AddressBlock;
@@ -21,6 +22,9 @@ use crate::state::Gateway;
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Delay before control is asked again for the host keys.
 const HOST_KEYS_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Time that sessions get to end when the role stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 /// Number of ticks between sweeps of what is remembered about clients.
 const SLOW_TICKS: u32 = 40;
 
@@ -76,18 +80,26 @@ impl Bound {
         let address = self.config.listen;
         let listener = TcpListener::from_std(self.listener);
         let listener = listener.map_err(|source| Error::Listen { address, source })?;
-        let serve = async {
-            let gateway = start(self.config).await;
-            tokio::join!(
-                accept(&gateway, listener),
-                review::follow_lease(Arc::clone(&gateway)),
-                tick(&gateway)
-            );
+        tokio::pin!(shutdown);
+        let gateway = tokio::select! {
+            gateway = start(self.config) => gateway,
+            () = &mut shutdown => return Ok(()),
         };
+        let lease = tokio::spawn(review::follow_lease(Arc::clone(&gateway)));
         tokio::select! {
-            () = serve => {}
+            () = async { tokio::join!(accept(&gateway, listener), tick(&gateway)).0 } => {}
             () = shutdown => {}
         }
+        // Their clients are told why, and control that they have ended.
+        gateway.grants.end_all(EndReason::ShutDown);
+        let ended = async {
+            while !gateway.connections.is_empty() {
+                tokio::time::sleep(DRAIN_INTERVAL).await;
+            }
+        };
+        // Those that do not read in time are cut off.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, ended).await;
+        lease.abort();
         Ok(())
     }
 }

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rigbox_core::ids::WorkspaceId;
+use rigbox_core::dialing::SshPermit;
 use rigbox_gateway::active_grants::{ActiveGrant, EndReason};
 use rigbox_gateway::connections::{BusyGuard, ConnectionGuard};
-use rigbox_shares::Place;
+use rigbox_ssh_keys::private_key::PrivateKey;
 use tokio::net::TcpStream;
 
 use crate::authentication;
@@ -41,21 +41,18 @@ pub(crate) async fn serve(
             LogInEnd::Ended { reason, text } => return connection.disconnect(reason, &text).await,
         };
     // From here on, the session's grant bounds the connection, and no longer the time of a log-in.
-    let (Some(busy), Ok(_session)) = (BusyGuard::new(&place), take_place(gateway, &decision)) else {
+    let session_place = gateway.sessions.take(decision.workspace.clone());
+    let (Some(busy), Ok(_session_place)) = (BusyGuard::new(&place), session_place) else {
         let text = "This workspace has too many SSH sessions. End one, then try again.";
-        return connection.disconnect(TOO_MANY_CONNECTIONS, text).await;
+        let result = connection.disconnect(TOO_MANY_CONNECTIONS, text).await;
+        close(gateway, &decision, client, Passed::default()).await;
+        return result;
     };
-    let grant = gateway.grants.start(decision, i64::MAX, busy, NEVER);
-    let passed = run(gateway, connection, &grant, &permit, &boot_key).await;
-    let (passed, result) = passed;
-    let decision = grant.decision().clone();
+    let grant = gateway.grants.start(decision.clone(), i64::MAX, busy, NEVER);
+    let (passed, result) = run(gateway, connection, &grant, &permit, &boot_key).await;
     drop(grant);
     close(gateway, &decision, client, passed).await;
     result
-}
-
-fn take_place(gateway: &Gateway, decision: &Decision) -> Result<Place<WorkspaceId>, rigbox_shares::Refused> {
-    gateway.sessions.take(decision.workspace.clone())
 }
 
 /// Runs a session. Returns what has passed, and how it ended.
@@ -63,8 +60,8 @@ async fn run(
     gateway: &Arc<Gateway>,
     mut client: Connection<TcpStream>,
     grant: &ActiveGrant<Decision>,
-    permit: &rigbox_core::dialing::SshPermit,
-    boot_key: &rigbox_ssh_keys::private_key::PrivateKey,
+    permit: &SshPermit,
+    boot_key: &PrivateKey,
 ) -> (Passed, Result<(), Error>) {
     let mut passed = Passed::default();
     // What has changed since control's answer, before the session could hear of it.
@@ -105,6 +102,7 @@ fn end_text(reason: EndReason) -> &'static str {
         EndReason::Revoked => "Your access to this workspace has ended.",
         EndReason::UpstreamGone => "The workspace has stopped.",
         EndReason::IdleTimeout => "Nothing has moved for too long.",
+        EndReason::ShutDown => "The SSH gateway is restarting. Connect again.",
         EndReason::LeaseLapsed => "Rigbox cannot verify your access at the moment. Try again.",
     }
 }

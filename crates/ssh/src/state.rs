@@ -16,8 +16,9 @@ use crate::control::{Control, Decision};
 
 /// Refused log-ins of a client a minute, after a burst. Keys that a client only offers do not count.
 const REFUSED_BY_ADDRESS: Quota = quota(20, 60);
-/// Refused log-ins by a user name a minute, after a burst, whoever makes them.
-const REFUSED_BY_NAME: Quota = quota(20, 60);
+/// Refused log-ins of a client by one user name a minute, after a burst. Those of other clients do not count: a stranger could lock out the
+/// owner.
+const REFUSED_BY_NAME: Quota = quota(10, 30);
 
 /// The gateway.
 pub(crate) struct Gateway {
@@ -29,7 +30,7 @@ pub(crate) struct Gateway {
     pub(crate) sessions: Shares<WorkspaceId>,
     pub(crate) dialer: Dialer,
     pub(crate) by_address: FailedAttempts<AddressBlock>,
-    pub(crate) by_name: FailedAttempts<String>,
+    pub(crate) by_name: FailedAttempts<(AddressBlock, String)>,
     pub(crate) limits: Limits,
 }
 

@@ -15,7 +15,7 @@ pub use error::Error;
 use key_exchange::{ClientShare, Hash, Secret, Transcript};
 use negotiation::{Agreement, Offer, Role, agree};
 use rigbox_ssh_keys::private_key::PrivateKey;
-use rigbox_ssh_keys::signature::{ECDSA_P256_NAME, ED25519_NAME, verify};
+use rigbox_ssh_keys::signature::{ALGORITHMS, ECDSA_P256_NAME, ED25519_NAME, verify};
 use rigbox_ssh_keys::wire::{Fields, Message};
 
 mod cipher;
@@ -40,10 +40,6 @@ const MAX_PACKETS_PER_KEY: u64 = 1 << 30;
 const MAX_BYTES_PER_KEY: u64 = 1 << 35;
 /// Maximum number of pings that wait for the end of a key exchange.
 const MAX_OWED_PONGS: usize = 64;
-/// Algorithms of users' keys that we verify.
-const USER_ALGORITHMS: &str = "ssh-ed25519,sk-ssh-ed25519@openssh.com,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,\
-                               ecdsa-sha2-nistp521,sk-ecdsa-sha2-nistp256@openssh.com,rsa-sha2-512,rsa-sha2-256";
-
 /// Event that a transport has received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -428,7 +424,7 @@ impl Transport {
         (self.packets, self.bytes) = (0, 0);
         if is_first && is_server && self.takes_extensions {
             let extensions = Message::new(EXT_INFO).uint32(2);
-            let extensions = extensions.string("server-sig-algs").string(USER_ALGORITHMS);
+            let extensions = extensions.string("server-sig-algs").string(ALGORITHMS.join(","));
             self.seal(&extensions.string("ping@openssh.com").string("0").into_bytes())?;
         }
         for pong in std::mem::take(&mut self.owed_pongs) {

@@ -176,6 +176,7 @@ fn ended(reason: EndReason) -> io::Error {
         EndReason::UpstreamGone => "the app is gone",
         EndReason::IdleTimeout => "idle timeout",
         EndReason::LeaseLapsed => "access cannot be verified",
+        EndReason::ShutDown => "the gateway is stopping",
     };
     io::Error::new(io::ErrorKind::ConnectionAborted, text)
 }
