@@ -10,6 +10,7 @@ mod image;
 mod installation;
 mod paths;
 mod schemathesis;
+mod ssh_keys;
 mod static_programs;
 mod steps;
 mod test;
@@ -37,7 +38,7 @@ enum Task {
     Up {
         #[command(flatten)]
         state: StateFolder,
-        /// Base of the ports: the API listens on this + 70, apps on this + 80.
+        /// Base of the ports: the API listens on this + 70, apps on this + 80, SSH on this + 22.
         #[arg(long, default_value_t = 7000)]
         port_base: u16,
         /// Network access of VMs: through the host's network (`veth`), or none.
@@ -46,6 +47,9 @@ enum Task {
         /// Folder for a link to `rig`, such as one in your PATH.
         #[arg(long, value_name = "FOLDER")]
         bin_dir: Option<PathBuf>,
+        /// Public SSH key to register. Without it, those in ~/.ssh are asked about, at a terminal.
+        #[arg(long = "ssh-key", value_name = "FILE")]
+        ssh_keys: Vec<PathBuf>,
     },
     /// Stop Rigbox and all its VMs.
     Down {
@@ -99,8 +103,8 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     std::env::set_current_dir(paths::checkout())?;
     match arguments.task {
-        Task::Up { state, port_base, uplink, bin_dir } => {
-            up::up(&state.installation()?, port_base, &uplink, bin_dir.as_deref())
+        Task::Up { state, port_base, uplink, bin_dir, ssh_keys } => {
+            up::up(&state.installation()?, port_base, &uplink, bin_dir.as_deref(), &ssh_keys)
         }
         Task::Down { state, purge } => down::down(&state.installation()?, purge),
         Task::Test(options) => test::test(&options),

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use crate::installation::{Installation, RIG_ENVIRONMENT, cli_config, field_of};
 use crate::paths::program;
 use crate::steps::step;
-use crate::{build, command, image};
+use crate::{build, command, image, ssh_keys};
 
 /// Of this the probe for KVM takes up to 15 s, and copying an image some more.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -30,6 +30,7 @@ pub(crate) fn up(
     port_base: u16,
     uplink: &str,
     bin_dir: Option<&Path>,
+    ssh_keys: &[PathBuf],
 ) -> Result<()> {
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
@@ -56,6 +57,9 @@ pub(crate) fn up(
     step("run a command in it", &remedy, || show(installation))?;
     let app =
         step("publish a web server in it", &remedy, || show_app(installation, port.saturating_add(10)))?;
+    step("register SSH keys", "name a public key with --ssh-key FILE", || {
+        ssh_keys::register(installation, ssh_keys)
+    })?;
     eprintln!();
     eprintln!("Rigbox is running at {url}. Try:");
     eprintln!("    {rig} status");
@@ -65,6 +69,10 @@ pub(crate) fn up(
     );
     eprintln!("    {rig} app share {APP} --public");
     eprintln!("    {rig} exec -it {WORKSPACE} -- bash");
+    eprintln!(
+        "    {rig} ssh {WORKSPACE}   # or ssh -p {} {WORKSPACE}@localhost, after {rig} ssh-key add",
+        port.saturating_sub(48)
+    );
     eprintln!("    {rig} workspace spawn -n another");
     eprintln!("    {rig} workspace rm -n {WORKSPACE} --force");
     match rigboxd(installation, &["admin", "login-link", EMAIL])? {
