@@ -12,7 +12,8 @@ use crate::paths::checkout;
 use crate::steps::step;
 
 /// Debian packages that the installations need, and clients of Debian's own.
-const PACKAGES: &[&str] = &["curl", "nghttp2-client", "openssh-client", "python3-venv", "rsync"];
+const PACKAGES: &[&str] =
+    &["curl", "dropbear-bin", "nghttp2-client", "openssh-client", "putty-tools", "python3-venv", "rsync"];
 /// Debian's Node.js, unless another one is installed: the two conflict.
 const NODE: &[&str] = &["nodejs", "npm"];
 

@@ -1,4 +1,4 @@
-//! OpenSSH's programs as clients of the SSH gateway: what works with a plain server works through it, and nothing else gets in.
+//! OpenSSH's programs and others as clients of the SSH gateway: what works with a plain server works through it, and nothing else gets in.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -21,7 +21,9 @@ use crate::security::gateway_dial::{aim, boot_of, connects};
 
 tests![
     commands_run_as_with_a_plain_server,
+    rig_reaches_workspaces_by_name,
     files_are_copied_whole_both_ways,
+    dropbear_and_putty_log_in,
     forwarding_works_in_both_directions,
     strangers_are_refused_in_the_same_words,
     session_ends_with_its_key_and_is_recorded,
@@ -202,6 +204,56 @@ fn commands_run_as_with_a_plain_server(installation: &Installation) -> TestResul
     eventually("the key is in the workspace", Duration::from_secs(20), is_synced)
 }
 
+fn rig_reaches_workspaces_by_name(installation: &Installation) -> TestResult {
+    let id = shared(installation)?;
+    let client = Client::unregistered(installation, "rig", "ed25519")?;
+    // As at home: the key that `ssh` takes by itself, and a configuration of one's own.
+    let home = client.path("home");
+    fs::create_dir_all(home.join(".ssh"))?;
+    fs::copy(client.path("key"), home.join(".ssh/id_ed25519"))?;
+    fs::copy(client.path("key.pub"), home.join(".ssh/id_ed25519.pub"))?;
+    fs::write(home.join(".ssh/config"), "Host *\n    BatchMode yes\n")?;
+    let at_home = |mut command: Command| -> Result<Output> {
+        command.env("HOME", &home).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        finish(command.spawn()?, TIMEOUT)
+    };
+    let rig = |arguments: &[&str]| at_home(installation.rig(arguments));
+    let added = rig(&["ssh-key", "add", "--name", "rig"])?;
+    ensure!(added.status.success(), "{}", shown(&added));
+    // `ssh` looks for the home in the user's entry, not in HOME.
+    let identity = home.join(".ssh/id_ed25519").display().to_string();
+    let ran = rig(&["ssh", "shared", "-i", &identity, "echo by rig; exit 3"])?;
+    ensure!(ran.stdout == b"by rig\n" && ran.status.code() == Some(3), "{}", shown(&ran));
+    let unknown = rig(&["ssh", "nonesuch"])?;
+    ensure!(unknown.status.code() == Some(255), "{}", shown(&unknown));
+    let info = rig(&["workspace", "ssh-info", "-n", "shared", "--output", "json"])?;
+    let info: Value = serde_json::from_slice(&info.stdout)?;
+    let user = target("shared", &id).replace("@127.0.0.1", "");
+    for (field, wanted) in [
+        ("event", json!("ssh_info")),
+        ("workspace_id", json!(id)),
+        ("user", json!(user)),
+        ("host", json!("localhost")),
+        ("port", json!(SSH_PORT)),
+        ("ssh_target", json!(format!("{user}@localhost"))),
+    ] {
+        ensure!(info.get(field) == Some(&wanted), "{field}: {info}");
+    }
+    let written = rig(&["ssh", "config"])?;
+    ensure!(written.status.success(), "{}", shown(&written));
+    let mut by_name = Command::new("ssh");
+    by_name.arg("-F").arg(home.join(".rigbox/ssh_config")).args(["-i", &identity, "-o", "BatchMode=yes"]);
+    by_name.args(["shared.rigbox", "hostname"]);
+    let named = at_home(by_name)?;
+    ensure!(named.stdout == b"shared\n", "{}", shown(&named));
+    let config = fs::read_to_string(home.join(".ssh/config"))?;
+    ensure!(
+        config.starts_with("Include ~/.rigbox/ssh_config\n") && config.ends_with("BatchMode yes\n"),
+        "{config}"
+    );
+    remove_key(installation, "rig")
+}
+
 fn files_are_copied_whole_both_ways(installation: &Installation) -> TestResult {
     let id = shared(installation)?;
     let client = Client::registered(installation, "files", "ed25519")?;
@@ -254,6 +306,50 @@ fn files_are_copied_whole_both_ways(installation: &Installation) -> TestResult {
     rsync(&format!("{host}:rsync/"), &back)?;
     ensure!(hashes(Path::new(&back))? == wanted, "rsync: other files came back");
     Ok(())
+}
+
+fn dropbear_and_putty_log_in(installation: &Installation) -> TestResult {
+    let id = shared(installation)?;
+    let (user, port) = (target("shared", &id), SSH_PORT.to_string());
+    let folder = Client::unregistered(installation, "others", "ed25519")?.folder;
+    let path = |name: &str| folder.join(name).display().to_string();
+    let run = |program: &str, arguments: &[&str]| -> Result<Output> {
+        let mut command = Command::new(program);
+        command.args(arguments).env("HOME", &folder).stdin(Stdio::null());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        finish(child.with_context(|| program.to_owned())?, TIMEOUT)
+    };
+    let register = |name: &str, printed: &Output| -> TestResult {
+        let text = String::from_utf8_lossy(&printed.stdout);
+        let line = text.lines().find(|line| line.starts_with("ssh-")).with_context(|| shown(printed))?;
+        let key = json!({"name": name, "public_key": line});
+        installation.api.post("/ssh-keys", &key)?.expect(201).map(drop)
+    };
+    let dropbear = path("dropbear");
+    register("dropbear", &run("dropbearkey", &["-t", "ed25519", "-f", &dropbear])?)?;
+    let ran = run("dbclient", &["-y", "-T", "-i", &dropbear, "-p", &port, &user, "echo dropbear; exit 4"])?;
+    ensure!(ran.stdout == b"dropbear\n" && ran.status.code() == Some(4), "{}", shown(&ran));
+
+    let putty = path("key.ppk");
+    fs::write(path("passphrase"), "")?;
+    let made =
+        run("puttygen", &["-q", "-t", "ed25519", "-o", &putty, "--new-passphrase", &path("passphrase")])?;
+    ensure!(made.status.success(), "{}", shown(&made));
+    register("putty", &run("puttygen", &["-O", "public-openssh", &putty])?)?;
+    // PuTTY takes no host key unseen.
+    let scanned = run("ssh-keyscan", &["-p", &port, "127.0.0.1"])?;
+    fs::write(path("scanned"), &scanned.stdout)?;
+    let listed = run("ssh-keygen", &["-l", "-f", &path("scanned")])?;
+    let listed = String::from_utf8(listed.stdout)?;
+    let fingerprint = listed.split_whitespace().nth(1).context("no fingerprint")?;
+    let options = ["-batch", "-P", &port, "-i", &putty, "-hostkey", fingerprint];
+    let ran = run("plink", &[&options[..], &["-T", &user, "echo putty; exit 5"]].concat())?;
+    ensure!(ran.stdout == b"putty\n" && ran.status.code() == Some(5), "{}", shown(&ran));
+    fs::write(path("batch"), format!("put {} from-psftp\nls\nquit\n", path("passphrase")))?;
+    let ran = run("psftp", &[&options[..], &["-b", &path("batch"), &user]].concat())?;
+    let text = String::from_utf8_lossy(&ran.stdout);
+    ensure!(ran.status.success() && text.contains("from-psftp"), "{}", shown(&ran));
+    ["dropbear", "putty"].iter().try_for_each(|name| remove_key(installation, name))
 }
 
 /// Returns the hashes of a folder's files, as `sha256sum` prints them.
