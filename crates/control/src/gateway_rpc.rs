@@ -1,10 +1,11 @@
 //! gRPC services for gateways: changes for each of them, over [`Gateways`], and what `edge` asks, over [`AppVisitors`].
 
 use std::pin::Pin;
+use std::str::FromStr;
 
 use futures_util::{Stream, StreamExt};
 use rigbox_core::app_access;
-use rigbox_core::ids::AppId;
+use rigbox_core::ids::InvalidId;
 use rigbox_core::status::Status as WorkspaceStatus;
 use rigbox_proto::gateway::changes_server::{Changes, ChangesServer};
 use rigbox_proto::gateway::gateway_server::{Gateway, GatewayServer};
@@ -15,18 +16,20 @@ use rigbox_proto::gateway::{
 };
 use rigbox_service::records::AppWithWorkspace;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{Error, GatewaysConfig};
 use rigbox_service::apps::visitors::{AppVisitors, PresentedCredential, Visitor};
 use rigbox_service::gateways::Gateways;
 
-pub(crate) struct Service {
-    pub(crate) visitors: AppVisitors,
+struct Service {
+    visitors: AppVisitors,
 }
 
 /// Stream of changes.
-pub(crate) struct ChangesService(pub(crate) Gateways);
+struct ChangesService(Gateways);
 
 /// Serves gateways for as long as the future is polled.
 pub(crate) fn listen(
@@ -34,14 +37,23 @@ pub(crate) fn listen(
     gateways: Gateways,
     visitors: AppVisitors,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
-    let incoming = rigbox_proto::transport::unix::listen(&config.socket, config.uids.clone())
-        .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?;
-    let service = GatewayServer::new(Service { visitors });
-    let changes = ChangesServer::new(ChangesService(gateways));
+    let own = Server::builder().add_service(GatewayServer::new(Service { visitors }));
+    serve(config, gateways, own)
+}
+
+/// Serves what one kind of gateway asks, and changes, for as long as the future is polled.
+pub(crate) fn serve(
+    config: &GatewaysConfig,
+    gateways: Gateways,
+    own: Router,
+) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
+    let GatewaysConfig { socket, uids } = config.clone();
+    let incoming = rigbox_proto::transport::unix::listen(&socket, uids)
+        .map_err(|problem| Error::Socket { path: socket.clone(), problem })?;
+    let services = own.add_service(ChangesServer::new(ChangesService(gateways)));
     Ok(async move {
-        let server = tonic::transport::Server::builder().add_service(service).add_service(changes);
-        if let Err(error) = server.serve_with_incoming(incoming).await {
-            tracing::error!(%error, "failed to serve gateways");
+        if let Err(error) = services.serve_with_incoming(incoming).await {
+            tracing::error!(%error, socket = %socket.display(), "failed to serve gateways");
         }
     })
 }
@@ -59,7 +71,7 @@ impl Gateway for Service {
         let IdentifyRequest { credential, app_id, client_address } = request.into_inner();
         // A review has no client.
         let from = client_address.parse().ok();
-        let app = app(&app_id)?;
+        let app = id(&app_id)?;
         let credential = match credential {
             Some(Credential::Key(key)) => PresentedCredential::Key(key.into()),
             Some(Credential::AppSession(session)) => PresentedCredential::Session(session.into()),
@@ -84,7 +96,7 @@ impl Gateway for Service {
 
     async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
         let RedeemRequest { code, app_id, state, host } = request.into_inner();
-        let redeemed = self.visitors.redeem(&app(&app_id)?, &code, &state, &host).await;
+        let redeemed = self.visitors.redeem(&id(&app_id)?, &code, &state, &host).await;
         let redeemed = redeemed.map_err(unavailable)?;
         let (session, until) =
             redeemed.ok_or_else(|| Status::permission_denied("the code is invalid or expired"))?;
@@ -176,11 +188,12 @@ impl Service {
     }
 }
 
-fn app(id: &str) -> Result<AppId, Status> {
-    id.parse().map_err(|error: rigbox_core::ids::InvalidId| Status::invalid_argument(error.to_string()))
+/// Reads an id that a gateway has sent.
+pub(crate) fn id<T: FromStr<Err = InvalidId>>(text: &str) -> Result<T, Status> {
+    text.parse().map_err(|error: InvalidId| Status::invalid_argument(error.to_string()))
 }
 
-fn unavailable(error: rigbox_service::records::StoreError) -> Status {
+pub(crate) fn unavailable(error: rigbox_service::records::StoreError) -> Status {
     tracing::error!(%error, "database failed for a gateway");
     Status::unavailable("the database does not answer")
 }

@@ -1,6 +1,5 @@
 //! gRPC service for the SSH gateway, over [`SshLogIns`].
 
-use rigbox_proto::gateway::changes_server::ChangesServer;
 use rigbox_proto::ssh::log_in_response::Outcome;
 use rigbox_proto::ssh::review_response::Verdict;
 use rigbox_proto::ssh::ssh_gateway_server::{SshGateway, SshGatewayServer};
@@ -10,11 +9,11 @@ use rigbox_proto::ssh::{
     ReviewResponse,
 };
 use rigbox_service::gateways::Gateways;
-use rigbox_service::records::StoreError;
 use rigbox_service::ssh_log_ins::{PrepareError, SignedLogIn, SshLogIn, SshLogIns, SshReview};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use crate::gateway_rpc::ChangesService;
+use crate::gateway_rpc::{self, id, unavailable};
 use crate::{Error, GatewaysConfig};
 
 struct Service {
@@ -27,16 +26,8 @@ pub(crate) fn listen(
     gateways: Gateways,
     log_ins: SshLogIns,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
-    let incoming = rigbox_proto::transport::unix::listen(&config.socket, config.uids.clone())
-        .map_err(|problem| Error::Socket { path: config.socket.clone(), problem })?;
-    let service = SshGatewayServer::new(Service { log_ins });
-    let changes = ChangesServer::new(ChangesService(gateways));
-    Ok(async move {
-        let server = tonic::transport::Server::builder().add_service(service).add_service(changes);
-        if let Err(error) = server.serve_with_incoming(incoming).await {
-            tracing::error!(%error, "failed to serve the SSH gateway");
-        }
-    })
+    let own = Server::builder().add_service(SshGatewayServer::new(Service { log_ins }));
+    gateway_rpc::serve(config, gateways, own)
 }
 
 #[tonic::async_trait]
@@ -115,13 +106,4 @@ impl SshGateway for Service {
         closed.map_err(unavailable)?;
         Ok(Response::new(CloseResponse {}))
     }
-}
-
-fn id<T: std::str::FromStr<Err = rigbox_core::ids::InvalidId>>(text: &str) -> Result<T, Status> {
-    text.parse().map_err(|error: rigbox_core::ids::InvalidId| Status::invalid_argument(error.to_string()))
-}
-
-fn unavailable(error: StoreError) -> Status {
-    tracing::error!(%error, "database failed for the SSH gateway");
-    Status::unavailable("the database does not answer")
 }
