@@ -15,8 +15,9 @@ use rigbox_proto::ssh::ssh_gateway_client::SshGatewayClient;
 use rigbox_proto::ssh::{
     CloseRequest, Granted, HostKeysRequest, LogInRequest, OfferKeyRequest, PrepareVmRequest, ReviewRequest,
 };
+use rigbox_proto::transport::client::Channel;
 use rigbox_ssh_keys::private_key::PrivateKey;
-use tonic::Status;
+use tonic::{Response, Status};
 
 use crate::relay::Passed;
 
@@ -82,11 +83,19 @@ impl Control {
         &self.client
     }
 
+    async fn ask<T>(
+        &self,
+        question: Question<'_>,
+        ask: impl AsyncFnOnce(SshGatewayClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Status> {
+        self.client.request(question, async |channel| ask(SshGatewayClient::new(channel)).await).await
+    }
+
     /// Returns the keys by which clients know the gateway.
     pub(crate) async fn host_keys(&self) -> Result<Arc<[PrivateKey]>, ControlError> {
         let own = IpAddr::from([127, 0, 0, 1]);
-        let reply = self.client.request(Question::LogIn(own.into()), async |channel| {
-            SshGatewayClient::new(channel).host_keys(HostKeysRequest {}).await
+        let reply = self.ask(Question::LogIn(own.into()), async |mut control| {
+            control.host_keys(HostKeysRequest {}).await
         });
         let seeds = reply.await?.seeds;
         let keys = seeds.iter().take(MAX_HOST_KEYS).map(|seed| PrivateKey::ed25519(seed));
@@ -98,9 +107,8 @@ impl Control {
     /// Returns whether a log-in with a key would do.
     pub(crate) async fn accepts(&self, client: IpAddr, user: &str, key: &[u8]) -> Result<bool, ControlError> {
         let request = OfferKeyRequest { user_name: user.to_owned(), key: key.to_vec().into() };
-        let reply = self.client.request(Question::LogIn(client.into()), async |channel| {
-            SshGatewayClient::new(channel).offer_key(request).await
-        });
+        let reply =
+            self.ask(Question::LogIn(client.into()), async |mut control| control.offer_key(request).await);
         Ok(reply.await?.accepted)
     }
 
@@ -110,9 +118,8 @@ impl Control {
         client: IpAddr,
         request: LogInRequest,
     ) -> Result<LogInOutcome, ControlError> {
-        let reply = self.client.request(Question::LogIn(client.into()), async |channel| {
-            SshGatewayClient::new(channel).log_in(request).await
-        });
+        let reply =
+            self.ask(Question::LogIn(client.into()), async |mut control| control.log_in(request).await);
         Ok(match reply.await?.outcome {
             Some(Outcome::Refused(_)) => LogInOutcome::Refused,
             Some(Outcome::Unavailable(text)) => LogInOutcome::Unavailable(text),
@@ -127,8 +134,8 @@ impl Control {
     pub(crate) async fn prepare_vm(&self, decision: &Decision) -> Result<Vec<Vec<u8>>, ControlError> {
         let request =
             PrepareVmRequest { workspace_id: decision.workspace.to_string(), boot_id: decision.boot.clone() };
-        let reply = self.client.request(Question::Review(&decision.workspace), async |channel| {
-            SshGatewayClient::new(channel).prepare_vm(request).await
+        let reply = self.ask(Question::Review(&decision.workspace), async |mut control| {
+            control.prepare_vm(request).await
         });
         Ok(reply.await?.host_keys.into_iter().take(MAX_HOST_KEYS).map(Into::into).collect())
     }
@@ -140,9 +147,8 @@ impl Control {
             boot_id: decision.boot.clone(),
             key_id: decision.key.clone(),
         };
-        let reply = self.client.request(Question::Review(&decision.workspace), async |channel| {
-            SshGatewayClient::new(channel).review(request).await
-        });
+        let reply = self
+            .ask(Question::Review(&decision.workspace), async |mut control| control.review(request).await);
         // Without an answer the permission cannot be verified.
         let verdict = reply.await.map_err(|_| EndReason::LeaseLapsed)?.verdict();
         match verdict {
@@ -166,9 +172,8 @@ impl Control {
             bytes_to_vm: passed.to_server,
             bytes_to_client: passed.to_client,
         };
-        let reply = self.client.request(Question::Review(&decision.workspace), async |channel| {
-            SshGatewayClient::new(channel).close(request).await
-        });
+        let reply =
+            self.ask(Question::Review(&decision.workspace), async |mut control| control.close(request).await);
         Ok(reply.await.map(drop)?)
     }
 }
