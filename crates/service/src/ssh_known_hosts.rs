@@ -1,7 +1,10 @@
 //! Where clients reach the SSH gateway, and the host keys by which they know it.
 
+use std::sync::Arc;
+
 use rigbox_ssh_keys::private_key::PrivateKey;
 use rigbox_store::Error;
+use tokio::sync::OnceCell;
 
 use crate::ssh_log_ins::SshLogIns;
 
@@ -14,20 +17,26 @@ pub struct KnownHosts {
     log_ins: SshLogIns,
     /// Host, and the port unless it is the default one, as sshd(8) writes them.
     pattern: String,
+    /// Lines, once somebody has asked: anybody may, and the keys stay as they are.
+    lines: Arc<OnceCell<Vec<String>>>,
 }
 
 impl KnownHosts {
     /// Creates the lines' source for a gateway at this address.
     pub fn new(log_ins: SshLogIns, host: &str, port: u16) -> Self {
         let pattern = if port == DEFAULT_PORT { host.to_owned() } else { format!("[{host}]:{port}") };
-        Self { log_ins, pattern }
+        Self { log_ins, pattern, lines: Arc::default() }
     }
 
     /// Returns the lines, the current key first.
     ///
     /// # Errors
     /// [`Error`]
-    pub async fn lines(&self) -> Result<Vec<String>, Error> {
+    pub async fn lines(&self) -> Result<&[String], Error> {
+        Ok(self.lines.get_or_try_init(|| self.read()).await?)
+    }
+
+    async fn read(&self) -> Result<Vec<String>, Error> {
         let seeds = self.log_ins.host_key_seeds().await?;
         let line = |seed: &zeroize::Zeroizing<Vec<u8>>| {
             let key = PrivateKey::ed25519(seed).map_err(|error| Error::Damaged(error.to_string()))?;

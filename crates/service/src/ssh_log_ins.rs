@@ -62,7 +62,7 @@ pub struct SshSession {
     pub boot_key: Zeroizing<Vec<u8>>,
 }
 
-/// Whether a session may go on.
+/// Decision about a session that is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SshReview {
     /// It may.
