@@ -138,16 +138,6 @@ impl Store {
         rows.iter().map(owner).collect()
     }
 
-    /// Records a log-in with a key.
-    pub async fn ssh_key_used(&self, key: &SshKeyId, now: Timestamp) -> Result<(), Error> {
-        sqlx::query("UPDATE ssh_keys SET last_used_at = $1 WHERE id = $2")
-            .bind(now.unix_ms())
-            .bind(key.as_str())
-            .execute(&self.writer)
-            .await?;
-        Ok(())
-    }
-
     /// Removes a user's key. Returns `false` if the user has no such key. The id and the fingerprint become the target of `event`.
     pub async fn remove_ssh_key(
         &self,

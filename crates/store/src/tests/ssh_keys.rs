@@ -48,7 +48,8 @@ async fn key_is_read_as_it_was_written() {
     assert_eq!(*owner, wanted);
 
     let before = f.store.epoch().unwrap();
-    f.store.ssh_key_used(&added[0].id, Timestamp::from_unix_ms(7)).await.unwrap();
+    let used_at = Timestamp::from_unix_ms(7);
+    assert!(f.store.take_ssh_log_in(&[1; 32], &added[0].id, used_at).await.unwrap());
     assert_eq!(f.store.epoch().unwrap(), before, "a use changes nothing of what is granted");
     let used = f.store.ssh_key(&f.user, &added[0].id).await.unwrap().unwrap();
     assert_eq!(used, SshKey { last_used_at: Some(Timestamp::from_unix_ms(7)), ..added[0].clone() });
