@@ -2,14 +2,15 @@
 //! machine.
 
 use std::fmt;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::private_file;
 
 const DEFAULT_URL: &str = "http://localhost:7070";
 const URL_ENV: &str = "RIG_API_URL";
@@ -129,17 +130,7 @@ pub(crate) fn delete_key() -> Result<PathBuf, ConfigError> {
 
 /// Writes the file atomically, readable only by its owner.
 fn write(path: &Path, content: &Value) -> Result<(), ConfigError> {
-    let written = || -> std::io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let new = path.with_extension("json.new");
-        let _ = std::fs::remove_file(&new);
-        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(content.to_string().as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    };
-    written().map_err(|error| ConfigError::Unwritable {
+    private_file::replace(path, &content.to_string()).map_err(|error| ConfigError::Unwritable {
         path: path.display().to_string(),
         problem: error.to_string(),
     })

@@ -9,6 +9,7 @@ mod config;
 mod failure;
 mod name;
 mod output;
+mod private_file;
 mod terminal;
 
 use std::process::ExitCode;

@@ -1,8 +1,7 @@
 //! `rig ssh config`: a file for `ssh` with a stanza for each workspace, which `~/.ssh/config` includes.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::gateway::Gateway;
@@ -10,6 +9,7 @@ use super::user;
 use crate::api::Api;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::private_file;
 
 const FILE: &str = ".rigbox/ssh_config";
 const INCLUDE: &str = "Include ~/.rigbox/ssh_config";
@@ -25,7 +25,7 @@ pub(super) async fn write(api: &Api, out: &Output) -> Result<(), Failure> {
         text.push_str(&stanza(&vm.name, &user(vm), &gateway, Some(&known_hosts)));
     }
     let path = home.join(FILE);
-    let written = replace(&path, &text).and_then(|()| include(&home.join(".ssh")));
+    let written = private_file::replace(&path, &text).and_then(|()| include(&home.join(".ssh")));
     written.map_err(|error| Failure::new("file", format!("cannot write {}: {error}", path.display())))?;
     let fields = [
         ("file".to_owned(), path.display().to_string().into()),
@@ -57,10 +57,6 @@ pub(super) fn stanza(name: &str, user: &str, gateway: &Gateway, known_hosts: Opt
 
 /// Includes the file at the top of `~/.ssh/config`: further down, it would belong to the stanza before it.
 fn include(folder: &Path) -> io::Result<()> {
-    if !folder.exists() {
-        fs::create_dir(folder)?;
-        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-    }
     let path = folder.join("config");
     let before = match fs::read_to_string(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -69,17 +65,9 @@ fn include(folder: &Path) -> io::Result<()> {
     if before.lines().any(|line| line.trim() == INCLUDE) {
         return Ok(());
     }
-    replace(&path, &format!("{INCLUDE}\n\n{before}"))
-}
-
-/// Replaces a file in one step, through a link if it is one.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let new = path.with_extension("rig-new");
-    let _ = fs::remove_file(&new);
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(new, path)
+    // Where a link leads, which is where its owner keeps it.
+    let path = path.canonicalize().unwrap_or(path);
+    private_file::replace(&path, &format!("{INCLUDE}\n\n{before}"))
 }
 
 #[cfg(test)]
