@@ -13,23 +13,24 @@ const REGISTERED: &str = "\"code\":\"key_exists\"";
 
 /// Registers the keys in `named`, or those in `~/.ssh` that the user agrees to.
 pub(crate) fn register(installation: &Installation, named: &[PathBuf]) -> Result<()> {
-    if named.is_empty() {
-        let found = own_keys();
-        if !std::io::stdin().is_terminal() {
-            return Ok(());
-        }
-        for path in found {
-            eprint!("    Register {} for SSH? [y/N] ", path.display());
-            std::io::stderr().flush()?;
-            let mut answer = String::new();
-            std::io::stdin().lock().read_line(&mut answer)?;
-            if matches!(answer.trim(), "y" | "Y" | "yes") {
-                add(installation, &path)?;
-            }
-        }
+    named.iter().try_for_each(|path| add(installation, path))?;
+    if !named.is_empty() || !std::io::stdin().is_terminal() {
         return Ok(());
     }
-    named.iter().try_for_each(|path| add(installation, path))
+    for path in own_keys() {
+        if agrees(&path)? {
+            add(installation, &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn agrees(path: &Path) -> Result<bool> {
+    eprint!("    Register {} for SSH? [y/N] ", path.display());
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Returns the public keys in `~/.ssh`.

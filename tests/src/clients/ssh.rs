@@ -100,7 +100,6 @@ impl Client {
 
 /// Waits for a process to end.
 fn finish(mut child: Child, within: Duration) -> Result<Output> {
-    let deadline = Instant::now() + within;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let read = |stream: Option<Box<dyn Read + Send>>| {
         std::thread::spawn(move || {
@@ -114,17 +113,11 @@ fn finish(mut child: Child, within: Duration) -> Result<Output> {
     };
     let stdout = read(stdout.map(|stream| Box::new(stream) as Box<dyn Read + Send>));
     let stderr = read(stderr.map(|stream| Box::new(stream) as Box<dyn Read + Send>));
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if Instant::now() > deadline {
-            child.kill()?;
-            child.wait()?;
-            let text = stderr.join().unwrap_or_default();
-            anyhow::bail!("the client does not end: {}", String::from_utf8_lossy(&text));
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    let Ok(status) = eventually("the client ends", within, || Ok(child.try_wait()?)) else {
+        child.kill()?;
+        child.wait()?;
+        let text = stderr.join().unwrap_or_default();
+        anyhow::bail!("the client does not end: {}", String::from_utf8_lossy(&text));
     };
     Ok(Output {
         status,

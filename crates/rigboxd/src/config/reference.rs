@@ -396,7 +396,7 @@ const SECTIONS: &[Section] = &[
                 "integer",
                 PLAN,
                 "10",
-                "Maximum number of SSH keys, of which nobody has more than 64.",
+                "Maximum number of SSH keys. A number above 64 counts as 64.",
             ),
             key(
                 "authentication_per_min",
