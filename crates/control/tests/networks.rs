@@ -143,7 +143,11 @@ async fn returning_node_gets_changed_network_settings() {
         rig.node.network(&id).is_some_and(|policy| policy.egress.unwrap().mode() == Mode::None)
     })
     .await;
-    assert_eq!(rig.get(&format!("/workspaces/{id}/network")).await.1["live"], true);
+    // The node's report of it comes later.
+    eventually("the policy is live", || async {
+        rig.get(&format!("/workspaces/{id}/network")).await.1["live"] == true
+    })
+    .await;
 }
 
 #[tokio::test]
