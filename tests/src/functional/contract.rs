@@ -24,7 +24,7 @@ const CHECKS: &str =
 /// Paths of operations that revoke keys.
 const KEY_OPERATIONS: &str = "/api-keys/.id.";
 /// Those, and event streams, which have no end.
-const EXCLUDED_OPERATIONS: &str = "/api-keys/.id.|/logs/stream";
+const EXCLUDED_OPERATIONS: &str = "/api-keys/.id.|/logs/stream|/files/watch";
 /// Generated requests per operation, in addition to those per property.
 const EXAMPLES: &str = "10";
 const MANY_EXAMPLES: &str = "300";
