@@ -23,6 +23,8 @@ use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::ssh_keys::SshKeys;
 use rigbox_service::ssh_known_hosts::KnownHosts;
+use rigbox_service::ssh_settings::SshSettings;
+use rigbox_service::ssh_streams::SshStreams;
 use rigbox_service::users::Users;
 use rigbox_service::workspace_log::WorkspaceLogs;
 use rigbox_service::workspaces::Workspaces;
@@ -54,6 +56,8 @@ pub struct Services {
     pub rates: Arc<RateLimiter>,
     pub sign_in: SignIn,
     pub ssh_keys: SshKeys,
+    pub ssh_settings: SshSettings,
+    pub ssh_streams: Option<SshStreams>,
     pub users: Users,
     pub visitors: AppVisitors,
     pub workspace_logs: WorkspaceLogs,

@@ -23,7 +23,7 @@ use crate::middleware::{credentials, open_request, rate_limit};
 use crate::server::WorkspacePeer;
 use crate::v1::{
     api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
-    quick_deploy, ssh_keys, templates, users, workspaces,
+    quick_deploy, ssh_keys, ssh_settings, ssh_stream, templates, users, workspaces,
 };
 use crate::{console, health, openapi, ssh_known_hosts};
 
@@ -357,6 +357,9 @@ fn api(context: &ApiContext) -> Routes {
         .action::<authz::ManageSshKeys>(RateClass::Authentication, routes!(ssh_keys::remove))
         .action::<authz::ReadAuthorizedKeys>(RateClass::Workspaces, routes!(ssh_keys::of_workspace))
         .action::<authz::SyncAuthorizedKeys>(RateClass::Workspaces, routes!(ssh_keys::sync))
+        .action::<authz::ReadWorkspace>(RateClass::Workspaces, routes!(ssh_settings::get))
+        .action::<authz::OperateWorkspace>(RateClass::Workspaces, routes!(ssh_settings::update))
+        .action::<authz::OpenSsh>(RateClass::Workspaces, routes!(ssh_stream::open))
         .action::<authz::ReadAudit>(RateClass::Authentication, routes!(audit::list))
         .action::<authz::Diagnose>(RateClass::Workspaces, routes!(doctor::doctor))
         .public(RateClass::Authentication, routes!(auth::link))

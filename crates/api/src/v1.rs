@@ -13,6 +13,8 @@ pub(crate) mod network;
 pub(crate) mod processes;
 pub(crate) mod quick_deploy;
 pub(crate) mod ssh_keys;
+pub(crate) mod ssh_settings;
+pub(crate) mod ssh_stream;
 pub(crate) mod templates;
 pub(crate) mod users;
 pub(crate) mod workspaces;

@@ -2,6 +2,7 @@
 //! running: users, keys, links, the audit log, workspaces without an owner. Access to the database is the permission.
 
 pub mod backup;
+pub mod ssh_host_key;
 
 use rigbox_core::ids::{DatabaseId, UserId, WorkspaceId};
 use rigbox_core::names::WorkspaceName;

@@ -69,6 +69,8 @@ pub struct BridgeConfig {
 pub struct SshConfig {
     /// Socket on which the gateway asks.
     pub gateway: GatewaysConfig,
+    /// Socket on which the gateway takes connections from the API.
+    pub streams: PathBuf,
     /// Host name at which clients reach the gateway.
     pub host: String,
     /// Port at which clients reach the gateway.

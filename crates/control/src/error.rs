@@ -54,6 +54,9 @@ pub enum Error {
     /// The key of identity assertions is unavailable.
     #[error("cannot create the key that signs identity assertions: {0}")]
     Assertions(String),
+    /// The next host key of the SSH gateway was announced before.
+    #[error("the next host key is announced already; use it: rigboxd admin ssh-host-key rotate --now")]
+    HostKeyAnnounced,
     /// The mail settings are invalid.
     #[error(transparent)]
     Mail(#[from] MailError),

@@ -6,7 +6,7 @@ use rigbox_proto::ssh::ssh_gateway_server::{SshGateway, SshGatewayServer};
 use rigbox_proto::ssh::{
     CloseRequest, CloseResponse, Granted, HostKeysRequest, HostKeysResponse, LogInRequest, LogInResponse,
     OfferKeyRequest, OfferKeyResponse, PrepareVmRequest, PrepareVmResponse, Refused, ReviewRequest,
-    ReviewResponse,
+    ReviewResponse, Starting,
 };
 use rigbox_service::gateways::Gateways;
 use rigbox_service::ssh_log_ins::{PrepareError, SignedLogIn, SshLogIn, SshLogIns, SshReview};
@@ -48,7 +48,7 @@ impl SshGateway for Service {
     }
 
     async fn log_in(&self, request: Request<LogInRequest>) -> Result<Response<LogInResponse>, Status> {
-        let LogInRequest { session_id, user_name, algorithm, key, signature, client_address } =
+        let LogInRequest { session_id, user_name, algorithm, key, signature, client_address, may_start } =
             request.into_inner();
         let log_in = SignedLogIn {
             session_id: &session_id,
@@ -57,10 +57,14 @@ impl SshGateway for Service {
             key: &key,
             signature: &signature,
             from: client_address.parse().ok(),
+            may_start,
         };
         let outcome = match self.log_ins.log_in(log_in).await.map_err(unavailable)? {
             SshLogIn::Refused => Outcome::Refused(Refused {}),
             SshLogIn::Unavailable(text) => Outcome::Unavailable(text),
+            SshLogIn::Starting(id, text) => {
+                Outcome::Starting(Starting { workspace_id: id.to_string(), text })
+            }
             SshLogIn::Granted(session) => Outcome::Granted(Granted {
                 workspace_id: session.workspace.to_string(),
                 boot_id: session.boot,

@@ -42,6 +42,8 @@ use rigbox_service::ssh_key_sync::SshKeySync;
 use rigbox_service::ssh_keys::SshKeys;
 use rigbox_service::ssh_known_hosts::KnownHosts;
 use rigbox_service::ssh_log_ins::SshLogIns;
+use rigbox_service::ssh_settings::SshSettings;
+use rigbox_service::ssh_streams::SshStreams;
 use rigbox_service::targets::Targets;
 use rigbox_service::transitions::WorkspaceTransitions;
 use rigbox_service::users::Users;
@@ -148,12 +150,13 @@ async fn serve(
     );
     let (audit_recorder, audit_writer) = AuditRecorder::new(store.clone(), config.audit_retention);
     let ssh_key_sync = SshKeySync::new(store.clone(), guests.clone());
-    let ssh_log_ins = SshLogIns::new(store.clone(), guests.clone(), audit_recorder.clone());
+    let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
+    let ssh_log_ins =
+        SshLogIns::new(store.clone(), guests.clone(), audit_recorder.clone(), workspaces.clone());
     let known_hosts =
         config.ssh.as_ref().map(|ssh| KnownHosts::new(ssh_log_ins.clone(), &ssh.host, ssh.port));
     let open_requests = OpenRequests::new(store.clone());
     let environments = Environments::new(transitions.clone());
-    let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
     let context = ApiContext(Arc::new(Services {
         app_services: AppServices::new(store.clone(), guests.clone(), apps.clone()),
         audit: Audit::new(store.clone()),
@@ -173,6 +176,8 @@ async fn serve(
         quick_deploy: QuickDeploy::new(workspaces.clone(), environments.clone(), apps.clone()),
         rates: rates.clone(),
         sign_in: SignIn::new(store.clone(), token_key, mailer, console.clone()),
+        ssh_settings: SshSettings::new(store.clone()),
+        ssh_streams: config.ssh.as_ref().map(|ssh| SshStreams::new(ssh.streams.clone())),
         ssh_keys: SshKeys::new(store.clone(), config.plans, ssh_key_sync.clone()),
         users: Users::new(store.clone(), node, config.plans),
         visitors: visitors.clone(),

@@ -5,7 +5,12 @@
 
 mod support;
 
-use reqwest::Method;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use futures_util::{SinkExt, StreamExt};
+use reqwest::{Method, StatusCode};
+use rigbox_control::Error;
+use rigbox_control::admin::ssh_host_key;
 use rigbox_proto::ssh::log_in_response::Outcome;
 use rigbox_proto::ssh::review_response::Verdict;
 use rigbox_proto::ssh::ssh_gateway_client::SshGatewayClient;
@@ -17,6 +22,9 @@ use rigbox_ssh_keys::log_in::signed_text;
 use rigbox_ssh_keys::private_key::PrivateKey;
 use serde_json::json;
 use support::{TestControl, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 const SESSION: [u8; 32] = [1; 32];
 
@@ -45,6 +53,7 @@ fn signed(key: &PrivateKey, session_id: &[u8], user_name: &str) -> LogInRequest 
         key: key.public().into(),
         signature: key.sign(&text).unwrap().into(),
         client_address: "203.0.113.7".to_owned(),
+        may_start: true,
     }
 }
 
@@ -56,6 +65,7 @@ async fn granted(rig: &TestControl, request: LogInRequest) -> Granted {
     match log_in(rig, request).await {
         Outcome::Granted(granted) => granted,
         Outcome::Unavailable(text) => panic!("{text}"),
+        Outcome::Starting(starting) => panic!("{}", starting.text),
         Outcome::Refused(_) => panic!("refused"),
     }
 }
@@ -207,4 +217,93 @@ async fn registered_keys_are_synced_into_running_workspaces() {
     let (status, body) = rig.call(Method::POST, &format!("/workspaces/{id}/ssh-keys/sync"), None).await;
     assert_eq!((status.as_u16(), &body["synced"]), (200, &json!(1)), "{body}");
     assert_eq!(body["keys"][0]["key_type"], "ssh-ed25519");
+}
+
+#[tokio::test]
+async fn stopped_workspace_is_started_once_for_its_owner_who_connects() {
+    let rig = TestControl::with_gateways().await;
+    let own = key(1);
+    let id = rig.running("web").await;
+    register(&rig, &own).await;
+    rig.post(&format!("/workspaces/{id}/stop")).await;
+    rig.until(&id, "stopped").await;
+    let request = signed(&own, &SESSION, "web");
+    assert!(matches!(log_in(&rig, request.clone()).await, Outcome::Unavailable(_)), "without the setting");
+    let path = format!("/workspaces/{id}/ssh");
+    let setting = json!({"start_on_connect": true});
+    assert_eq!(rig.get(&path).await.1["start_on_connect"], false);
+    assert_eq!(rig.call(Method::PATCH, &path, Some(setting.clone())).await, (StatusCode::OK, setting));
+    assert_eq!(rig.get(&path).await.1["start_on_connect"], true);
+    let again = LogInRequest { may_start: false, ..request.clone() };
+    assert!(matches!(log_in(&rig, again.clone()).await, Outcome::Unavailable(_)), "a second start");
+    let Outcome::Starting(starting) = log_in(&rig, request).await else { panic!("not started") };
+    assert_eq!(
+        (starting.workspace_id.as_str(), starting.text.as_str()),
+        (id.as_str(), "The workspace `web` is starting.")
+    );
+    rig.until(&id, "running").await;
+    let session = granted(&rig, again.clone()).await;
+    assert_eq!(session.workspace_id, id);
+    // The signature that has waited counts once, too, and starts nothing later.
+    assert!(matches!(log_in(&rig, again.clone()).await, Outcome::Refused(_)));
+    rig.post(&format!("/workspaces/{id}/stop")).await;
+    rig.until(&id, "stopped").await;
+    let replayed = LogInRequest { may_start: true, ..again };
+    assert!(matches!(log_in(&rig, replayed).await, Outcome::Refused(_)));
+    let (_, log) = rig.get("/audit-log").await;
+    let started =
+        |entry: &serde_json::Value| entry["action"] == "workspace.start" && entry["address"] == "203.0.113.7";
+    assert!(log["entries"].as_array().unwrap().iter().any(started), "{log}");
+}
+
+#[tokio::test]
+async fn next_host_key_is_offered_beside_the_current_one_and_then_replaces_it() {
+    let rig = TestControl::with_gateways().await;
+    let seeds = async || gateway(&rig).host_keys(HostKeysRequest {}).await.unwrap().into_inner().seeds;
+    let first = seeds().await;
+    assert_eq!(first.len(), 1);
+    let config = rig.config();
+    let announced = ssh_host_key::announce_host_key(&config).await.unwrap();
+    assert!(announced.next.is_some(), "{announced:?}");
+    assert!(matches!(ssh_host_key::announce_host_key(&config).await, Err(Error::HostKeyAnnounced)));
+    let both = seeds().await;
+    assert_eq!((both.len(), &both[0]), (2, &first[0]));
+    let url = format!("http://{}/.well-known/ssh-known-hosts", rig.address);
+    let published = async || rig.client.get(&url).send().await.unwrap().text().await.unwrap().lines().count();
+    eventually("both are published", async || published().await == 2).await;
+    let (replaced, was_announced) = ssh_host_key::replace_host_key(&config).await.unwrap();
+    assert!(was_announced);
+    assert_eq!((Some(replaced.current), replaced.next), (announced.next, None));
+    assert_eq!(seeds().await, both[1..]);
+    // Without one that was announced, a new one.
+    let (_, was_announced) = ssh_host_key::replace_host_key(&config).await.unwrap();
+    assert!(!was_announced);
+    let last = seeds().await;
+    assert!(last.len() == 1 && !both.contains(&last[0]));
+}
+
+#[tokio::test]
+async fn connection_over_the_api_reaches_the_gateway_with_the_clients_address() {
+    let rig = TestControl::with_gateways().await;
+    let id = rig.running("web").await;
+    let path = format!("/api/v1/workspaces/{id}/ssh/stream");
+    let mut request = format!("ws://{}{path}", rig.address).into_client_request().unwrap();
+    let authorization = format!("Bearer {}", rig.key).parse().unwrap();
+    request.headers_mut().insert("authorization", authorization);
+    let refused = tokio_tungstenite::connect_async(request.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("503"), "without a gateway: {refused}");
+    let gateway = tokio::net::UnixListener::bind(rig.path("ssh-streams.sock")).unwrap();
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    let (mut stream, _) = gateway.accept().await.unwrap();
+    let mut address = [0; 16];
+    stream.read_exact(&mut address).await.unwrap();
+    assert_eq!(Ipv6Addr::from(address), Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+    socket.send(Message::binary(&b"SSH-2.0-test\r\n"[..])).await.unwrap();
+    let mut bytes = [0; 14];
+    stream.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"SSH-2.0-test\r\n");
+    stream.write_all(b"hello").await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap().into_data(), &b"hello"[..]);
+    drop(stream);
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
 }

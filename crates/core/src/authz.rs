@@ -207,6 +207,8 @@ actions! {
     ReadAuthorizedKeys, "workspace.ssh_keys", Workspace, Some(Role::Read), false;
     /// Write the SSH keys that log in to a workspace into it.
     SyncAuthorizedKeys, "workspace.ssh_keys.sync", Workspace, Some(Role::Operate), false;
+    /// Open a connection to the SSH gateway over the API.
+    OpenSsh, "workspace.ssh", Workspace, Some(Role::Operate), false;
     /// Revoke the presented credential (sign out).
     EndCredential, "credential.end", Account, Some(Role::Read), false;
     /// Approve a device login.

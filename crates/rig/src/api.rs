@@ -6,6 +6,7 @@ mod backoff;
 mod error;
 mod schema;
 mod ssh_keys;
+mod websocket;
 mod workspaces;
 
 use std::time::Duration;
@@ -15,7 +16,10 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirec
 use serde::de::DeserializeOwned;
 
 pub(crate) use error::ApiError;
-pub(crate) use schema::{App, CallerKey, GetWorkspace, NewWorkspace, SshKey, Template, Templates, User, Vm};
+pub(crate) use schema::{
+    App, CallerKey, GetWorkspace, NewWorkspace, SshKey, SshSettings, Template, Templates, User, Vm,
+};
+pub(crate) use websocket::Socket;
 
 use backoff::Backoff;
 

@@ -18,8 +18,8 @@ pub(crate) use exec::ExecArguments;
 pub(crate) use ssh::{SshArguments, SshCommand};
 pub(crate) use ssh_key::{AddSshKeyArguments, SshKeyCommand};
 pub(crate) use workspace::{
-    EnvArguments, EnvCommand, NetworkArguments, NewWorkspaceArguments, Wait, WorkspaceCommand,
-    WorkspacesArgument,
+    EnvArguments, EnvCommand, NetworkArguments, NewWorkspaceArguments, SshInfoArguments, Wait,
+    WorkspaceCommand, WorkspacesArgument,
 };
 
 use crate::complete;

@@ -1,5 +1,7 @@
 //! `rigboxd admin`: the operator's commands on the machine itself. They work whether Rigbox is running or not.
 
+mod ssh_host_key;
+
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
@@ -40,6 +42,9 @@ pub(crate) enum Command {
     },
     /// Re-encrypt all secrets with a new master key, without downtime
     RotateMasterKey(ExistingInstallation),
+    /// List and rotate the key by which clients know the SSH gateway
+    #[command(subcommand)]
+    SshHostKey(ssh_host_key::Command),
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -305,6 +310,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             );
             Ok(())
         }
+        Command::SshHostKey(command) => ssh_host_key::run(command),
         Command::Backup(arguments) => create::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::ControlPart { part, config } => control_part::run(part, &Installation::load(&config)?),

@@ -31,6 +31,8 @@ const BRIDGE_SOCKET: &str = "control/bridge.sock";
 const GATEWAY_SOCKET: &str = "control/gateway.sock";
 /// The same for the SSH gateway.
 const SSH_GATEWAY_SOCKET: &str = "control/ssh.sock";
+/// Socket in the run folder on which the SSH gateway takes connections from control.
+const SSH_STREAMS_SOCKET: &str = "ssh/streams.sock";
 /// Folder in the run folder with copies of certificates and keys for edge.
 const EDGE_TLS_FOLDER: &str = "edge/tls";
 /// The same for control.
@@ -259,6 +261,11 @@ impl Installation {
             listen: self.file.ssh.listen,
             control_socket: Path::new("/").join(SSH_GATEWAY_SOCKET),
             dial_socket: Path::new("/").join(SSH_DIAL_SOCKET),
+            // Bound before the role changes its root.
+            streams: Some(rigbox_ssh::Streams {
+                socket: self.run().join(SSH_STREAMS_SOCKET),
+                owner: self.uid(Role::Control),
+            }),
             limits: rigbox_ssh::Limits::default(),
         }
     }
@@ -350,6 +357,7 @@ impl Installation {
                     socket: self.run().join(SSH_GATEWAY_SOCKET),
                     uids: vec![self.uid(Role::Ssh)],
                 },
+                streams: self.run().join(SSH_STREAMS_SOCKET),
                 host: self.ssh_host(),
                 port: self.file.ssh.port.unwrap_or_else(|| self.file.ssh.listen.port()),
             }),

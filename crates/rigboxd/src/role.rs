@@ -40,6 +40,7 @@ pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
     folder(run.join("guestio"), 0o755, installation.uid(Role::Guestio))?;
     folder(run.join("control"), 0o755, control)?;
     folder(run.join("edge"), 0o755, 0)?;
+    folder(run.join("ssh"), 0o755, 0)?;
     folder(run.join("guest"), 0o755, 0)?;
     folder(installation.state().join("node"), 0o700, 0)?;
     let private = installation.state().join("control");

@@ -2,6 +2,6 @@
 
 pub use rigbox_store::tokens::TokenKey;
 pub use rigbox_store::{
-    AuditEvent, CopyInfo, Error, KeySource, MasterKeyId, NewKey, Rotation, Store, check_revocation_log,
-    inspect_copy,
+    AuditEvent, CopyInfo, Error, KeySource, MasterKeyId, NewKey, Rotation, SshSecret, Store,
+    check_revocation_log, inspect_copy,
 };

@@ -7,7 +7,7 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use rigbox_core::authz::Principal;
 use rigbox_core::ids::{SshKeyId, WorkspaceId};
 use rigbox_core::ssh_names::{SshTarget, ssh_targets};
-use rigbox_core::status::{Request, Status};
+use rigbox_core::status::Status;
 use rigbox_proto::guest::PrepareSshRequest;
 use rigbox_ssh_keys::log_in::signed_text;
 use rigbox_ssh_keys::private_key::PrivateKey;
@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 
 use crate::audit::AuditRecorder;
 use crate::guests::client::{Guest, GuestClient, GuestError};
+use crate::ssh_start::{Connecting, StartOnConnect};
+use crate::workspaces::Workspaces;
 
 /// Label that separates keys of boots from anything else that the secret may ever be used for.
 const BOOT_KEY_LABEL: &[u8] = b"rigbox ssh boot key 1";
@@ -38,6 +40,8 @@ pub struct SignedLogIn<'a> {
     pub signature: &'a [u8],
     /// Address of the client.
     pub from: Option<IpAddr>,
+    /// False once the workspace was started for this log-in.
+    pub may_start: bool,
 }
 
 /// Outcome of a log-in.
@@ -46,6 +50,8 @@ pub enum SshLogIn {
     Refused,
     /// The workspace is theirs, and cannot be used now. With a text for its owner.
     Unavailable(String),
+    /// The workspace is theirs, and starts for them: the same log-in counts when it runs. With a text for its owner.
+    Starting(WorkspaceId, String),
     /// The session may begin.
     Granted(SshSession),
 }
@@ -93,12 +99,14 @@ pub struct SshLogIns {
     store: Store,
     guests: GuestClient,
     audit: AuditRecorder,
+    starter: StartOnConnect,
 }
 
 impl SshLogIns {
     /// Creates the service.
-    pub fn new(store: Store, guests: GuestClient, audit: AuditRecorder) -> Self {
-        Self { store, guests, audit }
+    pub fn new(store: Store, guests: GuestClient, audit: AuditRecorder, workspaces: Workspaces) -> Self {
+        let starter = StartOnConnect::new(store.clone(), workspaces);
+        Self { store, guests, audit, starter }
     }
 
     /// Returns the seeds of the keys by which clients know the gateway, the current one first.
@@ -106,7 +114,9 @@ impl SshLogIns {
     /// # Errors
     /// [`Error`]
     pub async fn host_key_seeds(&self) -> Result<Vec<Zeroizing<Vec<u8>>>, Error> {
-        Ok(vec![self.store.ssh_secret(SshSecret::HostKey, self.store.now()).await?])
+        let current = self.store.ssh_secret(SshSecret::HostKey, self.store.now()).await?;
+        let next = self.store.stored_ssh_secret(SshSecret::NextHostKey).await?;
+        Ok(std::iter::once(current).chain(next).collect())
     }
 
     /// Returns whether a log-in by this user name and key would do.
@@ -122,7 +132,7 @@ impl SshLogIns {
     /// # Errors
     /// [`Error`]
     pub async fn log_in(&self, log_in: SignedLogIn<'_>) -> Result<SshLogIn, Error> {
-        let SignedLogIn { session_id, user_name, algorithm, key, signature, from } = log_in;
+        let SignedLogIn { session_id, user_name, algorithm, key, signature, from, may_start } = log_in;
         let text = signed_text(session_id, user_name, algorithm, key);
         let verified = verify(key, algorithm, &text, signature);
         let found = self.resolve(user_name, key).await?;
@@ -137,13 +147,21 @@ impl SshLogIns {
             self.audit.refused(&principal, "ssh", "the security key was not touched");
             return Ok(SshLogIn::Refused);
         }
+        let Some(boot) = running_boot(&workspace) else {
+            // One that opened a session before starts nothing.
+            if self.store.is_ssh_log_in_taken(session_id).await? {
+                return Ok(SshLogIn::Refused);
+            }
+            let connecting = self.starter.connect(&principal, &workspace, may_start).await?;
+            return Ok(match connecting {
+                Connecting::Starting(text) => SshLogIn::Starting(workspace.id, text),
+                Connecting::Unavailable(text) => SshLogIn::Unavailable(text),
+            });
+        };
         if !self.store.take_ssh_log_in(session_id, &owner.key, self.store.now()).await? {
             warn!(workspace = %workspace.id, "a log-in was presented twice");
             return Ok(SshLogIn::Refused);
         }
-        let Some(boot) = running_boot(&workspace) else {
-            return Ok(SshLogIn::Unavailable(unavailable_text(&workspace)));
-        };
         let boot_key = self.boot_key(boot).await?;
         self.audit.record(&principal, "ssh.open", &workspace.id, &fingerprint(key));
         let boot = boot.to_owned();
@@ -280,18 +298,4 @@ impl KeyType for SeedLen {
 fn running_boot(workspace: &Workspace) -> Option<&str> {
     let is_running = workspace.lifecycle.status == Status::Running;
     workspace.lifecycle.boot().filter(|_| is_running)
-}
-
-fn unavailable_text(workspace: &Workspace) -> String {
-    let (name, status) = (&workspace.name, workspace.lifecycle.status);
-    let may_start = workspace
-        .lifecycle
-        .allowed()
-        .iter()
-        .any(|request| matches!(request, Request::Start | Request::Retry));
-    if may_start {
-        format!("The workspace `{name}` is {status}. Start it: rig workspace start {name}")
-    } else {
-        format!("The workspace `{name}` is {status}. Try again when it is running.")
-    }
 }

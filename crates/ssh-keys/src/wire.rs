@@ -70,12 +70,18 @@ impl<'a> Fields<'a> {
         Ok(bytes)
     }
 
+    /// Returns whether there is no more of the message.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        Reader::is_finished(&self.0)
+    }
+
     /// Ends the message.
     ///
     /// # Errors
     /// [`Malformed`] if there is more of it.
     pub fn end(self) -> Result<(), Malformed> {
-        if Reader::is_finished(&self.0) { Ok(()) } else { Err(Malformed) }
+        if self.is_finished() { Ok(()) } else { Err(Malformed) }
     }
 }
 

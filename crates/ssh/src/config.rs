@@ -13,8 +13,19 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// The node's socket for this role.
     pub dial_socket: PathBuf,
+    /// Socket for connections that control passes on.
+    pub streams: Option<Streams>,
     /// Limits of clients.
     pub limits: Limits,
+}
+
+/// Socket for connections that control passes on.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    /// Path of the socket, as [`crate::bind`] sees it.
+    pub socket: PathBuf,
+    /// Uid of control.
+    pub owner: u32,
 }
 
 /// Limits of clients.

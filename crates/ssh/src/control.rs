@@ -47,6 +47,8 @@ pub(crate) enum LogInOutcome {
     Refused,
     /// Text for the owner of the workspace.
     Unavailable(String),
+    /// The workspace starts, with a text for its owner. The same log-in counts when it runs.
+    Starting(WorkspaceId, String),
     Granted(Session),
 }
 
@@ -123,6 +125,10 @@ impl Control {
         Ok(match reply.await?.outcome {
             Some(Outcome::Refused(_)) => LogInOutcome::Refused,
             Some(Outcome::Unavailable(text)) => LogInOutcome::Unavailable(text),
+            Some(Outcome::Starting(starting)) => {
+                let id = starting.workspace_id.parse().map_err(|_| ControlError::InvalidReply("a log-in"))?;
+                LogInOutcome::Starting(id, starting.text)
+            }
             Some(Outcome::Granted(granted)) => {
                 LogInOutcome::Granted(session(granted).ok_or(ControlError::InvalidReply("a log-in"))?)
             }

@@ -1,6 +1,7 @@
 //! Log-in of a client, by a public key only. Each refusal is the same, whatever was wrong.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rigbox_proto::ssh::LogInRequest;
 use rigbox_shares::AddressBlock;
@@ -8,11 +9,13 @@ use rigbox_ssh_keys::log_in::CONNECTION;
 use rigbox_ssh_keys::signature::ALGORITHMS;
 use rigbox_ssh_keys::wire::Malformed;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use crate::authentication::{self, LogIn, Method, USERAUTH};
 use crate::connection::{Connection, Error};
 use crate::control::{LogInOutcome, Session};
 use crate::disconnect::{NO_MORE_METHODS, PROTOCOL_ERROR, SERVICE_NOT_AVAILABLE};
+use crate::start::Starting;
 use crate::state::Gateway;
 
 /// Maximum number of requests of one connection: a client may have many keys to offer.
@@ -21,10 +24,14 @@ const MAX_REQUESTS: u32 = 64;
 const MAX_REFUSALS: u32 = 6;
 /// Maximum length of a user name.
 const MAX_USER_NAME_LEN: usize = 128;
+/// Steps of the time after which a key is refused: as fast as the next step allows, whatever control has found on the way.
+const REFUSAL_STEP: Duration = Duration::from_millis(25);
 
 /// End of a log-in.
 pub(crate) enum LogInEnd {
     Granted(Session),
+    /// The workspace has to start first.
+    Starting(Starting),
     /// The connection has to end, with a code and a text for people.
     Ended {
         reason: u32,
@@ -36,6 +43,8 @@ pub(crate) enum LogInEnd {
 enum Answer {
     /// The key would do.
     Accepted(Vec<u8>),
+    /// Question for the methods that there are.
+    Methods,
     /// A key that was only offered.
     NotThisKey,
     Refused,
@@ -63,18 +72,27 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             return Ok(ended(PROTOCOL_ERROR, "A log-in was expected."));
         };
         let session_id = client.session_id().ok_or(Error::Unexpected)?.to_vec();
-        match answer(gateway, &session_id, request, address).await {
-            Answer::Accepted(message) => client.send(&message).await?,
-            Answer::NotThisKey => client.send(&authentication::refused()).await?,
-            Answer::Refused => {
-                refusals += 1;
-                if refusals >= MAX_REFUSALS {
-                    break;
-                }
+        let begin = Instant::now();
+        let refused = match answer(gateway, &session_id, request, address).await {
+            Answer::Accepted(message) => {
+                client.send(&message).await?;
+                continue;
+            }
+            Answer::Methods => {
                 client.send(&authentication::refused()).await?;
+                continue;
             }
             Answer::End(end) => return Ok(end),
+            Answer::NotThisKey => 0,
+            Answer::Refused => 1,
+        };
+        // By its time, a refusal would tell who is known.
+        tokio::time::sleep_until(begin + next_step(begin.elapsed())).await;
+        refusals += refused;
+        if refusals >= MAX_REFUSALS {
+            break;
         }
+        client.send(&authentication::refused()).await?;
     }
     Ok(ended(NO_MORE_METHODS, "Too many log-ins were refused."))
 }
@@ -84,7 +102,7 @@ async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client
     let Method::PublicKey { algorithm, key, signature } = method else {
         // Every client asks by `none` for the methods that there are.
         let is_question = matches!(method, Method::Other("none"));
-        return if is_question { Answer::NotThisKey } else { refused(gateway, user, client) };
+        return if is_question { Answer::Methods } else { refused(gateway, user, client) };
     };
     if service != CONNECTION || user.len() > MAX_USER_NAME_LEN {
         return refused(gateway, user, client);
@@ -111,13 +129,23 @@ async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client
         key: key.to_vec().into(),
         signature: signature.to_vec().into(),
         client_address: client.to_string(),
+        may_start: true,
     };
-    match gateway.control.log_in(client, request).await {
+    match gateway.control.log_in(client, request.clone()).await {
         Ok(LogInOutcome::Granted(session)) => Answer::End(LogInEnd::Granted(session)),
+        Ok(LogInOutcome::Starting(workspace, text)) => {
+            Answer::End(LogInEnd::Starting(Starting { workspace, text, request }))
+        }
         Ok(LogInOutcome::Unavailable(text)) => Answer::End(ended(SERVICE_NOT_AVAILABLE, &text)),
         Ok(LogInOutcome::Refused) => refused(gateway, user, client),
         Err(error) => Answer::End(unavailable(&error)),
     }
+}
+
+/// Returns the first step that is not before `elapsed`.
+fn next_step(elapsed: Duration) -> Duration {
+    let steps = elapsed.as_nanos().div_ceil(REFUSAL_STEP.as_nanos()).max(1);
+    REFUSAL_STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
 }
 
 /// Counts a refusal.
@@ -134,10 +162,21 @@ fn unavailable(error: &crate::control::ControlError) -> LogInEnd {
     ended(SERVICE_NOT_AVAILABLE, "Rigbox cannot verify your access at the moment. Try again.")
 }
 
-fn ended(reason: u32, text: &str) -> LogInEnd {
+pub(crate) fn ended(reason: u32, text: &str) -> LogInEnd {
     LogInEnd::Ended { reason, text: text.to_owned() }
 }
 
 fn malformed(_: Malformed) -> Error {
     crate::transport::Error::Malformed.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_end_at_steps() {
+        let step = |ms| next_step(Duration::from_millis(ms)).as_millis();
+        assert_eq!([0, 1, 25, 26, 60].map(step), [25, 25, 25, 50, 75]);
+    }
 }

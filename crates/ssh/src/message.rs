@@ -17,6 +17,8 @@ pub(crate) const USERAUTH_SUCCESS: u8 = 52;
 pub(crate) const USERAUTH_BANNER: u8 = 53;
 pub(crate) const USERAUTH_PK_OK: u8 = 60;
 pub(crate) const GLOBAL_REQUEST: u8 = 80;
+pub(crate) const REQUEST_SUCCESS: u8 = 81;
+pub(crate) const REQUEST_FAILURE: u8 = 82;
 pub(crate) const CONNECTION: std::ops::RangeInclusive<u8> = 80..=127;
 pub(crate) const PING: u8 = 192;
 pub(crate) const PONG: u8 = 193;

@@ -17,9 +17,10 @@ use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use crate::connection::{Connection, Error, LINGER_TIMEOUT, READ_CHUNK};
 use crate::disconnect::BY_APPLICATION;
-use crate::message::{CONNECTION, GLOBAL_REQUEST};
+use crate::global_replies::GlobalReplies;
+use crate::host_keys::{ANNOUNCEMENT, GlobalRequest, HostKeys, PROOF};
+use crate::message::{CONNECTION, REQUEST_FAILURE, REQUEST_SUCCESS};
 use crate::transport::Event;
-use rigbox_ssh_keys::wire::Fields;
 
 /// Bytes that wait to be written to one side, after which no more are read from the other.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -39,13 +40,15 @@ pub struct Passed {
     pub to_client: u64,
 }
 
-/// Relays until a side ends its connection, or `end` returns a text for the client.
+/// Relays until a side ends its connection, or `end` returns a text for the client. A client's requests to prove `host_keys` are answered
+/// here.
 ///
 /// # Errors
 /// How the connection of either side has failed.
 pub async fn relay<C, V>(
     client: Connection<C>,
     server: Connection<V>,
+    host_keys: &HostKeys,
     passed: &mut Passed,
     end: impl Future<Output = String>,
 ) -> Result<(), Error>
@@ -54,6 +57,7 @@ where
     V: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut client, mut server) = (Side::new(client), Side::new(server));
+    let mut replies = GlobalReplies::default();
     let mut end = std::pin::pin!(end);
     // Once the client is to be told of the end: the time at which it is cut off.
     let mut linger: Option<Pin<Box<Sleep>>> = None;
@@ -72,8 +76,10 @@ where
                     Poll::Pending => client.connection.poll_close(context),
                 };
             }
-            let forth = pass(&mut client, &mut server, &mut passed.to_server, context)?;
-            let back = pass(&mut server, &mut client, &mut passed.to_client, context)?;
+            let mut direction = Direction::ToServer { host_keys, replies: &mut replies };
+            let forth = pass(&mut client, &mut server, &mut direction, &mut passed.to_server, context)?;
+            let mut direction = Direction::ToClient { replies: &mut replies };
+            let back = pass(&mut server, &mut client, &mut direction, &mut passed.to_client, context)?;
             if client.is_over() {
                 return server.poll_flush(context);
             }
@@ -166,10 +172,77 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
     }
 }
 
+/// Direction in which messages pass, with what of them concerns the gateway.
+enum Direction<'a> {
+    ToServer { host_keys: &'a HostKeys, replies: &'a mut GlobalReplies },
+    ToClient { replies: &'a mut GlobalReplies },
+}
+
+impl Direction<'_> {
+    /// Returns whether a message that has come is to pass.
+    fn takes(&mut self, message: &[u8]) -> Result<bool, Error> {
+        if !message.first().is_some_and(|number| CONNECTION.contains(number)) {
+            return Ok(false);
+        }
+        let request = GlobalRequest::read(message);
+        match self {
+            Self::ToServer { host_keys, replies } => {
+                match request.map_err(|_| crate::transport::Error::Malformed)? {
+                    // The VM has other keys.
+                    Some(request) if request.name == PROOF => {
+                        let reply = host_keys.prove(request.rest);
+                        if request.wants_reply {
+                            replies.add(reply).map_err(|_| Error::Unexpected)?;
+                        }
+                        return Ok(false);
+                    }
+                    Some(request) if request.wants_reply => replies.vm_asked(),
+                    Some(_) | None => {}
+                }
+                Ok(true)
+            }
+            // The host keys that a VM's server announces are not those that the client has seen.
+            Self::ToClient { .. } => {
+                Ok(!matches!(request, Ok(Some(GlobalRequest { name: ANNOUNCEMENT, .. }))))
+            }
+        }
+    }
+
+    /// Sends a message, and the replies that may follow it.
+    fn send<T: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        to: &mut Side<T>,
+        message: &[u8],
+    ) -> Result<(), Error> {
+        to.connection.transport.send(message)?;
+        if let Self::ToClient { replies } = self
+            && let Some(&(REQUEST_SUCCESS | REQUEST_FAILURE)) = message.first()
+        {
+            replies.vm_replied();
+            self.send_due(to)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the gateway's replies whose turn it is. Returns whether there was any.
+    fn send_due<T: AsyncRead + AsyncWrite + Unpin>(&mut self, to: &mut Side<T>) -> Result<bool, Error> {
+        let Self::ToClient { replies } = self else { return Ok(false) };
+        let mut has_sent = false;
+        while to.connection.transport.may_send()
+            && let Some(reply) = replies.take_due()
+        {
+            to.connection.transport.send(&reply)?;
+            has_sent = true;
+        }
+        Ok(has_sent)
+    }
+}
+
 /// Passes what comes from one side to the other, as far as that goes without waiting. Returns whether anything has changed.
 fn pass<F, T>(
     from: &mut Side<F>,
     to: &mut Side<T>,
+    direction: &mut Direction<'_>,
     passed: &mut u64,
     context: &mut Context<'_>,
 ) -> Result<bool, Error>
@@ -177,26 +250,29 @@ where
     F: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut has_changed = false;
+    let mut has_changed = direction.send_due(to)?;
     while to.accepts()
         && let Some(message) = from.waiting.pop_front()
     {
         from.waiting_bytes -= message.len();
-        to.connection.transport.send(&message)?;
+        direction.send(to, &message)?;
         has_changed = true;
     }
     while from.is_read(to) {
         match from.connection.transport.next_event()? {
-            Some(Event::Message(message)) if !is_passed(&message) => {}
             Some(Event::Message(message)) => {
+                // One that the gateway takes may be answered.
+                has_changed = true;
+                if !direction.takes(&message)? {
+                    continue;
+                }
                 *passed += message.len() as u64;
                 if from.waiting.is_empty() && to.accepts() {
-                    to.connection.transport.send(&message)?;
+                    direction.send(to, &message)?;
                 } else {
                     from.waiting_bytes += message.len();
                     from.waiting.push_back(message);
                 }
-                has_changed = true;
             }
             Some(Event::Disconnected { reason, text }) => {
                 to.connection.transport.disconnect(reason, &text)?;
@@ -213,25 +289,39 @@ where
     Ok(has_changed | from.write_or_end(context))
 }
 
-/// Returns whether a message passes. The host keys that a VM's server announces are not those that the client has seen.
-fn is_passed(message: &[u8]) -> bool {
-    let Some(number) = message.first().filter(|number| CONNECTION.contains(number)) else { return false };
-    let name = || Fields::of(message).and_then(|mut fields| fields.string());
-    *number != GLOBAL_REQUEST || name() != Ok(b"hostkeys-00@openssh.com")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::GLOBAL_REQUEST;
+    use rigbox_ssh_keys::private_key::PrivateKey;
     use rigbox_ssh_keys::wire::Message;
+
+    fn global(name: &[u8], wants_reply: bool) -> Vec<u8> {
+        Message::new(GLOBAL_REQUEST).string(name).boolean(wants_reply).into_bytes()
+    }
 
     #[test]
     fn messages_of_the_connection_protocol_pass_but_for_a_vms_host_keys() {
-        let global = |name: &str| Message::new(GLOBAL_REQUEST).string(name).boolean(false).into_bytes();
-        assert!(is_passed(&global("no-more-sessions@openssh.com")));
-        assert!(is_passed(&[GLOBAL_REQUEST]));
-        assert!(is_passed(&[127]) && is_passed(&[80]));
-        assert!(!is_passed(&global("hostkeys-00@openssh.com")));
-        assert!(!is_passed(&[50]) && !is_passed(&[128]) && !is_passed(&[]));
+        let mut replies = GlobalReplies::default();
+        let mut direction = Direction::ToClient { replies: &mut replies };
+        let mut passes = |message: &[u8]| direction.takes(message).unwrap();
+        assert!(passes(&global(b"no-more-sessions@openssh.com", false)));
+        assert!(passes(&[GLOBAL_REQUEST]));
+        assert!(passes(&[127]) && passes(&[90]));
+        assert!(!passes(&global(ANNOUNCEMENT, false)));
+        assert!(!passes(&[50]) && !passes(&[128]) && !passes(&[]));
+    }
+
+    #[test]
+    fn client_learns_the_gateways_keys_in_the_order_of_its_requests() {
+        let host_keys = HostKeys::new([PrivateKey::ed25519(&[1; 32]).unwrap()].into(), b"session");
+        let mut replies = GlobalReplies::default();
+        let mut direction = Direction::ToServer { host_keys: &host_keys, replies: &mut replies };
+        assert!(direction.takes(&global(b"tcpip-forward", true)).unwrap());
+        assert!(!direction.takes(&global(PROOF, true)).unwrap());
+        assert!(direction.takes(&[GLOBAL_REQUEST]).is_err());
+        assert_eq!(replies.take_due(), None);
+        replies.vm_replied();
+        assert_eq!(replies.take_due().unwrap().first(), Some(&REQUEST_SUCCESS));
     }
 }

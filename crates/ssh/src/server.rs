@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::unix::net::UnixListener as UnixStdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use rigbox_gateway::active_grants::EndReason;
 use rigbox_gateway::clock::TICK_INTERVAL;
 use rigbox_gateway::connections::ConnectionGuard;
 use rigbox_shares::AddressBlock;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Config;
 use crate::control::Control;
@@ -17,11 +19,14 @@ use crate::review;
 use crate::session;
 use crate::socket;
 use crate::state::Gateway;
+use crate::streams;
 
 /// Delay after a failure to accept, e.g. for lack of descriptors.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Delay before control is asked again for the host keys.
 const HOST_KEYS_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Interval at which control is asked whether they have changed.
+const HOST_KEYS_INTERVAL: Duration = Duration::from_secs(5);
 /// Time that sessions get to end when the role stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
@@ -39,6 +44,9 @@ pub enum Error {
         /// Reason.
         source: io::Error,
     },
+    /// The socket for control is unavailable.
+    #[error("failed to open the socket for control: {0}")]
+    Streams(io::Error),
 }
 
 /// The role with its socket, which may need root; [`Bound::run`] does not.
@@ -46,17 +54,19 @@ pub enum Error {
 pub struct Bound {
     config: Config,
     listener: StdListener,
+    streams: Option<UnixStdListener>,
 }
 
-/// Binds the socket for clients.
+/// Binds the sockets for clients and for control.
 ///
 /// # Errors
-/// [`Error::Listen`]
+/// [`Error`]
 pub fn bind(mut config: Config) -> Result<Bound, Error> {
     let opened = socket::listen(config.listen).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (address, listener) = opened.map_err(|source| Error::Listen { address: config.listen, source })?;
     config.listen = address;
-    Ok(Bound { config, listener })
+    let streams = config.streams.as_ref().map(|streams| streams::bind(&streams.socket, streams.owner));
+    Ok(Bound { config, listener, streams: streams.transpose().map_err(Error::Streams)? })
 }
 
 impl Bound {
@@ -75,11 +85,12 @@ impl Bound {
     /// Serves until `shutdown` completes.
     ///
     /// # Errors
-    /// [`Error::Listen`]
+    /// [`Error`]
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let address = self.config.listen;
         let listener = TcpListener::from_std(self.listener);
         let listener = listener.map_err(|source| Error::Listen { address, source })?;
+        let streams = self.streams.map(UnixListener::from_std).transpose().map_err(Error::Streams)?;
         tokio::pin!(shutdown);
         let gateway = tokio::select! {
             gateway = start(self.config) => gateway,
@@ -87,7 +98,7 @@ impl Bound {
         };
         let lease = tokio::spawn(review::follow_lease(Arc::clone(&gateway)));
         tokio::select! {
-            () = async { tokio::join!(accept(&gateway, listener), tick(&gateway)).0 } => {}
+            () = serve(&gateway, listener, streams) => {}
             () = shutdown => {}
         }
         // Their clients are told why, and control that they have ended.
@@ -104,6 +115,16 @@ impl Bound {
     }
 }
 
+/// Serves clients for as long as it is polled.
+async fn serve(gateway: &Arc<Gateway>, listener: TcpListener, streams: Option<UnixListener>) {
+    let from_control = async {
+        if let Some(listener) = streams {
+            streams::accept(gateway, listener).await;
+        }
+    };
+    tokio::join!(accept(gateway, listener), from_control, tick(gateway), follow_host_keys(gateway));
+}
+
 /// Waits for control, which has the host keys. Clients wait in the queue of the socket meanwhile.
 async fn start(config: Config) -> Arc<Gateway> {
     let control = Control::new(&config.control_socket);
@@ -116,6 +137,17 @@ async fn start(config: Config) -> Arc<Gateway> {
     }
 }
 
+/// Follows the rotation of host keys. Connections keep those that they began with.
+async fn follow_host_keys(gateway: &Gateway) {
+    loop {
+        tokio::time::sleep(HOST_KEYS_INTERVAL).await;
+        match gateway.control.host_keys().await {
+            Ok(keys) => gateway.host_keys.set(keys),
+            Err(error) => tracing::debug!(%error, "host keys not read again"),
+        }
+    }
+}
+
 async fn accept(gateway: &Arc<Gateway>, listener: TcpListener) {
     loop {
         match listener.accept().await {
@@ -123,6 +155,7 @@ async fn accept(gateway: &Arc<Gateway>, listener: TcpListener) {
                 let client = peer.ip().to_canonical();
                 // One too many is closed at once; the client may retry.
                 if let Ok(place) = gateway.connections.open(AddressBlock::from(client)).await {
+                    socket::prepare(&stream);
                     spawn(gateway, stream, client, place);
                 }
             }
@@ -134,8 +167,10 @@ async fn accept(gateway: &Arc<Gateway>, listener: TcpListener) {
     }
 }
 
-fn spawn(gateway: &Arc<Gateway>, stream: TcpStream, client: IpAddr, place: ConnectionGuard) {
-    socket::prepare(&stream);
+pub(crate) fn spawn<S>(gateway: &Arc<Gateway>, stream: S, client: IpAddr, place: ConnectionGuard)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (gateway, connection) = (Arc::clone(gateway), Arc::clone(place.connection()));
     let task = tokio::spawn(async move {
         if let Err(error) = session::serve(&gateway, stream, client, Arc::new(place)).await {

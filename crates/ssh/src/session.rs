@@ -8,14 +8,16 @@ use rigbox_core::dialing::SshPermit;
 use rigbox_gateway::active_grants::{ActiveGrant, EndReason};
 use rigbox_gateway::connections::{BusyGuard, ConnectionGuard};
 use rigbox_ssh_keys::private_key::PrivateKey;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::authentication;
 use crate::connection::{Connection, Error};
 use crate::control::{Decision, Session};
 use crate::disconnect::{BY_APPLICATION, TOO_MANY_CONNECTIONS};
+use crate::host_keys::HostKeys;
 use crate::log_in::{self, LogInEnd};
 use crate::relay::{Passed, relay};
+use crate::start;
 use crate::state::Gateway;
 use crate::transport::Transport;
 use crate::vm;
@@ -27,26 +29,36 @@ const CLOSE_ATTEMPTS: u32 = 5;
 const CLOSE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Serves one client until its connection ends.
-pub(crate) async fn serve(
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Arc<Gateway>,
-    stream: TcpStream,
+    stream: S,
     client: IpAddr,
     place: Arc<ConnectionGuard>,
 ) -> Result<(), Error> {
-    let mut connection = Connection::new(stream, Transport::server(Arc::clone(&gateway.host_keys))?);
+    let mut connection = Connection::new(stream, Transport::server(gateway.host_keys.get())?);
     connection.open().await?;
-    let Session { decision, permit, boot_key } =
-        match log_in::accept(gateway, &mut connection, client).await? {
-            LogInEnd::Granted(session) => session,
-            LogInEnd::Ended { reason, text } => return connection.disconnect(reason, &text).await,
-        };
-    // From here on, the session's grant bounds the connection, and no longer the time of a log-in.
-    let session_place = gateway.sessions.take(decision.workspace.clone());
-    let (Some(busy), Ok(_session_place)) = (BusyGuard::new(&place), session_place) else {
+    let mut end = log_in::accept(gateway, &mut connection, client).await?;
+    let workspace = match &end {
+        LogInEnd::Granted(session) => session.decision.workspace.clone(),
+        LogInEnd::Starting(starting) => starting.workspace.clone(),
+        LogInEnd::Ended { reason, text } => return connection.disconnect(*reason, text).await,
+    };
+    // From here on, the workspace's start or the session's grant bounds the connection, and no longer the time of a log-in.
+    let (Some(busy), Ok(_session_place)) = (BusyGuard::new(&place), gateway.sessions.take(workspace)) else {
         let text = "This workspace has too many SSH sessions. End one, then try again.";
         let result = connection.disconnect(TOO_MANY_CONNECTIONS, text).await;
-        close(gateway, &decision, client, Passed::default()).await;
+        if let LogInEnd::Granted(session) = end {
+            close(gateway, &session.decision, client, Passed::default()).await;
+        }
         return result;
+    };
+    if let LogInEnd::Starting(starting) = end {
+        end = start::wait(gateway, &mut connection, client, starting).await?;
+    }
+    let Session { decision, permit, boot_key } = match end {
+        LogInEnd::Granted(session) => session,
+        LogInEnd::Starting(_) => return Err(Error::Unexpected),
+        LogInEnd::Ended { reason, text } => return connection.disconnect(reason, &text).await,
     };
     let grant = gateway.grants.start(decision.clone(), i64::MAX, busy, NEVER);
     let (passed, result) = run(gateway, connection, &grant, &permit, &boot_key).await;
@@ -56,9 +68,9 @@ pub(crate) async fn serve(
 }
 
 /// Runs a session. Returns what has passed, and how it ended.
-async fn run(
+async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Arc<Gateway>,
-    mut client: Connection<TcpStream>,
+    mut client: Connection<S>,
     grant: &ActiveGrant<Decision>,
     permit: &SshPermit,
     boot_key: &PrivateKey,
@@ -81,13 +93,24 @@ async fn run(
         }
         Err(reason) => return (passed, client.disconnect(BY_APPLICATION, end_text(reason)).await),
     };
-    if let Err(error) = client.send(&authentication::succeeded()).await {
+    let Some(session_id) = client.session_id() else { return (passed, Err(Error::Unexpected)) };
+    let host_keys = HostKeys::new(gateway.host_keys.get(), session_id);
+    if let Err(error) = begin(&mut client, &host_keys).await {
         return (passed, Err(error));
     }
-    client.logged_in();
     let end = async { end_text(ended(grant).await).to_owned() };
-    let result = relay(client, server, &mut passed, end).await;
+    let result = relay(client, server, &host_keys, &mut passed, end).await;
     (passed, result)
+}
+
+/// Tells a client that it is logged in, and the keys by which it may know the gateway.
+async fn begin<S: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut Connection<S>,
+    host_keys: &HostKeys,
+) -> Result<(), Error> {
+    client.send(&authentication::succeeded()).await?;
+    client.logged_in();
+    client.send(&host_keys.announcement()).await
 }
 
 async fn ended(grant: &ActiveGrant<Decision>) -> EndReason {

@@ -13,6 +13,7 @@ use rigbox_ssh_keys::private_key::PrivateKey;
 
 use crate::config::{Config, Limits};
 use crate::control::{Control, Decision};
+use crate::host_keys::CurrentHostKeys;
 
 /// Refused log-ins of a client a minute, after a burst. Keys that a client only offers do not count.
 const REFUSED_BY_ADDRESS: Quota = quota(20, 60);
@@ -23,7 +24,7 @@ const REFUSED_BY_NAME: Quota = quota(10, 30);
 /// The gateway.
 pub(crate) struct Gateway {
     pub(crate) control: Control,
-    pub(crate) host_keys: Arc<[PrivateKey]>,
+    pub(crate) host_keys: CurrentHostKeys,
     pub(crate) clock: Arc<Clock>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) grants: Arc<ActiveGrants<Decision>>,
@@ -44,7 +45,7 @@ impl Gateway {
         let sessions = Bounds { total: limits.connections, per_key: limits.sessions_per_workspace };
         Arc::new(Self {
             control,
-            host_keys,
+            host_keys: CurrentHostKeys::new(host_keys),
             connections: Connections::new(Arc::clone(&clock), timeouts, bounds),
             grants: ActiveGrants::new(Arc::clone(&clock)),
             clock,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rigbox_ssh::authentication::{self, LogIn, Method};
 use rigbox_ssh::connection::{Connection, Error};
+use rigbox_ssh::host_keys::HostKeys;
 use rigbox_ssh::relay::{Passed, relay};
 use rigbox_ssh::transport::Transport;
 use rigbox_ssh_keys::log_in::signed_text;
@@ -80,7 +81,7 @@ impl Gateway {
 
 /// Serves one client.
 async fn serve(stream: TcpStream, own: Arc<[PrivateKey]>) {
-    let mut client = Connection::new(stream, Transport::server(own).unwrap());
+    let mut client = Connection::new(stream, Transport::server(Arc::clone(&own)).unwrap());
     client.open().await.unwrap();
     if accept_log_in(&mut client).await.is_err() {
         return;
@@ -100,9 +101,11 @@ async fn serve(stream: TcpStream, own: Arc<[PrivateKey]>) {
     client.send(&authentication::banner("Relayed.\r\n")).await.unwrap();
     client.send(&authentication::succeeded()).await.unwrap();
     client.logged_in();
+    let host_keys = HostKeys::new(own, client.session_id().unwrap());
+    client.send(&host_keys.announcement()).await.unwrap();
     server.logged_in();
     let mut passed = Passed::default();
-    relay(client, server, &mut passed, std::future::pending()).await.unwrap();
+    relay(client, server, &host_keys, &mut passed, std::future::pending()).await.unwrap();
     assert!(passed.to_client > 0);
 }
 
@@ -206,6 +209,17 @@ async fn client_logs_in_with_each_cipher_and_host_key() {
         assert_eq!((code, &output[..]), (Some(7), &b"hello"[..]), "{options:?}: {errors}");
         assert!(errors.contains("Relayed."), "{errors}");
     }
+}
+
+#[tokio::test]
+async fn client_learns_the_other_host_keys() {
+    let gateway = Gateway::start().await;
+    let options = ["-o", &gateway.identity(), "-o", "UpdateHostKeys=yes"];
+    let (code, _, errors) = gateway.ssh(&options, b"hello").await;
+    assert_eq!(code, Some(7), "{errors}");
+    let known = tokio::fs::read_to_string(gateway.path("known_hosts")).await.unwrap();
+    let has = |kind: &str| known.lines().any(|line| line.contains(kind));
+    assert!(has("ssh-ed25519 ") && has("ecdsa-sha2-nistp256 "), "{known}: {errors}");
 }
 
 #[tokio::test]

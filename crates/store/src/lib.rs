@@ -37,6 +37,7 @@ mod sessions;
 mod sqlite;
 mod ssh_gateway;
 mod ssh_keys;
+mod ssh_settings;
 mod step;
 pub mod tokens;
 mod tombstones;

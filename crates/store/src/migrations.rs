@@ -34,6 +34,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     20 "0020_observed.sql" "observed",
     21 "0021_ssh_keys.sql" "ssh keys",
     22 "0022_ssh_gateway.sql" "ssh gateway",
+    23 "0023_start_on_connect.sql" "start on connect",
 ];
 
 /// Runs migrations that a database lacks.

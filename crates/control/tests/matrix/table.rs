@@ -115,6 +115,12 @@ pub(crate) const ROUTES: &[Route] = &[
     row("DELETE", "/api/v1/ssh-keys/{id}", SshKey, &[200, 404]),
     row("GET", "/api/v1/workspaces/{id}/ssh-keys", Workspace, &[200]).read(),
     row("POST", "/api/v1/workspaces/{id}/ssh-keys/sync", Workspace, &[200]).operate(),
+    row("GET", "/api/v1/workspaces/{id}/ssh", Workspace, &[200]).read().own_workspace(),
+    row("PATCH", "/api/v1/workspaces/{id}/ssh", Workspace, &[200])
+        .operate()
+        .body(r#"{"start_on_connect":false}"#),
+    // Without the headers of a WebSocket.
+    row("GET", "/api/v1/workspaces/{id}/ssh/stream", Workspace, &[400, 426]).operate(),
     row("GET", "/api/v1/workspaces", Account, &[200]).read().own_workspace(),
     row("POST", "/api/v1/workspaces", Account, &[201, 409]).body(r#"{"name":"another"}"#),
     row("POST", "/api/v1/quick-deploy", Account, &[200, 409])

@@ -330,6 +330,7 @@ fn config(
         gateways: gateways.then(|| GatewaysConfig { socket: directory.join("gateway.sock"), uids: vec![0] }),
         ssh: gateways.then(|| SshConfig {
             gateway: GatewaysConfig { socket: directory.join("ssh.sock"), uids: vec![0] },
+            streams: directory.join("ssh-streams.sock"),
             host: "localhost".to_owned(),
             port: 7022,
         }),

@@ -38,6 +38,12 @@ impl Vm {
     }
 }
 
+/// SSH settings of a workspace.
+#[derive(Debug, Deserialize)]
+pub(crate) struct SshSettings {
+    pub(crate) start_on_connect: bool,
+}
+
 /// Response with one workspace.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct GetWorkspace {

@@ -58,8 +58,8 @@ pub(crate) enum WorkspaceCommand {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Show how to reach a workspace by SSH
-    SshInfo(WorkspaceArgument),
+    /// Show how to reach a workspace by SSH, or set whether that starts it
+    SshInfo(SshInfoArguments),
     /// Show or set what a workspace can reach
     Network(NetworkArguments),
     /// Manage environment variables of a workspace's commands, login shells and services
@@ -138,6 +138,16 @@ impl WorkspaceArgument {
     pub(crate) fn name_or_id(&self) -> &str {
         self.positional.as_deref().or(self.named.as_deref()).unwrap_or_default()
     }
+}
+
+/// A workspace and its SSH settings.
+#[derive(Debug, Args)]
+pub(crate) struct SshInfoArguments {
+    #[command(flatten)]
+    pub(crate) workspace: WorkspaceArgument,
+    /// Start the workspace when somebody connects while it is stopped, or not
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) start_on_connect: Option<bool>,
 }
 
 /// A workspace and its network.

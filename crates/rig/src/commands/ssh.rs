@@ -2,12 +2,14 @@
 
 mod config;
 mod gateway;
+mod settings;
+mod stdio;
 
 use std::ffi::OsString;
 use std::process::Command;
 
 use crate::api::{Api, Vm};
-use crate::args::{SshArguments, SshCommand};
+use crate::args::{SshArguments, SshCommand, SshInfoArguments};
 use crate::failure::Failure;
 use crate::output::{Event, Output, escape};
 use gateway::Gateway;
@@ -18,14 +20,17 @@ const FAILED: u8 = 255;
 pub(super) async fn run(api: &Api, out: &Output, arguments: SshArguments) -> Result<u8, Failure> {
     match arguments.command {
         Some(SshCommand::Keys(command)) => super::ssh_key::run(api, out, command).await.map(|()| 0),
-        Some(SshCommand::Config) => config::write(api, out).await.map(|()| 0),
-        None => match log_in(api, arguments.workspace, &arguments.remote).await {
-            Ok(code) => Ok(code),
-            Err(failure) => {
+        Some(SshCommand::Config { stdio }) => config::write(api, out, stdio).await.map(|()| 0),
+        None => {
+            let ended = match arguments.workspace {
+                Some(workspace) if arguments.stdio => stdio::run(api, &workspace).await,
+                workspace => log_in(api, workspace, &arguments.remote).await,
+            };
+            ended.or_else(|failure| {
                 out.failure(&failure);
                 Ok(FAILED)
-            }
-        },
+            })
+        }
     }
 }
 
@@ -52,8 +57,9 @@ async fn log_in(api: &Api, workspace: Option<String>, remote: &[String]) -> Resu
 }
 
 /// Prints where a workspace is.
-pub(super) async fn info(api: &Api, out: &Output, workspace: &str) -> Result<(), Failure> {
-    let (vm, gateway) = (api.find(workspace).await?, Gateway::find(api).await?);
+pub(super) async fn info(api: &Api, out: &Output, arguments: &SshInfoArguments) -> Result<(), Failure> {
+    let (vm, gateway) = (api.find(arguments.workspace.name_or_id()).await?, Gateway::find(api).await?);
+    let start_on_connect = settings::start_on_connect(api, &vm.id, arguments.start_on_connect).await?;
     let (user, host, port) = (user(&vm), gateway.host.as_str(), gateway.port);
     let ssh_target = format!("{user}@{host}");
     out.event(&Event::SshInfo {
@@ -64,11 +70,15 @@ pub(super) async fn info(api: &Api, out: &Output, workspace: &str) -> Result<(),
         host,
         port,
         ssh_target: &ssh_target,
+        start_on_connect,
     })?;
     out.line(&format!("ssh -p {port} {}", escape(&ssh_target)))?;
+    if start_on_connect {
+        out.line("It is started when you connect.")?;
+    }
     out.line("")?;
     out.line("For ~/.ssh/config:")?;
-    let stanza = config::stanza(&vm.name, &user, &gateway, None);
+    let stanza = config::stanza(&vm.name, &user, &gateway, None, None);
     stanza.lines().try_for_each(|line| out.line(&format!("  {}", escape(line))))?;
     out.line("")?;
     out.line("For ~/.ssh/known_hosts:")?;

@@ -35,7 +35,7 @@ pub(super) async fn run(api: &Api, out: &Output, command: WorkspaceCommand) -> R
             let vm = api.find(workspace.name_or_id()).await?;
             super::logs::print(api, out, &["workspaces", &vm.id, "logs"], lines, follow).await
         }
-        WorkspaceCommand::SshInfo(workspace) => super::ssh::info(api, out, workspace.name_or_id()).await,
+        WorkspaceCommand::SshInfo(arguments) => super::ssh::info(api, out, &arguments).await,
         WorkspaceCommand::Env(command) => env::run(api, out, &command).await,
         WorkspaceCommand::Network(arguments) => network::run(api, out, &arguments).await,
         WorkspaceCommand::Rm { workspaces, force } => {

@@ -11,43 +11,23 @@ use crate::api::{App, CallerKey, SshKey};
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event<'a> {
     /// A login started; the approval page shows the same code.
-    SessionCreated {
-        code: &'a str,
-    },
+    SessionCreated { code: &'a str },
     /// URL of the approval page.
-    BrowserUrl {
-        url: &'a str,
-    },
+    BrowserUrl { url: &'a str },
     /// The user has not decided yet.
-    Polling {
-        elapsed_ms: u64,
-    },
+    Polling { elapsed_ms: u64 },
     /// The user approved the login.
-    Approved {
-        user_email: &'a str,
-    },
+    Approved { user_email: &'a str },
     /// The API key was saved.
-    Saved {
-        path: &'a str,
-    },
+    Saved { path: &'a str },
     /// Owner of the API key.
     Whoami(Identity<'a>),
     /// `workspace spawn` started.
-    Creating {
-        name: &'a str,
-    },
+    Creating { name: &'a str },
     /// A size was raised to the template's minimum.
-    FloorBumped {
-        resource: &'a str,
-        from_mb: u32,
-        to_mb: u32,
-        reason: &'a str,
-    },
+    FloorBumped { resource: &'a str, from_mb: u32, to_mb: u32, reason: &'a str },
     /// The workspace exists.
-    Created {
-        id: &'a str,
-        status: &'a str,
-    },
+    Created { id: &'a str, status: &'a str },
     /// The workspace is about to start.
     Starting,
     /// The status changed.
@@ -58,32 +38,16 @@ pub(crate) enum Event<'a> {
         system: Option<&'a str>,
     },
     /// The workspace is ready.
-    Ready {
-        id: &'a str,
-        name: &'a str,
-        ssh_user: &'a str,
-        ssh_host: &'a str,
-    },
+    Ready { id: &'a str, name: &'a str, ssh_user: &'a str, ssh_host: &'a str },
     /// The workspace and all its data were removed.
-    Removed {
-        workspace: &'a str,
-        workspace_id: &'a str,
-    },
+    Removed { workspace: &'a str, workspace_id: &'a str },
     /// Environment variables were set.
-    Set {
-        workspace: &'a str,
-        keys: &'a [&'a str],
-    },
+    Set { workspace: &'a str, keys: &'a [&'a str] },
     /// Environment variables were removed.
-    Unset {
-        workspace: &'a str,
-        keys: &'a [&'a str],
-    },
+    Unset { workspace: &'a str, keys: &'a [&'a str] },
     /// Apps of the caller.
-    Apps {
-        apps: &'a [App],
-    },
-    /// SSH keys of the caller.
+    Apps { apps: &'a [App] },
+    /// How a workspace is reached by SSH.
     SshInfo {
         workspace: &'a str,
         workspace_id: &'a str,
@@ -92,10 +56,10 @@ pub(crate) enum Event<'a> {
         host: &'a str,
         port: u16,
         ssh_target: &'a str,
+        start_on_connect: bool,
     },
-    SshKeys {
-        ssh_keys: &'a [SshKey],
-    },
+    /// SSH keys of the caller.
+    SshKeys { ssh_keys: &'a [SshKey] },
     /// An SSH key was registered.
     SshKeyAdded {
         name: &'a str,
@@ -104,23 +68,15 @@ pub(crate) enum Event<'a> {
         fingerprint: Option<&'a str>,
     },
     /// Line of a log.
-    Log {
-        timestamp: &'a str,
-        message: &'a str,
-    },
+    Log { timestamp: &'a str, message: &'a str },
     /// The command wrote to stdout.
     Stdout(Chunk<'a>),
     /// The command wrote to stderr.
     Stderr(Chunk<'a>),
     /// The command exited.
-    Exit {
-        code: u8,
-    },
+    Exit { code: u8 },
     /// Last event of a failed command.
-    Error {
-        code: &'a str,
-        message: &'a str,
-    },
+    Error { code: &'a str, message: &'a str },
 }
 
 /// Identity of the caller.

@@ -4,27 +4,20 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
-use reqwest::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use reqwest::{Method, StatusCode, Upgraded};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::end::End;
 use super::request::{cannot_handle_signals, process_of};
 use super::signals::Signals;
 use super::sink::Sink;
 use super::{Mode, Request};
-use crate::api::{Api, ApiError};
+use crate::api::{Api, Socket};
 use crate::failure::Failure;
 use crate::terminal::{self, RawMode};
-
-type Socket = WebSocketStream<Upgraded>;
 
 /// Limit for stdin per message.
 const MAX_CHUNK_BYTES: usize = 64 * 1024;
@@ -40,8 +33,9 @@ pub(super) async fn run(
     sink: &mut Sink<'_>,
 ) -> Result<End, Failure> {
     let signals = Signals::take().map_err(cannot_handle_signals)?;
-    let open = async |id: &str| Ok((id.to_owned(), open(api, id).await?));
-    let (id, (socket, process)) = api.with_id(workspace, open).await?;
+    let open = async |id: &str| Ok((id.to_owned(), api.websocket(&["workspaces", id, "exec"]).await?));
+    let (id, (socket, headers)) = api.with_id(workspace, open).await?;
+    let process = process_of(&headers);
     let (mut to_server, mut from_server) = socket.split();
     #[expect(clippy::disallowed_methods, reason = "messages of one command")]
     let (messages, queue) = channel(QUEUE_LEN);
@@ -73,29 +67,6 @@ pub(super) async fn run(
         end = read => end,
         end = signals.forward(api, &id, process.as_deref()) => Ok(end),
     }
-}
-
-/// Opens the WebSocket with the client of all other requests, so that certificates, key and errors are the same. Returns the command's id
-/// too.
-async fn open(api: &Api, id: &str) -> Result<(Socket, Option<String>), ApiError> {
-    let key = generate_key();
-    let request = api
-        .request(Method::GET, &["workspaces", id, "exec"], &[])?
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_VERSION, "13")
-        .header(SEC_WEBSOCKET_KEY, &key);
-    let response = api.open(request).await?;
-    let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes());
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS
-        || accepted != Some(derive_accept_key(key.as_bytes()).as_bytes())
-    {
-        let message = "the server, or a proxy before it, does not support WebSockets".to_owned();
-        return Err(ApiError::Unexpected { message });
-    }
-    let process = process_of(response.headers());
-    let upgraded = response.upgrade().await.map_err(|error| api.unreachable(&error))?;
-    Ok((WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await, process))
 }
 
 fn lost(problem: &dyn std::fmt::Display) -> Failure {

@@ -14,15 +14,17 @@ use crate::private_file;
 const FILE: &str = ".rigbox/ssh_config";
 const INCLUDE: &str = "Include ~/.rigbox/ssh_config";
 
-pub(super) async fn write(api: &Api, out: &Output) -> Result<(), Failure> {
+pub(super) async fn write(api: &Api, out: &Output, stdio: bool) -> Result<(), Failure> {
     let (gateway, workspaces) = (Gateway::find(api).await?, api.workspaces().await?);
     let known_hosts = gateway.save()?;
     let home =
         std::env::home_dir().ok_or_else(|| Failure::new("no_home", "there is no home folder".to_owned()))?;
+    let own = || std::env::current_exe().map_err(|error| Failure::new("file", error.to_string()));
+    let rig = stdio.then(own).transpose()?;
     let mut text = "# Written by `rig ssh config`, which replaces it.\n".to_owned();
     for vm in &workspaces {
         text.push('\n');
-        text.push_str(&stanza(&vm.name, &user(vm), &gateway, Some(&known_hosts)));
+        text.push_str(&stanza(&vm.name, &user(vm), &gateway, Some(&known_hosts), rig.as_deref()));
     }
     let path = home.join(FILE);
     let written = private_file::replace(&path, &text).and_then(|()| include(&home.join(".ssh")));
@@ -43,14 +45,25 @@ pub(super) async fn write(api: &Api, out: &Output) -> Result<(), Failure> {
     }
 }
 
-/// Returns a workspace's stanza of `ssh_config`.
-pub(super) fn stanza(name: &str, user: &str, gateway: &Gateway, known_hosts: Option<&Path>) -> String {
+/// Returns a workspace's stanza of `ssh_config`. With the path of `rig`, the connection goes over the API.
+pub(super) fn stanza(
+    name: &str,
+    user: &str,
+    gateway: &Gateway,
+    known_hosts: Option<&Path>,
+    rig: Option<&Path>,
+) -> String {
     let mut stanza = format!(
         "Host {name}.rigbox\n    HostName {}\n    Port {}\n    User {user}\n",
         gateway.host, gateway.port
     );
     if let Some(path) = known_hosts {
         stanza.push_str(&format!("    UserKnownHostsFile \"{}\"\n    UpdateHostKeys no\n", path.display()));
+    }
+    if let Some(rig) = rig {
+        // For a shell, which `ssh` has run it; a percent sign is ssh's own.
+        let rig = rig.display().to_string().replace('\'', "'\\''").replace('%', "%%");
+        stanza.push_str(&format!("    ProxyCommand exec '{rig}' ssh --stdio -- {name}\n"));
     }
     stanza
 }
@@ -73,6 +86,16 @@ fn include(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connection_over_the_api_is_made_by_rig() {
+        let gateway = Gateway { host: "h".to_owned(), port: 7022, known_hosts: String::new() };
+        let stanza = stanza("web", "web-abc", &gateway, None, Some(Path::new("/o'brien/100%/rig")));
+        assert!(
+            stanza.ends_with("    ProxyCommand exec '/o'\\''brien/100%%/rig' ssh --stdio -- web\n"),
+            "{stanza}"
+        );
+    }
 
     #[test]
     fn own_configuration_stays_below_the_include() {

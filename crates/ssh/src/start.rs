@@ -1,0 +1,67 @@
+//! Wait for a workspace that starts because its owner connects. The log-in counts when it runs.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::ssh::LogInRequest;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use crate::authentication;
+use crate::connection::{Connection, Error};
+use crate::control::LogInOutcome;
+use crate::disconnect::{NO_MORE_METHODS, SERVICE_NOT_AVAILABLE};
+use crate::log_in::{LogInEnd, ended};
+use crate::state::Gateway;
+
+/// Time in which a workspace has to run.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+/// Interval at which control is asked again.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Log-in to a workspace that starts.
+pub(crate) struct Starting {
+    pub(crate) workspace: WorkspaceId,
+    /// Text for the owner of the workspace.
+    pub(crate) text: String,
+    pub(crate) request: LogInRequest,
+}
+
+/// Waits until the workspace runs, or will not, and tells the client what it waits for.
+///
+/// # Errors
+/// [`Error`], if the connection fails or the client does not wait.
+pub(crate) async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
+    gateway: &Gateway,
+    client: &mut Connection<S>,
+    address: IpAddr,
+    starting: Starting,
+) -> Result<LogInEnd, Error> {
+    let Starting { mut text, mut request, .. } = starting;
+    request.may_start = false;
+    let deadline = Instant::now() + START_TIMEOUT;
+    let mut told = String::new();
+    while Instant::now() < deadline {
+        if text != told {
+            client.send(&authentication::banner(&format!("{text}\r\n"))).await?;
+            told.clone_from(&text);
+        }
+        tokio::select! {
+            // A client that waits has nothing to say.
+            said = client.receive() => return Err(said.err().unwrap_or(Error::Unexpected)),
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        match gateway.control.log_in(address, request.clone()).await {
+            Ok(LogInOutcome::Granted(session)) => return Ok(LogInEnd::Granted(session)),
+            Ok(LogInOutcome::Starting(_, now)) => text = now,
+            Ok(LogInOutcome::Unavailable(why)) => return Ok(ended(SERVICE_NOT_AVAILABLE, &why)),
+            Ok(LogInOutcome::Refused) => {
+                return Ok(ended(NO_MORE_METHODS, "Your access to this workspace has ended."));
+            }
+            // It may be back in time.
+            Err(error) => tracing::debug!(%error, "waiting for control"),
+        }
+    }
+    Ok(ended(SERVICE_NOT_AVAILABLE, "The workspace did not start in time. Try again."))
+}
