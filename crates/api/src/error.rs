@@ -17,7 +17,7 @@ use rigbox_service::error::ServiceError;
 use rigbox_service::guests::GuestAccessError;
 use rigbox_service::guests::client::GuestError;
 use rigbox_service::identity::authenticate::AuthError;
-use rigbox_service::identity::devices::DeviceError;
+use rigbox_service::identity::devices::{DeviceError, LOGIN_TTL};
 use rigbox_service::identity::sign_in::SignInError;
 use rigbox_service::nodes::api::NodeError;
 use rigbox_service::quick_deploy::DeployError;
@@ -293,6 +293,10 @@ impl From<DeviceError> for ApiError {
         let message = problem.to_string();
         match problem {
             DeviceError::InvalidName => Self::bad_request(message).with_details(json!({"field": "machine"})),
+            DeviceError::ClientHasMaximum => Self {
+                retry_after_s: u32::try_from(LOGIN_TTL.as_secs()).ok(),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
+            },
             DeviceError::TooMany => Self::unavailable("busy", message),
             DeviceError::Unknown => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             DeviceError::Denied => Self::new(StatusCode::FORBIDDEN, "denied", message),

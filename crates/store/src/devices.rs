@@ -42,9 +42,19 @@ const MAX_PENDING_LOGINS_PER_CLIENT: i64 = 20;
 /// Maximum number of keys of a user for whom another login creates one.
 const MAX_DEVICE_KEYS: i64 = 100;
 
+/// Outcome of the start of a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartedLogin {
+    /// It is pending.
+    Pending,
+    /// The client has its maximum of pending logins.
+    ClientHasMaximum,
+    /// All clients together have the maximum.
+    Full,
+}
+
 impl Store {
-    /// Stores a login from `address` that is valid until `until`, and removes expired ones. Returns `false` if too many are pending, in all
-    /// or of this `client`, as its limit counts.
+    /// Stores a login from `address` that is valid until `until`, and removes expired ones. It counts for this `client`.
     pub async fn add_device_login(
         &self,
         (secret, code, token_key): (&DeviceSecret, &UserCode, &TokenKey),
@@ -52,7 +62,7 @@ impl Store {
         (address, client): (IpAddr, &str),
         until: Timestamp,
         now: Timestamp,
-    ) -> Result<bool, Error> {
+    ) -> Result<StartedLogin, Error> {
         let mut tx = self.begin_write().await?;
         sqlx::query("DELETE FROM device_logins WHERE expires_at <= $1")
             .bind(now.unix_ms())
@@ -64,8 +74,11 @@ impl Store {
             .bind(client)
             .fetch_one(&mut *tx)
             .await?;
-        if waiting >= MAX_PENDING_LOGINS || own >= MAX_PENDING_LOGINS_PER_CLIENT {
-            return Ok(false);
+        if own >= MAX_PENDING_LOGINS_PER_CLIENT {
+            return Ok(StartedLogin::ClientHasMaximum);
+        }
+        if waiting >= MAX_PENDING_LOGINS {
+            return Ok(StartedLogin::Full);
         }
         sqlx::query(
             "INSERT INTO device_logins (hash, code_hash, machine, address, client, created_at, expires_at) \
@@ -81,7 +94,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(StartedLogin::Pending)
     }
 
     /// Returns the undecided login of a user code.

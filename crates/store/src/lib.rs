@@ -53,7 +53,7 @@ pub use apps::{App, AppHost, AppPage, AppWithWorkspace};
 pub use audit::{AuditEntry, AuditEvent};
 pub use backup::{CopyInfo, inspect_copy};
 pub use clock::Clock;
-pub use devices::{DeviceLogin, Poll};
+pub use devices::{DeviceLogin, Poll, StartedLogin};
 pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{IdempotencyKey, Replay};
 pub use networks::{NetworkRevisions, NetworkSettings};

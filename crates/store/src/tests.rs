@@ -535,10 +535,11 @@ async fn one_client_leaves_device_logins_to_others() {
         f.store.add_device_login(tokens, "laptop", (from, client), until, at).await.unwrap()
     };
     for number in 0..25 {
-        assert_eq!(ask("2001:db8::/64", now()).await, number < 20, "{number}");
+        let expected = if number < 20 { StartedLogin::Pending } else { StartedLogin::ClientHasMaximum };
+        assert_eq!(ask("2001:db8::/64", now()).await, expected, "{number}");
     }
-    assert!(ask("192.0.2.1", now()).await);
-    assert!(ask("2001:db8::/64", until).await, "expired ones count");
+    assert_eq!(ask("192.0.2.1", now()).await, StartedLogin::Pending);
+    assert_eq!(ask("2001:db8::/64", until).await, StartedLogin::Pending, "expired ones count");
 }
 
 #[tokio::test]
@@ -550,7 +551,7 @@ async fn device_login_expires_and_is_collected_once() {
     let ask = async || {
         let (secret, code) = (DeviceSecret::mint().unwrap(), UserCode::mint().unwrap());
         let tokens = (&secret, &code, &f.token_key);
-        assert!(f.store.add_device_login(tokens, "laptop", (from, "192.0.2.1"), until, now()).await.unwrap());
+        f.store.add_device_login(tokens, "laptop", (from, "192.0.2.1"), until, now()).await.unwrap();
         (secret, code)
     };
     let poll = async |secret: &DeviceSecret, at: Timestamp| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rigbox_core::authz::{ApproveDevice, Permit};
 use rigbox_shares::AddressBlock;
 use rigbox_store::tokens::{ApiKey, DeviceSecret, TokenKey, UserCode};
-use rigbox_store::{DeviceLogin, NewKey, Poll, Store, User};
+use rigbox_store::{DeviceLogin, NewKey, Poll, StartedLogin, Store, User};
 
 use crate::clock;
 
@@ -24,7 +24,12 @@ pub enum DeviceError {
     /// The machine's name is invalid.
     #[error("machine: The name is invalid. Use 1 to {MAX_NAME_LEN} printable characters.")]
     InvalidName,
-    /// Too many logins are pending.
+    /// The client has too many pending logins.
+    #[error(
+        "Too many machines at your address are waiting for approval. Approve or deny them, or try again in 10 minutes."
+    )]
+    ClientHasMaximum,
+    /// All clients together have too many pending logins.
     #[error("Too many machines are waiting for approval. Try again later.")]
     TooMany,
     /// The login does not exist, has expired or was used.
@@ -71,8 +76,9 @@ impl Devices {
         let client = AddressBlock::from(from).to_string();
         let by = (from, client.as_str());
         match self.store.add_device_login(tokens, machine, by, now.after(LOGIN_TTL), now).await? {
-            true => Ok(login),
-            false => Err(DeviceError::TooMany),
+            StartedLogin::Pending => Ok(login),
+            StartedLogin::ClientHasMaximum => Err(DeviceError::ClientHasMaximum),
+            StartedLogin::Full => Err(DeviceError::TooMany),
         }
     }
 
