@@ -16,6 +16,7 @@ mod fuzz;
 mod global_replies;
 pub mod host_keys;
 mod log_in;
+mod log_in_end;
 mod message;
 pub mod relay;
 mod review;

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::authentication::{self, LogIn, Method, USERAUTH};
 use crate::connection::{Connection, Error};
-use crate::control::{LogInOutcome, Session};
+use crate::control::LogInOutcome;
 use crate::disconnect::{NO_MORE_METHODS, PROTOCOL_ERROR, SERVICE_NOT_AVAILABLE};
-use crate::start::Starting;
+use crate::log_in_end::{LogInEnd, Starting, ended};
 use crate::state::Gateway;
 
 /// Maximum number of requests of one connection: a client may have many keys to offer.
@@ -26,18 +26,6 @@ const MAX_REFUSALS: u32 = 6;
 const MAX_USER_NAME_LEN: usize = 128;
 /// Steps of the time after which a key is refused: as fast as the next step allows, whatever control has found on the way.
 const REFUSAL_STEP: Duration = Duration::from_millis(25);
-
-/// End of a log-in.
-pub(crate) enum LogInEnd {
-    Granted(Session),
-    /// The workspace has to start first.
-    Starting(Starting),
-    /// The connection has to end, with a code and a text for people.
-    Ended {
-        reason: u32,
-        text: String,
-    },
-}
 
 /// Answer to one request.
 enum Answer {
@@ -160,10 +148,6 @@ fn refused(gateway: &Gateway, user: &str, client: IpAddr) -> Answer {
 fn unavailable(error: &crate::control::ControlError) -> LogInEnd {
     tracing::warn!(%error, "a log-in could not be decided");
     ended(SERVICE_NOT_AVAILABLE, "Rigbox cannot verify your access at the moment. Try again.")
-}
-
-pub(crate) fn ended(reason: u32, text: &str) -> LogInEnd {
-    LogInEnd::Ended { reason, text: text.to_owned() }
 }
 
 fn malformed(_: Malformed) -> Error {

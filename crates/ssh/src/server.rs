@@ -1,28 +1,24 @@
 //! The role: its listening socket, its clients, and the ticks that end what has timed out.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::unix::net::UnixListener as UnixStdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_gateway::active_grants::EndReason;
 use rigbox_gateway::clock::TICK_INTERVAL;
-use rigbox_gateway::connections::ConnectionGuard;
 use rigbox_shares::AddressBlock;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Config;
 use crate::control::Control;
 use crate::review;
 use crate::session;
-use crate::socket;
+use crate::socket::{self, ACCEPT_RETRY_DELAY};
 use crate::state::Gateway;
 use crate::streams;
 
-/// Delay after a failure to accept, e.g. for lack of descriptors.
-pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Delay before control is asked again for the host keys.
 const HOST_KEYS_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Interval at which control is asked whether they have changed.
@@ -156,7 +152,7 @@ async fn accept(gateway: &Arc<Gateway>, listener: TcpListener) {
                 // One too many is closed at once; the client may retry.
                 if let Ok(place) = gateway.connections.open(AddressBlock::from(client)).await {
                     socket::prepare(&stream);
-                    spawn(gateway, stream, client, place);
+                    session::spawn(gateway, stream, client, place);
                 }
             }
             Err(error) => {
@@ -165,19 +161,6 @@ async fn accept(gateway: &Arc<Gateway>, listener: TcpListener) {
             }
         }
     }
-}
-
-pub(crate) fn spawn<S>(gateway: &Arc<Gateway>, stream: S, client: IpAddr, place: ConnectionGuard)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (gateway, connection) = (Arc::clone(gateway), Arc::clone(place.connection()));
-    let task = tokio::spawn(async move {
-        if let Err(error) = session::serve(&gateway, stream, client, Arc::new(place)).await {
-            tracing::debug!(%client, %error, "connection ended");
-        }
-    });
-    connection.set_task(task.abort_handle());
 }
 
 /// Advances the clock, and ends log-ins that take too long.

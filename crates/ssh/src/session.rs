@@ -15,7 +15,8 @@ use crate::connection::{Connection, Error};
 use crate::control::{Decision, Session};
 use crate::disconnect::{BY_APPLICATION, TOO_MANY_CONNECTIONS};
 use crate::host_keys::HostKeys;
-use crate::log_in::{self, LogInEnd};
+use crate::log_in;
+use crate::log_in_end::LogInEnd;
 use crate::relay::{Passed, relay};
 use crate::start;
 use crate::state::Gateway;
@@ -28,8 +29,22 @@ const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 const CLOSE_ATTEMPTS: u32 = 5;
 const CLOSE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// Serves a client in a task of its own, which ends with its place.
+pub(crate) fn spawn<S>(gateway: &Arc<Gateway>, stream: S, client: IpAddr, place: ConnectionGuard)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (gateway, connection) = (Arc::clone(gateway), Arc::clone(place.connection()));
+    let task = tokio::spawn(async move {
+        if let Err(error) = serve(&gateway, stream, client, Arc::new(place)).await {
+            tracing::debug!(%client, %error, "connection ended");
+        }
+    });
+    connection.set_task(task.abort_handle());
+}
+
 /// Serves one client until its connection ends.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Arc<Gateway>,
     stream: S,
     client: IpAddr,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
+/// Delay after a failure to accept, e.g. for lack of descriptors.
+pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Length of the queue of connections to be accepted.
 const BACKLOG: i32 = 4096;
 /// Idle time after which a connection is probed, so that one whose peer is gone ends.

@@ -3,8 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::ssh::LogInRequest;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -12,21 +10,13 @@ use crate::authentication;
 use crate::connection::{Connection, Error};
 use crate::control::LogInOutcome;
 use crate::disconnect::{NO_MORE_METHODS, SERVICE_NOT_AVAILABLE};
-use crate::log_in::{LogInEnd, ended};
+use crate::log_in_end::{LogInEnd, Starting, ended};
 use crate::state::Gateway;
 
 /// Time in which a workspace has to run.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Interval at which control is asked again.
 const INTERVAL: Duration = Duration::from_millis(500);
-
-/// Log-in to a workspace that starts.
-pub(crate) struct Starting {
-    pub(crate) workspace: WorkspaceId,
-    /// Text for the owner of the workspace.
-    pub(crate) text: String,
-    pub(crate) request: LogInRequest,
-}
 
 /// Waits until the workspace runs, or will not, and tells the client what it waits for.
 ///

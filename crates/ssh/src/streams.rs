@@ -14,7 +14,8 @@ use rigbox_shares::AddressBlock;
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::server::{ACCEPT_RETRY_DELAY, spawn};
+use crate::session;
+use crate::socket::ACCEPT_RETRY_DELAY;
 use crate::state::Gateway;
 
 /// Time in which control tells the client's address.
@@ -58,7 +59,7 @@ async fn serve(gateway: &Arc<Gateway>, mut stream: UnixStream) -> io::Result<()>
     tokio::time::timeout(ADDRESS_TIMEOUT, stream.read_exact(&mut address)).await??;
     let client = IpAddr::from(Ipv6Addr::from(address)).to_canonical();
     if let Ok(place) = gateway.connections.open(AddressBlock::from(client)).await {
-        spawn(gateway, stream, client, place);
+        session::spawn(gateway, stream, client, place);
     }
     Ok(())
 }
