@@ -39,7 +39,7 @@ const TAGS: [(&str, &str); 15] = [
     ("templates", "Templates of workspaces"),
     ("users", "Account of the caller"),
     ("api-keys", "API keys of the account"),
-    ("ssh-keys", "SSH keys of the account"),
+    ("ssh-keys", "SSH keys of the account, and SSH to workspaces"),
     ("audit", "Actions with the account's credentials"),
     ("auth", "Signing in and out"),
     ("machine", "Capacity and problems of the installation"),
