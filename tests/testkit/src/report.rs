@@ -25,6 +25,8 @@ pub enum Target {
     AtLeast(f64),
     /// At most this many times theirs.
     AtMostTimes(f64),
+    /// Less than theirs and this more.
+    BelowTheirsPlus(f64),
     /// At least this many times theirs.
     AtLeastTimes(f64),
 }
@@ -44,6 +46,9 @@ impl Measure {
             Target::Below(limit) => (format!("< {limit} {unit}"), ours < limit),
             Target::AtLeast(limit) => (format!(">= {limit} {unit}"), ours >= limit),
             Target::AtMostTimes(limit) => (format!("<= {limit} x"), ratio.is_some_and(|r| r <= limit)),
+            Target::BelowTheirsPlus(limit) => {
+                (format!("< theirs + {limit} {unit}"), theirs.is_some_and(|theirs| ours < theirs + limit))
+            }
             Target::AtLeastTimes(limit) => (format!(">= {limit} x"), ratio.is_some_and(|r| r >= limit)),
         };
         Self { name: name.into(), ours, theirs, ratio, unit, target, holds }
@@ -72,13 +77,15 @@ pub fn progress(step: &str) {
 #[derive(Serialize)]
 struct Document<'a> {
     bench: &'a str,
+    cpu: &'a str,
     measures: &'a [Measure],
 }
 
 /// Prints all results as a table, or as one JSON object.
 pub fn print(bench: &str, measures: &[Measure], json: bool) -> Result<()> {
+    let cpu = &cpu();
     if json {
-        println!("{}", serde_json::to_string_pretty(&Document { bench, measures })?);
+        println!("{}", serde_json::to_string_pretty(&Document { bench, cpu, measures })?);
         return Ok(());
     }
     let mut table = Table::new();
@@ -96,8 +103,16 @@ pub fn print(bench: &str, measures: &[Measure], json: bool) -> Result<()> {
             if measure.holds { "yes" } else { "NO" }.to_owned(),
         ]);
     }
-    println!("{table}");
+    println!("{table}\n\nmeasured on {cpu}");
     Ok(())
+}
+
+/// Returns the number and the model of this machine's CPUs.
+fn cpu() -> String {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    format!("{count} x {}", model.map_or("unknown", |(_, model)| model))
 }
 
 /// Returns the median of `values`.
@@ -128,6 +143,8 @@ mod tests {
         assert!(!holds(1.4, Some(1.0), Target::AtMostTimes(1.3)));
         assert!(holds(0.5, Some(1.0), Target::AtLeastTimes(0.5)));
         assert!(!holds(0.4, Some(1.0), Target::AtLeastTimes(0.5)));
+        assert!(holds(4.0, Some(3.0), Target::BelowTheirsPlus(2.0)));
+        assert!(!holds(5.0, Some(3.0), Target::BelowTheirsPlus(2.0)));
         assert!(!holds(1.0, None, Target::AtLeastTimes(0.5)));
     }
 }
