@@ -1,14 +1,18 @@
-//! Processes of this host, read from `/proc`.
+//! Processes of this host, as `/proc` shows them, and where they listen.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rigbox_testkit::blocking::eventually;
 
 /// CPU share below which a VM is idle.
 const IDLE_SHARE: f64 = 0.2;
 /// Unit of `/proc/<pid>/stat` on x86.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Time for a server to start.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 
 fn pids() -> Result<Vec<u32>> {
@@ -65,4 +69,11 @@ pub(crate) fn wait_idle(pid: u32, timeout: Duration) -> Result<()> {
         quiet = if share < IDLE_SHARE { quiet + 1 } else { 0 };
     }
     Ok(())
+}
+
+/// Waits until a server accepts connections.
+pub(crate) fn wait_listening(address: SocketAddr, what: &str) -> Result<()> {
+    eventually(&format!("{what} listens on {address}"), READY_TIMEOUT, || {
+        Ok(TcpStream::connect(address).ok().map(drop))
+    })
 }

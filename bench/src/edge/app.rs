@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::nginx::Process;
-use super::process::{free_port, wait_for};
+use super::process::free_port;
+use crate::host;
 
 /// Limit for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ impl App {
             root.display()
         );
         let nginx = Process::start(&folder.join("app"), &servers)?;
-        wait_for(address, "the app")?;
+        host::wait_listening(address, "the app")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let websockets = listener.local_addr()?.port();

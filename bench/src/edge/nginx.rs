@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 
-use super::process::{WORKERS, free_port, wait_for};
+use super::process::{WORKERS, free_port};
 use crate::host;
 
 /// Returns the start of every configuration.
@@ -84,7 +84,7 @@ impl Nginx {
         );
         let process = Process::start(&folder.join("proxy"), &servers)?;
         for address in [public, private, sockets] {
-            wait_for(address, "nginx")?;
+            host::wait_listening(address, "nginx")?;
         }
         Ok(Self { process, public: public.port(), private: private.port(), websockets: sockets.port() })
     }

@@ -1,7 +1,7 @@
 //! Edge role in a process of its own: this program again, with only the role.
 
 use std::io::{BufRead, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rigbox_edge::{Config, Limits};
 use rigbox_sys::spawn::{ChildSetup, configure_child};
-use rigbox_testkit::blocking::eventually;
 use rigbox_testkit::dial::Node;
 use rigbox_testkit::gateway::{BOOT, Gateway, WORKSPACE};
 use serde::{Deserialize, Serialize};
 
 use super::apps;
+use crate::host;
 
 /// First line of its standard input, whose end stops it.
 #[derive(Serialize, Deserialize)]
@@ -26,7 +26,6 @@ struct Parameters {
 
 /// Workers, as many as nginx has.
 pub(super) const WORKERS: usize = 2;
-const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_secs(10);
 
 /// Runs the edge role until standard input ends.
@@ -78,7 +77,7 @@ impl Edge {
         let mut edge = Self { child: command.spawn()?, port: listen.port(), _control: control };
         let input = edge.child.stdin.as_mut().context("edge's standard input")?;
         writeln!(input, "{parameters}")?;
-        wait_for(listen, "edge")?;
+        host::wait_listening(listen, "edge")?;
         Ok(edge)
     }
 
@@ -102,10 +101,4 @@ impl Drop for Edge {
 /// Returns a free port. Another process may take it until the start, which then fails.
 pub(super) fn free_port() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
-pub(super) fn wait_for(address: SocketAddr, what: &str) -> Result<()> {
-    eventually(&format!("{what} listens on {address}"), READY_TIMEOUT, || {
-        Ok(TcpStream::connect(address).ok().map(drop))
-    })
 }
