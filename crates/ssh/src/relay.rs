@@ -94,9 +94,11 @@ where
                 linger = linger_for(LAST_OUTPUT_TIMEOUT);
                 continue;
             }
-            if !forth && !back {
-                return Poll::Pending;
+            if forth || back {
+                // There may be more. Keystrokes of other sessions do not wait for that.
+                let _ = std::pin::pin!(tokio::task::yield_now()).poll(context);
             }
+            return Poll::Pending;
         }
     })
     .await
