@@ -24,6 +24,8 @@ use crate::transport::Event;
 
 /// Bytes that wait to be written to one side, after which no more are read from the other.
 const MAX_BACKLOG: usize = 256 * 1024;
+/// Capacity of an empty buffer that a session keeps while nothing passes.
+const MAX_IDLE_CAPACITY: usize = 64 * 1024;
 /// Text for a client whose server has gone without a word.
 const SERVER_LOST: &str = "The connection to the workspace was lost.";
 /// Time in which a client has to take what its server has sent before its end.
@@ -97,6 +99,9 @@ where
             if forth || back {
                 // There may be more. Keystrokes of other sessions do not wait for that.
                 let _ = std::pin::pin!(tokio::task::yield_now()).poll(context);
+            } else {
+                client.release_buffers();
+                server.release_buffers();
             }
             return Poll::Pending;
         }
@@ -161,6 +166,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
             return Poll::Pending;
         }
         Pin::new(&mut self.connection.stream).poll_flush(context).map_err(Error::from)
+    }
+
+    /// Gives back memory of empty buffers: most sessions are idle, and a transfer would leave each with a whole backlog.
+    fn release_buffers(&mut self) {
+        release(self.connection.transport.input());
+        release(self.connection.transport.output());
     }
 
     /// Reads once. `None` if nothing is there.
@@ -240,6 +251,13 @@ impl Direction<'_> {
     }
 }
 
+fn release(buffer: &mut BytesMut) {
+    // Its capacity does not count the space of what was taken from it.
+    if buffer.is_empty() && buffer.try_reclaim(MAX_IDLE_CAPACITY + 1) {
+        *buffer = BytesMut::new();
+    }
+}
+
 /// Passes what comes from one side to the other, as far as that goes without waiting. Returns whether anything has changed.
 fn pass<F, T>(
     from: &mut Side<F>,
@@ -300,6 +318,21 @@ mod tests {
 
     fn global(name: &[u8], wants_reply: bool) -> Vec<u8> {
         Message::new(GLOBAL_REQUEST).string(name).boolean(wants_reply).into_bytes()
+    }
+
+    #[test]
+    fn only_large_and_empty_buffers_are_released() {
+        let is_released = |capacity, len, taken| {
+            let mut buffer = BytesMut::with_capacity(capacity);
+            buffer.resize(len, 0);
+            drop(buffer.split_to(taken));
+            release(&mut buffer);
+            assert_eq!(buffer.len(), len - taken);
+            !buffer.try_reclaim(1)
+        };
+        let large = MAX_IDLE_CAPACITY + 1;
+        assert!(is_released(large, 0, 0) && is_released(large, large, large));
+        assert!(!is_released(large, 2, 1) && !is_released(MAX_IDLE_CAPACITY, 0, 0));
     }
 
     #[test]
