@@ -10,6 +10,7 @@ mod installation;
 mod life;
 mod memory;
 mod spawn;
+mod ssh;
 mod workspaces;
 
 use std::sync::Arc;
@@ -33,6 +34,12 @@ struct Arguments {
     /// Rounds of each side; the result is the median.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Cipher of `ssh`.
+    #[arg(long, default_value = ssh::CIPHERS[0], value_parser = ssh::CIPHERS)]
+    cipher: String,
+    /// Idle sessions of `ssh`.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..))]
+    sessions: u16,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -45,6 +52,8 @@ enum Name {
     Edge,
     /// Recovery after `kill -9`, cost of reports, and changes of the network policy.
     Life,
+    /// SSH gateway beside OpenSSH's `ProxyJump`.
+    Ssh,
     /// Server of `api`, which starts it.
     #[value(hide = true)]
     ServeApi,
@@ -54,6 +63,12 @@ enum Name {
     /// Control and node of `life`, which starts them.
     #[value(hide = true)]
     ServeLife,
+    /// SSH gateway of `ssh`, which starts it.
+    #[value(hide = true)]
+    ServeSsh,
+    /// The benchmark `ssh` in namespaces of its own, where that runs it.
+    #[value(hide = true)]
+    SshInside,
 }
 
 fn main() -> Result<()> {
@@ -63,9 +78,12 @@ fn main() -> Result<()> {
         Name::Api => report::print("api", &api::measure(arguments.rounds)?, arguments.json),
         Name::Edge => report::print("edge", &edge::measure(arguments.rounds)?, arguments.json),
         Name::Life => life(&arguments),
+        Name::Ssh => ssh(&arguments),
         Name::ServeApi => api::serve(),
         Name::ServeEdge => edge::serve(),
         Name::ServeLife => life::serve(),
+        Name::ServeSsh => ssh::serve(),
+        Name::SshInside => ssh_inside(&arguments),
     }
 }
 
@@ -78,6 +96,19 @@ fn life(arguments: &Arguments) -> Result<()> {
     let mut measures = life::measure_records(arguments.rounds)?;
     measures.extend(with_installation(life::measure_policy)?);
     report::print("life", &measures, arguments.json)
+}
+
+fn ssh(arguments: &Arguments) -> Result<()> {
+    let (rounds, sessions) = (arguments.rounds.to_string(), arguments.sessions.to_string());
+    let json = arguments.json.then_some("--json");
+    let inside = ["ssh-inside", "--rounds", &rounds, "--cipher", &arguments.cipher, "--sessions", &sessions];
+    ssh::run_inside(inside.into_iter().chain(json))
+}
+
+fn ssh_inside(arguments: &Arguments) -> Result<()> {
+    let Arguments { rounds, ref cipher, sessions, json, .. } = *arguments;
+    let options = ssh::Options { rounds, cipher, sessions: sessions.into() };
+    report::print("ssh", &ssh::measure(&options)?, json)
 }
 
 /// Measures with an installation, which is removed afterwards. Must run while there is one thread.

@@ -17,7 +17,8 @@ pub(crate) fn of_rigbox(installation: &Installation) -> Result<f64> {
     Ok(f64::from(kilobytes) * 1024.0 / 1e6)
 }
 
-fn pss_kb(pid: u32) -> Result<u32> {
+/// Returns the memory of a process in kB, its share of what it shares with others included.
+pub(crate) fn pss_kb(pid: u32) -> Result<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss in smaps_rollup")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)

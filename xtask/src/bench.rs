@@ -5,9 +5,9 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::paths::program;
-use crate::{build, command, image};
+use crate::{build, command, image, openssh_server};
 
-pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
+pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>, more: &[String]) -> Result<()> {
     let mut command = match name {
         // The suite's, which has the host for it.
         "neighbor" | "neighbour" => {
@@ -21,13 +21,16 @@ pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
                 build::install_packages(&[&["nginx-light", "wrk"]])?;
             }
             // Benchmarks without VMs need no image.
-            if matches!(name, "api" | "edge") {
+            if matches!(name, "api" | "edge" | "ssh") {
                 build::bench()?;
             } else {
                 prepare_vms(build::everything)?;
             }
             let mut command = Command::new(program("rigbox-bench"));
             command.arg(name);
+            if name == "ssh" {
+                command.env("RIGBOX_SSHD", openssh_server::unpack()?);
+            }
             command
         }
     };
@@ -37,7 +40,7 @@ pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>) -> Result<()> {
     if let Some(rounds) = rounds {
         command.args(["--rounds", &rounds.to_string()]);
     }
-    command::run(&mut command)
+    command::run(command.args(more))
 }
 
 /// Builds what VMs are made of.

@@ -8,6 +8,7 @@ mod down;
 mod fuzz;
 mod image;
 mod installation;
+mod openssh_server;
 mod paths;
 mod schemathesis;
 mod ssh_keys;
@@ -70,7 +71,7 @@ enum Task {
     },
     /// Measure Rigbox beside a plain alternative on this machine.
     Bench {
-        /// Benchmark to run: `spawn`, `neighbor`, `life`, `api` or `edge`.
+        /// Benchmark to run: `spawn`, `neighbor`, `life`, `api`, `edge` or `ssh`.
         name: String,
         /// Print one JSON object instead of a table.
         #[arg(long)]
@@ -78,6 +79,9 @@ enum Task {
         /// Rounds of each side; the result is the median. 9 by default for `neighbor`, else 5.
         #[arg(long)]
         rounds: Option<u32>,
+        /// More arguments for the benchmark; `--help` lists them.
+        #[arg(last = true)]
+        more: Vec<String>,
     },
     /// Build all programs, those for VMs included.
     Build,
@@ -113,7 +117,7 @@ fn main() -> Result<ExitCode> {
             build::install_packages(&[&rigbox_image::host_packages()])?;
             image::build(&name).map(drop)
         }
-        Task::Bench { name, json, rounds } => bench::bench(&name, json, rounds),
+        Task::Bench { name, json, rounds, more } => bench::bench(&name, json, rounds, &more),
         Task::Build => build::programs(),
     }?;
     Ok(ExitCode::SUCCESS)
