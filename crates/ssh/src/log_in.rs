@@ -56,6 +56,11 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     let mut refusals = 0;
     for _ in 0..MAX_REQUESTS {
         let message = client.receive().await?;
+        // Some clients ask for it before each key again.
+        if authentication::requested_service(&message).map_err(malformed)? == Some(USERAUTH) {
+            client.send(&authentication::service_accept(USERAUTH)).await?;
+            continue;
+        }
         let Some(request) = authentication::log_in(&message).map_err(malformed)? else {
             return Ok(ended(PROTOCOL_ERROR, "A log-in was expected."));
         };
