@@ -20,6 +20,8 @@ const REFUSED_BY_ADDRESS: Quota = quota(20, 60);
 /// Refused log-ins of a client by one user name a minute, after a burst. Those of other clients do not count: a stranger could lock out the
 /// owner.
 const REFUSED_BY_NAME: Quota = quota(10, 30);
+/// Maximum number of clients that are logged in to one VM at once. More would all wait longer there, until none of them is in time.
+const MAX_VM_LOG_INS: usize = 8;
 
 /// The gateway.
 pub(crate) struct Gateway {
@@ -29,6 +31,8 @@ pub(crate) struct Gateway {
     pub(crate) connections: Arc<Connections>,
     pub(crate) grants: Arc<ActiveGrants<Decision>>,
     pub(crate) sessions: Shares<WorkspaceId>,
+    /// Clients that are being logged in to their VM.
+    pub(crate) vm_log_ins: Shares<WorkspaceId>,
     pub(crate) dialer: Dialer,
     pub(crate) by_address: FailedAttempts<AddressBlock>,
     pub(crate) by_name: FailedAttempts<(AddressBlock, String)>,
@@ -43,6 +47,8 @@ impl Gateway {
         let bounds = Bounds { total: limits.connections, per_key: limits.connections_per_address };
         // Sessions, per workspace: as many as connections, and 500.
         let sessions = Bounds { total: limits.connections, per_key: limits.sessions_per_workspace };
+        // Log-ins to VMs, per workspace: as many as connections, and 8.
+        let vm_log_ins = Bounds { total: limits.connections, per_key: MAX_VM_LOG_INS };
         Arc::new(Self {
             control,
             host_keys: CurrentHostKeys::new(host_keys),
@@ -50,6 +56,7 @@ impl Gateway {
             grants: ActiveGrants::new(Arc::clone(&clock)),
             clock,
             sessions: Shares::new(sessions),
+            vm_log_ins: Shares::new(vm_log_ins),
             dialer: Dialer { socket: config.dial_socket, timeout: limits.vm },
             by_address: FailedAttempts::new(REFUSED_BY_ADDRESS),
             by_name: FailedAttempts::new(REFUSED_BY_NAME),

@@ -49,6 +49,8 @@ enum AttemptError {
     Refused,
     #[error("it did not answer in time")]
     TimedOut,
+    #[error("others are being logged in to it")]
+    Busy,
 }
 
 /// Connects to the VM's server, and tells the client if that takes long.
@@ -60,14 +62,26 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     boot_key: &PrivateKey,
 ) -> Result<Connection<TcpStream>, ConnectError> {
     let (begin, mut has_told) = (Instant::now(), false);
+    let mut first_attempt = None;
     loop {
-        let attempt = attempt(gateway, decision, permit, boot_key);
-        let attempt = tokio::time::timeout(LOG_IN_TIMEOUT, attempt).await;
-        let error = match attempt.unwrap_or(Err(AttemptError::TimedOut)) {
-            Ok(connection) => return Ok(connection),
-            Err(error) => error,
+        let error = match gateway.vm_log_ins.take(decision.workspace.clone()) {
+            Ok(_place) => {
+                first_attempt.get_or_insert_with(Instant::now);
+                let attempt = attempt(gateway, decision, permit, boot_key);
+                match tokio::time::timeout(LOG_IN_TIMEOUT, attempt).await {
+                    Ok(Ok(connection)) => return Ok(connection),
+                    Ok(Err(error)) => error,
+                    Err(_) => AttemptError::TimedOut,
+                }
+            }
+            Err(_) => AttemptError::Busy,
         };
-        if begin.elapsed() > gateway.limits.vm || matches!(error, AttemptError::Dial(DialError::NoVm)) {
+        // Waiting for others is no fault of the server's.
+        let is_late = match (&error, first_attempt) {
+            (AttemptError::Busy, _) => begin.elapsed() > gateway.limits.log_in,
+            (_, first) => first.is_some_and(|first| first.elapsed() > gateway.limits.vm),
+        };
+        if is_late || matches!(error, AttemptError::Dial(DialError::NoVm)) {
             tracing::info!(%error, workspace = %decision.workspace, "no connection to the SSH server of a VM");
             return Err(ConnectError::Vm(unreachable_text(decision, &error)));
         }
