@@ -34,14 +34,18 @@ type TestResult = anyhow::Result<()>;
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 20] = [
+const MODULES: [Module; 24] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
     ("cli", cli::TESTS),
     ("http", http::TESTS),
     ("generated", generated::TESTS),
-    ("ssh", ssh::TESTS),
+    ("ssh", ssh::commands::TESTS),
+    ("ssh", ssh::copies::TESTS),
+    ("ssh", ssh::forwards::TESTS),
+    ("ssh", ssh::foreign::TESTS),
+    ("ssh", ssh::refusals::TESTS),
     ("image", image::TESTS),
     ("isolation", isolation::TESTS),
     ("neighbors", neighbors::TESTS),
