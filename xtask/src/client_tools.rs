@@ -12,8 +12,17 @@ use crate::paths::checkout;
 use crate::steps::step;
 
 /// Debian packages that the installations need, and clients of Debian's own.
-const PACKAGES: &[&str] =
-    &["curl", "dropbear-bin", "nghttp2-client", "openssh-client", "putty-tools", "python3-venv", "rsync"];
+const PACKAGES: &[&str] = &[
+    "curl",
+    "dropbear-bin",
+    "lftp",
+    "nghttp2-client",
+    "openssh-client",
+    "putty-tools",
+    "python3-venv",
+    "rsync",
+    "sshfs",
+];
 /// Debian's Node.js, unless another one is installed: the two conflict.
 const NODE: &[&str] = &["nodejs", "npm"];
 
@@ -35,6 +44,9 @@ pub(crate) const WEBSOCKET_CLIENTS: ClientTools = ClientTools {
 /// Validators of OpenAPI documents, and generators of clients.
 pub(crate) const OPENAPI_TOOLS: ClientTools =
     ClientTools { variable: "RIGBOX_OPENAPI_TOOLS", name: "openapi-tools", versions: "tests/openapi" };
+/// SSH clients for the end-to-end tests, and an auditor of SSH servers.
+pub(crate) const SSH_CLIENTS: ClientTools =
+    ClientTools { variable: "RIGBOX_SSH_CLIENTS", name: "ssh-clients", versions: "tests/ssh" };
 
 /// Returns the Debian packages to install.
 pub(crate) fn packages() -> Vec<&'static str> {
