@@ -34,7 +34,7 @@ type TestResult = anyhow::Result<()>;
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 24] = [
+const MODULES: [Module; 25] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
@@ -45,6 +45,7 @@ const MODULES: [Module; 24] = [
     ("ssh", ssh::copies::TESTS),
     ("ssh", ssh::forwards::TESTS),
     ("ssh", ssh::foreign::TESTS),
+    ("ssh", ssh::security_keys::TESTS),
     ("ssh", ssh::refusals::TESTS),
     ("image", image::TESTS),
     ("isolation", isolation::TESTS),

@@ -7,3 +7,4 @@ pub(crate) mod copies;
 pub(crate) mod foreign;
 pub(crate) mod forwards;
 pub(crate) mod refusals;
+pub(crate) mod security_keys;
