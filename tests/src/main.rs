@@ -34,7 +34,7 @@ type TestResult = anyhow::Result<()>;
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 25] = [
+const MODULES: [Module; 26] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
@@ -46,6 +46,7 @@ const MODULES: [Module; 25] = [
     ("ssh", ssh::forwards::TESTS),
     ("ssh", ssh::foreign::TESTS),
     ("ssh", ssh::security_keys::TESTS),
+    ("ssh", ssh::load::TESTS),
     ("ssh", ssh::refusals::TESTS),
     ("image", image::TESTS),
     ("isolation", isolation::TESTS),

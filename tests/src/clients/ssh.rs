@@ -6,5 +6,6 @@ pub(crate) mod commands;
 pub(crate) mod copies;
 pub(crate) mod foreign;
 pub(crate) mod forwards;
+pub(crate) mod load;
 pub(crate) mod refusals;
 pub(crate) mod security_keys;
