@@ -34,7 +34,7 @@ type TestResult = anyhow::Result<()>;
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 26] = [
+const MODULES: [Module; 27] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
@@ -42,6 +42,7 @@ const MODULES: [Module; 26] = [
     ("http", http::TESTS),
     ("generated", generated::TESTS),
     ("ssh", ssh::commands::TESTS),
+    ("ssh", ssh::connecting::TESTS),
     ("ssh", ssh::copies::TESTS),
     ("ssh", ssh::forwards::TESTS),
     ("ssh", ssh::foreign::TESTS),

@@ -3,6 +3,7 @@
 mod client;
 
 pub(crate) mod commands;
+pub(crate) mod connecting;
 pub(crate) mod copies;
 pub(crate) mod foreign;
 pub(crate) mod forwards;

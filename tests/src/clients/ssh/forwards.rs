@@ -81,7 +81,7 @@ fn forwarding_works_in_both_directions(installation: &Installation) -> TestResul
 }
 
 /// Asks a SOCKS server (RFC 1928) for a connection.
-fn socks(stream: &mut TcpStream, address: [u8; 4], port: u16) -> Result<()> {
+pub(super) fn socks(stream: &mut TcpStream, address: [u8; 4], port: u16) -> Result<()> {
     stream.write_all(&[5, 1, 0])?;
     let request = [&[5, 1, 0, 1][..], &address, &port.to_be_bytes()].concat();
     Ok(stream.write_all(&request)?)
