@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use rigbox_core::dialing::SshPermit;
+use rigbox_core::ids::WorkspaceId;
 use rigbox_gateway::dial::{DialError, Upstream};
+use rigbox_shares::Place;
 use rigbox_ssh_keys::private_key::PrivateKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -49,8 +51,6 @@ enum AttemptError {
     Refused,
     #[error("it did not answer in time")]
     TimedOut,
-    #[error("others are being logged in to it")]
-    Busy,
 }
 
 /// Connects to the VM's server, and tells the client if that takes long.
@@ -61,27 +61,16 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     permit: &SshPermit,
     boot_key: &PrivateKey,
 ) -> Result<Connection<TcpStream>, ConnectError> {
+    let _place = wait_for_turn(gateway, client, decision).await?;
     let (begin, mut has_told) = (Instant::now(), false);
-    let mut first_attempt = None;
     loop {
-        let error = match gateway.vm_log_ins.take(decision.workspace.clone()) {
-            Ok(_place) => {
-                first_attempt.get_or_insert_with(Instant::now);
-                let attempt = attempt(gateway, decision, permit, boot_key);
-                match tokio::time::timeout(LOG_IN_TIMEOUT, attempt).await {
-                    Ok(Ok(connection)) => return Ok(connection),
-                    Ok(Err(error)) => error,
-                    Err(_) => AttemptError::TimedOut,
-                }
-            }
-            Err(_) => AttemptError::Busy,
+        let attempt = attempt(gateway, decision, permit, boot_key);
+        let attempt = tokio::time::timeout(LOG_IN_TIMEOUT, attempt).await;
+        let error = match attempt.unwrap_or(Err(AttemptError::TimedOut)) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
         };
-        // Waiting for others is no fault of the server's.
-        let is_late = match (&error, first_attempt) {
-            (AttemptError::Busy, _) => begin.elapsed() > gateway.limits.log_in,
-            (_, first) => first.is_some_and(|first| first.elapsed() > gateway.limits.vm),
-        };
-        if is_late || matches!(error, AttemptError::Dial(DialError::NoVm)) {
+        if begin.elapsed() > gateway.limits.vm || matches!(error, AttemptError::Dial(DialError::NoVm)) {
             tracing::info!(%error, workspace = %decision.workspace, "no connection to the SSH server of a VM");
             return Err(ConnectError::Vm(unreachable_text(decision, &error)));
         }
@@ -92,6 +81,24 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         }
         tokio::time::sleep(RETRY_DELAY).await;
     }
+}
+
+/// Waits until few others are being logged in to the VM, and tells the client if that takes long.
+async fn wait_for_turn<S: AsyncRead + AsyncWrite + Unpin>(
+    gateway: &Gateway,
+    client: &mut Connection<S>,
+    decision: &Decision,
+) -> Result<Place<WorkspaceId>, ConnectError> {
+    let mut turn = std::pin::pin!(gateway.vm_log_ins.wait(decision.workspace.clone()));
+    if let Ok(place) = tokio::time::timeout(PATIENCE, &mut turn).await {
+        return Ok(place);
+    }
+    let banner = authentication::banner("Waiting for other log-ins to the workspace.\r\n");
+    client.send(&banner).await.map_err(ConnectError::Client)?;
+    let turn = tokio::time::timeout(gateway.limits.log_in, turn).await;
+    turn.map_err(|_| {
+        ConnectError::Vm("Too many clients log in to this workspace at once. Try again.".to_owned())
+    })
 }
 
 async fn attempt(
