@@ -9,6 +9,7 @@ mod http;
 mod installation;
 mod life;
 mod memory;
+mod role;
 mod spawn;
 mod ssh;
 mod workspaces;

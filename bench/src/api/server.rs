@@ -1,6 +1,6 @@
 //! Servers of the benchmark `api`: this program again, with only the control role.
 
-use std::io::{BufRead, Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::config;
 use super::database::Database;
+use crate::role;
 
 /// First line of a server's standard input, whose end stops the server.
 #[derive(Serialize, Deserialize)]
@@ -23,20 +24,13 @@ struct Parameters {
     bare: Option<String>,
 }
 
-/// Worker threads, as in `rigboxd`.
-const THREADS: usize = 2;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs the control role until standard input ends.
 pub(crate) fn serve() -> Result<()> {
-    let mut parameters = String::new();
-    std::io::stdin().lock().read_line(&mut parameters)?;
-    let Parameters { folder, listen, bare } = serde_json::from_str(&parameters)?;
+    let Parameters { folder, listen, bare } = role::parameters()?;
     let config = config(&folder, listen);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    let end = async {
-        let _ = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_to_end(&mut Vec::new())).await;
-    };
+    let (runtime, end) = (role::runtime()?, role::ended());
     match bare {
         None => runtime.block_on(rigbox_control::run(config, end))?,
         Some(user) => runtime.block_on(rigbox_control::run_bare(config, user.parse::<UserId>()?, end))?,

@@ -1,6 +1,6 @@
 //! Edge role in a process of its own: this program again, with only the role.
 
-use std::io::{BufRead, Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use rigbox_testkit::gateway::{BOOT, Gateway, WORKSPACE};
 use serde::{Deserialize, Serialize};
 
 use super::apps;
-use crate::host;
+use crate::{host, role};
 
 /// First line of its standard input, whose end stops it.
 #[derive(Serialize, Deserialize)]
@@ -30,9 +30,7 @@ const LEASE: Duration = Duration::from_secs(10);
 
 /// Runs the edge role until standard input ends.
 pub(crate) fn serve() -> Result<()> {
-    let mut parameters = String::new();
-    std::io::stdin().lock().read_line(&mut parameters)?;
-    let Parameters { folder, listen } = serde_json::from_str(&parameters)?;
+    let Parameters { folder, listen } = role::parameters()?;
     let bound = rigbox_edge::bind(Config {
         listen,
         domain: "rigbox.localhost".to_owned(),
@@ -42,12 +40,7 @@ pub(crate) fn serve() -> Result<()> {
         limits: Limits::default(),
         tls: None,
     })?;
-    // As `rigboxd` runs it.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let end = async {
-        let _ = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_to_end(&mut Vec::new())).await;
-    };
-    Ok(runtime.block_on(bound.run(end))?)
+    Ok(role::runtime()?.block_on(bound.run(role::ended()))?)
 }
 
 /// Running edge role. Ends when dropped.

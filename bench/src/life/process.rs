@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::control::Control;
 use super::machine::Machine;
 use super::node;
+use crate::role;
 
-/// Worker threads, as in each role of `rigboxd`.
-const THREADS: usize = 2;
 const RECOVERED: &str = "recovered";
 const RUNNING: &str = "running";
 const STORED: &str = "stored";
@@ -88,7 +87,7 @@ impl Drop for Process {
 pub(crate) fn serve() -> Result<()> {
     let mut lines = std::io::stdin().lock().lines();
     let Parameters { folder, workspaces } = serde_json::from_str(&lines.next().context("no parameters")??)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    let runtime = role::runtime()?;
     let (machine, control) = runtime.block_on(async {
         let (machine, mut control) = (node::open(&folder)?, Control::open(&folder).await?);
         control.recovered().await?;

@@ -1,4 +1,4 @@
-//! What a user does with OpenSSH's client, by either way: connects, moves data, and types while data moves.
+//! Actions of a user of OpenSSH's client, by either way: connecting, moving data, and typing while data moves.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout};

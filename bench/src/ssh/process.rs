@@ -1,6 +1,6 @@
 //! SSH gateway in a process of its own: this program again, with only the role.
 
-use std::io::{BufRead, Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control;
 use super::openssh::TARGET;
-use crate::host;
+use crate::{host, role};
 
 /// Address of the gateway.
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7022);
@@ -38,9 +38,7 @@ fn dial_socket(folder: &Path) -> PathBuf {
 
 /// Runs the role until standard input ends.
 pub(crate) fn serve() -> Result<()> {
-    let mut parameters = String::new();
-    std::io::stdin().lock().read_line(&mut parameters)?;
-    let Parameters { folder } = serde_json::from_str(&parameters)?;
+    let Parameters { folder } = role::parameters()?;
     let bound = rigbox_ssh::bind(Config {
         listen: LISTEN,
         control_socket: control_socket(&folder),
@@ -53,12 +51,7 @@ pub(crate) fn serve() -> Result<()> {
             ..Limits::default()
         },
     })?;
-    // As `rigboxd` runs it.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let end = async {
-        let _ = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_to_end(&mut Vec::new())).await;
-    };
-    Ok(runtime.block_on(bound.run(end))?)
+    Ok(role::runtime()?.block_on(bound.run(role::ended()))?)
 }
 
 /// Running SSH gateway, with what plays control and the node. Ends with the namespaces.

@@ -17,4 +17,5 @@ pub(crate) mod ssh_settings;
 pub(crate) mod ssh_stream;
 pub(crate) mod templates;
 pub(crate) mod users;
+mod websocket;
 pub(crate) mod workspaces;

@@ -24,7 +24,6 @@ use serde_json::json;
 use support::{TestControl, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 const SESSION: [u8; 32] = [1; 32];
 
@@ -286,10 +285,7 @@ async fn next_host_key_is_offered_beside_the_current_one_and_then_replaces_it() 
 async fn connection_over_the_api_reaches_the_gateway_with_the_clients_address() {
     let rig = TestControl::with_gateways().await;
     let id = rig.running("web").await;
-    let path = format!("/api/v1/workspaces/{id}/ssh/stream");
-    let mut request = format!("ws://{}{path}", rig.address).into_client_request().unwrap();
-    let authorization = format!("Bearer {}", rig.key).parse().unwrap();
-    request.headers_mut().insert("authorization", authorization);
+    let request = rig.socket_request(&format!("/workspaces/{id}/ssh/stream"), &rig.key);
     let refused = tokio_tungstenite::connect_async(request.clone()).await.unwrap_err();
     assert!(refused.to_string().contains("503"), "without a gateway: {refused}");
     let gateway = tokio::net::UnixListener::bind(rig.path("ssh-streams.sock")).unwrap();

@@ -20,7 +20,7 @@ pub mod rate_limits;
 pub mod reconciler;
 pub mod records;
 mod rpc;
-pub mod ssh_host_keys;
+pub mod ssh_gateway_keys;
 pub mod ssh_key_sync;
 pub mod ssh_keys;
 pub mod ssh_known_hosts;

@@ -8,6 +8,7 @@ use rigbox_store::Error;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::ssh_gateway_keys;
 use crate::ssh_log_ins::SshLogIns;
 
 /// Port that clients take without being told.
@@ -55,10 +56,7 @@ impl KnownHosts {
 
     async fn read(&self) -> Result<Vec<String>, Error> {
         let seeds = self.log_ins.host_key_seeds().await?;
-        let line = |seed: &zeroize::Zeroizing<Vec<u8>>| {
-            let key = PrivateKey::ed25519(seed).map_err(|error| Error::Damaged(error.to_string()))?;
-            Ok(format!("{} {}", self.pattern, key.public_line()))
-        };
-        seeds.iter().map(line).collect()
+        let line = |key: PrivateKey| format!("{} {}", self.pattern, key.public_line());
+        seeds.iter().map(|seed| ssh_gateway_keys::key(seed).map(line)).collect()
     }
 }

@@ -10,7 +10,6 @@ use rigbox_core::ssh_names::{SshTarget, ssh_targets};
 use rigbox_core::status::Status;
 use rigbox_proto::guest::PrepareSshRequest;
 use rigbox_ssh_keys::log_in::signed_text;
-use rigbox_ssh_keys::private_key::PrivateKey;
 use rigbox_ssh_keys::public_key::{PublicKey, fingerprint};
 use rigbox_ssh_keys::signature::{Verified, verify};
 use rigbox_store::{Error, Page, SSH_SECRET_LEN, SshKeyOwner, SshSecret, Store, Workspace};
@@ -19,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::AuditRecorder;
 use crate::guests::client::{Guest, GuestClient, GuestError};
+use crate::ssh_gateway_keys;
 use crate::ssh_start::{Connecting, StartOnConnect};
 use crate::workspaces::Workspaces;
 
@@ -178,8 +178,7 @@ impl SshLogIns {
             return Err(PrepareError::NotRunning);
         }
         let seed = self.boot_key(boot).await?;
-        let key = PrivateKey::ed25519(&seed).map_err(|error| Error::Damaged(error.to_string()))?;
-        let request = PrepareSshRequest { gateway_key: key.public_line() };
+        let request = PrepareSshRequest { gateway_key: ssh_gateway_keys::key(&seed)?.public_line() };
         let guest = Guest { workspace: id, owner: &workspace.user_id };
         let lines = self.guests.prepare_ssh(guest, request).await?;
         // Whatever else the guest says is ignored.

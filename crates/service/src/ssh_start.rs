@@ -1,6 +1,7 @@
 //! Start of a workspace whose owner connects by SSH while it is stopped.
 
 use rigbox_core::authz::{OperateWorkspace, Principal, Target, authorize};
+use rigbox_core::names::WorkspaceName;
 use rigbox_core::status::{Request, Status};
 use rigbox_store::{Error, Store, Workspace};
 use tracing::warn;
@@ -36,19 +37,17 @@ impl StartOnConnect {
         may_start: bool,
     ) -> Result<Connecting, Error> {
         let (name, status) = (&workspace.name, workspace.lifecycle.status);
-        let starts = self.store.start_on_connect(&workspace.id).await?.unwrap_or_default();
-        let text = match status {
-            _ if !starts => return Ok(Connecting::Unavailable(unavailable_text(workspace))),
-            Status::Starting => format!("The workspace `{name}` is starting."),
-            Status::Stopping => {
-                format!("The workspace `{name}` is stopping, and will be started after that.")
-            }
-            Status::Provisioned | Status::Stopped if may_start => {
-                return Ok(self.start(principal, workspace).await);
-            }
-            _ => return Ok(Connecting::Unavailable(unavailable_text(workspace))),
-        };
-        Ok(Connecting::Starting(text))
+        if !self.store.start_on_connect(&workspace.id).await?.unwrap_or_default() {
+            return Ok(Connecting::Unavailable(unavailable_text(workspace)));
+        }
+        Ok(match status {
+            Status::Starting => starting(name),
+            Status::Stopping => Connecting::Starting(format!(
+                "The workspace `{name}` is stopping, and will be started after that."
+            )),
+            Status::Provisioned | Status::Stopped if may_start => self.start(principal, workspace).await,
+            _ => Connecting::Unavailable(unavailable_text(workspace)),
+        })
     }
 
     async fn start(&self, principal: &Principal, workspace: &Workspace) -> Connecting {
@@ -62,9 +61,7 @@ impl StartOnConnect {
         };
         match started {
             // Somebody else may have been first.
-            Ok(()) | Err(ServiceError::IllegalTransition(_)) => {
-                Connecting::Starting(format!("The workspace `{name}` is starting."))
-            }
+            Ok(()) | Err(ServiceError::IllegalTransition(_)) => starting(name),
             Err(error @ (ServiceError::NodeFull { .. } | ServiceError::Quota { .. })) => {
                 Connecting::Unavailable(format!("The workspace `{name}` cannot be started. {error}"))
             }
@@ -76,6 +73,10 @@ impl StartOnConnect {
             }
         }
     }
+}
+
+fn starting(name: &WorkspaceName) -> Connecting {
+    Connecting::Starting(format!("The workspace `{name}` is starting."))
 }
 
 fn unavailable_text(workspace: &Workspace) -> String {

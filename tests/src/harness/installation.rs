@@ -294,6 +294,13 @@ impl Installation {
     }
 }
 
+/// Returns the memory of a process in KiB.
+pub(crate) fn memory_kb(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
 /// Returns all processes of this host with their arguments.
 pub(crate) fn processes() -> Result<Vec<(i32, Vec<String>)>> {
     let mut found = Vec::new();

@@ -1,7 +1,5 @@
 //! `GET /workspaces/{id}/ssh/stream`: an SSH connection within a WebSocket, for clients that reach nothing but the API.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -18,12 +16,11 @@ use crate::context::ApiContext;
 use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, PathParams};
 use crate::middleware::open_request::{self, Revocation};
+use crate::v1::websocket::{self, PING_INTERVAL};
 
 /// Maximum length of a client's message.
 const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Interval of pings. A client that is gone without a word answers the second one by a reset.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Open an SSH connection to the gateway
 ///
@@ -45,10 +42,7 @@ pub(crate) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
-    let upgrade = upgrade.map_err(|_| {
-        let text = "GET on this route opens a WebSocket, version 13.";
-        ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
-    })?;
+    let upgrade = websocket::required(upgrade, "")?;
     let unavailable = || {
         let text = "The SSH gateway is not running. Try again.";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", text)

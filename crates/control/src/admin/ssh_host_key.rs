@@ -2,7 +2,7 @@
 
 use rigbox_service::clock;
 use rigbox_service::database::{AuditEvent, SshSecret, Store};
-use rigbox_service::ssh_host_keys::fingerprint;
+use rigbox_service::ssh_gateway_keys::fingerprint;
 
 use super::Database;
 use crate::{Config, Error};

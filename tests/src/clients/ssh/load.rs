@@ -1,6 +1,5 @@
 //! Many sessions at once, connections in quick succession, and a client that reads nothing: all are served, and the gateway stays in its bounds.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use nix::unistd::Pid;
 use super::client::{Client, Running, remove_key, shown, target};
 use crate::TestResult;
 use crate::clients::shared;
-use crate::harness::installation::{Installation, SSH_PORT};
+use crate::harness::installation::{self, Installation, SSH_PORT};
 use crate::security::neighbors::Watch;
 
 tests![
@@ -33,9 +32,7 @@ const MAX_FROZEN_KB: u64 = 8 << 10;
 fn memory_kb(installation: &Installation) -> Result<u64> {
     let roles = installation.role_pids()?;
     let pid = roles.iter().find(|(role, _)| role == "ssh").context("no role")?.1;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+    installation::memory_kb(pid)
 }
 
 fn sessions_at_once_are_served(installation: &Installation) -> TestResult {

@@ -1,4 +1,4 @@
-//! Who does not get in, and who does not stay: strangers are refused in the same words, and sessions end with what they were granted by.
+//! Refusals and ends: strangers are refused in the same words, and sessions end with what they were granted by.
 
 use std::fs;
 use std::io::Read;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use rigbox_testkit::blocking::eventually;
 
 use crate::TestResult;
-use crate::harness::installation::Installation;
+use crate::harness::installation::{Installation, memory_kb};
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Growth of one role's memory while the harm lasts.
@@ -31,9 +31,7 @@ struct Usage {
 
 impl Usage {
     fn of(pid: i32) -> Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let memory_kb = line.trim().trim_end_matches(" kB").parse()?;
+        let memory_kb = memory_kb(pid)?;
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
         Ok(Self { memory_kb, descriptors })
     }

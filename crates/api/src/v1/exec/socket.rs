@@ -20,14 +20,13 @@ use crate::error::{ApiError, ApiErrorBody};
 use crate::extract::{Caller, PathParams, parse};
 use crate::middleware::open_request::{self, Revocation};
 use crate::v1::exec::{self, ExecEvent, ExecRequest};
+use crate::v1::websocket::{self, PING_INTERVAL};
 use rigbox_service::guests::client::RunningCommand;
 use rigbox_service::guests::request_stream::Input;
 
 /// Enough for the maximum stdin of one request.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Interval of pings. A client that is gone without a word answers the second one by a reset.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Message of the client while the command runs.
 #[derive(Debug, Deserialize)]
@@ -62,10 +61,7 @@ pub(crate) async fn exec_socket(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
-    let upgrade = upgrade.map_err(|_| {
-        let text = "GET on this route opens a WebSocket, version 13. Use POST for a plain request.";
-        ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
-    })?;
+    let upgrade = websocket::required(upgrade, " Use POST for a plain request.")?;
     let process = exec::new_process_id()?;
     let header = [(exec::PROCESS_HEADER, process.to_string())];
     let upgraded = upgrade
