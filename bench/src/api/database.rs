@@ -58,10 +58,10 @@ fn fill(path: &Path, user: &UserId, others: u32) -> Result<()> {
             .prepare("INSERT INTO users (id, email, plan, created_at) VALUES (?1, ?2, 'pro', ?3)")?;
         let mut add = transaction.prepare(
             "INSERT INTO workspaces (id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, \
-             disk_size_mb, revision, status, status_since, desired, generation, has_disk, boot_id, last_boot_id, \
-             agent_lost, attempts, created_at, updated_at) \
-             VALUES (?1, ?2, ?3, ?4, 'base', 'base', 512, 1, 4096, 3, 'running', ?5, 'running', 2, TRUE, ?6, ?6, \
-             FALSE, 0, ?5, ?5)",
+             disk_size_mb, revision, status, status_since, desired, generation, has_disk, boot_id, was_started, \
+             attempts, created_at, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, 'base', 'base', 512, 1, 4096, 3, 'running', ?5, 'running', 2, TRUE, ?6, TRUE, \
+             0, ?5, ?5)",
         )?;
         let node = NodeId::from_random([7; 5]);
         let mut owner = user.to_string();
