@@ -2,6 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "proto/ai.proto",
         "proto/node.proto",
         "proto/guestio.proto",
         "proto/bridge.proto",
@@ -16,6 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     // Messages with secrets have a redacting `Debug` in src/lib.rs.
     let secret = [
+        "rigbox.ai.v1.Setup",
+        "rigbox.ai.v1.Upstream",
+        "rigbox.ai.v1.ProviderKey",
         "rigbox.gateway.v1.IdentifyRequest",
         "rigbox.gateway.v1.RedeemRequest",
         "rigbox.gateway.v1.RedeemResponse",

@@ -10,6 +10,11 @@ pub mod headers;
 pub mod transport;
 mod watch_event;
 
+/// Boundary between the AI proxy and control.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
+pub mod ai {
+    tonic::include_proto!("rigbox.ai.v1");
+}
 /// Boundary between control and node.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)] // generated
 pub mod node {
@@ -57,6 +62,9 @@ macro_rules! redacted_debug {
     )*};
 }
 redacted_debug!(
+    ai::Setup,
+    ai::Upstream,
+    ai::ProviderKey,
     gateway::IdentifyRequest,
     gateway::identify_request::Credential,
     gateway::RedeemRequest,
