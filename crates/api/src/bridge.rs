@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use http::header::{CONTENT_LENGTH, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode};
 use rigbox_proto::handover::GuestPeer;
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::ReaderStream;
@@ -43,12 +43,12 @@ pub fn router(context: ApiContext, rig: PathBuf) -> Router {
         .with_state(context)
 }
 
-/// Serves the connections from VMs until `shutdown` is true.
+/// Serves the connections from VMs, each passed on by the AI proxy, until `shutdown` is true.
 ///
 /// # Errors
 /// Failures of the runtime.
 pub async fn serve(
-    connections: mpsc::Receiver<(TcpStream, GuestPeer)>,
+    connections: mpsc::Receiver<(UnixStream, GuestPeer)>,
     router: Router,
     shutdown: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
@@ -66,9 +66,7 @@ async fn route_not_found(request: Request) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "not_found",
-        format!(
-            "Route {path} not found. The bridge serves /rig/v1, which `rig` uses; it has no AI proxy yet."
-        ),
+        format!("Route {path} not found. The bridge serves /rig/v1, which `rig` uses."),
     )
 }
 

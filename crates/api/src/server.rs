@@ -109,6 +109,10 @@ pub(crate) async fn serve(
             let control = ConnectionControl::default();
             // The connection of a client that has its share is closed.
             if let Some(held) = place(pool, client, &control).await {
+                // Events of a command are small and must not wait for more.
+                let _ = stream.set_nodelay(true);
+                // A client whose machine is gone ends what it has opened.
+                let _ = keep_alive(&stream);
                 return Some(((stream, PeerAddress(peer.ip()), control, held), listener));
             }
         }
@@ -135,14 +139,15 @@ async fn place(
 }
 
 /// Serves connections from any source, each with a description of its peer, its control, and its place, which is free again at its end.
-pub(crate) async fn serve_all<E, P>(
-    connections: impl Stream<Item = (TcpStream, E, ConnectionControl, P)> + Send,
+pub(crate) async fn serve_all<S, E, P>(
+    connections: impl Stream<Item = (S, E, ConnectionControl, P)> + Send,
     transport: Transport,
     router: Router,
     limits: ConnectionLimits,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     E: Clone + Send + Sync + 'static,
     P: Send + 'static,
 {
@@ -159,10 +164,6 @@ where
         };
         // The source has ended.
         let Some((stream, peer, control, place)) = next else { break };
-        // Events of a command are small and must not wait for more.
-        let _ = stream.set_nodelay(true);
-        // A client whose machine is gone ends what it has opened.
-        let _ = keep_alive(&stream);
         let (server, shutdown) = (Arc::clone(&server), shutdown.clone());
         tasks.spawn(async move {
             server.accept(stream, peer, control, shutdown).await;
@@ -186,13 +187,14 @@ struct Server {
 
 impl Server {
     /// Serves a connection, after the handshake if there is TLS.
-    async fn accept<E>(
+    async fn accept<S, E>(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: S,
         peer: E,
         control: ConnectionControl,
         mut shutdown: watch::Receiver<bool>,
     ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         E: Clone + Send + Sync + 'static,
     {
         let stream = Connection::new(stream, self.limits.idle_timeout, control.clone());

@@ -43,7 +43,7 @@ pub struct Config {
     pub gateways: Option<GatewaysConfig>,
     /// SSH gateway; `None` if there is none.
     pub ssh: Option<SshConfig>,
-    /// Socket on which the node hands over connections from VMs; `None` if there is none.
+    /// Socket on which the AI proxy hands over what VMs ask of the API; `None` if there is none.
     pub bridge: Option<BridgeConfig>,
     /// Timeouts of transient states.
     pub timeouts: Timeouts,
@@ -53,12 +53,12 @@ pub struct Config {
     pub audit_retention: Duration,
 }
 
-/// Socket on which the node hands over connections from VMs.
+/// Socket on which the AI proxy hands over what VMs ask of the API.
 #[derive(Debug, Clone)]
 pub struct BridgeConfig {
     /// Path of the socket.
     pub socket: PathBuf,
-    /// Uid of the node.
+    /// Uid of the AI proxy.
     pub uid: u32,
     /// Packed `rig` for use in VMs.
     pub rig: PathBuf,

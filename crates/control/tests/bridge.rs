@@ -1,4 +1,4 @@
-//! Bridge: the caller is the workspace that the node names, and only requests in its scope succeed.
+//! Bridge: the caller is the workspace that the AI proxy names as the node named it, and only requests in its scope succeed.
 
 // clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -13,23 +13,20 @@ use rigbox_sys::fdpass;
 use serde_json::{Value, json};
 use support::TestControl;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::UnixStream;
 
-struct Node {
+struct Proxy {
     socket: OwnedFd,
-    listener: TcpListener,
 }
 
-impl Node {
-    async fn connect(rig: &TestControl) -> Self {
-        let socket = fdpass::connect(&rig.path("bridge.sock")).unwrap();
-        Self { socket, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+impl Proxy {
+    fn connect(rig: &TestControl) -> Self {
+        Self { socket: fdpass::connect(&rig.path("bridge.sock")).unwrap() }
     }
 
     /// Opens a connection from the VM of `workspace`.
-    async fn connection(&self, workspace: &str) -> TcpStream {
-        let ours = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
-        let (theirs, _) = self.listener.accept().await.unwrap();
+    fn connection(&self, workspace: &str) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
         let packet = Handover { workspace_id: workspace.to_owned() }.encode_to_vec();
         fdpass::send(&self.socket, &packet, &[theirs.as_fd()]).unwrap();
         ours
@@ -43,7 +40,7 @@ impl Node {
         headers: &str,
         body: &str,
     ) -> (u16, Value) {
-        let mut stream = self.connection(workspace).await;
+        let mut stream = self.connection(workspace);
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: 172.16.0.1:9090\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
@@ -61,8 +58,8 @@ impl Node {
 async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
     let rig = TestControl::new().await;
     let (workspace, other) = (rig.running("one").await, rig.running("two").await);
-    let node = Node::connect(&rig).await;
-    let get = async |path: &str| node.request(&workspace, "GET", path, "", "").await;
+    let proxy = Proxy::connect(&rig);
+    let get = async |path: &str| proxy.request(&workspace, "GET", path, "", "").await;
     let (status, listed) = get("/rig/v1/workspaces").await;
     assert_eq!((status, listed["vms"].as_array().unwrap().len()), (200, 1), "{listed}");
     assert_eq!(listed["vms"][0]["id"], json!(workspace));
@@ -77,7 +74,7 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
     // What strangers may do has no place here, with or without a key.
     for public in ["/rig/v1/auth/link", "/rig/v1/auth/device", "/rig/v1/auth/device/poll"] {
         let body = json!({"email": "a@example.com", "machine": "m"}).to_string();
-        assert_eq!(node.request(&workspace, "POST", public, "", &body).await.0, 404, "{public}");
+        assert_eq!(proxy.request(&workspace, "POST", public, "", &body).await.0, 404, "{public}");
     }
     // Its own program, for which it needs no key.
     std::fs::write(rig.path("rig.lz4"), "{}").unwrap();
@@ -91,7 +88,8 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
 
     // Changes require the key of this workspace.
     let body = json!({"name": "web", "workspace_id": workspace, "port": 8000}).to_string();
-    let create = async |headers: &str| node.request(&workspace, "POST", "/rig/v1/apps", headers, &body).await;
+    let create =
+        async |headers: &str| proxy.request(&workspace, "POST", "/rig/v1/apps", headers, &body).await;
     let own = rig.guests.delivered_to(&workspace).2;
     let wrong = [rig.guests.delivered_to(&other).2, rig.key.clone(), format!("rb_ws_{}", "a".repeat(43))];
     for key in ["".to_owned()].into_iter().chain(wrong.map(|key| format!("Authorization: Bearer {key}\r\n")))
@@ -110,10 +108,10 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
     assert_eq!(owners.status, 201);
     let own_body = json!({"name": "vms", "workspace_id": workspace, "port": 2}).to_string();
     let headers = format!("Authorization: Bearer {own}\r\nIdempotency-Key: k\r\n");
-    let vms = node.request(&workspace, "POST", "/rig/v1/apps", &headers, &own_body).await;
+    let vms = proxy.request(&workspace, "POST", "/rig/v1/apps", &headers, &own_body).await;
     assert_eq!((vms.0, &vms.1["app"]["name"]), (201, &json!("vms")), "{}", vms.1);
     let open = format!("/rig/v1/apps/{}/visibility", created["app"]["id"].as_str().unwrap());
-    let public = node
+    let public = proxy
         .request(
             &workspace,
             "PUT",
@@ -130,15 +128,16 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
     assert_eq!(entry["address"], json!(workspace), "{log}");
     // The key of another caller is refused.
     assert_eq!(
-        node.request(
-            &workspace,
-            "GET",
-            "/rig/v1/workspaces",
-            &format!("Authorization: Bearer {}\r\n", rig.key),
-            ""
-        )
-        .await
-        .0,
+        proxy
+            .request(
+                &workspace,
+                "GET",
+                "/rig/v1/workspaces",
+                &format!("Authorization: Bearer {}\r\n", rig.key),
+                ""
+            )
+            .await
+            .0,
         401
     );
 }
@@ -147,37 +146,37 @@ async fn vm_sees_itself_and_changes_its_apps_with_its_key() {
 async fn pages_in_a_vm_and_forged_requests_are_refused() {
     let rig = TestControl::new().await;
     let workspace = rig.running("one").await;
-    let node = Node::connect(&rig).await;
+    let proxy = Proxy::connect(&rig);
     for header in ["Origin: null", "Sec-Fetch-Site: none", "X-Forwarded-For: 10.0.0.1", "Host: localhost"] {
         let (status, body) =
-            node.request(&workspace, "GET", "/rig/v1/workspaces", &format!("{header}\r\n"), "").await;
+            proxy.request(&workspace, "GET", "/rig/v1/workspaces", &format!("{header}\r\n"), "").await;
         assert!(status == 403 || status == 400, "{header}: {status} {body}");
     }
     // Without a workspace named by the node there is no caller.
-    let mut stream = node.connection("nonsense").await;
+    let mut stream = proxy.connection("nonsense");
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert!(rest.is_empty());
-    assert_eq!(node.request("ws-aaaaaaaa", "GET", "/rig/v1/workspaces", "", "").await.0, 401);
+    assert_eq!(proxy.request("ws-aaaaaaaa", "GET", "/rig/v1/workspaces", "", "").await.0, 401);
 }
 
 #[tokio::test]
 async fn connections_are_limited_per_workspace() {
     let rig = TestControl::new().await;
     let (workspace, other) = (rig.running("one").await, rig.running("two").await);
-    let node = Node::connect(&rig).await;
+    let proxy = Proxy::connect(&rig);
     let mut held = Vec::new();
     for _ in 0..128 {
-        held.push(node.connection(&workspace).await);
+        held.push(proxy.connection(&workspace));
     }
-    let mut one_more = node.connection(&workspace).await;
+    let mut one_more = proxy.connection(&workspace);
     let mut rest = Vec::new();
     one_more.read_to_end(&mut rest).await.unwrap();
-    assert_eq!(node.request(&other, "GET", "/rig/v1/workspaces", "", "").await.0, 200);
+    assert_eq!(proxy.request(&other, "GET", "/rig/v1/workspaces", "", "").await.0, 200);
     held.clear();
     // Their ends are noticed a moment later; until then another connection is closed without a response.
     support::eventually("the places are free again", || async {
-        let mut stream = node.connection(&workspace).await;
+        let mut stream = proxy.connection(&workspace);
         let request = "GET /rig/v1/apps HTTP/1.1\r\nHost: 172.16.0.1:9090\r\nConnection: close\r\n\r\n";
         let mut text = String::new();
         let _ = stream.write_all(request.as_bytes()).await;

@@ -25,12 +25,16 @@ const FIRST_UID: u32 = 1_879_048_192;
 const UID_COUNT: u32 = 65_536;
 /// Number of uid ranges.
 const UID_RANGES: u32 = 4_090;
-/// Socket in the run folder on which control accepts the connections of VMs from the node.
-const BRIDGE_SOCKET: &str = "control/bridge.sock";
+/// Socket in the run folder on which the AI proxy accepts the connections of VMs from the node.
+const BRIDGE_SOCKET: &str = "ai/bridge.sock";
+/// Socket in the run folder on which control accepts from the AI proxy what is for the API.
+const API_BRIDGE_SOCKET: &str = "control/bridge.sock";
 /// Socket in the run folder on which control listens for gateways.
 const GATEWAY_SOCKET: &str = "control/gateway.sock";
 /// The same for the SSH gateway.
 const SSH_GATEWAY_SOCKET: &str = "control/ssh.sock";
+/// The same for the AI proxy.
+const AI_SOCKET: &str = "control/ai.sock";
 /// Socket in the run folder on which the SSH gateway takes connections from control.
 const SSH_STREAMS_SOCKET: &str = "ssh/streams.sock";
 /// Folder in the run folder with copies of certificates and keys for edge.
@@ -112,6 +116,7 @@ impl Installation {
             Role::Guestio => self.uid_base() + 1,
             Role::Edge => self.uid_base() + 2,
             Role::Ssh => self.uid_base() + 3,
+            Role::Ai => self.uid_base() + 4,
         }
     }
 
@@ -270,6 +275,18 @@ impl Installation {
         }
     }
 
+    /// Returns the configuration of the AI proxy, whose root is the run folder.
+    pub(crate) fn ai(&self) -> rigbox_ai::Config {
+        let own = |socket: &str| Path::new("/").join(socket);
+        rigbox_ai::Config {
+            bridge: rigbox_ai::Peer { socket: own(BRIDGE_SOCKET), uid: self.uid(Role::Node) },
+            control_socket: own(AI_SOCKET),
+            api_socket: own(API_BRIDGE_SOCKET),
+            extra_authorities: None,
+            limits: rigbox_ai::Limits::default(),
+        }
+    }
+
     /// Returns the host at which clients reach the SSH gateway, by default that of the API.
     fn ssh_host(&self) -> String {
         let url = self.api_url();
@@ -344,8 +361,8 @@ impl Installation {
             dns: vec![],
             apps_url: self.apps_url(),
             bridge: Some(rigbox_control::BridgeConfig {
-                socket: self.run().join(BRIDGE_SOCKET),
-                uid: 0,
+                socket: self.run().join(API_BRIDGE_SOCKET),
+                uid: self.uid(Role::Ai),
                 rig: self.packed_rig(),
             }),
             gateways: Some(rigbox_control::GatewaysConfig {
@@ -440,6 +457,8 @@ pub(crate) enum Role {
     Edge,
     /// SSH gateway
     Ssh,
+    /// AI proxy, and the bridge of VMs
+    Ai,
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub(crate) fn prepare_folders(installation: &Installation) -> Result<()> {
     folder(run.join("control"), 0o755, control)?;
     folder(run.join("edge"), 0o755, 0)?;
     folder(run.join("ssh"), 0o755, 0)?;
+    folder(run.join("ai"), 0o755, installation.uid(Role::Ai))?;
     folder(run.join("guest"), 0o755, 0)?;
     folder(installation.state().join("node"), 0o700, 0)?;
     let private = installation.state().join("control");
@@ -100,7 +101,7 @@ pub(crate) fn confine(installation: &Installation, role: Role) -> Result<()> {
             mount(Some(&part), &control_state(installation), none, MsFlags::MS_BIND, none)
                 .with_context(|| format!("cannot bind {}", part.display()))?;
         }
-        Role::Guestio | Role::Edge | Role::Ssh => {
+        Role::Guestio | Role::Edge | Role::Ssh | Role::Ai => {
             std::env::set_current_dir(&run)?;
             nix::unistd::chroot(".").context("cannot change the root to the run folder")?;
         }
@@ -131,22 +132,25 @@ pub(crate) fn limit_system_calls(role: Role) -> Result<()> {
     confinement::limit_system_calls(role).context("cannot install the filter of system calls")
 }
 
-/// Gateway with its sockets.
+/// Gateway with what it takes from the host before it is confined.
 pub(crate) enum BoundGateway {
     Edge(Box<rigbox_edge::Bound>),
     Ssh(Box<rigbox_ssh::Bound>),
+    Ai(Box<rigbox_ai::Bound>),
 }
 
-/// Binds a gateway's ports, before [`confine`]: those below 1024 need root.
+/// Binds a gateway's ports, before [`confine`]: those below 1024 need root. Also reads the host's files that it needs.
 pub(crate) fn bind(installation: &Installation, role: Role) -> Result<Option<BoundGateway>> {
     let bound = match role {
         Role::Edge => BoundGateway::Edge(Box::new(rigbox_edge::bind(installation.edge()?)?)),
         Role::Ssh => BoundGateway::Ssh(Box::new(rigbox_ssh::bind(installation.ssh())?)),
+        Role::Ai => BoundGateway::Ai(Box::new(rigbox_ai::bind(installation.ai())?)),
         Role::Control | Role::Guestio | Role::Node => return Ok(None),
     };
     let listeners: Vec<_> = match &bound {
         BoundGateway::Edge(edge) => edge.listeners().collect(),
         BoundGateway::Ssh(ssh) => vec![ssh.listener()],
+        BoundGateway::Ai(_) => vec![],
     };
     let owner = installation.uid(role);
     for listener in listeners {
@@ -169,8 +173,9 @@ pub(crate) fn run(installation: &Installation, role: Role, bound: Option<BoundGa
         match (role, bound) {
             (_, Some(BoundGateway::Edge(edge))) => edge.run(shutdown).await?,
             (_, Some(BoundGateway::Ssh(ssh))) => ssh.run(shutdown).await?,
+            (_, Some(BoundGateway::Ai(ai))) => ai.run(shutdown).await?,
             (Role::Node, None) => rigbox_node::run(installation.node()?, shutdown).await?,
-            (Role::Edge | Role::Ssh, None) => anyhow::bail!("the gateway is not bound"),
+            (Role::Edge | Role::Ssh | Role::Ai, None) => anyhow::bail!("the gateway is not bound"),
             (Role::Guestio, None) => rigbox_guestio::run(installation.guestio(), shutdown).await?,
             (Role::Control, None) => {
                 let config = installation.control(&control_state(installation));

@@ -16,12 +16,13 @@ use crate::backup::restore;
 use crate::config::{Installation, Role};
 use crate::{guest_program, role, tls_files};
 
-const ROLES: [(Role, &str); 5] = [
+const ROLES: [(Role, &str); 6] = [
     (Role::Node, "node"),
     (Role::Guestio, "guestio"),
     (Role::Control, "control"),
     (Role::Edge, "edge"),
     (Role::Ssh, "ssh"),
+    (Role::Ai, "ai"),
 ];
 /// Delay before a role is restarted; it doubles with each restart.
 const INITIAL_RESTART_DELAY: Duration = Duration::from_millis(100);

@@ -7,10 +7,11 @@ use std::path::Path;
 use crate::{root, rust_files};
 
 /// Programs and libraries of the roles, in the order of the document.
-const PARTS: [(&str, &[&str]); 6] = [
+const PARTS: [(&str, &[&str]); 7] = [
     ("control", &["control", "api", "service", "store"]),
     ("edge", &["edge", "gateway"]),
     ("ssh", &["ssh", "ssh-keys"]),
+    ("ai", &["ai"]),
     ("guestio", &["guestio", "proto"]),
     ("node", &["node", "sys"]),
     ("the agent in a VM", &["guest"]),

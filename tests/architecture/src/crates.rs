@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "rigbox-edge",
         &["rigbox-core", "rigbox-gateway", "rigbox-proto", "rigbox-shares", "rigbox-sys", "rigbox-tls"],
     ),
+    ("rigbox-ai", &["rigbox-core", "rigbox-proto", "rigbox-shares"]),
     ("rigbox-ssh-keys", &[]),
     ("rigbox-ssh", &["rigbox-core", "rigbox-gateway", "rigbox-proto", "rigbox-shares", "rigbox-ssh-keys"]),
     ("rigbox-node", &["rigbox-core", "rigbox-image", "rigbox-proto", "rigbox-shares", "rigbox-sys"]),
@@ -34,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "rigboxd",
         &[
+            "rigbox-ai",
             "rigbox-control",
             "rigbox-core",
             "rigbox-edge",

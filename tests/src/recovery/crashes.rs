@@ -49,7 +49,7 @@ pub(crate) fn wait_for_exec(installation: &Installation, id: &str) -> anyhow::Re
 fn running_vm_outlives_every_role(installation: &Installation) -> TestResult {
     let id = installation.api.spawn("survivor")?;
     let boot = wait_for_exec(installation, &id)?;
-    for role in ["control", "edge", "guestio", "node", "ssh"] {
+    for role in ["ai", "control", "edge", "guestio", "node", "ssh"] {
         installation.kill_role(role)?;
         ensure!(wait_for_exec(installation, &id)? == boot, "the VM booted again after {role} was killed");
     }

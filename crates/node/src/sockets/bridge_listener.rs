@@ -2,37 +2,29 @@
 //! serves it, together with the workspace whose network it came from. The node reads no byte of it. `net/vm.nft` limits the number of
 //! connections per VM.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::bridge::Handover;
-use rigbox_sys::fdpass;
+use rigbox_proto::handover;
 use rustix::net::SocketType;
-use rustix::net::sockopt::Timeout;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::seqpacket;
-
 const BRIDGE_PORT: u16 = 9090;
-/// Time within which the serving role has to accept a handover.
-const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Listener for the bridge of every VM. All of them share one connection to the serving role.
 #[derive(Clone)]
 pub(crate) struct BridgeListener {
     socket: PathBuf,
-    connection: Arc<Mutex<Option<OwnedFd>>>,
+    sender: Arc<handover::Sender>,
 }
 
 impl BridgeListener {
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket, connection: Arc::default() }
+        Self { socket, sender: Arc::default() }
     }
 
     /// Listens in the network of a VM until the returned handle is dropped.
@@ -59,30 +51,14 @@ impl BridgeListener {
         let listener = TcpListener::from_std(listener.into())?;
         loop {
             let stream = listener.accept().await?.0.into_std()?;
-            let (bridge, workspace) = (self.clone(), workspace.clone());
-            let handed_over =
-                tokio::task::spawn_blocking(move || bridge.hand_over(&workspace, &stream.into()));
+            let (bridge, workspace) = (self.clone(), workspace.to_string());
+            let handed_over = tokio::task::spawn_blocking(move || {
+                bridge.sender.send(&bridge.socket, &workspace, &stream.into())
+            });
             if let Err(error) = handed_over.await? {
                 // The connection is closed, and the guest retries.
                 tracing::debug!(%error, "failed to hand over a bridge connection");
             }
         }
-    }
-
-    /// Hands over one connection. Reconnects to the serving role if it has restarted.
-    fn hand_over(&self, workspace: &WorkspaceId, stream: &OwnedFd) -> std::io::Result<()> {
-        let packet = Handover { workspace_id: workspace.to_string() }.encode_to_vec();
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(existing) = connection.take()
-            && fdpass::send(&existing, &packet, &[stream.as_fd()]).is_ok()
-        {
-            *connection = Some(existing);
-            return Ok(());
-        }
-        let new = fdpass::connect(&self.socket)?;
-        seqpacket::set_timeout(&new, Timeout::Send, HANDOVER_TIMEOUT)?;
-        fdpass::send(&new, &packet, &[stream.as_fd()])?;
-        *connection = Some(new);
-        Ok(())
     }
 }

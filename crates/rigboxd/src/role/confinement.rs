@@ -14,6 +14,8 @@ const MAX_GUESTIO_BYTES: u64 = 2 << 30;
 const MAX_EDGE_BYTES: u64 = 4 << 30;
 /// Maximum memory of the SSH gateway. It holds at most a few hundred KiB per session, and 10,000 connections.
 const MAX_SSH_BYTES: u64 = 4 << 30;
+/// Maximum memory of the AI proxy. It holds at most 16 bodies of 32 MiB several times over, and 1 MiB of each other call.
+const MAX_AI_BYTES: u64 = 8 << 30;
 /// Maximum memory of control, whose pools are bounded by number: this is what a leak may take before the supervisor restarts it.
 const MAX_CONTROL_BYTES: u64 = 8 << 30;
 /// Request by which a socket becomes non-blocking.
@@ -25,6 +27,7 @@ pub(super) fn limit_memory(role: Role) -> nix::Result<()> {
         Role::Guestio => MAX_GUESTIO_BYTES,
         Role::Edge => MAX_EDGE_BYTES,
         Role::Ssh => MAX_SSH_BYTES,
+        Role::Ai => MAX_AI_BYTES,
         Role::Control => MAX_CONTROL_BYTES,
         Role::Node => return Ok(()),
     };
@@ -36,8 +39,8 @@ pub(super) fn limit_memory(role: Role) -> nix::Result<()> {
 /// to trace, to load code into the kernel, or to open a socket of another kind than its own.
 pub(super) fn limit_system_calls(role: Role) -> io::Result<()> {
     let families: &[i32] = match role {
-        // Its own sockets ask the resolvers; those of VMs come from the node.
-        Role::Guestio => &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6],
+        // Their own sockets lead to the resolvers and to providers; those of VMs come from the node.
+        Role::Guestio | Role::Ai => &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6],
         // They are bound already.
         Role::Edge | Role::Ssh => &[libc::AF_UNIX],
         Role::Control | Role::Node => return Ok(()),

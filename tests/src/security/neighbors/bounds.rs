@@ -63,7 +63,7 @@ impl Watch {
     /// Starts to sample.
     pub(crate) fn start(installation: &Installation) -> Result<Self> {
         let roles = installation.role_pids()?;
-        ensure!(roles.len() == 5, "not all roles are there: {roles:?}");
+        ensure!(roles.len() == 6, "not all roles are there: {roles:?}");
         let before = roles.iter().map(|(_, pid)| Ok((*pid, Usage::of(*pid)?))).collect::<Result<_>>()?;
         let stopped = Arc::new(AtomicBool::new(false));
         let (pids, is_stopped) =

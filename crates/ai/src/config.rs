@@ -1,0 +1,61 @@
+//! Configuration of the AI proxy.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Configuration of the AI proxy.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Socket on which the node hands over connections of VMs.
+    pub bridge: Peer,
+    /// Control's socket for this role.
+    pub control_socket: PathBuf,
+    /// Control's socket for what a VM asks of the API.
+    pub api_socket: PathBuf,
+    /// Certificates (PEM) of authorities that are trusted besides the system's.
+    pub extra_authorities: Option<PathBuf>,
+    /// Limits of calls.
+    pub limits: Limits,
+}
+
+/// Socket of this role, and who may connect to it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Path, as the role sees it.
+    pub socket: PathBuf,
+    /// Uid of the peer.
+    pub uid: u32,
+}
+
+/// Limits of calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Maximum number of calls at once.
+    pub calls: usize,
+    /// Maximum number of calls of one workspace at once.
+    pub calls_per_workspace: usize,
+    /// Maximum size of a request's body in bytes, decoded.
+    pub body_bytes: usize,
+    /// Time for a connection to a provider.
+    pub connect: Duration,
+    /// Time for the first byte of a response.
+    pub first_byte: Duration,
+    /// Time that a response may stand still.
+    pub idle: Duration,
+    /// Time for which a response is read on after its client has hung up.
+    pub after_hang_up: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            calls: 4_000,
+            calls_per_workspace: 256,
+            body_bytes: 32 << 20,
+            connect: Duration::from_secs(10),
+            first_byte: Duration::from_secs(600),
+            idle: Duration::from_secs(300),
+            after_hang_up: Duration::from_secs(600),
+        }
+    }
+}

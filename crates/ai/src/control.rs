@@ -1,0 +1,126 @@
+//! Control, which knows users, money and prices: the setup that it streams, and the reservation and settlement of calls.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::ai::ai_client::AiClient;
+use rigbox_proto::ai::{
+    ListModelsRequest, Provider, ReserveRequest, ReserveResponse, SettleRequest, WatchRequest,
+};
+use rigbox_proto::transport::client::Channel;
+use rigbox_proto::transport::unix;
+use tonic::{Code, Status};
+
+use crate::setup::Setup;
+
+/// Timeout of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time after which a setup that was not sent again does not count.
+const SETUP_LIFETIME: Duration = Duration::from_secs(5);
+/// Delay after a watch that ended, and after a settlement that failed.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// Control.
+pub(crate) struct Control {
+    channel: Channel,
+    /// Names this run of the proxy.
+    pub(crate) run_id: String,
+    /// The latest setup, and when it came.
+    latest: Mutex<Option<(Arc<Setup>, Instant)>>,
+}
+
+impl Control {
+    /// Connects lazily.
+    pub(crate) fn new(socket: &Path, run_id: String) -> Self {
+        Self { channel: unix::channel(socket), run_id, latest: Mutex::new(None) }
+    }
+
+    /// Returns the setup, or none if control has not confirmed it lately.
+    pub(crate) fn setup(&self) -> Option<Arc<Setup>> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (setup, at) = latest.as_ref()?;
+        (at.elapsed() < SETUP_LIFETIME).then(|| setup.clone())
+    }
+
+    /// Follows the setup for as long as it is polled.
+    pub(crate) async fn watch(&self) {
+        loop {
+            let error = match self.follow().await {
+                Ok(()) => "control ended it".to_owned(),
+                Err(status) => status.message().to_owned(),
+            };
+            tracing::debug!(%error, "watch on the AI setup ended; reconnecting");
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+    }
+
+    async fn follow(&self) -> Result<(), Status> {
+        let request = WatchRequest { run_id: self.run_id.clone() };
+        let mut setups = self.client().watch(request).await?.into_inner();
+        loop {
+            let next = tokio::time::timeout(SETUP_LIFETIME, setups.message()).await;
+            let next = next.map_err(|_| Status::deadline_exceeded("control has sent nothing for 5 s"))?;
+            let Some(setup) = next? else { return Ok(()) };
+            // Taken before the work on it.
+            let now = Instant::now();
+            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+            let unchanged =
+                latest.as_ref().filter(|(last, _)| last.source == setup).map(|(last, _)| last.clone());
+            *latest = Some((unchanged.unwrap_or_else(|| Arc::new(Setup::new(setup))), now));
+        }
+    }
+
+    fn client(&self) -> AiClient<Channel> {
+        AiClient::new(self.channel.clone())
+    }
+
+    /// Reserves a call.
+    ///
+    /// # Errors
+    /// Control does not respond, or not in time: the call must not be made, and control settles what it may have reserved at once
+    /// ([`settle`](Self::settle) with nothing sent).
+    pub(crate) async fn reserve(&self, request: ReserveRequest) -> Result<ReserveResponse, Status> {
+        let reply =
+            tokio::time::timeout(REQUEST_TIMEOUT, async { self.client().reserve(request).await }).await;
+        Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner())
+    }
+
+    /// Settles a call: until control has acknowledged it, or does not know of it.
+    pub(crate) async fn settle(&self, request: SettleRequest) {
+        let mut delay = RETRY_DELAY;
+        loop {
+            let reply =
+                tokio::time::timeout(REQUEST_TIMEOUT, async { self.client().settle(request.clone()).await });
+            match reply.await {
+                Ok(Ok(_)) => return,
+                Ok(Err(status)) if status.code() == Code::NotFound => {
+                    tracing::debug!(call = request.call_id, "control does not know this call");
+                    return;
+                }
+                Ok(Err(status)) => {
+                    tracing::warn!(call = request.call_id, %status, "failed to settle a call; retrying")
+                }
+                Err(_) => {
+                    tracing::warn!(call = request.call_id, "control took too long to settle a call; retrying")
+                }
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(MAX_RETRY_DELAY);
+        }
+    }
+
+    /// Lists the models of a workspace.
+    pub(crate) async fn models(
+        &self,
+        workspace: &WorkspaceId,
+        provider: Provider,
+    ) -> Result<Vec<String>, Status> {
+        let request = ListModelsRequest { workspace_id: workspace.to_string(), provider: provider.into() };
+        let reply =
+            tokio::time::timeout(REQUEST_TIMEOUT, async { self.client().list_models(request).await }).await;
+        Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner().models)
+    }
+}

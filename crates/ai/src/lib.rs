@@ -1,0 +1,27 @@
+//! AI proxy: what a VM sends to `http://172.16.0.1:9090` goes to a provider with the operator's key, and the key never enters the VM.
+//!
+//! `server` takes connections of VMs from the node and finds the [`route`] of each request; what is for the API goes over the `bridge` to
+//! control. A `call` is read (`body`), walked through as a whole ([`json`], [`table`]), reserved with `control`, sent by `upstream`, passed
+//! on by `pump` and settled. `dialect` has what differs between providers, one file each.
+
+mod body;
+mod bridge;
+mod call;
+mod config;
+mod control;
+mod dialect;
+mod error;
+pub mod json;
+mod models;
+mod pump;
+mod route;
+mod server;
+mod setup;
+mod sse;
+mod state;
+pub mod table;
+pub mod tables;
+mod upstream;
+
+pub use config::{Config, Limits, Peer};
+pub use server::{Bound, Error, bind};

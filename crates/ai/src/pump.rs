@@ -1,0 +1,226 @@
+//! Passes a response on as it comes, and counts it on the way. It goes on when the client has hung up, because the provider's figures come
+//! last.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::ai::{Ending, Provider};
+use rigbox_shares::{Bounds, Place, Shares};
+use tokio::sync::mpsc;
+
+use crate::dialect::{Meter, Step};
+use crate::error::{CallError, ErrorKind};
+use crate::sse::{Piece, Splitter};
+
+/// Text for a client whose answer our limit has ended.
+pub(crate) const LIMIT_MESSAGE: &str = "The credits or the budget of this workspace allowed no longer answer. `rig ai credits` shows what is left.";
+/// Size of a response that is read whole, in bytes. Of a larger one, the bound counts.
+const MAX_READ_BYTES: usize = 16 << 20;
+/// Responses that are read on without their client.
+const DRAINS: Bounds = Bounds { total: 256, per_key: 16 };
+
+/// Responses that are read on without their client.
+pub(crate) type Drains = Shares<WorkspaceId>;
+
+/// Returns the pool of those responses.
+pub(crate) fn drains() -> Drains {
+    Shares::new(DRAINS)
+}
+
+/// Response on its way.
+pub(crate) struct Pump<'a> {
+    pub(crate) meter: Box<dyn Meter>,
+    pub(crate) provider: Provider,
+    pub(crate) is_responses: bool,
+    pub(crate) call_id: &'a str,
+    pub(crate) idle: Duration,
+    pub(crate) after_hang_up: Duration,
+    pub(crate) stops_billing_on_abort: bool,
+    pub(crate) workspace: &'a WorkspaceId,
+    pub(crate) drains: &'a Drains,
+    pub(crate) client: Client,
+}
+
+/// The client's end of a response.
+pub(crate) struct Client {
+    /// None once it has hung up, or got all that it is to get.
+    pub(crate) sender: Option<mpsc::Sender<io::Result<Frame<Bytes>>>>,
+    pub(crate) has_hung_up: bool,
+}
+
+/// How a response ended.
+pub(crate) struct Outcome {
+    pub(crate) meter: Box<dyn Meter>,
+    pub(crate) ending: Ending,
+}
+
+/// Reading on without a client.
+struct Drain {
+    _place: Place<WorkspaceId>,
+    until: Instant,
+}
+
+impl Client {
+    /// Sends to the client, unless it is gone. One that reads nothing for the length of `idle` counts as gone.
+    async fn send(&mut self, bytes: Bytes, idle: Duration) {
+        let Some(sender) = &self.sender else { return };
+        if bytes.is_empty() {
+            return;
+        }
+        let sent = tokio::time::timeout(idle, sender.send(Ok(Frame::data(bytes)))).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            self.sender = None;
+            self.has_hung_up = true;
+        }
+    }
+
+    /// Resolves when the client hangs up.
+    async fn hung_up(&self) {
+        match &self.sender {
+            Some(sender) => sender.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Pump<'_> {
+    /// Passes a stream of events on, to its end.
+    pub(crate) async fn stream(mut self, mut response: Incoming) -> Outcome {
+        let (mut splitter, mut drain) = (Splitter::default(), None);
+        let is_whole = loop {
+            let chunk = match self.next(&mut response, &mut drain).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break true,
+                Err(Broken) => break false,
+            };
+            splitter.push(&chunk);
+            let mut passed = BytesMut::new();
+            while let Some(piece) = splitter.next() {
+                match piece {
+                    Piece::Unread(raw) => passed.extend_from_slice(&raw),
+                    Piece::Event { raw, name, data } => match self.meter.event(&name, &data) {
+                        Step::Pass => passed.extend_from_slice(&raw),
+                        Step::Hide => {}
+                        Step::EndInstead(event) => {
+                            let event = event.unwrap_or_else(|| self.limit_event());
+                            passed.extend_from_slice(&event);
+                            self.client.send(passed.split().freeze(), self.idle).await;
+                            // What follows is read for its figures.
+                            self.client.sender = None;
+                        }
+                    },
+                }
+            }
+            self.client.send(passed.freeze(), self.idle).await;
+        };
+        if is_whole {
+            self.client.send(splitter.rest(), self.idle).await;
+        }
+        let is_complete = self.meter.counted().is_complete;
+        if !is_complete {
+            let cut = CallError::new(ErrorKind::Upstream, "The provider's answer broke off.");
+            let event = cut.event(self.provider, self.is_responses, self.call_id);
+            self.client.send(event, self.idle).await;
+        }
+        self.end(is_complete)
+    }
+
+    fn limit_event(&self) -> Bytes {
+        let error = CallError::new(ErrorKind::InsufficientCredits, LIMIT_MESSAGE);
+        error.event(self.provider, self.is_responses, self.call_id)
+    }
+
+    /// Passes a response on that is one document.
+    pub(crate) async fn document(mut self, mut response: Incoming) -> Outcome {
+        let (mut copy, mut drain) = (BytesMut::new(), None);
+        let is_whole = loop {
+            match self.next(&mut response, &mut drain).await {
+                Ok(Some(chunk)) => {
+                    if copy.len() <= MAX_READ_BYTES {
+                        copy.extend_from_slice(&chunk);
+                    }
+                    self.client.send(chunk, self.idle).await;
+                }
+                Ok(None) => break true,
+                Err(Broken) => break false,
+            }
+        };
+        if is_whole && copy.len() <= MAX_READ_BYTES {
+            self.meter.body(&copy);
+        } else if !is_whole && let Some(sender) = self.client.sender.take() {
+            // Resets the connection: the client must not take it for whole.
+            let _ = sender.send(Err(io::ErrorKind::ConnectionAborted.into())).await;
+        }
+        self.end(is_whole)
+    }
+
+    /// Reads a response whole that our limit may have ended, before the client gets any of it. Returns it, if it may be passed on.
+    pub(crate) async fn held_back(mut self, mut response: Incoming) -> (Outcome, Result<Bytes, CallError>) {
+        let (mut whole, mut drain) = (BytesMut::new(), None);
+        let is_whole = loop {
+            match self.next(&mut response, &mut drain).await {
+                Ok(Some(chunk)) if whole.len() + chunk.len() <= MAX_READ_BYTES => {
+                    whole.extend_from_slice(&chunk)
+                }
+                Ok(None) => break true,
+                Ok(Some(_)) | Err(Broken) => break false,
+            }
+        };
+        let answer = if !is_whole {
+            Err(CallError::new(ErrorKind::Upstream, "The provider's answer broke off."))
+        } else if self.meter.body(&whole) {
+            Err(CallError::new(ErrorKind::InsufficientCredits, LIMIT_MESSAGE))
+        } else {
+            Ok(whole.freeze())
+        };
+        (self.end(is_whole), answer)
+    }
+
+    /// Reads the next chunk. Without a client, for a bounded time.
+    async fn next(
+        &mut self,
+        response: &mut Incoming,
+        drain: &mut Option<Drain>,
+    ) -> Result<Option<Bytes>, Broken> {
+        loop {
+            if self.client.has_hung_up && drain.is_none() {
+                if self.stops_billing_on_abort {
+                    return Err(Broken);
+                }
+                let place = self.drains.take(self.workspace.clone()).map_err(|_| Broken)?;
+                *drain = Some(Drain { _place: place, until: Instant::now() + self.after_hang_up });
+            }
+            let left = drain.as_ref().map(|drain| drain.until.saturating_duration_since(Instant::now()));
+            let time = left.map_or(self.idle, |left| left.min(self.idle));
+            tokio::select! {
+                frame = tokio::time::timeout(time, response.frame()) => {
+                    let Some(frame) = frame.map_err(|_| Broken)? else { return Ok(None) };
+                    if let Ok(data) = frame.map_err(|_| Broken)?.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                () = self.client.hung_up() => {
+                    self.client.sender = None;
+                    self.client.has_hung_up = true;
+                }
+            }
+        }
+    }
+
+    fn end(self, is_complete: bool) -> Outcome {
+        let ending = match (is_complete, self.client.has_hung_up) {
+            (_, true) => Ending::HungUp,
+            (true, false) => Ending::Completed,
+            (false, false) => Ending::CutOff,
+        };
+        Outcome { meter: self.meter, ending }
+    }
+}
+
+/// A response that broke off, or that is read no further.
+struct Broken;

@@ -1,0 +1,270 @@
+//! The role: takes connections of VMs from the node, answers what is for a provider, and passes on what is for control.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use http::header::{HOST, ORIGIN};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::ai::Provider;
+use rigbox_proto::handover::{self, GuestPeer};
+use rigbox_shares::{Bounds, Shares};
+use rustls::RootCertStore;
+use tokio::net::TcpStream;
+
+use crate::body::Bodies;
+use crate::bridge::{Api, ApiConnection};
+use crate::call::{self, Arrived, ResponseBody, full};
+use crate::config::Config;
+use crate::control::Control;
+use crate::error::{CallError, ErrorKind};
+use crate::models;
+use crate::pump;
+use crate::route::{self, Kind, Route};
+use crate::state::State;
+use crate::table::InvalidTable;
+use crate::tables::Tables;
+use crate::upstream::{self, ClientError, Upstreams};
+
+/// Timeout for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Buffer of a connection in bytes: a head has to fit into it.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+/// Time for calls to end at a shutdown. What is open then is settled at its bound.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Host under which a VM reaches its bridge.
+const HOST_NAME: &str = "172.16.0.1:9090";
+/// Paths of the API in a VM.
+const API_PREFIX: &str = "/rig/";
+
+/// Error that ends the role.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client of providers cannot be made.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A table that ships is not valid.
+    #[error("a table of fields is not valid: {0}")]
+    Table(#[from] InvalidTable),
+    /// There is no random number.
+    #[error("there is no random number: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The socket for connections of VMs cannot be created.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(std::path::PathBuf, std::io::Error),
+}
+
+/// Role with what it has read from the host's files.
+pub struct Bound {
+    config: Config,
+    authorities: RootCertStore,
+    resolver: TokioResolver,
+}
+
+/// Reads the host's certificates and resolvers, before the role's root is changed.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn bind(config: Config) -> Result<Bound, Error> {
+    let authorities = upstream::authorities(config.extra_authorities.as_deref())?;
+    Ok(Bound { config, authorities, resolver: upstream::resolver()? })
+}
+
+impl Bound {
+    /// Serves until `shutdown` resolves.
+    ///
+    /// # Errors
+    /// The role cannot begin.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let Self { config, authorities, resolver } = self;
+        let control = Arc::new(Control::new(&config.control_socket, random_id()?));
+        let limits = config.limits;
+        let state = Arc::new(State {
+            control: control.clone(),
+            upstreams: Upstreams::new(authorities, resolver, limits.connect)?,
+            api: Api::new(config.api_socket),
+            tables: Tables::built_in()?,
+            bodies: Bodies::new(limits.body_bytes),
+            calls: Shares::new(Bounds { total: limits.calls, per_key: limits.calls_per_workspace }),
+            drains: pump::drains(),
+            limits,
+        });
+        let mut connections = handover::listen(&config.bridge.socket, config.bridge.uid)
+            .map_err(|error| Error::Listen(config.bridge.socket.clone(), error))?;
+        let tasks = tokio_util::task::TaskTracker::new();
+        tokio::pin!(shutdown);
+        let watch = control.watch();
+        tokio::pin!(watch);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                () = &mut watch => break,
+                connection = connections.recv() => {
+                    let Some((stream, peer)) = connection else { break };
+                    tasks.spawn(serve(state.clone(), stream, peer));
+                }
+            }
+        }
+        tasks.close();
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await;
+        Ok(())
+    }
+}
+
+/// Returns 128 random bits in hexadecimal.
+fn random_id() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(data_encoding::HEXLOWER.encode(&bytes))
+}
+
+/// Serves one connection of a VM.
+async fn serve(state: Arc<State>, stream: TcpStream, peer: GuestPeer) {
+    // Pieces of a stream are small and must not wait for more.
+    let _ = stream.set_nodelay(true);
+    let api = Arc::new(state.api.connection(&peer.workspace_id));
+    let Ok(workspace) = peer.workspace_id.parse::<WorkspaceId>() else { return };
+    let service = service_fn(move |request| {
+        let (state, workspace, api) = (state.clone(), workspace.clone(), api.clone());
+        async move { Ok::<_, Infallible>(respond(state, workspace, &api, request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_BUFFER_BYTES);
+    // Errors of a connection concern only its client.
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+    drop(peer);
+}
+
+async fn respond(
+    state: Arc<State>,
+    workspace: WorkspaceId,
+    api: &ApiConnection,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    if request.uri().path().starts_with(API_PREFIX) {
+        return forward(api, request).await;
+    }
+    let Route { provider, kind } = route::find(request.method(), request.uri().path(), request.headers());
+    let Ok(call_id) = random_id() else {
+        let error = CallError::new(ErrorKind::Unavailable, "There is no random number.");
+        return error.response(provider, false, "").map(full);
+    };
+    let refuse = |kind, text: &str| CallError::new(kind, text).response(provider, false, &call_id).map(full);
+    if let Some(text) = refusal(request.headers(), request.uri()) {
+        return refuse(ErrorKind::NotAllowed, text);
+    }
+    match kind {
+        Kind::Hello => Response::new(full(bytes::Bytes::new())),
+        Kind::WebSocket => refuse(
+            ErrorKind::UpgradeRequired,
+            "The proxy does not speak WebSocket here. Make a POST request.",
+        ),
+        Kind::Unknown => refuse(
+            ErrorKind::NotFound,
+            "The proxy does not have this path. It serves messages, chat completions, responses, embeddings, generateContent and models.",
+        ),
+        Kind::Models => list(&state, &workspace, provider, None, &call_id).await,
+        Kind::Model(name) => list(&state, &workspace, provider, Some(&name), &call_id).await,
+        Kind::Call(call) => {
+            let (parts, body) = request.into_parts();
+            let query = parts.uri.query().map(str::to_owned);
+            let arrived = Arrived { workspace, provider, call, call_id, headers: parts.headers, query };
+            call::answer(state, arrived, body).await
+        }
+    }
+}
+
+/// Passes a request on to control, which checks it itself.
+async fn forward(api: &ApiConnection, request: Request<Incoming>) -> Response<ResponseBody> {
+    match api.forward(request).await {
+        Ok(response) => response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()),
+        Err(error) => {
+            tracing::warn!(%error, "failed to pass a request of a VM on to control");
+            let body =
+                r#"{"error":{"code":"not_ready","message":"The API does not answer now. Try again."}}"#;
+            let mut response = Response::new(full(body.into()));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+            response
+        }
+    }
+}
+
+/// Answers with the models that the workspace may use, or one of them.
+async fn list(
+    state: &State,
+    workspace: &WorkspaceId,
+    provider: Provider,
+    name: Option<&str>,
+    call_id: &str,
+) -> Response<ResponseBody> {
+    let refuse = |kind, text: &str| CallError::new(kind, text).response(provider, false, call_id).map(full);
+    let Some(setup) = state.control.setup() else {
+        return refuse(ErrorKind::Unavailable, "The AI proxy is not ready. Try again.");
+    };
+    let allowed = match state.control.models(workspace, provider).await {
+        Ok(allowed) => allowed,
+        Err(status) => {
+            tracing::warn!(%status, "failed to list the models of a workspace");
+            return refuse(ErrorKind::Unavailable, "The list of models is not available now. Try again.");
+        }
+    };
+    let models: Vec<_> =
+        allowed.iter().filter_map(|name| setup.model(provider, name).map(|(model, _)| model)).collect();
+    match name {
+        None => models::list(provider, &models),
+        Some(name) => match models.iter().find(|model| model.id == name) {
+            Some(model) => models::get(provider, model),
+            None => refuse(ErrorKind::NotFound, "This model is not offered here."),
+        },
+    }
+}
+
+/// Returns why a request is not taken: it comes from a page in a browser or from a program that forwards, and neither is the workspace's
+/// owner. `Sec-Fetch-Mode` alone says nothing, because Node's `fetch` sends it.
+fn refusal(headers: &HeaderMap, uri: &http::Uri) -> Option<&'static str> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let is_named =
+        matches!((hosts.next(), hosts.next()), (Some(host), None) if host.as_bytes() == HOST_NAME.as_bytes());
+    if !is_named || uri.authority().is_some_and(|authority| authority != HOST_NAME) {
+        return Some("Unknown host. The bridge is at http://172.16.0.1:9090.");
+    }
+    if headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
+        return Some("Requests from browser pages are not allowed on the bridge.");
+    }
+    if ["x-forwarded-for", "forwarded", "via"].iter().any(|name| headers.contains_key(*name)) {
+        return Some("Forwarded requests are not allowed on the bridge.");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_pages_and_proxies_are_refused() {
+        let refused = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, http::HeaderValue::from_static(value));
+            }
+            refusal(&headers, &http::Uri::from_static("/v1/messages")).is_some()
+        };
+        assert!(!refused(&[("host", HOST_NAME), ("sec-fetch-mode", "cors")]));
+        assert!(refused(&[("host", HOST_NAME), ("sec-fetch-site", "none")]));
+        assert!(refused(&[("host", HOST_NAME), ("origin", "null")]));
+        assert!(refused(&[("host", HOST_NAME), ("via", "1.1 x")]));
+        assert!(refused(&[("host", "evil.example:9090")]));
+        assert!(refused(&[]));
+    }
+}

@@ -1,0 +1,105 @@
+//! The setup as control has sent it, ready for calls: upstreams with their keys, and models.
+
+use http::{HeaderValue, Uri};
+use rigbox_proto::ai::{self, Model, Provider};
+
+/// Setup of the proxy.
+pub(crate) struct Setup {
+    /// As it came.
+    pub(crate) source: ai::Setup,
+    upstreams: Vec<Upstream>,
+}
+
+/// Provider's server.
+pub(crate) struct Upstream {
+    pub(crate) name: String,
+    pub(crate) provider: Provider,
+    pub(crate) base: Uri,
+    pub(crate) keys: Vec<Key>,
+    pub(crate) stops_billing_on_abort: bool,
+}
+
+/// Key of a provider.
+#[derive(Clone)]
+pub(crate) struct Key {
+    pub(crate) id: String,
+    /// Marked as sensitive, which `Debug` and HPACK respect.
+    bare: HeaderValue,
+    bearer: HeaderValue,
+    pub(crate) organization: String,
+}
+
+impl Key {
+    fn new(key: &ai::ProviderKey) -> Option<Self> {
+        let header = |text: String| {
+            let mut value = HeaderValue::from_str(&text).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        Some(Self {
+            id: key.id.clone(),
+            bare: header(key.secret.clone())?,
+            bearer: header(format!("Bearer {}", key.secret))?,
+            organization: key.organization.clone(),
+        })
+    }
+
+    /// Value of a header that has the key alone.
+    pub(crate) fn bare(&self) -> HeaderValue {
+        self.bare.clone()
+    }
+
+    /// Value of `Authorization`.
+    pub(crate) fn bearer(&self) -> HeaderValue {
+        self.bearer.clone()
+    }
+}
+
+impl Setup {
+    /// Takes what is valid of a setup.
+    pub(crate) fn new(source: ai::Setup) -> Self {
+        let upstreams = source.upstreams.iter().filter_map(Upstream::new).collect();
+        Self { source, upstreams }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.source.stopped
+    }
+
+    /// Finds the model that clients of `provider` mean by a name, with its upstream.
+    pub(crate) fn model(&self, provider: Provider, name: &str) -> Option<(&Model, &Upstream)> {
+        self.source.models.iter().filter(|model| model.id == name).find_map(|model| {
+            let upstream = self.upstreams.iter().find(|upstream| upstream.name == model.upstream)?;
+            (upstream.provider == provider).then_some((model, upstream))
+        })
+    }
+}
+
+impl Upstream {
+    fn new(source: &ai::Upstream) -> Option<Self> {
+        let base: Uri = source.base_url.trim_end_matches('/').parse().ok()?;
+        if base.scheme().is_none() || base.authority().is_none() || base.query().is_some() {
+            tracing::error!(upstream = source.name, "its base URL is not one; it is left out");
+            return None;
+        }
+        Some(Self {
+            name: source.name.clone(),
+            provider: source.provider(),
+            base,
+            keys: source.keys.iter().filter_map(Key::new).collect(),
+            stops_billing_on_abort: source.stops_billing_on_abort,
+        })
+    }
+
+    /// Returns the address of a request. Scheme and host are those of the configuration, whatever the path is.
+    pub(crate) fn uri(&self, path: &str, query: Option<&str>) -> Result<Uri, http::Error> {
+        let prefix = self.base.path().trim_end_matches('/');
+        let path = match query {
+            Some(query) => format!("{prefix}{path}?{query}"),
+            None => format!("{prefix}{path}"),
+        };
+        let mut parts = self.base.clone().into_parts();
+        parts.path_and_query = Some(path.parse()?);
+        Ok(Uri::from_parts(parts)?)
+    }
+}

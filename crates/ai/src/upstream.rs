@@ -1,0 +1,218 @@
+//! Connections to providers: pooled, by HTTP/2 where it is offered, to configured hosts only. No proxy, no redirect and no certificate is
+//! taken from the environment.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::ResolverConfig;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rigbox_core::ids::WorkspaceId;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::setup::{Key, Upstream};
+
+/// Idle connections to one host.
+const MAX_IDLE_CONNECTIONS: usize = 64;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for which a key is not used that the provider has refused.
+const REFUSED_KEY_COOL_DOWN: Duration = Duration::from_secs(300);
+/// Time for which a key is not used that has reached a limit, unless the provider names one.
+const LIMITED_KEY_COOL_DOWN: Duration = Duration::from_secs(30);
+/// Longest time that a provider's `Retry-After` keeps a key unused.
+const MAX_COOL_DOWN: Duration = Duration::from_secs(900);
+/// Workspaces whose organization is remembered.
+const MAX_REMEMBERED: usize = 10_000;
+
+/// Error while the client is made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A file with certificates cannot be read.
+    #[error("cannot read the certificates in {0}: {1}")]
+    Certificates(std::path::PathBuf, String),
+    /// The resolver cannot be made.
+    #[error("cannot make the resolver: {0}")]
+    Resolver(String),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Certificates of authorities, read before the role's root is changed.
+pub(crate) fn authorities(extra: Option<&Path>) -> Result<RootCertStore, ClientError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for problem in system.errors {
+        tracing::warn!(%problem, "a certificate of the system cannot be used");
+    }
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = extra {
+        let failed = |problem: String| ClientError::Certificates(path.to_owned(), problem);
+        let file = CertificateDer::pem_file_iter(path).map_err(|problem| failed(problem.to_string()))?;
+        for certificate in file {
+            let certificate = certificate.map_err(|problem| failed(problem.to_string()))?;
+            roots.add(certificate).map_err(|problem| failed(problem.to_string()))?;
+        }
+    }
+    Ok(roots)
+}
+
+/// Resolver of the providers' names, made before the role's root is changed, because it reads the host's files.
+pub(crate) fn resolver() -> Result<TokioResolver, ClientError> {
+    let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the host's resolvers cannot be read; only upstreams with an address are reached");
+        TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
+    });
+    builder.build().map_err(|error| ClientError::Resolver(error.to_string()))
+}
+
+/// Resolver as hyper asks it.
+#[derive(Clone)]
+struct Names(TokioResolver);
+
+impl tower::Service<Name> for Names {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = std::io::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolver = self.0.clone();
+        Box::pin(async move {
+            let found = resolver.lookup_ip(name.as_str()).await.map_err(std::io::Error::other)?;
+            let addresses: Vec<_> = found.iter().map(|address| SocketAddr::new(address, 0)).collect();
+            Ok(addresses.into_iter())
+        })
+    }
+}
+
+/// Client of all providers.
+pub(crate) struct Upstreams {
+    client: Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>,
+    keys: Keys,
+}
+
+impl Upstreams {
+    pub(crate) fn new(
+        roots: RootCertStore,
+        resolver: TokioResolver,
+        connect: Duration,
+    ) -> Result<Self, ClientError> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let tls = ClientConfig::builder_with_provider(provider.into())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new_with_resolver(Names(resolver));
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect));
+        tcp.set_keepalive(Some(Duration::from_secs(60)));
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .http2_adaptive_window(true)
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .build(connector);
+        Ok(Self { client, keys: Keys::default() })
+    }
+
+    /// Makes a request. It is made again only where nothing of it was sent, on a connection that the provider had closed.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        self.client.request(request).await
+    }
+
+    /// Returns the upstream's keys in the order in which they are tried for a workspace. What a provider has encrypted or signed is of use
+    /// in the same organization only: its keys come first, and with `is_tied` no others.
+    pub(crate) fn keys(&self, workspace: &WorkspaceId, upstream: &Upstream, is_tied: bool) -> Vec<Key> {
+        self.keys.ordered(workspace, upstream, is_tied, Instant::now())
+    }
+
+    /// Remembers that a key has served a workspace.
+    pub(crate) fn remember(&self, workspace: &WorkspaceId, upstream: &Upstream, key: &Key) {
+        self.keys.remember(workspace, upstream, key);
+    }
+
+    /// Has a key rest that a provider did not take. Returns false if the status does not speak of the key.
+    pub(crate) fn rest<B>(&self, key: &Key, response: &Response<B>) -> bool {
+        self.keys.rest(key, response, Instant::now())
+    }
+}
+
+/// What is known of keys in this run.
+#[derive(Default)]
+struct Keys {
+    resting: Mutex<HashMap<String, Instant>>,
+    organizations: Mutex<HashMap<(WorkspaceId, String), String>>,
+}
+
+impl Keys {
+    fn ordered(&self, workspace: &WorkspaceId, upstream: &Upstream, is_tied: bool, now: Instant) -> Vec<Key> {
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.retain(|_, until| *until > now);
+        let remembered = self.organizations.lock().unwrap_or_else(PoisonError::into_inner);
+        let organization = remembered.get(&(workspace.clone(), upstream.name.clone())).cloned();
+        let organization = organization
+            .filter(|organization| upstream.keys.iter().any(|key| key.organization == *organization))
+            .or_else(|| upstream.keys.first().map(|key| key.organization.clone()));
+        let is_own = |key: &Key| Some(&key.organization) == organization.as_ref();
+        let mut keys: Vec<_> = upstream.keys.iter().filter(|key| !is_tied || is_own(key)).cloned().collect();
+        // Stable, so that the operator's order holds among equals. One that rests is better than none.
+        keys.sort_by_key(|key| (resting.contains_key(&key.id), !is_own(key)));
+        keys
+    }
+
+    fn remember(&self, workspace: &WorkspaceId, upstream: &Upstream, key: &Key) {
+        let mut organizations = self.organizations.lock().unwrap_or_else(PoisonError::into_inner);
+        if organizations.len() >= MAX_REMEMBERED {
+            organizations.clear();
+        }
+        organizations.insert((workspace.clone(), upstream.name.clone()), key.organization.clone());
+    }
+
+    fn rest<B>(&self, key: &Key, response: &Response<B>, now: Instant) -> bool {
+        let time = match response.status().as_u16() {
+            401 | 403 => REFUSED_KEY_COOL_DOWN,
+            429 => {
+                let named = response.headers().get(http::header::RETRY_AFTER);
+                let seconds = named.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+                seconds.map_or(LIMITED_KEY_COOL_DOWN, Duration::from_secs).min(MAX_COOL_DOWN)
+            }
+            _ => return false,
+        };
+        tracing::warn!(
+            key = key.id,
+            status = response.status().as_u16(),
+            ?time,
+            "the provider did not take a key; it rests"
+        );
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).insert(key.id.clone(), now + time);
+        true
+    }
+}

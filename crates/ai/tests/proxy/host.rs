@@ -1,0 +1,321 @@
+//! The role with its neighbors: a bridge whose connections it gets as from a node, control with credits in a table, and a provider.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rigbox_ai::{Config, Limits, Peer};
+use rigbox_proto::ai::ai_server::{Ai, AiServer};
+use rigbox_proto::ai::reserve_response::Outcome;
+use rigbox_proto::ai::{
+    Denied, Granted, ListModelsRequest, ListModelsResponse, Model, Provider, ProviderKey, Reason,
+    ReserveRequest, ReserveResponse, SettleRequest, SettleResponse, Setup, Upstream, WatchRequest,
+};
+use rigbox_proto::handover;
+use rigbox_proto::transport::unix;
+use rigbox_test_provider::Provider as TestProvider;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+pub(crate) const WORKSPACE: &str = "ws-aaaaaaaa";
+pub(crate) const KEY: &str = "sk-operator-one";
+pub(crate) const SECOND_KEY: &str = "sk-operator-two";
+
+/// Running role.
+pub(crate) struct Host {
+    pub(crate) provider: TestProvider,
+    pub(crate) control: Table,
+    bridge: std::net::SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+/// Control that keeps all in memory: a token costs a millionth of a dollar, whatever its kind.
+#[derive(Clone, Default)]
+pub(crate) struct Table(Arc<Mutex<Ledger>>);
+
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub(crate) setup: Setup,
+    pub(crate) credits: u64,
+    pub(crate) spent: u64,
+    pub(crate) reserved: HashMap<String, u64>,
+    pub(crate) requests: Vec<ReserveRequest>,
+    pub(crate) settled: Vec<SettleRequest>,
+    pub(crate) denial: Option<Denied>,
+}
+
+impl Table {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+        work(&mut self.0.lock().unwrap())
+    }
+
+    /// Waits for the settlement of a call.
+    pub(crate) async fn settled(&self, number: usize) -> SettleRequest {
+        for _ in 0..500 {
+            if let Some(settled) = self.with(|ledger| ledger.settled.get(number).cloned()) {
+                return settled;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("call {number} was not settled within 10 s");
+    }
+}
+
+#[tonic::async_trait]
+impl Ai for Table {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<Setup, Status>> + Send>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let table = self.clone();
+        let ticks =
+            tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(100)));
+        Ok(Response::new(Box::pin(ticks.map(move |_| Ok(table.with(|ledger| ledger.setup.clone()))))))
+    }
+
+    async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
+        let request = request.into_inner();
+        let outcome = self.with(|ledger| {
+            ledger.requests.push(request.clone());
+            if let Some(denied) = ledger.denial.clone() {
+                return Outcome::Denied(denied);
+            }
+            let model = ledger.setup.models.iter().find(|model| model.id == request.model).unwrap();
+            let asked = request.output_tokens.unwrap_or(model.max_output_tokens);
+            let left = ledger.credits - ledger.spent - ledger.reserved.values().sum::<u64>();
+            let answers = u64::from(request.candidates);
+            let limit = asked.min(left.saturating_sub(request.input_tokens) / answers);
+            if limit < asked.min(10) {
+                let text = "Nothing is left.".to_owned();
+                return Outcome::Denied(Denied { reason: Reason::InsufficientCredits.into(), text });
+            }
+            let reserved_micro = request.input_tokens + limit * answers;
+            ledger.reserved.insert(request.call_id.clone(), reserved_micro);
+            Outcome::Granted(Granted { reserved_micro, output_tokens: limit, lowered: limit < asked })
+        });
+        Ok(Response::new(ReserveResponse { outcome: Some(outcome) }))
+    }
+
+    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+        let request = request.into_inner();
+        self.with(|ledger| {
+            let Some(reserved) = ledger.reserved.remove(&request.call_id) else {
+                return Err(Status::not_found("no such call"));
+            };
+            let usage = request.usage.unwrap_or_default();
+            let used =
+                if request.at_bound { reserved } else { usage.input + usage.cache_read + usage.output };
+            ledger.spent += used.min(reserved);
+            ledger.settled.push(request);
+            Ok(Response::new(SettleResponse { cost_micro: used }))
+        })
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        let provider = request.into_inner().provider;
+        let models = self.with(|ledger| {
+            let of = |model: &Model| {
+                ledger.setup.upstreams.iter().any(|up| up.name == model.upstream && up.provider == provider)
+            };
+            ledger.setup.models.iter().filter(|model| of(model)).map(|model| model.id.clone()).collect()
+        });
+        Ok(Response::new(ListModelsResponse { models }))
+    }
+}
+
+/// Returns a setup in which every provider is the one of the tests.
+fn setup(url: &str) -> Setup {
+    let keys = [("key-1", KEY, "org"), ("key-2", SECOND_KEY, "org")].map(|(id, secret, organization)| {
+        ProviderKey { id: id.into(), secret: secret.into(), organization: organization.into() }
+    });
+    let upstream = |name: &str, provider: Provider| Upstream {
+        name: name.into(),
+        provider: provider.into(),
+        base_url: if name == "openrouter" { format!("{url}/api") } else { url.into() },
+        keys: keys.to_vec(),
+        stops_billing_on_abort: false,
+    };
+    let model = |id: &str, upstream: &str| Model {
+        id: id.into(),
+        upstream: upstream.into(),
+        context_tokens: 200_000,
+        max_output_tokens: 10_000,
+        reasons: id.starts_with("gpt"),
+        floor_tokens: 10,
+        max_tokens_per_second: 500,
+        embeds: id.starts_with("embed"),
+        max_tokens_per_image: 1_000,
+    };
+    Setup {
+        stopped: false,
+        upstreams: vec![
+            upstream("anthropic", Provider::Anthropic),
+            upstream("openai", Provider::Openai),
+            upstream("google", Provider::Google),
+            upstream("openrouter", Provider::Openrouter),
+        ],
+        models: vec![
+            model("claude", "anthropic"),
+            model("gpt", "openai"),
+            model("embed", "openai"),
+            model("gemini", "google"),
+            model("some/model", "openrouter"),
+        ],
+    }
+}
+
+impl Host {
+    /// Starts everything, with credits for some 900,000 tokens.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Limits::default()).await
+    }
+
+    pub(crate) async fn start_with(limits: Limits) -> Self {
+        let provider = TestProvider::start().await.unwrap();
+        let control = Table::default();
+        control.with(|ledger| {
+            ledger.credits = 1_000_000;
+            ledger.setup = setup(&provider.url());
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let uid = rustix::process::getuid().as_raw();
+        let incoming = unix::listen(&path("control.sock"), vec![uid]).unwrap();
+        let service = AiServer::new(control.clone());
+        tokio::spawn(async move {
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
+        });
+        let config = Config {
+            bridge: Peer { socket: path("bridge.sock"), uid },
+            control_socket: path("control.sock"),
+            api_socket: path("api.sock"),
+            extra_authorities: None,
+            limits,
+        };
+        let role = rigbox_ai::bind(config).unwrap();
+        tokio::spawn(async move { role.run(std::future::pending()).await.unwrap() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bridge = listener.local_addr().unwrap();
+        let (socket, sender) = (path("bridge.sock"), Arc::new(handover::Sender::default()));
+        tokio::spawn(async move {
+            loop {
+                let stream: OwnedFd = listener.accept().await.unwrap().0.into_std().unwrap().into();
+                let (socket, sender) = (socket.clone(), sender.clone());
+                tokio::task::spawn_blocking(move || {
+                    while sender.send(&socket, WORKSPACE, &stream).is_err() {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                });
+            }
+        });
+        let host = Self { provider, control, bridge, _folder: folder };
+        // The setup arrives a moment later.
+        for _ in 0..500 {
+            if host.get("/v1/models").await.status == 200 {
+                return host;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the proxy is not ready after 10 s");
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], b"").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, &[], body.to_string().as_bytes()).await
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        let mut stream = self.open(method, path, headers, body).await;
+        let mut bytes = Vec::new();
+        // A reset is an answer that broke off.
+        let is_whole = stream.read_to_end(&mut bytes).await.is_ok();
+        Answer::parse(&bytes, is_whole)
+    }
+
+    /// Sends a request and leaves the answer to be read.
+    pub(crate) async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> TcpStream {
+        let mut stream = TcpStream::connect(self.bridge).await.unwrap();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: 172.16.0.1:9090\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        stream
+    }
+}
+
+/// Answer as a client gets it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+    pub(crate) is_whole: bool,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8], is_whole: bool) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let is_whole = is_whole && (!is_chunked || body.ends_with("0\r\n\r\n"));
+        let body = if is_chunked { without_chunks(body) } else { body.to_owned() };
+        Self { status, head: head.to_ascii_lowercase(), body, is_whole }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    /// Data of the events.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.body
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .map(|data| serde_json::from_str(data).unwrap_or_else(|_| Value::String(data.into())))
+            .collect()
+    }
+}
+
+fn without_chunks(mut text: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, rest)) = text.split_once("\r\n") {
+        let Ok(size) = usize::from_str_radix(size, 16) else { break };
+        let Some(chunk) = rest.get(..size) else { break };
+        body.push_str(chunk);
+        text = rest.get(size + 2..).unwrap_or_default();
+        if size == 0 {
+            break;
+        }
+    }
+    body
+}

@@ -1,0 +1,9 @@
+//! The proxy between a client and a provider: real sockets on all sides, the provider of the tests, and a table in control's place.
+
+// clippy's exemption for tests does not cover helpers outside of test functions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod errors;
+mod forwarding;
+mod host;
+mod money;
