@@ -209,6 +209,10 @@ actions! {
     SyncAuthorizedKeys, "workspace.ssh_keys.sync", Workspace, Some(Role::Operate), false;
     /// Open a connection to the SSH gateway over the API.
     OpenSsh, "workspace.ssh", Workspace, Some(Role::Operate), false;
+    /// Read the account's credits for AI calls and what was used of them.
+    ReadAi, "ai.read", Account, None, false;
+    /// Set the account's mode of AI calls.
+    ManageAi, "ai.manage", Account, None, false;
     /// Revoke the presented credential (sign out).
     EndCredential, "credential.end", Account, Some(Role::Read), false;
     /// Approve a device login.
@@ -423,6 +427,8 @@ mod tests {
             ListKeys, Target::Account, false, false, false;
             ManageKeys, Target::Account, false, false, false;
             ListSshKeys, Target::Account, false, false, false;
+            ReadAi, Target::Account, false, false, false;
+            ManageAi, Target::Account, false, false, false;
             ManageSshKeys, Target::Account, false, false, false;
             ReadAuthorizedKeys, mine(1), true, true, false;
             SyncAuthorizedKeys, mine(1), false, true, false;

@@ -78,6 +78,10 @@ id! {
     SshKeyId, "sh-", "an SSH key ID"
 }
 id! {
+    /// Id of the operator's key at an AI provider (never the key itself).
+    ProviderKeyId, "pk-", "a provider key ID"
+}
+id! {
     /// Id of a browser session.
     SessionId, "se-", "a session ID"
 }

@@ -1,5 +1,6 @@
 //! Domain rules as plain functions on plain types: no I/O, no async, no clock (time is passed in).
 
+pub mod ai;
 pub mod app_access;
 pub mod apps;
 pub mod authz;

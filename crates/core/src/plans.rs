@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::ai::money::Money;
 use crate::vm_limits::VmLimits;
 
 /// Plan of a user.
@@ -47,6 +48,9 @@ pub struct LimitOverrides {
     /// Maximum number of SSH keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ssh_keys: Option<u32>,
+    /// Credits for AI calls that a month brings, in US dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ai_credits_usd: Option<u32>,
     /// Requests per minute for keys and the account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication_per_min: Option<NonZeroU32>,
@@ -72,6 +76,7 @@ impl LimitOverrides {
             max_disk_per_vm_mb: self.max_disk_per_vm_mb.or(below.max_disk_per_vm_mb),
             max_apps_per_vm: self.max_apps_per_vm.or(below.max_apps_per_vm),
             max_ssh_keys: self.max_ssh_keys.or(below.max_ssh_keys),
+            ai_credits_usd: self.ai_credits_usd.or(below.ai_credits_usd),
             authentication_per_min: self.authentication_per_min.or(below.authentication_per_min),
             workspaces_per_min: self.workspaces_per_min.or(below.workspaces_per_min),
             apps_per_min: self.apps_per_min.or(below.apps_per_min),
@@ -165,6 +170,12 @@ impl Entitlements {
         self.0.max_ssh_keys.unwrap_or(UNLIMITED).min(UNLIMITED)
     }
 
+    /// Returns the credits for AI calls that a month brings. Without a setting there are none, for the administrator too: nobody spends
+    /// the operator's money unasked.
+    pub fn ai_credits(&self) -> Money {
+        Money::from_dollars(self.0.ai_credits_usd.unwrap_or(0))
+    }
+
     /// Returns the limits of the user's VMs, as far as they differ from those of a node.
     pub fn vm_limits(&self) -> VmLimits {
         self.0.limits
@@ -243,6 +254,7 @@ impl Plan {
             max_disk_per_vm_mb: Some(disk),
             max_apps_per_vm: Some(apps),
             max_ssh_keys: Some(ssh_keys),
+            ai_credits_usd: None,
             authentication_per_min: RateLimits::DEFAULT.authentication,
             workspaces_per_min: RateLimits::DEFAULT.workspaces,
             apps_per_min: RateLimits::DEFAULT.apps,
@@ -323,6 +335,17 @@ mod tests {
         let owner =
             Plans { owner: user, ..Plans::default() }.entitlements(Plan::Owner, LimitOverrides::default());
         assert_eq!((owner.limits(MACHINE).max_vms, owner.rates().workspaces), (7, NonZeroU32::new(1_000)));
+    }
+
+    #[test]
+    fn plans_grant_no_credits_unless_they_are_set() {
+        let set = |dollars| LimitOverrides { ai_credits_usd: Some(dollars), ..LimitOverrides::default() };
+        let plans = Plans { pro: set(20), ..Plans::default() };
+        let credits = |plan, user| plans.entitlements(plan, user).ai_credits();
+        let none = LimitOverrides::default();
+        let all = [Plan::Owner, Plan::Free, Plan::Pro].map(|plan| credits(plan, none));
+        assert_eq!(all, [Money::ZERO, Money::ZERO, Money::from_dollars(20)]);
+        assert_eq!(credits(Plan::Pro, set(0)), Money::ZERO);
     }
 
     #[test]

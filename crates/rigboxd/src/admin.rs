@@ -174,6 +174,9 @@ pub(crate) struct Limits {
     /// Maximum number of SSH keys
     #[arg(long)]
     max_ssh_keys: Option<u32>,
+    /// Credits for AI calls that a month brings, in US dollars
+    #[arg(long)]
+    ai_credits_usd: Option<u32>,
     /// Requests per minute for API keys and the account
     #[arg(long)]
     authentication_per_min: Option<NonZeroU32>,
@@ -218,6 +221,7 @@ impl From<Limits> for Option<LimitOverrides> {
             max_disk_per_vm_mb,
             max_apps_per_vm,
             max_ssh_keys,
+            ai_credits_usd,
             authentication_per_min,
             workspaces_per_min,
             apps_per_min,
@@ -237,6 +241,7 @@ impl From<Limits> for Option<LimitOverrides> {
             max_disk_per_vm_mb,
             max_apps_per_vm,
             max_ssh_keys,
+            ai_credits_usd,
             authentication_per_min,
             workspaces_per_min,
             apps_per_min,
