@@ -1,5 +1,6 @@
 //! `cargo xtask`: all tasks of a checkout. `up` and `test` install what they need themselves.
 
+mod ai_prices;
 mod bench;
 mod build;
 mod client_tools;
@@ -85,6 +86,12 @@ enum Task {
     },
     /// Build all programs, those for VMs included.
     Build,
+    /// Write the table of AI prices from the data of a pinned LiteLLM release.
+    AiPrices {
+        /// Only compare the table with a second source.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -119,6 +126,7 @@ fn main() -> Result<ExitCode> {
         }
         Task::Bench { name, json, rounds, more } => bench::bench(&name, json, rounds, &more),
         Task::Build => build::programs(),
+        Task::AiPrices { check } => ai_prices::ai_prices(check),
     }?;
     Ok(ExitCode::SUCCESS)
 }
