@@ -15,6 +15,7 @@ use sqlx::migrate::MigrateError;
 use sqlite::Pools;
 use sqlite::connection::{Pool, Transaction};
 
+mod ai;
 mod api_keys;
 mod app_sessions;
 mod apps;
@@ -47,6 +48,11 @@ mod workspace_keys;
 mod workspace_log;
 mod workspaces;
 
+pub use ai::{
+    AiCap, AiCredits, AiDay, AiDenial, AiEnding, AiModelSum, AiOutcome, AiProxyState, AiReservation,
+    AiSettlement, AiStep, AiSubject, AiSums, AiTerms, AiWorkspaceSum, ProviderKey, ProviderKeySecret,
+    WorkspaceAiMode,
+};
 pub use api_keys::{KeyHolder, KeyRecord, NewKey, NewSecret};
 pub use app_sessions::{AppHandoff, SessionHolder};
 pub use apps::{App, AppHost, AppPage, AppWithWorkspace};

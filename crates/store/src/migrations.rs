@@ -35,6 +35,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     21 "0021_ssh_keys.sql" "ssh keys",
     22 "0022_ssh_gateway.sql" "ssh gateway",
     23 "0023_start_on_connect.sql" "start on connect",
+    24 "0024_ai.sql" "ai",
 ];
 
 /// Runs migrations that a database lacks.

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
+mod ai;
 mod backup;
 mod full_disk;
 mod grants;

@@ -11,6 +11,7 @@ use std::fs::File;
 use rigbox_core::time::Timestamp;
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::ai;
 use crate::environment;
 use crate::secrets::envelope::{self, Column};
 use crate::secrets::keyring::{self, Keyring};
@@ -20,7 +21,7 @@ use crate::ssh_gateway;
 use crate::{Error, Store, parse};
 
 /// All columns that hold envelopes.
-pub(crate) const SEALED_COLUMNS: [&Column; 2] = [&environment::VALUE, &ssh_gateway::VALUE];
+pub(crate) const SEALED_COLUMNS: [&Column; 3] = [&environment::VALUE, &ssh_gateway::VALUE, &ai::PROVIDER_KEY];
 
 /// Records rewrapped per transaction; other writers get their turn in between.
 const BATCH: i64 = 100;

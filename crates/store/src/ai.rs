@@ -1,0 +1,26 @@
+//! AI ledger: reservations of calls and what they have cost, the accounts and bounds that they count against, providers' keys, and what the
+//! proxy has to be told.
+
+mod accounts;
+mod amounts;
+mod caller;
+mod calls;
+mod limits;
+mod modes;
+mod provider_keys;
+mod proxy;
+mod reservation;
+mod settlement;
+mod usage;
+
+pub use accounts::AiCredits;
+pub use caller::{AiCap, AiDenial};
+pub use calls::{AiOutcome, AiStep};
+pub use limits::AiSubject;
+pub use modes::WorkspaceAiMode;
+pub(crate) use provider_keys::VALUE as PROVIDER_KEY;
+pub use provider_keys::{ProviderKey, ProviderKeySecret};
+pub use proxy::AiProxyState;
+pub use reservation::{AiReservation, AiTerms};
+pub use settlement::{AiEnding, AiSettlement};
+pub use usage::{AiDay, AiModelSum, AiSums, AiWorkspaceSum};

@@ -1,0 +1,192 @@
+//! Reservations and settlements of calls. All that wait are written in one transaction, with an outcome for each.
+
+use rigbox_core::ai::money::Money;
+use rigbox_core::ai::reservation::Grant;
+use rigbox_core::time::Timestamp;
+use sqlx::Row;
+
+use super::amounts::{count, money, month, number, signed};
+use super::caller::{self, AiDenial, Caller};
+use super::reservation::{AiReservation, AiTerms};
+use super::settlement::{self, AiSettlement};
+use crate::sqlite::connection::Connection;
+use crate::{Error, Store, json};
+
+/// Step of a call.
+#[derive(Debug)]
+pub enum AiStep {
+    /// It is reserved before it is made.
+    Reserve(Box<AiReservation>),
+    /// It is settled once it is over.
+    Settle(Box<AiSettlement>),
+}
+
+/// Outcome of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AiOutcome {
+    /// The call is reserved.
+    Reserved(Grant),
+    /// The call is refused.
+    Denied(AiDenial),
+    /// Another run of the proxy has taken over, or none has begun.
+    OtherRun,
+    /// The call is settled at this cost.
+    Settled(Money),
+    /// The call was never reserved.
+    UnknownCall,
+}
+
+impl Store {
+    /// Writes steps of calls in their order and in one transaction. Returns the outcome of each.
+    pub async fn write_ai_steps(
+        &self,
+        steps: &[AiStep],
+        terms: &AiTerms,
+        now: Timestamp,
+    ) -> Result<Vec<AiOutcome>, Error> {
+        let mut tx = self.begin_write().await?;
+        let row = sqlx::query("SELECT stopped, run FROM ai_proxy").fetch_one(&mut *tx).await?;
+        let (is_stopped, run): (bool, String) = (row.try_get("stopped")?, row.try_get("run")?);
+        let mut outcomes = Vec::with_capacity(steps.len());
+        for step in steps {
+            outcomes.push(match step {
+                AiStep::Reserve(call) if call.run != run => AiOutcome::OtherRun,
+                AiStep::Reserve(call) => reserve(&mut tx, call, terms, is_stopped, now).await?,
+                AiStep::Settle(call) => match settlement::settle(&mut tx, call, now).await? {
+                    Some(cost) => AiOutcome::Settled(cost),
+                    None => AiOutcome::UnknownCall,
+                },
+            });
+        }
+        let keys = steps.iter().filter_map(|step| match step {
+            AiStep::Settle(call) => call.key.as_deref(),
+            AiStep::Reserve(_) => None,
+        });
+        settlement::mark_keys(&mut tx, keys, now).await?;
+        tx.commit().await?;
+        Ok(outcomes)
+    }
+}
+
+async fn reserve(
+    tx: &mut Connection,
+    call: &AiReservation,
+    terms: &AiTerms,
+    is_stopped: bool,
+    now: Timestamp,
+) -> Result<AiOutcome, Error> {
+    if let Some(granted) = reserved_before(tx, call).await? {
+        return Ok(granted);
+    }
+    if is_stopped {
+        return Ok(AiOutcome::Denied(AiDenial::Stopped));
+    }
+    let month = month(now);
+    let Some(caller) = caller::read(tx, &call.workspace, &call.model, &month, terms).await? else {
+        return Ok(AiOutcome::Denied(AiDenial::NoWorkspace));
+    };
+    let granted = match caller.decide(call, terms) {
+        Ok(granted) => granted,
+        Err(denied) => return Ok(AiOutcome::Denied(denied)),
+    };
+    insert(tx, call, &caller, granted, now).await?;
+    charge_account(tx, &caller, granted.reserved).await?;
+    let user = ("user", caller.user.as_str(), caller.user_budget.limit);
+    let workspace = ("workspace", call.workspace.as_str(), caller.workspace_budget.limit);
+    for scope in [user, workspace] {
+        charge_month(tx, scope, &month, granted.reserved).await?;
+    }
+    Ok(AiOutcome::Reserved(granted))
+}
+
+/// Returns how the call was reserved before, if it was. Another workspace's call does not become this one's.
+async fn reserved_before(tx: &mut Connection, call: &AiReservation) -> Result<Option<AiOutcome>, Error> {
+    let query = "SELECT run, workspace_id, reserved, output_limit, lowered FROM ai_calls WHERE id = $1";
+    let Some(row) = sqlx::query(query).bind(&call.id).fetch_optional(tx).await? else { return Ok(None) };
+    let (run, workspace): (&str, &str) = (row.try_get("run")?, row.try_get("workspace_id")?);
+    if run != call.run || workspace != call.workspace.as_str() {
+        return Ok(Some(AiOutcome::OtherRun));
+    }
+    Ok(Some(AiOutcome::Reserved(Grant {
+        reserved: money(&row, "reserved")?,
+        output_tokens: number(&row, "output_limit")?,
+        lowered: row.try_get("lowered")?,
+    })))
+}
+
+async fn insert(
+    tx: &mut Connection,
+    call: &AiReservation,
+    caller: &Caller,
+    granted: Grant,
+    now: Timestamp,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO ai_calls (id, run, user_id, workspace_id, workspace_name, provider, upstream, operation, model, \
+         prices, began_at, month, reserved, output_limit, lowered) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+    )
+    .bind(&call.id)
+    .bind(&call.run)
+    .bind(caller.user.as_str())
+    .bind(call.workspace.as_str())
+    .bind(&caller.workspace_name)
+    .bind(call.provider)
+    .bind(&call.upstream)
+    .bind(call.operation)
+    .bind(&call.model)
+    .bind(json::to_text(call.prices.to_record())?)
+    .bind(now.unix_ms())
+    .bind(&caller.account.month)
+    .bind(signed(granted.reserved))
+    .bind(count(granted.output_tokens))
+    .bind(granted.lowered)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes a reservation from the credits. The condition holds already, and is repeated where writers do not take turns.
+async fn charge_account(tx: &mut Connection, caller: &Caller, amount: Money) -> Result<(), Error> {
+    let account = &caller.account;
+    let done = sqlx::query(
+        "INSERT INTO ai_accounts (user_id, granted, spent, reserved, allowance, month) VALUES ($1, $2, 0, $3, $4, $5) \
+         ON CONFLICT (user_id) DO UPDATE SET granted = excluded.granted, \
+         reserved = ai_accounts.reserved + excluded.reserved, allowance = excluded.allowance, month = excluded.month \
+         WHERE ai_accounts.spent + ai_accounts.reserved + excluded.reserved <= excluded.granted",
+    )
+    .bind(caller.user.as_str())
+    .bind(signed(account.granted))
+    .bind(signed(amount))
+    .bind(signed(account.allowance))
+    .bind(&account.month)
+    .execute(tx)
+    .await?;
+    changed_one(done.rows_affected())
+}
+
+/// Takes a reservation from the budget of a month. The sum is kept without a budget too, for one that is set later.
+async fn charge_month(
+    tx: &mut Connection,
+    (kind, subject, limit): (&str, &str, Option<Money>),
+    month: &str,
+    amount: Money,
+) -> Result<(), Error> {
+    let done = sqlx::query(
+        "INSERT INTO ai_months (kind, subject, month, spent, reserved) VALUES ($1, $2, $3, 0, $4) \
+         ON CONFLICT (kind, subject, month) DO UPDATE SET reserved = ai_months.reserved + excluded.reserved \
+         WHERE ai_months.spent + ai_months.reserved + excluded.reserved <= $5",
+    )
+    .bind(kind)
+    .bind(subject)
+    .bind(month)
+    .bind(signed(amount))
+    .bind(signed(limit.unwrap_or(Money::MAX)))
+    .execute(tx)
+    .await?;
+    changed_one(done.rows_affected())
+}
+
+fn changed_one(rows: u64) -> Result<(), Error> {
+    if rows == 1 { Ok(()) } else { Err(Error::Damaged("an account changed during a reservation".to_owned())) }
+}
