@@ -2,6 +2,6 @@
 
 pub use rigbox_store::tokens::TokenKey;
 pub use rigbox_store::{
-    AuditEvent, CopyInfo, Error, KeySource, MasterKeyId, NewKey, Rotation, SshSecret, Store,
+    AiProxyState, AuditEvent, CopyInfo, Error, KeySource, MasterKeyId, NewKey, Rotation, SshSecret, Store,
     check_revocation_log, inspect_copy,
 };

@@ -2,6 +2,7 @@
 //! it out. A function with an effect takes the permit for it. Services know no HTTP: callers pass plain
 //! values.
 
+pub mod ai;
 pub mod apps;
 pub mod audit;
 pub mod clock;

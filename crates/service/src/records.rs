@@ -3,6 +3,8 @@
 
 pub use rigbox_store::tokens::{ApiKey, SessionToken, UserCode};
 pub use rigbox_store::{
-    App, AppPage, AppWithWorkspace, AuditEntry, EnvironmentNames, Error as StoreError, IdempotencyKey,
-    KeyRecord, LogEntry, NetworkSettings, Orphan, Page, RevocationLogHealth, SshKey, User, Workspace,
+    AiCredits, AiDay, AiEnding, AiSettlement, AiSubject, AiSums, AiWorkspaceSum, App, AppPage,
+    AppWithWorkspace, AuditEntry, EnvironmentNames, Error as StoreError, IdempotencyKey, KeyRecord, LogEntry,
+    NetworkSettings, Orphan, Page, ProviderKey, ProviderKeySecret, RevocationLogHealth, SshKey, User,
+    Workspace, WorkspaceAiMode,
 };

@@ -41,13 +41,13 @@ pub enum AiDenial {
     UrlNotAllowed,
     /// The workspace has this many calls that are open.
     TooManyCalls(u64),
-    /// What is left does not cover the call.
+    /// A bound does not cover the call.
     Insufficient {
         /// The bound that has the least left.
         cap: AiCap,
-        /// What the call needs at least.
+        /// Least amount that the call needs.
         needed: Money,
-        /// What is left.
+        /// Amount that is left.
         left: Money,
     },
 }

@@ -1,0 +1,90 @@
+//! Setup of the AI proxy: what it has to know beside single calls. It is told again whenever it changes, also by another process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rigbox_store::{AiProxyState, Error, ProviderKeySecret, Store};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::models::{ModelSet, Models, Upstream};
+
+/// Interval at which changes by other processes are read from the database. (`rigboxd admin` stores keys, for example.)
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Interval at which the setup is told again without a change.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Source of setups.
+#[derive(Clone)]
+pub struct SetupSource {
+    store: Store,
+    models: Models,
+}
+
+/// Setup of the AI proxy.
+#[derive(Debug)]
+pub struct AiSetup {
+    /// The operator has stopped all calls.
+    pub stopped: bool,
+    /// Upstreams, each with its keys in the order in which they are tried.
+    pub upstreams: Vec<(Upstream, Vec<ProviderKeySecret>)>,
+    /// Models.
+    pub models: Arc<ModelSet>,
+}
+
+/// Setups for one proxy.
+pub struct SetupWatch {
+    source: SetupSource,
+    models: watch::Receiver<Arc<ModelSet>>,
+    /// State that the proxy was told last.
+    told: Option<(AiProxyState, Instant)>,
+    poll: tokio::time::Interval,
+}
+
+impl SetupSource {
+    /// Creates the source.
+    pub fn new(store: Store, models: Models) -> Self {
+        Self { store, models }
+    }
+
+    /// Begins to watch.
+    pub fn watch(&self) -> SetupWatch {
+        let mut poll = tokio::time::interval(POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        SetupWatch { source: self.clone(), models: self.models.subscribe(), told: None, poll }
+    }
+
+    async fn read(&self, stopped: bool) -> Result<AiSetup, Error> {
+        // Anew each time: keys are in this process's memory only while they are on their way.
+        let mut keys = self.store.provider_key_secrets().await?;
+        let of = |upstream: &Upstream| {
+            let (own, others) =
+                std::mem::take(&mut keys).into_iter().partition(|key| key.upstream == upstream.name);
+            keys = others;
+            (upstream.clone(), own)
+        };
+        let upstreams = self.models.upstreams().iter().map(of).collect();
+        Ok(AiSetup { stopped, upstreams, models: self.models.current() })
+    }
+}
+
+impl SetupWatch {
+    /// Returns the present setup at first, and then one after each change or each second.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn next(&mut self) -> Result<AiSetup, Error> {
+        loop {
+            self.poll.tick().await;
+            let state = self.source.store.ai_proxy_state()?;
+            let models_changed = self.models.has_changed().unwrap_or(false);
+            let is_due =
+                |(told, at): (AiProxyState, Instant)| told != state || at.elapsed() >= KEEPALIVE_INTERVAL;
+            if models_changed || self.told.is_none_or(is_due) {
+                self.models.mark_unchanged();
+                self.told = Some((state, Instant::now()));
+                return self.source.read(state.stopped).await;
+            }
+        }
+    }
+}
