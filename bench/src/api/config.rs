@@ -24,6 +24,7 @@ pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
         bridge: None,
         gateways: None,
         ssh: None,
+        ai: None,
         timeouts: rigbox_control::Timeouts::default(),
         plans: Plans::default(),
         api_tls: None,

@@ -1,7 +1,9 @@
 //! Administration commands that the operator runs on the machine itself, beside a control role that may be
 //! running: users, keys, links, the audit log, workspaces without an owner. Access to the database is the permission.
 
+pub mod ai;
 pub mod backup;
+pub mod provider_keys;
 pub mod ssh_host_key;
 
 use rigbox_core::ids::{DatabaseId, UserId, WorkspaceId};

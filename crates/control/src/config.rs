@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rigbox_core::lifecycle::Timeouts;
 use rigbox_core::plans::Plans;
+use rigbox_service::ai::ledger::DefaultBudgets;
+use rigbox_service::ai::models::{PriceFiles, Upstream};
 use rigbox_service::database::KeySource;
 use rigbox_service::identity::email::MailConfig;
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub gateways: Option<GatewaysConfig>,
     /// SSH gateway; `None` if there is none.
     pub ssh: Option<SshConfig>,
+    /// AI proxy; `None` if there is none.
+    pub ai: Option<AiConfig>,
     /// Socket on which the AI proxy hands over what VMs ask of the API; `None` if there is none.
     pub bridge: Option<BridgeConfig>,
     /// Timeouts of transient states.
@@ -62,6 +66,19 @@ pub struct BridgeConfig {
     pub uid: u32,
     /// Packed `rig` for use in VMs.
     pub rig: PathBuf,
+}
+
+/// AI proxy.
+#[derive(Debug, Clone)]
+pub struct AiConfig {
+    /// Socket on which the proxy asks.
+    pub proxy: GatewaysConfig,
+    /// Upstreams.
+    pub upstreams: Vec<Upstream>,
+    /// Files with prices.
+    pub prices: PriceFiles,
+    /// Bounds of a month's calls where none is set.
+    pub budgets: DefaultBudgets,
 }
 
 /// SSH gateway.

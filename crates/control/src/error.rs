@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use rigbox_core::ids::WorkspaceId;
+use rigbox_core::ids::{ProviderKeyId, WorkspaceId};
 use rigbox_core::names::WorkspaceName;
+use rigbox_service::ai::provider_keys::ProviderKeyError;
+use rigbox_service::ai::reconciliation::ReportError;
 use rigbox_service::database;
 use rigbox_service::identity::email::MailError;
 use rigbox_tls::TlsError;
@@ -90,6 +92,24 @@ pub enum Error {
     /// The user has a workspace of this name.
     #[error("the user already has a workspace with the name {0}: choose another one with --name")]
     NameTaken(WorkspaceName),
+    /// The AI proxy is disabled.
+    #[error("the AI proxy is disabled: set `enabled = true` in the table `ai` of the configuration")]
+    AiDisabled,
+    /// No upstream has the name.
+    #[error("upstream {0} not found; the configuration has: {1}")]
+    UnknownUpstream(String, String),
+    /// The key of a provider cannot be stored.
+    #[error(transparent)]
+    ProviderKey(#[from] ProviderKeyError),
+    /// There is no such key of a provider.
+    #[error("provider key {0} not found: `rigboxd admin provider-key ls` lists all keys")]
+    UnknownProviderKey(ProviderKeyId),
+    /// There is no such workspace.
+    #[error("workspace {0} not found")]
+    UnknownWorkspace(WorkspaceId),
+    /// The report of a provider cannot be read.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// Work that goes on beside the API has ended.
     #[error("the work beside the API has ended: {0}")]
     Background(String),

@@ -135,7 +135,7 @@ impl Changes for ChangesService {
 }
 
 /// Returns a stream of what a task sends. The task ends when the stream is dropped.
-fn task_stream<T: Send + 'static, F>(
+pub(crate) fn task_stream<T: Send + 'static, F>(
     task: impl FnOnce(tokio::sync::mpsc::Sender<T>) -> F,
 ) -> impl Stream<Item = T> + Send
 where

@@ -7,7 +7,11 @@ use std::time::Duration;
 use axum::Router;
 use rigbox_api::{AllowedHosts, ApiContext, Services};
 use rigbox_core::ids::UserId;
+use rigbox_core::plans::Plans;
 use rigbox_proto::handover;
+use rigbox_service::ai::ledger::Ledger;
+use rigbox_service::ai::models::Models;
+use rigbox_service::ai::setup::SetupSource;
 use rigbox_service::apps::Apps;
 use rigbox_service::apps::domain_checks::DomainChecks;
 use rigbox_service::apps::domain_verification::DomainVerifier;
@@ -54,7 +58,7 @@ use rigbox_tls::Certificates;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::{Config, Error, gateway_rpc, ssh_rpc};
+use crate::{AiConfig, Config, Error, ai_rpc, gateway_rpc, ssh_rpc};
 
 /// Time that requests in flight get after the signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -197,6 +201,7 @@ async fn serve(
         Some(config) => Some(ssh_rpc::listen(&config.gateway, gateways.clone(), ssh_log_ins)?),
         None => None,
     };
+    let ai = config.ai.map(|ai| ai_role(ai, &store, config.plans)).transpose()?;
     let bridge = match &config.bridge {
         Some(config) => {
             let connections = handover::listen(&config.socket, config.uid)
@@ -226,6 +231,11 @@ async fn serve(
             async {
                 if let Some(server) = ssh_server {
                     server.await;
+                }
+            },
+            async {
+                if let Some(ai) = ai {
+                    ai.await;
                 }
             },
             async {
@@ -271,6 +281,21 @@ async fn serve(
         Ok(served) => served.map_err(Error::Serve),
         Err(join) => Err(Error::Serve(std::io::Error::other(join))),
     }
+}
+
+/// Serves the AI proxy, and keeps its ledger and its prices, for as long as the future is polled.
+fn ai_role(
+    config: AiConfig,
+    store: &Store,
+    plans: Plans,
+) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
+    let models = Models::new(config.upstreams, config.prices);
+    let setups = SetupSource::new(store.clone(), models.clone());
+    let (ledger, writer) = Ledger::new(store.clone(), models.clone(), plans, config.budgets);
+    let server = ai_rpc::listen(&config.proxy, ledger, setups)?;
+    Ok(async move {
+        tokio::join!(server, writer.run(), models.run());
+    })
 }
 
 /// Loads changed certificates, if there are any, for as long as it is polled.

@@ -1,5 +1,7 @@
 //! `rigboxd admin`: the operator's commands on the machine itself. They work whether Rigbox is running or not.
 
+mod ai;
+mod provider_key;
 mod ssh_host_key;
 
 use std::num::{NonZeroU16, NonZeroU32};
@@ -45,6 +47,12 @@ pub(crate) enum Command {
     /// List and rotate the key by which clients know the SSH gateway
     #[command(subcommand)]
     SshHostKey(ssh_host_key::Command),
+    /// Store, list and remove the keys at AI providers
+    #[command(subcommand)]
+    ProviderKey(provider_key::Command),
+    /// Stop AI calls, and bound what they may spend
+    #[command(subcommand)]
+    Ai(ai::Command),
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -316,6 +324,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::SshHostKey(command) => ssh_host_key::run(command),
+        Command::ProviderKey(command) => provider_key::run(command),
+        Command::Ai(command) => ai::run(command),
         Command::Backup(arguments) => create::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::ControlPart { part, config } => control_part::run(part, &Installation::load(&config)?),

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rigbox_control::KeySource;
+use rigbox_core::ai::money::Money;
+use rigbox_core::ai::provider::Provider;
 use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_core::vm_limits::{self, DiskLimits};
 
@@ -51,6 +53,13 @@ const ROLE_UID_COUNT: u32 = 16;
 const START_MARGIN: Duration = Duration::from_secs(60);
 /// Boots at once on a machine with few CPUs.
 const MIN_CONCURRENT_BOOTS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+
+/// Upstreams of AI calls without a setting: name, provider and base URL.
+const AI_PROVIDERS: [(&str, Provider, &str); 3] = [
+    ("anthropic", Provider::Anthropic, "https://api.anthropic.com"),
+    ("openai", Provider::OpenAi, "https://api.openai.com"),
+    ("google", Provider::Google, "https://generativelanguage.googleapis.com"),
+];
 
 /// Certificates of a role, each with its key.
 #[derive(Debug)]
@@ -378,6 +387,7 @@ impl Installation {
                 host: self.ssh_host(),
                 port: self.file.ssh.port.unwrap_or_else(|| self.file.ssh.listen.port()),
             }),
+            ai: self.file.ai.enabled.then(|| self.ai_of_control()),
             timeouts: rigbox_control::Timeouts {
                 starting: Duration::from_secs(self.file.node.boot_timeout_s) + START_MARGIN,
                 ..rigbox_control::Timeouts::default()
@@ -385,6 +395,34 @@ impl Installation {
             plans: self.file.plans,
             audit_retention: Duration::from_hours(24) * self.file.audit.retention_days,
         }
+    }
+
+    /// Returns control's part of the AI proxy.
+    fn ai_of_control(&self) -> rigbox_control::AiConfig {
+        let ai = &self.file.ai;
+        rigbox_control::AiConfig {
+            proxy: rigbox_control::GatewaysConfig { socket: self.run().join(AI_SOCKET), uids: vec![] },
+            upstreams: self.ai_upstreams(),
+            prices: rigbox_control::PriceFiles { table: ai.prices.clone(), more: ai.more_prices.clone() },
+            budgets: rigbox_control::DefaultBudgets {
+                user: ai.user_budget_usd.map(Money::from_dollars),
+                workspace: ai.workspace_budget_usd.map(Money::from_dollars),
+            },
+        }
+    }
+
+    /// Returns the upstreams of AI calls: the providers' own, and those of the file.
+    fn ai_upstreams(&self) -> Vec<rigbox_control::Upstream> {
+        let upstream = |name: &str, provider, base_url: &str, stops_billing_on_abort| {
+            let (name, base_url) = (name.to_owned(), base_url.to_owned());
+            rigbox_control::Upstream { name, provider, base_url, stops_billing_on_abort }
+        };
+        let own = AI_PROVIDERS.iter().filter(|(name, ..)| !self.file.ai.upstreams.contains_key(*name));
+        let own = own.map(|(name, provider, base_url)| upstream(name, *provider, base_url, false));
+        let of_file = self.file.ai.upstreams.iter().map(|(name, of_file)| {
+            upstream(name, of_file.provider, &of_file.base_url.0, of_file.stops_billing_on_abort)
+        });
+        own.chain(of_file).collect()
     }
 
     /// Returns the URL of the console.

@@ -14,7 +14,11 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
-use rigbox_control::{BridgeConfig, Config, GatewaysConfig, KeySource, SshConfig, Timeouts};
+use rigbox_control::{
+    AiConfig, BridgeConfig, Config, DefaultBudgets, GatewaysConfig, KeySource, PriceFiles, SshConfig,
+    Timeouts, Upstream,
+};
+use rigbox_core::ai::provider::Provider;
 use rigbox_core::plans::Plans;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -46,6 +50,9 @@ pub(crate) struct TestControl {
     /// DNS servers that control uses from its next start.
     pub(crate) dns: Vec<SocketAddr>,
 }
+
+/// Price table without models.
+const NO_MODELS: &str = r#"{"date":"2026-11-27","source":"test","models":{}}"#;
 
 /// Response that matches the document.
 pub(crate) struct ApiResponse {
@@ -80,6 +87,7 @@ impl TestControl {
 
     async fn with_all(timeouts: Timeouts, plans: Plans, gateways: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("more-ai-prices.json"), NO_MODELS).unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = config(directory.path(), address, timeouts, plans, gateways, vec![]);
         let created = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
@@ -333,6 +341,17 @@ fn config(
             streams: directory.join("ssh-streams.sock"),
             host: "localhost".to_owned(),
             port: 7022,
+        }),
+        ai: Some(AiConfig {
+            proxy: GatewaysConfig { socket: directory.join("ai.sock"), uids: vec![0] },
+            upstreams: vec![Upstream {
+                name: "anthropic".to_owned(),
+                provider: Provider::Anthropic,
+                base_url: "https://api.anthropic.example".to_owned(),
+                stops_billing_on_abort: false,
+            }],
+            prices: PriceFiles { table: None, more: Some(directory.join("more-ai-prices.json")) },
+            budgets: DefaultBudgets::default(),
         }),
         timeouts,
         plans,

@@ -1,12 +1,14 @@
 //! Types of the configuration file. Every key has a default, and an unknown key is an error that names its line. `reference.rs` documents
 //! the keys.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use anyhow::Result;
 use ipnet::IpNet;
+use rigbox_core::ai::provider::Provider;
 use rigbox_core::egress::{Network, Zone};
 use rigbox_core::plans::Plans;
 use rigbox_core::vm_limits::{self, DiskLimits, MbPerS};
@@ -25,6 +27,7 @@ pub(super) struct File {
     pub(super) api: Api,
     pub(super) apps: Apps,
     pub(super) ssh: Ssh,
+    pub(super) ai: Ai,
     /// SMTP server; without it, the operator prints sign-in links.
     pub(super) mail: Option<Mail>,
     pub(super) node: Node,
@@ -82,6 +85,53 @@ pub(super) struct Ssh {
     pub(super) host: Option<String>,
     /// Port at which clients reach the gateway; by default that of `listen`.
     pub(super) port: Option<u16>,
+}
+
+/// AI proxy.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ai {
+    pub(super) enabled: bool,
+    /// Upstreams beside or in place of the providers' own.
+    pub(super) upstreams: BTreeMap<String, AiUpstream>,
+    /// Price table in place of the built-in one.
+    pub(super) prices: Option<PathBuf>,
+    /// Price table with more models.
+    pub(super) more_prices: Option<PathBuf>,
+    /// Budget of a user for a month where none is set.
+    pub(super) user_budget_usd: Option<u32>,
+    /// Budget of a workspace for a month where none is set.
+    pub(super) workspace_budget_usd: Option<u32>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AiUpstream {
+    pub(super) provider: Provider,
+    pub(super) base_url: BaseUrl,
+    /// A call that is aborted is billed no further.
+    #[serde(default)]
+    pub(super) stops_billing_on_abort: bool,
+}
+
+/// Scheme, host and port, and possibly a path.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct BaseUrl(pub(super) String);
+
+impl TryFrom<String> for BaseUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'@');
+        if rest.is_empty() || rest.starts_with('/') || rest.ends_with('/') || !rest.bytes().all(is_plain) {
+            return Err(format!(
+                "`{text}` is not a base URL. Use one such as https://api.example.org, without a final slash."
+            ));
+        }
+        Ok(Self(text))
+    }
 }
 
 /// A certificate and its key, in PEM files that root can read.
@@ -190,6 +240,7 @@ impl Default for File {
             api: Api::default(),
             apps: Apps::default(),
             ssh: Ssh::default(),
+            ai: Ai::default(),
             mail: None,
             node: Node::default(),
             plans: Plans::default(),
@@ -220,6 +271,19 @@ impl Default for Api {
 impl Default for Ssh {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 7022)), host: None, port: None }
+    }
+}
+
+impl Default for Ai {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            upstreams: BTreeMap::new(),
+            prices: None,
+            more_prices: None,
+            user_budget_usd: None,
+            workspace_budget_usd: None,
+        }
     }
 }
 
@@ -330,6 +394,30 @@ mod tests {
             let text = format!("{:#}", node(bad).unwrap_err());
             assert!(text.contains(expected), "{bad}: {text}");
         }
+    }
+
+    #[test]
+    fn upstreams_of_ai_calls_have_a_provider_and_a_base_url() {
+        let upstream = |url: &str, provider: &str| {
+            let text = format!("[ai.upstreams.x]\nprovider = \"{provider}\"\nbase_url = \"{url}\"\n");
+            parse(&text).map(|file| file.ai.upstreams["x"].base_url.0.clone())
+        };
+        for good in ["https://api.example.org", "http://127.0.0.1:9999", "https://openrouter.ai/api"] {
+            assert_eq!(upstream(good, "openrouter").unwrap(), good);
+        }
+        for bad in [
+            "api.example.org",
+            "ftp://x",
+            "https://",
+            "https://x/",
+            "https://u@x",
+            "https://x?y",
+            "https://x y",
+        ] {
+            let text = format!("{:#}", upstream(bad, "openai").unwrap_err());
+            assert!(text.contains("is not a base URL"), "{bad}: {text}");
+        }
+        assert!(upstream("https://x", "mistral").is_err());
     }
 
     #[test]

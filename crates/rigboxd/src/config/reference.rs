@@ -9,7 +9,7 @@ use rigbox_core::plans::Plans;
 use serde::de::DeserializeOwned;
 
 use super::file::{
-    Api, ApiTls, Apps, AppsTls, Audit, Certificate, File, Mail, NetworkLimits, Node, Secrets, Ssh, parse,
+    Ai, Api, ApiTls, Apps, AppsTls, Audit, Certificate, File, Mail, NetworkLimits, Node, Secrets, Ssh, parse,
 };
 
 /// A table of the file.
@@ -186,6 +186,52 @@ const SECTIONS: &[Section] = &[
                 Described("that of `listen`"),
                 "22",
                 "Port at which clients reach the gateway, if something in front of it forwards another one.",
+            ),
+        ],
+    },
+    Section {
+        name: "ai",
+        meaning: "The AI proxy. `rigboxd admin provider-key set` stores the keys of its upstreams.",
+        fields: fields_of::<Ai>,
+        keys: &[
+            key("enabled", "boolean", Value, "true", "Workspaces may call AI providers through the proxy."),
+            key(
+                "upstreams",
+                "table of tables",
+                Described("`anthropic`, `openai` and `google`, at the providers' own addresses"),
+                "{ openrouter = { provider = \"openrouter\", base_url = \"https://openrouter.ai/api\" } }",
+                "Upstreams by name, beside or in place of those of the default: `provider` is `anthropic`, `openai` (also for others that \
+                 speak its dialect), `google` or `openrouter`; `base_url` comes before the provider's own paths; with \
+                 `stops_billing_on_abort = true` a call is aborted when its client hangs up.",
+            ),
+            key(
+                "prices",
+                "path",
+                Described("the built-in table"),
+                "\"/etc/rigbox/ai-prices.json\"",
+                "Table of models and prices in place of the built-in one, readable for control. It is read anew when it changes; one that \
+                 is broken is refused, and the previous prices stay.",
+            ),
+            key(
+                "more_prices",
+                "path",
+                Described("none"),
+                "\"/etc/rigbox/more-ai-prices.json\"",
+                "Table with more models, in the same format. They replace those of the same id.",
+            ),
+            key(
+                "user_budget_usd",
+                "US dollars",
+                Described("none"),
+                "100",
+                "Budget of each user for a month, beside their credits. `rigboxd admin ai budget` sets another one.",
+            ),
+            key(
+                "workspace_budget_usd",
+                "US dollars",
+                Described("none"),
+                "20",
+                "Budget of each workspace for a month. `rigboxd admin ai budget` sets another one.",
             ),
         ],
     },
@@ -397,6 +443,14 @@ const SECTIONS: &[Section] = &[
                 PLAN,
                 "10",
                 "Maximum number of SSH keys. A number above 64 counts as 64.",
+            ),
+            key(
+                "ai_credits_usd",
+                "US dollars",
+                Described("0"),
+                "20",
+                "Credits for AI calls that each month brings. What is left of them ends with the month; what `rigboxd admin ai grant` \
+                 grants stays.",
             ),
             key(
                 "authentication_per_min",

@@ -1,0 +1,233 @@
+//! gRPC service for the AI proxy, over the [`Ledger`] and [`SetupSource`].
+
+use std::pin::Pin;
+
+use futures_util::Stream;
+use rigbox_core::ai::money::Money;
+use rigbox_core::ai::prices;
+use rigbox_core::ai::provider::Provider;
+use rigbox_core::ai::reservation::Ask;
+use rigbox_proto::ai::ai_server::{Ai, AiServer};
+use rigbox_proto::ai::reserve_response::Outcome;
+use rigbox_proto::ai::{
+    self, Denied, Granted, ListModelsRequest, ListModelsResponse, ReserveRequest, ReserveResponse,
+    SettleRequest, SettleResponse, Setup, Usage, WatchRequest,
+};
+use rigbox_service::ai::ledger::{Call, Ledger, LedgerError, Operation};
+use rigbox_service::ai::models::{Model, Upstream};
+use rigbox_service::ai::setup::{AiSetup, SetupSource};
+use rigbox_service::ai::{Denial, DenialReason};
+use rigbox_service::records::{AiEnding, AiSettlement, ProviderKeySecret};
+use secrecy::ExposeSecret;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use crate::gateway_rpc::{id, task_stream, unavailable};
+use crate::{Error, GatewaysConfig};
+
+struct Service {
+    ledger: Ledger,
+    setups: SetupSource,
+}
+
+/// Serves the AI proxy for as long as the future is polled.
+pub(crate) fn listen(
+    config: &GatewaysConfig,
+    ledger: Ledger,
+    setups: SetupSource,
+) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
+    let GatewaysConfig { socket, uids } = config.clone();
+    let incoming = rigbox_proto::transport::unix::listen(&socket, uids)
+        .map_err(|problem| Error::Socket { path: socket.clone(), problem })?;
+    let services = Server::builder().add_service(AiServer::new(Service { ledger, setups }));
+    Ok(async move {
+        if let Err(error) = services.serve_with_incoming(incoming).await {
+            tracing::error!(%error, socket = %socket.display(), "failed to serve the AI proxy");
+        }
+    })
+}
+
+#[tonic::async_trait]
+impl Ai for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<Setup, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.ledger.begin_run(&request.into_inner().run_id).await.map_err(status)?;
+        let mut setups = self.setups.watch();
+        let stream = task_stream(move |sender| async move {
+            loop {
+                let next = setups.next().await.map(setup).map_err(unavailable);
+                let is_over = next.is_err();
+                if sender.send(next).await.is_err() || is_over {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
+        let outcome = match self.ledger.reserve(call(request.into_inner())?).await {
+            Ok(grant) => Outcome::Granted(Granted {
+                reserved_micro: grant.reserved.micro(),
+                output_tokens: grant.output_tokens,
+                lowered: grant.lowered,
+            }),
+            Err(LedgerError::Denied(denial)) => Outcome::Denied(denied(denial)),
+            Err(error) => return Err(status(error)),
+        };
+        Ok(Response::new(ReserveResponse { outcome: Some(outcome) }))
+    }
+
+    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+        let cost = self.ledger.settle(settlement(request.into_inner())).await.map_err(status)?;
+        Ok(Response::new(SettleResponse { cost_micro: cost.micro() }))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        let request = request.into_inner();
+        let (workspace, provider) = (id(&request.workspace_id)?, provider(request.provider())?);
+        let models = self.ledger.models_of(&workspace, provider).await.map_err(status)?;
+        Ok(Response::new(ListModelsResponse { models }))
+    }
+}
+
+fn call(request: ReserveRequest) -> Result<Call, Status> {
+    let operation = match request.operation() {
+        ai::Operation::Generate => Operation::Generate,
+        ai::Operation::Embed => Operation::Embed,
+        ai::Operation::Count => Operation::Count,
+        ai::Operation::Unspecified => return Err(Status::invalid_argument("no operation")),
+    };
+    Ok(Call {
+        workspace: id(&request.workspace_id)?,
+        provider: provider(request.provider())?,
+        operation,
+        ask: Ask {
+            input_tokens: request.input_tokens,
+            output_tokens: request.output_tokens,
+            candidates: request.candidates,
+            thinking_tokens: request.thinking_tokens,
+        },
+        id: request.call_id,
+        run: request.run_id,
+        model: request.model,
+        fetches_urls: request.fetches_urls,
+        options: request.options,
+    })
+}
+
+fn settlement(request: SettleRequest) -> AiSettlement {
+    let ending = match request.ending() {
+        ai::Ending::Completed => AiEnding::Completed,
+        ai::Ending::Refused => AiEnding::Refused,
+        ai::Ending::HungUp => AiEnding::HungUp,
+        ai::Ending::CutOff => AiEnding::CutOff,
+        ai::Ending::NotSent => AiEnding::NotSent,
+        ai::Ending::Unspecified => AiEnding::Unknown,
+    };
+    let some = |text: String| (!text.is_empty()).then_some(text);
+    // Without its usage, nothing is known of a call.
+    let at_bound = request.at_bound || (request.usage.is_none() && request.cost_micro.is_none());
+    let Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning } =
+        request.usage.unwrap_or_default();
+    AiSettlement {
+        id: request.call_id,
+        usage: prices::Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning },
+        estimated: request.estimated,
+        at_bound,
+        status: request.status,
+        ending,
+        key: some(request.key_id),
+        provider_request_id: some(request.provider_request_id.chars().take(MAX_REQUEST_ID_CHARS).collect()),
+        duration_ms: request.duration_ms,
+        told_cost: request.cost_micro.map(Money::from_micro),
+    }
+}
+
+/// Maximum length of a provider's id of a call in the record.
+const MAX_REQUEST_ID_CHARS: usize = 128;
+
+fn provider(provider: ai::Provider) -> Result<Provider, Status> {
+    match provider {
+        ai::Provider::Anthropic => Ok(Provider::Anthropic),
+        ai::Provider::Openai => Ok(Provider::OpenAi),
+        ai::Provider::Google => Ok(Provider::Google),
+        ai::Provider::Openrouter => Ok(Provider::OpenRouter),
+        ai::Provider::Unspecified => Err(Status::invalid_argument("no provider")),
+    }
+}
+
+fn to_provider(provider: Provider) -> ai::Provider {
+    match provider {
+        Provider::Anthropic => ai::Provider::Anthropic,
+        Provider::OpenAi => ai::Provider::Openai,
+        Provider::Google => ai::Provider::Google,
+        Provider::OpenRouter => ai::Provider::Openrouter,
+    }
+}
+
+fn setup(setup: AiSetup) -> Setup {
+    Setup {
+        stopped: setup.stopped,
+        upstreams: setup.upstreams.into_iter().map(|(upstream, keys)| to_upstream(upstream, &keys)).collect(),
+        models: setup.models.iter().map(to_model).collect(),
+    }
+}
+
+fn to_upstream(upstream: Upstream, keys: &[ProviderKeySecret]) -> ai::Upstream {
+    let key = |key: &ProviderKeySecret| ai::ProviderKey {
+        id: key.id.to_string(),
+        secret: key.secret.expose_secret().to_owned(),
+        organization: key.organization.clone(),
+    };
+    ai::Upstream {
+        provider: to_provider(upstream.provider).into(),
+        name: upstream.name,
+        base_url: upstream.base_url,
+        keys: keys.iter().map(key).collect(),
+        stops_billing_on_abort: upstream.stops_billing_on_abort,
+    }
+}
+
+fn to_model(model: &Model) -> ai::Model {
+    let entry = &model.entry;
+    ai::Model {
+        id: model.id.clone(),
+        upstream: model.upstream.clone(),
+        context_tokens: entry.context_tokens,
+        max_output_tokens: entry.max_output_tokens,
+        reasons: entry.reasons,
+        floor_tokens: entry.floor(),
+        max_tokens_per_second: entry.max_tokens_per_second,
+        embeds: entry.embeds,
+        max_tokens_per_image: entry.max_tokens_per_image,
+    }
+}
+
+fn denied(denial: Denial) -> Denied {
+    let reason = match denial.reason {
+        DenialReason::InsufficientCredits => ai::Reason::InsufficientCredits,
+        DenialReason::UnknownModel => ai::Reason::UnknownModel,
+        DenialReason::ModelNotAllowed => ai::Reason::ModelNotAllowed,
+        DenialReason::NotManaged => ai::Reason::NotManaged,
+        DenialReason::Stopped => ai::Reason::Stopped,
+        DenialReason::UrlNotAllowed => ai::Reason::UrlNotAllowed,
+        DenialReason::TooManyCalls => ai::Reason::TooManyCalls,
+    };
+    Denied { reason: reason.into(), text: denial.text }
+}
+
+fn status(error: LedgerError) -> Status {
+    let text = error.to_string();
+    match error {
+        LedgerError::Denied(_) => Status::permission_denied(text),
+        LedgerError::InvalidName => Status::invalid_argument(text),
+        LedgerError::OtherRun => Status::failed_precondition(text),
+        LedgerError::UnknownCall => Status::not_found(text),
+        LedgerError::Unavailable => Status::unavailable(text),
+    }
+}
