@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rigbox_service::ai::modes::AiModes;
+use rigbox_service::ai::usage::AiUsageReports;
 use rigbox_service::apps::Apps;
 use rigbox_service::apps::services::AppServices;
 use rigbox_service::apps::visitors::AppVisitors;
@@ -34,6 +36,8 @@ use crate::allowed_hosts::AllowedHosts;
 /// Services and settings of the API.
 #[allow(missing_docs)] // Each field is named after its type, which has the documentation.
 pub struct Services {
+    pub ai_modes: AiModes,
+    pub ai_usage: AiUsageReports,
     pub app_services: AppServices,
     pub apps: Apps,
     pub audit: Audit,

@@ -22,7 +22,7 @@ use crate::error::ApiError;
 use crate::middleware::{credentials, open_request, rate_limit};
 use crate::server::WorkspacePeer;
 use crate::v1::{
-    api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
+    ai, api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
     quick_deploy, ssh_keys, ssh_settings, ssh_stream, templates, users, workspaces,
 };
 use crate::{console, health, openapi, ssh_known_hosts};
@@ -360,6 +360,11 @@ fn api(context: &ApiContext) -> Routes {
         .action::<authz::ReadWorkspace>(RateClass::Workspaces, routes!(ssh_settings::get))
         .action::<authz::OperateWorkspace>(RateClass::Workspaces, routes!(ssh_settings::update))
         .action::<authz::OpenSsh>(RateClass::Workspaces, routes!(ssh_stream::open))
+        .action::<authz::ReadAi>(RateClass::Authentication, routes!(ai::credits))
+        .action::<authz::ReadAi>(RateClass::Authentication, routes!(ai::usage))
+        .action::<authz::ManageAi>(RateClass::Authentication, routes!(ai::set_mode))
+        .action::<authz::ReadWorkspace>(RateClass::Workspaces, routes!(ai::workspace_mode))
+        .action::<authz::OperateWorkspace>(RateClass::Workspaces, routes!(ai::set_workspace_mode))
         .action::<authz::ReadAudit>(RateClass::Authentication, routes!(audit::list))
         .action::<authz::Diagnose>(RateClass::Workspaces, routes!(doctor::doctor))
         .public(RateClass::Authentication, routes!(auth::link))

@@ -11,7 +11,9 @@ use rigbox_core::plans::Plans;
 use rigbox_proto::handover;
 use rigbox_service::ai::ledger::Ledger;
 use rigbox_service::ai::models::Models;
+use rigbox_service::ai::modes::AiModes;
 use rigbox_service::ai::setup::SetupSource;
+use rigbox_service::ai::usage::AiUsageReports;
 use rigbox_service::apps::Apps;
 use rigbox_service::apps::domain_checks::DomainChecks;
 use rigbox_service::apps::domain_verification::DomainVerifier;
@@ -162,6 +164,8 @@ async fn serve(
     let open_requests = OpenRequests::new(store.clone());
     let environments = Environments::new(transitions.clone());
     let context = ApiContext(Arc::new(Services {
+        ai_modes: AiModes::new(store.clone(), config.plans),
+        ai_usage: AiUsageReports::new(store.clone()),
         app_services: AppServices::new(store.clone(), guests.clone(), apps.clone()),
         audit: Audit::new(store.clone()),
         authenticator,

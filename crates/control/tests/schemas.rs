@@ -231,6 +231,18 @@ async fn account_schemas_are_as_strict_as_the_server() {
     {
         fixture.check_body(Method::POST, "/api-keys/{id}/rotate", body, allowed).await;
     }
+    for (mode, allowed) in
+        [(json!("byok"), true), (json!("managed"), true), (json!("free"), false), (json!(""), false)]
+    {
+        fixture.check_body(Method::PUT, "/users/me/ai-mode", json!({"mode": mode}), allowed).await;
+        fixture.check_body(Method::PUT, "/workspaces/{id}/mode", json!({"mode": mode}), allowed).await;
+    }
+    for (body, allowed) in
+        [(json!({"mode": null}), true), (json!({}), true), (json!({"moed": "byok"}), false)]
+    {
+        fixture.check_body(Method::PUT, "/workspaces/{id}/mode", body, allowed).await;
+    }
+    fixture.check_body(Method::PUT, "/users/me/ai-mode", json!({"mode": null}), false).await;
     let (encoded, p256) =
         ("AAAAC3NzaC1lZDI1NTE5AAAAINzDTkJ/Qj8U6p6Vt76Q8GWs+YJVqzBcInAJ6CcLfDb9", "ecdsa-sha2-nistp256");
     for (name, line, allowed) in [
