@@ -1,5 +1,6 @@
 //! The command line as types. Checks that need the server are made elsewhere.
 
+mod ai;
 mod api_key;
 mod app;
 pub(crate) mod duration;
@@ -12,6 +13,7 @@ mod workspace;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use ai::{AiCommand, AiModeChoice, WorkspaceAiCommand};
 pub(crate) use api_key::{ApiKeyCommand, NewApiKeyArguments};
 pub(crate) use app::{AppCommand, NewAppArguments, ParamCommand, ShareArguments};
 pub(crate) use exec::ExecArguments;
@@ -108,6 +110,9 @@ pub(crate) enum Command {
     Status,
     /// Show your limits and current usage
     Limits,
+    /// Show credits and usage of AI calls
+    #[command(subcommand)]
+    Ai(AiCommand),
     /// Create, list, rotate and revoke API keys
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),

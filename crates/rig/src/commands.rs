@@ -1,5 +1,6 @@
 //! Commands, one file per noun. Each sends requests and prints the result.
 
+mod ai;
 mod api_key;
 mod app;
 mod audit;
@@ -50,6 +51,7 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
         Command::Whoami => whoami::run(&api, out).await?,
         Command::Status => status::run(&api, out).await?,
         Command::Limits => limits::run(&api, out).await?,
+        Command::Ai(command) => ai::run(&api, out, &command).await?,
         Command::ApiKey(command) => api_key::run(&api, out, command).await?,
         Command::SshKey(command) => ssh_key::run(&api, out, command).await?,
         Command::Ssh(arguments) => return ssh::run(&api, out, arguments).await,

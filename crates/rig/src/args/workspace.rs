@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::ai::WorkspaceAiCommand;
 use crate::complete;
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +66,9 @@ pub(crate) enum WorkspaceCommand {
     /// Manage environment variables of a workspace's commands, login shells and services
     #[command(subcommand)]
     Env(EnvCommand),
+    /// Manage AI calls of a workspace
+    #[command(subcommand)]
+    Ai(WorkspaceAiCommand),
 }
 
 #[derive(Debug, Subcommand)]

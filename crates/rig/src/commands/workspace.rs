@@ -1,5 +1,6 @@
 //! `rig workspace`: lists, starts, stops and restarts workspaces. The other commands have files of their own.
 
+mod ai;
 mod create;
 mod env;
 mod network;
@@ -37,6 +38,7 @@ pub(super) async fn run(api: &Api, out: &Output, command: WorkspaceCommand) -> R
         }
         WorkspaceCommand::SshInfo(arguments) => super::ssh::info(api, out, &arguments).await,
         WorkspaceCommand::Env(command) => env::run(api, out, &command).await,
+        WorkspaceCommand::Ai(command) => ai::run(api, out, &command).await,
         WorkspaceCommand::Network(arguments) => network::run(api, out, &arguments).await,
         WorkspaceCommand::Rm { workspaces, force } => {
             each(out, &workspaces, async |name| remove::rm(api, out, name, force).await).await

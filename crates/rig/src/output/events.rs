@@ -45,6 +45,8 @@ pub(crate) enum Event<'a> {
     Set { workspace: &'a str, keys: &'a [&'a str] },
     /// Environment variables were removed.
     Unset { workspace: &'a str, keys: &'a [&'a str] },
+    /// AI mode of a workspace.
+    Mode { workspace: &'a str, mode: &'a str },
     /// Apps of the caller.
     Apps { apps: &'a [App] },
     /// How a workspace is reached by SSH.
@@ -161,6 +163,10 @@ mod tests {
             (
                 Event::Unset { workspace: "n", keys: &["A"] },
                 r#"{"event":"unset","workspace":"n","keys":["A"]}"#,
+            ),
+            (
+                Event::Mode { workspace: "n", mode: "byok" },
+                r#"{"event":"mode","workspace":"n","mode":"byok"}"#,
             ),
             (
                 Event::SshKeyAdded { name: "n", id: "sh-aaaaaaaa", fingerprint: Some("SHA256:x") },

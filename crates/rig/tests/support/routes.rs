@@ -16,6 +16,9 @@ pub(crate) fn all(state: SharedState) -> Router {
     let private = Router::new()
         .route("/users/me", get(me))
         .route("/users/me/limits", get(limits))
+        .route("/users/me/credits", get(credits))
+        .route("/users/me/ai-usage", get(ai_usage))
+        .route("/workspaces/{id}/mode", get(ai_mode).put(set_ai_mode))
         .route("/api-keys", get(api_keys))
         .route("/ssh-keys", get(ssh_keys).post(add_ssh_key))
         .route("/ssh-keys/{id}", axum::routing::delete(remove_ssh_key))
@@ -89,6 +92,36 @@ async fn me(State(state): State<SharedState>) -> Json<Value> {
         user["api_key"] = api_key;
     }
     Json(user)
+}
+
+async fn credits() -> Json<Value> {
+    Json(json!({"remaining": 7.5, "total": 10.0, "remaining_micro": 7_500_000, "total_micro": 10_000_000,
+        "mode": "managed"}))
+}
+
+async fn ai_usage() -> Json<Value> {
+    let sums = |name: &str, value: &str| {
+        let mut sums = json!({"input_tokens": 1200, "output_tokens": 34, "credits": 0.000021, "credits_micro": 21,
+            "requests": 2});
+        sums[name] = value.into();
+        sums
+    };
+    let mut workspace = sums("workspace_name", "web");
+    workspace["workspace_id"] = "ws-aaaaaaaa".into();
+    Json(json!({"window_days": 30, "daily": [sums("day", "2026-11-27")], "by_workspace": [workspace]}))
+}
+
+async fn ai_mode() -> Json<Value> {
+    Json(json!({"mode": "managed", "source": "user_default"}))
+}
+
+async fn set_ai_mode(State(state): State<SharedState>, Json(body): Json<Value>) -> Json<Value> {
+    let (mode, source) = match body["mode"].as_str() {
+        Some(mode) => (mode.to_owned(), "workspace"),
+        None => ("managed".to_owned(), "user_default"),
+    };
+    state.with(|state| state.received.push(body));
+    Json(json!({"mode": mode, "source": source}))
 }
 
 async fn api_keys() -> Json<Value> {

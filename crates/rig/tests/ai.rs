@@ -1,0 +1,43 @@
+//! Credits, usage and modes of AI calls.
+
+// Clippy's exemption for tests does not cover helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::Server;
+
+#[test]
+fn credits_and_usage_are_shown_as_the_server_tells_them() {
+    let server = Server::start();
+    assert_eq!(server.run(&["ai", "credits"]).text(), "$7.50 of $10.00 left, mode managed\n");
+    let events = server.json(&["ai", "credits"]).events();
+    assert_eq!(
+        (&events[0]["event"], &events[0]["remaining_micro"]),
+        (&json!("ai_credits"), &json!(7_500_000))
+    );
+    let text = server.run(&["ai", "usage"]).text().to_owned();
+    for part in ["2026-11-27", "web", "1200", "34", "$0.000021"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let events = server.json(&["ai", "usage"]).events();
+    assert_eq!(events[0]["by_workspace"][0]["workspace_id"], "ws-aaaaaaaa");
+}
+
+#[test]
+fn mode_of_a_workspace_is_shown_set_and_cleared() {
+    let server = Server::start().with_workspace("ws-aaaaaaaa", "web", "running");
+    let mode = |arguments: &[&str]| {
+        let all = [&["workspace", "ai", "mode", "web"], arguments].concat();
+        server.json(&all).events()
+    };
+    let event = |mode: &str| [json!({"event": "mode", "workspace": "web", "mode": mode})];
+    assert_eq!(mode(&[]), event("managed"));
+    assert_eq!(mode(&["byok"]), event("byok"));
+    assert_eq!(mode(&["default"]), event("managed"));
+    let received = server.state.with(|state| state.received.clone());
+    assert_eq!(received, [json!({"mode": "byok"}), json!({"mode": Value::Null})]);
+    let output = server.run(&["workspace", "ai", "mode", "web", "byok"]);
+    assert_eq!(output.text(), "AI mode of web: byok (set for it)\n");
+}
