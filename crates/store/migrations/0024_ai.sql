@@ -5,6 +5,8 @@ CREATE TABLE ai_accounts (
     granted BIGINT NOT NULL,
     spent BIGINT NOT NULL,
     reserved BIGINT NOT NULL,
+    -- Amount in the log of revocations, from which `spent` is raised after a backup was put back.
+    spent_logged BIGINT NOT NULL DEFAULT 0,
     -- Part of `granted` that the plan grants for the month, such as `2026-11`.
     allowance BIGINT NOT NULL,
     month TEXT NOT NULL,

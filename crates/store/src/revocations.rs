@@ -130,12 +130,12 @@ impl Store {
             log.file.mark_loss(&mut read, seq)?;
         }
         let missing: Vec<Entry> = read.entries.iter().filter(|entry| entry.seq > seq).cloned().collect();
-        let mut applied = 0;
+        let mut applied = 0_usize;
         for entry in effective(&missing) {
             for change in &entry.changes {
                 let hash = |address: &str| log.hash_address(address);
                 replay::apply(&mut tx, change, &hash, Timestamp::from_unix_ms(entry.at)).await?;
-                applied += 1;
+                applied += usize::from(change.is_of_access());
             }
         }
         if applied > 0 || lacks_older {

@@ -47,12 +47,12 @@ impl Store {
         let mut tx = self.begin_write().await?;
         let row = sqlx::query("SELECT stopped, run FROM ai_proxy").fetch_one(&mut *tx).await?;
         let (is_stopped, run): (bool, String) = (row.try_get("stopped")?, row.try_get("run")?);
-        let mut outcomes = Vec::with_capacity(steps.len());
+        let (mut outcomes, mut changes) = (Vec::with_capacity(steps.len()), Vec::new());
         for step in steps {
             outcomes.push(match step {
                 AiStep::Reserve(call) if call.run != run => AiOutcome::OtherRun,
                 AiStep::Reserve(call) => reserve(&mut tx, call, terms, is_stopped, now).await?,
-                AiStep::Settle(call) => match settlement::settle(&mut tx, call, now).await? {
+                AiStep::Settle(call) => match settlement::settle(&mut tx, call, &mut changes, now).await? {
                     Some(cost) => AiOutcome::Settled(cost),
                     None => AiOutcome::UnknownCall,
                 },
@@ -63,7 +63,7 @@ impl Store {
             AiStep::Reserve(_) => None,
         });
         settlement::mark_keys(&mut tx, keys, now).await?;
-        tx.commit().await?;
+        self.commit_revoking(tx, changes, now).await?;
         Ok(outcomes)
     }
 }

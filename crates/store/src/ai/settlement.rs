@@ -8,9 +8,12 @@ use rigbox_core::time::Timestamp;
 use sqlx::Row;
 
 use super::amounts::{count, money, signed};
+use crate::revocations::entry::Revocation;
 use crate::sqlite::connection::Connection;
 use crate::{Error, Store, json};
 
+/// Amount by which the log of revocations runs ahead of what is spent, so that few settlements write to it.
+const LOG_STEP: i64 = 1_000_000;
 /// Calls settled in one transaction when their run is over.
 const BATCH: i64 = 200;
 
@@ -130,19 +133,22 @@ impl Store {
             if ids.is_empty() {
                 return Ok(settled);
             }
+            let mut changes = Vec::new();
             for id in ids {
-                settle(&mut tx, &AiSettlement::at_bound(id), now).await?;
+                settle(&mut tx, &AiSettlement::at_bound(id), &mut changes, now).await?;
                 settled += 1;
             }
-            tx.commit().await?;
+            self.commit_revoking(tx, changes, now).await?;
         }
     }
 }
 
-/// Settles a call, and returns its cost; `None`, if it was never reserved. A call that is settled stays as it is.
+/// Settles a call, and returns its cost; `None`, if it was never reserved. A call that is settled stays as it is. The caller commits with
+/// the changes that are added.
 pub(super) async fn settle(
     tx: &mut Connection,
     call: &AiSettlement,
+    changes: &mut Vec<Revocation>,
     now: Timestamp,
 ) -> Result<Option<Money>, Error> {
     let query =
@@ -157,12 +163,7 @@ pub(super) async fn settle(
     let cost = call.cost(prices, reserved);
     record(tx, call, cost, now).await?;
     let (user, workspace): (&str, &str) = (row.try_get("user_id")?, row.try_get("workspace_id")?);
-    sqlx::query("UPDATE ai_accounts SET spent = spent + $1, reserved = reserved - $2 WHERE user_id = $3")
-        .bind(signed(cost))
-        .bind(signed(reserved))
-        .bind(user)
-        .execute(&mut *tx)
-        .await?;
+    changes.extend(spend(tx, user, cost, reserved).await?);
     sqlx::query(
         "UPDATE ai_months SET spent = spent + $1, reserved = reserved - $2 WHERE month = $3 \
          AND ((kind = 'user' AND subject = $4) OR (kind = 'workspace' AND subject = $5))",
@@ -175,6 +176,30 @@ pub(super) async fn settle(
     .execute(tx)
     .await?;
     Ok(Some(cost))
+}
+
+/// Replaces a reservation of a user by its cost. Returns what the log of revocations has to know, if it is behind.
+async fn spend(
+    tx: &mut Connection,
+    user: &str,
+    cost: Money,
+    reserved: Money,
+) -> Result<Option<Revocation>, Error> {
+    let query = "UPDATE ai_accounts SET spent = spent + $1, reserved = reserved - $2 WHERE user_id = $3 \
+                 RETURNING spent, spent_logged";
+    let query = sqlx::query(query).bind(signed(cost)).bind(signed(reserved)).bind(user);
+    let row = query.fetch_one(&mut *tx).await?;
+    let (spent, logged): (i64, i64) = (row.try_get("spent")?, row.try_get("spent_logged")?);
+    if spent <= logged {
+        return Ok(None);
+    }
+    let spent = spent.saturating_add(LOG_STEP);
+    sqlx::query("UPDATE ai_accounts SET spent_logged = $1 WHERE user_id = $2")
+        .bind(spent)
+        .bind(user)
+        .execute(tx)
+        .await?;
+    Ok(Some(Revocation::AiSpent { user: user.to_owned(), spent }))
 }
 
 async fn record(tx: &mut Connection, call: &AiSettlement, cost: Money, now: Timestamp) -> Result<(), Error> {

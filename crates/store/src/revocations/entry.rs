@@ -58,11 +58,18 @@ pub(crate) enum Revocation {
     Network { workspace: String, egress: Egress, apps_from_inside_any: bool },
     /// Workspace whose deletion was acknowledged.
     DeletedWorkspace { workspace: String, node: String },
+    /// Upper end of what a user's AI calls have cost up to now, in millionths of a dollar.
+    AiSpent { user: String, spent: i64 },
     /// Id that the database was given in place of another.
     Database { id: String },
 }
 
 impl Revocation {
+    /// Returns whether it takes away access. A lack of such an entry ends all sign-ins.
+    pub(crate) fn is_of_access(&self) -> bool {
+        !matches!(self, Self::AiSpent { .. })
+    }
+
     /// Returns what the state is of.
     pub(crate) fn subject(&self) -> (&'static str, &str) {
         match self {
@@ -76,6 +83,7 @@ impl Revocation {
             Self::DeletedApp { app } => ("deleted app", app),
             Self::Network { workspace, .. } => ("network", workspace),
             Self::DeletedWorkspace { workspace, .. } => ("deleted workspace", workspace),
+            Self::AiSpent { user, .. } => ("AI credits", user),
             Self::Database { id } => ("database", id),
         }
     }

@@ -54,6 +54,12 @@ pub(super) async fn apply(
         Revocation::Network { workspace, egress, apps_from_inside_any } => {
             narrow_network(connection, workspace, egress, *apps_from_inside_any).await
         }
+        Revocation::AiSpent { user, spent } => {
+            let query = "UPDATE ai_accounts SET spent = CASE WHEN $1 > granted - reserved THEN granted - reserved ELSE $1 END, \
+                         spent_logged = $1 WHERE user_id = $2 AND spent < $1";
+            sqlx::query(query).bind(spent).bind(user).execute(connection).await?;
+            Ok(())
+        }
         Revocation::DeletedWorkspace { workspace, node } => {
             // The node removes what it still has of a workspace with a tombstone and no row.
             tombstones::add(connection, &parse(workspace)?, &parse(node)?, at).await?;

@@ -215,6 +215,40 @@ async fn call_that_is_never_settled_expires_at_its_bound() {
 }
 
 #[tokio::test]
+async fn older_database_revives_no_credits_that_were_spent_since() {
+    let ledger = Ledger::new(3_000_000).await;
+    let spend = async |id: &str| {
+        let mut call = call(id, &ledger.workspace);
+        call.ask.output_tokens = Some(500_000);
+        call.limits.floor = 500_000;
+        ledger.step(AiStep::Reserve(Box::new(call))).await;
+        assert_eq!(ledger.settle(id, 400_000).await, AiOutcome::Settled(money(400_000)));
+    };
+    spend("before").await;
+    ledger.fixture.copy().await;
+    for id in ["a", "b", "c"] {
+        spend(id).await;
+    }
+    assert_eq!(ledger.account().await, (3_000_000, 1_600_000, 0));
+    let of = async |store: &Store| {
+        let credits = store.ai_credits(&ledger.fixture.user, &ledger.terms.plans, now()).await;
+        credits.unwrap().unwrap().account.spent.micro()
+    };
+    let [without, with] = ledger.fixture.without_and_with_log().await;
+    assert_eq!(of(&without).await, 400_000);
+    // At most a dollar more than was spent, so that few settlements write to the log.
+    let spent = of(&with).await;
+    assert!((1_600_000..=2_600_000).contains(&spent), "{spent}");
+    // Nobody was signed out for it.
+    assert!(
+        with.key_holder(&ledger.fixture.token_key.hash(ledger.fixture.key.reveal()), now())
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
 async fn call_that_may_not_be_made_is_refused_with_the_reason() {
     let ledger = Ledger::new(10_000).await;
     let store = ledger.store();

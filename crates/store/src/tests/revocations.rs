@@ -24,7 +24,7 @@ impl Fixture {
     }
 
     /// Copies the database as it is now.
-    async fn copy(&self) {
+    pub(super) async fn copy(&self) {
         self.store.copy_to(&self.folder.path().join("copy.db")).await.unwrap();
     }
 
@@ -41,7 +41,7 @@ impl Fixture {
     }
 
     /// Opens the copy without the log, and with it.
-    async fn without_and_with_log(&self) -> [Store; 2] {
+    pub(super) async fn without_and_with_log(&self) -> [Store; 2] {
         [
             Store::open(&self.put_back(false), &self.token_key).await.unwrap(),
             Store::open(&self.put_back(true), &self.token_key).await.unwrap(),
