@@ -48,6 +48,10 @@ pub(crate) const OPENAPI_TOOLS: ClientTools =
 pub(crate) const SSH_CLIENTS: ClientTools =
     ClientTools { variable: "RIGBOX_SSH_CLIENTS", name: "ssh-clients", versions: "tests/ssh" };
 
+/// SDKs of AI providers, which the end-to-end tests copy into a workspace.
+pub(crate) const AI_CLIENTS: ClientTools =
+    ClientTools { variable: "RIGBOX_AI_CLIENTS", name: "ai-clients", versions: "tests/ai" };
+
 /// Returns the Debian packages to install.
 pub(crate) fn packages() -> Vec<&'static str> {
     let there = Command::new("npm").arg("--version").output().is_ok_and(|output| output.status.success());

@@ -16,6 +16,8 @@ use crate::harness::internet::{Internet, RESOLVER};
 pub(crate) const PORT: u16 = 7070;
 /// Port of the SSH gateway.
 pub(crate) const SSH_PORT: u16 = 7022;
+/// Port of the AI provider of the tests.
+pub(crate) const AI_PORT: u16 = 7044;
 /// Limit of a workspace's disk traffic: below what emulated VMs reach.
 pub(crate) const DISK_MB_PER_S: u32 = 100;
 /// Fewer than some test boots at once.
@@ -96,9 +98,10 @@ impl Installation {
             "state = {:?}\n[api]\nlisten = \"[::]:{PORT}\"\n[apps]\nlisten = \"[::]:{}\"\n\
              [ssh]\nlisten = \"[::]:{SSH_PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n\
              allow_emulation = true\ndisk_mb_per_s = {DISK_MB_PER_S}\nmax_concurrent_boots = {MAX_CONCURRENT_BOOTS}\n[mail]\n\
-             smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}",
+             smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}{}",
             self.state().display().to_string(),
-            crate::harness::visitor::PORT
+            crate::harness::visitor::PORT,
+            ["anthropic", "openai", "google"].map(ai_upstream).concat()
         );
         Ok(fs::write(self.config(), config)?)
     }
@@ -292,6 +295,13 @@ impl Installation {
         });
         Ok(vmms.map(|(pid, _)| pid).collect())
     }
+}
+
+/// Returns the configuration of an upstream of AI calls: the provider of the tests.
+fn ai_upstream(provider: &str) -> String {
+    format!(
+        "[ai.upstreams.{provider}]\nprovider = \"{provider}\"\nbase_url = \"http://127.0.0.1:{AI_PORT}\"\n"
+    )
 }
 
 /// Returns the memory of a process in KiB.

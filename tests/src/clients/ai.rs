@@ -1,0 +1,270 @@
+//! AI calls from inside of a workspace: official SDKs, unmodified, through the proxy to the provider of the tests.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rigbox_test_provider::Provider;
+use rigbox_testkit::blocking::eventually;
+use serde_json::{Value, json};
+
+use super::shared;
+use crate::TestResult;
+use crate::harness::installation::{AI_PORT, Installation};
+
+tests![
+    calls_without_credits_are_refused,
+    python_sdks_work_unmodified,
+    javascript_sdks_work_unmodified,
+    calls_are_counted_as_the_provider_counts_them,
+    call_that_a_killed_proxy_leaves_counts_at_its_bound,
+    call_goes_on_while_control_is_away,
+    switch_stops_calls_at_once,
+];
+
+/// Folder of the SDKs, which `cargo xtask test` installs.
+const CLIENTS: &str = "RIGBOX_AI_CLIENTS";
+/// Programs that use them.
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ai");
+/// Key that no workspace may see.
+const KEY: &str = "sk-test-of-the-operator-8f1c2";
+/// Environment of the SDKs.
+const ENVIRONMENT: [(&str, &str); 7] = [
+    ("ANTHROPIC_BASE_URL", "http://172.16.0.1:9090"),
+    ("ANTHROPIC_API_KEY", "managed-by-rigbox"),
+    ("OPENAI_BASE_URL", "http://172.16.0.1:9090/v1"),
+    ("OPENAI_API_KEY", "managed-by-rigbox"),
+    ("GOOGLE_GEMINI_BASE_URL", "http://172.16.0.1:9090/google"),
+    ("GOOGLE_API_KEY", "managed-by-rigbox"),
+    ("PYTHONPATH", "/home/developer/ai-python"),
+];
+
+/// Provider at the address that the installation's configuration has, started once.
+fn provider() -> Result<&'static Provider> {
+    static PROVIDER: OnceLock<Result<Provider, String>> = OnceLock::new();
+    let started = PROVIDER.get_or_init(|| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let Ok(runtime) = runtime else { return };
+            runtime.block_on(async move {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, AI_PORT));
+                let started = match tokio::net::TcpListener::bind(address).await {
+                    Ok(listener) => Provider::listen(listener).map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                let _ = sender.send(started);
+                std::future::pending::<()>().await;
+            });
+        });
+        receiver.recv().unwrap_or_else(|error| Err(error.to_string()))
+    });
+    started.as_ref().map_err(|error| anyhow::anyhow!("the provider does not listen: {error}"))
+}
+
+/// Sets the operator's keys, once.
+fn set_keys(installation: &Installation) -> TestResult {
+    if installation.admin(&["provider-key", "ls"])?.contains("anthropic") {
+        return Ok(());
+    }
+    for upstream in ["anthropic", "openai", "google"] {
+        let mut command = installation.command("rigboxd");
+        command.args(["admin", "provider-key", "set", upstream, "--config"]).arg(installation.config());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        child.stdin.take().context("no input")?.write_all(KEY.as_bytes())?;
+        ensure!(child.wait()?.success(), "the key for {upstream} is not set");
+    }
+    Ok(())
+}
+
+/// Runs a command in the workspace with the SDKs' environment.
+fn run(installation: &Installation, line: &str) -> Result<(String, i64)> {
+    let id = shared(installation)?;
+    let environment: serde_json::Map<String, Value> =
+        ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    let ran = installation.api.exec(&id, &json!({"command": line, "env": environment}))?;
+    let code = ran.exit_code().context("it did not end")?;
+    Ok((format!("{}{}", ran.out(), String::from_utf8_lossy(&ran.stderr)), code))
+}
+
+/// Makes a call by curl, and returns status and body.
+fn call(installation: &Installation, body: &Value) -> Result<(u16, String)> {
+    let line = format!(
+        "curl -sS -w '\\n%{{http_code}}' -H 'content-type: application/json' -H 'x-api-key: mine' \
+         -d '{body}' http://172.16.0.1:9090/v1/messages"
+    );
+    let (printed, code) = run(installation, &line)?;
+    ensure!(code == 0, "{printed}");
+    let (body, status) = printed.rsplit_once('\n').context("no status")?;
+    Ok((status.parse()?, body.to_owned()))
+}
+
+fn message(text: &str) -> Value {
+    json!({"model": "claude-haiku-4-5", "max_tokens": 500, "messages": [{"role": "user", "content": text}]})
+}
+
+fn credits(installation: &Installation) -> Result<(i64, i64)> {
+    let credits = installation.api.get("/users/me/credits")?.expect(200)?;
+    let number = |name: &str| credits.get(name).and_then(Value::as_i64).context("no number");
+    Ok((number("remaining_micro")?, number("total_micro")?))
+}
+
+/// Waits until no call is open.
+fn settled(installation: &Installation) -> TestResult {
+    eventually("all calls are settled", Duration::from_secs(60), || {
+        let status = installation.admin(&["ai", "status"])?;
+        Ok(status.lines().any(|line| line.starts_with("open      0 ")).then_some(()))
+    })
+}
+
+/// Copies a folder into the workspace, as one archive.
+fn copy_in(installation: &Installation, folder: &Path, name: &str, without: &[&str]) -> TestResult {
+    let id = shared(installation)?;
+    let archive = installation.scratch.join(format!("{name}.tar"));
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(folder).arg("-cf").arg(&archive);
+    for pattern in without {
+        tar.arg(format!("--exclude={pattern}"));
+    }
+    ensure!(tar.arg(".").status()?.success(), "tar failed");
+    let source = archive.display().to_string();
+    let copied = installation.rig(&["cp", &source, "shared:/tmp/"]).output()?;
+    ensure!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    std::fs::remove_file(&archive)?;
+    let unpack = format!("mkdir -p ~/{name} && tar -C ~/{name} -xf /tmp/{name}.tar && rm /tmp/{name}.tar");
+    installation.api.sh(&id, &unpack).map(drop)
+}
+
+fn installed() -> Result<PathBuf> {
+    let folder = std::env::var_os(CLIENTS).map(PathBuf::from);
+    folder.with_context(|| format!("{CLIENTS} is not set: run `cargo xtask test`"))
+}
+
+fn calls_without_credits_are_refused(installation: &Installation) -> TestResult {
+    let provider = provider()?;
+    set_keys(installation)?;
+    let (status, body) = eventually("the proxy knows its keys", Duration::from_secs(30), || {
+        let (status, body) = call(installation, &message("hello"))?;
+        Ok((status != 503).then_some((status, body)))
+    })?;
+    ensure!(status == 402 && body.contains("billing_error"), "{status} {body}");
+    ensure!(provider.seen().is_empty(), "a call without credits reaches the provider");
+    let (text, _) =
+        run(installation, "curl -sS -o /dev/null -w '%{http_code}' http://172.16.0.1:9090/v1/files")?;
+    ensure!(text == "404", "{text}");
+    // The API of the workspace is at the same address.
+    let (text, code) = run(installation, "rig ws ls")?;
+    ensure!(code == 0 && text.contains("shared"), "{text}");
+    installation.admin(&["ai", "grant", "owner@example.org", "5"]).map(drop)
+}
+
+fn python_sdks_work_unmodified(installation: &Installation) -> TestResult {
+    let packages = std::fs::read_dir(installed()?.join("venv/lib"))?.next().context("no Python")??.path();
+    let without = ["__pycache__", "pip*", "setuptools*", "*/discovery_cache"];
+    copy_in(installation, &packages.join("site-packages"), "ai-python", &without)?;
+    copy_in(installation, Path::new(SOURCES), "ai-programs", &[])?;
+    let (text, code) = run(installation, "python3 ~/ai-programs/python_sdks.py")?;
+    ensure!(code == 0 && text.contains("ok\n"), "{text}");
+    eprintln!("{}", text.trim());
+    Ok(())
+}
+
+fn javascript_sdks_work_unmodified(installation: &Installation) -> TestResult {
+    let without = ["*.ts", "*.mts", "*.cts", "*.map", "*/src", "*.md"];
+    copy_in(installation, &installed()?.join("node_modules"), "ai-programs/node_modules", &without)?;
+    let (text, code) = run(installation, "cd ~/ai-programs && node javascript_sdks.js")?;
+    ensure!(code == 0 && text.contains("ok\n"), "{text}");
+    Ok(())
+}
+
+fn calls_are_counted_as_the_provider_counts_them(installation: &Installation) -> TestResult {
+    let (provider, id) = (provider()?, shared(installation)?);
+    settled(installation)?;
+    let usage = installation.api.get("/users/me/ai-usage")?.expect(200)?;
+    let of_workspace = usage.get("by_workspace").and_then(Value::as_array).into_iter().flatten();
+    let counted =
+        of_workspace.filter(|total| total.get("workspace_id") == Some(&json!(id))).collect::<Vec<_>>();
+    let number = |name: &str| counted.iter().filter_map(|total| total.get(name)?.as_u64()).sum::<u64>();
+    let billed = provider.billed();
+    let (input, output) =
+        billed.iter().fold((0, 0), |(input, output), call| (input + call.input, output + call.output));
+    ensure!((number("input_tokens"), number("output_tokens")) == (input, output), "{usage} {input} {output}");
+    ensure!(!billed.is_empty(), "the SDKs have made no call");
+    let seen = provider.seen();
+    let own = |seen: &rigbox_test_provider::Seen| {
+        [seen.header("x-api-key"), seen.header("authorization"), seen.header("x-goog-api-key")]
+            .iter()
+            .any(|value| value.ends_with(KEY))
+    };
+    ensure!(seen.iter().all(own), "a call without the operator's key");
+    ensure!(
+        !seen.iter().any(|seen| format!("{:?}", seen.headers).contains("managed-by-rigbox")),
+        "a placeholder"
+    );
+    let printed = installation.rig(&["ai", "credits", "--output", "json"]).output()?;
+    let printed: Value = serde_json::from_slice(&printed.stdout)?;
+    ensure!(
+        printed.get("remaining_micro").and_then(Value::as_i64) == Some(credits(installation)?.0),
+        "{printed}"
+    );
+    Ok(())
+}
+
+/// Begins a long call, does something, and returns what it cost.
+fn cost_of_a_long_call(
+    installation: &Installation,
+    tokens: u64,
+    meanwhile: impl FnOnce() -> TestResult,
+) -> Result<i64> {
+    let (provider, id) = (provider()?, shared(installation)?);
+    settled(installation)?;
+    let (before, calls) = (credits(installation)?.0, provider.billed().len());
+    let mut body = message(&format!("[tokens:{tokens}][pause:100]"));
+    body["stream"] = json!(true);
+    let line = format!(
+        "curl -sSN -H 'content-type: application/json' -d '{body}' http://172.16.0.1:9090/v1/messages > /tmp/stream 2>&1"
+    );
+    let _running = installation.api.exec_and_hold(&id, &json!({"command": line}))?;
+    eventually("the provider answers", Duration::from_secs(30), || {
+        Ok((provider.billed().len() > calls).then_some(()))
+    })?;
+    meanwhile()?;
+    installation.wait_ready()?;
+    settled(installation)?;
+    Ok(before - credits(installation)?.0)
+}
+
+fn call_that_a_killed_proxy_leaves_counts_at_its_bound(installation: &Installation) -> TestResult {
+    let cost = cost_of_a_long_call(installation, 100, || installation.kill_role("ai"))?;
+    // 500 tokens of output at 5 dollars a million, and at least the overhead of the input at 1.
+    ensure!(cost >= 2_500 + 4_096, "{cost} millionths of a dollar");
+    eventually("calls go on", Duration::from_secs(60), || {
+        Ok((call(installation, &message("hello"))?.0 == 200).then_some(()))
+    })
+}
+
+fn call_goes_on_while_control_is_away(installation: &Installation) -> TestResult {
+    let cost = cost_of_a_long_call(installation, 60, || installation.kill_role("control"))?;
+    // 60 tokens of output, and an input of a few tokens.
+    ensure!((300..1_000).contains(&cost), "{cost} millionths of a dollar");
+    let text = installation.api.sh(&shared(installation)?, "cat /tmp/stream")?;
+    ensure!(text.contains("message_stop"), "{text}");
+    Ok(())
+}
+
+fn switch_stops_calls_at_once(installation: &Installation) -> TestResult {
+    installation.admin(&["ai", "stop"])?;
+    let refused = eventually("calls are stopped", Duration::from_secs(5), || {
+        let (status, body) = call(installation, &message("hello"))?;
+        Ok((status != 200).then_some((status, body)))
+    })?;
+    ensure!(refused.0 == 403 && refused.1.contains("stopped"), "{refused:?}");
+    installation.admin(&["ai", "resume"])?;
+    eventually("calls go on", Duration::from_secs(10), || {
+        Ok((call(installation, &message("hello"))?.0 == 200).then_some(()))
+    })
+}
