@@ -92,12 +92,10 @@ fn model(id: &str, entry: &Value, image: u64) -> Result<Value, String> {
     }
     let image = if id.starts_with(COSTLY_IMAGES.0) { COSTLY_IMAGES.1 } else { image };
     model.insert("max_tokens_per_image".to_owned(), json!(image));
-    let mut prices = json!({ "rates": base });
-    let tiers = tiers(entry, "", &base);
-    if !tiers.is_empty() {
-        let tier = |(above, rates): (u64, Rates)| json!({ "above_tokens": above, "rates": rates });
-        prices["tiers"] = tiers.into_iter().map(tier).collect();
-    }
+    let tier = |(above, rates): (u64, Rates)| json!({ "above_tokens": above, "rates": rates });
+    let tiers: Vec<Value> = tiers(entry, "", &base).into_iter().map(tier).collect();
+    let prices =
+        if tiers.is_empty() { json!({ "rates": base }) } else { json!({ "rates": base, "tiers": tiers }) };
     model.insert("prices".to_owned(), prices);
     let options = options(entry, &base);
     if !options.is_empty() {
