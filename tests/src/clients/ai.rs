@@ -47,7 +47,7 @@ const ENVIRONMENT: [(&str, &str); 7] = [
 fn provider() -> Result<&'static Provider> {
     static PROVIDER: OnceLock<Result<Provider, String>> = OnceLock::new();
     let started = PROVIDER.get_or_init(|| {
-        let (sender, receiver) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let Ok(runtime) = runtime else { return };
