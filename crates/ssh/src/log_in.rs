@@ -15,7 +15,7 @@ use crate::authentication::{self, LogIn, Method, USERAUTH};
 use crate::connection::{Connection, Error};
 use crate::control::LogInOutcome;
 use crate::disconnect::{NO_MORE_METHODS, PROTOCOL_ERROR, SERVICE_NOT_AVAILABLE};
-use crate::log_in_end::{LogInEnd, Starting, ended};
+use crate::log_in_end::{Admission, LogInEnd, Starting, ended};
 use crate::state::Gateway;
 
 /// Maximum number of requests of one connection: a client may have many keys to offer.
@@ -50,7 +50,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<LogInEnd, Error> {
     let message = client.receive().await?;
     if authentication::requested_service(&message).map_err(malformed)? != Some(USERAUTH) {
-        return Ok(ended(SERVICE_NOT_AVAILABLE, "Only log-ins come first."));
+        return Ok(ended(SERVICE_NOT_AVAILABLE, "Only log-ins come first.").into());
     }
     client.send(&authentication::service_accept(USERAUTH)).await?;
     let mut refusals = 0;
@@ -62,7 +62,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             continue;
         }
         let Some(request) = authentication::log_in(&message).map_err(malformed)? else {
-            return Ok(ended(PROTOCOL_ERROR, "A log-in was expected."));
+            return Ok(ended(PROTOCOL_ERROR, "A log-in was expected.").into());
         };
         let session_id = client.session_id().ok_or(Error::Unexpected)?.to_vec();
         let begin = Instant::now();
@@ -87,7 +87,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         }
         client.send(&authentication::refused()).await?;
     }
-    Ok(ended(NO_MORE_METHODS, "Too many log-ins were refused."))
+    Ok(ended(NO_MORE_METHODS, "Too many log-ins were refused.").into())
 }
 
 async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client: IpAddr) -> Answer {
@@ -106,13 +106,14 @@ async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client
     }
     let (address, name) = (AddressBlock::from(client), user.to_owned());
     if !gateway.by_address.may_try(&address) || !gateway.by_name.may_try(&(address, name.clone())) {
-        return Answer::End(ended(NO_MORE_METHODS, "Too many log-ins were refused. Try again in a minute."));
+        let end = ended(NO_MORE_METHODS, "Too many log-ins were refused. Try again in a minute.");
+        return Answer::End(end.into());
     }
     let Some(signature) = signature else {
         return match gateway.control.accepts(client, user, key).await {
             Ok(true) => Answer::Accepted(authentication::key_accepted(algorithm, key)),
             Ok(false) => Answer::NotThisKey,
-            Err(error) => Answer::End(unavailable(&error)),
+            Err(error) => Answer::End(unavailable(&error).into()),
         };
     };
     let request = LogInRequest {
@@ -125,13 +126,13 @@ async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client
         may_start: true,
     };
     match gateway.control.log_in(client, request.clone()).await {
-        Ok(LogInOutcome::Granted(session)) => Answer::End(LogInEnd::Granted(session)),
+        Ok(LogInOutcome::Granted(session)) => Answer::End(Admission::Granted(session).into()),
         Ok(LogInOutcome::Starting(workspace, text)) => {
             Answer::End(LogInEnd::Starting(Starting { workspace, text, request }))
         }
-        Ok(LogInOutcome::Unavailable(text)) => Answer::End(ended(SERVICE_NOT_AVAILABLE, &text)),
+        Ok(LogInOutcome::Unavailable(text)) => Answer::End(ended(SERVICE_NOT_AVAILABLE, &text).into()),
         Ok(LogInOutcome::Refused) => refused(gateway, user, client),
-        Err(error) => Answer::End(unavailable(&error)),
+        Err(error) => Answer::End(unavailable(&error).into()),
     }
 }
 
@@ -150,7 +151,7 @@ fn refused(gateway: &Gateway, user: &str, client: IpAddr) -> Answer {
     Answer::Refused
 }
 
-fn unavailable(error: &crate::control::ControlError) -> LogInEnd {
+fn unavailable(error: &crate::control::ControlError) -> Admission {
     tracing::warn!(%error, "a log-in could not be decided");
     ended(SERVICE_NOT_AVAILABLE, "Rigbox cannot verify your access at the moment. Try again.")
 }

@@ -1,4 +1,4 @@
-//! End of a log-in: a session, the start of a workspace that comes first, or the end of the connection.
+//! End of a log-in: what was decided about it, or the start of a workspace that comes before the decision.
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ssh::LogInRequest;
@@ -7,9 +7,14 @@ use crate::control::Session;
 
 /// End of a log-in.
 pub(crate) enum LogInEnd {
-    Granted(Session),
+    Decided(Admission),
     /// The workspace has to start first.
     Starting(Starting),
+}
+
+/// Decision about a log-in.
+pub(crate) enum Admission {
+    Granted(Session),
     /// The connection has to end, with a code and a text for people.
     Ended {
         reason: u32,
@@ -25,7 +30,13 @@ pub(crate) struct Starting {
     pub(crate) request: LogInRequest,
 }
 
+impl From<Admission> for LogInEnd {
+    fn from(admission: Admission) -> Self {
+        Self::Decided(admission)
+    }
+}
+
 /// Returns the end of a connection.
-pub(crate) fn ended(reason: u32, text: &str) -> LogInEnd {
-    LogInEnd::Ended { reason, text: text.to_owned() }
+pub(crate) fn ended(reason: u32, text: &str) -> Admission {
+    Admission::Ended { reason, text: text.to_owned() }
 }

@@ -16,7 +16,7 @@ use crate::control::{Decision, Session};
 use crate::disconnect::{BY_APPLICATION, TOO_MANY_CONNECTIONS};
 use crate::host_keys::HostKeys;
 use crate::log_in;
-use crate::log_in_end::LogInEnd;
+use crate::log_in_end::{Admission, LogInEnd};
 use crate::relay::{Passed, relay};
 use crate::start;
 use crate::state::Gateway;
@@ -52,28 +52,30 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), Error> {
     let mut connection = Connection::new(stream, Transport::server(gateway.host_keys.get())?);
     connection.open().await?;
-    let mut end = log_in::accept(gateway, &mut connection, client).await?;
+    let end = log_in::accept(gateway, &mut connection, client).await?;
     let workspace = match &end {
-        LogInEnd::Granted(session) => session.decision.workspace.clone(),
+        LogInEnd::Decided(Admission::Granted(session)) => session.decision.workspace.clone(),
+        LogInEnd::Decided(Admission::Ended { reason, text }) => {
+            return connection.disconnect(*reason, text).await;
+        }
         LogInEnd::Starting(starting) => starting.workspace.clone(),
-        LogInEnd::Ended { reason, text } => return connection.disconnect(*reason, text).await,
     };
     // From here on, the workspace's start or the session's grant bounds the connection, and no longer the time of a log-in.
     let (Some(busy), Ok(_session_place)) = (BusyGuard::new(&place), gateway.sessions.take(workspace)) else {
         let text = "This workspace has too many SSH sessions. End one, then try again.";
         let result = connection.disconnect(TOO_MANY_CONNECTIONS, text).await;
-        if let LogInEnd::Granted(session) = end {
+        if let LogInEnd::Decided(Admission::Granted(session)) = end {
             close(gateway, &session.decision, client, Passed::default()).await;
         }
         return result;
     };
-    if let LogInEnd::Starting(starting) = end {
-        end = start::wait(gateway, &mut connection, client, starting).await?;
-    }
-    let Session { decision, permit, boot_key } = match end {
-        LogInEnd::Granted(session) => session,
-        LogInEnd::Starting(_) => return Err(Error::Unexpected),
-        LogInEnd::Ended { reason, text } => return connection.disconnect(reason, &text).await,
+    let admission = match end {
+        LogInEnd::Decided(admission) => admission,
+        LogInEnd::Starting(starting) => start::wait(gateway, &mut connection, client, starting).await?,
+    };
+    let Session { decision, permit, boot_key } = match admission {
+        Admission::Granted(session) => session,
+        Admission::Ended { reason, text } => return connection.disconnect(reason, &text).await,
     };
     let grant = gateway.grants.start(decision.clone(), i64::MAX, busy, NEVER);
     let (passed, result) = run(gateway, connection, &grant, &permit, &boot_key).await;

@@ -10,7 +10,7 @@ use crate::authentication;
 use crate::connection::{Connection, Error};
 use crate::control::LogInOutcome;
 use crate::disconnect::{NO_MORE_METHODS, SERVICE_NOT_AVAILABLE};
-use crate::log_in_end::{LogInEnd, Starting, ended};
+use crate::log_in_end::{Admission, Starting, ended};
 use crate::state::Gateway;
 
 /// Time in which a workspace has to run.
@@ -27,7 +27,7 @@ pub(crate) async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
     client: &mut Connection<S>,
     address: IpAddr,
     starting: Starting,
-) -> Result<LogInEnd, Error> {
+) -> Result<Admission, Error> {
     let Starting { mut text, mut request, .. } = starting;
     request.may_start = false;
     let deadline = Instant::now() + START_TIMEOUT;
@@ -43,7 +43,7 @@ pub(crate) async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
             () = tokio::time::sleep(INTERVAL) => {}
         }
         match gateway.control.log_in(address, request.clone()).await {
-            Ok(LogInOutcome::Granted(session)) => return Ok(LogInEnd::Granted(session)),
+            Ok(LogInOutcome::Granted(session)) => return Ok(Admission::Granted(session)),
             Ok(LogInOutcome::Starting(_, now)) => text = now,
             Ok(LogInOutcome::Unavailable(why)) => return Ok(ended(SERVICE_NOT_AVAILABLE, &why)),
             Ok(LogInOutcome::Refused) => {
