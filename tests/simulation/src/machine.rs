@@ -317,7 +317,12 @@ impl Host for NodeProcess {
         if !self.world.machine().alive(id).is_empty() {
             self.world.violation(format!("{id}: the disk was removed under a VM"));
         }
-        if self.world.machine().disks.remove(id).is_some() {
+        let (disk, lost) = {
+            let mut machine = self.world.machine();
+            // One that was lost is not missed any more: a late target makes an empty one, and the next one removes it.
+            (machine.disks.remove(id), machine.lost_disks.remove(id))
+        };
+        if disk.or(lost).is_some() {
             self.world.note(format!("{id}: no disk"));
         }
         self.step().await;
