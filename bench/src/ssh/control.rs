@@ -13,9 +13,9 @@ use rigbox_proto::ssh::log_in_response::Outcome;
 use rigbox_proto::ssh::review_response::Verdict;
 use rigbox_proto::ssh::ssh_gateway_server::{SshGateway, SshGatewayServer};
 use rigbox_proto::ssh::{
-    CloseRequest, CloseResponse, Granted, HostKeysRequest, HostKeysResponse, LogInRequest, LogInResponse,
-    OfferKeyRequest, OfferKeyResponse, PrepareVmRequest, PrepareVmResponse, Refused, ReviewRequest,
-    ReviewResponse,
+    AttachRequest, AttachResponse, CloseRequest, CloseResponse, Granted, HostKeysRequest, HostKeysResponse,
+    LogInRequest, LogInResponse, OfferKeyRequest, OfferKeyResponse, PrepareVmRequest, PrepareVmResponse,
+    Refused, ReviewRequest, ReviewResponse,
 };
 use rigbox_proto::transport::unix;
 use rigbox_ssh_keys::log_in::signed_text;
@@ -51,6 +51,12 @@ struct Table {
 
 #[tonic::async_trait]
 impl SshGateway for Table {
+    type AttachStream = futures_util::stream::Pending<Result<AttachResponse, Status>>;
+
+    async fn attach(&self, _: Request<AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
+        Ok(Response::new(futures_util::stream::pending()))
+    }
+
     async fn host_keys(&self, _: Request<HostKeysRequest>) -> Result<Response<HostKeysResponse>, Status> {
         Ok(Response::new(HostKeysResponse { seeds: vec![GATEWAY_SEED.to_vec().into()] }))
     }

@@ -1,15 +1,19 @@
-//! gRPC service for the SSH gateway, over [`SshLogIns`].
+//! gRPC service for the SSH gateway, over [`SshLogIns`] and [`SshSessions`].
 
+use std::pin::Pin;
+
+use futures_util::Stream;
 use rigbox_proto::ssh::log_in_response::Outcome;
 use rigbox_proto::ssh::review_response::Verdict;
 use rigbox_proto::ssh::ssh_gateway_server::{SshGateway, SshGatewayServer};
 use rigbox_proto::ssh::{
-    CloseRequest, CloseResponse, Granted, HostKeysRequest, HostKeysResponse, LogInRequest, LogInResponse,
-    OfferKeyRequest, OfferKeyResponse, PrepareVmRequest, PrepareVmResponse, Refused, ReviewRequest,
-    ReviewResponse, Starting,
+    AttachRequest, AttachResponse, CloseRequest, CloseResponse, Granted, HostKeysRequest, HostKeysResponse,
+    LogInRequest, LogInResponse, OfferKeyRequest, OfferKeyResponse, PrepareVmRequest, PrepareVmResponse,
+    Refused, ReviewRequest, ReviewResponse, Starting,
 };
 use rigbox_service::gateways::Gateways;
 use rigbox_service::ssh_log_ins::{PrepareError, SignedLogIn, SshLogIn, SshLogIns, SshReview};
+use rigbox_service::ssh_sessions::SshSessions;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -18,6 +22,7 @@ use crate::{Error, GatewaysConfig};
 
 struct Service {
     log_ins: SshLogIns,
+    sessions: SshSessions,
 }
 
 /// Serves the SSH gateway for as long as the future is polled.
@@ -25,13 +30,26 @@ pub(crate) fn listen(
     config: &GatewaysConfig,
     gateways: Gateways,
     log_ins: SshLogIns,
+    sessions: SshSessions,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
-    let own = Server::builder().add_service(SshGatewayServer::new(Service { log_ins }));
+    let own = Server::builder().add_service(SshGatewayServer::new(Service { log_ins, sessions }));
     gateway_rpc::serve(config, gateways, own)
 }
 
 #[tonic::async_trait]
 impl SshGateway for Service {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<AttachResponse, Status>> + Send>>;
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
+        let attachment = self.sessions.attach(id(&request.into_inner().gateway_id)?);
+        // Dropped with the stream, which the gateway's end closes.
+        let silence = futures_util::stream::once(async move {
+            let _attachment = attachment;
+            std::future::pending().await
+        });
+        Ok(Response::new(Box::pin(silence)))
+    }
+
     async fn host_keys(&self, _: Request<HostKeysRequest>) -> Result<Response<HostKeysResponse>, Status> {
         let seeds = self.log_ins.host_key_seeds().await.map_err(unavailable)?;
         let seeds = seeds.iter().map(|seed| seed.to_vec().into()).collect();
@@ -48,9 +66,18 @@ impl SshGateway for Service {
     }
 
     async fn log_in(&self, request: Request<LogInRequest>) -> Result<Response<LogInResponse>, Status> {
-        let LogInRequest { session_id, user_name, algorithm, key, signature, client_address, may_start } =
-            request.into_inner();
+        let LogInRequest {
+            session_id,
+            user_name,
+            algorithm,
+            key,
+            signature,
+            client_address,
+            may_start,
+            gateway_id,
+        } = request.into_inner();
         let log_in = SignedLogIn {
+            gateway: &id(&gateway_id)?,
             session_id: &session_id,
             user_name: &user_name,
             algorithm: &algorithm,
@@ -102,12 +129,8 @@ impl SshGateway for Service {
     }
 
     async fn close(&self, request: Request<CloseRequest>) -> Result<Response<CloseResponse>, Status> {
-        let CloseRequest { workspace_id, key_id, client_address, bytes_to_vm, bytes_to_client } =
-            request.into_inner();
-        let (workspace, key) = (id(&workspace_id)?, id(&key_id)?);
-        let bytes = (bytes_to_vm, bytes_to_client);
-        let closed = self.log_ins.close(&workspace, &key, client_address.parse().ok(), bytes).await;
-        closed.map_err(unavailable)?;
+        let CloseRequest { session_id, bytes_to_vm, bytes_to_client } = request.into_inner();
+        self.sessions.close(&session_id, (bytes_to_vm, bytes_to_client)).await.map_err(unavailable)?;
         Ok(Response::new(CloseResponse {}))
     }
 }

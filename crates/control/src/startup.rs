@@ -48,6 +48,7 @@ use rigbox_service::ssh_key_sync::SshKeySync;
 use rigbox_service::ssh_keys::SshKeys;
 use rigbox_service::ssh_known_hosts::KnownHosts;
 use rigbox_service::ssh_log_ins::SshLogIns;
+use rigbox_service::ssh_sessions::SshSessions;
 use rigbox_service::ssh_settings::SshSettings;
 use rigbox_service::ssh_streams::SshStreams;
 use rigbox_service::targets::Targets;
@@ -159,6 +160,7 @@ async fn serve(
     let workspaces = Workspaces::new(transitions.clone(), node.clone(), config.plans);
     let ssh_log_ins =
         SshLogIns::new(store.clone(), guests.clone(), audit_recorder.clone(), workspaces.clone());
+    let ssh_sessions = SshSessions::new(store.clone());
     let known_hosts =
         config.ssh.as_ref().map(|ssh| KnownHosts::new(ssh_log_ins.clone(), &ssh.host, ssh.port));
     let open_requests = OpenRequests::new(store.clone());
@@ -202,7 +204,9 @@ async fn serve(
         None => None,
     };
     let ssh_server = match &config.ssh {
-        Some(config) => Some(ssh_rpc::listen(&config.gateway, gateways.clone(), ssh_log_ins)?),
+        Some(config) => {
+            Some(ssh_rpc::listen(&config.gateway, gateways.clone(), ssh_log_ins, ssh_sessions.clone())?)
+        }
         None => None,
     };
     let ai = config.ai.map(|ai| ai_role(ai, &store, config.plans)).transpose()?;
@@ -223,6 +227,7 @@ async fn serve(
             networks.run(synced),
             gateways.run(&transitions),
             ssh_key_sync.run(&transitions),
+            ssh_sessions.run(),
             open_requests.run(&transitions),
             audit_writer.run(),
             domain_checks.run(),

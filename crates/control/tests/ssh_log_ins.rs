@@ -15,7 +15,8 @@ use rigbox_proto::ssh::log_in_response::Outcome;
 use rigbox_proto::ssh::review_response::Verdict;
 use rigbox_proto::ssh::ssh_gateway_client::SshGatewayClient;
 use rigbox_proto::ssh::{
-    CloseRequest, Granted, HostKeysRequest, LogInRequest, OfferKeyRequest, PrepareVmRequest, ReviewRequest,
+    AttachRequest, AttachResponse, CloseRequest, Granted, HostKeysRequest, LogInRequest, OfferKeyRequest,
+    PrepareVmRequest, ReviewRequest,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_ssh_keys::log_in::signed_text;
@@ -24,8 +25,11 @@ use serde_json::json;
 use support::{TestControl, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
+use tonic::Streaming;
 
 const SESSION: [u8; 32] = [1; 32];
+/// Process that asks.
+const GATEWAY: &str = "gw-aaaaaaaa";
 
 fn gateway(rig: &TestControl) -> SshGatewayClient<Channel> {
     SshGatewayClient::new(rigbox_proto::transport::unix::channel(&rig.path("ssh.sock")))
@@ -53,7 +57,22 @@ fn signed(key: &PrivateKey, session_id: &[u8], user_name: &str) -> LogInRequest 
         signature: key.sign(&text).unwrap().into(),
         client_address: "203.0.113.7".to_owned(),
         may_start: true,
+        gateway_id: GATEWAY.to_owned(),
     }
+}
+
+/// Attaches a gateway, until the stream is dropped.
+async fn attach(rig: &TestControl, gateway_id: &str) -> Streaming<AttachResponse> {
+    let request = AttachRequest { gateway_id: gateway_id.to_owned() };
+    gateway(rig).attach(request).await.unwrap().into_inner()
+}
+
+/// Returns the ends of sessions that the audit log has, the newest first.
+async fn ends(rig: &TestControl) -> Vec<String> {
+    let (_, log) = rig.get("/audit-log?limit=200").await;
+    let entries = log["entries"].as_array().unwrap().iter();
+    let ends = entries.filter(|entry| entry["action"] == "ssh.close");
+    ends.map(|entry| entry["target"].as_str().unwrap().to_owned()).collect()
 }
 
 async fn log_in(rig: &TestControl, request: LogInRequest) -> Outcome {
@@ -148,19 +167,49 @@ async fn session_ends_with_its_key_and_with_its_boot() {
     assert_eq!(verdict(&rig, &session).await, Verdict::Revoked);
     assert!(!accepts(&rig, "web", &own).await);
     // What the gateway tells of the session is recorded, also when its key is gone.
-    let close = CloseRequest {
-        workspace_id: id,
-        key_id: registered,
-        client_address: "203.0.113.7".to_owned(),
-        bytes_to_vm: 5,
-        bytes_to_client: 6,
-    };
+    let close = CloseRequest { session_id: SESSION.to_vec().into(), bytes_to_vm: 5, bytes_to_client: 6 };
+    gateway(&rig).close(close.clone()).await.unwrap();
+    let log = rig.get("/audit-log").await.1.to_string();
+    assert!(log.contains("ssh.open"), "{log}");
+    // Told again, because an answer was lost, it is one end all the same.
     gateway(&rig).close(close).await.unwrap();
-    eventually("both ends are in the audit log", async || {
-        let log = rig.get("/audit-log").await.1.to_string();
-        log.contains("ssh.open") && log.contains("ssh.close") && log.contains("5 bytes in, 6 out")
-    })
-    .await;
+    assert_eq!(ends(&rig).await, [format!("{id} 5 bytes in, 6 out")]);
+}
+
+#[tokio::test]
+async fn sessions_of_a_gateway_that_is_gone_are_ended_in_the_audit_log() {
+    let mut rig = TestControl::with_gateways().await;
+    let own = key(1);
+    let id = rig.running("web").await;
+    register(&rig, &own).await;
+    let open = async |rig: &TestControl, session: u8, gateway_id: &str| {
+        let request = signed(&own, &[session; 32], "web");
+        granted(rig, LogInRequest { gateway_id: gateway_id.to_owned(), ..request }).await;
+    };
+    let [killed, dead, alive] = ["gw-killedaa", "gw-deadaaaa", "gw-aliveaaa"];
+    let (of_killed, of_alive) = (attach(&rig, killed).await, attach(&rig, alive).await);
+    let of_dead = attach(&rig, dead).await;
+    open(&rig, 1, killed).await;
+    open(&rig, 2, alive).await;
+    open(&rig, 3, dead).await;
+    // One gateway ends while control runs, and another one while control does not run either.
+    drop(of_killed);
+    eventually("its session has ended", async || ends(&rig).await.len() == 1).await;
+    rig.kill_control();
+    drop((of_alive, of_dead));
+    rig.start_control().await;
+    let of_alive = attach(&rig, alive).await;
+    eventually("the other one's has ended", async || ends(&rig).await.len() == 2).await;
+    let expected = format!("{id} the SSH gateway has ended, bytes unknown");
+    assert_eq!(ends(&rig).await, [expected.clone(), expected]);
+    let (_, log) = rig.get("/audit-log?limit=200").await;
+    let end = log["entries"].as_array().unwrap().iter().find(|entry| entry["action"] == "ssh.close").unwrap();
+    assert_eq!(end["address"], "203.0.113.7");
+    // What is attached keeps its sessions, and tells their end itself.
+    let close = CloseRequest { session_id: vec![2; 32].into(), bytes_to_vm: 1, bytes_to_client: 2 };
+    gateway(&rig).close(close).await.unwrap();
+    assert_eq!(ends(&rig).await[0], format!("{id} 1 bytes in, 2 out"));
+    drop(of_alive);
 }
 
 #[tokio::test]

@@ -5,25 +5,20 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
-use rigbox_proto::ssh::HostKeysRequest;
-use rigbox_proto::ssh::ssh_gateway_client::SshGatewayClient;
-use rigbox_ssh::authentication::{USERAUTH, is_service_accept, log_in_request, refused, service_request};
-use rigbox_ssh::connection::Connection;
-use rigbox_ssh::transport::Transport;
-use rigbox_ssh::{Config, Limits};
+use rigbox_ssh::Limits;
+use rigbox_ssh::authentication::{log_in_request, refused};
 use rigbox_ssh_keys::log_in::{CONNECTION, PUBLIC_KEY, USERAUTH_REQUEST};
 use rigbox_ssh_keys::private_key::PrivateKey;
 use rigbox_ssh_keys::wire::Message;
 use serde_json::json;
 use support::TestControl;
 use support::browser::Browser;
-use tokio::net::TcpStream;
+use support::ssh_gateway::SshGateway;
 
 /// Step at which a gateway refuses.
 const STEP: Duration = Duration::from_millis(25);
@@ -37,7 +32,7 @@ const SIGNATURES: usize = 8;
 /// Requests of one connection, below the number at which the gateway ends it.
 const OFFERS_PER_CONNECTION: usize = 60;
 const SIGNATURES_PER_CONNECTION: usize = 5;
-/// Attempts: on a busy machine one kind may wait for a step more by chance. What differs by design does so each time.
+/// Attempts, each of which adds its times: on a busy machine one kind may wait for a step more by chance.
 const ATTEMPTS: usize = 3;
 
 /// Kind of refusal: user name and key.
@@ -47,64 +42,30 @@ struct Kind {
     key: PrivateKey,
 }
 
-/// Gateway of one attempt: it remembers whom it has refused.
-struct Gateway {
-    address: SocketAddr,
-    host_key: Vec<u8>,
-}
-
-impl Gateway {
-    async fn start(rig: &TestControl) -> Self {
-        let config = Config {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            control_socket: rig.path("ssh.sock"),
-            dial_socket: rig.path("no-node.sock"),
-            streams: None,
-            limits: Limits::default(),
-        };
-        let bound = rigbox_ssh::bind(config).unwrap();
-        let address = bound.address();
-        tokio::spawn(async move { bound.run(std::future::pending()).await.unwrap() });
-        let channel = rigbox_proto::transport::unix::channel(&rig.path("ssh.sock"));
-        let keys = SshGatewayClient::new(channel).host_keys(HostKeysRequest {}).await.unwrap().into_inner();
-        Self { address, host_key: PrivateKey::ed25519(&keys.seeds[0]).unwrap().public() }
-    }
-
-    async fn connect(&self) -> Connection<TcpStream> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut connection = Connection::new(stream, Transport::client(self.host_key.clone()).unwrap());
-        connection.open().await.unwrap();
-        connection.send(&service_request(USERAUTH)).await.unwrap();
-        assert!(is_service_accept(&connection.receive().await.unwrap()));
-        connection
-    }
-
-    /// Returns the times of `count` refusals of each kind, which take turns.
-    async fn times(
-        &self,
-        kinds: &[Kind],
-        count: usize,
-        per_connection: usize,
-        request: impl Fn(&Kind, &[u8]) -> Vec<u8>,
-    ) -> Vec<Vec<Duration>> {
-        let mut times = vec![Vec::new(); kinds.len()];
-        let mut connection = None;
-        for n in 0..count * kinds.len() {
-            if n % per_connection == 0 {
-                connection = Some(self.connect().await);
-            }
-            let connection = connection.as_mut().unwrap();
-            let kind = &kinds[n % kinds.len()];
-            let request = request(kind, connection.session_id().unwrap());
-            let begin = Instant::now();
-            connection.send(&request).await.unwrap();
-            let answer = connection.receive().await.unwrap();
-            times[n % kinds.len()].push(begin.elapsed());
-            assert_eq!(answer, refused(), "{}", kind.what);
+/// Returns the times of `count` refusals of each kind, which take turns.
+async fn times(
+    gateway: &SshGateway,
+    kinds: &[Kind],
+    count: usize,
+    per_connection: usize,
+    request: impl Fn(&Kind, &[u8]) -> Vec<u8>,
+) -> Vec<Vec<Duration>> {
+    let mut times = vec![Vec::new(); kinds.len()];
+    let mut connection = None;
+    for n in 0..count * kinds.len() {
+        if n % per_connection == 0 {
+            connection = Some(gateway.connect().await);
         }
-        times
+        let connection = connection.as_mut().unwrap();
+        let kind = &kinds[n % kinds.len()];
+        let request = request(kind, connection.session_id().unwrap());
+        let begin = Instant::now();
+        connection.send(&request).await.unwrap();
+        let answer = connection.receive().await.unwrap();
+        times[n % kinds.len()].push(begin.elapsed());
+        assert_eq!(answer, refused(), "{}", kind.what);
     }
+    times
 }
 
 fn key(n: u8) -> PrivateKey {
@@ -115,6 +76,10 @@ fn key(n: u8) -> PrivateKey {
 fn offer(kind: &Kind) -> Vec<u8> {
     let request = Message::new(USERAUTH_REQUEST).string(&kind.user).string(CONNECTION).string(PUBLIC_KEY);
     request.boolean(false).string(kind.key.algorithm()).string(kind.key.public()).into_bytes()
+}
+
+fn add(all: &mut [Vec<Duration>], more: Vec<Vec<Duration>>) {
+    all.iter_mut().zip(more).for_each(|(all, more)| all.extend(more));
 }
 
 fn median(times: &[Duration]) -> Duration {
@@ -164,13 +129,17 @@ fn difference(kinds: &[Kind], times: &[Vec<Duration>]) -> Option<String> {
 async fn refusal_takes_the_same_time_whoever_is_known() {
     let rig = TestControl::with_gateways().await;
     let kinds = kinds(&rig).await;
+    let sign = |kind: &Kind, session_id: &[u8]| log_in_request(session_id, &kind.user, &kind.key).unwrap();
+    let [mut offered, mut signed] = [(); 2].map(|()| vec![Vec::new(); kinds.len()]);
     let mut found = String::new();
     for _ in 0..ATTEMPTS {
-        let gateway = Gateway::start(&rig).await;
-        let offered = gateway.times(&kinds, OFFERS, OFFERS_PER_CONNECTION, |kind, _| offer(kind)).await;
-        let signed =
-            |kind: &Kind, session_id: &[u8]| log_in_request(session_id, &kind.user, &kind.key).unwrap();
-        let signed = gateway.times(&kinds, SIGNATURES, SIGNATURES_PER_CONNECTION, signed).await;
+        // It remembers whom it has refused.
+        let gateway = SshGateway::start(&rig, Limits::default()).await;
+        add(
+            &mut offered,
+            times(&gateway, &kinds, OFFERS, OFFERS_PER_CONNECTION, |kind, _| offer(kind)).await,
+        );
+        add(&mut signed, times(&gateway, &kinds, SIGNATURES, SIGNATURES_PER_CONNECTION, sign).await);
         let different = [difference(&kinds, &offered), difference(&kinds, &signed)];
         if different.iter().all(Option::is_none) {
             return;

@@ -74,6 +74,10 @@ id! {
     KeyId, "ak-", "an API key ID"
 }
 id! {
+    /// Id of a process of a gateway.
+    GatewayId, "gw-", "a gateway ID"
+}
+id! {
     /// Id of an SSH key.
     SshKeyId, "sh-", "an SSH key ID"
 }

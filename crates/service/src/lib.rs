@@ -26,6 +26,7 @@ pub mod ssh_key_sync;
 pub mod ssh_keys;
 pub mod ssh_known_hosts;
 pub mod ssh_log_ins;
+pub mod ssh_sessions;
 pub mod ssh_settings;
 mod ssh_start;
 pub mod ssh_streams;

@@ -1,18 +1,20 @@
-//! Log-ins by SSH: who may open a session in which workspace, the keys of boots, and the record of sessions. The gateway speaks with the
-//! clients; a signature of a client is verified here, and counts once.
+//! Log-ins by SSH: who may open a session in which workspace, and the keys of boots. The gateway speaks with the clients; a signature of a
+//! client is verified here, and counts once.
 
 use std::net::IpAddr;
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use rigbox_core::authz::Principal;
-use rigbox_core::ids::{SshKeyId, WorkspaceId};
+use rigbox_core::ids::{GatewayId, SshKeyId, WorkspaceId};
 use rigbox_core::ssh_names::{SshTarget, ssh_targets};
 use rigbox_core::status::Status;
 use rigbox_proto::guest::PrepareSshRequest;
 use rigbox_ssh_keys::log_in::signed_text;
 use rigbox_ssh_keys::public_key::{PublicKey, fingerprint};
 use rigbox_ssh_keys::signature::{Verified, verify};
-use rigbox_store::{Error, Page, SSH_SECRET_LEN, SshKeyOwner, SshSecret, Store, Workspace};
+use rigbox_store::{
+    AuditEvent, Error, NewSshSession, Page, SSH_SECRET_LEN, SshKeyOwner, SshSecret, Store, Workspace,
+};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
@@ -28,6 +30,8 @@ const BOOT_KEY_LABEL: &[u8] = b"rigbox ssh boot key 1";
 /// Log-in of a client, as the gateway has received it.
 #[derive(Debug, Clone, Copy)]
 pub struct SignedLogIn<'a> {
+    /// Process that has received it.
+    pub gateway: &'a GatewayId,
     /// Hash of the transport's key exchange, which the signature is for.
     pub session_id: &'a [u8],
     /// User name.
@@ -132,7 +136,8 @@ impl SshLogIns {
     /// # Errors
     /// [`Error`]
     pub async fn log_in(&self, log_in: SignedLogIn<'_>) -> Result<SshLogIn, Error> {
-        let SignedLogIn { session_id, user_name, algorithm, key, signature, from, may_start } = log_in;
+        let SignedLogIn { gateway, session_id, user_name, algorithm, key, signature, from, may_start } =
+            log_in;
         let text = signed_text(session_id, user_name, algorithm, key);
         let verified = verify(key, algorithm, &text, signature);
         let found = self.resolve(user_name, key).await?;
@@ -158,12 +163,15 @@ impl SshLogIns {
                 Connecting::Unavailable(text) => SshLogIn::Unavailable(text),
             });
         };
-        if !self.store.take_ssh_log_in(session_id, &owner.key, self.store.now()).await? {
+        let id = &workspace.id;
+        let event = AuditEvent::by(&principal, "ssh.open", format!("{id} {}", fingerprint(key)));
+        let session =
+            NewSshSession { id: session_id, gateway, workspace: id, principal: &principal, key: &owner.key };
+        if !self.store.open_ssh_session(session, &event, self.store.now()).await? {
             warn!(workspace = %workspace.id, "a log-in was presented twice");
             return Ok(SshLogIn::Refused);
         }
         let boot_key = self.boot_key(boot).await?;
-        self.audit.record(&principal, "ssh.open", &workspace.id, &fingerprint(key));
         let boot = boot.to_owned();
         Ok(SshLogIn::Granted(SshSession { workspace: workspace.id, boot, key: owner.key, boot_key }))
     }
@@ -197,31 +205,6 @@ impl SshLogIns {
             Some(workspace) if running_boot(&workspace) == Some(boot) => Ok(SshReview::GoesOn),
             Some(_) | None => Ok(SshReview::BootEnded),
         }
-    }
-
-    /// Records the end of a session, with the bytes that have passed to the VM and from it.
-    ///
-    /// # Errors
-    /// [`Error`]
-    pub async fn close(
-        &self,
-        id: &WorkspaceId,
-        key: &SshKeyId,
-        from: Option<IpAddr>,
-        bytes: (u64, u64),
-    ) -> Result<(), Error> {
-        let principal = match self.store.ssh_key_principal(key).await? {
-            Some(principal) => principal,
-            // The key is gone, or its user disabled: the log is still the owner's.
-            None => match self.store.workspace_principal(id).await? {
-                Some(owner) => owner,
-                None => return Ok(()),
-            },
-        };
-        let principal = Principal { from, ..principal };
-        let (to_vm, to_client) = bytes;
-        self.audit.record(&principal, "ssh.close", id, &format!("{to_vm} bytes in, {to_client} out"));
-        Ok(())
     }
 
     /// Returns the workspace that a user name means to the owners of a key, with the owner of both.

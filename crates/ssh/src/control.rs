@@ -1,11 +1,11 @@
 //! Control's decisions about log-ins and sessions.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 
 use rigbox_core::dialing::SshPermit;
-use rigbox_core::ids::WorkspaceId;
+use rigbox_core::ids::{GatewayId, WorkspaceId};
 use rigbox_gateway::active_grants::EndReason;
 use rigbox_gateway::control_client::{ControlClient, Question};
 use rigbox_gateway::epochs::Epochs;
@@ -13,7 +13,8 @@ use rigbox_proto::ssh::log_in_response::Outcome;
 use rigbox_proto::ssh::review_response::Verdict;
 use rigbox_proto::ssh::ssh_gateway_client::SshGatewayClient;
 use rigbox_proto::ssh::{
-    CloseRequest, Granted, HostKeysRequest, LogInRequest, OfferKeyRequest, PrepareVmRequest, ReviewRequest,
+    AttachRequest, CloseRequest, Granted, HostKeysRequest, LogInRequest, OfferKeyRequest, PrepareVmRequest,
+    ReviewRequest,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_ssh_keys::private_key::PrivateKey;
@@ -21,6 +22,8 @@ use tonic::{Response, Status};
 
 use crate::relay::Passed;
 
+/// Client of the gateway's own questions.
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Maximum number of host keys.
 const MAX_HOST_KEYS: usize = 4;
 
@@ -68,16 +71,43 @@ pub(crate) struct Session {
     pub(crate) boot_key: PrivateKey,
 }
 
+/// End of a session, as control is told of it.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionEnd {
+    pub(crate) session_id: Vec<u8>,
+    /// Workspace, unless the session has never begun.
+    pub(crate) workspace: Option<WorkspaceId>,
+    pub(crate) client: IpAddr,
+    pub(crate) passed: Passed,
+}
+
 /// Control.
 #[derive(Debug)]
 pub(crate) struct Control {
     client: ControlClient,
+    /// Id of this process.
+    own: GatewayId,
     pub(crate) epochs: Epochs,
 }
 
 impl Control {
-    pub(crate) fn new(socket: &Path) -> Self {
-        Self { client: ControlClient::new(socket), epochs: Epochs::default() }
+    pub(crate) fn new(socket: &Path, own: GatewayId) -> Self {
+        Self { client: ControlClient::new(socket), own, epochs: Epochs::default() }
+    }
+
+    /// Returns the id of this process.
+    pub(crate) fn own_id(&self) -> &GatewayId {
+        &self.own
+    }
+
+    /// Attaches this process to control, and returns when that has ended.
+    pub(crate) async fn attach(&self) -> Result<(), Status> {
+        let request = AttachRequest { gateway_id: self.own.to_string() };
+        let attached =
+            self.ask(Question::LogIn(OWN.into()), async |mut control| control.attach(request).await);
+        let mut attached = attached.await?;
+        while attached.message().await?.is_some() {}
+        Ok(())
     }
 
     /// Returns the client, for the watch.
@@ -95,8 +125,7 @@ impl Control {
 
     /// Returns the keys by which clients know the gateway.
     pub(crate) async fn host_keys(&self) -> Result<Arc<[PrivateKey]>, ControlError> {
-        let own = IpAddr::from([127, 0, 0, 1]);
-        let reply = self.ask(Question::LogIn(own.into()), async |mut control| {
+        let reply = self.ask(Question::LogIn(OWN.into()), async |mut control| {
             control.host_keys(HostKeysRequest {}).await
         });
         let seeds = reply.await?.seeds;
@@ -165,21 +194,18 @@ impl Control {
     }
 
     /// Records the end of a session.
-    pub(crate) async fn close(
-        &self,
-        decision: &Decision,
-        client: IpAddr,
-        passed: Passed,
-    ) -> Result<(), ControlError> {
+    pub(crate) async fn close(&self, end: &SessionEnd) -> Result<(), ControlError> {
+        let SessionEnd { session_id, workspace, client, passed } = end;
         let request = CloseRequest {
-            workspace_id: decision.workspace.to_string(),
-            key_id: decision.key.clone(),
-            client_address: client.to_string(),
+            session_id: session_id.clone().into(),
             bytes_to_vm: passed.to_server,
             bytes_to_client: passed.to_client,
         };
-        let reply =
-            self.ask(Question::Review(&decision.workspace), async |mut control| control.close(request).await);
+        let question = match workspace {
+            Some(workspace) => Question::Review(workspace),
+            None => Question::LogIn((*client).into()),
+        };
+        let reply = self.ask(question, async |mut control| control.close(request).await);
         Ok(reply.await.map(drop)?)
     }
 }

@@ -16,6 +16,7 @@ use crate::connection::{Connection, Error};
 use crate::control::LogInOutcome;
 use crate::disconnect::{NO_MORE_METHODS, PROTOCOL_ERROR, SERVICE_NOT_AVAILABLE};
 use crate::log_in_end::{Admission, LogInEnd, Starting, ended};
+use crate::session_record::SessionRecord;
 use crate::state::Gateway;
 
 /// Maximum number of requests of one connection: a client may have many keys to offer.
@@ -47,6 +48,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Gateway,
     client: &mut Connection<S>,
     address: IpAddr,
+    record: &mut SessionRecord,
 ) -> Result<LogInEnd, Error> {
     let message = client.receive().await?;
     if authentication::requested_service(&message).map_err(malformed)? != Some(USERAUTH) {
@@ -66,7 +68,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         };
         let session_id = client.session_id().ok_or(Error::Unexpected)?.to_vec();
         let begin = Instant::now();
-        let refused = match answer(gateway, &session_id, request, address).await {
+        let refused = match answer(gateway, &session_id, request, address, record).await {
             Answer::Accepted(message) => {
                 client.send(&message).await?;
                 continue;
@@ -90,7 +92,13 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(ended(NO_MORE_METHODS, "Too many log-ins were refused.").into())
 }
 
-async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client: IpAddr) -> Answer {
+async fn answer(
+    gateway: &Gateway,
+    session_id: &[u8],
+    request: LogIn<'_>,
+    client: IpAddr,
+    record: &mut SessionRecord,
+) -> Answer {
     let LogIn { user, service, method } = request;
     let Method::PublicKey { algorithm, key, signature } = method else {
         // Every client asks by `none` for the methods that there are.
@@ -124,8 +132,9 @@ async fn answer(gateway: &Gateway, session_id: &[u8], request: LogIn<'_>, client
         signature: signature.to_vec().into(),
         client_address: client.to_string(),
         may_start: true,
+        gateway_id: gateway.control.own_id().to_string(),
     };
-    match gateway.control.log_in(client, request.clone()).await {
+    match record.open(request.clone()).await {
         Ok(LogInOutcome::Granted(session)) => Answer::End(Admission::Granted(session).into()),
         Ok(LogInOutcome::Starting(workspace, text)) => {
             Answer::End(LogInEnd::Starting(Starting { workspace, text, request }))

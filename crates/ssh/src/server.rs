@@ -6,11 +6,13 @@ use std::os::unix::net::UnixListener as UnixStdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rigbox_core::ids::GatewayId;
 use rigbox_gateway::active_grants::EndReason;
 use rigbox_gateway::clock::TICK_INTERVAL;
 use rigbox_shares::AddressBlock;
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::attachment;
 use crate::config::Config;
 use crate::control::Control;
 use crate::review;
@@ -43,6 +45,9 @@ pub enum Error {
     /// The socket for control is unavailable.
     #[error("failed to open the socket for control: {0}")]
     Streams(io::Error),
+    /// The system has no random numbers.
+    #[error("the system's random number generator failed: {0}")]
+    Random(getrandom::Error),
 }
 
 /// The role with its socket, which may need root; [`Bound::run`] does not.
@@ -87,11 +92,14 @@ impl Bound {
         let listener = TcpListener::from_std(self.listener);
         let listener = listener.map_err(|source| Error::Listen { address, source })?;
         let streams = self.streams.map(UnixListener::from_std).transpose().map_err(Error::Streams)?;
+        let mut own = [0; 5];
+        getrandom::fill(&mut own).map_err(Error::Random)?;
         tokio::pin!(shutdown);
         let gateway = tokio::select! {
-            gateway = start(self.config) => gateway,
+            gateway = start(self.config, GatewayId::from_random(own)) => gateway,
             () = &mut shutdown => return Ok(()),
         };
+        let attached = tokio::spawn(attachment::keep(Arc::clone(&gateway)));
         let lease = tokio::spawn(review::follow_lease(Arc::clone(&gateway)));
         tokio::select! {
             () = serve(&gateway, listener, streams) => {}
@@ -107,6 +115,7 @@ impl Bound {
         // Those that do not read in time are cut off.
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, ended).await;
         lease.abort();
+        attached.abort();
         Ok(())
     }
 }
@@ -122,8 +131,8 @@ async fn serve(gateway: &Arc<Gateway>, listener: TcpListener, streams: Option<Un
 }
 
 /// Waits for control, which has the host keys. Clients wait in the queue of the socket meanwhile.
-async fn start(config: Config) -> Arc<Gateway> {
-    let control = Control::new(&config.control_socket);
+async fn start(config: Config, own: GatewayId) -> Arc<Gateway> {
+    let control = Control::new(&config.control_socket, own);
     loop {
         match control.host_keys().await {
             Ok(keys) => return Gateway::new(config, control, keys),

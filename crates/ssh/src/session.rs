@@ -18,6 +18,7 @@ use crate::host_keys::HostKeys;
 use crate::log_in;
 use crate::log_in_end::{Admission, LogInEnd};
 use crate::relay::{Passed, relay};
+use crate::session_record::SessionRecord;
 use crate::start;
 use crate::state::Gateway;
 use crate::transport::Transport;
@@ -25,9 +26,6 @@ use crate::vm;
 
 /// Idle time after which a session ends: sessions may be idle, and a peer that is gone is found by probes.
 const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
-/// Attempts to record the end of a session.
-const CLOSE_ATTEMPTS: u32 = 5;
-const CLOSE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Serves a client in a task of its own, which ends with its place.
 pub(crate) fn spawn<S>(gateway: &Arc<Gateway>, stream: S, client: IpAddr, place: ConnectionGuard)
@@ -52,7 +50,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), Error> {
     let mut connection = Connection::new(stream, Transport::server(gateway.host_keys.get())?);
     connection.open().await?;
-    let end = log_in::accept(gateway, &mut connection, client).await?;
+    let mut record = SessionRecord::new(gateway, connection.session_id().ok_or(Error::Unexpected)?, client);
+    let end = log_in::accept(gateway, &mut connection, client, &mut record).await?;
     let workspace = match &end {
         LogInEnd::Decided(Admission::Granted(session)) => session.decision.workspace.clone(),
         LogInEnd::Decided(Admission::Ended { reason, text }) => {
@@ -63,36 +62,32 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     // From here on, the workspace's start or the session's grant bounds the connection, and no longer the time of a log-in.
     let (Some(busy), Ok(_session_place)) = (BusyGuard::new(&place), gateway.sessions.take(workspace)) else {
         let text = "This workspace has too many SSH sessions. End one, then try again.";
-        let result = connection.disconnect(TOO_MANY_CONNECTIONS, text).await;
-        if let LogInEnd::Decided(Admission::Granted(session)) = end {
-            close(gateway, &session.decision, client, Passed::default()).await;
-        }
-        return result;
+        return connection.disconnect(TOO_MANY_CONNECTIONS, text).await;
     };
     let admission = match end {
         LogInEnd::Decided(admission) => admission,
-        LogInEnd::Starting(starting) => start::wait(gateway, &mut connection, client, starting).await?,
+        LogInEnd::Starting(starting) => start::wait(&mut connection, starting, &mut record).await?,
     };
     let Session { decision, permit, boot_key } = match admission {
         Admission::Granted(session) => session,
         Admission::Ended { reason, text } => return connection.disconnect(reason, &text).await,
     };
-    let grant = gateway.grants.start(decision.clone(), i64::MAX, busy, NEVER);
-    let (passed, result) = run(gateway, connection, &grant, &permit, &boot_key).await;
+    let grant = gateway.grants.start(decision, i64::MAX, busy, NEVER);
+    let result = run(gateway, connection, &grant, &permit, &boot_key, &mut record.passed).await;
     drop(grant);
-    close(gateway, &decision, client, passed).await;
+    record.close().await;
     result
 }
 
-/// Runs a session. Returns what has passed, and how it ended.
+/// Runs a session. Returns how it ended.
 async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Arc<Gateway>,
     mut client: Connection<S>,
     grant: &ActiveGrant<Decision>,
     permit: &SshPermit,
     boot_key: &PrivateKey,
-) -> (Passed, Result<(), Error>) {
-    let mut passed = Passed::default();
+    passed: &mut Passed,
+) -> Result<(), Error> {
     // What has changed since control's answer, before the session could hear of it.
     let granted = gateway.control.review(grant.decision()).await;
     let connected = match granted {
@@ -104,20 +99,15 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let server = match connected {
         Ok(Ok(server)) => server,
-        Ok(Err(vm::ConnectError::Client(error))) => return (passed, Err(error)),
-        Ok(Err(vm::ConnectError::Vm(text))) => {
-            return (passed, client.disconnect(BY_APPLICATION, &text).await);
-        }
-        Err(reason) => return (passed, client.disconnect(BY_APPLICATION, end_text(reason)).await),
+        Ok(Err(vm::ConnectError::Client(error))) => return Err(error),
+        Ok(Err(vm::ConnectError::Vm(text))) => return client.disconnect(BY_APPLICATION, &text).await,
+        Err(reason) => return client.disconnect(BY_APPLICATION, end_text(reason)).await,
     };
-    let Some(session_id) = client.session_id() else { return (passed, Err(Error::Unexpected)) };
+    let session_id = client.session_id().ok_or(Error::Unexpected)?;
     let host_keys = HostKeys::new(gateway.host_keys.get(), session_id);
-    if let Err(error) = begin(&mut client, &host_keys).await {
-        return (passed, Err(error));
-    }
+    begin(&mut client, &host_keys).await?;
     let end = async { end_text(ended(grant).await).to_owned() };
-    let result = relay(client, server, &host_keys, &mut passed, end).await;
-    (passed, result)
+    relay(client, server, &host_keys, passed, end).await
 }
 
 /// Tells a client that it is logged in, and the keys by which it may know the gateway.
@@ -144,18 +134,5 @@ fn end_text(reason: EndReason) -> &'static str {
         EndReason::IdleTimeout => "Nothing has moved for too long.",
         EndReason::ShutDown => "The SSH gateway is restarting. Connect again.",
         EndReason::LeaseLapsed => "Rigbox cannot verify your access at the moment. Try again.",
-    }
-}
-
-/// Records the end of a session.
-async fn close(gateway: &Gateway, decision: &Decision, client: IpAddr, passed: Passed) {
-    for _ in 0..CLOSE_ATTEMPTS {
-        match gateway.control.close(decision, client, passed).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(%error, workspace = %decision.workspace, "end of a session not recorded")
-            }
-        }
-        tokio::time::sleep(CLOSE_RETRY_DELAY).await;
     }
 }

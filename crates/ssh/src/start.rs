@@ -1,6 +1,5 @@
 //! Wait for a workspace that starts because its owner connects. The log-in counts when it runs.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,7 +10,7 @@ use crate::connection::{Connection, Error};
 use crate::control::LogInOutcome;
 use crate::disconnect::{NO_MORE_METHODS, SERVICE_NOT_AVAILABLE};
 use crate::log_in_end::{Admission, Starting, ended};
-use crate::state::Gateway;
+use crate::session_record::SessionRecord;
 
 /// Time in which a workspace has to run.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
@@ -23,10 +22,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// # Errors
 /// [`Error`], if the connection fails or the client does not wait.
 pub(crate) async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
-    gateway: &Gateway,
     client: &mut Connection<S>,
-    address: IpAddr,
     starting: Starting,
+    record: &mut SessionRecord,
 ) -> Result<Admission, Error> {
     let Starting { mut text, mut request, .. } = starting;
     request.may_start = false;
@@ -42,7 +40,7 @@ pub(crate) async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
             said = client.receive() => return Err(said.err().unwrap_or(Error::Unexpected)),
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        match gateway.control.log_in(address, request.clone()).await {
+        match record.open(request.clone()).await {
             Ok(LogInOutcome::Granted(session)) => return Ok(Admission::Granted(session)),
             Ok(LogInOutcome::Starting(_, now)) => text = now,
             Ok(LogInOutcome::Unavailable(why)) => return Ok(ended(SERVICE_NOT_AVAILABLE, &why)),

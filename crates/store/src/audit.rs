@@ -3,7 +3,7 @@
 //! that.) Its beginning is deleted after a while; a sealed record says where it starts.
 
 use rigbox_core::authz::{Credential, Principal};
-use rigbox_core::ids::UserId;
+use rigbox_core::ids::{SshKeyId, UserId};
 use rigbox_core::time::Timestamp;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -40,6 +40,17 @@ impl AuditEvent {
     pub fn by_operator(user: &UserId, action: &str, target: impl ToString) -> Self {
         let (action, target) = (action.to_owned(), target.to_string());
         Self { user: user.clone(), credential: None, address: None, action, target }
+    }
+
+    /// Returns the event of a user who has logged in with this key, which may be gone.
+    pub(crate) fn by_ssh_key(
+        user: UserId,
+        key: SshKeyId,
+        address: Option<String>,
+        action: &str,
+        target: String,
+    ) -> Self {
+        Self { user, credential: Some(Credential::SshKey(key)), address, action: action.to_owned(), target }
     }
 
     /// Returns the event with the address of a caller without a credential.

@@ -36,6 +36,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     22 "0022_ssh_gateway.sql" "ssh gateway",
     23 "0023_start_on_connect.sql" "start on connect",
     24 "0024_ai.sql" "ai",
+    25 "0025_ssh_sessions.sql" "ssh sessions",
 ];
 
 /// Runs migrations that a database lacks.

@@ -1,4 +1,4 @@
-//! SSH gateway: its secrets, and the log-ins that were taken.
+//! SSH gateway: its secrets, and what its sessions are decided by.
 
 use rigbox_core::authz::{Credential, Principal, Scope};
 use rigbox_core::ids::{SshKeyId, UserId, WorkspaceId};
@@ -124,35 +124,6 @@ impl Store {
             Some(row) => Ok(Some(self.unseal(&VALUE.at(&[secret.name()]), row.try_get("value")?).await?)),
             None => Ok(None),
         }
-    }
-
-    /// Returns whether the log-in with this session id was taken.
-    pub async fn is_ssh_log_in_taken(&self, session_id: &[u8]) -> Result<bool, Error> {
-        let query = sqlx::query("SELECT 1 FROM ssh_log_ins WHERE session_id = $1");
-        Ok(query.bind(session_id).fetch_optional(&self.pool).await?.is_some())
-    }
-
-    /// Takes a log-in with a key. Returns `false` if this session id was taken before.
-    pub async fn take_ssh_log_in(
-        &self,
-        session_id: &[u8],
-        key: &SshKeyId,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
-        let mut tx = self.begin_write().await?;
-        let query =
-            "INSERT INTO ssh_log_ins (session_id, at) VALUES ($1, $2) ON CONFLICT (session_id) DO NOTHING";
-        let taken = sqlx::query(query).bind(session_id).bind(now.unix_ms()).execute(&mut *tx).await?;
-        if taken.rows_affected() == 0 {
-            return Ok(false);
-        }
-        sqlx::query("UPDATE ssh_keys SET last_used_at = $1 WHERE id = $2")
-            .bind(now.unix_ms())
-            .bind(key.as_str())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(true)
     }
 
     /// Returns the workspaces that run, with their owners.

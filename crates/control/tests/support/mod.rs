@@ -4,6 +4,7 @@
 pub(crate) mod browser;
 pub(crate) mod guests;
 pub(crate) mod node;
+pub(crate) mod ssh_gateway;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
