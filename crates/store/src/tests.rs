@@ -20,6 +20,7 @@ use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, Use
 
 mod ai;
 mod backup;
+mod earlier_schemas;
 mod full_disk;
 mod grants;
 mod orphans;

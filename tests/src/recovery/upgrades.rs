@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rigbox_testkit::blocking::eventually;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::crashes::wait_for_exec;
 use crate::TestResult;
@@ -31,7 +31,13 @@ fn write_earlier_record(path: &Path) -> Result<()> {
     Ok(fs::write(path, record.to_string())?)
 }
 
-/// The new copy has another path, and finds the journal as the version before has left it.
+/// Takes away what later versions have added to the schema of version 24.
+fn write_earlier_database(path: &Path) -> Result<()> {
+    let database = rusqlite::Connection::open(path)?;
+    Ok(database.execute_batch("DROP TABLE ssh_sessions; DELETE FROM _sqlx_migrations WHERE version > 24;")?)
+}
+
+/// The new copy has another path, and finds journal and database as earlier versions have left them.
 pub(super) fn another_copy_of_rigboxd_takes_over_running_vms(installation: &Installation) -> TestResult {
     let api = &installation.api;
     let before = installation.vmm_pids()?;
@@ -43,8 +49,12 @@ pub(super) fn another_copy_of_rigboxd_takes_over_running_vms(installation: &Inst
     let start_time = format!("cut -d' ' -f22 /proc/{process}/stat");
     let started = api.sh(&id, &start_time)?;
 
+    let app = json!({"name": "upgraded", "workspace_id": id, "port": 4714});
+    api.post("/apps", &app)?.expect(201)?;
+
     installation.stop_supervisor()?;
     ensure!(installation.vmm_pids()? == vmms, "VMMs after the stop: {:?}", installation.vmm_pids()?);
+    write_earlier_database(&installation.state().join("control/rigbox.db"))?;
     write_earlier_record(&installation.state().join("node/journal").join(format!("{id}.json")))?;
     let upgraded = installation.scratch.join("upgraded");
     installation.copy_programs(&upgraded)?;
@@ -55,6 +65,8 @@ pub(super) fn another_copy_of_rigboxd_takes_over_running_vms(installation: &Inst
     ensure!(api.sh(&id, &start_time)? == started, "the process is another one");
     ensure!(installation.vmm_pids()? == vmms, "VMMs after the start: {:?}", installation.vmm_pids()?);
     ensure!(api.status(&id)? == "running", "it is {}", api.status(&id)?);
+    let apps = api.get("/apps")?.expect(200)?;
+    ensure!(apps.to_string().contains("upgraded"), "{apps}");
     api.stop(&id)?;
     ensure!(installation.vmm_pids()?.len() == before.len(), "VMMs: {:?}", installation.vmm_pids()?);
     api.start(&id)?;
