@@ -1,12 +1,15 @@
 //! Validity of cached decisions. Time is counted in epochs: each announced change starts one. A reply of control belongs to the epoch in
 //! which it was requested, so a reply that was in flight when the change arrived is stale too. All workers of a role share this.
+//!
+//! A lease ends by a clock that nobody can set, and that goes on while the machine sleeps.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
+use rigbox_sys::clock::since_boot;
 use tokio::sync::watch;
 
 /// Maximum number of workspaces with an epoch of their own. Beyond it, a change of one workspace counts as a change of all.
@@ -28,8 +31,9 @@ pub enum Change {
 pub struct Epochs {
     current: AtomicU64,
     oldest: RwLock<Oldest>,
-    /// End of the lease; `None` before the first and after it lapsed.
-    lease: watch::Sender<Option<Instant>>,
+    /// End of the lease, by `clock`; `None` before the first and after it lapsed.
+    lease: watch::Sender<Option<Duration>>,
+    clock: fn() -> Duration,
 }
 
 /// Oldest valid epochs.
@@ -42,11 +46,23 @@ struct Oldest {
 
 impl Default for Epochs {
     fn default() -> Self {
-        Self { current: AtomicU64::new(1), oldest: RwLock::default(), lease: watch::Sender::new(None) }
+        Self::with_clock(since_boot)
     }
 }
 
 impl Epochs {
+    /// Creates the first epoch, whose lease ends by another clock than the machine's, for tests.
+    pub fn with_clock(clock: fn() -> Duration) -> Self {
+        let (current, lease) = (AtomicU64::new(1), watch::Sender::new(None));
+        Self { current, oldest: RwLock::default(), lease, clock }
+    }
+
+    /// Returns the time by which leases end.
+    #[inline]
+    pub(crate) fn now(&self) -> Duration {
+        (self.clock)()
+    }
+
     /// Returns the current epoch. Has to be read before the request to control that the epoch is for.
     #[inline]
     pub fn current(&self) -> u64 {
@@ -88,7 +104,7 @@ impl Epochs {
     }
 
     /// Renews the lease until `end`.
-    pub fn renew(&self, end: Instant) {
+    pub fn renew(&self, end: Duration) {
         self.lease.send_replace(Some(end));
     }
 
@@ -100,7 +116,7 @@ impl Epochs {
     /// Returns whether the lease is in force.
     #[inline]
     pub fn is_leased(&self) -> bool {
-        self.lease.borrow().is_some_and(|end| Instant::now() < end)
+        self.lease.borrow().is_some_and(|end| self.now() < end)
     }
 
     /// Waits until the lease is in force. Returns `false` after `timeout`.
@@ -109,7 +125,7 @@ impl Epochs {
             return true;
         }
         let mut lease = self.lease.subscribe();
-        let renewed = lease.wait_for(|end| end.is_some_and(|end| Instant::now() < end));
+        let renewed = lease.wait_for(|end| end.is_some_and(|end| self.now() < end));
         // Boxed, as is everything large and rare: a request's future is moved as a whole.
         Box::pin(tokio::time::timeout(timeout, renewed)).await.is_ok_and(|renewed| renewed.is_ok())
     }

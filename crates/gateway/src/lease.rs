@@ -2,7 +2,7 @@
 //! acknowledges it. Without a word from control for the length of a lease, everything lapses: a change may be in force that this gateway
 //! has not heard of.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use rigbox_proto::gateway::{Lease, WatchAck, WatchEvent, watch_event};
@@ -61,7 +61,7 @@ where
             lease_end = None;
         }
         tokio::time::sleep(RETRY_DELAY).await;
-        if lease_end.is_some_and(|end| end <= Instant::now()) {
+        if lease_end.is_some_and(|end| end <= epochs.now()) {
             watch.lapse();
             lease_end = None;
         }
@@ -78,7 +78,7 @@ struct Watch<'a, C, L, K> {
 
 impl<C: Fn(&Change), L: Fn(), K: Fn(String)> Watch<'_, C, L, K> {
     /// Runs one watch. `lease_end` may be left over from the previous one.
-    async fn run(&self, lease_end: &mut Option<Instant>) -> Result<Never, WatchError> {
+    async fn run(&self, lease_end: &mut Option<Duration>) -> Result<Never, WatchError> {
         #[expect(
             clippy::disallowed_methods,
             reason = "bound: acknowledgements to control, one queue per gateway"
@@ -86,19 +86,13 @@ impl<C: Fn(&Change), L: Fn(), K: Fn(String)> Watch<'_, C, L, K> {
         let (acknowledge, acknowledgements) = mpsc::channel(ACK_QUEUE_LEN);
         let mut client = self.control.changes();
         let opened = client.watch(ReceiverStream::new(acknowledgements));
-        let deadline = lease_end.unwrap_or_else(|| Instant::now() + FIRST_EVENT_TIMEOUT);
-        let opened =
-            tokio::time::timeout_at(deadline.into(), opened).await.map_err(|_| WatchError::TimedOut)?;
+        let deadline = lease_end.unwrap_or_else(|| self.epochs.now() + FIRST_EVENT_TIMEOUT);
+        let opened = self.until(deadline, opened).await?;
         let mut events = opened?.into_inner();
         let mut lease = None;
         loop {
-            let deadline = lease_end.unwrap_or_else(|| Instant::now() + FIRST_EVENT_TIMEOUT);
-            let event = tokio::time::timeout_at(deadline.into(), events.next()).await;
-            let event = event.map_err(|_| WatchError::TimedOut)?.ok_or(WatchError::Closed)??;
-            // An event from before a silence may have been queued for a long time.
-            if deadline <= Instant::now() {
-                return Err(WatchError::TimedOut);
-            }
+            let deadline = lease_end.unwrap_or_else(|| self.epochs.now() + FIRST_EVENT_TIMEOUT);
+            let event = self.until(deadline, events.next()).await?.ok_or(WatchError::Closed)??;
             let (sequence, age) = (event.sequence, event.age());
             let is_first = lease.is_none();
             if let Some(Lease { lease_ms, assertion_keys }) = self.handle(event, is_first)? {
@@ -107,12 +101,24 @@ impl<C: Fn(&Change), L: Fn(), K: Fn(String)> Watch<'_, C, L, K> {
             }
             // From the time at which control sent it: control waits for no gateway longer than that.
             let left = lease.ok_or(WatchError::NoLease)?.checked_sub(age).ok_or(WatchError::TimedOut)?;
-            let end = Instant::now() + left;
+            let end = self.epochs.now() + left;
             *lease_end = Some(end);
             self.epochs.renew(end);
             // Control that does not take acknowledgements is as good as gone.
             acknowledge.try_send(WatchAck { sequence }).map_err(|_| WatchError::Closed)?;
         }
+    }
+
+    /// Awaits something until a time. Timers stand still while the machine sleeps, so the time is looked at afterwards too: an event may
+    /// also have been queued for long.
+    async fn until<T>(
+        &self,
+        deadline: Duration,
+        something: impl Future<Output = T>,
+    ) -> Result<T, WatchError> {
+        let left = deadline.saturating_sub(self.epochs.now());
+        let output = tokio::time::timeout(left, something).await.map_err(|_| WatchError::TimedOut)?;
+        if self.epochs.now() < deadline { Ok(output) } else { Err(WatchError::TimedOut) }
     }
 
     /// Puts an event into effect. Returns the lease, if it is one.
