@@ -137,7 +137,7 @@ async fn answer(
     match record.open(request.clone()).await {
         Ok(LogInOutcome::Granted(session)) => Answer::End(Admission::Granted(session).into()),
         Ok(LogInOutcome::Starting(workspace, text)) => {
-            Answer::End(LogInEnd::Starting(Starting { workspace, text, request }))
+            Answer::End(LogInEnd::Starting(Starting { workspace, text, request: Box::new(request) }))
         }
         Ok(LogInOutcome::Unavailable(text)) => Answer::End(ended(SERVICE_NOT_AVAILABLE, &text).into()),
         Ok(LogInOutcome::Refused) => refused(gateway, user, client),

@@ -27,7 +27,7 @@ pub(crate) struct Starting {
     pub(crate) workspace: WorkspaceId,
     /// Text for the owner of the workspace.
     pub(crate) text: String,
-    pub(crate) request: LogInRequest,
+    pub(crate) request: Box<LogInRequest>,
 }
 
 impl From<Admission> for LogInEnd {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rigbox_proto::ssh::LogInRequest;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -40,7 +41,7 @@ pub(crate) async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
             said = client.receive() => return Err(said.err().unwrap_or(Error::Unexpected)),
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        match record.open(request.clone()).await {
+        match record.open(LogInRequest::clone(&request)).await {
             Ok(LogInOutcome::Granted(session)) => return Ok(Admission::Granted(session)),
             Ok(LogInOutcome::Starting(_, now)) => text = now,
             Ok(LogInOutcome::Unavailable(why)) => return Ok(ended(SERVICE_NOT_AVAILABLE, &why)),
