@@ -131,7 +131,7 @@ async fn prepare(
     let Some(setup) = state.control.setup() else {
         return Err(CallError::new(ErrorKind::Unavailable, "The AI proxy is not ready. Try again."));
     };
-    if setup.is_stopped() {
+    if setup.is_stopped {
         return Err(CallError::new(ErrorKind::NotAllowed, "The operator has stopped all AI calls."));
     }
     let place = state.calls.take(arrived.workspace.clone()).map_err(|refused| {

@@ -67,9 +67,10 @@ impl Control {
             // Taken before the work on it.
             let now = Instant::now();
             let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            let unchanged =
-                latest.as_ref().filter(|(last, _)| last.source == setup).map(|(last, _)| last.clone());
-            *latest = Some((unchanged.unwrap_or_else(|| Arc::new(Setup::new(setup))), now));
+            match latest.as_mut().filter(|_| setup.unchanged) {
+                Some((_, at)) => *at = now,
+                None => *latest = Some((Arc::new(Setup::new(setup)), now)),
+            }
         }
     }
 

@@ -5,8 +5,9 @@ use rigbox_proto::ai::{self, Model, Provider};
 
 /// Setup of the proxy.
 pub(crate) struct Setup {
-    /// As it came.
-    pub(crate) source: ai::Setup,
+    /// The operator has stopped all calls.
+    pub(crate) is_stopped: bool,
+    models: Vec<Model>,
     upstreams: Vec<Upstream>,
 }
 
@@ -59,16 +60,12 @@ impl Setup {
     /// Takes what is valid of a setup.
     pub(crate) fn new(source: ai::Setup) -> Self {
         let upstreams = source.upstreams.iter().filter_map(Upstream::new).collect();
-        Self { source, upstreams }
-    }
-
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.source.stopped
+        Self { is_stopped: source.stopped, models: source.models, upstreams }
     }
 
     /// Finds the model that clients of `provider` mean by a name, with its upstream.
     pub(crate) fn model(&self, provider: Provider, name: &str) -> Option<(&Model, &Upstream)> {
-        self.source.models.iter().filter(|model| model.id == name).find_map(|model| {
+        self.models.iter().filter(|model| model.id == name).find_map(|model| {
             let upstream = self.upstreams.iter().find(|upstream| upstream.name == model.upstream)?;
             (upstream.provider == provider).then_some((model, upstream))
         })

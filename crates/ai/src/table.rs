@@ -5,7 +5,8 @@
 //! - `strip` or `force VALUE`, in `Request` only: taken out, or set;
 //! - else alternatives, with ` | ` between them and `!` before them where the field has to be there: `string`, `number`, `bool`, `true`,
 //!   `false`, `null`, `any` (anything: schemas, arguments), `link` (a URL: one that is no `data:` has the provider fetch), a `'text'`, a
-//!   type; `[]` behind one of them is a list of it, `{}` an object whose values are it. `'text'=option` has a price factor.
+//!   type; `[]` behind one of them is a list of it, `{}` an object whose values are it. `'text*'` begins so, and `'text'=option` has a price
+//!   factor.
 //!
 //! `@refuse` makes a type one that is refused, `@one_of` a name for a list of types, `@media` one whose size its bytes do not bound
 //! (`image`: some tokens each; `context`: as many as the model reads), and `@rounds` one with which the model answers more than once.
@@ -400,7 +401,12 @@ impl Alternative {
             | (Self::Bool, Value::Bool(_))
             | (Self::Null, Value::Null) => true,
             (Self::Exactly(expected), Value::Bool(value)) => expected == value,
-            (Self::Text { text, .. }, Value::String(value)) => text == value,
+            (Self::Text { text, .. }, Value::String(value)) => match text.strip_suffix('*') {
+                Some(prefix) => {
+                    value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+                }
+                None => text == value,
+            },
             _ => false,
         }
     }

@@ -133,6 +133,10 @@ fn what_has_a_price_of_its_own_is_named() {
     let (table, request) = anthropic();
     let findings = walk(&table, &with(&request, json!({"speed": "fast", "inference_geo": "us"}))).unwrap();
     assert_eq!(findings.options.iter().collect::<Vec<_>>(), ["fast", "us"]);
+    let an_hour = json!({"system": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]});
+    assert!(walk(&table, &with(&request, an_hour)).unwrap().options.contains("cache_1h"));
+    let sound = json!({"contents": [{"parts": [{"inlineData": {"mimeType": "Audio/mp3", "data": "a"}}]}]});
+    assert!(walk(&Tables::built_in().unwrap().google, &sound).unwrap().options.contains("audio"));
     refused(&table, &with(&request, json!({"service_tier": "new"})), "service_tier");
     let url = json!({"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}});
     let findings = walk(&table, &with_content(&request, url)).unwrap();

@@ -170,8 +170,10 @@ fn to_provider(provider: Provider) -> ai::Provider {
     }
 }
 
-fn setup(setup: AiSetup) -> Setup {
+fn setup(setup: Option<AiSetup>) -> Setup {
+    let Some(setup) = setup else { return Setup { unchanged: true, ..Setup::default() } };
     Setup {
+        unchanged: false,
         stopped: setup.stopped,
         upstreams: setup.upstreams.into_iter().map(|(upstream, keys)| to_upstream(upstream, &keys)).collect(),
         models: setup.models.iter().map(to_model).collect(),

@@ -154,6 +154,7 @@ fn setup(url: &str) -> Setup {
         max_tokens_per_image: 1_000,
     };
     Setup {
+        unchanged: false,
         stopped: false,
         upstreams: vec![
             upstream("anthropic", Provider::Anthropic),

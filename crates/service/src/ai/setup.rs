@@ -11,7 +11,7 @@ use super::models::{ModelSet, Models, Upstream};
 
 /// Interval at which changes by other processes are read from the database. (`rigboxd admin` stores keys, for example.)
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Interval at which the setup is told again without a change.
+/// Interval at which the proxy is told that nothing has changed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Source of setups.
@@ -69,21 +69,24 @@ impl SetupSource {
 }
 
 impl SetupWatch {
-    /// Returns the present setup at first, and then one after each change or each second.
+    /// Returns the present setup at first, then one after each change, and none after a second without one.
     ///
     /// # Errors
     /// [`Error`]
-    pub async fn next(&mut self) -> Result<AiSetup, Error> {
+    pub async fn next(&mut self) -> Result<Option<AiSetup>, Error> {
         loop {
             self.poll.tick().await;
             let state = self.source.store.ai_proxy_state()?;
             let models_changed = self.models.has_changed().unwrap_or(false);
-            let is_due =
-                |(told, at): (AiProxyState, Instant)| told != state || at.elapsed() >= KEEPALIVE_INTERVAL;
-            if models_changed || self.told.is_none_or(is_due) {
+            let is_silent = self.told.is_some_and(|(_, at)| at.elapsed() >= KEEPALIVE_INTERVAL);
+            if models_changed || self.told.is_none_or(|(told, _)| told != state) {
                 self.models.mark_unchanged();
                 self.told = Some((state, Instant::now()));
-                return self.source.read(state.stopped).await;
+                return self.source.read(state.stopped).await.map(Some);
+            }
+            if is_silent {
+                self.told = Some((state, Instant::now()));
+                return Ok(None);
             }
         }
     }
