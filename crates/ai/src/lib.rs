@@ -11,6 +11,8 @@ mod config;
 mod control;
 mod dialect;
 mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod json;
 mod models;
 mod pump;
