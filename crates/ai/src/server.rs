@@ -92,6 +92,7 @@ impl Bound {
             api: Api::new(config.api_socket),
             tables: Tables::built_in()?,
             bodies: Bodies::new(limits.body_bytes),
+            // Calls, per workspace.
             calls: Shares::new(Bounds { total: limits.calls, per_key: limits.calls_per_workspace }),
             drains: pump::drains(),
             limits,

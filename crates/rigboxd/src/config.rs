@@ -291,8 +291,11 @@ impl Installation {
             bridge: rigbox_ai::Peer { socket: own(BRIDGE_SOCKET), uid: self.uid(Role::Node) },
             control_socket: own(AI_SOCKET),
             api_socket: own(API_BRIDGE_SOCKET),
-            extra_authorities: None,
-            limits: rigbox_ai::Limits::default(),
+            extra_authorities: self.file.ai.authorities.clone(),
+            limits: rigbox_ai::Limits {
+                calls_per_workspace: self.file.ai.calls_per_workspace.get().into(),
+                ..rigbox_ai::Limits::default()
+            },
         }
     }
 
@@ -401,7 +404,10 @@ impl Installation {
     fn ai_of_control(&self) -> rigbox_control::AiConfig {
         let ai = &self.file.ai;
         rigbox_control::AiConfig {
-            proxy: rigbox_control::GatewaysConfig { socket: self.run().join(AI_SOCKET), uids: vec![] },
+            proxy: rigbox_control::GatewaysConfig {
+                socket: self.run().join(AI_SOCKET),
+                uids: vec![self.uid(Role::Ai)],
+            },
             upstreams: self.ai_upstreams(),
             prices: rigbox_control::PriceFiles { table: ai.prices.clone(), more: ai.more_prices.clone() },
             budgets: rigbox_control::DefaultBudgets {

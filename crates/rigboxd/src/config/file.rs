@@ -87,6 +87,9 @@ pub(super) struct Ssh {
     pub(super) port: Option<u16>,
 }
 
+/// AI calls of one workspace at once.
+const AI_CALLS_PER_WORKSPACE: NonZeroU16 = NonZeroU16::new(256).unwrap();
+
 /// AI proxy.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -94,6 +97,10 @@ pub(super) struct Ai {
     pub(super) enabled: bool,
     /// Upstreams beside or in place of the providers' own.
     pub(super) upstreams: BTreeMap<String, AiUpstream>,
+    /// Certificates of authorities (PEM) that are trusted beside the system's.
+    pub(super) authorities: Option<PathBuf>,
+    /// Calls of one workspace at once.
+    pub(super) calls_per_workspace: NonZeroU16,
     /// Price table in place of the built-in one.
     pub(super) prices: Option<PathBuf>,
     /// Price table with more models.
@@ -279,6 +286,8 @@ impl Default for Ai {
         Self {
             enabled: true,
             upstreams: BTreeMap::new(),
+            authorities: None,
+            calls_per_workspace: AI_CALLS_PER_WORKSPACE,
             prices: None,
             more_prices: None,
             user_budget_usd: None,

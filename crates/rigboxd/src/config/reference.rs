@@ -205,6 +205,14 @@ const SECTIONS: &[Section] = &[
                  `stops_billing_on_abort = true` a call is aborted when its client hangs up.",
             ),
             key(
+                "authorities",
+                "path",
+                Described("none"),
+                "\"/etc/rigbox/authorities.pem\"",
+                "Certificates (PEM) of authorities that are trusted beside those of the system, for upstreams of one's own.",
+            ),
+            key("calls_per_workspace", "integer", Value, "256", "AI calls of one workspace at once."),
+            key(
                 "prices",
                 "path",
                 Described("the built-in table"),
