@@ -124,7 +124,7 @@ fn settled(installation: &Installation) -> TestResult {
 /// Copies a folder into the workspace, as one archive.
 fn copy_in(installation: &Installation, folder: &Path, name: &str, without: &[&str]) -> TestResult {
     let id = shared(installation)?;
-    let archive = installation.scratch.join(format!("{name}.tar"));
+    let archive = installation.scratch.join("copied-in.tar");
     let mut tar = Command::new("tar");
     tar.arg("-C").arg(folder).arg("-cf").arg(&archive);
     for pattern in without {
@@ -135,7 +135,8 @@ fn copy_in(installation: &Installation, folder: &Path, name: &str, without: &[&s
     let copied = installation.rig(&["cp", &source, "shared:/tmp/"]).output()?;
     ensure!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
     std::fs::remove_file(&archive)?;
-    let unpack = format!("mkdir -p ~/{name} && tar -C ~/{name} -xf /tmp/{name}.tar && rm /tmp/{name}.tar");
+    let unpack =
+        format!("mkdir -p ~/{name} && tar -C ~/{name} -xf /tmp/copied-in.tar && rm /tmp/copied-in.tar");
     installation.api.sh(&id, &unpack).map(drop)
 }
 
