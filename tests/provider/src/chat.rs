@@ -23,7 +23,7 @@ fn usage(answer: &Answer) -> Value {
 }
 
 fn call(answer: &Answer, name: &str) -> Value {
-    json!({"index": 0, "id": format!("call_{}", answer.id), "type": "function",
+    json!({"id": format!("call_{}", answer.id), "type": "function",
         "function": {"name": name, "arguments": answer.arguments()}})
 }
 
@@ -53,7 +53,9 @@ pub(crate) fn events(answer: &Answer, has_usage: bool) -> Vec<String> {
     let mut events = vec![delta(json!({"role": "assistant", "content": ""}), Value::Null)];
     events.extend(answer.words().map(|word| delta(json!({"content": word}), Value::Null)));
     if let Some(name) = &answer.tool {
-        events.push(delta(json!({"tool_calls": [call(answer, name)]}), Value::Null));
+        let mut call = call(answer, name);
+        call["index"] = json!(0);
+        events.push(delta(json!({"tool_calls": [call]}), Value::Null));
     }
     events.push(delta(json!({}), json!(finish_reason(answer))));
     if has_usage {
