@@ -16,6 +16,7 @@ mod fuzz;
 pub mod json;
 mod models;
 mod pump;
+mod response;
 mod route;
 mod server;
 mod setup;

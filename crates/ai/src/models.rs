@@ -5,7 +5,7 @@ use http::{HeaderValue, Response};
 use rigbox_proto::ai::{Model, Provider};
 use serde_json::{Value, json};
 
-use crate::call::{ResponseBody, full};
+use crate::response::{ResponseBody, full};
 
 /// Returns the list of models, all on one page.
 pub(crate) fn list(provider: Provider, models: &[&Model]) -> Response<ResponseBody> {

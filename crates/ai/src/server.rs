@@ -21,12 +21,13 @@ use tokio::net::TcpStream;
 
 use crate::body::Bodies;
 use crate::bridge::{Api, ApiConnection};
-use crate::call::{self, Arrived, ResponseBody, full};
+use crate::call::{self, Arrived};
 use crate::config::Config;
 use crate::control::Control;
 use crate::error::{CallError, ErrorKind};
 use crate::models;
 use crate::pump;
+use crate::response::{ResponseBody, full};
 use crate::route::{self, Kind, Route};
 use crate::state::State;
 use crate::table::InvalidTable;

@@ -1,0 +1,188 @@
+//! The response of a provider, on its way to the client, and what it used.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use rigbox_proto::ai::{Ending, Operation, SettleRequest, Usage};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::prepare::Prepared;
+use super::settlement::settlement;
+use crate::dialect::{Counted, Dialect};
+use crate::error::{CallError, ErrorKind};
+use crate::pump::{Client, Outcome, Pump};
+use crate::response::{ResponseBody, full};
+use crate::setup::Key;
+use crate::state::State;
+
+/// Chunks of a response on their way to a client.
+const MAX_CHUNKS: usize = 8;
+/// Headers of a provider that a client gets.
+const RETURNED_HEADERS: [&str; 8] = [
+    "content-type",
+    "openai-processing-ms",
+    "openai-version",
+    "request-id",
+    "retry-after",
+    "retry-after-ms",
+    "x-request-id",
+    "x-should-retry",
+];
+/// Limit of output that was lowered.
+const LIMIT: HeaderName = HeaderName::from_static("rigbox-ai-limit");
+/// Fields that were not forwarded.
+const STRIPPED: HeaderName = HeaderName::from_static("rigbox-ai-stripped");
+
+/// What there is to answer with at once.
+pub(super) type Head = Result<Response<ResponseBody>, CallError>;
+
+/// Passes a response on. Returns its settlement.
+pub(super) async fn pass_on(
+    state: &State,
+    prepared: &Prepared,
+    response: Response<Incoming>,
+    key: &Key,
+    head: oneshot::Sender<Head>,
+) -> SettleRequest {
+    let arrived = &prepared.arrived;
+    let (parts, body) = response.into_parts();
+    let kind = parts
+        .headers
+        .get(CONTENT_TYPE)
+        .map(|value| value.as_bytes().to_ascii_lowercase())
+        .unwrap_or_default();
+    let is_stream = kind.starts_with(b"text/event-stream");
+    let is_encoded =
+        parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding.as_bytes() != b"identity");
+    let is_success = parts.status.is_success();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bound: chunks of one response on their way to its client, per call"
+    )]
+    let (sender, receiver) = mpsc::channel(MAX_CHUNKS);
+    let holds_back = is_success && !is_stream && prepared.limit.is_lowered;
+    let pump = Pump {
+        meter: prepared.dialect.meter(&prepared.asked, prepared.limit.is_lowered),
+        provider: arrived.provider,
+        is_responses: prepared.dialect == Dialect::Responses,
+        call_id: &arrived.call_id,
+        idle: state.limits.idle,
+        after_hang_up: state.limits.after_hang_up,
+        stops_billing_on_abort: prepared
+            .setup
+            .model(arrived.provider, &prepared.asked.model)
+            .is_some_and(|(_, upstream)| upstream.stops_billing_on_abort),
+        workspace: &arrived.workspace,
+        drains: &state.drains,
+        client: Client { sender: Some(sender), has_hung_up: false },
+    };
+    let mut settled = settlement(state, &arrived.call_id, Ending::Completed);
+    settled.key_id.clone_from(&key.id);
+    settled.status = parts.status.as_u16().into();
+    settled.provider_request_id = ["request-id", "x-request-id"]
+        .iter()
+        .find_map(|name| parts.headers.get(*name)?.to_str().ok())
+        .map(|id| id.chars().take(128).collect())
+        .unwrap_or_default();
+    let reading = Instant::now();
+    let outcome = if is_encoded {
+        // It was asked for as it is. What it used cannot be read.
+        let error = CallError::new(
+            ErrorKind::Upstream,
+            "The provider's answer has an encoding that was not asked for.",
+        );
+        let _ = head.send(Err(error));
+        settled.at_bound = is_success;
+        settled.estimated = is_success;
+        settled.set_ending(Ending::Refused);
+        return settled;
+    } else if holds_back {
+        drop(receiver);
+        let (outcome, answer) =
+            Pump { client: Client { sender: None, has_hung_up: false }, ..pump }.held_back(body).await;
+        if let Err(error) = &answer {
+            settled.status = error.kind.status().as_u16().into();
+        }
+        let _ = head.send(answer.map(|bytes| returned(prepared, &parts, full(bytes))));
+        outcome
+    } else {
+        let stream =
+            StreamBody::new(ReceiverStream::new(receiver).map(|frame: io::Result<Frame<Bytes>>| frame));
+        let sent = head.send(Ok(returned(prepared, &parts, BodyExt::boxed_unsync(stream))));
+        // A client that is gone already drops the receiver.
+        drop(sent);
+        if is_stream && is_success { pump.stream(body).await } else { pump.document(body).await }
+    };
+    if !is_success {
+        // Providers do not charge for what they refuse.
+        settled.set_ending(Ending::Refused);
+        return settled;
+    }
+    count(prepared, &outcome, reading.elapsed(), &mut settled);
+    settled
+}
+
+/// Returns a response with the headers that a client gets.
+fn returned(
+    prepared: &Prepared,
+    parts: &http::response::Parts,
+    body: ResponseBody,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = match parts.status {
+        // The proxy follows no redirect, and no client of it may.
+        status if status.is_redirection() => StatusCode::BAD_GATEWAY,
+        status => status,
+    };
+    let headers = response.headers_mut();
+    for name in RETURNED_HEADERS {
+        if let Some(value) = parts.headers.get(name) {
+            headers.insert(HeaderName::from_static(name), value.clone());
+        }
+    }
+    if prepared.limit.is_lowered {
+        headers.insert(LIMIT, HeaderValue::from(prepared.limit.output_tokens));
+    }
+    if let Ok(names) = HeaderValue::from_str(&prepared.stripped.join(", "))
+        && !prepared.stripped.is_empty()
+    {
+        headers.insert(STRIPPED, names);
+    }
+    response
+}
+
+/// Writes what a call used: the provider's figures, or, of an answer that was cut off, what it can have been at most.
+fn count(prepared: &Prepared, outcome: &Outcome, time: Duration, settled: &mut SettleRequest) {
+    let Counted { usage, has_input, has_usage, cost_micro, .. } = outcome.meter.counted().clone();
+    settled.set_ending(outcome.ending);
+    settled.cost_micro = cost_micro;
+    if prepared.operation == Operation::Count {
+        return;
+    }
+    if has_usage {
+        settled.usage = Some(usage);
+        return;
+    }
+    settled.estimated = true;
+    if outcome.ending == Ending::Completed {
+        settled.at_bound = true;
+        return;
+    }
+    let seconds = time.as_secs().saturating_add(1);
+    let spoken = seconds.saturating_mul(prepared.model.max_tokens_per_second);
+    let answers = u64::from(prepared.asked.candidates.max(1));
+    let output = spoken.min(prepared.limit.output_tokens).saturating_mul(answers).max(usage.output);
+    settled.usage = Some(if has_input {
+        Usage { output, ..usage }
+    } else {
+        Usage { input: prepared.input_bound, output, ..Usage::default() }
+    });
+}
