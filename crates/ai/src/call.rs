@@ -1,6 +1,8 @@
 //! One call, from its arrival to its settlement. Once it is reserved it runs in a task of its own, which a client that vanishes does not end.
 
+mod count;
 mod exchange;
+mod outgoing;
 mod pass_on;
 mod prepare;
 mod settlement;
@@ -18,8 +20,8 @@ use crate::route::Call;
 use crate::state::State;
 
 use exchange::exchange;
+pub(crate) use outgoing::Arrived;
 use pass_on::{Head, pass_on};
-pub(crate) use prepare::Arrived;
 use prepare::{Prepared, prepare};
 use settlement::settlement;
 

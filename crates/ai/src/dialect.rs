@@ -155,6 +155,29 @@ impl Dialect {
         edits
     }
 
+    /// Returns the call that counts the tokens of another one's input, with its body; none where the provider has none.
+    pub(crate) fn counting(self, call: &Call, request: &Document<'_>) -> Option<(Call, String)> {
+        match (self, call) {
+            (Self::Anthropic, Call::AnthropicMessages) => {
+                Some((Call::AnthropicCount, only(request, &anthropic::COUNTED_FIELDS)))
+            }
+            (Self::Responses, Call::OpenAiResponses) => {
+                Some((Call::OpenAiCount, only(request, &responses::COUNTED_FIELDS)))
+            }
+            (Self::Google, Call::Google { version, model, .. }) => {
+                let call = Call::Google { version, model: model.clone(), method: GoogleMethod::Count };
+                Some((call, google::counting(model, request)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads the answer of a call that counts.
+    pub(crate) fn counted(self, body: &[u8]) -> Option<u64> {
+        let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
+        answer.get(if self == Self::Google { "totalTokens" } else { "input_tokens" })?.as_u64()
+    }
+
     /// Returns the reader of a response. `is_lowered`: the limit is ours.
     pub(crate) fn meter(self, asked: &Asked, is_lowered: bool) -> Box<dyn Meter> {
         match self {
@@ -167,13 +190,23 @@ impl Dialect {
     }
 }
 
+/// Returns a request with these fields alone.
+fn only(request: &Document<'_>, names: &[&str]) -> String {
+    let dropped = request.fields.iter().filter(|field| !names.contains(&field.name.as_ref()));
+    let edits: Edits = dropped.map(|field| (field.name.to_string(), Edit::Remove)).collect();
+    write(request, &edits)
+}
+
 /// Returns a request with changes. Fields that are not changed are byte for byte as they were, and without changes all is.
 pub(crate) fn apply(body: &Bytes, request: &Document<'_>, edits: &Edits) -> Bytes {
     if edits.is_empty() {
         return body.clone();
     }
-    let mut text = String::with_capacity(body.len() + 64);
-    text.push('{');
+    Bytes::from(write(request, edits))
+}
+
+fn write(request: &Document<'_>, edits: &Edits) -> String {
+    let mut text = String::from("{");
     let mut push = |name: &str, raw: &str| {
         if text.len() > 1 {
             text.push(',');
@@ -199,7 +232,7 @@ pub(crate) fn apply(body: &Bytes, request: &Document<'_>, edits: &Edits) -> Byte
         }
     }
     text.push('}');
-    Bytes::from(text)
+    text
 }
 
 /// Returns the count in a field, or none if it is absent or null.

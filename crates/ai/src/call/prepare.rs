@@ -4,33 +4,23 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use hyper::body::Incoming;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::reserve_response::Outcome as Reserved;
-use rigbox_proto::ai::{Ending, Model, Operation, Provider, Reason, ReserveRequest};
+use rigbox_proto::ai::{Ending, Model, Operation, Reason, ReserveRequest};
 
+use super::count::count;
+use super::outgoing::Arrived;
 use super::settlement::settlement;
 use crate::dialect::{Asked, Dialect, Limit, apply};
 use crate::error::{CallError, ErrorKind};
 use crate::json::Document;
-use crate::route::Call;
 use crate::setup::Setup;
 use crate::state::State;
 use crate::table::Findings;
 
 /// Tokens that a provider may add to what stands in the request: its own words about tools and forms.
 const OVERHEAD_TOKENS: u64 = 4_096;
-
-/// Call that has arrived.
-pub(crate) struct Arrived {
-    pub(crate) workspace: WorkspaceId,
-    pub(crate) provider: Provider,
-    pub(crate) call: Call,
-    pub(crate) call_id: String,
-    pub(crate) headers: HeaderMap,
-    pub(crate) query: Option<String>,
-}
 
 /// Call that may be made.
 pub(super) struct Prepared {
@@ -83,7 +73,9 @@ pub(super) async fn prepare(
         return Err(CallError::new(ErrorKind::NotFound, text));
     };
     let model = model.clone();
-    let input_bound = input_bound(body.bytes.len(), &findings, &model);
+    let mut input_bound = input_bound(body.bytes.len(), &findings, &model);
+    // A model that answers more than once reads more than once.
+    let rounds = 1 + u64::from(findings.has_rounds);
     let candidates = asked.candidates.saturating_add(u32::from(findings.has_rounds));
     let request = ReserveRequest {
         run_id: state.control.run_id.clone(),
@@ -99,7 +91,22 @@ pub(super) async fn prepare(
         fetches_urls: findings.fetches_urls,
         options: findings.options.iter().cloned().collect(),
     };
-    let limit = reserve(state, &arrived, request, operation).await?;
+    let is_tied = is_tied(&body.bytes);
+    let limit = match reserve(state, &arrived, request.clone(), operation).await {
+        Err(error) if error.kind == ErrorKind::InsufficientCredits && operation == Operation::Generate => {
+            // The bound is far from what most texts take, and the provider counts for nothing.
+            let counted = count(state, &arrived, dialect, &setup, &document, &asked.model, is_tied).await;
+            let Some(counted) = counted.map(|counted| counted.saturating_mul(rounds)) else {
+                return Err(error);
+            };
+            if counted >= input_bound {
+                return Err(error);
+            }
+            input_bound = counted;
+            reserve(state, &arrived, ReserveRequest { input_tokens: counted, ..request }, operation).await?
+        }
+        reserved => reserved?,
+    };
     let edits = if operation == Operation::Count {
         // Nothing is made, so nothing is limited or kept.
         findings.stripped.iter().map(|name| (name.clone(), crate::dialect::Edit::Remove)).collect()
@@ -113,7 +120,7 @@ pub(super) async fn prepare(
         input_bound,
         body: apply(&body.bytes, &document, &edits),
         stripped: findings.stripped.clone(),
-        is_tied: is_tied(&body.bytes),
+        is_tied,
         asked,
         model,
         setup,
@@ -131,7 +138,6 @@ fn input_bound(bytes: usize, findings: &Findings, model: &Model) -> u64 {
     if findings.fills_context {
         bound = model.context_tokens;
     }
-    // A model that answers more than once reads more than once.
     bound.min(model.context_tokens).saturating_mul(1 + u64::from(findings.has_rounds))
 }
 

@@ -7,6 +7,17 @@ use crate::json::{Document, Value};
 use crate::table::Refusal;
 
 const LIMIT: &str = "max_tokens";
+/// Fields of a request for a count.
+pub(super) const COUNTED_FIELDS: [&str; 8] = [
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "context_management",
+];
 
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
     let thinking = request.get("thinking").and_then(|thinking| thinking.get("budget_tokens"));

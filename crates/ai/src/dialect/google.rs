@@ -73,6 +73,13 @@ pub(super) fn edits(request: &Document<'_>, limit: Limit, edits: &mut Edits) {
     edits.push((name, Edit::Set(changed)));
 }
 
+/// Returns the request for a count: the whole request in another one.
+pub(super) fn counting(model: &str, request: &Document<'_>) -> String {
+    let name = serde_json::Value::from(format!("models/{model}")).to_string();
+    let whole = super::write(request, &vec![("model".to_owned(), Edit::Set(name))]);
+    format!("{{\"generateContentRequest\":{whole}}}")
+}
+
 /// Reader of one response.
 pub(super) struct GoogleMeter {
     counted: Counted,

@@ -11,6 +11,18 @@ use crate::table::Refusal;
 
 const LIMIT: &str = "max_output_tokens";
 const INCLUDE: &str = "include";
+/// Fields of a request for a count.
+pub(super) const COUNTED_FIELDS: [&str; 9] = [
+    "model",
+    "input",
+    "instructions",
+    "parallel_tool_calls",
+    "reasoning",
+    "text",
+    "tool_choice",
+    "tools",
+    "truncation",
+];
 /// What a reasoning model's next turn needs where the provider keeps nothing.
 const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 

@@ -54,6 +54,17 @@ impl Table {
         work(&mut self.0.lock().unwrap())
     }
 
+    /// Waits until no call is open.
+    pub(crate) async fn all_settled(&self) {
+        for _ in 0..500 {
+            if self.with(|ledger| ledger.reserved.is_empty()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{} calls are open after 10 s", self.with(|ledger| ledger.reserved.len()));
+    }
+
     /// Waits for the settlement of a call.
     pub(crate) async fn settled(&self, number: usize) -> SettleRequest {
         for _ in 0..500 {

@@ -11,8 +11,9 @@ fn messages(text: &str, is_stream: bool) -> Value {
         "messages": [{"role": "user", "content": text}]})
 }
 
-/// Leaves credits for the input and some output.
-fn leave(host: &Host, output: u64) {
+/// Leaves credits for the input and some output, once no call is open.
+async fn leave(host: &Host, output: u64) {
+    host.control.all_settled().await;
     let input = u64::try_from(messages("[tokens:500]", true).to_string().len()).unwrap() + 4_096;
     host.control.with(|ledger| ledger.credits = ledger.spent + input + output + 10);
 }
@@ -39,7 +40,7 @@ async fn input_is_bounded_by_its_bytes_or_by_what_the_model_reads() {
 #[tokio::test]
 async fn limit_is_lowered_to_what_is_left_and_named() {
     let host = Host::start().await;
-    leave(&host, 100);
+    leave(&host, 100).await;
     let answer = host.post("/v1/messages", &messages("hello", true)).await;
     let limit = host.provider.last().json()["max_tokens"].as_u64().unwrap();
     assert!((90..=120).contains(&limit), "{limit}");
@@ -50,7 +51,7 @@ async fn limit_is_lowered_to_what_is_left_and_named() {
 #[tokio::test]
 async fn answer_that_our_limit_ended_is_not_taken_for_whole() {
     let host = Host::start().await;
-    leave(&host, 50);
+    leave(&host, 50).await;
     let cut_call = host.post("/v1/messages", &messages("[tokens:500][tool]", true)).await;
     let last = cut_call.events().pop().unwrap();
     assert_eq!(
@@ -62,14 +63,14 @@ async fn answer_that_our_limit_ended_is_not_taken_for_whole() {
     // What it took is known all the same.
     let settled = host.control.settled(0).await;
     assert!(!settled.estimated && settled.usage.unwrap().output > 40, "{settled:?}");
-    leave(&host, 50);
+    leave(&host, 50).await;
     let text = host.post("/v1/messages", &messages("[tokens:500]", true)).await;
     assert!(text.body.contains("max_tokens") && text.body.contains("message_stop"));
-    leave(&host, 50);
+    leave(&host, 50).await;
     let whole = host.post("/v1/messages", &messages("[tokens:500]", false)).await;
     assert_eq!((whole.status, whole.json()["error"]["type"].as_str()), (402, Some("billing_error")));
     assert!(whole.head.contains("x-should-retry: false"));
-    leave(&host, 50);
+    leave(&host, 50).await;
     let responses = json!({"model": "gpt", "stream": true, "input": "[tokens:500]"});
     let failed = host.post("/v1/responses", &responses).await;
     let last = failed.events().pop().unwrap();
@@ -80,6 +81,43 @@ async fn answer_that_our_limit_ended_is_not_taken_for_whole() {
     let mut own = messages("[tokens:500]", false);
     own["max_tokens"] = json!(20);
     assert_eq!(host.post("/v1/messages", &own).await.json()["stop_reason"], "max_tokens");
+}
+
+#[tokio::test]
+async fn provider_is_asked_for_its_count_where_the_bound_does_not_fit() {
+    let host = Host::start().await;
+    // 40,000 bytes, which are 10,000 tokens at this provider.
+    let long = "word ".repeat(8_000);
+    host.control.with(|ledger| ledger.credits = 20_000);
+    let contents = json!([{"role": "user", "parts": [{"text": long}]}]);
+    let calls = [
+        ("/v1/messages", messages(&long, false), "/v1/messages/count_tokens"),
+        (
+            "/v1/responses",
+            json!({"model": "gpt", "input": long, "store": false}),
+            "/v1/responses/input_tokens",
+        ),
+        (
+            "/google/v1beta/models/gemini:generateContent",
+            json!({"contents": contents}),
+            "/v1beta/models/gemini:countTokens",
+        ),
+    ];
+    for (number, (path, body, count)) in calls.into_iter().enumerate() {
+        let answer = host.post(path, &body).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        let seen = host.provider.seen();
+        let counted = seen.iter().rev().nth(1).unwrap();
+        assert_eq!(counted.path, count);
+        assert_eq!(counted.json().get("stream"), None);
+        let reserved = host.control.with(|ledger| ledger.requests.last().cloned()).unwrap();
+        assert!((10_000..12_000).contains(&reserved.input_tokens), "{path}: {reserved:?}");
+        host.control.settled(number).await;
+        host.control.with(|ledger| ledger.credits = ledger.spent + 20_000);
+    }
+    // What the count does not fit into either is refused.
+    host.control.with(|ledger| ledger.credits = ledger.spent + 5_000);
+    assert_eq!(host.post("/v1/messages", &messages(&long, false)).await.status, 402);
 }
 
 #[tokio::test]
@@ -108,7 +146,13 @@ async fn empty_account_stops_each_client_at_once() {
     host.control.with(|ledger| ledger.setup.stopped = true);
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(host.post("/v1/messages", &messages("hello", true)).await.status, 403);
-    assert_eq!(host.provider.seen().len(), 0);
+    // Nothing but counts, which are for nothing.
+    assert!(
+        host.provider
+            .seen()
+            .iter()
+            .all(|seen| seen.path.contains("ount") || seen.path.ends_with("input_tokens"))
+    );
 }
 
 #[tokio::test]
@@ -147,15 +191,9 @@ async fn two_hundred_streams_with_clients_that_vanish_stay_within_the_cap() {
         }
     });
     futures_util::future::join_all(calls).await;
-    for _ in 0..500 {
-        if host.control.with(|ledger| ledger.reserved.is_empty()) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    host.control.all_settled().await;
     let billed = host.provider.billed();
     host.control.with(|ledger| {
-        assert!(ledger.reserved.is_empty(), "{} calls are open", ledger.reserved.len());
         let made: Vec<_> = ledger.settled.iter().filter(|settled| settled.status == 200).collect();
         assert_eq!(made.len(), billed.len());
         for settled in made {

@@ -1,0 +1,94 @@
+//! The request to a provider: our own, with what is on the lists of the client's.
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http_body_util::Full;
+use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::ai::Provider;
+
+use crate::route::Call;
+use crate::setup::{Key, Upstream};
+
+/// Headers of a client that a provider gets.
+const FORWARDED_HEADERS: [&str; 8] = [
+    "accept",
+    "anthropic-beta",
+    "anthropic-version",
+    "content-type",
+    "openai-beta",
+    "user-agent",
+    "x-app",
+    "x-goog-api-client",
+];
+/// Prefix of what SDKs say about themselves.
+const SDK_HEADERS: &str = "x-stainless-";
+/// Our id of the call, at the provider.
+const PROVIDERS_CALL_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+
+/// Call that has arrived.
+pub(crate) struct Arrived {
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) provider: Provider,
+    pub(crate) call: Call,
+    pub(crate) call_id: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: Option<String>,
+}
+
+/// Builds the request for a call, which is the one that has arrived or goes before it.
+pub(super) fn request(
+    arrived: &Arrived,
+    call: &Call,
+    body: Bytes,
+    upstream: &Upstream,
+    key: &Key,
+) -> Result<Request<Full<Bytes>>, http::Error> {
+    let query = query(call, arrived.query.as_deref());
+    let mut request = Request::post(upstream.uri(&call.upstream_path(), query.as_deref())?);
+    if let Some(headers) = request.headers_mut() {
+        for (name, value) in &arrived.headers {
+            if FORWARDED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(SDK_HEADERS) {
+                headers.append(name, value.clone());
+            }
+        }
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(PROVIDERS_CALL_ID, HeaderValue::from_str(&arrived.call_id)?);
+        if !headers.contains_key(CONTENT_TYPE) {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        match arrived.provider {
+            // Newer versions of the API want a bearer token, and each SDK sends what its version wants.
+            Provider::Anthropic
+                if !arrived.headers.contains_key("x-api-key")
+                    && arrived.headers.contains_key(AUTHORIZATION) =>
+            {
+                headers.insert(AUTHORIZATION, key.bearer());
+            }
+            Provider::Anthropic => {
+                headers.insert("x-api-key", key.bare());
+            }
+            Provider::Google => {
+                headers.insert("x-goog-api-key", key.bare());
+            }
+            Provider::Openai | Provider::Openrouter | Provider::Unspecified => {
+                headers.insert(AUTHORIZATION, key.bearer());
+            }
+        }
+    }
+    request.body(Full::new(body))
+}
+
+/// Returns the parameters of a query that are on the list. Keys in a query are dropped with the rest.
+fn query(call: &Call, query: Option<&str>) -> Option<String> {
+    let sent: Vec<_> = form_urlencoded::parse(query?.as_bytes()).collect();
+    let mut kept = form_urlencoded::Serializer::new(String::new());
+    let mut is_empty = true;
+    for (name, value) in call.query_parameters() {
+        if sent.iter().any(|(sent_name, sent_value)| sent_name == name && sent_value == value) {
+            kept.append_pair(name, value);
+            is_empty = false;
+        }
+    }
+    (!is_empty).then(|| kept.finish())
+}
