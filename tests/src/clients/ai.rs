@@ -44,7 +44,7 @@ const ENVIRONMENT: [(&str, &str); 7] = [
 ];
 
 /// Provider at the address that the installation's configuration has, started once.
-fn provider() -> Result<&'static Provider> {
+pub(crate) fn provider() -> Result<&'static Provider> {
     static PROVIDER: OnceLock<Result<Provider, String>> = OnceLock::new();
     let started = PROVIDER.get_or_init(|| {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
@@ -72,12 +72,18 @@ fn set_keys(installation: &Installation) -> TestResult {
         return Ok(());
     }
     for upstream in ["anthropic", "openai", "google"] {
-        let mut command = installation.command("rigboxd");
-        command.args(["admin", "provider-key", "set", upstream, "--config"]).arg(installation.config());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-        child.stdin.take().context("no input")?.write_all(KEY.as_bytes())?;
-        ensure!(child.wait()?.success(), "the key for {upstream} is not set");
+        set_key(installation, upstream, KEY)?;
     }
+    Ok(())
+}
+
+/// Sets the operator's key for an upstream.
+pub(crate) fn set_key(installation: &Installation, upstream: &str, key: &str) -> TestResult {
+    let mut command = installation.command("rigboxd");
+    command.args(["admin", "provider-key", "set", upstream, "--config"]).arg(installation.config());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    child.stdin.take().context("no input")?.write_all(key.as_bytes())?;
+    ensure!(child.wait()?.success(), "the key for {upstream} is not set");
     Ok(())
 }
 
@@ -92,7 +98,7 @@ fn run(installation: &Installation, line: &str) -> Result<(String, i64)> {
 }
 
 /// Makes a call by curl, and returns status and body.
-fn call(installation: &Installation, body: &Value) -> Result<(u16, String)> {
+pub(crate) fn call(installation: &Installation, body: &Value) -> Result<(u16, String)> {
     let line = format!(
         "curl -sS -w '\\n%{{http_code}}' -H 'content-type: application/json' -H 'x-api-key: mine' \
          -d '{body}' http://172.16.0.1:9090/v1/messages"
@@ -103,7 +109,7 @@ fn call(installation: &Installation, body: &Value) -> Result<(u16, String)> {
     Ok((status.parse()?, body.to_owned()))
 }
 
-fn message(text: &str) -> Value {
+pub(crate) fn message(text: &str) -> Value {
     json!({"model": "claude-haiku-4-5", "max_tokens": 500, "messages": [{"role": "user", "content": text}]})
 }
 

@@ -9,10 +9,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::TestResult;
+use crate::clients::{ai, shared};
 use crate::harness::installation::Installation;
 use crate::harness::search::{Findings, Needle, Search};
 
-tests![secrets_are_only_in_the_memory_of_their_workspace,];
+tests![secrets_are_only_in_the_memory_of_their_workspace, providers_keys_are_only_in_the_memory_of_the_proxy,];
 
 /// Secrets that are allowed in the workspace's memory; no secret is allowed elsewhere.
 const IN_MEMORY: [&str; 2] = ["environment value", "workspace key"];
@@ -130,4 +131,52 @@ fn secrets_are_only_in_the_memory_of_their_workspace(installation: &Installation
     let log = std::fs::read_to_string(installation.log())?;
     ensure!(log.contains(&id), "the log that was searched is the one that is written");
     api.remove(&id)
+}
+
+fn providers_keys_are_only_in_the_memory_of_the_proxy(installation: &Installation) -> TestResult {
+    let (provider, key, mark) = (ai::provider()?, unique("sk-canary")?, unique("prompt")?);
+    // Keys of others, of an earlier module, would be used first.
+    for listed in
+        installation.admin(&["provider-key", "ls"])?.lines().filter(|line| line.contains("anthropic"))
+    {
+        let id = listed.split_whitespace().next().context("no id")?;
+        installation.admin(&["provider-key", "rm", id])?;
+    }
+    ai::set_key(installation, "anthropic", &key)?;
+    installation.admin(&["ai", "grant", "owner@example.org", "1"])?;
+    let id = shared(installation)?;
+    rigbox_testkit::blocking::eventually("the key is used", std::time::Duration::from_secs(60), || {
+        let (status, _) = ai::call(installation, &ai::message(&mark))?;
+        Ok((status == 200 && provider.last().header("x-api-key") == key).then_some(()))
+    })?;
+    // What the provider says of a key that it refuses does not reach the workspace with the key in it.
+    provider.refuse_key(&key, 401);
+    let (status, body) = ai::call(installation, &ai::message("again"))?;
+    ensure!(status == 401 && !body.contains(&key), "{status} {body}");
+
+    let search = Search::new(&[needle("provider key", &key), needle(IN_PROCESS_MARK, &mark)])?;
+    let roles = installation.role_pids()?;
+    for (role, pid) in roles.iter().filter(|(role, _)| role != "control") {
+        let mut memory = Findings::new();
+        search.memory(*pid, &mut memory)?;
+        let has_key = kinds(&memory).contains(&"provider key");
+        ensure!(has_key == (role == "ai"), "{role}: {memory:?}");
+    }
+    let mut in_vm = Findings::new();
+    for pid in installation.vmm_pids()? {
+        search.memory(pid, &mut in_vm)?;
+    }
+    ensure!(kinds(&in_vm) == [IN_PROCESS_MARK], "in the memory of a VM: {in_vm:?}");
+    installation.api.sudo(&id, "sync")?;
+    let mut strays = Vec::new();
+    let mut with = |path: &Path, seen: Findings| {
+        let seen = seen.into_iter().filter(|(kind, _)| *kind == "provider key");
+        strays.extend(seen.map(|(kind, form)| format!("{kind} ({form}) in {}", path.display())));
+    };
+    search.folder(&installation.scratch, &mut with)?;
+    search.folder(&installation.run_dir(), &mut with)?;
+    ensure!(strays.is_empty(), "leaked keys:\n{}", strays.join("\n"));
+    let log = std::fs::read_to_string(installation.log())?;
+    ensure!(!log.contains(&mark), "a prompt is in the log");
+    Ok(())
 }
