@@ -147,7 +147,12 @@ impl Dialect {
         edits.extend(findings.forced.iter().map(|(name, value)| (name.clone(), Edit::Set(value.clone()))));
         match self {
             Self::Anthropic => anthropic::edits(request, limit, &mut edits),
-            Self::Chat => chat::edits(request, asked, provider, limit, &mut edits),
+            Self::Chat => {
+                chat::edits(request, asked, provider, limit, &mut edits);
+                if provider == Provider::Openrouter {
+                    edits.push(chat::price_cap(model));
+                }
+            }
             Self::Responses => responses::edits(request, model, limit, &mut edits),
             Self::Google => google::edits(request, limit, &mut edits),
             Self::Embeddings | Self::GoogleEmbed => {}

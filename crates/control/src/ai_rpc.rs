@@ -207,6 +207,8 @@ fn to_model(model: &Model) -> ai::Model {
         max_tokens_per_second: entry.max_tokens_per_second,
         embeds: entry.embeds,
         max_tokens_per_image: entry.max_tokens_per_image,
+        input_price: entry.prices.rates.input,
+        output_price: entry.prices.rates.output,
     }
 }
 

@@ -1,6 +1,6 @@
 //! OpenAI's Chat Completions API, and those that follow it.
 
-use rigbox_proto::ai::{Provider, Usage};
+use rigbox_proto::ai::{Model, Provider, Usage};
 use serde::Deserialize;
 
 use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, candidates, count, is_true, model};
@@ -54,6 +54,17 @@ pub(super) fn edits(
     if asked.hides_usage {
         edits.push((STREAM_OPTIONS.into(), Edit::Set(with_usage(request))));
     }
+}
+
+/// Returns the field by which OpenRouter asks no seller with higher prices than those of our table.
+pub(super) fn price_cap(model: &Model) -> (String, Edit) {
+    // In US dollars per million tokens; a decimal point is a shift, so nothing is rounded.
+    let dollars = |micro: u64| format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000);
+    let (input, output) = (dollars(model.input_price), dollars(model.output_price));
+    (
+        "provider".into(),
+        Edit::Set(format!("{{\"max_price\":{{\"prompt\":{input},\"completion\":{output}}}}}")),
+    )
 }
 
 /// Returns the options of a stream, with the usage.

@@ -134,6 +134,25 @@ async fn nothing_is_kept_at_the_provider_and_usage_is_asked_for() {
 }
 
 #[tokio::test]
+async fn openrouter_asks_no_seller_that_is_dearer_than_the_table() {
+    let host = Host::start().await;
+    let mut chat = json!({"model": "some/model", "messages": [{"role": "user", "content": "hello"}],
+        "provider": {"order": ["dear"], "max_price": {"prompt": 99}}});
+    let path = "/openrouter/api/v1/chat/completions";
+    assert_eq!(host.post(path, &chat).await.status, 200);
+    let seen = host.provider.last();
+    assert!(seen.path.starts_with("/api/v1/"), "{}", seen.path);
+    assert_eq!(seen.json()["provider"], json!({"max_price": {"prompt": 0.3, "completion": 1.25}}));
+    for field in ["models", "plugins", "preset", "route"] {
+        chat[field] = json!(["x"]);
+        assert_eq!(host.post(path, &chat).await.status, 400, "{field}");
+        chat[field] = json!(null);
+    }
+    chat["model"] = json!("openrouter/auto");
+    assert_eq!(host.post(path, &chat).await.status, 404);
+}
+
+#[tokio::test]
 async fn second_key_is_used_where_the_first_is_not_taken() {
     let host = Host::start().await;
     host.provider.refuse_key(KEY, 429);

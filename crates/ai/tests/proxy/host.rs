@@ -163,6 +163,8 @@ fn setup(url: &str) -> Setup {
         max_tokens_per_second: 500,
         embeds: id.starts_with("embed"),
         max_tokens_per_image: 1_000,
+        input_price: 300_000,
+        output_price: 1_250_000,
     };
     Setup {
         unchanged: false,
