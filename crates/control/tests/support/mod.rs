@@ -50,8 +50,11 @@ pub(crate) struct TestControl {
     gateways: bool,
     /// DNS servers that control uses from its next start.
     pub(crate) dns: Vec<SocketAddr>,
+    ai_url: String,
 }
 
+/// Address of an upstream of AI calls that does not exist.
+const NO_PROVIDER: &str = "https://api.anthropic.example";
 /// Price table without models.
 const NO_MODELS: &str = r#"{"date":"2026-11-27","source":"test","models":{}}"#;
 
@@ -78,19 +81,24 @@ impl TestControl {
     }
 
     pub(crate) async fn with_plans(timeouts: Timeouts, plans: Plans) -> Self {
-        Self::with_all(timeouts, plans, false).await
+        Self::with_all(timeouts, plans, false, NO_PROVIDER).await
+    }
+
+    /// Starts a control role whose upstream of AI calls is at `ai_url`.
+    pub(crate) async fn with_provider(ai_url: &str) -> Self {
+        Self::with_all(Timeouts::default(), Plans::default(), false, ai_url).await
     }
 
     /// Starts a control role that accepts gateways at `gateway.sock`.
     pub(crate) async fn with_gateways() -> Self {
-        Self::with_all(Timeouts::default(), Plans::default(), true).await
+        Self::with_all(Timeouts::default(), Plans::default(), true, NO_PROVIDER).await
     }
 
-    async fn with_all(timeouts: Timeouts, plans: Plans, gateways: bool) -> Self {
+    async fn with_all(timeouts: Timeouts, plans: Plans, gateways: bool, ai_url: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("more-ai-prices.json"), NO_MODELS).unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = config(directory.path(), address, timeouts, plans, gateways, vec![]);
+        let config = config(directory.path(), address, timeouts, plans, gateways, vec![], ai_url);
         let created = rigbox_control::admin::bootstrap(&config, "a@example.com").await.unwrap();
         let mut rig = Self {
             directory,
@@ -107,6 +115,7 @@ impl TestControl {
             plans,
             gateways,
             dns: Vec::new(),
+            ai_url: ai_url.to_owned(),
         };
         rig.start_node();
         rig.start_guests();
@@ -122,6 +131,7 @@ impl TestControl {
             self.plans,
             self.gateways,
             self.dns.clone(),
+            &self.ai_url,
         )
     }
 
@@ -316,6 +326,7 @@ fn config(
     plans: Plans,
     gateways: bool,
     dns: Vec<SocketAddr>,
+    ai_url: &str,
 ) -> Config {
     Config {
         database: directory.join("rigbox.db"),
@@ -348,7 +359,7 @@ fn config(
             upstreams: vec![Upstream {
                 name: "anthropic".to_owned(),
                 provider: Provider::Anthropic,
-                base_url: "https://api.anthropic.example".to_owned(),
+                base_url: ai_url.to_owned(),
                 stops_billing_on_abort: false,
             }],
             prices: PriceFiles { table: None, more: Some(directory.join("more-ai-prices.json")) },
