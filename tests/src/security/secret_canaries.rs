@@ -154,6 +154,10 @@ fn providers_keys_are_only_in_the_memory_of_the_proxy(installation: &Installatio
     let (status, body) = ai::call(installation, &ai::message("again"))?;
     ensure!(status == 401 && !body.contains(&key), "{status} {body}");
 
+    // Shows that the search works, also when the memory of the call is used for something else.
+    installation
+        .api
+        .sh(&id, &format!("setsid -f sh -c ': {mark}; sleep 600' > /dev/null 2>&1 < /dev/null"))?;
     let search = Search::new(&[needle("provider key", &key), needle(IN_PROCESS_MARK, &mark)])?;
     let roles = installation.role_pids()?;
     for (role, pid) in roles.iter().filter(|(role, _)| role != "control") {
