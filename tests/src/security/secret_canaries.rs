@@ -145,6 +145,10 @@ fn providers_keys_are_only_in_the_memory_of_the_proxy(installation: &Installatio
     ai::set_key(installation, "anthropic", &key)?;
     installation.admin(&["ai", "grant", "owner@example.org", "1"])?;
     let id = shared(installation)?;
+    // Earlier modules have stopped it.
+    if installation.api.status(&id)? != "running" {
+        installation.api.start(&id)?;
+    }
     rigbox_testkit::blocking::eventually("the key is used", std::time::Duration::from_secs(60), || {
         let (status, _) = ai::call(installation, &ai::message(&mark))?;
         Ok((status == 200 && provider.last().header("x-api-key") == key).then_some(()))
