@@ -1,4 +1,4 @@
-//! What a VM asks of the API (`/rig/…`), passed on to control: on a connection of its own for each connection of a VM, so that control
+//! Requests of a VM to the API (`/rig/…`), passed on to control: on a connection of its own for each connection of a VM, so that control
 //! knows the workspace as the node named it.
 
 use std::io;

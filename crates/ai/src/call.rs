@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 
 use crate::error::{CallError, ErrorKind};
 use crate::response::{ResponseBody, full};
-use crate::route::Call;
 use crate::state::State;
 
 use exchange::exchange;
@@ -28,47 +27,51 @@ use settlement::settlement;
 /// Id of a call, in the response to its client.
 const CALL_ID: HeaderName = HeaderName::from_static("rigbox-call-id");
 
-/// Answers a call.
+/// Answers a call. It runs in a task of its own from the start: a client that vanishes while control reserves leaves nothing reserved.
 pub(crate) async fn answer(state: Arc<State>, arrived: Arrived, body: Incoming) -> Response<ResponseBody> {
-    let (provider, call_id) = (arrived.provider, arrived.call_id.clone());
-    let is_responses = matches!(arrived.call, Call::OpenAiResponses | Call::OpenAiCount);
-    let head = match prepare(&state, arrived, body).await {
-        Err(error) => Err(error),
-        Ok((prepared, place)) => {
-            let (sender, receiver) = oneshot::channel();
-            tokio::spawn(async move {
-                make(&state, prepared, sender).await;
-                drop(place);
-            });
-            let lost = || CallError::new(ErrorKind::Unavailable, "The proxy failed. Try again.");
-            receiver.await.unwrap_or_else(|_| Err(lost()))
-        }
-    };
+    let form = arrived.form.clone();
+    let (head, receiver) = oneshot::channel();
+    tokio::spawn(run(state, arrived, body, head));
+    let lost = |_| Err(CallError::new(ErrorKind::Unavailable, "The proxy failed. Try again."));
     let mut response =
-        head.unwrap_or_else(|error| error.response(provider, is_responses, &call_id).map(full));
-    if let Ok(id) = HeaderValue::from_str(&call_id) {
+        receiver.await.unwrap_or_else(lost).unwrap_or_else(|error| form.response(&error).map(full));
+    if let Ok(id) = HeaderValue::from_str(&form.call_id) {
         response.headers_mut().insert(CALL_ID, id);
     }
     response
 }
 
+/// Runs a call from its arrival to its settlement. `head` is closed if the client is gone.
+async fn run(state: Arc<State>, arrived: Arrived, body: Incoming, head: oneshot::Sender<Head>) {
+    match prepare(&state, arrived, body).await {
+        Err(error) => drop(head.send(Err(error))),
+        Ok((prepared, place)) => {
+            make(&state, prepared, head).await;
+            drop(place);
+        }
+    }
+}
+
 /// Makes a reserved call, gives its head to `head`, and settles it.
 async fn make(state: &State, prepared: Prepared, head: oneshot::Sender<Head>) {
-    let call_id = prepared.arrived.call_id.clone();
-    let began = prepared.began;
-    let mut settled = match exchange(state, &prepared).await {
-        Ok((response, key)) => pass_on(state, &prepared, response, &key, head).await,
-        Err(failed) => {
-            let mut settled = settlement(state, &call_id, failed.ending);
-            settled.at_bound = failed.ending == Ending::CutOff;
-            settled.estimated = settled.at_bound;
-            settled.status = failed.error.kind.status().as_u16().into();
-            settled.key_id = failed.key_id;
-            let _ = head.send(Err(failed.error));
-            settled
+    let call_id = &prepared.arrived.form.call_id;
+    let mut settled = if head.is_closed() {
+        settlement(state, call_id, Ending::NotSent)
+    } else {
+        match exchange(state, &prepared).await {
+            Ok((response, key)) => pass_on(state, &prepared, response, &key, head).await,
+            Err(failed) => {
+                let mut settled = settlement(state, call_id, failed.ending);
+                settled.at_bound = failed.ending == Ending::CutOff;
+                settled.estimated = settled.at_bound;
+                settled.status = failed.error.kind.status().as_u16().into();
+                settled.key_id = failed.key_id;
+                let _ = head.send(Err(failed.error));
+                settled
+            }
         }
     };
-    settled.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    settled.duration_ms = u64::try_from(prepared.began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         call = call_id,
         workspace = %prepared.arrived.workspace,

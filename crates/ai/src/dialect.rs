@@ -14,7 +14,7 @@ use crate::route::{Call, GoogleMethod};
 use crate::table::{Findings, Refusal, Table};
 use crate::tables::Tables;
 
-/// What a request asks for.
+/// Wish of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) model: String,
@@ -49,7 +49,7 @@ pub(crate) enum Edit {
 /// Changes of a request, by field.
 pub(crate) type Edits = Vec<(String, Edit)>;
 
-/// What a response has said so far.
+/// Figures and state that a response has told so far.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Counted {
     pub(crate) usage: Usage,
@@ -63,7 +63,7 @@ pub(crate) struct Counted {
     pub(crate) cost_micro: Option<u64>,
 }
 
-/// What is done with an event.
+/// Way of an event.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Pass,
@@ -143,8 +143,8 @@ impl Dialect {
         provider: Provider,
         limit: Limit,
     ) -> Edits {
-        let mut edits: Edits = findings.stripped.iter().map(|name| (name.clone(), Edit::Remove)).collect();
-        edits.extend(findings.forced.iter().map(|(name, value)| (name.clone(), Edit::Set(value.clone()))));
+        let forced = findings.forced.iter().map(|(name, value)| (name.clone(), Edit::Set(value.clone())));
+        let mut edits: Edits = forced.collect();
         match self {
             Self::Anthropic => anthropic::edits(request, limit, &mut edits),
             Self::Chat => {
@@ -193,6 +193,11 @@ impl Dialect {
             Self::Google | Self::GoogleEmbed => Box::new(google::GoogleMeter::new(is_lowered)),
         }
     }
+}
+
+/// Returns the removal of each field that is not forwarded.
+pub(crate) fn removals(findings: &Findings) -> Edits {
+    findings.stripped.iter().map(|name| (name.clone(), Edit::Remove)).collect()
 }
 
 /// Returns a request with these fields alone.

@@ -43,69 +43,78 @@ impl CallError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
+}
 
-    /// Returns the response. `is_responses` is for OpenAI's Responses API, whose main client (Codex) repeats a 402 six times, but no 429
-    /// of this code.
-    pub(crate) fn response(&self, provider: Provider, is_responses: bool, call_id: &str) -> Response<Bytes> {
-        let status = match self.kind {
-            ErrorKind::InsufficientCredits if is_responses => StatusCode::TOO_MANY_REQUESTS,
+/// Form of the errors that a call's client reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Form {
+    pub(crate) provider: Provider,
+    /// OpenAI's Responses API, whose events differ, and whose main client (Codex) repeats a 402 six times, but no 429 of its code.
+    pub(crate) is_responses: bool,
+    pub(crate) call_id: String,
+}
+
+impl Form {
+    /// Returns the response of an error.
+    pub(crate) fn response(&self, error: &CallError) -> Response<Bytes> {
+        let status = match error.kind {
+            ErrorKind::InsufficientCredits if self.is_responses => StatusCode::TOO_MANY_REQUESTS,
             kind => kind.status(),
         };
-        let mut response = Response::new(Bytes::from(self.body(provider, status, call_id)));
+        let mut response = Response::new(Bytes::from(self.body(error, status)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.kind == ErrorKind::InsufficientCredits {
+        if error.kind == ErrorKind::InsufficientCredits {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        if self.kind == ErrorKind::RateLimit {
+        if error.kind == ErrorKind::RateLimit {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
 
-    /// Returns the JSON of the error.
-    pub(crate) fn body(&self, provider: Provider, status: StatusCode, call_id: &str) -> String {
-        match provider {
-            Provider::Google => json!({"error": {
-                "code": status.as_u16(),
-                "message": self.message,
-                "status": self.kind.google(),
-            }}),
-            Provider::Anthropic => json!({
-                "type": "error",
-                "error": {"type": self.kind.anthropic(), "message": self.message},
-                "request_id": call_id,
-            }),
-            _ => json!({"error": {
-                "message": self.message,
-                "type": self.kind.openai().0,
-                "param": null,
-                "code": self.kind.openai().1,
-            }}),
-        }
-        .to_string()
-    }
-
-    /// Returns the event that ends a stream which has begun.
-    pub(crate) fn event(&self, provider: Provider, is_responses: bool, call_id: &str) -> Bytes {
-        let text = match provider {
+    /// Returns the event of an error that ends a stream which has begun.
+    pub(crate) fn event(&self, error: &CallError) -> Bytes {
+        let text = match self.provider {
             Provider::Anthropic => {
-                format!("event: error\ndata: {}\n\n", self.body(provider, self.kind.status(), call_id))
+                format!("event: error\ndata: {}\n\n", self.body(error, error.kind.status()))
             }
-            _ if is_responses => {
+            _ if self.is_responses => {
+                let (kind, code) = error.kind.openai();
                 let body = json!({
                     "type": "error",
-                    "code": self.kind.openai().1.unwrap_or(self.kind.openai().0),
-                    "message": self.message,
+                    "code": code.unwrap_or(kind),
+                    "message": error.message,
                     "param": null,
                     "sequence_number": 0,
                 });
                 format!("event: error\ndata: {body}\n\n")
             }
-            _ => format!("data: {}\n\n", self.body(provider, self.kind.status(), call_id)),
+            _ => format!("data: {}\n\n", self.body(error, error.kind.status())),
         };
         Bytes::from(text)
+    }
+
+    fn body(&self, error: &CallError, status: StatusCode) -> String {
+        let CallError { kind, message } = error;
+        match self.provider {
+            Provider::Google => json!({"error": {
+                "code": status.as_u16(),
+                "message": message,
+                "status": kind.google(),
+            }}),
+            Provider::Anthropic => json!({
+                "type": "error",
+                "error": {"type": kind.anthropic(), "message": message},
+                "request_id": self.call_id,
+            }),
+            _ => {
+                let (kind, code) = kind.openai();
+                json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
+            }
+        }
+        .to_string()
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rigbox_proto::ai::{Model, Provider};
 
-use crate::dialect::{Dialect, Limit, apply};
+use crate::dialect::{Dialect, Limit, apply, removals};
 use crate::json::Document;
 use crate::route::{Call, GoogleMethod};
 use crate::sse::{Piece, Splitter};
@@ -89,7 +89,8 @@ fn request_that_is_taken_is_forwarded_as_json_with_our_limit() {
                 let Ok(findings) = dialect.table(&tables).walk(&document) else { continue };
                 let Ok(asked) = dialect.asked(&call, &document) else { continue };
                 let model = Model { reasons: true, ..Model::default() };
-                let edits = dialect.edits(&document, &asked, &findings, &model, Provider::Openai, limit);
+                let mut edits = removals(&findings);
+                edits.extend(dialect.edits(&document, &asked, &findings, &model, Provider::Openai, limit));
                 let sent = apply(&body, &document, &edits);
                 let sent = Document::parse(&sent).expect("it is JSON without duplicate keys");
                 // What is sent is as strict as what came, and asks for no more than the limit.

@@ -9,12 +9,12 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::ai::{Ending, Provider};
+use rigbox_proto::ai::Ending;
 use rigbox_shares::{Bounds, Place, Shares};
 use tokio::sync::mpsc;
 
 use crate::dialect::{Meter, Step};
-use crate::error::{CallError, ErrorKind};
+use crate::error::{CallError, ErrorKind, Form};
 use crate::sse::{Piece, Splitter};
 
 /// Text for a client whose answer our limit has ended.
@@ -35,9 +35,7 @@ pub(crate) fn drains() -> Drains {
 /// Response on its way.
 pub(crate) struct Pump<'a> {
     pub(crate) meter: Box<dyn Meter>,
-    pub(crate) provider: Provider,
-    pub(crate) is_responses: bool,
-    pub(crate) call_id: &'a str,
+    pub(crate) form: &'a Form,
     pub(crate) idle: Duration,
     pub(crate) after_hang_up: Duration,
     pub(crate) stops_billing_on_abort: bool,
@@ -53,7 +51,7 @@ pub(crate) struct Client {
     pub(crate) has_hung_up: bool,
 }
 
-/// How a response ended.
+/// End of a response, with what it has said.
 pub(crate) struct Outcome {
     pub(crate) meter: Box<dyn Meter>,
     pub(crate) ending: Ending,
@@ -124,15 +122,14 @@ impl Pump<'_> {
         let is_complete = self.meter.counted().is_complete;
         if !is_complete {
             let cut = CallError::new(ErrorKind::Upstream, "The provider's answer broke off.");
-            let event = cut.event(self.provider, self.is_responses, self.call_id);
-            self.client.send(event, self.idle).await;
+            self.client.send(self.form.event(&cut), self.idle).await;
         }
         self.end(is_complete)
     }
 
     fn limit_event(&self) -> Bytes {
         let error = CallError::new(ErrorKind::InsufficientCredits, LIMIT_MESSAGE);
-        error.event(self.provider, self.is_responses, self.call_id)
+        self.form.event(&error)
     }
 
     /// Passes a response on that is one document.

@@ -1,4 +1,4 @@
-//! Which request of a provider's API a method and a path mean. Only what is listed here exists: everything else is answered without asking
+//! Requests of providers' APIs, by method and path. Only what is listed here exists: everything else is answered without asking
 //! a provider, because one account there serves many workspaces.
 
 use http::{HeaderMap, Method};
@@ -17,7 +17,7 @@ pub(crate) struct Route {
     pub(crate) kind: Kind,
 }
 
-/// What is asked.
+/// Kind of request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Call that is forwarded.
@@ -110,24 +110,20 @@ pub(crate) fn find(method: &Method, path: &str, headers: &HeaderMap) -> Route {
         });
         return route(provider, models(method, path));
     }
-    let openai = |call| {
-        let provider = named.filter(|named| *named != Provider::Anthropic);
-        (provider.or((named.is_none()).then_some(Provider::Openai)), call)
-    };
-    let anthropic =
-        |call| (named.is_none_or(|named| named == Provider::Anthropic).then_some(Provider::Anthropic), call);
-    let (provider, call) = match path {
-        "messages" => anthropic(Call::AnthropicMessages),
-        "messages/count_tokens" => anthropic(Call::AnthropicCount),
-        "chat/completions" => openai(Call::OpenAiChat),
-        "responses" => openai(Call::OpenAiResponses),
-        "responses/input_tokens" => openai(Call::OpenAiCount),
-        "embeddings" => openai(Call::OpenAiEmbeddings),
+    let call = match path {
+        "messages" => Call::AnthropicMessages,
+        "messages/count_tokens" => Call::AnthropicCount,
+        "chat/completions" => Call::OpenAiChat,
+        "responses" => Call::OpenAiResponses,
+        "responses/input_tokens" => Call::OpenAiCount,
+        "embeddings" => Call::OpenAiEmbeddings,
         _ => return route(named.unwrap_or_else(|| guess(path, headers)), Kind::Unknown),
     };
-    let Some(provider) = provider else {
-        return route(named.unwrap_or(Provider::Openai), Kind::Unknown);
-    };
+    let is_anthropic = matches!(call, Call::AnthropicMessages | Call::AnthropicCount);
+    let provider = named.unwrap_or(if is_anthropic { Provider::Anthropic } else { Provider::Openai });
+    if is_anthropic != (provider == Provider::Anthropic) {
+        return route(provider, Kind::Unknown);
+    }
     let is_web_socket = method == Method::GET && headers.contains_key(http::header::UPGRADE);
     let kind = match call {
         Call::OpenAiResponses if is_web_socket => Kind::WebSocket,

@@ -13,7 +13,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::ai::Provider;
 use rigbox_proto::handover::{self, GuestPeer};
 use rigbox_shares::{Bounds, Shares};
 use rustls::RootCertStore;
@@ -24,11 +23,11 @@ use crate::bridge::{Api, ApiConnection};
 use crate::call::{self, Arrived};
 use crate::config::Config;
 use crate::control::Control;
-use crate::error::{CallError, ErrorKind};
+use crate::error::{CallError, ErrorKind, Form};
 use crate::models;
 use crate::pump;
 use crate::response::{ResponseBody, full};
-use crate::route::{self, Kind, Route};
+use crate::route::{self, Call, Kind, Route};
 use crate::state::State;
 use crate::table::InvalidTable;
 use crate::tables::Tables;
@@ -124,7 +123,7 @@ impl Bound {
 fn random_id() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
-    Ok(data_encoding::HEXLOWER.encode(&bytes))
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 /// Serves one connection of a VM.
@@ -154,11 +153,14 @@ async fn respond(
         return forward(api, request).await;
     }
     let Route { provider, kind } = route::find(request.method(), request.uri().path(), request.headers());
+    let is_responses = matches!(kind, Kind::Call(Call::OpenAiResponses | Call::OpenAiCount));
+    let form = |call_id| Form { provider, is_responses, call_id };
     let Ok(call_id) = random_id() else {
         let error = CallError::new(ErrorKind::Unavailable, "There is no random number.");
-        return error.response(provider, false, "").map(full);
+        return form(String::new()).response(&error).map(full);
     };
-    let refuse = |kind, text: &str| CallError::new(kind, text).response(provider, false, &call_id).map(full);
+    let form = form(call_id);
+    let refuse = |kind, text: &str| form.response(&CallError::new(kind, text)).map(full);
     if let Some(text) = refusal(request.headers(), request.uri()) {
         return refuse(ErrorKind::NotAllowed, text);
     }
@@ -172,12 +174,12 @@ async fn respond(
             ErrorKind::NotFound,
             "The proxy does not have this path. It serves messages, chat completions, responses, embeddings, generateContent and models.",
         ),
-        Kind::Models => list(&state, &workspace, provider, None, &call_id).await,
-        Kind::Model(name) => list(&state, &workspace, provider, Some(&name), &call_id).await,
+        Kind::Models => list(&state, &workspace, &form, None).await,
+        Kind::Model(name) => list(&state, &workspace, &form, Some(&name)).await,
         Kind::Call(call) => {
             let (parts, body) = request.into_parts();
             let query = parts.uri.query().map(str::to_owned);
-            let arrived = Arrived { workspace, provider, call, call_id, headers: parts.headers, query };
+            let arrived = Arrived { workspace, call, form, headers: parts.headers, query };
             call::answer(state, arrived, body).await
         }
     }
@@ -205,11 +207,11 @@ async fn forward(api: &ApiConnection, request: Request<Incoming>) -> Response<Re
 async fn list(
     state: &State,
     workspace: &WorkspaceId,
-    provider: Provider,
+    form: &Form,
     name: Option<&str>,
-    call_id: &str,
 ) -> Response<ResponseBody> {
-    let refuse = |kind, text: &str| CallError::new(kind, text).response(provider, false, call_id).map(full);
+    let provider = form.provider;
+    let refuse = |kind, text: &str| form.response(&CallError::new(kind, text)).map(full);
     let Some(setup) = state.control.setup() else {
         return refuse(ErrorKind::Unavailable, "The AI proxy is not ready. Try again.");
     };

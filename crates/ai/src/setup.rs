@@ -1,5 +1,7 @@
 //! The setup as control has sent it, ready for calls: upstreams with their keys, and models.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, Uri};
 use rigbox_proto::ai::{self, Model, Provider};
 
@@ -8,7 +10,7 @@ pub(crate) struct Setup {
     /// The operator has stopped all calls.
     pub(crate) is_stopped: bool,
     models: Vec<Model>,
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<Arc<Upstream>>,
 }
 
 /// Provider's server.
@@ -59,12 +61,12 @@ impl Key {
 impl Setup {
     /// Takes what is valid of a setup.
     pub(crate) fn new(source: ai::Setup) -> Self {
-        let upstreams = source.upstreams.iter().filter_map(Upstream::new).collect();
+        let upstreams = source.upstreams.iter().filter_map(Upstream::new).map(Arc::new).collect();
         Self { is_stopped: source.stopped, models: source.models, upstreams }
     }
 
     /// Finds the model that clients of `provider` mean by a name, with its upstream.
-    pub(crate) fn model(&self, provider: Provider, name: &str) -> Option<(&Model, &Upstream)> {
+    pub(crate) fn model(&self, provider: Provider, name: &str) -> Option<(&Model, &Arc<Upstream>)> {
         self.models.iter().filter(|model| model.id == name).find_map(|model| {
             let upstream = self.upstreams.iter().find(|upstream| upstream.name == model.upstream)?;
             (upstream.provider == provider).then_some((model, upstream))

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Limited};
 use super::outgoing::{Arrived, request};
 use crate::dialect::Dialect;
 use crate::json::Document;
-use crate::setup::Setup;
+use crate::setup::Upstream;
 use crate::state::State;
 
 /// Time for a count.
@@ -24,13 +24,11 @@ pub(super) async fn count(
     state: &State,
     arrived: &Arrived,
     dialect: Dialect,
-    setup: &Setup,
     document: &Document<'_>,
-    model: &str,
+    upstream: &Upstream,
     is_tied: bool,
 ) -> Option<u64> {
     let (call, body) = dialect.counting(&arrived.call, document)?;
-    let (_, upstream) = setup.model(arrived.provider, model)?;
     let key = state.upstreams.keys(&arrived.workspace, upstream, is_tied).into_iter().next()?;
     let request = request(arrived, &call, Bytes::from(body), upstream, &key).ok()?;
     let answer = async {

@@ -27,10 +27,7 @@ pub(super) async fn exchange(
         ending: Ending::NotSent,
         key_id: String::new(),
     };
-    let arrived = &prepared.arrived;
-    let Some((_, upstream)) = prepared.setup.model(arrived.provider, &prepared.asked.model) else {
-        return Err(not_sent("The model's provider is not set up."));
-    };
+    let Prepared { arrived, upstream, .. } = prepared;
     let keys = state.upstreams.keys(&arrived.workspace, upstream, prepared.is_tied);
     let last = keys.len().saturating_sub(1);
     for (index, key) in keys.into_iter().enumerate() {
@@ -49,16 +46,16 @@ pub(super) async fn exchange(
                 );
             }
             Ok(Err(error)) => {
-                tracing::warn!(call = arrived.call_id, upstream = upstream.name, error = %chain(&error), "a provider was not reached");
+                tracing::warn!(call = arrived.form.call_id, upstream = upstream.name, error = %chain(&error), "a provider was not reached");
                 let ending = if error.is_connect() { Ending::NotSent } else { Ending::CutOff };
                 return failed(ErrorKind::Upstream, "The provider was not reached, or broke off.", ending);
             }
             Ok(Ok(response)) => {
-                if !state.upstreams.rest(&key, &response) {
+                let is_taken = !state.upstreams.rest(&key, &response);
+                if is_taken {
                     state.upstreams.remember(&arrived.workspace, upstream, &key);
-                    return Ok((response, key));
                 }
-                if index == last {
+                if is_taken || index == last {
                     return Ok((response, key));
                 }
             }

@@ -7,6 +7,7 @@ use http_body_util::Full;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::Provider;
 
+use crate::error::Form;
 use crate::route::Call;
 use crate::setup::{Key, Upstream};
 
@@ -29,9 +30,9 @@ const PROVIDERS_CALL_ID: HeaderName = HeaderName::from_static("x-client-request-
 /// Call that has arrived.
 pub(crate) struct Arrived {
     pub(crate) workspace: WorkspaceId,
-    pub(crate) provider: Provider,
     pub(crate) call: Call,
-    pub(crate) call_id: String,
+    /// Provider whose dialect it speaks, and its id.
+    pub(crate) form: Form,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Option<String>,
 }
@@ -53,11 +54,11 @@ pub(super) fn request(
             }
         }
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(PROVIDERS_CALL_ID, HeaderValue::from_str(&arrived.call_id)?);
+        headers.insert(PROVIDERS_CALL_ID, HeaderValue::from_str(&arrived.form.call_id)?);
         if !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        match arrived.provider {
+        match arrived.form.provider {
             // Newer versions of the API want a bearer token, and each SDK sends what its version wants.
             Provider::Anthropic
                 if !arrived.headers.contains_key("x-api-key")

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::prepare::Prepared;
 use super::settlement::settlement;
-use crate::dialect::{Counted, Dialect};
+use crate::dialect::Counted;
 use crate::error::{CallError, ErrorKind};
 use crate::pump::{Client, Outcome, Pump};
 use crate::response::{ResponseBody, full};
@@ -41,7 +41,7 @@ const LIMIT: HeaderName = HeaderName::from_static("rigbox-ai-limit");
 /// Fields that were not forwarded.
 const STRIPPED: HeaderName = HeaderName::from_static("rigbox-ai-stripped");
 
-/// What there is to answer with at once.
+/// Response without its body, or the error in its place.
 pub(super) type Head = Result<Response<ResponseBody>, CallError>;
 
 /// Passes a response on. Returns its settlement.
@@ -63,28 +63,17 @@ pub(super) async fn pass_on(
     let is_encoded =
         parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding.as_bytes() != b"identity");
     let is_success = parts.status.is_success();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "bound: chunks of one response on their way to its client, per call"
-    )]
-    let (sender, receiver) = mpsc::channel(MAX_CHUNKS);
-    let holds_back = is_success && !is_stream && prepared.limit.is_lowered;
-    let pump = Pump {
+    let pump = |sender| Pump {
         meter: prepared.dialect.meter(&prepared.asked, prepared.limit.is_lowered),
-        provider: arrived.provider,
-        is_responses: prepared.dialect == Dialect::Responses,
-        call_id: &arrived.call_id,
+        form: &arrived.form,
         idle: state.limits.idle,
         after_hang_up: state.limits.after_hang_up,
-        stops_billing_on_abort: prepared
-            .setup
-            .model(arrived.provider, &prepared.asked.model)
-            .is_some_and(|(_, upstream)| upstream.stops_billing_on_abort),
+        stops_billing_on_abort: prepared.upstream.stops_billing_on_abort,
         workspace: &arrived.workspace,
         drains: &state.drains,
-        client: Client { sender: Some(sender), has_hung_up: false },
+        client: Client { sender, has_hung_up: false },
     };
-    let mut settled = settlement(state, &arrived.call_id, Ending::Completed);
+    let mut settled = settlement(state, &arrived.form.call_id, Ending::Completed);
     settled.key_id.clone_from(&key.id);
     settled.status = parts.status.as_u16().into();
     settled.provider_request_id = ["request-id", "x-request-id"]
@@ -104,21 +93,24 @@ pub(super) async fn pass_on(
         settled.estimated = is_success;
         settled.set_ending(Ending::Refused);
         return settled;
-    } else if holds_back {
-        drop(receiver);
-        let (outcome, answer) =
-            Pump { client: Client { sender: None, has_hung_up: false }, ..pump }.held_back(body).await;
+    } else if is_success && !is_stream && prepared.limit.is_lowered {
+        let (outcome, answer) = pump(None).held_back(body).await;
         if let Err(error) = &answer {
             settled.status = error.kind.status().as_u16().into();
         }
         let _ = head.send(answer.map(|bytes| returned(prepared, &parts, full(bytes))));
         outcome
     } else {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bound: chunks of one response on their way to its client, per call"
+        )]
+        let (sender, receiver) = mpsc::channel(MAX_CHUNKS);
         let stream =
             StreamBody::new(ReceiverStream::new(receiver).map(|frame: io::Result<Frame<Bytes>>| frame));
-        let sent = head.send(Ok(returned(prepared, &parts, BodyExt::boxed_unsync(stream))));
-        // A client that is gone already drops the receiver.
-        drop(sent);
+        // The receiver goes with it if the client is gone already.
+        let _ = head.send(Ok(returned(prepared, &parts, BodyExt::boxed_unsync(stream))));
+        let pump = pump(Some(sender));
         if is_stream && is_success { pump.stream(body).await } else { pump.document(body).await }
     };
     if !is_success {

@@ -12,10 +12,10 @@ use rigbox_proto::ai::{Ending, Model, Operation, Reason, ReserveRequest};
 use super::count::count;
 use super::outgoing::Arrived;
 use super::settlement::settlement;
-use crate::dialect::{Asked, Dialect, Limit, apply};
+use crate::dialect::{Asked, Dialect, Limit, apply, removals};
 use crate::error::{CallError, ErrorKind};
 use crate::json::Document;
-use crate::setup::Setup;
+use crate::setup::Upstream;
 use crate::state::State;
 use crate::table::Findings;
 
@@ -31,7 +31,7 @@ pub(super) struct Prepared {
     pub(super) limit: Limit,
     pub(super) input_bound: u64,
     pub(super) model: Model,
-    pub(super) setup: Arc<Setup>,
+    pub(super) upstream: Arc<Upstream>,
     pub(super) body: Bytes,
     pub(super) stripped: Vec<String>,
     pub(super) is_tied: bool,
@@ -67,21 +67,18 @@ pub(super) async fn prepare(
     let findings =
         dialect.table(&state.tables).walk(&document).map_err(|problem| invalid(problem.to_string()))?;
     let asked = dialect.asked(&arrived.call, &document).map_err(|problem| invalid(problem.to_string()))?;
-    let Some((model, _)) = setup.model(arrived.provider, &asked.model) else {
+    let Some((model, upstream)) = setup.model(arrived.form.provider, &asked.model) else {
         let text =
             format!("The model `{}` is not offered here. GET /v1/models lists those that are.", asked.model);
         return Err(CallError::new(ErrorKind::NotFound, text));
     };
-    let model = model.clone();
-    let mut input_bound = input_bound(body.bytes.len(), &findings, &model);
-    // A model that answers more than once reads more than once.
-    let rounds = 1 + u64::from(findings.has_rounds);
-    let candidates = asked.candidates.saturating_add(u32::from(findings.has_rounds));
+    let mut input_bound = input_bound(body.bytes.len(), &findings, model);
+    let candidates = asked.candidates.saturating_add(findings.rounds() - 1);
     let request = ReserveRequest {
         run_id: state.control.run_id.clone(),
-        call_id: arrived.call_id.clone(),
+        call_id: arrived.form.call_id.clone(),
         workspace_id: arrived.workspace.to_string(),
-        provider: arrived.provider.into(),
+        provider: arrived.form.provider.into(),
         operation: operation.into(),
         model: asked.model.clone(),
         input_tokens: input_bound,
@@ -95,8 +92,9 @@ pub(super) async fn prepare(
     let limit = match reserve(state, &arrived, request.clone(), operation).await {
         Err(error) if error.kind == ErrorKind::InsufficientCredits && operation == Operation::Generate => {
             // The bound is far from what most texts take, and the provider counts for nothing.
-            let counted = count(state, &arrived, dialect, &setup, &document, &asked.model, is_tied).await;
-            let Some(counted) = counted.map(|counted| counted.saturating_mul(rounds)) else {
+            let counted = count(state, &arrived, dialect, &document, upstream, is_tied).await;
+            let Some(counted) = counted.map(|counted| counted.saturating_mul(findings.rounds().into()))
+            else {
                 return Err(error);
             };
             if counted >= input_bound {
@@ -107,23 +105,22 @@ pub(super) async fn prepare(
         }
         reserved => reserved?,
     };
-    let edits = if operation == Operation::Count {
-        // Nothing is made, so nothing is limited or kept.
-        findings.stripped.iter().map(|name| (name.clone(), crate::dialect::Edit::Remove)).collect()
-    } else {
-        dialect.edits(&document, &asked, &findings, &model, arrived.provider, limit)
-    };
+    let mut edits = removals(&findings);
+    // A count makes nothing that would be limited or kept.
+    if operation != Operation::Count {
+        edits.extend(dialect.edits(&document, &asked, &findings, model, arrived.form.provider, limit));
+    }
     let prepared = Prepared {
         dialect,
         operation,
         limit,
         input_bound,
         body: apply(&body.bytes, &document, &edits),
-        stripped: findings.stripped.clone(),
+        stripped: findings.stripped,
         is_tied,
         asked,
-        model,
-        setup,
+        model: model.clone(),
+        upstream: upstream.clone(),
         began,
         arrived,
     };
@@ -138,7 +135,7 @@ fn input_bound(bytes: usize, findings: &Findings, model: &Model) -> u64 {
     if findings.fills_context {
         bound = model.context_tokens;
     }
-    bound.min(model.context_tokens).saturating_mul(1 + u64::from(findings.has_rounds))
+    bound.min(model.context_tokens).saturating_mul(findings.rounds().into())
 }
 
 /// Tells if a request has something in it that a provider encrypted or signed, which only the same organization's keys can use.
@@ -166,9 +163,9 @@ async fn reserve(
     let response = match reserved {
         Ok(response) => response,
         Err(status) => {
-            tracing::warn!(call = arrived.call_id, %status, "failed to reserve a call");
+            tracing::warn!(call = arrived.form.call_id, %status, "failed to reserve a call");
             // It may have been reserved all the same.
-            let settlement = settlement(state, &arrived.call_id, Ending::NotSent);
+            let settlement = settlement(state, &arrived.form.call_id, Ending::NotSent);
             let control = state.control.clone();
             tokio::spawn(async move { control.settle(settlement).await });
             return Err(unavailable());

@@ -23,7 +23,7 @@ pub(super) const COUNTED_FIELDS: [&str; 9] = [
     "tools",
     "truncation",
 ];
-/// What a reasoning model's next turn needs where the provider keeps nothing.
+/// Part of an answer that a reasoning model's next turn needs where the provider keeps nothing.
 const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {

@@ -16,14 +16,18 @@ use rigbox_proto::ai::{
 use rigbox_proto::handover;
 use rigbox_proto::transport::unix;
 use rigbox_test_provider::Provider as TestProvider;
+use rigbox_testkit::{blocking, eventually};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 pub(crate) const WORKSPACE: &str = "ws-aaaaaaaa";
 pub(crate) const KEY: &str = "sk-operator-one";
+/// Time for the proxy to start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const SECOND_KEY: &str = "sk-operator-two";
 
 /// Running role.
@@ -47,6 +51,10 @@ pub(crate) struct Ledger {
     pub(crate) requests: Vec<ReserveRequest>,
     pub(crate) settled: Vec<SettleRequest>,
     pub(crate) denial: Option<Denied>,
+    /// Reservations wait for this one's permits.
+    pub(crate) gate: Option<Arc<Semaphore>>,
+    /// Reservations that have been asked for.
+    pub(crate) asked: usize,
 }
 
 impl Table {
@@ -56,24 +64,14 @@ impl Table {
 
     /// Waits until no call is open.
     pub(crate) async fn all_settled(&self) {
-        for _ in 0..500 {
-            if self.with(|ledger| ledger.reserved.is_empty()) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{} calls are open after 10 s", self.with(|ledger| ledger.reserved.len()));
+        eventually("no call is open", async || self.with(|ledger| ledger.reserved.is_empty())).await;
     }
 
     /// Waits for the settlement of a call.
     pub(crate) async fn settled(&self, number: usize) -> SettleRequest {
-        for _ in 0..500 {
-            if let Some(settled) = self.with(|ledger| ledger.settled.get(number).cloned()) {
-                return settled;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("call {number} was not settled within 10 s");
+        let is_settled = async || self.with(|ledger| ledger.settled.len() > number);
+        eventually("the call is settled", is_settled).await;
+        self.with(|ledger| ledger.settled[number].clone())
     }
 }
 
@@ -90,6 +88,13 @@ impl Ai for Table {
 
     async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
         let request = request.into_inner();
+        let gate = self.with(|ledger| {
+            ledger.asked += 1;
+            ledger.gate.clone()
+        });
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
         let outcome = self.with(|ledger| {
             ledger.requests.push(request.clone());
             if let Some(denied) = ledger.denial.clone() {
@@ -227,21 +232,15 @@ impl Host {
                 let stream: OwnedFd = listener.accept().await.unwrap().0.into_std().unwrap().into();
                 let (socket, sender) = (socket.clone(), sender.clone());
                 tokio::task::spawn_blocking(move || {
-                    while sender.send(&socket, WORKSPACE, &stream).is_err() {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
+                    let send = || Ok(sender.send(&socket, WORKSPACE, &stream).ok());
+                    blocking::eventually("the proxy takes the connection", START_TIMEOUT, send).unwrap();
                 });
             }
         });
         let host = Self { provider, control, bridge, _folder: folder };
-        // The setup arrives a moment later.
-        for _ in 0..500 {
-            if host.get("/v1/models").await.status == 200 {
-                return host;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the proxy is not ready after 10 s");
+        let is_ready = async || host.get("/v1/models").await.status == 200;
+        eventually("the setup has arrived", is_ready).await;
+        host
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

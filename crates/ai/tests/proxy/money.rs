@@ -1,8 +1,12 @@
 //! What is reserved, lowered, refused and settled.
 
+use std::sync::Arc;
+
 use rigbox_proto::ai::{Denied, Ending, Reason};
+use rigbox_testkit::eventually;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
 
 use crate::host::Host;
 
@@ -144,8 +148,12 @@ async fn empty_account_stops_each_client_at_once() {
     let refused = host.post("/v1/messages", &messages("hello", true)).await;
     assert_eq!((refused.status, refused.json()["error"]["message"].as_str()), (403, Some("Not for you.")));
     host.control.with(|ledger| ledger.setup.stopped = true);
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    assert_eq!(host.post("/v1/messages", &messages("hello", true)).await.status, 403);
+    let stopped = async || {
+        let refused = host.post("/v1/messages", &messages("hello", true)).await;
+        assert_eq!(refused.status, 403);
+        refused.body.contains("stopped all AI calls")
+    };
+    eventually("calls are stopped", stopped).await;
     // Nothing but counts, which are for nothing.
     assert!(
         host.provider
@@ -153,6 +161,29 @@ async fn empty_account_stops_each_client_at_once() {
             .iter()
             .all(|seen| seen.path.contains("ount") || seen.path.ends_with("input_tokens"))
     );
+}
+
+#[tokio::test]
+async fn client_that_vanishes_while_its_call_is_reserved_leaves_nothing_reserved() {
+    let host = Host::start().await;
+    let gate = Arc::new(Semaphore::new(0));
+    host.control.with(|ledger| ledger.gate = Some(gate.clone()));
+    let body = messages("hello", true).to_string();
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        streams.push(host.open("POST", "/v1/messages", &[], body.as_bytes()).await);
+    }
+    eventually("all are being reserved", async || host.control.with(|ledger| ledger.asked == 10)).await;
+    drop(streams);
+    // Once a later request is answered, the proxy has seen that they are gone.
+    assert_eq!(host.get("/v1/models").await.status, 200);
+    gate.add_permits(10);
+    eventually("all were reserved", async || host.control.with(|ledger| ledger.requests.len() == 10)).await;
+    host.control.all_settled().await;
+    let settled = host.control.with(|ledger| ledger.settled.clone());
+    assert_eq!(settled.len(), 10);
+    assert!(settled.iter().all(|settled| settled.ending() == Ending::NotSent), "{settled:?}");
+    assert_eq!(host.provider.seen().len(), 0);
 }
 
 #[tokio::test]
