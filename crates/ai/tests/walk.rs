@@ -251,6 +251,11 @@ fn google_is_read_in_both_spellings() {
         let (name, _) = fields.as_object().unwrap().iter().next().unwrap();
         refused(&table, &with(&request, fields.clone()), name);
     }
+    let odd = with(&request, json!({"generation_Config": {"maxOutputTokens": 900}}));
+    assert_eq!(walk(&table, &odd).unwrap().stripped, ["generation_Config"]);
+    for key in ["max_Output_tokens", "max__output_tokens", "maxOutputTokens_", "_maxOutputTokens"] {
+        refused(&table, &with(&request, json!({"generationConfig": {key: 900}})), key);
+    }
     let file = json!({"contents": [{"parts": [{"file_data": {"file_uri": "https://x.example/a"}}]}]});
     assert!(walk(&table, &with(&request, file)).unwrap().fetches_urls);
     let tools = json!({"tools": [{"function_declarations": [{"name": "f", "parameters": {"type": "OBJECT", "any_of": []}}]}]});

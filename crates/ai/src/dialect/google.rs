@@ -64,11 +64,13 @@ pub(super) fn edits(request: &Document<'_>, limit: Limit, edits: &mut Edits) {
                 return;
             }
             let name = asked.map_or(LIMIT[0], |asked| asked.name.as_ref()).to_owned();
-            let body = bytes::Bytes::copy_from_slice(field.raw.as_bytes());
-            let changed = super::apply(&body, &inner, &vec![(name, value)]);
-            (field.name.to_string(), String::from_utf8_lossy(&changed).into_owned())
+            (field.name.to_string(), super::write(&inner, &vec![(name, value)]))
         }
-        _ => (CONFIG[0].to_owned(), format!("{{\"{}\":{}}}", LIMIT[0], limit.output_tokens)),
+        // There is none, or it is null.
+        _ => (
+            config.map_or(CONFIG[0], |field| &field.name).to_owned(),
+            format!("{{\"{}\":{}}}", LIMIT[0], limit.output_tokens),
+        ),
     };
     edits.push((name, Edit::Set(changed)));
 }
@@ -214,6 +216,10 @@ mod tests {
         assert_eq!(
             changed(r#"{"contents":[]}"#),
             r#"{"contents":[],"generationConfig":{"maxOutputTokens":50}}"#
+        );
+        assert_eq!(
+            changed(r#"{"generation_config":null}"#),
+            r#"{"generation_config":{"maxOutputTokens":50}}"#
         );
         assert_eq!(
             changed(r#"{"generation_config":{"temperature": 1.0,"max_output_tokens":99}}"#),

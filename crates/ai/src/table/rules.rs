@@ -142,8 +142,16 @@ impl Rules {
 
     /// Returns a key in the table's spelling.
     pub(super) fn key<'k>(&self, key: &'k str) -> Cow<'k, str> {
-        if self.snake_case { Cow::Owned(camel_case(key)) } else { Cow::Borrowed(key) }
+        if self.snake_case && is_snake_case(key) { Cow::Owned(camel_case(key)) } else { Cow::Borrowed(key) }
     }
+}
+
+/// Tells if a key is one of a snake-case spelling. Others, such as `max_Output__tokens`, are no spelling of anything.
+fn is_snake_case(key: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    key.split('_').all(is_word)
 }
 
 /// Returns `max_output_tokens` as `maxOutputTokens`.
