@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -13,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rigbox_core::ids::WorkspaceId;
+use rigbox_proto::bridge_requests;
 use rigbox_proto::handover::{self, GuestPeer};
 use rigbox_shares::{Bounds, Shares};
 use rustls::RootCertStore;
@@ -39,8 +39,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// Time for calls to end at a shutdown. What is open then is settled at its bound.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Host under which a VM reaches its bridge.
-const HOST_NAME: &str = "172.16.0.1:9090";
 /// Paths of the API in a VM.
 const API_PREFIX: &str = "/rig/";
 
@@ -233,27 +231,16 @@ async fn list(
     }
 }
 
-/// Returns why a request is not taken: it comes from a page in a browser or from a program that forwards, and neither is the workspace's
-/// owner. `Sec-Fetch-Mode` alone says nothing, because Node's `fetch` sends it.
+/// Returns the reason for refusing a request. `Sec-Fetch-Mode` alone says nothing about pages, because Node's `fetch` sends it.
 fn refusal(headers: &HeaderMap, uri: &http::Uri) -> Option<&'static str> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let is_named =
-        matches!((hosts.next(), hosts.next()), (Some(host), None) if host.as_bytes() == HOST_NAME.as_bytes());
-    if !is_named || uri.authority().is_some_and(|authority| authority != HOST_NAME) {
-        return Some("Unknown host. The bridge is at http://172.16.0.1:9090.");
-    }
-    if headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
-        return Some("Requests from browser pages are not allowed on the bridge.");
-    }
-    if ["x-forwarded-for", "forwarded", "via"].iter().any(|name| headers.contains_key(*name)) {
-        return Some("Forwarded requests are not allowed on the bridge.");
-    }
-    None
+    bridge_requests::refusal(headers, uri, |name| name == "sec-fetch-site")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOST_NAME: &str = "172.16.0.1:9090";
 
     #[test]
     fn requests_of_pages_and_proxies_are_refused() {

@@ -11,8 +11,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::StreamExt;
-use http::header::{CONTENT_LENGTH, HOST, ORIGIN};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
+use rigbox_proto::bridge_requests;
 use rigbox_proto::handover::GuestPeer;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
@@ -24,9 +25,6 @@ use crate::error::{self, ApiError};
 use crate::middleware::{finish, in_force};
 use crate::routes;
 use crate::server::{self, Transport, WorkspacePeer};
-
-/// Host under which a VM reaches its bridge.
-const HOST_NAME: &str = "172.16.0.1:9090";
 
 /// Returns the routes that a VM reaches. `rig` is the packed program for use in it.
 pub fn router(context: ApiContext, rig: PathBuf) -> Router {
@@ -96,24 +94,14 @@ async fn check(request: Request, next: Next) -> Response {
 }
 
 fn refusal(headers: &HeaderMap, uri: &http::Uri) -> Option<&'static str> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let named =
-        matches!((hosts.next(), hosts.next()), (Some(host), None) if host.as_bytes() == HOST_NAME.as_bytes());
-    if !named || uri.authority().is_some_and(|authority| authority != HOST_NAME) {
-        return Some("Unknown host. The bridge is at http://172.16.0.1:9090.");
-    }
-    if headers.contains_key(ORIGIN) || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")) {
-        return Some("Requests from browser pages are not allowed on the bridge.");
-    }
-    if ["x-forwarded-for", "forwarded", "via"].iter().any(|name| headers.contains_key(*name)) {
-        return Some("Forwarded requests are not allowed on the bridge.");
-    }
-    None
+    bridge_requests::refusal(headers, uri, |name| name.as_str().starts_with("sec-fetch-"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOST_NAME: &str = "172.16.0.1:9090";
 
     #[test]
     fn requests_of_pages_and_proxies_are_refused() {

@@ -101,7 +101,7 @@ async fn call_is_reserved_settled_and_shown_to_its_user() {
     let mut setups = watch(&rig, "run").await;
     until(&mut setups, |_| true).await;
     let (reason, text) = reserve(&rig, call("a", &workspace)).await.unwrap_err();
-    assert_eq!(reason, Reason::InsufficientCredits, "nobody has credits unasked");
+    assert_eq!(reason, Reason::InsufficientCredits, "a new user has no credits");
     assert!(text.contains("$0.00 is left"), "{text}");
     grant(&rig, 10).await;
     let granted = reserve(&rig, call("a", &workspace)).await.unwrap();

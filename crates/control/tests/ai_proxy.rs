@@ -29,6 +29,9 @@ const CALLS: usize = 200;
 /// Credits in dollars: they do not do for all calls at once.
 const CREDITS: u32 = 10;
 
+/// Interval at which the account is looked at.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Proxy in a runtime of its own, so that it can be killed.
 struct Proxy(Runtime);
 
@@ -140,7 +143,7 @@ async fn streams_at_once_with_kills_on_both_sides_stay_within_the_cap_and_add_up
             assert!(spent + reserved <= granted, "{spent} + {reserved} of {granted}");
             looks += 1;
             most = most.max(reserved);
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(SAMPLE_INTERVAL);
         }
         (looks, most)
     });

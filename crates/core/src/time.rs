@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Milliseconds of a day in UTC.
+pub const DAY_MS: i64 = 86_400_000;
+
 /// Milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);

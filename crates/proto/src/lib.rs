@@ -2,6 +2,7 @@
 //! code ([`fault`]), the handshake on a guest's byte stream ([`guest_stream`]), and unix sockets with authenticated peers
 //! ([`transport::unix`]).
 
+pub mod bridge_requests;
 pub mod fault;
 pub mod guest_calls;
 pub mod guest_stream;

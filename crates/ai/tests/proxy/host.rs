@@ -20,7 +20,7 @@ use rigbox_testkit::{blocking, eventually};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
@@ -51,8 +51,8 @@ pub(crate) struct Ledger {
     pub(crate) requests: Vec<ReserveRequest>,
     pub(crate) settled: Vec<SettleRequest>,
     pub(crate) denial: Option<Denied>,
-    /// Reservations wait for this one's permits.
-    pub(crate) gate: Option<Arc<Semaphore>>,
+    /// Reservations wait until this one is open.
+    pub(crate) gate: Option<watch::Receiver<bool>>,
     /// Reservations that have been asked for.
     pub(crate) asked: usize,
 }
@@ -92,8 +92,8 @@ impl Ai for Table {
             ledger.asked += 1;
             ledger.gate.clone()
         });
-        if let Some(gate) = gate {
-            gate.acquire().await.unwrap().forget();
+        if let Some(mut gate) = gate {
+            gate.wait_for(|is_open| *is_open).await.unwrap();
         }
         let outcome = self.with(|ledger| {
             ledger.requests.push(request.clone());

@@ -1,12 +1,10 @@
 //! What is reserved, lowered, refused and settled.
 
-use std::sync::Arc;
-
 use rigbox_proto::ai::{Denied, Ending, Reason};
 use rigbox_testkit::eventually;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 use crate::host::Host;
 
@@ -166,8 +164,8 @@ async fn empty_account_stops_each_client_at_once() {
 #[tokio::test]
 async fn client_that_vanishes_while_its_call_is_reserved_leaves_nothing_reserved() {
     let host = Host::start().await;
-    let gate = Arc::new(Semaphore::new(0));
-    host.control.with(|ledger| ledger.gate = Some(gate.clone()));
+    let (gate, closed) = watch::channel(false);
+    host.control.with(|ledger| ledger.gate = Some(closed));
     let body = messages("hello", true).to_string();
     let mut streams = Vec::new();
     for _ in 0..10 {
@@ -177,7 +175,7 @@ async fn client_that_vanishes_while_its_call_is_reserved_leaves_nothing_reserved
     drop(streams);
     // Once a later request is answered, the proxy has seen that they are gone.
     assert_eq!(host.get("/v1/models").await.status, 200);
-    gate.add_permits(10);
+    gate.send_replace(true);
     eventually("all were reserved", async || host.control.with(|ledger| ledger.requests.len() == 10)).await;
     host.control.all_settled().await;
     let settled = host.control.with(|ledger| ledger.settled.clone());

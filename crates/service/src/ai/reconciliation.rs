@@ -4,14 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rigbox_core::ai::money::Money;
 use rigbox_core::ai::provider::Provider;
-use rigbox_core::time::Timestamp;
+use rigbox_core::time::{DAY_MS, Timestamp};
 use rigbox_store::{AiModelSum, Store};
 use serde_json::Value;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
-
-/// Milliseconds of a day.
-const DAY_MS: i64 = 86_400_000;
 
 /// Names of the columns of a report. Anthropic splits input by cache, OpenAI's input has the cached part in it.
 const MODEL: &[&str] = &["model", "model_version", "snapshot_id"];

@@ -1,15 +1,13 @@
 //! Usage of a user's AI calls: by day and by workspace.
 
 use rigbox_core::authz::{Permit, ReadAi};
+use rigbox_core::time::DAY_MS;
 use rigbox_store::{AiDay, AiWorkspaceSum, Store};
 
 use crate::error::ServiceError;
 
 /// Days that are told, today included.
 pub const WINDOW_DAYS: i32 = 30;
-
-/// Milliseconds of a day.
-const DAY_MS: i64 = 86_400_000;
 
 /// Usage of a window of days that ends today, in UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]

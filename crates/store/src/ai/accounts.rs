@@ -8,11 +8,11 @@ use rigbox_core::plans::Plans;
 use rigbox_core::time::Timestamp;
 use sqlx::Row;
 
-use super::amounts::{money, month, signed};
+use super::amounts::{month, signed};
 use super::caller;
 use crate::audit::{self, AuditEvent};
 use crate::sqlite::connection::Connection;
-use crate::{Error, Store, parse, user_limits};
+use crate::{Error, Store, parse};
 
 /// Credits of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,10 +87,7 @@ async fn credits(
     .fetch_optional(connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let limits = user_limits::read(row.try_get("limits")?)?;
-    let allowance = plans.entitlements(parse(row.try_get("plan")?)?, limits).ai_credits();
-    let mut account = caller::account(&row)?;
-    account.renew(&month(now), allowance, money(&row, "allowance_used")?);
+    let account = caller::account(&row, &month(now), plans)?;
     let mode: Option<&str> = row.try_get("mode")?;
     Ok(Some(AiCredits { account, mode: mode.map(parse).transpose()?.unwrap_or_default() }))
 }

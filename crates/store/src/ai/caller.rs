@@ -6,6 +6,7 @@ use rigbox_core::ai::money::Money;
 use rigbox_core::ai::reservation::{Grant, grant};
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::{UserId, WorkspaceId};
+use rigbox_core::plans::Plans;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -100,11 +101,6 @@ pub(super) async fn read(
 }
 
 fn caller(row: &SqliteRow, month: &str, terms: &AiTerms) -> Result<Caller, Error> {
-    let plan = parse(row.try_get("plan")?)?;
-    let limits = user_limits::read(row.try_get("limits")?)?;
-    let mut account = account(row)?;
-    let allowance = terms.plans.entitlements(plan, limits).ai_credits();
-    account.renew(month, allowance, money(row, "allowance_used")?);
     let is_in = |all: &str, one: &str| Ok::<_, Error>(number(row, all)? == 0 || number(row, one)? > 0);
     let network: NetworkSettings = json::parse(row.try_get("network")?)?;
     let own_mode: Option<&str> = row.try_get("ai_mode")?;
@@ -112,7 +108,7 @@ fn caller(row: &SqliteRow, month: &str, terms: &AiTerms) -> Result<Caller, Error
     Ok(Caller {
         user: parse(row.try_get("user_id")?)?,
         workspace_name: row.try_get("name")?,
-        account,
+        account: account(row, month, &terms.plans)?,
         user_budget: budget(row, ("has_user_budget", "user_budget", "user_used"), terms.user_budget)?,
         workspace_budget: budget(
             row,
@@ -127,15 +123,19 @@ fn caller(row: &SqliteRow, month: &str, terms: &AiTerms) -> Result<Caller, Error
     })
 }
 
-/// Reads the columns of an account, all of which are missing before a user's first call.
-pub(super) fn account(row: &SqliteRow) -> Result<Account, Error> {
-    Ok(Account {
+/// Reads an account with the allowance of a month. Its columns are missing before a user's first call.
+pub(super) fn account(row: &SqliteRow, now: &str, plans: &Plans) -> Result<Account, Error> {
+    let limits = user_limits::read(row.try_get("limits")?)?;
+    let allowance = plans.entitlements(parse(row.try_get("plan")?)?, limits).ai_credits();
+    let mut account = Account {
         granted: money(row, "granted")?,
         spent: money(row, "spent")?,
         reserved: money(row, "reserved")?,
         allowance: money(row, "allowance")?,
         month: row.try_get::<Option<String>, _>("month")?.unwrap_or_default(),
-    })
+    };
+    account.renew(now, allowance, money(row, "allowance_used")?);
+    Ok(account)
 }
 
 fn budget(

@@ -2,15 +2,12 @@
 
 use rigbox_core::ai::money::Money;
 use rigbox_core::ids::UserId;
-use rigbox_core::time::Timestamp;
+use rigbox_core::time::{DAY_MS, Timestamp};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::amounts::{money, number};
 use crate::{Error, Store};
-
-/// Milliseconds of a day.
-const DAY_MS: i64 = 86_400_000;
 
 /// Sums of calls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
