@@ -89,6 +89,8 @@ pub(crate) fn run_outside() -> ExitCode {
         let init = if File::create(folder.join("lock"))?.try_lock().is_err() {
             init_pid(&folder)?.context("the kept host has no pid")?
         } else {
+            // A host that ended with the machine has left its own.
+            remove_leftovers(&folder)?;
             let log = File::create(folder.join("host.log"))?;
             let mut command = itself("host", &folder)?;
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -144,12 +146,23 @@ pub(crate) fn own() -> ExitCode {
         fs::write(&pid, init.id().to_string())?;
         // How it ends is of no interest: a kept host is ended by a signal.
         init.wait()?;
-        fs::remove_file(&pid)?;
-        remove_cgroups(&scratch)?;
-        fs::remove_dir_all(&scratch)?;
+        remove_leftovers(&folder)?;
         Ok(ExitCode::SUCCESS)
     };
     report(run(), "the host under test")
+}
+
+/// Removes what a host that has ended leaves in its folder, and its control groups.
+fn remove_leftovers(folder: &Path) -> Result<()> {
+    let (scratch, pid) = (folder.join("scratch"), folder.join("init.pid"));
+    if pid.exists() {
+        fs::remove_file(&pid)?;
+    }
+    if scratch.exists() {
+        remove_cgroups(&scratch)?;
+        fs::remove_dir_all(&scratch)?;
+    }
+    Ok(())
 }
 
 /// Removes control groups, which no namespace takes with it.
