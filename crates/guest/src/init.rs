@@ -182,6 +182,8 @@ fn write_file(path: &str, text: &str) -> Result<()> {
 
 /// Configures the network. A failure is logged on the console, because a VM without a network is still usable.
 fn configure_network() {
+    // Nothing outside is reached by IPv6. A kernel without it has no such file.
+    let _ = fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
     let result = rigbox_sys::network::bring_up("lo")
         .and_then(|()| rigbox_sys::network::set_address("eth0", ADDRESS, NETMASK))
         .and_then(|()| rigbox_sys::network::add_default_route(GATEWAY));

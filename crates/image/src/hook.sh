@@ -70,5 +70,7 @@ if [ -d "$WORK/npm" ]; then
 fi
 
 chroot "$root" ldconfig
+# Every program with a locale opens one file instead of thirteen, which was a third of a first command under emulation.
+chroot "$root" localedef --add-to-archive /usr/lib/locale/C.utf8
 chroot "$root" journalctl --update-catalog
 chroot "$root" systemd-sysusers

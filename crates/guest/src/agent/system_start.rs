@@ -2,9 +2,9 @@
 //! standard input is the pipe that `/init` waits on.
 
 use std::fs::File;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 /// Time after the delivery of secrets in which a first command has the CPU for itself. Whoever starts a workspace to run a command sends it
 /// at once.
@@ -13,13 +13,13 @@ const FIRST_COMMAND_GRACE: Duration = Duration::from_millis(250);
 /// Permission for systemd to start, given once.
 #[derive(Clone, Default)]
 pub(super) struct SystemStart {
-    is_allowed: Arc<AtomicBool>,
+    is_allowed: watch::Sender<bool>,
 }
 
 impl SystemStart {
     /// Lets systemd start, unless it has.
     pub(super) fn allow(&self) {
-        if self.is_allowed.swap(true, Ordering::Relaxed) {
+        if self.is_allowed.send_replace(true) {
             return;
         }
         // A failure only means that `/init` waits for its own limit.
@@ -30,7 +30,7 @@ impl SystemStart {
 
     /// Lets systemd start after the grace period for a first command.
     pub(super) fn allow_soon(&self) {
-        if self.is_allowed.load(Ordering::Relaxed) {
+        if *self.is_allowed.borrow() {
             return;
         }
         let start = self.clone();
@@ -38,5 +38,11 @@ impl SystemStart {
             tokio::time::sleep(FIRST_COMMAND_GRACE).await;
             start.allow();
         });
+    }
+
+    /// Waits until systemd may start: what nobody waits for begins no earlier.
+    pub(super) async fn allowed(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.is_allowed.subscribe().wait_for(|is_allowed| *is_allowed).await;
     }
 }
