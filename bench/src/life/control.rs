@@ -63,7 +63,8 @@ impl Control {
         let store = store.unlock(KeySource::File(folder.join("master.key")), clock::now()).await?;
         let node = NodeClient::new(&socket(folder), &store.database_id().await?);
         let transitions = WorkspaceTransitions::new(store.clone());
-        let secrets = SecretDelivery::new(store.clone(), token_key, Arc::new(Agents), "rigbox.localhost");
+        let secrets =
+            SecretDelivery::new(store.clone(), token_key, Arc::new(Agents), "rigbox.localhost", Vec::new());
         let limits = OwnerLimits::new(store.clone(), Plans::default());
         let targets = Targets::new(store.clone(), limits, String::new());
         let networks = NetworkPolicies::new(store, node.clone(), targets.clone());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rigbox_service::ai::modes::AiModes;
+use rigbox_service::ai::settings::AiSettings;
 use rigbox_service::ai::usage::AiUsageReports;
 use rigbox_service::apps::Apps;
 use rigbox_service::apps::services::AppServices;
@@ -36,7 +36,7 @@ use crate::allowed_hosts::AllowedHosts;
 /// Services and settings of the API.
 #[allow(missing_docs)] // Each field is named after its type, which has the documentation.
 pub struct Services {
-    pub ai_modes: AiModes,
+    pub ai_settings: AiSettings,
     pub ai_usage: AiUsageReports,
     pub app_services: AppServices,
     pub apps: Apps,

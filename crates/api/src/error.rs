@@ -209,6 +209,9 @@ impl From<ServiceError> for ApiError {
             ServiceError::InvalidVariable(_) => {
                 Self::bad_request(message).with_details(json!({"field": "env_vars"}))
             }
+            ServiceError::InvalidAi { field, .. } => {
+                Self::bad_request(message).with_details(json!({"field": field}))
+            }
             ServiceError::Quota { limit_name, limit, .. }
             | ServiceError::EnvironmentTooLarge { limit_name, limit } => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "limit_exceeded", message)

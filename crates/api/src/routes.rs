@@ -22,8 +22,8 @@ use crate::error::ApiError;
 use crate::middleware::{credentials, open_request, rate_limit};
 use crate::server::WorkspacePeer;
 use crate::v1::{
-    ai, api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network, processes,
-    quick_deploy, ssh_keys, ssh_settings, ssh_stream, templates, users, workspaces,
+    ai, ai_config, api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network,
+    processes, quick_deploy, ssh_keys, ssh_settings, ssh_stream, templates, users, workspaces,
 };
 use crate::{console, health, openapi, ssh_known_hosts};
 
@@ -365,6 +365,10 @@ fn api(context: &ApiContext) -> Routes {
         .action::<authz::ManageAi>(RateClass::Authentication, routes!(ai::set_mode))
         .action::<authz::ReadWorkspace>(RateClass::Workspaces, routes!(ai::workspace_mode))
         .action::<authz::OperateWorkspace>(RateClass::Workspaces, routes!(ai::set_workspace_mode))
+        .action::<authz::ReadAi>(RateClass::Authentication, routes!(ai_config::defaults))
+        .action::<authz::ManageAi>(RateClass::Authentication, routes!(ai_config::set_defaults))
+        .action::<authz::ReadEnv>(RateClass::Workspaces, routes!(ai_config::of_workspace))
+        .action::<authz::WriteEnv>(RateClass::Workspaces, routes!(ai_config::set_workspace))
         .action::<authz::ReadAudit>(RateClass::Authentication, routes!(audit::list))
         .action::<authz::Diagnose>(RateClass::Workspaces, routes!(doctor::doctor))
         .public(RateClass::Authentication, routes!(auth::link))

@@ -9,6 +9,15 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::error::ApiError;
 
+/// Deserializes a present field, so that `null` differs from an omitted field.
+pub(crate) fn deserialize_present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
 const DEFAULT_PAGE_SIZE: u32 = 100;
 const MAX_PAGE_SIZE: u32 = 1_000;
 

@@ -1,6 +1,7 @@
 //! API under `/api/v1`: one file per resource. Handlers parse, call one service and render.
 
 pub(crate) mod ai;
+pub(crate) mod ai_config;
 pub(crate) mod api_keys;
 pub(crate) mod apps;
 pub(crate) mod audit;

@@ -11,7 +11,7 @@ use rigbox_core::plans::Plans;
 use rigbox_proto::handover;
 use rigbox_service::ai::ledger::Ledger;
 use rigbox_service::ai::models::Models;
-use rigbox_service::ai::modes::AiModes;
+use rigbox_service::ai::settings::AiSettings;
 use rigbox_service::ai::setup::SetupSource;
 use rigbox_service::ai::usage::AiUsageReports;
 use rigbox_service::apps::Apps;
@@ -118,7 +118,10 @@ async fn serve(
     let guests = GuestClient::new(&config.guestio_socket);
     let urls = AppUrls::new(&config.apps_url).ok_or_else(|| Error::AppsUrl(config.apps_url.clone()))?;
     let agents = Arc::new(guests.clone());
-    let secret_delivery = SecretDelivery::new(store.clone(), token_key.clone(), agents, urls.host());
+    let upstreams = config.ai.iter().flat_map(|ai| &ai.upstreams);
+    let ai_providers = upstreams.map(|upstream| upstream.provider).collect();
+    let secret_delivery =
+        SecretDelivery::new(store.clone(), token_key.clone(), agents, urls.host(), ai_providers);
     let tokens = AppTokens::new(&token_key, &config.public_api_url).map_err(Error::Assertions)?;
     let gateways =
         Gateways::new(store.clone(), tokens.key_set(), config.gateways.is_some() || config.ssh.is_some())?;
@@ -166,7 +169,7 @@ async fn serve(
     let open_requests = OpenRequests::new(store.clone());
     let environments = Environments::new(transitions.clone());
     let context = ApiContext(Arc::new(Services {
-        ai_modes: AiModes::new(store.clone(), config.plans),
+        ai_settings: AiSettings::new(transitions.clone(), config.plans),
         ai_usage: AiUsageReports::new(store.clone()),
         app_services: AppServices::new(store.clone(), guests.clone(), apps.clone()),
         audit: Audit::new(store.clone()),

@@ -209,9 +209,9 @@ actions! {
     SyncAuthorizedKeys, "workspace.ssh_keys.sync", Workspace, Some(Role::Operate), false;
     /// Open a connection to the SSH gateway over the API.
     OpenSsh, "workspace.ssh", Workspace, Some(Role::Operate), false;
-    /// Read the account's credits for AI calls and what was used of them.
+    /// Read the account's credits for AI calls, what was used of them, and its settings.
     ReadAi, "ai.read", Account, None, false;
-    /// Set the account's mode of AI calls.
+    /// Change the account's settings of AI calls.
     ManageAi, "ai.manage", Account, None, false;
     /// Revoke the presented credential (sign out).
     EndCredential, "credential.end", Account, Some(Role::Read), false;

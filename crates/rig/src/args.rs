@@ -13,7 +13,7 @@ mod workspace;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use ai::{AiCommand, AiModeChoice, WorkspaceAiCommand};
+pub(crate) use ai::{AiCommand, AiConfigArguments, WorkspaceAiCommand};
 pub(crate) use api_key::{ApiKeyCommand, NewApiKeyArguments};
 pub(crate) use app::{AppCommand, NewAppArguments, ParamCommand, ShareArguments};
 pub(crate) use exec::ExecArguments;

@@ -8,6 +8,7 @@ mod completion;
 mod cp;
 mod doctor;
 mod exec;
+mod hidden_value;
 mod limits;
 mod login;
 mod logs;

@@ -41,3 +41,28 @@ fn mode_of_a_workspace_is_shown_set_and_cleared() {
     let output = server.run(&["workspace", "ai", "mode", "web", "byok"]);
     assert_eq!(output.text(), "AI mode of web: byok (set for it)\n");
 }
+
+#[test]
+fn settings_are_shown_and_changed_and_the_key_comes_from_stdin() {
+    let server = Server::start().with_workspace("ws-aaaaaaaa", "web", "running");
+    let shown = "AI settings of web: invalid_missing_key, mode byok, provider google, model none chosen\n";
+    assert_eq!(server.run(&["ai", "config", "web"]).text(), shown);
+    let shown =
+        "AI settings of your account: managed_active, mode managed, provider anthropic, model none chosen\n";
+    assert_eq!(server.run(&["ai", "config"]).text(), shown);
+    let all =
+        ["ai", "config", "web", "--mode", "byok", "--provider", "google", "--model", "gemini-x", "--key"];
+    let changed = "AI settings of web: byok_active, mode byok, provider google, model gemini-x\nChanged.\n";
+    assert_eq!(server.run_with_input(&all, "own-key\n").text(), changed);
+    server.run(&["ai", "config", "--clear-key", "--model", "default"]).text();
+    let received = server.state.with(|state| state.received.clone());
+    assert_eq!(
+        received,
+        [
+            json!({"mode": "byok", "provider": "google", "model": "gemini-x", "api_key": "own-key"}),
+            json!({"default_model": Value::Null, "default_api_key": Value::Null}),
+        ]
+    );
+    let events = server.json(&["ai", "config", "web"]).events();
+    assert_eq!((&events[0]["event"], &events[0]["provider"]), (&json!("ai_config"), &json!("google")));
+}

@@ -5,11 +5,8 @@
 
 mod support;
 
-use std::io::Write;
-use std::process::Stdio;
-
 use serde_json::json;
-use support::{CliOutput, Server};
+use support::Server;
 
 const WEB: &str = "ws-aaaaaaaa";
 
@@ -19,19 +16,6 @@ fn server(status: &'static str) -> Server {
 
 fn value(server: &Server, name: &str) -> Option<String> {
     server.state.with(|state| state.workspaces[WEB].env.get(name).cloned())
-}
-
-fn piped(server: &Server, line: &[&str], input: &str) -> CliOutput {
-    let mut child = server
-        .command(&[&["--output", "json"], line].concat())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that fails may not read it.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    CliOutput::of(child.wait_with_output().unwrap())
 }
 
 #[test]
@@ -91,10 +75,10 @@ fn variable_that_decides_which_programs_run_is_set_with_a_warning() {
 #[test]
 fn value_may_come_from_stdin() {
     let server = server("stopped");
-    let output = piped(&server, &["workspace", "env", "set", "web", "KEY"], "line 1\nline 2\n");
+    let output = server.json_with_input(&["workspace", "env", "set", "web", "KEY"], "line 1\nline 2\n");
     assert_eq!(output.events(), [json!({"event": "set", "workspace": "web", "keys": ["KEY"]})], "{output:?}");
     assert_eq!(value(&server, "KEY").as_deref(), Some("line 1\nline 2"));
-    let output = piped(&server, &["workspace", "env", "set", "web", "A", "B"], "x");
+    let output = server.json_with_input(&["workspace", "env", "set", "web", "A", "B"], "x");
     assert_eq!((output.code, output.events()[0]["code"].as_str()), (Some(1), Some("usage")));
     // Stdin is /dev/null.
     let output = server.json(&["workspace", "env", "set", "web", "A"]);

@@ -1,12 +1,13 @@
-//! AI: models and their prices, the ledger of calls, the operator's keys at providers, modes, and what users have used.
+//! AI: models and their prices, the ledger of calls, the operator's keys at providers, users' settings, and what
+//! users have used.
 
 mod denial;
 pub mod ledger;
 pub mod models;
-pub mod modes;
 mod price_table;
 pub mod provider_keys;
 pub mod reconciliation;
+pub mod settings;
 pub mod setup;
 pub mod usage;
 

@@ -75,7 +75,7 @@ impl Environments {
             }
             Err(other) => return Err(other.into()),
         };
-        self.effect(permit, names.revision).await
+        delivered(&self.transitions, id, names.revision).await
     }
 
     /// Removes a variable.
@@ -85,41 +85,47 @@ impl Environments {
         let event = event(permit, "secret.delete", [&name])?;
         let store = self.transitions.store();
         let names = store.remove_variable(id_of(permit)?, &name, &event, store.now()).await?;
-        self.effect(permit, names.ok_or_else(missing)?.revision).await
+        delivered(&self.transitions, id_of(permit)?, names.ok_or_else(missing)?.revision).await
     }
+}
 
-    /// Triggers delivery of the change and waits for it briefly.
-    async fn effect(&self, permit: &Permit<WriteEnv>, revision: i64) -> Result<Effect, ServiceError> {
-        let id = id_of(permit)?;
-        let mut changed = self.transitions.subscribe();
-        self.transitions.announce(id);
-        let Some(before) = self.lifecycle(id).await? else { return Ok(Effect::OnStart) };
-        let (Status::Running, Some(boot)) = (before.status, before.boot()) else {
-            return Ok(Effect::OnStart);
-        };
-        if before.agent_lost() {
-            return Ok(Effect::Pending);
+/// Triggers delivery of a change of the environment, and waits for it briefly.
+pub(crate) async fn delivered(
+    transitions: &WorkspaceTransitions,
+    id: &WorkspaceId,
+    revision: i64,
+) -> Result<Effect, ServiceError> {
+    let mut changed = transitions.subscribe();
+    transitions.announce(id);
+    let Some(before) = lifecycle(transitions, id).await? else { return Ok(Effect::OnStart) };
+    let (Status::Running, Some(boot)) = (before.status, before.boot()) else {
+        return Ok(Effect::OnStart);
+    };
+    if before.agent_lost() {
+        return Ok(Effect::Pending);
+    }
+    let deadline = Instant::now() + DELIVERY_TIMEOUT;
+    loop {
+        let now = lifecycle(transitions, id).await?;
+        let has = |delivered: &Delivered| delivered.boot == boot && delivered.revision >= revision;
+        if now.and_then(|now| now.delivered).is_some_and(|delivered| has(&delivered)) {
+            return Ok(Effect::Live);
         }
-        let deadline = Instant::now() + DELIVERY_TIMEOUT;
         loop {
-            let now = self.lifecycle(id).await?;
-            let has = |delivered: &Delivered| delivered.boot == boot && delivered.revision >= revision;
-            if now.and_then(|now| now.delivered).is_some_and(|delivered| has(&delivered)) {
-                return Ok(Effect::Live);
-            }
-            loop {
-                match tokio::time::timeout_at(deadline, changed.recv()).await {
-                    Ok(Ok(other)) if other.id != *id => {}
-                    Ok(Ok(_) | Err(RecvError::Lagged(_))) => break,
-                    Ok(Err(RecvError::Closed)) | Err(_) => return Ok(Effect::Pending),
-                }
+            match tokio::time::timeout_at(deadline, changed.recv()).await {
+                Ok(Ok(other)) if other.id != *id => {}
+                Ok(Ok(_) | Err(RecvError::Lagged(_))) => break,
+                Ok(Err(RecvError::Closed)) | Err(_) => return Ok(Effect::Pending),
             }
         }
     }
+}
 
-    async fn lifecycle(&self, id: &WorkspaceId) -> Result<Option<Lifecycle>, ServiceError> {
-        Ok(self.transitions.store().workspace(id).await?.map(|workspace| workspace.lifecycle))
-    }
+async fn lifecycle(
+    transitions: &WorkspaceTransitions,
+    id: &WorkspaceId,
+) -> Result<Option<Lifecycle>, ServiceError> {
+    Ok(transitions.store().workspace(id).await?.map(|workspace| workspace.lifecycle))
 }
 
 /// Returns the audit event with the names of the variables, never their values.

@@ -1,5 +1,6 @@
 //! Errors that services share, and the small functions that produce them.
 
+use rigbox_core::ai::own_key::InvalidOwnAi;
 use rigbox_core::authz::{Action, Denied, Permit};
 use rigbox_core::environment::InvalidVariable;
 use rigbox_core::ids::WorkspaceId;
@@ -60,6 +61,14 @@ pub enum ServiceError {
     /// An environment variable is invalid.
     #[error("env_vars: {0}")]
     InvalidVariable(#[from] InvalidVariable),
+    /// A setting of AI calls is invalid.
+    #[error("{field}: {error}")]
+    InvalidAi {
+        /// Field of the request.
+        field: &'static str,
+        /// Problem of its value.
+        error: InvalidOwnAi,
+    },
     /// The environment variable does not exist.
     #[error("Variable `{0}` not found in the workspace.")]
     VariableNotFound(String),

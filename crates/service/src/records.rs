@@ -6,5 +6,5 @@ pub use rigbox_store::{
     AiCredits, AiDay, AiEnding, AiSettlement, AiSubject, AiSums, AiWorkspaceSum, App, AppPage,
     AppWithWorkspace, AuditEntry, EnvironmentNames, Error as StoreError, IdempotencyKey, KeyRecord, LogEntry,
     NetworkSettings, Orphan, Page, ProviderKey, ProviderKeySecret, RevocationLogHealth, SshKey, User,
-    Workspace, WorkspaceAiMode,
+    Workspace, WorkspaceAi, WorkspaceAiMode,
 };

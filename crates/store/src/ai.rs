@@ -1,10 +1,11 @@
-//! AI ledger: reservations of calls and what they have cost, the accounts and bounds that they count against, providers' keys, and what the
-//! proxy has to be told.
+//! AI ledger: reservations of calls and what they have cost, the accounts and bounds that they count against, providers' keys, users' own
+//! settings and keys, and what the proxy has to be told.
 
 mod accounts;
 mod amounts;
 mod caller;
 mod calls;
+mod configs;
 mod limits;
 mod modes;
 mod provider_keys;
@@ -16,6 +17,8 @@ mod usage;
 pub use accounts::AiCredits;
 pub use caller::{AiCap, AiDenial};
 pub use calls::{AiOutcome, AiStep};
+pub(crate) use configs::VALUE as OWN_KEY;
+pub use configs::{AiConfigChange, WorkspaceAi};
 pub use limits::AiSubject;
 pub use modes::WorkspaceAiMode;
 pub(crate) use provider_keys::VALUE as PROVIDER_KEY;

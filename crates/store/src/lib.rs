@@ -50,9 +50,9 @@ mod workspace_log;
 mod workspaces;
 
 pub use ai::{
-    AiCap, AiCredits, AiDay, AiDenial, AiEnding, AiModelSum, AiOutcome, AiProxyState, AiReservation,
-    AiSettlement, AiStep, AiSubject, AiSums, AiTerms, AiWorkspaceSum, ProviderKey, ProviderKeySecret,
-    WorkspaceAiMode,
+    AiCap, AiConfigChange, AiCredits, AiDay, AiDenial, AiEnding, AiModelSum, AiOutcome, AiProxyState,
+    AiReservation, AiSettlement, AiStep, AiSubject, AiSums, AiTerms, AiWorkspaceSum, ProviderKey,
+    ProviderKeySecret, WorkspaceAi, WorkspaceAiMode,
 };
 pub use api_keys::{KeyHolder, KeyRecord, NewKey, NewSecret};
 pub use app_sessions::{AppHandoff, SessionHolder};

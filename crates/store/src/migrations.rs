@@ -37,6 +37,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     23 "0023_start_on_connect.sql" "start on connect",
     24 "0024_ai.sql" "ai",
     25 "0025_ssh_sessions.sql" "ssh sessions",
+    26 "0026_own_ai.sql" "own ai",
 ];
 
 /// Runs migrations that a database lacks.

@@ -72,7 +72,7 @@ impl Control {
         let node = NodeClient::over(Arc::new(connection));
         let transitions = WorkspaceTransitions::new(store.clone());
         let agents = Arc::new(Agents(Arc::clone(&self.world)));
-        let secrets = SecretDelivery::new(store.clone(), token_key, agents, "rigbox.localhost");
+        let secrets = SecretDelivery::new(store.clone(), token_key, agents, "rigbox.localhost", Vec::new());
         let limits = OwnerLimits::new(store.clone(), Plans::default());
         let targets = Targets::new(store.clone(), limits, String::new());
         let networks = NetworkPolicies::new(store.clone(), node.clone(), targets.clone());

@@ -18,6 +18,7 @@ use crate::harness::installation::{AI_PORT, Installation};
 
 tests![
     calls_without_credits_are_refused,
+    processes_find_the_proxy_or_the_users_own_key,
     python_sdks_work_unmodified,
     javascript_sdks_work_unmodified,
     calls_are_counted_as_the_provider_counts_them,
@@ -32,16 +33,8 @@ const CLIENTS: &str = "RIGBOX_AI_CLIENTS";
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ai");
 /// Key that no workspace may see.
 const KEY: &str = "sk-test-of-the-operator-8f1c2";
-/// Environment of the SDKs.
-const ENVIRONMENT: [(&str, &str); 7] = [
-    ("ANTHROPIC_BASE_URL", "http://172.16.0.1:9090"),
-    ("ANTHROPIC_API_KEY", "managed-by-rigbox"),
-    ("OPENAI_BASE_URL", "http://172.16.0.1:9090/v1"),
-    ("OPENAI_API_KEY", "managed-by-rigbox"),
-    ("GOOGLE_GEMINI_BASE_URL", "http://172.16.0.1:9090/google"),
-    ("GOOGLE_API_KEY", "managed-by-rigbox"),
-    ("PYTHONPATH", "/home/developer/ai-python"),
-];
+/// Environment beside the workspace's own, which leads the SDKs to the proxy.
+const ENVIRONMENT: [(&str, &str); 1] = [("PYTHONPATH", "/home/developer/ai-python")];
 
 /// Provider at the address that the installation's configuration has, started once.
 pub(crate) fn provider() -> Result<&'static Provider> {
@@ -87,7 +80,7 @@ pub(crate) fn set_key(installation: &Installation, upstream: &str, key: &str) ->
     Ok(())
 }
 
-/// Runs a command in the workspace with the SDKs' environment.
+/// Runs a command in the workspace.
 fn run(installation: &Installation, line: &str) -> Result<(String, i64)> {
     let id = shared(installation)?;
     let environment: serde_json::Map<String, Value> =
@@ -169,6 +162,41 @@ fn calls_without_credits_are_refused(installation: &Installation) -> TestResult 
     let (text, code) = run(installation, "rig ws ls")?;
     ensure!(code == 0 && text.contains("shared"), "{text}");
     installation.admin(&["ai", "grant", "owner@example.org", "5"]).map(drop)
+}
+
+fn processes_find_the_proxy_or_the_users_own_key(installation: &Installation) -> TestResult {
+    const OWN: &str = "AIza-test-of-the-user-4c7e";
+    let id = shared(installation)?;
+    // A command, a login shell, a service, and Codex's file.
+    let show = r#"echo "exec $OPENAI_BASE_URL $GEMINI_API_KEY"
+        env -i HOME=/home/developer PATH=/usr/bin bash -lc 'echo "login $OPENAI_BASE_URL $GEMINI_API_KEY"'
+        sudo systemd-run --quiet --wait --pipe -p EnvironmentFile=/run/rigbox/env \
+            sh -c 'echo "service $OPENAI_BASE_URL $GEMINI_API_KEY"'
+        grep -c 172.16.0.1 /etc/codex/config.toml 2>/dev/null || echo no file"#;
+    let shown = || -> Result<Vec<String>> {
+        Ok(installation.api.sh(&id, show)?.lines().map(|line| line.trim_end().to_owned()).collect())
+    };
+    let with = |rest: &str| ["exec", "login", "service"].map(|kind| format!("{kind} {rest}"));
+    let through_proxy = with("http://172.16.0.1:9090/v1 managed-by-rigbox");
+    let now = shown()?;
+    ensure!(now.starts_with(&through_proxy) && now.last().is_some_and(|last| last == "1"), "{now:?}");
+
+    let path = format!("/workspaces/{id}/ai-config");
+    let set = |body: Value| -> TestResult {
+        let response = installation.api.send("PUT", &path, serde_json::to_vec(&body)?)?.expect(200)?;
+        ensure!(response.get("live") == Some(&Value::Bool(true)), "{response}");
+        Ok(())
+    };
+    set(json!({"mode": "byok", "provider": "google", "api_key": OWN}))?;
+    let now = shown()?;
+    let own = with(&format!(" {OWN}"));
+    ensure!(now.starts_with(&own) && now.last().is_some_and(|last| last == "no file"), "{now:?}");
+    let (status, _) = call(installation, &message("hello"))?;
+    ensure!(status == 403, "a managed call in byok mode: {status}");
+    set(json!({"mode": null, "provider": null, "api_key": null}))?;
+    let now = shown()?;
+    ensure!(now.starts_with(&through_proxy) && !now.concat().contains(OWN), "{now:?}");
+    Ok(())
 }
 
 fn python_sdks_work_unmodified(installation: &Installation) -> TestResult {

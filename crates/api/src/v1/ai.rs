@@ -179,7 +179,7 @@ fn date(day: i64) -> String {
     Date::from_julian_day(julian).map_or_else(|_| String::new(), |date| date.to_string())
 }
 
-fn parse(mode: &str) -> Result<AiMode, ApiError> {
+pub(super) fn parse(mode: &str) -> Result<AiMode, ApiError> {
     mode.parse().map_err(|error: InvalidMode| ApiError::bad_request(format!("mode: {error}")))
 }
 
@@ -190,7 +190,7 @@ pub(crate) async fn credits(
     caller: Caller<ReadAi>,
 ) -> Result<Json<AiCredits>, ApiError> {
     let permit = caller.authorize(Target::Account)?;
-    Ok(Json(context.ai_modes.credits(&permit).await?.into()))
+    Ok(Json(context.ai_settings.credits(&permit).await?.into()))
 }
 
 /// Get what the caller's AI calls have used in the last 30 days
@@ -223,7 +223,7 @@ pub(crate) async fn set_mode(
     JsonBody(body): JsonBody<UpdateAiModeRequest>,
 ) -> Result<Json<AiCredits>, ApiError> {
     let permit = caller.authorize(Target::Account)?;
-    Ok(Json(context.ai_modes.set_default(&permit, parse(&body.mode)?).await?.into()))
+    Ok(Json(context.ai_settings.set_default_mode(&permit, parse(&body.mode)?).await?.into()))
 }
 
 /// Get with whose keys a workspace's AI calls are made
@@ -237,7 +237,7 @@ pub(crate) async fn workspace_mode(
     PathParams(id): PathParams<String>,
 ) -> Result<Json<WorkspaceAiModeResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
-    Ok(Json(context.ai_modes.of_workspace(&permit).await?.into()))
+    Ok(Json(context.ai_settings.mode(&permit).await?.into()))
 }
 
 /// Set with whose keys a workspace's AI calls are made, effective with the next call
@@ -259,7 +259,7 @@ pub(crate) async fn set_workspace_mode(
 ) -> Result<Json<WorkspaceAiModeResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
     let mode = body.mode.as_deref().map(parse).transpose()?;
-    Ok(Json(context.ai_modes.set_workspace(&permit, mode).await?.into()))
+    Ok(Json(context.ai_settings.set_mode(&permit, mode).await?.into()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use rigbox_core::ai::provider::Provider;
 use rigbox_proto::fault;
 use rigbox_proto::guest::guest_server::{Guest, GuestServer};
 use rigbox_proto::guest::*;
@@ -61,8 +62,12 @@ impl Guests {
         let all = delivered.get(id).map_or(&[][..], Vec::as_slice);
         let mut env: BTreeMap<_, _> =
             all.last().map(|last| last.env.clone().into_iter().collect()).unwrap_or_default();
-        if env.get(VITE_HOSTS.0).is_some_and(|value| value == VITE_HOSTS.1) {
-            env.remove(VITE_HOSTS.0);
+        let platform = rigbox_core::ai::environment::through_bridge(Provider::Anthropic)
+            .chain([(VITE_HOSTS.0.to_owned(), VITE_HOSTS.1.to_owned())]);
+        for (name, value) in platform {
+            if env.get(&name) == Some(&value) {
+                env.remove(&name);
+            }
         }
         let mut keys = all.iter().map(|one| one.workspace_key.clone()).filter(|key| !key.is_empty());
         (all.len(), env, keys.next_back().unwrap_or_default())

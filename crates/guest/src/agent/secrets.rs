@@ -14,6 +14,9 @@ use crate::users::{DEFAULT_USER, User};
 /// Folder of the secrets' files.
 pub(super) const FOLDER: &str = "/run/rigbox";
 
+/// File in it to which the image's `/etc/codex/config.toml` leads.
+const CODEX_CONFIG: &str = "codex.toml";
+
 /// Environment variables by name.
 pub(super) type Variables = BTreeMap<String, String>;
 
@@ -39,7 +42,7 @@ pub(super) fn store(environment: &Environment, delivery: DeliverSecretsRequest) 
     if !delivery.workspace_key.is_empty() {
         write("key", delivery.workspace_key.as_bytes())?;
     }
-    Ok(())
+    replace(CODEX_CONFIG, &delivery.codex_config)
 }
 
 /// Formats variables in the one way that a POSIX shell and systemd's `EnvironmentFile=` parse alike: in double quotes, with a backslash
@@ -58,6 +61,17 @@ fn format_env_file(variables: &Variables) -> String {
         text.push_str("\"\n");
     }
     text
+}
+
+/// Writes a file unless `text` is empty, and removes the one of an earlier delivery then.
+fn replace(name: &str, text: &str) -> io::Result<()> {
+    if !text.is_empty() {
+        return write(name, text.as_bytes());
+    }
+    match fs::remove_file(format!("{FOLDER}/{name}")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file for root and the developer, atomically.

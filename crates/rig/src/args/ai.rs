@@ -1,6 +1,6 @@
 //! Arguments of `rig ai` and `rig workspace ai`.
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::complete;
 
@@ -10,6 +10,31 @@ pub(crate) enum AiCommand {
     Credits,
     /// Show what AI calls have used, by day and by workspace
     Usage,
+    /// Show or change AI settings: of a workspace, or of your workspaces without their own
+    Config(AiConfigArguments),
+}
+
+/// AI settings to change; none: they are shown.
+#[derive(Debug, Args)]
+pub(crate) struct AiConfigArguments {
+    /// Workspace name or id; without it, the settings of your account
+    #[arg(add = complete::workspaces())]
+    pub(crate) workspace: Option<String>,
+    /// The operator's keys for credits, your own key, or the mode of your account
+    #[arg(long)]
+    pub(crate) mode: Option<AiModeChoice>,
+    /// google, openai or anthropic; `default` clears it
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
+    /// Model for agents that read one from the environment; `default` clears it
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Read your key at the provider from a prompt or stdin
+    #[arg(long, conflicts_with = "clear_key")]
+    pub(crate) key: bool,
+    /// Remove your key at the provider
+    #[arg(long)]
+    pub(crate) clear_key: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -31,4 +56,15 @@ pub(crate) enum AiModeChoice {
     Managed,
     Byok,
     Default,
+}
+
+impl AiModeChoice {
+    /// Returns the mode as the API names it; none of its own: `None`.
+    pub(crate) fn as_wire(self) -> Option<&'static str> {
+        match self {
+            Self::Managed => Some("managed"),
+            Self::Byok => Some("byok"),
+            Self::Default => None,
+        }
+    }
 }

@@ -1,9 +1,11 @@
-//! `rig ai`: credits for AI calls, and what was used of them.
+//! `rig ai`: credits for AI calls, what was used of them, and settings.
 
-use serde_json::{Map, Value};
+use reqwest::Method;
+use serde_json::{Map, Value, json};
 
 use crate::api::Api;
-use crate::args::AiCommand;
+use crate::args::{AiCommand, AiConfigArguments};
+use crate::commands::hidden_value;
 use crate::failure::Failure;
 use crate::output::{Output, escape};
 
@@ -11,7 +13,64 @@ pub(super) async fn run(api: &Api, out: &Output, command: &AiCommand) -> Result<
     match command {
         AiCommand::Credits => credits(api, out).await,
         AiCommand::Usage => usage(api, out).await,
+        AiCommand::Config(arguments) => config(api, out, arguments).await,
     }
+}
+
+async fn config(api: &Api, out: &Output, arguments: &AiConfigArguments) -> Result<(), Failure> {
+    // The account's fields are those of a workspace with a prefix.
+    let (path, prefix, whose) = match &arguments.workspace {
+        Some(workspace) => {
+            let vm = api.find(workspace).await?;
+            (vec!["workspaces".to_owned(), vm.id, "ai-config".to_owned()], "", vm.name)
+        }
+        None => {
+            (["users", "me", "ai-defaults"].map(str::to_owned).into(), "default_", "your account".to_owned())
+        }
+    };
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let changes = changes(arguments, prefix)?;
+    let response: Map<String, Value> = if changes.is_empty() {
+        api.get(&path).await?
+    } else {
+        api.call(api.request(Method::PUT, &path, &[])?.json(&changes)).await?
+    };
+    let text = |field: &str| {
+        let value = response.get(&format!("{prefix}{field}")).and_then(Value::as_str).unwrap_or("?");
+        escape(value).to_string()
+    };
+    let model = if text("model").is_empty() { "none chosen".to_owned() } else { text("model") };
+    out.line(&format!(
+        "AI settings of {}: {}, mode {}, provider {}, model {model}",
+        escape(&whose),
+        text("status"),
+        text("mode"),
+        text("provider")
+    ))?;
+    if let Some(message) = response.get("message").and_then(Value::as_str) {
+        out.line(&escape(message))?;
+    }
+    out.response("ai_config", response)
+}
+
+/// Returns the changed fields of a request.
+fn changes(arguments: &AiConfigArguments, prefix: &str) -> Result<Map<String, Value>, Failure> {
+    let mut changes = Map::new();
+    let mut change = |field: &str, value: Value| drop(changes.insert(format!("{prefix}{field}"), value));
+    if let Some(mode) = arguments.mode {
+        change("mode", json!(mode.as_wire()));
+    }
+    for (field, value) in [("provider", &arguments.provider), ("model", &arguments.model)] {
+        if let Some(value) = value {
+            change(field, json!(Some(value).filter(|value| *value != "default")));
+        }
+    }
+    if arguments.key {
+        change("api_key", json!(hidden_value::read("API key", "run it in a terminal")?));
+    } else if arguments.clear_key {
+        change("api_key", Value::Null);
+    }
+    Ok(changes)
 }
 
 async fn credits(api: &Api, out: &Output) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ mod exec;
 mod routes;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -129,6 +130,23 @@ impl Server {
 
     pub(crate) fn json(&self, line: &[&str]) -> CliOutput {
         self.run(&[&["--output", "json"], line].concat())
+    }
+}
+
+impl Server {
+    /// As [`Self::run`], with stdin.
+    pub(crate) fn run_with_input(&self, line: &[&str], input: &str) -> CliOutput {
+        let mut command = self.command(line);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that fails may not read it.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        CliOutput::of(child.wait_with_output().unwrap())
+    }
+
+    /// As [`Self::json`], with stdin.
+    pub(crate) fn json_with_input(&self, line: &[&str], input: &str) -> CliOutput {
+        self.run_with_input(&[&["--output", "json"], line].concat(), input)
     }
 }
 

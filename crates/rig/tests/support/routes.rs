@@ -19,6 +19,8 @@ pub(crate) fn all(state: SharedState) -> Router {
         .route("/users/me/credits", get(credits))
         .route("/users/me/ai-usage", get(ai_usage))
         .route("/workspaces/{id}/mode", get(ai_mode).put(set_ai_mode))
+        .route("/users/me/ai-defaults", get(ai_defaults).put(set_ai_defaults))
+        .route("/workspaces/{id}/ai-config", get(ai_config).put(set_ai_config))
         .route("/api-keys", get(api_keys))
         .route("/ssh-keys", get(ssh_keys).post(add_ssh_key))
         .route("/ssh-keys/{id}", axum::routing::delete(remove_ssh_key))
@@ -122,6 +124,27 @@ async fn set_ai_mode(State(state): State<SharedState>, Json(body): Json<Value>) 
     };
     state.with(|state| state.received.push(body));
     Json(json!({"mode": mode, "source": source}))
+}
+
+async fn ai_config() -> Json<Value> {
+    Json(json!({"mode": "byok", "provider": "google", "model": "", "status": "invalid_missing_key",
+        "updated_at": "2026-01-01T00:00:00Z"}))
+}
+
+async fn set_ai_config(State(state): State<SharedState>, Json(body): Json<Value>) -> Json<Value> {
+    state.with(|state| state.received.push(body));
+    Json(json!({"mode": "byok", "provider": "google", "model": "gemini-x", "status": "byok_active",
+        "updated_at": "2026-01-01T00:00:00Z", "live": true, "message": "Changed."}))
+}
+
+async fn ai_defaults() -> Json<Value> {
+    Json(json!({"default_mode": "managed", "default_provider": "anthropic", "default_model": "",
+        "default_status": "managed_active"}))
+}
+
+async fn set_ai_defaults(State(state): State<SharedState>, Json(body): Json<Value>) -> Json<Value> {
+    state.with(|state| state.received.push(body));
+    ai_defaults().await
 }
 
 async fn api_keys() -> Json<Value> {

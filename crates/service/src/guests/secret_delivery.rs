@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rigbox_core::ai::environment;
+use rigbox_core::ai::own_key::AiStatus;
+use rigbox_core::ai::provider::Provider;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::guest::DeliverSecretsRequest;
 use rigbox_store::tokens::{TokenKey, WorkspaceKey};
@@ -35,19 +38,22 @@ struct Inner {
     guests: Arc<dyn DeliverSecrets>,
     /// Domain for apps.
     apps_domain: String,
+    /// Providers that the bridge leads to.
+    ai_providers: Vec<Provider>,
     pending: Mutex<BTreeMap<WorkspaceId, PendingKey>>,
 }
 
 impl SecretDelivery {
-    /// Creates the service of an installation whose apps are below `apps_domain`.
+    /// Creates the service of an installation whose apps are below `apps_domain`, and whose bridge leads to `ai_providers`.
     pub fn new(
         store: Store,
         token_key: TokenKey,
         guests: Arc<dyn DeliverSecrets>,
         apps_domain: &str,
+        ai_providers: Vec<Provider>,
     ) -> Self {
         let (apps_domain, pending) = (apps_domain.to_owned(), Mutex::default());
-        Self(Arc::new(Inner { store, token_key, guests, apps_domain, pending }))
+        Self(Arc::new(Inner { store, token_key, guests, apps_domain, ai_providers, pending }))
     }
 
     /// Generates the key of a boot, unless it has one that is not delivered yet.
@@ -76,18 +82,40 @@ impl SecretDelivery {
         let workspace_key = self.pending_key(id, boot).map_or(String::new(), |key| key.reveal().to_owned());
         // The workspace was deleted.
         let Some(environment) = self.0.store.environment(id).await? else { return Ok(Ok(None)) };
+        // Read after the revision: what changes in between is delivered again.
+        let Some((ai, codex_config)) = self.ai(id).await? else { return Ok(Ok(None)) };
         let expose = |(name, value): (_, &secrecy::SecretString)| (name, value.expose_secret().to_owned());
         // The workspace's own variables come later, so they count.
         let platform = [(VITE_HOSTS_VARIABLE.to_owned(), format!(".{}", self.0.apps_domain))];
         let own = environment.variables.iter().map(|(name, value)| expose((name.to_string(), value)));
-        let env = platform.into_iter().chain(own).collect();
+        let env = platform.into_iter().chain(ai).chain(own).collect();
+        let delivery = DeliverSecretsRequest { env, workspace_key, codex_config };
         let started_at = Instant::now();
-        if let Err(error) = self.0.guests.deliver(id, DeliverSecretsRequest { env, workspace_key }).await {
+        if let Err(error) = self.0.guests.deliver(id, delivery).await {
             return Ok(Err(error));
         }
         let took_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(workspace = %id, boot, revision = environment.revision, took_ms, "delivered secrets");
         Ok(Ok(Some(environment.revision)))
+    }
+
+    /// Returns the variables for AI calls, and Codex's configuration, or `None` if the workspace was removed.
+    async fn ai(&self, id: &WorkspaceId) -> Result<Option<(Vec<(String, String)>, String)>, Error> {
+        let Some(config) = self.0.store.workspace_ai(id).await? else { return Ok(None) };
+        let config = config.effective;
+        if config.status == AiStatus::ManagedActive {
+            let providers = &self.0.ai_providers;
+            let variables = providers.iter().copied().flat_map(environment::through_bridge).collect();
+            return Ok(Some((
+                variables,
+                environment::codex_config(providers).unwrap_or_default().to_owned(),
+            )));
+        }
+        let key = self.0.store.own_ai_key(id, config.provider).await?;
+        let variables = key
+            .iter()
+            .flat_map(|key| environment::with_own_key(config.provider, key.expose_secret(), &config.model));
+        Ok(Some((variables.collect(), String::new())))
     }
 
     /// Removes the pending key of a workspace: its delivery is stored, so that from now on only the VM has it, or the workspace is gone.

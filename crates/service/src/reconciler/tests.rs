@@ -131,7 +131,8 @@ async fn fixture(timeouts: Timeouts) -> Fixture {
     let user = store.create_first_user("a@example.com", &key, now).await.unwrap();
     let (node, agents) = (Arc::new(ScriptedNode::default()), Arc::new(Agents::default()));
     let client = NodeClient::over(node.clone());
-    let secrets = SecretDelivery::new(store.clone(), token_key, agents.clone(), "rigbox.localhost");
+    let secrets =
+        SecretDelivery::new(store.clone(), token_key, agents.clone(), "rigbox.localhost", Vec::new());
     let targets =
         Targets::new(store.clone(), OwnerLimits::new(store.clone(), Plans::default()), String::new());
     let networks = NetworkPolicies::new(store.clone(), client.clone(), targets.clone());
@@ -316,6 +317,7 @@ async fn restart_delivers_nothing_that_the_vm_has() {
         TokenKey::load_or_create(&f._folder.path().join("token.key")).unwrap(),
         f.agents.clone(),
         "rigbox.localhost",
+        Vec::new(),
     );
     let targets = f.reconciler.0.targets.clone();
     let networks = NetworkPolicies::new(f.store.clone(), client.clone(), targets.clone());

@@ -1,11 +1,11 @@
-//! Modes of AI calls: that of a user, and that of a workspace in its place.
+//! Modes of AI calls: that of a user, and that of a workspace in its place. The environments of workspaces follow them.
 
 use rigbox_core::ai::mode::AiMode;
 use rigbox_core::ids::{UserId, WorkspaceId};
 use rigbox_core::time::Timestamp;
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
-use crate::audit::{self, AuditEvent};
+use crate::sqlite::connection::Connection;
 use crate::{Error, Store, parse};
 
 /// Mode of a workspace.
@@ -17,28 +17,14 @@ pub struct WorkspaceAiMode {
     pub default: AiMode,
 }
 
-impl Store {
-    /// Sets the mode of a user's workspaces without one of their own.
-    pub async fn set_ai_mode(
-        &self,
-        user: &UserId,
-        mode: AiMode,
-        event: &AuditEvent,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        let mut tx = self.begin_write().await?;
-        sqlx::query(
-            "INSERT INTO ai_accounts (user_id, granted, spent, reserved, allowance, month, mode) \
-             VALUES ($1, 0, 0, 0, 0, '', $2) ON CONFLICT (user_id) DO UPDATE SET mode = excluded.mode",
-        )
-        .bind(user.as_str())
-        .bind(mode.as_str())
-        .execute(&mut *tx)
-        .await?;
-        audit::append(&mut tx, &self.chain, event, now).await?;
-        Ok(tx.commit().await?)
+impl WorkspaceAiMode {
+    /// Returns the mode that holds.
+    pub fn current(self) -> AiMode {
+        self.own.unwrap_or(self.default)
     }
+}
 
+impl Store {
     /// Returns the mode of a workspace, or `None` if there is no such workspace.
     pub async fn workspace_ai_mode(&self, id: &WorkspaceId) -> Result<Option<WorkspaceAiMode>, Error> {
         let row = sqlx::query(
@@ -54,23 +40,43 @@ impl Store {
         };
         Ok(Some(WorkspaceAiMode { own: mode("ai_mode")?, default: mode("mode")?.unwrap_or_default() }))
     }
+}
 
-    /// Sets the mode of a workspace; `None` is that of its owner. Returns `false` if there is no such workspace.
-    pub async fn set_workspace_ai_mode(
-        &self,
-        id: &WorkspaceId,
-        mode: Option<AiMode>,
-        event: &AuditEvent,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
-        let mut tx = self.begin_write().await?;
-        let query = sqlx::query("UPDATE workspaces SET ai_mode = $1, updated_at = $2 WHERE id = $3");
-        let query = query.bind(mode.map(AiMode::as_str)).bind(now.unix_ms()).bind(id.as_str());
-        if query.execute(&mut *tx).await?.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, &self.chain, event, now).await?;
-        tx.commit().await?;
-        Ok(true)
-    }
+/// Sets the mode of a user's workspaces without one of their own.
+pub(super) async fn set_of_user(tx: &mut Connection, user: &UserId, mode: AiMode) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO ai_accounts (user_id, granted, spent, reserved, allowance, month, mode) \
+         VALUES ($1, 0, 0, 0, 0, '', $2) ON CONFLICT (user_id) DO UPDATE SET mode = excluded.mode",
+    )
+    .bind(user.as_str())
+    .bind(mode.as_str())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Sets the mode of a workspace; `None` is that of its owner.
+pub(super) async fn set_of_workspace(
+    tx: &mut Connection,
+    id: &WorkspaceId,
+    mode: Option<AiMode>,
+) -> Result<(), Error> {
+    let query = sqlx::query("UPDATE workspaces SET ai_mode = $1 WHERE id = $2");
+    query.bind(mode.map(AiMode::as_str)).bind(id.as_str()).execute(tx).await?;
+    Ok(())
+}
+
+/// Records that the environment of workspaces is another one: of those with `id` in this column. Returns them with their new revisions.
+pub(super) async fn environment_changed(
+    tx: &mut Connection,
+    column: &'static str,
+    id: &str,
+    now: Timestamp,
+) -> Result<Vec<(WorkspaceId, i64)>, Error> {
+    let update = format!(
+        "UPDATE workspaces SET env_revision = env_revision + 1, revision = revision + 1, updated_at = $1 \
+         WHERE {column} = $2 RETURNING id, env_revision"
+    );
+    let rows = sqlx::query(AssertSqlSafe(update)).bind(now.unix_ms()).bind(id).fetch_all(tx).await?;
+    rows.iter().map(|row| Ok((parse(row.try_get("id")?)?, row.try_get("env_revision")?))).collect()
 }

@@ -21,7 +21,8 @@ use crate::ssh_gateway;
 use crate::{Error, Store, parse};
 
 /// All columns that hold envelopes.
-pub(crate) const SEALED_COLUMNS: [&Column; 3] = [&environment::VALUE, &ssh_gateway::VALUE, &ai::PROVIDER_KEY];
+pub(crate) const SEALED_COLUMNS: [&Column; 4] =
+    [&environment::VALUE, &ssh_gateway::VALUE, &ai::PROVIDER_KEY, &ai::OWN_KEY];
 
 /// Records rewrapped per transaction; other writers get their turn in between.
 const BATCH: i64 = 100;

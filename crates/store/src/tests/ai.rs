@@ -276,13 +276,18 @@ async fn call_that_may_not_be_made_is_refused_with_the_reason() {
     let fetches = AiReservation { fetches_urls: true, ..plain() };
     assert_eq!(denied(fetches).await, Some(AiDenial::UrlNotAllowed));
 
-    let own = async |mode| store.set_workspace_ai_mode(&ledger.workspace, mode, &event(), now()).await;
-    own(Some(AiMode::Byok)).await.unwrap();
+    let set = async |subject: AiSubject, mode| {
+        let change = AiConfigChange { mode: Some(mode), ..AiConfigChange::default() };
+        store.change_ai_config(&subject, &change, &event(), now()).await.unwrap();
+    };
+    let user = || ledger.fixture.user.clone();
+    let own = async |mode| set(AiSubject::Workspace(ledger.workspace.clone(), user()), mode).await;
+    own(Some(AiMode::Byok)).await;
     assert_eq!(denied(plain()).await, Some(AiDenial::NotManaged));
-    own(None).await.unwrap();
-    store.set_ai_mode(&ledger.fixture.user, AiMode::Byok, &event(), now()).await.unwrap();
+    own(None).await;
+    set(AiSubject::User(user()), Some(AiMode::Byok)).await;
     assert_eq!(denied(plain()).await, Some(AiDenial::NotManaged));
-    own(Some(AiMode::Managed)).await.unwrap();
+    own(Some(AiMode::Managed)).await;
 
     store.set_ai_stopped(true, &ledger.fixture.user, now()).await.unwrap();
     assert_eq!(denied(plain()).await, Some(AiDenial::Stopped));

@@ -105,6 +105,11 @@ const ROWS: &[(i64, &str)] = &[
         "INSERT INTO ssh_sessions (session_id, gateway, workspace_id, user_id, key_id, address, opened_at) \
          VALUES (x'01', 'gw-aaaaaaaa', 'ws-aaaaaaaa', '{user}', 'sh-aaaaaaaa', '192.0.2.1', 1);",
     ),
+    (
+        26,
+        "INSERT INTO ai_configs (subject, user_id, provider, model, updated_at) VALUES ('{user}', '{user}', 'openai', 'model', 1); \
+         INSERT INTO ai_own_keys (subject, provider, secret, master_key) SELECT '{user}', 'openai', x'00', id FROM master_keys;",
+    ),
 ];
 
 /// Tables without a row of a test: sqlx's own, and one that needs a log whose beginning was deleted.

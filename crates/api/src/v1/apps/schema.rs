@@ -6,13 +6,13 @@ use rigbox_core::app_access;
 use rigbox_core::apps::AppKind;
 use rigbox_core::status::Status;
 use rigbox_service::records::AppWithWorkspace;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::openapi::formats;
-use crate::schema::to_date;
+use crate::schema::{deserialize_present, to_date};
 use rigbox_service::apps::{AppChange, NewApp};
 
 /// Audience of an app.
@@ -279,13 +279,6 @@ pub(crate) struct UpdateAppRequest {
 enum RequestedStatus {
     Active,
     Inactive,
-}
-
-/// Deserializes a present field, so that `null` differs from an omitted field.
-fn deserialize_present<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 impl From<UpdateAppRequest> for AppChange {

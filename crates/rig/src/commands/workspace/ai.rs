@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::api::Api;
-use crate::args::{AiModeChoice, WorkspaceAiCommand};
+use crate::args::WorkspaceAiCommand;
 use crate::failure::Failure;
 use crate::output::{Event, Output, escape};
 
@@ -15,12 +15,8 @@ pub(super) async fn run(api: &Api, out: &Output, command: &WorkspaceAiCommand) -
     let response: Map<String, Value> = match mode {
         None => api.get(&path).await?,
         Some(mode) => {
-            let mode = match mode {
-                AiModeChoice::Managed => Some("managed"),
-                AiModeChoice::Byok => Some("byok"),
-                AiModeChoice::Default => None,
-            };
-            api.call(api.request(Method::PUT, &path, &[])?.json(&json!({ "mode": mode }))).await?
+            let body = json!({ "mode": mode.as_wire() });
+            api.call(api.request(Method::PUT, &path, &[])?.json(&body)).await?
         }
     };
     let text = |field: &str| response.get(field).and_then(Value::as_str).unwrap_or("?");

@@ -2,18 +2,15 @@
 //! history.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write, stderr, stdin};
 
 use serde_json::Value;
 
 use crate::api::Api;
 use crate::args::{EnvArguments, EnvCommand};
+use crate::commands::hidden_value;
 use crate::failure::Failure;
 use crate::output::{Event, Output, escape};
-use crate::terminal::{Stdin, read_hidden};
-
-/// Limit for a value from stdin, above the server's own.
-const MAX_VALUE_BYTES: u64 = 1024 * 1024;
+use crate::terminal::Stdin;
 
 /// Variables with which every command can be broken.
 const RISKY: [&str; 4] = ["PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "HOME"];
@@ -97,34 +94,12 @@ fn variables(words: &[String]) -> Result<BTreeMap<&str, String>, Failure> {
     for word in words {
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
-            None => (word.as_str(), value_of(word, prompted)?),
+            None if prompted > 1 && Stdin::of_process() == Stdin::Data => {
+                return Err(hidden_value::missing(word, "stdin can hold the value of one variable only"));
+            }
+            None => (word.as_str(), hidden_value::read(word, "use NAME=VALUE")?),
         };
         variables.insert(name, value);
     }
     Ok(variables)
-}
-
-fn value_of(name: &str, prompted: usize) -> Result<String, Failure> {
-    let missing = |why: &str| Failure::new("usage", format!("no value for `{name}`: {why}"));
-    match Stdin::of_process() {
-        Stdin::Terminal => {
-            let _ = write!(stderr(), "{}: ", escape(name));
-            let typed = read_hidden();
-            let _ = writeln!(stderr());
-            let unread = |error| missing(&format!("cannot read the terminal: {error}"));
-            typed.map_err(unread)?.ok_or_else(|| Failure::new("cancelled", "canceled; nothing was set"))
-        }
-        Stdin::Null => Err(missing("use NAME=VALUE, or pass the value on stdin")),
-        Stdin::Data if prompted > 1 => Err(missing("stdin can hold the value of one variable only")),
-        Stdin::Data => {
-            let mut value = String::new();
-            let read = stdin().lock().take(MAX_VALUE_BYTES).read_to_string(&mut value);
-            read.map_err(|error| missing(&format!("cannot read stdin: {error}")))?;
-            // The newline of `echo` or of a file.
-            if value.ends_with('\n') {
-                value.pop();
-            }
-            Ok(value)
-        }
-    }
 }
