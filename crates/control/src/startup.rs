@@ -267,6 +267,8 @@ async fn serve(
     );
     let server = tokio::spawn(serving);
     info!(address = %config.api_listen, url = config.public_api_url, "listening");
+    // The API's document, prices and migrations took memory that nothing needs again.
+    rigbox_sys::allocator::trim();
     let abort = server.abort_handle();
     tokio::pin!(server, background);
     let outcome = tokio::select! {
