@@ -60,8 +60,7 @@ impl SshGateway for Service {
         &self,
         request: Request<OfferKeyRequest>,
     ) -> Result<Response<OfferKeyResponse>, Status> {
-        let OfferKeyRequest { user_name, key } = request.into_inner();
-        let accepted = self.log_ins.accepts(&user_name, &key).await.map_err(unavailable)?;
+        let accepted = self.log_ins.accepts(&request.into_inner().key).await.map_err(unavailable)?;
         Ok(Response::new(OfferKeyResponse { accepted }))
     }
 

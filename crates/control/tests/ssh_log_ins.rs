@@ -10,7 +10,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{Method, StatusCode};
 use rigbox_control::Error;
-use rigbox_control::admin::ssh_host_key;
+use rigbox_control::admin::{self, ssh_host_key};
+use rigbox_core::plans::Plan;
 use rigbox_proto::ssh::log_in_response::Outcome;
 use rigbox_proto::ssh::review_response::Verdict;
 use rigbox_proto::ssh::ssh_gateway_client::SshGatewayClient;
@@ -21,7 +22,8 @@ use rigbox_proto::ssh::{
 use rigbox_proto::transport::client::Channel;
 use rigbox_ssh_keys::log_in::signed_text;
 use rigbox_ssh_keys::private_key::PrivateKey;
-use serde_json::json;
+use serde_json::{Value, json};
+use support::browser::Browser;
 use support::{TestControl, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
@@ -88,8 +90,8 @@ async fn granted(rig: &TestControl, request: LogInRequest) -> Granted {
     }
 }
 
-async fn accepts(rig: &TestControl, user_name: &str, key: &PrivateKey) -> bool {
-    let request = OfferKeyRequest { user_name: user_name.to_owned(), key: key.public().into() };
+async fn accepts(rig: &TestControl, key: &PrivateKey) -> bool {
+    let request = OfferKeyRequest { key: key.public().into() };
     gateway(rig).offer_key(request).await.unwrap().into_inner().accepted
 }
 
@@ -109,21 +111,58 @@ async fn registered_key_opens_its_owners_workspaces_by_name_and_id() {
     let id = rig.running("web").await;
     let suffix = id.trim_start_matches("ws-");
     let registered = register(&rig, &own).await;
-    for name in ["web".to_owned(), format!("web-{suffix}"), id.clone()] {
-        assert!(accepts(&rig, &name, &own).await, "{name}");
-        assert!(!accepts(&rig, &name, &other).await, "{name}");
+    // A key alone tells nobody which names there are.
+    assert!(accepts(&rig, &own).await && !accepts(&rig, &other).await);
+    for (n, name) in (10..).zip(["web".to_owned(), format!("web-{suffix}"), id.clone()]) {
+        granted(&rig, signed(&own, &[n; 32], &name)).await;
+        let outcome = log_in(&rig, signed(&other, &[n; 32], &name)).await;
+        assert!(matches!(outcome, Outcome::Refused(_)), "{name}");
     }
     for nobody in ["", "root", "developer", "web-aaaaaaaa", &format!("other-{suffix}")] {
-        assert!(!accepts(&rig, nobody, &own).await, "{nobody}");
         let outcome = log_in(&rig, signed(&own, &[9; 32], nobody)).await;
         assert!(matches!(outcome, Outcome::Refused(_)), "{nobody}");
     }
+    eventually("the owner of the key reads of it", async || {
+        rig.get("/audit-log").await.1.to_string().contains("no workspace `root` of SHA256:")
+    })
+    .await;
     let session = granted(&rig, signed(&own, &SESSION, "web")).await;
     assert_eq!((session.workspace_id.as_str(), session.key_id.as_str()), (id.as_str(), registered.as_str()));
     // The key of a boot follows from it, also after a restart.
     let again = granted(&rig, signed(&own, &[2; 32], "web")).await;
     assert_eq!(session.boot_key, again.boot_key);
     assert_ne!(session.boot_key, own.public());
+}
+
+#[tokio::test]
+async fn other_user_with_the_same_key_takes_no_name_over() {
+    let rig = TestControl::with_gateways().await;
+    let own = key(1);
+    let id = rig.running("web").await;
+    register(&rig, &own).await;
+    admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
+    let other = Browser::signed_in(&rig, "b@example.com").await;
+    let post = async |path: &str, body: Value| {
+        let request = other.request(Method::POST, path).header("origin", rig.console());
+        let response = rig.send(request.json(&body)).await;
+        assert!(response.status.is_success(), "{path}: {}", response.status);
+        response.json()
+    };
+    post("/api/v1/ssh-keys", json!({"name": "theirs", "public_key": own.public_line()})).await;
+    let mut made = Vec::new();
+    for name in ["web", "prod"] {
+        let body = post("/api/v1/workspaces", json!({"name": name})).await;
+        made.push(body["vm"]["id"].as_str().unwrap().to_owned());
+    }
+    // A name alone is of who has registered the key first, and an id is of whose it is.
+    assert_eq!(granted(&rig, signed(&own, &[11; 32], "web")).await.workspace_id, id);
+    let outcome = log_in(&rig, signed(&own, &[12; 32], "prod")).await;
+    assert!(matches!(outcome, Outcome::Refused(_)), "another user's workspace was opened by its name");
+    let named = format!("prod-{}", made[1].trim_start_matches("ws-"));
+    let Outcome::Unavailable(text) = log_in(&rig, signed(&own, &[13; 32], &named)).await else {
+        panic!("the workspace was not found by its id");
+    };
+    assert!(text.contains("`prod`"), "{text}");
 }
 
 #[tokio::test]
@@ -165,7 +204,7 @@ async fn session_ends_with_its_key_and_with_its_boot() {
     assert_eq!(text, "The workspace `web` is stopped. Start it: rig workspace start web");
     rig.call(Method::DELETE, &format!("/ssh-keys/{registered}"), None).await;
     assert_eq!(verdict(&rig, &session).await, Verdict::Revoked);
-    assert!(!accepts(&rig, "web", &own).await);
+    assert!(!accepts(&rig, &own).await);
     // What the gateway tells of the session is recorded, also when its key is gone.
     let close = CloseRequest { session_id: SESSION.to_vec().into(), bytes_to_vm: 5, bytes_to_client: 6 };
     gateway(&rig).close(close.clone()).await.unwrap();

@@ -79,3 +79,16 @@ async fn session_whose_gateway_is_killed_ends_in_the_audit_log() {
     );
     drop(client);
 }
+
+#[tokio::test]
+async fn client_that_hangs_up_waits_for_its_vm_no_longer() {
+    let rig = TestControl::with_gateways().await;
+    let key = owner(&rig).await;
+    let limits = Limits { vm: Duration::from_secs(600), ..Limits::default() };
+    let gateway = SshGateway::start(&rig, limits).await;
+    let mut client = log_in(&rig, &gateway, &key).await;
+    // It is told that it waits, and goes.
+    client.receive().await.unwrap();
+    drop(client);
+    eventually("the session has ended", async || !of_sessions(&rig, "ssh.close").await.is_empty()).await;
+}

@@ -129,6 +129,16 @@ fn unusable_file_is_named() {
     let nameless = file(&server, "nameless.pub", "ssh-ed25519 AAAA\n");
     let output = server.run(&["ssh-key", "add", "--file", nameless.to_str().unwrap()]);
     assert!(output.stderr.contains("--name"), "{output:?}");
+    // A text of several lines has no name of a key in it.
+    for (text, expected) in [
+        ("---- BEGIN SSH2 PUBLIC KEY ----\nComment: \"a b\"\nAAAA\n", "ssh-keygen -i"),
+        ("# mine\nssh-ed25519 AAAA a\n", "ssh-keygen -i"),
+        ("\n", "is empty"),
+    ] {
+        let path = file(&server, "other.pub", text);
+        let output = server.run(&["ssh-key", "add", "--file", path.to_str().unwrap()]);
+        assert!(output.stderr.contains(expected), "{output:?}");
+    }
 }
 
 #[test]

@@ -123,12 +123,13 @@ impl SshLogIns {
         Ok(std::iter::once(current).chain(next).collect())
     }
 
-    /// Returns whether a log-in by this user name and key would do.
+    /// Returns whether a key is registered. The user name does not count: keys are public, so the answer would tell anybody the names of a
+    /// key's owner.
     ///
     /// # Errors
     /// [`Error`]
-    pub async fn accepts(&self, user_name: &str, key: &[u8]) -> Result<bool, Error> {
-        Ok(self.resolve(user_name, key).await?.is_some())
+    pub async fn accepts(&self, key: &[u8]) -> Result<bool, Error> {
+        Ok(!self.owners(key).await?.is_empty())
     }
 
     /// Decides about a log-in, and records it.
@@ -140,10 +141,27 @@ impl SshLogIns {
             log_in;
         let text = signed_text(session_id, user_name, algorithm, key);
         let verified = verify(key, algorithm, &text, signature);
-        let found = self.resolve(user_name, key).await?;
-        let (Ok(verified), Some((owner, principal, workspace))) = (verified, found) else {
+        let owners = self.owners(key).await?;
+        let Ok(verified) = verified else {
             // No account is concerned for sure, so it is in the operator's log.
-            info!(?from, key = fingerprint(key), "refused a log-in by SSH");
+            info!(
+                ?from,
+                key = fingerprint(key),
+                ?user_name,
+                "refused a log-in by SSH: the signature is wrong"
+            );
+            return Ok(SshLogIn::Refused);
+        };
+        let Some((owner, principal, workspace)) = self.resolve(user_name, &owners).await? else {
+            info!(?from, key = fingerprint(key), ?user_name, "refused a log-in by SSH: no such workspace");
+            for (_, principal) in &owners {
+                let principal = Principal { from, ..principal.clone() };
+                self.audit.refused(
+                    &principal,
+                    "ssh",
+                    &format!("no workspace `{user_name}` of {}", fingerprint(key)),
+                );
+            }
             return Ok(SshLogIn::Refused);
         };
         let principal = Principal { from, ..principal };
@@ -207,12 +225,8 @@ impl SshLogIns {
         }
     }
 
-    /// Returns the workspace that a user name means to the owners of a key, with the owner of both.
-    async fn resolve(
-        &self,
-        user_name: &str,
-        key: &[u8],
-    ) -> Result<Option<(SshKeyOwner, Principal, Workspace)>, Error> {
+    /// Returns those who have registered a key and may log in, the first one first.
+    async fn owners(&self, key: &[u8]) -> Result<Vec<(SshKeyOwner, Principal)>, Error> {
         let mut owners = Vec::new();
         for owner in self.store.ssh_key_owners(&fingerprint(key)).await? {
             if owner.blob == key
@@ -221,17 +235,25 @@ impl SshLogIns {
                 owners.push((owner, principal));
             }
         }
+        Ok(owners)
+    }
+
+    /// Returns the workspace that a user name means to the owners of a key, with the owner of both. A name alone is one of the first owner's:
+    /// keys are public, so that anybody else may have registered this one too, to be taken for its owner.
+    async fn resolve(
+        &self,
+        user_name: &str,
+        owners: &[(SshKeyOwner, Principal)],
+    ) -> Result<Option<(SshKeyOwner, Principal, Workspace)>, Error> {
         for target in ssh_targets(user_name) {
-            let mut found = Vec::new();
-            for (owner, principal) in &owners {
-                let workspace = self.workspace_of(principal, &target).await?;
-                found.extend(workspace.map(|workspace| (owner.clone(), principal.clone(), workspace)));
-            }
-            // A name that means several, of different owners, means none.
-            match (found.pop(), found.is_empty()) {
-                (Some(only), true) => return Ok(Some(only)),
-                (Some(_), false) => return Ok(None),
-                (None, _) => {}
+            let may_mean = match target {
+                SshTarget::Id(..) => owners,
+                SshTarget::Name(_) => owners.get(..1).unwrap_or_default(),
+            };
+            for (owner, principal) in may_mean {
+                if let Some(workspace) = self.workspace_of(principal, &target).await? {
+                    return Ok(Some((owner.clone(), principal.clone(), workspace)));
+                }
             }
         }
         Ok(None)

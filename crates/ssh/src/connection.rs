@@ -81,6 +81,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// Waits until the connection ends. Messages that arrive, of which there may be few, are received later.
+    pub async fn ended(&mut self) -> Error {
+        loop {
+            if let Err(error) = self.advance().await {
+                return error;
+            }
+        }
+    }
+
     /// Sends a message of the layers above.
     ///
     /// # Errors

@@ -135,9 +135,9 @@ impl Control {
         if keys.is_empty() { Err(ControlError::InvalidReply("host keys")) } else { Ok(keys.into()) }
     }
 
-    /// Returns whether a log-in with a key would do.
-    pub(crate) async fn accepts(&self, client: IpAddr, user: &str, key: &[u8]) -> Result<bool, ControlError> {
-        let request = OfferKeyRequest { user_name: user.to_owned(), key: key.to_vec().into() };
+    /// Returns whether a key is registered.
+    pub(crate) async fn accepts(&self, client: IpAddr, key: &[u8]) -> Result<bool, ControlError> {
+        let request = OfferKeyRequest { key: key.to_vec().into() };
         let reply =
             self.ask(Question::LogIn(client.into()), async |mut control| control.offer_key(request).await);
         Ok(reply.await?.accepted)

@@ -30,7 +30,7 @@ const REFUSAL_STEP: Duration = Duration::from_millis(25);
 
 /// Answer to one request.
 enum Answer {
-    /// The key would do.
+    /// The key is registered.
     Accepted(Vec<u8>),
     /// Question for the methods that there are.
     Methods,
@@ -50,6 +50,31 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     address: IpAddr,
     record: &mut SessionRecord,
 ) -> Result<LogInEnd, Error> {
+    let mut tried = Tried::default();
+    let end = negotiate(gateway, client, address, record, &mut tried).await;
+    let is_open = matches!(end, Ok(LogInEnd::Starting(_) | LogInEnd::Decided(Admission::Granted(_))));
+    // A connection without a request is no log-in.
+    if let (false, Some(user)) = (is_open, tried.user) {
+        tracing::info!(client = %address, ?user, refusals = tried.refusals, "a client has not logged in");
+    }
+    end
+}
+
+/// Attempts of one connection, for the operator's log.
+#[derive(Default)]
+struct Tried {
+    /// User name of the last one.
+    user: Option<String>,
+    refusals: u32,
+}
+
+async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
+    gateway: &Gateway,
+    client: &mut Connection<S>,
+    address: IpAddr,
+    record: &mut SessionRecord,
+    tried: &mut Tried,
+) -> Result<LogInEnd, Error> {
     let message = client.receive().await?;
     if authentication::requested_service(&message).map_err(malformed)? != Some(USERAUTH) {
         return Ok(ended(SERVICE_NOT_AVAILABLE, "Only log-ins come first.").into());
@@ -66,6 +91,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         let Some(request) = authentication::log_in(&message).map_err(malformed)? else {
             return Ok(ended(PROTOCOL_ERROR, "A log-in was expected.").into());
         };
+        tried.user = Some(request.user.chars().take(MAX_USER_NAME_LEN).collect());
         let session_id = client.session_id().ok_or(Error::Unexpected)?.to_vec();
         let begin = Instant::now();
         let refused = match answer(gateway, &session_id, request, address, record).await {
@@ -81,6 +107,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             Answer::NotThisKey => 0,
             Answer::Refused => 1,
         };
+        tried.refusals += 1;
         // By its time, a refusal would tell who is known.
         tokio::time::sleep_until(begin + next_step(begin.elapsed())).await;
         refusals += refused;
@@ -118,7 +145,7 @@ async fn answer(
         return Answer::End(end.into());
     }
     let Some(signature) = signature else {
-        return match gateway.control.accepts(client, user, key).await {
+        return match gateway.control.accepts(client, key).await {
             Ok(true) => Answer::Accepted(authentication::key_accepted(algorithm, key)),
             Ok(false) => Answer::NotThisKey,
             Err(error) => Answer::End(unavailable(&error).into()),

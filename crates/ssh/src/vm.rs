@@ -25,8 +25,6 @@ const SSH_PORT: u16 = 22;
 /// Time after which the client is told that its VM's server is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Timeout of the log-in to the VM, once its server has accepted the connection.
-const LOG_IN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Failure to connect a client to its VM.
 pub(crate) enum ConnectError {
@@ -53,7 +51,7 @@ enum AttemptError {
     TimedOut,
 }
 
-/// Connects to the VM's server, and tells the client if that takes long.
+/// Connects to the VM's server, and tells the client if that takes long. A client that hangs up ends it.
 pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Gateway,
     client: &mut Connection<S>,
@@ -62,24 +60,20 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     boot_key: &PrivateKey,
 ) -> Result<Connection<TcpStream>, ConnectError> {
     let _place = wait_for_turn(gateway, client, decision).await?;
-    let (begin, mut has_told) = (Instant::now(), false);
+    let mut waiting = Waiting::new(client, "Waiting for the SSH server of the workspace.\r\n");
+    let deadline = Instant::now() + gateway.limits.vm;
     loop {
         let attempt = attempt(gateway, decision, permit, boot_key);
-        let attempt = tokio::time::timeout(LOG_IN_TIMEOUT, attempt).await;
+        let attempt = waiting.until(tokio::time::timeout_at(deadline, attempt)).await?;
         let error = match attempt.unwrap_or(Err(AttemptError::TimedOut)) {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
-        if begin.elapsed() > gateway.limits.vm || matches!(error, AttemptError::Dial(DialError::NoVm)) {
+        if Instant::now() >= deadline || matches!(error, AttemptError::Dial(DialError::NoVm)) {
             tracing::info!(%error, workspace = %decision.workspace, "no connection to the SSH server of a VM");
             return Err(ConnectError::Vm(unreachable_text(decision, &error)));
         }
-        if !has_told && begin.elapsed() > PATIENCE {
-            has_told = true;
-            let banner = authentication::banner("Waiting for the SSH server of the workspace.\r\n");
-            client.send(&banner).await.map_err(ConnectError::Client)?;
-        }
-        tokio::time::sleep(RETRY_DELAY).await;
+        waiting.until(tokio::time::sleep(RETRY_DELAY)).await?;
     }
 }
 
@@ -89,16 +83,47 @@ async fn wait_for_turn<S: AsyncRead + AsyncWrite + Unpin>(
     client: &mut Connection<S>,
     decision: &Decision,
 ) -> Result<Place<WorkspaceId>, ConnectError> {
-    let mut turn = std::pin::pin!(gateway.vm_log_ins.wait(decision.workspace.clone()));
-    if let Ok(place) = tokio::time::timeout(PATIENCE, &mut turn).await {
-        return Ok(place);
-    }
-    let banner = authentication::banner("Waiting for other log-ins to the workspace.\r\n");
-    client.send(&banner).await.map_err(ConnectError::Client)?;
-    let turn = tokio::time::timeout(gateway.limits.log_in, turn).await;
-    turn.map_err(|_| {
+    let turn = gateway.vm_log_ins.wait(decision.workspace.clone());
+    let turn = tokio::time::timeout(gateway.limits.log_in, turn);
+    let mut waiting = Waiting::new(client, "Waiting for other log-ins to the workspace.\r\n");
+    waiting.until(turn).await?.map_err(|_| {
         ConnectError::Vm("Too many clients log in to this workspace at once. Try again.".to_owned())
     })
+}
+
+/// Client that waits for its VM.
+struct Waiting<'a, S> {
+    client: &'a mut Connection<S>,
+    text: &'static str,
+    /// Time at which it is told, once.
+    tell_at: Option<Instant>,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Waiting<'a, S> {
+    fn new(client: &'a mut Connection<S>, text: &'static str) -> Self {
+        Self { client, text, tell_at: Some(Instant::now() + PATIENCE) }
+    }
+
+    /// Waits for `work`. A client that is gone needs nothing of it.
+    async fn until<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ConnectError> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let tell_at = self.tell_at;
+            let due = async {
+                match tell_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                error = self.client.ended() => return Err(ConnectError::Client(error)),
+                () = due => {}
+            }
+            self.tell_at = None;
+            self.client.send(&authentication::banner(self.text)).await.map_err(ConnectError::Client)?;
+        }
+    }
 }
 
 async fn attempt(
@@ -144,6 +169,11 @@ async fn log_in(server: &mut Connection<TcpStream>, boot_key: &PrivateKey) -> Re
 fn unreachable_text(decision: &Decision, error: &AttemptError) -> String {
     match error {
         AttemptError::Dial(DialError::NoVm) => "The workspace has stopped.".to_owned(),
+        AttemptError::TimedOut => format!(
+            "The SSH server of this workspace did not answer in time. If the workspace is not just busy, look at the server by \
+             `rig exec {} -- systemctl status ssh`.",
+            decision.workspace
+        ),
         _ => format!(
             "The SSH server of this workspace cannot be used ({error}). Look at it by `rig exec {} -- systemctl status ssh`.",
             decision.workspace

@@ -72,6 +72,30 @@ impl Client {
         finish(&mut self.program("ssh").args(arguments).spawn()?, TIMEOUT)
     }
 
+    /// Has `rig ssh config` write a configuration, with these options.
+    pub(super) fn write_config(&self, installation: &Installation, options: &[&str]) -> TestResult {
+        fs::create_dir_all(self.path("home"))?;
+        let mut rig = installation.rig(&[&["ssh", "config"], options].concat());
+        let output = rig.env("HOME", self.path("home")).output()?;
+        ensure!(output.status.success(), "{}", shown(&output));
+        Ok(())
+    }
+
+    /// Runs `ssh` with the configuration that [`Self::write_config`] has written. `rig` in it has the API key `key`.
+    pub(super) fn ssh_by_config(
+        &self,
+        installation: &Installation,
+        key: &str,
+        arguments: &[&str],
+    ) -> Result<Output> {
+        let mut command = Command::new("ssh");
+        command.arg("-F").arg(self.path("home/.rigbox/ssh_config")).arg("-i").arg(self.path("key"));
+        command.args(["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"]).args(arguments);
+        command.env("RIG_API_URL", &installation.api.url).env("RIG_API_KEY", key);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        finish(&mut command.spawn()?, TIMEOUT)
+    }
+
     /// Starts a command whose input and output are the test's.
     pub(super) fn start(&self, arguments: &[&str]) -> Result<Running> {
         Ok(Running(self.program("ssh").args(arguments).stdin(Stdio::piped()).spawn()?))

@@ -45,22 +45,19 @@ fn connection_over_the_api_takes_both_keys(installation: &Installation) -> TestR
     let id = shared(installation)?;
     let client = Client::registered(installation, "inside", "ed25519")?;
     let stranger = Client::unregistered(installation, "outside", "ed25519")?;
-    let rig = |key: &str| {
-        let program = installation.command("rig").get_program().to_string_lossy().into_owned();
-        format!(
-            "ProxyCommand=env RIG_API_URL={} RIG_API_KEY={key} {program} ssh --stdio shared",
-            installation.api.url
-        )
+    for each in [&client, &stranger] {
+        each.write_config(installation, &["--stdio"])?;
+    }
+    let over_api = |client: &Client, key: &str, line: &str| {
+        client.ssh_by_config(installation, key, &["shared.rigbox", line])
     };
-    let (over_api, by_nobody) = (rig(&installation.key), rig("rb_live_nobody"));
-    let host = target("shared", &id);
     let line = "head -c 3000000 /dev/zero | sha256sum; exit 5";
-    let ran = client.ssh(&["-o", &over_api, &host, line])?;
-    let direct = client.ssh(&[&host, line])?;
+    let ran = over_api(&client, &installation.key, line)?;
+    let direct = client.ssh(&[&target("shared", &id), line])?;
     ensure!(ran.status.code() == Some(5) && ran.stdout == direct.stdout, "{}", shown(&ran));
-    let refused = stranger.ssh(&["-o", &over_api, &host, "true"])?;
+    let refused = over_api(&stranger, &installation.key, "true")?;
     ensure!(shown(&refused).contains("Permission denied (publickey)"), "{}", shown(&refused));
-    let refused = client.ssh(&["-o", &by_nobody, &host, "true"])?;
+    let refused = over_api(&client, "rb_live_nobody", "true")?;
     ensure!(
         refused.status.code() == Some(255) && !shown(&refused).contains("publickey"),
         "{}",
@@ -80,12 +77,20 @@ fn next_host_key_is_learned_before_it_is_used(installation: &Installation) -> Te
     client.output(&strict)?;
     let known = || -> Result<usize> { Ok(fs::read_to_string(client.path("known_hosts"))?.lines().count()) };
     ensure!(known()? == 1, "before a rotation");
+    client.write_config(installation, &[])?;
+    let by_config = || -> TestResult {
+        let ran = client.ssh_by_config(installation, &installation.key, &["shared.rigbox", "true"])?;
+        ensure!(ran.status.success(), "with the configuration of rig: {}", shown(&ran));
+        Ok(())
+    };
+    by_config()?;
     let announced = installation.admin(&["ssh-host-key", "rotate"])?;
     let next = announced.lines().find_map(|line| line.strip_prefix("next ")).context("no next key")?.trim();
     eventually("the client learns the next key", ROTATION_TIMEOUT, || {
         client.output(&strict)?;
         Ok((known()? == 2).then_some(()))
     })?;
+    by_config()?;
     let used = installation.admin(&["ssh-host-key", "rotate", "--now"])?;
     ensure!(used.contains(&format!("in use  {next}")), "{used}");
     // The client knows both, and forgets the one that is no longer announced.
@@ -93,6 +98,7 @@ fn next_host_key_is_learned_before_it_is_used(installation: &Installation) -> Te
         client.output(&strict)?;
         Ok((known()? == 1).then_some(()))
     })?;
+    by_config()?;
     let stranger = Client::unregistered(installation, "unaware", "ed25519")?;
     fs::copy(client.path("known_hosts"), stranger.path("known_hosts"))?;
     let replaced = installation.admin(&["ssh-host-key", "rotate", "--now"])?;

@@ -34,11 +34,9 @@ pub(super) async fn write(api: &Api, out: &Output, stdio: bool) -> Result<(), Fa
         ("workspaces".to_owned(), workspaces.len().into()),
     ];
     out.response("ssh_config", fields.into_iter().collect())?;
-    out.line(&format!(
-        "{} workspaces in {}, which ~/.ssh/config includes",
-        workspaces.len(),
-        path.display()
-    ))?;
+    let count = workspaces.len();
+    let noun = if count == 1 { "workspace" } else { "workspaces" };
+    out.line(&format!("{count} {noun} in {}, which ~/.ssh/config includes", path.display()))?;
     match workspaces.first() {
         Some(vm) => out.line(&format!("Try: ssh {}.rigbox", vm.name)),
         None => Ok(()),
@@ -58,12 +56,12 @@ pub(super) fn stanza(
         gateway.host, gateway.port
     );
     if let Some(path) = known_hosts {
-        stanza.push_str(&format!("    UserKnownHostsFile \"{}\"\n    UpdateHostKeys no\n", path.display()));
+        stanza.push_str(&format!("    UserKnownHostsFile \"{}\"\n    UpdateHostKeys yes\n", path.display()));
     }
     if let Some(rig) = rig {
-        // For a shell, which `ssh` has run it; a percent sign is ssh's own.
+        // For a shell, which `ssh` has execute it; a percent sign is ssh's own.
         let rig = rig.display().to_string().replace('\'', "'\\''").replace('%', "%%");
-        stanza.push_str(&format!("    ProxyCommand exec '{rig}' ssh --stdio -- {name}\n"));
+        stanza.push_str(&format!("    ProxyCommand '{rig}' ssh --stdio -- {name}\n"));
     }
     stanza
 }
@@ -75,7 +73,11 @@ fn include(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         text => text.unwrap_or_default(),
     };
-    if before.lines().any(|line| line.trim() == INCLUDE) {
+    let is_stanza = |line: &&str| {
+        let word = line.split([' ', '\t', '=']).next().unwrap_or_default();
+        word.eq_ignore_ascii_case("host") || word.eq_ignore_ascii_case("match")
+    };
+    if before.lines().map(str::trim).take_while(|line| !is_stanza(line)).any(|line| line == INCLUDE) {
         return Ok(());
     }
     // Where a link leads, which is where its owner keeps it.
@@ -92,7 +94,7 @@ mod tests {
         let gateway = Gateway { host: "h".to_owned(), port: 7022, known_hosts: String::new() };
         let stanza = stanza("web", "web-abc", &gateway, None, Some(Path::new("/o'brien/100%/rig")));
         assert!(
-            stanza.ends_with("    ProxyCommand exec '/o'\\''brien/100%%/rig' ssh --stdio -- web\n"),
+            stanza.ends_with("    ProxyCommand '/o'\\''brien/100%%/rig' ssh --stdio -- web\n"),
             "{stanza}"
         );
     }
@@ -107,5 +109,11 @@ mod tests {
         include(&folder).unwrap();
         let text = fs::read_to_string(folder.join("config")).unwrap();
         assert_eq!(text, format!("{INCLUDE}\n\nHost own\n    Port 1\n"));
+        // In a stanza it is for that host alone.
+        let elsewhere = format!("host=other\n    {INCLUDE}\n");
+        fs::write(folder.join("config"), &elsewhere).unwrap();
+        include(&folder).unwrap();
+        let text = fs::read_to_string(folder.join("config")).unwrap();
+        assert_eq!(text, format!("{INCLUDE}\n\n{elsewhere}"));
     }
 }

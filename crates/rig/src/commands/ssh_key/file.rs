@@ -50,7 +50,18 @@ pub(super) fn read(path: Option<PathBuf>) -> Result<KeyFile, Failure> {
         );
         return Err(Failure::new("private_key", message));
     }
-    Ok(KeyFile { place, text })
+    let text = text.trim_start_matches('\u{feff}').to_owned();
+    match text.trim().lines().count() {
+        0 => Err(Failure::new("bad_key", format!("{place} is empty"))),
+        1 => Ok(KeyFile { place, text }),
+        _ => {
+            let message = format!(
+                "{place} is not one key in OpenSSH's format, which is one line; convert another format with \
+                 `ssh-keygen -i -f FILE`, and add `-m PKCS8` or `-m PEM` for these"
+            );
+            Err(Failure::new("bad_key", message))
+        }
+    }
 }
 
 fn bounded(source: impl Read) -> std::io::Result<String> {
