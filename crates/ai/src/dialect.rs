@@ -76,7 +76,7 @@ pub(crate) enum Step {
 /// Reader of one response.
 pub(crate) trait Meter: Send {
     /// Reads an event of a stream.
-    fn event(&mut self, name: &str, data: &[u8]) -> Step;
+    fn event(&mut self, data: &[u8]) -> Step;
     /// Reads a response that is one JSON document. Returns true if our limit has ended it.
     fn body(&mut self, body: &[u8]) -> bool;
     fn counted(&self) -> &Counted;

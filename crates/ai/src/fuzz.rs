@@ -131,8 +131,8 @@ fn answers_of_a_provider_are_read_without_harm() {
             let (dialect, _) = Dialect::of(&call);
             let asked = dialect.asked(&call, &document).expect("it names a model");
             let mut meter = dialect.meter(&asked, true);
-            meter.event("", bytes);
-            meter.event("", text(bytes).as_bytes());
+            meter.event(bytes);
+            meter.event(text(bytes).as_bytes());
             meter.body(bytes);
             meter.body(text(bytes).as_bytes());
         }

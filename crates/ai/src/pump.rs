@@ -101,7 +101,7 @@ impl Pump<'_> {
             while let Some(piece) = splitter.next() {
                 match piece {
                     Piece::Unread(raw) => passed.extend_from_slice(&raw),
-                    Piece::Event { raw, name, data } => match self.meter.event(&name, &data) {
+                    Piece::Event { raw, data } => match self.meter.event(&data) {
                         Step::Pass => passed.extend_from_slice(&raw),
                         Step::Hide => {}
                         Step::EndInstead(event) => {

@@ -13,8 +13,6 @@ pub(crate) enum Piece {
     Event {
         /// As it came.
         raw: Bytes,
-        /// Last `event` field.
-        name: String,
         /// `data` fields, joined by line feeds; empty if there is none.
         data: Vec<u8>,
     },
@@ -46,8 +44,8 @@ impl Splitter {
             if std::mem::take(&mut self.is_unread) {
                 return Some(Piece::Unread(raw));
             }
-            let (name, data) = fields(&raw);
-            return Some(Piece::Event { raw, name, data });
+            let data = data(&raw);
+            return Some(Piece::Event { raw, data });
         }
         if self.buffer.len() > MAX_EVENT_BYTES {
             self.is_unread = true;
@@ -96,8 +94,9 @@ fn line_break(bytes: &[u8], index: usize) -> Option<usize> {
     }
 }
 
-fn fields(raw: &[u8]) -> (String, Vec<u8>) {
-    let (mut name, mut data, mut has_data) = (String::new(), Vec::new(), false);
+/// Returns the `data` fields of an event. Its name says nothing that is not in them.
+fn data(raw: &[u8]) -> Vec<u8> {
+    let (mut data, mut has_data) = (Vec::new(), false);
     for line in raw.split(|byte| matches!(byte, b'\n' | b'\r')) {
         let (field, value) = match memchr::memchr(b':', line) {
             Some(colon) => {
@@ -106,34 +105,31 @@ fn fields(raw: &[u8]) -> (String, Vec<u8>) {
             }
             None => (line, &[][..]),
         };
-        match field {
-            b"event" => name = String::from_utf8_lossy(value).into_owned(),
-            b"data" => {
-                if has_data {
-                    data.push(b'\n');
-                }
-                has_data = true;
-                data.extend_from_slice(value);
-            }
-            _ => {}
+        if field != b"data" {
+            continue;
         }
+        if has_data {
+            data.push(b'\n');
+        }
+        has_data = true;
+        data.extend_from_slice(value);
     }
-    (name, data)
+    data
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn split(chunks: &[&[u8]]) -> (Vec<(String, String)>, Vec<u8>, Vec<u8>) {
+    fn split(chunks: &[&[u8]]) -> (Vec<String>, Vec<u8>, Vec<u8>) {
         let (mut splitter, mut events, mut passed) = (Splitter::default(), Vec::new(), Vec::new());
         for chunk in chunks {
             splitter.push(chunk);
             while let Some(piece) = splitter.next() {
                 match piece {
-                    Piece::Event { raw, name, data } => {
+                    Piece::Event { raw, data } => {
                         passed.extend_from_slice(&raw);
-                        events.push((name, String::from_utf8(data).unwrap()));
+                        events.push(String::from_utf8(data).unwrap());
                     }
                     Piece::Unread(raw) => passed.extend_from_slice(&raw),
                 }
@@ -147,15 +143,7 @@ mod tests {
     #[test]
     fn events_are_the_same_wherever_the_stream_is_cut() {
         let expected = split(&[STREAM]);
-        assert_eq!(
-            expected.0,
-            [
-                ("a".into(), "1\n2".into()),
-                (String::new(), String::new()),
-                (String::new(), "{\"x\":\"ä\"}".into()),
-                (String::new(), String::new()),
-            ]
-        );
+        assert_eq!(expected.0, ["1\n2", "", "{\"x\":\"ä\"}", ""]);
         assert_eq!(expected.2, b"event: cut\nda");
         for cut in 1..STREAM.len() {
             let (left, right) = STREAM.split_at(cut);
@@ -174,8 +162,7 @@ mod tests {
             let chunks: Vec<&[u8]> = stream.chunks(size).collect();
             let (events, passed, rest) = split(&chunks);
             assert_eq!([passed, rest].concat(), stream);
-            let data: Vec<_> =
-                events.iter().map(|(_, data)| data.len()).filter(|length| *length < 10).collect();
+            let data: Vec<_> = events.iter().map(String::len).filter(|length| *length < 10).collect();
             assert_eq!(data, [1, 1], "pieces of {size}");
         }
     }

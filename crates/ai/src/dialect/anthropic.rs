@@ -150,7 +150,7 @@ impl Figures {
 }
 
 impl Meter for AnthropicMeter {
-    fn event(&mut self, _: &str, data: &[u8]) -> Step {
+    fn event(&mut self, data: &[u8]) -> Step {
         let Ok(event) = serde_json::from_slice::<Event>(data) else { return Step::Pass };
         if let Some(usage) = event.message.and_then(|message| message.usage).or(event.usage) {
             self.counted.has_input |= usage.input_tokens.is_some();
@@ -189,7 +189,7 @@ mod tests {
 
     fn read(is_lowered: bool, events: &[&str]) -> (Counted, Vec<Step>) {
         let mut meter = AnthropicMeter::new(is_lowered);
-        let steps = events.iter().map(|data| meter.event("", data.as_bytes())).collect();
+        let steps = events.iter().map(|data| meter.event(data.as_bytes())).collect();
         (meter.counted, steps)
     }
 

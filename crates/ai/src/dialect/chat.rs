@@ -162,7 +162,7 @@ struct CompletionDetails {
 }
 
 impl Meter for ChatMeter {
-    fn event(&mut self, _: &str, data: &[u8]) -> Step {
+    fn event(&mut self, data: &[u8]) -> Step {
         if data == b"[DONE]" {
             self.counted.is_complete = true;
             return Step::Pass;
@@ -206,11 +206,11 @@ mod tests {
     #[test]
     fn prompt_includes_what_was_cached() {
         let mut meter = ChatMeter::new(false, true);
-        assert_eq!(meter.event("", br#"{"choices":[{"delta":{"content":"x"}}],"usage":null}"#), Step::Pass);
+        assert_eq!(meter.event(br#"{"choices":[{"delta":{"content":"x"}}],"usage":null}"#), Step::Pass);
         let usage = br#"{"choices":[],"usage":{"prompt_tokens":100,"completion_tokens":7,"cost":0.0000121,
             "prompt_tokens_details":{"cached_tokens":60},"completion_tokens_details":{"reasoning_tokens":5}}}"#;
-        assert_eq!(meter.event("", usage), Step::Hide);
-        assert_eq!(meter.event("", b"[DONE]"), Step::Pass);
+        assert_eq!(meter.event(usage), Step::Hide);
+        assert_eq!(meter.event(b"[DONE]"), Step::Pass);
         let counted = meter.counted();
         assert_eq!((counted.usage.input, counted.usage.cache_read), (40, 60));
         assert_eq!((counted.usage.output, counted.usage.reasoning, counted.cost_micro), (7, 5, Some(13)));
@@ -220,9 +220,9 @@ mod tests {
     #[test]
     fn call_of_a_tool_that_our_limit_cut_off_is_no_call() {
         let mut meter = ChatMeter::new(true, false);
-        meter.event("", br#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#);
+        meter.event(br#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#);
         let end = br#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#;
-        assert_eq!(meter.event("", end), Step::EndInstead(None));
+        assert_eq!(meter.event(end), Step::EndInstead(None));
     }
 
     #[test]

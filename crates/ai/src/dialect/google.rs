@@ -162,7 +162,7 @@ struct Figures {
 }
 
 impl Meter for GoogleMeter {
-    fn event(&mut self, _: &str, data: &[u8]) -> Step {
+    fn event(&mut self, data: &[u8]) -> Step {
         let Ok(response) = serde_json::from_slice::<Response>(data) else { return Step::Pass };
         if self.read(response) && self.has_calls { Step::EndInstead(None) } else { Step::Pass }
     }
@@ -192,12 +192,11 @@ mod tests {
     fn last_figures_count_and_thoughts_are_output() {
         let mut meter = GoogleMeter::new(false);
         meter.event(
-            "",
             br#"{"candidates":[{"content":{"parts":[{"text":"a"}]}}],
             "usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":1}}"#,
         );
         assert!(!meter.counted().is_complete);
-        meter.event("", br#"{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":10,
+        meter.event(br#"{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":10,
             "cachedContentTokenCount":4,"candidatesTokenCount":3,"thoughtsTokenCount":20,"toolUsePromptTokenCount":2}}"#);
         let usage = meter.counted().usage;
         assert_eq!((usage.input, usage.cache_read, usage.output, usage.reasoning), (8, 4, 23, 20));

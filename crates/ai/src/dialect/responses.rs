@@ -168,7 +168,7 @@ fn failed(data: &[u8]) -> Option<Bytes> {
 }
 
 impl Meter for ResponsesMeter {
-    fn event(&mut self, _: &str, data: &[u8]) -> Step {
+    fn event(&mut self, data: &[u8]) -> Step {
         // Few events have the response in them, and the others need not be read twice.
         let Ok(event) = serde_json::from_slice::<Event>(data) else { return Step::Pass };
         let is_end =
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn what_our_limit_ended_fails() {
         let mut meter = ResponsesMeter::new(true);
-        let Step::EndInstead(Some(event)) = meter.event("", END) else { panic!("it passes") };
+        let Step::EndInstead(Some(event)) = meter.event(END) else { panic!("it passes") };
         let text = String::from_utf8(event.to_vec()).unwrap();
         assert!(
             text.starts_with("event: response.failed\n") && text.contains("insufficient_quota"),
@@ -217,7 +217,7 @@ mod tests {
         let usage = meter.counted().usage;
         assert_eq!((usage.input, usage.cache_read, usage.cache_write_5m), (25, 20, 5));
         assert_eq!((usage.output, usage.reasoning), (8, 6));
-        assert_eq!(ResponsesMeter::new(false).event("", END), Step::Pass);
+        assert_eq!(ResponsesMeter::new(false).event(END), Step::Pass);
     }
 
     #[test]
