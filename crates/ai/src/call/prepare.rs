@@ -48,6 +48,8 @@ pub(super) async fn prepare(
     let Some(setup) = state.control.setup() else {
         return Err(CallError::new(ErrorKind::Unavailable, "The AI proxy is not ready. Try again."));
     };
+    // Control decides it again, in the transaction that reserves. Here it spares a stopped installation the bodies and the transactions of
+    // clients that try again and again.
     if setup.is_stopped {
         return Err(CallError::new(ErrorKind::NotAllowed, "The operator has stopped all AI calls."));
     }
