@@ -60,9 +60,12 @@ pub enum ReportError {
     /// A column is missing.
     #[error("the report has no column for the {0}; it is called one of: {1}")]
     Column(&'static str, String),
+    /// The text is no valid CSV.
+    #[error("the report is not valid CSV: {0}")]
+    Csv(String),
     /// A number is not one.
     #[error("line {0}: `{1}` is no number")]
-    Number(usize, String),
+    Number(u64, String),
 }
 
 impl Comparison {
@@ -121,26 +124,26 @@ fn side_by_side(recorded: &[AiModelSum], report: &BTreeMap<String, ModelUsage>) 
 /// [`ReportError`]
 pub fn parse(text: &str) -> Result<BTreeMap<String, ModelUsage>, ReportError> {
     let rows = if text.trim_start().starts_with(['[', '{']) { json_rows(text)? } else { csv_rows(text)? };
-    let columns: BTreeSet<&str> = rows.iter().flat_map(|row| row.keys().map(String::as_str)).collect();
+    let columns: BTreeSet<&str> = rows.iter().flat_map(|row| row.fields.keys().map(String::as_str)).collect();
     for (what, names) in [("model", MODEL), ("input tokens", INPUT), ("output tokens", OUTPUT)] {
         if !names.iter().any(|name| columns.contains(name)) {
             return Err(ReportError::Column(what, names.join(", ")));
         }
     }
     let mut usage: BTreeMap<String, ModelUsage> = BTreeMap::new();
-    for (line, row) in (2..).zip(&rows) {
+    for Row { line, fields: row } in &rows {
         let Some(model) = MODEL.iter().find_map(|name| row.get(*name)) else { continue };
         let sum = usage.entry(model.clone()).or_default();
         let tokens = |names: &[&str]| {
             let numbers = names.iter().filter_map(|name| row.get(*name)).filter(|text| !text.is_empty());
             let number =
-                |text: &String| text.parse::<u64>().map_err(|_| ReportError::Number(line, text.clone()));
+                |text: &String| text.parse::<u64>().map_err(|_| ReportError::Number(*line, text.clone()));
             numbers.map(number).try_fold(0_u64, |sum, number| Ok(sum.saturating_add(number?)))
         };
         sum.input_tokens = sum.input_tokens.saturating_add(tokens(INPUT)?);
         sum.output_tokens = sum.output_tokens.saturating_add(tokens(OUTPUT)?);
         if let Some(text) = COST.iter().find_map(|name| row.get(*name)).filter(|text| !text.is_empty()) {
-            let cost = dollars(text).ok_or_else(|| ReportError::Number(line, text.clone()))?;
+            let cost = dollars(text).ok_or_else(|| ReportError::Number(*line, text.clone()))?;
             sum.cost = Some(sum.cost.unwrap_or_default().plus(cost));
         }
     }
@@ -155,7 +158,12 @@ fn dollars(text: &str) -> Option<Money> {
     format!("{whole}.{fraction}").parse().ok()
 }
 
-type Row = BTreeMap<String, String>;
+/// Row of a report.
+struct Row {
+    /// Line, or number of the object.
+    line: u64,
+    fields: BTreeMap<String, String>,
+}
 
 fn json_rows(text: &str) -> Result<Vec<Row>, ReportError> {
     let value: Value = serde_json::from_str(text).map_err(|_| ReportError::Syntax)?;
@@ -169,8 +177,11 @@ fn collect_rows(value: &Value, rows: &mut Vec<Row>) {
     match value {
         Value::Array(items) => items.iter().for_each(|item| collect_rows(item, rows)),
         Value::Object(fields) if MODEL.iter().any(|name| fields.contains_key(*name)) => {
-            let mut row = Row::new();
-            flatten(value, &mut row);
+            let mut row = Row {
+                line: u64::try_from(rows.len()).unwrap_or(u64::MAX).saturating_add(1),
+                fields: BTreeMap::new(),
+            };
+            flatten(value, &mut row.fields);
             rows.push(row);
         }
         Value::Object(fields) => fields.values().for_each(|field| collect_rows(field, rows)),
@@ -179,7 +190,7 @@ fn collect_rows(value: &Value, rows: &mut Vec<Row>) {
 }
 
 /// Copies the fields of an object and of those in it.
-fn flatten(value: &Value, row: &mut Row) {
+fn flatten(value: &Value, row: &mut BTreeMap<String, String>) {
     for (name, field) in value.as_object().into_iter().flatten() {
         match field {
             Value::Object(_) => flatten(field, row),
@@ -191,29 +202,21 @@ fn flatten(value: &Value, row: &mut Row) {
 }
 
 fn csv_rows(text: &str) -> Result<Vec<Row>, ReportError> {
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-    let header = csv_fields(lines.next().ok_or(ReportError::Syntax)?);
-    let row = |line| header.iter().cloned().zip(csv_fields(line)).collect();
-    Ok(lines.map(row).collect())
-}
-
-/// Splits a line of CSV. Quoted fields may have commas and doubled quotes, and no line breaks.
-fn csv_fields(line: &str) -> Vec<String> {
-    let (mut fields, mut field, mut is_quoted) = (Vec::new(), String::new(), false);
-    let mut chars = line.trim_end_matches('\r').chars().peekable();
-    while let Some(char) = chars.next() {
-        match char {
-            '"' if is_quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            '"' => is_quoted = !is_quoted,
-            ',' if !is_quoted => fields.push(std::mem::take(&mut field)),
-            other => field.push(other),
-        }
+    let invalid = |error: csv::Error| ReportError::Csv(error.to_string());
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+    let header = reader.headers().map_err(invalid)?.clone();
+    if header.is_empty() {
+        return Err(ReportError::Syntax);
     }
-    fields.push(field);
-    fields.iter().map(|field| field.trim().to_owned()).collect()
+    let row = |record: csv::Result<csv::StringRecord>| {
+        let record = record.map_err(invalid)?;
+        let line = record.position().map_or(0, csv::Position::line);
+        Ok(Row {
+            line,
+            fields: header.iter().map(str::to_owned).zip(record.iter().map(str::to_owned)).collect(),
+        })
+    };
+    reader.records().map(row).collect()
 }
 
 #[cfg(test)]
@@ -240,6 +243,9 @@ mod tests {
              2026-11-27,claude-opus-4-6,two,1,0,0,0,2,0.5\n";
         let expected = usage(61, 7, Some(512_345));
         assert_eq!(parse(anthropic).unwrap(), BTreeMap::from([("claude-opus-4-6".to_owned(), expected)]));
+        // As spreadsheets write it.
+        let exported = "\u{feff}model, input_tokens ,\"output_tokens\"\r\n\"a \"\"b\"\", c\",1,2\r\n\r\n";
+        assert_eq!(parse(exported).unwrap(), BTreeMap::from([("a \"b\", c".to_owned(), usage(1, 2, None))]));
         let openai = r#"{"data":[{"start_time":1,"results":[{"model":"gpt-5.4","input_tokens":40,"input_cached_tokens":30,
             "output_tokens":7},{"model":"gpt-5.4-mini","input_tokens":1,"output_tokens":2}]}]}"#;
         let parsed = parse(openai).unwrap();
@@ -253,6 +259,8 @@ mod tests {
             ("[1]", "neither CSV"),
             ("model,output_tokens\nm,1\n", "column for the input tokens"),
             ("model,input_tokens,output_tokens\nm,1,2\nm,x,2\n", "line 3: `x`"),
+            ("model,input_tokens,output_tokens\n\"m\nn\",1,2\nm,x,2\n", "line 4: `x`"),
+            ("model,input_tokens,output_tokens\nm,1,2\nm,1\n", "line: 3"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
