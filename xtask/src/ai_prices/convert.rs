@@ -27,7 +27,7 @@ const CLASSES: [(&str, &[&str]); 5] = [
     ),
     ("output", &["output_cost_per_token"]),
 ];
-/// Service tiers that become options, by the suffix of their prices.
+/// Service tiers, by the suffix of their prices.
 const SERVICE_TIERS: [&str; 3] = ["priority", "flex", "ultrafast"];
 /// Prices of output that is no text.
 const OTHER_OUTPUT: [&str; 4] = [
@@ -92,11 +92,11 @@ fn model(id: &str, entry: &Value, image: u64) -> Result<Value, String> {
     }
     let image = if id.starts_with(COSTLY_IMAGES.0) { COSTLY_IMAGES.1 } else { image };
     model.insert("max_tokens_per_image".to_owned(), json!(image));
-    let tier = |(above, rates): (u64, Rates)| json!({ "above_tokens": above, "rates": rates });
-    let tiers: Vec<Value> = tiers(entry, "", &base).into_iter().map(tier).collect();
-    let prices =
-        if tiers.is_empty() { json!({ "rates": base }) } else { json!({ "rates": base, "tiers": tiers }) };
-    model.insert("prices".to_owned(), prices);
+    model.insert("prices".to_owned(), prices(&base, tiers(entry, "", &base)));
+    let service_tiers = service_tiers(entry, &base);
+    if !service_tiers.is_empty() {
+        model.insert("service_tiers".to_owned(), Value::Object(service_tiers));
+    }
     let options = options(entry, &base);
     if !options.is_empty() {
         model.insert("options".to_owned(), Value::Object(options));
@@ -144,6 +144,19 @@ fn rates(entry: &Value, suffix: &str) -> Option<Rates> {
     Some(rates)
 }
 
+/// Returns the prices whose names end with `suffix`. A class without one of its own keeps its ratio to input in `base`.
+fn rates_beside(entry: &Value, suffix: &str, base: &Rates) -> Option<Rates> {
+    let own = rates(entry, suffix)?;
+    let input = |rates: &Rates| rates.get("input").copied().unwrap_or(1).max(1);
+    let rate = |class: &&'static str| {
+        let name = CLASSES.iter().find(|(name, _)| name == class).map_or(&[][..], |(_, names)| names);
+        let is_own = name.iter().any(|name| price(entry, &format!("{name}{suffix}")).is_some());
+        let scaled = base.get(class).copied().unwrap_or(0) * input(&own) / input(base);
+        (*class, if is_own { own.get(class).copied().unwrap_or(0) } else { scaled })
+    };
+    Some(own.keys().map(rate).collect())
+}
+
 /// Returns the tiers of longer calls, in ascending order.
 fn tiers(entry: &Value, suffix: &str, base: &Rates) -> BTreeMap<u64, Rates> {
     let fields = entry.as_object().into_iter().flatten().map(|(field, _)| field.as_str());
@@ -152,20 +165,37 @@ fn tiers(entry: &Value, suffix: &str, base: &Rates) -> BTreeMap<u64, Rates> {
         number.strip_suffix("k_tokens")?.parse::<u64>().ok()
     });
     let tier = |thousands: u64| {
-        let own = rates(entry, &format!("_above_{thousands}k_tokens{suffix}"))?;
-        // A class without a price of its own in the tier keeps the ratio to input.
-        let input = |rates: &Rates| rates.get("input").copied().unwrap_or(1).max(1);
-        let rate = |class: &&'static str| {
-            let name = CLASSES.iter().find(|(name, _)| name == class).map_or(&[][..], |(_, names)| names);
-            let is_own = name
-                .iter()
-                .any(|name| price(entry, &format!("{name}_above_{thousands}k_tokens{suffix}")).is_some());
-            let scaled = base.get(class).copied().unwrap_or(0) * input(&own) / input(base);
-            (*class, if is_own { own.get(class).copied().unwrap_or(0) } else { scaled })
-        };
-        Some((thousands * 1_000, own.keys().map(rate).collect()))
+        let own = rates_beside(entry, &format!("_above_{thousands}k_tokens{suffix}"), base)?;
+        Some((thousands * 1_000, own))
     };
     above.filter_map(tier).collect()
+}
+
+/// Returns the prices of the service tiers that have any. One without prices of longer calls raises them as the ordinary prices do.
+fn service_tiers(entry: &Value, base: &Rates) -> Map<String, Value> {
+    let ordinary = tiers(entry, "", base);
+    let prices_of = |name: &str| {
+        let suffix = format!("_{name}");
+        let rates = rates_beside(entry, &suffix, base)?;
+        let raised = |longer: &Rates| -> Rates {
+            let of = |rates: &Rates, class: &str| rates.get(class).copied().unwrap_or(0);
+            let rate = |(class, rate): (&&'static str, &u64)| {
+                (*class, (rate * of(longer, class)).div_ceil(of(base, class).max(1)))
+            };
+            rates.iter().map(rate).collect()
+        };
+        let mut longer: BTreeMap<u64, Rates> =
+            ordinary.iter().map(|(above, rates)| (*above, raised(rates))).collect();
+        longer.extend(tiers(entry, &suffix, &rates));
+        Some((name.to_owned(), prices(&rates, longer)))
+    };
+    SERVICE_TIERS.into_iter().filter_map(prices_of).collect()
+}
+
+fn prices(rates: &Rates, tiers: BTreeMap<u64, Rates>) -> Value {
+    let tier = |(above, rates): (u64, Rates)| json!({ "above_tokens": above, "rates": rates });
+    let tiers: Vec<Value> = tiers.into_iter().map(tier).collect();
+    if tiers.is_empty() { json!({ "rates": rates }) } else { json!({ "rates": rates, "tiers": tiers }) }
 }
 
 /// Returns the factors of the options that have a price.
@@ -178,16 +208,6 @@ fn options(entry: &Value, base: &Rates) -> Map<String, Value> {
         if let Some(factor) = factor.as_f64() {
             options.insert(option.clone(), both((factor * FACTOR_ONE as f64).round() as u64));
         }
-    }
-    for tier in SERVICE_TIERS {
-        let Some(own) = rates(entry, &format!("_{tier}")) else { continue };
-        // That of input stands for the caches too: their published prices are rounded to cents.
-        let ratio = |class: &str| {
-            let (own, base) = (own.get(class).copied()?, base.get(class).copied().filter(|base| *base > 0)?);
-            Some((own * FACTOR_ONE).div_ceil(base))
-        };
-        let [input, output] = ["input", "output"].map(|class| ratio(class).unwrap_or(FACTOR_ONE));
-        options.insert(tier.to_owned(), json!({ "input": input, "output": output }));
     }
     let takes_audio = entry.get("supports_audio_input").and_then(Value::as_bool) == Some(true);
     let input = base.get("input").copied().unwrap_or(0).max(1);

@@ -25,7 +25,7 @@ pub struct Findings {
     pub fetches_urls: bool,
     /// The model may answer once more on its own.
     pub has_rounds: bool,
-    /// Options with a price factor.
+    /// Options that change the price.
     pub options: BTreeSet<String>,
 }
 

@@ -63,6 +63,10 @@ pub struct Factor {
 /// Factors by option.
 pub type Options = BTreeMap<String, Factor>;
 
+/// Prices by service tier of the provider, such as `flex`. A tier is an option with prices of its own, in place of the ordinary ones,
+/// because no factor is right for input, caches and output.
+pub type ServiceTiers = BTreeMap<String, Prices>;
+
 /// Error for an option that has no price for the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the option `{0}` has no price for this model")]
@@ -130,11 +134,16 @@ impl Prices {
     /// [`UnknownOption`], if one of them has no price.
     pub fn of_call<'a>(
         &self,
+        service_tiers: &ServiceTiers,
         factors: &Options,
         options: impl IntoIterator<Item = &'a str>,
     ) -> Result<CallPrices, UnknownOption> {
-        let mut call = CallPrices::recorded(self.clone());
-        for option in options {
+        let (tiers, others): (Vec<_>, Vec<_>) =
+            options.into_iter().partition(|option| service_tiers.contains_key(*option));
+        // A request names one.
+        let own = tiers.first().and_then(|tier| service_tiers.get(*tier)).unwrap_or(self);
+        let mut call = CallPrices::recorded(own.clone());
+        for option in others {
             if option == LONG_CACHE {
                 call.writes_long_cache = true;
                 continue;
@@ -242,7 +251,7 @@ mod tests {
             let factors = Options::from([("fast".to_owned(), Factor { input, output })]);
             let options = [(long, LONG_CACHE), (fast, "fast")];
             let options = options.into_iter().filter_map(|(is_set, option)| is_set.then_some(option));
-            prices.of_call(&factors, options).unwrap()
+            prices.of_call(&ServiceTiers::new(), &factors, options).unwrap()
         })
     }
 
@@ -320,16 +329,37 @@ mod tests {
     fn bound_counts_a_long_cache_only_where_the_call_writes_one() {
         let prices = Prices { rates: RATES, tiers: Vec::new() };
         let bound = |options: &[&str]| {
-            let call = prices.of_call(&Options::new(), options.iter().copied()).unwrap();
+            let call =
+                prices.of_call(&ServiceTiers::new(), &Options::new(), options.iter().copied()).unwrap();
             call.bound(1_000_000, 0, 1).micro()
         };
         assert_eq!((bound(&[]), bound(&[LONG_CACHE])), (3_750_000, 6_000_000));
     }
 
     #[test]
+    fn service_tier_has_prices_of_its_own_to_which_factors_apply() {
+        let ordinary = Prices { rates: RATES, tiers: Vec::new() };
+        let cheaper = Rates { input: 1_500_000, output: 7_500_000, ..RATES };
+        let long = Tier { above_tokens: 200_000, rates: RATES };
+        let flex = Prices { rates: cheaper, tiers: vec![long] };
+        let tiers = ServiceTiers::from([("flex".to_owned(), flex.clone())]);
+        let factors =
+            Options::from([("fast".to_owned(), Factor { input: 2 * FACTOR_ONE, output: FACTOR_ONE })]);
+        let call = |options: &[&str]| ordinary.of_call(&tiers, &factors, options.iter().copied()).unwrap();
+        assert_eq!((call(&[]).to_record(), call(&["flex"]).to_record()), (&ordinary, &flex));
+        // The cache is no cheaper in this tier.
+        let usage = Usage { input: 100, cache_read: 1_000, output: 10, ..Usage::default() };
+        assert_eq!(call(&["flex"]).cost(&usage).micro(), 150 + 300 + 75);
+        // Whatever the order of the names is.
+        for options in [["fast", "flex"], ["flex", "fast"]] {
+            assert_eq!(call(&options).cost(&usage).micro(), 300 + 600 + 75);
+        }
+    }
+
+    #[test]
     fn option_without_a_price_is_refused_by_name() {
         let prices = Prices { rates: RATES, tiers: Vec::new() };
-        let error = prices.of_call(&Options::new(), ["fast"]).unwrap_err();
+        let error = prices.of_call(&ServiceTiers::new(), &Options::new(), ["fast"]).unwrap_err();
         assert_eq!(error, UnknownOption("fast".to_owned()));
     }
 

@@ -72,7 +72,7 @@ pub struct Call {
     pub ask: Ask,
     /// The provider would fetch a URL.
     pub fetches_urls: bool,
-    /// Options with a price factor.
+    /// Options that change the price.
     pub options: Vec<String>,
 }
 
@@ -265,7 +265,7 @@ fn terms_of(call: &Call, model: &Model) -> Result<(CallPrices, Ask, OutputLimits
 
 fn prices_of(call: &Call, model: &Model) -> Result<CallPrices, Denial> {
     let options = call.options.iter().map(String::as_str);
-    let prices = model.entry.prices.of_call(&model.entry.options, options);
+    let prices = model.entry.prices.of_call(&model.entry.service_tiers, &model.entry.options, options);
     prices.map_err(|error| {
         let option = printable(&error.0);
         Denial::unknown_model(format!("The option `{option}` has no price for the model `{}`.", model.id))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rigbox_core::ai::prices::{Options, Prices, Rates};
+use rigbox_core::ai::prices::{Options, Prices, Rates, ServiceTiers};
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::ai::reservation::{FLOOR_TOKENS, REASONING_FLOOR_TOKENS};
 use serde::Deserialize;
@@ -56,7 +56,10 @@ pub struct ModelEntry {
     pub max_tokens_per_image: u64,
     /// Prices.
     pub prices: Prices,
-    /// Factors of options.
+    /// Prices of the provider's service tiers.
+    #[serde(default)]
+    pub service_tiers: ServiceTiers,
+    /// Factors of other options.
     #[serde(default)]
     pub options: Options,
 }
@@ -103,16 +106,10 @@ impl ModelEntry {
     }
 
     fn check(&self) -> Result<(), &'static str> {
-        let all = std::iter::once(&self.prices.rates).chain(self.prices.tiers.iter().map(|tier| &tier.rates));
-        for rates in all {
-            let Rates { input, cache_read, cache_write_5m, cache_write_1h, output } = *rates;
-            if [input, cache_read, cache_write_5m, cache_write_1h, output].iter().any(|rate| *rate > MAX_RATE)
-            {
-                return Err("prices are in millionths of a dollar per million tokens");
-            }
-        }
-        if !self.prices.tiers.is_sorted_by(|a, b| a.above_tokens < b.above_tokens) {
-            return Err("tiers are not in ascending order");
+        check_prices(&self.prices)?;
+        self.service_tiers.values().try_for_each(check_prices)?;
+        if self.service_tiers.keys().any(|tier| self.options.contains_key(tier)) {
+            return Err("a name is in `service_tiers` and in `options`");
         }
         if self.context_tokens == 0 || self.max_tokens_per_second == 0 {
             return Err("a bound is 0");
@@ -122,6 +119,20 @@ impl ModelEntry {
         }
         Ok(())
     }
+}
+
+fn check_prices(prices: &Prices) -> Result<(), &'static str> {
+    let all = std::iter::once(&prices.rates).chain(prices.tiers.iter().map(|tier| &tier.rates));
+    for rates in all {
+        let Rates { input, cache_read, cache_write_5m, cache_write_1h, output } = *rates;
+        if [input, cache_read, cache_write_5m, cache_write_1h, output].iter().any(|rate| *rate > MAX_RATE) {
+            return Err("prices are in millionths of a dollar per million tokens");
+        }
+    }
+    if !prices.tiers.is_sorted_by(|a, b| a.above_tokens < b.above_tokens) {
+        return Err("tiers are not in ascending order");
+    }
+    Ok(())
 }
 
 impl PriceTable {
@@ -172,6 +183,14 @@ mod tests {
         assert_eq!((opus.floor(), opus.options["us"].output), (REASONING_FLOOR_TOKENS, 1_100_000));
         let tiers = &table.models[&Provider::OpenAi]["gpt-5.4"].prices.tiers;
         assert_eq!((tiers.len(), tiers[0].above_tokens, tiers[0].rates.output), (1, 272_000, 22_500_000));
+        let flex = &table.models[&Provider::Google]["gemini-2.5-flash"].service_tiers["flex"].rates;
+        assert_eq!(
+            (flex.input, flex.cache_read, flex.output),
+            (150_000, 30_000, 1_250_000),
+            "no cheaper cache"
+        );
+        let priority = &table.models[&Provider::OpenAi]["gpt-5.4"].service_tiers["priority"];
+        assert_eq!((priority.rates.input, priority.tiers.len()), (5_000_000, 1));
         assert!(table.models[&Provider::OpenAi]["text-embedding-3-small"].embeds);
         let fewest = [(Provider::Anthropic, 15), (Provider::OpenAi, 60), (Provider::Google, 10)];
         assert!(fewest.iter().all(|(provider, fewest)| table.models[provider].len() >= *fewest));
@@ -193,11 +212,22 @@ mod tests {
             PriceTable::parse(&text).map_err(|error| error.to_string())
         };
         let good = format!(r#"{{"context_tokens":1,"max_output_tokens":1,"prices":{{"rates":{rates}}}}}"#);
+        let with_tiers = |model: &str, rates: &str| {
+            let tiers = format!(r#"{{"flex":{{"rates":{rates}}}}}"#);
+            let options = r#"{"us":{"input":1,"output":1}}"#;
+            format!(
+                r#"{},"service_tiers":{tiers},"options":{options}}}"#,
+                model.trim_end_matches('}').to_owned() + "}}"
+            )
+        };
         table(&good).unwrap();
+        table(&with_tiers(&good, rates)).unwrap();
         for (bad, expected) in [
             (good.replace("\"output\":1", "\"output\":2000000000000"), "openai m"),
             (good.replace("\"context_tokens\":1", "\"context_tokens\":0"), "a bound is 0"),
             (good.replace("\"max_output_tokens\":1", "\"embeds\":false"), "max_output_tokens"),
+            (with_tiers(&good, &rates.replace("\"input\":1", "\"input\":2000000000000")), "openai m"),
+            (with_tiers(&good, rates).replace("\"us\"", "\"flex\""), "a name is in"),
             (good.replace("\"input\":1,", ""), "input"),
             (good.replace("\"context_tokens\"", "\"context\""), "unknown field"),
         ] {
