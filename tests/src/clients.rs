@@ -1,7 +1,6 @@
 //! Everyday work with a workspace: create it, run commands in it, move files. One file per client.
 
 pub(crate) mod ai;
-pub(crate) mod ai_fields;
 pub(crate) mod cli;
 pub(crate) mod generated;
 pub(crate) mod http;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
 
-use clients::{ai, ai_fields, cli, generated, http, ssh};
+use clients::{ai, cli, generated, http, ssh};
 use functional::{apps, browser, contract, image, sign_in};
 use harness::host::{self, Stage};
 use harness::installation::Installation;
@@ -34,7 +34,7 @@ type TestResult = anyhow::Result<()>;
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 29] = [
+const MODULES: [Module; 28] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
@@ -49,7 +49,6 @@ const MODULES: [Module; 29] = [
     ("ssh", ssh::security_keys::TESTS),
     ("ssh", ssh::load::TESTS),
     ("ssh", ssh::refusals::TESTS),
-    ("ai", ai_fields::TESTS),
     ("ai", ai::TESTS),
     ("image", image::TESTS),
     ("isolation", isolation::TESTS),

@@ -48,7 +48,7 @@ pub(crate) const OPENAPI_TOOLS: ClientTools =
 pub(crate) const SSH_CLIENTS: ClientTools =
     ClientTools { variable: "RIGBOX_SSH_CLIENTS", name: "ssh-clients", versions: "tests/ssh" };
 
-/// SDKs of AI providers, which the end-to-end tests copy into a workspace.
+/// SDKs of AI providers: the end-to-end tests copy them into a workspace, and the proxy's tables are compared with their types.
 pub(crate) const AI_CLIENTS: ClientTools =
     ClientTools { variable: "RIGBOX_AI_CLIENTS", name: "ai-clients", versions: "tests/ai" };
 

@@ -1,5 +1,6 @@
 //! `cargo xtask`: all tasks of a checkout. `up` and `test` install what they need themselves.
 
+mod ai_fields;
 mod ai_prices;
 mod bench;
 mod build;
@@ -86,6 +87,12 @@ enum Task {
     },
     /// Build all programs, those for VMs included.
     Build,
+    /// Compare the AI proxy's tables of fields with the types of the providers' SDKs, and list fields without a row.
+    AiFields {
+        /// Take the newest SDKs, and not those that are pinned.
+        #[arg(long)]
+        newest: bool,
+    },
     /// Write the table of AI prices from the data of a pinned LiteLLM release.
     AiPrices {
         /// Only compare the table with a second source.
@@ -126,6 +133,7 @@ fn main() -> Result<ExitCode> {
         }
         Task::Bench { name, json, rounds, more } => bench::bench(&name, json, rounds, &more),
         Task::Build => build::programs(),
+        Task::AiFields { newest } => ai_fields::ai_fields(newest),
         Task::AiPrices { check } => ai_prices::ai_prices(check),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -108,6 +108,7 @@ fn unit_tests(options: &Options, results: &mut Results) -> Result<bool> {
     // The whole workspace, as it was built: a part of it would be rebuilt with other features. All of it runs even when a test fails.
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
     command.env(WEBSOCKET_CLIENTS.variable, WEBSOCKET_CLIENTS.install()?);
+    command.env(AI_CLIENTS.variable, AI_CLIENTS.install()?);
     command.env(OPENAPI_TOOLS.variable, OPENAPI_TOOLS.install()?).env_remove("RUST_BACKTRACE");
     // Cargo names the test programs on stderr.
     let (reader, writer) = std::io::pipe()?;

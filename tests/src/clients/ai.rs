@@ -139,7 +139,7 @@ fn copy_in(installation: &Installation, folder: &Path, name: &str, without: &[&s
     installation.api.sh(&id, &unpack).map(drop)
 }
 
-pub(super) fn installed() -> Result<PathBuf> {
+fn installed() -> Result<PathBuf> {
     let folder = std::env::var_os(CLIENTS).map(PathBuf::from);
     folder.with_context(|| format!("{CLIENTS} is not set: run `cargo xtask test`"))
 }
