@@ -2,7 +2,7 @@
 //! `target`, because the tests run without a network.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -26,7 +26,7 @@ const PACKAGES: &[&str] = &[
 /// Debian's Node.js, unless another one is installed: the two conflict.
 const NODE: &[&str] = &["nodejs", "npm"];
 
-/// Set of packages: `requirements.txt` and `package.json` in a folder.
+/// Set of packages: `requirements.txt` and `package.json` in a folder, and perhaps `requirements-older.txt` with older versions.
 pub(crate) struct ClientTools {
     /// Variable that tells the tests where they are installed.
     pub(crate) variable: &'static str,
@@ -67,7 +67,8 @@ impl ClientTools {
             fs::read_to_string(&path).with_context(|| path.display().to_string())
         };
         let (python, node) = (read("requirements.txt")?, read("package.json")?);
-        let wanted = format!("{python}{node}");
+        let older = beside.join("requirements-older.txt");
+        let wanted = format!("{python}{}{node}", fs::read_to_string(&older).unwrap_or_default());
         let folder = rigbox_image::default_cache_dir()?.join(self.name);
         // Written last, so that a folder with it is complete.
         let installed = folder.join("installed.txt");
@@ -80,10 +81,10 @@ impl ClientTools {
                 fs::remove_dir_all(&folder)?;
             }
             fs::create_dir_all(&folder)?;
-            run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(folder.join("venv")))?;
-            let mut pip = Command::new(folder.join("venv/bin/pip"));
-            pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-            run(pip.arg(beside.join("requirements.txt")))?;
+            install_python(&folder.join("venv"), &beside.join("requirements.txt"))?;
+            if older.exists() {
+                install_python(&folder.join("venv-older"), &older)?;
+            }
             fs::write(folder.join("package.json"), &node)?;
             // Nothing that a package wants to run while it is installed is needed.
             run(Command::new("npm")
@@ -93,4 +94,11 @@ impl ClientTools {
         })?;
         Ok(folder)
     }
+}
+
+fn install_python(environment: &Path, requirements: &Path) -> Result<()> {
+    run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(environment))?;
+    let mut pip = Command::new(environment.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run(pip.arg(requirements))
 }

@@ -20,6 +20,7 @@ tests![
     calls_without_credits_are_refused,
     processes_find_the_proxy_or_the_users_own_key,
     python_sdks_work_unmodified,
+    older_python_sdks_work_unmodified,
     javascript_sdks_work_unmodified,
     calls_are_counted_as_the_provider_counts_them,
     call_that_a_killed_proxy_leaves_counts_at_its_bound,
@@ -33,8 +34,6 @@ const CLIENTS: &str = "RIGBOX_AI_CLIENTS";
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ai");
 /// Key that no workspace may see.
 const KEY: &str = "sk-test-of-the-operator-8f1c2";
-/// Environment beside the workspace's own, which leads the SDKs to the proxy.
-const ENVIRONMENT: [(&str, &str); 1] = [("PYTHONPATH", "/home/developer/ai-python")];
 
 /// Provider at the address that the installation's configuration has, started once.
 pub(crate) fn provider() -> Result<&'static Provider> {
@@ -83,9 +82,7 @@ pub(crate) fn set_key(installation: &Installation, upstream: &str, key: &str) ->
 /// Runs a command in the workspace.
 fn run(installation: &Installation, line: &str) -> Result<(String, i64)> {
     let id = shared(installation)?;
-    let environment: serde_json::Map<String, Value> =
-        ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-    let ran = installation.api.exec(&id, &json!({"command": line, "env": environment}))?;
+    let ran = installation.api.exec(&id, &json!({"command": line}))?;
     let code = ran.exit_code().context("it did not end")?;
     Ok((format!("{}{}", ran.out(), String::from_utf8_lossy(&ran.stderr)), code))
 }
@@ -200,11 +197,22 @@ fn processes_find_the_proxy_or_the_users_own_key(installation: &Installation) ->
 }
 
 fn python_sdks_work_unmodified(installation: &Installation) -> TestResult {
-    let packages = std::fs::read_dir(installed()?.join("venv/lib"))?.next().context("no Python")??.path();
-    let without = ["__pycache__", "pip*", "setuptools*", "*/discovery_cache"];
-    copy_in(installation, &packages.join("site-packages"), "ai-python", &without)?;
     copy_in(installation, Path::new(SOURCES), "ai-programs", &[])?;
-    let (text, code) = run(installation, "python3 ~/ai-programs/python_sdks.py")?;
+    python_sdks(installation, "venv", "ai-python")
+}
+
+fn older_python_sdks_work_unmodified(installation: &Installation) -> TestResult {
+    python_sdks(installation, "venv-older", "ai-python-older")
+}
+
+/// Copies the SDKs of an environment to a folder in the workspace, and runs the program that uses them.
+fn python_sdks(installation: &Installation, environment: &str, folder: &str) -> TestResult {
+    let packages = installed()?.join(environment).join("lib");
+    let packages = std::fs::read_dir(packages)?.next().context("no Python")??.path();
+    let without = ["__pycache__", "pip*", "setuptools*", "*/discovery_cache"];
+    copy_in(installation, &packages.join("site-packages"), folder, &without)?;
+    let line = format!("PYTHONPATH=$HOME/{folder} python3 ~/ai-programs/python_sdks.py");
+    let (text, code) = run(installation, &line)?;
     ensure!(code == 0 && text.starts_with("ok"), "{text}");
     eprintln!("{}", text.trim());
     Ok(())
