@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Config {
     /// Socket on which the node hands over connections of VMs.
     pub bridge: Peer,
+    /// Socket on which the operator's commands ask for tests of keys.
+    pub operator: Peer,
     /// Control's socket for this role.
     pub control_socket: PathBuf,
     /// Control's socket for what a VM asks of the API.

@@ -2,7 +2,7 @@
 //!
 //! `server` takes connections of VMs from the node and finds the [`route`] of each request; what is for the API goes over the `bridge` to
 //! control. A `call` is read (`body`), walked through as a whole ([`json`], [`table`]), reserved with `control`, sent by `upstream`, passed
-//! on by `pump` and settled. `dialect` has what differs between providers, one file each.
+//! on by `pump` and settled. `dialect` has what differs between providers, one file each. `key_tests` tries the operator's keys on request.
 
 mod body;
 mod bridge;
@@ -14,6 +14,7 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 pub mod json;
+mod key_tests;
 mod models;
 mod pump;
 mod response;

@@ -24,6 +24,7 @@ use crate::call::{self, Arrived};
 use crate::config::Config;
 use crate::control::Control;
 use crate::error::{CallError, ErrorKind, Form};
+use crate::key_tests;
 use crate::models;
 use crate::pump;
 use crate::response::{ResponseBody, full};
@@ -54,7 +55,7 @@ pub enum Error {
     /// There is no random number.
     #[error("there is no random number: {0}")]
     Random(#[from] getrandom::Error),
-    /// The socket for connections of VMs cannot be created.
+    /// A socket cannot be created.
     #[error("cannot listen on {0}: {1}")]
     Listen(std::path::PathBuf, std::io::Error),
 }
@@ -97,14 +98,16 @@ impl Bound {
         });
         let mut connections = handover::listen(&config.bridge.socket, config.bridge.uid)
             .map_err(|error| Error::Listen(config.bridge.socket.clone(), error))?;
+        let operator = key_tests::listen(&config.operator, state.clone())
+            .map_err(|error| Error::Listen(config.operator.socket.clone(), error))?;
         let tasks = tokio_util::task::TaskTracker::new();
         tokio::pin!(shutdown);
-        let watch = control.watch();
-        tokio::pin!(watch);
+        let background = async { tokio::join!(control.watch(), operator) };
+        tokio::pin!(background);
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
-                () = &mut watch => break,
+                _ = &mut background => break,
                 connection = connections.recv() => {
                     let Some((stream, peer)) = connection else { break };
                     tasks.spawn(serve(state.clone(), stream, peer));

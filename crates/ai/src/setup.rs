@@ -47,6 +47,12 @@ impl Key {
         })
     }
 
+    /// Tells if a text and the key have one in the other.
+    pub(crate) fn is_in(&self, text: &str) -> bool {
+        let (key, text) = (self.bare.as_bytes(), text.as_bytes());
+        memchr::memmem::find(key, text).or_else(|| memchr::memmem::find(text, key)).is_some()
+    }
+
     /// Value of a header that has the key alone.
     pub(crate) fn bare(&self) -> HeaderValue {
         self.bare.clone()
@@ -63,6 +69,13 @@ impl Setup {
     pub(crate) fn new(source: ai::Setup) -> Self {
         let upstreams = source.upstreams.iter().filter_map(Upstream::new).map(Arc::new).collect();
         Self { is_stopped: source.stopped, models: source.models, upstreams }
+    }
+
+    /// Finds a key by its id, with its upstream.
+    pub(crate) fn key(&self, id: &str) -> Option<(&Key, &Upstream)> {
+        self.upstreams
+            .iter()
+            .find_map(|upstream| Some((upstream.keys.iter().find(|key| key.id == id)?, upstream.as_ref())))
     }
 
     /// Finds the model that clients of `provider` mean by a name, with its upstream.

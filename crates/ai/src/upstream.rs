@@ -2,6 +2,7 @@
 //! taken from the environment.
 
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -163,6 +164,15 @@ impl Upstreams {
     pub(crate) fn rest<B>(&self, key: &Key, response: &Response<B>) -> bool {
         self.keys.rest(key, response, Instant::now())
     }
+}
+
+/// Returns an error with its causes.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// What is known of keys in this run.

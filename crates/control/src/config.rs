@@ -73,6 +73,8 @@ pub struct BridgeConfig {
 pub struct AiConfig {
     /// Socket on which the proxy asks.
     pub proxy: GatewaysConfig,
+    /// Socket on which the proxy takes the operator's commands.
+    pub operator: PathBuf,
     /// Upstreams.
     pub upstreams: Vec<Upstream>,
     /// Files with prices.

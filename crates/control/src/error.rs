@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rigbox_core::ids::{ProviderKeyId, WorkspaceId};
 use rigbox_core::names::WorkspaceName;
+use rigbox_service::ai::key_tests::KeyTestError;
 use rigbox_service::ai::provider_keys::ProviderKeyError;
 use rigbox_service::ai::reconciliation::ReportError;
 use rigbox_service::database;
@@ -101,6 +102,12 @@ pub enum Error {
     /// The key of a provider cannot be stored.
     #[error(transparent)]
     ProviderKey(#[from] ProviderKeyError),
+    /// The upstream has no key, or none of the label.
+    #[error("upstream {0} has no such key: `rigboxd admin provider-key ls` lists all keys")]
+    NoProviderKey(String),
+    /// Keys cannot be tested.
+    #[error(transparent)]
+    KeyTest(#[from] KeyTestError),
     /// There is no such key of a provider.
     #[error("provider key {0} not found: `rigboxd admin provider-key ls` lists all keys")]
     UnknownProviderKey(ProviderKeyId),

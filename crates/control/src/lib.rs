@@ -12,6 +12,7 @@ mod startup;
 pub use config::{AiConfig, BridgeConfig, Config, GatewaysConfig, SshConfig};
 pub use error::Error;
 pub use rigbox_core::lifecycle::Timeouts;
+pub use rigbox_service::ai::key_tests::KeyVerdict;
 pub use rigbox_service::ai::ledger::DefaultBudgets;
 pub use rigbox_service::ai::models::{PriceFiles, Upstream};
 pub use rigbox_service::ai::reconciliation::{Comparison, parse_day};

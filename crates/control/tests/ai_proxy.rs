@@ -1,4 +1,4 @@
-//! The real proxy with the real control: 200 streams at once of clients that vanish, while both sides are killed. What is spent and reserved
+//! The real proxy with the real control: tests of the operator's keys, and 200 streams at once of clients that vanish, while both sides are killed. What is spent and reserved
 //! stays within the cap at each moment, and the records add up to what the provider would bill.
 
 // clippy's exemption for tests does not cover helpers outside of test functions.
@@ -41,6 +41,7 @@ impl Proxy {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let config = rigbox_ai::Config {
             bridge: rigbox_ai::Peer { socket: rig.path("ai-bridge.sock"), uid: 0 },
+            operator: rigbox_ai::Peer { socket: rig.path("ai-operator.sock"), uid: 0 },
             control_socket: rig.path("ai.sock"),
             api_socket: rig.path("bridge.sock"),
             extra_authorities: None,
@@ -119,6 +120,38 @@ fn records(database: &Connection) -> BTreeMap<String, Record> {
         Ok((row.get(0)?, record))
     });
     rows.unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn operators_keys_are_tested_by_the_running_proxy() {
+    let provider = Provider::start().await.unwrap();
+    let rig = TestControl::with_provider(&provider.url()).await;
+    let config = rig.config();
+    let test =
+        async |label: Option<&str>| provider_keys::test_provider_keys(&config, "anthropic", label).await;
+    let set = async |label: &str, secret: &str| {
+        let secret = secret.to_owned().into();
+        provider_keys::set_provider_key(&config, "anthropic", label, "", &secret).await.unwrap()
+    };
+    assert!(test(None).await.unwrap_err().to_string().contains("has no such key"));
+    set("good", "sk-operator-good").await;
+    let bad = set("bad", "sk-operator-bad").await;
+    provider.refuse_key("sk-operator-bad", 401);
+    let away = test(None).await.unwrap_err().to_string();
+    assert!(away.contains("see if it is up"), "{away}");
+    let proxy = Proxy::start(&rig);
+    let verdicts = async |label| -> Vec<String> {
+        let tests = test(label).await.into_iter().flatten();
+        tests.map(|(key, verdict)| format!("{} {verdict}", key.label)).collect()
+    };
+    let expected = ["good accepted", "bad refused: 401 authentication_error"];
+    support::eventually("each key has its verdict", || async { verdicts(None).await == expected }).await;
+    assert_eq!(verdicts(Some("bad")).await, expected[1..]);
+    assert_eq!(verdicts(Some("other")).await.len(), 0);
+    provider_keys::remove_provider_key(&config, &bad.id).await.unwrap();
+    assert_eq!(verdicts(None).await, expected[..1]);
+    assert!(provider_keys::test_provider_keys(&config, "nowhere", None).await.is_err());
+    proxy.kill();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,7 +47,7 @@ pub(crate) enum Command {
     /// List and rotate the key by which clients know the SSH gateway
     #[command(subcommand)]
     SshHostKey(ssh_host_key::Command),
-    /// Store, list and remove the keys at AI providers
+    /// Store, list, test and remove the keys at AI providers
     #[command(subcommand)]
     ProviderKey(provider_key::Command),
     /// Stop AI calls, and bound what they may spend

@@ -37,6 +37,8 @@ const GATEWAY_SOCKET: &str = "control/gateway.sock";
 const SSH_GATEWAY_SOCKET: &str = "control/ssh.sock";
 /// The same for the AI proxy.
 const AI_SOCKET: &str = "control/ai.sock";
+/// Socket in the run folder on which the AI proxy takes the operator's commands, which run as control.
+const AI_OPERATOR_SOCKET: &str = "ai/operator.sock";
 /// Socket in the run folder on which the SSH gateway takes connections from control.
 const SSH_STREAMS_SOCKET: &str = "ssh/streams.sock";
 /// Folder in the run folder with copies of certificates and keys for edge.
@@ -289,6 +291,7 @@ impl Installation {
         let own = |socket: &str| Path::new("/").join(socket);
         rigbox_ai::Config {
             bridge: rigbox_ai::Peer { socket: own(BRIDGE_SOCKET), uid: self.uid(Role::Node) },
+            operator: rigbox_ai::Peer { socket: own(AI_OPERATOR_SOCKET), uid: self.uid(Role::Control) },
             control_socket: own(AI_SOCKET),
             api_socket: own(API_BRIDGE_SOCKET),
             extra_authorities: self.file.ai.authorities.clone(),
@@ -408,6 +411,7 @@ impl Installation {
                 socket: self.run().join(AI_SOCKET),
                 uids: vec![self.uid(Role::Ai)],
             },
+            operator: self.run().join(AI_OPERATOR_SOCKET),
             upstreams: self.ai_upstreams(),
             prices: rigbox_control::PriceFiles { table: ai.prices.clone(), more: ai.more_prices.clone() },
             budgets: rigbox_control::DefaultBudgets {

@@ -2,6 +2,7 @@
 //! users have used.
 
 mod denial;
+pub mod key_tests;
 pub mod ledger;
 pub mod models;
 mod price_table;

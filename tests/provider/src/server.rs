@@ -26,6 +26,22 @@ use crate::{anthropic, chat, google, responses};
 /// Time for what was written to leave before a connection breaks off.
 const FLUSH_TIME: Duration = Duration::from_millis(20);
 
+/// Headers with a key, each with its provider's error for one that it refuses.
+const KEY_HEADERS: [(&str, &str); 3] = [
+    (
+        "x-api-key",
+        r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}"#,
+    ),
+    (
+        "authorization",
+        r#"{"error":{"message":"Incorrect API key.","type":"invalid_request_error","code":"invalid_api_key"}}"#,
+    ),
+    (
+        "x-goog-api-key",
+        r#"{"error":{"code":400,"message":"API key not valid.","details":[{"reason":"API_KEY_INVALID"}]}}"#,
+    ),
+];
+
 /// Body of a response.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -162,11 +178,17 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let seen = Seen { method: parts.method, path: path.clone(), headers: parts.headers, body: body.clone() };
     let refused = state.refused_keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let keys = ["x-api-key", "authorization", "x-goog-api-key"].map(|name| seen.header(name).to_owned());
+    let keys = KEY_HEADERS.map(|(name, error)| (seen.header(name).to_owned(), error));
+    let is_get = seen.method == Method::GET;
     let call_id = seen.header("x-client-request-id").to_owned();
     state.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
-    if let Some((_, status)) = refused.iter().find(|(key, _)| keys.iter().any(|sent| sent.ends_with(key))) {
-        return error(StatusCode::from_u16(*status).unwrap_or_default(), "this key is refused");
+    for (key, status) in refused {
+        if let Some((_, error)) = keys.iter().find(|(sent, _)| sent.ends_with(&key)) {
+            return error_response(StatusCode::from_u16(status).unwrap_or_default(), error);
+        }
+    }
+    if is_get {
+        return free(&path);
     }
     let text = String::from_utf8_lossy(&body).into_owned();
     let Ok(request) = serde_json::from_slice::<Value>(&body) else {
@@ -321,11 +343,26 @@ fn json_response(body: &Value, scenario: &Scenario) -> Response<Body> {
     response
 }
 
+/// Answers what costs nothing and needs a key.
+fn free(path: &str) -> Response<Body> {
+    let body = match path {
+        "/v1/models" | "/v1/models?limit=1" => json!({"object": "list", "data": []}),
+        "/v1beta/models?pageSize=1" => json!({"models": []}),
+        "/api/v1/key" => json!({"data": {"label": "sk-or-v1-0e6...1c9", "usage": 0}}),
+        _ => return error(StatusCode::NOT_FOUND, "no such path"),
+    };
+    json_response(&body, &Scenario::of(""))
+}
+
 /// Error in a form that all clients show.
 fn error(status: StatusCode, message: &str) -> Response<Body> {
     let body =
         json!({"type": "error", "error": {"type": "api_error", "code": status.as_u16(), "message": message}});
-    let mut response = Response::new(full(Bytes::from(body.to_string())));
+    error_response(status, &body.to_string())
+}
+
+fn error_response(status: StatusCode, body: &str) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::from(body.to_owned())));
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
     response

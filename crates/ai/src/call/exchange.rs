@@ -9,6 +9,7 @@ use super::prepare::Prepared;
 use crate::error::{CallError, ErrorKind};
 use crate::setup::Key;
 use crate::state::State;
+use crate::upstream::chain;
 
 /// Call that got no response.
 pub(super) struct Failed {
@@ -62,15 +63,4 @@ pub(super) async fn exchange(
         }
     }
     Err(not_sent("The operator has set no key for this provider."))
-}
-
-/// Returns an error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use rigbox_ai::{Config, Limits, Peer};
 use rigbox_proto::ai::ai_server::{Ai, AiServer};
+use rigbox_proto::ai::operator_client::OperatorClient;
 use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    Denied, Granted, ListModelsRequest, ListModelsResponse, Model, Provider, ProviderKey, Reason,
-    ReserveRequest, ReserveResponse, SettleRequest, SettleResponse, Setup, Upstream, WatchRequest,
+    Denied, Granted, KeyTest, ListModelsRequest, ListModelsResponse, Model, Provider, ProviderKey, Reason,
+    ReserveRequest, ReserveResponse, SettleRequest, SettleResponse, Setup, TestKeysRequest, Upstream,
+    WatchRequest,
 };
 use rigbox_proto::handover;
 use rigbox_proto::transport::unix;
@@ -35,7 +37,7 @@ pub(crate) struct Host {
     pub(crate) provider: TestProvider,
     pub(crate) control: Table,
     bridge: std::net::SocketAddr,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Control that keeps all in memory: a token costs a millionth of a dollar, whatever its kind.
@@ -217,6 +219,7 @@ impl Host {
         });
         let config = Config {
             bridge: Peer { socket: path("bridge.sock"), uid },
+            operator: Peer { socket: path("operator.sock"), uid },
             control_socket: path("control.sock"),
             api_socket: path("api.sock"),
             extra_authorities: None,
@@ -237,10 +240,17 @@ impl Host {
                 });
             }
         });
-        let host = Self { provider, control, bridge, _folder: folder };
+        let host = Self { provider, control, bridge, folder };
         let is_ready = async || host.get("/v1/models").await.status == 200;
         eventually("the setup has arrived", is_ready).await;
         host
+    }
+
+    /// Has keys tested, as the operator's command does.
+    pub(crate) async fn test_keys(&self, ids: &[&str]) -> Vec<KeyTest> {
+        let mut operator = OperatorClient::new(unix::channel(&self.folder.path().join("operator.sock")));
+        let request = TestKeysRequest { key_ids: ids.iter().map(|id| (*id).to_owned()).collect() };
+        operator.test_keys(request).await.unwrap().into_inner().tests
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -6,4 +6,5 @@
 mod errors;
 mod forwarding;
 mod host;
+mod keys;
 mod money;

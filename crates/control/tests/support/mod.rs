@@ -356,6 +356,7 @@ fn config(
         }),
         ai: Some(AiConfig {
             proxy: GatewaysConfig { socket: directory.join("ai.sock"), uids: vec![0] },
+            operator: directory.join("ai-operator.sock"),
             upstreams: vec![Upstream {
                 name: "anthropic".to_owned(),
                 provider: Provider::Anthropic,

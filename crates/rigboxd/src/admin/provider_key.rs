@@ -4,6 +4,7 @@ use std::io::Read;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use rigbox_control::KeyVerdict;
 use rigbox_control::admin::provider_keys;
 use rigbox_core::ids::ProviderKeyId;
 use secrecy::SecretString;
@@ -31,6 +32,15 @@ pub(crate) enum Command {
     },
     /// List the keys in the order in which they are tried, without the keys themselves
     Ls(ExistingInstallation),
+    /// Have the running installation try keys, each with a request that costs nothing; fails if the provider refuses one
+    Test {
+        #[command(flatten)]
+        config: ExistingInstallation,
+        /// Name of the upstream in the configuration, such as anthropic
+        upstream: String,
+        /// Name of the keys in lists [default: all keys of the upstream]
+        label: Option<String>,
+    },
     /// Remove a key, effective at once
     Rm {
         #[command(flatten)]
@@ -54,6 +64,17 @@ pub(super) fn run(command: Command) -> Result<()> {
                 let used = if key.last_used_at.is_some() { "used" } else { "unused" };
                 println!("{}  {}  {used}  {}  {}", key.id, key.upstream, key.organization, key.label);
             }
+        }
+        Command::Test { config, upstream, label } => {
+            let tests = as_control(&config, async |control| {
+                provider_keys::test_provider_keys(&control, &upstream, label.as_deref()).await
+            })?;
+            for (key, verdict) in &tests {
+                println!("{}  {}  {}  {verdict}", key.id, key.upstream, key.label);
+            }
+            let refused =
+                tests.iter().filter(|(_, verdict)| matches!(verdict, KeyVerdict::Refused(..))).count();
+            anyhow::ensure!(refused == 0, "{upstream} refuses {refused} of {} keys", tests.len());
         }
         Command::Rm { config, key } => {
             as_control(&config, async |control| provider_keys::remove_provider_key(&control, &key).await)?;
