@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
+
 /// Configuration of the AI proxy.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -16,6 +18,8 @@ pub struct Config {
     pub api_socket: PathBuf,
     /// Certificates (PEM) of authorities that are trusted besides the system's.
     pub extra_authorities: Option<PathBuf>,
+    /// Proxy between this role and the providers.
+    pub proxy: Option<Proxy>,
     /// Limits of calls.
     pub limits: Limits,
 }
@@ -27,6 +31,24 @@ pub struct Peer {
     pub socket: PathBuf,
     /// Uid of the peer.
     pub uid: u32,
+}
+
+/// Proxy between this role and the providers, for upstreams by https.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Scheme (http), host and port.
+    pub url: Uri,
+    /// Source of user and password, as `user:password`.
+    pub credentials: Option<SecretSource>,
+}
+
+/// Source of a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// File, read before the role's root is changed.
+    File(PathBuf),
+    /// Environment variable.
+    Env(String),
 }
 
 /// Limits of calls.

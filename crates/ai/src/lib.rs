@@ -8,6 +8,7 @@ mod body;
 mod bridge;
 mod call;
 mod config;
+mod connect;
 mod control;
 mod dialect;
 mod error;
@@ -27,5 +28,6 @@ pub mod table;
 pub mod tables;
 mod upstream;
 
-pub use config::{Config, Limits, Peer};
+pub use config::{Config, Limits, Peer, Proxy, SecretSource};
+pub use connect::ProxyConfigError;
 pub use server::{Bound, Error, bind};

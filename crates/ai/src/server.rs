@@ -22,6 +22,7 @@ use crate::body::Bodies;
 use crate::bridge::{Api, ApiConnection};
 use crate::call::{self, Arrived};
 use crate::config::Config;
+use crate::connect::ReadyProxy;
 use crate::control::Control;
 use crate::error::{CallError, ErrorKind, Form};
 use crate::key_tests;
@@ -65,15 +66,17 @@ pub struct Bound {
     config: Config,
     authorities: RootCertStore,
     resolver: TokioResolver,
+    proxy: Option<ReadyProxy>,
 }
 
-/// Reads the host's certificates and resolvers, before the role's root is changed.
+/// Reads the host's certificates, resolvers and the password of a proxy, before the role's root is changed.
 ///
 /// # Errors
 /// A file cannot be read.
 pub fn bind(config: Config) -> Result<Bound, Error> {
     let authorities = upstream::authorities(config.extra_authorities.as_deref())?;
-    Ok(Bound { config, authorities, resolver: upstream::resolver()? })
+    let proxy = config.proxy.as_ref().map(ReadyProxy::read).transpose().map_err(ClientError::from)?;
+    Ok(Bound { config, authorities, resolver: upstream::resolver()?, proxy })
 }
 
 impl Bound {
@@ -82,12 +85,12 @@ impl Bound {
     /// # Errors
     /// The role cannot begin.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { config, authorities, resolver } = self;
+        let Self { config, authorities, resolver, proxy } = self;
         let control = Arc::new(Control::new(&config.control_socket, random_id()?));
         let limits = config.limits;
         let state = Arc::new(State {
             control: control.clone(),
-            upstreams: Upstreams::new(authorities, resolver, limits.connect)?,
+            upstreams: Upstreams::new(authorities, resolver, limits.connect, proxy)?,
             api: Api::new(config.api_socket),
             tables: Tables::built_in()?,
             bodies: Bodies::new(limits.body_bytes),

@@ -1,16 +1,13 @@
-//! Connections to providers: pooled, by HTTP/2 where it is offered, to configured hosts only. No proxy, no redirect and no certificate is
-//! taken from the environment.
+//! Client of the providers: connections are pooled, by HTTP/2 where it is offered, to configured hosts only. No proxy, no redirect and no
+//! certificate is taken from the environment.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -18,8 +15,6 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rigbox_core::ids::WorkspaceId;
@@ -27,6 +22,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::connect::{Connector, ProxyConfigError, ProxyError, ReadyProxy};
 use crate::setup::{Key, Upstream};
 
 /// Idle connections to one host.
@@ -47,6 +43,9 @@ pub enum ClientError {
     /// A file with certificates cannot be read.
     #[error("cannot read the certificates in {0}: {1}")]
     Certificates(std::path::PathBuf, String),
+    /// The proxy's user and password cannot be read.
+    #[error(transparent)]
+    Proxy(#[from] ProxyConfigError),
     /// The resolver cannot be made.
     #[error("cannot make the resolver: {0}")]
     Resolver(String),
@@ -83,32 +82,9 @@ pub(crate) fn resolver() -> Result<TokioResolver, ClientError> {
     builder.build().map_err(|error| ClientError::Resolver(error.to_string()))
 }
 
-/// Resolver as hyper asks it.
-#[derive(Clone)]
-struct Names(TokioResolver);
-
-impl tower::Service<Name> for Names {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = std::io::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let resolver = self.0.clone();
-        Box::pin(async move {
-            let found = resolver.lookup_ip(name.as_str()).await.map_err(std::io::Error::other)?;
-            let addresses: Vec<_> = found.iter().map(|address| SocketAddr::new(address, 0)).collect();
-            Ok(addresses.into_iter())
-        })
-    }
-}
-
 /// Client of all providers.
 pub(crate) struct Upstreams {
-    client: Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
     keys: Keys,
 }
 
@@ -117,22 +93,18 @@ impl Upstreams {
         roots: RootCertStore,
         resolver: TokioResolver,
         connect: Duration,
+        proxy: Option<ReadyProxy>,
     ) -> Result<Self, ClientError> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let tls = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut tcp = HttpConnector::new_with_resolver(Names(resolver));
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(connect));
-        tcp.set_keepalive(Some(Duration::from_secs(60)));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(tcp);
+            .wrap_connector(Connector::new(resolver, connect, proxy));
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -169,6 +141,11 @@ impl Upstreams {
 /// Returns an error with its causes.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Tells if the operator's proxy is what failed.
+pub(crate) fn is_of_proxy(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).any(<dyn StdError>::is::<ProxyError>)
 }
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

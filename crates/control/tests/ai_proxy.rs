@@ -45,6 +45,7 @@ impl Proxy {
             control_socket: rig.path("ai.sock"),
             api_socket: rig.path("bridge.sock"),
             extra_authorities: None,
+            proxy: None,
             limits: rigbox_ai::Limits::default(),
         };
         let bound = rigbox_ai::bind(config).unwrap();

@@ -16,7 +16,7 @@ use rigbox_core::ai::provider::Provider;
 use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_core::vm_limits::{self, DiskLimits};
 
-use file::{Apps, Certificate, File, MasterKey, NetworkLimits, Uplink, parse};
+use file::{Apps, Certificate, File, MasterKey, NetworkLimits, Secret, Uplink, parse};
 
 /// Default path of the configuration file.
 pub(crate) const DEFAULT_PATH: &str = "/etc/rigbox/rigbox.toml";
@@ -295,6 +295,13 @@ impl Installation {
             control_socket: own(AI_SOCKET),
             api_socket: own(API_BRIDGE_SOCKET),
             extra_authorities: self.file.ai.authorities.clone(),
+            proxy: self.file.ai.proxy.as_ref().map(|url| rigbox_ai::Proxy {
+                url: url.0.clone(),
+                credentials: self.file.ai.proxy_credentials.as_ref().map(|source| match source {
+                    Secret::File(path) => rigbox_ai::SecretSource::File(path.clone()),
+                    Secret::Env(name) => rigbox_ai::SecretSource::Env(name.clone()),
+                }),
+            }),
             limits: rigbox_ai::Limits {
                 calls_per_workspace: self.file.ai.calls_per_workspace.get().into(),
                 ..rigbox_ai::Limits::default()
@@ -440,12 +447,18 @@ impl Installation {
         self.file.api.console_url.clone().unwrap_or_else(|| default_console_url(&self.api_url()))
     }
 
-    /// Returns the environment variable with the master keys, which only control may see.
-    pub(crate) fn master_key_variable(&self) -> Option<&str> {
-        match &self.file.secrets.master_key {
-            Some(MasterKey::Env(name)) => Some(name),
+    /// Returns the environment variables with secrets that `role` must not see.
+    pub(crate) fn hidden_variables(&self, role: Role) -> Vec<String> {
+        let master_key = match &self.file.secrets.master_key {
+            Some(MasterKey::Env(name)) => Some((Role::Control, name)),
             _ => None,
-        }
+        };
+        let proxy = match &self.file.ai.proxy_credentials {
+            Some(Secret::Env(name)) => Some((Role::Ai, name)),
+            _ => None,
+        };
+        let all = [master_key, proxy].into_iter().flatten();
+        all.filter(|(owner, _)| *owner != role).map(|(_, name)| name.clone()).collect()
     }
 
     /// Returns the URL at which clients reach the API.
@@ -572,6 +585,16 @@ mod tests {
             assert_eq!(source(text), wanted, "{text}");
         }
         assert!(parse("[secrets]\nmaster_key = { fiel = \"/k\" }").is_err());
+    }
+
+    #[test]
+    fn secret_in_a_variable_is_seen_by_its_role_only() {
+        let text = "[secrets]\nmaster_key = { env = \"K\" }\n\
+                    [ai]\nproxy = \"http://p:1\"\nproxy_credentials = { env = \"P\" }";
+        let file = parse(text).unwrap();
+        let installation = Installation { file, id: "id".to_owned(), resolvers: Vec::new() };
+        let hidden = [Role::Control, Role::Ai, Role::Edge].map(|role| installation.hidden_variables(role));
+        assert_eq!(hidden, [vec!["P"], vec!["K"], vec!["K", "P"]]);
     }
 
     #[test]

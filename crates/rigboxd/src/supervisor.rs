@@ -45,8 +45,7 @@ pub(crate) fn run(installation: &Installation, config: &Path) -> Result<()> {
         let (stop, stopped) = watch::channel(false);
         let certificates = tokio::spawn(tls_files::watch(installation.clone()));
         let roles = ROLES.map(|(role, name)| {
-            let hidden =
-                installation.master_key_variable().filter(|_| role != Role::Control).map(str::to_owned);
+            let hidden = installation.hidden_variables(role);
             tokio::spawn(supervise(name, config.to_owned(), hidden, stopped.clone()))
         });
         tracing::info!(installation = %installation.id, state = %installation.state().display(), "started");
@@ -72,17 +71,17 @@ fn write_pid(lock: &std::fs::File) -> Result<()> {
     writeln!(&mut &*lock, "{}", std::process::id()).context("cannot write the lock file")
 }
 
-/// Keeps a role running. `hidden` is removed from its environment.
+/// Keeps a role running. The variables in `hidden` are removed from its environment.
 async fn supervise(
     role: &'static str,
     config: std::path::PathBuf,
-    hidden: Option<String>,
+    hidden: Vec<String>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut delay = INITIAL_RESTART_DELAY;
     loop {
         let started = Instant::now();
-        match spawn(role, &config, hidden.as_deref()) {
+        match spawn(role, &config, &hidden) {
             Ok(mut child) => {
                 if let Some(output) = child.stderr.take() {
                     tokio::spawn(forward(output));
@@ -111,10 +110,10 @@ async fn stop_requested(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-fn spawn(role: &str, config: &Path, hidden: Option<&str>) -> std::io::Result<Child> {
+fn spawn(role: &str, config: &Path, hidden: &[String]) -> std::io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    if let Some(hidden) = hidden {
-        command.env_remove(hidden);
+    for variable in hidden {
+        command.env_remove(variable);
     }
     command
         .arg0("rigboxd")

@@ -9,7 +9,7 @@ use super::prepare::Prepared;
 use crate::error::{CallError, ErrorKind};
 use crate::setup::Key;
 use crate::state::State;
-use crate::upstream::chain;
+use crate::upstream::{chain, is_of_proxy};
 
 /// Call that got no response.
 pub(super) struct Failed {
@@ -49,7 +49,13 @@ pub(super) async fn exchange(
             Ok(Err(error)) => {
                 tracing::warn!(call = arrived.form.call_id, upstream = upstream.name, error = %chain(&error), "a provider was not reached");
                 let ending = if error.is_connect() { Ending::NotSent } else { Ending::CutOff };
-                return failed(ErrorKind::Upstream, "The provider was not reached, or broke off.", ending);
+                // Where the proxy is, is nobody's business in a VM.
+                let text = if is_of_proxy(&error) {
+                    "The operator's proxy made no connection to the provider."
+                } else {
+                    "The provider was not reached, or broke off."
+                };
+                return failed(ErrorKind::Upstream, text, ending);
             }
             Ok(Ok(response)) => {
                 let is_taken = !state.upstreams.rest(&key, &response);

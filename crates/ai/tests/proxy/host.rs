@@ -199,6 +199,11 @@ impl Host {
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
+        Self::start_changed(|config| config.limits = limits).await
+    }
+
+    /// Starts everything with a configuration of its own.
+    pub(crate) async fn start_changed(change: impl FnOnce(&mut Config)) -> Self {
         let provider = TestProvider::start().await.unwrap();
         let control = Table::default();
         control.with(|ledger| {
@@ -217,14 +222,16 @@ impl Host {
                 .await
                 .unwrap();
         });
-        let config = Config {
+        let mut config = Config {
             bridge: Peer { socket: path("bridge.sock"), uid },
             operator: Peer { socket: path("operator.sock"), uid },
             control_socket: path("control.sock"),
             api_socket: path("api.sock"),
             extra_authorities: None,
-            limits,
+            proxy: None,
+            limits: Limits::default(),
         };
+        change(&mut config);
         let role = rigbox_ai::bind(config).unwrap();
         tokio::spawn(async move { role.run(std::future::pending()).await.unwrap() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

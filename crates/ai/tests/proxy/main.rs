@@ -3,6 +3,7 @@
 // clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod behind_proxy;
 mod errors;
 mod forwarding;
 mod host;

@@ -7,6 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use http::Uri;
 use ipnet::IpNet;
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::egress::{Network, Zone};
@@ -99,6 +100,10 @@ pub(super) struct Ai {
     pub(super) upstreams: BTreeMap<String, AiUpstream>,
     /// Certificates of authorities (PEM) that are trusted beside the system's.
     pub(super) authorities: Option<PathBuf>,
+    /// Proxy between the AI proxy and the providers.
+    pub(super) proxy: Option<ProxyUrl>,
+    /// User and password for that one.
+    pub(super) proxy_credentials: Option<Secret>,
     /// Calls of one workspace at once.
     pub(super) calls_per_workspace: NonZeroU16,
     /// Price table in place of the built-in one.
@@ -119,6 +124,53 @@ pub(super) struct AiUpstream {
     /// A call that is aborted is billed no further.
     #[serde(default)]
     pub(super) stops_billing_on_abort: bool,
+}
+
+/// Scheme (http), host and port.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct ProxyUrl(pub(super) Uri);
+
+impl TryFrom<String> for ProxyUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_plain = |url: &Uri| {
+            let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+            url.scheme_str() == Some("http") && !has_user && url.path() == "/" && url.query().is_none()
+        };
+        text.parse().ok().filter(is_plain).map(Self).ok_or_else(|| {
+            "this is not the URL of a proxy. Use one such as http://proxy.example.org:3128, and `proxy_credentials` for a password."
+                .to_owned()
+        })
+    }
+}
+
+/// Source of a secret that the AI proxy alone reads.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Secret {
+    /// File that root can read.
+    File(PathBuf),
+    /// Environment variable.
+    Env(String),
+}
+
+impl Ai {
+    /// Checks settings that depend on each other.
+    fn check(&self) -> Result<()> {
+        let plain = self.upstreams.iter().find(|(_, upstream)| upstream.base_url.0.starts_with("http://"));
+        if let (Some(_), Some((name, _))) = (&self.proxy, plain) {
+            anyhow::bail!(
+                "ai.upstreams.{name} is not https, but ai.proxy is for https only. Remove one of them."
+            );
+        }
+        anyhow::ensure!(
+            self.proxy.is_some() || self.proxy_credentials.is_none(),
+            "ai.proxy_credentials is set without ai.proxy. Name the proxy, or remove them."
+        );
+        Ok(())
+    }
 }
 
 /// Scheme, host and port, and possibly a path.
@@ -287,6 +339,8 @@ impl Default for Ai {
             enabled: true,
             upstreams: BTreeMap::new(),
             authorities: None,
+            proxy: None,
+            proxy_credentials: None,
             calls_per_workspace: AI_CALLS_PER_WORKSPACE,
             prices: None,
             more_prices: None,
@@ -353,7 +407,9 @@ impl Default for NetworkLimits {
 /// Parses a configuration file.
 pub(super) fn parse(text: &str) -> Result<File> {
     let document = toml::Deserializer::parse(text)?;
-    Ok(serde_path_to_error::deserialize(document)?)
+    let file: File = serde_path_to_error::deserialize(document)?;
+    file.ai.check()?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -427,6 +483,35 @@ mod tests {
             assert!(text.contains("is not a base URL"), "{bad}: {text}");
         }
         assert!(upstream("https://x", "mistral").is_err());
+    }
+
+    #[test]
+    fn proxy_of_ai_calls_is_plain_and_its_upstreams_are_not() {
+        let ai = |text: &str| parse(&format!("[ai]\n{text}")).map(|file| file.ai);
+        let set =
+            ai("proxy = \"http://proxy.example.org:3128\"\nproxy_credentials = { env = \"P\" }").unwrap();
+        assert_eq!(set.proxy.unwrap().0.authority().unwrap(), "proxy.example.org:3128");
+        for bad in [
+            "https://p:1",
+            "p:1",
+            "socks5://p:1",
+            "http://ada:hunter2@p:1",
+            "http://p:1/x",
+            "http://p:1?x",
+            "http://",
+        ] {
+            let text = format!("{:#}", ai(&format!("proxy = {bad:?}")).unwrap_err());
+            assert!(text.contains("is not the URL of a proxy") && text.contains("line 2"), "{bad}: {text}");
+        }
+        let local = "[ai.upstreams.local]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:8000\"";
+        for (bad, expected) in [
+            (format!("proxy = \"http://p:1\"\n{local}"), "ai.upstreams.local is not https"),
+            ("proxy_credentials = { file = \"/p\" }".to_owned(), "without ai.proxy"),
+        ] {
+            let text = format!("{:#}", ai(&bad).unwrap_err());
+            assert!(text.contains(expected), "{bad}: {text}");
+        }
+        assert!(ai(local).is_ok());
     }
 
     #[test]

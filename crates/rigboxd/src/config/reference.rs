@@ -211,6 +211,22 @@ const SECTIONS: &[Section] = &[
                 "\"/etc/rigbox/authorities.pem\"",
                 "Certificates (PEM) of authorities that are trusted beside those of the system, for upstreams of one's own.",
             ),
+            key(
+                "proxy",
+                "URL",
+                Described("none"),
+                "\"http://proxy.example.org:3128\"",
+                "Proxy through which providers are reached, by tunnels (`CONNECT`) in which it sees TLS only: all upstreams have to be \
+                 https. It resolves their names. No proxy is taken from the environment, and nothing else uses this one.",
+            ),
+            key(
+                "proxy_credentials",
+                "table",
+                Described("none"),
+                "{ file = \"/etc/rigbox/keys/proxy\" }",
+                "User and password for the proxy, as `user:password`: `{ file = \"PATH\" }`, a file that root can read, or \
+                 `{ env = \"NAME\" }`, an environment variable. They are read when the AI proxy starts.",
+            ),
             key("calls_per_workspace", "integer", Value, "256", "AI calls of one workspace at once."),
             key(
                 "prices",
