@@ -19,6 +19,7 @@ use crate::harness::installation::{AI_PORT, Installation};
 tests![
     calls_without_credits_are_refused,
     processes_find_the_proxy_or_the_users_own_key,
+    operators_keys_are_tested_by_the_proxy,
     python_sdks_work_unmodified,
     older_python_sdks_work_unmodified,
     javascript_sdks_work_unmodified,
@@ -193,6 +194,14 @@ fn processes_find_the_proxy_or_the_users_own_key(installation: &Installation) ->
     set(json!({"mode": null, "provider": null, "api_key": null}))?;
     let now = shown()?;
     ensure!(now.starts_with(&through_proxy) && !now.concat().contains(OWN), "{now:?}");
+    Ok(())
+}
+
+fn operators_keys_are_tested_by_the_proxy(installation: &Installation) -> TestResult {
+    for upstream in ["anthropic", "openai", "google"] {
+        let printed = installation.admin(&["provider-key", "test", upstream])?;
+        ensure!(printed.lines().all(|line| line.ends_with("  accepted")) && !printed.is_empty(), "{printed}");
+    }
     Ok(())
 }
 
