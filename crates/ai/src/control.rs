@@ -1,13 +1,14 @@
-//! Control, which knows users, money and prices: the setup that it streams, and the reservation and settlement of calls.
+//! Control, which knows users, money and prices: the setup, of whose changes it tells, and the reservation and settlement of calls.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::ai_client::AiClient;
 use rigbox_proto::ai::{
-    ListModelsRequest, Provider, ReserveRequest, ReserveResponse, SettleRequest, WatchRequest,
+    GetSetupRequest, ListModelsRequest, Provider, ReserveRequest, ReserveResponse, SettleRequest,
+    WatchRequest,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::transport::unix;
@@ -17,7 +18,7 @@ use crate::setup::Setup;
 
 /// Timeout of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time after which a setup that was not sent again does not count.
+/// Time after which a setup that was not confirmed does not count.
 const SETUP_LIFETIME: Duration = Duration::from_secs(5);
 /// Delay after a watch that ended, and after a settlement that failed.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -25,6 +26,7 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Control.
 pub(crate) struct Control {
+    socket: PathBuf,
     channel: Channel,
     /// Names this run of the proxy.
     pub(crate) run_id: String,
@@ -35,7 +37,7 @@ pub(crate) struct Control {
 impl Control {
     /// Connects lazily.
     pub(crate) fn new(socket: &Path, run_id: String) -> Self {
-        Self { channel: unix::channel(socket), run_id, latest: Mutex::new(None) }
+        Self { socket: socket.to_owned(), channel: unix::channel(socket), run_id, latest: Mutex::new(None) }
     }
 
     /// Returns the setup, or none if control has not confirmed it lately.
@@ -59,19 +61,29 @@ impl Control {
 
     async fn follow(&self) -> Result<(), Status> {
         let request = WatchRequest { run_id: self.run_id.clone() };
-        let mut setups = self.client().watch(request).await?.into_inner();
+        let mut notices = self.client().watch(request).await?.into_inner();
         loop {
-            let next = tokio::time::timeout(SETUP_LIFETIME, setups.message()).await;
+            let next = tokio::time::timeout(SETUP_LIFETIME, notices.message()).await;
             let next = next.map_err(|_| Status::deadline_exceeded("control has sent nothing for 5 s"))?;
-            let Some(setup) = next? else { return Ok(()) };
+            let Some(notice) = next? else { return Ok(()) };
             // Taken before the work on it.
             let now = Instant::now();
+            let changed = if notice.changed { Some(Arc::new(self.get_setup().await?)) } else { None };
             let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            match latest.as_mut().filter(|_| setup.unchanged) {
-                Some((_, at)) => *at = now,
-                None => *latest = Some((Arc::new(Setup::new(setup)), now)),
+            match (changed, latest.as_mut()) {
+                (Some(setup), _) => *latest = Some((setup, now)),
+                (None, Some((_, at))) => *at = now,
+                (None, None) => return Err(Status::internal("control has confirmed what it never told")),
             }
         }
+    }
+
+    /// Gets the setup, on a connection of its own: what control's side of a connection has written lies in its buffers until it closes.
+    async fn get_setup(&self) -> Result<Setup, Status> {
+        let mut client = AiClient::new(unix::channel(&self.socket));
+        let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.get_setup(GetSetupRequest {})).await;
+        let reply = reply.map_err(|_| Status::deadline_exceeded("no setup within 5 s"))?;
+        Ok(Setup::new(reply?.into_inner()))
     }
 
     fn client(&self) -> AiClient<Channel> {

@@ -10,8 +10,8 @@ use rigbox_core::ai::reservation::Ask;
 use rigbox_proto::ai::ai_server::{Ai, AiServer};
 use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    self, Denied, Granted, ListModelsRequest, ListModelsResponse, ReserveRequest, ReserveResponse,
-    SettleRequest, SettleResponse, Setup, Usage, WatchRequest,
+    self, Denied, GetSetupRequest, Granted, ListModelsRequest, ListModelsResponse, ReserveRequest,
+    ReserveResponse, SettleRequest, SettleResponse, Setup, SetupNotice, Usage, WatchRequest,
 };
 use rigbox_service::ai::ledger::{Call, Ledger, LedgerError, Operation};
 use rigbox_service::ai::models::{Model, Upstream};
@@ -49,14 +49,14 @@ pub(crate) fn listen(
 
 #[tonic::async_trait]
 impl Ai for Service {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<Setup, Status>> + Send>>;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<SetupNotice, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.ledger.begin_run(&request.into_inner().run_id).await.map_err(status)?;
         let mut setups = self.setups.watch();
         let stream = task_stream(move |sender| async move {
             loop {
-                let next = setups.next().await.map(setup).map_err(unavailable);
+                let next = setups.changed().await.map(|changed| SetupNotice { changed }).map_err(unavailable);
                 let is_over = next.is_err();
                 if sender.send(next).await.is_err() || is_over {
                     return;
@@ -64,6 +64,10 @@ impl Ai for Service {
             }
         });
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn get_setup(&self, _: Request<GetSetupRequest>) -> Result<Response<Setup>, Status> {
+        Ok(Response::new(setup(self.setups.current().await.map_err(unavailable)?)))
     }
 
     async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
@@ -170,10 +174,8 @@ fn to_provider(provider: Provider) -> ai::Provider {
     }
 }
 
-fn setup(setup: Option<AiSetup>) -> Setup {
-    let Some(setup) = setup else { return Setup { unchanged: true, ..Setup::default() } };
+fn setup(setup: AiSetup) -> Setup {
     Setup {
-        unchanged: false,
         stopped: setup.stopped,
         upstreams: setup.upstreams.into_iter().map(|(upstream, keys)| to_upstream(upstream, &keys)).collect(),
         models: setup.models.iter().map(to_model).collect(),

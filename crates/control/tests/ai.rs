@@ -14,8 +14,8 @@ use rigbox_core::ai::money::Money;
 use rigbox_proto::ai::ai_client::AiClient;
 use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    Ending, Granted, ListModelsRequest, Operation, Provider, Reason, ReserveRequest, SettleRequest, Setup,
-    Usage, WatchRequest,
+    Ending, GetSetupRequest, Granted, ListModelsRequest, Operation, Provider, Reason, ReserveRequest,
+    SettleRequest, Setup, SetupNotice, Usage, WatchRequest,
 };
 use rigbox_proto::transport::client::Channel;
 use serde_json::{Value, json};
@@ -31,18 +31,30 @@ fn proxy(rig: &TestControl) -> AiClient<Channel> {
     AiClient::new(rigbox_proto::transport::unix::channel(&rig.path("ai.sock")))
 }
 
-async fn watch(rig: &TestControl, run: &str) -> Streaming<Setup> {
-    proxy(rig).watch(WatchRequest { run_id: run.to_owned() }).await.unwrap().into_inner()
+/// Setups as a proxy gets them.
+struct Setups {
+    control: AiClient<Channel>,
+    notices: Streaming<SetupNotice>,
+    latest: Setup,
 }
 
-/// Returns the next setup that fulfils a condition, with the time that it took.
-async fn until(setups: &mut Streaming<Setup>, holds: impl Fn(&Setup) -> bool) -> (Setup, Duration) {
+async fn watch(rig: &TestControl, run: &str) -> Setups {
+    let mut control = proxy(rig);
+    let notices = control.watch(WatchRequest { run_id: run.to_owned() }).await.unwrap().into_inner();
+    Setups { control, notices, latest: Setup::default() }
+}
+
+/// Returns the setup after the next notice with which it fulfils a condition, with the time that it took.
+async fn until(setups: &mut Setups, holds: impl Fn(&Setup) -> bool) -> (Setup, Duration) {
     let began = Instant::now();
     let wait = async {
         loop {
-            let setup = setups.message().await.unwrap().expect("the stream goes on");
-            if holds(&setup) {
-                return setup;
+            let notice = setups.notices.message().await.unwrap().expect("the stream goes on");
+            if notice.changed {
+                setups.latest = setups.control.get_setup(GetSetupRequest {}).await.unwrap().into_inner();
+            }
+            if holds(&setups.latest) {
+                return setups.latest.clone();
             }
         }
     };

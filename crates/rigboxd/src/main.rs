@@ -18,6 +18,10 @@ use tracing_subscriber::EnvFilter;
 
 use config::{DEFAULT_PATH, Installation, Role};
 
+/// Secrets pass through every role but the node, in buffers of libraries too.
+#[global_allocator]
+static ALLOCATOR: rigbox_sys::allocator::Wiping = rigbox_sys::allocator::Wiping;
+
 /// Micro-VMs for untrusted code
 #[derive(Parser)]
 #[command(name = "rigboxd", version)]

@@ -11,9 +11,9 @@ use rigbox_proto::ai::ai_server::{Ai, AiServer};
 use rigbox_proto::ai::operator_client::OperatorClient;
 use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    Denied, Granted, KeyTest, ListModelsRequest, ListModelsResponse, Model, Provider, ProviderKey, Reason,
-    ReserveRequest, ReserveResponse, SettleRequest, SettleResponse, Setup, TestKeysRequest, Upstream,
-    WatchRequest,
+    Denied, GetSetupRequest, Granted, KeyTest, ListModelsRequest, ListModelsResponse, Model, Provider,
+    ProviderKey, Reason, ReserveRequest, ReserveResponse, SettleRequest, SettleResponse, Setup, SetupNotice,
+    TestKeysRequest, Upstream, WatchRequest,
 };
 use rigbox_proto::handover;
 use rigbox_proto::transport::unix;
@@ -79,13 +79,16 @@ impl Table {
 
 #[tonic::async_trait]
 impl Ai for Table {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<Setup, Status>> + Send>>;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<SetupNotice, Status>> + Send>>;
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let table = self.clone();
         let ticks =
             tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(100)));
-        Ok(Response::new(Box::pin(ticks.map(move |_| Ok(table.with(|ledger| ledger.setup.clone()))))))
+        Ok(Response::new(Box::pin(ticks.map(|_| Ok(SetupNotice { changed: true })))))
+    }
+
+    async fn get_setup(&self, _: Request<GetSetupRequest>) -> Result<Response<Setup>, Status> {
+        Ok(Response::new(self.with(|ledger| ledger.setup.clone())))
     }
 
     async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
@@ -174,7 +177,6 @@ fn setup(url: &str) -> Setup {
         output_price: 1_250_000,
     };
     Setup {
-        unchanged: false,
         stopped: false,
         upstreams: vec![
             upstream("anthropic", Provider::Anthropic),

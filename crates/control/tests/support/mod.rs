@@ -54,7 +54,7 @@ pub(crate) struct TestControl {
 }
 
 /// Address of an upstream of AI calls that does not exist.
-const NO_PROVIDER: &str = "https://api.anthropic.example";
+pub(crate) const NO_PROVIDER: &str = "https://api.anthropic.example";
 /// Price table without models.
 const NO_MODELS: &str = r#"{"date":"2026-11-27","source":"test","models":{}}"#;
 
@@ -319,7 +319,7 @@ impl TestControl {
     }
 }
 
-fn config(
+pub(crate) fn config(
     directory: &std::path::Path,
     address: SocketAddr,
     timeouts: Timeouts,

@@ -1,4 +1,4 @@
-//! Setup of the AI proxy: what it has to know beside single calls. It is told again whenever it changes, also by another process.
+//! Setup of the AI proxy: what it has to know beside single calls. It is told of each change, also by another process, and gets the setup.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct AiSetup {
     pub models: Arc<ModelSet>,
 }
 
-/// Setups for one proxy.
+/// Changes of the setup, for one proxy.
 pub struct SetupWatch {
     source: SetupSource,
     models: watch::Receiver<Arc<ModelSet>>,
@@ -54,7 +54,12 @@ impl SetupSource {
         SetupWatch { source: self.clone(), models: self.models.subscribe(), told: None, poll }
     }
 
-    async fn read(&self, stopped: bool) -> Result<AiSetup, Error> {
+    /// Returns the present setup.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn current(&self) -> Result<AiSetup, Error> {
+        let stopped = self.store.ai_proxy_state()?.stopped;
         // Anew each time: keys are in this process's memory only while they are on their way.
         let mut keys = self.store.provider_key_secrets().await?;
         let of = |upstream: &Upstream| {
@@ -69,11 +74,11 @@ impl SetupSource {
 }
 
 impl SetupWatch {
-    /// Returns the present setup at first, then one after each change, and none after a second without one.
+    /// Returns true at first and after each change, and false after a second without one.
     ///
     /// # Errors
     /// [`Error`]
-    pub async fn next(&mut self) -> Result<Option<AiSetup>, Error> {
+    pub async fn changed(&mut self) -> Result<bool, Error> {
         loop {
             self.poll.tick().await;
             let state = self.source.store.ai_proxy_state()?;
@@ -82,11 +87,11 @@ impl SetupWatch {
             if models_changed || self.told.is_none_or(|(told, _)| told != state) {
                 self.models.mark_unchanged();
                 self.told = Some((state, Instant::now()));
-                return self.source.read(state.stopped).await.map(Some);
+                return Ok(true);
             }
             if is_silent {
                 self.told = Some((state, Instant::now()));
-                return Ok(None);
+                return Ok(false);
             }
         }
     }
