@@ -6,7 +6,6 @@ use rigbox_testkit::report::{Measure, Target, median, progress};
 
 use crate::host;
 
-mod config;
 mod database;
 mod load;
 mod server;

@@ -2,6 +2,7 @@
 
 mod api;
 mod bare;
+mod control_config;
 mod edge;
 mod exec;
 mod host;
@@ -9,9 +10,12 @@ mod http;
 mod installation;
 mod life;
 mod memory;
+mod namespaces;
+mod nginx;
 mod role;
 mod spawn;
 mod ssh;
+mod workspace_rows;
 mod workspaces;
 
 use std::sync::Arc;
@@ -103,7 +107,7 @@ fn ssh(arguments: &Arguments) -> Result<()> {
     let (rounds, sessions) = (arguments.rounds.to_string(), arguments.sessions.to_string());
     let json = arguments.json.then_some("--json");
     let inside = ["ssh-inside", "--rounds", &rounds, "--cipher", &arguments.cipher, "--sessions", &sessions];
-    ssh::run_inside(inside.into_iter().chain(json))
+    namespaces::run_inside(inside.into_iter().chain(json))
 }
 
 fn ssh_inside(arguments: &Arguments) -> Result<()> {

@@ -8,14 +8,13 @@ mod control;
 mod idle;
 mod keys;
 mod load;
-mod namespaces;
 mod openssh;
 mod process;
+mod users;
 
-pub(crate) use namespaces::run_inside;
 pub(crate) use process::serve;
 
-use crate::memory;
+use crate::{memory, namespaces};
 use openssh::{OpenSsh, Way};
 use process::{Gateway, LISTEN};
 
@@ -86,9 +85,10 @@ impl Side {
     }
 }
 
-/// Runs the benchmark, with progress on standard error. Must run in the namespaces of [`run_inside`].
+/// Runs the benchmark, with progress on standard error. Must run in namespaces of its own.
 pub(crate) fn measure(options: &Options<'_>) -> Result<Vec<Measure>> {
     let folder = namespaces::prepare()?;
+    users::add(&folder)?;
     progress(&format!("starting OpenSSH and the SSH gateway, with {}", options.cipher));
     let ssh = OpenSsh::start(&folder, options.cipher, LISTEN)?;
     let mut gateway = Gateway::start(&folder, ssh.host_key())?;

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rigbox_control::admin;
-use rigbox_core::ids::{NodeId, UserId, WorkspaceId};
+use rigbox_core::ids::{UserId, WorkspaceId};
 use rigbox_core::plans::LimitOverrides;
 use rusqlite::{Connection, params};
 
-use super::config::config;
+use crate::control_config::control_config;
+use crate::workspace_rows::{RunningWorkspace, insert};
 
 /// Number of workspaces per user.
 const WORKSPACES_PER_USER: u32 = 10;
@@ -31,7 +32,7 @@ impl Database {
     pub(super) fn create(folder: &Path, others: u32) -> Result<Self> {
         std::fs::create_dir(folder)?;
         // The address is not known yet and has no effect here.
-        let config = config(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let config = control_config(folder, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let created = runtime.block_on(async {
             let created = admin::bootstrap(&config, EMAIL).await?;
@@ -56,25 +57,16 @@ fn fill(path: &Path, user: &UserId, others: u32) -> Result<()> {
     {
         let mut add_user = transaction
             .prepare("INSERT INTO users (id, email, plan, created_at) VALUES (?1, ?2, 'pro', ?3)")?;
-        let mut add = transaction.prepare(
-            "INSERT INTO workspaces (id, user_id, node_id, name, template_id, image, ram_mb, vcpu_count, \
-             disk_size_mb, revision, status, status_since, desired, generation, has_disk, boot_id, was_started, \
-             attempts, created_at, updated_at) \
-             VALUES (?1, ?2, ?3, ?4, 'base', 'base', 512, 1, 4096, 3, 'running', ?5, 'running', 2, TRUE, ?6, TRUE, \
-             0, ?5, ?5)",
-        )?;
-        let node = NodeId::from_random([7; 5]);
         let mut owner = user.to_string();
         for number in 0..WORKSPACES_PER_USER + others {
             if number >= WORKSPACES_PER_USER && number.is_multiple_of(WORKSPACES_PER_USER) {
                 owner = UserId::from_random(scattered(number)).to_string();
                 add_user.execute(params![owner, format!("user-{number}@rigbox.invalid"), NOW_MS])?;
             }
+            let name = format!("workspace-{}", number % WORKSPACES_PER_USER);
             let id = WorkspaceId::from_random(scattered(number));
-            let (name, created) =
-                (format!("workspace-{}", number % WORKSPACES_PER_USER), NOW_MS + i64::from(number));
-            let boot = format!("boot-{number}");
-            add.execute(params![id.as_str(), owner, node.as_str(), name, created, boot])?;
+            let created_ms = NOW_MS + i64::from(number);
+            insert(&transaction, &RunningWorkspace { id, owner: &owner, name: &name, created_ms })?;
         }
     }
     transaction.commit()?;

@@ -11,8 +11,8 @@ use rigbox_core::ids::UserId;
 use rigbox_sys::spawn::{ChildSetup, configure_child};
 use serde::{Deserialize, Serialize};
 
-use super::config::config;
 use super::database::Database;
+use crate::control_config::control_config;
 use crate::role;
 
 /// First line of a server's standard input, whose end stops the server.
@@ -29,7 +29,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Runs the control role until standard input ends.
 pub(crate) fn serve() -> Result<()> {
     let Parameters { folder, listen, bare } = role::parameters()?;
-    let config = config(&folder, listen);
+    let config = control_config(&folder, listen);
     let (runtime, end) = (role::runtime()?, role::ended());
     match bare {
         None => runtime.block_on(rigbox_control::run(config, end))?,

@@ -8,9 +8,9 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::nginx::Process;
 use super::process::free_port;
 use crate::host;
+use crate::nginx::Process;
 
 /// Limit for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
 use super::apps::SOCKETS_HOST;
-use super::process::WORKERS;
+use crate::nginx::WORKERS;
 
 /// Limit for a read.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);

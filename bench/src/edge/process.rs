@@ -15,6 +15,7 @@ use rigbox_testkit::gateway::{BOOT, Gateway, WORKSPACE};
 use serde::{Deserialize, Serialize};
 
 use super::apps;
+use crate::nginx::WORKERS;
 use crate::{host, role};
 
 /// First line of its standard input, whose end stops it.
@@ -24,8 +25,6 @@ struct Parameters {
     listen: SocketAddr,
 }
 
-/// Workers, as many as nginx has.
-pub(super) const WORKERS: usize = 2;
 const LEASE: Duration = Duration::from_secs(10);
 
 /// Runs the edge role until standard input ends.

@@ -1,5 +1,5 @@
-//! Namespaces of the benchmark `ssh`: network, mounts and processes of its own, so that ports, users and files are its own too, and all of it
-//! ends with one process, however that ends.
+//! Namespaces of a benchmark: network, mounts and processes of its own, so that ports, users and files are its own too, nothing of it reaches
+//! another machine, and all of it ends with one process, however that ends.
 
 use std::fs;
 use std::io::Read;
@@ -14,10 +14,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Folder of the benchmark, in a `/run` of its own.
 const FOLDER: &str = "/run/bench";
-/// Users: sshd needs its own one, and the gateway logs in as the other.
-const USERS: &str = "root:*:0:0::/root:/bin/sh\n\
-                     sshd:*:110:65534::/run/sshd:/usr/sbin/nologin\n\
-                     developer:*:1000:1000::/run/bench:/bin/sh\n";
 
 /// Runs this program with `arguments` as the first process of new namespaces. Must run while there is one thread.
 pub(crate) fn run_inside<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<()> {
@@ -35,8 +31,8 @@ pub(crate) fn run_inside<'a>(arguments: impl Iterator<Item = &'a str>) -> Result
     Ok(())
 }
 
-/// Prepares the namespaces. Returns the folder for files, which end with them.
-pub(super) fn prepare() -> Result<PathBuf> {
+/// Prepares the namespaces. Returns the folder for files, which is in memory and ends with them.
+pub(crate) fn prepare() -> Result<PathBuf> {
     std::thread::Builder::new().name("input".into()).spawn(end_with_input)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
@@ -45,15 +41,16 @@ pub(super) fn prepare() -> Result<PathBuf> {
     rigbox_sys::network::bring_up("lo")?;
     let folder = Path::new(FOLDER);
     fs::create_dir(folder)?;
-    // sshd checks that it is there.
-    fs::create_dir("/run/sshd")?;
-    let users = folder.join("passwd");
-    fs::write(&users, USERS)?;
-    mount(Some(&users), "/etc/passwd", none, MsFlags::MS_BIND, none).context("/etc/passwd")?;
-    // Descriptors for many sessions, in all processes.
+    // Descriptors for many connections, in all processes.
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     Ok(folder.to_owned())
+}
+
+/// Shows what is at `source` at `target` too.
+pub(crate) fn bind(source: &Path, target: &Path) -> Result<()> {
+    let none = None::<&str>;
+    mount(Some(source), target, none, MsFlags::MS_BIND, none).with_context(|| target.display().to_string())
 }
 
 /// Ends this process, and with it all others, once the one outside is gone.

@@ -1,4 +1,4 @@
-//! Configuration of the control role for the benchmark.
+//! Configuration of the control role for benchmarks that start it alone.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,7 +7,7 @@ use rigbox_control::Config;
 use rigbox_core::plans::Plans;
 
 /// Returns a configuration with the database in `folder`.
-pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
+pub(crate) fn control_config(folder: &Path, listen: SocketAddr) -> Config {
     Config {
         database: folder.join("rigbox.db"),
         token_key: folder.join("token.key"),
@@ -16,7 +16,7 @@ pub(super) fn config(folder: &Path, listen: SocketAddr) -> Config {
         public_api_url: format!("http://{listen}"),
         console_url: format!("http://console.localhost:{}", listen.port()),
         mail: None,
-        // Nothing listens on these sockets, and the benchmark does not use them.
+        // Nothing listens on these sockets, and no such benchmark uses them.
         node_socket: folder.join("node.sock"),
         guestio_socket: folder.join("guestio.sock"),
         dns: vec![],
