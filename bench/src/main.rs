@@ -1,5 +1,6 @@
 //! `rigbox-bench`: measures Rigbox beside a plain alternative, in turns in one run. `cargo xtask bench` builds what it needs and runs it.
 
+mod ai;
 mod api;
 mod bare;
 mod control_config;
@@ -59,6 +60,8 @@ enum Name {
     Life,
     /// SSH gateway beside OpenSSH's `ProxyJump`.
     Ssh,
+    /// AI proxy beside LiteLLM's and nginx.
+    Ai,
     /// Server of `api`, which starts it.
     #[value(hide = true)]
     ServeApi,
@@ -71,6 +74,12 @@ enum Name {
     /// SSH gateway of `ssh`, which starts it.
     #[value(hide = true)]
     ServeSsh,
+    /// Processes of `ai`, which starts them.
+    #[value(hide = true)]
+    ServeAi,
+    /// The benchmark `ai` in namespaces of its own, where that runs it.
+    #[value(hide = true)]
+    AiInside,
     /// The benchmark `ssh` in namespaces of its own, where that runs it.
     #[value(hide = true)]
     SshInside,
@@ -84,11 +93,14 @@ fn main() -> Result<()> {
         Name::Edge => report::print("edge", &edge::measure(arguments.rounds)?, arguments.json),
         Name::Life => life(&arguments),
         Name::Ssh => ssh(&arguments),
+        Name::Ai => ai(&arguments),
         Name::ServeApi => api::serve(),
         Name::ServeEdge => edge::serve(),
         Name::ServeLife => life::serve(),
         Name::ServeSsh => ssh::serve(),
+        Name::ServeAi => ai::serve(),
         Name::SshInside => ssh_inside(&arguments),
+        Name::AiInside => report::print("ai", &ai::measure(arguments.rounds)?, arguments.json),
     }
 }
 
@@ -114,6 +126,12 @@ fn ssh_inside(arguments: &Arguments) -> Result<()> {
     let Arguments { rounds, ref cipher, sessions, json, .. } = *arguments;
     let options = ssh::Options { rounds, cipher, sessions: sessions.into() };
     report::print("ssh", &ssh::measure(&options)?, json)
+}
+
+fn ai(arguments: &Arguments) -> Result<()> {
+    let rounds = arguments.rounds.to_string();
+    let json = arguments.json.then_some("--json");
+    namespaces::run_inside(["ai-inside", "--rounds", &rounds].into_iter().chain(json))
 }
 
 /// Measures with an installation, which is removed afterwards. Must run while there is one thread.

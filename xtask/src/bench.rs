@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::paths::program;
-use crate::{build, command, image, openssh_server};
+use crate::{build, command, image, openssh_server, python_packages};
 
 pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>, more: &[String]) -> Result<()> {
     let mut command = match name {
@@ -17,19 +17,23 @@ pub(crate) fn bench(name: &str, json: bool, rounds: Option<u32>, more: &[String]
             command
         }
         _ => {
-            if name == "edge" {
-                build::install_packages(&[&["nginx-light", "wrk"]])?;
+            match name {
+                "edge" => build::install_packages(&[&["nginx-light", "wrk"]])?,
+                "ai" => build::install_packages(&[&["nginx-light"], python_packages::PACKAGES])?,
+                _ => {}
             }
             // Benchmarks without VMs need no image.
-            if matches!(name, "api" | "edge" | "ssh") {
+            if matches!(name, "api" | "edge" | "ssh" | "ai") {
                 build::bench()?;
             } else {
                 prepare_vms(build::everything)?;
             }
             let mut command = Command::new(program("rigbox-bench"));
             command.arg(name);
-            if name == "ssh" {
-                command.env("RIGBOX_SSHD", openssh_server::unpack()?);
+            match name {
+                "ssh" => drop(command.env("RIGBOX_SSHD", openssh_server::unpack()?)),
+                "ai" => drop(command.env("RIGBOX_LITELLM", python_packages::LITELLM.install()?)),
+                _ => {}
             }
             command
         }

@@ -12,7 +12,7 @@ mod image;
 mod installation;
 mod openssh_server;
 mod paths;
-mod schemathesis;
+mod python_packages;
 mod ssh_keys;
 mod static_programs;
 mod steps;
@@ -73,7 +73,7 @@ enum Task {
     },
     /// Measure Rigbox beside a plain alternative on this machine.
     Bench {
-        /// Benchmark to run: `spawn`, `neighbor`, `life`, `api`, `edge` or `ssh`.
+        /// Benchmark to run: `spawn`, `neighbor`, `life`, `api`, `edge`, `ssh` or `ai`.
         name: String,
         /// Print one JSON object instead of a table.
         #[arg(long)]

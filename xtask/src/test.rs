@@ -15,7 +15,7 @@ use crate::client_tools::{self, AI_CLIENTS, OPENAPI_TOOLS, SSH_CLIENTS, WEBSOCKE
 use crate::command::{cargo, run};
 use crate::paths::program;
 use crate::steps::step;
-use crate::{image, schemathesis};
+use crate::{image, python_packages};
 use host::KeptHost;
 use results::Results;
 
@@ -89,7 +89,7 @@ fn install_packages(end_to_end: bool) -> Result<()> {
     let image_packages = rigbox_image::host_packages();
     let mut packages: Vec<&[&str]> = vec![build::RUN_PACKAGES, &clients];
     if end_to_end {
-        packages.extend([TEST_PACKAGES, &image_packages, schemathesis::PACKAGES]);
+        packages.extend([TEST_PACKAGES, &image_packages, python_packages::PACKAGES]);
     }
     build::install_packages(&packages)
 }
@@ -119,7 +119,8 @@ fn unit_tests(options: &Options, results: &mut Results) -> Result<bool> {
 fn end_to_end_tests(options: &Options, results: &mut Results) -> Result<bool> {
     let image = image::build("base")?;
     let mut command = Command::new(program("rigbox-tests"));
-    command.env("RIGBOX_SCHEMATHESIS", schemathesis::install()?);
+    let schemathesis = python_packages::SCHEMATHESIS.install()?;
+    command.env("RIGBOX_SCHEMATHESIS", schemathesis.join("bin/schemathesis"));
     command.env(OPENAPI_TOOLS.variable, OPENAPI_TOOLS.install()?);
     command.env(SSH_CLIENTS.variable, SSH_CLIENTS.install()?);
     command.env(AI_CLIENTS.variable, AI_CLIENTS.install()?);
