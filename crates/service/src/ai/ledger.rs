@@ -13,6 +13,7 @@ use rigbox_core::time::Timestamp;
 use rigbox_shares::{Bounds, Shares};
 use rigbox_store::{AiOutcome, AiReservation, AiSettlement, AiStep, AiTerms, Store};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use super::denial::Denial;
@@ -24,6 +25,8 @@ const QUEUE_LEN: usize = 4_096;
 const WAITING: Bounds = Bounds { total: QUEUE_LEN / 2, per_key: 256 };
 /// Steps written with one commit.
 const BATCH_LEN: usize = 256;
+/// Time for which settlements wait for a reservation to share its commit: nobody waits for them.
+const SETTLEMENT_DELAY: Duration = Duration::from_millis(5);
 /// Maximum number of a workspace's calls that are open.
 const MAX_OPEN_CALLS: u64 = 512;
 /// Time after which a call that was never settled counts as lost, and costs its bound.
@@ -297,9 +300,22 @@ impl LedgerWriter {
                     if received == 0 {
                         return;
                     }
+                    self.gather(&mut batch).await;
                     self.write(&mut batch).await;
                 }
                 _ = expiry.tick() => self.expire().await,
+            }
+        }
+    }
+
+    /// Adds to a batch of settlements what comes until there is a reservation, or until they have waited long enough.
+    async fn gather(&mut self, batch: &mut Vec<Waiting>) {
+        let until = Instant::now() + SETTLEMENT_DELAY;
+        let is_settlement = |waiting: &Waiting| matches!(waiting.step, AiStep::Settle(_));
+        while batch.len() < BATCH_LEN && batch.iter().all(is_settlement) {
+            let more = self.queue.recv_many(batch, BATCH_LEN - batch.len());
+            if !matches!(timeout_at(until, more).await, Ok(1..)) {
+                return;
             }
         }
     }

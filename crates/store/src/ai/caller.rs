@@ -5,7 +5,7 @@ use rigbox_core::ai::mode::AiMode;
 use rigbox_core::ai::money::Money;
 use rigbox_core::ai::reservation::{Grant, grant};
 use rigbox_core::egress::Egress;
-use rigbox_core::ids::{UserId, WorkspaceId};
+use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plans;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -61,6 +61,8 @@ pub(super) struct Caller {
     pub(super) account: Account,
     pub(super) user_budget: Budget,
     pub(super) workspace_budget: Budget,
+    /// The call itself is reserved.
+    pub(super) is_reserved: bool,
     is_disabled: bool,
     mode: AiMode,
     may_use_model: bool,
@@ -73,6 +75,7 @@ const QUERY: &str = "SELECT w.user_id, w.name, w.network, w.ai_mode, u.plan, u.l
      a.granted, a.spent, a.reserved, a.allowance, a.month, a.mode, \
      ub.kind AS has_user_budget, ub.amount AS user_budget, wb.kind AS has_workspace_budget, wb.amount AS workspace_budget, \
      um.spent + um.reserved AS user_used, wm.spent + wm.reserved AS workspace_used, am.spent + am.reserved AS allowance_used, \
+     (SELECT COUNT(*) FROM ai_calls c WHERE c.id = $4) AS same_calls, \
      (SELECT COUNT(*) FROM ai_calls c WHERE c.workspace_id = w.id AND c.ended_at IS NULL) AS open_calls, \
      (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'user' AND m.subject = w.user_id) AS user_models, \
      (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'user' AND m.subject = w.user_id AND m.model = $2) AS user_model, \
@@ -87,15 +90,14 @@ const QUERY: &str = "SELECT w.user_id, w.name, w.network, w.ai_mode, u.plan, u.l
      LEFT JOIN ai_months am ON am.kind = 'user' AND am.subject = w.user_id AND am.month = a.month \
      WHERE w.id = $1";
 
-/// Reads a caller; `None`, if there is no such workspace.
+/// Reads the caller of a call; `None`, if there is no such workspace.
 pub(super) async fn read(
     connection: &mut Connection,
-    workspace: &WorkspaceId,
-    model: &str,
+    call: &AiReservation,
     month: &str,
     terms: &AiTerms,
 ) -> Result<Option<Caller>, Error> {
-    let query = sqlx::query(QUERY).bind(workspace.as_str()).bind(model).bind(month);
+    let query = sqlx::query(QUERY).bind(call.workspace.as_str()).bind(&call.model).bind(month).bind(&call.id);
     let row = query.fetch_optional(connection).await?;
     row.map(|row| caller(&row, month, terms)).transpose()
 }
@@ -115,6 +117,7 @@ fn caller(row: &SqliteRow, month: &str, terms: &AiTerms) -> Result<Caller, Error
             ("has_workspace_budget", "workspace_budget", "workspace_used"),
             terms.workspace_budget,
         )?,
+        is_reserved: number(row, "same_calls")? > 0,
         is_disabled: row.try_get::<Option<i64>, _>("disabled_at")?.is_some(),
         mode: own_mode.or(default_mode).map(parse).transpose()?.unwrap_or_default(),
         may_use_model: is_in("user_models", "user_model")? && is_in("workspace_models", "workspace_model")?,

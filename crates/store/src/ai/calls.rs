@@ -1,5 +1,6 @@
 //! Reservations and settlements of calls. All that wait are written in one transaction, with an outcome for each.
 
+use rigbox_core::ai::account::Budget;
 use rigbox_core::ai::money::Money;
 use rigbox_core::ai::reservation::Grant;
 use rigbox_core::time::Timestamp;
@@ -36,6 +37,25 @@ pub enum AiOutcome {
     UnknownCall,
 }
 
+/// All that a reservation writes, for one exchange with the database, which takes longer than the statements do. The conditions of the
+/// sums hold already, and are repeated where writers do not take turns. The months' sums are kept without a budget too, for one that is set
+/// later.
+const RESERVE: &str = "INSERT INTO ai_calls (id, run, user_id, workspace_id, workspace_name, provider, upstream, operation, model, \
+     prices, began_at, month, reserved, output_limit, lowered) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15); \
+     INSERT INTO ai_accounts (user_id, granted, spent, reserved, allowance, month) VALUES ($3, $16, 0, $13, $17, $12) \
+     ON CONFLICT (user_id) DO UPDATE SET granted = excluded.granted, \
+     reserved = ai_accounts.reserved + excluded.reserved, allowance = excluded.allowance, month = excluded.month \
+     WHERE ai_accounts.spent + ai_accounts.reserved + excluded.reserved <= excluded.granted; \
+     INSERT INTO ai_months (kind, subject, month, spent, reserved) VALUES ('user', $3, $12, 0, $13) \
+     ON CONFLICT (kind, subject, month) DO UPDATE SET reserved = ai_months.reserved + excluded.reserved \
+     WHERE ai_months.spent + ai_months.reserved + excluded.reserved <= $18; \
+     INSERT INTO ai_months (kind, subject, month, spent, reserved) VALUES ('workspace', $4, $12, 0, $13) \
+     ON CONFLICT (kind, subject, month) DO UPDATE SET reserved = ai_months.reserved + excluded.reserved \
+     WHERE ai_months.spent + ai_months.reserved + excluded.reserved <= $19";
+/// Rows that it changes: the call, the account, and two sums of the month.
+const RESERVE_ROWS: u64 = 4;
+
 impl Store {
     /// Writes steps of calls in their order and in one transaction. Returns the outcome of each.
     pub async fn write_ai_steps(
@@ -58,11 +78,6 @@ impl Store {
                 },
             });
         }
-        let keys = steps.iter().filter_map(|step| match step {
-            AiStep::Settle(call) => call.key.as_deref(),
-            AiStep::Reserve(_) => None,
-        });
-        settlement::mark_keys(&mut tx, keys, now).await?;
         self.commit_revoking(tx, changes, now).await?;
         Ok(outcomes)
     }
@@ -75,27 +90,22 @@ async fn reserve(
     is_stopped: bool,
     now: Timestamp,
 ) -> Result<AiOutcome, Error> {
-    if let Some(granted) = reserved_before(tx, call).await? {
+    let month = month(now);
+    let caller = caller::read(tx, call, &month, terms).await?;
+    if caller.as_ref().is_none_or(|caller| caller.is_reserved)
+        && let Some(granted) = reserved_before(tx, call).await?
+    {
         return Ok(granted);
     }
     if is_stopped {
         return Ok(AiOutcome::Denied(AiDenial::Stopped));
     }
-    let month = month(now);
-    let Some(caller) = caller::read(tx, &call.workspace, &call.model, &month, terms).await? else {
-        return Ok(AiOutcome::Denied(AiDenial::NoWorkspace));
-    };
+    let Some(caller) = caller else { return Ok(AiOutcome::Denied(AiDenial::NoWorkspace)) };
     let granted = match caller.decide(call, terms) {
         Ok(granted) => granted,
         Err(denied) => return Ok(AiOutcome::Denied(denied)),
     };
-    insert(tx, call, &caller, granted, now).await?;
-    charge_account(tx, &caller, granted.reserved).await?;
-    let user = ("user", caller.user.as_str(), caller.user_budget.limit);
-    let workspace = ("workspace", call.workspace.as_str(), caller.workspace_budget.limit);
-    for scope in [user, workspace] {
-        charge_month(tx, scope, &month, granted.reserved).await?;
-    }
+    write(tx, call, &caller, granted, now).await?;
     Ok(AiOutcome::Reserved(granted))
 }
 
@@ -114,79 +124,39 @@ async fn reserved_before(tx: &mut Connection, call: &AiReservation) -> Result<Op
     })))
 }
 
-async fn insert(
+async fn write(
     tx: &mut Connection,
     call: &AiReservation,
     caller: &Caller,
     granted: Grant,
     now: Timestamp,
 ) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO ai_calls (id, run, user_id, workspace_id, workspace_name, provider, upstream, operation, model, \
-         prices, began_at, month, reserved, output_limit, lowered) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-    )
-    .bind(&call.id)
-    .bind(&call.run)
-    .bind(caller.user.as_str())
-    .bind(call.workspace.as_str())
-    .bind(&caller.workspace_name)
-    .bind(call.provider)
-    .bind(&call.upstream)
-    .bind(call.operation)
-    .bind(&call.model)
-    .bind(json::to_text(call.prices.to_record())?)
-    .bind(now.unix_ms())
-    .bind(&caller.account.month)
-    .bind(signed(granted.reserved))
-    .bind(count(granted.output_tokens))
-    .bind(granted.lowered)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Takes a reservation from the credits. The condition holds already, and is repeated where writers do not take turns.
-async fn charge_account(tx: &mut Connection, caller: &Caller, amount: Money) -> Result<(), Error> {
-    let account = &caller.account;
-    let done = sqlx::query(
-        "INSERT INTO ai_accounts (user_id, granted, spent, reserved, allowance, month) VALUES ($1, $2, 0, $3, $4, $5) \
-         ON CONFLICT (user_id) DO UPDATE SET granted = excluded.granted, \
-         reserved = ai_accounts.reserved + excluded.reserved, allowance = excluded.allowance, month = excluded.month \
-         WHERE ai_accounts.spent + ai_accounts.reserved + excluded.reserved <= excluded.granted",
-    )
-    .bind(caller.user.as_str())
-    .bind(signed(account.granted))
-    .bind(signed(amount))
-    .bind(signed(account.allowance))
-    .bind(&account.month)
-    .execute(tx)
-    .await?;
-    changed_one(done.rows_affected())
-}
-
-/// Takes a reservation from the budget of a month. The sum is kept without a budget too, for one that is set later.
-async fn charge_month(
-    tx: &mut Connection,
-    (kind, subject, limit): (&str, &str, Option<Money>),
-    month: &str,
-    amount: Money,
-) -> Result<(), Error> {
-    let done = sqlx::query(
-        "INSERT INTO ai_months (kind, subject, month, spent, reserved) VALUES ($1, $2, $3, 0, $4) \
-         ON CONFLICT (kind, subject, month) DO UPDATE SET reserved = ai_months.reserved + excluded.reserved \
-         WHERE ai_months.spent + ai_months.reserved + excluded.reserved <= $5",
-    )
-    .bind(kind)
-    .bind(subject)
-    .bind(month)
-    .bind(signed(amount))
-    .bind(signed(limit.unwrap_or(Money::MAX)))
-    .execute(tx)
-    .await?;
-    changed_one(done.rows_affected())
-}
-
-fn changed_one(rows: u64) -> Result<(), Error> {
-    if rows == 1 { Ok(()) } else { Err(Error::Damaged("an account changed during a reservation".to_owned())) }
+    let limit = |budget: Budget| signed(budget.limit.unwrap_or(Money::MAX));
+    let done = sqlx::query(RESERVE)
+        .bind(&call.id)
+        .bind(&call.run)
+        .bind(caller.user.as_str())
+        .bind(call.workspace.as_str())
+        .bind(&caller.workspace_name)
+        .bind(call.provider)
+        .bind(&call.upstream)
+        .bind(call.operation)
+        .bind(&call.model)
+        .bind(json::to_text(call.prices.to_record())?)
+        .bind(now.unix_ms())
+        .bind(&caller.account.month)
+        .bind(signed(granted.reserved))
+        .bind(count(granted.output_tokens))
+        .bind(granted.lowered)
+        .bind(signed(caller.account.granted))
+        .bind(signed(caller.account.allowance))
+        .bind(limit(caller.user_budget))
+        .bind(limit(caller.workspace_budget))
+        .execute(tx)
+        .await?;
+    if done.rows_affected() == RESERVE_ROWS {
+        Ok(())
+    } else {
+        Err(Error::Damaged("an account changed during a reservation".to_owned()))
+    }
 }

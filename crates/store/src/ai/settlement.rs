@@ -1,11 +1,10 @@
 //! Settlement of calls: once, at what they have used, and never above what was reserved.
 
-use std::collections::BTreeSet;
-
 use rigbox_core::ai::money::Money;
 use rigbox_core::ai::prices::{CallPrices, Usage};
 use rigbox_core::time::Timestamp;
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
 use super::amounts::{count, money, signed};
 use crate::revocations::entry::Revocation;
@@ -16,6 +15,19 @@ use crate::{Error, Store, json};
 const LOG_STEP: i64 = 1_000_000;
 /// Calls settled in one transaction when their run is over.
 const BATCH: i64 = 200;
+/// Time within which a key is recorded as used once.
+const KEY_USE_STEP_MS: i64 = 1_000;
+
+/// All that a settlement writes, for one exchange with the database, which takes longer than the statements do.
+const SETTLE: &str = "UPDATE ai_calls SET ended_at = $1, cost = $2, input_tokens = $3, cache_read_tokens = $4, \
+     cache_write_5m_tokens = $5, cache_write_1h_tokens = $6, output_tokens = $7, reasoning_tokens = $8, \
+     estimated = $9, at_bound = $10, status = $11, ending = $12, key_id = $13, provider_request_id = $14, \
+     duration_ms = $15 WHERE id = $16 AND ended_at IS NULL; \
+     UPDATE ai_months SET spent = spent + $2, reserved = reserved - $17 WHERE month = $20 \
+     AND ((kind = 'user' AND subject = $18) OR (kind = 'workspace' AND subject = $19)); \
+     UPDATE ai_provider_keys SET last_used_at = $1 WHERE id = $13 AND (last_used_at IS NULL OR last_used_at < $21); \
+     UPDATE ai_accounts SET spent = spent + $2, reserved = reserved - $17 WHERE user_id = $18 \
+     RETURNING spent, spent_logged";
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,35 +173,54 @@ pub(super) async fn settle(
     let reserved = money(&row, "reserved")?;
     let prices = CallPrices::recorded(json::parse(row.try_get("prices")?)?);
     let cost = call.cost(prices, reserved);
-    record(tx, call, cost, now).await?;
-    let (user, workspace): (&str, &str) = (row.try_get("user_id")?, row.try_get("workspace_id")?);
-    changes.extend(spend(tx, user, cost, reserved).await?);
-    sqlx::query(
-        "UPDATE ai_months SET spent = spent + $1, reserved = reserved - $2 WHERE month = $3 \
-         AND ((kind = 'user' AND subject = $4) OR (kind = 'workspace' AND subject = $5))",
-    )
-    .bind(signed(cost))
-    .bind(signed(reserved))
-    .bind(row.try_get::<&str, _>("month")?)
-    .bind(user)
-    .bind(workspace)
-    .execute(tx)
-    .await?;
+    let account = write(tx, call, &row, (cost, reserved), now).await?;
+    changes.extend(log_spent(tx, row.try_get("user_id")?, &account).await?);
     Ok(Some(cost))
 }
 
-/// Replaces a reservation of a user by its cost. Returns what the log of revocations has to know, if it is behind.
-async fn spend(
+/// Records a call that is over, and replaces its reservation by its cost. Returns the account.
+async fn write(
+    tx: &mut Connection,
+    call: &AiSettlement,
+    reservation: &SqliteRow,
+    (cost, reserved): (Money, Money),
+    now: Timestamp,
+) -> Result<SqliteRow, Error> {
+    let usage = &call.usage;
+    let rows = sqlx::query(SETTLE)
+        .bind(now.unix_ms())
+        .bind(signed(cost))
+        .bind(tokens(usage.input))
+        .bind(tokens(usage.cache_read))
+        .bind(tokens(usage.cache_write_5m))
+        .bind(tokens(usage.cache_write_1h))
+        .bind(tokens(usage.output))
+        .bind(tokens(usage.reasoning))
+        .bind(call.estimated || call.at_bound)
+        .bind(call.at_bound)
+        .bind(i64::from(call.status))
+        .bind(call.ending.as_str())
+        .bind(&call.key)
+        .bind(&call.provider_request_id)
+        .bind(count(call.duration_ms))
+        .bind(&call.id)
+        .bind(signed(reserved))
+        .bind(reservation.try_get::<&str, _>("user_id")?)
+        .bind(reservation.try_get::<&str, _>("workspace_id")?)
+        .bind(reservation.try_get::<&str, _>("month")?)
+        .bind(now.unix_ms().saturating_sub(KEY_USE_STEP_MS))
+        .fetch_all(tx)
+        .await?;
+    rows.into_iter().next().ok_or_else(|| Error::Damaged("a call without an account".to_owned()))
+}
+
+/// Returns what the log of revocations has to know of a user's account, if it is behind.
+async fn log_spent(
     tx: &mut Connection,
     user: &str,
-    cost: Money,
-    reserved: Money,
+    account: &SqliteRow,
 ) -> Result<Option<Revocation>, Error> {
-    let query = "UPDATE ai_accounts SET spent = spent + $1, reserved = reserved - $2 WHERE user_id = $3 \
-                 RETURNING spent, spent_logged";
-    let query = sqlx::query(query).bind(signed(cost)).bind(signed(reserved)).bind(user);
-    let row = query.fetch_one(&mut *tx).await?;
-    let (spent, logged): (i64, i64) = (row.try_get("spent")?, row.try_get("spent_logged")?);
+    let (spent, logged): (i64, i64) = (account.try_get("spent")?, account.try_get("spent_logged")?);
     if spent <= logged {
         return Ok(None);
     }
@@ -202,52 +233,7 @@ async fn spend(
     Ok(Some(Revocation::AiSpent { user: user.to_owned(), spent }))
 }
 
-async fn record(tx: &mut Connection, call: &AiSettlement, cost: Money, now: Timestamp) -> Result<(), Error> {
-    let usage = &call.usage;
-    sqlx::query(
-        "UPDATE ai_calls SET ended_at = $1, cost = $2, input_tokens = $3, cache_read_tokens = $4, \
-         cache_write_5m_tokens = $5, cache_write_1h_tokens = $6, output_tokens = $7, reasoning_tokens = $8, \
-         estimated = $9, at_bound = $10, status = $11, ending = $12, key_id = $13, provider_request_id = $14, \
-         duration_ms = $15 WHERE id = $16 AND ended_at IS NULL",
-    )
-    .bind(now.unix_ms())
-    .bind(signed(cost))
-    .bind(tokens(usage.input))
-    .bind(tokens(usage.cache_read))
-    .bind(tokens(usage.cache_write_5m))
-    .bind(tokens(usage.cache_write_1h))
-    .bind(tokens(usage.output))
-    .bind(tokens(usage.reasoning))
-    .bind(call.estimated || call.at_bound)
-    .bind(call.at_bound)
-    .bind(i64::from(call.status))
-    .bind(call.ending.as_str())
-    .bind(&call.key)
-    .bind(&call.provider_request_id)
-    .bind(count(call.duration_ms))
-    .bind(&call.id)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
 /// Returns a number of tokens for a column. Absurd ones would not add up.
 fn tokens(number: u64) -> i64 {
     count(number.min(u64::from(u32::MAX)))
-}
-
-/// Records that keys were used.
-pub(super) async fn mark_keys(
-    tx: &mut Connection,
-    keys: impl Iterator<Item = &str>,
-    now: Timestamp,
-) -> Result<(), Error> {
-    for key in keys.collect::<BTreeSet<_>>() {
-        sqlx::query("UPDATE ai_provider_keys SET last_used_at = $1 WHERE id = $2")
-            .bind(now.unix_ms())
-            .bind(key)
-            .execute(&mut *tx)
-            .await?;
-    }
-    Ok(())
 }

@@ -200,6 +200,32 @@ async fn work(
     (steps, costs)
 }
 
+#[tokio::test]
+async fn settlements_wait_for_the_next_reservation_and_reservations_for_nothing() {
+    let installation = Installation::new(1).await;
+    let (ledger, mut writer, _store) = installation.open().await;
+    let waiting = |step| Waiting { step, outcome: oneshot::channel().0 };
+    let settle = || waiting(AiStep::Settle(Box::new(settlement("a", 1))));
+    let reserve = || {
+        let call = ledger.price(call("b", "run", &installation.workspaces[0])).unwrap();
+        waiting(AiStep::Reserve(Box::new(call)))
+    };
+    let mut alone = vec![settle()];
+    writer.gather(&mut alone).await;
+    assert_eq!(alone.len(), 1, "after a while it is written alone");
+
+    let mut reservation = vec![reserve()];
+    ledger.queue.send(settle()).await.ok().unwrap();
+    writer.gather(&mut reservation).await;
+    assert_eq!(reservation.len(), 1, "it is written at once");
+
+    let mut joined = vec![settle()];
+    ledger.queue.send(reserve()).await.ok().unwrap();
+    ledger.queue.send(settle()).await.ok().unwrap();
+    writer.gather(&mut joined).await;
+    assert_eq!(joined.len(), 4, "one more had waited since before");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_bound_is_exceeded_at_any_moment_and_records_add_up() {
     let installation = Installation::new(5).await;
