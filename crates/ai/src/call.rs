@@ -9,7 +9,8 @@ mod settlement;
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use hyper::body::Incoming;
 use rigbox_proto::ai::Ending;
 use tokio::sync::oneshot;
@@ -53,12 +54,16 @@ async fn run(state: Arc<State>, arrived: Arrived, body: Incoming, head: oneshot:
 }
 
 /// Makes a reserved call, gives its head to `head`, and settles it.
-async fn make(state: &State, prepared: Prepared, head: oneshot::Sender<Head>) {
+async fn make(state: &State, mut prepared: Prepared, head: oneshot::Sender<Head>) {
     let call_id = &prepared.arrived.form.call_id;
     let mut settled = if head.is_closed() {
         settlement(state, call_id, Ending::NotSent)
     } else {
-        match exchange(state, &prepared).await {
+        let exchanged = exchange(state, &prepared).await;
+        // A stream may be open for long, and what was sent may be large.
+        prepared.body = Bytes::new();
+        prepared.arrived.headers = HeaderMap::new();
+        match exchanged {
             Ok((response, key)) => pass_on(state, &prepared, response, &key, head).await,
             Err(failed) => {
                 let mut settled = settlement(state, call_id, failed.ending);

@@ -110,6 +110,8 @@ pub(super) async fn pass_on(
             StreamBody::new(ReceiverStream::new(receiver).map(|frame: io::Result<Frame<Bytes>>| frame));
         // The receiver goes with it if the client is gone already.
         let _ = head.send(Ok(returned(prepared, &parts, BodyExt::boxed_unsync(stream))));
+        // They keep the buffer that they were read into.
+        drop(parts);
         let pump = pump(Some(sender));
         if is_stream && is_success { pump.stream(body).await } else { pump.document(body).await }
     };
