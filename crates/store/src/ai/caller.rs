@@ -61,8 +61,11 @@ pub(super) struct Caller {
     pub(super) account: Account,
     pub(super) user_budget: Budget,
     pub(super) workspace_budget: Budget,
+    /// Run of the proxy that may reserve.
+    pub(super) run: String,
     /// The call itself is reserved.
     pub(super) is_reserved: bool,
+    is_stopped: bool,
     is_disabled: bool,
     mode: AiMode,
     may_use_model: bool,
@@ -71,7 +74,7 @@ pub(super) struct Caller {
 }
 
 /// Everything that bounds a call, in one statement: a reservation is made at each call.
-const QUERY: &str = "SELECT w.user_id, w.name, w.network, w.ai_mode, u.plan, u.limits, u.disabled_at, \
+const QUERY: &str = "SELECT p.run, p.stopped, w.user_id, w.name, w.network, w.ai_mode, u.plan, u.limits, u.disabled_at, \
      a.granted, a.spent, a.reserved, a.allowance, a.month, a.mode, \
      ub.kind AS has_user_budget, ub.amount AS user_budget, wb.kind AS has_workspace_budget, wb.amount AS workspace_budget, \
      um.spent + um.reserved AS user_used, wm.spent + wm.reserved AS workspace_used, am.spent + am.reserved AS allowance_used, \
@@ -81,7 +84,7 @@ const QUERY: &str = "SELECT w.user_id, w.name, w.network, w.ai_mode, u.plan, u.l
      (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'user' AND m.subject = w.user_id AND m.model = $2) AS user_model, \
      (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'workspace' AND m.subject = w.id) AS workspace_models, \
      (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'workspace' AND m.subject = w.id AND m.model = $2) AS workspace_model \
-     FROM workspaces w JOIN users u ON u.id = w.user_id \
+     FROM workspaces w CROSS JOIN ai_proxy p JOIN users u ON u.id = w.user_id \
      LEFT JOIN ai_accounts a ON a.user_id = w.user_id \
      LEFT JOIN ai_budgets ub ON ub.kind = 'user' AND ub.subject = w.user_id \
      LEFT JOIN ai_budgets wb ON wb.kind = 'workspace' AND wb.subject = w.id \
@@ -118,6 +121,8 @@ fn caller(row: &SqliteRow, month: &str, terms: &AiTerms) -> Result<Caller, Error
             terms.workspace_budget,
         )?,
         is_reserved: number(row, "same_calls")? > 0,
+        run: row.try_get("run")?,
+        is_stopped: row.try_get("stopped")?,
         is_disabled: row.try_get::<Option<i64>, _>("disabled_at")?.is_some(),
         mode: own_mode.or(default_mode).map(parse).transpose()?.unwrap_or_default(),
         may_use_model: is_in("user_models", "user_model")? && is_in("workspace_models", "workspace_model")?,
@@ -154,6 +159,9 @@ fn budget(
 impl Caller {
     /// Decides about a call.
     pub(super) fn decide(&self, call: &AiReservation, terms: &AiTerms) -> Result<Grant, AiDenial> {
+        if self.is_stopped {
+            return Err(AiDenial::Stopped);
+        }
         if self.is_disabled {
             return Err(AiDenial::NoWorkspace);
         }

@@ -65,13 +65,10 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<AiOutcome>, Error> {
         let mut tx = self.begin_write().await?;
-        let row = sqlx::query("SELECT stopped, run FROM ai_proxy").fetch_one(&mut *tx).await?;
-        let (is_stopped, run): (bool, String) = (row.try_get("stopped")?, row.try_get("run")?);
         let (mut outcomes, mut changes) = (Vec::with_capacity(steps.len()), Vec::new());
         for step in steps {
             outcomes.push(match step {
-                AiStep::Reserve(call) if call.run != run => AiOutcome::OtherRun,
-                AiStep::Reserve(call) => reserve(&mut tx, call, terms, is_stopped, now).await?,
+                AiStep::Reserve(call) => reserve(&mut tx, call, terms, now).await?,
                 AiStep::Settle(call) => match settlement::settle(&mut tx, call, &mut changes, now).await? {
                     Some(cost) => AiOutcome::Settled(cost),
                     None => AiOutcome::UnknownCall,
@@ -87,26 +84,34 @@ async fn reserve(
     tx: &mut Connection,
     call: &AiReservation,
     terms: &AiTerms,
-    is_stopped: bool,
     now: Timestamp,
 ) -> Result<AiOutcome, Error> {
-    let month = month(now);
-    let caller = caller::read(tx, call, &month, terms).await?;
-    if caller.as_ref().is_none_or(|caller| caller.is_reserved)
+    let Some(caller) = caller::read(tx, call, &month(now), terms).await? else {
+        return reserve_without_workspace(tx, call).await;
+    };
+    if caller.run != call.run {
+        return Ok(AiOutcome::OtherRun);
+    }
+    if caller.is_reserved
         && let Some(granted) = reserved_before(tx, call).await?
     {
         return Ok(granted);
     }
-    if is_stopped {
-        return Ok(AiOutcome::Denied(AiDenial::Stopped));
-    }
-    let Some(caller) = caller else { return Ok(AiOutcome::Denied(AiDenial::NoWorkspace)) };
     let granted = match caller.decide(call, terms) {
         Ok(granted) => granted,
         Err(denied) => return Ok(AiOutcome::Denied(denied)),
     };
     write(tx, call, &caller, granted, now).await?;
     Ok(AiOutcome::Reserved(granted))
+}
+
+/// Returns the outcome for a workspace that does not exist, any more perhaps.
+async fn reserve_without_workspace(tx: &mut Connection, call: &AiReservation) -> Result<AiOutcome, Error> {
+    let run: String = sqlx::query_scalar("SELECT run FROM ai_proxy").fetch_one(&mut *tx).await?;
+    if run != call.run {
+        return Ok(AiOutcome::OtherRun);
+    }
+    Ok(reserved_before(tx, call).await?.unwrap_or(AiOutcome::Denied(AiDenial::NoWorkspace)))
 }
 
 /// Returns how the call was reserved before, if it was. Another workspace's call does not become this one's.
