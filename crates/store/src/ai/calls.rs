@@ -37,9 +37,9 @@ pub enum AiOutcome {
     UnknownCall,
 }
 
-/// All that a reservation writes, for one exchange with the database, which takes longer than the statements do. The conditions of the
-/// sums hold already, and are repeated where writers do not take turns. The months' sums are kept without a budget too, for one that is set
-/// later.
+/// All that a reservation writes, for one exchange with the database, which takes longer than the statements do. (PostgreSQL takes each of
+/// them alone.) The conditions of the sums hold already, and are repeated where writers do not take turns. The months' sums are kept without
+/// a budget too, for one that is set later.
 const RESERVE: &str = "INSERT INTO ai_calls (id, run, user_id, workspace_id, workspace_name, provider, upstream, operation, model, \
      prices, began_at, month, reserved, output_limit, lowered) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15); \
