@@ -33,6 +33,7 @@ fn config(folder: &Path) -> Config {
     let uid = rustix::process::geteuid().as_raw();
     let ai = AiConfig {
         proxy: GatewaysConfig { socket: folder.join("ai.sock"), uids: vec![uid] },
+        operator: folder.join("ai-operator.sock"),
         upstreams: vec![upstream],
         prices: PriceFiles::default(),
         budgets: DefaultBudgets::default(),

@@ -28,7 +28,10 @@ pub(super) fn serve(folder: &Path) -> Result<()> {
         control_socket: folder.join("ai.sock"),
         // Nobody listens there, and no call here is for the API.
         api_socket: folder.join("bridge.sock"),
+        // Nobody asks there for tests of keys.
+        operator: Peer { socket: folder.join("ai-operator.sock"), uid },
         extra_authorities: None,
+        proxy: None,
         limits: Limits::default(),
     })?;
     Ok(role::runtime()?.block_on(bound.run(role::ended()))?)
