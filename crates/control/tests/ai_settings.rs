@@ -66,8 +66,12 @@ async fn workspace_finds_the_bridge_in_managed_mode_and_its_owners_key_in_the_ot
     assert!(body["message"].as_str().unwrap().contains("What runs in the workspace keeps"), "{body}");
     assert_eq!(variables(&rig, &id), map(&[]));
 
-    set(&rig, &path, json!({"mode": null})).await;
+    set(&rig, &path, json!({"api_key": KEY})).await;
+    set(&rig, &path, json!({"mode": null, "provider": null, "api_key": null})).await;
     assert_eq!(variables(&rig, &id), managed());
+    let body = set(&rig, &path, json!({"mode": "byok"})).await;
+    assert_eq!(body["status"], "invalid_missing_key");
+    set(&rig, &path, json!({"mode": null})).await;
     let log = rig.get("/audit-log").await.1.to_string();
     assert!(log.contains("key of anthropic") && !log.contains(KEY), "{log}");
 }

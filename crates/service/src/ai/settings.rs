@@ -157,7 +157,8 @@ impl AiSettings {
     }
 }
 
-/// Checks a change. A key is for the provider of the same change, or else for the `current` one.
+/// Checks a change. A key is for the provider of the same change, or else for the `current` one; one that is cleared with its provider is the
+/// current one's.
 async fn checked<F>(
     change: SettingsChange,
     current: impl FnOnce() -> F,
@@ -182,7 +183,8 @@ where
         (None, _) => None,
         (Some(key), Some(Some(provider))) => Some((provider, key)),
         (Some(key), None) => Some((current().await?, key)),
-        (Some(_), Some(None)) => return Err(invalid("api_key")(InvalidOwnAi::NoProvider)),
+        (Some(None), Some(None)) => Some((current().await?, None)),
+        (Some(Some(_)), Some(None)) => return Err(invalid("api_key")(InvalidOwnAi::NoProvider)),
     };
     Ok(AiConfigChange { mode, provider, model, key })
 }
