@@ -34,7 +34,10 @@ fn write_earlier_record(path: &Path) -> Result<()> {
 /// Takes away what later versions have added to the schema of version 24.
 fn write_earlier_database(path: &Path) -> Result<()> {
     let database = rusqlite::Connection::open(path)?;
-    Ok(database.execute_batch("DROP TABLE ssh_sessions; DELETE FROM _sqlx_migrations WHERE version > 24;")?)
+    Ok(database.execute_batch(
+        "DROP TABLE ssh_sessions; DROP TABLE ai_own_keys; DROP TABLE ai_configs; \
+         DELETE FROM _sqlx_migrations WHERE version > 24;",
+    )?)
 }
 
 /// The new copy has another path, and finds journal and database as earlier versions have left them.
