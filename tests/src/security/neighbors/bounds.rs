@@ -15,7 +15,7 @@ use crate::harness::installation::{Installation, memory_kb};
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Growth of one role's memory while the harm lasts. Edge with 10,000 connections that read nothing comes near it.
-const MAX_GROWTH_KB: u64 = 320 << 10;
+const MAX_GROWTH_KB: u64 = 256 << 10;
 /// Memory that an allocator may keep for later.
 const MAX_KEPT_KB: u64 = 96 << 10;
 /// Descriptors that a pool may keep for later.
