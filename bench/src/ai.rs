@@ -31,7 +31,7 @@ pub(crate) use serve::serve;
 use crate::{host, memory, namespaces};
 use addresses::{LITELLM, NGINX, NGINX_STREAMS, NODE, PROVIDER};
 use litellm::LiteLlm;
-use process::{Process, Role};
+use process::Role;
 use stream_client::StreamClient;
 
 /// Connections of the load generator at saturation.
@@ -97,7 +97,7 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Measure>> {
     // The other folder is in memory.
     let disk = tempfile::Builder::new().prefix("rigbox-bench-").tempdir_in("/var/tmp")?;
     progress(&format!("a durable write of the disk takes {:.2} ms", disk::sync_ms(disk.path())?));
-    let _provider = Process::start(Role::Provider, disk.path())?;
+    let _provider = process::start(Role::Provider, disk.path())?;
     host::wait_listening(PROVIDER, "the provider")?;
     let workspaces = control::create_database(disk.path())?;
     node::start(NODE, proxy::bridge_socket(disk.path()), workspaces)?;

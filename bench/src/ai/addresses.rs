@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub(super) const PROVIDER: SocketAddr = at(8001);
 /// API of control.
 pub(super) const CONTROL: SocketAddr = at(7070);
-/// What plays the node: connections of VMs to their bridge.
+/// Node of the benchmark: connections of VMs to their bridge.
 pub(super) const NODE: SocketAddr = at(9090);
 /// nginx with buffers, for calls.
 pub(super) const NGINX: SocketAddr = at(8081);

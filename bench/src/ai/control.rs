@@ -11,8 +11,9 @@ use rusqlite::Connection;
 
 use super::addresses::{CONTROL, PROVIDER};
 use super::message::PROVIDER_KEY;
-use super::process::{Process, Role};
+use super::process::{self, Role};
 use crate::control_config::control_config;
+use crate::role::Process;
 use crate::workspace_rows::{RunningWorkspace, insert};
 use crate::{host, role};
 
@@ -69,7 +70,7 @@ pub(super) fn create_database(folder: &Path) -> Result<Vec<String>> {
 
 /// Starts control above the database in `folder`, and waits until it listens.
 pub(super) fn start(folder: &Path) -> Result<Process> {
-    let process = Process::start(Role::Control, folder)?;
+    let process = process::start(Role::Control, folder)?;
     host::wait_listening(CONTROL, "control")?;
     Ok(process)
 }

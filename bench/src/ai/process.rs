@@ -1,13 +1,13 @@
-//! Processes of the benchmark: this program again, with one role alone.
+//! Processes of the benchmark, each with one role.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// First line of a process's standard input, whose end stops it.
+use crate::role::Process;
+
+/// Parameters of a process.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Parameters {
     pub(super) role: Role,
@@ -23,29 +23,7 @@ pub(super) enum Role {
     Proxy,
 }
 
-/// Running process. Ends when dropped.
-pub(super) struct Process(Child);
-
-impl Process {
-    /// Starts a role, which listens some time later.
-    pub(super) fn start(role: Role, folder: &Path) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        let mut child = command.arg("serve-ai").stdin(Stdio::piped()).env("RUST_LOG", "error").spawn()?;
-        let parameters = serde_json::to_string(&Parameters { role, folder: folder.to_owned() })?;
-        // Stays open, because its end stops the process.
-        writeln!(child.stdin.as_mut().context("the process's standard input")?, "{parameters}")?;
-        Ok(Self(child))
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts a role, which listens some time later.
+pub(super) fn start(role: Role, folder: &Path) -> Result<Process> {
+    Process::start("serve-ai", &Parameters { role, folder: folder.to_owned() })
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::message::{self, Kind};
-use super::response::split;
+use super::response::{field, split};
 use crate::role;
 
 /// Serves on one thread until standard input ends.
@@ -72,10 +72,7 @@ async fn read_request(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<
 
 fn whole(received: &[u8]) -> Result<Option<(Kind, usize)>> {
     let Some((head, rest)) = split(received, b"\r\n\r\n") else { return Ok(None) };
-    let length = std::str::from_utf8(head)?.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim())
-    });
+    let length = field(std::str::from_utf8(head)?, "content-length");
     let length: usize = length.context("a request without a length")?.parse()?;
     let body = rest.get(..length);
     Ok(body.map(|body| (message::kind_of(body), head.len() + 4 + length)))

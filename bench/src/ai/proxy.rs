@@ -8,9 +8,9 @@ use rigbox_ai::{Config, Limits, Peer};
 use rigbox_testkit::blocking::eventually;
 
 use super::addresses::NODE;
-use super::process::{Process, Role};
+use super::process::{self, Role};
 use super::stream_client::StreamClient;
-use crate::role;
+use crate::role::{self, Process};
 
 /// Time until calls are answered.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -39,7 +39,7 @@ pub(super) fn serve(folder: &Path) -> Result<()> {
 
 /// Starts the role, and waits until it answers a call. Control and what plays the node run.
 pub(super) fn start(folder: &Path) -> Result<Process> {
-    let process = Process::start(Role::Proxy, folder)?;
+    let process = process::start(Role::Proxy, folder)?;
     eventually("the AI proxy answers a call", READY_TIMEOUT, || {
         StreamClient::open(NODE)?.first_token().map(Some)
     })?;

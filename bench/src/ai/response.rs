@@ -1,4 +1,4 @@
-//! End of a response on a kept-alive connection.
+//! Parts of a message, and the end of a response on a kept-alive connection.
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,16 +7,10 @@ pub(super) fn is_whole(response: &[u8]) -> Result<bool> {
     let Some((head, body)) = split(response, b"\r\n\r\n") else { return Ok(false) };
     let head = std::str::from_utf8(head)?;
     ensure!(head.starts_with("HTTP/1.1 200"), "{head}\n{}", String::from_utf8_lossy(body));
-    let field = |wanted: &str| {
-        head.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case(wanted).then(|| value.trim())
-        })
-    };
-    if let Some(length) = field("content-length") {
+    if let Some(length) = field(head, "content-length") {
         return Ok(body.len() >= length.parse()?);
     }
-    field("transfer-encoding").context("a response without a length")?;
+    field(head, "transfer-encoding").context("a response without a length")?;
     has_last_chunk(body)
 }
 
@@ -30,6 +24,14 @@ fn has_last_chunk(mut chunks: &[u8]) -> Result<bool> {
         chunks = rest;
     }
     Ok(false)
+}
+
+/// Returns a field of a head.
+pub(super) fn field<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case(wanted).then(|| value.trim())
+    })
 }
 
 /// Splits at the first `mark`, which is in neither part.

@@ -1,4 +1,4 @@
-//! What runs in a process of the benchmark: one role alone.
+//! Process of the benchmark: one role alone.
 
 use anyhow::Result;
 

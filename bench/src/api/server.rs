@@ -1,21 +1,18 @@
 //! Servers of the benchmark `api`: this program again, with only the control role.
 
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rigbox_core::ids::UserId;
-use rigbox_sys::spawn::{ChildSetup, configure_child};
 use serde::{Deserialize, Serialize};
 
 use super::database::Database;
 use crate::control_config::control_config;
-use crate::role;
+use crate::role::{self, Process};
 
-/// First line of a server's standard input, whose end stops the server.
+/// Parameters of a server.
 #[derive(Serialize, Deserialize)]
 struct Parameters {
     folder: PathBuf,
@@ -41,7 +38,7 @@ pub(crate) fn serve() -> Result<()> {
 /// Running server. Ends when dropped, and with this process.
 pub(super) struct Server {
     name: &'static str,
-    child: Child,
+    process: Process,
     port: u16,
 }
 
@@ -50,19 +47,12 @@ impl Server {
         // Another process may take the port until the start, which then fails.
         let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let bare = bare.then(|| database.user.clone());
-        let parameters =
-            serde_json::to_string(&Parameters { folder: database.folder.clone(), listen, bare })?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve-api").stdin(Stdio::piped()).env("RUST_LOG", "error");
-        // Ctrl-C is for the benchmark.
-        configure_child(&mut command, ChildSetup { new_session: true, ..ChildSetup::default() });
-        let mut server = Self { name, child: command.spawn()?, port: listen.port() };
-        // Stays open, because its end stops the server.
-        let input = server.child.stdin.as_mut().context("the server's standard input")?;
-        writeln!(input, "{parameters}")?;
+        let parameters = Parameters { folder: database.folder.clone(), listen, bare };
+        let mut server =
+            Self { name, process: Process::start("serve-api", &parameters)?, port: listen.port() };
         let deadline = Instant::now() + READY_TIMEOUT;
         while TcpStream::connect(listen).is_err() {
-            let ended = server.child.try_wait()?;
+            let ended = server.process.ending()?;
             anyhow::ensure!(
                 ended.is_none() && Instant::now() < deadline,
                 "{name} does not respond: {ended:?}"
@@ -77,18 +67,10 @@ impl Server {
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     pub(super) fn name(&self) -> &'static str {
         self.name
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

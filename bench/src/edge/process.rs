@@ -1,24 +1,22 @@
 //! Edge role in a process of its own: this program again, with only the role.
 
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rigbox_edge::{Config, Limits};
-use rigbox_sys::spawn::{ChildSetup, configure_child};
 use rigbox_testkit::dial::Node;
 use rigbox_testkit::gateway::{BOOT, Gateway, WORKSPACE};
 use serde::{Deserialize, Serialize};
 
 use super::apps;
 use crate::nginx::WORKERS;
+use crate::role::Process;
 use crate::{host, role};
 
-/// First line of its standard input, whose end stops it.
+/// Parameters of the process.
 #[derive(Serialize, Deserialize)]
 struct Parameters {
     folder: PathBuf,
@@ -44,7 +42,7 @@ pub(crate) fn serve() -> Result<()> {
 
 /// Running edge role. Ends when dropped.
 pub(super) struct Edge {
-    child: Child,
+    process: Process,
     port: u16,
     _control: tokio::runtime::Runtime,
 }
@@ -61,16 +59,9 @@ impl Edge {
             node.listens(WORKSPACE, BOOT, port, SocketAddr::from((Ipv4Addr::LOCALHOST, address)));
         }
         let listen = free_port()?;
-        let parameters = serde_json::to_string(&Parameters { folder: folder.to_owned(), listen })?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve-edge").stdin(Stdio::piped()).env("RUST_LOG", "error");
-        // Ctrl-C is for the benchmark.
-        configure_child(&mut command, ChildSetup { new_session: true, ..ChildSetup::default() });
-        let mut edge = Self { child: command.spawn()?, port: listen.port(), _control: control };
-        let input = edge.child.stdin.as_mut().context("edge's standard input")?;
-        writeln!(input, "{parameters}")?;
+        let process = Process::start("serve-edge", &Parameters { folder: folder.to_owned(), listen })?;
         host::wait_listening(listen, "edge")?;
-        Ok(edge)
+        Ok(Self { process, port: listen.port(), _control: control })
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -78,15 +69,7 @@ impl Edge {
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.pid()
     }
 }
 

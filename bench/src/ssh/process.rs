@@ -1,11 +1,9 @@
 //! SSH gateway in a process of its own: this program again, with only the role.
 
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rigbox_ssh::{Config, Limits};
 use rigbox_testkit::dial::Node;
 use rigbox_testkit::gateway::{BOOT, WORKSPACE};
@@ -13,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control;
 use super::openssh::TARGET;
+use crate::role::Process;
 use crate::{host, role};
 
 /// Address of the gateway.
@@ -22,7 +21,7 @@ const SSH_PORT: u32 = 22;
 /// Maximum number of connections, of all kinds: enough.
 const MAX_CONNECTIONS: usize = 100_000;
 
-/// First line of its standard input, whose end stops it.
+/// Parameters of the process.
 #[derive(Serialize, Deserialize)]
 struct Parameters {
     folder: PathBuf,
@@ -56,7 +55,7 @@ pub(crate) fn serve() -> Result<()> {
 
 /// Running SSH gateway, with what plays control and the node. Ends with the namespaces.
 pub(super) struct Gateway {
-    child: Child,
+    process: Process,
     folder: PathBuf,
     _control: tokio::runtime::Runtime,
 }
@@ -70,28 +69,25 @@ impl Gateway {
             control::start(&control_socket(folder), host_key.to_vec())?;
         }
         Node::start(&dial_socket(folder)).listens(WORKSPACE, BOOT, SSH_PORT, TARGET);
-        Ok(Self { child: start(folder)?, folder: folder.to_owned(), _control: control })
+        Ok(Self { process: start(folder)?, folder: folder.to_owned(), _control: control })
     }
 
     /// Starts it again, in a process that has not used any memory yet.
     pub(super) fn restart(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        self.child = start(&self.folder)?;
+        // It has the address.
+        self.process.end();
+        self.process = start(&self.folder)?;
         Ok(())
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 }
 
 /// Starts the role, and waits until it listens.
-fn start(folder: &Path) -> Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    let mut child = command.arg("serve-ssh").stdin(Stdio::piped()).env("RUST_LOG", "error").spawn()?;
-    let parameters = serde_json::to_string(&Parameters { folder: folder.to_owned() })?;
-    writeln!(child.stdin.as_mut().context("the gateway's standard input")?, "{parameters}")?;
+fn start(folder: &Path) -> Result<Process> {
+    let process = Process::start("serve-ssh", &Parameters { folder: folder.to_owned() })?;
     host::wait_listening(LISTEN, "the SSH gateway")?;
-    Ok(child)
+    Ok(process)
 }
