@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::client_tools::AI_CLIENTS;
 use crate::command::{cargo, run};
+use crate::python_packages::environment;
 use crate::steps::step;
 
 /// The SDKs.
@@ -34,18 +35,7 @@ fn install_newest() -> Result<PathBuf> {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
-        run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(folder.join("venv")))?;
-        let mut pip = Command::new(python(&folder));
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--only-binary",
-            ":all:",
-        ]);
-        run(pip.args(SDKS))
+        environment(&folder.join("venv"), ["--only-binary", ":all:"].into_iter().chain(SDKS))
     })?;
     Ok(folder)
 }

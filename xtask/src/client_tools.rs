@@ -2,14 +2,15 @@
 //! `target`, because the tests run without a network.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::command::run;
+use crate::installed;
 use crate::paths::checkout;
-use crate::steps::step;
+use crate::python_packages::environment;
 
 /// Debian packages that the installations need, and clients of Debian's own.
 const PACKAGES: &[&str] = &[
@@ -69,36 +70,18 @@ impl ClientTools {
         let (python, node) = (read("requirements.txt")?, read("package.json")?);
         let older = beside.join("requirements-older.txt");
         let wanted = format!("{python}{}{node}", fs::read_to_string(&older).unwrap_or_default());
-        let folder = rigbox_image::default_cache_dir()?.join(self.name);
-        // Written last, so that a folder with it is complete.
-        let installed = folder.join("installed.txt");
-        if fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
-            return Ok(folder);
-        }
         let remedy = "check that Python and Node.js packages can be downloaded";
-        step(&format!("install {}", self.name), remedy, || {
-            if folder.exists() {
-                fs::remove_dir_all(&folder)?;
-            }
-            fs::create_dir_all(&folder)?;
-            install_python(&folder.join("venv"), &beside.join("requirements.txt"))?;
+        installed::once(self.name, &wanted, remedy, |folder| {
+            let requirement = |path: PathBuf| ["--requirement".into(), path.into_os_string()];
+            environment(&folder.join("venv"), requirement(beside.join("requirements.txt")))?;
             if older.exists() {
-                install_python(&folder.join("venv-older"), &older)?;
+                environment(&folder.join("venv-older"), requirement(older))?;
             }
             fs::write(folder.join("package.json"), &node)?;
             // Nothing that a package wants to run while it is installed is needed.
             run(Command::new("npm")
                 .args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"])
-                .current_dir(&folder))?;
-            Ok(fs::write(&installed, &wanted)?)
-        })?;
-        Ok(folder)
+                .current_dir(folder))
+        })
     }
-}
-
-fn install_python(environment: &Path, requirements: &Path) -> Result<()> {
-    run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(environment))?;
-    let mut pip = Command::new(environment.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-    run(pip.arg(requirements))
 }

@@ -10,6 +10,7 @@ mod down;
 mod fuzz;
 mod image;
 mod installation;
+mod installed;
 mod openssh_server;
 mod paths;
 mod python_packages;

@@ -1,15 +1,16 @@
 //! Sets of Python packages that tests and benchmarks run, with their dependencies at listed versions, each in a virtual environment of its
 //! own. They stay outside `target`, because tests run without a network.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::command::run;
+use crate::installed;
 use crate::paths::checkout;
-use crate::steps::step;
 
 /// Debian packages that the installation needs.
 pub(crate) const PACKAGES: &[&str] = &["python3-venv"];
@@ -33,23 +34,17 @@ impl PythonPackages {
     pub(crate) fn install(&self) -> Result<PathBuf> {
         let versions = checkout().join(self.versions);
         let wanted = fs::read_to_string(&versions).with_context(|| versions.display().to_string())?;
-        let folder = rigbox_image::default_cache_dir()?.join(self.name);
-        // Written last, so that a folder with it is complete.
-        let installed = folder.join("installed.txt");
-        if fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
-            return Ok(folder);
-        }
-        step(&format!("install {}", self.name), "check that Python packages can be downloaded", || {
-            if folder.exists() {
-                fs::remove_dir_all(&folder)?;
-            }
-            // Debian's Python, which `python3-venv` belongs to.
-            run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&folder))?;
-            let mut pip = Command::new(folder.join("bin/pip"));
-            pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-            run(pip.arg(&versions))?;
-            Ok(fs::write(&installed, &wanted)?)
-        })?;
-        Ok(folder)
+        let remedy = "check that Python packages can be downloaded";
+        installed::once(self.name, &wanted, remedy, |folder| {
+            environment(folder, [OsStr::new("--requirement"), versions.as_os_str()])
+        })
     }
+}
+
+/// Makes a virtual environment with packages, which `pip install` is told by `what`.
+pub(crate) fn environment<S: AsRef<OsStr>>(folder: &Path, what: impl IntoIterator<Item = S>) -> Result<()> {
+    // Debian's Python, which `python3-venv` belongs to.
+    run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(folder))?;
+    let mut pip = Command::new(folder.join("bin/pip"));
+    run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(what))
 }
