@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION};
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -113,14 +113,10 @@ fn request(upstream: &Upstream, key: &Key) -> Result<Request<Full<Bytes>>, http:
     let mut request = Request::get(upstream.uri(path, query)?);
     if let Some(headers) = request.headers_mut() {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        match upstream.provider {
-            Provider::Anthropic => {
-                headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
-                headers.insert("x-api-key", key.bare());
-            }
-            Provider::Google => drop(headers.insert("x-goog-api-key", key.bare())),
-            _ => drop(headers.insert(AUTHORIZATION, key.bearer())),
+        if upstream.provider == Provider::Anthropic {
+            headers.insert("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION));
         }
+        key.add_to(headers, upstream.provider);
     }
     request.body(Full::new(Bytes::new()))
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Uri};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Uri};
 use rigbox_proto::ai::{self, Model, Provider};
 
 /// Setup of the proxy.
@@ -53,14 +54,20 @@ impl Key {
         memchr::memmem::find(key, text).or_else(|| memchr::memmem::find(text, key)).is_some()
     }
 
-    /// Value of a header that has the key alone.
-    pub(crate) fn bare(&self) -> HeaderValue {
-        self.bare.clone()
+    /// Adds the key to the headers of a request, as the provider wants it.
+    pub(crate) fn add_to(&self, headers: &mut HeaderMap, provider: Provider) {
+        match provider {
+            Provider::Anthropic => headers.insert("x-api-key", self.bare.clone()),
+            Provider::Google => headers.insert("x-goog-api-key", self.bare.clone()),
+            Provider::Openai | Provider::Openrouter | Provider::Unspecified => {
+                headers.insert(AUTHORIZATION, self.bearer.clone())
+            }
+        };
     }
 
-    /// Value of `Authorization`.
-    pub(crate) fn bearer(&self) -> HeaderValue {
-        self.bearer.clone()
+    /// Adds the key to the headers of a request as a bearer token.
+    pub(crate) fn add_as_bearer(&self, headers: &mut HeaderMap) {
+        headers.insert(AUTHORIZATION, self.bearer.clone());
     }
 }
 

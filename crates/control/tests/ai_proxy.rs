@@ -1,5 +1,5 @@
-//! The real proxy with the real control: tests of the operator's keys, and 200 streams at once of clients that vanish, while both sides are killed. What is spent and reserved
-//! stays within the cap at each moment, and the records add up to what the provider would bill.
+//! The real proxy with the real control: tests of the operator's keys, and 200 streams at once of clients that vanish, while both sides are
+//! killed. The sum of what is spent and reserved stays within the cap at each moment, and the records add up to what the provider would bill.
 
 // clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

@@ -58,23 +58,15 @@ pub(super) fn request(
         if !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        match arrived.form.provider {
-            // Newer versions of the API want a bearer token, and each SDK sends what its version wants.
-            Provider::Anthropic
-                if !arrived.headers.contains_key("x-api-key")
-                    && arrived.headers.contains_key(AUTHORIZATION) =>
-            {
-                headers.insert(AUTHORIZATION, key.bearer());
-            }
-            Provider::Anthropic => {
-                headers.insert("x-api-key", key.bare());
-            }
-            Provider::Google => {
-                headers.insert("x-goog-api-key", key.bare());
-            }
-            Provider::Openai | Provider::Openrouter | Provider::Unspecified => {
-                headers.insert(AUTHORIZATION, key.bearer());
-            }
+        let provider = arrived.form.provider;
+        // Newer versions of the API want a bearer token, and each SDK sends what its version wants.
+        if provider == Provider::Anthropic
+            && !arrived.headers.contains_key("x-api-key")
+            && arrived.headers.contains_key(AUTHORIZATION)
+        {
+            key.add_as_bearer(headers);
+        } else {
+            key.add_to(headers, provider);
         }
     }
     request.body(Full::new(body))
