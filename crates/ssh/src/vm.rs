@@ -95,32 +95,26 @@ async fn wait_for_turn<S: AsyncRead + AsyncWrite + Unpin>(
 struct Waiting<'a, S> {
     client: &'a mut Connection<S>,
     text: &'static str,
-    /// Time at which it is told, once.
-    tell_at: Option<Instant>,
+    /// Time at which it is told, unless it has been.
+    tell_at: Instant,
+    has_been_told: bool,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Waiting<'a, S> {
     fn new(client: &'a mut Connection<S>, text: &'static str) -> Self {
-        Self { client, text, tell_at: Some(Instant::now() + PATIENCE) }
+        Self { client, text, tell_at: Instant::now() + PATIENCE, has_been_told: false }
     }
 
     /// Waits for `work`. A client that is gone needs nothing of it.
     async fn until<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ConnectError> {
         let mut work = std::pin::pin!(work);
         loop {
-            let tell_at = self.tell_at;
-            let due = async {
-                match tell_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 done = &mut work => return Ok(done),
                 error = self.client.ended() => return Err(ConnectError::Client(error)),
-                () = due => {}
+                () = tokio::time::sleep_until(self.tell_at), if !self.has_been_told => {}
             }
-            self.tell_at = None;
+            self.has_been_told = true;
             self.client.send(&authentication::banner(self.text)).await.map_err(ConnectError::Client)?;
         }
     }

@@ -8,7 +8,7 @@ use nix::libc;
 /// The system's allocator, but what is freed is overwritten first. Secrets pass through buffers that nobody thinks of (of a transport, a
 /// parser, a string that has grown), and no longer lie in free memory for whoever reads it later.
 ///
-/// What grows is copied: the system's own way would leave the old place as it was.
+/// A block that grows is copied: the system's own way would leave the old place as it was.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wiping;
 

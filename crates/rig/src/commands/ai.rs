@@ -19,16 +19,14 @@ pub(super) async fn run(api: &Api, out: &Output, command: &AiCommand) -> Result<
 
 async fn config(api: &Api, out: &Output, arguments: &AiConfigArguments) -> Result<(), Failure> {
     // The account's fields are those of a workspace with a prefix.
-    let (path, prefix, whose) = match &arguments.workspace {
-        Some(workspace) => {
-            let vm = api.find(workspace).await?;
-            (vec!["workspaces".to_owned(), vm.id, "ai-config".to_owned()], "", vm.name)
-        }
-        None => {
-            (["users", "me", "ai-defaults"].map(str::to_owned).into(), "default_", "your account".to_owned())
-        }
+    let vm = match &arguments.workspace {
+        Some(workspace) => Some(api.find(workspace).await?),
+        None => None,
     };
-    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let (path, prefix, whose) = match &vm {
+        Some(vm) => (["workspaces", &vm.id, "ai-config"], "", vm.name.as_str()),
+        None => (["users", "me", "ai-defaults"], "default_", "your account"),
+    };
     let changes = changes(arguments, prefix)?;
     let response: Map<String, Value> = if changes.is_empty() {
         api.get(&path).await?
@@ -42,7 +40,7 @@ async fn config(api: &Api, out: &Output, arguments: &AiConfigArguments) -> Resul
     let model = if text("model").is_empty() { "none chosen".to_owned() } else { text("model") };
     out.line(&format!(
         "AI settings of {}: {}, mode {}, provider {}, model {model}",
-        escape(&whose),
+        escape(whose),
         text("status"),
         text("mode"),
         text("provider")

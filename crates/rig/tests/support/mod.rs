@@ -131,9 +131,7 @@ impl Server {
     pub(crate) fn json(&self, line: &[&str]) -> CliOutput {
         self.run(&[&["--output", "json"], line].concat())
     }
-}
 
-impl Server {
     /// As [`Self::run`], with stdin.
     pub(crate) fn run_with_input(&self, line: &[&str], input: &str) -> CliOutput {
         let mut command = self.command(line);

@@ -96,8 +96,7 @@ impl AiSettings {
         change: SettingsChange,
     ) -> Result<(WorkspaceAi, Effect), ServiceError> {
         let id = id_of(permit)?;
-        let change =
-            checked(change, || async { Ok(self.workspace_ai(id).await?.effective.provider) }).await?;
+        let change = checked(change, async || Ok(self.workspace_ai(id).await?.effective.provider)).await?;
         let event =
             AuditEvent::by(permit.principal(), action(&change), format!("{id} {}", described(&change)));
         let effect = self.change_workspace(id, permit.principal(), &change, &event).await?;
@@ -116,7 +115,7 @@ impl AiSettings {
         change: SettingsChange,
     ) -> Result<EffectiveAi, ServiceError> {
         let user = &permit.principal().user;
-        let change = checked(change, || async { Ok(self.store().user_ai(user).await?.provider) }).await?;
+        let change = checked(change, async || Ok(self.store().user_ai(user).await?.provider)).await?;
         let event = AuditEvent::by(permit.principal(), action(&change), described(&change));
         self.change_user(user, &change, &event).await?;
         Ok(self.store().user_ai(user).await?)
@@ -159,20 +158,14 @@ impl AiSettings {
 
 /// Checks a change. A key is for the provider of the same change, or else for the `current` one; one that is cleared with its provider is the
 /// current one's.
-async fn checked<F>(
+async fn checked(
     change: SettingsChange,
-    current: impl FnOnce() -> F,
-) -> Result<AiConfigChange, ServiceError>
-where
-    F: Future<Output = Result<Provider, ServiceError>>,
-{
+    current: impl AsyncFnOnce() -> Result<Provider, ServiceError>,
+) -> Result<AiConfigChange, ServiceError> {
     let SettingsChange { mode, provider, model, key } = change;
     let invalid = |field| move |error: InvalidOwnAi| ServiceError::InvalidAi { field, error };
-    let provider = match provider {
-        Some(Some(name)) => Some(Some(own_key::parse_provider(&name).map_err(invalid("provider"))?)),
-        Some(None) => Some(None),
-        None => None,
-    };
+    let parse = |name: String| own_key::parse_provider(&name).map_err(invalid("provider"));
+    let provider = provider.map(|name| name.map(parse).transpose()).transpose()?;
     if let Some(Some(model)) = &model {
         own_key::check_model(model).map_err(invalid("model"))?;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rigbox_core::ai::environment;
-use rigbox_core::ai::own_key::AiStatus;
+use rigbox_core::ai::mode::AiMode;
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::guest::DeliverSecretsRequest;
@@ -101,9 +101,8 @@ impl SecretDelivery {
 
     /// Returns the variables for AI calls, and Codex's configuration, or `None` if the workspace was removed.
     async fn ai(&self, id: &WorkspaceId) -> Result<Option<(Vec<(String, String)>, String)>, Error> {
-        let Some(config) = self.0.store.workspace_ai(id).await? else { return Ok(None) };
-        let config = config.effective;
-        if config.status == AiStatus::ManagedActive {
+        let Some(mode) = self.0.store.workspace_ai_mode(id).await? else { return Ok(None) };
+        if mode.current() == AiMode::Managed {
             let providers = &self.0.ai_providers;
             let variables = providers.iter().copied().flat_map(environment::through_bridge).collect();
             return Ok(Some((
@@ -111,6 +110,8 @@ impl SecretDelivery {
                 environment::codex_config(providers).unwrap_or_default().to_owned(),
             )));
         }
+        let Some(config) = self.0.store.workspace_ai(id).await? else { return Ok(None) };
+        let config = config.effective;
         let key = self.0.store.own_ai_key(id, config.provider).await?;
         let variables = key
             .iter()

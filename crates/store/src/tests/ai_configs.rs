@@ -5,16 +5,9 @@ use rigbox_core::ai::own_key::AiStatus;
 use rigbox_core::ai::provider::Provider;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::secrets::unlocked;
 use super::*;
 use crate::{AiConfigChange, AiSubject};
-
-async fn unlocked() -> (Fixture, WorkspaceId) {
-    let mut f = fixture().await;
-    f.store = f.store.unlock(KeySource::File(f.folder.path().join("master.key")), now()).await.unwrap();
-    let made = new(&f.user, 1, "one");
-    f.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
-    (f, made.id)
-}
 
 fn key(provider: Provider, key: Option<&str>) -> AiConfigChange {
     let key = Some((provider, key.map(SecretString::from)));

@@ -25,7 +25,7 @@ async fn open(f: &Fixture) -> Result<Store, Error> {
 }
 
 /// Returns a fixture with its master key and one workspace.
-async fn unlocked() -> (Fixture, WorkspaceId) {
+pub(super) async fn unlocked() -> (Fixture, WorkspaceId) {
     let mut f = fixture().await;
     f.store = f.store.unlock(KeySource::File(f.folder.path().join("master.key")), now()).await.unwrap();
     let made = new(&f.user, 1, "one");
