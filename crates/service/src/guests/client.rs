@@ -2,6 +2,7 @@
 //! in the guest.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,6 +70,7 @@ pub struct GuestClient {
     grpc: Grpc<ResettableChannel>,
     /// Client with a connection of its own, for calls that must not wait for commands and transfers.
     urgent: Grpc<ResettableChannel>,
+    socket: Arc<Path>,
     calls: CallShares,
     lookups: CallShares,
 }
@@ -113,17 +115,19 @@ pub struct RunningCommand {
     pub output: Output<ExecOutput>,
 }
 
+/// Returns a client that connects on first use.
+fn connect(socket: &Path) -> Grpc<ResettableChannel> {
+    let reset: fn(http::Request<Body>) -> http::Request<Body> = reset_on_disconnect;
+    Grpc::new(MapRequest::new(rpc::channel(socket), reset)).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
 impl GuestClient {
     /// Creates a client that connects to guestio's socket on first use.
     pub fn new(socket: &Path) -> Self {
-        let reset: fn(http::Request<Body>) -> http::Request<Body> = reset_on_disconnect;
-        let connect = || {
-            Grpc::new(MapRequest::new(rpc::channel(socket), reset))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        };
         Self {
-            grpc: connect(),
-            urgent: connect(),
+            grpc: connect(socket),
+            urgent: connect(socket),
+            socket: socket.into(),
             calls: CallShares::new(guest_calls::CALLS, guest_calls::CALLS_PER_OWNER),
             lookups: CallShares::new(guest_calls::LOOKUPS, guest_calls::LOOKUPS_PER_OWNER),
         }
@@ -216,7 +220,8 @@ impl GuestClient {
         Ok(Output::new(stream, place))
     }
 
-    /// Delivers secrets to a workspace. Takes no place, so that calls by users cannot delay it.
+    /// Delivers secrets to a workspace, on a connection that is then closed: the buffers of one that stays would keep them in memory. Takes
+    /// no place, so that calls by users cannot delay it.
     pub async fn deliver_secrets(
         &self,
         workspace: &WorkspaceId,
@@ -225,7 +230,7 @@ impl GuestClient {
         let mut request = Request::new(secrets);
         request.set_timeout(DELIVERY_TIMEOUT);
         let request = with_workspace(workspace, request)?;
-        within(DELIVERY_TIMEOUT, self.urgent.clone().deliver_secrets(request)).await?;
+        within(DELIVERY_TIMEOUT, connect(&self.socket).deliver_secrets(request)).await?;
         Ok(())
     }
 
