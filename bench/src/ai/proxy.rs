@@ -32,6 +32,8 @@ pub(super) fn serve(folder: &Path) -> Result<()> {
         operator: Peer { socket: folder.join("ai-operator.sock"), uid },
         extra_authorities: None,
         proxy: None,
+        dns: Vec::new(),
+        blocked_networks: Vec::new(),
         limits: Limits::default(),
     })?;
     Ok(role::runtime()?.block_on(bound.run(role::ended()))?)

@@ -2,10 +2,13 @@
 
 mod count;
 mod exchange;
+mod managed;
 mod outgoing;
+mod own;
 mod pass_on;
 mod prepare;
 mod settlement;
+mod terms;
 
 use std::sync::Arc;
 
@@ -63,6 +66,7 @@ async fn make(state: &State, mut prepared: Prepared, head: oneshot::Sender<Head>
         // A stream may be open for long, and what was sent may be large.
         prepared.body = Bytes::new();
         prepared.arrived.headers = HeaderMap::new();
+        prepared.terms.own_key = None;
         match exchanged {
             Ok((response, key)) => pass_on(state, &prepared, response, &key, head).await,
             Err(failed) => {

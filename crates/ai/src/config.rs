@@ -1,9 +1,11 @@
 //! Configuration of the AI proxy.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
+use rigbox_core::egress::Network;
 
 /// Configuration of the AI proxy.
 #[derive(Debug, Clone)]
@@ -20,6 +22,10 @@ pub struct Config {
     pub extra_authorities: Option<PathBuf>,
     /// Proxy between this role and the providers.
     pub proxy: Option<Proxy>,
+    /// Resolvers of the names of users' hosts.
+    pub dns: Vec<SocketAddr>,
+    /// Networks that have no host of a user's.
+    pub blocked_networks: Vec<Network>,
     /// Limits of calls.
     pub limits: Limits,
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::ai_client::AiClient;
 use rigbox_proto::ai::{
-    GetSetupRequest, ListModelsRequest, Provider, ReserveRequest, ReserveResponse, SettleRequest,
-    WatchRequest,
+    GetSetupRequest, ListModelsRequest, OpenOwnCallRequest, OpenOwnCallResponse, OpenSecretRequest, Provider,
+    ReserveRequest, ReserveResponse, SettleRequest, WatchRequest, open_secret_response,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::transport::unix;
@@ -78,12 +78,38 @@ impl Control {
         }
     }
 
-    /// Gets the setup, on a connection of its own: what control's side of a connection has written lies in its buffers until it closes.
     async fn get_setup(&self) -> Result<Setup, Status> {
-        let mut client = AiClient::new(unix::channel(&self.socket));
+        let mut client = self.client_for_secrets();
         let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.get_setup(GetSetupRequest {})).await;
         let reply = reply.map_err(|_| Status::deadline_exceeded("no setup within 5 s"))?;
         Ok(Setup::new(reply?.into_inner()))
+    }
+
+    /// Records a call with the user's own key, and gets the key.
+    pub(crate) async fn open_own_call(
+        &self,
+        request: OpenOwnCallRequest,
+    ) -> Result<OpenOwnCallResponse, Status> {
+        let mut client = self.client_for_secrets();
+        let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.open_own_call(request)).await;
+        Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner())
+    }
+
+    /// Gets a user's credential for one request of a workspace.
+    pub(crate) async fn open_secret(
+        &self,
+        workspace: &WorkspaceId,
+        name: &str,
+    ) -> Result<Option<open_secret_response::Outcome>, Status> {
+        let request = OpenSecretRequest { workspace_id: workspace.to_string(), name: name.to_owned() };
+        let mut client = self.client_for_secrets();
+        let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.open_secret(request)).await;
+        Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner().outcome)
+    }
+
+    /// Connects for one request: what control's side of a connection has written lies in its buffers until it closes.
+    fn client_for_secrets(&self) -> AiClient<Channel> {
+        AiClient::new(unix::channel(&self.socket))
     }
 
     fn client(&self) -> AiClient<Channel> {

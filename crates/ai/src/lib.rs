@@ -3,6 +3,8 @@
 //! `server` takes connections of VMs from the node and finds the [`route`] of each request; what is for the API goes over the `bridge` to
 //! control. A `call` is read (`body`), walked through as a whole ([`json`], [`table`]), reserved with `control`, sent by `upstream`, passed
 //! on by `pump` and settled. `dialect` has what differs between providers, one file each. `key_tests` tries the operator's keys on request.
+//!
+//! `proxied` passes requests with a user's own credential on to its host (`public_hosts`), and searches the answer for it (`echo`).
 
 mod body;
 mod bridge;
@@ -11,12 +13,15 @@ mod config;
 mod connect;
 mod control;
 mod dialect;
+mod echo;
 mod error;
 #[cfg(test)]
 mod fuzz;
 pub mod json;
 mod key_tests;
 mod models;
+mod proxied;
+mod public_hosts;
 mod pump;
 mod response;
 mod route;

@@ -2,6 +2,7 @@
 //! a provider, because one account there serves many workspaces.
 
 use http::{HeaderMap, Method};
+use rigbox_core::ai::environment::KeyOwner;
 use rigbox_proto::ai::Provider;
 
 /// Header of Anthropic's clients, by which their `GET /v1/models` differs from OpenAI's.
@@ -88,6 +89,12 @@ impl Call {
             _ => &[],
         }
     }
+}
+
+/// Returns whose key the calls of a path are made with, and the path without its beginning that says so.
+pub(crate) fn owner(path: &str) -> (KeyOwner, &str) {
+    let own = path.strip_prefix(KeyOwner::User.prefix()).filter(|rest| rest.starts_with('/'));
+    own.map_or((KeyOwner::Operator, path), |rest| (KeyOwner::User, rest))
 }
 
 /// Returns what a request means.

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rigbox_core::ai::environment::KeyOwner;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::bridge_requests;
 use rigbox_proto::handover::{self, GuestPeer};
@@ -27,6 +28,8 @@ use crate::control::Control;
 use crate::error::{CallError, ErrorKind, Form};
 use crate::key_tests;
 use crate::models;
+use crate::proxied;
+use crate::public_hosts::PublicHosts;
 use crate::pump;
 use crate::response::{ResponseBody, full};
 use crate::route::{self, Call, Kind, Route};
@@ -86,11 +89,26 @@ impl Bound {
     /// The role cannot begin.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let Self { config, authorities, resolver, proxy } = self;
+        let tls = upstream::tls(authorities)?;
+        let hosts = match proxy {
+            Some(_) => None,
+            None => {
+                let hosts = PublicHosts::new(
+                    tls.clone(),
+                    &config.dns,
+                    config.blocked_networks,
+                    config.limits.connect,
+                );
+                Some(hosts.map_err(|error| ClientError::Resolver(error.to_string()))?)
+            }
+        };
         let control = Arc::new(Control::new(&config.control_socket, random_id()?));
         let limits = config.limits;
         let state = Arc::new(State {
             control: control.clone(),
-            upstreams: Upstreams::new(authorities, resolver, limits.connect, proxy)?,
+            upstreams: Upstreams::new(tls, resolver, limits.connect, proxy),
+            public_hosts: hosts,
+            proxied: Shares::new(proxied::REQUESTS),
             api: Api::new(config.api_socket),
             tables: Tables::built_in()?,
             bodies: Bodies::new(limits.body_bytes),
@@ -156,7 +174,14 @@ async fn respond(
     if request.uri().path().starts_with(API_PREFIX) {
         return forward(api, request).await;
     }
-    let Route { provider, kind } = route::find(request.method(), request.uri().path(), request.headers());
+    if request.uri().path().starts_with(proxied::PATH) {
+        return match refusal(request.headers(), request.uri()) {
+            None => proxied::answer(&state, &workspace, request).await,
+            Some(text) => proxied::refused(text),
+        };
+    }
+    let (owner, path) = route::owner(request.uri().path());
+    let Route { provider, kind } = route::find(request.method(), path, request.headers());
     let is_responses = matches!(kind, Kind::Call(Call::OpenAiResponses | Call::OpenAiCount));
     let form = |call_id| Form { provider, is_responses, call_id };
     let Ok(call_id) = random_id() else {
@@ -178,12 +203,16 @@ async fn respond(
             ErrorKind::NotFound,
             "The proxy does not have this path. It serves messages, chat completions, responses, embeddings, generateContent and models.",
         ),
+        Kind::Models | Kind::Model(_) if owner == KeyOwner::User => refuse(
+            ErrorKind::NotFound,
+            "With a key of your own, every model of the provider may be named. The proxy has no list of them.",
+        ),
         Kind::Models => list(&state, &workspace, &form, None).await,
         Kind::Model(name) => list(&state, &workspace, &form, Some(&name)).await,
         Kind::Call(call) => {
             let (parts, body) = request.into_parts();
             let query = parts.uri.query().map(str::to_owned);
-            let arrived = Arrived { workspace, call, form, headers: parts.headers, query };
+            let arrived = Arrived { workspace, owner, call, form, headers: parts.headers, query };
             call::answer(state, arrived, body).await
         }
     }

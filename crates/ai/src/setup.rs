@@ -48,6 +48,11 @@ impl Key {
         })
     }
 
+    /// Takes a user's own key, which has no id.
+    pub(crate) fn of_user(secret: String) -> Option<Self> {
+        Self::new(&ai::ProviderKey { id: String::new(), secret, organization: String::new() })
+    }
+
     /// Tells if a text and the key have one in the other.
     pub(crate) fn is_in(&self, text: &str) -> bool {
         let (key, text) = (self.bare.as_bytes(), text.as_bytes());
@@ -85,10 +90,15 @@ impl Setup {
             .find_map(|upstream| Some((upstream.keys.iter().find(|key| key.id == id)?, upstream.as_ref())))
     }
 
+    /// Finds an upstream by its name.
+    pub(crate) fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|upstream| upstream.name == name)
+    }
+
     /// Finds the model that clients of `provider` mean by a name, with its upstream.
     pub(crate) fn model(&self, provider: Provider, name: &str) -> Option<(&Model, &Arc<Upstream>)> {
         self.models.iter().filter(|model| model.id == name).find_map(|model| {
-            let upstream = self.upstreams.iter().find(|upstream| upstream.name == model.upstream)?;
+            let upstream = self.upstream(&model.upstream)?;
             (upstream.provider == provider).then_some((model, upstream))
         })
     }

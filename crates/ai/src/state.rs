@@ -9,6 +9,7 @@ use crate::body::Bodies;
 use crate::bridge::Api;
 use crate::config::Limits;
 use crate::control::Control;
+use crate::public_hosts::PublicHosts;
 use crate::pump::Drains;
 use crate::tables::Tables;
 use crate::upstream::Upstreams;
@@ -22,5 +23,9 @@ pub(crate) struct State {
     pub(crate) bodies: Bodies,
     pub(crate) calls: Shares<WorkspaceId>,
     pub(crate) drains: Drains,
+    /// Client of users' hosts. None where a proxy is between this host and all others: the address behind a name is not known then.
+    pub(crate) public_hosts: Option<PublicHosts>,
+    /// Requests to users' hosts.
+    pub(crate) proxied: Shares<WorkspaceId>,
     pub(crate) limits: Limits,
 }

@@ -82,43 +82,56 @@ pub(crate) fn resolver() -> Result<TokioResolver, ClientError> {
     builder.build().map_err(|error| ClientError::Resolver(error.to_string()))
 }
 
+/// Returns the configuration of TLS with these authorities.
+pub(crate) fn tls(roots: RootCertStore) -> Result<ClientConfig, ClientError> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let tls = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions()?;
+    Ok(tls.with_root_certificates(roots).with_no_client_auth())
+}
+
+type ProviderClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
+
 /// Client of all providers.
 pub(crate) struct Upstreams {
-    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
+    pooled: ProviderClient,
+    /// Client whose connections close after a request: the buffers of those that stay would keep its key in memory.
+    single: ProviderClient,
     keys: Keys,
 }
 
 impl Upstreams {
     pub(crate) fn new(
-        roots: RootCertStore,
+        tls: ClientConfig,
         resolver: TokioResolver,
         connect: Duration,
         proxy: Option<ReadyProxy>,
-    ) -> Result<Self, ClientError> {
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let tls = ClientConfig::builder_with_provider(provider.into())
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    ) -> Self {
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(Connector::new(resolver, connect, proxy));
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-            .http2_adaptive_window(true)
-            .http2_keep_alive_interval(Duration::from_secs(30))
-            .build(connector);
-        Ok(Self { client, keys: Keys::default() })
+        let client = |max_idle| {
+            Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_TIMEOUT)
+                .pool_max_idle_per_host(max_idle)
+                .http2_adaptive_window(true)
+                .http2_keep_alive_interval(Duration::from_secs(30))
+                .build(connector.clone())
+        };
+        Self { pooled: client(MAX_IDLE_CONNECTIONS), single: client(0), keys: Keys::default() }
     }
 
     /// Makes a request. It is made again only where nothing of it was sent, on a connection that the provider had closed.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
-        self.client.request(request).await
+        self.pooled.request(request).await
+    }
+
+    /// Makes a request with a user's own key, which is not kept.
+    pub(crate) async fn send_once(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        self.single.request(request).await
     }
 
     /// Returns the upstream's keys in the order in which they are tried for a workspace. What a provider has encrypted or signed is of use

@@ -21,6 +21,7 @@ use rigbox_service::identity::sign_in::SignIn;
 use rigbox_service::network::NetworkPolicies;
 use rigbox_service::nodes::capacity::Capacity;
 use rigbox_service::nodes::orphans::Orphans;
+use rigbox_service::proxied_secrets::ProxiedSecrets;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::ssh_keys::SshKeys;
@@ -56,6 +57,7 @@ pub struct Services {
     pub networks: NetworkPolicies,
     pub open_requests: OpenRequests,
     pub orphans: Orphans,
+    pub proxied_secrets: ProxiedSecrets,
     pub quick_deploy: QuickDeploy,
     pub rates: Arc<RateLimiter>,
     pub sign_in: SignIn,

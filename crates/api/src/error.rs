@@ -172,6 +172,7 @@ impl From<ServiceError> for ApiError {
             | ServiceError::NotAnId(_)
             | ServiceError::KeyNotFound(_)
             | ServiceError::SshKeyNotFound(_)
+            | ServiceError::ProxiedSecretNotFound(_)
             | ServiceError::VariableNotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             ServiceError::SecretAlreadyShown(_) => {
                 Self::new(StatusCode::CONFLICT, "secret_shown_once", message)
@@ -208,6 +209,9 @@ impl From<ServiceError> for ApiError {
             ServiceError::NameTaken(_) => Self::new(StatusCode::CONFLICT, "name_taken", message),
             ServiceError::InvalidVariable(_) => {
                 Self::bad_request(message).with_details(json!({"field": "env_vars"}))
+            }
+            ServiceError::InvalidProxiedSecret(invalid) => {
+                Self::bad_request(message).with_details(json!({"field": invalid.field()}))
             }
             ServiceError::InvalidAi { field, .. } => {
                 Self::bad_request(message).with_details(json!({"field": field}))

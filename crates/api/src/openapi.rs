@@ -29,7 +29,7 @@ const DESCRIPTION: &str = "Micro-VMs for untrusted code: create workspaces, run 
     Every failure has the same body: a code for programs, and a message for people.";
 
 /// Tags and their descriptions, in the order in which they are shown.
-const TAGS: [(&str, &str); 16] = [
+const TAGS: [(&str, &str); 17] = [
     ("workspaces", "Workspaces: micro-VMs with a disk of their own"),
     ("exec", "Commands in a workspace"),
     ("files", "Files of a workspace"),
@@ -41,6 +41,7 @@ const TAGS: [(&str, &str); 16] = [
     ("api-keys", "API keys of the account"),
     ("ssh-keys", "SSH keys of the account, and SSH to workspaces"),
     ("ai", "Credits and usage of AI calls, and with whose keys they are made"),
+    ("secrets", "Credentials that stay outside of workspaces, and that the proxy adds to requests"),
     ("audit", "Actions with the account's credentials"),
     ("auth", "Signing in and out"),
     ("machine", "Capacity and problems of the installation"),

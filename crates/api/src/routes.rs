@@ -22,8 +22,9 @@ use crate::error::ApiError;
 use crate::middleware::{credentials, open_request, rate_limit};
 use crate::server::WorkspacePeer;
 use crate::v1::{
-    ai, ai_config, api_keys, apps, audit, auth, capacity, doctor, environment, exec, files, network,
-    processes, quick_deploy, ssh_keys, ssh_settings, ssh_stream, templates, users, workspaces,
+    ai, ai_config, ai_proxy, api_keys, apps, audit, auth, capacity, doctor, environment, exec, files,
+    network, processes, proxied_secrets, quick_deploy, ssh_keys, ssh_settings, ssh_stream, templates, users,
+    workspaces,
 };
 use crate::{console, health, openapi, ssh_known_hosts};
 
@@ -369,6 +370,11 @@ fn api(context: &ApiContext) -> Routes {
         .action::<authz::ManageAi>(RateClass::Authentication, routes!(ai_config::set_defaults))
         .action::<authz::ReadEnv>(RateClass::Workspaces, routes!(ai_config::of_workspace))
         .action::<authz::WriteEnv>(RateClass::Workspaces, routes!(ai_config::set_workspace))
+        .action::<authz::ReadWorkspace>(RateClass::Workspaces, routes!(ai_proxy::get))
+        .action::<authz::SwitchAiProxy>(RateClass::Workspaces, routes!(ai_proxy::switch))
+        .action::<authz::ReadSecrets>(RateClass::Authentication, routes!(proxied_secrets::list))
+        .action::<authz::ManageSecrets>(RateClass::Authentication, routes!(proxied_secrets::set))
+        .action::<authz::ManageSecrets>(RateClass::Authentication, routes!(proxied_secrets::remove))
         .action::<authz::ReadAudit>(RateClass::Authentication, routes!(audit::list))
         .action::<authz::Diagnose>(RateClass::Workspaces, routes!(doctor::doctor))
         .public(RateClass::Authentication, routes!(auth::link))

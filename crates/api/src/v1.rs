@@ -2,6 +2,7 @@
 
 pub(crate) mod ai;
 pub(crate) mod ai_config;
+pub(crate) mod ai_proxy;
 pub(crate) mod api_keys;
 pub(crate) mod apps;
 pub(crate) mod audit;
@@ -13,6 +14,7 @@ pub(crate) mod exec;
 pub(crate) mod files;
 pub(crate) mod network;
 pub(crate) mod processes;
+pub(crate) mod proxied_secrets;
 pub(crate) mod quick_deploy;
 pub(crate) mod ssh_keys;
 pub(crate) mod ssh_settings;

@@ -1,4 +1,4 @@
-//! gRPC service for the AI proxy, over the [`Ledger`] and [`SetupSource`].
+//! gRPC service for the AI proxy: calls and their money, users' own keys and credentials, and the setup.
 
 use std::pin::Pin;
 
@@ -10,14 +10,18 @@ use rigbox_core::ai::reservation::Ask;
 use rigbox_proto::ai::ai_server::{Ai, AiServer};
 use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    self, Denied, GetSetupRequest, Granted, ListModelsRequest, ListModelsResponse, ReserveRequest,
-    ReserveResponse, SettleRequest, SettleResponse, Setup, SetupNotice, Usage, WatchRequest,
+    self, Denied, GetSetupRequest, Granted, ListModelsRequest, ListModelsResponse, OpenOwnCallRequest,
+    OpenOwnCallResponse, OpenSecretRequest, OpenSecretResponse, OwnKey, ReserveRequest, ReserveResponse,
+    Secret, SecretDenied, SecretReason, SettleRequest, SettleResponse, Setup, SetupNotice, Usage,
+    WatchRequest, open_own_call_response, open_secret_response,
 };
 use rigbox_service::ai::ledger::{Call, Ledger, LedgerError, Operation};
 use rigbox_service::ai::models::{Model, Upstream};
+use rigbox_service::ai::own_calls::{OpenedCall, OwnCalls};
 use rigbox_service::ai::setup::{AiSetup, SetupSource};
 use rigbox_service::ai::{Denial, DenialReason};
-use rigbox_service::records::{AiEnding, AiSettlement, ProviderKeySecret};
+use rigbox_service::proxied_secrets::{OpenError, ProxiedSecrets};
+use rigbox_service::records::{AiEnding, AiSettlement, OpenedSecret, OwnAiCall, ProviderKeySecret};
 use secrecy::ExposeSecret;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -25,21 +29,23 @@ use tonic::{Request, Response, Status};
 use crate::gateway_rpc::{id, task_stream, unavailable};
 use crate::{Error, GatewaysConfig};
 
-struct Service {
-    ledger: Ledger,
-    setups: SetupSource,
+/// Services that the proxy asks.
+pub(crate) struct Service {
+    pub(crate) ledger: Ledger,
+    pub(crate) own_calls: OwnCalls,
+    pub(crate) secrets: ProxiedSecrets,
+    pub(crate) setups: SetupSource,
 }
 
 /// Serves the AI proxy for as long as the future is polled.
 pub(crate) fn listen(
     config: &GatewaysConfig,
-    ledger: Ledger,
-    setups: SetupSource,
+    service: Service,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
     let GatewaysConfig { socket, uids } = config.clone();
     let incoming = rigbox_proto::transport::unix::listen(&socket, uids)
         .map_err(|problem| Error::Socket { path: socket.clone(), problem })?;
-    let services = Server::builder().add_service(AiServer::new(Service { ledger, setups }));
+    let services = Server::builder().add_service(AiServer::new(service));
     Ok(async move {
         if let Err(error) = services.serve_with_incoming(incoming).await {
             tracing::error!(%error, socket = %socket.display(), "failed to serve the AI proxy");
@@ -88,6 +94,48 @@ impl Ai for Service {
         Ok(Response::new(SettleResponse { cost_micro: cost.micro() }))
     }
 
+    async fn open_own_call(
+        &self,
+        request: Request<OpenOwnCallRequest>,
+    ) -> Result<Response<OpenOwnCallResponse>, Status> {
+        let outcome = match self.own_calls.open(&own_call(request.into_inner())?).await {
+            Ok(OpenedCall { upstream, key }) => {
+                let secret = key.expose_secret().to_owned();
+                open_own_call_response::Outcome::OwnKey(OwnKey { upstream, secret })
+            }
+            Err(LedgerError::Denied(denial)) => open_own_call_response::Outcome::Denied(denied(denial)),
+            Err(error) => return Err(status(error)),
+        };
+        Ok(Response::new(OpenOwnCallResponse { outcome: Some(outcome) }))
+    }
+
+    async fn open_secret(
+        &self,
+        request: Request<OpenSecretRequest>,
+    ) -> Result<Response<OpenSecretResponse>, Status> {
+        let request = request.into_inner();
+        let workspace = id(&request.workspace_id)?;
+        let outcome = match self.secrets.open(&workspace, &request.name).await {
+            Ok(OpenedSecret { secret, value, .. }) => open_secret_response::Outcome::Secret(Secret {
+                host: secret.host.name().to_owned(),
+                port: secret.host.port().into(),
+                header: secret.header.name().to_owned(),
+                format: secret.header.format().to_owned(),
+                value: value.expose_secret().to_owned(),
+            }),
+            Err(OpenError::Store(problem)) => return Err(unavailable(problem)),
+            Err(error) => {
+                let reason = match error {
+                    OpenError::NoSecret(_) => SecretReason::NoSecret,
+                    _ => SecretReason::NotAllowed,
+                };
+                let text = error.to_string();
+                open_secret_response::Outcome::Denied(SecretDenied { reason: reason.into(), text })
+            }
+        };
+        Ok(Response::new(OpenSecretResponse { outcome: Some(outcome) }))
+    }
+
     async fn list_models(
         &self,
         request: Request<ListModelsRequest>,
@@ -99,17 +147,32 @@ impl Ai for Service {
     }
 }
 
+fn operation(operation: ai::Operation) -> Result<Operation, Status> {
+    match operation {
+        ai::Operation::Generate => Ok(Operation::Generate),
+        ai::Operation::Embed => Ok(Operation::Embed),
+        ai::Operation::Count => Ok(Operation::Count),
+        ai::Operation::Unspecified => Err(Status::invalid_argument("no operation")),
+    }
+}
+
+fn own_call(request: OpenOwnCallRequest) -> Result<OwnAiCall, Status> {
+    Ok(OwnAiCall {
+        workspace: id(&request.workspace_id)?,
+        provider: provider(request.provider())?,
+        operation: operation(request.operation())?.as_str(),
+        id: request.call_id,
+        run: request.run_id,
+        model: request.model,
+        fetches_urls: request.fetches_urls,
+    })
+}
+
 fn call(request: ReserveRequest) -> Result<Call, Status> {
-    let operation = match request.operation() {
-        ai::Operation::Generate => Operation::Generate,
-        ai::Operation::Embed => Operation::Embed,
-        ai::Operation::Count => Operation::Count,
-        ai::Operation::Unspecified => return Err(Status::invalid_argument("no operation")),
-    };
     Ok(Call {
         workspace: id(&request.workspace_id)?,
         provider: provider(request.provider())?,
-        operation,
+        operation: operation(request.operation())?,
         ask: Ask {
             input_tokens: request.input_tokens,
             output_tokens: request.output_tokens,

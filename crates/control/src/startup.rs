@@ -11,6 +11,7 @@ use rigbox_core::plans::Plans;
 use rigbox_proto::handover;
 use rigbox_service::ai::ledger::Ledger;
 use rigbox_service::ai::models::Models;
+use rigbox_service::ai::own_calls::OwnCalls;
 use rigbox_service::ai::settings::AiSettings;
 use rigbox_service::ai::setup::SetupSource;
 use rigbox_service::ai::usage::AiUsageReports;
@@ -41,6 +42,7 @@ use rigbox_service::network::NetworkPolicies;
 use rigbox_service::nodes::capacity::Capacity;
 use rigbox_service::nodes::client::NodeClient;
 use rigbox_service::nodes::orphans::Orphans;
+use rigbox_service::proxied_secrets::ProxiedSecrets;
 use rigbox_service::quick_deploy::QuickDeploy;
 use rigbox_service::rate_limits::RateLimiter;
 use rigbox_service::reconciler::Reconciler;
@@ -186,6 +188,7 @@ async fn serve(
         networks: networks.clone(),
         open_requests: open_requests.clone(),
         orphans: Orphans::new(store.clone()),
+        proxied_secrets: ProxiedSecrets::new(store.clone()),
         quick_deploy: QuickDeploy::new(workspaces.clone(), environments.clone(), apps.clone()),
         rates: rates.clone(),
         sign_in: SignIn::new(store.clone(), token_key, mailer, console.clone()),
@@ -306,7 +309,9 @@ fn ai_role(
     let models = Models::new(config.upstreams, config.prices);
     let setups = SetupSource::new(store.clone(), models.clone());
     let (ledger, writer) = Ledger::new(store.clone(), models.clone(), plans, config.budgets);
-    let server = ai_rpc::listen(&config.proxy, ledger, setups)?;
+    let (own_calls, secrets) =
+        (OwnCalls::new(store.clone(), models.clone()), ProxiedSecrets::new(store.clone()));
+    let server = ai_rpc::listen(&config.proxy, ai_rpc::Service { ledger, own_calls, secrets, setups })?;
     Ok(async move {
         tokio::join!(server, writer.run(), models.run());
     })

@@ -46,6 +46,8 @@ impl Proxy {
             api_socket: rig.path("bridge.sock"),
             extra_authorities: None,
             proxy: None,
+            dns: Vec::new(),
+            blocked_networks: Vec::new(),
             limits: rigbox_ai::Limits::default(),
         };
         let bound = rigbox_ai::bind(config).unwrap();

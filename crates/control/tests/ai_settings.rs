@@ -85,7 +85,7 @@ async fn accounts_settings_hold_in_workspaces_without_their_own() {
         "default_api_key": KEY});
     let defaults = set(&rig, "/users/me/ai-defaults", change).await;
     let expected = json!({"default_mode": "byok", "default_provider": "openai", "default_model": "gpt-x",
-        "default_status": "byok_active"});
+        "default_status": "byok_active", "default_key_delivery": "env"});
     assert_eq!((&defaults, &rig.get("/users/me/ai-defaults").await.1), (&expected, &expected));
     let own = map(&[("OPENAI_API_KEY", KEY), ("OPENAI_MODEL", "gpt-x")]);
     support::eventually("both have it", || async {
@@ -102,6 +102,37 @@ async fn accounts_settings_hold_in_workspaces_without_their_own() {
     assert_eq!(variables(&rig, &one), google);
     set(&rig, &path, json!({"provider": null})).await;
     assert_eq!(variables(&rig, &one), own);
+}
+
+#[tokio::test]
+async fn own_key_that_stays_outside_leaves_a_placeholder_and_an_address_of_its_own() {
+    let rig = TestControl::new().await;
+    let id = rig.running("one").await;
+    let path = format!("/workspaces/{id}/ai-config");
+    let own = json!({"mode": "byok", "provider": "openai", "api_key": KEY, "model": "gpt-x", "key_delivery": "proxy"});
+    set(&rig, &path, own).await;
+    let proxied = map(&[
+        ("OPENAI_API_KEY", "managed-by-rigbox"),
+        ("OPENAI_BASE_URL", "http://172.16.0.1:9090/own/v1"),
+        ("OPENAI_MODEL", "gpt-x"),
+    ]);
+    assert_eq!(variables(&rig, &id), proxied);
+    let delivery = last_delivery(&rig, &id);
+    assert!(delivery.codex_config.contains("base_url = \"http://172.16.0.1:9090/own/v1\""));
+    let everything = rig.guests.delivered.lock().unwrap()[&id]
+        .iter()
+        .any(|one| one.env.values().any(|value| value.contains(KEY)) || one.codex_config.contains(KEY));
+    assert!(!everything, "the key never enters the workspace");
+    set(&rig, &path, json!({"key_delivery": "env"})).await;
+    assert_eq!(variables(&rig, &id), map(&[("OPENAI_API_KEY", KEY), ("OPENAI_MODEL", "gpt-x")]));
+    set(&rig, &path, json!({"key_delivery": "proxy"})).await;
+    set(&rig, &format!("/workspaces/{id}/ai-proxy"), json!({"enabled": false})).await;
+    assert_eq!(variables(&rig, &id), map(&[]));
+    assert_eq!(last_delivery(&rig, &id).codex_config, "");
+    set(&rig, &path, json!({"mode": null})).await;
+    assert_eq!(variables(&rig, &id), map(&[]));
+    set(&rig, &format!("/workspaces/{id}/ai-proxy"), json!({"enabled": true})).await;
+    assert_eq!(variables(&rig, &id), managed());
 }
 
 #[tokio::test]
@@ -127,7 +158,7 @@ async fn invalid_settings_are_refused_and_change_nothing() {
         (json!({"api_key": KEY, "provider": null}), "comes with its provider"),
         (json!({"model": "a\nb"}), "model"),
         (json!({"apikey": KEY}), "apikey"),
-        (json!({"mode": "byok", "key_delivery": "proxy"}), "key_delivery"),
+        (json!({"key_delivery": "disk"}), "Use env or proxy"),
     ] {
         let (status, response) = rig.call(Method::PUT, &path, Some(body.clone())).await;
         assert_eq!(status, 400, "{body}");

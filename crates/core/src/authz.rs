@@ -213,6 +213,12 @@ actions! {
     ReadAi, "ai.read", Account, None, false;
     /// Change the account's settings of AI calls.
     ManageAi, "ai.manage", Account, None, false;
+    /// Switch the AI proxy of a workspace off and on again.
+    SwitchAiProxy, "ai.switch", Workspace, Some(Role::Operate), true;
+    /// List the account's proxied secrets, without their values.
+    ReadSecrets, "secret.read", Account, None, false;
+    /// Store or remove proxied secrets of the account.
+    ManageSecrets, "secret.manage", Account, None, false;
     /// Revoke the presented credential (sign out).
     EndCredential, "credential.end", Account, Some(Role::Read), false;
     /// Approve a device login.

@@ -110,6 +110,17 @@ impl Egress {
         }
     }
 
+    /// Returns whether a host may be reached by TLS, whose name is checked.
+    pub fn allows_host(&self, name: &str, port: u16) -> bool {
+        match self {
+            Self::Internet => true,
+            Self::List { domains, .. } => {
+                domains.iter().any(|domain| domain.covers(name) && domain.ports().any(|open| open == port))
+            }
+            Self::None => false,
+        }
+    }
+
     /// Returns whether `name` may be resolved.
     pub fn allows_name(&self, name: &str) -> bool {
         match self {

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod lifecycle;
 pub mod names;
 pub mod plans;
+pub mod proxied_secret;
 pub mod resources;
 pub mod signals;
 pub mod ssh_names;

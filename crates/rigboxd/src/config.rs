@@ -302,6 +302,8 @@ impl Installation {
                     Secret::Env(name) => rigbox_ai::SecretSource::Env(name.clone()),
                 }),
             }),
+            dns: self.resolvers.clone(),
+            blocked_networks: self.blocked_networks().iter().copied().collect(),
             limits: rigbox_ai::Limits {
                 calls_per_workspace: self.file.ai.calls_per_workspace.get().into(),
                 ..rigbox_ai::Limits::default()

@@ -5,6 +5,7 @@ mod denial;
 pub mod key_tests;
 pub mod ledger;
 pub mod models;
+pub mod own_calls;
 mod price_table;
 pub mod provider_keys;
 pub mod reconciliation;

@@ -6,6 +6,7 @@ use rigbox_core::environment::InvalidVariable;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::IllegalTransition;
 use rigbox_core::names::InvalidName;
+use rigbox_core::proxied_secret::InvalidProxiedSecret;
 use rigbox_core::resources::ResourceError;
 use rigbox_ssh_keys::public_key::PublicKeyError;
 
@@ -69,6 +70,12 @@ pub enum ServiceError {
         /// Problem of its value.
         error: InvalidOwnAi,
     },
+    /// A proxied secret is invalid.
+    #[error("{}: {}", .0.field(), .0)]
+    InvalidProxiedSecret(#[from] InvalidProxiedSecret),
+    /// The proxied secret does not exist.
+    #[error("Proxied secret `{0}` not found.")]
+    ProxiedSecretNotFound(String),
     /// The environment variable does not exist.
     #[error("Variable `{0}` not found in the workspace.")]
     VariableNotFound(String),
@@ -136,6 +143,9 @@ fn quota(limit_name: &str, limit: u64, used: u64) -> String {
         "max_vms" => format!("You have {used} of {limit} workspaces. Delete one that you do not need."),
         "max_api_keys" => format!("You have {used} of {limit} API keys. Revoke one that you do not need."),
         "max_ssh_keys" => format!("You have {used} of {limit} SSH keys. Remove one that you do not need."),
+        "max_proxied_secrets" => {
+            format!("You have {used} of {limit} proxied secrets. Remove one that you do not need.")
+        }
         "max_ram_total_mb" => format!(
             "Your workspaces have {used} of {limit} MiB of memory. Request less, or delete one that you do not need."
         ),

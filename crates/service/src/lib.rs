@@ -16,6 +16,7 @@ pub mod identity;
 mod key_names;
 pub mod network;
 pub mod nodes;
+pub mod proxied_secrets;
 pub mod quick_deploy;
 pub mod rate_limits;
 pub mod reconciler;

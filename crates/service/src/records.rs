@@ -5,6 +5,6 @@ pub use rigbox_store::tokens::{ApiKey, SessionToken, UserCode};
 pub use rigbox_store::{
     AiCredits, AiDay, AiEnding, AiSettlement, AiSubject, AiSums, AiWorkspaceSum, App, AppPage,
     AppWithWorkspace, AuditEntry, EnvironmentNames, Error as StoreError, IdempotencyKey, KeyRecord, LogEntry,
-    NetworkSettings, Orphan, Page, ProviderKey, ProviderKeySecret, RevocationLogHealth, SshKey, User,
-    Workspace, WorkspaceAi, WorkspaceAiMode,
+    NetworkSettings, OpenedSecret, Orphan, OwnAiCall, Page, ProviderKey, ProviderKeySecret, ProxiedSecret,
+    RevocationLogHealth, SshKey, User, Workspace, WorkspaceAi, WorkspaceAiMode,
 };

@@ -32,6 +32,7 @@ mod migrations;
 mod networks;
 mod orphans;
 mod pagination;
+mod proxied_secrets;
 mod revocations;
 mod secrets;
 mod sessions;
@@ -51,8 +52,8 @@ mod workspaces;
 
 pub use ai::{
     AiCap, AiConfigChange, AiCredits, AiDay, AiDenial, AiEnding, AiModelSum, AiOutcome, AiProxyState,
-    AiReservation, AiSettlement, AiStep, AiSubject, AiSums, AiTerms, AiWorkspaceSum, ProviderKey,
-    ProviderKeySecret, WorkspaceAi, WorkspaceAiMode,
+    AiReservation, AiSettlement, AiStep, AiSubject, AiSums, AiTerms, AiWorkspaceSum, OwnAiCall, OwnAiOutcome,
+    ProviderKey, ProviderKeySecret, WorkspaceAi, WorkspaceAiMode,
 };
 pub use api_keys::{KeyHolder, KeyRecord, NewKey, NewSecret};
 pub use app_sessions::{AppHandoff, SessionHolder};
@@ -65,6 +66,7 @@ pub use environment::{Environment, EnvironmentNames};
 pub use idempotency::{IdempotencyKey, Replay};
 pub use networks::{NetworkRevisions, NetworkSettings};
 pub use orphans::Orphan;
+pub use proxied_secrets::{OpenedSecret, ProxiedSecret};
 pub use revocations::{RevocationLogHealth, check_revocation_log};
 pub use secrets::master_key::{KeySource, MasterKeyId};
 pub use secrets::rotation::Rotation;

@@ -38,6 +38,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
     24 "0024_ai.sql" "ai",
     25 "0025_ssh_sessions.sql" "ssh sessions",
     26 "0026_own_ai.sql" "own ai",
+    27 "0027_own_keys_by_proxy.sql" "own keys by proxy",
 ];
 
 /// Runs migrations that a database lacks.

@@ -28,13 +28,27 @@ pub(super) async fn exchange(
         ending: Ending::NotSent,
         key_id: String::new(),
     };
-    let Prepared { arrived, upstream, .. } = prepared;
-    let keys = state.upstreams.keys(&arrived.workspace, upstream, prepared.is_tied);
+    let Prepared { arrived, terms, .. } = prepared;
+    let upstream = &terms.upstream;
+    // The user's own key is the only one, and its provider's refusal is the user's to read.
+    let own = terms.own_key.clone();
+    let is_own = own.is_some();
+    let keys = match own {
+        Some(key) => vec![key],
+        None => state.upstreams.keys(&arrived.workspace, upstream, prepared.is_tied),
+    };
     let last = keys.len().saturating_sub(1);
     for (index, key) in keys.into_iter().enumerate() {
         let request = request(arrived, &arrived.call, prepared.body.clone(), upstream, &key)
             .map_err(|_| not_sent("The provider's address is not valid."))?;
-        let sent = tokio::time::timeout(state.limits.first_byte, state.upstreams.send(request)).await;
+        let sending = async {
+            if is_own {
+                state.upstreams.send_once(request).await
+            } else {
+                state.upstreams.send(request).await
+            }
+        };
+        let sent = tokio::time::timeout(state.limits.first_byte, sending).await;
         let failed = |kind, text: &str, ending| {
             Err(Failed { error: CallError::new(kind, text), ending, key_id: key.id.clone() })
         };
@@ -58,6 +72,9 @@ pub(super) async fn exchange(
                 return failed(ErrorKind::Upstream, text, ending);
             }
             Ok(Ok(response)) => {
+                if is_own {
+                    return Ok((response, key));
+                }
                 let is_taken = !state.upstreams.rest(&key, &response);
                 if is_taken {
                     state.upstreams.remember(&arrived.workspace, upstream, &key);

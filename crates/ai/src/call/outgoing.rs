@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::Full;
+use rigbox_core::ai::environment::KeyOwner;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::Provider;
 
@@ -30,6 +31,8 @@ const PROVIDERS_CALL_ID: HeaderName = HeaderName::from_static("x-client-request-
 /// Call that has arrived.
 pub(crate) struct Arrived {
     pub(crate) workspace: WorkspaceId,
+    /// Owner of the key that it is made with.
+    pub(crate) owner: KeyOwner,
     pub(crate) call: Call,
     /// Provider whose dialect it speaks, and its id.
     pub(crate) form: Form,

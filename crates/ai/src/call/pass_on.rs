@@ -64,11 +64,11 @@ pub(super) async fn pass_on(
         parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding.as_bytes() != b"identity");
     let is_success = parts.status.is_success();
     let pump = |sender| Pump {
-        meter: prepared.dialect.meter(&prepared.asked, prepared.limit.is_lowered),
+        meter: prepared.dialect.meter(&prepared.asked, prepared.terms.limit.is_lowered),
         form: &arrived.form,
         idle: state.limits.idle,
         after_hang_up: state.limits.after_hang_up,
-        stops_billing_on_abort: prepared.upstream.stops_billing_on_abort,
+        stops_billing_on_abort: prepared.terms.upstream.stops_billing_on_abort,
         workspace: &arrived.workspace,
         drains: &state.drains,
         client: Client { sender, has_hung_up: false },
@@ -93,7 +93,7 @@ pub(super) async fn pass_on(
         settled.estimated = is_success;
         settled.set_ending(Ending::Refused);
         return settled;
-    } else if is_success && !is_stream && prepared.limit.is_lowered {
+    } else if is_success && !is_stream && prepared.terms.limit.is_lowered {
         let (outcome, answer) = pump(None).held_back(body).await;
         if let Err(error) = &answer {
             settled.status = error.kind.status().as_u16().into();
@@ -142,8 +142,8 @@ fn returned(
             headers.insert(HeaderName::from_static(name), value.clone());
         }
     }
-    if prepared.limit.is_lowered {
-        headers.insert(LIMIT, HeaderValue::from(prepared.limit.output_tokens));
+    if prepared.terms.limit.is_lowered {
+        headers.insert(LIMIT, HeaderValue::from(prepared.terms.limit.output_tokens));
     }
     if let Ok(names) = HeaderValue::from_str(&prepared.stripped.join(", "))
         && !prepared.stripped.is_empty()
@@ -171,12 +171,12 @@ fn count(prepared: &Prepared, outcome: &Outcome, time: Duration, settled: &mut S
         return;
     }
     let seconds = time.as_secs().saturating_add(1);
-    let spoken = seconds.saturating_mul(prepared.model.max_tokens_per_second);
+    let spoken = seconds.saturating_mul(prepared.terms.model.max_tokens_per_second);
     let answers = u64::from(prepared.asked.candidates.max(1));
-    let output = spoken.min(prepared.limit.output_tokens).saturating_mul(answers).max(usage.output);
+    let output = spoken.min(prepared.terms.limit.output_tokens).saturating_mul(answers).max(usage.output);
     settled.usage = Some(if has_input {
         Usage { output, ..usage }
     } else {
-        Usage { input: prepared.input_bound, output, ..Usage::default() }
+        Usage { input: prepared.terms.input_bound, output, ..Usage::default() }
     });
 }

@@ -12,12 +12,9 @@ use rigbox_testkit::eventually;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::host::Host;
+use crate::tls::with_tls;
 
 /// Name of the provider, which only the proxy knows.
 const NAME: &str = "provider.test";
@@ -78,31 +75,6 @@ impl Tunnels {
     fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
-}
-
-/// Serves TLS in front of `provider`, with this certificate. Returns the port.
-async fn with_tls(provider: SocketAddr, certificate: rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
-    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(default_provider().into())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.cert.der().clone()], key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        loop {
-            let (acceptor, (stream, _)) = (acceptor.clone(), listener.accept().await.unwrap());
-            tokio::spawn(async move {
-                let Ok(mut client) = acceptor.accept(stream).await else { return };
-                let mut provider = TcpStream::connect(provider).await.unwrap();
-                let _ = copy_bidirectional(&mut client, &mut provider).await;
-            });
-        }
-    });
-    port
 }
 
 /// Points all upstreams at a URL.

@@ -11,9 +11,11 @@ use rigbox_proto::ai::ai_server::{Ai, AiServer};
 use rigbox_proto::ai::operator_client::OperatorClient;
 use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    Denied, GetSetupRequest, Granted, KeyTest, ListModelsRequest, ListModelsResponse, Model, Provider,
-    ProviderKey, Reason, ReserveRequest, ReserveResponse, SettleRequest, SettleResponse, Setup, SetupNotice,
-    TestKeysRequest, Upstream, WatchRequest,
+    Denied, GetSetupRequest, Granted, KeyTest, ListModelsRequest, ListModelsResponse, Model,
+    OpenOwnCallRequest, OpenOwnCallResponse, OpenSecretRequest, OpenSecretResponse, OwnKey, Provider,
+    ProviderKey, Reason, ReserveRequest, ReserveResponse, Secret, SecretDenied, SecretReason, SettleRequest,
+    SettleResponse, Setup, SetupNotice, TestKeysRequest, Upstream, WatchRequest, open_own_call_response,
+    open_secret_response,
 };
 use rigbox_proto::handover;
 use rigbox_proto::transport::unix;
@@ -53,6 +55,11 @@ pub(crate) struct Ledger {
     pub(crate) requests: Vec<ReserveRequest>,
     pub(crate) settled: Vec<SettleRequest>,
     pub(crate) denial: Option<Denied>,
+    /// The user's own key.
+    pub(crate) own_key: Option<OwnKey>,
+    pub(crate) own_calls: Vec<OpenOwnCallRequest>,
+    /// Credentials by name.
+    pub(crate) secrets: HashMap<String, Secret>,
     /// Reservations wait until this one is open.
     pub(crate) gate: Option<watch::Receiver<bool>>,
     /// Reservations that have been asked for.
@@ -134,6 +141,46 @@ impl Ai for Table {
             ledger.settled.push(request);
             Ok(Response::new(SettleResponse { cost_micro: used }))
         })
+    }
+
+    async fn open_own_call(
+        &self,
+        request: Request<OpenOwnCallRequest>,
+    ) -> Result<Response<OpenOwnCallResponse>, Status> {
+        let request = request.into_inner();
+        let outcome = self.with(|ledger| {
+            ledger.own_calls.push(request.clone());
+            match ledger.own_key.clone() {
+                Some(own_key) => {
+                    ledger.reserved.insert(request.call_id, 0);
+                    open_own_call_response::Outcome::OwnKey(own_key)
+                }
+                None => {
+                    let text = "There is no key of your own.".to_owned();
+                    open_own_call_response::Outcome::Denied(Denied {
+                        reason: Reason::NotManaged.into(),
+                        text,
+                    })
+                }
+            }
+        });
+        Ok(Response::new(OpenOwnCallResponse { outcome: Some(outcome) }))
+    }
+
+    async fn open_secret(
+        &self,
+        request: Request<OpenSecretRequest>,
+    ) -> Result<Response<OpenSecretResponse>, Status> {
+        let request = request.into_inner();
+        assert_eq!(request.workspace_id, WORKSPACE);
+        let outcome = match self.with(|ledger| ledger.secrets.get(&request.name).cloned()) {
+            Some(secret) => open_secret_response::Outcome::Secret(secret),
+            None => {
+                let (reason, text) = (SecretReason::NoSecret.into(), "There is no such secret.".to_owned());
+                open_secret_response::Outcome::Denied(SecretDenied { reason, text })
+            }
+        };
+        Ok(Response::new(OpenSecretResponse { outcome: Some(outcome) }))
     }
 
     async fn list_models(
@@ -231,6 +278,9 @@ impl Host {
             api_socket: path("api.sock"),
             extra_authorities: None,
             proxy: None,
+            // The hosts of these tests are on loopback.
+            dns: Vec::new(),
+            blocked_networks: Vec::new(),
             limits: Limits::default(),
         };
         change(&mut config);

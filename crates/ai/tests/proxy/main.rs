@@ -9,3 +9,6 @@ mod forwarding;
 mod host;
 mod keys;
 mod money;
+mod own_keys;
+mod proxied;
+mod tls;

@@ -29,6 +29,8 @@ pub(crate) struct WorkspaceAiConfigResponse {
     model: String,
     /// `managed_active`, `byok_active`, or `invalid_missing_key` if your own key is to be used and there is none for the provider.
     status: &'static str,
+    /// Way of your own key: `env`, in the workspace's environment, or `proxy`, added to calls outside of it.
+    key_delivery: &'static str,
     #[serde(with = "time::serde::rfc3339")]
     updated_at: OffsetDateTime,
     /// After a change: true if new commands, login shells and services already have it.
@@ -59,6 +61,10 @@ pub(crate) struct UpdateWorkspaceAiConfigRequest {
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>, pattern = "^[!-~]{1,512}$", write_only)]
     api_key: Option<Option<SecretString>>,
+    /// `env`: your key is in the workspace's environment, where code can read it. `proxy`: it stays outside, and is added to calls.
+    #[serde(default, deserialize_with = "deserialize_present")]
+    #[schema(value_type = Option<String>, pattern = "^(env|proxy)$")]
+    key_delivery: Option<Option<String>>,
 }
 
 /// Settings of AI calls in workspaces without their own.
@@ -72,6 +78,8 @@ pub(crate) struct GetAiDefaultsResponse {
     default_model: String,
     /// As in a workspace without settings.
     default_status: &'static str,
+    /// Way of your own key.
+    default_key_delivery: &'static str,
 }
 
 /// Change of the settings of AI calls in workspaces without their own. An omitted field stays as it is; `null` clears it.
@@ -94,6 +102,10 @@ pub(crate) struct UpdateAiDefaultsRequest {
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>, pattern = "^[!-~]{1,512}$", write_only)]
     default_api_key: Option<Option<SecretString>>,
+    /// Way of your own key, as in a workspace.
+    #[serde(default, deserialize_with = "deserialize_present")]
+    #[schema(value_type = Option<String>, pattern = "^(env|proxy)$")]
+    default_key_delivery: Option<Option<String>>,
 }
 
 impl From<WorkspaceAi> for WorkspaceAiConfigResponse {
@@ -103,6 +115,7 @@ impl From<WorkspaceAi> for WorkspaceAiConfigResponse {
             provider: effective.provider.as_str(),
             model: effective.model,
             status: effective.status.as_str(),
+            key_delivery: effective.delivery.as_str(),
             updated_at: to_date(updated_at),
             live: None,
             message: None,
@@ -117,6 +130,7 @@ impl From<EffectiveAi> for GetAiDefaultsResponse {
             default_provider: effective.provider.as_str(),
             default_model: effective.model,
             default_status: effective.status.as_str(),
+            default_key_delivery: effective.delivery.as_str(),
         }
     }
 }
@@ -127,9 +141,10 @@ fn change(
     provider: Option<Option<String>>,
     model: Option<Option<String>>,
     key: Option<Option<SecretString>>,
+    delivery: Option<Option<String>>,
 ) -> Result<SettingsChange, ApiError> {
     let mode = mode.map(|mode| mode.as_deref().map(parse).transpose()).transpose()?;
-    Ok(SettingsChange { mode, provider, model, key })
+    Ok(SettingsChange { mode, provider, model, key, delivery })
 }
 
 /// Get the AI settings of a workspace
@@ -169,7 +184,7 @@ pub(crate) async fn set_workspace(
     JsonBody(body): JsonBody<UpdateWorkspaceAiConfigRequest>,
 ) -> Result<Json<WorkspaceAiConfigResponse>, ApiError> {
     let permit = caller.workspace(&context, &id).await?;
-    let change = change(body.mode, body.provider, body.model, body.api_key)?;
+    let change = change(body.mode, body.provider, body.model, body.api_key, body.key_delivery)?;
     let (config, effect) = context.ai_settings.set_workspace(&permit, change).await?;
     let message = match effect {
         Effect::Live => {
@@ -208,6 +223,13 @@ pub(crate) async fn set_defaults(
     JsonBody(body): JsonBody<UpdateAiDefaultsRequest>,
 ) -> Result<Json<GetAiDefaultsResponse>, ApiError> {
     let permit = caller.authorize(Target::Account)?;
-    let change = change(body.default_mode, body.default_provider, body.default_model, body.default_api_key)?;
+    let UpdateAiDefaultsRequest {
+        default_mode: mode,
+        default_provider: provider,
+        default_model: model,
+        default_api_key: key,
+        default_key_delivery: delivery,
+    } = body;
+    let change = change(mode, provider, model, key, delivery)?;
     Ok(Json(context.ai_settings.set_defaults(&permit, change).await?.into()))
 }

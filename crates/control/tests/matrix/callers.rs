@@ -238,6 +238,7 @@ impl Fixture {
             .path
             .replace("{id}", about)
             .replace("{key}", "A")
+            .replace("{name}", "github")
             .replace("{app}", &self.app)
             .replace("{process}", "pr-aaaaaaaa");
         match route.target {

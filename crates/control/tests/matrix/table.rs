@@ -110,6 +110,15 @@ pub(crate) const ROUTES: &[Route] = &[
     row("PUT", "/api/v1/users/me/ai-defaults", Account, &[200]).body(r#"{"default_mode":"managed"}"#),
     row("GET", "/api/v1/workspaces/{id}/ai-config", Workspace, &[200]).read(),
     row("PUT", "/api/v1/workspaces/{id}/ai-config", Workspace, &[200]).operate().body(r#"{"mode":null}"#),
+    row("GET", "/api/v1/workspaces/{id}/ai-proxy", Workspace, &[200]).read().own_workspace(),
+    row("PUT", "/api/v1/workspaces/{id}/ai-proxy", Workspace, &[200])
+        .operate()
+        .own_workspace()
+        .body(r#"{"enabled":true}"#),
+    row("GET", "/api/v1/users/me/proxied-secrets", Account, &[200]),
+    row("PUT", "/api/v1/users/me/proxied-secrets/{name}", Account, &[200])
+        .body(r#"{"host":"api.example.org","secret":"12345678"}"#),
+    row("DELETE", "/api/v1/users/me/proxied-secrets/{name}", Account, &[200, 404]),
     row("GET", "/api/v1/audit-log", Account, &[200]),
     row("GET", "/api/v1/api-keys", Account, &[200]),
     row("POST", "/api/v1/api-keys", Account, &[201]).body(r#"{"name":"another"}"#),

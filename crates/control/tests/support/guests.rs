@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use rigbox_core::ai::environment::{self, KeyOwner};
 use rigbox_core::ai::provider::Provider;
 use rigbox_proto::fault;
 use rigbox_proto::guest::guest_server::{Guest, GuestServer};
@@ -62,7 +63,7 @@ impl Guests {
         let all = delivered.get(id).map_or(&[][..], Vec::as_slice);
         let mut env: BTreeMap<_, _> =
             all.last().map(|last| last.env.clone().into_iter().collect()).unwrap_or_default();
-        let platform = rigbox_core::ai::environment::through_bridge(Provider::Anthropic)
+        let platform = environment::through_bridge(Provider::Anthropic, KeyOwner::Operator)
             .chain([(VITE_HOSTS.0.to_owned(), VITE_HOSTS.1.to_owned())]);
         for (name, value) in platform {
             if env.get(&name) == Some(&value) {

@@ -5,7 +5,7 @@ use super::provider::Provider;
 /// Key in a workspace that calls through the bridge. SDKs want one; the proxy drops it.
 pub const PLACEHOLDER_KEY: &str = "managed-by-rigbox";
 /// The bridge, in every VM.
-const BRIDGE: &str = "http://172.16.0.1:9090";
+pub const BRIDGE: &str = "http://172.16.0.1:9090";
 
 /// Configuration of Codex, which reads no variable with an address. Without WebSockets: it would try them first.
 const CODEX_CONFIG: &str = r#"# Codex calls OpenAI through Rigbox. Settings in ~/.codex/config.toml come before these.
@@ -13,11 +13,30 @@ model_provider = "rigbox"
 
 [model_providers.rigbox]
 name = "Rigbox"
-base_url = "http://172.16.0.1:9090/v1"
+base_url = "BASE_URL"
 env_key = "OPENAI_API_KEY"
 wire_api = "responses"
 supports_websockets = false
 "#;
+
+/// Whose key the proxy adds to a call. Each has paths of its own at the bridge, so that neither is ever taken for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOwner {
+    /// The operator's, for credits.
+    Operator,
+    /// The user's own.
+    User,
+}
+
+impl KeyOwner {
+    /// Returns the beginning of the paths of this owner's calls.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Operator => "",
+            Self::User => "/own",
+        }
+    }
+}
 
 /// Variables of a provider, as its SDKs and agents name them.
 struct Names {
@@ -53,34 +72,49 @@ fn names(provider: Provider) -> Names {
 }
 
 /// Returns the variables with which calls to a provider go through the bridge.
-pub fn through_bridge(provider: Provider) -> impl Iterator<Item = (String, String)> {
-    let Names { base_url, path, keys, .. } = names(provider);
+pub fn through_bridge(provider: Provider, owner: KeyOwner) -> impl Iterator<Item = (String, String)> {
+    let Names { base_url, keys, .. } = names(provider);
     let keys = keys.iter().map(|key| ((*key).to_owned(), PLACEHOLDER_KEY.to_owned()));
-    keys.chain([(base_url.to_owned(), format!("{BRIDGE}{path}"))])
+    keys.chain([(base_url.to_owned(), address(provider, owner))])
 }
 
-/// Returns the variables with a key of the user's own, and with a model unless that is empty.
-pub fn with_own_key(provider: Provider, key: &str, model: &str) -> impl Iterator<Item = (String, String)> {
-    let Names { keys, model: variable, .. } = names(provider);
-    let model = variable.filter(|_| !model.is_empty()).map(|name| (name.to_owned(), model.to_owned()));
-    keys.iter().map(|name| ((*name).to_owned(), key.to_owned())).chain(model)
+/// Returns the address of a provider at the bridge.
+fn address(provider: Provider, owner: KeyOwner) -> String {
+    format!("{BRIDGE}{}{}", owner.prefix(), names(provider).path)
+}
+
+/// Returns the variables with a key of the user's own.
+pub fn with_own_key(provider: Provider, key: &str) -> impl Iterator<Item = (String, String)> {
+    names(provider).keys.iter().map(|name| ((*name).to_owned(), key.to_owned()))
+}
+
+/// Returns the variable with a model, unless that is empty.
+pub fn with_model(provider: Provider, model: &str) -> Option<(String, String)> {
+    let variable = names(provider).model.filter(|_| !model.is_empty())?;
+    Some((variable.to_owned(), model.to_owned()))
 }
 
 /// Returns Codex's configuration for calls through the bridge, where that has OpenAI.
-pub fn codex_config(through_bridge: &[Provider]) -> Option<&'static str> {
-    through_bridge.contains(&Provider::OpenAi).then_some(CODEX_CONFIG)
+pub fn codex_config(through_bridge: &[Provider], owner: KeyOwner) -> Option<String> {
+    let address = address(Provider::OpenAi, owner);
+    through_bridge.contains(&Provider::OpenAi).then(|| CODEX_CONFIG.replace("BASE_URL", &address))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const OWNERS: [KeyOwner; 2] = [KeyOwner::Operator, KeyOwner::User];
+
     #[test]
     fn every_provider_has_an_address_and_a_placeholder() {
-        for provider in Provider::ALL {
-            let variables: Vec<_> = through_bridge(provider).collect();
-            assert!(variables.iter().any(|(_, value)| value.starts_with(BRIDGE)), "{provider}");
-            for key in with_own_key(provider, PLACEHOLDER_KEY, "") {
+        for (provider, owner) in
+            Provider::ALL.into_iter().flat_map(|provider| OWNERS.map(|owner| (provider, owner)))
+        {
+            let variables: Vec<_> = through_bridge(provider, owner).collect();
+            let start = format!("{BRIDGE}{}", owner.prefix());
+            assert!(variables.iter().any(|(_, value)| value.starts_with(&start)), "{provider}");
+            for key in with_own_key(provider, PLACEHOLDER_KEY) {
                 assert!(variables.contains(&key), "{key:?}");
             }
         }
@@ -88,17 +122,23 @@ mod tests {
 
     #[test]
     fn own_key_comes_with_the_chosen_model() {
-        let variables: Vec<_> = with_own_key(Provider::Google, "key", "gemini-x").collect();
+        let variables = with_own_key(Provider::Google, "key").chain(with_model(Provider::Google, "gemini-x"));
         let expected = [("GOOGLE_API_KEY", "key"), ("GEMINI_API_KEY", "key"), ("GEMINI_MODEL", "gemini-x")];
-        assert_eq!(variables, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(variables.collect::<Vec<_>>(), expected);
+        assert_eq!(with_model(Provider::Google, ""), None);
     }
 
     #[test]
     fn codex_is_configured_where_the_bridge_has_openai() {
-        let config = codex_config(&[Provider::Google, Provider::OpenAi]).unwrap();
-        let base_url =
-            through_bridge(Provider::OpenAi).find(|(name, _)| name == "OPENAI_BASE_URL").unwrap().1;
-        assert!(config.contains(&format!("base_url = \"{base_url}\"")));
-        assert_eq!(codex_config(&[Provider::Google]), None);
+        for owner in OWNERS {
+            let config = codex_config(&[Provider::Google, Provider::OpenAi], owner).unwrap();
+            let base_url = through_bridge(Provider::OpenAi, owner)
+                .find(|(name, _)| name == "OPENAI_BASE_URL")
+                .unwrap()
+                .1;
+            assert!(config.contains(&format!("base_url = \"{base_url}\"")));
+            assert_eq!(codex_config(&[Provider::Google], owner), None);
+        }
     }
 }

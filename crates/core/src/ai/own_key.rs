@@ -1,5 +1,7 @@
 //! Users' own AI providers and keys: settings of a workspace, and of its owner for what the workspace leaves open.
 
+use std::str::FromStr;
+
 use super::mode::AiMode;
 use super::provider::Provider;
 
@@ -10,6 +12,16 @@ pub const MAX_MODEL_LEN: usize = 128;
 /// Provider where nobody has chosen one.
 const DEFAULT_PROVIDER: Provider = Provider::Anthropic;
 
+/// Way of a user's own key to its provider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeyDelivery {
+    /// In the environment of the workspace, so code there can read it.
+    #[default]
+    Env,
+    /// Added to calls outside of the workspace.
+    Proxy,
+}
+
 /// Settings of a workspace or of a user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnAi {
@@ -19,6 +31,8 @@ pub struct OwnAi {
     pub model: Option<String>,
     /// Providers at which there is a key.
     pub keys: Vec<Provider>,
+    /// Way of the keys.
+    pub delivery: Option<KeyDelivery>,
 }
 
 /// State of a workspace's AI calls.
@@ -43,6 +57,8 @@ pub struct EffectiveAi {
     pub model: String,
     /// State of the calls.
     pub status: AiStatus,
+    /// Way of the user's own key.
+    pub delivery: KeyDelivery,
 }
 
 /// Error for a value that is not valid.
@@ -57,6 +73,9 @@ pub enum InvalidOwnAi {
     /// It is not said for which provider the key is.
     #[error("A key comes with its provider. Name it in the same change.")]
     NoProvider,
+    /// There is no such way of a key.
+    #[error("`{0}` is not a way to deliver a key. Use env or proxy.")]
+    Delivery(String),
     /// The name of the model is not one.
     #[error("The name of a model has 1 to {MAX_MODEL_LEN} visible ASCII characters and no blanks.")]
     Model,
@@ -102,6 +121,25 @@ impl AiStatus {
     }
 }
 
+impl KeyDelivery {
+    /// Returns the wire name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Env => "env",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+impl FromStr for KeyDelivery {
+    type Err = InvalidOwnAi;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOwnAi> {
+        let found = [Self::Env, Self::Proxy].into_iter().find(|delivery| delivery.as_str() == text);
+        found.ok_or_else(|| InvalidOwnAi::Delivery(text.chars().take(64).collect()))
+    }
+}
+
 impl EffectiveAi {
     /// Combines the settings of a workspace and of its owner. A model belongs to the provider beside it, so that the owner's holds only where
     /// the workspace has chosen neither.
@@ -115,7 +153,8 @@ impl EffectiveAi {
             AiMode::Byok if has_key => AiStatus::ByokActive,
             AiMode::Byok => AiStatus::InvalidMissingKey,
         };
-        Self { mode, provider, model, status }
+        let delivery = workspace.delivery.or(owner.delivery).unwrap_or_default();
+        Self { mode, provider, model, status, delivery }
     }
 }
 
@@ -124,7 +163,7 @@ mod tests {
     use super::*;
 
     fn settings(provider: Option<Provider>, model: Option<&str>, keys: &[Provider]) -> OwnAi {
-        OwnAi { provider, model: model.map(str::to_owned), keys: keys.to_vec() }
+        OwnAi { provider, model: model.map(str::to_owned), keys: keys.to_vec(), delivery: None }
     }
 
     #[test]
@@ -163,9 +202,27 @@ mod tests {
                 AiStatus::InvalidMissingKey,
             ),
         ] {
-            let expected = EffectiveAi { mode, provider, model: model.to_owned(), status };
+            let delivery = KeyDelivery::Env;
+            let expected = EffectiveAi { mode, provider, model: model.to_owned(), status, delivery };
             assert_eq!(EffectiveAi::of(mode, workspace, owner), expected);
         }
+    }
+
+    #[test]
+    fn way_of_a_key_is_the_workspaces_or_its_owners() {
+        use KeyDelivery::{Env, Proxy};
+        for (workspace, owner, expected) in [
+            (None, None, Env),
+            (None, Some(Proxy), Proxy),
+            (Some(Env), Some(Proxy), Env),
+            (Some(Proxy), None, Proxy),
+        ] {
+            let settings = |delivery| OwnAi { delivery, ..OwnAi::default() };
+            let effective = EffectiveAi::of(AiMode::Byok, &settings(workspace), &settings(owner));
+            assert_eq!(effective.delivery, expected);
+        }
+        assert_eq!("proxy".parse(), Ok(Proxy));
+        assert_eq!("Env".parse::<KeyDelivery>(), Err(InvalidOwnAi::Delivery("Env".to_owned())));
     }
 
     #[test]

@@ -50,6 +50,10 @@ impl Denial {
                 DenialReason::Stopped,
                 "The administrator has stopped all AI calls. Try again later.".to_owned(),
             ),
+            AiDenial::SwitchedOff => (
+                DenialReason::NotManaged,
+                "The AI proxy is off in this workspace. `rig proxy on` switches it on again.".to_owned(),
+            ),
             AiDenial::NotManaged => (
                 DenialReason::NotManaged,
                 "AI calls of this workspace use its owner's own key. Set its AI mode to managed to use credits."

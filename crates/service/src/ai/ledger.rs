@@ -28,7 +28,7 @@ const BATCH_LEN: usize = 256;
 /// Time for which settlements wait for a reservation to share its commit: nobody waits for them.
 const SETTLEMENT_DELAY: Duration = Duration::from_millis(5);
 /// Maximum number of a workspace's calls that are open.
-const MAX_OPEN_CALLS: u64 = 512;
+pub(super) const MAX_OPEN_CALLS: u64 = 512;
 /// Time after which a call that was never settled counts as lost, and costs its bound.
 const CALL_TIMEOUT: Duration = Duration::from_hours(24);
 /// Interval at which lost calls are looked for.
@@ -122,7 +122,8 @@ pub struct LedgerWriter {
 }
 
 impl Operation {
-    fn as_str(self) -> &'static str {
+    /// Returns the name in the record.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Generate => "generate",
             Self::Embed => "embed",
@@ -280,11 +281,11 @@ fn printable(text: &str) -> String {
     text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn check_name(name: &str) -> Result<(), LedgerError> {
+pub(super) fn check_name(name: &str) -> Result<(), LedgerError> {
     if name.is_empty() || name.len() > MAX_NAME_LEN { Err(LedgerError::InvalidName) } else { Ok(()) }
 }
 
-fn unavailable(problem: rigbox_store::Error) -> LedgerError {
+pub(super) fn unavailable(problem: rigbox_store::Error) -> LedgerError {
     error!(%problem, "the AI ledger's database failed");
     LedgerError::Unavailable
 }

@@ -1,10 +1,10 @@
 //! Settings of AI calls, as users make them: modes, providers and keys of their own; and what a user's credits are.
 
 use rigbox_core::ai::mode::AiMode;
-use rigbox_core::ai::own_key::{self, EffectiveAi, InvalidOwnAi};
+use rigbox_core::ai::own_key::{self, EffectiveAi, InvalidOwnAi, KeyDelivery};
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::authz::{
-    ManageAi, OperateWorkspace, Permit, Principal, ReadAi, ReadEnv, ReadWorkspace, WriteEnv,
+    ManageAi, OperateWorkspace, Permit, Principal, ReadAi, ReadEnv, ReadWorkspace, SwitchAiProxy, WriteEnv,
 };
 use rigbox_core::ids::{UserId, WorkspaceId};
 use rigbox_core::plans::Plans;
@@ -33,6 +33,8 @@ pub struct SettingsChange {
     pub model: Option<Option<String>>,
     /// Key at the provider that holds after the change.
     pub key: Option<Option<SecretString>>,
+    /// Name of the key's way to its provider.
+    pub delivery: Option<Option<String>>,
 }
 
 impl AiSettings {
@@ -82,6 +84,22 @@ impl AiSettings {
         let event = AuditEvent::by(permit.principal(), "workspace.ai_mode", target);
         self.change_workspace(id, permit.principal(), &change, &event).await?;
         self.store().workspace_ai_mode(id).await?.ok_or_else(|| ServiceError::NotFound(id.to_string()))
+    }
+
+    /// Switches the proxy of a workspace: off closes what its settings have opened, for AI calls and for proxied secrets. Returns once a
+    /// running workspace has it.
+    pub async fn switch_proxy(
+        &self,
+        permit: &Permit<SwitchAiProxy>,
+        is_off: bool,
+    ) -> Result<WorkspaceAiMode, ServiceError> {
+        let (id, store) = (id_of(permit)?, self.store());
+        let target = format!("{id} {}", if is_off { "off" } else { "on" });
+        let event = AuditEvent::by(permit.principal(), "workspace.ai_proxy", target);
+        let missing = || ServiceError::NotFound(id.to_string());
+        let revision = store.switch_ai_proxy(id, is_off, &event, store.now()).await?.ok_or_else(missing)?;
+        delivered(&self.transitions, id, revision).await?;
+        store.workspace_ai_mode(id).await?.ok_or_else(missing)
     }
 
     /// Returns the settings that hold for a workspace.
@@ -162,10 +180,12 @@ async fn checked(
     change: SettingsChange,
     current: impl AsyncFnOnce() -> Result<Provider, ServiceError>,
 ) -> Result<AiConfigChange, ServiceError> {
-    let SettingsChange { mode, provider, model, key } = change;
+    let SettingsChange { mode, provider, model, key, delivery } = change;
     let invalid = |field| move |error: InvalidOwnAi| ServiceError::InvalidAi { field, error };
     let parse = |name: String| own_key::parse_provider(&name).map_err(invalid("provider"));
     let provider = provider.map(|name| name.map(parse).transpose()).transpose()?;
+    let parse = |name: String| name.parse().map_err(invalid("key_delivery"));
+    let delivery = delivery.map(|name| name.map(parse).transpose()).transpose()?;
     if let Some(Some(model)) = &model {
         own_key::check_model(model).map_err(invalid("model"))?;
     }
@@ -179,7 +199,7 @@ async fn checked(
         (Some(None), Some(None)) => Some((current().await?, None)),
         (Some(Some(_)), Some(None)) => return Err(invalid("api_key")(InvalidOwnAi::NoProvider)),
     };
-    Ok(AiConfigChange { mode, provider, model, key })
+    Ok(AiConfigChange { mode, provider, model, key, delivery })
 }
 
 /// Returns the name of an event. A key is a secret like a variable of the environment.
@@ -193,7 +213,7 @@ fn action(change: &AiConfigChange) -> &'static str {
 
 /// Describes a change for the audit log, without the key.
 fn described(change: &AiConfigChange) -> String {
-    let AiConfigChange { mode, provider, model, key } = change;
+    let AiConfigChange { mode, provider, model, key, delivery } = change;
     let mut parts = Vec::new();
     parts.extend(mode.map(|mode| format!("mode={}", mode.map_or("default", AiMode::as_str))));
     parts.extend(
@@ -201,5 +221,8 @@ fn described(change: &AiConfigChange) -> String {
     );
     parts.extend(model.as_ref().map(|model| format!("model={}", model.as_deref().unwrap_or("default"))));
     parts.extend(key.as_ref().map(|(provider, _)| format!("key of {provider}")));
+    parts.extend(
+        delivery.map(|delivery| format!("key_delivery={}", delivery.map_or("default", KeyDelivery::as_str))),
+    );
     parts.join(" ")
 }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rigbox_core::ai::environment;
+use rigbox_core::ai::environment::{self, KeyOwner};
 use rigbox_core::ai::mode::AiMode;
+use rigbox_core::ai::own_key::{AiStatus, EffectiveAi, KeyDelivery};
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::guest::DeliverSecretsRequest;
@@ -102,21 +103,32 @@ impl SecretDelivery {
     /// Returns the variables for AI calls, and Codex's configuration, or `None` if the workspace was removed.
     async fn ai(&self, id: &WorkspaceId) -> Result<Option<(Vec<(String, String)>, String)>, Error> {
         let Some(mode) = self.0.store.workspace_ai_mode(id).await? else { return Ok(None) };
+        let through_bridge = |providers: &[Provider], owner| {
+            let variables =
+                providers.iter().flat_map(|provider| environment::through_bridge(*provider, owner)).collect();
+            (variables, environment::codex_config(providers, owner).unwrap_or_default())
+        };
         if mode.current() == AiMode::Managed {
-            let providers = &self.0.ai_providers;
-            let variables = providers.iter().copied().flat_map(environment::through_bridge).collect();
-            return Ok(Some((
-                variables,
-                environment::codex_config(providers).unwrap_or_default().to_owned(),
-            )));
+            let providers: &[Provider] = if mode.is_switched_off { &[] } else { &self.0.ai_providers };
+            return Ok(Some(through_bridge(providers, KeyOwner::Operator)));
         }
         let Some(config) = self.0.store.workspace_ai(id).await? else { return Ok(None) };
-        let config = config.effective;
-        let key = self.0.store.own_ai_key(id, config.provider).await?;
-        let variables = key
-            .iter()
-            .flat_map(|key| environment::with_own_key(config.provider, key.expose_secret(), &config.model));
-        Ok(Some((variables.collect(), String::new())))
+        let EffectiveAi { provider, model, status, delivery, .. } = config.effective;
+        let (mut variables, codex_config): (Vec<_>, _) = match delivery {
+            _ if status != AiStatus::ByokActive => (Vec::new(), String::new()),
+            KeyDelivery::Proxy if mode.is_switched_off => (Vec::new(), String::new()),
+            KeyDelivery::Proxy => through_bridge(&[provider], KeyOwner::User),
+            KeyDelivery::Env => {
+                let key = self.0.store.own_ai_key(id, provider).await?;
+                let variables =
+                    key.iter().flat_map(|key| environment::with_own_key(provider, key.expose_secret()));
+                (variables.collect(), String::new())
+            }
+        };
+        if !variables.is_empty() {
+            variables.extend(environment::with_model(provider, &model));
+        }
+        Ok(Some((variables, codex_config)))
     }
 
     /// Removes the pending key of a workspace: its delivery is stored, so that from now on only the VM has it, or the workspace is gone.

@@ -34,6 +34,8 @@ pub enum AiDenial {
     NoWorkspace,
     /// The operator has stopped all calls.
     Stopped,
+    /// The workspace has switched its proxy off.
+    SwitchedOff,
     /// The workspace does not use the operator's keys.
     NotManaged,
     /// The user or the workspace may not use the model.
@@ -67,6 +69,7 @@ pub(super) struct Caller {
     pub(super) is_reserved: bool,
     is_stopped: bool,
     is_disabled: bool,
+    is_switched_off: bool,
     mode: AiMode,
     may_use_model: bool,
     may_reach_every_host: bool,
@@ -74,7 +77,7 @@ pub(super) struct Caller {
 }
 
 /// Everything that bounds a call, in one statement: a reservation is made at each call.
-const QUERY: &str = "SELECT p.run, p.stopped, w.user_id, w.name, w.network, w.ai_mode, u.plan, u.limits, u.disabled_at, \
+const QUERY: &str = "SELECT p.run, p.stopped, w.user_id, w.name, w.network, w.ai_mode, w.ai_proxy_off, u.plan, u.limits, u.disabled_at, \
      a.granted, a.spent, a.reserved, a.allowance, a.month, a.mode, \
      ub.kind AS has_user_budget, ub.amount AS user_budget, wb.kind AS has_workspace_budget, wb.amount AS workspace_budget, \
      um.spent + um.reserved AS user_used, wm.spent + wm.reserved AS workspace_used, am.spent + am.reserved AS allowance_used, \
@@ -124,6 +127,7 @@ fn caller(row: &SqliteRow, month: &str, terms: &AiTerms) -> Result<Caller, Error
         run: row.try_get("run")?,
         is_stopped: row.try_get("stopped")?,
         is_disabled: row.try_get::<Option<i64>, _>("disabled_at")?.is_some(),
+        is_switched_off: row.try_get("ai_proxy_off")?,
         mode: own_mode.or(default_mode).map(parse).transpose()?.unwrap_or_default(),
         may_use_model: is_in("user_models", "user_model")? && is_in("workspace_models", "workspace_model")?,
         may_reach_every_host: network.egress == Egress::Internet,
@@ -164,6 +168,9 @@ impl Caller {
         }
         if self.is_disabled {
             return Err(AiDenial::NoWorkspace);
+        }
+        if self.is_switched_off {
+            return Err(AiDenial::SwitchedOff);
         }
         if self.mode != AiMode::Managed {
             return Err(AiDenial::NotManaged);

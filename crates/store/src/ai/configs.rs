@@ -1,7 +1,7 @@
 //! Users' own AI providers: settings of workspaces and of users, with keys in envelopes.
 
 use rigbox_core::ai::mode::AiMode;
-use rigbox_core::ai::own_key::{EffectiveAi, OwnAi};
+use rigbox_core::ai::own_key::{EffectiveAi, KeyDelivery, OwnAi};
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::ids::{UserId, WorkspaceId};
 use rigbox_core::time::Timestamp;
@@ -30,6 +30,8 @@ pub struct AiConfigChange {
     pub model: Option<Option<String>>,
     /// Key at a provider.
     pub key: Option<(Provider, Option<SecretString>)>,
+    /// Way of the keys.
+    pub delivery: Option<Option<KeyDelivery>>,
 }
 
 /// Settings that hold for a workspace.
@@ -146,10 +148,8 @@ impl Store {
     }
 
     async fn own_ai(&self, subject: &str) -> Result<(OwnAi, Option<Timestamp>), Error> {
-        let row = sqlx::query("SELECT provider, model, updated_at FROM ai_configs WHERE subject = $1")
-            .bind(subject)
-            .fetch_optional(&self.pool)
-            .await?;
+        let query = "SELECT provider, model, key_delivery, updated_at FROM ai_configs WHERE subject = $1";
+        let row = sqlx::query(query).bind(subject).fetch_optional(&self.pool).await?;
         let Some(row) = row else { return Ok((OwnAi::default(), None)) };
         let keys: Vec<String> =
             sqlx::query_scalar("SELECT provider FROM ai_own_keys WHERE subject = $1 ORDER BY provider")
@@ -160,6 +160,7 @@ impl Store {
             provider: row.try_get::<Option<&str>, _>("provider")?.map(parse).transpose()?,
             model: row.try_get("model")?,
             keys: keys.iter().map(|provider| parse(provider)).collect::<Result<_, _>>()?,
+            delivery: row.try_get::<Option<&str>, _>("key_delivery")?.map(parse).transpose()?,
         };
         Ok((own, timestamp(&row, "updated_at")?))
     }
@@ -192,6 +193,10 @@ async fn write(
     if let Some(model) = &change.model {
         let query = sqlx::query("UPDATE ai_configs SET model = $1 WHERE subject = $2");
         query.bind(model.as_deref()).bind(id).execute(&mut *tx).await?;
+    }
+    if let Some(delivery) = change.delivery {
+        let query = sqlx::query("UPDATE ai_configs SET key_delivery = $1 WHERE subject = $2");
+        query.bind(delivery.map(KeyDelivery::as_str)).bind(id).execute(&mut *tx).await?;
     }
     Ok(())
 }

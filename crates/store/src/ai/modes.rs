@@ -5,6 +5,7 @@ use rigbox_core::ids::{UserId, WorkspaceId};
 use rigbox_core::time::Timestamp;
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::audit::{self, AuditEvent};
 use crate::sqlite::connection::Connection;
 use crate::{Error, Store, parse};
 
@@ -15,6 +16,8 @@ pub struct WorkspaceAiMode {
     pub own: Option<AiMode>,
     /// Mode of its owner.
     pub default: AiMode,
+    /// The workspace has switched its proxy off.
+    pub is_switched_off: bool,
 }
 
 impl WorkspaceAiMode {
@@ -28,7 +31,8 @@ impl Store {
     /// Returns the mode of a workspace, or `None` if there is no such workspace.
     pub async fn workspace_ai_mode(&self, id: &WorkspaceId) -> Result<Option<WorkspaceAiMode>, Error> {
         let row = sqlx::query(
-            "SELECT w.ai_mode, a.mode FROM workspaces w LEFT JOIN ai_accounts a ON a.user_id = w.user_id WHERE w.id = $1",
+            "SELECT w.ai_mode, w.ai_proxy_off, a.mode FROM workspaces w LEFT JOIN ai_accounts a ON a.user_id = w.user_id \
+             WHERE w.id = $1",
         )
         .bind(id.as_str())
         .fetch_optional(&self.pool)
@@ -38,7 +42,30 @@ impl Store {
             let mode: Option<&str> = row.try_get(column)?;
             mode.map(parse::<AiMode>).transpose()
         };
-        Ok(Some(WorkspaceAiMode { own: mode("ai_mode")?, default: mode("mode")?.unwrap_or_default() }))
+        Ok(Some(WorkspaceAiMode {
+            own: mode("ai_mode")?,
+            default: mode("mode")?.unwrap_or_default(),
+            is_switched_off: row.try_get("ai_proxy_off")?,
+        }))
+    }
+
+    /// Switches the proxy of a workspace, which its environment follows. Returns the environment's revision, or `None` if there is no such
+    /// workspace.
+    pub async fn switch_ai_proxy(
+        &self,
+        id: &WorkspaceId,
+        is_off: bool,
+        event: &AuditEvent,
+        now: Timestamp,
+    ) -> Result<Option<i64>, Error> {
+        let mut tx = self.begin_write().await?;
+        let changed = environment_changed(&mut tx, "id", id.as_str(), now).await?;
+        let Some((_, revision)) = changed.into_iter().next() else { return Ok(None) };
+        let query = sqlx::query("UPDATE workspaces SET ai_proxy_off = $1 WHERE id = $2");
+        query.bind(is_off).bind(id.as_str()).execute(&mut *tx).await?;
+        audit::append(&mut tx, &self.chain, event, now).await?;
+        tx.commit().await?;
+        Ok(Some(revision))
     }
 }
 

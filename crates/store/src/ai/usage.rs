@@ -93,7 +93,7 @@ impl Store {
         rows.iter().map(sum).collect()
     }
 
-    /// Returns the sums of a provider's calls by model that began within a time and reached the provider.
+    /// Returns the sums of a provider's calls with the operator's keys, by model, that began within a time and reached the provider.
     pub async fn ai_model_sums(
         &self,
         provider: &str,
@@ -105,7 +105,7 @@ impl Store {
              CAST(SUM(input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens) AS BIGINT) AS input, \
              CAST(SUM(output_tokens) AS BIGINT) AS output, CAST(SUM(cost) AS BIGINT) AS cost, \
              CAST(SUM(CASE WHEN estimated THEN 1 ELSE 0 END) AS BIGINT) AS estimated FROM ai_calls \
-             WHERE provider = $1 AND began_at >= $2 AND began_at < $3 AND ended_at IS NOT NULL \
+             WHERE provider = $1 AND NOT own_key AND began_at >= $2 AND began_at < $3 AND ended_at IS NOT NULL \
              AND operation <> 'count' AND ending <> 'not_sent' GROUP BY model ORDER BY model",
         )
         .bind(provider)

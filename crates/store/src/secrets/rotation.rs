@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use crate::ai;
 use crate::environment;
+use crate::proxied_secrets;
 use crate::secrets::envelope::{self, Column};
 use crate::secrets::keyring::{self, Keyring};
 use crate::secrets::master_key::{self, KeySource, MasterKey, MasterKeyId};
@@ -21,8 +22,8 @@ use crate::ssh_gateway;
 use crate::{Error, Store, parse};
 
 /// All columns that hold envelopes.
-pub(crate) const SEALED_COLUMNS: [&Column; 4] =
-    [&environment::VALUE, &ssh_gateway::VALUE, &ai::PROVIDER_KEY, &ai::OWN_KEY];
+pub(crate) const SEALED_COLUMNS: [&Column; 5] =
+    [&environment::VALUE, &ssh_gateway::VALUE, &ai::PROVIDER_KEY, &ai::OWN_KEY, &proxied_secrets::VALUE];
 
 /// Records rewrapped per transaction; other writers get their turn in between.
 const BATCH: i64 = 100;

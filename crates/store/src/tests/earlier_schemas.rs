@@ -110,6 +110,11 @@ const ROWS: &[(i64, &str)] = &[
         "INSERT INTO ai_configs (subject, user_id, provider, model, updated_at) VALUES ('{user}', '{user}', 'openai', 'model', 1); \
          INSERT INTO ai_own_keys (subject, provider, secret, master_key) SELECT '{user}', 'openai', x'00', id FROM master_keys;",
     ),
+    (
+        27,
+        "INSERT INTO proxied_secrets (user_id, name, host, header, format, secret, master_key, updated_at) \
+         SELECT '{user}', 'github', 'api.example.org', 'authorization', 'Bearer {}', x'00', id, 1 FROM master_keys;",
+    ),
 ];
 
 /// Tables without a row of a test: sqlx's own, and one that needs a log whose beginning was deleted.

@@ -1,0 +1,70 @@
+//! A call with the operator's key: its bound is reserved before it is made.
+
+use rigbox_proto::ai::reserve_response::Outcome;
+use rigbox_proto::ai::{Operation, ReserveRequest};
+
+use super::count::count;
+use super::terms::{Checked, Terms, not_recorded, refusal};
+use crate::dialect::Limit;
+use crate::error::{CallError, ErrorKind};
+use crate::state::State;
+
+/// Reserves a call.
+pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms, CallError> {
+    let Checked { arrived, asked, findings, operation, .. } = *checked;
+    let Some((model, upstream)) = checked.setup.model(arrived.form.provider, &asked.model) else {
+        let text =
+            format!("The model `{}` is not offered here. GET /v1/models lists those that are.", asked.model);
+        return Err(CallError::new(ErrorKind::NotFound, text));
+    };
+    let mut input_bound = checked.input_bound(model);
+    let candidates = asked.candidates.saturating_add(findings.rounds() - 1);
+    let request = ReserveRequest {
+        run_id: state.control.run_id.clone(),
+        call_id: arrived.form.call_id.clone(),
+        workspace_id: arrived.workspace.to_string(),
+        provider: arrived.form.provider.into(),
+        operation: operation.into(),
+        model: asked.model.clone(),
+        input_tokens: input_bound,
+        output_tokens: asked.output_tokens,
+        candidates,
+        thinking_tokens: asked.thinking_tokens,
+        fetches_urls: findings.fetches_urls,
+        options: findings.options.iter().cloned().collect(),
+    };
+    let limit = match reserve(state, checked, request.clone()).await {
+        Err(error) if error.kind == ErrorKind::InsufficientCredits && operation == Operation::Generate => {
+            // The bound is far from what most texts take, and the provider counts for nothing.
+            let (dialect, document) = (checked.dialect, checked.document);
+            let counted = count(state, arrived, dialect, document, upstream, checked.is_tied).await;
+            let Some(counted) = counted.map(|counted| counted.saturating_mul(findings.rounds().into()))
+            else {
+                return Err(error);
+            };
+            if counted >= input_bound {
+                return Err(error);
+            }
+            input_bound = counted;
+            reserve(state, checked, ReserveRequest { input_tokens: counted, ..request }).await?
+        }
+        reserved => reserved?,
+    };
+    Ok(Terms { limit, input_bound, model: model.clone(), upstream: upstream.clone(), own_key: None })
+}
+
+async fn reserve(state: &State, checked: &Checked<'_>, request: ReserveRequest) -> Result<Limit, CallError> {
+    let asked = request.output_tokens;
+    let response = state.control.reserve(request).await.map_err(|status| {
+        tracing::warn!(call = checked.arrived.form.call_id, %status, "failed to reserve a call");
+        not_recorded(state, checked.arrived)
+    })?;
+    match response.outcome {
+        Some(Outcome::Granted(granted)) => {
+            let is_lowered = granted.lowered && checked.operation == Operation::Generate;
+            Ok(Limit { output_tokens: granted.output_tokens.min(asked.unwrap_or(u64::MAX)), is_lowered })
+        }
+        Some(Outcome::Denied(denied)) => Err(refusal(denied)),
+        None => Err(not_recorded(state, checked.arrived)),
+    }
+}

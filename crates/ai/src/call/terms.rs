@@ -1,0 +1,77 @@
+//! A request that was read, and the terms under which it may become a call: where it goes, with which key and which limit.
+
+use std::sync::Arc;
+
+use rigbox_proto::ai::{Denied, Ending, Model, Operation, Reason};
+
+use super::outgoing::Arrived;
+use super::settlement::settlement;
+use crate::dialect::{Asked, Dialect, Limit};
+use crate::error::{CallError, ErrorKind};
+use crate::json::Document;
+use crate::setup::{Key, Setup, Upstream};
+use crate::state::State;
+use crate::table::Findings;
+
+/// Tokens that a provider may add to what stands in the request: its own words about tools and forms.
+const OVERHEAD_TOKENS: u64 = 4_096;
+
+/// Request that was read and walked through.
+pub(super) struct Checked<'a> {
+    pub(super) setup: &'a Setup,
+    pub(super) arrived: &'a Arrived,
+    pub(super) document: &'a Document<'a>,
+    pub(super) dialect: Dialect,
+    pub(super) operation: Operation,
+    pub(super) asked: &'a Asked,
+    pub(super) findings: &'a Findings,
+    /// Length of the body.
+    pub(super) bytes: usize,
+    /// It has something in it that only one organization's keys can use.
+    pub(super) is_tied: bool,
+}
+
+/// Terms of a call, which control has recorded.
+pub(super) struct Terms {
+    pub(super) limit: Limit,
+    pub(super) input_bound: u64,
+    pub(super) model: Model,
+    pub(super) upstream: Arc<Upstream>,
+    /// Key of the user's own, which alone the call is made with.
+    pub(super) own_key: Option<Key>,
+}
+
+impl Checked<'_> {
+    /// Returns the bound of the input's tokens: no token is shorter than a byte.
+    pub(super) fn input_bound(&self, model: &Model) -> u64 {
+        let text = u64::try_from(self.bytes).unwrap_or(u64::MAX).saturating_add(OVERHEAD_TOKENS);
+        let images = self.findings.images.saturating_mul(model.max_tokens_per_image);
+        let mut bound = text.saturating_add(images);
+        if self.findings.fills_context {
+            bound = model.context_tokens;
+        }
+        bound.min(model.context_tokens).saturating_mul(self.findings.rounds().into())
+    }
+}
+
+/// Returns the error of a call of which control has said nothing. It may have recorded it all the same, and is told that it was not made.
+pub(super) fn not_recorded(state: &State, arrived: &Arrived) -> CallError {
+    let settlement = settlement(state, &arrived.form.call_id, Ending::NotSent);
+    let control = state.control.clone();
+    tokio::spawn(async move { control.settle(settlement).await });
+    CallError::new(ErrorKind::Unavailable, "Calls cannot be recorded now. Try again.")
+}
+
+/// Returns the error of a call that control has refused.
+pub(super) fn refusal(denied: Denied) -> CallError {
+    let kind = match denied.reason() {
+        Reason::InsufficientCredits => ErrorKind::InsufficientCredits,
+        Reason::UnknownModel => ErrorKind::NotFound,
+        Reason::UrlNotAllowed => ErrorKind::InvalidRequest,
+        Reason::TooManyCalls => ErrorKind::RateLimit,
+        Reason::ModelNotAllowed | Reason::NotManaged | Reason::Stopped | Reason::Unspecified => {
+            ErrorKind::NotAllowed
+        }
+    };
+    CallError::new(kind, denied.text)
+}
