@@ -5,6 +5,7 @@ mod api_key;
 mod app;
 pub(crate) mod duration;
 mod exec;
+mod secret;
 mod ssh;
 mod ssh_key;
 pub(crate) mod tip;
@@ -17,6 +18,9 @@ pub(crate) use ai::{AiCommand, AiConfigArguments, WorkspaceAiCommand};
 pub(crate) use api_key::{ApiKeyCommand, NewApiKeyArguments};
 pub(crate) use app::{AppCommand, NewAppArguments, ParamCommand, ShareArguments};
 pub(crate) use exec::ExecArguments;
+pub(crate) use secret::{
+    AddProxiedSecretArguments, ProxiedSecretCommand, ProxyArguments, ProxyCommand, SecretCommand,
+};
 pub(crate) use ssh::{SshArguments, SshCommand};
 pub(crate) use ssh_key::{AddSshKeyArguments, SshKeyCommand};
 pub(crate) use workspace::{
@@ -113,6 +117,12 @@ pub(crate) enum Command {
     /// Show credits and usage of AI calls
     #[command(subcommand)]
     Ai(AiCommand),
+    /// Switch the proxy for AI calls and proxied secrets of a workspace
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
+    /// Store credentials that no workspace gets to see
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Create, list, rotate and revoke API keys
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),

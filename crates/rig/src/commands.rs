@@ -13,6 +13,8 @@ mod limits;
 mod login;
 mod logs;
 mod names;
+mod proxy;
+mod secret;
 mod ssh;
 mod ssh_key;
 mod status;
@@ -53,6 +55,8 @@ pub(crate) async fn run(command: Command, out: &Output) -> Result<u8, Failure> {
         Command::Status => status::run(&api, out).await?,
         Command::Limits => limits::run(&api, out).await?,
         Command::Ai(command) => ai::run(&api, out, &command).await?,
+        Command::Proxy(command) => proxy::run(&api, out, command).await?,
+        Command::Secret(command) => secret::run(&api, out, command).await?,
         Command::ApiKey(command) => api_key::run(&api, out, command).await?,
         Command::SshKey(command) => ssh_key::run(&api, out, command).await?,
         Command::Ssh(arguments) => return ssh::run(&api, out, arguments).await,

@@ -29,6 +29,9 @@ pub(crate) struct AiConfigArguments {
     /// Model for agents that read one from the environment; `default` clears it
     #[arg(long)]
     pub(crate) model: Option<String>,
+    /// Way of your key: into the workspace's environment, or added to calls outside of it
+    #[arg(long)]
+    pub(crate) key_delivery: Option<KeyDeliveryChoice>,
     /// Read your key at the provider from a prompt or stdin
     #[arg(long, conflicts_with = "clear_key")]
     pub(crate) key: bool,
@@ -47,6 +50,26 @@ pub(crate) enum WorkspaceAiCommand {
         /// The operator's keys for credits, your own key, or the mode of your account
         mode: Option<AiModeChoice>,
     },
+}
+
+/// Way of a user's own key, or none of the workspace's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyDeliveryChoice {
+    // Without doc comments, which the help would show beside those of the argument.
+    Env,
+    Proxy,
+    Default,
+}
+
+impl KeyDeliveryChoice {
+    /// Returns the way as the API names it; none of its own: `None`.
+    pub(crate) fn as_wire(self) -> Option<&'static str> {
+        match self {
+            Self::Env => Some("env"),
+            Self::Proxy => Some("proxy"),
+            Self::Default => None,
+        }
+    }
 }
 
 /// Mode of AI calls, or none of the workspace's own.

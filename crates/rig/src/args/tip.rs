@@ -69,7 +69,9 @@ mod tests {
             ("share", Some("`rig app share`")),
             (
                 "delete",
-                Some("`rig workspace rm`, `rig app rm`, `rig api-key rm`, `rig ssh-key rm`, `rig ssh rm`"),
+                Some(
+                    "`rig workspace rm`, `rig app rm`, `rig secret proxy rm`, `rig api-key rm`, `rig ssh-key rm`, `rig ssh rm`",
+                ),
             ),
             ("unset", Some("`rig workspace env unset`, `rig app param unset`")),
             // At the top there is one that is as similar, or more.

@@ -39,11 +39,12 @@ async fn config(api: &Api, out: &Output, arguments: &AiConfigArguments) -> Resul
     };
     let model = if text("model").is_empty() { "none chosen".to_owned() } else { text("model") };
     out.line(&format!(
-        "AI settings of {}: {}, mode {}, provider {}, model {model}",
+        "AI settings of {}: {}, mode {}, provider {}, model {model}, key delivery {}",
         escape(whose),
         text("status"),
         text("mode"),
-        text("provider")
+        text("provider"),
+        text("key_delivery")
     ))?;
     if let Some(message) = response.get("message").and_then(Value::as_str) {
         out.line(&escape(message))?;
@@ -57,6 +58,9 @@ fn changes(arguments: &AiConfigArguments, prefix: &str) -> Result<Map<String, Va
     let mut change = |field: &str, value: Value| drop(changes.insert(format!("{prefix}{field}"), value));
     if let Some(mode) = arguments.mode {
         change("mode", json!(mode.as_wire()));
+    }
+    if let Some(delivery) = arguments.key_delivery {
+        change("key_delivery", json!(delivery.as_wire()));
     }
     for (field, value) in [("provider", &arguments.provider), ("model", &arguments.model)] {
         if let Some(value) = value {

@@ -21,6 +21,12 @@ pub(crate) fn all(state: SharedState) -> Router {
         .route("/workspaces/{id}/mode", get(ai_mode).put(set_ai_mode))
         .route("/users/me/ai-defaults", get(ai_defaults).put(set_ai_defaults))
         .route("/workspaces/{id}/ai-config", get(ai_config).put(set_ai_config))
+        .route("/workspaces/{id}/ai-proxy", get(ai_proxy).put(switch_ai_proxy))
+        .route("/users/me/proxied-secrets", get(proxied_secrets))
+        .route(
+            "/users/me/proxied-secrets/{name}",
+            axum::routing::put(set_proxied_secret).delete(remove_proxied_secret),
+        )
         .route("/api-keys", get(api_keys))
         .route("/ssh-keys", get(ssh_keys).post(add_ssh_key))
         .route("/ssh-keys/{id}", axum::routing::delete(remove_ssh_key))
@@ -128,18 +134,50 @@ async fn set_ai_mode(State(state): State<SharedState>, Json(body): Json<Value>) 
 
 async fn ai_config() -> Json<Value> {
     Json(json!({"mode": "byok", "provider": "google", "model": "", "status": "invalid_missing_key",
-        "updated_at": "2026-01-01T00:00:00Z"}))
+        "key_delivery": "env", "updated_at": "2026-01-01T00:00:00Z"}))
 }
 
 async fn set_ai_config(State(state): State<SharedState>, Json(body): Json<Value>) -> Json<Value> {
     state.with(|state| state.received.push(body));
     Json(json!({"mode": "byok", "provider": "google", "model": "gemini-x", "status": "byok_active",
-        "updated_at": "2026-01-01T00:00:00Z", "live": true, "message": "Changed."}))
+        "key_delivery": "proxy", "updated_at": "2026-01-01T00:00:00Z", "live": true, "message": "Changed."}))
+}
+
+async fn ai_proxy() -> Json<Value> {
+    Json(json!({"enabled": true, "mode": "managed"}))
+}
+
+async fn switch_ai_proxy(State(state): State<SharedState>, Json(body): Json<Value>) -> Json<Value> {
+    state.with(|state| state.received.push(body.clone()));
+    Json(json!({"enabled": body["enabled"], "mode": "managed"}))
+}
+
+fn proxied_secret(name: &str) -> Value {
+    json!({"name": name, "host": "api.example.org", "header": "authorization", "format": "Bearer {}",
+        "workspace_id": "ws-aaaaaaaa", "url": format!("http://172.16.0.1:9090/proxy/{name}/"),
+        "updated_at": "2026-01-01T00:00:00Z"})
+}
+
+async fn proxied_secrets() -> Json<Value> {
+    Json(json!({"proxied_secrets": [proxied_secret("github")]}))
+}
+
+async fn set_proxied_secret(
+    State(state): State<SharedState>,
+    Path(name): Path<String>,
+    Json(body): Json<Value>,
+) -> Json<Value> {
+    state.with(|state| state.received.push(body));
+    Json(proxied_secret(&name))
+}
+
+async fn remove_proxied_secret() -> Json<Value> {
+    Json(json!({"message": "Removed."}))
 }
 
 async fn ai_defaults() -> Json<Value> {
     Json(json!({"default_mode": "managed", "default_provider": "anthropic", "default_model": "",
-        "default_status": "managed_active"}))
+        "default_status": "managed_active", "default_key_delivery": "env"}))
 }
 
 async fn set_ai_defaults(State(state): State<SharedState>, Json(body): Json<Value>) -> Json<Value> {
