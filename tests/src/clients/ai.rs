@@ -15,10 +15,14 @@ use serde_json::{Value, json};
 use super::shared;
 use crate::TestResult;
 use crate::harness::installation::{AI_PORT, Installation};
+use crate::harness::internet::API;
 
 tests![
     calls_without_credits_are_refused,
     processes_find_the_proxy_or_the_users_own_key,
+    own_key_that_stays_outside_reaches_the_provider_without_credits,
+    proxied_secret_reaches_its_host_and_no_workspace,
+    switched_off_proxy_leaves_no_way_out,
     operators_keys_are_tested_by_the_proxy,
     python_sdks_work_unmodified,
     older_python_sdks_work_unmodified,
@@ -179,12 +183,7 @@ fn processes_find_the_proxy_or_the_users_own_key(installation: &Installation) ->
     let now = shown()?;
     ensure!(now.starts_with(&through_proxy) && now.last().is_some_and(|last| last == "1"), "{now:?}");
 
-    let path = format!("/workspaces/{id}/ai-config");
-    let set = |body: Value| -> TestResult {
-        let response = installation.api.send("PUT", &path, serde_json::to_vec(&body)?)?.expect(200)?;
-        ensure!(response.get("live") == Some(&Value::Bool(true)), "{response}");
-        Ok(())
-    };
+    let set = |body: Value| configure(installation, &id, &body);
     set(json!({"mode": "byok", "provider": "google", "api_key": OWN}))?;
     let now = shown()?;
     let own = with(&format!(" {OWN}"));
@@ -194,6 +193,123 @@ fn processes_find_the_proxy_or_the_users_own_key(installation: &Installation) ->
     set(json!({"mode": null, "provider": null, "api_key": null}))?;
     let now = shown()?;
     ensure!(now.starts_with(&through_proxy) && !now.concat().contains(OWN), "{now:?}");
+    Ok(())
+}
+
+/// Sets a workspace's AI settings, which are live then.
+pub(crate) fn configure(installation: &Installation, id: &str, body: &Value) -> TestResult {
+    let path = format!("/workspaces/{id}/ai-config");
+    let response = installation.api.send("PUT", &path, serde_json::to_vec(body)?)?.expect(200)?;
+    ensure!(response.get("live") == Some(&Value::Bool(true)), "{response}");
+    Ok(())
+}
+
+/// Makes a call to Anthropic with what the environment says, and returns status and body.
+pub(crate) fn call_by_environment(
+    installation: &Installation,
+    id: &str,
+    body: &Value,
+) -> Result<(u16, String)> {
+    let line = format!(
+        "curl -sS -w '\\n%{{http_code}}' -H 'content-type: application/json' -H \"x-api-key: $ANTHROPIC_API_KEY\" \
+         -d '{body}' $ANTHROPIC_BASE_URL/v1/messages"
+    );
+    let printed = installation.api.sh(id, &line)?;
+    let (body, status) = printed.rsplit_once('\n').context("no status")?;
+    Ok((status.trim().parse()?, body.to_owned()))
+}
+
+fn own_key_that_stays_outside_reaches_the_provider_without_credits(
+    installation: &Installation,
+) -> TestResult {
+    const OWN: &str = "sk-test-of-the-user-outside-5b9d";
+    let (id, provider, before) = (shared(installation)?, provider()?, credits(installation)?);
+    let own = json!({"mode": "byok", "provider": "anthropic", "api_key": OWN, "key_delivery": "proxy"});
+    configure(installation, &id, &own)?;
+    let environment = installation.api.sh(&id, "env")?;
+    ensure!(
+        environment.contains("ANTHROPIC_BASE_URL=http://172.16.0.1:9090/own") && !environment.contains(OWN),
+        "{environment}"
+    );
+    let unpriced = json!({"model": "claude-of-tomorrow", "max_tokens": 500,
+        "messages": [{"role": "user", "content": "hello"}]});
+    let (status, body) = call_by_environment(installation, &id, &unpriced)?;
+    ensure!(status == 200 && provider.last().header("x-api-key") == OWN, "{status} {body}");
+    // A call for credits is refused, and the other way round.
+    ensure!(call(installation, &message("hello"))?.0 == 403, "a managed call in byok mode");
+    configure(installation, &id, &json!({"mode": null}))?;
+    let line = format!(
+        "curl -sS -o /dev/null -w '%{{http_code}}' -d '{unpriced}' http://172.16.0.1:9090/own/v1/messages"
+    );
+    let status = installation.api.sh(&id, &line)?;
+    ensure!(status == "403", "a call with an own key in managed mode: {status}");
+    ensure!(credits(installation)? == before, "an own key costs no credits");
+    configure(installation, &id, &json!({"provider": null, "api_key": null, "key_delivery": null}))
+}
+
+/// Stores a proxied secret by `rig`.
+pub(crate) fn store_secret(installation: &Installation, arguments: &[&str], value: &str) -> TestResult {
+    let mut command = installation.rig(&[&["secret", "proxy", "add"], arguments].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    child.stdin.take().context("no input")?.write_all(value.as_bytes())?;
+    ensure!(child.wait()?.success(), "rig secret proxy add {arguments:?}");
+    Ok(())
+}
+
+fn proxied_secret_reaches_its_host_and_no_workspace(installation: &Installation) -> TestResult {
+    const TOKEN: &str = "ghp_test-of-the-user-9a2e41c7";
+    let id = shared(installation)?;
+    let host = format!("server.example:{API}");
+    store_secret(installation, &["tracker", "--host", &host, "-w", "shared"], TOKEN)?;
+    let get = |name: &str, path: &str| {
+        installation
+            .api
+            .sh(&id, &format!("curl -sS -i http://172.16.0.1:9090/proxy/{name}{path} 2>&1 || true"))
+    };
+    let answer = get("tracker", "/v1/issues?page=2")?;
+    ensure!(answer.ends_with("GET /v1/issues?page=2 HTTP/1.1: true"), "{answer}");
+    let echo = get("tracker", "/echo")?;
+    ensure!(echo.contains("200 OK") && !echo.contains(&TOKEN[..8]), "the host's echo: {echo}");
+    // Names that lead elsewhere: none at all, cloud metadata, and a private address beside a public one, which is taken.
+    for (name, host, expected) in [
+        ("nowhere", "nowhere.example".to_owned(), "502"),
+        ("metadata", format!("metadata.example:{API}"), "502"),
+        ("inside", format!("inside.example:{API}"), "200"),
+    ] {
+        store_secret(installation, &[name, "--host", &host], TOKEN)?;
+        let answer = get(name, "/")?;
+        ensure!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{name}: {answer}");
+    }
+    installation.api.set_egress(&id, &json!({"mode": "none"}))?;
+    let answer = get("tracker", "/")?;
+    ensure!(answer.starts_with("HTTP/1.1 403") && answer.contains("network policy"), "{answer}");
+    installation.api.set_egress(&id, &json!({"mode": "internet"}))?;
+    let listed = installation.rig(&["secret", "proxy", "ls"]).output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    ensure!(listed.contains("tracker") && listed.contains(&host) && !listed.contains(TOKEN), "{listed}");
+    let removed =
+        installation.rig(&["secret", "proxy", "rm", "tracker", "nowhere", "metadata", "inside"]).output()?;
+    ensure!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    let answer = get("tracker", "/")?;
+    ensure!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    Ok(())
+}
+
+fn switched_off_proxy_leaves_no_way_out(installation: &Installation) -> TestResult {
+    let (id, provider) = (shared(installation)?, provider()?);
+    let rig = |line: &str| installation.api.sh(&id, line);
+    ensure!(rig("rig proxy status")?.contains("on"), "the proxy is on at first");
+    let seen = provider.seen().len();
+    ensure!(rig("rig proxy off")?.contains("off"), "code in the workspace may switch it off");
+    let (status, body) = call(installation, &message("hello"))?;
+    ensure!(status == 403 && body.contains("rig proxy on"), "{status} {body}");
+    let line = "curl -sS -o /dev/null -w '%{http_code}' -d '{\"model\":\"m\",\"max_tokens\":1,\"messages\":[]}' \
+                http://172.16.0.1:9090/own/v1/messages";
+    ensure!(rig(line)? == "403", "a call with an own key");
+    ensure!(rig("env | grep -c 172.16.0.1 || true")? == "0", "the environment has no address of it");
+    ensure!(provider.seen().len() == seen, "a call reached the provider");
+    ensure!(rig("rig proxy on")?.contains("on"), "code in the workspace may switch it on again");
+    ensure!(call(installation, &message("hello"))?.0 == 200, "calls are made again");
     Ok(())
 }
 

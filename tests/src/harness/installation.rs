@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rigbox_testkit::blocking::eventually;
 
 use crate::harness::api::Api;
-use crate::harness::internet::{Internet, RESOLVER};
+use crate::harness::internet::{CERTIFICATE, Internet, RESOLVER};
 
 /// Port of the API.
 pub(crate) const PORT: u16 = 7070;
@@ -32,8 +32,8 @@ const RATES: &str = "[plans.free]\nauthentication_per_min = 100000\nworkspaces_p
 const KEPT_KEY: &str = "/run/owner.key";
 
 /// Files in the scratch folder of a kept host that belong to the host and the installation, and not to a test.
-const KEPT_FILES: [&str; 7] =
-    ["home", "installation", "mounts", "ready", "resolver.log", "rigbox.toml", "rigboxd.log"];
+const KEPT_FILES: [&str; 8] =
+    ["home", "installation", CERTIFICATE, "mounts", "ready", "resolver.log", "rigbox.toml", "rigboxd.log"];
 
 pub(crate) struct Installation {
     pub(crate) scratch: PathBuf,
@@ -98,9 +98,11 @@ impl Installation {
             "state = {:?}\n[api]\nlisten = \"[::]:{PORT}\"\n[apps]\nlisten = \"[::]:{}\"\n\
              [ssh]\nlisten = \"[::]:{SSH_PORT}\"\n[node]\ndns = [\"{RESOLVER}\"]\n\
              allow_emulation = true\ndisk_mb_per_s = {DISK_MB_PER_S}\nmax_concurrent_boots = {MAX_CONCURRENT_BOOTS}\n[mail]\n\
-             smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}{}",
+             smtp_url = \"smtp://127.0.0.1:{MAIL_PORT}\"\nfrom = \"Rigbox <rigbox@example.org>\"\n{RATES}\
+             [ai]\nauthorities = {:?}\n{}",
             self.state().display().to_string(),
             crate::harness::visitor::PORT,
+            self.scratch.join(CERTIFICATE).display().to_string(),
             ["anthropic", "openai", "google"].map(ai_upstream).concat()
         );
         Ok(fs::write(self.config(), config)?)

@@ -16,6 +16,9 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, TXT};
 use hickory_proto::rr::{RData, Record, RecordType};
 use nix::sched::{CloneFlags, setns, unshare};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 const PATH: &str = "/run/internet";
 /// Public address of the host under test.
@@ -29,6 +32,10 @@ pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
 pub(crate) const GREETING: &str = "hello from the internet";
 /// Port on which the servers send without end.
 pub(crate) const STREAM: u16 = 9999;
+/// Port on which `server.example` speaks TLS, and says what it was asked and if it got a credential. `/echo` has the whole request.
+pub(crate) const API: u16 = 8443;
+/// Certificate of `server.example`, in the scratch folder.
+pub(crate) const CERTIFICATE: &str = "internet.pem";
 
 /// The internet, as tests see it.
 pub(crate) struct Internet {
@@ -72,6 +79,7 @@ impl Internet {
                 }
             })?;
         }
+        serve_api(scratch)?;
         resolve(&File::options().create(true).append(true).open(queries(scratch))?)
     }
 
@@ -127,6 +135,44 @@ fn serve(address: Ipv4Addr, port: u16, talk: fn(&mut std::net::TcpStream)) -> Re
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             std::thread::spawn(move || talk(&mut stream));
+        }
+    });
+    Ok(())
+}
+
+/// Serves [`API`].
+fn serve_api(scratch: &Path) -> Result<()> {
+    let names = ["server.example", "inside.example", "metadata.example"].map(str::to_owned).to_vec();
+    let certificate = rcgen::generate_simple_self_signed(names)?;
+    std::fs::write(scratch.join(CERTIFICATE), certificate.cert.pem())?;
+    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let config = ServerConfig::builder_with_provider(default_provider().into())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.cert.der().clone()], key)?;
+    let config = Arc::new(config);
+    let listener = inside(Path::new(PATH), || TcpListener::bind((SERVER, API)))?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let Ok(session) = ServerConnection::new(config.clone()) else { continue };
+            std::thread::spawn(move || {
+                let mut stream = StreamOwned::new(session, stream);
+                let mut request = [0; 4096];
+                let Ok(length) = stream.read(&mut request) else { return };
+                let request = String::from_utf8_lossy(&request[..length]);
+                let line = request.lines().next().unwrap_or_default();
+                let has_credential = request.to_ascii_lowercase().contains("\nauthorization: bearer ");
+                let body = if line.contains(" /echo ") {
+                    request.into_owned()
+                } else {
+                    format!("{line}: {has_credential}")
+                };
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                let _ = stream.write_all((head + &body).as_bytes());
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+            });
         }
     });
     Ok(())

@@ -35,7 +35,8 @@ fn write_earlier_record(path: &Path) -> Result<()> {
 fn write_earlier_database(path: &Path) -> Result<()> {
     let database = rusqlite::Connection::open(path)?;
     Ok(database.execute_batch(
-        "DROP TABLE ssh_sessions; DROP TABLE ai_own_keys; DROP TABLE ai_configs; \
+        "DROP TABLE ssh_sessions; DROP TABLE proxied_secrets; DROP TABLE ai_own_keys; DROP TABLE ai_configs; \
+         ALTER TABLE ai_calls DROP COLUMN own_key; ALTER TABLE workspaces DROP COLUMN ai_proxy_off; \
          DELETE FROM _sqlx_migrations WHERE version > 24;",
     )?)
 }

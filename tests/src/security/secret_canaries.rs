@@ -13,16 +13,21 @@ use serde_json::json;
 use crate::TestResult;
 use crate::clients::{ai, shared};
 use crate::harness::installation::Installation;
+use crate::harness::internet::API;
 use crate::harness::search::{Findings, Needle, Search};
 
-tests![secrets_are_only_in_the_memory_of_their_workspace, providers_keys_are_only_in_the_memory_of_the_proxy,];
+tests![
+    secrets_are_only_in_the_memory_of_their_workspace,
+    providers_keys_are_only_in_the_memory_of_the_proxy,
+    users_keys_are_only_where_they_are_to_be,
+];
 
 /// Secrets that are allowed in the workspace's memory; no secret is allowed elsewhere.
 const IN_MEMORY: [&str; 2] = ["environment value", "workspace key"];
 /// Not secrets: these show that the search works.
 const ON_DISK_MARK: &str = "mark in a file";
 const IN_PROCESS_MARK: &str = "mark in a process";
-/// Time after a hand-over for which control may have a provider's key in its memory.
+/// Time after a hand-over for which control, and guestio for a workspace's, may have a key in its memory.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that contain a secret by design.
 const SECRET_FILES: [(&str, &str); 2] = [("token key", "token.key"), ("master key", "master.key")];
@@ -198,5 +203,96 @@ fn providers_keys_are_only_in_the_memory_of_the_proxy(installation: &Installatio
     ensure!(strays.is_empty(), "leaked keys:\n{}", strays.join("\n"));
     let log = std::fs::read_to_string(installation.log())?;
     ensure!(!log.contains(&mark), "a prompt is in the log");
+    Ok(())
+}
+
+/// Checks that of all roles only `holder` has secrets of these kinds, soon after they were handed over.
+fn is_only_in_role(installation: &Installation, search: &Search, holder: &str) -> TestResult {
+    for (role, pid) in installation.role_pids()? {
+        if role == holder {
+            continue;
+        }
+        let what = format!("{role} has no key");
+        eventually(&what, HAND_OVER_TIMEOUT, || {
+            let mut memory = Findings::new();
+            search.memory(pid, &mut memory)?;
+            Ok(memory.is_empty().then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+fn in_vms(installation: &Installation, search: &Search) -> anyhow::Result<Vec<&'static str>> {
+    let mut memory = Findings::new();
+    for pid in installation.vmm_pids()? {
+        search.memory(pid, &mut memory)?;
+    }
+    Ok(kinds(&memory))
+}
+
+fn users_keys_are_only_where_they_are_to_be(installation: &Installation) -> TestResult {
+    const IN_ENV: &str = "key in the environment";
+    const OUTSIDE: &str = "key outside";
+    const TOKEN: &str = "proxied secret";
+    let (api, provider, id) = (&installation.api, ai::provider()?, shared(installation)?);
+    let (in_env, outside, token) = (unique("sk-env")?, unique("sk-out")?, unique("ghp_")?);
+    let everything =
+        Search::new(&[needle(IN_ENV, &in_env), needle(OUTSIDE, &outside), needle(TOKEN, &token)])?;
+    let only = |kind, text: &str| Search::new(&[needle(kind, text)]);
+
+    let own = json!({"mode": "byok", "provider": "anthropic", "api_key": in_env});
+    ai::configure(installation, &id, &own)?;
+    ensure!(api.sh(&id, "printf %s \"$ANTHROPIC_API_KEY\"")? == in_env, "the key is in the environment");
+    is_only_in_role(installation, &only(IN_ENV, &in_env)?, "none")?;
+    ensure!(in_vms(installation, &everything)? == [IN_ENV], "in the memory of VMs");
+
+    ai::configure(installation, &id, &json!({"api_key": outside, "key_delivery": "proxy"}))?;
+    let (status, body) = ai::call_by_environment(installation, &id, &ai::message("hello"))?;
+    ensure!(status == 200 && provider.last().header("x-api-key") == outside, "{status} {body}");
+    provider.refuse_key(&outside, 401);
+    let (status, body) = ai::call_by_environment(installation, &id, &ai::message("again"))?;
+    ensure!(status == 401 && !body.contains(&outside), "{status} {body}");
+    ai::store_secret(installation, &["canary", "--host", &format!("server.example:{API}")], &token)?;
+    for path in ["/issues", "/echo"] {
+        let answer =
+            api.sh(&id, &format!("curl -sS -i http://172.16.0.1:9090/proxy/canary{path} 2>&1 || true"))?;
+        ensure!(answer.contains("200 OK") && !answer.contains(&token), "{answer}");
+    }
+    is_only_in_role(installation, &everything, "ai")?;
+    ensure!(in_vms(installation, &everything)? == [IN_ENV], "in the memory of VMs");
+
+    api.sudo(&id, "sync")?;
+    let mut strays = Vec::new();
+    let mut with = |path: &Path, seen: Findings| {
+        strays.extend(seen.into_iter().map(|(kind, form)| format!("{kind} ({form}) in {}", path.display())));
+    };
+    everything.folder(&installation.scratch, &mut with)?;
+    everything.folder(&installation.run_dir(), &mut with)?;
+    ensure!(strays.is_empty(), "leaked keys:\n{}", strays.join("\n"));
+    let answers =
+        [&format!("/workspaces/{id}/ai-config"), "/users/me/proxied-secrets", "/audit-log?limit=1000"]
+            .into_iter()
+            .map(|path| Ok(api.get(path)?.expect(200)?.to_string()))
+            .collect::<anyhow::Result<String>>()?;
+    ensure!(
+        [&in_env, &outside, &token].iter().all(|secret| !answers.contains(*secret)),
+        "a key is in an answer"
+    );
+
+    // Cleared, they are gone: outside at once, and in the workspace with what had them.
+    ai::configure(
+        installation,
+        &id,
+        &json!({"mode": null, "provider": null, "api_key": null, "key_delivery": null}),
+    )?;
+    ensure!(
+        installation.rig(&["secret", "proxy", "rm", "canary"]).output()?.status.success(),
+        "it is removed"
+    );
+    is_only_in_role(installation, &everything, "none")?;
+    api.stop(&id)?;
+    api.start(&id)?;
+    api.sh(&id, "env")?;
+    ensure!(in_vms(installation, &everything)?.is_empty(), "in the memory of VMs after a restart");
     Ok(())
 }
