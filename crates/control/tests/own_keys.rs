@@ -6,8 +6,10 @@
 mod support;
 
 use reqwest::Method;
-use rigbox_control::admin::ai;
+use rigbox_control::admin::{self, ai};
 use rigbox_core::ai::money::Money;
+use rigbox_core::plans::Plan;
+use rigbox_core::time::Timestamp;
 use rigbox_proto::ai::ai_client::AiClient;
 use rigbox_proto::ai::{
     Denied, Ending, OpenOwnCallRequest, OpenSecretRequest, Operation, OwnKey, Provider, Reason,
@@ -15,6 +17,8 @@ use rigbox_proto::ai::{
     open_secret_response, reserve_response,
 };
 use rigbox_proto::transport::client::Channel;
+use rigbox_store::tokens::{ApiKey, TokenKey};
+use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use support::TestControl;
 use tonic::Code;
@@ -208,6 +212,45 @@ async fn credential_is_its_users_and_goes_where_the_workspaces_policy_lets_it() 
     assert_eq!(rig.call(Method::DELETE, path, None).await.0, 404);
     let log = rig.get("/audit-log").await.1.to_string();
     assert!(log.contains("proxy/github api.example.org") && !log.contains(TOKEN), "{log}");
+}
+
+#[tokio::test]
+async fn what_is_another_users_does_not_exist() {
+    let mut rig = TestControl::new().await;
+    let mut proxy = proxy(&rig).await;
+    let mine = rig.provisioned("mine").await;
+    put(&rig, "/users/me/proxied-secrets/github", json!({"host": "api.example.org", "secret": TOKEN})).await;
+    let own = json!({"default_mode": "byok", "default_provider": "anthropic", "default_api_key": KEY,
+        "default_key_delivery": "proxy"});
+    put(&rig, "/users/me/ai-defaults", own).await;
+
+    let user = admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
+    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
+    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
+    let key = ApiKey::mint().unwrap();
+    let new = NewKey::of(&key, "test", &token_key);
+    let event = AuditEvent::by_operator(&user, "key.create", "");
+    store.add_key(&user, &new, 1, None, event, Timestamp::from_unix_ms(1)).await.unwrap();
+    rig.key = key.reveal().to_owned();
+    let theirs = rig.provisioned("theirs").await;
+    assert_eq!(rig.get("/users/me/proxied-secrets").await.1, json!({"proxied_secrets": []}));
+    assert_eq!(rig.get("/users/me/ai-defaults").await.1["default_status"], "managed_active");
+    for (method, path) in [
+        (Method::DELETE, "/users/me/proxied-secrets/github".to_owned()),
+        (Method::GET, format!("/workspaces/{mine}/ai-config")),
+        (Method::GET, format!("/workspaces/{mine}/ai-proxy")),
+    ] {
+        assert_eq!(rig.call(method, &path, None).await.0, 404, "{path}");
+    }
+    let theft = json!({"host": "api.example.org", "secret": TOKEN, "workspace_id": mine});
+    assert_eq!(rig.call(Method::PUT, "/users/me/proxied-secrets/x", Some(theft)).await.0, 404);
+    let switch = json!({"enabled": false});
+    assert_eq!(rig.call(Method::PUT, &format!("/workspaces/{mine}/ai-proxy"), Some(switch)).await.0, 404);
+    assert_eq!(secret(&mut proxy, &theirs, "github").await.unwrap_err(), SecretReason::NoSecret);
+    put(&rig, &format!("/workspaces/{theirs}/ai-config"), json!({"mode": "byok", "key_delivery": "proxy"}))
+        .await;
+    assert!(open(&mut proxy, call("t", &theirs)).await.unwrap_err().text.contains("no key of its own"));
+    assert_eq!(open(&mut proxy, call("m", &mine)).await.unwrap().secret, KEY);
 }
 
 #[tokio::test]

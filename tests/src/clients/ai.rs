@@ -269,7 +269,8 @@ fn proxied_secret_reaches_its_host_and_no_workspace(installation: &Installation)
     let answer = get("tracker", "/v1/issues?page=2")?;
     ensure!(answer.ends_with("GET /v1/issues?page=2 HTTP/1.1: true"), "{answer}");
     let echo = get("tracker", "/echo")?;
-    ensure!(echo.contains("200 OK") && !echo.contains(&TOKEN[..8]), "the host's echo: {echo}");
+    // An answer that is broken off at once has not even a head.
+    ensure!(!echo.contains(&TOKEN[..8]) && !echo.contains("GET /echo"), "the host's echo: {echo}");
     // Names that lead elsewhere: none at all, cloud metadata, and a private address beside a public one, which is taken.
     for (name, host, expected) in [
         ("nowhere", "nowhere.example".to_owned(), "502"),
