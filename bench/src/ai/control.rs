@@ -37,6 +37,7 @@ fn config(folder: &Path) -> Config {
         operator: folder.join("ai-operator.sock"),
         upstreams: vec![upstream],
         prices: PriceFiles::default(),
+        tables: None,
         budgets: DefaultBudgets::default(),
     };
     Config { ai: Some(ai), ..control_config(folder, CONTROL) }

@@ -8,18 +8,22 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::ai_client::AiClient;
 use rigbox_proto::ai::{
     GetSetupRequest, ListModelsRequest, OpenOwnCallRequest, OpenOwnCallResponse, OpenSecretRequest, Provider,
-    ReserveRequest, ReserveResponse, SettleRequest, WatchRequest, open_secret_response,
+    ReserveRequest, ReserveResponse, SettleRequest, WatchRequest, open_own_call_response,
+    open_secret_response,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::transport::unix;
 use tonic::{Code, Status};
 
 use crate::setup::Setup;
+use crate::tables::Tables;
 
 /// Timeout of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which a setup that was not confirmed does not count.
 const SETUP_LIFETIME: Duration = Duration::from_secs(5);
+/// Time before a refusal is passed on, of what is asked for on a connection of its own: each costs control more than the workspace.
+const REFUSAL_DELAY: Duration = Duration::from_millis(100);
 /// Delay after a watch that ended, and after a settlement that failed.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -30,14 +34,17 @@ pub(crate) struct Control {
     channel: Channel,
     /// Names this run of the proxy.
     pub(crate) run_id: String,
+    /// Tables that ship.
+    tables: Tables,
     /// The latest setup, and when it came.
     latest: Mutex<Option<(Arc<Setup>, Instant)>>,
 }
 
 impl Control {
     /// Connects lazily.
-    pub(crate) fn new(socket: &Path, run_id: String) -> Self {
-        Self { socket: socket.to_owned(), channel: unix::channel(socket), run_id, latest: Mutex::new(None) }
+    pub(crate) fn new(socket: &Path, run_id: String, tables: Tables) -> Self {
+        let channel = unix::channel(socket);
+        Self { socket: socket.to_owned(), channel, run_id, tables, latest: Mutex::new(None) }
     }
 
     /// Returns the setup, or none if control has not confirmed it lately.
@@ -82,7 +89,9 @@ impl Control {
         let mut client = self.client_for_secrets();
         let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.get_setup(GetSetupRequest {})).await;
         let reply = reply.map_err(|_| Status::deadline_exceeded("no setup within 5 s"))?;
-        Ok(Setup::new(reply?.into_inner()))
+        let reply = reply?.into_inner();
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Setup::new(reply, &self.tables, latest.as_ref().map(|(before, _)| before.as_ref())))
     }
 
     /// Records a call with the user's own key, and gets the key.
@@ -92,7 +101,11 @@ impl Control {
     ) -> Result<OpenOwnCallResponse, Status> {
         let mut client = self.client_for_secrets();
         let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.open_own_call(request)).await;
-        Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner())
+        let reply = reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner();
+        if !matches!(reply.outcome, Some(open_own_call_response::Outcome::OwnKey(_))) {
+            tokio::time::sleep(REFUSAL_DELAY).await;
+        }
+        Ok(reply)
     }
 
     /// Gets a user's credential for one request of a workspace.
@@ -104,7 +117,11 @@ impl Control {
         let request = OpenSecretRequest { workspace_id: workspace.to_string(), name: name.to_owned() };
         let mut client = self.client_for_secrets();
         let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.open_secret(request)).await;
-        Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner().outcome)
+        let reply = reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner();
+        if !matches!(reply.outcome, Some(open_secret_response::Outcome::Secret(_))) {
+            tokio::time::sleep(REFUSAL_DELAY).await;
+        }
+        Ok(reply.outcome)
     }
 
     /// Connects for one request: what control's side of a connection has written lies in its buffers until it closes.

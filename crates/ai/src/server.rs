@@ -102,7 +102,7 @@ impl Bound {
                 Some(hosts.map_err(|error| ClientError::Resolver(error.to_string()))?)
             }
         };
-        let control = Arc::new(Control::new(&config.control_socket, random_id()?));
+        let control = Arc::new(Control::new(&config.control_socket, random_id()?, Tables::built_in()?));
         let limits = config.limits;
         let state = Arc::new(State {
             control: control.clone(),
@@ -110,7 +110,6 @@ impl Bound {
             public_hosts: hosts,
             proxied: Shares::new(proxied::REQUESTS),
             api: Api::new(config.api_socket),
-            tables: Tables::built_in()?,
             bodies: Bodies::new(limits.body_bytes),
             // Calls, per workspace.
             calls: Shares::new(Bounds { total: limits.calls, per_key: limits.calls_per_workspace }),

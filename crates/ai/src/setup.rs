@@ -6,10 +6,13 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 use rigbox_proto::ai::{self, Model, Provider};
 
+use crate::tables::Tables;
+
 /// Setup of the proxy.
 pub(crate) struct Setup {
     /// The operator has stopped all calls.
     pub(crate) is_stopped: bool,
+    pub(crate) tables: Tables,
     models: Vec<Model>,
     upstreams: Vec<Arc<Upstream>>,
 }
@@ -77,10 +80,14 @@ impl Key {
 }
 
 impl Setup {
-    /// Takes what is valid of a setup.
-    pub(crate) fn new(source: ai::Setup) -> Self {
+    /// Takes what is valid of a setup. Tables replace those that are `built_in`; if one is not valid, those of `before` stay.
+    pub(crate) fn new(source: ai::Setup, built_in: &Tables, before: Option<&Self>) -> Self {
         let upstreams = source.upstreams.iter().filter_map(Upstream::new).map(Arc::new).collect();
-        Self { is_stopped: source.stopped, models: source.models, upstreams }
+        let tables = built_in.with(&source.tables).unwrap_or_else(|error| {
+            tracing::error!(%error, "refused the operator's tables of fields; the previous ones stay");
+            before.map_or(built_in, |before| &before.tables).clone()
+        });
+        Self { is_stopped: source.stopped, tables, models: source.models, upstreams }
     }
 
     /// Finds a key by its id, with its upstream.

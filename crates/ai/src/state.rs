@@ -11,7 +11,6 @@ use crate::config::Limits;
 use crate::control::Control;
 use crate::public_hosts::PublicHosts;
 use crate::pump::Drains;
-use crate::tables::Tables;
 use crate::upstream::Upstreams;
 
 /// State of the role.
@@ -19,7 +18,6 @@ pub(crate) struct State {
     pub(crate) control: Arc<Control>,
     pub(crate) upstreams: Upstreams,
     pub(crate) api: Api,
-    pub(crate) tables: Tables,
     pub(crate) bodies: Bodies,
     pub(crate) calls: Shares<WorkspaceId>,
     pub(crate) drains: Drains,

@@ -242,6 +242,7 @@ fn setup(setup: AiSetup) -> Setup {
         stopped: setup.stopped,
         upstreams: setup.upstreams.into_iter().map(|(upstream, keys)| to_upstream(upstream, &keys)).collect(),
         models: setup.models.iter().map(to_model).collect(),
+        tables: setup.tables.iter().map(|(name, text)| to_table(name, text)).collect(),
     }
 }
 
@@ -258,6 +259,10 @@ fn to_upstream(upstream: Upstream, keys: &[ProviderKeySecret]) -> ai::Upstream {
         keys: keys.iter().map(key).collect(),
         stops_billing_on_abort: upstream.stops_billing_on_abort,
     }
+}
+
+fn to_table(name: &str, text: &str) -> ai::FieldTable {
+    ai::FieldTable { name: name.to_owned(), text: text.to_owned() }
 }
 
 fn to_model(model: &Model) -> ai::Model {

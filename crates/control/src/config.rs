@@ -79,6 +79,8 @@ pub struct AiConfig {
     pub upstreams: Vec<Upstream>,
     /// Files with prices.
     pub prices: PriceFiles,
+    /// Folder with tables of fields.
+    pub tables: Option<PathBuf>,
     /// Bounds of a month's calls where none is set.
     pub budgets: DefaultBudgets,
 }

@@ -9,6 +9,7 @@ use rigbox_api::{AllowedHosts, ApiContext, Services};
 use rigbox_core::ids::UserId;
 use rigbox_core::plans::Plans;
 use rigbox_proto::handover;
+use rigbox_service::ai::field_tables::FieldTables;
 use rigbox_service::ai::ledger::Ledger;
 use rigbox_service::ai::models::Models;
 use rigbox_service::ai::own_calls::OwnCalls;
@@ -307,13 +308,14 @@ fn ai_role(
     plans: Plans,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
     let models = Models::new(config.upstreams, config.prices);
-    let setups = SetupSource::new(store.clone(), models.clone());
+    let tables = FieldTables::new(config.tables.as_deref());
+    let setups = SetupSource::new(store.clone(), models.clone(), tables.clone());
     let (ledger, writer) = Ledger::new(store.clone(), models.clone(), plans, config.budgets);
     let (own_calls, secrets) =
         (OwnCalls::new(store.clone(), models.clone()), ProxiedSecrets::new(store.clone()));
     let server = ai_rpc::listen(&config.proxy, ai_rpc::Service { ledger, own_calls, secrets, setups })?;
     Ok(async move {
-        tokio::join!(server, writer.run(), models.run());
+        tokio::join!(server, writer.run(), models.run(), tables.run());
     })
 }
 

@@ -423,6 +423,7 @@ impl Installation {
             operator: self.run().join(AI_OPERATOR_SOCKET),
             upstreams: self.ai_upstreams(),
             prices: rigbox_control::PriceFiles { table: ai.prices.clone(), more: ai.more_prices.clone() },
+            tables: ai.tables.clone(),
             budgets: rigbox_control::DefaultBudgets {
                 user: ai.user_budget_usd.map(Money::from_dollars),
                 workspace: ai.workspace_budget_usd.map(Money::from_dollars),

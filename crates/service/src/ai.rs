@@ -2,6 +2,7 @@
 //! users have used.
 
 mod denial;
+pub mod field_tables;
 pub mod key_tests;
 pub mod ledger;
 pub mod models;

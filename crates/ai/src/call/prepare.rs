@@ -58,7 +58,7 @@ pub(super) async fn prepare(
     let document = Document::parse(&body.bytes).map_err(|problem| invalid(problem.to_string()))?;
     let (dialect, operation) = Dialect::of(&arrived.call);
     let mut findings =
-        dialect.table(&state.tables).walk(&document).map_err(|problem| invalid(problem.to_string()))?;
+        dialect.table(&setup.tables).walk(&document).map_err(|problem| invalid(problem.to_string()))?;
     let asked = dialect.asked(&arrived.call, &document).map_err(|problem| invalid(problem.to_string()))?;
     if arrived.owner == KeyOwner::User {
         // What is forced keeps the operator's account apart from its users.

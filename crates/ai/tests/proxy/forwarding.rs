@@ -1,5 +1,7 @@
 //! What a provider gets, and what a client gets back.
 
+use rigbox_proto::ai::FieldTable;
+use rigbox_testkit::eventually;
 use serde_json::{Value, json};
 
 use crate::host::{Host, KEY};
@@ -178,4 +180,33 @@ async fn models_are_listed_in_the_callers_dialect() {
     assert_eq!(host.get("/v1/models/gpt").await.json()["id"], "gpt");
     assert_eq!(host.get("/v1/models/claude").await.status, 404);
     assert_eq!(host.provider.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn operators_table_replaces_the_one_that_ships_and_a_broken_one_changes_nothing() {
+    let host = Host::start().await;
+    let body = json!({"model": "claude", "max_tokens": 100, "of_tomorrow": 1,
+        "messages": [{"role": "user", "content": "hello"}]});
+    let passes = async || {
+        assert_eq!(host.post("/v1/messages", &body).await.status, 200);
+        host.provider.last().json()["of_tomorrow"] == 1
+    };
+    assert!(!passes().await, "an unknown field is taken out");
+    let table = |text: &str| FieldTable { name: "anthropic".into(), text: text.into() };
+    let shipped = include_str!("../../tables/anthropic.toml");
+    let added = shipped.replacen("[Request]", "[Request]\nof_tomorrow = \"number\"", 1);
+    host.control.with(|ledger| ledger.setup.tables = vec![table(&added)]);
+    eventually("the new table holds", passes).await;
+    host.control.with(|ledger| {
+        ledger.setup.tables = vec![table("[Request]\nmodel = \"nothing like a rule\"")];
+        ledger.setup.models.iter_mut().for_each(|model| model.max_output_tokens += 1);
+    });
+    // The rest of that setup counts.
+    eventually("the setup with the broken table has arrived", async || {
+        host.get("/google/v1beta/models").await.body.contains("10001")
+    })
+    .await;
+    assert!(passes().await, "the table of before stays");
+    host.control.with(|ledger| ledger.setup.tables = Vec::new());
+    eventually("the table that ships holds again", async || !passes().await).await;
 }

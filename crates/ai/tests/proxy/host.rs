@@ -238,6 +238,7 @@ fn setup(url: &str) -> Setup {
             model("gemini", "google"),
             model("some/model", "openrouter"),
         ],
+        tables: Vec::new(),
     }
 }
 

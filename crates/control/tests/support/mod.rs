@@ -364,6 +364,7 @@ pub(crate) fn config(
                 stops_billing_on_abort: false,
             }],
             prices: PriceFiles { table: None, more: Some(directory.join("more-ai-prices.json")) },
+            tables: None,
             budgets: DefaultBudgets::default(),
         }),
         timeouts,

@@ -110,6 +110,8 @@ pub(super) struct Ai {
     pub(super) prices: Option<PathBuf>,
     /// Price table with more models.
     pub(super) more_prices: Option<PathBuf>,
+    /// Folder with tables of fields in place of the built-in ones.
+    pub(super) tables: Option<PathBuf>,
     /// Budget of a user for a month where none is set.
     pub(super) user_budget_usd: Option<u32>,
     /// Budget of a workspace for a month where none is set.
@@ -344,6 +346,7 @@ impl Default for Ai {
             calls_per_workspace: AI_CALLS_PER_WORKSPACE,
             prices: None,
             more_prices: None,
+            tables: None,
             user_budget_usd: None,
             workspace_budget_usd: None,
         }

@@ -244,6 +244,15 @@ const SECTIONS: &[Section] = &[
                 "Table with more models, in the same format. They replace those of the same id.",
             ),
             key(
+                "tables",
+                "path",
+                Described("the built-in tables"),
+                "\"/etc/rigbox/ai-tables\"",
+                "Folder with tables of the fields that AI calls may have, each in place of the built-in one of its name \
+                 (`anthropic.toml`, `openai_chat.toml`, ...), readable for control. They are read anew when they change; one that is \
+                 broken is refused, and the previous tables stay.",
+            ),
+            key(
                 "user_budget_usd",
                 "US dollars",
                 Described("none"),

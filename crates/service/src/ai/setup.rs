@@ -7,6 +7,7 @@ use rigbox_store::{AiProxyState, Error, ProviderKeySecret, Store};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::field_tables::{FieldTables, TableTexts};
 use super::models::{ModelSet, Models, Upstream};
 
 /// Interval at which changes by other processes are read from the database. (`rigboxd admin` stores keys, for example.)
@@ -19,6 +20,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 pub struct SetupSource {
     store: Store,
     models: Models,
+    tables: FieldTables,
 }
 
 /// Setup of the AI proxy.
@@ -30,12 +32,15 @@ pub struct AiSetup {
     pub upstreams: Vec<(Upstream, Vec<ProviderKeySecret>)>,
     /// Models.
     pub models: Arc<ModelSet>,
+    /// Tables of fields in place of those that ship with the proxy.
+    pub tables: Arc<TableTexts>,
 }
 
 /// Changes of the setup, for one proxy.
 pub struct SetupWatch {
     source: SetupSource,
     models: watch::Receiver<Arc<ModelSet>>,
+    tables: watch::Receiver<Arc<TableTexts>>,
     /// State that the proxy was told last.
     told: Option<(AiProxyState, Instant)>,
     poll: tokio::time::Interval,
@@ -43,15 +48,16 @@ pub struct SetupWatch {
 
 impl SetupSource {
     /// Creates the source.
-    pub fn new(store: Store, models: Models) -> Self {
-        Self { store, models }
+    pub fn new(store: Store, models: Models, tables: FieldTables) -> Self {
+        Self { store, models, tables }
     }
 
     /// Begins to watch.
     pub fn watch(&self) -> SetupWatch {
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        SetupWatch { source: self.clone(), models: self.models.subscribe(), told: None, poll }
+        let (models, tables) = (self.models.subscribe(), self.tables.subscribe());
+        SetupWatch { source: self.clone(), models, tables, told: None, poll }
     }
 
     /// Returns the present setup.
@@ -69,7 +75,7 @@ impl SetupSource {
             (upstream.clone(), own)
         };
         let upstreams = self.models.upstreams().iter().map(of).collect();
-        Ok(AiSetup { stopped, upstreams, models: self.models.current() })
+        Ok(AiSetup { stopped, upstreams, models: self.models.current(), tables: self.tables.current() })
     }
 }
 
@@ -82,10 +88,12 @@ impl SetupWatch {
         loop {
             self.poll.tick().await;
             let state = self.source.store.ai_proxy_state()?;
-            let models_changed = self.models.has_changed().unwrap_or(false);
+            let files_changed =
+                self.models.has_changed().unwrap_or(false) || self.tables.has_changed().unwrap_or(false);
             let is_silent = self.told.is_some_and(|(_, at)| at.elapsed() >= KEEPALIVE_INTERVAL);
-            if models_changed || self.told.is_none_or(|(told, _)| told != state) {
+            if files_changed || self.told.is_none_or(|(told, _)| told != state) {
                 self.models.mark_unchanged();
+                self.tables.mark_unchanged();
                 self.told = Some((state, Instant::now()));
                 return Ok(true);
             }
