@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::unfold;
+use futures_util::StreamExt;
+use futures_util::stream::{self, unfold};
 use http::header::{self, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -31,6 +32,8 @@ use crate::upstream::chain;
 
 /// Requests at once.
 pub(crate) const REQUESTS: Bounds = Bounds { total: 512, per_key: 32 };
+/// Time for the first piece of an answer before its head passes.
+const FIRST_PIECE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Headers of one connection (RFC 9110, section 7.6.1), and what names another way than the one taken.
 const CONNECTION_HEADERS: [&str; 9] = [
     "connection",
@@ -126,7 +129,7 @@ async fn forward(
         }
         Ok(Ok(response)) => response,
     };
-    returned(response, &name, secret, idle, place)
+    returned(response, &name, secret, idle, place).await
 }
 
 /// Splits a path into the name of a credential and what follows at its host.
@@ -241,7 +244,7 @@ fn remove_connection_headers(headers: &mut HeaderMap) {
 }
 
 /// Returns the host's answer for the workspace, without the credential.
-fn returned(
+async fn returned(
     response: Response<Incoming>,
     name: &str,
     secret: Secret,
@@ -266,13 +269,21 @@ fn returned(
     if let Some(location) = headers.get(LOCATION).and_then(|location| here(location, name, &secret)) {
         headers.insert(LOCATION, location);
     }
-    let passing =
+    let mut passing =
         Passing { body, search: EchoSearch::new(&secret.value), idle, is_over: false, _place: place };
-    let frames = unfold(passing, |mut passing| async move {
+    // Where the answer has the credential at once, there is still a head to say so in. A stream's may come long before its first piece.
+    let first = timeout(FIRST_PIECE_TIMEOUT, passing.next()).await.ok().flatten();
+    if let Some(Err(error)) = &first
+        && error.kind() == io::ErrorKind::InvalidData
+    {
+        let text = format!("The answer of {} has the proxied secret in it, and was held back.", secret.host);
+        return Err(Problem::new(StatusCode::BAD_GATEWAY, "secret_echoed", text));
+    }
+    let rest = unfold(passing, |mut passing| async move {
         let frame = passing.next().await?;
         Some((frame, passing))
     });
-    Ok(Response::from_parts(parts, StreamBody::new(frames).boxed_unsync()))
+    Ok(Response::from_parts(parts, StreamBody::new(stream::iter(first).chain(rest)).boxed_unsync()))
 }
 
 /// Returns the address of a redirect within the credential's host as the workspace reaches it; none for others, which stay as they are.

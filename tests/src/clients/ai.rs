@@ -39,6 +39,8 @@ const CLIENTS: &str = "RIGBOX_AI_CLIENTS";
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ai");
 /// Key that no workspace may see.
 const KEY: &str = "sk-test-of-the-operator-8f1c2";
+/// Key of the user's own, which stays outside.
+const OWN_KEY: &str = "sk-test-of-the-user-outside-5b9d";
 
 /// Provider at the address that the installation's configuration has, started once.
 pub(crate) fn provider() -> Result<&'static Provider> {
@@ -222,19 +224,19 @@ pub(crate) fn call_by_environment(
 fn own_key_that_stays_outside_reaches_the_provider_without_credits(
     installation: &Installation,
 ) -> TestResult {
-    const OWN: &str = "sk-test-of-the-user-outside-5b9d";
     let (id, provider, before) = (shared(installation)?, provider()?, credits(installation)?);
-    let own = json!({"mode": "byok", "provider": "anthropic", "api_key": OWN, "key_delivery": "proxy"});
+    let own = json!({"mode": "byok", "provider": "anthropic", "api_key": OWN_KEY, "key_delivery": "proxy"});
     configure(installation, &id, &own)?;
     let environment = installation.api.sh(&id, "env")?;
     ensure!(
-        environment.contains("ANTHROPIC_BASE_URL=http://172.16.0.1:9090/own") && !environment.contains(OWN),
+        environment.contains("ANTHROPIC_BASE_URL=http://172.16.0.1:9090/own")
+            && !environment.contains(OWN_KEY),
         "{environment}"
     );
     let unpriced = json!({"model": "claude-of-tomorrow", "max_tokens": 500,
         "messages": [{"role": "user", "content": "hello"}]});
     let (status, body) = call_by_environment(installation, &id, &unpriced)?;
-    ensure!(status == 200 && provider.last().header("x-api-key") == OWN, "{status} {body}");
+    ensure!(status == 200 && provider.last().header("x-api-key") == OWN_KEY, "{status} {body}");
     // A call for credits is refused, and the other way round.
     ensure!(call(installation, &message("hello"))?.0 == 403, "a managed call in byok mode");
     configure(installation, &id, &json!({"mode": null}))?;
@@ -269,8 +271,7 @@ fn proxied_secret_reaches_its_host_and_no_workspace(installation: &Installation)
     let answer = get("tracker", "/v1/issues?page=2")?;
     ensure!(answer.ends_with("GET /v1/issues?page=2 HTTP/1.1: true"), "{answer}");
     let echo = get("tracker", "/echo")?;
-    // An answer that is broken off at once has not even a head.
-    ensure!(!echo.contains(&TOKEN[..8]) && !echo.contains("GET /echo"), "the host's echo: {echo}");
+    ensure!(echo.contains("secret_echoed") && !echo.contains(&TOKEN[..8]), "the host's echo: {echo}");
     // Names that lead elsewhere: none at all, cloud metadata, and a private address beside a public one, which is taken.
     for (name, host, expected) in [
         ("nowhere", "nowhere.example".to_owned(), "502"),
@@ -366,12 +367,12 @@ fn calls_are_counted_as_the_provider_counts_them(installation: &Installation) ->
     ensure!((number("input_tokens"), number("output_tokens")) == (input, output), "{usage} {input} {output}");
     ensure!(!billed.is_empty(), "the SDKs have made no call");
     let seen = provider.seen();
-    let own = |seen: &rigbox_test_provider::Seen| {
+    let is_known = |seen: &rigbox_test_provider::Seen| {
         [seen.header("x-api-key"), seen.header("authorization"), seen.header("x-goog-api-key")]
             .iter()
-            .any(|value| value.ends_with(KEY))
+            .any(|value| value.ends_with(KEY) || *value == OWN_KEY)
     };
-    ensure!(seen.iter().all(own), "a call without the operator's key");
+    ensure!(seen.iter().all(is_known), "a call with a key from the workspace");
     ensure!(
         !seen.iter().any(|seen| format!("{:?}", seen.headers).contains("managed-by-rigbox")),
         "a placeholder"

@@ -145,6 +145,8 @@ async fn request_gets_the_credential_and_nothing_else_of_it_changes() {
 #[tokio::test]
 async fn credential_that_comes_back_does_not_reach_the_workspace() {
     let api = Api::start().await;
+    let answer = api.get("/proxy/github/echo").await;
+    assert!(answer.status == 502 && answer.body.contains("secret_echoed"), "{answer:?}");
     for path in ["/echo", "/echo-in-pieces"] {
         let answer = api.get(&format!("/proxy/github{path}")).await;
         assert!(!answer.is_whole || !answer.body.contains(TOKEN), "{path}: {answer:?}");
@@ -158,7 +160,7 @@ async fn credential_that_comes_back_does_not_reach_the_workspace() {
     assert_eq!(api.get("/proxy/github/packed").await.status, 502);
     let traced = api.host.send("TRACE", "/proxy/github/echo", &[], b"").await;
     assert_eq!(traced.status, 501, "{traced:?}");
-    assert_eq!(api.seen().len(), 4, "no TRACE reaches the host");
+    assert_eq!(api.seen().len(), 5, "no TRACE reaches the host");
 }
 
 #[tokio::test]
