@@ -10,6 +10,7 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::audit::{self, AuditEvent};
 use crate::networks::NetworkSettings;
+use crate::revocations::entry::Revocation;
 use crate::secrets::envelope::{self, Column};
 use crate::{Error, Store, json, parse};
 
@@ -104,7 +105,8 @@ impl Store {
             return Err(Error::Quota { limit_name: "max_proxied_secrets", limit, used: used - 1 });
         }
         audit::append(&mut tx, &self.chain, event, secret.updated_at).await?;
-        Ok(tx.commit().await?)
+        let change = gone(user, &secret.name, secret.updated_at.unix_ms());
+        self.commit_revoking(tx, vec![change], secret.updated_at).await
     }
 
     /// Removes a credential. Returns false if there is none of that name.
@@ -125,7 +127,8 @@ impl Store {
             return Ok(false);
         }
         audit::append(&mut tx, &self.chain, event, now).await?;
-        tx.commit().await?;
+        let change = gone(user, name, now.unix_ms().saturating_add(1));
+        self.commit_revoking(tx, vec![change], now).await?;
         Ok(true)
     }
 
@@ -157,6 +160,11 @@ impl Store {
             is_switched_off: row.try_get("ai_proxy_off")?,
         }))
     }
+}
+
+/// Returns the change by which what was stored before `until` stays gone when an older database is put back.
+fn gone(user: &UserId, name: &SecretName, until: i64) -> Revocation {
+    Revocation::ProxiedSecret { secret: format!("{user}/{name}"), until }
 }
 
 fn secret(row: &SqliteRow) -> Result<ProxiedSecret, Error> {

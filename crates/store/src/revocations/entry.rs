@@ -37,6 +37,8 @@ pub(crate) enum Revocation {
     RotatedKey { key: String, hash: String, preview: String, old_hash: String, old_hash_until: i64 },
     /// SSH key that was removed.
     RemovedSshKey { key: String },
+    /// Proxied secret, by its user and name, that was removed or replaced: what is older than `until` is gone.
+    ProxiedSecret { secret: String, until: i64 },
     /// User who was disabled, or enabled again.
     User { user: String, disabled_at: Option<i64> },
     /// Session that was ended.
@@ -76,6 +78,7 @@ impl Revocation {
             Self::RevokedKey { key } => ("revoked key", key),
             Self::RotatedKey { key, .. } => ("rotated key", key),
             Self::RemovedSshKey { key } => ("removed SSH key", key),
+            Self::ProxiedSecret { secret, .. } => ("proxied secret", secret),
             Self::User { user, .. } => ("user", user),
             Self::Session { session } => ("session", session),
             Self::App { app, .. } => ("app", app),

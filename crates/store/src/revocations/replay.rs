@@ -31,6 +31,11 @@ pub(super) async fn apply(
         Revocation::RemovedSshKey { key } => {
             delete(connection, "DELETE FROM ssh_keys WHERE id = $1", key).await
         }
+        Revocation::ProxiedSecret { secret, until } => {
+            let query = "DELETE FROM proxied_secrets WHERE user_id || '/' || name = $1 AND updated_at < $2";
+            sqlx::query(query).bind(secret).bind(until).execute(connection).await?;
+            Ok(())
+        }
         Revocation::User { disabled_at: None, .. } | Revocation::Database { .. } => Ok(()),
         Revocation::User { user, disabled_at: Some(disabled_at) } => {
             let query = "UPDATE users SET disabled_at = COALESCE(disabled_at, $1) WHERE id = $2";

@@ -8,9 +8,13 @@ use rigbox_core::app_access::Visibility;
 use rigbox_core::apps::{AppName, CustomDomain};
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::SessionId;
+use rigbox_core::proxied_secret::{SecretHeader, SecretName};
 use rusqlite::Connection;
+use secrecy::SecretString;
 
+use super::secrets::unlocked;
 use super::*;
+use crate::ProxiedSecret;
 
 const FOREVER: Duration = Duration::from_hours(1);
 
@@ -134,6 +138,38 @@ async fn revoked_key_stays_revoked() {
         assert!(!f.opens(&with, key, now()).await);
     }
     assert!(f.opens(&with, &f.key, now()).await, "another key was revoked");
+}
+
+#[tokio::test]
+async fn removed_or_replaced_proxied_secret_stays_gone() {
+    let (f, _) = unlocked().await;
+    let names = ["removed", "replaced", "kept"].map(|name| name.parse::<SecretName>().unwrap());
+    let secret = |name: &SecretName, at| ProxiedSecret {
+        name: name.clone(),
+        workspace: None,
+        host: "api.example.org".parse().unwrap(),
+        header: SecretHeader::new("Authorization", None).unwrap(),
+        updated_at: at,
+    };
+    let set = async |name: &SecretName, at| {
+        let value = SecretString::from("0123456789");
+        f.store.set_proxied_secret(&f.user, &secret(name, at), &value, &event()).await.unwrap();
+    };
+    for name in &names {
+        set(name, now()).await;
+    }
+    f.copy().await;
+    let later = now().after(Duration::from_secs(1));
+    assert!(f.store.remove_proxied_secret(&f.user, &names[0], &event(), later).await.unwrap());
+    set(&names[1], later).await;
+    let listed = async |store: &Store| {
+        let secrets = store.proxied_secrets(&f.user).await.unwrap();
+        secrets.into_iter().map(|secret| secret.name.to_string()).collect::<Vec<_>>()
+    };
+    let [without, with] = f.without_and_with_log().await;
+    assert_eq!(listed(&without).await, ["kept", "removed", "replaced"]);
+    assert_eq!(listed(&with).await, ["kept"]);
+    assert_eq!(listed(&f.store).await, ["kept", "replaced"]);
 }
 
 #[tokio::test]
