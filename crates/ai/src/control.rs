@@ -13,6 +13,7 @@ use rigbox_proto::ai::{
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::transport::unix;
+use rigbox_shares::{Bounds, Shares};
 use tonic::{Code, Status};
 
 use crate::setup::Setup;
@@ -24,6 +25,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const SETUP_LIFETIME: Duration = Duration::from_secs(5);
 /// Time before a refusal is passed on, of what is asked for on a connection of its own: each costs control more than the workspace.
 const REFUSAL_DELAY: Duration = Duration::from_millis(100);
+/// Calls with users' own keys that are opened at once: each is a transaction, and costs no credits.
+const OPENING: Bounds = Bounds { total: 32, per_key: 4 };
 /// Delay after a watch that ended, and after a settlement that failed.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -34,6 +37,8 @@ pub(crate) struct Control {
     channel: Channel,
     /// Names this run of the proxy.
     pub(crate) run_id: String,
+    /// Calls with users' own keys that are being opened.
+    opening: Shares<WorkspaceId>,
     /// Tables that ship.
     tables: Tables,
     /// The latest setup, and when it came.
@@ -43,8 +48,8 @@ pub(crate) struct Control {
 impl Control {
     /// Connects lazily.
     pub(crate) fn new(socket: &Path, run_id: String, tables: Tables) -> Self {
-        let channel = unix::channel(socket);
-        Self { socket: socket.to_owned(), channel, run_id, tables, latest: Mutex::new(None) }
+        let (channel, opening) = (unix::channel(socket), Shares::new(OPENING));
+        Self { socket: socket.to_owned(), channel, opening, run_id, tables, latest: Mutex::new(None) }
     }
 
     /// Returns the setup, or none if control has not confirmed it lately.
@@ -97,8 +102,10 @@ impl Control {
     /// Records a call with the user's own key, and gets the key.
     pub(crate) async fn open_own_call(
         &self,
+        workspace: &WorkspaceId,
         request: OpenOwnCallRequest,
     ) -> Result<OpenOwnCallResponse, Status> {
+        let _place = self.opening.wait(workspace.clone()).await;
         let mut client = self.client_for_secrets();
         let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.open_own_call(request)).await;
         let reply = reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner();

@@ -1,16 +1,17 @@
 //! Search for a credential in an answer while it passes. A host that repeats what it was sent does not tell a workspace its credential.
+//!
+//! What is held back until the next piece comes does not depend on the credential's text. Otherwise a workspace that chooses where a piece
+//! ends, by what it has the host repeat, would see from the pieces or from their times whether it has guessed a beginning.
 
 use bytes::{Bytes, BytesMut};
+use memchr::memmem::Finder;
 use zeroize::Zeroizing;
 
-/// Searcher of one answer. What may be the beginning of the credential is held back until the next piece tells (Knuth, Morris, Pratt:
-/// "Fast Pattern Matching in Strings", 1977).
+/// Searcher of one answer.
 pub(crate) struct EchoSearch {
     secret: Zeroizing<Vec<u8>>,
-    /// For each length of a beginning, the length of the longest shorter one that it ends with.
-    fallbacks: Vec<usize>,
-    /// Length of the beginning that is held back.
-    held: usize,
+    /// End of what was passed to the search: visible characters, which are what credentials have. Shorter than the credential.
+    held: Zeroizing<Vec<u8>>,
 }
 
 /// The answer has the credential in it.
@@ -18,89 +19,71 @@ pub(crate) struct EchoSearch {
 pub(crate) struct Echoed;
 
 impl EchoSearch {
-    /// Begins a search for what is not empty.
-    pub(crate) fn new(secret: &str) -> Self {
-        let secret = Zeroizing::new(secret.as_bytes().to_vec());
-        let mut search = Self { fallbacks: vec![0; secret.len()], secret, held: 0 };
-        for length in 1..search.secret.len() {
-            let byte = search.secret.get(length).copied().unwrap_or_default();
-            search.held = search.next(byte);
-            if let Some(fallback) = search.fallbacks.get_mut(length) {
-                *fallback = search.held;
-            }
-        }
-        search.held = 0;
-        search
-    }
-
-    /// Returns the length of the beginning that is matched after another byte.
-    fn next(&self, byte: u8) -> usize {
-        let mut length = self.held;
-        loop {
-            if self.secret.get(length) == Some(&byte) {
-                return length + 1;
-            }
-            let Some(shorter) = length.checked_sub(1) else { return 0 };
-            length = self.fallbacks.get(shorter).copied().unwrap_or(0);
-        }
+    /// Begins a search for a credential, which has visible ASCII characters only.
+    pub(crate) fn new(secret: &[u8]) -> Self {
+        Self { secret: Zeroizing::new(secret.to_vec()), held: Zeroizing::default() }
     }
 
     /// Takes the next piece, and returns what may pass.
     pub(crate) fn pass(&mut self, piece: Bytes) -> Result<Bytes, Echoed> {
-        let before = self.held;
-        for byte in &piece {
-            self.held = self.next(*byte);
-            if self.held == self.secret.len() {
-                return Err(Echoed);
-            }
+        let piece = if self.held.is_empty() {
+            piece
+        } else {
+            let mut whole = BytesMut::with_capacity(self.held.len() + piece.len());
+            whole.extend_from_slice(&self.held);
+            whole.extend_from_slice(&piece);
+            whole.freeze()
+        };
+        if is_in(&self.secret, &piece) {
+            return Err(Echoed);
         }
-        if (before, self.held) == (0, 0) {
-            return Ok(piece);
-        }
-        let mut passed = BytesMut::with_capacity(before + piece.len());
-        passed.extend_from_slice(self.secret.get(..before).unwrap_or_default());
-        passed.extend_from_slice(&piece);
-        passed.truncate(passed.len().saturating_sub(self.held));
-        Ok(passed.freeze())
+        let longest = self.secret.len().saturating_sub(1);
+        let visible = piece.iter().rev().take(longest).take_while(|byte| byte.is_ascii_graphic()).count();
+        let (passes, held) = piece.split_at(piece.len() - visible);
+        self.held = Zeroizing::new(held.to_vec());
+        Ok(piece.slice_ref(passes))
     }
 
     /// Returns what was held back at the end of the answer.
     pub(crate) fn rest(&mut self) -> Bytes {
-        let held = std::mem::take(&mut self.held);
-        Bytes::copy_from_slice(self.secret.get(..held).unwrap_or_default())
+        Bytes::from(std::mem::take(&mut *self.held))
     }
 }
 
 /// Tells if a text has the credential in it.
-pub(crate) fn is_in(secret: &str, text: &[u8]) -> bool {
-    memchr::memmem::find(text, secret.as_bytes()).is_some()
+pub(crate) fn is_in(secret: &[u8], text: &[u8]) -> bool {
+    Finder::new(secret).find(text).is_some()
+}
+
+/// Tells if a text has the credential in it, in capital or small letters.
+pub(crate) fn is_in_name(secret: &[u8], text: &[u8]) -> bool {
+    is_in(&secret.to_ascii_lowercase(), &text.to_ascii_lowercase())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Passes pieces, and returns what came out, or `None` for an echo.
-    fn pass(secret: &str, pieces: &[&[u8]]) -> Option<Vec<u8>> {
-        let mut search = EchoSearch::new(secret);
+    /// Passes pieces. Returns what came out for each and at the end, or `None` for an echo.
+    fn pass(secret: &str, pieces: &[&[u8]]) -> Option<Vec<Vec<u8>>> {
+        let mut search = EchoSearch::new(secret.as_bytes());
         let mut passed = Vec::new();
         for piece in pieces {
-            passed.extend(search.pass(Bytes::copy_from_slice(piece)).ok()?);
+            passed.push(search.pass(Bytes::copy_from_slice(piece)).ok()?.to_vec());
         }
-        passed.extend(search.rest());
+        passed.push(search.rest().to_vec());
         Some(passed)
     }
 
     #[test]
     fn everything_but_the_credential_passes_unchanged() {
         bolero::check!().with_type::<(Vec<u8>, Vec<u8>, Vec<u8>)>().for_each(|(secret, text, cuts)| {
-            // Few letters, so that beginnings repeat.
-            let letters = |bytes: &[u8]| bytes.iter().map(|byte| b'a' + byte % 2).collect::<Vec<_>>();
-            let secret = String::from_utf8(letters(secret)).unwrap();
+            // Few letters, so that beginnings repeat, and blanks in the text.
+            let secret: String = secret.iter().map(|byte| char::from(b'a' + byte % 2)).collect();
             if secret.is_empty() {
                 return;
             }
-            let text = letters(text);
+            let text: Vec<u8> = text.iter().map(|byte| b"ab "[usize::from(byte % 3)]).collect();
             let (mut pieces, mut rest) = (Vec::new(), text.as_slice());
             for cut in cuts {
                 let (piece, after) = rest.split_at(usize::from(*cut).min(rest.len()));
@@ -108,17 +91,29 @@ mod tests {
                 rest = after;
             }
             pieces.push(rest);
-            let expected = (!is_in(&secret, &text)).then_some(text.clone());
-            assert_eq!(pass(&secret, &pieces), expected);
+            let expected = (!is_in(secret.as_bytes(), &text)).then_some(text.clone());
+            assert_eq!(pass(&secret, &pieces).map(|passed| passed.concat()), expected);
         });
     }
 
     #[test]
-    fn nothing_of_a_credential_passes_before_its_end_is_known() {
-        let mut search = EchoSearch::new("secret-token");
-        assert_eq!(search.pass(Bytes::from_static(b"is secret-")), Ok(Bytes::from_static(b"is ")));
-        assert_eq!(search.pass(Bytes::from_static(b"tok")), Ok(Bytes::new()));
-        assert_eq!(search.pass(Bytes::from_static(b"en!")), Err(Echoed));
-        assert_eq!(pass("secret-token", &[b"secret-", b"toke", b"secret"]).unwrap(), b"secret-tokesecret");
+    fn guess_of_a_beginning_passes_like_any_other_text() {
+        let secret = "ghp_0123456789";
+        let sizes = |guess: &str| {
+            let piece = format!("you said {guess}");
+            let passed = pass(secret, &[piece.as_bytes(), b" and more\n"]).unwrap();
+            passed.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        for length in 1..secret.len() {
+            assert_eq!(sizes(&secret[..length]), sizes(&"z".repeat(length)), "{length}");
+        }
+        // Lines pass at once.
+        assert_eq!(pass(secret, &[b"data: ghp_\n"]).unwrap()[0], b"data: ghp_\n");
+        assert_eq!(pass(secret, &[b"it is ghp_01", b"23456789"]), None);
+    }
+
+    #[test]
+    fn name_of_a_header_is_searched_in_both_cases() {
+        assert!(is_in_name(b"Ghp_0123", b"x-ghp_0123") && !is_in_name(b"Ghp_0123", b"x-ghp-0123"));
     }
 }

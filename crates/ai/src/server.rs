@@ -109,6 +109,7 @@ impl Bound {
             upstreams: Upstreams::new(tls, resolver, limits.connect, proxy),
             public_hosts: hosts,
             proxied: Shares::new(proxied::REQUESTS),
+            proxied_of_users: Shares::new(proxied::REQUESTS_OF_USERS),
             api: Api::new(config.api_socket),
             bodies: Bodies::new(limits.body_bytes),
             // Calls, per workspace.

@@ -25,5 +25,6 @@ pub(crate) struct State {
     pub(crate) public_hosts: Option<PublicHosts>,
     /// Requests to users' hosts.
     pub(crate) proxied: Shares<WorkspaceId>,
+    pub(crate) proxied_of_users: Shares<String>,
     pub(crate) limits: Limits,
 }

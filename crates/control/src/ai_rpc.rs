@@ -116,12 +116,13 @@ impl Ai for Service {
         let request = request.into_inner();
         let workspace = id(&request.workspace_id)?;
         let outcome = match self.secrets.open(&workspace, &request.name).await {
-            Ok(OpenedSecret { secret, value, .. }) => open_secret_response::Outcome::Secret(Secret {
+            Ok(OpenedSecret { secret, value, owner, .. }) => open_secret_response::Outcome::Secret(Secret {
                 host: secret.host.name().to_owned(),
                 port: secret.host.port().into(),
                 header: secret.header.name().to_owned(),
                 format: secret.header.format().to_owned(),
                 value: value.expose_secret().to_owned(),
+                owner: owner.to_string(),
             }),
             Err(OpenError::Store(problem)) => return Err(unavailable(problem)),
             Err(error) => {

@@ -84,6 +84,9 @@ async fn accounts_settings_hold_in_workspaces_without_their_own() {
     let change = json!({"default_mode": "byok", "default_provider": "openai", "default_model": "gpt-x",
         "default_api_key": KEY});
     let defaults = set(&rig, "/users/me/ai-defaults", change).await;
+    let mut defaults = defaults;
+    let message = defaults.as_object_mut().unwrap().remove("message").unwrap();
+    assert!(message.as_str().unwrap().contains("keeps what it had"), "{message}");
     let expected = json!({"default_mode": "byok", "default_provider": "openai", "default_model": "gpt-x",
         "default_status": "byok_active", "default_key_delivery": "env"});
     assert_eq!((&defaults, &rig.get("/users/me/ai-defaults").await.1), (&expected, &expected));

@@ -254,6 +254,27 @@ async fn what_is_another_users_does_not_exist() {
 }
 
 #[tokio::test]
+async fn key_for_one_workspace_does_not_bring_the_accounts_key_into_it() {
+    let mut rig = TestControl::new().await;
+    let id = rig.provisioned("web").await;
+    let own = json!({"default_mode": "byok", "default_provider": "anthropic", "default_api_key": KEY,
+        "default_key_delivery": "proxy"});
+    put(&rig, "/users/me/ai-defaults", own).await;
+    let limited = json!({"name": "ci", "role": "operate", "workspaces": [id]});
+    let (status, body) = rig.call(Method::POST, "/api-keys", Some(limited)).await;
+    assert_eq!(status, 201, "{body}");
+    let whole = std::mem::replace(&mut rig.key, body["key"].as_str().unwrap().to_owned());
+    let config = format!("/workspaces/{id}/ai-config");
+    for delivery in [json!("env"), Value::Null] {
+        let (status, body) = rig.call(Method::PUT, &config, Some(json!({"key_delivery": delivery}))).await;
+        assert_eq!(status, 403, "{body}");
+    }
+    put(&rig, &config, json!({"key_delivery": "proxy", "model": "claude-x"})).await;
+    rig.key = whole;
+    assert_eq!(put(&rig, &config, json!({"key_delivery": "env"})).await["key_delivery"], "env");
+}
+
+#[tokio::test]
 async fn invalid_credentials_are_refused_and_change_nothing() {
     let rig = TestControl::new().await;
     let path = "/users/me/proxied-secrets/github";

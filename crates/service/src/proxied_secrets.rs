@@ -33,7 +33,9 @@ pub struct NewProxiedSecret {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The workspace may use none of that name.
-    #[error("This workspace has no proxied secret `{0}`. `rig secret proxy ls` lists those of your account.")]
+    #[error(
+        "This workspace has no proxied secret `{0}`. Outside of the workspace, `rig secret proxy ls` lists those of your account."
+    )]
     NoSecret(String),
     /// The workspace's policy does not let it reach the host.
     #[error(

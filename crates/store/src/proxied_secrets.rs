@@ -42,6 +42,8 @@ pub struct OpenedSecret {
     pub secret: ProxiedSecret,
     /// Its value.
     pub value: SecretString,
+    /// User who has it.
+    pub owner: UserId,
     /// Egress policy of the workspace.
     pub egress: Egress,
     /// The workspace has switched its proxy off.
@@ -156,6 +158,7 @@ impl Store {
         Ok(Some(OpenedSecret {
             secret: secret(&row)?,
             value: SecretString::from(value),
+            owner: parse(row.try_get("user_id")?)?,
             egress: network.egress,
             is_switched_off: row.try_get("ai_proxy_off")?,
         }))

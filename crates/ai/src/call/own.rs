@@ -24,7 +24,7 @@ pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms,
         model: asked.model.clone(),
         fetches_urls: checked.findings.fetches_urls,
     };
-    let opened = state.control.open_own_call(request).await.map_err(|status| {
+    let opened = state.control.open_own_call(&arrived.workspace, request).await.map_err(|status| {
         tracing::warn!(call = arrived.form.call_id, %status, "failed to open a call with a user's own key");
         not_recorded(state, arrived)
     })?;

@@ -1,8 +1,12 @@
 //! Requests with a user's credential, to a host with TLS that records what it gets and answers by the path.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use rigbox_ai::{Config, Limits};
+use rigbox_core::egress::BlockedNetworks;
 use rigbox_proto::ai::Secret;
+use rigbox_testkit::eventually;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -50,6 +54,11 @@ fn answer(request: &str) -> Vec<Vec<u8>> {
         }
         "/echo-in-a-header" => whole(&format!("200 OK\r\nx-token: Bearer {TOKEN}\r\nx-other: 1"), "fine"),
         "/packed" => whole("200 OK\r\ncontent-encoding: gzip", "not searched"),
+        "/words" => {
+            vec![format!("HTTP/1.1 401 bad token {TOKEN}\r\ncontent-length: 4\r\n\r\nfine").into_bytes()]
+        }
+        "/large" => whole("200 OK", &"line\n".repeat(1 << 20)),
+        "/cookie" => whole("200 OK\r\nset-cookie: a=b; Domain=example.org; Path=/", "fine"),
         "/moved" => whole(&format!("302 Found\r\nlocation: https://{NAME}:PORT/new"), ""),
         "/elsewhere" => whole("302 Found\r\nlocation: https://evil.example/new", ""),
         _ => whole("200 OK\r\nstrict-transport-security: max-age=1\r\nx-request-id: r1", "hello"),
@@ -58,6 +67,10 @@ fn answer(request: &str) -> Vec<Vec<u8>> {
 
 impl Api {
     async fn start() -> Self {
+        Self::start_changed(|_| {}).await
+    }
+
+    async fn start_changed(change: impl FnOnce(&mut Config)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -85,7 +98,11 @@ impl Api {
                 });
             }
         });
-        let host = Host::start_changed(|config| config.extra_authorities = Some(authorities)).await;
+        let host = Host::start_changed(|config| {
+            config.extra_authorities = Some(authorities);
+            change(config);
+        })
+        .await;
         let api = Self { host, port, seen, _folder: folder };
         api.give("github", api.secret());
         api
@@ -98,6 +115,7 @@ impl Api {
             header: "authorization".into(),
             format: "Bearer {}".into(),
             value: TOKEN.into(),
+            owner: "us-aaaaaaaa".into(),
         }
     }
 
@@ -152,6 +170,9 @@ async fn credential_that_comes_back_does_not_reach_the_workspace() {
         assert!(!answer.is_whole || !answer.body.contains(TOKEN), "{path}: {answer:?}");
         assert!(!answer.body.contains(&TOKEN[..5]), "{path}: {answer:?}");
     }
+    // Nor in the host's own words for a status.
+    let answer = api.get("/proxy/github/words").await;
+    assert!(answer.status == 401 && answer.body == "fine" && !answer.head.contains(TOKEN), "{answer:?}");
     let answer = api.get("/proxy/github/echo-in-a-header").await;
     assert!(
         answer.body == "fine" && answer.head.contains("x-other") && !answer.head.contains("x-token"),
@@ -160,7 +181,7 @@ async fn credential_that_comes_back_does_not_reach_the_workspace() {
     assert_eq!(api.get("/proxy/github/packed").await.status, 502);
     let traced = api.host.send("TRACE", "/proxy/github/echo", &[], b"").await;
     assert_eq!(traced.status, 501, "{traced:?}");
-    assert_eq!(api.seen().len(), 5, "no TRACE reaches the host");
+    assert_eq!(api.seen().len(), 6, "no TRACE reaches the host");
 }
 
 #[tokio::test]
@@ -205,4 +226,35 @@ async fn host_without_its_certificate_gets_nothing() {
         assert!(answer.status == 502 && answer.body.contains("host_not_reached"), "{answer:?}");
     }
     assert!(api.seen().is_empty());
+}
+
+#[tokio::test]
+async fn host_at_a_blocked_address_is_not_reached() {
+    let blocked: Vec<_> = BlockedNetworks::default().iter().copied().collect();
+    let api = Api::start_changed(|config| config.blocked_networks = blocked).await;
+    let answer = api.get("/proxy/github/x").await;
+    assert!(answer.status == 502 && answer.body.contains("host_not_reached"), "{answer:?}");
+    assert!(api.seen().is_empty());
+}
+
+#[tokio::test]
+async fn workspace_that_reads_nothing_keeps_its_places_for_a_time_only() {
+    let idle = Duration::from_secs(1);
+    let api = Api::start_changed(|config| config.limits = Limits { idle, ..Limits::default() }).await;
+    let mut unread = Vec::new();
+    for _ in 0..32 {
+        unread.push(api.host.open("GET", "/proxy/github/large", &[], b"").await);
+    }
+    let status = async || api.get("/proxy/github/x").await.status;
+    eventually("all places are taken", async || status().await == 429).await;
+    eventually("they are free again", async || status().await == 200).await;
+}
+
+#[tokio::test]
+async fn lengths_and_cookies_are_those_of_the_host() {
+    let api = Api::start().await;
+    assert_eq!(api.host.send("POST", "/proxy/github/x", &[], b"").await.status, 200);
+    assert!(api.seen()[0].to_lowercase().contains("content-length: 0\r\n"), "{:?}", api.seen());
+    let answer = api.get("/proxy/github/cookie").await;
+    assert!(answer.head.contains("set-cookie: a=b; path=/proxy/github/\r\n"), "{answer:?}");
 }

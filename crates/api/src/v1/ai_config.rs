@@ -80,6 +80,10 @@ pub(crate) struct GetAiDefaultsResponse {
     default_status: &'static str,
     /// Way of your own key.
     default_key_delivery: &'static str,
+    /// After a change: its effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    message: Option<String>,
 }
 
 /// Change of the settings of AI calls in workspaces without their own. An omitted field stays as it is; `null` clears it.
@@ -131,6 +135,7 @@ impl From<EffectiveAi> for GetAiDefaultsResponse {
             default_model: effective.model,
             default_status: effective.status.as_str(),
             default_key_delivery: effective.delivery.as_str(),
+            message: None,
         }
     }
 }
@@ -231,5 +236,7 @@ pub(crate) async fn set_defaults(
         default_key_delivery: delivery,
     } = body;
     let change = change(mode, provider, model, key, delivery)?;
-    Ok(Json(context.ai_settings.set_defaults(&permit, change).await?.into()))
+    let changed = GetAiDefaultsResponse::from(context.ai_settings.set_defaults(&permit, change).await?);
+    let message = "Changed. What runs in your workspaces keeps what it had; everything new has the change.";
+    Ok(Json(GetAiDefaultsResponse { message: Some(message.to_owned()), ..changed }))
 }

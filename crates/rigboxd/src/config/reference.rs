@@ -209,7 +209,8 @@ const SECTIONS: &[Section] = &[
                 "path",
                 Described("none"),
                 "\"/etc/rigbox/authorities.pem\"",
-                "Certificates (PEM) of authorities that are trusted beside those of the system, for upstreams of one's own.",
+                "Certificates (PEM) of authorities that are trusted beside those of the system, for upstreams of one's own. Hosts of \
+                 proxied secrets are trusted by them too.",
             ),
             key(
                 "proxy",

@@ -4,7 +4,8 @@ use rigbox_core::ai::mode::AiMode;
 use rigbox_core::ai::own_key::{self, EffectiveAi, InvalidOwnAi, KeyDelivery};
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::authz::{
-    ManageAi, OperateWorkspace, Permit, Principal, ReadAi, ReadEnv, ReadWorkspace, SwitchAiProxy, WriteEnv,
+    Denied, ManageAi, OperateWorkspace, Permit, Principal, ReadAi, ReadEnv, ReadWorkspace, Scope,
+    SwitchAiProxy, WriteEnv,
 };
 use rigbox_core::ids::{UserId, WorkspaceId};
 use rigbox_core::plans::Plans;
@@ -115,6 +116,11 @@ impl AiSettings {
     ) -> Result<(WorkspaceAi, Effect), ServiceError> {
         let id = id_of(permit)?;
         let change = checked(change, async || Ok(self.workspace_ai(id).await?.effective.provider)).await?;
+        if permit.principal().scope != Scope::Account && widens(&change) {
+            let action = "key_delivery other than `proxy`";
+            let scope = permit.principal().scope.clone();
+            return Err(ServiceError::Denied(Denied::OutOfScope { action, scope, least_role: None }));
+        }
         let event =
             AuditEvent::by(permit.principal(), action(&change), format!("{id} {}", described(&change)));
         let effect = self.change_workspace(id, permit.principal(), &change, &event).await?;
@@ -200,6 +206,11 @@ async fn checked(
         (Some(Some(_)), Some(None)) => return Err(invalid("api_key")(InvalidOwnAi::NoProvider)),
     };
     Ok(AiConfigChange { mode, provider, model, key, delivery })
+}
+
+/// Tells if a change may put a key into a workspace that was kept outside, such as the account's.
+fn widens(change: &AiConfigChange) -> bool {
+    change.delivery.is_some_and(|delivery| delivery != Some(KeyDelivery::Proxy))
 }
 
 /// Returns the name of an event. A key is a secret like a variable of the environment.
