@@ -3,6 +3,7 @@
 
 mod accounts;
 mod amounts;
+mod batch;
 mod caller;
 mod calls;
 mod configs;
@@ -12,12 +13,14 @@ mod own_calls;
 mod provider_keys;
 mod proxy;
 mod reservation;
+mod runs;
 mod settlement;
+mod step;
+mod sums;
 mod usage;
 
 pub use accounts::AiCredits;
 pub use caller::{AiCap, AiDenial};
-pub use calls::{AiOutcome, AiStep};
 pub(crate) use configs::VALUE as OWN_KEY;
 pub use configs::{AiConfigChange, WorkspaceAi};
 pub use limits::AiSubject;
@@ -28,4 +31,5 @@ pub use provider_keys::{ProviderKey, ProviderKeySecret};
 pub use proxy::AiProxyState;
 pub use reservation::{AiReservation, AiTerms};
 pub use settlement::{AiEnding, AiSettlement};
+pub use step::{AiOutcome, AiStep};
 pub use usage::{AiDay, AiModelSum, AiSums, AiWorkspaceSum};

@@ -19,6 +19,7 @@ use super::*;
 use crate::tokens::{ApiKey, DeviceSecret, LinkToken, SessionToken, TokenKey, UserCode};
 
 mod ai;
+mod ai_batches;
 mod ai_configs;
 mod backup;
 mod earlier_schemas;

@@ -8,7 +8,7 @@ use rigbox_core::plans::Plans;
 use rigbox_core::time::Timestamp;
 use sqlx::Row;
 
-use super::amounts::{month, signed};
+use super::amounts::{money, month, signed};
 use super::caller;
 use crate::audit::{self, AuditEvent};
 use crate::sqlite::connection::Connection;
@@ -87,7 +87,8 @@ async fn credits(
     .fetch_optional(connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let account = caller::account(&row, &month(now), plans)?;
+    let mut account = caller::account(&row)?;
+    account.renew(&month(now), caller::allowance(&row, plans)?, money(&row, "allowance_used")?);
     let mode: Option<&str> = row.try_get("mode")?;
     Ok(Some(AiCredits { account, mode: mode.map(parse).transpose()?.unwrap_or_default() }))
 }

@@ -1,4 +1,4 @@
-//! Caller of the AI proxy, as a reservation reads it in its transaction: the workspace, its owner, and all that bounds a call of theirs.
+//! Caller of the AI proxy, as a reservation finds it in its transaction: the workspace, its owner, and all that bounds a call of theirs.
 
 use rigbox_core::ai::account::{Account, Budget};
 use rigbox_core::ai::mode::AiMode;
@@ -6,14 +6,13 @@ use rigbox_core::ai::money::Money;
 use rigbox_core::ai::reservation::{Grant, grant};
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::UserId;
-use rigbox_core::plans::Plans;
+use rigbox_core::plans::{LimitOverrides, Plan, Plans};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::amounts::{money, number, optional_money};
+use super::amounts::{money, optional_money};
 use super::reservation::{AiReservation, AiTerms};
 use crate::networks::NetworkSettings;
-use crate::sqlite::connection::Connection;
 use crate::{Error, json, parse, user_limits};
 
 /// Bound that a call does not fit into.
@@ -55,117 +54,114 @@ pub enum AiDenial {
     },
 }
 
-/// Caller, with what bounds its calls.
+/// Caller, with what bounds its calls and does not change by them.
 pub(super) struct Caller {
     pub(super) user: UserId,
     pub(super) workspace_name: String,
-    /// Account, with the allowance of now.
-    pub(super) account: Account,
-    pub(super) user_budget: Budget,
-    pub(super) workspace_budget: Budget,
-    /// Run of the proxy that may reserve.
-    pub(super) run: String,
-    /// The call itself is reserved.
-    pub(super) is_reserved: bool,
-    is_stopped: bool,
+    plan: Plan,
+    limits: LimitOverrides,
+    user_budget: SetBudget,
+    workspace_budget: SetBudget,
     is_disabled: bool,
     is_switched_off: bool,
     mode: AiMode,
-    may_use_model: bool,
+    /// Models that may be used: all, if the list is empty.
+    user_models: Vec<String>,
+    workspace_models: Vec<String>,
     may_reach_every_host: bool,
-    open_calls: u64,
 }
 
-/// Everything that bounds a call, in one statement: a reservation is made at each call.
-const QUERY: &str = "SELECT p.run, p.stopped, w.user_id, w.name, w.network, w.ai_mode, w.ai_proxy_off, u.plan, u.limits, u.disabled_at, \
-     a.granted, a.spent, a.reserved, a.allowance, a.month, a.mode, \
-     ub.kind AS has_user_budget, ub.amount AS user_budget, wb.kind AS has_workspace_budget, wb.amount AS workspace_budget, \
-     um.spent + um.reserved AS user_used, wm.spent + wm.reserved AS workspace_used, am.spent + am.reserved AS allowance_used, \
-     (SELECT COUNT(*) FROM ai_calls c WHERE c.id = $4) AS same_calls, \
-     (SELECT COUNT(*) FROM ai_calls c WHERE c.workspace_id = w.id AND c.ended_at IS NULL) AS open_calls, \
-     (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'user' AND m.subject = w.user_id) AS user_models, \
-     (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'user' AND m.subject = w.user_id AND m.model = $2) AS user_model, \
-     (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'workspace' AND m.subject = w.id) AS workspace_models, \
-     (SELECT COUNT(*) FROM ai_allowed_models m WHERE m.kind = 'workspace' AND m.subject = w.id AND m.model = $2) AS workspace_model \
-     FROM workspaces w CROSS JOIN ai_proxy p JOIN users u ON u.id = w.user_id \
-     LEFT JOIN ai_accounts a ON a.user_id = w.user_id \
-     LEFT JOIN ai_budgets ub ON ub.kind = 'user' AND ub.subject = w.user_id \
-     LEFT JOIN ai_budgets wb ON wb.kind = 'workspace' AND wb.subject = w.id \
-     LEFT JOIN ai_months um ON um.kind = 'user' AND um.subject = w.user_id AND um.month = $3 \
-     LEFT JOIN ai_months wm ON wm.kind = 'workspace' AND wm.subject = w.id AND wm.month = $3 \
-     LEFT JOIN ai_months am ON am.kind = 'user' AND am.subject = w.user_id AND am.month = a.month \
-     WHERE w.id = $1";
-
-/// Reads the caller of a call; `None`, if there is no such workspace.
-pub(super) async fn read(
-    connection: &mut Connection,
-    call: &AiReservation,
-    month: &str,
-    terms: &AiTerms,
-) -> Result<Option<Caller>, Error> {
-    let query = sqlx::query(QUERY).bind(call.workspace.as_str()).bind(&call.model).bind(month).bind(&call.id);
-    let row = query.fetch_optional(connection).await?;
-    row.map(|row| caller(&row, month, terms)).transpose()
+/// Budget of a month, as the operator has set it or not.
+#[derive(Clone, Copy)]
+enum SetBudget {
+    Default,
+    Unlimited,
+    Limit(Money),
 }
 
-fn caller(row: &SqliteRow, month: &str, terms: &AiTerms) -> Result<Caller, Error> {
-    let is_in = |all: &str, one: &str| Ok::<_, Error>(number(row, all)? == 0 || number(row, one)? > 0);
+/// Sums that a caller's calls change, as they are at a reservation.
+pub(super) struct CallerSums {
+    /// Account, with the allowance of now.
+    pub(super) account: Account,
+    /// Parts of the month's budgets that are used.
+    pub(super) user_used: Money,
+    pub(super) workspace_used: Money,
+    pub(super) open_calls: u64,
+}
+
+/// Reads a caller.
+pub(super) fn caller(row: &SqliteRow) -> Result<Caller, Error> {
     let network: NetworkSettings = json::parse(row.try_get("network")?)?;
     let own_mode: Option<&str> = row.try_get("ai_mode")?;
     let default_mode: Option<&str> = row.try_get("mode")?;
     Ok(Caller {
         user: parse(row.try_get("user_id")?)?,
         workspace_name: row.try_get("name")?,
-        account: account(row, month, &terms.plans)?,
-        user_budget: budget(row, ("has_user_budget", "user_budget", "user_used"), terms.user_budget)?,
-        workspace_budget: budget(
-            row,
-            ("has_workspace_budget", "workspace_budget", "workspace_used"),
-            terms.workspace_budget,
-        )?,
-        is_reserved: number(row, "same_calls")? > 0,
-        run: row.try_get("run")?,
-        is_stopped: row.try_get("stopped")?,
+        plan: parse(row.try_get("plan")?)?,
+        limits: user_limits::read(row.try_get("limits")?)?,
+        user_budget: budget(row, "has_user_budget", "user_budget")?,
+        workspace_budget: budget(row, "has_workspace_budget", "workspace_budget")?,
         is_disabled: row.try_get::<Option<i64>, _>("disabled_at")?.is_some(),
         is_switched_off: row.try_get("ai_proxy_off")?,
         mode: own_mode.or(default_mode).map(parse).transpose()?.unwrap_or_default(),
-        may_use_model: is_in("user_models", "user_model")? && is_in("workspace_models", "workspace_model")?,
+        user_models: json::parse(row.try_get("user_models")?)?,
+        workspace_models: json::parse(row.try_get("workspace_models")?)?,
         may_reach_every_host: network.egress == Egress::Internet,
-        open_calls: number(row, "open_calls")?,
     })
 }
 
-/// Reads an account with the allowance of a month. Its columns are missing before a user's first call.
-pub(super) fn account(row: &SqliteRow, now: &str, plans: &Plans) -> Result<Account, Error> {
-    let limits = user_limits::read(row.try_get("limits")?)?;
-    let allowance = plans.entitlements(parse(row.try_get("plan")?)?, limits).ai_credits();
-    let mut account = Account {
+/// Reads an account as it was last changed. Its columns are missing before a user's first call.
+pub(super) fn account(row: &SqliteRow) -> Result<Account, Error> {
+    Ok(Account {
         granted: money(row, "granted")?,
         spent: money(row, "spent")?,
         reserved: money(row, "reserved")?,
         allowance: money(row, "allowance")?,
         month: row.try_get::<Option<String>, _>("month")?.unwrap_or_default(),
-    };
-    account.renew(now, allowance, money(row, "allowance_used")?);
-    Ok(account)
+    })
 }
 
-fn budget(
-    row: &SqliteRow,
-    (is_set, amount, used): (&str, &str, &str),
-    default: Option<Money>,
-) -> Result<Budget, Error> {
-    let is_set = row.try_get::<Option<&str>, _>(is_set)?.is_some();
-    let limit = if is_set { optional_money(row, amount)? } else { default };
-    Ok(Budget { limit, used: money(row, used)? })
+/// Reads the credits that a user's plan grants for a month.
+pub(super) fn allowance(row: &SqliteRow, plans: &Plans) -> Result<Money, Error> {
+    let limits = user_limits::read(row.try_get("limits")?)?;
+    Ok(plans.entitlements(parse(row.try_get("plan")?)?, limits).ai_credits())
+}
+
+fn budget(row: &SqliteRow, is_set: &str, amount: &str) -> Result<SetBudget, Error> {
+    if row.try_get::<Option<&str>, _>(is_set)?.is_none() {
+        return Ok(SetBudget::Default);
+    }
+    Ok(optional_money(row, amount)?.map_or(SetBudget::Unlimited, SetBudget::Limit))
+}
+
+impl SetBudget {
+    fn or(self, default: Option<Money>) -> Option<Money> {
+        match self {
+            Self::Default => default,
+            Self::Unlimited => None,
+            Self::Limit(limit) => Some(limit),
+        }
+    }
 }
 
 impl Caller {
+    /// Returns the credits that the user's plan grants for a month.
+    pub(super) fn allowance(&self, terms: &AiTerms) -> Money {
+        terms.plans.entitlements(self.plan, self.limits).ai_credits()
+    }
+
+    /// Returns the bounds of the user's and the workspace's calls of a month, where there are any.
+    pub(super) fn budgets(&self, terms: &AiTerms) -> [Option<Money>; 2] {
+        [self.user_budget.or(terms.user_budget), self.workspace_budget.or(terms.workspace_budget)]
+    }
+
     /// Decides about a call.
-    pub(super) fn decide(&self, call: &AiReservation, terms: &AiTerms) -> Result<Grant, AiDenial> {
-        if self.is_stopped {
-            return Err(AiDenial::Stopped);
-        }
+    pub(super) fn decide(
+        &self,
+        call: &AiReservation,
+        sums: &CallerSums,
+        terms: &AiTerms,
+    ) -> Result<Grant, AiDenial> {
         if self.is_disabled {
             return Err(AiDenial::NoWorkspace);
         }
@@ -175,26 +171,29 @@ impl Caller {
         if self.mode != AiMode::Managed {
             return Err(AiDenial::NotManaged);
         }
-        if !self.may_use_model {
+        let is_in = |models: &[String]| models.is_empty() || models.contains(&call.model);
+        if !is_in(&self.user_models) || !is_in(&self.workspace_models) {
             return Err(AiDenial::ModelNotAllowed);
         }
         if call.fetches_urls && !self.may_reach_every_host {
             return Err(AiDenial::UrlNotAllowed);
         }
-        if self.open_calls >= terms.max_open_calls {
-            return Err(AiDenial::TooManyCalls(self.open_calls));
+        if sums.open_calls >= terms.max_open_calls {
+            return Err(AiDenial::TooManyCalls(sums.open_calls));
         }
-        let (cap, left) = self.least_left();
+        let (cap, left) = sums.least_left(self.budgets(terms));
         let granted = grant(&call.ask, call.limits, &call.prices, left);
         granted.map_err(|refused| AiDenial::Insufficient { cap, needed: refused.needed, left })
     }
+}
 
+impl CallerSums {
     /// Returns the bound that has the least left.
-    fn least_left(&self) -> (AiCap, Money) {
+    fn least_left(&self, [user, workspace]: [Option<Money>; 2]) -> (AiCap, Money) {
         let credits = (AiCap::Credits, self.account.left());
         let others = [
-            (AiCap::UserBudget, self.user_budget.left()),
-            (AiCap::WorkspaceBudget, self.workspace_budget.left()),
+            (AiCap::UserBudget, Budget { limit: user, used: self.user_used }.left()),
+            (AiCap::WorkspaceBudget, Budget { limit: workspace, used: self.workspace_used }.left()),
         ];
         others.into_iter().fold(credits, |least, other| if other.1 < least.1 { other } else { least })
     }

@@ -1,5 +1,6 @@
 //! Connections to the database, as all queries see them: from a pool, or in turn.
 
+use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -30,7 +31,24 @@ pub(crate) enum Pool {
 pub(crate) enum Connection {
     Pooled(PoolConnection<Sqlite>),
     Transaction(sqlx::Transaction<'static, Sqlite>),
+    ByQueries(ByQueries),
     InTurn(Turn),
+}
+
+/// Connection with a transaction that its queries begin and commit themselves, together with other statements.
+#[derive(Debug)]
+pub(crate) struct ByQueries {
+    connection: PoolConnection<Sqlite>,
+    is_committed: bool,
+}
+
+impl Drop for ByQueries {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            // Which rolls it back, wherever it was.
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 /// Transaction that writes. It is rolled back when it is dropped.
@@ -59,6 +77,26 @@ impl Pool {
         }
     }
 
+    /// Begins a transaction by a query whose first statement is `BEGIN IMMEDIATE`. Returns it with the rows of each statement.
+    pub(crate) async fn begin_by<'q, const N: usize>(
+        &self,
+        query: impl Execute<'q, Sqlite> + 'q,
+    ) -> Result<(Transaction, [Vec<SqliteRow>; N]), sqlx::Error> {
+        let mut connection = match self {
+            Self::Shared(pool) => {
+                let connection = pool.acquire().await?;
+                Connection::ByQueries(ByQueries { connection, is_committed: false })
+            }
+            Self::InTurn { in_turn, .. } => {
+                let mut turn = in_turn.take()?;
+                turn.is_begun();
+                Connection::InTurn(turn)
+            }
+        };
+        let rows = connection.fetch_each(query).await?;
+        Ok((Transaction(connection), rows))
+    }
+
     pub(crate) async fn close(&self) {
         match self {
             Self::Shared(pool) => pool.close().await,
@@ -71,8 +109,23 @@ impl Transaction {
     pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
         match self.0 {
             Connection::Transaction(transaction) => transaction.commit().await,
+            Connection::ByQueries(_) => self.commit_by(sqlx::query("COMMIT")).await,
             Connection::InTurn(turn) => turn.commit(),
             Connection::Pooled(_) => Ok(()),
+        }
+    }
+
+    /// Commits by a query whose last statement is `COMMIT`.
+    pub(crate) async fn commit_by<'q>(self, query: impl Execute<'q, Sqlite> + 'q) -> Result<(), sqlx::Error> {
+        match self.0 {
+            Connection::InTurn(turn) => turn.commit_by(query),
+            mut connection => {
+                (&mut connection).execute(query).await?;
+                if let Connection::ByQueries(by_queries) = &mut connection {
+                    by_queries.is_committed = true;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -80,8 +133,27 @@ impl Transaction {
         match self.0 {
             Connection::Transaction(transaction) => transaction.rollback().await,
             // When it is dropped.
-            Connection::InTurn(_) | Connection::Pooled(_) => Ok(()),
+            Connection::ByQueries(_) | Connection::InTurn(_) | Connection::Pooled(_) => Ok(()),
         }
+    }
+}
+
+impl Connection {
+    /// Runs the statements of a query in one exchange, and returns the rows of each. There must be `N`.
+    pub(crate) async fn fetch_each<'q, const N: usize>(
+        &mut self,
+        query: impl Execute<'q, Sqlite> + 'q,
+    ) -> Result<[Vec<SqliteRow>; N], sqlx::Error> {
+        let mut steps = self.fetch_many(query);
+        let (mut all, mut rows) = (Vec::with_capacity(N), Vec::new());
+        while let Some(step) = steps.try_next().await? {
+            match step {
+                Either::Left(_) => all.push(mem::take(&mut rows)),
+                Either::Right(row) => rows.push(row),
+            }
+        }
+        let wrong = |_| sqlx::Error::Protocol("a query has another number of statements".to_owned());
+        all.try_into().map_err(wrong)
     }
 }
 
@@ -111,6 +183,7 @@ impl<'c> Executor<'c> for &'c mut Connection {
         match self {
             Connection::Pooled(connection) => connection.fetch_many(query),
             Connection::Transaction(transaction) => transaction.fetch_many(query),
+            Connection::ByQueries(by_queries) => by_queries.connection.fetch_many(query),
             Connection::InTurn(turn) => {
                 all(turn.run(|connection| connection.fetch_many(query).try_collect()))
             }
@@ -126,6 +199,7 @@ impl<'c> Executor<'c> for &'c mut Connection {
         match self {
             Connection::Pooled(connection) => connection.fetch_optional(query),
             Connection::Transaction(transaction) => transaction.fetch_optional(query),
+            Connection::ByQueries(by_queries) => by_queries.connection.fetch_optional(query),
             Connection::InTurn(turn) => {
                 ready(turn.run(|connection| connection.fetch_optional(query))).boxed()
             }
@@ -143,6 +217,7 @@ impl<'c> Executor<'c> for &'c mut Connection {
         match self {
             Connection::Pooled(connection) => connection.prepare_with(sql, parameters),
             Connection::Transaction(transaction) => transaction.prepare_with(sql, parameters),
+            Connection::ByQueries(by_queries) => by_queries.connection.prepare_with(sql, parameters),
             Connection::InTurn(turn) => {
                 ready(turn.run(|connection| connection.prepare_with(sql, parameters))).boxed()
             }
