@@ -32,6 +32,8 @@ pub(crate) async fn open(path: &Path) -> Result<Pools, Error> {
             .max_connections(max_connections)
             .min_connections(1)
             .acquire_timeout(Duration::from_secs(10))
+            // There is no server that could have closed it, and each test is an exchange with the connection's thread.
+            .test_before_acquire(false)
             // SQLite itself rolls back a transaction when the disk is full or fails. sqlx then counts it as open for ever, and begins no
             // other on this connection, which is closed here; another one takes its place.
             .before_acquire(|connection, _| Box::pin(ready(Ok(!connection.is_in_transaction()))))
