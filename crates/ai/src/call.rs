@@ -90,5 +90,5 @@ async fn make(state: &State, mut prepared: Prepared, head: oneshot::Sender<Head>
         milliseconds = settled.duration_ms,
         "AI call ended"
     );
-    state.control.settle(settled).await;
+    state.ledger.settle(settled).await;
 }

@@ -1,4 +1,4 @@
-//! Control, which knows users, money and prices: the setup, of whose changes it tells, and the reservation and settlement of calls.
+//! Control, which knows users, money and prices: the setup, of whose changes it tells, and the models of a workspace.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,13 +8,12 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::ai_client::AiClient;
 use rigbox_proto::ai::{
     GetSetupRequest, ListModelsRequest, OpenOwnCallRequest, OpenOwnCallResponse, OpenSecretRequest, Provider,
-    ReserveRequest, ReserveResponse, SettleRequest, WatchRequest, open_own_call_response,
-    open_secret_response,
+    WatchRequest, open_own_call_response, open_secret_response,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::transport::unix;
 use rigbox_shares::{Bounds, Shares};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::setup::Setup;
 use crate::tables::Tables;
@@ -27,9 +26,8 @@ const SETUP_LIFETIME: Duration = Duration::from_secs(5);
 const REFUSAL_DELAY: Duration = Duration::from_millis(100);
 /// Calls with users' own keys that are opened at once: each is a transaction, and costs no credits.
 const OPENING: Bounds = Bounds { total: 32, per_key: 4 };
-/// Delay after a watch that ended, and after a settlement that failed.
+/// Delay after a watch that ended.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Control.
 pub(crate) struct Control {
@@ -138,41 +136,6 @@ impl Control {
 
     fn client(&self) -> AiClient<Channel> {
         AiClient::new(self.channel.clone())
-    }
-
-    /// Reserves a call.
-    ///
-    /// # Errors
-    /// Control does not respond, or not in time: the call must not be made, and control settles what it may have reserved at once
-    /// ([`settle`](Self::settle) with nothing sent).
-    pub(crate) async fn reserve(&self, request: ReserveRequest) -> Result<ReserveResponse, Status> {
-        let reply =
-            tokio::time::timeout(REQUEST_TIMEOUT, async { self.client().reserve(request).await }).await;
-        Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner())
-    }
-
-    /// Settles a call: until control has acknowledged it, or does not know of it.
-    pub(crate) async fn settle(&self, request: SettleRequest) {
-        let mut delay = RETRY_DELAY;
-        loop {
-            let reply =
-                tokio::time::timeout(REQUEST_TIMEOUT, async { self.client().settle(request.clone()).await });
-            match reply.await {
-                Ok(Ok(_)) => return,
-                Ok(Err(status)) if status.code() == Code::NotFound => {
-                    tracing::debug!(call = request.call_id, "control does not know this call");
-                    return;
-                }
-                Ok(Err(status)) => {
-                    tracing::warn!(call = request.call_id, %status, "failed to settle a call; retrying")
-                }
-                Err(_) => {
-                    tracing::warn!(call = request.call_id, "control took too long to settle a call; retrying")
-                }
-            }
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(MAX_RETRY_DELAY);
-        }
     }
 
     /// Lists the models of a workspace.

@@ -27,6 +27,7 @@ use crate::connect::ReadyProxy;
 use crate::control::Control;
 use crate::error::{CallError, ErrorKind, Form};
 use crate::key_tests;
+use crate::ledger::Ledger;
 use crate::models;
 use crate::proxied;
 use crate::public_hosts::PublicHosts;
@@ -106,6 +107,7 @@ impl Bound {
         let limits = config.limits;
         let state = Arc::new(State {
             control: control.clone(),
+            ledger: Arc::new(Ledger::new(&config.control_socket)),
             upstreams: Upstreams::new(tls, resolver, limits.connect, proxy),
             public_hosts: hosts,
             proxied: Shares::new(proxied::REQUESTS),

@@ -9,6 +9,7 @@ use crate::body::Bodies;
 use crate::bridge::Api;
 use crate::config::Limits;
 use crate::control::Control;
+use crate::ledger::Ledger;
 use crate::public_hosts::PublicHosts;
 use crate::pump::Drains;
 use crate::upstream::Upstreams;
@@ -16,6 +17,7 @@ use crate::upstream::Upstreams;
 /// State of the role.
 pub(crate) struct State {
     pub(crate) control: Arc<Control>,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) upstreams: Upstreams,
     pub(crate) api: Api,
     pub(crate) bodies: Bodies,

@@ -1,37 +1,35 @@
 //! gRPC service for the AI proxy: calls and their money, users' own keys and credentials, and the setup.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::Stream;
-use rigbox_core::ai::money::Money;
-use rigbox_core::ai::prices;
 use rigbox_core::ai::provider::Provider;
-use rigbox_core::ai::reservation::Ask;
 use rigbox_proto::ai::ai_server::{Ai, AiServer};
-use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    self, Denied, GetSetupRequest, Granted, ListModelsRequest, ListModelsResponse, OpenOwnCallRequest,
-    OpenOwnCallResponse, OpenSecretRequest, OpenSecretResponse, OwnKey, ReserveRequest, ReserveResponse,
-    Secret, SecretDenied, SecretReason, SettleRequest, SettleResponse, Setup, SetupNotice, Usage,
-    WatchRequest, open_own_call_response, open_secret_response,
+    self, GetSetupRequest, LedgerRequests, LedgerResponses, ListModelsRequest, ListModelsResponse,
+    OpenOwnCallRequest, OpenOwnCallResponse, OpenSecretRequest, OpenSecretResponse, OwnKey, Secret,
+    SecretDenied, SecretReason, Setup, SetupNotice, WatchRequest, open_own_call_response,
+    open_secret_response,
 };
-use rigbox_service::ai::ledger::{Call, Ledger, LedgerError, Operation};
+use rigbox_service::ai::ledger::{Ledger, LedgerError};
 use rigbox_service::ai::models::{Model, Upstream};
 use rigbox_service::ai::own_calls::{OpenedCall, OwnCalls};
 use rigbox_service::ai::setup::{AiSetup, SetupSource};
-use rigbox_service::ai::{Denial, DenialReason};
 use rigbox_service::proxied_secrets::{OpenError, ProxiedSecrets};
-use rigbox_service::records::{AiEnding, AiSettlement, OpenedSecret, OwnAiCall, ProviderKeySecret};
+use rigbox_service::records::{OpenedSecret, OwnAiCall, ProviderKeySecret};
 use secrecy::ExposeSecret;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::gateway_rpc::{id, task_stream, unavailable};
 use crate::{Error, GatewaysConfig};
 
+mod ledger;
+
 /// Services that the proxy asks.
 pub(crate) struct Service {
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) own_calls: OwnCalls,
     pub(crate) secrets: ProxiedSecrets,
     pub(crate) setups: SetupSource,
@@ -56,6 +54,7 @@ pub(crate) fn listen(
 #[tonic::async_trait]
 impl Ai for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<SetupNotice, Status>> + Send>>;
+    type LedgerStream = Pin<Box<dyn Stream<Item = Result<LedgerResponses, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.ledger.begin_run(&request.into_inner().run_id).await.map_err(status)?;
@@ -76,22 +75,12 @@ impl Ai for Service {
         Ok(Response::new(setup(self.setups.current().await.map_err(unavailable)?)))
     }
 
-    async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
-        let outcome = match self.ledger.reserve(call(request.into_inner())?).await {
-            Ok(grant) => Outcome::Granted(Granted {
-                reserved_micro: grant.reserved.micro(),
-                output_tokens: grant.output_tokens,
-                lowered: grant.lowered,
-            }),
-            Err(LedgerError::Denied(denial)) => Outcome::Denied(denied(denial)),
-            Err(error) => return Err(status(error)),
-        };
-        Ok(Response::new(ReserveResponse { outcome: Some(outcome) }))
-    }
-
-    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
-        let cost = self.ledger.settle(settlement(request.into_inner())).await.map_err(status)?;
-        Ok(Response::new(SettleResponse { cost_micro: cost.micro() }))
+    async fn ledger(
+        &self,
+        requests: Request<Streaming<LedgerRequests>>,
+    ) -> Result<Response<Self::LedgerStream>, Status> {
+        let responses = ledger::responses(self.ledger.clone(), requests.into_inner());
+        Ok(Response::new(Box::pin(responses)))
     }
 
     async fn open_own_call(
@@ -103,7 +92,9 @@ impl Ai for Service {
                 let secret = key.expose_secret().to_owned();
                 open_own_call_response::Outcome::OwnKey(OwnKey { upstream, secret })
             }
-            Err(LedgerError::Denied(denial)) => open_own_call_response::Outcome::Denied(denied(denial)),
+            Err(LedgerError::Denied(denial)) => {
+                open_own_call_response::Outcome::Denied(ledger::denied(denial))
+            }
             Err(error) => return Err(status(error)),
         };
         Ok(Response::new(OpenOwnCallResponse { outcome: Some(outcome) }))
@@ -142,91 +133,22 @@ impl Ai for Service {
         request: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
         let request = request.into_inner();
-        let (workspace, provider) = (id(&request.workspace_id)?, provider(request.provider())?);
+        let (workspace, provider) = (id(&request.workspace_id)?, ledger::provider(request.provider())?);
         let models = self.ledger.models_of(&workspace, provider).await.map_err(status)?;
         Ok(Response::new(ListModelsResponse { models }))
-    }
-}
-
-fn operation(operation: ai::Operation) -> Result<Operation, Status> {
-    match operation {
-        ai::Operation::Generate => Ok(Operation::Generate),
-        ai::Operation::Embed => Ok(Operation::Embed),
-        ai::Operation::Count => Ok(Operation::Count),
-        ai::Operation::Unspecified => Err(Status::invalid_argument("no operation")),
     }
 }
 
 fn own_call(request: OpenOwnCallRequest) -> Result<OwnAiCall, Status> {
     Ok(OwnAiCall {
         workspace: id(&request.workspace_id)?,
-        provider: provider(request.provider())?,
-        operation: operation(request.operation())?.as_str(),
+        provider: ledger::provider(request.provider())?,
+        operation: ledger::operation(request.operation())?.as_str(),
         id: request.call_id,
         run: request.run_id,
         model: request.model,
         fetches_urls: request.fetches_urls,
     })
-}
-
-fn call(request: ReserveRequest) -> Result<Call, Status> {
-    Ok(Call {
-        workspace: id(&request.workspace_id)?,
-        provider: provider(request.provider())?,
-        operation: operation(request.operation())?,
-        ask: Ask {
-            input_tokens: request.input_tokens,
-            output_tokens: request.output_tokens,
-            candidates: request.candidates,
-            thinking_tokens: request.thinking_tokens,
-        },
-        id: request.call_id,
-        run: request.run_id,
-        model: request.model,
-        fetches_urls: request.fetches_urls,
-        options: request.options,
-    })
-}
-
-fn settlement(request: SettleRequest) -> AiSettlement {
-    let ending = match request.ending() {
-        ai::Ending::Completed => AiEnding::Completed,
-        ai::Ending::Refused => AiEnding::Refused,
-        ai::Ending::HungUp => AiEnding::HungUp,
-        ai::Ending::CutOff => AiEnding::CutOff,
-        ai::Ending::NotSent => AiEnding::NotSent,
-        ai::Ending::Unspecified => AiEnding::Unknown,
-    };
-    let some = |text: String| (!text.is_empty()).then_some(text);
-    // Without its usage, nothing is known of a call.
-    let at_bound = request.at_bound || (request.usage.is_none() && request.cost_micro.is_none());
-    let Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning } =
-        request.usage.unwrap_or_default();
-    AiSettlement {
-        id: request.call_id,
-        usage: prices::Usage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning },
-        estimated: request.estimated,
-        at_bound,
-        status: request.status,
-        ending,
-        key: some(request.key_id),
-        provider_request_id: some(request.provider_request_id.chars().take(MAX_REQUEST_ID_CHARS).collect()),
-        duration_ms: request.duration_ms,
-        told_cost: request.cost_micro.map(Money::from_micro),
-    }
-}
-
-/// Maximum length of a provider's id of a call in the record.
-const MAX_REQUEST_ID_CHARS: usize = 128;
-
-fn provider(provider: ai::Provider) -> Result<Provider, Status> {
-    match provider {
-        ai::Provider::Anthropic => Ok(Provider::Anthropic),
-        ai::Provider::Openai => Ok(Provider::OpenAi),
-        ai::Provider::Google => Ok(Provider::Google),
-        ai::Provider::Openrouter => Ok(Provider::OpenRouter),
-        ai::Provider::Unspecified => Err(Status::invalid_argument("no provider")),
-    }
 }
 
 fn to_provider(provider: Provider) -> ai::Provider {
@@ -281,19 +203,6 @@ fn to_model(model: &Model) -> ai::Model {
         input_price: entry.prices.rates.input,
         output_price: entry.prices.rates.output,
     }
-}
-
-fn denied(denial: Denial) -> Denied {
-    let reason = match denial.reason {
-        DenialReason::InsufficientCredits => ai::Reason::InsufficientCredits,
-        DenialReason::UnknownModel => ai::Reason::UnknownModel,
-        DenialReason::ModelNotAllowed => ai::Reason::ModelNotAllowed,
-        DenialReason::NotManaged => ai::Reason::NotManaged,
-        DenialReason::Stopped => ai::Reason::Stopped,
-        DenialReason::UrlNotAllowed => ai::Reason::UrlNotAllowed,
-        DenialReason::TooManyCalls => ai::Reason::TooManyCalls,
-    };
-    Denied { reason: reason.into(), text: denial.text }
 }
 
 fn status(error: LedgerError) -> Status {

@@ -313,7 +313,10 @@ fn ai_role(
     let (ledger, writer) = Ledger::new(store.clone(), models.clone(), plans, config.budgets);
     let (own_calls, secrets) =
         (OwnCalls::new(store.clone(), models.clone()), ProxiedSecrets::new(store.clone()));
-    let server = ai_rpc::listen(&config.proxy, ai_rpc::Service { ledger, own_calls, secrets, setups })?;
+    let server = ai_rpc::listen(
+        &config.proxy,
+        ai_rpc::Service { ledger: Arc::new(ledger), own_calls, secrets, setups },
+    )?;
     Ok(async move {
         tokio::join!(server, writer.run(), models.run(), tables.run());
     })

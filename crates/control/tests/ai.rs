@@ -12,15 +12,18 @@ use rigbox_control::admin::ai::{self, Bounded};
 use rigbox_control::admin::provider_keys;
 use rigbox_core::ai::money::Money;
 use rigbox_proto::ai::ai_client::AiClient;
+use rigbox_proto::ai::ledger_request::Request;
+use rigbox_proto::ai::ledger_response::Response;
 use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    Ending, GetSetupRequest, Granted, ListModelsRequest, Operation, Provider, Reason, ReserveRequest,
-    SettleRequest, Setup, SetupNotice, Usage, WatchRequest,
+    Ending, FailureReason, GetSetupRequest, Granted, ListModelsRequest, Operation, Provider, Reason,
+    ReserveRequest, SettleRequest, Setup, SetupNotice, Usage, WatchRequest,
 };
 use rigbox_proto::transport::client::Channel;
 use serde_json::{Value, json};
 use support::TestControl;
-use tonic::{Code, Streaming};
+use support::ai_ledger::ask;
+use tonic::Streaming;
 
 const EMAIL: &str = "a@example.com";
 const MODEL: &str = "claude-opus-4-6";
@@ -90,9 +93,29 @@ fn settlement(id: &str) -> SettleRequest {
 }
 
 async fn reserve(rig: &TestControl, request: ReserveRequest) -> Result<Granted, (Reason, String)> {
-    match proxy(rig).reserve(request).await.unwrap().into_inner().outcome.unwrap() {
+    let Response::Reserve(response) = ask(&mut proxy(rig), Request::Reserve(request)).await else {
+        panic!("no reservation")
+    };
+    match response.outcome.unwrap() {
         Outcome::Granted(granted) => Ok(granted),
         Outcome::Denied(denied) => Err((denied.reason(), denied.text)),
+    }
+}
+
+/// Settles a call, and returns its cost.
+async fn settle(rig: &TestControl, request: SettleRequest) -> Result<u64, FailureReason> {
+    match ask(&mut proxy(rig), Request::Settle(request)).await {
+        Response::Settle(response) => Ok(response.cost_micro),
+        Response::Failure(failure) => Err(failure.reason()),
+        Response::Reserve(_) => panic!("a reservation"),
+    }
+}
+
+/// Returns why a call cannot be reserved now.
+async fn not_reserved(rig: &TestControl, request: ReserveRequest) -> FailureReason {
+    match ask(&mut proxy(rig), Request::Reserve(request)).await {
+        Response::Failure(failure) => failure.reason(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -124,8 +147,7 @@ async fn call_is_reserved_settled_and_shown_to_its_user() {
     );
     assert_eq!(reserve(&rig, call("a", &workspace)).await.unwrap(), granted);
     assert_eq!(get(&rig, "/users/me/credits").await["remaining_micro"], 10_000_000 - 31_250);
-    let cost = proxy(&rig).settle(settlement("a")).await.unwrap().into_inner().cost_micro;
-    assert_eq!(cost, 900 * 5 + 100 * 25);
+    assert_eq!(settle(&rig, settlement("a")).await, Ok(900 * 5 + 100 * 25));
     let credits = get(&rig, "/users/me/credits").await;
     let expected = json!({"remaining": 9.993, "total": 10.0, "remaining_micro": 9_993_000, "total_micro": 10_000_000,
         "mode": "managed"});
@@ -138,8 +160,7 @@ async fn call_is_reserved_settled_and_shown_to_its_user() {
         assert_eq!(read, [&json!(900), &json!(100), &json!(7_000), &json!(1)]);
     }
     assert_eq!(usage["by_workspace"][0]["workspace_name"], "web");
-    let unknown = proxy(&rig).settle(settlement("b")).await.unwrap_err();
-    assert_eq!(unknown.code(), Code::NotFound);
+    assert_eq!(settle(&rig, settlement("b")).await, Err(FailureReason::UnknownCall));
 }
 
 #[tokio::test]
@@ -195,8 +216,8 @@ async fn calls_of_a_killed_proxy_cost_their_bound_and_those_of_a_killed_control_
     let mut rig = TestControl::new().await;
     let workspace = rig.provisioned("web").await;
     grant(&rig, 10).await;
-    let refused = proxy(&rig).reserve(call("early", &workspace)).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition, "the run has not announced itself");
+    let refused = not_reserved(&rig, call("early", &workspace)).await;
+    assert_eq!(refused, FailureReason::OtherRun, "the run has not announced itself");
     let mut setups = watch(&rig, "run").await;
     until(&mut setups, |_| true).await;
     let granted = reserve(&rig, call("a", &workspace)).await.unwrap();
@@ -206,13 +227,12 @@ async fn calls_of_a_killed_proxy_cost_their_bound_and_those_of_a_killed_control_
     let mut setups = watch(&rig, "run").await;
     until(&mut setups, |_| true).await;
     // The proxy still knows the call.
-    assert_eq!(proxy(&rig).settle(settlement("a")).await.unwrap().into_inner().cost_micro, 7_000);
+    assert_eq!(settle(&rig, settlement("a")).await, Ok(7_000));
     let mut of_next = watch(&rig, "next").await;
     until(&mut of_next, |_| true).await;
     let spent = 7_000 + granted.reserved_micro;
     assert_eq!(get(&rig, "/users/me/credits").await["remaining_micro"], 10_000_000 - spent);
-    let refused = proxy(&rig).reserve(call("c", &workspace)).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(not_reserved(&rig, call("c", &workspace)).await, FailureReason::OtherRun);
 }
 
 #[tokio::test]
@@ -290,7 +310,7 @@ async fn days_records_are_compared_with_the_providers_report() {
     until(&mut setups, |_| true).await;
     grant(&rig, 10).await;
     reserve(&rig, call("a", &workspace)).await.unwrap();
-    proxy(&rig).settle(settlement("a")).await.unwrap();
+    settle(&rig, settlement("a")).await.unwrap();
     let usage = get(&rig, "/users/me/ai-usage").await;
     let day = rigbox_control::parse_day(usage["daily"][0]["day"].as_str().unwrap()).unwrap();
     let compare = async |output: u32| {

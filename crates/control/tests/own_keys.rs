@@ -11,16 +11,19 @@ use rigbox_core::ai::money::Money;
 use rigbox_core::plans::Plan;
 use rigbox_core::time::Timestamp;
 use rigbox_proto::ai::ai_client::AiClient;
+use rigbox_proto::ai::ledger_request::Request;
+use rigbox_proto::ai::ledger_response::Response;
 use rigbox_proto::ai::{
     Denied, Ending, OpenOwnCallRequest, OpenSecretRequest, Operation, OwnKey, Provider, Reason,
-    ReserveRequest, Secret, SecretReason, SettleRequest, Usage, WatchRequest, open_own_call_response,
-    open_secret_response, reserve_response,
+    ReserveRequest, ReserveResponse, Secret, SecretReason, SettleRequest, SettleResponse, Usage,
+    WatchRequest, open_own_call_response, open_secret_response, reserve_response,
 };
 use rigbox_proto::transport::client::Channel;
 use rigbox_store::tokens::{ApiKey, TokenKey};
 use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use support::TestControl;
+use support::ai_ledger::ask;
 use tonic::Code;
 
 const KEY: &str = "sk-ant-own-key-5d1c";
@@ -98,7 +101,8 @@ async fn own_key_goes_to_the_proxy_only_where_it_is_to_and_its_calls_cost_nothin
         ending: Ending::Completed.into(),
         ..SettleRequest::default()
     };
-    assert_eq!(proxy.settle(settlement).await.unwrap().into_inner().cost_micro, 0);
+    let settled = ask(&mut proxy, Request::Settle(settlement)).await;
+    assert_eq!(settled, Response::Settle(SettleResponse { cost_micro: 0 }));
     let used = rig.get("/users/me/ai-usage").await.1;
     let read = ["requests", "input_tokens", "credits_micro"].map(|field| &used["daily"][0][field]);
     assert_eq!(read, [&json!(1), &json!(900), &json!(0)]);
@@ -143,8 +147,12 @@ async fn switched_off_proxy_gives_no_key_no_credential_and_no_credits() {
         assert_eq!(switched, json!({"enabled": enabled, "mode": "managed"}));
         assert_eq!(rig.get(&path).await.1, switched);
         let request = ReserveRequest { call_id: format!("m{number}"), ..reservation.clone() };
-        let reserved = proxy.reserve(request).await.unwrap().into_inner().outcome.unwrap();
-        assert_eq!(matches!(reserved, reserve_response::Outcome::Granted(_)), enabled, "{reserved:?}");
+        let reserved = ask(&mut proxy, Request::Reserve(request)).await;
+        let is_granted = matches!(
+            reserved,
+            Response::Reserve(ReserveResponse { outcome: Some(reserve_response::Outcome::Granted(_)) })
+        );
+        assert_eq!(is_granted, enabled, "{reserved:?}");
         assert_eq!(secret(&mut proxy, &id, "github").await.is_ok(), enabled);
         let mode = format!("/workspaces/{id}/mode");
         put(&rig, &mode, json!({"mode": "byok"})).await;

@@ -55,8 +55,8 @@ pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms,
 
 async fn reserve(state: &State, checked: &Checked<'_>, request: ReserveRequest) -> Result<Limit, CallError> {
     let asked = request.output_tokens;
-    let response = state.control.reserve(request).await.map_err(|status| {
-        tracing::warn!(call = checked.arrived.form.call_id, %status, "failed to reserve a call");
+    let response = state.ledger.reserve(request).await.map_err(|error| {
+        tracing::warn!(call = checked.arrived.form.call_id, %error, "failed to reserve a call");
         not_recorded(state, checked.arrived)
     })?;
     match response.outcome {

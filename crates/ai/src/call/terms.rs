@@ -57,8 +57,8 @@ impl Checked<'_> {
 /// Returns the error of a call of which control has said nothing. It may have recorded it all the same, and is told that it was not made.
 pub(super) fn not_recorded(state: &State, arrived: &Arrived) -> CallError {
     let settlement = settlement(state, &arrived.form.call_id, Ending::NotSent);
-    let control = state.control.clone();
-    tokio::spawn(async move { control.settle(settlement).await });
+    let ledger = state.ledger.clone();
+    tokio::spawn(async move { ledger.settle(settlement).await });
     CallError::new(ErrorKind::Unavailable, "Calls cannot be recorded now. Try again.")
 }
 

@@ -6,16 +6,18 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::stream::{Stream, StreamExt, iter};
 use rigbox_ai::{Config, Limits, Peer};
 use rigbox_proto::ai::ai_server::{Ai, AiServer};
 use rigbox_proto::ai::operator_client::OperatorClient;
 use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{
-    Denied, GetSetupRequest, Granted, KeyTest, ListModelsRequest, ListModelsResponse, Model,
-    OpenOwnCallRequest, OpenOwnCallResponse, OpenSecretRequest, OpenSecretResponse, OwnKey, Provider,
-    ProviderKey, Reason, ReserveRequest, ReserveResponse, Secret, SecretDenied, SecretReason, SettleRequest,
-    SettleResponse, Setup, SetupNotice, TestKeysRequest, Upstream, WatchRequest, open_own_call_response,
-    open_secret_response,
+    Denied, FailureReason, GetSetupRequest, Granted, KeyTest, LedgerFailure, LedgerRequest, LedgerRequests,
+    LedgerResponse, LedgerResponses, ListModelsRequest, ListModelsResponse, Model, OpenOwnCallRequest,
+    OpenOwnCallResponse, OpenSecretRequest, OpenSecretResponse, OwnKey, Provider, ProviderKey, Reason,
+    ReserveRequest, ReserveResponse, Secret, SecretDenied, SecretReason, SettleRequest, SettleResponse,
+    Setup, SetupNotice, TestKeysRequest, Upstream, WatchRequest, ledger_request, ledger_response,
+    open_own_call_response, open_secret_response,
 };
 use rigbox_proto::handover;
 use rigbox_proto::transport::unix;
@@ -25,8 +27,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const WORKSPACE: &str = "ws-aaaaaaaa";
 pub(crate) const KEY: &str = "sk-operator-one";
@@ -64,6 +65,10 @@ pub(crate) struct Ledger {
     pub(crate) gate: Option<watch::Receiver<bool>>,
     /// Reservations that have been asked for.
     pub(crate) asked: usize,
+    /// Settlements of calls that were not reserved.
+    pub(crate) unknown: Vec<SettleRequest>,
+    /// Ends the streams of requests that are open, when it changes.
+    pub(crate) breaks: watch::Sender<()>,
 }
 
 impl Table {
@@ -82,24 +87,16 @@ impl Table {
         eventually("the call is settled", is_settled).await;
         self.with(|ledger| ledger.settled[number].clone())
     }
-}
 
-#[tonic::async_trait]
-impl Ai for Table {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<SetupNotice, Status>> + Send>>;
-
-    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let ticks =
-            tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(100)));
-        Ok(Response::new(Box::pin(ticks.map(|_| Ok(SetupNotice { changed: true })))))
+    async fn answer(self, LedgerRequest { number, request }: LedgerRequest) -> LedgerResponse {
+        let response = match request.unwrap() {
+            ledger_request::Request::Reserve(request) => self.reserve(request).await,
+            ledger_request::Request::Settle(request) => self.settle(request),
+        };
+        LedgerResponse { number, response: Some(response) }
     }
 
-    async fn get_setup(&self, _: Request<GetSetupRequest>) -> Result<Response<Setup>, Status> {
-        Ok(Response::new(self.with(|ledger| ledger.setup.clone())))
-    }
-
-    async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<ReserveResponse>, Status> {
-        let request = request.into_inner();
+    async fn reserve(&self, request: ReserveRequest) -> ledger_response::Response {
         let gate = self.with(|ledger| {
             ledger.asked += 1;
             ledger.gate.clone()
@@ -125,22 +122,59 @@ impl Ai for Table {
             ledger.reserved.insert(request.call_id.clone(), reserved_micro);
             Outcome::Granted(Granted { reserved_micro, output_tokens: limit, lowered: limit < asked })
         });
-        Ok(Response::new(ReserveResponse { outcome: Some(outcome) }))
+        ledger_response::Response::Reserve(ReserveResponse { outcome: Some(outcome) })
     }
 
-    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
-        let request = request.into_inner();
+    fn settle(&self, request: SettleRequest) -> ledger_response::Response {
         self.with(|ledger| {
             let Some(reserved) = ledger.reserved.remove(&request.call_id) else {
-                return Err(Status::not_found("no such call"));
+                ledger.unknown.push(request);
+                let reason = FailureReason::UnknownCall.into();
+                return ledger_response::Response::Failure(LedgerFailure { reason, text: String::new() });
             };
             let usage = request.usage.unwrap_or_default();
             let used =
                 if request.at_bound { reserved } else { usage.input + usage.cache_read + usage.output };
             ledger.spent += used.min(reserved);
             ledger.settled.push(request);
-            Ok(Response::new(SettleResponse { cost_micro: used }))
+            ledger_response::Response::Settle(SettleResponse { cost_micro: used })
         })
+    }
+}
+
+#[tonic::async_trait]
+impl Ai for Table {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<SetupNotice, Status>> + Send>>;
+    type LedgerStream = Pin<Box<dyn Stream<Item = Result<LedgerResponses, Status>> + Send>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let ticks =
+            tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(100)));
+        Ok(Response::new(Box::pin(ticks.map(|_| Ok(SetupNotice { changed: true })))))
+    }
+
+    async fn get_setup(&self, _: Request<GetSetupRequest>) -> Result<Response<Setup>, Status> {
+        Ok(Response::new(self.with(|ledger| ledger.setup.clone())))
+    }
+
+    async fn ledger(
+        &self,
+        requests: Request<Streaming<LedgerRequests>>,
+    ) -> Result<Response<Self::LedgerStream>, Status> {
+        let table = self.clone();
+        let mut breaks = self.with(|ledger| ledger.breaks.subscribe());
+        let broken = async move { drop(breaks.changed().await) };
+        let one_by_one = |message: Result<LedgerRequests, Status>| {
+            iter(message.map_or(Vec::new(), |message| message.requests))
+        };
+        let responses = requests
+            .into_inner()
+            .flat_map(one_by_one)
+            .map(move |request| table.clone().answer(request))
+            .buffer_unordered(usize::MAX)
+            .map(|response| Ok(LedgerResponses { responses: vec![response] }))
+            .take_until(broken);
+        Ok(Response::new(Box::pin(responses)))
     }
 
     async fn open_own_call(

@@ -185,6 +185,26 @@ async fn client_that_vanishes_while_its_call_is_reserved_leaves_nothing_reserved
 }
 
 #[tokio::test]
+async fn call_whose_reservation_was_lost_is_not_made_and_settled_as_not_sent() {
+    let host = Host::start().await;
+    let (gate, closed) = watch::channel(false);
+    host.control.with(|ledger| ledger.gate = Some(closed));
+    let body = messages("hello", false);
+    let lose = async {
+        eventually("it is being reserved", async || host.control.with(|ledger| ledger.asked == 1)).await;
+        host.control.with(|ledger| ledger.breaks.send_replace(()));
+    };
+    let (answer, ()) = tokio::join!(host.post("/v1/messages", &body), lose);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let is_settled = async || host.control.with(|ledger| !ledger.unknown.is_empty());
+    eventually("it is settled on another stream", is_settled).await;
+    assert_eq!(host.control.with(|ledger| ledger.unknown[0].ending()), Ending::NotSent);
+    assert_eq!(host.provider.seen().len(), 0);
+    gate.send_replace(true);
+    assert_eq!(host.post("/v1/messages", &body).await.status, 200);
+}
+
+#[tokio::test]
 async fn client_that_hangs_up_pays_what_the_provider_says() {
     let host = Host::start().await;
     let body = messages("[tokens:40][pause:5]", true).to_string();

@@ -1,6 +1,7 @@
 //! Control role with a simulated node and simulated guests behind real sockets, and a client for its API.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub(crate) mod ai_ledger;
 pub(crate) mod browser;
 pub(crate) mod guests;
 pub(crate) mod node;
