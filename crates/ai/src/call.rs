@@ -47,7 +47,8 @@ pub(crate) async fn answer(state: Arc<State>, arrived: Arrived, body: Incoming) 
 
 /// Runs a call from its arrival to its settlement. `head` is closed if the client is gone.
 async fn run(state: Arc<State>, arrived: Arrived, body: Incoming, head: oneshot::Sender<Head>) {
-    match prepare(&state, arrived, body).await {
+    // What is only needed before the response takes no place while it streams.
+    match Box::pin(prepare(&state, arrived, body)).await {
         Err(error) => drop(head.send(Err(error))),
         Ok((prepared, place)) => {
             make(&state, prepared, head).await;
@@ -62,7 +63,7 @@ async fn make(state: &State, mut prepared: Prepared, head: oneshot::Sender<Head>
     let mut settled = if head.is_closed() {
         settlement(state, call_id, Ending::NotSent)
     } else {
-        let exchanged = exchange(state, &prepared).await;
+        let exchanged = Box::pin(exchange(state, &prepared)).await;
         // A stream may be open for long, and what was sent may be large.
         prepared.body = Bytes::new();
         prepared.arrived.headers = HeaderMap::new();

@@ -5,7 +5,6 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rigbox_core::ids::WorkspaceId;
@@ -47,7 +46,7 @@ pub(crate) struct Pump<'a> {
 /// The client's end of a response.
 pub(crate) struct Client {
     /// None once it has hung up, or got all that it is to get.
-    pub(crate) sender: Option<mpsc::Sender<io::Result<Frame<Bytes>>>>,
+    pub(crate) sender: Option<mpsc::Sender<io::Result<Bytes>>>,
     pub(crate) has_hung_up: bool,
 }
 
@@ -70,7 +69,7 @@ impl Client {
         if bytes.is_empty() {
             return;
         }
-        let sent = tokio::time::timeout(idle, sender.send(Ok(Frame::data(bytes)))).await;
+        let sent = tokio::time::timeout(idle, sender.send(Ok(bytes))).await;
         if !matches!(sent, Ok(Ok(()))) {
             self.sender = None;
             self.has_hung_up = true;

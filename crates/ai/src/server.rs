@@ -158,7 +158,8 @@ async fn serve(state: Arc<State>, stream: TcpStream, peer: GuestPeer) {
     let Ok(workspace) = peer.workspace_id.parse::<WorkspaceId>() else { return };
     let service = service_fn(move |request| {
         let (state, workspace, api) = (state.clone(), workspace.clone(), api.clone());
-        async move { Ok::<_, Infallible>(respond(state, workspace, &api, request).await) }
+        // hyper keeps the place of a future for as long as the connection, and a stream may be open for long.
+        Box::pin(async move { Ok::<_, Infallible>(respond(state, workspace, &api, request).await) })
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_BUFFER_BYTES);
@@ -174,11 +175,11 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     if request.uri().path().starts_with(API_PREFIX) {
-        return forward(api, request).await;
+        return Box::pin(forward(api, request)).await;
     }
     if request.uri().path().starts_with(proxied::PATH) {
         return match refusal(request.headers(), request.uri()) {
-            None => proxied::answer(&state, &workspace, request).await,
+            None => Box::pin(proxied::answer(&state, &workspace, request)).await,
             Some(text) => proxied::refused(text),
         };
     }
@@ -209,8 +210,8 @@ async fn respond(
             ErrorKind::NotFound,
             "With a key of your own, every model of the provider may be named. The proxy has no list of them.",
         ),
-        Kind::Models => list(&state, &workspace, &form, None).await,
-        Kind::Model(name) => list(&state, &workspace, &form, Some(&name)).await,
+        Kind::Models => Box::pin(list(&state, &workspace, &form, None)).await,
+        Kind::Model(name) => Box::pin(list(&state, &workspace, &form, Some(&name))).await,
         Kind::Call(call) => {
             let (parts, body) = request.into_parts();
             let query = parts.uri.query().map(str::to_owned);

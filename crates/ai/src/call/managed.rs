@@ -37,7 +37,7 @@ pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms,
         Err(error) if error.kind == ErrorKind::InsufficientCredits && operation == Operation::Generate => {
             // The bound is far from what most texts take, and the provider counts for nothing.
             let (dialect, document) = (checked.dialect, checked.document);
-            let counted = count(state, arrived, dialect, document, upstream, checked.is_tied).await;
+            let counted = Box::pin(count(state, arrived, dialect, document, upstream, checked.is_tied)).await;
             let Some(counted) = counted.map(|counted| counted.saturating_mul(findings.rounds().into()))
             else {
                 return Err(error);

@@ -106,8 +106,9 @@ pub(super) async fn pass_on(
             reason = "bound: chunks of one response on their way to its client, per call"
         )]
         let (sender, receiver) = mpsc::channel(MAX_CHUNKS);
-        let stream =
-            StreamBody::new(ReceiverStream::new(receiver).map(|frame: io::Result<Frame<Bytes>>| frame));
+        // A channel has places for 32 items, and frames are three times as large as what is in them.
+        let frame = |chunk: io::Result<Bytes>| chunk.map(Frame::data);
+        let stream = StreamBody::new(ReceiverStream::new(receiver).map(frame));
         // The receiver goes with it if the client is gone already.
         let _ = head.send(Ok(returned(prepared, &parts, BodyExt::boxed_unsync(stream))));
         // They keep the buffer that they were read into.

@@ -77,7 +77,7 @@ pub(super) async fn prepare(
     };
     let terms = match arrived.owner {
         KeyOwner::Operator => managed::terms(state, &checked).await?,
-        KeyOwner::User => own::terms(state, &checked).await?,
+        KeyOwner::User => Box::pin(own::terms(state, &checked)).await?,
     };
     let mut edits = removals(&findings);
     // A count makes nothing that would be limited or kept.
