@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hickory_resolver::TokioResolver;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -150,6 +150,15 @@ fn random_id() -> Result<String, getrandom::Error> {
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
+/// Returns an id for a call: the time in milliseconds and 80 random bits, in hexadecimal. Calls that follow each other are neighbors in the
+/// ledger's index, so that a commit writes few of its pages.
+fn call_id(now: SystemTime) -> Result<String, getrandom::Error> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)?;
+    let ms = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    Ok(format!("{:032x}", (ms << 80) | (u128::from_be_bytes(random) >> 48)))
+}
+
 /// Serves one connection of a VM.
 async fn serve(state: Arc<State>, stream: TcpStream, peer: GuestPeer) {
     // Pieces of a stream are small and must not wait for more.
@@ -187,7 +196,7 @@ async fn respond(
     let Route { provider, kind } = route::find(request.method(), path, request.headers());
     let is_responses = matches!(kind, Kind::Call(Call::OpenAiResponses | Call::OpenAiCount));
     let form = |call_id| Form { provider, is_responses, call_id };
-    let Ok(call_id) = random_id() else {
+    let Ok(call_id) = call_id(SystemTime::now()) else {
         let error = CallError::new(ErrorKind::Unavailable, "There is no random number.");
         return form(String::new()).response(&error).map(full);
     };
@@ -279,6 +288,14 @@ mod tests {
     use super::*;
 
     const HOST_NAME: &str = "172.16.0.1:9090";
+
+    #[test]
+    fn ids_of_calls_are_in_their_order_and_never_the_same() {
+        let id = |ms| call_id(UNIX_EPOCH + Duration::from_millis(ms)).unwrap();
+        let (first, second, later) = (id(1_800_000_000_000), id(1_800_000_000_000), id(1_800_000_000_001));
+        assert!(first != second && first < later && second < later);
+        assert_eq!([first.len(), id(0).len(), id(u64::MAX >> 16).len()], [32; 3]);
+    }
 
     #[test]
     fn requests_of_pages_and_proxies_are_refused() {
