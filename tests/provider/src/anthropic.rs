@@ -3,13 +3,23 @@
 use serde_json::{Value, json};
 
 use crate::scenario::Answer;
+use crate::tools::{Offered, Tools};
 
-pub(crate) fn tool(request: &Value) -> Option<String> {
-    request["tools"][0]["name"].as_str().map(str::to_owned)
+pub(crate) fn tools(request: &Value) -> Tools {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let offered = request["tools"].as_array().into_iter().flatten().map(|tool| Offered {
+        name: text(&tool["name"]),
+        namespace: None,
+        description: text(&tool["description"]),
+        schema: tool["input_schema"].clone(),
+    });
+    let messages = request["messages"].as_array().into_iter().flatten();
+    let mut blocks = messages.filter_map(|message| message["content"].as_array()).flatten();
+    Tools { offered: offered.collect(), has_result: blocks.any(|block| block["type"] == "tool_result") }
 }
 
 fn stop_reason(answer: &Answer) -> &'static str {
-    match (answer.is_limited, &answer.tool) {
+    match (answer.length.is_limited, &answer.call) {
         (true, _) => "max_tokens",
         (false, Some(_)) => "tool_use",
         (false, None) => "end_turn",
@@ -33,13 +43,13 @@ pub(crate) fn document(answer: &Answer) -> Value {
         content.push(json!({"type": "thinking", "thinking": "Hm.", "signature": "signed"}));
     }
     content.push(json!({"type": "text", "text": answer.words().collect::<String>()}));
-    if let Some(name) = &answer.tool {
-        let input: Value = serde_json::from_str(&answer.arguments()).unwrap_or_default();
+    if let Some(call) = &answer.call {
+        let input: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
         content.push(
-            json!({"type": "tool_use", "id": format!("toolu_{}", answer.id), "name": name, "input": input}),
+            json!({"type": "tool_use", "id": format!("toolu_{}", answer.id), "name": call.name, "input": input}),
         );
     }
-    message(answer, &Value::Array(content), Some(stop_reason(answer)), answer.output)
+    message(answer, &Value::Array(content), Some(stop_reason(answer)), answer.output())
 }
 
 pub(crate) fn events(answer: &Answer) -> Vec<String> {
@@ -56,21 +66,21 @@ pub(crate) fn events(answer: &Answer) -> Vec<String> {
     events.push(block(index, &json!({"type": "text", "text": ""})));
     events.extend(answer.words().map(|word| delta(index, &json!({"type": "text_delta", "text": word}))));
     events.push(json!({"type": "content_block_stop", "index": index}));
-    if let Some(name) = &answer.tool {
+    if let Some(call) = &answer.call {
         index += 1;
         let tool =
-            json!({"type": "tool_use", "id": format!("toolu_{}", answer.id), "name": name, "input": {}});
+            json!({"type": "tool_use", "id": format!("toolu_{}", answer.id), "name": call.name, "input": {}});
         events.push(block(index, &tool));
-        let arguments = answer.arguments();
+        let arguments = answer.arguments(call);
         let (left, right) = arguments.split_at(arguments.len() / 2);
-        for part in if answer.is_limited { vec![left] } else { vec![left, right] } {
+        for part in [left, right] {
             events.push(delta(index, &json!({"type": "input_json_delta", "partial_json": part})));
         }
         events.push(json!({"type": "content_block_stop", "index": index}));
     }
     events.push(
         json!({"type": "message_delta", "delta": {"stop_reason": stop_reason(answer), "stop_sequence": null},
-        "usage": {"output_tokens": answer.output}}),
+        "usage": {"output_tokens": answer.output()}}),
     );
     events.push(json!({"type": "message_stop"}));
     let text =

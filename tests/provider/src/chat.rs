@@ -3,13 +3,22 @@
 use serde_json::{Value, json};
 
 use crate::scenario::Answer;
+use crate::tools::{Call, Offered, Tools};
 
-pub(crate) fn tool(request: &Value) -> Option<String> {
-    request["tools"][0]["function"]["name"].as_str().map(str::to_owned)
+pub(crate) fn tools(request: &Value) -> Tools {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let offered = request["tools"].as_array().into_iter().flatten().map(|tool| Offered {
+        name: text(&tool["function"]["name"]),
+        namespace: None,
+        description: text(&tool["function"]["description"]),
+        schema: tool["function"]["parameters"].clone(),
+    });
+    let mut messages = request["messages"].as_array().into_iter().flatten();
+    Tools { offered: offered.collect(), has_result: messages.any(|message| message["role"] == "tool") }
 }
 
 fn finish_reason(answer: &Answer) -> &'static str {
-    match (answer.is_limited, &answer.tool) {
+    match (answer.length.is_limited, &answer.call) {
         (true, _) => "length",
         (false, Some(_)) => "tool_calls",
         (false, None) => "stop",
@@ -17,21 +26,21 @@ fn finish_reason(answer: &Answer) -> &'static str {
 }
 
 fn usage(answer: &Answer) -> Value {
-    json!({"prompt_tokens": answer.input, "completion_tokens": answer.output,
-        "total_tokens": answer.input + answer.output, "prompt_tokens_details": {"cached_tokens": 0},
+    json!({"prompt_tokens": answer.input, "completion_tokens": answer.output(),
+        "total_tokens": answer.input + answer.output(), "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0}})
 }
 
-fn call(answer: &Answer, name: &str) -> Value {
+fn item(answer: &Answer, call: &Call) -> Value {
     json!({"id": format!("call_{}", answer.id), "type": "function",
-        "function": {"name": name, "arguments": answer.arguments()}})
+        "function": {"name": call.name, "arguments": answer.arguments(call)}})
 }
 
 pub(crate) fn document(answer: &Answer) -> Value {
     let mut message =
         json!({"role": "assistant", "content": answer.words().collect::<String>(), "refusal": null});
-    if let Some(name) = &answer.tool {
-        message["tool_calls"] = json!([call(answer, name)]);
+    if let Some(call) = &answer.call {
+        message["tool_calls"] = json!([item(answer, call)]);
     }
     json!({"id": format!("chatcmpl-{}", answer.id), "object": "chat.completion", "created": 1, "model": answer.model,
         "choices": [{"index": 0, "message": message, "finish_reason": finish_reason(answer), "logprobs": null}],
@@ -52,8 +61,8 @@ pub(crate) fn events(answer: &Answer, has_usage: bool) -> Vec<String> {
     };
     let mut events = vec![delta(json!({"role": "assistant", "content": ""}), Value::Null)];
     events.extend(answer.words().map(|word| delta(json!({"content": word}), Value::Null)));
-    if let Some(name) = &answer.tool {
-        let mut call = call(answer, name);
+    if let Some(call) = &answer.call {
+        let mut call = item(answer, call);
         call["index"] = json!(0);
         events.push(delta(json!({"tool_calls": [call]}), Value::Null));
     }

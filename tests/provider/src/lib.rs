@@ -9,6 +9,7 @@ mod google;
 mod responses;
 mod scenario;
 mod server;
+mod tools;
 
 pub use scenario::Scenario;
 pub use server::{Billed, Provider, Seen};

@@ -3,9 +3,34 @@
 use serde_json::{Value, json};
 
 use crate::scenario::Answer;
+use crate::tools::{Call, Offered, Tools};
 
-pub(crate) fn tool(request: &Value) -> Option<String> {
-    request["tools"][0]["name"].as_str().map(str::to_owned)
+/// Returns the tools of a request. Codex has them in an item of the input, and in groups.
+pub(crate) fn tools(request: &Value) -> Tools {
+    let input = || request["input"].as_array().into_iter().flatten();
+    let is_result = |item: &Value| item["type"].as_str().is_some_and(|kind| kind.ends_with("_output"));
+    let mut tools = Tools { offered: Vec::new(), has_result: input().any(is_result) };
+    let lists = std::iter::once(&request["tools"]).chain(input().map(|item| &item["tools"]));
+    for list in lists {
+        gather(list, None, &mut tools.offered);
+    }
+    tools
+}
+
+fn gather(list: &Value, namespace: Option<&str>, offered: &mut Vec<Offered>) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    for tool in list.as_array().into_iter().flatten() {
+        if tool["type"] == "namespace" {
+            gather(&tool["tools"], tool["name"].as_str(), offered);
+            continue;
+        }
+        offered.push(Offered {
+            name: text(&tool["name"]),
+            namespace: namespace.map(str::to_owned),
+            description: text(&tool["description"]),
+            schema: tool["parameters"].clone(),
+        });
+    }
 }
 
 fn response(answer: &Answer, status: &str, output: &Value, usage: &Value) -> Value {
@@ -18,8 +43,8 @@ fn response(answer: &Answer, status: &str, output: &Value, usage: &Value) -> Val
 
 fn usage(answer: &Answer) -> Value {
     json!({"input_tokens": answer.input, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": answer.output, "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": answer.input + answer.output})
+        "output_tokens": answer.output(), "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": answer.input + answer.output()})
 }
 
 fn message(answer: &Answer, text: &str, status: &str) -> Value {
@@ -27,19 +52,27 @@ fn message(answer: &Answer, text: &str, status: &str) -> Value {
         "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]})
 }
 
-fn call(answer: &Answer, name: &str) -> Value {
-    json!({"id": format!("fc_{}", answer.id), "type": "function_call", "status": "completed", "name": name,
-        "call_id": format!("call_{}", answer.id), "arguments": answer.arguments()})
+fn item(answer: &Answer, call: &Call) -> Value {
+    let (kind, field) =
+        if call.is_text { ("custom_tool_call", "input") } else { ("function_call", "arguments") };
+    let status = if answer.length.is_limited { "incomplete" } else { "completed" };
+    let mut item = json!({"id": format!("fc_{}", answer.id), "type": kind, "status": status, "name": call.name,
+        "call_id": format!("call_{}", answer.id)});
+    item[field] = json!(answer.arguments(call));
+    if let Some(namespace) = &call.namespace {
+        item["namespace"] = json!(namespace);
+    }
+    item
 }
 
 fn output(answer: &Answer) -> Vec<Value> {
     let mut output = vec![message(answer, &answer.words().collect::<String>(), "completed")];
-    output.extend(answer.tool.as_ref().map(|name| call(answer, name)));
+    output.extend(answer.call.as_ref().map(|call| item(answer, call)));
     output
 }
 
 fn status(answer: &Answer) -> &'static str {
-    if answer.is_limited { "incomplete" } else { "completed" }
+    if answer.length.is_limited { "incomplete" } else { "completed" }
 }
 
 pub(crate) fn document(answer: &Answer) -> Value {
@@ -74,12 +107,7 @@ pub(crate) fn events(answer: &Answer) -> Vec<String> {
     );
     for (index, item) in output(answer).into_iter().enumerate() {
         if index > 0 {
-            let mut begun = item.clone();
-            begun["arguments"] = json!("");
-            begun["status"] = json!("in_progress");
-            events.push(json!({"type": "response.output_item.added", "output_index": index, "item": begun}));
-            events.push(json!({"type": "response.function_call_arguments.done", "item_id": item["id"],
-                "output_index": index, "name": item["name"], "arguments": item["arguments"]}));
+            events.extend(call_events(index, &item));
         }
         events.push(json!({"type": "response.output_item.done", "output_index": index, "item": item}));
     }
@@ -89,4 +117,20 @@ pub(crate) fn events(answer: &Answer) -> Vec<String> {
         format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default())
     };
     events.into_iter().enumerate().map(text).collect()
+}
+
+/// Returns the events of a call that come before the whole of it.
+fn call_events(index: usize, item: &Value) -> [Value; 2] {
+    let is_text = item["type"] == "custom_tool_call";
+    let (field, done) = if is_text {
+        ("input", "response.custom_tool_call_input.done")
+    } else {
+        ("arguments", "response.function_call_arguments.done")
+    };
+    let mut begun = item.clone();
+    begun[field] = json!("");
+    begun["status"] = json!("in_progress");
+    let mut ended = json!({"type": done, "item_id": item["id"], "output_index": index, "name": item["name"]});
+    ended[field] = item[field].clone();
+    [json!({"type": "response.output_item.added", "output_index": index, "item": begun}), ended]
 }

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::scenario::{Answer, Scenario};
+use crate::tools::Tools;
 use crate::{anthropic, chat, google, responses};
 
 /// Time for what was written to leave before a connection breaks off.
@@ -206,21 +207,24 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
         response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
         return response;
     }
-    let answer = |limit: Option<u64>, tool: Option<String>, model: String| Answer {
-        input: input(&body),
-        output: limit.map_or(scenario.tokens, |limit| limit.min(scenario.tokens)),
-        is_limited: limit.is_some_and(|limit| limit < scenario.tokens),
-        tool: tool.filter(|_| scenario.calls_tool),
-        thinks: scenario.thinks,
-        model,
-        id: state.answers.fetch_add(1, Ordering::Relaxed),
+    let answer = |limit: Option<u64>, tools: &Tools, model: String| {
+        let call = scenario.call(tools);
+        Answer {
+            input: input(&body),
+            length: scenario.length(limit, call.as_ref()),
+            call,
+            text: google::described(&request),
+            thinks: scenario.thinks,
+            model,
+            id: state.answers.fetch_add(1, Ordering::Relaxed),
+        }
     };
     let path = path.split('?').next().unwrap_or_default();
     let of_model = |request: &Value| request["model"].as_str().unwrap_or_default().to_owned();
     let (answer, events, document) = match path {
         "/v1/messages" => {
             let answer =
-                answer(request["max_tokens"].as_u64(), anthropic::tool(&request), of_model(&request));
+                answer(request["max_tokens"].as_u64(), &anthropic::tools(&request), of_model(&request));
             (answer.clone(), anthropic::events(&answer), anthropic::document(&answer))
         }
         "/v1/messages/count_tokens" | "/v1/responses/input_tokens" => {
@@ -231,13 +235,16 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
         }
         "/v1/chat/completions" | "/api/v1/chat/completions" => {
             let limit = request["max_completion_tokens"].as_u64().or(request["max_tokens"].as_u64());
-            let answer = answer(limit, chat::tool(&request), of_model(&request));
+            let answer = answer(limit, &chat::tools(&request), of_model(&request));
             let has_usage = request["stream_options"]["include_usage"] == json!(true);
             (answer.clone(), chat::events(&answer, has_usage), chat::document(&answer))
         }
         "/v1/responses" => {
-            let answer =
-                answer(request["max_output_tokens"].as_u64(), responses::tool(&request), of_model(&request));
+            let answer = answer(
+                request["max_output_tokens"].as_u64(),
+                &responses::tools(&request),
+                of_model(&request),
+            );
             (answer.clone(), responses::events(&answer), responses::document(&answer))
         }
         "/v1/embeddings" => {
@@ -253,7 +260,7 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
             Some((model, method @ ("generateContent" | "streamGenerateContent"))) => {
                 let config = &request["generationConfig"];
                 let answer =
-                    answer(config["maxOutputTokens"].as_u64(), google::tool(&request), model.to_owned());
+                    answer(config["maxOutputTokens"].as_u64(), &google::tools(&request), model.to_owned());
                 let events = google::events(&answer);
                 if method == "streamGenerateContent" {
                     return state.stream(call_id, &scenario, &answer, events);
@@ -269,7 +276,7 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
     if request["stream"] == json!(true) {
         return state.stream(call_id, &scenario, &answer, events);
     }
-    state.bill(Billed { call_id, input: answer.input, output: answer.output });
+    state.bill(Billed { call_id, input: answer.input, output: answer.output() });
     json_response(&document, &scenario)
 }
 
@@ -293,7 +300,7 @@ impl State {
     ) -> Response<Body> {
         let half = events.len() / 2;
         let (is_cut, pause) = (scenario.is_cut, scenario.pause);
-        let output = if is_cut { answer.output / 2 } else { answer.output };
+        let output = if is_cut { answer.output() / 2 } else { answer.output() };
         self.bill(Billed { call_id, input: answer.input, output });
         let frames = stream::iter(events.into_iter().enumerate()).then(move |(index, event)| async move {
             if !pause.is_zero() {
