@@ -49,7 +49,8 @@ impl CallError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Form {
     pub(crate) provider: Provider,
-    /// OpenAI's Responses API, whose events differ, and whose main client (Codex) repeats a 402 six times, but no 429 of its code.
+    /// OpenAI's Responses API, whose events differ, and whose main client (Codex) makes a call six times at 402, 403 and 404, and once at 400
+    /// and at 429 with the code of a quota.
     pub(crate) is_responses: bool,
     pub(crate) call_id: String,
 }
@@ -59,6 +60,7 @@ impl Form {
     pub(crate) fn response(&self, error: &CallError) -> Response<Bytes> {
         let status = match error.kind {
             ErrorKind::InsufficientCredits if self.is_responses => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::NotAllowed | ErrorKind::NotFound if self.is_responses => StatusCode::BAD_REQUEST,
             kind => kind.status(),
         };
         let mut response = Response::new(Bytes::from(self.body(error, status)));

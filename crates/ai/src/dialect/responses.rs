@@ -91,6 +91,21 @@ impl ResponsesMeter {
 struct Event {
     r#type: String,
     response: Option<Response>,
+    item: Option<Item>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Item {
+    r#type: String,
+    status: Option<String>,
+}
+
+impl Item {
+    /// Returns true for a tool's call that is not whole.
+    fn is_cut_call(&self) -> bool {
+        self.r#type.ends_with("_call") && self.status.as_deref() == Some("incomplete")
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -180,7 +195,9 @@ impl Meter for ResponsesMeter {
         {
             return Step::EndInstead(failed(data));
         }
-        Step::Pass
+        // Codex runs the part of a program that it has got, before it hears that the response has failed.
+        let is_cut_call = event.item.is_some_and(|item| item.is_cut_call());
+        if self.is_lowered && is_cut_call { Step::Hide } else { Step::Pass }
     }
 
     fn body(&mut self, body: &[u8]) -> bool {
@@ -218,6 +235,19 @@ mod tests {
         assert_eq!((usage.input, usage.cache_read, usage.cache_write_5m), (25, 20, 5));
         assert_eq!((usage.output, usage.reasoning), (8, 6));
         assert_eq!(ResponsesMeter::new(false).event(END), Step::Pass);
+    }
+
+    #[test]
+    fn call_of_a_tool_that_our_limit_cut_off_is_hidden() {
+        let done = |status: &str| {
+            let item =
+                format!(r#"{{"type":"custom_tool_call","name":"exec","input":"run()","status":"{status}"}}"#);
+            format!(r#"{{"type":"response.output_item.done","output_index":1,"item":{item}}}"#)
+        };
+        assert_eq!(ResponsesMeter::new(true).event(done("incomplete").as_bytes()), Step::Hide);
+        assert_eq!(ResponsesMeter::new(true).event(done("completed").as_bytes()), Step::Pass);
+        // A limit of the client's own is no matter of ours.
+        assert_eq!(ResponsesMeter::new(false).event(done("incomplete").as_bytes()), Step::Pass);
     }
 
     #[test]

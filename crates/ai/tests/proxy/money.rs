@@ -145,6 +145,9 @@ async fn empty_account_stops_each_client_at_once() {
     host.control.with(|ledger| ledger.denial = Some(denied));
     let refused = host.post("/v1/messages", &messages("hello", true)).await;
     assert_eq!((refused.status, refused.json()["error"]["message"].as_str()), (403, Some("Not for you.")));
+    // Codex stops at this status, and would make the call five times more at another.
+    let refused = host.post("/v1/responses", &json!({"model": "gpt", "input": "a"})).await;
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (400, Some("not_allowed")));
     host.control.with(|ledger| ledger.setup.stopped = true);
     let stopped = async || {
         let refused = host.post("/v1/messages", &messages("hello", true)).await;
