@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
 
-use clients::{ai, cli, generated, http, ssh};
+use clients::{agents, ai, cli, generated, http, ssh};
 use functional::{apps, browser, contract, image, sign_in};
 use harness::host::{self, Stage};
 use harness::installation::Installation;
@@ -34,7 +34,7 @@ type TestResult = anyhow::Result<()>;
 type Test = (&'static str, fn(&Installation) -> TestResult);
 type Module = (&'static str, &'static [Test]);
 
-const MODULES: [Module; 28] = [
+const MODULES: [Module; 29] = [
     ("refusals", refusals::TESTS),
     ("contract", contract::TESTS),
     // First of those that share a workspace: it creates it.
@@ -50,6 +50,7 @@ const MODULES: [Module; 28] = [
     ("ssh", ssh::load::TESTS),
     ("ssh", ssh::refusals::TESTS),
     ("ai", ai::TESTS),
+    ("agents", agents::TESTS),
     ("image", image::TESTS),
     ("isolation", isolation::TESTS),
     ("neighbors", neighbors::TESTS),
@@ -81,7 +82,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    if let Some(ended) = performance::main() {
+    if let Some(ended) = performance::main().or_else(agents::matrix::main) {
         return ended;
     }
     let mut arguments = Arguments::from_args();

@@ -2,7 +2,7 @@
 //! `target`, because the tests run without a network.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -27,7 +27,8 @@ const PACKAGES: &[&str] = &[
 /// Debian's Node.js, unless another one is installed: the two conflict.
 const NODE: &[&str] = &["nodejs", "npm"];
 
-/// Set of packages: `requirements.txt` and `package.json` in a folder, and perhaps `requirements-older.txt` with older versions.
+/// Set of packages: `requirements.txt` and `package.json` in a folder, and perhaps `requirements-older.txt` with older versions, and
+/// `package-lock.json` with hashes.
 pub(crate) struct ClientTools {
     /// Variable that tells the tests where they are installed.
     pub(crate) variable: &'static str,
@@ -53,6 +54,10 @@ pub(crate) const SSH_CLIENTS: ClientTools =
 pub(crate) const AI_CLIENTS: ClientTools =
     ClientTools { variable: "RIGBOX_AI_CLIENTS", name: "ai-clients", versions: "tests/ai" };
 
+/// Coding agents: the end-to-end tests copy them into a workspace.
+pub(crate) const AGENTS: ClientTools =
+    ClientTools { variable: "RIGBOX_AGENTS", name: "agents", versions: "tests/agents" };
+
 /// Returns the Debian packages to install.
 pub(crate) fn packages() -> Vec<&'static str> {
     let there = Command::new("npm").arg("--version").output().is_ok_and(|output| output.status.success());
@@ -69,7 +74,9 @@ impl ClientTools {
         };
         let (python, node) = (read("requirements.txt")?, read("package.json")?);
         let older = beside.join("requirements-older.txt");
-        let wanted = format!("{python}{}{node}", fs::read_to_string(&older).unwrap_or_default());
+        let read_if_there = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        let lock = read_if_there(&beside.join("package-lock.json"));
+        let wanted = format!("{python}{}{node}{lock}", read_if_there(&older));
         let remedy = "check that Python and Node.js packages can be downloaded";
         installed::once(self.name, &wanted, remedy, |folder| {
             let requirement = |path: PathBuf| ["--requirement".into(), path.into_os_string()];
@@ -78,10 +85,16 @@ impl ClientTools {
                 environment(&folder.join("venv-older"), requirement(older))?;
             }
             fs::write(folder.join("package.json"), &node)?;
+            let mut npm = Command::new("npm");
+            if lock.is_empty() {
+                npm.arg("install");
+            } else {
+                fs::write(folder.join("package-lock.json"), &lock)?;
+                npm.args(["ci", "--omit=optional"]);
+            }
             // Nothing that a package wants to run while it is installed is needed.
-            run(Command::new("npm")
-                .args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"])
-                .current_dir(folder))
+            npm.args(["--silent", "--no-audit", "--no-fund", "--ignore-scripts"]);
+            run(npm.current_dir(folder))
         })
     }
 }

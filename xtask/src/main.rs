@@ -1,5 +1,6 @@
 //! `cargo xtask`: all tasks of a checkout. `up` and `test` install what they need themselves.
 
+mod agents;
 mod ai_fields;
 mod ai_prices;
 mod bench;
@@ -86,6 +87,11 @@ enum Task {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// Run all coding agents in workspaces, and write what holds into docs/agents.md.
+    Agents {
+        /// Run only those whose name contains this, and write nothing.
+        name: Option<String>,
+    },
     /// Build all programs, those for VMs included.
     Build,
     /// Compare the AI proxy's tables of fields with the types of the providers' SDKs, and list fields without a row.
@@ -133,6 +139,7 @@ fn main() -> Result<ExitCode> {
             image::build(&name).map(drop)
         }
         Task::Bench { name, json, rounds, more } => bench::bench(&name, json, rounds, &more),
+        Task::Agents { name } => agents::agents(name.as_deref()),
         Task::Build => build::programs(),
         Task::AiFields { newest } => ai_fields::ai_fields(newest),
         Task::AiPrices { check } => ai_prices::ai_prices(check),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::build;
-use crate::client_tools::{self, AI_CLIENTS, OPENAPI_TOOLS, SSH_CLIENTS, WEBSOCKET_CLIENTS};
+use crate::client_tools::{self, AGENTS, AI_CLIENTS, OPENAPI_TOOLS, SSH_CLIENTS, WEBSOCKET_CLIENTS};
 use crate::command::{cargo, run};
 use crate::paths::program;
 use crate::steps::step;
@@ -124,6 +124,7 @@ fn end_to_end_tests(options: &Options, results: &mut Results) -> Result<bool> {
     command.env(OPENAPI_TOOLS.variable, OPENAPI_TOOLS.install()?);
     command.env(SSH_CLIENTS.variable, SSH_CLIENTS.install()?);
     command.env(AI_CLIENTS.variable, AI_CLIENTS.install()?);
+    command.env(AGENTS.variable, AGENTS.install()?);
     if options.soak {
         command.env("RIGBOX_SOAK", "1");
     }

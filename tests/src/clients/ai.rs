@@ -1,9 +1,9 @@
 //! AI calls from inside of a workspace: official SDKs, unmodified, through the proxy to the provider of the tests.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use rigbox_test_provider::Provider;
 use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
-use super::shared;
+use super::{SHARED, copy_in, shared};
 use crate::TestResult;
 use crate::harness::installation::{AI_PORT, Installation};
 use crate::harness::internet::API;
@@ -38,7 +38,7 @@ const CLIENTS: &str = "RIGBOX_AI_CLIENTS";
 /// Programs that use them.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ai");
 /// Key that no workspace may see.
-const KEY: &str = "sk-test-of-the-operator-8f1c2";
+pub(crate) const KEY: &str = "sk-test-of-the-operator-8f1c2";
 /// Key of the user's own, which stays outside.
 const OWN_KEY: &str = "sk-test-of-the-user-outside-5b9d";
 
@@ -46,27 +46,31 @@ const OWN_KEY: &str = "sk-test-of-the-user-outside-5b9d";
 pub(crate) fn provider() -> Result<&'static Provider> {
     static PROVIDER: OnceLock<Result<Provider, String>> = OnceLock::new();
     let started = PROVIDER.get_or_init(|| {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let Ok(runtime) = runtime else { return };
-            runtime.block_on(async move {
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, AI_PORT));
-                let started = match tokio::net::TcpListener::bind(address).await {
-                    Ok(listener) => Provider::listen(listener).map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                };
-                let _ = sender.send(started);
-                std::future::pending::<()>().await;
-            });
-        });
-        receiver.recv().unwrap_or_else(|error| Err(error.to_string()))
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, AI_PORT)).map_err(|error| error.to_string())?;
+        serve(listener).map_err(|error| error.to_string())
     });
     started.as_ref().map_err(|error| anyhow::anyhow!("the provider does not listen: {error}"))
 }
 
+/// Starts a provider on a thread of its own.
+pub(super) fn serve(listener: TcpListener) -> Result<Provider> {
+    listener.set_nonblocking(true)?;
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener);
+            let _ = sender.send(listener.and_then(Provider::listen));
+            std::future::pending::<()>().await;
+        });
+    });
+    Ok(receiver.recv()??)
+}
+
 /// Sets the operator's keys, once.
-fn set_keys(installation: &Installation) -> TestResult {
+pub(super) fn set_keys(installation: &Installation) -> TestResult {
     if installation.admin(&["provider-key", "ls"])?.contains("anthropic") {
         return Ok(());
     }
@@ -122,25 +126,6 @@ fn settled(installation: &Installation) -> TestResult {
         let status = installation.admin(&["ai", "status"])?;
         Ok(status.lines().any(|line| line.starts_with("open      0 ")).then_some(()))
     })
-}
-
-/// Copies a folder into the workspace, as one archive.
-fn copy_in(installation: &Installation, folder: &Path, name: &str, without: &[&str]) -> TestResult {
-    let id = shared(installation)?;
-    let archive = installation.scratch.join("copied-in.tar");
-    let mut tar = Command::new("tar");
-    tar.arg("-C").arg(folder).arg("-cf").arg(&archive);
-    for pattern in without {
-        tar.arg(format!("--exclude={pattern}"));
-    }
-    ensure!(tar.arg(".").status()?.success(), "tar failed");
-    let source = archive.display().to_string();
-    let copied = installation.rig(&["cp", &source, "shared:/tmp/"]).output()?;
-    ensure!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-    std::fs::remove_file(&archive)?;
-    let unpack =
-        format!("mkdir -p ~/{name} && tar -C ~/{name} -xf /tmp/copied-in.tar && rm /tmp/copied-in.tar");
-    installation.api.sh(&id, &unpack).map(drop)
 }
 
 fn installed() -> Result<PathBuf> {
@@ -324,7 +309,7 @@ fn operators_keys_are_tested_by_the_proxy(installation: &Installation) -> TestRe
 }
 
 fn python_sdks_work_unmodified(installation: &Installation) -> TestResult {
-    copy_in(installation, Path::new(SOURCES), "ai-programs", &[])?;
+    copy_in(installation, SHARED, Path::new(SOURCES), "ai-programs", &[])?;
     python_sdks(installation, "venv", "ai-python")
 }
 
@@ -337,7 +322,7 @@ fn python_sdks(installation: &Installation, environment: &str, folder: &str) -> 
     let packages = installed()?.join(environment).join("lib");
     let packages = std::fs::read_dir(packages)?.next().context("no Python")??.path();
     let without = ["__pycache__", "pip*", "setuptools*", "*/discovery_cache"];
-    copy_in(installation, &packages.join("site-packages"), folder, &without)?;
+    copy_in(installation, SHARED, &packages.join("site-packages"), folder, &without)?;
     let line = format!("PYTHONPATH=$HOME/{folder} python3 ~/ai-programs/python_sdks.py");
     let (text, code) = run(installation, &line)?;
     ensure!(code == 0 && text.starts_with("ok"), "{text}");
@@ -347,7 +332,7 @@ fn python_sdks(installation: &Installation, environment: &str, folder: &str) -> 
 
 fn javascript_sdks_work_unmodified(installation: &Installation) -> TestResult {
     let without = ["*.ts", "*.mts", "*.cts", "*.map", "*.md"];
-    copy_in(installation, &installed()?.join("node_modules"), "ai-programs/node_modules", &without)?;
+    copy_in(installation, SHARED, &installed()?.join("node_modules"), "ai-programs/node_modules", &without)?;
     let (text, code) = run(installation, "cd ~/ai-programs && node javascript_sdks.js")?;
     ensure!(code == 0 && text.starts_with("ok"), "{text}");
     Ok(())

@@ -275,6 +275,15 @@ impl Recorder {
         Ok(Self { frames })
     }
 
+    /// Counts packets with which a POST request begins.
+    pub(crate) fn http_posts(&self) -> usize {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        frames
+            .iter()
+            .filter(|frame| tcp_payload(frame).is_some_and(|data| data.starts_with(b"POST /")))
+            .count()
+    }
+
     /// Counts frames that contain `mark`, by description.
     pub(crate) fn marked(&self, mark: &[u8]) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
@@ -311,6 +320,13 @@ impl Recorder {
     }
 }
 
+/// Returns the data of a TCP segment in an IPv4 packet.
+fn tcp_payload(frame: &[u8]) -> Option<&[u8]> {
+    let packet = frame.get(14..).filter(|packet| packet.get(9) == Some(&6))?;
+    let segment = packet.get(usize::from(packet.first()? & 0x0f) * 4..)?;
+    segment.get(usize::from(segment.get(12)? >> 4) * 4..)
+}
+
 /// Returns the destination of an IPv4 packet.
 fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
     match (frame.get(12..14)?, frame.get(30..34)?) {
@@ -330,6 +346,11 @@ fn describe(frame: &[u8]) -> String {
         0x0800 => format!("IPv4 protocol {} {} -> {}", frame.get(23).unwrap_or(&0), address(26), address(30)),
         _ => format!("frame of type {kind:#06x}"),
     }
+}
+
+/// Returns the path of the internet's network namespace.
+pub(crate) fn outside() -> PathBuf {
+    PathBuf::from(PATH)
 }
 
 /// Returns the path of the network namespace of the host under test.

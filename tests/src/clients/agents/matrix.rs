@@ -1,0 +1,94 @@
+//! All agents in all cases: `rigbox-tests agents [NAME]` prints a table of what holds.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::agent::{ALL, Agent};
+use super::cases;
+use super::place::Place;
+use crate::harness::installation::Installation;
+
+type Case = fn(&Place<'_>, &Agent) -> Result<usize>;
+
+/// Head of the table, for the documents.
+const HEAD: &str = "| agent | version | task through the proxy | task with an own key | limit that was lowered | no credits | model that is not allowed |\n\
+                    | --- | --- | --- | --- | --- | --- | --- |";
+/// Cases in the order of the table, each with its word for success.
+const CASES: [(&str, Case, Success); 5] = [
+    ("through the proxy", cases::managed, Success::Done),
+    ("own key", cases::own_key, Success::Done),
+    ("lowered limit", cases::lowered_limit, Success::Ends),
+    ("no credits", cases::no_credits, Success::Stops),
+    ("model not allowed", cases::model_not_allowed, Success::Stops),
+];
+
+/// What an agent does where a case holds.
+#[derive(Clone, Copy)]
+enum Success {
+    Done,
+    Ends,
+    Stops,
+}
+
+/// Runs the matrix if the arguments ask for it.
+pub(crate) fn main() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some("agents") {
+        return None;
+    }
+    Some(match run(&arguments.next().unwrap_or_default()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("the agents cannot run: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Runs the agents whose id contains `filter`, and returns whether all cases hold.
+fn run(filter: &str) -> Result<bool> {
+    let installation = Installation::open()?;
+    let place = Place::open(&installation)?;
+    let (mut rows, mut all_hold) = (Vec::new(), true);
+    for agent in ALL.iter().filter(|agent| agent.id.contains(filter)) {
+        let began = Instant::now();
+        place.install(agent)?;
+        eprintln!("{}: copied in {:.0} s", agent.name, began.elapsed().as_secs_f64());
+        let mut cells = vec![agent.name.to_owned(), agent.version()?];
+        for (name, case, success) in CASES {
+            let began = Instant::now();
+            let outcome = case(&place, agent);
+            let seconds = began.elapsed().as_secs_f64();
+            cells.push(match outcome {
+                Ok(calls) => {
+                    eprintln!("{}, {name}: {calls} calls, {seconds:.0} s", agent.name);
+                    success.cell(calls)
+                }
+                Err(error) => {
+                    eprintln!("{}, {name}: FAILED after {seconds:.0} s: {error:#}", agent.name);
+                    all_hold = false;
+                    "fails".to_owned()
+                }
+            });
+        }
+        rows.push(format!("| {} |", cells.join(" | ")));
+        place.uninstall(agent)?;
+    }
+    place.close()?;
+    println!("{HEAD}\n{}", rows.join("\n"));
+    Ok(all_hold)
+}
+
+impl Success {
+    fn cell(self, calls: usize) -> String {
+        let calls = if calls == 1 { "1 call".to_owned() } else { format!("{calls} calls") };
+        match self {
+            Self::Done => format!("done, {calls}"),
+            Self::Ends => format!("ends, {calls}"),
+            Self::Stops => format!("stops, {calls}"),
+        }
+    }
+}
