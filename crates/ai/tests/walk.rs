@@ -220,6 +220,9 @@ fn hosted_tools_at_openai_are_refused_wherever_they_hide() {
         {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "e"},
         {"type": "function_call", "id": "f", "call_id": "c", "name": "exec", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c", "output": "done"},
+        {"type": "custom_tool_call", "id": "t", "status": "completed", "call_id": "d", "name": "exec", "namespace": "shell",
+            "input": "run()"},
+        {"type": "custom_tool_call_output", "id": "o", "call_id": "d", "output": [{"type": "input_text", "text": "done"}]},
         {"role": "assistant", "content": "b"},
     ]});
     assert_eq!(
