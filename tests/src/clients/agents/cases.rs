@@ -16,7 +16,7 @@ pub(super) fn managed(place: &Place<'_>, agent: &Agent) -> Result<usize> {
     let (before, billed) = (place.used()?, place.provider.billed().len());
     let ran = run(place, agent, &Task::new("managed", ""), place.provider)?;
     ran.has_done_it()?;
-    ensure!(!ran.seen.is_empty() && ran.seen.iter().all(|seen| has_key(seen, KEY)), "{ran}");
+    ensure!(has_key(&ran, KEY), "{ran}");
     let used = place.used()?;
     let billed = place.provider.billed().split_off(billed);
     let (input, output) =
@@ -35,10 +35,10 @@ pub(super) fn own_key(place: &Place<'_>, agent: &Agent) -> Result<usize> {
     let task = Task { before: format!("{url}{environment}"), after: arguments, ..Task::new("own-key", "") };
     let ran = place.with_own_key(agent.provider, OWN, || run(place, agent, &task, public))?;
     ran.has_done_it()?;
-    ensure!(!ran.seen.is_empty() && ran.seen.iter().all(|seen| has_key(seen, OWN)), "{ran}");
+    ensure!(has_key(&ran, OWN), "{ran}");
     ensure!(place.provider.seen().len() == operators, "the operator's provider was called: {ran}");
     ensure!(place.used()? == before, "it cost credits: {ran}");
-    Ok(ran.seen.len())
+    Ok(calls(&ran).count())
 }
 
 /// Meets a limit that was lowered for want of budget in the middle of a tool's call: it does not run what it has got of the call, and does
@@ -74,8 +74,17 @@ fn refused(ran: &Run, agent: &Agent, reason: &str) -> Result<usize> {
     Ok(ran.calls)
 }
 
-fn has_key(seen: &Seen, key: &str) -> bool {
-    ["x-api-key", "authorization", "x-goog-api-key"].iter().any(|name| seen.header(name).ends_with(key))
+/// Returns the calls that a provider got, without what agents ask for to see if it is there.
+fn calls(ran: &Run) -> impl Iterator<Item = &Seen> {
+    ran.seen.iter().filter(|seen| seen.method == "POST")
+}
+
+/// Returns true if calls were made, all with this key.
+fn has_key(ran: &Run, key: &str) -> bool {
+    let has = |seen: &Seen| {
+        ["x-api-key", "authorization", "x-goog-api-key"].iter().any(|name| seen.header(name).ends_with(key))
+    };
+    calls(ran).count() > 0 && calls(ran).all(has)
 }
 
 /// Returns the limit of output in a request.
