@@ -24,6 +24,11 @@ impl EchoSearch {
         Self { secret: Zeroizing::new(secret.to_vec()), held: Zeroizing::default() }
     }
 
+    /// Returns the credential.
+    pub(crate) fn secret(&self) -> &[u8] {
+        &self.secret
+    }
+
     /// Takes the next piece, and returns what may pass.
     pub(crate) fn pass(&mut self, piece: Bytes) -> Result<Bytes, Echoed> {
         let piece = if self.held.is_empty() {

@@ -13,6 +13,7 @@ use rigbox_shares::{Bounds, Place, Shares};
 use tokio::sync::mpsc;
 
 use crate::dialect::{Meter, Step};
+use crate::echo::{self, EchoSearch, Echoed};
 use crate::error::{CallError, ErrorKind, Form};
 use crate::sse::{Piece, Splitter};
 
@@ -48,6 +49,8 @@ pub(crate) struct Client {
     /// None once it has hung up, or got all that it is to get.
     pub(crate) sender: Option<mpsc::Sender<io::Result<Bytes>>>,
     pub(crate) has_hung_up: bool,
+    /// Search for the key that the call was made with.
+    pub(crate) search: EchoSearch,
 }
 
 /// End of a response, with what it has said.
@@ -63,8 +66,32 @@ struct Drain {
 }
 
 impl Client {
-    /// Sends to the client, unless it is gone. One that reads nothing for the length of `idle` counts as gone.
+    /// Sends what a provider has sent to the client, unless it is gone, or the key is in it.
     async fn send(&mut self, bytes: Bytes, idle: Duration) {
+        match self.search.pass(bytes) {
+            Ok(bytes) => self.send_searched(bytes, idle).await,
+            Err(Echoed) => {
+                tracing::error!("a provider's answer has its key in it; it was broken off");
+                self.break_off().await;
+            }
+        }
+    }
+
+    /// Sends what was held back at the end of an answer.
+    async fn send_rest(&mut self, idle: Duration) {
+        let rest = self.search.rest();
+        self.send_searched(rest, idle).await;
+    }
+
+    /// Resets the connection: the client must not take the answer for whole.
+    async fn break_off(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.send(Err(io::ErrorKind::ConnectionAborted.into())).await;
+        }
+    }
+
+    /// Sends to the client, unless it is gone. One that reads nothing for the length of `idle` counts as gone.
+    async fn send_searched(&mut self, bytes: Bytes, idle: Duration) {
         let Some(sender) = &self.sender else { return };
         if bytes.is_empty() {
             return;
@@ -123,6 +150,7 @@ impl Pump<'_> {
             let cut = CallError::new(ErrorKind::Upstream, "The provider's answer broke off.");
             self.client.send(self.form.event(&cut), self.idle).await;
         }
+        self.client.send_rest(self.idle).await;
         self.end(is_complete)
     }
 
@@ -146,11 +174,13 @@ impl Pump<'_> {
                 Err(Broken) => break false,
             }
         };
+        if is_whole {
+            self.client.send_rest(self.idle).await;
+        } else {
+            self.client.break_off().await;
+        }
         if is_whole && copy.len() <= MAX_READ_BYTES {
             self.meter.body(&copy);
-        } else if !is_whole && let Some(sender) = self.client.sender.take() {
-            // Resets the connection: the client must not take it for whole.
-            let _ = sender.send(Err(io::ErrorKind::ConnectionAborted.into())).await;
         }
         self.end(is_whole)
     }
@@ -169,6 +199,8 @@ impl Pump<'_> {
         };
         let answer = if !is_whole {
             Err(CallError::new(ErrorKind::Upstream, "The provider's answer broke off."))
+        } else if echo::is_in(self.client.search.secret(), &whole) {
+            Err(CallError::new(ErrorKind::Upstream, "The provider's answer has its key in it."))
         } else if self.meter.body(&whole) {
             Err(CallError::new(ErrorKind::InsufficientCredits, LIMIT_MESSAGE))
         } else {

@@ -6,6 +6,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 use rigbox_proto::ai::{self, Model, Provider};
 
+use crate::echo::EchoSearch;
 use crate::tables::Tables;
 
 /// Setup of the proxy.
@@ -54,6 +55,11 @@ impl Key {
     /// Takes a user's own key, which has no id.
     pub(crate) fn of_user(secret: String) -> Option<Self> {
         Self::new(&ai::ProviderKey { id: String::new(), secret, organization: String::new() })
+    }
+
+    /// Returns a search for the key in an answer.
+    pub(crate) fn search(&self) -> EchoSearch {
+        EchoSearch::new(self.bare.as_bytes())
     }
 
     /// Tells if a text and the key have one in the other.

@@ -30,6 +30,8 @@ pub struct Scenario {
     pub is_silent: bool,
     /// `[gzip]`: an encoding that nobody has asked for.
     pub is_encoded: bool,
+    /// `[echo]`: an error whose text has the key.
+    pub echoes: bool,
     /// `[garbage]`: bytes that are no answer.
     pub is_garbage: bool,
 }
@@ -55,6 +57,7 @@ impl Scenario {
             status: number("status").and_then(|status| u16::try_from(status).ok()),
             is_silent: has("silent"),
             is_encoded: has("gzip"),
+            echoes: has("echo"),
             is_garbage: has("garbage"),
         }
     }

@@ -196,6 +196,10 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
         return error(StatusCode::BAD_REQUEST, "the body is not JSON");
     };
     let scenario = Scenario::of(&text);
+    if scenario.echoes {
+        let keys: Vec<_> = keys.iter().map(|(key, _)| key.as_str()).collect();
+        return error(StatusCode::UNAUTHORIZED, &format!("this key is not known: {}", keys.join(" ")));
+    }
     if scenario.is_silent {
         std::future::pending::<()>().await;
     }

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::prepare::Prepared;
 use super::settlement::settlement;
 use crate::dialect::Counted;
+use crate::echo;
 use crate::error::{CallError, ErrorKind};
 use crate::pump::{Client, Outcome, Pump};
 use crate::response::{ResponseBody, full};
@@ -71,7 +72,7 @@ pub(super) async fn pass_on(
         stops_billing_on_abort: prepared.terms.upstream.stops_billing_on_abort,
         workspace: &arrived.workspace,
         drains: &state.drains,
-        client: Client { sender, has_hung_up: false },
+        client: Client { sender, has_hung_up: false, search: key.search() },
     };
     let mut settled = settlement(state, &arrived.form.call_id, Ending::Completed);
     settled.key_id.clone_from(&key.id);
@@ -98,7 +99,7 @@ pub(super) async fn pass_on(
         if let Err(error) = &answer {
             settled.status = error.kind.status().as_u16().into();
         }
-        let _ = head.send(answer.map(|bytes| returned(prepared, &parts, full(bytes))));
+        let _ = head.send(answer.map(|bytes| returned(prepared, key, &parts, full(bytes))));
         outcome
     } else {
         #[expect(
@@ -110,7 +111,7 @@ pub(super) async fn pass_on(
         let frame = |chunk: io::Result<Bytes>| chunk.map(Frame::data);
         let stream = StreamBody::new(ReceiverStream::new(receiver).map(frame));
         // The receiver goes with it if the client is gone already.
-        let _ = head.send(Ok(returned(prepared, &parts, BodyExt::boxed_unsync(stream))));
+        let _ = head.send(Ok(returned(prepared, key, &parts, BodyExt::boxed_unsync(stream))));
         // They keep the buffer that they were read into.
         drop(parts);
         let pump = pump(Some(sender));
@@ -128,6 +129,7 @@ pub(super) async fn pass_on(
 /// Returns a response with the headers that a client gets.
 fn returned(
     prepared: &Prepared,
+    key: &Key,
     parts: &http::response::Parts,
     body: ResponseBody,
 ) -> Response<ResponseBody> {
@@ -137,9 +139,12 @@ fn returned(
         status if status.is_redirection() => StatusCode::BAD_GATEWAY,
         status => status,
     };
+    let search = key.search();
     let headers = response.headers_mut();
     for name in RETURNED_HEADERS {
-        if let Some(value) = parts.headers.get(name) {
+        if let Some(value) = parts.headers.get(name)
+            && !echo::is_in(search.secret(), value.as_bytes())
+        {
             headers.insert(HeaderName::from_static(name), value.clone());
         }
     }

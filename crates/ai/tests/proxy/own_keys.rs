@@ -102,3 +102,17 @@ async fn refused_own_key_is_told_as_the_provider_tells_it_and_tried_again() {
     }
     eventually("both tries reach the provider", async || host.provider.seen().len() == 2).await;
 }
+
+#[tokio::test]
+async fn key_in_a_providers_answer_does_not_reach_the_workspace() {
+    let host = Host::start().await;
+    host.control.with(|ledger| ledger.own_key = own_key("anthropic"));
+    let messages = json!([{"role": "user", "content": "[echo]"}]);
+    let body = json!({"model": "claude", "max_tokens": 100, "messages": messages});
+    for (number, (path, key)) in [("/own/v1/messages", OWN), ("/v1/messages", KEY)].into_iter().enumerate() {
+        let answer = host.post(path, &body).await;
+        assert!(!answer.is_whole || !answer.body.contains(key), "{answer:?}");
+        assert!(!answer.body.contains(&key[..8]) && !answer.head.contains(key), "{answer:?}");
+        assert_eq!(host.control.settled(number).await.ending(), Ending::Refused);
+    }
+}
