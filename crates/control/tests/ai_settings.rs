@@ -128,6 +128,8 @@ async fn own_key_that_stays_outside_leaves_a_placeholder_and_an_address_of_its_o
     assert!(!everything, "the key never enters the workspace");
     set(&rig, &path, json!({"key_delivery": "env"})).await;
     assert_eq!(variables(&rig, &id), map(&[("OPENAI_API_KEY", KEY), ("OPENAI_MODEL", "gpt-x")]));
+    // Codex reads the key only where its configuration says so.
+    assert!(last_delivery(&rig, &id).codex_config.contains("https://api.openai.com/v1"));
     set(&rig, &path, json!({"key_delivery": "proxy"})).await;
     set(&rig, &format!("/workspaces/{id}/ai-proxy"), json!({"enabled": false})).await;
     assert_eq!(variables(&rig, &id), map(&[]));

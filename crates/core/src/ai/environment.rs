@@ -7,8 +7,12 @@ pub const PLACEHOLDER_KEY: &str = "managed-by-rigbox";
 /// The bridge, in every VM.
 pub const BRIDGE: &str = "http://172.16.0.1:9090";
 
-/// Configuration of Codex, which reads no variable with an address. Without WebSockets: it would try them first.
-const CODEX_CONFIG: &str = r#"# Codex calls OpenAI through Rigbox. Settings in ~/.codex/config.toml come before these.
+/// Address of OpenAI itself, for Codex.
+const OPENAI: &str = "https://api.openai.com/v1";
+
+/// Configuration of Codex, which reads no variable with an address, and one with a key only where this says so. Without WebSockets: it would
+/// try them first.
+const CODEX_CONFIG: &str = r#"# Codex calls OpenAI as Rigbox has it. Settings in ~/.codex/config.toml come before these.
 model_provider = "rigbox"
 
 [model_providers.rigbox]
@@ -94,6 +98,11 @@ pub fn with_model(provider: Provider, model: &str) -> Option<(String, String)> {
     Some((variable.to_owned(), model.to_owned()))
 }
 
+/// Returns Codex's configuration for calls with a key of the user's own at a provider, which is in the environment.
+pub fn codex_config_with_own_key(provider: Provider) -> Option<String> {
+    (provider == Provider::OpenAi).then(|| CODEX_CONFIG.replace("BASE_URL", OPENAI))
+}
+
 /// Returns Codex's configuration for calls through the bridge, where that has OpenAI.
 pub fn codex_config(through_bridge: &[Provider], owner: KeyOwner) -> Option<String> {
     let address = address(Provider::OpenAi, owner);
@@ -140,5 +149,7 @@ mod tests {
             assert!(config.contains(&format!("base_url = \"{base_url}\"")));
             assert_eq!(codex_config(&[Provider::Google], owner), None);
         }
+        assert!(codex_config_with_own_key(Provider::OpenAi).unwrap().contains(OPENAI));
+        assert_eq!(codex_config_with_own_key(Provider::Google), None);
     }
 }

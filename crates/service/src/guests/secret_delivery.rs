@@ -126,7 +126,8 @@ impl SecretDelivery {
                 let key = self.0.store.own_ai_key(id, provider).await?;
                 let variables =
                     key.iter().flat_map(|key| environment::with_own_key(provider, key.expose_secret()));
-                (variables.collect(), String::new())
+                let codex_config = key.is_some().then(|| environment::codex_config_with_own_key(provider));
+                (variables.collect(), codex_config.flatten().unwrap_or_default())
             }
         };
         if !variables.is_empty() {
