@@ -22,7 +22,7 @@ pub(crate) fn agents(name: Option<&str>) -> Result<()> {
     build::programs()?;
     image::build("base")?;
     let mut command = Command::new(program("rigbox-tests"));
-    command.arg("agents").args(name).env(AGENTS.variable, AGENTS.install()?);
+    command.arg("agent-matrix").args(name).env(AGENTS.variable, AGENTS.install()?);
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("rigbox-tests")?;
     let table = String::from_utf8(output.stdout)?;
     print!("{table}");

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream;
 use rigbox_proto::guest::guest_server::Guest;
 use rigbox_proto::guest::{
@@ -29,6 +30,11 @@ use crate::vm::{AgentState, Vm};
 
 /// Time limit for calls in which the agent only looks something up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Delay after a delivery of secrets until they are overwritten: the system starts meanwhile.
+const OVERWRITE_DELAY: Duration = Duration::from_secs(1);
+/// Padding of a call that overwrites a connection's buffer.
+const PADDING: Bytes = Bytes::from_static(&[0; 2_048]);
 
 /// Time for the session for commands and files to open; after the agent's hello it takes milliseconds.
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -171,6 +177,15 @@ fn caller_messages<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Ite
 }
 
 /// Returns a request to the agent in which it only looks something up.
+/// Makes a call that is of no use but to be written: the beginning of what went before lies in the buffer of the agent's connection, from
+/// which it is sent (h2 copies up to a KiB of a message there).
+async fn overwrite_buffer(mut client: AgentClient) {
+    tokio::time::sleep(OVERWRITE_DELAY).await;
+    let request = ListPortsRequest { port: u16::MAX.into(), padding: PADDING };
+    // An agent that does not respond has lost its connection, or will.
+    let _ = client.list_ports(lookup(Request::new(request))).await;
+}
+
 fn lookup<T>(request: Request<T>) -> Request<T> {
     let mut inner = Request::new(request.into_inner());
     inner.set_timeout(LOOKUP_TIMEOUT);
@@ -291,7 +306,9 @@ impl Guest for Proxy {
         request: Request<DeliverSecretsRequest>,
     ) -> Result<Response<DeliverSecretsResponse>, Status> {
         let Agent { mut client, vm } = self.agent(request.metadata())?;
-        vm.or_response(client.deliver_secrets(request.into_inner())).await
+        let delivered = vm.or_response(client.deliver_secrets(request.into_inner())).await;
+        tokio::spawn(overwrite_buffer(client));
+        delivered
     }
 
     async fn list_ports(

@@ -237,7 +237,10 @@ impl GuestClient {
     /// Lists the listening ports of a workspace: all of them (`port` 0), or one with all its details.
     pub async fn list_ports(&self, guest: Guest<'_>, port: u16) -> Result<Vec<ListeningPort>, GuestError> {
         let _place = self.lookup_place(guest)?;
-        let request = with_workspace(guest.workspace, lookup(ListPortsRequest { port: port.into() }))?;
+        let request = with_workspace(
+            guest.workspace,
+            lookup(ListPortsRequest { port: port.into(), padding: Bytes::new() }),
+        )?;
         let mut grpc = self.urgent.clone();
         Ok(within(LOOKUP_TIMEOUT, grpc.list_ports(request)).await?.into_inner().ports)
     }

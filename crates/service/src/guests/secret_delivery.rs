@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use rigbox_core::ai::environment::{self, KeyOwner};
 use rigbox_core::ai::mode::AiMode;
 use rigbox_core::ai::own_key::{AiStatus, EffectiveAi, KeyDelivery};
@@ -23,9 +22,6 @@ use crate::guests::deliver::DeliverSecrets;
 /// Variable with a host name that Vite's development server accepts besides `localhost`. A leading dot stands for all names below.
 /// Without it, the server refuses the requests of its own app.
 const VITE_HOSTS_VARIABLE: &str = "__VITE_ADDITIONAL_SERVER_ALLOWED_HOSTS";
-
-/// Padding of a delivery. h2 copies the data of frames up to 1 KiB.
-const PADDING: Bytes = Bytes::from_static(&[0; 2_048]);
 
 /// Key that has been generated for a boot and is not delivered yet.
 struct PendingKey {
@@ -94,7 +90,7 @@ impl SecretDelivery {
         let platform = [(VITE_HOSTS_VARIABLE.to_owned(), format!(".{}", self.0.apps_domain))];
         let own = environment.variables.iter().map(|(name, value)| expose((name.to_string(), value)));
         let env = platform.into_iter().chain(ai).chain(own).collect();
-        let delivery = DeliverSecretsRequest { env, workspace_key, codex_config, padding: PADDING };
+        let delivery = DeliverSecretsRequest { env, workspace_key, codex_config };
         let started_at = Instant::now();
         if let Err(error) = self.0.guests.deliver(id, delivery).await {
             return Ok(Err(error));

@@ -32,10 +32,13 @@ enum Success {
     Stops,
 }
 
+/// Argument that asks for the matrix. It is the name of no module.
+const ARGUMENT: &str = "agent-matrix";
+
 /// Runs the matrix if the arguments ask for it.
 pub(crate) fn main() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() != Some("agents") {
+    if arguments.next().as_deref() != Some(ARGUMENT) {
         return None;
     }
     let filters = [arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default()];
