@@ -1,16 +1,16 @@
 //! Requests with a credential of the user's. `/proxy/NAME/…` goes to the credential's host, whatever the request says, and the credential is
 //! added on the way. Redirects are not followed: where they lead, nothing is added.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use rigbox_core::ids::WorkspaceId;
 pub(crate) use rigbox_core::proxied_secret::PATH;
 use rigbox_proto::ai::open_secret_response::Outcome;
 use rigbox_proto::ai::{Secret, SecretReason};
+use rigbox_proto::headers::remove_hop_by_hop;
 use rigbox_shares::{Bounds, Refused};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -29,18 +29,8 @@ pub(crate) const REQUESTS: Bounds = Bounds { total: 512, per_key: 32 };
 pub(crate) const REQUESTS_OF_USERS: Bounds = Bounds { total: 512, per_key: 64 };
 /// Time before the workspace learns that a host was not reached: it can try again at once, and each try opens a connection.
 const FAILURE_DELAY: Duration = Duration::from_millis(200);
-/// Headers of one connection (RFC 9110, section 7.6.1), and what names another way than the one taken.
-const CONNECTION_HEADERS: [&str; 9] = [
-    "connection",
-    "forwarded",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
+/// Headers that name another way than the one taken, or what does not pass.
+const OTHER_WAYS: [&str; 3] = ["forwarded", "trailer", "via"];
 
 /// Answer in place of the host's.
 struct Problem {
@@ -70,7 +60,7 @@ pub(crate) fn refused(text: &str) -> Response<ResponseBody> {
 
 /// Answers a request below [`PATH`].
 pub(crate) async fn answer(
-    state: &Arc<State>,
+    state: &State,
     workspace: &WorkspaceId,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
@@ -78,7 +68,7 @@ pub(crate) async fn answer(
 }
 
 async fn forward(
-    state: &Arc<State>,
+    state: &State,
     workspace: &WorkspaceId,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Problem> {
@@ -166,26 +156,15 @@ async fn open(state: &State, workspace: &WorkspaceId, name: &str) -> Result<Secr
 
 /// Removes what speaks of the connection that a message came on.
 fn remove_connection_headers(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let is_of_connection = |name: &HeaderName| {
-        named.contains(name)
-            || CONNECTION_HEADERS.contains(&name.as_str())
-            || name.as_str().starts_with("proxy-")
-    };
-    let removed: Vec<_> = headers.keys().filter(|name| is_of_connection(name)).cloned().collect();
-    for name in removed {
-        headers.remove(name);
-    }
+    remove_hop_by_hop(headers, |name| {
+        OTHER_WAYS.contains(&name.as_str()) || name.as_str().starts_with("proxy-")
+    });
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     #[test]

@@ -2,11 +2,11 @@
 //! headers end here (RFC 9110, 7.6.1).
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, SET_COOKIE, TRAILER, VIA,
 };
 use http::{HeaderMap, HeaderValue, Version};
 use rigbox_core::tokens;
+use rigbox_proto::headers::remove_hop_by_hop;
 
 use crate::decision::route::ForwardedIdentity;
 use crate::request::cookies;
@@ -19,20 +19,6 @@ const ASSERTION: HeaderName = HeaderName::from_static("x-rigbox-assertion");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Hop-by-hop headers, whether or not `Connection` names them.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
 
 /// Headers about framing, routing and credentials.
 const HEAD_ONLY: [HeaderName; 7] = [AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, SET_COOKIE, TRAILER];
@@ -93,25 +79,6 @@ pub(crate) fn trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers, |name| {
         HEAD_ONLY.contains(name) || is_claim(name.as_str()) || is_ours(name.as_str())
     });
-}
-
-/// Removes hop-by-hop headers, and those that `is_forbidden` selects.
-fn remove_hop_by_hop(headers: &mut HeaderMap, is_forbidden: impl Fn(&HeaderName) -> bool) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    // Scanning the names is cheaper than looking each one up: there is rarely more than one to remove.
-    while let Some(name) =
-        headers.keys().find(|name| HOP_BY_HOP.contains(name) || is_forbidden(name)).cloned()
-    {
-        headers.remove(name);
-    }
 }
 
 /// Returns whether a client's header claims what only the platform may say, in any spelling that some server maps to the same name.
