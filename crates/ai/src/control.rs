@@ -13,7 +13,7 @@ use rigbox_proto::ai::{
 use rigbox_proto::transport::client::Channel;
 use rigbox_proto::transport::unix;
 use rigbox_shares::{Bounds, Shares};
-use tonic::Status;
+use tonic::{Response, Status};
 
 use crate::setup::Setup;
 use crate::tables::Tables;
@@ -90,9 +90,7 @@ impl Control {
 
     async fn get_setup(&self) -> Result<Setup, Status> {
         let mut client = self.client_for_secrets();
-        let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.get_setup(GetSetupRequest {})).await;
-        let reply = reply.map_err(|_| Status::deadline_exceeded("no setup within 5 s"))?;
-        let reply = reply?.into_inner();
+        let reply = reply(client.get_setup(GetSetupRequest {})).await?;
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Setup::new(reply, &self.tables, latest.as_ref().map(|(before, _)| before.as_ref())))
     }
@@ -105,8 +103,7 @@ impl Control {
     ) -> Result<OpenOwnCallResponse, Status> {
         let _place = self.opening.wait(workspace.clone()).await;
         let mut client = self.client_for_secrets();
-        let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.open_own_call(request)).await;
-        let reply = reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner();
+        let reply = reply(client.open_own_call(request)).await?;
         if !matches!(reply.outcome, Some(open_own_call_response::Outcome::OwnKey(_))) {
             tokio::time::sleep(REFUSAL_DELAY).await;
         }
@@ -121,8 +118,7 @@ impl Control {
     ) -> Result<Option<open_secret_response::Outcome>, Status> {
         let request = OpenSecretRequest { workspace_id: workspace.to_string(), name: name.to_owned() };
         let mut client = self.client_for_secrets();
-        let reply = tokio::time::timeout(REQUEST_TIMEOUT, client.open_secret(request)).await;
-        let reply = reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner();
+        let reply = reply(client.open_secret(request)).await?;
         if !matches!(reply.outcome, Some(open_secret_response::Outcome::Secret(_))) {
             tokio::time::sleep(REFUSAL_DELAY).await;
         }
@@ -145,8 +141,12 @@ impl Control {
         provider: Provider,
     ) -> Result<Vec<String>, Status> {
         let request = ListModelsRequest { workspace_id: workspace.to_string(), provider: provider.into() };
-        let reply =
-            tokio::time::timeout(REQUEST_TIMEOUT, async { self.client().list_models(request).await }).await;
-        Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner().models)
+        Ok(reply(self.client().list_models(request)).await?.models)
     }
+}
+
+/// Awaits control's reply to a request.
+async fn reply<T>(request: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    let reply = tokio::time::timeout(REQUEST_TIMEOUT, request).await;
+    Ok(reply.map_err(|_| Status::deadline_exceeded("no reply within 5 s"))??.into_inner())
 }

@@ -1,10 +1,10 @@
 //! Search for a credential in an answer while it passes. A host that repeats what it was sent does not tell a workspace its credential.
 //!
-//! What is held back until the next piece comes does not depend on the credential's text. Otherwise a workspace that chooses where a piece
-//! ends, by what it has the host repeat, would see from the pieces or from their times whether it has guessed a beginning.
+//! The end of a piece is held back until the next one comes, whatever the credential's text. Otherwise a workspace that chooses where a
+//! piece ends, by what it has the host repeat, would see from the pieces or from their times whether it has guessed a beginning.
 
 use bytes::{Bytes, BytesMut};
-use memchr::memmem::Finder;
+use memchr::memmem;
 use zeroize::Zeroizing;
 
 /// Searcher of one answer.
@@ -57,7 +57,7 @@ impl EchoSearch {
 
 /// Tells if a text has the credential in it.
 pub(crate) fn is_in(secret: &[u8], text: &[u8]) -> bool {
-    Finder::new(secret).find(text).is_some()
+    memmem::find(text, secret).is_some()
 }
 
 /// Tells if a text has the credential in it, in capital or small letters.

@@ -6,7 +6,6 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 use rigbox_proto::ai::{self, Model, Provider};
 
-use crate::echo::EchoSearch;
 use crate::tables::Tables;
 
 /// Setup of the proxy.
@@ -57,14 +56,14 @@ impl Key {
         Self::new(&ai::ProviderKey { id: String::new(), secret, organization: String::new() })
     }
 
-    /// Returns a search for the key in an answer.
-    pub(crate) fn search(&self) -> EchoSearch {
-        EchoSearch::new(self.bare.as_bytes())
+    /// Returns the key itself.
+    pub(crate) fn secret(&self) -> &[u8] {
+        self.bare.as_bytes()
     }
 
     /// Tells if a text and the key have one in the other.
     pub(crate) fn is_in(&self, text: &str) -> bool {
-        let (key, text) = (self.bare.as_bytes(), text.as_bytes());
+        let (key, text) = (self.secret(), text.as_bytes());
         memchr::memmem::find(key, text).or_else(|| memchr::memmem::find(text, key)).is_some()
     }
 

@@ -1,4 +1,4 @@
-//! What the AI proxy gets of users' own: keys for calls, and credentials for other hosts; and the switch that closes it.
+//! Users' own keys and credentials, as the AI proxy gets them, and the switch that closes it.
 
 // clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

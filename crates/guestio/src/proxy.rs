@@ -176,7 +176,6 @@ fn caller_messages<T: Send + 'static>(messages: Streaming<T>) -> impl Stream<Ite
     tokio_stream::StreamExt::map_while(messages, Result::ok)
 }
 
-/// Returns a request to the agent in which it only looks something up.
 /// Makes a call that is of no use but to be written: the beginning of what went before lies in the buffer of the agent's connection, from
 /// which it is sent (h2 copies up to a KiB of a message there).
 async fn overwrite_buffer(mut client: AgentClient) {
@@ -186,6 +185,7 @@ async fn overwrite_buffer(mut client: AgentClient) {
     let _ = client.list_ports(lookup(Request::new(request))).await;
 }
 
+/// Returns a request to the agent in which it only looks something up.
 fn lookup<T>(request: Request<T>) -> Request<T> {
     let mut inner = Request::new(request.into_inner());
     inner.set_timeout(LOOKUP_TIMEOUT);

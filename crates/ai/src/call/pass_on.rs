@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::prepare::Prepared;
 use super::settlement::settlement;
 use crate::dialect::Counted;
-use crate::echo;
+use crate::echo::{self, EchoSearch};
 use crate::error::{CallError, ErrorKind};
 use crate::pump::{Client, Outcome, Pump};
 use crate::response::{ResponseBody, full};
@@ -72,7 +72,7 @@ pub(super) async fn pass_on(
         stops_billing_on_abort: prepared.terms.upstream.stops_billing_on_abort,
         workspace: &arrived.workspace,
         drains: &state.drains,
-        client: Client { sender, has_hung_up: false, search: key.search() },
+        client: Client { sender, has_hung_up: false, search: EchoSearch::new(key.secret()) },
     };
     let mut settled = settlement(state, &arrived.form.call_id, Ending::Completed);
     settled.key_id.clone_from(&key.id);
@@ -139,11 +139,10 @@ fn returned(
         status if status.is_redirection() => StatusCode::BAD_GATEWAY,
         status => status,
     };
-    let search = key.search();
     let headers = response.headers_mut();
     for name in RETURNED_HEADERS {
         if let Some(value) = parts.headers.get(name)
-            && !echo::is_in(search.secret(), value.as_bytes())
+            && !echo::is_in(key.secret(), value.as_bytes())
         {
             headers.insert(HeaderName::from_static(name), value.clone());
         }

@@ -165,6 +165,12 @@ impl CallPrices {
         Self { prices, writes_long_cache: false }
     }
 
+    /// Returns the prices of a call that costs nothing.
+    pub fn free() -> Self {
+        let rates = Rates { input: 0, cache_read: 0, cache_write_5m: 0, cache_write_1h: 0, output: 0 };
+        Self::recorded(Prices { rates, tiers: Vec::new() })
+    }
+
     /// Returns the prices to record.
     pub fn to_record(&self) -> &Prices {
         &self.prices

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rigbox_core::ai::money::Money;
-use rigbox_core::ai::prices::{CallPrices, Prices, Rates};
+use rigbox_core::ai::prices::CallPrices;
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::ai::reservation::{Ask, Grant, OutputLimits};
 use rigbox_core::ids::WorkspaceId;
@@ -249,10 +249,7 @@ fn terms_of(call: &Call, model: &Model) -> Result<(CallPrices, Ask, OutputLimits
     let without_output = Ask { output_tokens: Some(0), thinking_tokens: None, ..call.ask };
     let no_limits = OutputLimits { max: 0, floor: 0 };
     match (call.operation, entry.embeds) {
-        (Operation::Count, _) => {
-            let rates = Rates { input: 0, cache_read: 0, cache_write_5m: 0, cache_write_1h: 0, output: 0 };
-            Ok((CallPrices::recorded(Prices { rates, tiers: Vec::new() }), without_output, no_limits))
-        }
+        (Operation::Count, _) => Ok((CallPrices::free(), without_output, no_limits)),
         (Operation::Generate, false) => {
             let limits = OutputLimits { max: entry.max_output_tokens, floor: entry.floor() };
             Ok((prices_of(call, model)?, call.ask, limits))

@@ -1,6 +1,6 @@
 //! Calls with a user's own key. Each is a record like another one from before it is made, and costs nothing.
 
-use rigbox_core::ai::prices::{CallPrices, Prices, Rates};
+use rigbox_core::ai::prices::CallPrices;
 use rigbox_core::ai::provider::Provider;
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::WorkspaceId;
@@ -82,8 +82,6 @@ impl Store {
             return denied(AiDenial::TooManyCalls(open_calls));
         }
         let user: &str = row.try_get("user_id")?;
-        let free = Rates { input: 0, cache_read: 0, cache_write_5m: 0, cache_write_1h: 0, output: 0 };
-        let prices = CallPrices::recorded(Prices { rates: free, tiers: Vec::new() });
         let account = "INSERT INTO ai_accounts (user_id, granted, spent, reserved, allowance, month) \
                        VALUES ($1, 0, 0, 0, 0, '') ON CONFLICT (user_id) DO NOTHING";
         // Settlements find one for each call.
@@ -101,7 +99,7 @@ impl Store {
         .bind(call.provider.as_str())
         .bind(call.operation)
         .bind(&call.model)
-        .bind(json::to_text(prices.to_record())?)
+        .bind(json::to_text(CallPrices::free().to_record())?)
         .bind(now.unix_ms())
         .bind(month(now))
         .execute(&mut *tx)
