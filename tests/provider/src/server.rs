@@ -74,6 +74,12 @@ impl Seen {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
+
+    /// Tells if the request was made with this key.
+    #[must_use]
+    pub fn has_key(&self, key: &str) -> bool {
+        KEY_HEADERS.iter().any(|(name, _)| self.header(name).ends_with(key))
+    }
 }
 
 /// What a call would cost at the provider: what it has read, and what it has made, whether somebody took it or not.

@@ -33,7 +33,7 @@ pub(crate) struct Call {
     pub(crate) is_text: bool,
 }
 
-/// What a request says of tools.
+/// Tools of a request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tools {
     pub(crate) offered: Vec<Offered>,

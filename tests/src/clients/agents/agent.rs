@@ -24,7 +24,7 @@ pub(crate) struct Agent {
     pub(super) without: &'static [&'static str],
     /// Its command for a task, which is in `$TASK`. `$AT` is its folder.
     pub(super) command: &'static str,
-    /// What comes before the command, and arguments after it, so that it calls a provider at `$URL` with the user's own key.
+    /// Variables before the command, and arguments after it, so that it calls a provider at `$URL` with the user's own key.
     pub(super) own: (&'static str, &'static str),
     /// Calls of a model that one try of the task makes, those beside the task included.
     pub(super) calls: usize,

@@ -24,7 +24,7 @@ const CASES: [(&str, Case, Success); 5] = [
     ("model not allowed", cases::model_not_allowed, Success::Stops),
 ];
 
-/// What an agent does where a case holds.
+/// End of an agent's run where a case holds.
 #[derive(Clone, Copy)]
 enum Success {
     Done,

@@ -3,11 +3,9 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rigbox_test_provider::Provider;
-use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 use super::agent::{Agent, SOURCES};
@@ -25,7 +23,6 @@ const SIZE: (u32, u32, u32) = (2_048, 2, 8_192);
 const OWNER: &str = "owner@example.org";
 /// Credits that suffice for all cases, in dollars.
 const CREDITS: &str = "50";
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct Place<'a> {
     pub(super) installation: &'a Installation,
@@ -34,7 +31,7 @@ pub(super) struct Place<'a> {
     pub(super) provider: &'static Provider,
 }
 
-/// What the workspace has used.
+/// Usage of the workspace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) input: u64,
@@ -100,10 +97,7 @@ impl<'a> Place<'a> {
 
     /// Waits until no call is open, and returns what the workspace has used.
     pub(super) fn used(&self) -> Result<Used> {
-        eventually("all calls are settled", SETTLE_TIMEOUT, || {
-            let status = self.installation.admin(&["ai", "status"])?;
-            Ok(status.lines().any(|line| line.starts_with("open      0 ")).then_some(()))
-        })?;
+        ai::settled(self.installation)?;
         let usage = self.installation.api.get("/users/me/ai-usage")?.expect(200)?;
         let totals = usage.get("by_workspace").and_then(Value::as_array).context("no totals")?;
         let mut own = totals.iter().filter(|total| total.get("workspace_id") == Some(&json!(self.id)));
@@ -158,13 +152,7 @@ impl<'a> Place<'a> {
         key: &str,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let set = |body: Value| -> TestResult {
-            let path = format!("/workspaces/{}/ai-config", self.id);
-            let body = serde_json::to_vec(&body)?;
-            let set = self.installation.api.send("PUT", &path, body)?.expect(200)?;
-            ensure!(set.get("live") == Some(&json!(true)), "{set}");
-            Ok(())
-        };
+        let set = |body: Value| ai::configure(self.installation, &self.id, &body);
         set(json!({"mode": "byok", "provider": provider, "api_key": key}))?;
         let done = work();
         set(json!({"mode": null, "provider": provider, "api_key": null}))?;

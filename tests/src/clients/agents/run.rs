@@ -25,7 +25,7 @@ pub(super) struct Task {
     pub(super) after: &'static str,
 }
 
-/// What an agent did.
+/// Run of an agent.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) code: i32,
