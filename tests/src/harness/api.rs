@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
+use rigbox_testkit::blocking::eventually;
 use serde_json::{Value, json};
 
 pub(crate) struct Api {
@@ -23,6 +24,9 @@ pub(crate) struct Api {
     /// The API's own document, once it was requested.
     contract: OnceLock<Contract>,
 }
+
+/// Limit for a reboot: longer than that of a boot whose agent never answers, so that a failure says so.
+const REBOOT_TIMEOUT: Duration = Duration::from_secs(180);
 
 #[derive(Debug)]
 pub(crate) struct ApiResponse {
@@ -338,6 +342,31 @@ impl Api {
     }
 
     /// Starts an exec whose output is not read until the returned response is dropped.
+    /// Returns the id of the kernel's boot in a VM.
+    pub(crate) fn kernel_boot(&self, id: &str) -> Result<String> {
+        self.sh(id, "cat /proc/sys/kernel/random/boot_id")
+    }
+
+    /// Runs a command as root that ends the VM.
+    pub(crate) fn end_by(&self, id: &str, line: &str) -> Result<()> {
+        match self.exec(id, &json!({"command": line, "user": "root"})) {
+            Ok(ran) if ran.exit_code().is_some_and(|code| code != 0) => anyhow::bail!("{line}: {ran:?}"),
+            // The end may cut off the response.
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs a command as root that reboots the VM, and waits until commands run in the next boot.
+    pub(crate) fn reboot_by(&self, id: &str, line: &str) -> Result<()> {
+        let before = self.kernel_boot(id)?;
+        self.end_by(id, line)?;
+        eventually(&format!("{line} is over"), REBOOT_TIMEOUT, || {
+            let now = self.kernel_boot(id).with_context(|| format!("{:?}", self.vm(id)))?;
+            anyhow::ensure!(now != before, "it runs as before: {:?}", self.vm(id));
+            Ok(Some(()))
+        })
+    }
+
     pub(crate) fn exec_and_hold(&self, id: &str, body: &Value) -> Result<Response> {
         let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
         self.runtime.block_on(async { self.open_checked(self.send_with_retries(request).await?).await })
