@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use rigbox_proto::ai::{Model, Provider};
 
-use crate::dialect::{Dialect, Limit, apply, removals};
+use crate::dialect::{Asked, Dialect, Limit, apply, removals};
 use crate::json::Document;
 use crate::route::{Call, GoogleMethod};
 use crate::sse::{Piece, Splitter};
 use crate::tables::Tables;
 
 /// Words that the bytes of a case are turned into, so that it comes further than the parser.
-const WORDS: [&str; 48] = [
+const WORDS: [&str; 49] = [
     "{",
     "}",
     "[",
@@ -35,6 +35,7 @@ const WORDS: [&str; 48] = [
     "\"name\"",
     "\"input\"",
     "\"max_tokens\"",
+    "\"max_tokens\\u0000\"",
     "\"maxOutputTokens\"",
     "\"max_output_tokens\"",
     "\"generationConfig\"",
@@ -79,6 +80,7 @@ fn text(bytes: &[u8]) -> String {
 fn request_that_is_taken_is_forwarded_as_json_with_our_limit() {
     let tables = Tables::built_in().unwrap();
     let limit = Limit { output_tokens: 3, is_lowered: true };
+    let clients_own = Limit { output_tokens: u64::MAX, is_lowered: false };
     bolero::check!(name = "request_that_is_taken_is_forwarded_as_json_with_our_limit").for_each(
         |bytes: &[u8]| {
             let _ = Document::parse(bytes);
@@ -89,9 +91,24 @@ fn request_that_is_taken_is_forwarded_as_json_with_our_limit() {
                 let Ok(findings) = dialect.table(&tables).walk(&document) else { continue };
                 let Ok(asked) = dialect.asked(&call, &document) else { continue };
                 let model = Model { reasons: true, ..Model::default() };
-                let mut edits = removals(&findings);
-                edits.extend(dialect.edits(&document, &asked, &findings, &model, Provider::Openai, limit));
-                let sent = apply(&body, &document, &edits);
+                let with = |limit| {
+                    let mut edits = removals(&findings);
+                    edits.extend(dialect.edits(
+                        &document,
+                        &asked,
+                        &findings,
+                        &model,
+                        Provider::Openai,
+                        limit,
+                    ));
+                    apply(&body, &document, &edits)
+                };
+                // What is reserved is what the provider is asked for.
+                let sent = with(clients_own);
+                let sent = Document::parse(&sent).expect("it is JSON without duplicate keys");
+                let asked_there = dialect.asked(&call, &sent).expect("it is read once more");
+                assert_eq!(Asked { hides_usage: asked.hides_usage, ..asked_there }, asked);
+                let sent = with(limit);
                 let sent = Document::parse(&sent).expect("it is JSON without duplicate keys");
                 // What is sent is as strict as what came, and asks for no more than the limit.
                 dialect.table(&tables).walk(&sent).expect("it is taken once more");

@@ -282,3 +282,13 @@ fn hosted_tools_at_google_are_refused_in_their_empty_form() {
         refused(&table, &request, &format!("tools[0].{tool}"));
     }
 }
+
+/// The name is the field's own, so that it is found again in the request.
+#[test]
+fn fields_that_are_not_forwarded_or_are_set_keep_the_names_that_they_came_with() {
+    let table = Table::parse("[Request]\na = \"number\"\nkeepIt = \"force false\"", true).unwrap();
+    let long = "x".repeat(80);
+    let findings = walk(&table, &json!({"a": 1, "a\0": 2, long.clone(): 3, "keep_it": true})).unwrap();
+    assert_eq!(findings.stripped, ["a\0", long.as_str()]);
+    assert_eq!(findings.forced, [("keep_it".to_owned(), "false".to_owned())].into());
+}

@@ -14,6 +14,10 @@ pub struct Scenario {
     pub tokens: u64,
     /// `[pause:MS]`: time between two events of a stream.
     pub pause: Duration,
+    /// `[wait:MS]`: time before the answer begins.
+    pub wait: Duration,
+    /// `[cost:N]`: cost in millionths of a dollar, told in the usage of chat completions and responses.
+    pub cost: Option<u64>,
     /// `[cut]`: the connection breaks off in the middle.
     pub is_cut: bool,
     /// `[tool]`: the answer calls the first tool.
@@ -49,6 +53,8 @@ impl Scenario {
         Self {
             tokens: number("tokens").unwrap_or(TOKENS),
             pause: Duration::from_millis(number("pause").unwrap_or(0)),
+            wait: Duration::from_millis(number("wait").unwrap_or(0)),
+            cost: number("cost"),
             is_cut: has("cut"),
             calls_tool: has("tool"),
             writes: value("write").map(str::to_owned),
@@ -97,6 +103,8 @@ pub(crate) struct Length {
 pub(crate) struct Answer {
     pub(crate) input: u64,
     pub(crate) length: Length,
+    /// Cost that is told, in US dollars.
+    pub(crate) cost: Option<f64>,
     /// Tool that is called.
     pub(crate) call: Option<Call>,
     /// Text in place of words.

@@ -209,6 +209,7 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
     if scenario.is_silent {
         std::future::pending::<()>().await;
     }
+    tokio::time::sleep(scenario.wait).await;
     if let Some(status) = scenario.status {
         return error(StatusCode::from_u16(status).unwrap_or_default(), "asked for");
     }
@@ -222,6 +223,7 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
         Answer {
             input: input(&body),
             length: scenario.length(limit, call.as_ref()),
+            cost: scenario.cost.map(|micro| micro as f64 / 1e6),
             call,
             text: google::described(&request),
             thinks: scenario.thinks,
@@ -249,7 +251,7 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
             let has_usage = request["stream_options"]["include_usage"] == json!(true);
             (answer.clone(), chat::events(&answer, has_usage), chat::document(&answer))
         }
-        "/v1/responses" => {
+        "/v1/responses" | "/api/v1/responses" => {
             let answer = answer(
                 request["max_output_tokens"].as_u64(),
                 &responses::tools(&request),
@@ -257,7 +259,7 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
             );
             (answer.clone(), responses::events(&answer), responses::document(&answer))
         }
-        "/v1/embeddings" => {
+        "/v1/embeddings" | "/api/v1/embeddings" => {
             let usage = json!({"prompt_tokens": input(&body), "total_tokens": input(&body)});
             let list = json!([{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}]);
             state.bill(Billed { call_id, input: input(&body), output: 0 });

@@ -150,8 +150,8 @@ fn returned(
     if prepared.terms.limit.is_lowered {
         headers.insert(LIMIT, HeaderValue::from(prepared.terms.limit.output_tokens));
     }
-    if let Ok(names) = HeaderValue::from_str(&prepared.stripped.join(", "))
-        && !prepared.stripped.is_empty()
+    if !prepared.stripped.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&prepared.stripped.join(", "))
     {
         headers.insert(STRIPPED, names);
     }

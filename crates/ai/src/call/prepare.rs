@@ -13,7 +13,7 @@ use super::terms::{Checked, Terms};
 use super::{managed, own};
 use crate::dialect::{Asked, Dialect, apply, removals};
 use crate::error::{CallError, ErrorKind};
-use crate::json::Document;
+use crate::json::{Document, shown};
 use crate::state::State;
 
 /// Call that may be made.
@@ -24,6 +24,7 @@ pub(super) struct Prepared {
     pub(super) asked: Asked,
     pub(super) terms: Terms,
     pub(super) body: Bytes,
+    /// Names of the fields that are not forwarded, for the client.
     pub(super) stripped: Vec<String>,
     pub(super) is_tied: bool,
     pub(super) began: Instant,
@@ -91,13 +92,18 @@ pub(super) async fn prepare(
         operation,
         terms,
         body: apply(&body.bytes, &document, &edits),
-        stripped: findings.stripped,
+        stripped: findings.stripped.iter().map(|name| named(name)).collect(),
         is_tied,
         asked,
         began,
         arrived,
     };
     Ok((prepared, place))
+}
+
+/// Returns a field's name for a header, which has visible ASCII.
+fn named(field: &str) -> String {
+    shown(field).chars().map(|character| if character.is_ascii() { character } else { '?' }).collect()
 }
 
 /// Tells if a request has something in it that a provider encrypted or signed, which only the same organization's keys can use.

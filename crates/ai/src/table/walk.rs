@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 64;
 /// Result of the walk through a request.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Findings {
-    /// Top-level fields that are not forwarded.
+    /// Top-level fields that are not forwarded, as they came.
     pub stripped: Vec<String>,
     /// Top-level fields with the JSON that they are set to.
     pub forced: BTreeMap<String, String>,
@@ -72,7 +72,11 @@ pub(super) fn walk(rules: &Rules, request: &Document<'_>) -> Result<Findings, Re
             return Err(Refusal::here("stands twice, in two spellings").within(shown(&field.name)));
         }
         match rule {
-            None | Some(Rule::Strip) => walk.findings.stripped.push(shown(&field.name)),
+            None | Some(Rule::Strip) => walk.findings.stripped.push(field.name.to_string()),
+            // In the spelling in which it came, so that it is set there.
+            Some(Rule::Force(value)) => {
+                walk.findings.forced.insert(field.name.to_string(), value.clone());
+            }
             Some(rule) => {
                 walk.take_by(rule, &field.value, 0).map_err(|refusal| refusal.within(shown(&field.name)))?;
             }
@@ -80,7 +84,7 @@ pub(super) fn walk(rules: &Rules, request: &Document<'_>) -> Result<Findings, Re
     }
     for (name, rule) in fields {
         match rule {
-            Rule::Force(value) => {
+            Rule::Force(value) if !seen.contains(name.as_str()) => {
                 walk.findings.forced.insert(name.clone(), value.clone());
             }
             Rule::Take(Taken { is_required: true, .. }) if !seen.contains(name.as_str()) => {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod behind_proxy;
+mod bypasses;
 mod errors;
 mod forwarding;
 mod host;

@@ -1,0 +1,25 @@
+//! Ways to get more from a provider than was reserved, each of which is closed.
+
+use serde_json::{Value, json};
+
+use crate::host::Host;
+
+fn hello() -> Value {
+    json!([{"role": "user", "content": "hello"}])
+}
+
+#[tokio::test]
+async fn field_that_is_not_forwarded_takes_no_other_one_with_it() {
+    let host = Host::start().await;
+    let long = "x".repeat(70);
+    for name in ["max_completion_tokens\\u0000", "max_completion_\\u007ftokens", long.as_str()] {
+        let body =
+            format!(r#"{{"model":"gpt","max_completion_tokens":20,"messages":{},"{name}":1}}"#, hello());
+        let answer = host.send("POST", "/v1/chat/completions", &[], body.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+        let sent = host.provider.last().json();
+        assert_eq!(sent["max_completion_tokens"], 20, "{name}: {sent}");
+        assert_eq!(sent.as_object().unwrap().len(), 4, "{name}: {sent}");
+        assert!(answer.head.contains("rigbox-ai-stripped: "), "{name}: {answer:?}");
+    }
+}
