@@ -11,6 +11,7 @@ mod settlement;
 mod terms;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
@@ -63,13 +64,14 @@ async fn make(state: &State, mut prepared: Prepared, head: oneshot::Sender<Head>
     let mut settled = if head.is_closed() {
         settlement(state, call_id, Ending::NotSent)
     } else {
+        let sent = Instant::now();
         let exchanged = Box::pin(exchange(state, &prepared)).await;
         // A stream may be open for long, and what was sent may be large.
         prepared.body = Bytes::new();
         prepared.arrived.headers = HeaderMap::new();
         prepared.terms.own_key = None;
         match exchanged {
-            Ok((response, key)) => pass_on(state, &prepared, response, &key, head).await,
+            Ok((response, key)) => pass_on(state, &prepared, response, &key, sent, head).await,
             Err(failed) => {
                 let mut settled = settlement(state, call_id, failed.ending);
                 settled.at_bound = failed.ending == Ending::CutOff;

@@ -45,12 +45,13 @@ const STRIPPED: HeaderName = HeaderName::from_static("rigbox-ai-stripped");
 /// Response without its body, or the error in its place.
 pub(super) type Head = Result<Response<ResponseBody>, CallError>;
 
-/// Passes a response on. Returns its settlement.
+/// Passes a response on. Returns its settlement. `sent` is when its request was: providers work, and count, before they answer.
 pub(super) async fn pass_on(
     state: &State,
     prepared: &Prepared,
     response: Response<Incoming>,
     key: &Key,
+    sent: Instant,
     head: oneshot::Sender<Head>,
 ) -> SettleRequest {
     let arrived = &prepared.arrived;
@@ -82,7 +83,6 @@ pub(super) async fn pass_on(
         .find_map(|name| parts.headers.get(*name)?.to_str().ok())
         .map(|id| id.chars().take(128).collect())
         .unwrap_or_default();
-    let reading = Instant::now();
     let outcome = if is_encoded {
         // It was asked for as it is. What it used cannot be read.
         let error = CallError::new(
@@ -122,7 +122,7 @@ pub(super) async fn pass_on(
         settled.set_ending(Ending::Refused);
         return settled;
     }
-    count(prepared, &outcome, reading.elapsed(), &mut settled);
+    count(prepared, &outcome, sent.elapsed(), &mut settled);
     settled
 }
 

@@ -23,3 +23,16 @@ async fn field_that_is_not_forwarded_takes_no_other_one_with_it() {
         assert!(answer.head.contains("rigbox-ai-stripped: "), "{name}: {answer:?}");
     }
 }
+
+#[tokio::test]
+async fn time_before_the_first_byte_counts_where_an_answer_breaks_off() {
+    let host = Host::start().await;
+    let body = json!({"model": "claude", "max_tokens": 9000, "messages": [
+        {"role": "user", "content": "[tokens:1500][wait:2500][cut]"}]});
+    let answer = host.post("/v1/messages", &body).await;
+    assert!(!answer.is_whole, "{answer:?}");
+    let settled = host.control.settled(0).await;
+    // At 500 tokens a second.
+    let output = settled.usage.unwrap().output;
+    assert!(settled.estimated && output >= 1_500, "{output}");
+}
