@@ -22,6 +22,8 @@ pub(crate) struct Asked {
     pub(crate) output_tokens: Option<u64>,
     /// Number of answers.
     pub(crate) candidates: u32,
+    /// Number of inputs, each of which may be as long as the model reads.
+    pub(crate) inputs: u64,
     /// Tokens set aside for thinking.
     pub(crate) thinking_tokens: Option<u64>,
     /// The answer comes as events.

@@ -46,11 +46,9 @@ impl Checked<'_> {
     pub(super) fn input_bound(&self, model: &Model) -> u64 {
         let text = u64::try_from(self.bytes).unwrap_or(u64::MAX).saturating_add(OVERHEAD_TOKENS);
         let images = self.findings.images.saturating_mul(model.max_tokens_per_image);
-        let mut bound = text.saturating_add(images);
-        if self.findings.fills_context {
-            bound = model.context_tokens;
-        }
-        bound.min(model.context_tokens).saturating_mul(self.findings.rounds().into())
+        let context = model.context_tokens.saturating_mul(self.asked.inputs);
+        let bound = if self.findings.fills_context { context } else { text.saturating_add(images) };
+        bound.min(context).saturating_mul(self.findings.rounds().into())
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
         model: model(request)?,
         output_tokens: count(request.get(LIMIT), LIMIT)?,
         candidates: 1,
+        inputs: 1,
         thinking_tokens: count(thinking, "thinking.budget_tokens")?,
         is_stream: is_true(request.get("stream")),
         hides_usage: false,

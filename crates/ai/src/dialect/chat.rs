@@ -20,6 +20,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
         model: model(request)?,
         output_tokens: limits.0.max(limits.1),
         candidates: candidates(request.get("n"), "n")?,
+        inputs: 1,
         thinking_tokens: None,
         is_stream,
         hides_usage: is_stream && !includes_usage(request),

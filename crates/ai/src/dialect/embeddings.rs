@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{Asked, Counted, Meter, Step, model};
-use crate::json::Document;
+use crate::json::{Document, Value};
 use crate::table::Refusal;
 
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
@@ -11,10 +11,21 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
         model: model(request)?,
         output_tokens: Some(0),
         candidates: 1,
+        inputs: inputs(request.get("input")),
         thinking_tokens: None,
         is_stream: false,
         hides_usage: false,
     })
+}
+
+/// Returns the number of inputs: those of a list of texts, or of lists of tokens. A list of tokens is one.
+fn inputs(input: Option<&Value<'_>>) -> u64 {
+    let is_input = |value: &&Value<'_>| matches!(value, Value::String(_) | Value::Array(_));
+    let inputs = match input {
+        Some(Value::Array(values)) => values.iter().filter(is_input).count(),
+        _ => 1,
+    };
+    u64::try_from(inputs).unwrap_or(u64::MAX).max(1)
 }
 
 /// Reader of one response.

@@ -32,6 +32,7 @@ pub(super) fn asked(call: &Call, request: &Document<'_>) -> Result<Asked, Refusa
             of_config(["candidateCount", "candidate_count"]),
             "generationConfig.candidateCount",
         )?,
+        inputs: 1,
         thinking_tokens: count(thinking, "generationConfig.thinkingConfig.thinkingBudget")?,
         is_stream: *method == GoogleMethod::Stream,
         hides_usage: false,

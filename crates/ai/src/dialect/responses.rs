@@ -31,6 +31,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
         model: model(request)?,
         output_tokens: count(request.get(LIMIT), LIMIT)?,
         candidates: 1,
+        inputs: 1,
         thinking_tokens: None,
         is_stream: is_true(request.get("stream")),
         hides_usage: false,

@@ -1,5 +1,6 @@
 //! Ways to get more from a provider than was reserved, each of which is closed.
 
+use rigbox_proto::ai::Operation;
 use serde_json::{Value, json};
 
 use crate::host::Host;
@@ -22,6 +23,33 @@ async fn field_that_is_not_forwarded_takes_no_other_one_with_it() {
         assert_eq!(sent.as_object().unwrap().len(), 4, "{name}: {sent}");
         assert!(answer.head.contains("rigbox-ai-stripped: "), "{name}: {answer:?}");
     }
+}
+
+#[tokio::test]
+async fn each_input_of_embeddings_may_be_as_long_as_the_model_reads() {
+    let host = Host::start().await;
+    host.control.with(|ledger| {
+        let embed = ledger.setup.models.iter_mut().find(|model| model.id == "embed").unwrap();
+        embed.context_tokens = 100;
+    });
+    let bound = async |input: Value| {
+        // The setup is told within moments.
+        let body = json!({"model": "embed", "input": input});
+        rigbox_testkit::eventually("the context is told", async || {
+            host.post("/v1/embeddings", &json!({"model": "embed", "input": "a"})).await;
+            host.control.with(|ledger| ledger.requests.last().unwrap().input_tokens) == 100
+        })
+        .await;
+        host.post("/v1/embeddings", &body).await;
+        let asked = host.control.with(|ledger| ledger.requests.pop().unwrap());
+        assert_eq!(asked.operation(), Operation::Embed);
+        asked.input_tokens
+    };
+    let long = "word ".repeat(1_000);
+    assert_eq!(bound(json!(long)).await, 100);
+    assert_eq!(bound(json!([long, long, long])).await, 300);
+    assert_eq!(bound(json!([[1, 2], [3, 4]])).await, 200);
+    assert_eq!(bound(json!([1, 2, 3])).await, 100);
 }
 
 #[tokio::test]
