@@ -34,7 +34,12 @@ pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms,
         options: findings.options.iter().cloned().collect(),
     };
     let limit = match reserve(state, checked, request.clone()).await {
-        Err(error) if error.kind == ErrorKind::InsufficientCredits && operation == Operation::Generate => {
+        // What is at a URL may be another thing when the call is made.
+        Err(error)
+            if error.kind == ErrorKind::InsufficientCredits
+                && operation == Operation::Generate
+                && !findings.fetches_urls =>
+        {
             // The bound is far from what most texts take, and the provider counts for nothing.
             let (dialect, document) = (checked.dialect, checked.document);
             let counted = Box::pin(count(state, arrived, dialect, document, upstream, checked.is_tied)).await;

@@ -53,6 +53,19 @@ async fn each_input_of_embeddings_may_be_as_long_as_the_model_reads() {
 }
 
 #[tokio::test]
+async fn provider_does_not_count_what_it_would_fetch_again() {
+    let host = Host::start().await;
+    host.control.with(|ledger| ledger.credits = 50_000);
+    let image =
+        json!({"type": "image", "source": {"type": "url", "url": "https://files.example/changes.png"}});
+    let body =
+        json!({"model": "claude", "max_tokens": 100, "messages": [{"role": "user", "content": [image]}]});
+    // Another file may be at the URL when the call is made.
+    assert_eq!(host.post("/v1/messages", &body).await.status, 402);
+    assert_eq!(host.provider.seen().len(), 0);
+}
+
+#[tokio::test]
 async fn time_before_the_first_byte_counts_where_an_answer_breaks_off() {
     let host = Host::start().await;
     let body = json!({"model": "claude", "max_tokens": 9000, "messages": [
