@@ -258,6 +258,16 @@ fn count(value: Option<&Value<'_>>, name: &str) -> Result<Option<u64>, Refusal> 
     }
 }
 
+/// Returns the limit of the output in a field. One of 0 is none: some servers take it for that.
+fn output_limit(value: Option<&Value<'_>>, name: &str) -> Result<Option<u64>, Refusal> {
+    Ok(count(value, name)?.filter(|limit| *limit > 0))
+}
+
+/// Tells if a request's limit of the output is none, or above ours.
+fn is_above(asked: Option<&Value<'_>>, limit: Limit) -> bool {
+    asked.and_then(Value::as_count).is_none_or(|asked| asked == 0 || asked > limit.output_tokens)
+}
+
 /// Returns the number of answers in a field: at least one, and few enough to be counted.
 fn candidates(value: Option<&Value<'_>>, name: &str) -> Result<u32, Refusal> {
     let number = count(value, name)?.unwrap_or(1).max(1);

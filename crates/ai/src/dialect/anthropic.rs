@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, count, is_true, model};
-use crate::json::{Document, Value};
+use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, count, is_above, is_true, model};
+use crate::json::Document;
 use crate::table::Refusal;
 
 const LIMIT: &str = "max_tokens";
@@ -23,6 +23,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
     let thinking = request.get("thinking").and_then(|thinking| thinking.get("budget_tokens"));
     Ok(Asked {
         model: model(request)?,
+        // One of 0 is no limit elsewhere, and here asks for a cache to be filled.
         output_tokens: count(request.get(LIMIT), LIMIT)?,
         candidates: 1,
         inputs: 1,
@@ -33,8 +34,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
 }
 
 pub(super) fn edits(request: &Document<'_>, limit: Limit, edits: &mut Edits) {
-    let asked = request.get(LIMIT).and_then(Value::as_count);
-    if limit.is_lowered && asked.is_none_or(|asked| asked > limit.output_tokens) {
+    if limit.is_lowered && is_above(request.get(LIMIT), limit) {
         edits.push((LIMIT.into(), Edit::Set(limit.output_tokens.to_string())));
     }
 }

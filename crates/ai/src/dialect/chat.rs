@@ -3,7 +3,7 @@
 use rigbox_proto::ai::{Model, Provider, Usage};
 use serde::Deserialize;
 
-use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, candidates, count, is_true, model};
+use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, candidates, count, is_above, is_true, model};
 use crate::json::{Document, Value};
 use crate::table::Refusal;
 
@@ -14,11 +14,12 @@ const STREAM_OPTIONS: &str = "stream_options";
 const INCLUDE_USAGE: &str = "include_usage";
 
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
-    let limits = (count(request.get(LIMIT), LIMIT)?, count(request.get(OLD_LIMIT), OLD_LIMIT)?);
+    let limits = [count(request.get(LIMIT), LIMIT)?, count(request.get(OLD_LIMIT), OLD_LIMIT)?];
     let is_stream = is_true(request.get("stream"));
     Ok(Asked {
         model: model(request)?,
-        output_tokens: limits.0.max(limits.1),
+        // The provider may read either.
+        output_tokens: if limits.contains(&Some(0)) { None } else { limits.into_iter().max().flatten() },
         candidates: candidates(request.get("n"), "n")?,
         inputs: 1,
         thinking_tokens: None,
@@ -46,8 +47,7 @@ pub(super) fn edits(
             names.push(if provider == Provider::Openai { LIMIT } else { OLD_LIMIT });
         }
         for name in names {
-            let value_asked = request.get(name).and_then(Value::as_count);
-            if value_asked.is_none_or(|asked| asked > limit.output_tokens) {
+            if is_above(request.get(name), limit) {
                 edits.push((name.into(), value.clone()));
             }
         }

@@ -3,7 +3,7 @@
 use rigbox_proto::ai::Usage;
 use serde::Deserialize;
 
-use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, candidates, count};
+use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, candidates, count, is_above, output_limit};
 use crate::json::{Document, Field, Value};
 use crate::route::{Call, GoogleMethod};
 use crate::table::Refusal;
@@ -26,7 +26,7 @@ pub(super) fn asked(call: &Call, request: &Document<'_>) -> Result<Asked, Refusa
         output_tokens: if *method == GoogleMethod::Embed {
             Some(0)
         } else {
-            count(of_config(LIMIT), "generationConfig.maxOutputTokens")?
+            output_limit(of_config(LIMIT), "generationConfig.maxOutputTokens")?
         },
         candidates: candidates(
             of_config(["candidateCount", "candidate_count"]),
@@ -58,10 +58,7 @@ pub(super) fn edits(request: &Document<'_>, limit: Limit, edits: &mut Edits) {
     let (name, changed) = match (config, inner) {
         (Some(field), Some(inner)) => {
             let asked = inner.fields.iter().find(|field| LIMIT.contains(&field.name.as_ref()));
-            if asked
-                .and_then(|asked| asked.value.as_count())
-                .is_some_and(|asked| asked <= limit.output_tokens)
-            {
+            if !is_above(asked.map(|asked| &asked.value), limit) {
                 return;
             }
             let name = asked.map_or(LIMIT[0], |asked| asked.name.as_ref()).to_owned();

@@ -5,7 +5,7 @@ use rigbox_proto::ai::{Model, Usage};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, count, is_true, model};
+use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, is_above, is_true, model, output_limit};
 use crate::json::{Document, Value};
 use crate::table::Refusal;
 
@@ -29,7 +29,7 @@ const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
     Ok(Asked {
         model: model(request)?,
-        output_tokens: count(request.get(LIMIT), LIMIT)?,
+        output_tokens: output_limit(request.get(LIMIT), LIMIT)?,
         candidates: 1,
         inputs: 1,
         thinking_tokens: None,
@@ -39,8 +39,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
 }
 
 pub(super) fn edits(request: &Document<'_>, model: &Model, limit: Limit, edits: &mut Edits) {
-    let asked = request.get(LIMIT).and_then(Value::as_count);
-    if limit.is_lowered && asked.is_none_or(|asked| asked > limit.output_tokens) {
+    if limit.is_lowered && is_above(request.get(LIMIT), limit) {
         edits.push((LIMIT.into(), Edit::Set(limit.output_tokens.to_string())));
     }
     if model.reasons {

@@ -26,6 +26,30 @@ async fn field_that_is_not_forwarded_takes_no_other_one_with_it() {
 }
 
 #[tokio::test]
+async fn limit_of_nothing_is_no_limit() {
+    let host = Host::start().await;
+    let asked = || host.control.with(|ledger| ledger.requests.last().unwrap().output_tokens);
+    host.post("/v1/chat/completions", &json!({"model": "gpt", "max_tokens": 0, "messages": hello()})).await;
+    assert_eq!(asked(), None);
+    host.post("/v1/responses", &json!({"model": "gpt", "max_output_tokens": 0, "input": "a"})).await;
+    assert_eq!(asked(), None);
+    let google =
+        json!({"contents": [{"parts": [{"text": "a"}]}], "generationConfig": {"maxOutputTokens": 0}});
+    host.post("/google/v1beta/models/gemini:generateContent", &google).await;
+    assert_eq!(asked(), None);
+    host.control.all_settled().await;
+    // Where ours is lower than what the model can do, it is in the nought's place.
+    host.control.with(|ledger| ledger.credits = ledger.spent + 6_000);
+    host.post("/google/v1beta/models/gemini:generateContent", &google).await;
+    let sent = host.provider.last().json();
+    assert!(sent["generationConfig"]["maxOutputTokens"].as_u64().unwrap() > 100, "{sent}");
+    host.control.all_settled().await;
+    host.control.with(|ledger| ledger.credits = ledger.spent + 6_000);
+    host.post("/v1/chat/completions", &json!({"model": "gpt", "max_tokens": 0, "messages": hello()})).await;
+    assert!(host.provider.last().json()["max_tokens"].as_u64().unwrap() > 100);
+}
+
+#[tokio::test]
 async fn each_input_of_embeddings_may_be_as_long_as_the_model_reads() {
     let host = Host::start().await;
     host.control.with(|ledger| {
