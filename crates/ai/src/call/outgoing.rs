@@ -13,11 +13,10 @@ use crate::route::Call;
 use crate::setup::{Key, Upstream};
 
 /// Headers of a client that a provider gets.
-const FORWARDED_HEADERS: [&str; 8] = [
+const FORWARDED_HEADERS: [&str; 7] = [
     "accept",
     "anthropic-beta",
     "anthropic-version",
-    "content-type",
     "openai-beta",
     "user-agent",
     "x-app",
@@ -58,9 +57,8 @@ pub(super) fn request(
         }
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(PROVIDERS_CALL_ID, HeaderValue::from_str(&arrived.form.call_id)?);
-        if !headers.contains_key(CONTENT_TYPE) {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
+        // What was walked through is JSON in UTF-8, and as nothing else may it be read.
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let provider = arrived.form.provider;
         // Newer versions of the API want a bearer token, and each SDK sends what its version wants.
         if provider == Provider::Anthropic

@@ -90,6 +90,20 @@ async fn provider_does_not_count_what_it_would_fetch_again() {
 }
 
 #[tokio::test]
+async fn body_is_json_whatever_its_client_calls_it() {
+    let host = Host::start().await;
+    for kind in
+        ["application/x-www-form-urlencoded", "application/json; charset=utf-7", "multipart/form-data"]
+    {
+        let body = json!({"model": "gpt", "messages": hello()}).to_string();
+        host.send("POST", "/v1/chat/completions", &[("content-type", kind)], body.as_bytes()).await;
+        let seen = host.provider.last();
+        let sent: Vec<_> = seen.headers.get_all("content-type").iter().collect();
+        assert_eq!(sent, ["application/json"], "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn time_before_the_first_byte_counts_where_an_answer_breaks_off() {
     let host = Host::start().await;
     let body = json!({"model": "claude", "max_tokens": 9000, "messages": [
