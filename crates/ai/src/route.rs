@@ -103,12 +103,13 @@ pub(crate) fn find(method: &Method, path: &str, headers: &HeaderMap) -> Route {
     if method == Method::HEAD && matches!(path, "/api/hello" | "/anthropic/api/hello") {
         return route(Provider::Anthropic, Kind::Hello);
     }
-    let (named, path) = match path.split_once('/').and_then(|(_, rest)| rest.split_once('/')) {
+    let path = path.strip_prefix('/').unwrap_or_default();
+    let (named, path) = match path.split_once('/') {
         Some(("anthropic", rest)) => (Some(Provider::Anthropic), rest),
         Some(("openai", rest)) => (Some(Provider::Openai), rest),
         Some(("openrouter", rest)) => (Some(Provider::Openrouter), rest.strip_prefix("api/").unwrap_or(rest)),
         Some(("google", rest)) => return route(Provider::Google, google(method, rest)),
-        _ => (None, path.trim_start_matches('/')),
+        _ => (None, path),
     };
     let path = path.strip_prefix("v1/").unwrap_or(path);
     if path == "models" || path.starts_with("models/") {
@@ -252,6 +253,11 @@ mod tests {
             "/v1/messages/batches",
             "/v1/messages/",
             "/v1//messages",
+            "//v1/messages",
+            "//messages",
+            "/anthropic//v1/messages",
+            "/v1/v1/messages",
+            "/V1/messages",
             "/v1/responses/resp_1",
             "/v1/responses/resp_1/cancel",
             "/v1/conversations",

@@ -115,3 +115,24 @@ async fn time_before_the_first_byte_counts_where_an_answer_breaks_off() {
     let output = settled.usage.unwrap().output;
     assert!(settled.estimated && output >= 1_500, "{output}");
 }
+
+#[tokio::test]
+async fn path_with_more_slashes_is_another_one() {
+    let host = Host::start().await;
+    let body = json!({"model": "claude", "max_tokens": 10, "messages": hello()});
+    for path in [
+        "//v1/messages",
+        "///v1/messages",
+        "//messages",
+        "/V1/messages",
+        "/v1/messages/",
+        "/v1/./messages",
+        "/v1/%6dessages",
+        "/anthropic//v1/messages",
+        "/v1/v1/messages",
+        "/v1/../v1/messages",
+    ] {
+        assert_eq!(host.post(path, &body).await.status, 404, "{path}");
+    }
+    assert_eq!(host.provider.seen().len(), 0);
+}
