@@ -149,15 +149,13 @@ impl Dialect {
         let mut edits: Edits = forced.collect();
         match self {
             Self::Anthropic => anthropic::edits(request, limit, &mut edits),
-            Self::Chat => {
-                chat::edits(request, asked, provider, limit, &mut edits);
-                if provider == Provider::Openrouter {
-                    edits.push(chat::price_cap(model));
-                }
-            }
+            Self::Chat => chat::edits(request, asked, provider, limit, &mut edits),
             Self::Responses => responses::edits(request, model, limit, &mut edits),
             Self::Google => google::edits(request, limit, &mut edits),
             Self::Embeddings | Self::GoogleEmbed => {}
+        }
+        if provider == Provider::Openrouter {
+            edits.push(price_cap(model));
         }
         edits
     }
@@ -195,6 +193,24 @@ impl Dialect {
             Self::Google | Self::GoogleEmbed => Box::new(google::GoogleMeter::new(is_lowered)),
         }
     }
+}
+
+/// Returns the field by which OpenRouter asks no seller with higher prices than those of our table.
+fn price_cap(model: &Model) -> (String, Edit) {
+    // In US dollars per million tokens; a decimal point is a shift, so nothing is rounded.
+    let dollars = |micro: u64| format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000);
+    let (input, output) = (dollars(model.input_price), dollars(model.output_price));
+    (
+        "provider".into(),
+        Edit::Set(format!("{{\"max_price\":{{\"prompt\":{input},\"completion\":{output}}}}}")),
+    )
+}
+
+/// Returns millionths of a US dollar, rounded up.
+fn micro(dollars: f64) -> Option<u64> {
+    let micro = (dollars * 1e6).ceil();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
+    (0.0..1e15).contains(&micro).then_some(micro as u64)
 }
 
 /// Returns the removal of each field that is not forwarded.

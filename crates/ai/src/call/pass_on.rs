@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use rigbox_proto::ai::{Ending, Operation, SettleRequest, Usage};
+use rigbox_proto::ai::{Ending, Operation, Provider, SettleRequest, Usage};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -162,7 +162,8 @@ fn returned(
 fn count(prepared: &Prepared, outcome: &Outcome, time: Duration, settled: &mut SettleRequest) {
     let Counted { usage, has_input, has_usage, cost_micro, .. } = outcome.meter.counted().clone();
     settled.set_ending(outcome.ending);
-    settled.cost_micro = cost_micro;
+    // Others have fields of that name in units of their own.
+    settled.cost_micro = cost_micro.filter(|_| prepared.arrived.form.provider == Provider::Openrouter);
     if prepared.operation == Operation::Count {
         return;
     }

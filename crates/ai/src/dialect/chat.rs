@@ -1,9 +1,11 @@
 //! OpenAI's Chat Completions API, and those that follow it.
 
-use rigbox_proto::ai::{Model, Provider, Usage};
+use rigbox_proto::ai::{Provider, Usage};
 use serde::Deserialize;
 
-use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, candidates, count, is_above, is_true, model};
+use super::{
+    Asked, Counted, Edit, Edits, Limit, Meter, Step, candidates, count, is_above, is_true, micro, model,
+};
 use crate::json::{Document, Value};
 use crate::table::Refusal;
 
@@ -57,17 +59,6 @@ pub(super) fn edits(
     }
 }
 
-/// Returns the field by which OpenRouter asks no seller with higher prices than those of our table.
-pub(super) fn price_cap(model: &Model) -> (String, Edit) {
-    // In US dollars per million tokens; a decimal point is a shift, so nothing is rounded.
-    let dollars = |micro: u64| format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000);
-    let (input, output) = (dollars(model.input_price), dollars(model.output_price));
-    (
-        "provider".into(),
-        Edit::Set(format!("{{\"max_price\":{{\"prompt\":{input},\"completion\":{output}}}}}")),
-    )
-}
-
 /// Returns the options of a stream, with the usage.
 fn with_usage(request: &Document<'_>) -> String {
     let raw = request.fields.iter().find(|field| field.name == STREAM_OPTIONS).map(|field| field.raw);
@@ -108,13 +99,6 @@ impl ChatMeter {
         self.counted.has_usage = true;
         self.counted.cost_micro = figures.cost.and_then(micro);
     }
-}
-
-/// Returns millionths of a US dollar, rounded up.
-fn micro(dollars: f64) -> Option<u64> {
-    let micro = (dollars * 1e6).ceil();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
-    (0.0..1e15).contains(&micro).then_some(micro as u64)
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Asked, Counted, Meter, Step, model};
+use super::{Asked, Counted, Meter, Step, micro, model};
 use crate::json::{Document, Value};
 use crate::table::Refusal;
 
@@ -44,6 +44,8 @@ struct Embeddings {
 #[serde(default)]
 struct Figures {
     prompt_tokens: u64,
+    /// In US dollars (OpenRouter).
+    cost: Option<f64>,
 }
 
 impl Meter for EmbeddingsMeter {
@@ -58,6 +60,7 @@ impl Meter for EmbeddingsMeter {
             self.counted.usage.input = figures.prompt_tokens;
             self.counted.has_input = true;
             self.counted.has_usage = true;
+            self.counted.cost_micro = figures.cost.and_then(micro);
         }
         false
     }

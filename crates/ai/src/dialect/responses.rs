@@ -5,7 +5,7 @@ use rigbox_proto::ai::{Model, Usage};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, is_above, is_true, model, output_limit};
+use super::{Asked, Counted, Edit, Edits, Limit, Meter, Step, is_above, is_true, micro, model, output_limit};
 use crate::json::{Document, Value};
 use crate::table::Refusal;
 
@@ -80,6 +80,7 @@ impl ResponsesMeter {
             };
             self.counted.has_input = true;
             self.counted.has_usage = true;
+            self.counted.cost_micro = figures.cost.and_then(micro);
         }
         let reason = response.incomplete_details.and_then(|details| details.reason);
         self.is_lowered && reason.as_deref() == Some(LIMIT)
@@ -128,6 +129,8 @@ struct Figures {
     output_tokens: u64,
     input_tokens_details: Option<InputDetails>,
     output_tokens_details: Option<OutputDetails>,
+    /// In US dollars (OpenRouter).
+    cost: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

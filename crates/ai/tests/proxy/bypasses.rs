@@ -117,6 +117,39 @@ async fn time_before_the_first_byte_counts_where_an_answer_breaks_off() {
 }
 
 #[tokio::test]
+async fn every_call_at_openrouter_has_the_tables_prices_and_costs_what_it_says() {
+    let host = Host::start().await;
+    let calls = [
+        ("/openrouter/api/v1/responses", json!({"model": "some/model", "input": "a"})),
+        ("/openrouter/api/v1/embeddings", json!({"model": "some/model", "input": "a"})),
+    ];
+    for (path, body) in calls {
+        host.post(path, &body).await;
+        let sent = host.provider.last().json();
+        assert_eq!(
+            sent["provider"]["max_price"],
+            json!({"prompt": 0.3, "completion": 1.25}),
+            "{path}: {sent}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn cost_is_taken_from_openrouter_only() {
+    let host = Host::start().await;
+    let body =
+        |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "[cost:500000]"}]});
+    host.post("/openrouter/api/v1/chat/completions", &body("some/model")).await;
+    assert_eq!(host.control.settled(0).await.cost_micro, Some(500_000));
+    let responses = json!({"model": "some/model", "stream": true, "input": "[cost:700000]"});
+    host.post("/openrouter/api/v1/responses", &responses).await;
+    assert_eq!(host.control.settled(1).await.cost_micro, Some(700_000));
+    // Elsewhere a field of this name is in an unknown unit.
+    host.post("/v1/chat/completions", &body("gpt")).await;
+    assert_eq!(host.control.settled(2).await.cost_micro, None);
+}
+
+#[tokio::test]
 async fn path_with_more_slashes_is_another_one() {
     let host = Host::start().await;
     let body = json!({"model": "claude", "max_tokens": 10, "messages": hello()});
