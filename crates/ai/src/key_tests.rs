@@ -88,7 +88,7 @@ async fn test(upstreams: &Upstreams, upstream: &Upstream, key: &Key) -> KeyTest 
         Err(error) => return unreachable(error.to_string()),
     };
     let answer = async {
-        let response = upstreams.send(request).await.map_err(|error| chain(&error))?;
+        let response = upstreams.send_once(request).await.map_err(|error| chain(&error))?;
         let status = response.status();
         let code = if status.is_success() { None } else { error_code(key, response.into_body()).await };
         Ok((status, code))

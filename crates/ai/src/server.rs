@@ -108,7 +108,7 @@ impl Bound {
         let state = Arc::new(State {
             control: control.clone(),
             ledger: Arc::new(Ledger::new(&config.control_socket)),
-            upstreams: Upstreams::new(tls, resolver, limits.connect, proxy),
+            upstreams: Upstreams::new(tls, resolver, &limits, proxy),
             public_hosts: hosts,
             proxied: Shares::new(proxied::REQUESTS),
             proxied_of_users: Shares::new(proxied::REQUESTS_OF_USERS),

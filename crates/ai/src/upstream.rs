@@ -15,16 +15,21 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::{Client, Error};
+use hyper_util::client::legacy::{Builder, Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rigbox_core::ids::WorkspaceId;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::config::Limits;
 use crate::connect::{Connector, ProxyConfigError, ProxyError, ReadyProxy};
 use crate::setup::{Key, Upstream};
 
+/// What a provider may send of one answer before its client has read on, over HTTP/2, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Largest window of HTTP/2.
+const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// Idle connections to one host.
 const MAX_IDLE_CONNECTIONS: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -93,7 +98,11 @@ type ProviderClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
 /// Client of all providers.
 pub(crate) struct Upstreams {
-    pooled: ProviderClient,
+    builder: Builder,
+    connector: HttpsConnector<Connector>,
+    /// Client of each workspace, and when it was last used. No two share a connection: over HTTP/2 they would share what a provider lets
+    /// be open and unread on one.
+    of_workspaces: Mutex<HashMap<WorkspaceId, (ProviderClient, Instant)>>,
     /// Client whose connections close after a request: the buffers of those that stay would keep its key in memory.
     single: ProviderClient,
     keys: Keys,
@@ -103,33 +112,52 @@ impl Upstreams {
     pub(crate) fn new(
         tls: ClientConfig,
         resolver: TokioResolver,
-        connect: Duration,
+        limits: &Limits,
         proxy: Option<ReadyProxy>,
     ) -> Self {
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Connector::new(resolver, connect, proxy));
-        let client = |max_idle| {
-            Client::builder(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_TIMEOUT)
-                .pool_max_idle_per_host(max_idle)
-                .http2_adaptive_window(true)
-                .http2_keep_alive_interval(Duration::from_secs(30))
-                .build(connector.clone())
-        };
-        Self { pooled: client(MAX_IDLE_CONNECTIONS), single: client(0), keys: Keys::default() }
+            .wrap_connector(Connector::new(resolver, limits.connect, proxy));
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            // Windows add up: a connection's is that of all calls that it may have, so none that nobody reads holds up another one.
+            .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .http2_initial_connection_window_size(connection_window(limits.calls_per_workspace))
+            .http2_keep_alive_interval(Duration::from_secs(30));
+        let single = builder.clone().pool_max_idle_per_host(0).build(connector.clone());
+        Self { builder, connector, of_workspaces: Mutex::default(), single, keys: Keys::default() }
     }
 
-    /// Makes a request. It is made again only where nothing of it was sent, on a connection that the provider had closed.
-    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
-        self.pooled.request(request).await
+    /// Makes a request of a workspace. It is made again only where nothing of it was sent, on a connection that the provider had closed.
+    pub(crate) async fn send(
+        &self,
+        workspace: &WorkspaceId,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
+        let client = self.client_of(workspace, Instant::now());
+        client.request(request).await
     }
 
-    /// Makes a request with a user's own key, which is not kept.
+    /// Returns the client of a workspace. Those that have no connection any more are forgotten.
+    fn client_of(&self, workspace: &WorkspaceId, now: Instant) -> ProviderClient {
+        let mut clients = self.of_workspaces.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((client, last_used)) = clients.get_mut(workspace) {
+            *last_used = now;
+            return client.clone();
+        }
+        clients.retain(|_, (_, last_used)| now.saturating_duration_since(*last_used) < IDLE_TIMEOUT);
+        let client: ProviderClient = self.builder.build(self.connector.clone());
+        clients.insert(workspace.clone(), (client.clone(), now));
+        client
+    }
+
+    /// Makes a request on a connection of its own, with a user's own key, which is not kept, or for the operator.
     pub(crate) async fn send_once(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         self.single.request(request).await
     }
@@ -149,6 +177,12 @@ impl Upstreams {
     pub(crate) fn rest<B>(&self, key: &Key, response: &Response<B>) -> bool {
         self.keys.rest(key, response, Instant::now())
     }
+}
+
+/// Returns the window of a connection with so many calls.
+fn connection_window(calls: usize) -> u32 {
+    let calls = u32::try_from(calls).unwrap_or(u32::MAX);
+    STREAM_WINDOW_BYTES.saturating_mul(calls.max(1)).min(MAX_WINDOW_BYTES)
 }
 
 /// Returns an error with its causes.

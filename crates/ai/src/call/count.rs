@@ -32,7 +32,7 @@ pub(super) async fn count(
     let key = state.upstreams.keys(&arrived.workspace, upstream, is_tied).into_iter().next()?;
     let request = request(arrived, &call, Bytes::from(body), upstream, &key).ok()?;
     let answer = async {
-        let response = state.upstreams.send(request).await.ok()?;
+        let response = state.upstreams.send(&arrived.workspace, request).await.ok()?;
         if state.upstreams.rest(&key, &response) || !response.status().is_success() {
             return None;
         }

@@ -45,7 +45,7 @@ pub(super) async fn exchange(
             if is_own {
                 state.upstreams.send_once(request).await
             } else {
-                state.upstreams.send(request).await
+                state.upstreams.send(&arrived.workspace, request).await
             }
         };
         let sent = tokio::time::timeout(state.limits.first_byte, sending).await;

@@ -1,7 +1,9 @@
 //! The role with its neighbors: a bridge whose connections it gets as from a node, control with credits in a table, and a provider.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,6 +32,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const WORKSPACE: &str = "ws-aaaaaaaa";
+pub(crate) const NEIGHBOR: &str = "ws-bbbbbbbb";
 pub(crate) const KEY: &str = "sk-operator-one";
 /// Time for the proxy to start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +42,7 @@ pub(crate) const SECOND_KEY: &str = "sk-operator-two";
 pub(crate) struct Host {
     pub(crate) provider: TestProvider,
     pub(crate) control: Table,
-    bridge: std::net::SocketAddr,
+    bridge: SocketAddr,
     folder: tempfile::TempDir,
 }
 
@@ -276,6 +279,24 @@ fn setup(url: &str) -> Setup {
     }
 }
 
+/// Hands connections over to the role as a node does for a workspace. Returns the address.
+async fn bridge(socket: PathBuf, workspace: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sender = Arc::new(handover::Sender::default());
+    tokio::spawn(async move {
+        loop {
+            let stream: OwnedFd = listener.accept().await.unwrap().0.into_std().unwrap().into();
+            let (socket, sender) = (socket.clone(), sender.clone());
+            tokio::task::spawn_blocking(move || {
+                let send = || Ok(sender.send(&socket, workspace, &stream).ok());
+                blocking::eventually("the proxy takes the connection", START_TIMEOUT, send).unwrap();
+            });
+        }
+    });
+    address
+}
+
 impl Host {
     /// Starts everything, with credits for some 900,000 tokens.
     pub(crate) async fn start() -> Self {
@@ -321,23 +342,16 @@ impl Host {
         change(&mut config);
         let role = rigbox_ai::bind(config).unwrap();
         tokio::spawn(async move { role.run(std::future::pending()).await.unwrap() });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let bridge = listener.local_addr().unwrap();
-        let (socket, sender) = (path("bridge.sock"), Arc::new(handover::Sender::default()));
-        tokio::spawn(async move {
-            loop {
-                let stream: OwnedFd = listener.accept().await.unwrap().0.into_std().unwrap().into();
-                let (socket, sender) = (socket.clone(), sender.clone());
-                tokio::task::spawn_blocking(move || {
-                    let send = || Ok(sender.send(&socket, WORKSPACE, &stream).ok());
-                    blocking::eventually("the proxy takes the connection", START_TIMEOUT, send).unwrap();
-                });
-            }
-        });
+        let bridge = bridge(path("bridge.sock"), WORKSPACE).await;
         let host = Self { provider, control, bridge, folder };
         let is_ready = async || host.get("/v1/models").await.status == 200;
         eventually("the setup has arrived", is_ready).await;
         host
+    }
+
+    /// Returns another workspace's end of a bridge to the same role.
+    pub(crate) async fn neighbor(&self) -> SocketAddr {
+        bridge(self.folder.path().join("bridge.sock"), NEIGHBOR).await
     }
 
     /// Has keys tested, as the operator's command does.
@@ -362,7 +376,11 @@ impl Host {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answer {
-        let mut stream = self.open(method, path, headers, body).await;
+        Self::read(self.open(method, path, headers, body).await).await
+    }
+
+    /// Reads an answer to its end.
+    pub(crate) async fn read(mut stream: TcpStream) -> Answer {
         let mut bytes = Vec::new();
         // A reset is an answer that broke off.
         let is_whole = stream.read_to_end(&mut bytes).await.is_ok();
@@ -377,7 +395,18 @@ impl Host {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> TcpStream {
-        let mut stream = TcpStream::connect(self.bridge).await.unwrap();
+        Self::open_at(self.bridge, method, path, headers, body).await
+    }
+
+    /// Does so at this workspace's end of a bridge.
+    pub(crate) async fn open_at(
+        bridge: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> TcpStream {
+        let mut stream = TcpStream::connect(bridge).await.unwrap();
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: 172.16.0.1:9090\r\nconnection: close\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));

@@ -8,6 +8,7 @@ mod bypasses;
 mod errors;
 mod forwarding;
 mod host;
+mod http2;
 mod keys;
 mod money;
 mod own_keys;
