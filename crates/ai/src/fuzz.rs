@@ -130,7 +130,7 @@ fn stream_passes_whole_however_it_is_cut() {
             splitter.push(chunk);
             while let Some(piece) = splitter.next() {
                 match piece {
-                    Piece::Event { raw, .. } | Piece::Unread(raw) => passed.extend_from_slice(&raw),
+                    Piece::Event { raw, .. } | Piece::Part { raw, .. } => passed.extend_from_slice(&raw),
                 }
             }
         }

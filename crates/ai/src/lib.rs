@@ -29,6 +29,7 @@ mod response;
 mod route;
 mod server;
 mod setup;
+mod skeleton;
 mod sse;
 mod state;
 pub mod table;

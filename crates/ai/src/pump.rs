@@ -15,19 +15,29 @@ use tokio::sync::mpsc;
 use crate::dialect::{Meter, Step};
 use crate::echo::{self, EchoSearch, Echoed};
 use crate::error::{CallError, ErrorKind, Form};
+use crate::skeleton::Skeleton;
 use crate::sse::{Piece, Splitter};
 
 /// Text for a client whose answer our limit has ended.
 pub(crate) const LIMIT_MESSAGE: &str = "The credits or the budget of this workspace allowed no longer answer. `rig ai credits` shows what is left.";
-/// Size of a response that is read whole, in bytes. Of a larger one, the bound counts.
-const MAX_READ_BYTES: usize = 16 << 20;
+/// Size of a response that is held back whole, in bytes. Its client may read it slowly.
+const MAX_HELD_BYTES: usize = 4 << 20;
+/// Size from which it needs a place among the large ones, in bytes.
+const LARGE_BYTES: usize = 1 << 20;
+/// Large responses at once that are held back.
+const LARGE_RESPONSES: Bounds = Bounds { total: 16, per_key: 4 };
 /// Responses that are read on without their client.
 const DRAINS: Bounds = Bounds { total: 256, per_key: 16 };
 
 /// Responses that are read on without their client.
 pub(crate) type Drains = Shares<WorkspaceId>;
 
-/// Returns the pool of those responses.
+/// Returns the pool of large responses that are held back.
+pub(crate) fn large_responses() -> Shares<WorkspaceId> {
+    Shares::new(LARGE_RESPONSES)
+}
+
+/// Returns the pool of responses that are read on without their client.
 pub(crate) fn drains() -> Drains {
     Shares::new(DRAINS)
 }
@@ -41,6 +51,7 @@ pub(crate) struct Pump<'a> {
     pub(crate) stops_billing_on_abort: bool,
     pub(crate) workspace: &'a WorkspaceId,
     pub(crate) drains: &'a Drains,
+    pub(crate) large_responses: &'a Shares<WorkspaceId>,
     pub(crate) client: Client,
 }
 
@@ -116,6 +127,7 @@ impl Pump<'_> {
     /// Passes a stream of events on, to its end.
     pub(crate) async fn stream(mut self, mut response: Incoming) -> Outcome {
         let (mut splitter, mut drain) = (Splitter::default(), None);
+        let mut long = Skeleton::default();
         let is_whole = loop {
             let chunk = match self.next(&mut response, &mut drain).await {
                 Ok(Some(chunk)) => chunk,
@@ -126,7 +138,14 @@ impl Pump<'_> {
             let mut passed = BytesMut::new();
             while let Some(piece) = splitter.next() {
                 match piece {
-                    Piece::Unread(raw) => passed.extend_from_slice(&raw),
+                    Piece::Part { raw, is_last } => {
+                        passed.extend_from_slice(&raw);
+                        long.push(&raw);
+                        if is_last && self.ends_long_event(&std::mem::take(&mut long)) {
+                            self.client.send(passed.split().freeze(), self.idle).await;
+                            self.client.break_off().await;
+                        }
+                    }
                     Piece::Event { raw, data } => match self.meter.event(&data) {
                         Step::Pass => passed.extend_from_slice(&raw),
                         Step::Hide => {}
@@ -154,6 +173,12 @@ impl Pump<'_> {
         self.end(is_complete)
     }
 
+    /// Reads the skeleton of an event that has passed in parts. Returns true if the client must not take the answer for whole.
+    fn ends_long_event(&mut self, event: &Skeleton) -> bool {
+        let step = event.get().map(|data| self.meter.event(data));
+        matches!(step, Some(Step::EndInstead(_)))
+    }
+
     fn limit_event(&self) -> Bytes {
         let error = CallError::new(ErrorKind::InsufficientCredits, LIMIT_MESSAGE);
         self.form.event(&error)
@@ -161,13 +186,11 @@ impl Pump<'_> {
 
     /// Passes a response on that is one document.
     pub(crate) async fn document(mut self, mut response: Incoming) -> Outcome {
-        let (mut copy, mut drain) = (BytesMut::new(), None);
+        let (mut skeleton, mut drain) = (Skeleton::default(), None);
         let is_whole = loop {
             match self.next(&mut response, &mut drain).await {
                 Ok(Some(chunk)) => {
-                    if copy.len() <= MAX_READ_BYTES {
-                        copy.extend_from_slice(&chunk);
-                    }
+                    skeleton.push(&chunk);
                     self.client.send(chunk, self.idle).await;
                 }
                 Ok(None) => break true,
@@ -179,19 +202,24 @@ impl Pump<'_> {
         } else {
             self.client.break_off().await;
         }
-        if is_whole && copy.len() <= MAX_READ_BYTES {
-            self.meter.body(&copy);
+        if is_whole && let Some(skeleton) = skeleton.get() {
+            self.meter.body(skeleton);
         }
         self.end(is_whole)
     }
 
     /// Reads a response whole that our limit may have ended, before the client gets any of it. Returns it, if it may be passed on.
     pub(crate) async fn held_back(mut self, mut response: Incoming) -> (Outcome, Result<Bytes, CallError>) {
-        let (mut whole, mut drain) = (BytesMut::new(), None);
+        let (mut whole, mut drain, mut place) = (BytesMut::new(), None, None);
         let is_whole = loop {
             match self.next(&mut response, &mut drain).await {
-                Ok(Some(chunk)) if whole.len() + chunk.len() <= MAX_READ_BYTES => {
-                    whole.extend_from_slice(&chunk)
+                Ok(Some(chunk)) if whole.len() + chunk.len() <= MAX_HELD_BYTES => {
+                    if place.is_none() && whole.len() + chunk.len() > LARGE_BYTES {
+                        let wait = self.large_responses.wait(self.workspace.clone());
+                        let Ok(waited) = tokio::time::timeout(self.idle, wait).await else { break false };
+                        place = Some(waited);
+                    }
+                    whole.extend_from_slice(&chunk);
                 }
                 Ok(None) => break true,
                 Ok(Some(_)) | Err(Broken) => break false,

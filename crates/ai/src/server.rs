@@ -117,6 +117,7 @@ impl Bound {
             // Calls, per workspace.
             calls: Shares::new(Bounds { total: limits.calls, per_key: limits.calls_per_workspace }),
             drains: pump::drains(),
+            large_responses: pump::large_responses(),
             limits,
         });
         let mut connections = handover::listen(&config.bridge.socket, config.bridge.uid)

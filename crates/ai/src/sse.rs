@@ -1,5 +1,5 @@
 //! Splitter of an event stream (WHATWG HTML, "Server-sent events"): whole events as they came, so that nothing is written anew. An event
-//! that is longer than the bound passes unread.
+//! that is longer than the bound passes in parts.
 
 use bytes::{Bytes, BytesMut};
 
@@ -16,8 +16,13 @@ pub(crate) enum Piece {
         /// `data` fields, joined by line feeds; empty if there is none.
         data: Vec<u8>,
     },
-    /// Part of an event that is too long to be read.
-    Unread(Bytes),
+    /// Part of an event that is too long to be read whole.
+    Part {
+        /// As it came.
+        raw: Bytes,
+        /// The event ends with it.
+        is_last: bool,
+    },
 }
 
 /// Splitter of one stream.
@@ -42,7 +47,7 @@ impl Splitter {
             let raw = self.buffer.split_to(end).freeze();
             self.searched = 0;
             if std::mem::take(&mut self.is_unread) {
-                return Some(Piece::Unread(raw));
+                return Some(Piece::Part { raw, is_last: true });
             }
             let data = data(&raw);
             return Some(Piece::Event { raw, data });
@@ -52,7 +57,7 @@ impl Splitter {
             // The end may be two line breaks of which one has come.
             let raw = self.buffer.split_to(self.buffer.len() - 4).freeze();
             self.searched = 0;
-            return Some(Piece::Unread(raw));
+            return Some(Piece::Part { raw, is_last: false });
         }
         None
     }
@@ -131,7 +136,7 @@ mod tests {
                         passed.extend_from_slice(&raw);
                         events.push(String::from_utf8(data).unwrap());
                     }
-                    Piece::Unread(raw) => passed.extend_from_slice(&raw),
+                    Piece::Part { raw, .. } => passed.extend_from_slice(&raw),
                 }
             }
         }

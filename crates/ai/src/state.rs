@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(crate) bodies: Bodies,
     pub(crate) calls: Shares<WorkspaceId>,
     pub(crate) drains: Drains,
+    /// Large responses that are held back.
+    pub(crate) large_responses: Shares<WorkspaceId>,
     /// Client of users' hosts. None where a proxy is between this host and all others: the address behind a name is not known then.
     pub(crate) public_hosts: Option<PublicHosts>,
     /// Requests to users' hosts.

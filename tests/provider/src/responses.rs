@@ -35,8 +35,9 @@ fn gather(list: &Value, namespace: Option<&str>, offered: &mut Vec<Offered>) {
 
 fn response(answer: &Answer, status: &str, output: &Value, usage: &Value) -> Value {
     let details = if status == "incomplete" { json!({"reason": "max_output_tokens"}) } else { Value::Null };
+    let instructions = (answer.padding > 0).then(|| "x".repeat(answer.padding));
     json!({"id": format!("resp_{}", answer.id), "object": "response", "created_at": 1, "status": status,
-        "error": null, "incomplete_details": details, "instructions": null, "metadata": {}, "model": answer.model,
+        "error": null, "incomplete_details": details, "instructions": instructions, "metadata": {}, "model": answer.model,
         "output": output, "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto", "tools": [],
         "top_p": 1.0, "usage": usage})
 }

@@ -16,6 +16,8 @@ pub struct Scenario {
     pub pause: Duration,
     /// `[wait:MS]`: time before the answer begins.
     pub wait: Duration,
+    /// `[long:N]`: length of a text in a response of OpenAI's that is no answer.
+    pub padding: usize,
     /// `[cost:N]`: cost in millionths of a dollar, told in the usage of chat completions and responses.
     pub cost: Option<u64>,
     /// `[cut]`: the connection breaks off in the middle.
@@ -54,6 +56,7 @@ impl Scenario {
             tokens: number("tokens").unwrap_or(TOKENS),
             pause: Duration::from_millis(number("pause").unwrap_or(0)),
             wait: Duration::from_millis(number("wait").unwrap_or(0)),
+            padding: number("long").and_then(|length| usize::try_from(length).ok()).unwrap_or(0),
             cost: number("cost"),
             is_cut: has("cut"),
             calls_tool: has("tool"),
@@ -103,6 +106,8 @@ pub(crate) struct Length {
 pub(crate) struct Answer {
     pub(crate) input: u64,
     pub(crate) length: Length,
+    /// Length of a text that is no answer.
+    pub(crate) padding: usize,
     /// Cost that is told, in US dollars.
     pub(crate) cost: Option<f64>,
     /// Tool that is called.

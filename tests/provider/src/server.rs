@@ -223,6 +223,7 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
         Answer {
             input: input(&body),
             length: scenario.length(limit, call.as_ref()),
+            padding: scenario.padding,
             cost: scenario.cost.map(|micro| micro as f64 / 1e6),
             call,
             text: google::described(&request),

@@ -73,6 +73,7 @@ pub(super) async fn pass_on(
         stops_billing_on_abort: prepared.terms.upstream.stops_billing_on_abort,
         workspace: &arrived.workspace,
         drains: &state.drains,
+        large_responses: &state.large_responses,
         client: Client { sender, has_hung_up: false, search: EchoSearch::new(key.secret()) },
     };
     let mut settled = settlement(state, &arrived.form.call_id, Ending::Completed);

@@ -169,3 +169,31 @@ async fn path_with_more_slashes_is_another_one() {
     }
     assert_eq!(host.provider.seen().len(), 0);
 }
+
+#[tokio::test]
+async fn use_of_a_long_answer_is_known() {
+    let host = Host::start().await;
+    for (number, is_stream) in [true, false].into_iter().enumerate() {
+        let body = json!({"model": "gpt", "stream": is_stream, "input": "[long:17000000]"});
+        let answer = host.post("/v1/responses", &body).await;
+        assert!(answer.is_whole && answer.body.len() > 17_000_000, "{}", answer.head);
+        if is_stream {
+            assert_eq!(answer.events().pop().unwrap()["type"], "response.completed");
+        }
+        let settled = host.control.settled(number).await;
+        let billed = host.provider.billed().pop().unwrap();
+        let usage = settled.usage.unwrap();
+        assert!(!settled.estimated && !settled.at_bound, "{settled:?}");
+        assert_eq!((usage.input, usage.output), (billed.input, billed.output));
+    }
+}
+
+#[tokio::test]
+async fn answer_that_our_limit_ended_is_not_taken_for_whole_however_long_it_is() {
+    let host = Host::start().await;
+    host.control.with(|ledger| ledger.credits = 5_000);
+    let body = json!({"model": "gpt", "stream": true, "input": "[long:3000000][tokens:9000]"});
+    let answer = host.post("/v1/responses", &body).await;
+    assert!(answer.head.contains("rigbox-ai-limit"), "{}", answer.head);
+    assert!(!answer.is_whole);
+}
