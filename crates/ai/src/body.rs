@@ -9,14 +9,18 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_shares::{Bounds, Place, Shares};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 use crate::error::{CallError, ErrorKind};
 
 /// Size from which a body needs a place among the large ones, in bytes.
 const LARGE_BYTES: usize = 1 << 20;
+/// Memory that a value takes while its request is walked through, about, in bytes.
+const VALUE_BYTES: usize = 64;
 /// Large bodies at once: each takes its size several times while it is walked through.
 const LARGE_BODIES: Bounds = Bounds { total: 16, per_key: 4 };
+/// Time that a large body waits for its place.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time that an upload may stand still.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -25,6 +29,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Bodies {
     large: Shares<WorkspaceId>,
     max_bytes: usize,
+    /// Time for the rest of a large body.
+    upload: Duration,
 }
 
 /// Body that was read, with its place if it is large.
@@ -34,8 +40,8 @@ pub(crate) struct Body {
 }
 
 impl Bodies {
-    pub(crate) fn new(max_bytes: usize) -> Self {
-        Self { large: Shares::new(LARGE_BODIES), max_bytes }
+    pub(crate) fn new(max_bytes: usize, upload: Duration) -> Self {
+        Self { large: Shares::new(LARGE_BODIES), max_bytes, upload }
     }
 
     /// Reads and decodes a body.
@@ -51,10 +57,12 @@ impl Bodies {
         };
         let encoding = Encoding::of(headers)?;
         let (mut read, mut place) = (BytesMut::new(), None);
+        let mut until: Option<Instant> = None;
         loop {
-            let frame = timeout(IDLE_TIMEOUT, incoming.frame()).await;
-            let frame = frame
-                .map_err(|_| CallError::new(ErrorKind::InvalidRequest, "The body stood still for 30 s."))?;
+            let left = until.map_or(IDLE_TIMEOUT, |until| until.saturating_duration_since(Instant::now()));
+            let frame = timeout(left.min(IDLE_TIMEOUT), incoming.frame()).await;
+            let frame =
+                frame.map_err(|_| CallError::new(ErrorKind::InvalidRequest, "The body came too slowly."))?;
             let Some(frame) = frame else { break };
             let frame =
                 frame.map_err(|_| CallError::new(ErrorKind::InvalidRequest, "The body broke off."))?;
@@ -63,7 +71,8 @@ impl Bodies {
                 return Err(too_large());
             }
             if place.is_none() && (read.len() + data.len() > LARGE_BYTES || encoding != Encoding::Identity) {
-                place = Some(self.large.wait(workspace.clone()).await);
+                place = Some(self.place(workspace).await?);
+                until = Some(Instant::now() + self.upload);
             }
             read.extend_from_slice(&data);
         }
@@ -82,8 +91,24 @@ impl Bodies {
                     ),
                 })?,
         };
+        if place.is_none() && weight(&bytes) > LARGE_BYTES {
+            place = Some(self.place(workspace).await?);
+        }
         Ok(Body { bytes, _place: place })
     }
+
+    /// Waits for a place among the large bodies.
+    async fn place(&self, workspace: &WorkspaceId) -> Result<Place<WorkspaceId>, CallError> {
+        let place = timeout(PLACE_TIMEOUT, self.large.wait(workspace.clone())).await;
+        let text = "Too many large requests are being read. Try again.";
+        place.map_err(|_| CallError::new(ErrorKind::RateLimit, text))
+    }
+}
+
+/// Returns what a body takes, about, while it is walked through, in bytes. Of some, each byte or two are a value.
+fn weight(bytes: &[u8]) -> usize {
+    let values = memchr::memchr3_iter(b',', b'[', b'{', bytes).count();
+    bytes.len().saturating_add(values.saturating_mul(VALUE_BYTES))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +158,13 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn body_of_many_values_is_large() {
+        assert!(weight("[0,".repeat(10_000).as_bytes()) > LARGE_BYTES);
+        assert!(weight("Some words, and some more. ".repeat(10_000).as_bytes()) <= LARGE_BYTES);
+        assert!(size_of::<crate::json::Value<'_>>() <= VALUE_BYTES);
+    }
 
     #[test]
     fn decoded_bodies_are_bounded() {

@@ -66,6 +66,8 @@ pub struct Limits {
     pub calls_per_workspace: usize,
     /// Maximum size of a request's body in bytes, decoded.
     pub body_bytes: usize,
+    /// Time for the rest of a request's body once it is a large one, of which there are few at once.
+    pub upload: Duration,
     /// Time for a connection to a provider.
     pub connect: Duration,
     /// Time for the first byte of a response.
@@ -82,6 +84,7 @@ impl Default for Limits {
             calls: 4_000,
             calls_per_workspace: 256,
             body_bytes: 32 << 20,
+            upload: Duration::from_secs(120),
             connect: Duration::from_secs(10),
             first_byte: Duration::from_secs(600),
             idle: Duration::from_secs(300),

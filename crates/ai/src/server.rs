@@ -113,7 +113,7 @@ impl Bound {
             proxied: Shares::new(proxied::REQUESTS),
             proxied_of_users: Shares::new(proxied::REQUESTS_OF_USERS),
             api: Api::new(config.api_socket),
-            bodies: Bodies::new(limits.body_bytes),
+            bodies: Bodies::new(limits.body_bytes, limits.upload),
             // Calls, per workspace.
             calls: Shares::new(Bounds { total: limits.calls, per_key: limits.calls_per_workspace }),
             drains: pump::drains(),

@@ -1,5 +1,8 @@
 //! Ways to get more from a provider than was reserved, each of which is closed.
 
+use std::time::Duration;
+
+use rigbox_ai::Limits;
 use rigbox_proto::ai::Operation;
 use serde_json::{Value, json};
 
@@ -196,4 +199,20 @@ async fn answer_that_our_limit_ended_is_not_taken_for_whole_however_long_it_is()
     let answer = host.post("/v1/responses", &body).await;
     assert!(answer.head.contains("rigbox-ai-limit"), "{}", answer.head);
     assert!(!answer.is_whole);
+}
+
+#[tokio::test]
+async fn upload_that_drips_keeps_the_place_of_a_large_body_for_a_time_only() {
+    let limits = Limits { upload: Duration::from_millis(500), ..Limits::default() };
+    let host = Host::start_with(limits).await;
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        slow.push(host.begin("/v1/messages", 9_000_000, &vec![b' '; 2 << 20]).await);
+    }
+    let text = "word ".repeat(300_000);
+    let body = json!({"model": "claude", "max_tokens": 10, "messages": [{"role": "user", "content": text}]});
+    // It waits for one of them, and not for 30 s as for one that stands still.
+    let answered = tokio::time::timeout(Duration::from_secs(10), host.post("/v1/messages", &body)).await;
+    assert_eq!(answered.expect("it gets a place").status, 200);
+    drop(slow);
 }

@@ -398,7 +398,17 @@ impl Host {
         Self::open_at(self.bridge, method, path, headers, body).await
     }
 
-    /// Does so at this workspace's end of a bridge.
+    /// Begins a request, of whose body this has come.
+    pub(crate) async fn begin(&self, path: &str, length: usize, body: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.bridge).await.unwrap();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: 172.16.0.1:9090\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        stream
+    }
+
+    /// Sends a request at this workspace's end of a bridge.
     pub(crate) async fn open_at(
         bridge: SocketAddr,
         method: &str,
