@@ -1,4 +1,4 @@
-//! Fuzz targets of what VMs and providers send: bodies of requests, streams of events and single answers.
+//! Fuzz targets of what VMs and providers send: bodies of requests, streams of events, single answers and their skeletons.
 
 use bytes::Bytes;
 use rigbox_proto::ai::{Model, Provider};
@@ -6,6 +6,7 @@ use rigbox_proto::ai::{Model, Provider};
 use crate::dialect::{Asked, Dialect, Limit, apply, removals};
 use crate::json::Document;
 use crate::route::{Call, GoogleMethod};
+use crate::skeleton::Skeleton;
 use crate::sse::{Piece, Splitter};
 use crate::tables::Tables;
 
@@ -152,6 +153,42 @@ fn answers_of_a_provider_are_read_without_harm() {
             meter.event(text(bytes).as_bytes());
             meter.body(bytes);
             meter.body(text(bytes).as_bytes());
+        }
+    });
+}
+
+#[test]
+fn skeleton_of_an_answer_says_what_the_answer_says() {
+    /// Returns the first value of each of these fields, wherever they are.
+    fn found(value: &serde_json::Value, name: &str) -> Option<u64> {
+        let inner = match value {
+            serde_json::Value::Object(members) => {
+                if let Some(number) = members.get(name).and_then(serde_json::Value::as_u64) {
+                    return Some(number);
+                }
+                members.values().collect::<Vec<_>>()
+            }
+            serde_json::Value::Array(values) => values.iter().collect(),
+            _ => Vec::new(),
+        };
+        inner.into_iter().find_map(|value| found(value, name))
+    }
+    bolero::check!(name = "skeleton_of_an_answer_says_what_the_answer_says").for_each(|bytes: &[u8]| {
+        let (size, text) = (bytes.first().map_or(1, |first| usize::from(*first) % 16 + 1), text(bytes));
+        for answer in [bytes, text.as_bytes()] {
+            let (mut whole, mut cut) = (Skeleton::default(), Skeleton::default());
+            whole.push(answer);
+            answer.chunks(size).for_each(|chunk| cut.push(chunk));
+            assert_eq!(whole.get(), cut.get());
+            let Ok(read) = serde_json::from_slice::<serde_json::Value>(answer) else { continue };
+            if !read.is_object() && !read.is_array() {
+                continue;
+            }
+            let kept = whole.get().expect("it is short");
+            let kept: serde_json::Value = serde_json::from_slice(kept).expect("it is JSON");
+            for name in ["max_tokens", "n", "budget_tokens"] {
+                assert_eq!(found(&kept, name), found(&read, name));
+            }
         }
     });
 }
