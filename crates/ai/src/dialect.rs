@@ -24,6 +24,8 @@ pub(crate) struct Asked {
     pub(crate) candidates: u32,
     /// Number of inputs, each of which may be as long as the model reads.
     pub(crate) inputs: u64,
+    /// What is written into a cache may live there for long, which is dearer.
+    pub(crate) writes_long_cache: bool,
     /// Tokens set aside for thinking.
     pub(crate) thinking_tokens: Option<u64>,
     /// The answer comes as events.
@@ -187,8 +189,8 @@ impl Dialect {
     pub(crate) fn meter(self, asked: &Asked, is_lowered: bool) -> Box<dyn Meter> {
         match self {
             Self::Anthropic => Box::new(anthropic::AnthropicMeter::new(is_lowered)),
-            Self::Chat => Box::new(chat::ChatMeter::new(is_lowered, asked.hides_usage)),
-            Self::Responses => Box::new(responses::ResponsesMeter::new(is_lowered)),
+            Self::Chat => Box::new(chat::ChatMeter::new(is_lowered, asked)),
+            Self::Responses => Box::new(responses::ResponsesMeter::new(is_lowered, asked.writes_long_cache)),
             Self::Embeddings => Box::new(embeddings::EmbeddingsMeter::default()),
             Self::Google | Self::GoogleEmbed => Box::new(google::GoogleMeter::new(is_lowered)),
         }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use rigbox_core::ai::environment::KeyOwner;
+use rigbox_core::ai::prices::LONG_CACHE;
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::Operation;
 
@@ -60,7 +61,9 @@ pub(super) async fn prepare(
     let (dialect, operation) = Dialect::of(&arrived.call);
     let mut findings =
         dialect.table(&setup.tables).walk(&document).map_err(|problem| invalid(problem.to_string()))?;
-    let asked = dialect.asked(&arrived.call, &document).map_err(|problem| invalid(problem.to_string()))?;
+    let mut asked =
+        dialect.asked(&arrived.call, &document).map_err(|problem| invalid(problem.to_string()))?;
+    asked.writes_long_cache = findings.options.contains(LONG_CACHE);
     if arrived.owner == KeyOwner::User {
         // What is forced keeps the operator's account apart from its users.
         findings.forced.clear();

@@ -27,6 +27,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
         output_tokens: count(request.get(LIMIT), LIMIT)?,
         candidates: 1,
         inputs: 1,
+        writes_long_cache: false,
         thinking_tokens: count(thinking, "thinking.budget_tokens")?,
         is_stream: is_true(request.get("stream")),
         hides_usage: false,
@@ -113,6 +114,14 @@ struct Iteration {
     output_tokens: u64,
     cache_read_input_tokens: u64,
     cache_creation_input_tokens: u64,
+    cache_creation: Option<CacheCreation>,
+}
+
+/// Returns the tokens written into a cache for some minutes and for an hour. The sum counts where it is not split.
+fn writes(sum: u64, split: Option<&CacheCreation>) -> (u64, u64) {
+    let (minutes, an_hour) =
+        split.map_or((0, 0), |split| (split.ephemeral_5m_input_tokens, split.ephemeral_1h_input_tokens));
+    (minutes.max(sum.saturating_sub(an_hour)), an_hour)
 }
 
 impl Figures {
@@ -128,13 +137,11 @@ impl Figures {
 
     fn usage(&self) -> rigbox_proto::ai::Usage {
         let written = self.cache_creation_input_tokens.unwrap_or(0);
-        let an_hour = self.cache_creation.as_ref().map_or(0, |cache| cache.ephemeral_1h_input_tokens);
-        let minutes = self.cache_creation.as_ref().map_or(0, |cache| cache.ephemeral_5m_input_tokens);
+        let (minutes, an_hour) = writes(written, self.cache_creation.as_ref());
         let mut usage = rigbox_proto::ai::Usage {
             input: self.input_tokens.unwrap_or(0),
             cache_read: self.cache_read_input_tokens.unwrap_or(0),
-            // The sum counts where it is not split.
-            cache_write_5m: minutes.max(written.saturating_sub(an_hour)),
+            cache_write_5m: minutes,
             cache_write_1h: an_hour,
             output: self.output_tokens.unwrap_or(0),
             reasoning: 0,
@@ -144,7 +151,10 @@ impl Figures {
             usage.input = usage.input.saturating_add(iteration.input_tokens);
             usage.output = usage.output.saturating_add(iteration.output_tokens);
             usage.cache_read = usage.cache_read.saturating_add(iteration.cache_read_input_tokens);
-            usage.cache_write_5m = usage.cache_write_5m.saturating_add(iteration.cache_creation_input_tokens);
+            let (minutes, an_hour) =
+                writes(iteration.cache_creation_input_tokens, iteration.cache_creation.as_ref());
+            usage.cache_write_5m = usage.cache_write_5m.saturating_add(minutes);
+            usage.cache_write_1h = usage.cache_write_1h.saturating_add(an_hour);
         }
         usage
     }
@@ -221,10 +231,12 @@ mod tests {
         let (counted, _) = read(
             false,
             &[r#"{"type":"message_delta","usage":{"input_tokens":10,"output_tokens":4,"iterations":[
-                {"type":"compaction","input_tokens":1000,"output_tokens":300},
+                {"type":"compaction","input_tokens":1000,"output_tokens":300,"cache_creation_input_tokens":70,
+                "cache_creation":{"ephemeral_5m_input_tokens":20,"ephemeral_1h_input_tokens":50}},
                 {"type":"message","input_tokens":10,"output_tokens":4}]}}"#],
         );
         assert_eq!((counted.usage.input, counted.usage.output), (1010, 304));
+        assert_eq!((counted.usage.cache_write_5m, counted.usage.cache_write_1h), (20, 50));
         assert!(!counted.is_complete);
     }
 

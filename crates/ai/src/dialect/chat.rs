@@ -24,6 +24,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
         output_tokens: if limits.contains(&Some(0)) { None } else { limits.into_iter().max().flatten() },
         candidates: candidates(request.get("n"), "n")?,
         inputs: 1,
+        writes_long_cache: false,
         thinking_tokens: None,
         is_stream,
         hides_usage: is_stream && !includes_usage(request),
@@ -73,12 +74,20 @@ pub(super) struct ChatMeter {
     counted: Counted,
     is_lowered: bool,
     hides_usage: bool,
+    writes_long_cache: bool,
     has_tool_calls: bool,
 }
 
 impl ChatMeter {
-    pub(super) fn new(is_lowered: bool, hides_usage: bool) -> Self {
-        Self { counted: Counted::default(), is_lowered, hides_usage, has_tool_calls: false }
+    pub(super) fn new(is_lowered: bool, asked: &Asked) -> Self {
+        let Asked { hides_usage, writes_long_cache, .. } = *asked;
+        Self {
+            counted: Counted::default(),
+            is_lowered,
+            hides_usage,
+            writes_long_cache,
+            has_tool_calls: false,
+        }
     }
 
     /// Takes the figures, if there are any.
@@ -90,8 +99,9 @@ impl ChatMeter {
             // The prompt includes what came from the cache.
             input: figures.prompt_tokens.saturating_sub(cached).saturating_sub(written),
             cache_read: cached,
-            cache_write_5m: written,
-            cache_write_1h: 0,
+            // They are not told apart here.
+            cache_write_5m: if self.writes_long_cache { 0 } else { written },
+            cache_write_1h: if self.writes_long_cache { written } else { 0 },
             output: figures.completion_tokens,
             reasoning: figures.completion_tokens_details.unwrap_or_default().reasoning_tokens.unwrap_or(0),
         };
@@ -188,9 +198,24 @@ impl Meter for ChatMeter {
 mod tests {
     use super::*;
 
+    fn asked_to(hides_usage: bool, writes_long_cache: bool) -> Asked {
+        let request = Document::parse(br#"{"model":"m"}"#).unwrap();
+        Asked { hides_usage, writes_long_cache, ..asked(&request).unwrap() }
+    }
+
+    #[test]
+    fn writes_into_a_cache_are_as_dear_as_what_was_asked_for() {
+        for (is_long, expected) in [(false, (60, 0)), (true, (0, 60))] {
+            let mut meter = ChatMeter::new(false, &asked_to(false, is_long));
+            meter.body(br#"{"choices":[],"usage":{"prompt_tokens":100,"prompt_tokens_details":{"cache_write_tokens":60}}}"#);
+            let usage = meter.counted().usage;
+            assert_eq!((usage.input, (usage.cache_write_5m, usage.cache_write_1h)), (40, expected));
+        }
+    }
+
     #[test]
     fn prompt_includes_what_was_cached() {
-        let mut meter = ChatMeter::new(false, true);
+        let mut meter = ChatMeter::new(false, &asked_to(true, false));
         assert_eq!(meter.event(br#"{"choices":[{"delta":{"content":"x"}}],"usage":null}"#), Step::Pass);
         let usage = br#"{"choices":[],"usage":{"prompt_tokens":100,"completion_tokens":7,"cost":0.0000121,
             "prompt_tokens_details":{"cached_tokens":60},"completion_tokens_details":{"reasoning_tokens":5}}}"#;
@@ -204,7 +229,7 @@ mod tests {
 
     #[test]
     fn call_of_a_tool_that_our_limit_cut_off_is_no_call() {
-        let mut meter = ChatMeter::new(true, false);
+        let mut meter = ChatMeter::new(true, &asked_to(false, false));
         meter.event(br#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#);
         let end = br#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#;
         assert_eq!(meter.event(end), Step::EndInstead(None));

@@ -12,6 +12,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
         output_tokens: Some(0),
         candidates: 1,
         inputs: inputs(request.get("input")),
+        writes_long_cache: false,
         thinking_tokens: None,
         is_stream: false,
         hides_usage: false,

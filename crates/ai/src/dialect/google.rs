@@ -33,6 +33,7 @@ pub(super) fn asked(call: &Call, request: &Document<'_>) -> Result<Asked, Refusa
             "generationConfig.candidateCount",
         )?,
         inputs: 1,
+        writes_long_cache: false,
         thinking_tokens: count(thinking, "generationConfig.thinkingConfig.thinkingBudget")?,
         is_stream: *method == GoogleMethod::Stream,
         hides_usage: false,

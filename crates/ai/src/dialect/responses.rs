@@ -23,6 +23,8 @@ pub(super) const COUNTED_FIELDS: [&str; 9] = [
     "tools",
     "truncation",
 ];
+/// Names of a cache's lifetime that is not a long one, in the figures of use.
+const LIFETIMES_IN_MINUTES: [&str; 2] = ["ttl_30m_tokens", "30m"];
 /// Part of an answer that a reasoning model's next turn needs where the provider keeps nothing.
 const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 
@@ -32,6 +34,7 @@ pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
         output_tokens: output_limit(request.get(LIMIT), LIMIT)?,
         candidates: 1,
         inputs: 1,
+        writes_long_cache: false,
         thinking_tokens: None,
         is_stream: is_true(request.get("stream")),
         hides_usage: false,
@@ -58,11 +61,12 @@ pub(super) fn edits(request: &Document<'_>, model: &Model, limit: Limit, edits: 
 pub(super) struct ResponsesMeter {
     counted: Counted,
     is_lowered: bool,
+    writes_long_cache: bool,
 }
 
 impl ResponsesMeter {
-    pub(super) fn new(is_lowered: bool) -> Self {
-        Self { counted: Counted::default(), is_lowered }
+    pub(super) fn new(is_lowered: bool, writes_long_cache: bool) -> Self {
+        Self { counted: Counted::default(), is_lowered, writes_long_cache }
     }
 
     /// Reads a response's state. Returns true if our limit has ended it.
@@ -70,11 +74,13 @@ impl ResponsesMeter {
         if let Some(figures) = response.usage {
             let details = figures.input_tokens_details.unwrap_or_default();
             let (cached, written) = (details.cached_tokens.unwrap_or(0), details.cache_write_tokens.total());
+            let long = details.long_writes().unwrap_or(if self.writes_long_cache { written } else { 0 });
+            let long = long.min(written);
             self.counted.usage = Usage {
                 input: figures.input_tokens.saturating_sub(cached).saturating_sub(written),
                 cache_read: cached,
-                cache_write_5m: written,
-                cache_write_1h: 0,
+                cache_write_5m: written - long,
+                cache_write_1h: long,
                 output: figures.output_tokens,
                 reasoning: figures.output_tokens_details.unwrap_or_default().reasoning_tokens.unwrap_or(0),
             };
@@ -138,6 +144,25 @@ struct Figures {
 struct InputDetails {
     cached_tokens: Option<u64>,
     cache_write_tokens: CacheWrites,
+    cache_write_tokens_details: Option<std::collections::BTreeMap<String, Option<u64>>>,
+}
+
+impl InputDetails {
+    /// Returns the tokens written into a cache for hours, where lifetimes are told apart.
+    fn long_writes(&self) -> Option<u64> {
+        let is_long = |name: &str| !LIFETIMES_IN_MINUTES.contains(&name);
+        if let Some(details) = &self.cache_write_tokens_details {
+            let long = details.iter().filter(|(name, _)| is_long(name)).filter_map(|(_, number)| *number);
+            return Some(long.fold(0, u64::saturating_add));
+        }
+        match &self.cache_write_tokens {
+            CacheWrites::ByLifetime(numbers) => {
+                let long = numbers.iter().filter(|(name, _)| is_long(name)).map(|(_, number)| *number);
+                Some(long.fold(0, u64::saturating_add))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A number, or numbers by lifetime.
@@ -226,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_our_limit_ended_fails() {
-        let mut meter = ResponsesMeter::new(true);
+        let mut meter = ResponsesMeter::new(true, false);
         let Step::EndInstead(Some(event)) = meter.event(END) else { panic!("it passes") };
         let text = String::from_utf8(event.to_vec()).unwrap();
         assert!(
@@ -237,7 +262,30 @@ mod tests {
         let usage = meter.counted().usage;
         assert_eq!((usage.input, usage.cache_read, usage.cache_write_5m), (25, 20, 5));
         assert_eq!((usage.output, usage.reasoning), (8, 6));
-        assert_eq!(ResponsesMeter::new(false).event(END), Step::Pass);
+        assert_eq!(ResponsesMeter::new(false, false).event(END), Step::Pass);
+    }
+
+    #[test]
+    fn writes_into_a_long_cache_have_a_price_of_their_own() {
+        let writes = |is_long_asked: bool, details: &str| {
+            let body = format!(
+                r#"{{"usage":{{"input_tokens":100,"output_tokens":1,"input_tokens_details":{{"cached_tokens":10,{details}}}}}}}"#
+            );
+            let mut meter = ResponsesMeter::new(false, is_long_asked);
+            meter.body(body.as_bytes());
+            let usage = meter.counted().usage;
+            (usage.input, usage.cache_write_5m, usage.cache_write_1h)
+        };
+        let told = r#""cache_write_tokens":50,"cache_write_tokens_details":{"ttl_12h_tokens":20,"ttl_30m_tokens":30}"#;
+        assert_eq!(writes(true, told), (40, 30, 20));
+        assert_eq!(writes(false, told), (40, 30, 20));
+        assert_eq!(writes(false, r#""cache_write_tokens":{"30m":30,"12h":20}"#), (40, 30, 20));
+        // Where it is not told, what was asked for counts.
+        assert_eq!(writes(true, r#""cache_write_tokens":50"#), (40, 0, 50));
+        assert_eq!(
+            writes(false, r#""cache_write_tokens":50,"cache_write_tokens_details":null"#),
+            (40, 50, 0)
+        );
     }
 
     #[test]
@@ -247,10 +295,10 @@ mod tests {
                 format!(r#"{{"type":"custom_tool_call","name":"exec","input":"run()","status":"{status}"}}"#);
             format!(r#"{{"type":"response.output_item.done","output_index":1,"item":{item}}}"#)
         };
-        assert_eq!(ResponsesMeter::new(true).event(done("incomplete").as_bytes()), Step::Hide);
-        assert_eq!(ResponsesMeter::new(true).event(done("completed").as_bytes()), Step::Pass);
+        assert_eq!(ResponsesMeter::new(true, false).event(done("incomplete").as_bytes()), Step::Hide);
+        assert_eq!(ResponsesMeter::new(true, false).event(done("completed").as_bytes()), Step::Pass);
         // A limit of the client's own is no matter of ours.
-        assert_eq!(ResponsesMeter::new(false).event(done("incomplete").as_bytes()), Step::Pass);
+        assert_eq!(ResponsesMeter::new(false, false).event(done("incomplete").as_bytes()), Step::Pass);
     }
 
     #[test]
