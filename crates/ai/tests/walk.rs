@@ -265,6 +265,23 @@ fn google_is_read_in_both_spellings() {
     walk(&table, &with(&request, tools)).unwrap();
 }
 
+#[test]
+fn other_answers_than_texts_are_refused_at_google_however_they_are_asked_for() {
+    let tables = Tables::built_in().unwrap();
+    let request =
+        |config: Value| json!({"contents": [{"parts": [{"text": "a"}]}], "generationConfig": config});
+    for kind in ["audio", "image", "video"] {
+        let format = request(json!({"responseFormat": [{"text": {"mimeType": "text/plain"}}, {kind: {}}]}));
+        refused(&tables.google, &format, &format!("responseFormat[1].{kind}"));
+        refused(&tables.google, &request(json!({"response_format": {kind: {"delivery": "URI"}}})), kind);
+    }
+    let text = json!({"responseFormat": [{"text": {"mime_type": "application/json", "schema": {"type": "object"}}}]});
+    walk(&tables.google, &request(text)).unwrap();
+    // The model that is priced is the one in the path.
+    let embed = json!({"model": "models/dearer", "content": {"parts": [{"text": "a"}]}});
+    assert_eq!(walk(&tables.google_embed, &embed).unwrap().stripped, ["model"]);
+}
+
 /// An empty object is a hosted tool's usual form, so it says something where a tool is meant.
 #[test]
 fn hosted_tools_at_google_are_refused_in_their_empty_form() {
