@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Incoming;
 use rigbox_core::ai::environment::KeyOwner;
 use rigbox_core::ai::prices::LONG_CACHE;
@@ -16,6 +17,13 @@ use crate::dialect::{Asked, Dialect, apply, removals};
 use crate::error::{CallError, ErrorKind};
 use crate::json::{Document, shown};
 use crate::state::State;
+
+/// Option of Anthropic's by which some models read a million tokens, at prices of their own.
+const LONG_CONTEXT: &str = "context-1m";
+/// Context of a model that does so by itself.
+const LONG_CONTEXT_TOKENS: u64 = 1_000_000;
+/// Header with such options.
+const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
 
 /// Call that may be made.
 pub(super) struct Prepared {
@@ -90,6 +98,10 @@ pub(super) async fn prepare(
         edits.extend(dialect.edits(&document, &asked, &findings, model, provider, terms.limit));
     }
     let is_tied = checked.is_tied;
+    let mut arrived = arrived;
+    if terms.own_key.is_none() && terms.model.context_tokens < LONG_CONTEXT_TOKENS {
+        remove_long_context(&mut arrived.headers);
+    }
     let prepared = Prepared {
         dialect,
         operation,
@@ -102,6 +114,24 @@ pub(super) async fn prepare(
         arrived,
     };
     Ok((prepared, place))
+}
+
+/// Removes the option by which a model reads more than the price table says, which is what bounds the input.
+fn remove_long_context(headers: &mut HeaderMap) {
+    let is_other = |option: &&[u8]| !option.trim_ascii().starts_with(LONG_CONTEXT.as_bytes());
+    let kept: Vec<Vec<u8>> = headers
+        .get_all(&BETA)
+        .iter()
+        .map(|value| {
+            value.as_bytes().split(|byte| *byte == b',').filter(is_other).collect::<Vec<_>>().join(&b',')
+        })
+        .collect();
+    headers.remove(&BETA);
+    for value in kept.into_iter().filter(|value| !value.is_empty()) {
+        if let Ok(value) = HeaderValue::from_bytes(&value) {
+            headers.append(BETA, value);
+        }
+    }
 }
 
 /// Returns a field's name for a header, which has visible ASCII.

@@ -216,3 +216,22 @@ async fn upload_that_drips_keeps_the_place_of_a_large_body_for_a_time_only() {
     assert_eq!(answered.expect("it gets a place").status, 200);
     drop(slow);
 }
+
+#[tokio::test]
+async fn model_reads_no_more_than_its_bound_says() {
+    let host = Host::start().await;
+    let body = json!({"model": "claude", "max_tokens": 10, "messages": hello()}).to_string();
+    let beta = async |options: &str| {
+        host.send("POST", "/v1/messages", &[("anthropic-beta", options)], body.as_bytes()).await;
+        host.provider.last().header("anthropic-beta").to_owned()
+    };
+    assert_eq!(beta("a-1, context-1m-2025-08-07,b-2").await, "a-1,b-2");
+    assert_eq!(beta("context-1m-2025-08-07").await, "");
+    // Others pass as they are, and so does this one where the table has a million.
+    assert_eq!(beta("a-1, b-2").await, "a-1, b-2");
+    host.control.with(|ledger| {
+        ledger.setup.models.iter_mut().for_each(|model| model.context_tokens = 1_000_000);
+    });
+    let passes = async || beta("context-1m-2025-08-07").await == "context-1m-2025-08-07";
+    rigbox_testkit::eventually("the option passes", passes).await;
+}
