@@ -4,18 +4,18 @@ use rigbox_proto::ai::reserve_response::Outcome;
 use rigbox_proto::ai::{Operation, ReserveRequest};
 
 use super::count::count;
-use super::terms::{Checked, Terms, not_recorded, refusal};
+use super::terms::{Checked, NoTerms, Terms, refusal};
 use crate::dialect::Limit;
 use crate::error::{CallError, ErrorKind};
 use crate::state::State;
 
 /// Reserves a call.
-pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms, CallError> {
+pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms, NoTerms> {
     let Checked { arrived, asked, findings, operation, .. } = *checked;
     let Some((model, upstream)) = checked.setup.model(arrived.form.provider, &asked.model) else {
         let text =
             format!("The model `{}` is not offered here. GET /v1/models lists those that are.", asked.model);
-        return Err(CallError::new(ErrorKind::NotFound, text));
+        return Err(CallError::new(ErrorKind::NotFound, text).into());
     };
     let mut input_bound = checked.input_bound(model);
     let candidates = asked.candidates.saturating_add(findings.rounds() - 1);
@@ -35,7 +35,7 @@ pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms,
     };
     let limit = match reserve(state, checked, request.clone()).await {
         // What is at a URL may be another thing when the call is made.
-        Err(error)
+        Err(NoTerms::Refused(error))
             if error.kind == ErrorKind::InsufficientCredits
                 && operation == Operation::Generate
                 && !findings.fetches_urls =>
@@ -45,10 +45,10 @@ pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms,
             let counted = Box::pin(count(state, arrived, dialect, document, upstream, checked.is_tied)).await;
             let Some(counted) = counted.map(|counted| counted.saturating_mul(findings.rounds().into()))
             else {
-                return Err(error);
+                return Err(error.into());
             };
             if counted >= input_bound {
-                return Err(error);
+                return Err(error.into());
             }
             input_bound = counted;
             reserve(state, checked, ReserveRequest { input_tokens: counted, ..request }).await?
@@ -58,18 +58,18 @@ pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms,
     Ok(Terms { limit, input_bound, model: model.clone(), upstream: upstream.clone(), own_key: None })
 }
 
-async fn reserve(state: &State, checked: &Checked<'_>, request: ReserveRequest) -> Result<Limit, CallError> {
+async fn reserve(state: &State, checked: &Checked<'_>, request: ReserveRequest) -> Result<Limit, NoTerms> {
     let asked = request.output_tokens;
     let response = state.ledger.reserve(request).await.map_err(|error| {
         tracing::warn!(call = checked.arrived.form.call_id, %error, "failed to reserve a call");
-        not_recorded(state, checked.arrived)
+        NoTerms::NotRecorded
     })?;
     match response.outcome {
         Some(Outcome::Granted(granted)) => {
             let is_lowered = granted.lowered && checked.operation == Operation::Generate;
             Ok(Limit { output_tokens: granted.output_tokens.min(asked.unwrap_or(u64::MAX)), is_lowered })
         }
-        Some(Outcome::Denied(denied)) => Err(refusal(denied)),
-        None => Err(not_recorded(state, checked.arrived)),
+        Some(Outcome::Denied(denied)) => Err(refusal(denied).into()),
+        None => Err(NoTerms::NotRecorded),
     }
 }

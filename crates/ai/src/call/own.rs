@@ -3,9 +3,8 @@
 use rigbox_proto::ai::open_own_call_response::Outcome;
 use rigbox_proto::ai::{Model, OpenOwnCallRequest};
 
-use super::terms::{Checked, Terms, not_recorded, refusal};
+use super::terms::{Checked, NoTerms, Terms, refusal};
 use crate::dialect::Limit;
-use crate::error::CallError;
 use crate::setup::Key;
 use crate::state::State;
 
@@ -13,7 +12,7 @@ use crate::state::State;
 const MAX_TOKENS_PER_SECOND: u64 = 1_000;
 
 /// Records a call.
-pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms, CallError> {
+pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms, NoTerms> {
     let Checked { arrived, asked, setup, .. } = *checked;
     let request = OpenOwnCallRequest {
         run_id: state.control.run_id.clone(),
@@ -26,15 +25,15 @@ pub(super) async fn terms(state: &State, checked: &Checked<'_>) -> Result<Terms,
     };
     let opened = state.control.open_own_call(&arrived.workspace, request).await.map_err(|status| {
         tracing::warn!(call = arrived.form.call_id, %status, "failed to open a call with a user's own key");
-        not_recorded(state, arrived)
+        NoTerms::NotRecorded
     })?;
     let own = match opened.outcome {
         Some(Outcome::OwnKey(own)) => own,
-        Some(Outcome::Denied(denied)) => return Err(refusal(denied)),
-        None => return Err(not_recorded(state, arrived)),
+        Some(Outcome::Denied(denied)) => return Err(refusal(denied).into()),
+        None => return Err(NoTerms::NotRecorded),
     };
     let (Some(upstream), Some(key)) = (setup.upstream(&own.upstream), Key::of_user(own.secret)) else {
-        return Err(not_recorded(state, arrived));
+        return Err(NoTerms::NotRecorded);
     };
     let model = model(checked);
     Ok(Terms {

@@ -88,8 +88,12 @@ pub(super) async fn prepare(
         is_tied: is_tied(&body.bytes),
     };
     let terms = match arrived.owner {
-        KeyOwner::Operator => managed::terms(state, &checked).await?,
-        KeyOwner::User => Box::pin(own::terms(state, &checked)).await?,
+        KeyOwner::Operator => managed::terms(state, &checked).await,
+        KeyOwner::User => Box::pin(own::terms(state, &checked)).await,
+    };
+    let terms = match terms {
+        Ok(terms) => terms,
+        Err(none) => return Err(none.error(state, &arrived, place)),
     };
     let mut edits = removals(&findings);
     // A count makes nothing that would be limited or kept.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::ai::{Denied, Ending, Model, Operation, Reason};
+use rigbox_shares::Place;
 
 use super::outgoing::Arrived;
 use super::settlement::settlement;
@@ -52,12 +54,37 @@ impl Checked<'_> {
     }
 }
 
-/// Returns the error of a call of which control has said nothing. It may have recorded it all the same, and is told that it was not made.
-pub(super) fn not_recorded(state: &State, arrived: &Arrived) -> CallError {
-    let settlement = settlement(state, &arrived.form.call_id, Ending::NotSent);
-    let ledger = state.ledger.clone();
-    tokio::spawn(async move { ledger.settle(settlement).await });
-    CallError::new(ErrorKind::Unavailable, "Calls cannot be recorded now. Try again.")
+/// Call that gets no terms.
+pub(super) enum NoTerms {
+    /// It is refused.
+    Refused(CallError),
+    /// Control has said nothing of it, and may have recorded it all the same.
+    NotRecorded,
+}
+
+impl From<CallError> for NoTerms {
+    fn from(error: CallError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl NoTerms {
+    /// Returns the error for the client. Control is told, until it hears it, that a call which it may have recorded was not made; the call
+    /// keeps its place for as long, so that they do not pile up.
+    pub(super) fn error(self, state: &State, arrived: &Arrived, place: Place<WorkspaceId>) -> CallError {
+        match self {
+            Self::Refused(error) => error,
+            Self::NotRecorded => {
+                let settlement = settlement(state, &arrived.form.call_id, Ending::NotSent);
+                let ledger = state.ledger.clone();
+                tokio::spawn(async move {
+                    ledger.settle(settlement).await;
+                    drop(place);
+                });
+                CallError::new(ErrorKind::Unavailable, "Calls cannot be recorded now. Try again.")
+            }
+        }
+    }
 }
 
 /// Returns the error of a call that control has refused.

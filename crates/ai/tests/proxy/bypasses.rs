@@ -235,3 +235,20 @@ async fn model_reads_no_more_than_its_bound_says() {
     let passes = async || beta("context-1m-2025-08-07").await == "context-1m-2025-08-07";
     rigbox_testkit::eventually("the option passes", passes).await;
 }
+
+#[tokio::test]
+async fn calls_that_cannot_be_recorded_do_not_pile_up() {
+    let host = Host::start_with(Limits { calls_per_workspace: 3, ..Limits::default() }).await;
+    host.control.with(|ledger| ledger.is_full = true);
+    let body = json!({"model": "claude", "max_tokens": 10, "messages": hello()});
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        statuses.push(host.post("/v1/messages", &body).await.status);
+    }
+    assert_eq!(statuses, [503, 503, 503, 429, 429, 429]);
+    host.control.with(|ledger| ledger.is_full = false);
+    let is_served = async || host.post("/v1/messages", &body).await.status == 200;
+    rigbox_testkit::eventually("calls are served again", is_served).await;
+    let are_told = async || host.control.with(|ledger| ledger.unknown.len()) == 3;
+    rigbox_testkit::eventually("control has heard that none of the others was made", are_told).await;
+}

@@ -59,6 +59,8 @@ pub(crate) struct Ledger {
     pub(crate) requests: Vec<ReserveRequest>,
     pub(crate) settled: Vec<SettleRequest>,
     pub(crate) denial: Option<Denied>,
+    /// Nothing can be written.
+    pub(crate) is_full: bool,
     /// The user's own key.
     pub(crate) own_key: Option<OwnKey>,
     pub(crate) own_calls: Vec<OpenOwnCallRequest>,
@@ -93,6 +95,10 @@ impl Table {
 
     async fn answer(self, LedgerRequest { number, request }: LedgerRequest) -> LedgerResponse {
         let response = match request.unwrap() {
+            _ if self.with(|ledger| ledger.is_full) => {
+                let reason = FailureReason::Unavailable.into();
+                ledger_response::Response::Failure(LedgerFailure { reason, text: String::new() })
+            }
             ledger_request::Request::Reserve(request) => self.reserve(request).await,
             ledger_request::Request::Settle(request) => self.settle(request),
         };
