@@ -81,7 +81,9 @@ pub(super) const ALL: [Agent; 5] = [
         package: Package::Npm("opencode-linux-x64"),
         folder: "node_modules/opencode-linux-x64",
         without: &[],
-        command: "$AT/bin/opencode run -m anthropic/claude-haiku-4-5 \"$TASK\"",
+        // Interpreted: emulation takes twice as long where code is compiled and memory is searched by several threads meanwhile.
+        command: "BUN_JSC_useJIT=0 BUN_JSC_useConcurrentGC=0 BUN_JSC_numberOfGCMarkers=1 \
+                  $AT/bin/opencode run -m anthropic/claude-haiku-4-5 \"$TASK\"",
         own: ("ANTHROPIC_BASE_URL=$URL", ""),
         // One is for a title.
         calls: 2,

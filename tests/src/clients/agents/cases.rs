@@ -1,7 +1,7 @@
 //! The cases of the matrix. Each runs an agent once, and returns how many calls it made.
 
 use anyhow::{Result, ensure};
-use rigbox_test_provider::Seen;
+use rigbox_test_provider::{Billed, Seen};
 
 use super::agent::Agent;
 use super::place::{Place, public_provider};
@@ -18,9 +18,7 @@ pub(super) fn managed(place: &Place<'_>, agent: &Agent) -> Result<usize> {
     ran.has_done_it()?;
     ensure!(has_key(&ran, KEY), "{ran}");
     let used = place.used()?;
-    let billed = place.provider.billed().split_off(billed);
-    let (input, output) =
-        billed.iter().fold((0, 0), |(input, output), call| (input + call.input, output + call.output));
+    let (input, output) = tokens(&place.provider.billed().split_off(billed));
     ensure!((used.input - before.input, used.output - before.output) == (input, output), "{used:?} {ran}");
     ensure!(used.cost > before.cost, "it cost nothing: {ran}");
     Ok(ran.calls)
@@ -33,12 +31,32 @@ pub(super) fn own_key(place: &Place<'_>, agent: &Agent) -> Result<usize> {
     let (environment, arguments) = agent.own;
     let url = format!("URL=http://{}; ", public.address);
     let task = Task { before: format!("{url}{environment}"), after: arguments, ..Task::new("own-key", "") };
-    let ran = place.with_own_key(agent.provider, OWN, || run(place, agent, &task, public))?;
+    let ran = place.with_own_key(agent.provider, OWN, "env", || run(place, agent, &task, public))?;
     ran.has_done_it()?;
     ensure!(has_key(&ran, OWN), "{ran}");
     ensure!(place.provider.seen().len() == operators, "the operator's provider was called: {ran}");
     ensure!(place.used()? == before, "it cost credits: {ran}");
     Ok(calls(&ran).count())
+}
+
+/// Does a task with the user's own key, which stays outside: the agent finds an address of the proxy's and no key. What it used is recorded,
+/// and costs no credits.
+pub(super) fn key_outside(place: &Place<'_>, agent: &Agent) -> Result<usize> {
+    const OUTSIDE: &str = "sk-test-of-the-user-outside-2c41";
+    let (before, billed) = (place.used()?, place.provider.billed().len());
+    let ran = place.with_own_key(agent.provider, OUTSIDE, "proxy", || {
+        let ran = run(place, agent, &Task::new("key-outside", ""), place.provider)?;
+        ensure!(!place.remembers(OUTSIDE)?, "the key is in the VM's memory: {ran}");
+        Ok(ran)
+    })?;
+    ran.has_done_it()?;
+    ensure!(has_key(&ran, OUTSIDE), "{ran}");
+    ensure!(!ran.output.contains(OUTSIDE), "the agent has the key: {ran}");
+    let used = place.used()?;
+    let (input, output) = tokens(&place.provider.billed().split_off(billed));
+    ensure!((used.input - before.input, used.output - before.output) == (input, output), "{used:?} {ran}");
+    ensure!(used.cost == before.cost, "it cost credits: {ran}");
+    Ok(ran.calls)
 }
 
 /// Meets a limit that was lowered for want of budget in the middle of a tool's call: it does not run what it has got of the call, and does
@@ -72,6 +90,11 @@ fn refused(ran: &Run, agent: &Agent, reason: &str) -> Result<usize> {
     let is_count = |seen: &Seen| seen.path.contains("ount") || seen.path.ends_with("input_tokens");
     ensure!(ran.seen.iter().all(is_count), "a refused call has reached the provider: {ran}");
     Ok(ran.calls)
+}
+
+/// Returns the sums of what a provider billed: input, and output.
+fn tokens(billed: &[Billed]) -> (u64, u64) {
+    billed.iter().fold((0, 0), |(input, output), call| (input + call.input, output + call.output))
 }
 
 /// Returns the calls that a provider got, without what agents ask for to see if it is there.

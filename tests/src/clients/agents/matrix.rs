@@ -13,12 +13,13 @@ use crate::harness::installation::Installation;
 type Case = fn(&Place<'_>, &Agent) -> Result<usize>;
 
 /// Head of the table, for the documents.
-const HEAD: &str = "| agent | version | task through the proxy | task with an own key | limit that was lowered | no credits | model that is not allowed |\n\
-                    | --- | --- | --- | --- | --- | --- | --- |";
+const HEAD: &str = "| agent | version | task through the proxy | task with an own key | own key outside | limit that was lowered | no credits | model that is not allowed |\n\
+                    | --- | --- | --- | --- | --- | --- | --- | --- |";
 /// Cases in the order of the table, each with its word for success.
-const CASES: [(&str, Case, Success); 5] = [
+const CASES: [(&str, Case, Success); 6] = [
     ("through the proxy", cases::managed, Success::Done),
     ("own key", cases::own_key, Success::Done),
+    ("key outside", cases::key_outside, Success::Done),
     ("lowered limit", cases::lowered_limit, Success::Ends),
     ("no credits", cases::no_credits, Success::Stops),
     ("model not allowed", cases::model_not_allowed, Success::Stops),

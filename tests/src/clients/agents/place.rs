@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
+use rigbox_core::ai::environment::PLACEHOLDER_KEY;
 use rigbox_test_provider::Provider;
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ use crate::TestResult;
 use crate::clients::{ai, copy_in};
 use crate::harness::installation::Installation;
 use crate::harness::internet::{self, OTHER};
+use crate::harness::search::{Findings, Needle, Search};
 
 /// Name of the workspace.
 pub(super) const NAME: &str = "agents";
@@ -20,6 +22,9 @@ pub(super) const NAME: &str = "agents";
 const PORT: u16 = 8044;
 /// Size of the workspace: a model of an agent's own runs in none of them, but each is hundreds of megabytes large.
 const SIZE: (u32, u32, u32) = (2_048, 2, 8_192);
+/// Kinds of what is searched for in a VM's memory.
+const SOUGHT: &str = "sought";
+const KNOWN: &str = "placeholder";
 const OWNER: &str = "owner@example.org";
 /// Credits that suffice for all cases, in dollars.
 const CREDITS: &str = "50";
@@ -145,17 +150,31 @@ impl<'a> Place<'a> {
         done
     }
 
-    /// Runs `work` while the workspace uses a key of its owner's.
+    /// Tells if a text is in the memory of a VM, where what every VM has shows that the search works.
+    pub(super) fn remembers(&self, text: &str) -> Result<bool> {
+        let needle = |kind, text: &str| Needle { kind, bytes: text.into() };
+        let search = Search::new(&[needle(SOUGHT, text), needle(KNOWN, PLACEHOLDER_KEY)])?;
+        let mut found = Findings::new();
+        for pid in self.installation.vmm_pids()? {
+            search.memory(pid, &mut found)?;
+        }
+        let has = |kind| found.iter().any(|(found, _)| *found == kind);
+        ensure!(has(KNOWN), "the search finds nothing");
+        Ok(has(SOUGHT))
+    }
+
+    /// Runs `work` while the workspace uses a key of its owner's, which it gets (`env`) or not (`proxy`).
     pub(super) fn with_own_key<T>(
         &self,
         provider: &str,
         key: &str,
+        delivery: &str,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let set = |body: Value| ai::configure(self.installation, &self.id, &body);
-        set(json!({"mode": "byok", "provider": provider, "api_key": key}))?;
+        set(json!({"mode": "byok", "provider": provider, "api_key": key, "key_delivery": delivery}))?;
         let done = work();
-        set(json!({"mode": null, "provider": provider, "api_key": null}))?;
+        set(json!({"mode": null, "provider": provider, "api_key": null, "key_delivery": null}))?;
         set(json!({"provider": null}))?;
         done
     }
