@@ -24,7 +24,7 @@ pub(crate) struct Asked {
     pub(crate) candidates: u32,
     /// Number of inputs, each of which may be as long as the model reads.
     pub(crate) inputs: u64,
-    /// What is written into a cache may live there for long, which is dearer.
+    /// True if writes into a cache may live there for long, which is dearer.
     pub(crate) writes_long_cache: bool,
     /// Tokens set aside for thinking.
     pub(crate) thinking_tokens: Option<u64>,
@@ -32,6 +32,22 @@ pub(crate) struct Asked {
     pub(crate) is_stream: bool,
     /// The usage at a stream's end is asked for by us and not by the client.
     pub(crate) hides_usage: bool,
+}
+
+impl Asked {
+    /// Returns the wish for one answer to one input, without a limit.
+    fn of(model: String) -> Self {
+        Self {
+            model,
+            output_tokens: None,
+            candidates: 1,
+            inputs: 1,
+            writes_long_cache: false,
+            thinking_tokens: None,
+            is_stream: false,
+            hides_usage: false,
+        }
+    }
 }
 
 /// Limit that control has granted.

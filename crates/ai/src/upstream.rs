@@ -26,7 +26,7 @@ use crate::config::Limits;
 use crate::connect::{Connector, ProxyConfigError, ProxyError, ReadyProxy};
 use crate::setup::{Key, Upstream};
 
-/// What a provider may send of one answer before its client has read on, over HTTP/2, in bytes.
+/// Part of an answer that a provider may send over HTTP/2 before its client has read on, in bytes.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// Largest window of HTTP/2.
 const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;

@@ -26,13 +26,9 @@ fn finish_reason(answer: &Answer) -> &'static str {
 }
 
 fn usage(answer: &Answer) -> Value {
-    let mut usage = json!({"prompt_tokens": answer.input, "completion_tokens": answer.output(),
+    answer.with_cost(json!({"prompt_tokens": answer.input, "completion_tokens": answer.output(),
         "total_tokens": answer.input + answer.output(), "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0}});
-    if let Some(cost) = answer.cost {
-        usage["cost"] = json!(cost);
-    }
-    usage
+        "completion_tokens_details": {"reasoning_tokens": 0}}))
 }
 
 fn item(answer: &Answer, call: &Call) -> Value {

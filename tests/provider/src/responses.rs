@@ -43,13 +43,9 @@ fn response(answer: &Answer, status: &str, output: &Value, usage: &Value) -> Val
 }
 
 fn usage(answer: &Answer) -> Value {
-    let mut usage = json!({"input_tokens": answer.input, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    answer.with_cost(json!({"input_tokens": answer.input, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": answer.output(), "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": answer.input + answer.output()});
-    if let Some(cost) = answer.cost {
-        usage["cost"] = json!(cost);
-    }
-    usage
+        "total_tokens": answer.input + answer.output()}))
 }
 
 fn message(answer: &Answer, text: &str, status: &str) -> Value {

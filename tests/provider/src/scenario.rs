@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::tools::{Call, Tools};
 
 /// Number of tokens of an answer that asks for no other.
@@ -127,6 +129,14 @@ impl Answer {
         }
         let word = |index| if index == 0 { "Hello".to_owned() } else { format!(" w{index}") };
         Box::new((0..self.length.words).map(word))
+    }
+
+    /// Adds the cost that is told, if one is, to the figures of use.
+    pub(crate) fn with_cost(&self, mut usage: Value) -> Value {
+        if let Some(cost) = self.cost {
+            usage["cost"] = json!(cost);
+        }
+        usage
     }
 
     /// Tokens of the whole answer.

@@ -21,16 +21,13 @@ pub(super) const COUNTED_FIELDS: [&str; 8] = [
 
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
     let thinking = request.get("thinking").and_then(|thinking| thinking.get("budget_tokens"));
+    let wish = Asked::of(model(request)?);
     Ok(Asked {
-        model: model(request)?,
         // One of 0 is no limit elsewhere, and here asks for a cache to be filled.
         output_tokens: count(request.get(LIMIT), LIMIT)?,
-        candidates: 1,
-        inputs: 1,
-        writes_long_cache: false,
         thinking_tokens: count(thinking, "thinking.budget_tokens")?,
         is_stream: is_true(request.get("stream")),
-        hides_usage: false,
+        ..wish
     })
 }
 

@@ -18,16 +18,14 @@ const INCLUDE_USAGE: &str = "include_usage";
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
     let limits = [count(request.get(LIMIT), LIMIT)?, count(request.get(OLD_LIMIT), OLD_LIMIT)?];
     let is_stream = is_true(request.get("stream"));
+    let wish = Asked::of(model(request)?);
     Ok(Asked {
-        model: model(request)?,
         // The provider may read either.
         output_tokens: if limits.contains(&Some(0)) { None } else { limits.into_iter().max().flatten() },
         candidates: candidates(request.get("n"), "n")?,
-        inputs: 1,
-        writes_long_cache: false,
-        thinking_tokens: None,
         is_stream,
         hides_usage: is_stream && !includes_usage(request),
+        ..wish
     })
 }
 

@@ -7,16 +7,8 @@ use crate::json::{Document, Value};
 use crate::table::Refusal;
 
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
-    Ok(Asked {
-        model: model(request)?,
-        output_tokens: Some(0),
-        candidates: 1,
-        inputs: inputs(request.get("input")),
-        writes_long_cache: false,
-        thinking_tokens: None,
-        is_stream: false,
-        hides_usage: false,
-    })
+    let wish = Asked::of(model(request)?);
+    Ok(Asked { output_tokens: Some(0), inputs: inputs(request.get("input")), ..wish })
 }
 
 /// Returns the number of inputs: those of a list of texts, or of lists of tokens. A list of tokens is one.

@@ -22,7 +22,6 @@ pub(super) fn asked(call: &Call, request: &Document<'_>) -> Result<Asked, Refusa
         // -1 leaves it to the model.
         .filter(|budget| **budget != Value::Number(-1.0));
     Ok(Asked {
-        model: model.clone(),
         output_tokens: if *method == GoogleMethod::Embed {
             Some(0)
         } else {
@@ -32,11 +31,9 @@ pub(super) fn asked(call: &Call, request: &Document<'_>) -> Result<Asked, Refusa
             of_config(["candidateCount", "candidate_count"]),
             "generationConfig.candidateCount",
         )?,
-        inputs: 1,
-        writes_long_cache: false,
         thinking_tokens: count(thinking, "generationConfig.thinkingConfig.thinkingBudget")?,
         is_stream: *method == GoogleMethod::Stream,
-        hides_usage: false,
+        ..Asked::of(model.clone())
     })
 }
 

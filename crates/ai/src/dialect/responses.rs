@@ -29,15 +29,11 @@ const LIFETIMES_IN_MINUTES: [&str; 2] = ["ttl_30m_tokens", "30m"];
 const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 
 pub(super) fn asked(request: &Document<'_>) -> Result<Asked, Refusal> {
+    let wish = Asked::of(model(request)?);
     Ok(Asked {
-        model: model(request)?,
         output_tokens: output_limit(request.get(LIMIT), LIMIT)?,
-        candidates: 1,
-        inputs: 1,
-        writes_long_cache: false,
-        thinking_tokens: None,
         is_stream: is_true(request.get("stream")),
-        hides_usage: false,
+        ..wish
     })
 }
 
@@ -150,18 +146,17 @@ struct InputDetails {
 impl InputDetails {
     /// Returns the tokens written into a cache for hours, where lifetimes are told apart.
     fn long_writes(&self) -> Option<u64> {
-        let is_long = |name: &str| !LIFETIMES_IN_MINUTES.contains(&name);
-        if let Some(details) = &self.cache_write_tokens_details {
-            let long = details.iter().filter(|(name, _)| is_long(name)).filter_map(|(_, number)| *number);
-            return Some(long.fold(0, u64::saturating_add));
-        }
-        match &self.cache_write_tokens {
-            CacheWrites::ByLifetime(numbers) => {
-                let long = numbers.iter().filter(|(name, _)| is_long(name)).map(|(_, number)| *number);
-                Some(long.fold(0, u64::saturating_add))
+        let lifetimes: Vec<(&str, u64)> = match (&self.cache_write_tokens_details, &self.cache_write_tokens) {
+            (Some(details), _) => {
+                details.iter().map(|(name, number)| (&**name, number.unwrap_or(0))).collect()
             }
-            _ => None,
-        }
+            (None, CacheWrites::ByLifetime(numbers)) => {
+                numbers.iter().map(|(name, number)| (&**name, *number)).collect()
+            }
+            _ => return None,
+        };
+        let long = lifetimes.into_iter().filter(|(name, _)| !LIFETIMES_IN_MINUTES.contains(name));
+        Some(long.fold(0, |sum, (_, number)| sum.saturating_add(number)))
     }
 }
 

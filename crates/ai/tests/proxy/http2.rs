@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::stream::{StreamExt, once, pending, repeat};
 use http::{Request, Response};
 use http_body::Frame;
@@ -18,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rigbox_testkit::eventually;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::host::Host;
@@ -88,6 +89,13 @@ fn call(text: &str) -> Value {
         "messages": [{"role": "user", "content": text}]})
 }
 
+/// Begins so many calls.
+async fn open(host: &Host, text: &str, calls: u32) -> Vec<TcpStream> {
+    let body = call(text).to_string();
+    let begun = (0..calls).map(|_| host.open("POST", "/v1/messages", &[], body.as_bytes()));
+    join_all(begun).await
+}
+
 async fn start() -> (Host, Provider) {
     let certificate = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -106,10 +114,7 @@ async fn start() -> (Host, Provider) {
 #[tokio::test]
 async fn answers_that_nobody_reads_hold_up_no_other_one() {
     let (host, provider) = start().await;
-    let mut unread = Vec::new();
-    for _ in 1..MAX_STREAMS {
-        unread.push(host.open("POST", "/v1/messages", &[], call("[flood]").to_string().as_bytes()).await);
-    }
+    let unread = open(&host, "[flood]", MAX_STREAMS - 1).await;
     let is_full = async || {
         let sent = provider.0.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -124,10 +129,7 @@ async fn answers_that_nobody_reads_hold_up_no_other_one() {
 #[tokio::test]
 async fn workspace_with_many_calls_holds_up_no_other_one() {
     let (host, _) = start().await;
-    let mut held = Vec::new();
-    for _ in 0..MAX_STREAMS {
-        held.push(host.open("POST", "/v1/messages", &[], call("[hold]").to_string().as_bytes()).await);
-    }
+    let held = open(&host, "[hold]", MAX_STREAMS).await;
     eventually("all are open", async || host.control.with(|ledger| ledger.reserved.len() == held.len()))
         .await;
     for stream in &held {
