@@ -341,7 +341,6 @@ impl Api {
         Ok(ran.out())
     }
 
-    /// Starts an exec whose output is not read until the returned response is dropped.
     /// Returns the id of the kernel's boot in a VM.
     pub(crate) fn kernel_boot(&self, id: &str) -> Result<String> {
         self.sh(id, "cat /proc/sys/kernel/random/boot_id")
@@ -367,6 +366,7 @@ impl Api {
         })
     }
 
+    /// Starts an exec whose output is not read until the returned response is dropped.
     pub(crate) fn exec_and_hold(&self, id: &str, body: &Value) -> Result<Response> {
         let request = self.request("POST", &format!("/workspaces/{id}/exec"))?.json(body);
         self.runtime.block_on(async { self.open_checked(self.send_with_retries(request).await?).await })

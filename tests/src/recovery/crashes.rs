@@ -41,9 +41,7 @@ tests![
 ];
 
 pub(crate) fn wait_for_exec(installation: &Installation, id: &str) -> anyhow::Result<String> {
-    eventually("commands run again", Duration::from_secs(60), || {
-        Ok(installation.api.sh(id, "cat /proc/sys/kernel/random/boot_id").ok())
-    })
+    eventually("commands run again", Duration::from_secs(60), || Ok(installation.api.kernel_boot(id).ok()))
 }
 
 fn running_vm_outlives_every_role(installation: &Installation) -> TestResult {

@@ -35,14 +35,14 @@ fn two_workspaces_share_nothing_and_a_panic_affects_one(installation: &Installat
     api.sh(&two, "head -c 1M /dev/urandom > here; sync")?;
     fs::write(installation.scratch.join("host-writes"), vec![1; 1 << 20])?;
 
-    let boot_id = api.sh(&two, "cat /proc/sys/kernel/random/boot_id")?;
+    let boot_id = api.kernel_boot(&two)?;
     api.exec_and_disconnect(&one, "echo on; sleep 0.5; sudo sh -c 'echo c > /proc/sysrq-trigger'")?;
     // The command may have ended when its caller left, so run it again and stay connected.
     let _ = api.exec(&one, &json!({"command": "echo c > /proc/sysrq-trigger", "user": "root"}));
     api.wait(&one, "failed")?;
     let failed = api.get(&format!("/workspaces/{one}"))?.expect(200)?;
     ensure!(failed.pointer("/failure/code").is_some_and(|code| code == "kernel_panic"), "{failed}");
-    ensure!(api.sh(&two, "cat /proc/sys/kernel/random/boot_id")? == boot_id, "the other one booted again");
+    ensure!(api.kernel_boot(&two)? == boot_id, "the other one booted again");
     api.post(&format!("/workspaces/{one}/retry"), &json!({}))?.expect(200)?;
     api.wait(&one, "running")?;
     ensure!(api.sudo(&one, "cat /root/secret")? == "mine", "the disk is kept");

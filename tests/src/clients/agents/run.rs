@@ -10,11 +10,10 @@ use super::agent::Agent;
 use super::place::Place;
 use crate::harness::internet::Recorder;
 
-/// Limit for an agent, in seconds. An emulated CPU takes 60 times as long as the host's for what they do first, which is to read megabytes of
-/// JavaScript: opencode needs a second for it there.
-const MAX_SECONDS: u32 = 1_200;
+/// Limit for an agent, in seconds. In an emulated VM one needs a minute to begin.
+const MAX_SECONDS: u32 = 300;
 /// Limit for its end to be seen.
-const END_TIMEOUT: Duration = Duration::from_secs(1_230);
+const END_TIMEOUT: Duration = Duration::from_secs(330);
 /// Content of the file that a task asks for.
 const CONTENT: &str = "made";
 
