@@ -7,13 +7,13 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use http::header::{CONTENT_ENCODING, LOCATION, SET_COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use rigbox_core::egress::HTTPS_PORT;
 use rigbox_core::proxied_secret::PATH;
 use rigbox_proto::ai::Secret;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::body::{self, Places};
 use super::{Problem, remove_connection_headers};
@@ -42,14 +42,16 @@ pub(super) async fn returned(
     }
     let mut pieces = body::pass(body, secret, idle, places);
     // Where the answer has the credential at once, there is still a head to say so in. A stream's may come long before its first piece.
-    let first = timeout(FIRST_PIECE_TIMEOUT, pieces.recv()).await.ok().flatten();
+    let first = timeout(FIRST_PIECE_TIMEOUT, pieces.next()).await.ok().flatten();
     if let Some(Err(error)) = &first
         && error.kind() == io::ErrorKind::InvalidData
     {
         let text = format!("The answer of {} has the proxied secret in it, and was held back.", secret.host);
         return Err(Problem::new(StatusCode::BAD_GATEWAY, "secret_echoed", text));
     }
-    let body = StreamBody::new(stream::iter(first).chain(ReceiverStream::new(pieces))).boxed_unsync();
+    let rest = stream::unfold(pieces, async |mut pieces| Some((pieces.next().await?, pieces)));
+    let frames = stream::iter(first).chain(rest).map(|piece| piece.map(Frame::data));
+    let body = StreamBody::new(frames).boxed_unsync();
     // Not the parts themselves, which have the host's own words for the status.
     let mut response = Response::new(body);
     *response.status_mut() = parts.status;

@@ -5,7 +5,6 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rigbox_core::ids::WorkspaceId;
@@ -21,11 +20,29 @@ const MAX_PIECES: usize = 8;
 
 /// Places of a request: the workspace's, and its owner's.
 pub(super) type Places = (Place<WorkspaceId>, Place<String>);
-/// Piece of an answer.
-type Piece = io::Result<Frame<Bytes>>;
+/// Piece of an answer. None is its end.
+type Piece = io::Result<Option<Bytes>>;
+
+/// Answer as the workspace gets it.
+pub(super) struct Pieces {
+    receiver: mpsc::Receiver<Piece>,
+    has_ended: bool,
+}
+
+impl Pieces {
+    /// Returns the next piece, or none at the answer's end. Where the task has ended without that, the answer breaks off.
+    pub(super) async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if self.has_ended {
+            return None;
+        }
+        let piece = self.receiver.recv().await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
+        self.has_ended = !matches!(piece, Ok(Some(_)));
+        piece.transpose()
+    }
+}
 
 /// Passes a body on, as long as the credential is not in it.
-pub(super) fn pass(body: Incoming, secret: &Secret, idle: Duration, places: Places) -> mpsc::Receiver<Piece> {
+pub(super) fn pass(body: Incoming, secret: &Secret, idle: Duration, places: Places) -> Pieces {
     #[expect(clippy::disallowed_methods, reason = "bound: pieces of one answer on their way, per request")]
     let (sender, receiver) = mpsc::channel(MAX_PIECES);
     let search = EchoSearch::new(secret.value.as_bytes());
@@ -33,7 +50,7 @@ pub(super) fn pass(body: Incoming, secret: &Secret, idle: Duration, places: Plac
         run(body, search, idle, &sender).await;
         drop(places);
     });
-    receiver
+    Pieces { receiver, has_ended: false }
 }
 
 async fn run(mut body: Incoming, mut search: EchoSearch, idle: Duration, sender: &mpsc::Sender<Piece>) {
@@ -42,20 +59,24 @@ async fn run(mut body: Incoming, mut search: EchoSearch, idle: Duration, sender:
             frame = timeout(idle, body.frame()) => frame,
             () = sender.closed() => return,
         };
-        let (piece, is_last) = match frame {
-            Err(_) => (Err(io::ErrorKind::TimedOut.into()), true),
-            Ok(None) => (Ok(search.rest()), true),
-            Ok(Some(Err(error))) => (Err(io::Error::other(error)), true),
+        let (bytes, last) = match frame {
+            Err(_) => (Bytes::new(), Some(Err(io::ErrorKind::TimedOut.into()))),
+            Ok(None) => (search.rest(), Some(Ok(None))),
+            Ok(Some(Err(error))) => (Bytes::new(), Some(Err(io::Error::other(error)))),
             // Trailers would have to be searched too, and next to nobody reads them.
             Ok(Some(Ok(frame))) => match search.pass(frame.into_data().unwrap_or_default()) {
-                Ok(bytes) => (Ok(bytes), false),
-                Err(Echoed) => (Err(io::ErrorKind::InvalidData.into()), true),
+                Ok(bytes) => (bytes, None),
+                Err(Echoed) => (Bytes::new(), Some(Err(io::ErrorKind::InvalidData.into()))),
             },
         };
-        let is_empty = piece.as_ref().is_ok_and(Bytes::is_empty);
-        let is_sent =
-            is_empty || matches!(timeout(idle, sender.send(piece.map(Frame::data))).await, Ok(Ok(())));
-        if is_last || !is_sent {
+        let data = (!bytes.is_empty()).then_some(Ok(Some(bytes)));
+        let is_last = last.is_some();
+        for piece in data.into_iter().chain(last) {
+            if !matches!(timeout(idle, sender.send(piece)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+        if is_last {
             return;
         }
     }

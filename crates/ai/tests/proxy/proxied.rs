@@ -14,6 +14,8 @@ use crate::host::{Answer, Host};
 use crate::tls::with_tls;
 
 const TOKEN: &str = "ghp_ada-token-0123456789";
+/// Size of an answer that fits into no buffer on its way.
+const LARGE_BYTES: usize = 5 << 23;
 /// Name of this host that the resolver knows.
 const NAME: &str = "localhost";
 
@@ -56,6 +58,11 @@ fn answer(request: &str) -> Vec<Vec<u8>> {
         "/packed" => whole("200 OK\r\ncontent-encoding: gzip", "not searched"),
         "/words" => {
             vec![format!("HTTP/1.1 401 bad token {TOKEN}\r\ncontent-length: 4\r\n\r\nfine").into_bytes()]
+        }
+        "/large-chunked" => {
+            let body = "line\n".repeat(LARGE_BYTES / 5);
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            vec![format!("{head}{LARGE_BYTES:x}\r\n{body}\r\n0\r\n\r\n").into_bytes()]
         }
         "/large" => whole("200 OK", &"line\n".repeat(1 << 20)),
         "/cookie" => whole("200 OK\r\nset-cookie: a=b; Domain=example.org; Path=/", "fine"),
@@ -239,7 +246,8 @@ async fn host_at_a_blocked_address_is_not_reached() {
 
 #[tokio::test]
 async fn workspace_that_reads_nothing_keeps_its_places_for_a_time_only() {
-    let idle = Duration::from_secs(1);
+    // Long enough that a busy machine opens all of them before the first ends.
+    let idle = Duration::from_secs(6);
     let api = Api::start_changed(|config| config.limits = Limits { idle, ..Limits::default() }).await;
     let mut unread = Vec::new();
     for _ in 0..32 {
@@ -248,6 +256,17 @@ async fn workspace_that_reads_nothing_keeps_its_places_for_a_time_only() {
     let status = async || api.get("/proxy/github/x").await.status;
     eventually("all places are taken", async || status().await == 429).await;
     eventually("they are free again", async || status().await == 200).await;
+}
+
+#[tokio::test]
+async fn answer_that_is_read_too_late_breaks_off() {
+    let idle = Duration::from_secs(1);
+    let api = Api::start_changed(|config| config.limits = Limits { idle, ..Limits::default() }).await;
+    assert!(api.get("/proxy/github/large-chunked").await.is_whole);
+    let unread = api.host.open("GET", "/proxy/github/large-chunked", &[], b"").await;
+    tokio::time::sleep(3 * idle).await;
+    let answer = Host::read(unread).await;
+    assert!(!answer.is_whole && answer.status == 200, "{} bytes: {}", answer.body.len(), answer.head);
 }
 
 #[tokio::test]
