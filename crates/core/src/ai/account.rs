@@ -33,14 +33,17 @@ impl Account {
     }
 
     /// Brings the allowance to `month` and to what the plan grants now. `used` is what the user's calls have used in the allowance's own
-    /// month: the allowance is what they used first.
+    /// month: the allowance is what they used first. An earlier month, of a clock that was set back, brings no second one.
     pub fn renew(&mut self, month: &str, allowance: Money, used: Money) {
-        let ends = if self.month == month { self.allowance } else { self.allowance.minus(used) };
+        let is_later = month > self.month.as_str();
+        let ends = if is_later { self.allowance.minus(used) } else { self.allowance };
         // Never more than what is left, however the plan or the grants have changed.
         let ends = ends.min(self.left().plus(allowance));
         self.granted = self.granted.plus(allowance).minus(ends);
         self.allowance = allowance;
-        month.clone_into(&mut self.month);
+        if is_later {
+            month.clone_into(&mut self.month);
+        }
     }
 }
 
@@ -95,6 +98,17 @@ mod tests {
         account.renew("2026-11", Money::ZERO, money(7));
         assert_eq!(account.left(), Money::ZERO);
         assert_eq!(account.granted, money(7));
+    }
+
+    #[test]
+    fn clock_that_was_set_back_grants_no_second_allowance() {
+        let mut account = account(10, 4, 10, "2026-11");
+        account.renew("2026-12", money(10), money(4));
+        assert_eq!(account.left(), money(10));
+        account.spent = account.spent.plus(money(10));
+        account.renew("2026-11", money(10), money(4));
+        account.renew("2026-12", money(10), money(10));
+        assert_eq!(account.left(), Money::ZERO);
     }
 
     proptest! {

@@ -98,11 +98,6 @@ impl Node {
         self.inner.lock().unwrap().starts.get(id).cloned()
     }
 
-    /// Returns whether control follows reports.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.events.receiver_count() > 0
-    }
-
     /// Returns whether control follows refusals.
     pub(crate) fn is_watched_for_refusals(&self) -> bool {
         self.refused.receiver_count() > 0
