@@ -5,6 +5,7 @@ mod machine;
 mod results;
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -41,8 +42,11 @@ pub(crate) struct Options {
     #[arg(long)]
     soak: bool,
     /// Run only the tests in an emulated machine with systemd: about a quarter of an hour.
-    #[arg(long, conflicts_with_all = ["unit", "only", "fresh", "down", "soak", "filter"])]
+    #[arg(long, conflicts_with_all = ["unit", "only", "fresh", "down", "filter"])]
     machine: bool,
+    /// Run the tests in the emulated machine with VMs in this Firecracker.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["unit", "only", "fresh", "down", "filter"])]
+    firecracker: Option<PathBuf>,
     /// Run only end-to-end tests whose name contains this, on a new installation.
     filter: Option<String>,
 }
@@ -52,8 +56,8 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     if options.down {
         return KeptHost::new().remove();
     }
-    if options.machine {
-        return machine::test();
+    if options.machine || options.firecracker.is_some() {
+        return machine::test(options.firecracker.as_deref(), options.soak);
     }
     let end_to_end = !options.unit;
     let unit = options.only.is_none() && options.filter.is_none();

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rigbox_core::ids::WorkspaceId;
-use rigbox_node::{Boot, BootQueue, Error, Host, Journal, Launched, ProcessId, Record, Reports, VmmProcess};
+use rigbox_node::{
+    Boot, BootQueue, Error, Host, Journal, Launched, ProcessId, Record, Reports, VmmKind, VmmProcess,
+};
 use rigbox_proto::guestio::{AgentLost, AgentReady, Report, SystemChanged, report};
 use tokio::sync::mpsc;
 
@@ -101,6 +103,10 @@ impl Host for Machine {
 
     fn host_boot_id(&self) -> &str {
         HOST_BOOT
+    }
+
+    fn vmm(&self) -> VmmKind {
+        VmmKind::Qemu
     }
 
     fn boot_timeout(&self) -> Duration {

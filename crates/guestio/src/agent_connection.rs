@@ -1,10 +1,13 @@
 //! Connection to the agent of one VM: handshake, then gRPC. Two sessions use it: that of the agent, and that for commands and files.
 
+mod vsock;
+
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rigbox_proto::guest_stream;
+use rigbox_proto::guestio::Vmm;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::transport::{client, unix};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,6 +26,8 @@ pub(crate) enum SessionError {
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
     #[error(transparent)]
+    Vsock(#[from] vsock::ConnectError),
+    #[error(transparent)]
     Handshake(#[from] guest_stream::HandshakeError),
     #[error("failed to open a session with the agent: {0}")]
     Open(String),
@@ -40,6 +45,9 @@ impl Connection {
     /// Opens a connection on one of the VM's streams.
     pub(crate) async fn open(vm: &Vm, channel: Channel) -> Result<Self, SessionError> {
         let mut io = vm.context.descriptors.connect(&vm.boot_id, channel).await?;
+        if vm.vmm == Vmm::Firecracker {
+            vsock::connect(&mut io, channel).await?;
+        }
         let copy = io.as_fd().try_clone_to_owned().map_err(DescriptorError::Node)?;
         let _shutdown = ShutdownOnDrop(copy.into());
         let mut nonce = [0; guest_stream::NONCE_LEN];

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rigbox_proto::guest::shutdown_event::Kind;
 use rigbox_proto::guest::{HelloRequest, ShutDownRequest, WatchShutdownRequest, WatchSystemRequest};
+use rigbox_proto::guestio::Vmm;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
 
@@ -13,6 +14,8 @@ use crate::sanitize::sanitize;
 use crate::vm::{AgentState, Vm};
 
 pub(crate) const RECONNECT_DELAY: Duration = Duration::from_millis(500);
+/// Delay between attempts to reach an agent that is not there yet.
+const BOOT_RECONNECT_DELAY: Duration = Duration::from_millis(20);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time from systemd's announcement of a halt, which causes no event, until the guest counts as ended.
 const HALT_DELAY: Duration = Duration::from_secs(10);
@@ -23,7 +26,12 @@ pub(crate) async fn run(vm: Arc<Vm>) {
         let result = session(&vm).await;
         let was_pending = matches!(*vm.agent.borrow(), AgentState::Pending);
         if let Err(error) = result {
-            tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "agent session ended; reconnecting");
+            // While it boots, attempts follow fast.
+            if was_pending {
+                tracing::debug!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "no agent yet");
+            } else {
+                tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "agent session ended; reconnecting");
+            }
             // An unavailable node says nothing about the agent, and a pending agent may still be booting.
             if !was_pending && !matches!(error, SessionError::Descriptor(_)) {
                 let reason = sanitize(&error.to_string());
@@ -33,7 +41,9 @@ pub(crate) async fn run(vm: Arc<Vm>) {
                 }
             }
         }
-        tokio::time::sleep(RECONNECT_DELAY).await;
+        // Firecracker answers at once that the agent does not listen yet; on a serial port the handshake waits for it.
+        let is_booting = vm.vmm == Vmm::Firecracker && matches!(*vm.agent.borrow(), AgentState::Pending);
+        tokio::time::sleep(if is_booting { BOOT_RECONNECT_DELAY } else { RECONNECT_DELAY }).await;
     }
 }
 

@@ -1,10 +1,12 @@
 //! Connection to the VMM of one VM: determines why the guest ended, and presses the power button if the agent cannot be asked.
 
+mod firecracker;
 mod qmp;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use rigbox_proto::guestio::Vmm;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
 
@@ -19,7 +21,11 @@ const ANNOUNCEMENT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Keeps a connection for as long as the VM is attached.
 pub(crate) async fn run(vm: Arc<Vm>) {
     loop {
-        if let Err(error) = session(&vm).await {
+        let session = match vm.vmm {
+            Vmm::Firecracker => firecracker::session(&vm).await.map_err(SessionError::from),
+            Vmm::Qemu | Vmm::Unspecified => session(&vm).await,
+        };
+        if let Err(error) = session {
             tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "monitor session ended; reconnecting");
         }
         tokio::time::sleep(RECONNECT_DELAY).await;
@@ -32,6 +38,8 @@ enum SessionError {
     Descriptor(#[from] DescriptorError),
     #[error(transparent)]
     Qmp(#[from] QmpError),
+    #[error(transparent)]
+    Firecracker(#[from] firecracker::SessionError),
 }
 
 async fn session(vm: &Vm) -> Result<(), SessionError> {
@@ -58,14 +66,19 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
 }
 
 async fn report_end(vm: &Vm, qmp: &mut Qmp, event: Option<Event>) -> Result<(), QmpError> {
-    let mut announced = vm.announced.subscribe();
-    let _ = tokio::time::timeout(ANNOUNCEMENT_TIMEOUT, announced.wait_for(Option::is_some)).await;
-    let announced = *announced.borrow();
+    let announced = announced(vm).await;
     let console = qmp.console_tail().await?;
     let (cause, detail) = cause_of_end(event, announced, &console);
     vm.set_ended(cause, &detail);
     // The node kills the VMM now and detaches it, which aborts this task.
     std::future::pending().await
+}
+
+/// Waits for the agent's announcement of an end.
+async fn announced(vm: &Vm) -> Option<Cause> {
+    let mut announced = vm.announced.subscribe();
+    let _ = tokio::time::timeout(ANNOUNCEMENT_TIMEOUT, announced.wait_for(Option::is_some)).await;
+    *announced.borrow()
 }
 
 /// Determines the cause of an end from the most reliable source: the VMM's event, the agent's announcement, the tail of the console. After

@@ -9,7 +9,7 @@ use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_core::system::SystemState;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::guestio::{
-    AgentLost, AgentReady, DnsLimits, GuestEnded, Report, SystemChanged, guest_ended, report,
+    AgentLost, AgentReady, DnsLimits, GuestEnded, Report, SystemChanged, Vmm, guest_ended, report,
 };
 use rigbox_proto::transport::client::Channel;
 use tokio::sync::{Notify, mpsc, watch};
@@ -56,6 +56,7 @@ pub(crate) struct Vm {
     pub(crate) workspace_id: String,
     pub(crate) boot_id: String,
     pub(crate) metadata_json: String,
+    pub(crate) vmm: Vmm,
     pub(crate) context: VmContext,
     pub(crate) allow_list: watch::Sender<AllowList>,
     pub(crate) refusals: RefusalCounter,
@@ -81,6 +82,7 @@ impl Vm {
     pub(crate) fn new(vm: rigbox_proto::guestio::Vm, context: VmContext) -> Self {
         let dns_share = DnsShare::new(context.egress.dns_limits(vm.dns_limits));
         Self {
+            vmm: vm.vmm(),
             dns_cache: Mutex::default(),
             dns_share: Mutex::new(Arc::new(dns_share)),
             log_rate: RateLimiter::direct(LOG_RATE),

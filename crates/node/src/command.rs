@@ -18,6 +18,8 @@ pub(crate) fn run_with_input(program: &str, arguments: &[&str], input: &str) -> 
     let failed =
         |output: String| Error::Program { program: format!("{program} {}", arguments.join(" ")), output };
     let mut command = Command::new(program);
+    // Some messages are compared.
+    command.env("LC_ALL", "C");
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;

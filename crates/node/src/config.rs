@@ -82,6 +82,8 @@ pub enum UplinkMode {
 pub struct NetworkConfig {
     /// Networks that no VM reaches.
     pub blocked: BlockedNetworks,
+    /// First and last uid of VMMs, which may send nothing themselves. `None` in tests that have no VMM.
+    pub vmm_uids: Option<(u32, u32)>,
     /// Limits of a VM, where its policy has no lower ones.
     pub limits: NetworkLimits,
     /// Outward connections of all VMs at once. By default half of what the host's connection table holds.
@@ -119,6 +121,7 @@ impl Config {
             guest_dir: path(),
             vmm: VmmConfig {
                 qemu: path(),
+                firecracker: None,
                 allow_emulation: true,
                 kvm_probe_timeout: Duration::from_secs(1),
                 disk: DiskLimits::default(),
@@ -177,4 +180,14 @@ pub(crate) fn streams_socket(vm_dir: &Path) -> PathBuf {
 /// Returns the socket of the VMM's own protocol in a VM's folder.
 pub(crate) fn monitor_socket(vm_dir: &Path) -> PathBuf {
     vm_dir.join("monitor.sock")
+}
+
+/// Returns the file of Firecracker's configuration in a VM's folder.
+pub(crate) fn firecracker_configuration(vm_dir: &Path) -> PathBuf {
+    vm_dir.join("configuration.json")
+}
+
+/// Returns the named pipe of Firecracker's log in a VM's folder.
+pub(crate) fn firecracker_log(vm_dir: &Path) -> PathBuf {
+    vm_dir.join("log")
 }

@@ -14,6 +14,7 @@ use crate::boot_queue::BootQueue;
 use crate::error::Error;
 use crate::record::{Boot, ProcessId, Record};
 use crate::reports::Reports;
+use crate::vmm::kind::VmmKind;
 
 /// Process of a VMM. Dropping it does nothing to the process.
 pub trait VmmProcess: Send + Sync + 'static {
@@ -43,6 +44,8 @@ pub trait Host: Send + Sync + 'static {
 
     /// Returns the id of the host's boot. VMs of another one are gone.
     fn host_boot_id(&self) -> &str;
+    /// Returns the monitor that new VMs run in.
+    fn vmm(&self) -> VmmKind;
     /// Returns the time from the VMM's start to the agent's hello.
     fn boot_timeout(&self) -> Duration;
     /// Returns a slot for another workspace.

@@ -53,6 +53,7 @@ pub use reports::{Reports, Subscription};
 pub use sandbox::jail;
 pub use storage::disks::clone_disk;
 pub use vmm::config::VmmConfig;
+pub use vmm::kind::VmmKind;
 pub use workspaces::Workspaces;
 
 /// Runs the role until `shutdown`. VMs keep running.

@@ -159,13 +159,7 @@ impl Node {
         self.dial_targets.remove(workspace);
         self.cgroups.remove(workspace.as_str())?;
         crate::net::remove(&self.config.netns(workspace), self.uplink.as_ref())?;
-        let dir = self.config.vm_dir(workspace);
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::at("remove", &dir)(error))
-            }
-            _ => Ok(()),
-        }
+        crate::sandbox::run_folder::remove_vm_dir(&self.config.vm_dir(workspace))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cause;
 use crate::error::Error;
 use crate::limits;
 use crate::net::policy::Policy;
+use crate::vmm::kind::VmmKind;
 
 mod earlier;
 
@@ -89,6 +90,9 @@ pub struct Boot {
     pub host_boot_id: String,
     /// `None` until the VMM has been spawned.
     pub process: Option<ProcessId>,
+    /// Monitor that runs it. The version before had QEMU alone.
+    #[serde(default)]
+    pub vmm: VmmKind,
     /// Instance metadata.
     #[serde(rename = "about_json")]
     pub metadata_json: String,

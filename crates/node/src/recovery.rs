@@ -14,6 +14,7 @@ use crate::journal::Journal;
 use crate::node::Node;
 use crate::record::{Phase, Record};
 use crate::sandbox::cgroup::Cgroups;
+use crate::sandbox::run_folder;
 use crate::storage::volume;
 use crate::workspaces::Workspaces;
 
@@ -112,7 +113,7 @@ pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
     for name in existing_names(config, &cgroups)? {
         cgroups.remove(&name)?;
         crate::net::remove(&config.netns_dir().join(&name), None)?;
-        remove_dir(&config.vms_dir().join(&name))?;
+        run_folder::remove_vm_dir(&config.vms_dir().join(&name))?;
     }
     cgroups.remove_parents();
     crate::net::uplink::close(config)?;

@@ -37,6 +37,10 @@ pub const CONNECTION_WINDOW_BYTES: u32 = MAX_CONCURRENT_STREAMS * STREAM_WINDOW_
 /// Maximum size of a message.
 pub const MAX_MESSAGE_BYTES: usize = 128 * 1024;
 
+/// Ports of vsock(7) on which an agent listens where its VM has no virtio-serial: that of its session, and that for commands and files. Only
+/// root can listen below 1024.
+pub const VSOCK_PORTS: [u32; 2] = [101, 102];
+
 /// Length of a nonce in bytes.
 pub const NONCE_LEN: usize = 16;
 const MAGIC_LEN: usize = 16;

@@ -51,6 +51,8 @@ const DIAL_SOCKET: &str = "node/dial.sock";
 const SSH_DIAL_SOCKET: &str = "node/ssh-dial.sock";
 /// Number of uids reserved for roles.
 const ROLE_UID_COUNT: u32 = 16;
+/// Uids of an installation that are for VMMs.
+const VM_UID_COUNT: u32 = UID_COUNT - ROLE_UID_COUNT;
 /// Time of a start beside the boot itself: disk, namespace, delivery of secrets.
 const START_MARGIN: Duration = Duration::from_secs(60);
 /// Boots at once on a machine with few CPUs.
@@ -111,6 +113,10 @@ impl Installation {
         self.file.run.join(&self.id)
     }
 
+    fn vm_uid_base(&self) -> u32 {
+        self.uid_base() + ROLE_UID_COUNT
+    }
+
     fn uid_base(&self) -> u32 {
         self.file.uid_base.unwrap_or_else(|| {
             let hash = blake3::hash(self.id.as_bytes());
@@ -164,12 +170,13 @@ impl Installation {
             edge_uid: self.uid(Role::Edge),
             ssh_uid: self.uid(Role::Ssh),
             resolvers: self.resolvers.iter().map(SocketAddr::ip).collect(),
-            vm_uid_base: self.uid_base() + ROLE_UID_COUNT,
-            vm_uid_count: UID_COUNT - ROLE_UID_COUNT,
+            vm_uid_base: self.vm_uid_base(),
+            vm_uid_count: VM_UID_COUNT,
             image_cache,
             guest_dir: self.guest_dir()?,
             vmm: rigbox_node::VmmConfig {
                 qemu: settings.qemu.clone(),
+                firecracker: self.firecracker(),
                 allow_emulation: settings.allow_emulation,
                 kvm_probe_timeout: Duration::from_secs(settings.kvm_probe_timeout_s),
                 disk: DiskLimits { mb_per_s: settings.disk_mb_per_s, iops: settings.disk_iops },
@@ -183,6 +190,17 @@ impl Installation {
             max_concurrent_boots: settings.max_concurrent_boots.unwrap_or_else(default_concurrent_boots),
             boot_timeout: Duration::from_secs(settings.boot_timeout_s),
         })
+    }
+
+    /// Returns the path of Firecracker's release, where an operator's command puts it.
+    pub(crate) fn firecracker_release(&self) -> PathBuf {
+        self.state().join("firecracker/firecracker")
+    }
+
+    /// Returns the path of Firecracker: the one that is configured, or else the release if it is there.
+    fn firecracker(&self) -> Option<PathBuf> {
+        let release = self.firecracker_release();
+        self.file.node.firecracker.clone().or_else(|| release.exists().then_some(release))
     }
 
     /// Returns the folder of the programs for VMs.
@@ -210,6 +228,7 @@ impl Installation {
         } = self.file.node.limits;
         rigbox_node::NetworkConfig {
             blocked: self.blocked_networks(),
+            vmm_uids: Some((self.vm_uid_base(), self.vm_uid_base() + VM_UID_COUNT - 1)),
             limits: vm_limits::NetworkLimits {
                 connections,
                 new_connections_per_s,

@@ -14,3 +14,4 @@ pub mod project_quota;
 pub mod seccomp;
 pub mod spawn;
 pub mod tsc;
+pub mod vsock;

@@ -20,6 +20,8 @@ mod request {
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
     );
+    nix::ioctl_write_int_bad!(tunsetpersist, nix::request_code_write!(b'T', 203, size_of::<libc::c_int>()));
+    nix::ioctl_write_int_bad!(tunsetowner, nix::request_code_write!(b'T', 204, size_of::<libc::c_int>()));
     nix::ioctl_read_bad!(siocgifflags, libc::SIOCGIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(siocsifflags, libc::SIOCSIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(siocaddrt, libc::SIOCADDRT, libc::rtentry);
@@ -40,6 +42,21 @@ pub fn create_tap(name: &str) -> io::Result<OwnedFd> {
     // SAFETY: `ifreq` is a valid `struct ifreq` that lives through the call.
     unsafe { request::tunsetiff(file.as_raw_fd(), &ifreq) }?;
     Ok(file.into())
+}
+
+/// Lets a process of `uid` attach to a tap device by its name, now that nobody holds its descriptor. The device then exists as long as its
+/// network namespace.
+///
+/// # Errors
+/// Fails if `tap` is no descriptor of a tap device.
+pub fn hand_over_tap(tap: OwnedFd, uid: u32) -> io::Result<()> {
+    let owner = i32::try_from(uid).map_err(io::Error::other)?;
+    // SAFETY: `tap` is open through both calls, whose argument is a number.
+    unsafe {
+        request::tunsetowner(tap.as_raw_fd(), owner)?;
+        request::tunsetpersist(tap.as_raw_fd(), 1)?;
+    }
+    Ok(())
 }
 
 /// Sets the address of `interface` and brings it up.

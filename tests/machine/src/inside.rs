@@ -5,7 +5,9 @@ mod groups;
 pub(crate) mod growth;
 mod installation;
 mod port;
+mod random;
 mod tests;
+mod traffic;
 
 use std::fs;
 use std::path::Path;

@@ -16,7 +16,9 @@ use emulator::Emulator;
 use report::Report;
 
 /// Limit for everything that runs in the machine.
-const RUN_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+const RUN_TIMEOUT: Duration = Duration::from_secs(35 * 60);
+/// Limit for a run at full length.
+const SOAK_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
 /// Time without a sign of life after which the machine hangs. A boot on a busy host takes a minute.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(180);
 /// A boot under emulation hangs now and then, for reasons of the emulator.
@@ -33,6 +35,12 @@ pub(crate) struct Arguments {
     /// Image of workspaces.
     #[arg(long)]
     image: PathBuf,
+    /// Firecracker, for VMs that run in it instead of in QEMU.
+    #[arg(long)]
+    firecracker: Option<PathBuf>,
+    /// Perform random operations at full length.
+    #[arg(long)]
+    soak: bool,
     /// Folder for what the machine prints.
     #[arg(long)]
     log: PathBuf,
@@ -41,13 +49,16 @@ pub(crate) struct Arguments {
 /// Runs the tests. Returns whether all passed.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let scratch = tempfile::tempdir()?;
-    let disks = Disks::create(&arguments.programs, &arguments.machine, &arguments.image, scratch.path())?;
+    let Arguments { programs, machine, image, firecracker, soak, .. } = arguments;
+    let disks = Disks::create(programs, machine, image, firecracker.as_deref(), *soak, scratch.path())?;
+    let timeout = if *soak { SOAK_TIMEOUT } else { RUN_TIMEOUT };
     std::fs::create_dir_all(&arguments.log)?;
     let console = arguments.log.join("console.log");
-    let mut report = Report::begin(inside::test_names());
+    let driver = if firecracker.is_some() { "firecracker" } else { "qemu" };
+    let mut report = Report::begin(driver, inside::test_names());
     for attempt in 1..=BOOT_ATTEMPTS {
         let emulator = Emulator::start(&disks, &console).context("start the emulator")?;
-        match watch(emulator, &mut report) {
+        match watch(emulator, timeout, &mut report) {
             Watched::Ended => break,
             Watched::HungAtBoot if attempt < BOOT_ATTEMPTS => {
                 eprintln!("the machine hung at its boot: trying again")
@@ -71,13 +82,13 @@ enum Watched {
 }
 
 /// Reports events until the last one, or until there are none any more.
-fn watch(mut emulator: Emulator, report: &mut Report) -> Watched {
-    let deadline = Instant::now() + RUN_TIMEOUT;
+fn watch(mut emulator: Emulator, timeout: Duration, report: &mut Report) -> Watched {
+    let deadline = Instant::now() + timeout;
     let mut is_up = false;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Watched::Failed(format!("not within {} minutes", RUN_TIMEOUT.as_secs() / 60));
+            return Watched::Failed(format!("not within {} minutes", timeout.as_secs() / 60));
         }
         match emulator.next_event(left.min(SILENCE_TIMEOUT)) {
             Ok(Some(Event::End)) => return Watched::Ended,

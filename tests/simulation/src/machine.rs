@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_node::{
-    Boot, BootQueue, Error, Host, Launched, Phase, Policy, ProcessId, Record, Reports, VmmProcess,
+    Boot, BootQueue, Error, Host, Launched, Phase, Policy, ProcessId, Record, Reports, VmmKind, VmmProcess,
 };
 use rigbox_proto::guestio::{Report, guest_ended, report};
 use tokio::sync::{mpsc, watch};
@@ -232,6 +232,10 @@ impl Host for NodeProcess {
 
     fn host_boot_id(&self) -> &str {
         &self.host_boot
+    }
+
+    fn vmm(&self) -> VmmKind {
+        VmmKind::Qemu
     }
 
     fn boot_timeout(&self) -> Duration {

@@ -1,5 +1,6 @@
 //! Tests in an emulated machine (`tests/machine`): systemd as PID 1, control groups of version 2, KVM, reboots.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -21,8 +22,8 @@ const CACHE: &str = "machine";
 /// Folder for what the machine prints.
 const LOG: &str = "target/machine";
 
-/// Builds everything and runs the tests; fails if one failed.
-pub(super) fn test() -> Result<()> {
+/// Builds everything and runs the tests, in QEMU or in `firecracker`; fails if one failed.
+pub(super) fn test(firecracker: Option<&Path>, soak: bool) -> Result<()> {
     build::install_packages(&[build::RUN_PACKAGES, &rigbox_image::host_packages()])?;
     build::programs()?;
     let image = image::build("base")?;
@@ -31,6 +32,12 @@ pub(super) fn test() -> Result<()> {
     let mut command = Command::new(program("rigbox-machine"));
     command.arg("outside").arg("--programs").arg(program("")).arg("--machine").arg(machine);
     command.arg("--image").arg(image).arg("--log").arg(checkout().join(LOG));
+    if let Some(program) = firecracker {
+        command.arg("--firecracker").arg(program);
+    }
+    if soak {
+        command.arg("--soak");
+    }
     let (reader, writer) = std::io::pipe()?;
     command.stdout(writer);
     let (mut results, mut last) = (Results::default(), Instant::now());

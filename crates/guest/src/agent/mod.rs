@@ -14,22 +14,19 @@ mod system_start;
 mod terminal;
 mod transport;
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rigbox_proto::guest::guest_server::GuestServer;
 use rigbox_proto::guest_stream;
+use rigbox_sys::async_file::AsyncFile;
 
 use service::Agent;
-use transport::virtio_serial;
+use transport::{Port, Stream};
 
 /// Socket on which systemd tells that the system has started.
 pub(crate) const NOTIFY_SOCKET: &str = "/run/rigbox/notify";
-/// Delay before the port is reopened after a session.
-const REOPEN_DELAY: Duration = Duration::from_millis(20);
 
 /// Serves sessions until the VM ends. Returns only if the VM has no port to its host.
 pub(crate) fn run() -> Result<()> {
@@ -39,20 +36,15 @@ pub(crate) fn run() -> Result<()> {
     grow::grow_root();
     runtime.block_on(async {
         let agent = Agent::new(system::watch().context(NOTIFY_SOCKET)?);
-        let [one, two] = virtio_serial::PORTS.map(|port| serve(port, agent.clone()));
+        let [one, two] = [Stream::Agent, Stream::Commands].map(|stream| serve(stream, agent.clone()));
         tokio::try_join!(one, two).map(drop)
     })
 }
 
-/// Serves the sessions on one port.
-async fn serve(port: &str, agent: Agent) -> Result<()> {
-    let path = virtio_serial::find(port).context("no virtio-serial port to the host")?;
-    loop {
-        if let Err(error) = session(&path, agent.clone()).await {
-            eprintln!("rigbox-agent: session failed: {error:#}");
-        }
-        tokio::time::sleep(REOPEN_DELAY).await;
-    }
+/// Serves the sessions on one stream.
+async fn serve(stream: Stream, agent: Agent) -> Result<()> {
+    let port = Port::open(stream).context("no stream to the host")?;
+    port.serve(|port| session(port, agent.clone())).await.context("lost the stream to the host")
 }
 
 /// Gives the agent its nice value among all processes. Without it, the kernel shares the CPU between sessions evenly, whatever their
@@ -62,14 +54,12 @@ fn raise_priority() {
     let _ = std::fs::write("/proc/self/autogroup", crate::AGENT_NICE.to_string());
 }
 
-async fn session(path: &std::path::Path, agent: Agent) -> Result<()> {
-    // Reopened for each session, which discards the leftovers of the last one.
-    let mut port = virtio_serial::open(path)?;
+async fn session(mut port: AsyncFile, agent: Agent) -> std::io::Result<()> {
     match guest_stream::accept(&mut port).await {
         Ok(()) => {}
         // There is no host at the other end yet.
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     }
     let service = GuestServer::new(agent)
         .max_decoding_message_size(guest_stream::MAX_MESSAGE_BYTES)

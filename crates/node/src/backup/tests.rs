@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::record::Boot;
 use crate::storage::testbed::{in_own_namespace, mount_xfs};
+use crate::vmm::kind::VmmKind;
 
 /// Folder on an XFS volume of its own, in a mount namespace of its own.
 struct Folders {
@@ -40,6 +41,7 @@ fn record(id: &WorkspaceId) -> Record {
         generation: 1,
         host_boot_id: "this host".into(),
         process: None,
+        vmm: VmmKind::Qemu,
         metadata_json: String::new(),
         ready: true,
         stopping: false,

@@ -37,7 +37,8 @@ use dialer::SSH_PORT;
 use policy::Policy;
 use uplink::Uplink;
 
-const TAP: &str = "tap0";
+/// Name of the tap device in each VM's namespace.
+pub(crate) const TAP: &str = "tap0";
 /// Address of the host's end of the link.
 const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);

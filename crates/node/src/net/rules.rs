@@ -19,6 +19,8 @@ const VM_RULES: &str = include_str!("vm.nft");
 const HOST_RULES: &str = include_str!("host.nft");
 const EGRESS_RULES: &str = include_str!("egress.nft");
 
+/// Highest uid, which no process has by convention.
+const NO_UID: u32 = u32::MAX - 1;
 /// Number of lists in which the connections of all VMs are counted.
 const CONNECTION_PARTS: u32 = 64;
 
@@ -108,9 +110,11 @@ fn limit_connections(document: &mut String, table: &str, total: u32) {
 
 /// Returns the rules of a VM's namespace that do not depend on its policy.
 fn vm_ruleset(config: &NetworkConfig) -> Ruleset {
+    let (first, last) = config.vmm_uids.unwrap_or((NO_UID, NO_UID));
     let mut document = VM_RULES
         .replace("MARK_OF_EDGE", &Dialer::Edge.mark().to_string())
-        .replace("MARK_OF_SSH", &Dialer::Ssh.mark().to_string());
+        .replace("MARK_OF_SSH", &Dialer::Ssh.mark().to_string())
+        .replace("VMM_UIDS", &format!("{first}-{last}"));
     add_elements(&mut document, "rigbox", "blocked_networks", config.blocked.iter());
     Ruleset::new("rigbox", document)
 }

@@ -24,6 +24,7 @@ use crate::reports::Reports;
 use crate::sandbox::jail;
 use crate::sandbox::process::ProcessHandle;
 use crate::sockets::guestio::AttachedVm;
+use crate::vmm::kind::VmmKind;
 
 impl VmmProcess for ProcessHandle {
     fn kill(&self) {
@@ -42,6 +43,10 @@ impl Host for Node {
 
     fn host_boot_id(&self) -> &str {
         &self.host_boot_id
+    }
+
+    fn vmm(&self) -> VmmKind {
+        self.driver.kind
     }
 
     fn boot_timeout(&self) -> Duration {
@@ -154,6 +159,9 @@ impl Host for Node {
         let attached_vm = AttachedVm {
             workspace: id.to_string(),
             metadata_json: boot.metadata_json.clone(),
+            vmm: boot.vmm,
+            uid: self.vm_uid(record.slot),
+            process: boot.process,
             vm_dir: self.config.vm_dir(id),
             netns: netns.clone(),
             egress: self.egress(record),

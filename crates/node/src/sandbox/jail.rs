@@ -14,36 +14,92 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use rigbox_sys::fdpass;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use serde::{Deserialize, Serialize};
 
 use super::system_calls;
 use crate::error::Error;
+use crate::vmm::kind::VmmKind;
 
 /// First descriptor that is passed to the VMM. The others follow it.
 pub(crate) const FIRST_FD: i32 = 100;
+/// First descriptor of what is mounted in the jail. None of them is left when the VMM begins.
+const FIRST_TREE_FD: i32 = 200;
 const MAX_PLAN_BYTES: usize = 64 * 1024;
 
 /// Command to run in a jail, and the setup of that jail.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct JailPlan {
+    /// Monitor, which decides about the system calls that the jail allows.
+    pub(crate) vmm: VmmKind,
     /// `cgroup.procs` files of the control groups to join.
     pub(crate) cgroup_procs: Vec<PathBuf>,
     /// Folder with the VMM's own files, at the paths that it expects.
     pub(crate) root: PathBuf,
     /// Empty folder of the host on which the root is mounted.
     pub(crate) mount_point: PathBuf,
-    /// Further read-only files: path on the host, and path below `/vm` in the jail.
-    pub(crate) files: Vec<(PathBuf, String)>,
-    /// True if the VMM needs `/dev/kvm`.
-    pub(crate) kvm: bool,
+    /// Network namespace of the VM, for a VMM that attaches to the tap device by its name. Without one the jail's own is empty.
+    pub(crate) netns: Option<PathBuf>,
+    /// Files and folders that are mounted below `/vm`.
+    pub(crate) files: Vec<JailFile>,
+    /// Devices beside `null` and `urandom`.
+    pub(crate) devices: Vec<Device>,
     pub(crate) uid: u32,
     /// Maximum size of a file that the VMM writes.
     pub(crate) max_file_bytes: u64,
     /// Program and arguments, with paths inside the jail.
     pub(crate) command: Vec<String>,
+}
+
+/// File or folder of the host that a VMM opens by a path below `/vm`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct JailFile {
+    name: String,
+    is_folder: bool,
+    is_writable: bool,
+    /// Sent beside the plan, so that what is mounted is what was opened.
+    #[serde(skip)]
+    fd: Option<OwnedFd>,
+}
+
+impl JailFile {
+    /// Opens a file that the VMM may read.
+    pub(crate) fn read_only(name: &str, path: &Path) -> Result<Self, Error> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| Error::at("open", path)(errno.into()))?;
+        Ok(Self { name: name.to_owned(), is_folder: false, is_writable: false, fd: Some(fd) })
+    }
+
+    /// Takes a file that the VMM may write, as far as its owner and mode allow.
+    pub(crate) fn writable(name: &str, fd: OwnedFd) -> Self {
+        Self { name: name.to_owned(), is_folder: false, is_writable: true, fd: Some(fd) }
+    }
+
+    /// Takes a folder of the VMM.
+    pub(crate) fn folder(name: &str, fd: OwnedFd) -> Self {
+        Self { name: name.to_owned(), is_folder: true, is_writable: true, fd: Some(fd) }
+    }
+}
+
+/// Device that a VMM opens by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Device {
+    Kvm,
+    /// Only attaches to tap devices whose owner the VMM's uid is.
+    Tun,
+}
+
+/// Standard output of a VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stdout {
+    Null,
+    /// Pipe that loses what nobody reads. Its other end is opened at `/proc/<pid>/fd/1`.
+    Pipe,
 }
 
 /// VMM that has been started.
@@ -56,7 +112,7 @@ pub(crate) struct Launched {
 }
 
 /// Launches a plan, with `fds` as descriptors from [`FIRST_FD`] on.
-pub(crate) fn launch(plan: &JailPlan, fds: &[BorrowedFd<'_>]) -> Result<Launched, Error> {
+pub(crate) fn launch(plan: &JailPlan, fds: &[BorrowedFd<'_>], stdout: Stdout) -> Result<Launched, Error> {
     let launch_error = |action: &str, error: io::Error| Error::Launch(format!("{action}: {error}"));
     let (socket, launcher_socket) = fdpass::pair().map_err(Error::system("create a socket pair"))?;
     let (stderr, stderr_writer) =
@@ -64,18 +120,23 @@ pub(crate) fn launch(plan: &JailPlan, fds: &[BorrowedFd<'_>]) -> Result<Launched
     let flags = rustix::fs::fcntl_getfl(&stderr).map_err(Error::system("create a pipe"))?;
     rustix::fs::fcntl_setfl(&stderr, flags | rustix::fs::OFlags::NONBLOCK)
         .map_err(Error::system("create a pipe"))?;
+    let stdout = match stdout {
+        Stdout::Null => Stdio::null(),
+        Stdout::Pipe => console_pipe().map_err(Error::system("create a pipe"))?.into(),
+    };
     let mut launcher = Command::new("/proc/self/exe")
         .arg0("rigboxd")
         .arg("vmm-jail")
         .env_clear()
         .stdin(Stdio::from(launcher_socket))
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(Stdio::from(stderr_writer))
         .spawn()
         .map_err(|error| launch_error("running the jail", error))?;
     let message =
         serde_json::to_vec(plan).map_err(|error| launch_error("serializing the plan", error.into()))?;
-    let sent = fdpass::send(&socket, &message, fds);
+    let files = plan.files.iter().filter_map(|file| file.fd.as_ref()).map(AsFd::as_fd);
+    let sent = fdpass::send(&socket, &message, &files.chain(fds.iter().copied()).collect::<Vec<_>>());
     let response = sent.and_then(|()| fdpass::receive(&socket, 64));
     // The launcher exits as soon as it has responded.
     let status = launcher.wait().map_err(|error| launch_error("running the jail", error))?;
@@ -88,6 +149,13 @@ pub(crate) fn launch(plan: &JailPlan, fds: &[BorrowedFd<'_>]) -> Result<Launched
         Error::Launch(format!("the jail exited with {status}: {}", read_stderr(&mut stderr)))
     })?;
     Ok(Launched { pid, pidfd, stderr })
+}
+
+/// Returns the writing end of a pipe in non-blocking mode: the guest's console must not stop its CPU.
+fn console_pipe() -> rustix::io::Result<OwnedFd> {
+    let (_, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::fcntl_getfl(&writer)? | OFlags::NONBLOCK)?;
+    Ok(writer)
 }
 
 /// Reads what has been written to a non-blocking standard error so far: at most 1 KiB, without control characters.
@@ -114,14 +182,23 @@ pub fn run_launcher() -> io::Result<()> {
     }
     nix::unistd::setsid()?;
     end_before_roles()?;
-    unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS,
-    )?;
-    let kept = renumber(fds)?;
+    let mut files = fds;
+    let fds = files.split_off(plan.files.len().min(files.len()));
+    // Before this process has mounts of its own: what it has now can be mounted there only as such a tree.
+    let trees = files.iter().map(detached_tree).collect::<io::Result<_>>()?;
+    let mut namespaces = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    match &plan.netns {
+        Some(path) => {
+            let netns = File::open(path).map_err(|error| with_path(path, error))?;
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+        }
+        None => namespaces |= CloneFlags::CLONE_NEWNET,
+    }
+    unshare(namespaces)?;
+    let kept = (renumber(fds, FIRST_FD)?, renumber(trees, FIRST_TREE_FD)?);
     let child = Command::new("/proc/self/exe")
         .arg0("rigboxd")
         .arg("vmm-jail-inner")
@@ -142,11 +219,18 @@ fn end_before_roles() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
 }
 
+/// Returns a mount of an open file or folder that is nowhere yet.
+fn detached_tree(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(fd, "", flags).map_err(|errno| with_path(Path::new("open_tree"), errno.into()))
+}
+
 /// Moves the descriptors to their final numbers and clears their close-on-exec flag. The process has a single thread, so no other child
 /// inherits them.
-fn renumber(fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+fn renumber(fds: Vec<OwnedFd>, first: i32) -> io::Result<Vec<OwnedFd>> {
     let mut kept = Vec::new();
-    for (number, fd) in (FIRST_FD..).zip(fds) {
+    for (number, fd) in (first..).zip(fds) {
         let moved = rustix::io::fcntl_dupfd_cloexec(&fd, number)?;
         if std::os::fd::AsRawFd::as_raw_fd(&moved) != number {
             return Err(io::Error::other(format!("descriptor {number} is already in use")));
@@ -172,7 +256,7 @@ pub fn become_vmm(plan: &str) -> io::Result<std::convert::Infallible> {
     drop_privileges(plan.uid)?;
     let (program, arguments) =
         plan.command.split_first().ok_or_else(|| io::Error::other("the plan has no command"))?;
-    system_calls::confine_vmm()?;
+    system_calls::confine(plan.vmm)?;
     let error = Command::new(program).args(arguments).env_clear().exec();
     Err(with_path(Path::new(program), error))
 }
@@ -191,7 +275,25 @@ fn mount_tmpfs(at: &Path, flags: MsFlags) -> io::Result<()> {
     mount(Some("tmpfs"), at, Some("tmpfs"), flags, options).map_err(|errno| with_path(at, errno.into()))
 }
 
-/// Builds a read-only root with the VMM's files, `/vm` and up to three devices, and switches to it.
+/// Mounts the tree with descriptor `number` at `to`, and closes it.
+fn mount_tree(number: i32, file: &JailFile, to: &Path) -> io::Result<()> {
+    let none = None::<&str>;
+    if file.is_folder {
+        fs::create_dir(to)?;
+    } else {
+        File::create(to)?;
+    }
+    let tree = format!("/proc/self/fd/{number}");
+    move_mount(CWD, &*tree, CWD, to, MoveMountFlags::MOVE_MOUNT_F_SYMLINKS)
+        .map_err(|errno| with_path(to, errno.into()))?;
+    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    flags |= if file.is_writable { MsFlags::MS_NOEXEC } else { MsFlags::MS_RDONLY };
+    mount(none, to, none, flags, none).map_err(|errno| with_path(to, errno.into()))?;
+    mount(none, to, none, MsFlags::MS_PRIVATE, none).map_err(|errno| with_path(to, errno.into()))?;
+    Ok(nix::unistd::close(number)?)
+}
+
+/// Builds a read-only root with the VMM's files, `/vm` and the devices, and switches to it.
 fn build_root(plan: &JailPlan) -> io::Result<()> {
     let none = None::<&str>;
     // These mounts must not propagate to the host.
@@ -201,20 +303,22 @@ fn build_root(plan: &JailPlan) -> io::Result<()> {
 
     let vm = root.join("vm");
     mount_tmpfs(&vm, MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
-    for (from, name) in &plan.files {
-        let to = vm.join(name);
-        File::create(&to)?;
-        bind_read_only(from, &to)?;
+    for (number, file) in (FIRST_TREE_FD..).zip(&plan.files) {
+        mount_tree(number, file, &vm.join(&file.name))?;
     }
     let dev = root.join("dev");
     mount_tmpfs(&dev, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)?;
     let mut devices = vec![("null", 1, 3), ("urandom", 1, 9)];
-    if plan.kvm {
-        devices.push(("kvm", 10, 232));
-    }
+    devices.extend(plan.devices.iter().map(|device| match device {
+        Device::Kvm => ("kvm", 10, 232),
+        Device::Tun => ("net/tun", 10, 200),
+    }));
     for (name, major, minor) in devices {
         use nix::sys::stat::{Mode, SFlag, makedev, mknod};
         let path = dev.join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
         mknod(&path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     }

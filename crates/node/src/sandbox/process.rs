@@ -68,6 +68,24 @@ impl ProcessHandle {
     }
 }
 
+impl ProcessId {
+    /// Opens the other end of the pipe that is the process's standard output, non-blocking. Fails if the process has ended, or has put
+    /// something else there.
+    pub(crate) fn open_output(self) -> io::Result<OwnedFd> {
+        use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let output = open(format!("/proc/{}/fd/1", self.pid), flags, Mode::empty())?;
+        // Of the process that is meant, and not of one that got its pid.
+        if start_time(self.pid)? != self.start_time {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {} has exited", self.pid)));
+        }
+        match FileType::from_raw_mode(fstat(&output)?.st_mode) {
+            FileType::Fifo => Ok(output),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe")),
+        }
+    }
+}
+
 /// Reads field 22 of proc_pid_stat(5). The second field is a name in parentheses that may contain any character.
 fn start_time(pid: i32) -> io::Result<u64> {
     let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {

@@ -15,7 +15,7 @@ use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::node_session_server::NodeSession;
 use rigbox_proto::guestio::{
     AdmitRequest, AdmitResponse, Command, DnsLimits, DnsPolicy, FdRequest, FdResponse, RefusalReport,
-    RefusalResponse, Report, ShutDown, Vm, VmList, command, dns_policy, report,
+    RefusalResponse, Report, ShutDown, Vm, VmList, Vmm, command, dns_policy, report,
 };
 use rigbox_sys::fdpass;
 use rustix::net::sockopt::Timeout;
@@ -30,7 +30,11 @@ use crate::config::{agent_socket, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::net;
 use crate::net::admitted_names::{Admission, AdmissionPool, AdmittedNames};
+use crate::record::ProcessId;
 use crate::refusals::Refusals;
+use crate::sandbox::run_folder;
+use crate::vmm::firecracker::{API_SOCKET, VSOCK_SOCKET};
+use crate::vmm::kind::VmmKind;
 
 /// Port of the VM's resolver.
 const DNS_PORT: u16 = 53;
@@ -49,6 +53,10 @@ const MAX_REPORT_TEXT_CHARS: usize = 1024;
 pub(crate) struct AttachedVm {
     pub(crate) workspace: String,
     pub(crate) metadata_json: String,
+    pub(crate) vmm: VmmKind,
+    /// Uid of the VMM, and its process, where that is known.
+    pub(crate) uid: u32,
+    pub(crate) process: Option<ProcessId>,
     pub(crate) vm_dir: PathBuf,
     pub(crate) netns: PathBuf,
     /// Destinations that the VM may reach; none without an uplink.
@@ -149,9 +157,10 @@ impl AttachedVms {
         let vm = self.get(&request.boot_id);
         let vm = vm.ok_or_else(|| format!("no VM with boot id {:?}", request.boot_id))?;
         let socket = match request.channel() {
-            Channel::Agent => return connect_to(&agent_socket(&vm.vm_dir)),
-            Channel::Streams => return connect_to(&streams_socket(&vm.vm_dir)),
-            Channel::Monitor => return connect_to(&monitor_socket(&vm.vm_dir)),
+            Channel::Agent => return vm.connect(&agent_socket(&vm.vm_dir), VSOCK_SOCKET),
+            Channel::Streams => return vm.connect(&streams_socket(&vm.vm_dir), VSOCK_SOCKET),
+            Channel::Monitor => return vm.connect(&monitor_socket(&vm.vm_dir), API_SOCKET),
+            Channel::Console => return vm.open_console(),
             Channel::DnsUdp => net::service_socket(&vm.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&vm.netns, SocketType::STREAM, DNS_PORT),
             Channel::TlsListener => net::service_socket(&vm.netns, SocketType::STREAM, TLS_PORT),
@@ -180,6 +189,11 @@ impl AttachedVms {
                 metadata_json: vm.metadata_json,
                 dns_policy: Some(dns_policy_of(&vm.egress)),
                 dns_limits: Some(vm.dns_limits),
+                vmm: match vm.vmm {
+                    VmmKind::Qemu => Vmm::Qemu,
+                    VmmKind::Firecracker => Vmm::Firecracker,
+                }
+                .into(),
             });
             Ok(Command {
                 command: Some(command::Command::Vms(VmList { vms: vms.collect(), recovering_boot_ids })),
@@ -189,6 +203,23 @@ impl AttachedVms {
         let commands =
             commands.map(|command| command.map_err(|_| Status::data_loss("guestio is too slow; reconnect")));
         vm_lists.merge(commands)
+    }
+}
+
+impl AttachedVm {
+    /// Connects to a socket of the VMM: to `ours` in the VM's folder, if the node has made it, or to `theirs` in the VMM's own.
+    fn connect(&self, ours: &Path, theirs: &str) -> Result<OwnedFd, String> {
+        match self.vmm {
+            VmmKind::Qemu => connect_to(ours),
+            VmmKind::Firecracker => run_folder::connect_to(&self.vm_dir, theirs, self.uid)
+                .map_err(|error| format!("the VMM's `{theirs}`: {error}")),
+        }
+    }
+
+    /// Opens the pipe that the VMM writes the guest's console to.
+    fn open_console(&self) -> Result<OwnedFd, String> {
+        let process = self.process.ok_or("the VM has no process yet")?;
+        process.open_output().map_err(|error| format!("the VMM's output: {error}"))
     }
 }
 
@@ -300,6 +331,9 @@ mod tests {
         let vm = AttachedVm {
             workspace: "ws-1".to_owned(),
             metadata_json: String::new(),
+            vmm: VmmKind::Qemu,
+            uid: 0,
+            process: None,
             vm_dir: PathBuf::new(),
             netns: PathBuf::new(),
             egress: Egress::Internet,

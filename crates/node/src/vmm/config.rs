@@ -10,6 +10,8 @@ use rigbox_core::vm_limits::DiskLimits;
 pub struct VmmConfig {
     /// QEMU for this machine's architecture.
     pub qemu: PathBuf,
+    /// Firecracker, which runs VMs wherever KVM works in it.
+    pub firecracker: Option<PathBuf>,
     /// True if VMs may run in software emulation, which is no isolation boundary.
     pub allow_emulation: bool,
     /// Limit for the guest's kernel to start on KVM, when that is probed.

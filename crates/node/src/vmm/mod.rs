@@ -1,7 +1,13 @@
-//! Virtual machine monitors behind one interface. A driver says which command to run in the jail. Jail, control group, network and
-//! recovery are the same for all drivers.
+//! Virtual machine monitors behind one interface. A driver says which command to run in the jail, and what of the VM the jail holds. Jail,
+//! control group, network and recovery are the same for all drivers.
 
 pub(crate) mod config;
+#[cfg(test)]
+mod escape_tests;
+mod files;
+pub(crate) mod firecracker;
+pub(crate) mod kind;
+mod probe;
 mod qemu;
 pub(crate) mod select;
 
@@ -13,7 +19,7 @@ use rigbox_core::vm_limits::DiskLimits;
 
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
-use crate::sandbox::jail::{JailPlan, Launched, borrow, launch};
+use crate::sandbox::jail::Launched;
 
 /// Virtual machine to boot.
 pub(crate) struct Machine {
@@ -26,20 +32,16 @@ pub(crate) struct Machine {
     pub(crate) disk_limits: DiskLimits,
 }
 
-/// Descriptors that are passed to the VMM, which opens nothing of the VM by path.
-pub(crate) struct VmmFds {
+/// Placement of a VM on this host, whose resources have been created.
+pub(crate) struct Place {
     pub(crate) disk: File,
+    /// Tap device in the VM's network, which exists as long as this descriptor.
     pub(crate) tap: OwnedFd,
-    /// Listening socket on which the VMM serves the agent's session.
-    pub(crate) agent: OwnedFd,
-    /// Listening socket on which the VMM serves the agent's second session, for commands and files.
-    pub(crate) streams: OwnedFd,
-    /// Listening socket for the VMM's own protocol.
-    pub(crate) monitor: OwnedFd,
-}
-
-/// Placement of the VMM: its uid, control groups and jail.
-pub(crate) struct JailSpec {
+    /// Network namespace of the VM.
+    pub(crate) netns: PathBuf,
+    /// Folder of the VM's sockets, which only root can enter.
+    pub(crate) vm_dir: PathBuf,
+    /// Uid of the VMM, its control groups, and the folder that its jail is mounted on.
     pub(crate) uid: u32,
     pub(crate) cgroup_procs: Vec<PathBuf>,
     pub(crate) mount_point: PathBuf,
@@ -51,11 +53,5 @@ pub(crate) trait Vmm: Send + Sync {
     /// Returns the resource limits of the VMM process, including the guest's share.
     fn limits(&self, machine: &Machine) -> Limits;
     /// Starts the machine in its jail.
-    fn boot(&self, machine: &Machine, fds: VmmFds, jail: JailSpec) -> Result<Launched, Error>;
-}
-
-/// Launches a VMM with its descriptors in the order that every driver expects.
-fn launch_in_jail(plan: &JailPlan, fds: VmmFds) -> Result<Launched, Error> {
-    let fds = [fds.disk.into(), fds.tap, fds.agent, fds.streams, fds.monitor];
-    launch(plan, &borrow(&fds))
+    fn boot(&self, machine: &Machine, place: Place) -> Result<Launched, Error>;
 }

@@ -1,20 +1,23 @@
 //! Driver for QEMU's `microvm` machine: virtio over MMIO, no PCI, and a serial console as the only legacy device. It uses KVM if the
 //! probe passed, else software emulation (TCG).
 
-pub(super) mod files;
-pub(super) mod probe;
-
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rigbox_core::vm_limits::DiskLimits;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use serde::{Deserialize, Serialize};
 
 use super::config::VmmConfig;
-use super::{JailSpec, Machine, Vmm, VmmFds, launch_in_jail};
+use super::kind::VmmKind;
+use super::{Machine, Place, Vmm};
+use crate::config::{agent_socket, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
-use crate::sandbox::jail::{FIRST_FD, JailPlan, Launched};
+use crate::sandbox::jail::{Device, FIRST_FD, JailFile, JailPlan, Launched, Stdout, borrow, launch};
+
+const LISTEN_BACKLOG: i32 = 4;
 
 /// QEMU's cache of translated code, in addition to the guest's memory, MiB.
 const TRANSLATION_CACHE_MB: u32 = 64;
@@ -156,22 +159,41 @@ impl Vmm for Qemu {
         }
     }
 
-    fn boot(&self, machine: &Machine, fds: VmmFds, jail: JailSpec) -> Result<Launched, Error> {
+    fn boot(&self, machine: &Machine, place: Place) -> Result<Launched, Error> {
+        let sockets =
+            [agent_socket, streams_socket, monitor_socket].map(|path| listen_at(&path(&place.vm_dir)));
+        let [agent, streams, monitor] = sockets;
+        let files = vec![
+            JailFile::read_only("kernel", &machine.kernel)?,
+            JailFile::read_only("initramfs", &machine.initramfs)?,
+        ];
         let plan = JailPlan {
-            cgroup_procs: jail.cgroup_procs,
+            vmm: VmmKind::Qemu,
+            cgroup_procs: place.cgroup_procs,
             root: self.root.clone(),
-            mount_point: jail.mount_point,
-            files: vec![
-                (machine.kernel.clone(), "kernel".into()),
-                (machine.initramfs.clone(), "initramfs".into()),
-            ],
-            kvm: self.accelerator == Accelerator::Kvm,
-            uid: jail.uid,
+            mount_point: place.mount_point,
+            netns: None,
+            files,
+            devices: if self.accelerator == Accelerator::Kvm { vec![Device::Kvm] } else { Vec::new() },
+            uid: place.uid,
             max_file_bytes: machine.disk_size_bytes,
             command: self.command(machine),
         };
-        launch_in_jail(&plan, fds)
+        // In the order of the numbers in the command.
+        let fds = [place.disk.into(), place.tap, agent?, streams?, monitor?];
+        launch(&plan, &borrow(&fds), Stdout::Null)
     }
+}
+
+/// Creates a listening socket in the workspace's folder, which only root can enter or change.
+fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
+    let create = || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        listen(&socket, LISTEN_BACKLOG)?;
+        Ok::<_, rustix::io::Errno>(socket)
+    };
+    create().map_err(|errno| Error::at("listen at", path)(errno.into()))
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ impl<H: Host> Workspace<H> {
             generation: self.record.target.generation,
             host_boot_id: self.host.host_boot_id().to_owned(),
             process: None,
+            vmm: self.host.vmm(),
             metadata_json: spec.metadata_json.clone(),
             ready: false,
             stopping: false,

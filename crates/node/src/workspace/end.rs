@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rigbox_core::lifecycle::EndCause;
-use rigbox_proto::guestio::{guest_ended, report};
+use rigbox_proto::guestio::{GuestEnded, guest_ended, report};
 use tokio::time::Instant;
 
 use super::state::{Event, PendingCleanup, Workspace};
@@ -11,9 +11,12 @@ use crate::error::Error;
 use crate::host::{Host, VmmProcess};
 use crate::record::{BootEnd, Record};
 use crate::sandbox::jail;
+use crate::vmm::kind::VmmKind;
 
 /// Time for the VMM's process to exit after it was killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for guestio to tell what the guest did before its VMM ended.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 const CLEANUP_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 impl<H: Host> Workspace<H> {
@@ -53,6 +56,9 @@ impl<H: Host> Workspace<H> {
         let (cause, detail) = match event {
             Event::Report(report::Report::GuestEnded(ended)) => (cause_of(ended.cause()), ended.detail),
             Event::Report(report) => return self.handle_report(report).await,
+            Event::VmmExited if let Some(ended) = self.report_of_end().await => {
+                (cause_of(ended.cause()), ended.detail)
+            }
             Event::VmmExited => {
                 let stderr = self.vm.as_mut().and_then(|vm| vm.stderr.as_mut());
                 let output = stderr.map(jail::read_stderr).unwrap_or_default();
@@ -76,6 +82,20 @@ impl<H: Host> Workspace<H> {
             tracing::error!(workspace = %self.id, %error, "failed to end the VMM");
         }
         self.clean_up(Some(end)).await;
+    }
+
+    /// Waits for guestio to tell why a VMM has ended that ends with its guest.
+    async fn report_of_end(&mut self) -> Option<GuestEnded> {
+        let is_of_guest = self.record.boot.as_ref().is_some_and(|boot| boot.vmm == VmmKind::Firecracker);
+        let vm = self.vm.as_mut().filter(|_| is_of_guest)?;
+        let report = async {
+            loop {
+                if let Some(report::Report::GuestEnded(ended)) = vm.reports.recv().await?.report {
+                    return Some(ended);
+                }
+            }
+        };
+        tokio::time::timeout(REPORT_TIMEOUT, report).await.ok().flatten()
     }
 
     /// Handles a report that is not of the VM's end.

@@ -347,6 +347,13 @@ const SECTIONS: &[Section] = &[
                 "QEMU, the virtual machine monitor.",
             ),
             key(
+                "firecracker",
+                "path",
+                Described("the one that `rigboxd admin firecracker install` has installed"),
+                "\"/usr/local/bin/firecracker\"",
+                "Firecracker, the virtual machine monitor wherever KVM works in it. 1.15.1, or one after 1.16.1; others are refused.",
+            ),
+            key(
                 "allow_emulation",
                 "boolean",
                 Value,

@@ -37,7 +37,7 @@ pub(super) fn vmms() -> Result<Vec<Vmm>> {
         // It may have ended.
         let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
         let Ok(group) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { continue };
-        if name.starts_with("qemu-system") {
+        if name.starts_with("qemu-system") || name.starts_with("firecracker") {
             let group = group.lines().find_map(|line| line.strip_prefix("0::/")).context("no group")?;
             found.push(Vmm { pid, group: Path::new(ROOT).join(group) });
         }

@@ -22,14 +22,31 @@ const API: &str = "localhost:7070";
 const READY_TIMEOUT: Duration = Duration::from_secs(400);
 /// Limit for what Rigbox or systemd does in a moment on a real machine.
 pub(super) const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A start in emulation, and twice as long as seen on a busy host.
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// The machine has no network. Boots take longer than on any real one.
 const SETTINGS: &str = "[node]\nimage_cache = \"/opt/rigbox-image\"\nuplink = \"none\"\ndns = []\nkvm_probe_timeout_s = 120\nboot_timeout_s = 300\n";
 
+/// Firecracker, if the VMs are to run in it.
+const FIRECRACKER: &str = "/opt/rigbox/firecracker";
+
 pub(crate) struct Installation;
+
+/// Monitor that VMs run in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Driver {
+    Qemu,
+    Firecracker,
+}
 
 impl Installation {
     pub(super) fn new() -> Self {
         Self
+    }
+
+    /// Returns the monitor that VMs are to run in.
+    pub(super) fn driver(&self) -> Driver {
+        if Path::new(FIRECRACKER).exists() { Driver::Firecracker } else { Driver::Qemu }
     }
 
     /// Installs the programs and the unit, and creates the administrator.
@@ -42,7 +59,11 @@ impl Installation {
         fs::copy(format!("{PROGRAMS}/rig"), "/usr/local/bin/rig")?;
         std::os::unix::fs::symlink(format!("{FOLDER}/rigboxd"), "/usr/local/bin/rigboxd")?;
         fs::copy(format!("{PROGRAMS}/rigboxd.service"), UNIT)?;
-        fs::write(CONFIG, SETTINGS)?;
+        let firecracker = match self.driver() {
+            Driver::Firecracker => format!("firecracker = {FIRECRACKER:?}\n"),
+            Driver::Qemu => String::new(),
+        };
+        fs::write(CONFIG, format!("{SETTINGS}{firecracker}"))?;
         // Control wants a resolver, although nobody will answer.
         fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\n")?;
         fs::write(KEY, run("rigboxd", &["bootstrap", "--email", "owner@example.org"])?)?;
@@ -62,11 +83,25 @@ impl Installation {
         })
     }
 
+    /// Does what ends the service, and waits until another one is ready.
+    pub(super) fn wait_restarted(&self, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
+        let main = self.main_pid()?;
+        disturb()?;
+        eventually("another supervisor runs", SETTLE_TIMEOUT, || {
+            Ok((!["0", &main].contains(&self.main_pid()?.as_str())).then_some(()))
+        })?;
+        self.wait_ready()
+    }
+
+    /// Returns the administrator's key.
+    pub(super) fn key(&self) -> Result<String> {
+        Ok(fs::read_to_string(KEY)?.trim().to_owned())
+    }
+
     /// Runs `rig` as the administrator, and returns its output.
     pub(super) fn rig(&self, arguments: &[&str]) -> Result<String> {
-        let key = fs::read_to_string(KEY)?;
         let mut command = Command::new("rig");
-        command.args(arguments).env("RIG_API_URL", format!("http://{API}")).env("RIG_API_KEY", key);
+        command.args(arguments).env("RIG_API_URL", format!("http://{API}")).env("RIG_API_KEY", self.key()?);
         output(command)
     }
 

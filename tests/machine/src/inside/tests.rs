@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rigbox_sys::project_quota::{Usage, project, usage};
@@ -13,14 +13,10 @@ use rustix::io::Errno;
 
 use super::groups::{self, Vmm, groups_named, setting, units_named, vmm_of};
 use super::growth::{Growth, STEP_MB, grow};
-use super::installation::{Installation, SETTLE_TIMEOUT, run};
+use super::installation::{Driver, Installation, SETTLE_TIMEOUT, START_TIMEOUT, run};
 use super::port::Port;
-use super::{Step, Test};
+use super::{Step, Test, random, traffic};
 
-/// A start in emulation, and twice as long as seen on a busy host.
-const START_TIMEOUT: Duration = Duration::from_secs(300);
-/// Memory that a VMM has beside that of its guest (`vmm/qemu.rs`), MiB.
-const VMM_OVERHEAD_MB: u64 = 64 + 128;
 const WORKSPACE_MB: u64 = 512;
 /// Limits of a disk by default, as the kernel shows them.
 const DISK_LIMITS: &str = "rbps=500000000 wbps=500000000 riops=20000 wiops=20000";
@@ -29,10 +25,16 @@ pub(super) const STEPS: &[Step] = &[
     Step::Needed("rigboxd_runs_as_a_service", rigboxd_runs_as_a_service as Test),
     Step::Needed("two_workspaces_run_at_once_and_answer", two_workspaces_run_at_once_and_answer),
     Step::Test("vmm_has_its_limits_in_a_scope_of_its_own", vmm_has_its_limits_in_a_scope_of_its_own),
+    Step::Test("vmm_is_confined", vmm_is_confined),
+    Step::Test("files_pass_in_both_directions", traffic::files_pass_in_both_directions),
+    Step::Test("app_is_reached_by_its_owner_only", traffic::app_is_reached_by_its_owner_only),
+    Step::Test("vm_reaches_its_own_bridge_only", traffic::vm_reaches_its_own_bridge_only),
+    Step::Test("ends_of_a_guest_are_told", ends_of_a_guest_are_told),
     Step::Test("vms_outlive_a_restart_of_the_service", vms_outlive_a_restart_of_the_service),
     Step::Test("vms_outlive_kill_9_of_the_service", vms_outlive_kill_9_of_the_service),
     Step::Test("vms_outlive_an_upgrade", vms_outlive_an_upgrade),
     Step::Test("group_of_a_node_outside_of_systemd_is_found", group_of_a_node_outside_of_systemd_is_found),
+    Step::Test("random_operations_leave_what_they_must", random::random_operations_leave_what_they_must),
     Step::Test("stopped_workspace_leaves_no_scope", stopped_workspace_leaves_no_scope),
     Step::Test("disk_does_not_grow_past_its_quota", disk_does_not_grow_past_its_quota),
     Step::Reboot,
@@ -53,7 +55,13 @@ fn rigboxd_runs_as_a_service(rigbox: &Installation, port: &Port) -> Result<()> {
     port.note(&format!("ready after {} s", started.elapsed().as_secs()))?;
     let log = run("journalctl", &["-u", "rigboxd", "--no-pager", "-o", "cat"])?;
     let selected = log.lines().find(|line| line.contains("selected VMM")).context("no VMM was selected")?;
-    port.note(selected)
+    port.note(selected)?;
+    let driver = match rigbox.driver() {
+        Driver::Qemu => "driver=\"qemu\" accelerator=\"kvm\"",
+        Driver::Firecracker => "driver=\"firecracker\" accelerator=\"kvm\"",
+    };
+    ensure!(selected.contains(driver), "not {driver}");
+    Ok(())
 }
 
 fn two_workspaces_run_at_once_and_answer(rigbox: &Installation, port: &Port) -> Result<()> {
@@ -83,14 +91,19 @@ fn vmm_has_its_limits_in_a_scope_of_its_own(rigbox: &Installation, _: &Port) -> 
         let Vmm { group, .. } = vmm_of(&id)?;
         let expected = slice.join(format!("rigbox-vm-{installation}-{id}.scope/vmm"));
         ensure!(group == expected, "{} instead of {}", group.display(), expected.display());
-        let memory = (WORKSPACE_MB + VMM_OVERHEAD_MB) << 20;
+        // What a VMM has beside its guest and one thread of that (`vmm/qemu.rs`, `vmm/firecracker.rs`).
+        let (overhead_mb, threads) = match rigbox.driver() {
+            Driver::Qemu => (64 + 128, 128),
+            Driver::Firecracker => (64, 8),
+        };
+        let memory = (WORKSPACE_MB + overhead_mb) << 20;
         let device = fs::metadata(rigbox.disk(name)?)?.dev();
         let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
         for (file, expected) in [
             ("memory.max", memory.to_string()),
             ("memory.swap.max", "0".to_owned()),
             ("cpu.max", "150000 100000".to_owned()),
-            ("pids.max", "129".to_owned()),
+            ("pids.max", (threads + 1).to_string()),
             ("io.max", format!("{device} {DISK_LIMITS}")),
         ] {
             let found = setting(&group, file);
@@ -109,15 +122,76 @@ fn vmm_has_its_limits_in_a_scope_of_its_own(rigbox: &Installation, _: &Port) -> 
     Ok(())
 }
 
+/// Every thread has a filter of system calls, no capability, a uid of its own and nothing of the host's files.
+fn vmm_is_confined(rigbox: &Installation, _: &Port) -> Result<()> {
+    let vmm = vmm_of(&rigbox.field("one", "id")?)?;
+    let threads = fs::read_dir(format!("/proc/{}/task", vmm.pid))?.collect::<Result<Vec<_>, _>>()?;
+    ensure!(threads.len() > 1, "{} threads", threads.len());
+    for thread in threads {
+        let status = fs::read_to_string(thread.path().join("status"))?;
+        let field = |name: &str| {
+            let found = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+            found.with_context(|| format!("no {name}"))
+        };
+        for (name, expected) in [
+            ("Seccomp", "2"),
+            ("NoNewPrivs", "1"),
+            ("CapEff", "0000000000000000"),
+            ("CapBnd", "0000000000000000"),
+        ] {
+            ensure!(field(name)? == expected, "{name} is {}", field(name)?);
+        }
+        ensure!(field("Uid")?.split('\t').all(|uid| uid != "0"), "uid {}", field("Uid")?);
+    }
+    let root = format!("/proc/{}/root", vmm.pid);
+    let mut found: Vec<_> =
+        fs::read_dir(&root)?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    found.sort();
+    for outside in ["etc", "proc", "sys", "home", "var", "run", "opt"] {
+        // The programs of this machine are where people may put them.
+        let is_own = rigbox.driver() == Driver::Firecracker && outside == "opt";
+        ensure!(is_own || found.iter().all(|name| name != outside), "the jail has {found:?}");
+    }
+    let own = |namespace: &str| fs::read_link(format!("/proc/{}/ns/{namespace}", vmm.pid));
+    for namespace in ["mnt", "pid", "net", "ipc", "uts"] {
+        let host = fs::read_link(format!("/proc/self/ns/{namespace}"))?;
+        ensure!(own(namespace)? != host, "it is in the host's {namespace} namespace");
+    }
+    Ok(())
+}
+
+/// A reboot starts it again, also one without systemd; a power-off and a halt stop it; a VMM that dies is a failure.
+fn ends_of_a_guest_are_told(rigbox: &Installation, port: &Port) -> Result<()> {
+    let id = rigbox.field("two", "id")?;
+    let boot = || rigbox.exec("two", "cat /proc/sys/kernel/random/boot_id");
+    for command in ["reboot -f", "systemctl reboot"] {
+        let (before, started) = (boot()?, Instant::now());
+        // It may cut off its own answer.
+        let _ = rigbox.exec("two", &format!("sudo {command}"));
+        eventually(&format!("it runs again after {command}"), START_TIMEOUT, || {
+            Ok(boot().ok().filter(|boot| *boot != before))
+        })?;
+        port.note(&format!("{command}: runs again after {} s", started.elapsed().as_secs()))?;
+    }
+    for command in ["poweroff -f", "systemctl poweroff", "systemctl halt"] {
+        let started = Instant::now();
+        let _ = rigbox.exec("two", &format!("sudo {command}"));
+        rigbox.wait_status("two", "stopped", START_TIMEOUT)?;
+        port.note(&format!("{command}: stopped after {} s", started.elapsed().as_secs()))?;
+        rigbox.rig(&["workspace", "start", "two"])?;
+    }
+    run("kill", &["-9", &vmm_of(&id)?.pid.to_string()])?;
+    rigbox.wait_status("two", "failed", SETTLE_TIMEOUT)?;
+    let shown = rigbox.rig(&["workspace", "show", "two", "--output", "json"])?;
+    ensure!(shown.contains("vmm_died"), "{shown}");
+    rigbox.rig(&["workspace", "start", "two"])?;
+    boot().map(drop)
+}
+
 /// Runs `disturb`, and checks that both VMs have noticed nothing, and belong to the node afterwards.
 fn vms_outlive(rigbox: &Installation, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = ["one", "two"].map(|name| witness(rigbox, name));
-    let main = rigbox.main_pid()?;
-    disturb()?;
-    eventually("another supervisor runs", SETTLE_TIMEOUT, || {
-        Ok((!["0", &main].contains(&rigbox.main_pid()?.as_str())).then_some(()))
-    })?;
-    rigbox.wait_ready()?;
+    rigbox.wait_restarted(disturb)?;
     for (name, before) in ["one", "two"].into_iter().zip(before) {
         rigbox.wait_status(name, "running", SETTLE_TIMEOUT)?;
         let before = before?;

@@ -26,7 +26,14 @@ pub(super) struct Disks {
 
 impl Disks {
     /// Creates the disks in `scratch`, but for that of the image, which is kept beside the machine's own.
-    pub(super) fn create(programs: &Path, machine: &Path, image: &Path, scratch: &Path) -> Result<Self> {
+    pub(super) fn create(
+        programs: &Path,
+        machine: &Path,
+        image: &Path,
+        firecracker: Option<&Path>,
+        soak: bool,
+        scratch: &Path,
+    ) -> Result<Self> {
         let (machine, image) = (Image::load(machine)?, Image::load(image)?);
         let initramfs = scratch.join("initramfs.cpio");
         let init = programs.join(INIT);
@@ -36,13 +43,18 @@ impl Disks {
             kernel: machine.vmlinux(),
             initramfs,
             root: machine.rootfs(),
-            programs: disk_of_programs(programs, scratch)?,
+            programs: disk_of_programs(programs, firecracker, soak, scratch)?,
             image: disk_of_image(&image, machine.dir().parent().context("the folder of images")?)?,
         })
     }
 }
 
-fn disk_of_programs(programs: &Path, scratch: &Path) -> Result<PathBuf> {
+fn disk_of_programs(
+    programs: &Path,
+    firecracker: Option<&Path>,
+    soak: bool,
+    scratch: &Path,
+) -> Result<PathBuf> {
     let tree = scratch.join("programs");
     fs::create_dir_all(tree.join("guest"))?;
     for program in PROGRAMS {
@@ -50,6 +62,12 @@ fn disk_of_programs(programs: &Path, scratch: &Path) -> Result<PathBuf> {
         fs::copy(&from, tree.join(program)).with_context(|| from.display().to_string())?;
     }
     fs::copy(UNIT, tree.join("rigboxd.service")).context(UNIT)?;
+    if let Some(program) = firecracker {
+        fs::copy(program, tree.join("firecracker")).with_context(|| program.display().to_string())?;
+    }
+    if soak {
+        fs::write(tree.join("soak"), "")?;
+    }
     let disk = scratch.join("programs.ext4");
     format(&tree, &disk, PROGRAMS_MB)?;
     Ok(disk)

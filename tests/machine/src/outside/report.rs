@@ -8,6 +8,8 @@ use crate::events::Event;
 const MODULE: &str = "machine";
 
 pub(super) struct Report {
+    /// Monitor that VMs run in.
+    driver: &'static str,
     missing: Vec<&'static str>,
     passed: u32,
     /// Names of tests, and why they failed.
@@ -18,11 +20,11 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Begins a report about tests of these names.
-    pub(super) fn begin(tests: Vec<&'static str>) -> Self {
+    /// Begins a report about tests of these names, with VMs in `driver`.
+    pub(super) fn begin(driver: &'static str, tests: Vec<&'static str>) -> Self {
         println!("\nrunning {} tests", tests.len());
         let now = Instant::now();
-        Self { missing: tests, passed: 0, failures: Vec::new(), started: now, last: now }
+        Self { driver, missing: tests, passed: 0, failures: Vec::new(), started: now, last: now }
     }
 
     pub(super) fn add(&mut self, event: &Event) {
@@ -36,7 +38,11 @@ impl Report {
     fn add_test(&mut self, name: &str, failure: Option<&str>) {
         self.missing.retain(|missing| *missing != name);
         let outcome = if failure.is_none() { "ok" } else { "FAILED" };
-        println!("test {MODULE}::{name} ... {outcome} ({} s)", self.last.elapsed().as_secs());
+        println!(
+            "test {MODULE}::{}::{name} ... {outcome} ({} s)",
+            self.driver,
+            self.last.elapsed().as_secs()
+        );
         self.last = Instant::now();
         match failure {
             None => self.passed += 1,

@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rigbox_sys::async_file::AsyncFile;
 
-/// Names of the ports, as set by the host: one for what the workspace's life depends on, one for commands and files.
-pub(in crate::agent) const PORTS: [&str; 2] = ["rigbox.agent", "rigbox.streams"];
-
 /// Finds the device of a port.
-pub(in crate::agent) fn find(port: &str) -> io::Result<PathBuf> {
+pub(super) fn find(port: &str) -> io::Result<PathBuf> {
     for entry in fs::read_dir("/sys/class/virtio-ports")? {
         let entry = entry?;
         if fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == port) {
@@ -22,6 +19,6 @@ pub(in crate::agent) fn find(port: &str) -> io::Result<PathBuf> {
 
 /// Opens the port in non-blocking mode. Without a host at the other end, a read returns end of file, and a blocking write would block
 /// forever.
-pub(in crate::agent) fn open(path: &Path) -> io::Result<AsyncFile> {
+pub(super) fn open(path: &Path) -> io::Result<AsyncFile> {
     AsyncFile::new(File::options().read(true).write(true).open(path)?)
 }

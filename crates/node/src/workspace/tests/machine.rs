@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::host::{Host, Launched, VmmProcess};
 use crate::record::{Boot, ProcessId, Record};
 use crate::reports::Reports;
+use crate::vmm::kind::VmmKind;
 
 /// The machine.
 pub(super) struct Machine {
@@ -121,6 +122,10 @@ impl Host for Machine {
 
     fn host_boot_id(&self) -> &str {
         &self.host_boot_id
+    }
+
+    fn vmm(&self) -> VmmKind {
+        VmmKind::Qemu
     }
 
     fn boot_timeout(&self) -> Duration {

@@ -1,4 +1,4 @@
-//! QEMU's own files: the program, its libraries and its firmware, copied into one folder at the paths where the program expects them.
+//! A VMM's own files: the program, its libraries and its firmware, copied into one folder at the paths where the program expects them.
 //! That folder is the root of the jail, so the VMM sees no other file of the host.
 
 use std::collections::BTreeSet;
@@ -8,15 +8,27 @@ use std::path::{Path, PathBuf};
 use crate::command::run;
 use crate::error::Error;
 
-/// Copies the files to a folder below `parent` and returns it. Each version of the files has a folder of its own.
-pub(in crate::vmm) fn install(qemu: &Path, parent: &Path) -> Result<PathBuf, Error> {
-    let mut files = BTreeSet::from([qemu.to_owned()]);
-    files.insert(firmware()?);
-    files.extend(accelerator_modules());
-    for binary in files.clone() {
-        if binary.extension().is_none_or(|extension| extension == "so") {
-            files.extend(libraries(&binary)?);
-        }
+/// Copies QEMU's files to a folder below `parent` and returns it.
+pub(super) fn install_qemu(qemu: &Path, parent: &Path) -> Result<PathBuf, Error> {
+    let mut programs = accelerator_modules();
+    programs.push(qemu.to_owned());
+    install(programs, [firmware()?].into(), parent)
+}
+
+/// Copies Firecracker's files to a folder below `parent` and returns it.
+pub(super) fn install_firecracker(program: &Path, parent: &Path) -> Result<PathBuf, Error> {
+    install(vec![program.to_owned()], BTreeSet::new(), parent)
+}
+
+/// Copies programs with their libraries, and other files. Each version of the files has a folder of its own.
+pub(super) fn install(
+    programs: Vec<PathBuf>,
+    mut files: BTreeSet<PathBuf>,
+    parent: &Path,
+) -> Result<PathBuf, Error> {
+    for program in programs {
+        files.extend(libraries(&program)?);
+        files.insert(program);
     }
     let mut hash = blake3::Hasher::new();
     for file in &files {
@@ -53,7 +65,7 @@ pub(in crate::vmm) fn install(qemu: &Path, parent: &Path) -> Result<PathBuf, Err
 const FIRMWARE_PATHS: [&str; 2] = ["/usr/share/qemu/qboot.rom", "/usr/share/qemu/bios-microvm.bin"];
 
 /// Returns the path of the firmware, the same inside the jail.
-pub(in crate::vmm) fn firmware() -> Result<PathBuf, Error> {
+pub(super) fn firmware() -> Result<PathBuf, Error> {
     let found = FIRMWARE_PATHS.iter().map(PathBuf::from).find(|path| path.exists());
     found.ok_or_else(|| {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
@@ -77,7 +89,12 @@ fn accelerator_modules() -> Vec<PathBuf> {
 
 /// Returns the shared libraries of a program from the output of ldd(1): `name => path (address)` or `path (address)`.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>, Error> {
-    let text = run("ldd", &[&program.display().to_string()])?;
+    let text = match run("ldd", &[&program.display().to_string()]) {
+        Ok(text) => text,
+        // So it ends for a program that is linked statically, as the official Firecracker is.
+        Err(error) if error.to_string().contains("not a dynamic executable") => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
     let path = |line: &str| {
         let found = line.split_once("=> ").map_or(line, |(_, path)| path);
         let found = found.split_whitespace().next()?;
