@@ -38,6 +38,11 @@ impl Installation {
         self.state.join("admin.json")
     }
 
+    /// Returns the path where the operator's command installs Firecracker.
+    pub(crate) fn firecracker(&self) -> PathBuf {
+        self.state.join("firecracker/firecracker")
+    }
+
     /// Returns the pid of the running supervisor: it holds the lock that its pid is in.
     pub(crate) fn supervisor(&self) -> Result<Option<u32>> {
         let path = self.lock();

@@ -48,6 +48,9 @@ pub(crate) fn up(
         first_user(installation, &url)
     })?;
     save_cli_config(installation, &url)?;
+    step("choose the virtual machine monitor", &format!("read {}", installation.log().display()), || {
+        choose_vmm(installation, port, uplink, &image)
+    })?;
     let rig = match bin_dir {
         Some(folder) => link_rig(folder)?,
         None => "target/release/rig".to_owned(),
@@ -167,6 +170,37 @@ fn wait_ready(installation: &Installation, port: u16, mut started: Option<Child>
 
 fn is_ready(port: u16) -> Result<bool> {
     Ok(get(&format!("localhost:{port}"), port, "/readyz", "")?.starts_with("HTTP/1.1 200"))
+}
+
+/// Installs Firecracker where KVM works and nothing else was chosen, and says what runs workspaces.
+fn choose_vmm(installation: &Installation, port: u16, uplink: &str, image: &Path) -> Result<()> {
+    let [driver, accelerator, reason] = vmm(installation)?;
+    if driver == "firecracker" || accelerator != "kvm" || installation.firecracker().exists() {
+        eprintln!("    {driver} with {accelerator}: {reason}");
+        return Ok(());
+    }
+    if let Err(message) = rigboxd(installation, &["admin", "firecracker", "install"])? {
+        eprintln!(
+            "    {driver} with {accelerator}, because Firecracker was not installed: {}",
+            message.trim()
+        );
+        return Ok(());
+    }
+    crate::down::stop_supervisor(installation)?;
+    start(installation, port, uplink, image)?;
+    let [driver, accelerator, reason] = vmm(installation)?;
+    eprintln!("    {driver} with {accelerator}: {reason}");
+    Ok(())
+}
+
+/// Returns the driver, the accelerator and the reason for them, as the node reports them.
+fn vmm(installation: &Installation) -> Result<[String; 3]> {
+    // It ends with 1 where something is wrong, which has nothing to do with these.
+    let output = installation.rig()?.args(["doctor", "--output", "json"]).output()?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).context("rig doctor")?;
+    let node = report.get("node").context("the node does not answer")?;
+    let field = |name: &str| node.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    Ok([field("driver"), field("accelerator"), field("reason")])
 }
 
 fn first_user(installation: &Installation, url: &str) -> Result<()> {

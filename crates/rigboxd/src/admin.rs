@@ -1,6 +1,7 @@
 //! `rigboxd admin`: the operator's commands on the machine itself. They work whether Rigbox is running or not.
 
 mod ai;
+mod firecracker;
 mod provider_key;
 mod ssh_host_key;
 
@@ -53,6 +54,9 @@ pub(crate) enum Command {
     /// Stop AI calls, and bound what they may spend
     #[command(subcommand)]
     Ai(ai::Command),
+    /// Install Firecracker, which runs workspaces wherever KVM works in it
+    #[command(subcommand)]
+    Firecracker(firecracker::Command),
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -326,6 +330,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::SshHostKey(command) => ssh_host_key::run(command),
         Command::ProviderKey(command) => provider_key::run(command),
         Command::Ai(command) => ai::run(command),
+        Command::Firecracker(command) => firecracker::run(command),
         Command::Backup(arguments) => create::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::ControlPart { part, config } => control_part::run(part, &Installation::load(&config)?),
