@@ -42,7 +42,7 @@ pub(crate) async fn run(vm: Arc<Vm>) {
             }
         }
         // Firecracker answers at once that the agent does not listen yet; on a serial port the handshake waits for it.
-        let is_booting = vm.vmm == Vmm::Firecracker && matches!(*vm.agent.borrow(), AgentState::Pending);
+        let is_booting = was_pending && vm.vmm == Vmm::Firecracker;
         tokio::time::sleep(if is_booting { BOOT_RECONNECT_DELAY } else { RECONNECT_DELAY }).await;
     }
 }

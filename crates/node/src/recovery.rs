@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use rigbox_core::ids::WorkspaceId;
@@ -14,7 +13,7 @@ use crate::journal::Journal;
 use crate::node::Node;
 use crate::record::{Phase, Record};
 use crate::sandbox::cgroup::Cgroups;
-use crate::sandbox::run_folder;
+use crate::sandbox::run_folder::{remove_dir, remove_vm_dir};
 use crate::storage::volume;
 use crate::workspaces::Workspaces;
 
@@ -113,7 +112,7 @@ pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
     for name in existing_names(config, &cgroups)? {
         cgroups.remove(&name)?;
         crate::net::remove(&config.netns_dir().join(&name), None)?;
-        run_folder::remove_vm_dir(&config.vms_dir().join(&name))?;
+        remove_vm_dir(&config.vms_dir().join(&name))?;
     }
     cgroups.remove_parents();
     crate::net::uplink::close(config)?;
@@ -135,11 +134,4 @@ pub fn purge(config: &Config, everything: bool) -> Result<(), Error> {
         }
     }
     remove_dir(&config.run_dir)
-}
-
-fn remove_dir(dir: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::at("remove", dir)(error)),
-        _ => Ok(()),
-    }
 }

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::TestControl;
-use crate::support::ai_ledger::ask;
 use reqwest::{Method, StatusCode};
 use rigbox_control::admin::ai::{self, Bounded};
 use rigbox_control::admin::provider_keys;
@@ -19,6 +17,9 @@ use rigbox_proto::ai::{
 use rigbox_proto::transport::client::Channel;
 use serde_json::{Value, json};
 use tonic::Streaming;
+
+use crate::support::TestControl;
+use crate::support::ai_ledger::ask;
 
 const EMAIL: &str = "a@example.com";
 const MODEL: &str = "claude-opus-4-6";

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::TestControl;
 use rigbox_control::admin::ai;
 use rigbox_control::admin::provider_keys;
 use rigbox_core::ai::money::Money;
@@ -17,6 +16,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+
+use crate::support::TestControl;
 
 const EMAIL: &str = "a@example.com";
 /// Streams at once.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::TestControl;
 use reqwest::Method;
 use rigbox_proto::guest::DeliverSecretsRequest;
 use serde_json::{Value, json};
+
+use crate::support::TestControl;
 
 const KEY: &str = "sk-ant-own-key-5d1c";
 

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use crate::support::{TestControl, eventually};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+
+use crate::support::{TestControl, eventually};
 
 /// Creates a key and returns its id and secret.
 async fn create(rig: &TestControl, body: Value) -> (String, String) {

@@ -1,18 +1,15 @@
 //! Apps: names, quotas, changes, and the limits of code inside a workspace.
 
-use crate::support::TestControl;
-use crate::support::browser::Browser;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{RData, Record};
 use reqwest::Method;
-use rigbox_control::admin;
 use rigbox_core::plans::Plan;
-use rigbox_core::time::Timestamp;
 use rigbox_proto::guest::ListeningPort;
-use rigbox_store::tokens::{ApiKey, TokenKey};
-use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
+
+use crate::support::TestControl;
+use crate::support::browser::Browser;
 
 /// DNS server with a single TXT record.
 async fn dns_with(name: String, text: String) -> std::net::SocketAddr {
@@ -258,13 +255,7 @@ async fn app_names_are_unique_and_plans_limit_the_number_of_apps() {
     assert_eq!((status.as_u16(), &body["error"]["code"]), (409, &json!("name_taken")));
 
     // The name is also taken for another user, and the plan `free` allows five apps.
-    let user = admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
-    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
-    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
-    let key = ApiKey::mint().unwrap();
-    let (new, now) = (NewKey::of(&key, "test", &token_key), Timestamp::from_unix_ms(1));
-    store.add_key(&user, &new, 1, None, AuditEvent::by_operator(&user, "key.create", ""), now).await.unwrap();
-    rig.key = key.reveal().to_owned();
+    rig.key = rig.new_user("b@example.com", Plan::Free).await;
     let workspace = rig.running("mine").await;
     let taken = json!({"name": "web", "workspace_id": workspace, "port": 1});
     assert_eq!(rig.call(Method::POST, "/apps", Some(taken)).await.0, 409);

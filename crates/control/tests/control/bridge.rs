@@ -2,13 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::support::TestControl;
 use prost::Message;
 use rigbox_proto::bridge::Handover;
 use rigbox_sys::fdpass;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+
+use crate::support::TestControl;
 
 struct Proxy {
     socket: OwnedFd,

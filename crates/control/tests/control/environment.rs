@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::guests::VITE_HOSTS;
-use crate::support::{TestControl, eventually};
 use reqwest::{Method, StatusCode};
 use rigbox_control::{KeySource, Timeouts};
 use rigbox_proto::node::Cause;
 use serde_json::{Value, json};
+
+use crate::support::guests::VITE_HOSTS;
+use crate::support::{TestControl, eventually};
 
 fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
     of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{NO_PROVIDER, TestControl};
 use memchr::memmem;
 use rigbox_control::Timeouts;
 use rigbox_control::admin::provider_keys;
@@ -16,6 +15,8 @@ use rigbox_core::plans::Plans;
 use rigbox_proto::ai::ai_client::AiClient;
 use rigbox_proto::ai::{GetSetupRequest, WatchRequest};
 use rigbox_proto::transport::unix;
+
+use crate::support::{NO_PROVIDER, TestControl};
 
 /// As in `rigboxd`.
 #[global_allocator]

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::browser::Browser;
-use crate::support::{TestControl, eventually};
 use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
@@ -20,6 +18,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
+
+use crate::support::browser::Browser;
+use crate::support::{TestControl, eventually};
 
 /// Address of the visitors of apps.
 const VISITOR: &str = "203.0.113.7";

@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::support::{TestControl, eventually};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt, Stream, StreamExt, stream};
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{TestControl, eventually};
 
 async fn exec(rig: &TestControl, id: &str, body: Value) -> Vec<Value> {
     let request = rig.request(Method::POST, &format!("/workspaces/{id}/exec")).json(&body);

@@ -2,16 +2,14 @@
 
 use std::num::NonZeroU32;
 
-use crate::support::{TestControl, eventually};
 use futures_util::future::join_all;
 use reqwest::Method;
 use rigbox_control::{Timeouts, admin};
 use rigbox_core::plans::{LimitOverrides, Plan, Plans};
-use rigbox_core::time::Timestamp;
 use rigbox_core::vm_limits::{MbPerS, VmLimits};
-use rigbox_store::tokens::{ApiKey, TokenKey};
-use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
+
+use crate::support::{TestControl, eventually};
 
 /// Limit of the plan `free`.
 const VMS: u32 = 2;
@@ -21,19 +19,8 @@ const EMAIL: &str = "free@example.com";
 /// Returns a rig whose client is a user of the plan `free`.
 async fn rig(free: LimitOverrides) -> TestControl {
     let mut rig = TestControl::with_plans(Timeouts::default(), Plans { free, ..Plans::default() }).await;
-    rig.key = new_user(&rig, EMAIL, Plan::Free).await;
+    rig.key = rig.new_user(EMAIL, Plan::Free).await;
     rig
-}
-
-/// Adds a user, and returns a key of theirs.
-async fn new_user(rig: &TestControl, email: &str, plan: Plan) -> String {
-    let user = admin::add_user(&rig.config(), email, plan).await.unwrap();
-    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
-    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
-    let key = ApiKey::mint().unwrap();
-    let (new, now) = (NewKey::of(&key, "test", &token_key), Timestamp::from_unix_ms(1));
-    store.add_key(&user, &new, 1, None, AuditEvent::by_operator(&user, "key.create", ""), now).await.unwrap();
-    key.reveal().to_owned()
 }
 
 async fn limits(rig: &TestControl) -> Value {
@@ -138,7 +125,7 @@ async fn vms_start_with_the_limits_of_their_owners_plan() {
     let mut rig = rig(vm_limits(10, 5)).await;
     let free = rig.running("one").await;
     assert_eq!(started_with(&rig, &free), (Some(10), Some(5)));
-    rig.key = new_user(&rig, "pro@example.com", Plan::Pro).await;
+    rig.key = rig.new_user("pro@example.com", Plan::Pro).await;
     let pro = rig.running("one").await;
     // The node's own count.
     assert_eq!(started_with(&rig, &pro), (None, None));

@@ -1,4 +1,4 @@
-//! Control with a real database and real sockets, and a simulated node. One program: each one would take a minute and a half to compile.
+//! Control with a real database and real sockets, and a simulated node. It is one program because each takes a minute and a half to compile.
 
 // clippy's exemption for tests does not cover helpers outside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

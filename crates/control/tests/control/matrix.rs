@@ -7,10 +7,11 @@ mod table;
 
 use std::collections::BTreeSet;
 
-use crate::support::TestControl;
 use callers::{ALL, Caller, Fixture};
 use serde_json::Value;
 use table::{ROUTES, Route};
+
+use crate::support::TestControl;
 
 /// Expected outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

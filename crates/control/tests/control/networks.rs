@@ -1,10 +1,11 @@
 //! Network settings of a workspace: validated, in force at the node with the response, and refusals logged.
 
-use crate::support::{TestControl, eventually};
 use reqwest::Method;
 use rigbox_proto::node::EgressRefused;
 use rigbox_proto::node::egress::Mode;
 use serde_json::{Value, json};
+
+use crate::support::{TestControl, eventually};
 
 async fn set(rig: &TestControl, id: &str, body: Value) -> (u16, Value) {
     let (status, body) = rig.call(Method::PATCH, &format!("/workspaces/{id}/network"), Some(body)).await;

@@ -5,8 +5,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::TestControl;
 use serde_json::Value;
+
+use crate::support::TestControl;
 
 async fn document() -> Value {
     let rig = TestControl::new().await;

@@ -1,12 +1,9 @@
 //! Users' own keys and credentials, as the AI proxy gets them, and the switch that closes it.
 
-use crate::support::TestControl;
-use crate::support::ai_ledger::ask;
 use reqwest::Method;
-use rigbox_control::admin::{self, ai};
+use rigbox_control::admin::ai;
 use rigbox_core::ai::money::Money;
 use rigbox_core::plans::Plan;
-use rigbox_core::time::Timestamp;
 use rigbox_proto::ai::ai_client::AiClient;
 use rigbox_proto::ai::ledger_request::Request;
 use rigbox_proto::ai::ledger_response::Response;
@@ -16,10 +13,11 @@ use rigbox_proto::ai::{
     WatchRequest, open_own_call_response, open_secret_response, reserve_response,
 };
 use rigbox_proto::transport::client::Channel;
-use rigbox_store::tokens::{ApiKey, TokenKey};
-use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use tonic::Code;
+
+use crate::support::TestControl;
+use crate::support::ai_ledger::ask;
 
 const KEY: &str = "sk-ant-own-key-5d1c";
 const TOKEN: &str = "ghp_ada-token-0123456789";
@@ -227,14 +225,7 @@ async fn what_is_another_users_does_not_exist() {
         "default_key_delivery": "proxy"});
     put(&rig, "/users/me/ai-defaults", own).await;
 
-    let user = admin::add_user(&rig.config(), "b@example.com", Plan::Free).await.unwrap();
-    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
-    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
-    let key = ApiKey::mint().unwrap();
-    let new = NewKey::of(&key, "test", &token_key);
-    let event = AuditEvent::by_operator(&user, "key.create", "");
-    store.add_key(&user, &new, 1, None, event, Timestamp::from_unix_ms(1)).await.unwrap();
-    rig.key = key.reveal().to_owned();
+    rig.key = rig.new_user("b@example.com", Plan::Free).await;
     let theirs = rig.provisioned("theirs").await;
     assert_eq!(rig.get("/users/me/proxied-secrets").await.1, json!({"proxied_secrets": []}));
     assert_eq!(rig.get("/users/me/ai-defaults").await.1["default_status"], "managed_active");

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::{TestControl, eventually};
 use reqwest::Method;
 use rigbox_control::{Timeouts, admin};
 use rigbox_proto::node::Cause;
+
+use crate::support::{TestControl, eventually};
 
 fn short() -> Timeouts {
     let short = Duration::from_millis(1500);

@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::TestControl;
 use serde_json::Value;
+
+use crate::support::TestControl;
 
 /// One of the two documents.
 struct Document(Value);

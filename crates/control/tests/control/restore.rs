@@ -1,10 +1,11 @@
 //! An older database that is put back revives nothing that was revoked, whether by the operator's command or by hand.
 
-use crate::support::browser::Browser;
-use crate::support::{TestControl, eventually};
 use reqwest::Method;
 use rigbox_control::admin;
 use serde_json::json;
+
+use crate::support::browser::Browser;
+use crate::support::{TestControl, eventually};
 
 const EMAIL: &str = "a@example.com";
 const SSH_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINzDTkJ/Qj8U6p6Vt76Q8GWs+YJVqzBcInAJ6CcLfDb9";

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::support::browser::Browser;
-use crate::support::{TestControl, eventually};
 use futures_util::{SinkExt, StreamExt, stream};
 use reqwest::{Body, Method, Response};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::browser::Browser;
+use crate::support::{TestControl, eventually};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Time without a byte after which a response counts as stalled.

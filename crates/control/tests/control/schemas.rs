@@ -1,9 +1,10 @@
 //! Request schemas of the published document are as strict as the server: what they forbid is answered with 400, and what they allow is
 //! not. Left out is what no schema can say: times in the future, public networks, and the state of things.
 
-use crate::support::TestControl;
 use reqwest::Method;
 use serde_json::{Value, json};
+
+use crate::support::TestControl;
 
 /// A running workspace with an app, and the document.
 struct Fixture {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::support::TestControl;
-use crate::support::browser::{Browser, form, text};
 use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
 use serde_json::{Value, json};
+
+use crate::support::TestControl;
+use crate::support::browser::{Browser, form, text};
 
 const EMAIL: &str = "a@example.com";
 

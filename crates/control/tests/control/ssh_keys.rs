@@ -2,17 +2,15 @@
 
 use std::num::NonZeroU32;
 
-use crate::support::TestControl;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use reqwest::Method;
-use rigbox_control::{Timeouts, admin};
+use rigbox_control::Timeouts;
 use rigbox_core::plans::{LimitOverrides, Plan, Plans};
-use rigbox_core::time::Timestamp;
-use rigbox_store::tokens::{ApiKey, TokenKey};
-use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
+
+use crate::support::TestControl;
 
 /// Fields of SSH's encoding, each with its length.
 fn blob(fields: &[&[u8]]) -> Vec<u8> {
@@ -39,17 +37,6 @@ async fn add(rig: &TestControl, name: &str, public_key: &str) -> (u16, Value) {
 
 async fn listed(rig: &TestControl) -> Vec<Value> {
     rig.get("/ssh-keys").await.1["ssh_keys"].as_array().unwrap().clone()
-}
-
-/// Makes a user of the plan `free` the client.
-async fn become_free_user(rig: &mut TestControl) {
-    let user = admin::add_user(&rig.config(), "free@example.com", Plan::Free).await.unwrap();
-    let token_key = TokenKey::load_or_create(&rig.path("token.key")).unwrap();
-    let store = Store::open(&rig.path("rigbox.db"), &token_key).await.unwrap();
-    let key = ApiKey::mint().unwrap();
-    let (new, now) = (NewKey::of(&key, "test", &token_key), Timestamp::from_unix_ms(1));
-    store.add_key(&user, &new, 1, None, AuditEvent::by_operator(&user, "key.create", ""), now).await.unwrap();
-    rig.key = key.reveal().to_owned();
 }
 
 #[tokio::test]
@@ -113,7 +100,7 @@ async fn same_key_is_registered_once_by_each_user() {
     assert_eq!((status, &again["error"]["code"]), (409, &json!("key_exists")));
     assert_eq!(again["error"]["details"]["id"], first["id"]);
     assert!(again["error"]["message"].as_str().unwrap().contains("`laptop`"), "{again}");
-    become_free_user(&mut rig).await;
+    rig.key = rig.new_user("free@example.com", Plan::Free).await;
     assert_eq!(listed(&rig).await, Vec::<Value>::new());
     let (status, theirs) = add(&rig, "laptop", &ed25519(1)).await;
     assert_eq!((status, &theirs["fingerprint"]), (201, &first["fingerprint"]));
@@ -146,7 +133,7 @@ async fn concurrent_registrations_stay_within_the_plan() {
     let (status, body) = add(&rig, "owner's", &ed25519(64)).await;
     assert_eq!((status, &body["error"]["details"]), (402, &json!({"limit": "max_ssh_keys", "max": 64})));
 
-    become_free_user(&mut rig).await;
+    rig.key = rig.new_user("free@example.com", Plan::Free).await;
     let names: Vec<String> = (0..20).map(ed25519).collect();
     let responses = join_all(names.iter().map(|line| add(&rig, "laptop", line))).await;
     let (added, refused): (Vec<_>, Vec<_>) = responses.into_iter().partition(|(status, _)| *status == 201);

@@ -2,8 +2,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::support::browser::Browser;
-use crate::support::{TestControl, eventually};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{Method, StatusCode};
 use rigbox_control::Error;
@@ -23,6 +21,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 use tonic::Streaming;
+
+use crate::support::browser::Browser;
+use crate::support::{TestControl, eventually};
 
 const SESSION: [u8; 32] = [1; 32];
 /// Process that asks.

@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::TestControl;
-use crate::support::browser::Browser;
-use crate::support::ssh_gateway::SshGateway;
 use reqwest::Method;
 use rigbox_control::admin;
 use rigbox_core::plans::Plan;
@@ -14,6 +11,10 @@ use rigbox_ssh_keys::log_in::{CONNECTION, PUBLIC_KEY, USERAUTH_REQUEST};
 use rigbox_ssh_keys::private_key::PrivateKey;
 use rigbox_ssh_keys::wire::Message;
 use serde_json::json;
+
+use crate::support::TestControl;
+use crate::support::browser::Browser;
+use crate::support::ssh_gateway::SshGateway;
 
 /// Step at which a gateway refuses.
 const STEP: Duration = Duration::from_millis(25);

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::support::ssh_gateway::SshGateway;
-use crate::support::{TestControl, eventually};
 use reqwest::Method;
 use rigbox_ssh::Limits;
 use rigbox_ssh::authentication::log_in_request;
@@ -11,6 +9,9 @@ use rigbox_ssh::connection::{Connection, Error};
 use rigbox_ssh_keys::private_key::PrivateKey;
 use serde_json::json;
 use tokio::net::TcpStream;
+
+use crate::support::ssh_gateway::SshGateway;
+use crate::support::{TestControl, eventually};
 
 /// Returns a key of the owner of a workspace `web`, which runs.
 async fn owner(rig: &TestControl) -> PrivateKey {

@@ -17,10 +17,13 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rigbox_contract::{Contract, Exchange};
 use rigbox_control::{
     AiConfig, BridgeConfig, Config, DefaultBudgets, GatewaysConfig, KeySource, PriceFiles, SshConfig,
-    Timeouts, Upstream,
+    Timeouts, Upstream, admin,
 };
 use rigbox_core::ai::provider::Provider;
-use rigbox_core::plans::Plans;
+use rigbox_core::plans::{Plan, Plans};
+use rigbox_core::time::Timestamp;
+use rigbox_store::tokens::{ApiKey, TokenKey};
+use rigbox_store::{AuditEvent, NewKey, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -74,6 +77,18 @@ impl ApiResponse {
 impl TestControl {
     pub(crate) async fn new() -> Self {
         Self::with(Timeouts::default()).await
+    }
+
+    /// Adds a user, and returns a key of theirs.
+    pub(crate) async fn new_user(&self, email: &str, plan: Plan) -> String {
+        let user = admin::add_user(&self.config(), email, plan).await.unwrap();
+        let token_key = TokenKey::load_or_create(&self.path("token.key")).unwrap();
+        let store = Store::open(&self.path("rigbox.db"), &token_key).await.unwrap();
+        let key = ApiKey::mint().unwrap();
+        let (new, now) = (NewKey::of(&key, "test", &token_key), Timestamp::from_unix_ms(1));
+        let event = AuditEvent::by_operator(&user, "key.create", "");
+        store.add_key(&user, &new, 1, None, event, now).await.unwrap();
+        key.reveal().to_owned()
     }
 
     pub(crate) async fn with(timeouts: Timeouts) -> Self {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::TestControl;
 use reqwest::Method;
 use serde_json::{Value, json};
+
+use crate::support::TestControl;
 
 #[tokio::test]
 async fn workspace_is_created_started_stopped_and_deleted() {

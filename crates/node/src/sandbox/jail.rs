@@ -29,6 +29,11 @@ use crate::vmm::kind::VmmKind;
 pub(crate) const FIRST_FD: i32 = 100;
 /// First descriptor of what is mounted in the jail. None of them is left when the VMM begins.
 const FIRST_TREE_FD: i32 = 200;
+/// Namespaces of its own that every jail has, beside that of the network.
+pub(crate) const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS);
 const MAX_PLAN_BYTES: usize = 64 * 1024;
 
 /// Command to run in a jail, and the setup of that jail.
@@ -186,10 +191,7 @@ pub fn run_launcher() -> io::Result<()> {
     let fds = files.split_off(plan.files.len().min(files.len()));
     // Before this process has mounts of its own: what it has now can be mounted there only as such a tree.
     let trees = files.iter().map(detached_tree).collect::<io::Result<_>>()?;
-    let mut namespaces = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS;
+    let mut namespaces = NAMESPACES;
     match &plan.netns {
         Some(path) => {
             let netns = File::open(path).map_err(|error| with_path(path, error))?;

@@ -33,8 +33,13 @@ pub(crate) fn remove_vm_dir(vm_dir: &Path) -> Result<(), Error> {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
         Err(errno) => return Err(Error::at("unmount", &path)(errno.into())),
     }
-    match fs::remove_dir_all(vm_dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("remove", vm_dir)(error)),
+    remove_dir(vm_dir)
+}
+
+/// Removes a folder with all that is in it, if it exists.
+pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("remove", dir)(error)),
         _ => Ok(()),
     }
 }
@@ -49,10 +54,14 @@ pub(crate) fn connect_to(vm_dir: &Path, socket: &str, uid: u32) -> io::Result<Ow
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_uid != uid {
         return Err(io::Error::new(ErrorKind::InvalidData, format!("`{socket}` is no socket of the VMM")));
     }
-    // Non-blocking: a VMM that does not accept must not block the node.
+    connect_without_waiting(Path::new(&format!("/proc/self/fd/{}", found.as_raw_fd())))
+}
+
+/// Connects to a socket, without blocking: a VMM that does not accept must not block the node.
+pub(crate) fn connect_without_waiting(path: &Path) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connection = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&connection, &SocketAddrUnix::new(format!("/proc/self/fd/{}", found.as_raw_fd()))?)?;
+    connect(&connection, &SocketAddrUnix::new(path)?)?;
     Ok(connection)
 }
 

@@ -18,8 +18,8 @@ use rigbox_proto::guestio::{
     RefusalResponse, Report, ShutDown, Vm, VmList, Vmm, command, dns_policy, report,
 };
 use rigbox_sys::fdpass;
+use rustix::net::SocketType;
 use rustix::net::sockopt::Timeout;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::{Stream, StreamExt};
@@ -210,7 +210,8 @@ impl AttachedVm {
     /// Connects to a socket of the VMM: to `ours` in the VM's folder, if the node has made it, or to `theirs` in the VMM's own.
     fn connect(&self, ours: &Path, theirs: &str) -> Result<OwnedFd, String> {
         match self.vmm {
-            VmmKind::Qemu => connect_to(ours),
+            VmmKind::Qemu => run_folder::connect_without_waiting(ours)
+                .map_err(|error| format!("{}: {error}", ours.display())),
             VmmKind::Firecracker => run_folder::connect_to(&self.vm_dir, theirs, self.uid)
                 .map_err(|error| format!("the VMM's `{theirs}`: {error}")),
         }
@@ -221,18 +222,6 @@ impl AttachedVm {
         let process = self.process.ok_or("the VM has no process yet")?;
         process.open_output().map_err(|error| format!("the VMM's output: {error}"))
     }
-}
-
-/// Connects to a socket in a VM's folder.
-fn connect_to(path: &Path) -> Result<OwnedFd, String> {
-    // Non-blocking: a VMM that does not accept must not block the node.
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let connected = || {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok::<_, rustix::io::Errno>(socket)
-    };
-    connected().map_err(|errno| format!("{}: {errno}", path.display()))
 }
 
 fn dns_policy_of(egress: &Egress) -> DnsPolicy {

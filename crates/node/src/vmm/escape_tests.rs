@@ -1,4 +1,4 @@
-//! What a guest finds that has taken over its VMM: this program in the VMM's place, in each driver's jail.
+//! Tests of the jails against a guest that has taken over its VMM: this program, in the VMM's place, looks around in that of each driver.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -19,9 +19,9 @@ use rigbox_testkit::in_own_process;
 
 use super::files;
 use super::kind::VmmKind;
-use crate::sandbox::jail::{Device, JailPlan, become_vmm};
+use crate::sandbox::jail::{Device, JailPlan, NAMESPACES, become_vmm};
 
-/// Uid of nobody.
+/// Uid that is no user's.
 const UID: u32 = 64_999;
 /// Set in the process that becomes the VMM.
 const PLAN: &str = "RIGBOX_TEST_JAIL_PLAN";
@@ -74,12 +74,7 @@ fn run(name: &str, vmm: VmmKind, devices: Vec<Device>) {
         command: std::iter::once(program.display().to_string()).chain(arguments.clone()).collect(),
     };
     // As the launcher does.
-    let namespaces = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWNET;
-    unshare(namespaces).unwrap();
+    unshare(NAMESPACES | CloneFlags::CLONE_NEWNET).unwrap();
     let vmm = Command::new(program)
         .args(arguments)
         .env(PLAN, serde_json::to_string(&plan).unwrap())

@@ -4,14 +4,13 @@ pub(super) mod version;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use rigbox_core::vm_limits::DiskLimits;
 use serde_json::{Value, json};
 
 use super::kind::VmmKind;
-use super::{Machine, Place, Vmm};
+use super::{Machine, Place, Vmm, kernel};
 use crate::config::{firecracker_configuration, firecracker_log};
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
@@ -39,16 +38,14 @@ pub(super) struct Firecracker {
     tsc_khz: u64,
 }
 
-/// Returns the common part of the kernel command line. The reset by the keyboard controller is the one that Firecracker has. The clock's
-/// words are those that QEMU's guests get.
+/// Returns the common part of the kernel command line. The reset by the keyboard controller is the one that Firecracker has.
 pub(super) fn kernel_command_line(tsc_khz: u64) -> String {
-    format!("console=ttyS0 quiet reboot=k panic=-1 tsc_early_khz={tsc_khz} tsc=reliable no_timer_check")
+    format!("{} reboot=k", kernel::command_line(tsc_khz))
 }
 
 impl Firecracker {
     pub(super) fn new(program: &Path, root: PathBuf) -> Self {
-        let tsc_khz = rigbox_sys::tsc::measure_khz(Duration::from_millis(50));
-        Self { program: program.to_owned(), root, tsc_khz }
+        Self { program: program.to_owned(), root, tsc_khz: kernel::tsc_khz() }
     }
 
     fn configuration(&self, machine: &Machine) -> Value {

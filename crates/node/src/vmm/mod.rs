@@ -6,6 +6,7 @@ pub(crate) mod config;
 mod escape_tests;
 mod files;
 pub(crate) mod firecracker;
+mod kernel;
 pub(crate) mod kind;
 mod probe;
 mod qemu;

@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::config::VmmConfig;
-use super::firecracker;
 use super::kind::VmmKind;
-use super::qemu::{self, Accelerator, MACHINE_ARGUMENTS};
+use super::qemu::{Accelerator, MACHINE_ARGUMENTS};
+use super::{firecracker, kernel};
 use crate::config::Config;
 use crate::error::Error;
 use crate::sandbox::process::host_boot_id;
@@ -128,7 +128,7 @@ impl Trial {
         command.args(MACHINE_ARGUMENTS).args(Accelerator::Kvm.arguments());
         command.args(["-m", "256M", "-smp", "1", "-no-reboot", "-serial", "stdio"]);
         command.args(["-kernel", &kernel?, "-initrd", &initramfs?]);
-        command.args(["-append", &format!("{} {PROBE_WORD}", qemu::kernel_command_line(tsc_khz()))]);
+        command.args(["-append", &format!("{} {PROBE_WORD}", kernel::command_line(kernel::tsc_khz()))]);
         Ok(Self { command, files })
     }
 
@@ -139,7 +139,7 @@ impl Trial {
             "boot-source": {
                 "kernel_image_path": kernel?,
                 "initrd_path": initramfs?,
-                "boot_args": format!("{} {PROBE_WORD}", firecracker::kernel_command_line(tsc_khz())),
+                "boot_args": format!("{} {PROBE_WORD}", firecracker::kernel_command_line(kernel::tsc_khz())),
             },
             "machine-config": {"vcpu_count": 1, "mem_size_mib": 256},
             "drives": [],
@@ -213,10 +213,6 @@ fn open(path: &Path, files: &mut Vec<File>) -> Result<String, Error> {
 fn inherited(file: &File) -> std::io::Result<String> {
     rustix::io::fcntl_setfd(file, FdFlags::empty())?;
     Ok(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-fn tsc_khz() -> u64 {
-    rigbox_sys::tsc::measure_khz(Duration::from_millis(50))
 }
 
 /// Reads to the end and keeps the first 64 KiB.

@@ -3,7 +3,6 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rigbox_core::vm_limits::DiskLimits;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::VmmConfig;
 use super::kind::VmmKind;
-use super::{Machine, Place, Vmm};
+use super::{Machine, Place, Vmm, kernel};
 use crate::config::{agent_socket, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
@@ -67,12 +66,6 @@ pub(super) const MACHINE_ARGUMENTS: [&str; 7] = [
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 ];
 
-/// Returns the common part of the kernel command line. It contains the host's TSC frequency: on a busy host the guest's own calibration
-/// fails and the boot hangs.
-pub(super) fn kernel_command_line(tsc_khz: u64) -> String {
-    format!("console=ttyS0 quiet panic=-1 tsc_early_khz={tsc_khz} tsc=reliable no_timer_check")
-}
-
 /// The QEMU driver.
 pub(super) struct Qemu {
     accelerator: Accelerator,
@@ -91,19 +84,13 @@ impl Qemu {
         firmware: PathBuf,
         root: PathBuf,
     ) -> Self {
-        Self {
-            accelerator,
-            program: config.qemu.clone(),
-            firmware,
-            root,
-            tsc_khz: rigbox_sys::tsc::measure_khz(Duration::from_millis(50)),
-        }
+        Self { accelerator, program: config.qemu.clone(), firmware, root, tsc_khz: kernel::tsc_khz() }
     }
 
     fn command(&self, machine: &Machine) -> Vec<String> {
         let [disk, tap, agent, streams, monitor] = [0, 1, 2, 3, 4].map(|offset| FIRST_FD + offset);
         let kernel_arguments =
-            format!("{} rigbox.hostname={}", kernel_command_line(self.tsc_khz), machine.hostname);
+            format!("{} rigbox.hostname={}", kernel::command_line(self.tsc_khz), machine.hostname);
         let mut command = vec![self.program.display().to_string()];
         command.extend(MACHINE_ARGUMENTS.map(String::from));
         command.extend(self.accelerator.arguments());

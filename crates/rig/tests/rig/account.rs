@@ -2,8 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{CliOutput, KEY, Server, rig};
 use serde_json::json;
+
+use crate::support::{CliOutput, KEY, Server, rig};
 
 #[test]
 fn whoami_shows_the_account_and_the_source_of_the_key() {

@@ -1,7 +1,8 @@
 //! Credits, usage and modes of AI calls.
 
-use crate::support::Server;
 use serde_json::{Value, json};
+
+use crate::support::Server;
 
 #[test]
 fn credits_and_usage_are_shown_as_the_server_tells_them() {

@@ -1,7 +1,8 @@
 //! `rig app`.
 
-use crate::support::Server;
 use serde_json::{Value, json};
+
+use crate::support::Server;
 
 fn server() -> Server {
     Server::start().with_workspace("ws-aaaaaaaa", "web", "running")

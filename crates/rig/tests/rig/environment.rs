@@ -1,7 +1,8 @@
 //! `rig workspace env`.
 
-use crate::support::Server;
 use serde_json::json;
+
+use crate::support::Server;
 
 const WEB: &str = "ws-aaaaaaaa";
 

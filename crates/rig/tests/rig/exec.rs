@@ -5,12 +5,13 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::support::{CliOutput, Server};
 use rigbox_testkit::blocking::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::json;
+
+use crate::support::{CliOutput, Server};
 
 const WEB: &str = "ws-aaaaaaaa";
 

@@ -3,8 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::support::{CliOutput, KEY, Server, rig};
 use serde_json::{Value, json};
+
+use crate::support::{CliOutput, KEY, Server, rig};
 
 fn file(server: &Server) -> PathBuf {
     server.home.path().join(".rigbox/config.json")

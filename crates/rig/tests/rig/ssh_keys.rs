@@ -4,8 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::support::{CliOutput, Server};
 use serde_json::{Value, json};
+
+use crate::support::{CliOutput, Server};
 
 const LINE: &str = "ssh-ed25519 AAAA ada@laptop\n";
 

@@ -3,10 +3,11 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{CliOutput, Server};
 use rigbox_testkit::blocking::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+
+use crate::support::{CliOutput, Server};
 
 const WEB: &str = "ws-aaaaaaaa";
 

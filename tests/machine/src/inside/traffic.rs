@@ -58,8 +58,8 @@ fn page(header: &str) -> Result<String> {
 
 /// Each VM has its own bridge at one address, and nothing else of this machine.
 pub(super) fn vm_reaches_its_own_bridge_only(rigbox: &Installation, _: &Port) -> Result<()> {
-    let ids = [rigbox.field("one", "id")?, rigbox.field("two", "id")?];
-    for (name, [own, other]) in [("one", [&ids[0], &ids[1]]), ("two", [&ids[1], &ids[0]])] {
+    let (one, two) = (rigbox.field("one", "id")?, rigbox.field("two", "id")?);
+    for (name, own, other) in [("one", &one, &two), ("two", &two, &one)] {
         let answer = rigbox.exec(name, "curl -s -m 60 http://172.16.0.1:9090/rig/v1/workspaces")?;
         ensure!(
             answer.contains(own.as_str()) && !answer.contains(other.as_str()),
