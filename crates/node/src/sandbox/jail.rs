@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -156,11 +156,12 @@ pub(crate) fn launch(plan: &JailPlan, fds: &[BorrowedFd<'_>], stdout: Stdout) ->
     Ok(Launched { pid, pidfd, stderr })
 }
 
-/// Returns the writing end of a pipe in non-blocking mode: the guest's console must not stop its CPU.
+/// Returns a pipe in non-blocking mode, because the guest's console must not stop its CPU. It is open for reading as well: a VMM that writes to
+/// a pipe without a reader gets `SIGPIPE`, and Firecracker 1.15.1, which logs that signal, waits forever for its own log if it comes from there.
 fn console_pipe() -> rustix::io::Result<OwnedFd> {
-    let (_, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    rustix::fs::fcntl_setfl(&writer, rustix::fs::fcntl_getfl(&writer)? | OFlags::NONBLOCK)?;
-    Ok(writer)
+    let (reader, _writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Reads what has been written to a non-blocking standard error so far: at most 1 KiB, without control characters.
@@ -234,7 +235,7 @@ fn renumber(fds: Vec<OwnedFd>, first: i32) -> io::Result<Vec<OwnedFd>> {
     let mut kept = Vec::new();
     for (number, fd) in (first..).zip(fds) {
         let moved = rustix::io::fcntl_dupfd_cloexec(&fd, number)?;
-        if std::os::fd::AsRawFd::as_raw_fd(&moved) != number {
+        if moved.as_raw_fd() != number {
             return Err(io::Error::other(format!("descriptor {number} is already in use")));
         }
         rustix::io::fcntl_setfd(&moved, rustix::io::FdFlags::empty())?;
@@ -374,5 +375,19 @@ mod tests {
         end_before_roles().unwrap();
         let score = Command::new("cat").arg("/proc/self/oom_score_adj").output().unwrap().stdout;
         assert_eq!(score, b"500\n", "what it starts inherits it");
+    }
+
+    #[test]
+    fn vmm_writes_to_its_console_before_anybody_reads_it() {
+        let mut console = File::from(console_pipe().unwrap());
+        // Here it would be an error, and in a VMM with its own handler a signal.
+        io::Write::write_all(&mut console, b"begins\n").unwrap();
+        let reader = File::open(format!("/proc/self/fd/{}", console.as_raw_fd())).unwrap();
+        while io::Write::write(&mut console, &[b'x'; 4096]).is_ok() {}
+        let full = io::Write::write(&mut console, b"x").unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock, "what nobody reads is lost");
+        drop(console);
+        let read = io::read_to_string(reader).unwrap();
+        assert!(read.starts_with("begins\n") && read.len() >= 4096, "{} bytes", read.len());
     }
 }
