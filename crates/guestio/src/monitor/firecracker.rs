@@ -2,9 +2,13 @@
 //! guest wrote to its console last tells which it was, so that is read all the time. Its API is asked for one thing only, to press
 //! Ctrl-Alt-Del. It may have been taken over by its guest, so what it says is bounded.
 
+mod log;
+
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{FusedFuture, FutureExt};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::{Method, Request};
@@ -25,6 +29,8 @@ const CONSOLE_TAIL_BYTES: usize = 16 * 1024;
 /// Size of an answer of the API.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the rest of the log once the VMM has ended.
+const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time in which a guest that has powered off, as its console says, still answers if it has not.
 const POWEROFF_TIMEOUT: Duration = Duration::from_secs(3);
 /// Last words of a kernel that stops its CPU and leaves the machine on.
@@ -38,6 +44,8 @@ pub(super) enum SessionError {
     Descriptor(#[from] DescriptorError),
     #[error("the console: {0}")]
     Console(std::io::Error),
+    #[error("the log: {0}")]
+    Log(std::io::Error),
 }
 
 /// Reason why a request failed.
@@ -59,6 +67,9 @@ enum ApiError {
 pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
     let console = vm.context.descriptors.get(&vm.boot_id, Channel::Console).await?;
     let mut console = AsyncFile::new(console.into()).map_err(SessionError::Console)?;
+    let log = vm.context.descriptors.get(&vm.boot_id, Channel::Log).await?;
+    let log = AsyncFile::new(log.into()).map_err(SessionError::Log)?;
+    let mut log = pin!(log::read_lines(log, |line| tell(vm, line)).fuse());
     let mut tail = Tail::default();
     let mut shut_down = vm.shut_down.subscribe();
     shut_down.mark_changed();
@@ -66,7 +77,12 @@ pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
     loop {
         tokio::select! {
             read = console.read(&mut chunk) => match read.map_err(SessionError::Console)? {
-                0 => return report_end(vm, &tail).await,
+                0 => {
+                    if !log.is_terminated() {
+                        let _ = tokio::time::timeout(LOG_TIMEOUT, log).await;
+                    }
+                    return report_end(vm, &tail).await;
+                }
                 count => {
                     tail.push(chunk.get(..count).unwrap_or_default());
                     if let Some((cause, detail)) = tail.stopped()
@@ -76,6 +92,7 @@ pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
                     }
                 }
             },
+            read = &mut log, if !log.is_terminated() => read.map_err(SessionError::Log)?,
             () = vm.power_button.notified() => press_keys(vm).await,
             Ok(()) = shut_down.changed() => {
                 let is_requested = shut_down.borrow_and_update().is_some();
@@ -85,6 +102,13 @@ pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
                 }
             }
         }
+    }
+}
+
+/// Writes a line of the VMM's log to ours, of which a VM has a share.
+fn tell(vm: &Vm, line: &str) {
+    if vm.log_rate.check().is_ok() {
+        tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, line = sanitize(line), "log of the VMM");
     }
 }
 

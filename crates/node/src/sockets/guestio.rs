@@ -18,6 +18,7 @@ use rigbox_proto::guestio::{
     RefusalResponse, Report, ShutDown, Vm, VmList, Vmm, command, dns_policy, report,
 };
 use rigbox_sys::fdpass;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::net::SocketType;
 use rustix::net::sockopt::Timeout;
 use tokio::sync::mpsc::error::TrySendError;
@@ -26,7 +27,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::seqpacket;
-use crate::config::{agent_socket, monitor_socket, streams_socket};
+use crate::config::{agent_socket, firecracker_log, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::net;
 use crate::net::admitted_names::{Admission, AdmissionPool, AdmittedNames};
@@ -161,6 +162,7 @@ impl AttachedVms {
             Channel::Streams => return vm.connect(&streams_socket(&vm.vm_dir), VSOCK_SOCKET),
             Channel::Monitor => return vm.connect(&monitor_socket(&vm.vm_dir), API_SOCKET),
             Channel::Console => return vm.open_console(),
+            Channel::Log => return vm.open_log(),
             Channel::DnsUdp => net::service_socket(&vm.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&vm.netns, SocketType::STREAM, DNS_PORT),
             Channel::TlsListener => net::service_socket(&vm.netns, SocketType::STREAM, TLS_PORT),
@@ -221,6 +223,13 @@ impl AttachedVm {
     fn open_console(&self) -> Result<OwnedFd, String> {
         let process = self.process.ok_or("the VM has no process yet")?;
         process.open_output().map_err(|error| format!("the VMM's output: {error}"))
+    }
+
+    /// Opens the pipe that the VMM writes its log to, which the node has made.
+    fn open_log(&self) -> Result<OwnedFd, String> {
+        let path = firecracker_log(&self.vm_dir);
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        open(&path, flags, Mode::empty()).map_err(|error| format!("{}: {error}", path.display()))
     }
 }
 
