@@ -16,7 +16,7 @@ use emulator::Emulator;
 use report::Report;
 
 /// Limit for everything that runs in the machine.
-const RUN_TIMEOUT: Duration = Duration::from_secs(35 * 60);
+const RUN_TIMEOUT: Duration = Duration::from_secs(45 * 60);
 /// Limit for a run at full length.
 const SOAK_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
 /// Time without a sign of life after which the machine hangs. A boot on a busy host takes a minute.
