@@ -15,14 +15,14 @@ const DOCUMENT: &str = "docs/agents.md";
 const BEGIN: &str = "<!-- begin: `cargo xtask agents` -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// Runs the agents, or those whose name contains `name`; fails if something does not hold.
-pub(crate) fn agents(name: Option<&str>) -> Result<()> {
+/// Runs the agents, or those whose name contains `name`, in all cases, or in those whose name contains `case`; fails if something does not hold.
+pub(crate) fn agents(name: Option<&str>, case: Option<&str>) -> Result<()> {
     let (clients, image) = (client_tools::packages(), rigbox_image::host_packages());
     build::install_packages(&[build::RUN_PACKAGES, &clients, &image, python_packages::PACKAGES])?;
     build::programs()?;
     image::build("base")?;
     let mut command = Command::new(program("rigbox-tests"));
-    command.arg("agent-matrix").args(name).env(AGENTS.variable, AGENTS.install()?);
+    command.arg("agent-matrix").args(name).args(case).env(AGENTS.variable, AGENTS.install()?);
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("rigbox-tests")?;
     let table = String::from_utf8(output.stdout)?;
     print!("{table}");

@@ -91,6 +91,9 @@ enum Task {
     Agents {
         /// Run only those whose name contains this, and write nothing.
         name: Option<String>,
+        /// Run them only in the cases whose name contains this.
+        #[arg(requires = "name")]
+        case: Option<String>,
     },
     /// Build all programs, those for VMs included.
     Build,
@@ -139,7 +142,7 @@ fn main() -> Result<ExitCode> {
             image::build(&name).map(drop)
         }
         Task::Bench { name, json, rounds, more } => bench::bench(&name, json, rounds, &more),
-        Task::Agents { name } => agents::agents(name.as_deref()),
+        Task::Agents { name, case } => agents::agents(name.as_deref(), case.as_deref()),
         Task::Build => build::programs(),
         Task::AiFields { newest } => ai_fields::ai_fields(newest),
         Task::AiPrices { check } => ai_prices::ai_prices(check),

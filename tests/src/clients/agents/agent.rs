@@ -32,12 +32,17 @@ pub(crate) struct Agent {
     pub(super) tight_budget: f64,
     /// Words by which it says that there are no credits.
     pub(super) says_no_credits: &'static str,
+    /// Limit for a task, in seconds.
+    pub(super) max_seconds: u32,
 }
 
 enum Package {
     Npm(&'static str),
     Python(&'static str),
 }
+
+/// Limit for a task, in seconds. In an emulated VM an agent needs a minute to begin.
+const MAX_SECONDS: u32 = 300;
 
 pub(super) const CODEX: Agent = Agent {
     name: "Codex",
@@ -57,6 +62,7 @@ pub(super) const CODEX: Agent = Agent {
     tight_budget: 1.5,
     // It has words of its own for it.
     says_no_credits: "Quota exceeded",
+    max_seconds: MAX_SECONDS,
 };
 
 pub(super) const ALL: [Agent; 5] = [
@@ -72,6 +78,7 @@ pub(super) const ALL: [Agent; 5] = [
         calls: 1,
         tight_budget: 2.5,
         says_no_credits: "credits",
+        max_seconds: MAX_SECONDS,
     },
     CODEX,
     Agent {
@@ -89,6 +96,8 @@ pub(super) const ALL: [Agent; 5] = [
         calls: 2,
         tight_budget: 0.6,
         says_no_credits: "credits",
+        // It computes for a quarter of an hour before it begins (docs/agents.md).
+        max_seconds: 2_400,
     },
     Agent {
         name: "gemini-cli",
@@ -103,6 +112,7 @@ pub(super) const ALL: [Agent; 5] = [
         calls: 2,
         tight_budget: 0.6,
         says_no_credits: "credits",
+        max_seconds: MAX_SECONDS,
     },
     Agent {
         name: "Pydantic AI",
@@ -116,6 +126,7 @@ pub(super) const ALL: [Agent; 5] = [
         calls: 1,
         tight_budget: 0.5,
         says_no_credits: "credits",
+        max_seconds: MAX_SECONDS,
     },
 ];
 

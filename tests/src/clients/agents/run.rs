@@ -10,10 +10,8 @@ use super::agent::Agent;
 use super::place::Place;
 use crate::harness::internet::Recorder;
 
-/// Limit for an agent, in seconds. In an emulated VM one needs a minute to begin.
-const MAX_SECONDS: u32 = 300;
-/// Limit for its end to be seen.
-const END_TIMEOUT: Duration = Duration::from_secs(330);
+/// Time for the end of an agent to be seen, after the limit for its task.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Content of the file that a task asks for.
 const CONTENT: &str = "made";
 
@@ -58,13 +56,14 @@ pub(super) fn run(place: &Place<'_>, agent: &Agent, task: &Task, provider: &Prov
         "rm -rf {folder} {folder}.*; mkdir -p {folder}; cd {folder}\n\
          export AT=$HOME/agents/{} TASK='{prompt}'\n\
          cat > {folder}.sh <<'END'\n{before} {command} {after}\nEND\n\
-         setsid -f sh -c 'timeout {MAX_SECONDS} sh {folder}.sh > {folder}.out 2>&1 < /dev/null; echo $? > {folder}.code'",
-        agent.id
+         setsid -f sh -c 'timeout {} sh {folder}.sh > {folder}.out 2>&1 < /dev/null; echo $? > {folder}.code'",
+        agent.id, agent.max_seconds
     );
     let namespace = place.installation.run_dir().join("node/own/netns").join(&place.id);
     let (recorder, before) = (Recorder::start(&namespace)?, provider.seen().len());
     place.sh(&script)?;
-    let code = eventually(&format!("{} ends", agent.name), END_TIMEOUT, || {
+    let timeout = Duration::from_secs(agent.max_seconds.into()) + END_TIMEOUT;
+    let code = eventually(&format!("{} ends", agent.name), timeout, || {
         let code = place.sh(&format!("cat {folder}.code 2>/dev/null || true"))?;
         Ok((!code.is_empty()).then_some(code))
     })?;
