@@ -67,16 +67,22 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     if unit {
         step("formatting", "cargo fmt --all", || run(cargo().args(["fmt", "--all", "--check"])))?;
     }
-    if end_to_end {
-        build::programs()?;
-    }
-    if unit {
-        step("lints", REMEDY, lint)?;
-        let passed = step("unit tests", REMEDY, || unit_tests(options, &mut results))?;
-        failed.extend((!passed).then_some("unit tests"));
-    }
-    if end_to_end {
-        let passed = end_to_end_tests(options, &mut results)?;
+    let prepared = std::thread::scope(|scope| {
+        // It waits for downloads and for the disk, while compilers compute.
+        let prepared = end_to_end.then(|| scope.spawn(Prepared::new));
+        if end_to_end {
+            build::programs()?;
+        }
+        if unit {
+            step("lints", REMEDY, lint)?;
+            let passed = step("unit tests", REMEDY, || unit_tests(options, &mut results))?;
+            failed.extend((!passed).then_some("unit tests"));
+        }
+        let joined = prepared.map(|prepared| prepared.join().map_err(|_| anyhow::anyhow!("it panicked")));
+        joined.transpose()?.transpose()
+    })?;
+    if let Some(prepared) = prepared {
+        let passed = end_to_end_tests(options, &prepared, &mut results)?;
         failed.extend((!passed).then_some("end-to-end tests"));
     }
     if unit && end_to_end {
@@ -86,6 +92,23 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     print!("{results}");
     anyhow::ensure!(results.failed() == 0 && failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+/// What only end-to-end tests need: the image, and the folder of each set of foreign programs with the variable that tells it.
+struct Prepared {
+    image: PathBuf,
+    variables: [(&'static str, PathBuf); 3],
+}
+
+impl Prepared {
+    fn new() -> Result<Self> {
+        let variables = [
+            ("RIGBOX_SCHEMATHESIS", python_packages::SCHEMATHESIS.install()?.join("bin/schemathesis")),
+            (SSH_CLIENTS.variable, SSH_CLIENTS.install()?),
+            (AGENTS.variable, AGENTS.install()?),
+        ];
+        Ok(Self { image: image::build("base")?, variables })
+    }
 }
 
 fn install_packages(end_to_end: bool) -> Result<()> {
@@ -120,21 +143,18 @@ fn unit_tests(options: &Options, results: &mut Results) -> Result<bool> {
     watch(command, reader, |line| results.add_unit(line))
 }
 
-fn end_to_end_tests(options: &Options, results: &mut Results) -> Result<bool> {
-    let image = image::build("base")?;
+fn end_to_end_tests(options: &Options, prepared: &Prepared, results: &mut Results) -> Result<bool> {
     let mut command = Command::new(program("rigbox-tests"));
-    let schemathesis = python_packages::SCHEMATHESIS.install()?;
-    command.env("RIGBOX_SCHEMATHESIS", schemathesis.join("bin/schemathesis"));
+    command.envs(prepared.variables.iter().map(|(variable, folder)| (variable, folder)));
+    // The unit tests need these as well.
     command.env(OPENAPI_TOOLS.variable, OPENAPI_TOOLS.install()?);
-    command.env(SSH_CLIENTS.variable, SSH_CLIENTS.install()?);
     command.env(AI_CLIENTS.variable, AI_CLIENTS.install()?);
-    command.env(AGENTS.variable, AGENTS.install()?);
     if options.soak {
         command.env("RIGBOX_SOAK", "1");
     }
     if let Some(only) = &options.only {
         let host = KeptHost::new();
-        host.prepare(&image, options.fresh)?;
+        host.prepare(&prepared.image, options.fresh)?;
         command.arg(only).env("RIGBOX_TEST_HOST", host.folder());
     }
     command.args(&options.filter);
