@@ -135,8 +135,28 @@ fn what_has_a_price_of_its_own_is_named() {
     assert_eq!(findings.options.iter().collect::<Vec<_>>(), ["fast", "us"]);
     let an_hour = json!({"system": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]});
     assert!(walk(&table, &with(&request, an_hour)).unwrap().options.contains("cache_1h"));
-    let sound = json!({"contents": [{"parts": [{"inlineData": {"mimeType": "Audio/mp3", "data": "a"}}]}]});
-    assert!(walk(&Tables::built_in().unwrap().google, &sound).unwrap().options.contains("audio"));
+    let (google, part) =
+        (Tables::built_in().unwrap().google, |part| json!({"contents": [{"parts": [part]}]}));
+    for (kind, is_sound) in
+        [("Audio/mp3", true), ("video/mp4", true), ("application/ogg", true), ("image/png", false)]
+    {
+        for part in [
+            part(json!({"inlineData": {"mimeType": kind, "data": "a"}})),
+            part(json!({"fileData": {"mimeType": kind, "fileUri": "https://x.example/a"}})),
+        ] {
+            assert_eq!(walk(&google, &part).unwrap().options.contains("audio"), is_sound, "{part}");
+        }
+    }
+    // What is not said may be sound.
+    for (kind, why) in [
+        (json!({}), "needs `mimeType`"),
+        (json!({"mimeType": null}), "mimeType"),
+        (json!({"mimeType": ""}), "mimeType"),
+        (json!({"mimeType": " audio/mp3"}), "mimeType"),
+    ] {
+        let file = with(&json!({"fileUri": "https://x.example/a"}), kind);
+        refused(&google, &part(json!({"fileData": file})), why);
+    }
     refused(&table, &with(&request, json!({"service_tier": "new"})), "service_tier");
     let url = json!({"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}});
     let findings = walk(&table, &with_content(&request, url)).unwrap();
@@ -259,7 +279,7 @@ fn google_is_read_in_both_spellings() {
     for key in ["max_Output_tokens", "max__output_tokens", "maxOutputTokens_", "_maxOutputTokens"] {
         refused(&table, &with(&request, json!({"generationConfig": {key: 900}})), key);
     }
-    let file = json!({"contents": [{"parts": [{"file_data": {"file_uri": "https://x.example/a"}}]}]});
+    let file = json!({"contents": [{"parts": [{"file_data": {"file_uri": "https://x.example/a", "mime_type": "image/png"}}]}]});
     assert!(walk(&table, &with(&request, file)).unwrap().fetches_urls);
     let tools = json!({"tools": [{"function_declarations": [{"name": "f", "parameters": {"type": "OBJECT", "any_of": []}}]}]});
     walk(&table, &with(&request, tools)).unwrap();

@@ -196,7 +196,25 @@ impl Walk<'_> {
                 }
             }
         }
-        Err(first_refusal.unwrap_or_else(|| Refusal::here("is of a kind that is not known here")))
+        Err(first_refusal.unwrap_or_else(|| self.unknown_kind(members, alternatives)))
+    }
+
+    /// Refuses an object that is of no kind. Where there is one kind only, what it lacks of it is the reason.
+    fn unknown_kind(&self, members: &Members<'_>, alternatives: &Alternatives) -> Refusal {
+        let lacking = match alternatives.types.as_slice() {
+            [only] => match self.rules.get(only) {
+                Some(Type::Object { fields, .. }) => fields.iter().find(|(name, rule)| {
+                    matches!(rule, Rule::Take(Taken { is_required: true, .. }))
+                        && self.member(members, name).is_none()
+                }),
+                _ => None,
+            },
+            _ => None,
+        };
+        match lacking {
+            Some((name, _)) => Refusal::here(format!("needs `{name}`")),
+            None => Refusal::here("is of a kind that is not known here"),
+        }
     }
 
     fn member<'v, 'a>(&self, members: &'v Members<'a>, name: &str) -> Option<&'v Value<'a>> {
