@@ -79,6 +79,8 @@ pub(crate) struct Counted {
     pub(crate) has_usage: bool,
     /// The response is whole.
     pub(crate) is_complete: bool,
+    /// The provider has ended it with an error.
+    pub(crate) has_failed: bool,
     /// Cost that the provider has told, in millionths of a US dollar.
     pub(crate) cost_micro: Option<u64>,
 }

@@ -120,6 +120,15 @@ pub(crate) fn events(answer: &Answer) -> Vec<String> {
     events.into_iter().enumerate().map(text).collect()
 }
 
+/// Ends events with an error in their middle.
+pub(crate) fn failing(mut events: Vec<String>) -> Vec<String> {
+    events.truncate(events.len() / 2);
+    let error = json!({"type": "error", "code": "server_error", "message": "asked for", "param": null,
+        "sequence_number": events.len()});
+    events.push(format!("event: error\ndata: {error}\n\n"));
+    events
+}
+
 /// Returns the events of a call that come before the whole of it.
 fn call_events(index: usize, item: &Value) -> [Value; 2] {
     let is_text = item["type"] == "custom_tool_call";

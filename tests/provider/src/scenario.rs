@@ -24,6 +24,8 @@ pub struct Scenario {
     pub cost: Option<u64>,
     /// `[cut]`: the connection breaks off in the middle.
     pub is_cut: bool,
+    /// `[fail]`: a stream of OpenAI's Responses API ends with an error in the middle, and without figures.
+    pub fails: bool,
     /// `[tool]`: the answer calls the first tool.
     pub calls_tool: bool,
     /// `[write:PATH]`: the answer calls the tool that fits to write a file, and has only text once a tool was called.
@@ -61,6 +63,7 @@ impl Scenario {
             padding: number("long").and_then(|length| usize::try_from(length).ok()).unwrap_or(0),
             cost: number("cost"),
             is_cut: has("cut"),
+            fails: has("fail"),
             calls_tool: has("tool"),
             writes: value("write").map(str::to_owned),
             is_endless: has("endless"),

@@ -258,7 +258,9 @@ async fn respond(state: &Arc<State>, request: Request<Incoming>) -> Response<Bod
                 &responses::tools(&request),
                 of_model(&request),
             );
-            (answer.clone(), responses::events(&answer), responses::document(&answer))
+            let events = responses::events(&answer);
+            let events = if scenario.fails { responses::failing(events) } else { events };
+            (answer.clone(), events, responses::document(&answer))
         }
         "/v1/embeddings" | "/api/v1/embeddings" => {
             let usage = json!({"prompt_tokens": input(&body), "total_tokens": input(&body)});
@@ -313,7 +315,7 @@ impl State {
     ) -> Response<Body> {
         let half = events.len() / 2;
         let (is_cut, pause) = (scenario.is_cut, scenario.pause);
-        let output = if is_cut { answer.output() / 2 } else { answer.output() };
+        let output = if is_cut || scenario.fails { answer.output() / 2 } else { answer.output() };
         self.bill(Billed { call_id, input: answer.input, output });
         let frames = stream::iter(events.into_iter().enumerate()).then(move |(index, event)| async move {
             if !pause.is_zero() {

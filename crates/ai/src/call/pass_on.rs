@@ -159,9 +159,9 @@ fn returned(
     response
 }
 
-/// Writes what a call used: the provider's figures, or, of an answer that was cut off, what it can have been at most.
+/// Writes what a call used: the provider's figures, or, of an answer that broke off or failed, what it can have been at most.
 fn count(prepared: &Prepared, outcome: &Outcome, time: Duration, settled: &mut SettleRequest) {
-    let Counted { usage, has_input, has_usage, cost_micro, .. } = outcome.meter.counted().clone();
+    let Counted { usage, has_input, has_usage, has_failed, cost_micro, .. } = outcome.meter.counted().clone();
     settled.set_ending(outcome.ending);
     // Others have fields of that name in units of their own.
     settled.cost_micro = cost_micro.filter(|_| prepared.arrived.form.provider == Provider::Openrouter);
@@ -173,7 +173,7 @@ fn count(prepared: &Prepared, outcome: &Outcome, time: Duration, settled: &mut S
         return;
     }
     settled.estimated = true;
-    if outcome.ending == Ending::Completed {
+    if outcome.ending == Ending::Completed && !has_failed {
         settled.at_bound = true;
         return;
     }

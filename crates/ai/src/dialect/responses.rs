@@ -211,7 +211,9 @@ impl Meter for ResponsesMeter {
         let Ok(event) = serde_json::from_slice::<Event>(data) else { return Step::Pass };
         let is_end =
             matches!(event.r#type.as_str(), "response.completed" | "response.incomplete" | "response.failed");
-        self.counted.is_complete |= is_end || event.r#type == "error";
+        let is_error = event.r#type == "error";
+        self.counted.is_complete |= is_end || is_error;
+        self.counted.has_failed |= is_error || event.r#type == "response.failed";
         if let Some(response) = event.response
             && self.read(response)
             && is_end

@@ -94,6 +94,20 @@ async fn stream_that_breaks_off_never_looks_whole() {
 }
 
 #[tokio::test]
+async fn stream_that_fails_without_figures_costs_what_it_can_have_been() {
+    let host = Host::start().await;
+    let body = json!({"model": "gpt", "stream": true, "input": "[fail] [tokens:50]"});
+    let events = host.post("/v1/responses", &body).await.events();
+    let errors: Vec<_> = events.iter().filter(|event| event["type"] == "error").collect();
+    assert_eq!((errors.len(), &errors[0]["message"]), (1, &json!("asked for")), "{events:?}");
+    let settled = host.control.settled(0).await;
+    assert!(settled.estimated && !settled.at_bound, "{settled:?}");
+    let (usage, billed) = (settled.usage.unwrap(), host.provider.billed().pop().unwrap());
+    assert!(usage.input >= billed.input && usage.output >= billed.output, "{usage:?} {billed:?}");
+    assert!(usage.output < 10_000, "the bound is counted: {usage:?}");
+}
+
+#[tokio::test]
 async fn provider_that_is_away_silent_or_talks_nonsense_is_an_error() {
     let limits = Limits { first_byte: std::time::Duration::from_millis(300), ..Limits::default() };
     let host = Host::start_with(limits).await;
