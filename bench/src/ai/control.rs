@@ -1,6 +1,7 @@
 //! Control of the benchmark: the real one, with a database on the disk that has a user with credits, a provider's key and running workspaces.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use rigbox_control::{AiConfig, Config, DefaultBudgets, GatewaysConfig, PriceFiles, Upstream, admin};
@@ -39,6 +40,7 @@ fn config(folder: &Path) -> Config {
         prices: PriceFiles::default(),
         tables: None,
         budgets: DefaultBudgets::default(),
+        retention: Duration::MAX,
     };
     Config { ai: Some(ai), ..control_config(folder, CONTROL) }
 }

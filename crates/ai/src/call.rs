@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use hyper::body::Incoming;
-use rigbox_proto::ai::Ending;
+use rigbox_proto::ai::{Ending, Usage};
 use tokio::sync::oneshot;
 
 use crate::error::{CallError, ErrorKind};
@@ -83,6 +83,10 @@ async fn make(state: &State, mut prepared: Prepared, head: oneshot::Sender<Head>
             }
         }
     };
+    let used_nothing = !settled.at_bound && settled.usage == Some(Usage::default());
+    if used_nothing {
+        state.free_calls.count(&prepared.arrived.workspace, Instant::now());
+    }
     settled.duration_ms = u64::try_from(prepared.began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
         call = call_id,

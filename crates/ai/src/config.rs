@@ -1,6 +1,7 @@
 //! Configuration of the AI proxy.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,6 +58,9 @@ pub enum SecretSource {
     Env(String),
 }
 
+/// Calls per minute of one workspace that use nothing.
+pub const FREE_CALLS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(120).unwrap();
+
 /// Limits of calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -64,6 +68,8 @@ pub struct Limits {
     pub calls: usize,
     /// Maximum number of calls of one workspace at once.
     pub calls_per_workspace: usize,
+    /// Calls per minute of one workspace that use nothing, after a burst of ten times as many.
+    pub free_calls_per_minute: NonZeroU32,
     /// Maximum size of a request's body in bytes, decoded.
     pub body_bytes: usize,
     /// Time for the rest of a request's body once it is a large one, of which there are few at once.
@@ -83,6 +89,7 @@ impl Default for Limits {
         Self {
             calls: 4_000,
             calls_per_workspace: 256,
+            free_calls_per_minute: FREE_CALLS_PER_MINUTE,
             body_bytes: 32 << 20,
             upload: Duration::from_secs(120),
             connect: Duration::from_secs(10),

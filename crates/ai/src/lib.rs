@@ -16,6 +16,7 @@ mod control;
 mod dialect;
 mod echo;
 mod error;
+mod free_calls;
 #[cfg(test)]
 mod fuzz;
 pub mod json;
@@ -36,6 +37,6 @@ pub mod table;
 pub mod tables;
 mod upstream;
 
-pub use config::{Config, Limits, Peer, Proxy, SecretSource};
+pub use config::{Config, FREE_CALLS_PER_MINUTE, Limits, Peer, Proxy, SecretSource};
 pub use connect::ProxyConfigError;
 pub use server::{Bound, Error, bind};

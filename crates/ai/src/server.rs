@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::connect::ReadyProxy;
 use crate::control::Control;
 use crate::error::{CallError, ErrorKind, Form};
+use crate::free_calls::FreeCalls;
 use crate::key_tests;
 use crate::ledger::Ledger;
 use crate::models;
@@ -116,6 +117,7 @@ impl Bound {
             bodies: Bodies::new(limits.body_bytes, limits.upload),
             // Calls, per workspace.
             calls: Shares::new(Bounds { total: limits.calls, per_key: limits.calls_per_workspace }),
+            free_calls: FreeCalls::new(limits.free_calls_per_minute),
             drains: pump::drains(),
             large_responses: pump::large_responses(),
             limits,

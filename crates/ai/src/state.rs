@@ -9,6 +9,7 @@ use crate::body::Bodies;
 use crate::bridge::Api;
 use crate::config::Limits;
 use crate::control::Control;
+use crate::free_calls::FreeCalls;
 use crate::ledger::Ledger;
 use crate::public_hosts::PublicHosts;
 use crate::pump::Drains;
@@ -22,6 +23,7 @@ pub(crate) struct State {
     pub(crate) api: Api,
     pub(crate) bodies: Bodies,
     pub(crate) calls: Shares<WorkspaceId>,
+    pub(crate) free_calls: FreeCalls,
     pub(crate) drains: Drains,
     /// Large responses that are held back.
     pub(crate) large_responses: Shares<WorkspaceId>,

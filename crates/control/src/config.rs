@@ -83,6 +83,8 @@ pub struct AiConfig {
     pub tables: Option<PathBuf>,
     /// Bounds of a month's calls where none is set.
     pub budgets: DefaultBudgets,
+    /// Age at which records of calls are deleted.
+    pub retention: Duration,
 }
 
 /// SSH gateway.

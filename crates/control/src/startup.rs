@@ -310,7 +310,8 @@ fn ai_role(
     let models = Models::new(config.upstreams, config.prices);
     let tables = FieldTables::new(config.tables.as_deref());
     let setups = SetupSource::new(store.clone(), models.clone(), tables.clone());
-    let (ledger, writer) = Ledger::new(store.clone(), models.clone(), plans, config.budgets);
+    let (ledger, writer) =
+        Ledger::new(store.clone(), models.clone(), plans, config.budgets, config.retention);
     let (own_calls, secrets) =
         (OwnCalls::new(store.clone(), models.clone()), ProxiedSecrets::new(store.clone()));
     let server = ai_rpc::listen(

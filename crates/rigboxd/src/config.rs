@@ -325,6 +325,7 @@ impl Installation {
             blocked_networks: self.blocked_networks().iter().copied().collect(),
             limits: rigbox_ai::Limits {
                 calls_per_workspace: self.file.ai.calls_per_workspace.get().into(),
+                free_calls_per_minute: self.file.ai.free_calls_per_minute,
                 ..rigbox_ai::Limits::default()
             },
         }
@@ -447,6 +448,7 @@ impl Installation {
                 user: ai.user_budget_usd.map(Money::from_dollars),
                 workspace: ai.workspace_budget_usd.map(Money::from_dollars),
             },
+            retention: Duration::from_hours(24) * ai.retention_days.get(),
         }
     }
 

@@ -63,6 +63,7 @@ pub(super) async fn prepare(
         };
         CallError::new(ErrorKind::RateLimit, text)
     })?;
+    state.free_calls.check(&arrived.workspace, began)?;
     let body = state.bodies.read(&arrived.workspace, &arrived.headers, body).await?;
     let invalid = |text: String| CallError::new(ErrorKind::InvalidRequest, text);
     let document = Document::parse(&body.bytes).map_err(|problem| invalid(problem.to_string()))?;

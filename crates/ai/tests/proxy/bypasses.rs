@@ -1,5 +1,6 @@
 //! Ways to get more from a provider than was reserved, each of which is closed.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use rigbox_ai::Limits;
@@ -251,4 +252,30 @@ async fn calls_that_cannot_be_recorded_do_not_pile_up() {
     rigbox_testkit::eventually("calls are served again", is_served).await;
     let are_told = async || host.control.with(|ledger| ledger.unknown.len()) == 3;
     rigbox_testkit::eventually("control has heard that none of the others was made", are_told).await;
+}
+
+#[tokio::test]
+async fn calls_that_use_nothing_have_a_rate_of_their_own() {
+    let limits = Limits { free_calls_per_minute: NonZeroU32::MIN, ..Limits::default() };
+    let host = Host::start_with(limits).await;
+    let body = json!({"model": "claude", "max_tokens": 10, "messages": hello()});
+    let count = json!({"model": "claude", "messages": hello()});
+    let refused = json!({"model": "claude", "max_tokens": 10, "messages": [{"role": "user", "content": "[status:400]"}]});
+    // Those that use something do not count.
+    for _ in 0..12 {
+        assert_eq!(host.post("/v1/messages", &body).await.status, 200);
+    }
+    for number in 0..11 {
+        let (path, body) =
+            if number % 2 == 0 { ("/v1/messages/count_tokens", &count) } else { ("/v1/messages", &refused) };
+        assert_ne!(host.post(path, body).await.status, 429, "call {number}");
+        host.control.settled(12 + number).await;
+    }
+    let answer = host.post("/v1/messages", &body).await;
+    assert_eq!(answer.status, 429);
+    assert!(answer.head.contains("retry-after: 1") && answer.body.contains("used nothing"), "{answer:?}");
+    let (seen, neighbor) = (host.provider.seen().len(), host.neighbor().await);
+    let stream = Host::open_at(neighbor, "POST", "/v1/messages", &[], body.to_string().as_bytes()).await;
+    assert_eq!(Host::read(stream).await.status, 200);
+    assert_eq!(host.provider.seen().len(), seen + 1);
 }

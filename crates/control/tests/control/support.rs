@@ -381,6 +381,7 @@ pub(crate) fn config(
             prices: PriceFiles { table: None, more: Some(directory.join("more-ai-prices.json")) },
             tables: None,
             budgets: DefaultBudgets::default(),
+            retention: Duration::MAX,
         }),
         timeouts,
         plans,

@@ -91,6 +91,9 @@ pub(super) struct Ssh {
 /// AI calls of one workspace at once.
 const AI_CALLS_PER_WORKSPACE: NonZeroU16 = NonZeroU16::new(256).unwrap();
 
+/// Age at which records of AI calls are deleted, in days.
+const AI_RETENTION_DAYS: NonZeroU32 = NonZeroU32::new(365).unwrap();
+
 /// AI proxy.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -106,6 +109,10 @@ pub(super) struct Ai {
     pub(super) proxy_credentials: Option<Secret>,
     /// Calls of one workspace at once.
     pub(super) calls_per_workspace: NonZeroU16,
+    /// Calls per minute of one workspace that use nothing, after a burst of ten times as many.
+    pub(super) free_calls_per_minute: NonZeroU32,
+    /// Age at which records of calls are deleted.
+    pub(super) retention_days: NonZeroU32,
     /// Price table in place of the built-in one.
     pub(super) prices: Option<PathBuf>,
     /// Price table with more models.
@@ -345,6 +352,8 @@ impl Default for Ai {
             proxy: None,
             proxy_credentials: None,
             calls_per_workspace: AI_CALLS_PER_WORKSPACE,
+            free_calls_per_minute: rigbox_ai::FREE_CALLS_PER_MINUTE,
+            retention_days: AI_RETENTION_DAYS,
             prices: None,
             more_prices: None,
             tables: None,

@@ -230,6 +230,14 @@ const SECTIONS: &[Section] = &[
             ),
             key("calls_per_workspace", "integer", Value, "256", "AI calls of one workspace at once."),
             key(
+                "free_calls_per_minute",
+                "integer",
+                Value,
+                "120",
+                "AI calls per minute of one workspace that use nothing, such as counts of tokens and calls that a provider refuses, after \
+                 a burst of ten times as many.",
+            ),
+            key(
                 "prices",
                 "path",
                 Described("the built-in table"),
@@ -266,6 +274,13 @@ const SECTIONS: &[Section] = &[
                 Described("none"),
                 "20",
                 "Budget of each workspace for a month. `rigboxd admin ai budget` sets another one.",
+            ),
+            key(
+                "retention_days",
+                "days",
+                Value,
+                "365",
+                "Age at which records of AI calls are deleted. What is spent of credits and budgets stays as it is.",
             ),
         ],
     },

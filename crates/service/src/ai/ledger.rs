@@ -33,6 +33,10 @@ pub(super) const MAX_OPEN_CALLS: u64 = 512;
 const CALL_TIMEOUT: Duration = Duration::from_hours(24);
 /// Interval at which lost calls are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_mins(10);
+/// Interval at which old records are looked for.
+const CLEANUP_INTERVAL: Duration = Duration::from_hours(1);
+/// Old records deleted in one transaction: reservations wait for it.
+const DELETE_BATCH_LEN: u32 = 1_000;
 /// Maximum length of ids and names that the proxy sends.
 const MAX_NAME_LEN: usize = 256;
 
@@ -118,6 +122,7 @@ pub struct Ledger {
 pub struct LedgerWriter {
     store: Store,
     terms: AiTerms,
+    retention: Duration,
     queue: mpsc::Receiver<Waiting>,
 }
 
@@ -133,8 +138,14 @@ impl Operation {
 }
 
 impl Ledger {
-    /// Creates the ledger and its writer.
-    pub fn new(store: Store, models: Models, plans: Plans, budgets: DefaultBudgets) -> (Self, LedgerWriter) {
+    /// Creates the ledger and its writer, which keeps records for `retention`.
+    pub fn new(
+        store: Store,
+        models: Models,
+        plans: Plans,
+        budgets: DefaultBudgets,
+        retention: Duration,
+    ) -> (Self, LedgerWriter) {
         #[expect(
             clippy::disallowed_methods,
             reason = "bound: steps of AI calls to write; reservations have a share per workspace before"
@@ -143,7 +154,7 @@ impl Ledger {
         let DefaultBudgets { user: user_budget, workspace: workspace_budget } = budgets;
         let terms = AiTerms { plans, user_budget, workspace_budget, max_open_calls: MAX_OPEN_CALLS };
         let ledger = Self { store: store.clone(), models, queue: sender, waiting: Shares::new(WAITING) };
-        (ledger, LedgerWriter { store, terms, queue })
+        (ledger, LedgerWriter { store, terms, retention, queue })
     }
 
     /// Begins a run of the proxy. Calls that another run has reserved and not settled cost their bound.
@@ -288,8 +299,16 @@ pub(super) fn unavailable(problem: rigbox_store::Error) -> LedgerError {
 }
 
 impl LedgerWriter {
-    /// Writes steps, and settles lost calls, for as long as it is polled.
+    /// Writes steps, settles lost calls, and deletes old records, for as long as it is polled.
     pub async fn run(mut self) {
+        let (store, retention) = (self.store.clone(), self.retention);
+        tokio::select! {
+            () = self.write_steps() => {}
+            () = delete_old(&store, retention) => {}
+        }
+    }
+
+    async fn write_steps(&mut self) {
         let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
         let mut batch = Vec::with_capacity(BATCH_LEN);
         loop {
@@ -344,14 +363,36 @@ impl LedgerWriter {
 
     async fn expire(&self) {
         let now = self.store.now();
-        let age = i64::try_from(CALL_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
-        let before = Timestamp::from_unix_ms(now.unix_ms().saturating_sub(age));
-        match self.store.expire_ai_calls(before, now).await {
+        match self.store.expire_ai_calls(earlier(now, CALL_TIMEOUT), now).await {
             Ok(0) => {}
             Ok(calls) => info!(calls, "settled AI calls at their bound that were never settled"),
             Err(problem) => warn!(%problem, "failed to look for AI calls that were never settled"),
         }
     }
+}
+
+/// Deletes records of calls that are older than `retention`, for as long as it is polled.
+async fn delete_old(store: &Store, retention: Duration) {
+    let mut interval = tokio::time::interval(CLEANUP_INTERVAL);
+    loop {
+        interval.tick().await;
+        let before = earlier(store.now(), retention);
+        loop {
+            match store.delete_ai_calls(before, DELETE_BATCH_LEN).await {
+                Ok(0) => break,
+                Ok(calls) => info!(calls, "deleted old records of AI calls"),
+                Err(problem) => {
+                    warn!(%problem, "failed to delete old records of AI calls");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn earlier(now: Timestamp, by: Duration) -> Timestamp {
+    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_unix_ms(now.unix_ms().saturating_sub(by))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! Sums of calls: by day and by workspace for their user, by model for the operator. Calls that are open count once they are settled.
+//! Sums of calls: by day and by workspace for their user, by model for the operator. Calls that are open count once they are settled. Records
+//! are deleted when they are old; accounts and months have sums of their own.
 
 use rigbox_core::ai::money::Money;
+use rigbox_core::ai::provider::Provider;
 use rigbox_core::ids::UserId;
 use rigbox_core::time::{DAY_MS, Timestamp};
 use sqlx::Row;
@@ -121,6 +123,24 @@ impl Store {
             })
         };
         rows.iter().map(sum).collect()
+    }
+
+    /// Deletes records of calls that are over and began before `before`, at most `max` of each provider. Returns their number.
+    pub async fn delete_ai_calls(&self, before: Timestamp, max: u32) -> Result<u64, Error> {
+        let mut deleted = 0;
+        for provider in Provider::ALL {
+            let done = sqlx::query(
+                "DELETE FROM ai_calls WHERE id IN (SELECT id FROM ai_calls \
+                 WHERE provider = $1 AND began_at < $2 AND ended_at IS NOT NULL LIMIT $3)",
+            )
+            .bind(provider.as_str())
+            .bind(before.unix_ms())
+            .bind(i64::from(max))
+            .execute(&self.writer)
+            .await?;
+            deleted += done.rows_affected();
+        }
+        Ok(deleted)
     }
 
     /// Returns the number of calls that are open, and what they have reserved.

@@ -323,3 +323,24 @@ async fn records_outlive_the_workspace_and_add_up() {
     assert_eq!(store.open_ai_calls().await.unwrap(), (1, money(100)));
     assert_eq!(ledger.settle("open", 5).await, AiOutcome::Settled(money(5)));
 }
+
+#[tokio::test]
+async fn old_records_are_deleted_and_stay_spent() {
+    let ledger = Ledger::new(10_000).await;
+    for id in ["a", "b", "open"] {
+        ledger.reserve(id).await;
+    }
+    for id in ["a", "b"] {
+        ledger.settle(id, 10).await;
+    }
+    let (store, began) = (ledger.store(), now().unix_ms());
+    assert_eq!(store.delete_ai_calls(Timestamp::from_unix_ms(began), 5).await.unwrap(), 0);
+    let later = Timestamp::from_unix_ms(began + 1);
+    for deleted in [1, 1, 0] {
+        assert_eq!(store.delete_ai_calls(later, 1).await.unwrap(), deleted);
+    }
+    assert_eq!(store.ai_days(&ledger.fixture.user, 0).await.unwrap(), []);
+    assert_eq!(ledger.account().await, (10_000, 20, 100));
+    assert_eq!(ledger.settle("open", 5).await, AiOutcome::Settled(money(5)));
+    assert_eq!(ledger.account().await, (10_000, 25, 0));
+}

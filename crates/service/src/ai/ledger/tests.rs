@@ -102,7 +102,7 @@ impl Installation {
         };
         let models = Models::new(vec![upstream], PriceFiles::default());
         let budgets = DefaultBudgets { user: None, workspace: Some(Money::from_dollars(WORKSPACE_BUDGET)) };
-        let (ledger, writer) = Ledger::new(store.clone(), models, Plans::default(), budgets);
+        let (ledger, writer) = Ledger::new(store.clone(), models, Plans::default(), budgets, Duration::MAX);
         (ledger, writer, store)
     }
 }
