@@ -3,6 +3,7 @@
 //! Ctrl-Alt-Del. It may have been taken over by its guest, so what it says is bounded.
 
 mod log;
+mod paced;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -17,8 +18,9 @@ use rigbox_proto::guest::WatchSystemRequest;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
 use rigbox_sys::async_file::AsyncFile;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::paced::Paced;
 use super::{announced, cause_of_end};
 use crate::descriptors::DescriptorError;
 use crate::sanitize::sanitize;
@@ -66,25 +68,24 @@ enum ApiError {
 /// Follows the guest until its VMM has ended.
 pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
     let console = vm.context.descriptors.get(&vm.boot_id, Channel::Console).await?;
-    let mut console = AsyncFile::new(console.into()).map_err(SessionError::Console)?;
+    let mut console = Paced::new(AsyncFile::new(console.into()).map_err(SessionError::Console)?);
     let log = vm.context.descriptors.get(&vm.boot_id, Channel::Log).await?;
     let log = AsyncFile::new(log.into()).map_err(SessionError::Log)?;
     let mut log = pin!(log::read_lines(log, |line| tell(vm, line)).fuse());
     let mut tail = Tail::default();
     let mut shut_down = vm.shut_down.subscribe();
     shut_down.mark_changed();
-    let mut chunk = [0; 4096];
     loop {
         tokio::select! {
-            read = console.read(&mut chunk) => match read.map_err(SessionError::Console)? {
-                0 => {
+            read = console.read() => match read.map_err(SessionError::Console)? {
+                [] => {
                     if !log.is_terminated() {
                         let _ = tokio::time::timeout(LOG_TIMEOUT, log).await;
                     }
                     return report_end(vm, &tail).await;
                 }
-                count => {
-                    tail.push(chunk.get(..count).unwrap_or_default());
+                bytes => {
+                    tail.push(bytes);
                     if let Some((cause, detail)) = tail.stopped()
                         && !is_running(vm).await
                     {
@@ -213,7 +214,7 @@ where
 mod tests {
     use std::convert::Infallible;
 
-    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
 

@@ -2,23 +2,22 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncRead;
+
+use super::paced::Paced;
 
 /// Size of a line. The rest of a longer one is lost.
 const MAX_LINE_BYTES: usize = 1024;
 
 /// Reads a log to its end and gives each line to `each`.
-pub(super) async fn read_lines(
-    mut log: impl AsyncRead + Unpin,
-    mut each: impl FnMut(&str),
-) -> io::Result<()> {
-    let (mut line, mut chunk) = (Vec::new(), [0; 4096]);
+pub(super) async fn read_lines(log: impl AsyncRead + Unpin, mut each: impl FnMut(&str)) -> io::Result<()> {
+    let (mut log, mut line) = (Paced::new(log), Vec::new());
     loop {
-        let count = log.read(&mut chunk).await?;
-        if count == 0 {
+        let bytes = log.read().await?;
+        if bytes.is_empty() {
             return Ok(());
         }
-        for byte in chunk.get(..count).unwrap_or_default() {
+        for byte in bytes {
             if *byte == b'\n' {
                 each(&String::from_utf8_lossy(&line));
                 line.clear();
