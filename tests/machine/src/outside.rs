@@ -64,7 +64,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
                 eprintln!("the machine hung at its boot: trying again")
             }
             Watched::HungAtBoot => report.give_up("the machine hung at its boot"),
-            Watched::Failed(why) => report.give_up(&why),
+            Watched::Failed(why) => {
+                report.give_up(&why);
+                break;
+            }
         }
     }
     let passed = report.end();
