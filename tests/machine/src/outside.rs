@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::events::Event;
 use crate::inside;
 use disks::Disks;
-use emulator::Emulator;
+use emulator::{Emulator, Heard};
 use report::Report;
 
 /// Limit for everything that runs in the machine.
@@ -22,7 +22,9 @@ const SOAK_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
 /// Time without a sign of life after which the machine hangs. A boot on a busy host takes a minute.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(180);
 /// A boot under emulation hangs now and then, for reasons of the emulator.
-const BOOT_ATTEMPTS: u32 = 2;
+const MAX_HANGS: u32 = 1;
+/// Resets of the machine: the tests ask for one, and its kernel may panic.
+const MAX_RESETS: u32 = 3;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -54,16 +56,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let timeout = if *soak { SOAK_TIMEOUT } else { RUN_TIMEOUT };
     std::fs::create_dir_all(&arguments.log)?;
     let console = arguments.log.join("console.log");
+    std::fs::write(&console, "")?;
     let driver = if firecracker.is_some() { "firecracker" } else { "qemu" };
     let mut report = Report::begin(driver, inside::test_names());
-    for attempt in 1..=BOOT_ATTEMPTS {
+    let (deadline, mut resets, mut hangs) = (Instant::now() + timeout, 0, 0);
+    loop {
         let emulator = Emulator::start(&disks, &console).context("start the emulator")?;
-        match watch(emulator, timeout, &mut report) {
+        match watch(emulator, deadline, &mut report) {
             Watched::Ended => break,
-            Watched::HungAtBoot if attempt < BOOT_ATTEMPTS => {
-                eprintln!("the machine hung at its boot: trying again")
+            // The tests go on where they were.
+            Watched::Reset if resets < MAX_RESETS => resets += 1,
+            Watched::Reset => {
+                report.give_up("the machine reset itself again and again");
+                break;
             }
-            Watched::HungAtBoot => report.give_up("the machine hung at its boot"),
+            Watched::HungAtBoot if hangs < MAX_HANGS => {
+                hangs += 1;
+                eprintln!("the machine hung at its boot: trying again");
+            }
+            Watched::HungAtBoot => {
+                report.give_up("the machine hung at its boot");
+                break;
+            }
             Watched::Failed(why) => {
                 report.give_up(&why);
                 break;
@@ -80,25 +94,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 /// End of one run of the machine.
 enum Watched {
     Ended,
+    Reset,
     HungAtBoot,
     Failed(String),
 }
 
 /// Reports events until the last one, or until there are none any more.
-fn watch(mut emulator: Emulator, timeout: Duration, report: &mut Report) -> Watched {
-    let deadline = Instant::now() + timeout;
+fn watch(mut emulator: Emulator, deadline: Instant, report: &mut Report) -> Watched {
     let mut is_up = false;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Watched::Failed(format!("not within {} minutes", timeout.as_secs() / 60));
+            return Watched::Failed("it took too long".to_owned());
         }
         match emulator.next_event(left.min(SILENCE_TIMEOUT)) {
-            Ok(Some(Event::End)) => return Watched::Ended,
-            Ok(Some(event)) => report.add(&event),
-            Ok(None) if left < SILENCE_TIMEOUT => {}
-            Ok(None) if !is_up => return Watched::HungAtBoot,
-            Ok(None) => {
+            Ok(Heard::Event(Event::End)) => return Watched::Ended,
+            Ok(Heard::Event(event)) => report.add(&event),
+            Ok(Heard::Reset) => return Watched::Reset,
+            Ok(Heard::Nothing) if left < SILENCE_TIMEOUT => {}
+            Ok(Heard::Nothing) if !is_up => return Watched::HungAtBoot,
+            Ok(Heard::Nothing) => {
                 return Watched::Failed(format!(
                     "the machine showed no sign of life for {} s",
                     SILENCE_TIMEOUT.as_secs()

@@ -42,11 +42,19 @@ impl Disks {
         Ok(Self {
             kernel: machine.vmlinux(),
             initramfs,
-            root: machine.rootfs(),
+            // The machine writes to it.
+            root: copy(&machine.rootfs(), scratch.join("root.ext4"))?,
             programs: disk_of_programs(programs, firecracker, soak, scratch)?,
             image: disk_of_image(&image, machine.dir().parent().context("the folder of images")?)?,
         })
     }
+}
+
+/// Copies a disk, which is mostly empty, or a folder of such.
+fn copy(from: &Path, to: PathBuf) -> Result<PathBuf> {
+    let copied = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(&to).status()?;
+    ensure!(copied.success(), "cp ended with {copied}");
+    Ok(to)
 }
 
 fn disk_of_programs(
@@ -81,9 +89,7 @@ fn disk_of_image(image: &Image, folder: &Path) -> Result<PathBuf> {
         let (tree, new) = (work.path().join("tree"), work.path().join("disk"));
         let images = tree.join("images");
         fs::create_dir_all(&images)?;
-        let copied =
-            Command::new("cp").args(["-a", "--sparse=always"]).arg(image.dir()).arg(images).status()?;
-        ensure!(copied.success(), "cp ended with {copied}");
+        copy(image.dir(), images)?;
         format(&tree, &new, image.min_disk_mb)?;
         fs::rename(new, &disk)?;
     }

@@ -1,4 +1,5 @@
-//! Process of the emulator: a PC whose CPU has virtualization, emulated in software. It ends with this program, however that ends.
+//! Process of the emulator: a PC whose CPU has virtualization, emulated in software. It ends with this program, however that ends, and when the
+//! machine resets itself: one that goes on after a reset hangs in its VMs.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -20,13 +21,22 @@ const CPU: &str = "EPYC,+svm";
 /// out of a VM, once in some twenty copies of 12 MB into one.
 const CPUS: &str = "1";
 
+/// What comes from the machine.
+pub(super) enum Heard {
+    Event(Event),
+    /// Nothing in time.
+    Nothing,
+    /// It has reset itself, and its emulator has ended.
+    Reset,
+}
+
 pub(super) struct Emulator {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Emulator {
-    /// Starts the machine. What it prints goes to `console`.
+    /// Starts the machine. What it prints is added to `console`.
     pub(super) fn start(disks: &Disks, console: &Path) -> Result<Self> {
         // The signal comes when the thread that started the process ends, and this is the first one.
         let mut command = Command::new("setpriv");
@@ -51,14 +61,18 @@ impl Emulator {
         Ok(Self { child, lines })
     }
 
-    /// Waits for an event. `None`: not in time.
-    pub(super) fn next_event(&mut self, timeout: Duration) -> Result<Option<Event>> {
+    /// Waits for an event.
+    pub(super) fn next_event(&mut self, timeout: Duration) -> Result<Heard> {
         match self.lines.recv_timeout(timeout) {
             Ok(line) => {
-                Ok(Some(serde_json::from_str(&line).with_context(|| format!("read event {line:?}"))?))
+                let event = serde_json::from_str(&line).with_context(|| format!("read event {line:?}"))?;
+                Ok(Heard::Event(event))
             }
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => bail!("the emulator ended with {}", self.child.wait()?),
+            Err(RecvTimeoutError::Timeout) => Ok(Heard::Nothing),
+            Err(RecvTimeoutError::Disconnected) => match self.child.wait()? {
+                status if status.success() => Ok(Heard::Reset),
+                status => bail!("the emulator ended with {status}"),
+            },
         }
     }
 }
@@ -77,7 +91,7 @@ fn arguments(disks: &Disks, console: &Path) -> Vec<String> {
     let drive = |path: &Path, options: &str| {
         format!("file={},format=raw,if=virtio,cache=unsafe,discard=unmap,{options}", path.display())
     };
-    let words = "-M q35 -accel tcg,thread=multi -nodefaults -no-user-config -display none -nic none -device virtio-rng-pci \
+    let words = "-M q35 -accel tcg,thread=multi -no-reboot -nodefaults -no-user-config -display none -nic none -device virtio-rng-pci \
                  -device virtio-serial-pci -chardev stdio,id=results,signal=off";
     let mut arguments: Vec<String> = words.split(' ').map(str::to_owned).collect();
     for (option, value) in [
@@ -87,10 +101,10 @@ fn arguments(disks: &Disks, console: &Path) -> Vec<String> {
         ("-kernel", disks.kernel.display().to_string()),
         ("-initrd", disks.initramfs.display().to_string()),
         ("-append", format!("console=ttyS0 panic=-1 random.trust_cpu=on {clocks}")),
-        ("-serial", format!("file:{}", console.display())),
+        ("-chardev", format!("file,id=console,append=on,path={}", console.display())),
+        ("-serial", "chardev:console".to_owned()),
         ("-device", format!("virtserialport,chardev=results,name={PORT}")),
-        // Written to a file that has no name, and lasts over a reboot.
-        ("-drive", drive(&disks.root, "snapshot=on")),
+        ("-drive", drive(&disks.root, "readonly=off")),
         ("-drive", drive(&disks.programs, "readonly=on")),
         ("-drive", drive(&disks.image, "readonly=on")),
     ] {
