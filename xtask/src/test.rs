@@ -94,7 +94,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What only end-to-end tests need: the image, and the folder of each set of foreign programs with the variable that tells it.
+/// Needs of end-to-end tests alone: the image, and the folder of each set of foreign programs with the variable that tells it.
 struct Prepared {
     image: PathBuf,
     variables: [(&'static str, PathBuf); 3],

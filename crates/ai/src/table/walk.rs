@@ -201,14 +201,15 @@ impl Walk<'_> {
 
     /// Refuses an object that is of no kind. Where there is one kind only, what it lacks of it is the reason.
     fn unknown_kind(&self, members: &Members<'_>, alternatives: &Alternatives) -> Refusal {
-        let lacking = match alternatives.types.as_slice() {
-            [only] => match self.rules.get(only) {
-                Some(Type::Object { fields, .. }) => fields.iter().find(|(name, rule)| {
-                    matches!(rule, Rule::Take(Taken { is_required: true, .. }))
-                        && self.member(members, name).is_none()
-                }),
-                _ => None,
-            },
+        let only = match alternatives.types.as_slice() {
+            [name] => self.rules.get(name),
+            _ => None,
+        };
+        let lacking = match only {
+            Some(Type::Object { fields, .. }) => fields.iter().find(|(name, rule)| {
+                matches!(rule, Rule::Take(Taken { is_required: true, .. }))
+                    && self.member(members, name).is_none()
+            }),
             _ => None,
         };
         match lacking {

@@ -21,7 +21,7 @@ const CPU: &str = "EPYC,+svm";
 /// out of a VM, once in some twenty copies of 12 MB into one.
 const CPUS: &str = "1";
 
-/// What comes from the machine.
+/// News of the machine.
 pub(super) enum Heard {
     Event(Event),
     /// Nothing in time.
