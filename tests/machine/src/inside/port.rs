@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rigbox_testkit::blocking::eventually;
 
 use crate::events::{Event, PORT};
 
 const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Time for udev to name the port, beside all else that starts.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The open port.
 #[derive(Clone)]
@@ -20,7 +23,9 @@ pub(crate) struct Port {
 impl Port {
     pub(super) fn open() -> Result<Self> {
         let path = format!("/dev/virtio-ports/{PORT}");
-        let file = File::options().write(true).open(&path).context(path)?;
+        let file = eventually("the port is there", DEVICE_TIMEOUT, || {
+            Ok(Some(File::options().write(true).open(&path).with_context(|| path.clone())?))
+        })?;
         Ok(Self { file: Arc::new(Mutex::new(file)) })
     }
 
