@@ -43,9 +43,10 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
     );
     install_packages(&[PACKAGES])?;
     let targets = step("build the fuzz targets", "read the compiler's message above", build::targets)?;
+    let all = targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(", ");
     let chosen: Vec<Target> =
         targets.into_iter().filter(|target| is_chosen(target, &options.names)).collect();
-    anyhow::ensure!(!chosen.is_empty(), "no fuzz target has such a name");
+    anyhow::ensure!(!chosen.is_empty(), "no fuzz target has such a name; there are {all}");
     let duration = Duration::from_secs_f64(options.minutes * 60.0);
     let outcomes = run_all(&chosen, duration, options.jobs)?;
     print!("{}", run::table(&outcomes));
