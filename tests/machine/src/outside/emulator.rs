@@ -1,5 +1,5 @@
 //! Process of the emulator: a PC whose CPU has virtualization, emulated in software. It ends with this program, however that ends, and when the
-//! machine resets itself: one that goes on after a reset hangs in its VMs.
+//! machine resets itself: the next boot is in a new one, with nothing left of what its predecessor emulated.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
