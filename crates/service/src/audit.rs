@@ -232,9 +232,7 @@ impl AuditWriter {
 
     /// Deletes entries that are older than the retention, a bounded number at once.
     async fn delete_old(&self) {
-        let now = clock::now().unix_ms();
-        let age = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
-        let before = Timestamp::from_unix_ms(now.saturating_sub(age));
+        let before = clock::earlier(clock::now(), self.retention);
         match self.store.delete_audit_before(before, DELETE_BATCH_LEN).await {
             Ok(0) => {}
             Ok(entries) => info!(entries, "deleted old entries of the audit log"),

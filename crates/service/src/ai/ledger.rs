@@ -9,7 +9,6 @@ use rigbox_core::ai::provider::Provider;
 use rigbox_core::ai::reservation::{Ask, Grant, OutputLimits};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::plans::Plans;
-use rigbox_core::time::Timestamp;
 use rigbox_shares::{Bounds, Shares};
 use rigbox_store::{AiOutcome, AiReservation, AiSettlement, AiStep, AiTerms, Store};
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +17,7 @@ use tracing::{error, info, warn};
 
 use super::denial::Denial;
 use super::models::{Model, Models};
+use crate::clock;
 
 /// Steps that wait to be written.
 const QUEUE_LEN: usize = 4_096;
@@ -363,7 +363,7 @@ impl LedgerWriter {
 
     async fn expire(&self) {
         let now = self.store.now();
-        match self.store.expire_ai_calls(earlier(now, CALL_TIMEOUT), now).await {
+        match self.store.expire_ai_calls(clock::earlier(now, CALL_TIMEOUT), now).await {
             Ok(0) => {}
             Ok(calls) => info!(calls, "settled AI calls at their bound that were never settled"),
             Err(problem) => warn!(%problem, "failed to look for AI calls that were never settled"),
@@ -376,7 +376,7 @@ async fn delete_old(store: &Store, retention: Duration) {
     let mut interval = tokio::time::interval(CLEANUP_INTERVAL);
     loop {
         interval.tick().await;
-        let before = earlier(store.now(), retention);
+        let before = clock::earlier(store.now(), retention);
         loop {
             match store.delete_ai_calls(before, DELETE_BATCH_LEN).await {
                 Ok(0) => break,
@@ -388,11 +388,6 @@ async fn delete_old(store: &Store, retention: Duration) {
             }
         }
     }
-}
-
-fn earlier(now: Timestamp, by: Duration) -> Timestamp {
-    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_unix_ms(now.unix_ms().saturating_sub(by))
 }
 
 #[cfg(test)]

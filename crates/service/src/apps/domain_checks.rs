@@ -45,8 +45,7 @@ impl DomainChecks {
     }
 
     async fn check_all(&self) -> Result<(), Error> {
-        let before = clock::now().unix_ms() - i64::try_from(MAX_PROOF_AGE.as_millis()).unwrap_or(i64::MAX);
-        let before = rigbox_core::time::Timestamp::from_unix_ms(before);
+        let before = clock::earlier(clock::now(), MAX_PROOF_AGE);
         for id in self.store.domains_proved_before(before, MAX_CHECKS).await? {
             if let Some(found) = self.store.app(&id)? {
                 self.is_proved(&found.app, MAX_PROOF_AGE).await?;

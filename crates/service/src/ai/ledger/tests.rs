@@ -9,6 +9,7 @@ use rigbox_core::ai::prices::Usage;
 use rigbox_core::ids::{NodeId, UserId};
 use rigbox_core::lifecycle::Lifecycle;
 use rigbox_core::resources::Resources;
+use rigbox_core::time::Timestamp;
 use rigbox_store::tokens::{ApiKey, TokenKey};
 use rigbox_store::{AiDay, AiEnding, AuditEvent, EnvironmentNames, NewKey, Quota, Workspace};
 use tempfile::TempDir;
