@@ -28,6 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "rigbox.gateway.v1.RedeemRequest",
         "rigbox.gateway.v1.RedeemResponse",
         "rigbox.guest.v1.DeliverSecretsRequest",
+        "rigbox.guest.v1.Resumed",
+        "rigbox.node.v1.MemoryKey",
         "rigbox.ssh.v1.HostKeysResponse",
         "rigbox.ssh.v1.LogInRequest",
         "rigbox.ssh.v1.LogInResponse",

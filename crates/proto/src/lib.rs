@@ -8,6 +8,7 @@ pub mod guest_calls;
 pub mod guest_stream;
 pub mod handover;
 pub mod headers;
+pub mod memory_files;
 pub mod transport;
 mod watch_event;
 
@@ -77,6 +78,8 @@ redacted_debug!(
     gateway::RedeemRequest,
     gateway::RedeemResponse,
     guest::DeliverSecretsRequest,
+    guest::Resumed,
+    node::MemoryKey,
     ssh::HostKeysResponse,
     ssh::LogInRequest,
     ssh::LogInResponse,

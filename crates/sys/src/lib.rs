@@ -11,6 +11,7 @@ pub mod kill_points;
 pub mod network;
 pub mod privileges;
 pub mod project_quota;
+pub mod random;
 pub mod seccomp;
 pub mod spawn;
 pub mod tsc;

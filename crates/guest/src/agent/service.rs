@@ -10,8 +10,8 @@ use rigbox_proto::guest::{
     ChangeFileRequest, ChangeFileResponse, DeliverSecretsRequest, DeliverSecretsResponse, ExecInput,
     ExecOutput, ExecStart, FileEntry, FileEvent, FileRequest, HelloRequest, HelloResponse, ListPortsRequest,
     ListPortsResponse, ListProcessesRequest, ListProcessesResponse, PrepareSshRequest, PrepareSshResponse,
-    ReadFileOutput, ReadFileRequest, ReadOutputRequest, ShutDownRequest, ShutDownResponse, ShutdownEvent,
-    SignalProcessRequest, SignalProcessResponse, StartProcessResponse, SyncSshKeysRequest,
+    ReadFileOutput, ReadFileRequest, ReadOutputRequest, Resumed, ShutDownRequest, ShutDownResponse,
+    ShutdownEvent, SignalProcessRequest, SignalProcessResponse, StartProcessResponse, SyncSshKeysRequest,
     SyncSshKeysResponse, SystemEvent, WatchShutdownRequest, WatchSystemRequest, WriteFileInput,
     WriteFileResponse, start_process_response,
 };
@@ -57,6 +57,10 @@ impl Guest for Agent {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
         let hello = request.into_inner();
         set_clock(hello.now_unix_ns);
+        if let Some(Resumed { entropy }) = hello.resumed {
+            reseed(&entropy)
+                .map_err(|error| Status::internal(format!("the random number generator: {error}")))?;
+        }
         write_metadata(&hello.metadata_json)
             .map_err(|error| Status::internal(format!("{METADATA_PATH}: {error}")))?;
         let kernel_boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -259,6 +263,12 @@ fn set_clock(host_unix_ns: i64) {
             eprintln!("rigbox-agent: failed to set the clock: {error}");
         }
     }
+}
+
+/// Gives the kernel other random numbers than any guest has that was in the same state.
+fn reseed(entropy: &[u8]) -> std::io::Result<()> {
+    let entropy = entropy.try_into().map_err(std::io::Error::other)?;
+    rigbox_sys::random::reseed(entropy)
 }
 
 /// Writes the instance metadata atomically.
