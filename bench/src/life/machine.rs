@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rigbox_core::ids::WorkspaceId;
 use rigbox_node::{
-    Boot, BootQueue, Error, Host, Journal, Launched, ProcessId, Record, Reports, VmmKind, VmmProcess,
+    Boot, BootQueue, Error, Host, Journal, Launched, MemoryKey, ProcessId, Record, Reports, VmmKind,
+    VmmProcess,
 };
 use rigbox_proto::guestio::{AgentLost, AgentReady, Report, SystemChanged, report};
 use tokio::sync::mpsc;
@@ -72,7 +73,7 @@ impl Machine {
         let report = if lost {
             report::Report::AgentLost(AgentLost { reason: "bench".to_owned() })
         } else {
-            report::Report::AgentReady(AgentReady {})
+            report::Report::AgentReady(AgentReady::default())
         };
         let queue = self.attached().get(boot).cloned().context("the boot is not attached")?;
         queue.try_send(report_of(boot, report)).context("the queue of reports is full")
@@ -157,7 +158,12 @@ impl Host for Machine {
         Ok(())
     }
 
-    async fn launch(self: &Arc<Self>, _: &WorkspaceId, _: &Record) -> Result<Launched<Vm>, Error> {
+    async fn launch(
+        self: &Arc<Self>,
+        _: &WorkspaceId,
+        _: &Record,
+        _: Option<MemoryKey>,
+    ) -> Result<Launched<Vm>, Error> {
         Ok(Launched { process: Vm, id: ProcessId { pid: 1, start_time: 1 }, stderr: None })
     }
 
@@ -173,7 +179,7 @@ impl Host for Machine {
     fn attach(self: &Arc<Self>, _: &WorkspaceId, _: &Record, boot: &Boot, reports: mpsc::Sender<Report>) {
         let boot = &boot.boot_id;
         let up = SystemChanged { state: "running".to_owned() };
-        for report in [report::Report::AgentReady(AgentReady {}), report::Report::SystemChanged(up)] {
+        for report in [report::Report::AgentReady(AgentReady::default()), report::Report::SystemChanged(up)] {
             // The queue is new, and has room for more than these.
             let _ = reports.try_send(report_of(boot, report));
         }
@@ -185,6 +191,12 @@ impl Host for Machine {
     }
 
     fn shut_down(&self, _: &str, _: u32) {}
+
+    fn set_run_state(&self, _: &Boot) {}
+
+    async fn set_link(self: &Arc<Self>, _: &WorkspaceId, _: &Record, _: bool) -> Result<(), Error> {
+        Ok(())
+    }
 
     async fn restore_network(self: &Arc<Self>, _: &WorkspaceId, _: &Record) -> Result<(), Error> {
         Ok(())

@@ -8,8 +8,8 @@ use anyhow::Result;
 use rigbox_node::{Host, Workspaces};
 use rigbox_proto::node::node_server::{self, NodeServer};
 use rigbox_proto::node::{
-    DescribeRequest, NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent, WatchRefusalsRequest,
-    WatchRequest, WorkspaceReport,
+    DescribeRequest, NodeDescription, RefusalBatch, SetPausedRequest, SetTargetRequest, WatchEvent,
+    WatchRefusalsRequest, WatchRequest, WorkspaceReport,
 };
 use rigbox_proto::transport::unix;
 use tokio_stream::Stream;
@@ -69,6 +69,13 @@ impl node_server::Node for Service {
         request: Request<SetTargetRequest>,
     ) -> Result<Response<WorkspaceReport>, Status> {
         Ok(Response::new(self.workspaces.set_target(request.into_inner()).await?))
+    }
+
+    async fn set_paused(
+        &self,
+        request: Request<SetPausedRequest>,
+    ) -> Result<Response<WorkspaceReport>, Status> {
+        Ok(Response::new(self.workspaces.set_paused(request.into_inner()).await?))
     }
 
     type WatchStream = Events<WatchEvent>;

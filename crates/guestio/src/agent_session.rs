@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rigbox_proto::guest::shutdown_event::Kind;
-use rigbox_proto::guest::{HelloRequest, ShutDownRequest, WatchShutdownRequest, WatchSystemRequest};
+use rigbox_proto::guest::{HelloRequest, Resumed, ShutDownRequest, WatchShutdownRequest, WatchSystemRequest};
 use rigbox_proto::guestio::Vmm;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
@@ -17,13 +17,22 @@ pub(crate) const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 /// Delay between attempts to reach an agent that is not there yet.
 const BOOT_RECONNECT_DELAY: Duration = Duration::from_millis(20);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
+/// Random bytes for a guest that was out of time.
+const ENTROPY_BYTES: usize = 32;
 /// Time from systemd's announcement of a halt, which causes no event, until the guest counts as ended.
 const HALT_DELAY: Duration = Duration::from_secs(10);
 
 /// Keeps a session for as long as the VM is attached.
 pub(crate) async fn run(vm: Arc<Vm>) {
     loop {
-        let result = session(&vm).await;
+        let epoch = vm.running().await;
+        let result = tokio::select! {
+            result = session(&vm, epoch) => result,
+            () = vm.left(epoch) => {
+                vm.set_agent(AgentState::Lost("the VM stands still".to_owned()));
+                continue;
+            }
+        };
         let was_pending = matches!(*vm.agent.borrow(), AgentState::Pending);
         if let Err(error) = result {
             // While it boots, attempts follow fast.
@@ -47,12 +56,13 @@ pub(crate) async fn run(vm: Arc<Vm>) {
     }
 }
 
-async fn session(vm: &Vm) -> Result<(), SessionError> {
+async fn session(vm: &Vm, epoch: u32) -> Result<(), SessionError> {
     let Connection { mut client, _shutdown } = Connection::open(vm, Channel::Agent).await?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let hello = HelloRequest {
         metadata_json: vm.metadata_json.clone(),
         now_unix_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+        resumed: if epoch == 0 { None } else { Some(resumed()?) },
     };
     let opened = async {
         // At once, because in a VM that still boots each round trip takes long.
@@ -72,7 +82,7 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
         workspace = %vm.workspace_id, boot = %vm.boot_id,
         version = %sanitize(&hello.version), "agent ready"
     );
-    vm.set_agent(AgentState::Ready(client.clone()));
+    vm.set_agent(AgentState::Ready(client.clone(), epoch));
 
     let mut shut_down = vm.shut_down.subscribe();
     // It may have been requested before this session.
@@ -97,6 +107,13 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
             }
         }
     }
+}
+
+/// Returns what sets a guest right that was out of time.
+fn resumed() -> Result<Resumed, SessionError> {
+    let mut entropy = vec![0; ENTROPY_BYTES];
+    getrandom::fill(&mut entropy).map_err(|error| SessionError::Open(error.to_string()))?;
+    Ok(Resumed { entropy: entropy.into() })
 }
 
 /// Records the kind of shutdown that systemd has started.

@@ -6,12 +6,12 @@ mod qmp;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rigbox_proto::guestio::Vmm;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
+use rigbox_proto::guestio::{RunState, Vmm};
 
 use crate::descriptors::DescriptorError;
-use crate::vm::{AgentState, Vm};
+use crate::vm::{AgentState, FRESH, Vm};
 use qmp::{Event, Qmp, QmpError};
 
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
@@ -48,21 +48,64 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
     if qmp.has_guest_ended().await? {
         return Ok(report_end(vm, &mut qmp, None).await?);
     }
-    let mut shut_down = vm.shut_down.subscribe();
+    let (mut shut_down, mut order) = (vm.shut_down.subscribe(), vm.order.subscribe());
     shut_down.mark_changed();
+    order.mark_changed();
     loop {
         tokio::select! {
+            Ok(()) = order.changed() => {
+                let wanted = *order.borrow_and_update();
+                // One that never stood still runs.
+                if wanted != FRESH {
+                    set_run_state(vm, &mut qmp, wanted.run_state).await?;
+                }
+            }
             event = qmp.next_event() => return Ok(report_end(vm, &mut qmp, Some(event?)).await?),
             () = vm.power_button.notified() => qmp.press_power_button().await?,
             Ok(()) = shut_down.changed() => {
                 let is_requested = shut_down.borrow_and_update().is_some();
                 // Without an agent session the power button is the only way to ask the guest.
-                if is_requested && !matches!(*vm.agent.borrow(), AgentState::Ready(_)) {
+                if is_requested && !matches!(*vm.agent.borrow(), AgentState::Ready(..)) {
                     qmp.press_power_button().await?;
                 }
             }
         }
     }
+}
+
+/// Brings QEMU to a state. That it cannot get there is reported.
+async fn set_run_state(vm: &Vm, qmp: &mut Qmp, wanted: RunState) -> Result<(), SessionError> {
+    if wanted == RunState::Running {
+        return match qmp.run_on().await {
+            Ok(()) => {
+                vm.set_running();
+                Ok(())
+            }
+            Err(error) => {
+                vm.set_reached(wanted, Some(&error.to_string()));
+                Err(error.into())
+            }
+        };
+    }
+    vm.is_running.send_replace(false);
+    let reached = match qmp.pause().await {
+        Ok(()) if wanted == RunState::Saved => match save(vm, qmp).await {
+            // Where there is no pipe, nobody waits for its end.
+            Err(SessionError::Descriptor(error)) => Err(error.to_string()),
+            Err(SessionError::Qmp(QmpError::Refused(error))) => Err(error),
+            other => Ok(other?),
+        },
+        Err(QmpError::Refused(error)) => Err(error),
+        other => Ok(other?),
+    };
+    vm.set_reached(wanted, reached.err().as_deref());
+    Ok(())
+}
+
+/// Has QEMU write its memory to a pipe of the node.
+async fn save(vm: &Vm, qmp: &mut Qmp) -> Result<(), SessionError> {
+    let pipe = vm.context.descriptors.get(&vm.boot_id, Channel::Memory).await?;
+    Ok(qmp.save(pipe).await?)
 }
 
 async fn report_end(vm: &Vm, qmp: &mut Qmp, event: Option<Event>) -> Result<(), QmpError> {

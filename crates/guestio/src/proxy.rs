@@ -68,7 +68,7 @@ impl Proxy {
             )
         })?;
         let client = match &*vm.agent.borrow() {
-            AgentState::Ready(client) => client.clone(),
+            AgentState::Ready(client, _) => client.clone(),
             AgentState::Pending => return Err(agent_lost("the agent has not sent its hello yet")),
             AgentState::Lost(reason) => return Err(agent_lost(reason)),
         };

@@ -60,6 +60,7 @@ impl VmRegistry {
                         // A restarted node may not know what its predecessor admitted.
                         attached.dns_cache().clear();
                     }
+                    attached.set_order(&vm);
                     attached.set_allow_list(AllowList::parse(vm.dns_policy));
                     attached.set_dns_limits(vm.dns_limits);
                 }

@@ -13,7 +13,11 @@ use crate::vm::Vm;
 /// Keeps a session for as long as the VM is attached.
 pub(crate) async fn run(vm: Arc<Vm>) {
     loop {
-        let result = session(&vm).await;
+        let epoch = vm.running().await;
+        let result = tokio::select! {
+            result = session(&vm) => result,
+            () = vm.left(epoch) => Err(SessionError::Lost),
+        };
         vm.streams.send_replace(None);
         if let Err(error) = result {
             tracing::debug!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "streams session ended; reconnecting");

@@ -9,7 +9,8 @@ use rigbox_core::egress::{BlockedNetworks, InternalZones};
 use rigbox_core::system::SystemState;
 use rigbox_proto::guestio::node_session_client::NodeSessionClient;
 use rigbox_proto::guestio::{
-    AgentLost, AgentReady, DnsLimits, GuestEnded, Report, SystemChanged, Vmm, guest_ended, report,
+    AgentLost, AgentReady, DnsLimits, GuestEnded, Report, RunState, StateReached, SystemChanged, Vmm,
+    guest_ended, report,
 };
 use rigbox_proto::transport::client::Channel;
 use tokio::sync::{Notify, mpsc, watch};
@@ -33,9 +34,30 @@ const LOG_RATE: Quota = Quota::per_minute(NonZeroU32::MIN.saturating_add(5));
 pub(crate) enum AgentState {
     /// No session yet in this boot.
     Pending,
-    Ready(AgentClient),
+    /// Answers, and has heard of this epoch.
+    Ready(AgentClient, u32),
     /// The session is lost; holds the reason.
     Lost(String),
+}
+
+/// State that a VMM is to be in, and the epoch of its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) run_state: RunState,
+    pub(crate) epoch: u32,
+}
+
+/// Order of a VM that never stood still.
+pub(crate) const FRESH: Order = Order { run_state: RunState::Running, epoch: 0 };
+
+impl Order {
+    fn of(vm: &rigbox_proto::guestio::Vm) -> Self {
+        let run_state = match vm.run_state() {
+            RunState::Unspecified => RunState::Running,
+            stated => stated,
+        };
+        Self { run_state, epoch: vm.epoch }
+    }
 }
 
 /// Dependencies that all VMs share.
@@ -72,6 +94,14 @@ pub(crate) struct Vm {
     /// Kind of shutdown that systemd has announced.
     pub(crate) announced: watch::Sender<Option<guest_ended::Cause>>,
     ended: Mutex<Option<GuestEnded>>,
+    /// State that the VMM is to be in.
+    pub(crate) order: watch::Sender<Order>,
+    /// The guest runs, as far as its VMM has been told: there is somebody to have a session with.
+    pub(crate) is_running: watch::Sender<bool>,
+    /// The VMM has no guest until it is loaded.
+    pub(crate) is_restored: bool,
+    /// Last report of a state in which the guest stands still.
+    reached: Mutex<Option<StateReached>>,
     /// Requested shutdown, with its grace period in ms.
     pub(crate) shut_down: watch::Sender<Option<u32>>,
     /// Requests a press of the power button, if the agent cannot be asked.
@@ -81,8 +111,14 @@ pub(crate) struct Vm {
 impl Vm {
     pub(crate) fn new(vm: rigbox_proto::guestio::Vm, context: VmContext) -> Self {
         let dns_share = DnsShare::new(context.egress.dns_limits(vm.dns_limits));
+        let order = Order::of(&vm);
         Self {
             vmm: vm.vmm(),
+            is_restored: vm.is_restored,
+            // One that was out of time may still be.
+            is_running: watch::Sender::new(order == FRESH),
+            order: watch::Sender::new(order),
+            reached: Mutex::default(),
             dns_cache: Mutex::default(),
             dns_share: Mutex::new(Arc::new(dns_share)),
             log_rate: RateLimiter::direct(LOG_RATE),
@@ -132,6 +168,56 @@ impl Vm {
         }
     }
 
+    /// Sets the state that the VMM is to be in.
+    pub(crate) fn set_order(&self, vm: &rigbox_proto::guestio::Vm) {
+        let order = Order::of(vm);
+        self.order.send_if_modified(|current| {
+            let changed = *current != order;
+            *current = order;
+            changed
+        });
+    }
+
+    /// Waits until the guest runs. Returns its epoch.
+    pub(crate) async fn running(&self) -> u32 {
+        let (mut running, mut order) = (self.is_running.subscribe(), self.order.subscribe());
+        loop {
+            let found = *order.borrow_and_update();
+            if found.run_state == RunState::Running && *running.borrow_and_update() {
+                return found.epoch;
+            }
+            // The senders live as long as this.
+            tokio::select! {
+                _ = running.changed() => {}
+                _ = order.changed() => {}
+            }
+        }
+    }
+
+    /// Waits until the guest of this epoch does not run any more.
+    pub(crate) async fn left(&self, epoch: u32) {
+        let (mut running, mut order) = (self.is_running.subscribe(), self.order.subscribe());
+        let runs = Order { run_state: RunState::Running, epoch };
+        tokio::select! {
+            _ = running.wait_for(|is_running| !is_running) => {}
+            _ = order.wait_for(|order| *order != runs) => {}
+        }
+    }
+
+    /// Reports that the VMM is in a state in which the guest stands still, or why it cannot get there.
+    pub(crate) fn set_reached(&self, state: RunState, error: Option<&str>) {
+        let error = error.map(sanitize).unwrap_or_default();
+        let reached = StateReached { state: state.into(), error };
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(reached.clone());
+        self.report(report::Report::StateReached(reached));
+    }
+
+    /// Records that the guest is about to run.
+    pub(crate) fn set_running(&self) {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.is_running.send_replace(true);
+    }
+
     /// Counts a refused connection to a checked port.
     pub(crate) fn refuse_checked(&self, target: SocketAddrV4) {
         let (address, port) = (*target.ip(), target.port());
@@ -174,6 +260,9 @@ impl Vm {
         if let Some(state) = *self.system.lock().unwrap_or_else(PoisonError::into_inner) {
             self.report(system_report(state));
         }
+        if let Some(reached) = self.reached.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            self.report(report::Report::StateReached(reached));
+        }
         if let Some(end) = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             self.report(report::Report::GuestEnded(end));
         }
@@ -183,7 +272,7 @@ impl Vm {
 fn agent_report(state: &AgentState) -> Option<report::Report> {
     match state {
         AgentState::Pending => None,
-        AgentState::Ready(_) => Some(report::Report::AgentReady(AgentReady {})),
+        AgentState::Ready(_, epoch) => Some(report::Report::AgentReady(AgentReady { epoch: *epoch })),
         AgentState::Lost(reason) => Some(report::Report::AgentLost(AgentLost { reason: reason.clone() })),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rigbox_proto::node::node_server;
 use rigbox_proto::node::{
-    DescribeRequest, Image, NodeDescription, RefusalBatch, SetTargetRequest, WatchEvent,
+    DescribeRequest, Image, NodeDescription, RefusalBatch, SetPausedRequest, SetTargetRequest, WatchEvent,
     WatchRefusalsRequest, WatchRequest, WorkspaceReport,
 };
 use rigbox_proto::{DATABASE_HEADER, fault};
@@ -72,6 +72,13 @@ impl node_server::Node for ControlService {
         request: tonic::Request<SetTargetRequest>,
     ) -> Result<Response<WorkspaceReport>, Status> {
         Ok(Response::new(self.workspaces.set_target(request.into_inner()).await?))
+    }
+
+    async fn set_paused(
+        &self,
+        request: tonic::Request<SetPausedRequest>,
+    ) -> Result<Response<WorkspaceReport>, Status> {
+        Ok(Response::new(self.workspaces.set_paused(request.into_inner()).await?))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;

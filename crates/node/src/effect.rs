@@ -21,11 +21,21 @@ pub enum Effect {
     RestoreNetwork,
     /// Another network policy is put in force.
     SetPolicy,
+    /// A VM's link is opened or closed.
+    SetLink,
+    /// A memory image is compared with the machine.
+    CheckMemory,
+    /// An image of a VM's memory is begun.
+    BeginSave,
+    /// An image of a VM's memory is completed.
+    FinishSave,
+    /// A memory image is removed.
+    ForgetMemory,
 }
 
 impl Effect {
     /// All effects.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Save,
         Self::RemoveRecord,
         Self::CreateDisk,
@@ -35,7 +45,15 @@ impl Effect {
         Self::TearDown,
         Self::RestoreNetwork,
         Self::SetPolicy,
+        Self::SetLink,
+        Self::CheckMemory,
+        Self::BeginSave,
+        Self::FinishSave,
+        Self::ForgetMemory,
     ];
+
+    /// Effects that a workspace's life has only if its guest is taken out of time.
+    pub const OUT_OF_TIME: [Self; 4] = [Self::SetLink, Self::CheckMemory, Self::BeginSave, Self::FinishSave];
 
     /// Returns the names of the points before and after the effect.
     #[must_use]
@@ -50,6 +68,11 @@ impl Effect {
             Self::TearDown => ["before tear_down", "after tear_down"],
             Self::RestoreNetwork => ["before restore_network", "after restore_network"],
             Self::SetPolicy => ["before set_policy", "after set_policy"],
+            Self::SetLink => ["before set_link", "after set_link"],
+            Self::CheckMemory => ["before check_memory", "after check_memory"],
+            Self::BeginSave => ["before begin_save", "after begin_save"],
+            Self::FinishSave => ["before finish_save", "after finish_save"],
+            Self::ForgetMemory => ["before forget_memory", "after forget_memory"],
         }
     }
 }

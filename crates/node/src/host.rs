@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::boot_queue::BootQueue;
 use crate::error::Error;
+use crate::memory::{MemoryImage, MemoryKey};
 use crate::record::{Boot, ProcessId, Record};
 use crate::reports::Reports;
 use crate::vmm::kind::VmmKind;
@@ -85,11 +87,12 @@ pub trait Host: Send + Sync + 'static {
     /// The refusal.
     fn check_driver(&self) -> Result<(), Error>;
     /// Creates the resources of a VM, with the recorded network policy in force, and starts it. Leftovers of an earlier attempt are
-    /// removed first.
+    /// removed first, and the memory image, if there is one: with its key, the guest is loaded from it and stands still, behind a closed link.
     fn launch(
         self: &Arc<Self>,
         id: &WorkspaceId,
         record: &Record,
+        memory_key: Option<MemoryKey>,
     ) -> impl Future<Output = Result<Launched<Self::Process>, Error>> + Send;
     /// Opens a recorded process. `None` if it has exited. An error says nothing about the process.
     fn reopen(
@@ -112,6 +115,52 @@ pub trait Host: Send + Sync + 'static {
     /// Asks the guest to power off. It may not hear of it.
     fn shut_down(&self, boot_id: &str, grace_ms: u32);
 
+    /// Tells guestio the state that a VM is to be in, and its epoch. It may not hear of it before it is back.
+    fn set_run_state(&self, boot: &Boot);
+    /// Opens or closes the link of a VM, and the way to dial it.
+    fn set_link(
+        self: &Arc<Self>,
+        id: &WorkspaceId,
+        record: &Record,
+        is_open: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Reserves the space of a memory image that exists.
+    fn adopt_memory(&self, _id: &WorkspaceId, _size_mb: u32) {}
+    /// Checks whether the image of a record is one of the VM that would be booted now. Here and below, a machine that keeps no memory refuses.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    fn check_memory(
+        self: &Arc<Self>,
+        _id: &WorkspaceId,
+        _record: &Record,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        ready(Err(no_memory()))
+    }
+    /// Prepares an image of a VM's memory, before guestio hears that it is to be saved.
+    fn begin_save(
+        self: &Arc<Self>,
+        _id: &WorkspaceId,
+        _record: &Record,
+        _key: &MemoryKey,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        ready(Err(no_memory()))
+    }
+    /// Completes the image, durably, once guestio has told that the VM is saved.
+    fn finish_save(
+        self: &Arc<Self>,
+        _id: &WorkspaceId,
+        _record: &Record,
+        _key: &MemoryKey,
+    ) -> impl Future<Output = Result<MemoryImage, Error>> + Send {
+        ready(Err(no_memory()))
+    }
+    /// Removes the memory image of a workspace and what there is of one that is being made or loaded.
+    fn forget_memory(self: &Arc<Self>, _id: &WorkspaceId) -> impl Future<Output = Result<(), Error>> + Send {
+        ready(Ok(()))
+    }
+
     /// Puts the recorded network policy in force for a VM that an earlier process of the node started, before it is attached.
     fn restore_network(
         self: &Arc<Self>,
@@ -125,4 +174,8 @@ pub trait Host: Send + Sync + 'static {
         record: &Record,
         boot: &Boot,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+fn no_memory() -> Error {
+    Error::Refused("no_memory_images", "this machine keeps no memory of VMs".to_owned())
 }

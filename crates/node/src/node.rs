@@ -2,10 +2,12 @@
 
 mod host;
 mod launch;
+mod save;
 
+use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_proto::node::{Finding, finding::Level};
@@ -15,6 +17,7 @@ use crate::boot_queue::BootQueue;
 use crate::config::Config;
 use crate::error::Error;
 use crate::journal::Journal;
+use crate::memory::{self, MemoryPipe};
 use crate::net::uplink::{self, Uplink};
 use crate::refusals::Refusals;
 use crate::reports::Reports;
@@ -38,6 +41,9 @@ pub(crate) struct Node {
     pub(crate) owner: Owner,
     pub(crate) disks: Disks,
     pub(crate) images: Images,
+    pub(crate) memory_images: memory::Images,
+    /// Memory images that threads are writing.
+    pub(crate) memory_pipes: Mutex<HashMap<WorkspaceId, MemoryPipe>>,
     pub(crate) cgroups: Cgroups,
     pub(crate) driver: Driver,
     pub(crate) host_boot_id: String,
@@ -67,6 +73,7 @@ impl Node {
             tracing::info!(%reason, "disks have no project quotas");
         }
         let images = Images::open(&config, &disks)?;
+        let memory_images = memory::Images::open(disks.volume().root())?;
         let driver = select::open(&config, images.all().last())?;
         let Driver { name, accelerator, reason, .. } = &driver;
         tracing::info!(driver = name, accelerator, reason, "selected VMM");
@@ -77,6 +84,8 @@ impl Node {
             owner,
             disks,
             images,
+            memory_images,
+            memory_pipes: Mutex::default(),
             driver,
             host_boot_id: crate::sandbox::process::host_boot_id()
                 .map_err(Error::system("read the host's boot id"))?,

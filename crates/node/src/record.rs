@@ -3,12 +3,14 @@
 use rigbox_core::ids::WorkspaceId;
 use rigbox_core::lifecycle::{Desired, EndCause, Facts, Target, VmFacts};
 use rigbox_core::vm_limits::VmLimits;
+use rigbox_proto::guestio::RunState;
 use rigbox_proto::node::{self, SetTargetRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::cause;
 use crate::error::Error;
 use crate::limits;
+use crate::memory::{MemoryImage, MemoryKey};
 use crate::net::policy::Policy;
 use crate::vmm::kind::VmmKind;
 
@@ -44,6 +46,12 @@ pub struct Record {
     /// Revision of the network policy.
     #[serde(default)]
     pub network_revision: u64,
+    /// Memory image, from which the next boot may go on.
+    #[serde(default)]
+    pub memory: Option<MemoryImage>,
+    /// Why the last boot did not go on from a memory image, or the last stop made none.
+    #[serde(default)]
+    pub memory_lost: String,
 }
 
 /// Details of a target, valid from the next boot on.
@@ -100,6 +108,49 @@ pub struct Boot {
     pub ready: bool,
     /// It was told to shut down.
     pub stopping: bool,
+    /// The guest stands still, or is to.
+    #[serde(default)]
+    pub paused: bool,
+    /// Number of times that the guest was taken out of time.
+    #[serde(default)]
+    pub epoch: u32,
+    /// The agent has not acknowledged the last epoch: link and dial are closed.
+    #[serde(default)]
+    pub is_closed: bool,
+    /// Memory image that is being loaded or made.
+    #[serde(default)]
+    pub memory: BootMemory,
+}
+
+/// Memory image of a VM that runs, or may run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootMemory {
+    /// None.
+    #[default]
+    None,
+    /// The VMM is being loaded from it, and its guest stands still.
+    Loading,
+    /// It is being written.
+    Saving,
+    /// It is complete: the guest never runs again in this boot.
+    Saved(MemoryImage),
+}
+
+impl Boot {
+    /// Returns whether the guest was put back from a memory image and its agent has not answered yet.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.epoch > 0 && !self.ready
+    }
+
+    /// Returns the state that the VMM is to be in.
+    pub(crate) fn run_state(&self) -> RunState {
+        match self.memory {
+            BootMemory::None if !self.paused => RunState::Running,
+            BootMemory::Saving => RunState::Saved,
+            BootMemory::None | BootMemory::Loading | BootMemory::Saved(_) => RunState::Paused,
+        }
+    }
 }
 
 /// Identity of a process that survives the reuse of its pid.
@@ -142,7 +193,7 @@ impl BootEnd {
 }
 
 /// Bounds a text for people.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     text.truncate(text.floor_char_boundary(MAX_DETAIL_BYTES));
     text
@@ -163,6 +214,8 @@ impl Record {
             last_end: None,
             network: Policy::default(),
             network_revision: 0,
+            memory: None,
+            memory_lost: String::new(),
         }
     }
 
@@ -175,7 +228,10 @@ impl Record {
 
     /// Returns what the next step depends on.
     pub(crate) fn facts(&self) -> Facts {
-        let vm = |boot: &Boot| VmFacts { generation: boot.generation, stopping: boot.stopping };
+        let vm = |boot: &Boot| VmFacts {
+            generation: boot.generation,
+            stopping: boot.stopping || boot.memory == BootMemory::Saving,
+        };
         let refused = self.last_end.as_ref().filter(|end| end.cause == EndCause::Refused);
         Facts {
             has_disk: self.phase == Phase::Provisioned,
@@ -216,6 +272,8 @@ pub(crate) struct TargetRequest {
     pub(crate) spec: Spec,
     /// Network policy and its revision.
     pub(crate) network: Option<(Policy, u64)>,
+    /// Key of a memory image that a stop is to make, or that a boot is to go on from.
+    pub(crate) memory_key: Option<MemoryKey>,
 }
 
 impl TryFrom<SetTargetRequest> for TargetRequest {
@@ -234,6 +292,7 @@ impl TryFrom<SetTargetRequest> for TargetRequest {
         Ok(Self {
             target: Target { generation: request.generation, state },
             network: policy.map(|policy| (policy, request.network_revision)),
+            memory_key: request.memory_key.map(MemoryKey::try_from).transpose()?,
             spec: Spec {
                 image: request.image,
                 disk_size_mb: request.disk_size_mb,

@@ -5,6 +5,7 @@
 mod boot;
 mod disk;
 mod end;
+mod memory;
 mod report;
 mod state;
 mod target;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::host::Host;
-pub(crate) use state::{Request, Workspace};
+pub(crate) use state::{Change, Request, Workspace};
 use state::{Wake, Work};
 
 impl<H: Host> Workspace<H> {
@@ -104,11 +105,14 @@ impl<H: Host> Workspace<H> {
         }
     }
 
-    async fn handle_request(&mut self, Request { request, reply }: Request) {
-        let set = self.set_target(*request).await;
+    async fn handle_request(&mut self, Request { change, reply }: Request) {
+        let set = match change {
+            Change::Target(request) => self.set_target(*request).await,
+            Change::Paused { boot_id, paused } => self.set_paused(&boot_id, paused).await,
+        };
         // Control asks again each second, and waits meanwhile.
         if let Err(error) = &set {
-            self.log_retried("set the target", error);
+            self.log_retried("change the workspace", error);
         }
         // Published first, so that the answer is one of the numbered reports. A caller that has stopped waiting is fine.
         let _ = reply.send(set.map(|()| self.settle()));

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rigbox_core::ids::WorkspaceId;
+use rigbox_core::ids::{InvalidId, WorkspaceId};
 use rigbox_core::lifecycle::Desired;
-use rigbox_proto::node::{SetTargetRequest, WorkspaceReport};
+use rigbox_proto::node::{SetPausedRequest, SetTargetRequest, WorkspaceReport};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Error;
 use crate::host::Host;
 use crate::record::{Record, TargetRequest};
-use crate::workspace::{Request, Workspace};
+use crate::workspace::{Change, Request, Workspace};
 
 /// Requests that may be queued for one workspace's task.
 const MAX_QUEUED_REQUESTS: usize = 16;
@@ -69,20 +69,26 @@ impl<H: Host> Workspaces<H> {
     /// # Errors
     /// `bad_request`, `node_full`, or [`Error::Retry`].
     pub async fn set_target(&self, request: SetTargetRequest) -> Result<WorkspaceReport, Error> {
-        let id: WorkspaceId = request
-            .workspace_id
-            .parse()
-            .map_err(|error: rigbox_core::ids::InvalidId| Error::Refused("bad_request", error.to_string()))?;
+        let id = parse_id(&request.workspace_id)?;
         let create = request.create;
         let request = TargetRequest::try_from(request)?;
         let requests = match self.requests_of(&id, create, &request)? {
             Ok(requests) => requests,
             Err(absent) => return Ok(absent),
         };
-        let (reply, response) = oneshot::channel();
-        let busy = || Error::Retry(format!("workspace {id} is being created or deleted"));
-        requests.send(Request { request: Box::new(request), reply }).await.map_err(|_| busy())?;
-        response.await.map_err(|_| busy())?
+        ask(&id, &requests, Change::Target(Box::new(request))).await
+    }
+
+    /// Lets the guest of a boot stand still, or run on. Returns the report as it is now: the guest follows.
+    ///
+    /// # Errors
+    /// `bad_request`, `other_boot`, `not_running`, or [`Error::Retry`].
+    pub async fn set_paused(&self, request: SetPausedRequest) -> Result<WorkspaceReport, Error> {
+        let SetPausedRequest { workspace_id, boot_id, paused } = request;
+        let id = parse_id(&workspace_id)?;
+        let requests = self.lock().running.get(&id).map(|task| task.requests.clone());
+        let unknown = || Error::Refused("other_boot", format!("the node has no workspace {id}"));
+        ask(&id, &requests.ok_or_else(unknown)?, Change::Paused { boot_id, paused }).await
     }
 
     /// Returns the queue of the workspace's task, which is started if the workspace is to be created, or else the answer that there is
@@ -147,4 +153,20 @@ impl<H: Host> Workspaces<H> {
     fn lock(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn parse_id(text: &str) -> Result<WorkspaceId, Error> {
+    text.parse().map_err(|error: InvalidId| Error::Refused("bad_request", error.to_string()))
+}
+
+/// Asks a workspace's task for a change, and waits for its report.
+async fn ask(
+    id: &WorkspaceId,
+    requests: &mpsc::Sender<Request>,
+    change: Change,
+) -> Result<WorkspaceReport, Error> {
+    let (reply, response) = oneshot::channel();
+    let busy = || Error::Retry(format!("workspace {id} is being created or deleted"));
+    requests.send(Request { change, reply }).await.map_err(|_| busy())?;
+    response.await.map_err(|_| busy())?
 }

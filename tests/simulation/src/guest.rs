@@ -10,7 +10,7 @@ use crate::world::World;
 const MAX_BOOT_MS: u64 = 6_000;
 
 pub(crate) fn ready() -> report::Report {
-    report::Report::AgentReady(AgentReady {})
+    report::Report::AgentReady(AgentReady::default())
 }
 
 pub(crate) fn ended(cause: guest_ended::Cause) -> report::Report {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
 use rigbox_node::{
-    Boot, BootQueue, Error, Host, Launched, Phase, Policy, ProcessId, Record, Reports, VmmKind, VmmProcess,
+    Boot, BootQueue, Error, Host, Launched, MemoryKey, Phase, Policy, ProcessId, Record, Reports, VmmKind,
+    VmmProcess,
 };
 use rigbox_proto::guestio::{Report, guest_ended, report};
 use tokio::sync::{mpsc, watch};
@@ -337,7 +338,12 @@ impl Host for NodeProcess {
         Ok(())
     }
 
-    async fn launch(self: &Arc<Self>, id: &WorkspaceId, record: &Record) -> Result<Launched<Process>, Error> {
+    async fn launch(
+        self: &Arc<Self>,
+        id: &WorkspaceId,
+        record: &Record,
+        _: Option<MemoryKey>,
+    ) -> Result<Launched<Process>, Error> {
         self.step().await;
         self.world.machine().resources.insert(id.clone());
         self.fails(20, "the launch", id)?;
@@ -450,6 +456,13 @@ impl Host for NodeProcess {
             return;
         }
         tokio::spawn(guest::shut_down(Arc::clone(&self.world), boot_id.to_owned()));
+    }
+
+    fn set_run_state(&self, _: &Boot) {}
+
+    async fn set_link(self: &Arc<Self>, id: &WorkspaceId, _: &Record, _: bool) -> Result<(), Error> {
+        self.step().await;
+        self.fails(20, "the network", id)
     }
 
     async fn restore_network(self: &Arc<Self>, id: &WorkspaceId, record: &Record) -> Result<(), Error> {

@@ -96,13 +96,18 @@ fn skipped(point: &str) -> String {
     format!("{SKIPPED}{point}")
 }
 
+/// Returns the points of a life whose guest is never taken out of time.
+fn points() -> impl Iterator<Item = &'static str> {
+    let effects = Effect::ALL.into_iter().filter(|effect| !Effect::OUT_OF_TIME.contains(effect));
+    effects.flat_map(Effect::points)
+}
+
 /// All points of one workspace's life, in the lives of as many processes of the node.
 pub(crate) fn node_killed_around_every_effect_completes_every_request(
     installation: &Installation,
 ) -> TestResult {
     let [_, after_save] = Effect::Save.points();
-    let mut points: Vec<String> =
-        Effect::ALL.iter().flat_map(|effect| effect.points()).map(str::to_owned).collect();
+    let mut points: Vec<String> = points().map(str::to_owned).collect();
     // One of them is there.
     points.extend(
         SAVES.iter().skip(1).map(|kill| if *kill { after_save.to_owned() } else { skipped(after_save) }),
@@ -127,7 +132,7 @@ pub(crate) fn node_killed_once_at_any_pass_completes_every_request(
         return Ok(());
     }
     let kill_points = KillPoints::of_node(installation);
-    for point in Effect::ALL.iter().flat_map(|effect| effect.points()) {
+    for point in points() {
         for passes in 0..MAX_PASSES {
             let mut points = vec![skipped(point); passes];
             points.push(point.to_owned());

@@ -1,36 +1,32 @@
 //! Session with Firecracker. It sends no events: it ends when its guest resets the machine, and stays when the guest has powered off. What the
-//! guest wrote to its console last tells which it was, so that is read all the time. Its API is asked for one thing only, to press
-//! Ctrl-Alt-Del. It may have been taken over by its guest, so what it says is bounded.
+//! guest wrote to its console last tells which it was, so that is read all the time. It may have been taken over by its guest, so what it says is
+//! bounded.
 
+mod api;
 mod log;
 mod paced;
+mod state;
 
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{FusedFuture, FutureExt};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use rigbox_proto::guest::WatchSystemRequest;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
 use rigbox_sys::async_file::AsyncFile;
-use tokio::io::{AsyncRead, AsyncWrite};
+use serde_json::json;
 
+use self::api::ApiError;
 use self::paced::Paced;
 use super::{announced, cause_of_end};
 use crate::descriptors::DescriptorError;
 use crate::sanitize::sanitize;
-use crate::vm::{AgentState, Vm};
+use crate::vm::{AgentState, FRESH, Vm};
 
 /// Size of the console's tail that is kept.
 const CONSOLE_TAIL_BYTES: usize = 16 * 1024;
-/// Size of an answer of the API.
-const MAX_ANSWER_BYTES: usize = 16 * 1024;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the rest of the log once the VMM has ended.
 const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time in which a guest that has powered off, as its console says, still answers if it has not.
@@ -48,21 +44,8 @@ pub(super) enum SessionError {
     Console(std::io::Error),
     #[error("the log: {0}")]
     Log(std::io::Error),
-}
-
-/// Reason why a request failed.
-#[derive(Debug, thiserror::Error)]
-enum ApiError {
     #[error(transparent)]
-    Descriptor(#[from] DescriptorError),
-    #[error("the VMM did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
-    Timeout,
-    #[error("the VMM's API: {0}")]
-    Http(#[from] hyper::Error),
-    #[error("the VMM answered with more than {MAX_ANSWER_BYTES} bytes, or broke off")]
-    Body,
-    #[error("the VMM refused: {0}")]
-    Refused(String),
+    Api(#[from] ApiError),
 }
 
 /// Follows the guest until its VMM has ended.
@@ -73,10 +56,18 @@ pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
     let log = AsyncFile::new(log.into()).map_err(SessionError::Log)?;
     let mut log = pin!(log::read_lines(log, |line| tell(vm, line)).fuse());
     let mut tail = Tail::default();
-    let mut shut_down = vm.shut_down.subscribe();
+    let (mut shut_down, mut order) = (vm.shut_down.subscribe(), vm.order.subscribe());
     shut_down.mark_changed();
+    order.mark_changed();
     loop {
         tokio::select! {
+            Ok(()) = order.changed() => {
+                let wanted = *order.borrow_and_update();
+                // One that never stood still runs.
+                if wanted != FRESH {
+                    state::set(vm, wanted.run_state).await?;
+                }
+            }
             read = console.read() => match read.map_err(SessionError::Console)? {
                 [] => {
                     if !log.is_terminated() {
@@ -98,7 +89,7 @@ pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
             Ok(()) = shut_down.changed() => {
                 let is_requested = shut_down.borrow_and_update().is_some();
                 // Without an agent session the keys are the only way to ask the guest.
-                if is_requested && !matches!(*vm.agent.borrow(), AgentState::Ready(_)) {
+                if is_requested && !matches!(*vm.agent.borrow(), AgentState::Ready(..)) {
                     press_keys(vm).await;
                 }
             }
@@ -129,7 +120,7 @@ async fn report_end(vm: &Vm, tail: &Tail) -> Result<(), SessionError> {
 
 /// Returns whether the agent answers: anybody in a guest can write to its console.
 async fn is_running(vm: &Vm) -> bool {
-    let AgentState::Ready(mut agent) = vm.agent.borrow().clone() else { return false };
+    let AgentState::Ready(mut agent, _) = vm.agent.borrow().clone() else { return false };
     let answer = tokio::time::timeout(POWEROFF_TIMEOUT, agent.watch_system(WatchSystemRequest {})).await;
     matches!(answer, Ok(Ok(_)))
 }
@@ -163,96 +154,15 @@ impl Tail {
 
 /// Presses Ctrl-Alt-Del, by which systemd reboots in an orderly way, and so ends the VMM.
 async fn press_keys(vm: &Vm) {
-    let request = async {
-        let stream = vm.context.descriptors.connect(&vm.boot_id, Channel::Monitor).await?;
-        send(stream, Method::PUT, "/actions", r#"{"action_type":"SendCtrlAltDel"}"#).await
-    };
-    if let Err(error) = request.await {
+    let keys = json!({"action_type": "SendCtrlAltDel"});
+    if let Err(error) = api::request(vm, Method::PUT, "/actions", Some(keys)).await {
         tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, %error, "failed to press Ctrl-Alt-Del");
     }
 }
 
-/// Sends one request to the API of the VMM, and returns the body of its answer.
-async fn send<S>(stream: S, method: Method, path: &str, body: &'static str) -> Result<Bytes, ApiError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let exchange = async {
-        let (mut sender, connection) =
-            http1::Builder::new().max_buf_size(MAX_ANSWER_BYTES).handshake(TokioIo::new(stream)).await?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "localhost")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from_static(body.as_bytes())))
-            .map_err(|error| ApiError::Refused(error.to_string()))?;
-        let answer = async {
-            let answer = sender.send_request(request).await?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-            let body = body.map_err(|_| ApiError::Body)?.to_bytes();
-            if status.is_success() {
-                return Ok(body);
-            }
-            Err(ApiError::Refused(format!("{status} {}", sanitize(&String::from_utf8_lossy(&body)))))
-        };
-        tokio::pin!(answer);
-        // Polled here, so that it ends with the exchange.
-        tokio::select! {
-            answer = &mut answer => answer,
-            ended = connection => match ended {
-                Ok(()) => answer.await,
-                Err(error) => Err(error.into()),
-            },
-        }
-    };
-    tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.map_err(|_| ApiError::Timeout)?
-}
-
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-
     use super::*;
-
-    /// Answers a request with these bytes, and then with nothing, or with an end.
-    async fn answered(bytes: &[u8], ends: bool) -> Result<Bytes, String> {
-        let (ours, mut theirs) = duplex(1 << 20);
-        let bytes = bytes.to_vec();
-        let vmm = tokio::spawn(async move {
-            let _ = theirs.read(&mut [0; 1024]).await;
-            let _ = theirs.write_all(&bytes).await;
-            if !ends {
-                std::future::pending::<Infallible>().await;
-            }
-        });
-        let answer = send(ours, Method::PUT, "/actions", "{}").await.map_err(|error| error.to_string());
-        vmm.abort();
-        answer
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn api_that_answers_wrongly_is_a_clear_error() {
-        assert_eq!(answered(b"HTTP/1.1 204 \r\n\r\n", false).await.unwrap(), Bytes::new());
-        const LONG: &[u8] = &[b'x'; 64 * 1024];
-        let too_long = [&b"HTTP/1.1 200 \r\ncontent-length: 65536\r\n\r\n"[..], LONG].concat();
-        for (bytes, ends, expected) in [
-            (&b"HTTP/1.1 400 \r\ncontent-length: 5\r\n\r\nwrong"[..], false, "400 Bad Request wrong"),
-            (&too_long, false, "more than"),
-            (b"HTTP/1.1 200 \r\ncontent-length: 9\r\n\r\nshort", true, "broke off"),
-            (b"HTTP/1.1 200 \r\ncontent-length: 9\r\n\r\nshort", false, "within 10 s"),
-            (b"", false, "within 10 s"),
-            (b"", true, "API"),
-            (b"garbage\r\n\r\n", false, "API"),
-            (LONG, false, "API"),
-        ] {
-            let error = answered(bytes, ends).await.unwrap_err();
-            assert!(error.contains(expected), "{expected}: {error}");
-        }
-    }
 
     #[test]
     fn tail_is_bounded_and_tells_of_a_machine_that_stays_on() {

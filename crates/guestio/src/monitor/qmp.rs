@@ -2,11 +2,14 @@
 //! crates are unmaintained. The VMM may have been taken over by its guest, so its lines are bounded.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
+
+use rigbox_sys::fdpass;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 use crate::sanitize::sanitize;
@@ -16,6 +19,11 @@ const MAX_LINE_BYTES: u64 = 128 * 1024;
 /// Size of the console's tail that is read.
 const CONSOLE_TAIL_BYTES: u32 = 16 * 1024;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a memory to be read or written. The node has less patience.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(600);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Name of the descriptor that memory is written to.
+const MEMORY_FD: &str = "memory";
 
 /// Reason why the connection is unusable.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +105,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
 
     /// Returns whether the guest has ended. `-action shutdown=pause` keeps the VMM for this query.
     pub(crate) async fn has_guest_ended(&mut self) -> Result<bool, QmpError> {
+        Ok(self.status().await? == "shutdown")
+    }
+
+    /// Lets the guest run, once what it is loaded from has been read.
+    pub(crate) async fn run_on(&mut self) -> Result<(), QmpError> {
+        self.loaded().await?;
+        self.command("cont", Value::Null).await.map(drop)
+    }
+
+    /// Has the guest stand still.
+    pub(crate) async fn pause(&mut self) -> Result<(), QmpError> {
+        self.loaded().await?;
+        self.command("stop", Value::Null).await.map(drop)
+    }
+
+    /// Waits until the guest is loaded, if it is being loaded.
+    async fn loaded(&mut self) -> Result<(), QmpError> {
+        let loaded = async {
+            while self.status().await? == "inmigrate" {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(MEMORY_TIMEOUT, loaded).await.map_err(|_| QmpError::Timeout)?
+    }
+
+    async fn status(&mut self) -> Result<String, QmpError> {
         let status = self.command("query-status", Value::Null).await?;
-        Ok(status.get("status").and_then(Value::as_str) == Some("shutdown"))
+        Ok(status.get("status").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
     /// Presses the ACPI power button.
@@ -134,8 +169,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
         {
             request.insert("arguments".to_owned(), arguments);
         }
+        self.stream.get_mut().write_all(format!("{request}\n").as_bytes()).await?;
+        self.response().await
+    }
+
+    /// Waits for the response to a command.
+    async fn response(&mut self) -> Result<Value, QmpError> {
         let response = async {
-            self.stream.get_mut().write_all(format!("{request}\n").as_bytes()).await?;
             loop {
                 let message = self.read_message().await?;
                 if let Some(event) = message.event() {
@@ -163,6 +203,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
         let line = serde_json::from_slice(&self.partial_line);
         self.partial_line.clear();
         Ok(line?)
+    }
+}
+
+impl Qmp<UnixStream> {
+    /// Writes the memory of a guest that stands still to a pipe.
+    pub(crate) async fn save(&mut self, pipe: OwnedFd) -> Result<(), QmpError> {
+        let request = json!({"execute": "getfd", "arguments": {"fdname": MEMORY_FD}});
+        let socket = self.stream.get_ref();
+        let text = format!("{request}\n");
+        socket
+            .async_io(Interest::WRITABLE, || fdpass::send(socket, text.as_bytes(), &[pipe.as_fd()]))
+            .await?;
+        self.response().await?;
+        drop(pipe);
+        self.command("migrate", json!({"uri": format!("fd:{MEMORY_FD}")})).await?;
+        let saved = async {
+            loop {
+                let found = self.command("query-migrate", Value::Null).await?;
+                match found.get("status").and_then(Value::as_str).unwrap_or_default() {
+                    "completed" => return Ok(()),
+                    status @ ("failed" | "cancelled" | "none") => {
+                        let reason = found.get("error-desc").and_then(Value::as_str).unwrap_or(status);
+                        return Err(QmpError::Refused(sanitize(reason)));
+                    }
+                    _ => tokio::time::sleep(POLL_INTERVAL).await,
+                }
+            }
+        };
+        tokio::time::timeout(MEMORY_TIMEOUT, saved).await.map_err(|_| QmpError::Timeout)?
     }
 }
 

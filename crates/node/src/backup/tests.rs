@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::record::Boot;
+use crate::record::{Boot, BootMemory};
 use crate::storage::testbed::{in_own_namespace, mount_xfs};
 use crate::vmm::kind::VmmKind;
 
@@ -45,6 +45,10 @@ fn record(id: &WorkspaceId) -> Record {
         metadata_json: String::new(),
         ready: true,
         stopping: false,
+        paused: false,
+        epoch: 0,
+        is_closed: false,
+        memory: BootMemory::None,
     };
     Record { phase: Phase::Provisioned, disk_size_mb: 64, boot: Some(boot), ..Record::new(id, 1) }
 }

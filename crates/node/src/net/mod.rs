@@ -103,6 +103,11 @@ pub(crate) fn set_policy(
     close_unlisted_connections(path, policy)
 }
 
+/// Lets nothing pass in a namespace, or all that its rules allow. What is open stays open.
+pub(crate) fn set_link(path: &Path, is_open: bool) -> Result<(), Error> {
+    on_thread(path, in_namespace(path, move || rules::apply(&rules::link(is_open))))
+}
+
 /// Limits a VM's connections behind its own namespace too, in which it could make the kernel forget some.
 fn limit_connections(config: &Config, policy: &Policy, uplink: &Uplink, slot: u32) -> Result<(), Error> {
     let node = config.network.limits;

@@ -141,6 +141,20 @@ pub(super) fn restore(config: &NetworkConfig, policy: &Policy) -> io::Result<()>
     apply_policy(config, policy, &same_version).or_else(|_| apply(&full_ruleset(config, policy)))
 }
 
+/// Returns the rules that let nothing pass, whatever the others allow, or that remove them again.
+pub(super) fn link(is_open: bool) -> String {
+    // Added first, so that the deletion cannot fail.
+    let mut document = String::from("add table inet closed\ndelete table inet closed\n");
+    if !is_open {
+        push_line(&mut document, format_args!("add table inet closed"));
+        for hook in ["prerouting", "output"] {
+            let chain = format!("{hook} {{ type filter hook {hook} priority -500; policy drop; }}");
+            push_line(&mut document, format_args!("add chain inet closed {chain}"));
+        }
+    }
+    document
+}
+
 /// Returns the rules that replace the policy. Admitted addresses stay.
 pub(super) fn policy_rules(policy: &Policy) -> String {
     let mut document = String::new();

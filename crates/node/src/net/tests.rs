@@ -13,6 +13,7 @@ use rigbox_core::vm_limits::NetworkLimits;
 use rustix::net::SocketType;
 use rustix::net::sockopt::set_socket_linger;
 
+use super::admitted_names::AdmittedNames;
 use super::policy::Policy;
 use super::testbed::{self, HOST, OFFICE, SERVER, Testbed, at, echo, eventually};
 use super::uplink;
@@ -44,6 +45,34 @@ fn vm_cannot_end_a_connection_in_its_own_network_only() {
         set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
         drop(stream);
         eventually("a reset ends a connection", || established(testbed) == [3; 3]);
+    });
+}
+
+#[test]
+fn nothing_passes_a_closed_link_and_what_was_open_goes_on_afterwards() {
+    testbed::run(Policy::default(), NetworkConfig::default(), |testbed| {
+        echo(testbed.internet.listen(at(SERVER, 80)));
+        let mut open = testbed.guest.connect(at(SERVER, 80)).unwrap();
+        for _ in 0..2 {
+            super::set_link(&testbed.netns_path, false).unwrap();
+        }
+        let error = testbed.guest.connect(at(SERVER, 80)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        // To the host's end of the link, and from it.
+        testbed.guest.connect(at(super::HOST_ADDRESS, 9090)).unwrap_err();
+        assert!(testbed.vm.connect(at(super::VM_ADDRESS, 22)).is_err());
+        // Another policy does not open it.
+        testbed.set_policy(&Policy::default(), &AdmittedNames::new(BlockedNetworks::default()));
+        testbed.guest.connect(at(SERVER, 80)).unwrap_err();
+        open.write_all(b"late").unwrap();
+        for _ in 0..2 {
+            super::set_link(&testbed.netns_path, true).unwrap();
+        }
+        open.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut answer = [0; 4];
+        open.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"late");
+        testbed.guest.connect(at(SERVER, 80)).unwrap();
     });
 }
 

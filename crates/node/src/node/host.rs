@@ -17,13 +17,14 @@ use crate::boot_queue::BootQueue;
 use crate::effect::Effect;
 use crate::error::Error;
 use crate::host::{Host, Launched, VmmProcess};
+use crate::memory::{MemoryImage, MemoryKey};
 use crate::net;
 use crate::net::admitted_names::AdmittedNames;
-use crate::record::{Boot, ProcessId, Record};
+use crate::record::{Boot, BootMemory, ProcessId, Record};
 use crate::reports::Reports;
 use crate::sandbox::jail;
 use crate::sandbox::process::ProcessHandle;
-use crate::sockets::guestio::AttachedVm;
+use crate::sockets::guestio::{AttachedVm, MemorySlot};
 use crate::vmm::kind::VmmKind;
 
 impl VmmProcess for ProcessHandle {
@@ -123,9 +124,11 @@ impl Host for Node {
         self: &Arc<Self>,
         id: &WorkspaceId,
         record: &Record,
+        memory_key: Option<MemoryKey>,
     ) -> Result<Launched<ProcessHandle>, Error> {
         let (id, record) = (id.clone(), record.clone());
-        let mut launched = self.perform(Effect::Launch, move |node| launch(node, &id, &record)).await?;
+        let launch = move |node: &Self| launch(node, &id, &record, memory_key);
+        let mut launched = self.perform(Effect::Launch, launch).await?;
         match ProcessHandle::new(launched.pid, launched.pidfd) {
             Ok((process, id)) => Ok(Launched { process, id, stderr: Some(launched.stderr) }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -167,11 +170,17 @@ impl Host for Node {
             egress: self.egress(record),
             dns_limits: self.dns_limits(record),
             admitted_names: Arc::new(AdmittedNames::new(self.config.network.blocked.clone())),
+            run_state: boot.run_state(),
+            epoch: boot.epoch,
+            is_restored: boot.memory == BootMemory::Loading,
+            memory_pipe: MemorySlot::default(),
             reports,
         };
         let bridge = self.bridge.listen(id.clone(), netns.clone());
         self.attached_vms.insert(&boot.boot_id, attached_vm);
-        self.dial_targets.insert(id, &boot.boot_id, netns, record.network.clone());
+        if !boot.is_closed {
+            self.dial_targets.insert(id, &boot.boot_id, netns, record.network.clone());
+        }
         bridge
     }
 
@@ -181,6 +190,62 @@ impl Host for Node {
 
     fn shut_down(&self, boot_id: &str, grace_ms: u32) {
         self.attached_vms.shut_down(boot_id, grace_ms);
+    }
+
+    fn set_run_state(&self, boot: &Boot) {
+        self.attached_vms.set_run_state(&boot.boot_id, boot.run_state(), boot.epoch);
+    }
+
+    async fn set_link(
+        self: &Arc<Self>,
+        id: &WorkspaceId,
+        record: &Record,
+        is_open: bool,
+    ) -> Result<(), Error> {
+        let netns = self.config.netns(id);
+        if !is_open {
+            self.dial_targets.remove(id);
+        }
+        let path = netns.clone();
+        self.perform(Effect::SetLink, move |_| net::set_link(&path, is_open)).await?;
+        if let Some(boot) = record.boot.as_ref().filter(|_| is_open) {
+            self.dial_targets.insert(id, &boot.boot_id, netns, record.network.clone());
+        }
+        Ok(())
+    }
+
+    fn adopt_memory(&self, id: &WorkspaceId, size_mb: u32) {
+        self.disks.adopt_memory(id, size_mb);
+    }
+
+    async fn check_memory(self: &Arc<Self>, id: &WorkspaceId, record: &Record) -> Result<(), Error> {
+        let (id, record) = (id.clone(), record.clone());
+        self.perform(Effect::CheckMemory, move |node| node.check_memory(&id, &record)).await
+    }
+
+    async fn begin_save(
+        self: &Arc<Self>,
+        id: &WorkspaceId,
+        record: &Record,
+        key: &MemoryKey,
+    ) -> Result<(), Error> {
+        let (id, record, key) = (id.clone(), record.clone(), key.clone());
+        self.perform(Effect::BeginSave, move |node| node.begin_save(&id, &record, &key)).await
+    }
+
+    async fn finish_save(
+        self: &Arc<Self>,
+        id: &WorkspaceId,
+        record: &Record,
+        key: &MemoryKey,
+    ) -> Result<MemoryImage, Error> {
+        let (id, record, key) = (id.clone(), record.clone(), key.clone());
+        self.perform(Effect::FinishSave, move |node| node.finish_save(&id, &record, &key)).await
+    }
+
+    async fn forget_memory(self: &Arc<Self>, id: &WorkspaceId) -> Result<(), Error> {
+        let id = id.clone();
+        self.perform(Effect::ForgetMemory, move |node| node.forget_memory(&id)).await
     }
 
     async fn restore_network(self: &Arc<Self>, id: &WorkspaceId, record: &Record) -> Result<(), Error> {
@@ -199,7 +264,9 @@ impl Host for Node {
     ) -> Result<(), Error> {
         let (netns, policy, slot) = (self.config.netns(id), record.network.clone(), record.slot);
         // Updated first, so that nothing is dialed or resolved that is about to be closed.
-        self.dial_targets.insert(id, &boot.boot_id, netns.clone(), policy.clone());
+        if !boot.is_closed {
+            self.dial_targets.insert(id, &boot.boot_id, netns.clone(), policy.clone());
+        }
         let (egress, dns_limits) = (self.egress(record), self.dns_limits(record));
         let Some(names) = self.attached_vms.set_policy(&boot.boot_id, egress, dns_limits) else {
             return Ok(());

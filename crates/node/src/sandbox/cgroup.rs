@@ -172,6 +172,28 @@ impl Cgroups {
         Ok(groups)
     }
 
+    /// Raises the memory that the VMM of `vm` may use.
+    pub(crate) fn raise_memory(&self, vm: &str, bytes: u64) -> Result<(), Error> {
+        let files: [&str; 2] = match self.version {
+            Version::Two => ["memory.max", "memory.max"],
+            // Never below the other one.
+            Version::One => ["memory.memsw.limit_in_bytes", "memory.limit_in_bytes"],
+        };
+        for (controller, place) in &self.places {
+            if self.memory_limit_file(controller).is_none() {
+                continue;
+            }
+            let Some(group) = place.groups(vm).into_iter().next() else { continue };
+            for path in files.map(|file| group.join(file)) {
+                // As for the limits at first: without swap accounting there is no such file.
+                if path.exists() {
+                    write_setting(&path, &bytes.to_string())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Limits the traffic of a VM's disk, if the kernel can. The VMM does in any case.
     fn limit_disk(&self, group: &Path, limits: DiskLimits) {
         let Some(device) = self.disk_device else { return };

@@ -1,5 +1,6 @@
-//! Folder in which a VMM makes its own sockets: a small file system of its own, which ends with the boot. The VMM may put anything there, so
-//! the node follows no link in it, and connects to nothing but a socket that the VMM's uid owns.
+//! Folders of a VMM: one in which it makes its own sockets, and one for an image of its memory. Each is a small file system of its own, which
+//! ends with the boot. The VMM may put anything there, so the node follows no link in them, and connects to nothing but a socket that the VMM's
+//! uid owns.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -12,26 +13,46 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use crate::error::Error;
 
-/// Name of the folder in that of the VM.
+/// Names of the folders in that of the VM.
 const NAME: &str = "vmm";
+const MEMORY_NAME: &str = "memory";
+/// Space beside the memory for the state of a VM's devices, KiB.
+const DEVICES_KB: u64 = 16 * 1024;
 
 /// Creates the folder in `vm_dir`, for the VMM of `uid`, and opens it.
 pub(crate) fn create(vm_dir: &Path, uid: u32) -> Result<OwnedFd, Error> {
-    let path = vm_dir.join(NAME);
+    create_named(vm_dir, NAME, uid, 64)
+}
+
+/// Creates the folder for an image of `ram_mb` MiB of memory in `vm_dir`, and opens it. It takes no space until there is one.
+pub(crate) fn create_for_memory(vm_dir: &Path, uid: u32, ram_mb: u32) -> Result<OwnedFd, Error> {
+    create_named(vm_dir, MEMORY_NAME, uid, u64::from(ram_mb) * 1024 + DEVICES_KB)
+}
+
+/// Opens the folder for an image of a VM's memory.
+pub(crate) fn open_for_memory(vm_dir: &Path) -> Result<OwnedFd, Error> {
+    let path = vm_dir.join(MEMORY_NAME);
+    open(&path).map_err(Error::at("open", &path))
+}
+
+fn create_named(vm_dir: &Path, name: &str, uid: u32, size_kb: u64) -> Result<OwnedFd, Error> {
+    let path = vm_dir.join(name);
     fs::create_dir_all(&path).map_err(Error::at("create", &path))?;
-    let options = format!("size=64k,nr_inodes=16,mode=0700,uid={uid},gid={uid}");
+    let options = format!("size={size_kb}k,nr_inodes=16,mode=0700,uid={uid},gid={uid}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("tmpfs"), &path, Some("tmpfs"), flags, Some(options.as_str()))
         .map_err(|errno| Error::at("mount", &path)(errno.into()))?;
     open(&path).map_err(Error::at("open", &path))
 }
 
-/// Removes a VM's folder with this one in it, if they exist.
+/// Removes a VM's folder with these in it, if they exist.
 pub(crate) fn remove_vm_dir(vm_dir: &Path) -> Result<(), Error> {
-    let path = vm_dir.join(NAME);
-    match umount2(&path, MntFlags::MNT_DETACH) {
-        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-        Err(errno) => return Err(Error::at("unmount", &path)(errno.into())),
+    for name in [NAME, MEMORY_NAME] {
+        let path = vm_dir.join(name);
+        match umount2(&path, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(errno) => return Err(Error::at("unmount", &path)(errno.into())),
+        }
     }
     remove_dir(vm_dir)
 }

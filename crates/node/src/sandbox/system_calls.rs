@@ -31,6 +31,8 @@ const EVERY_VMM: &[i64] = &[
     libc::SYS_access,
     libc::SYS_dup2,
     libc::SYS_dup3,
+    // Of a disk, once the memory that belongs to it is loaded.
+    libc::SYS_fadvise64,
     libc::SYS_fdatasync,
     libc::SYS_fsync,
     libc::SYS_listen,
@@ -48,10 +50,17 @@ const EVERY_VMM: &[i64] = &[
     libc::SYS_timerfd_settime,
 ];
 
-/// System calls of Firecracker beside these: it binds its own sockets, but connects to none, and its network card has buffers in a file in
-/// memory.
-const FIRECRACKER: &[i64] =
-    &[libc::SYS_bind, libc::SYS_ftruncate, libc::SYS_memfd_create, libc::SYS_stat, libc::SYS_tkill];
+/// System calls of Firecracker beside these: it binds its own sockets, but connects to none, its network card has buffers in a file in memory,
+/// and it writes its memory to files.
+const FIRECRACKER: &[i64] = &[
+    libc::SYS_bind,
+    libc::SYS_ftruncate,
+    libc::SYS_memfd_create,
+    libc::SYS_mincore,
+    libc::SYS_msync,
+    libc::SYS_stat,
+    libc::SYS_tkill,
+];
 
 /// Condition of `socket` for a socket of the Unix domain.
 const UNIX_SOCKET: Condition =

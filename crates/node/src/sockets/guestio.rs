@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
@@ -15,7 +15,7 @@ use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::node_session_server::NodeSession;
 use rigbox_proto::guestio::{
     AdmitRequest, AdmitResponse, Command, DnsLimits, DnsPolicy, FdRequest, FdResponse, RefusalReport,
-    RefusalResponse, Report, ShutDown, Vm, VmList, Vmm, command, dns_policy, report,
+    RefusalResponse, Report, RunState, ShutDown, Vm, VmList, Vmm, command, dns_policy, report,
 };
 use rigbox_sys::fdpass;
 use rustix::fs::{Mode, OFlags, open};
@@ -64,9 +64,19 @@ pub(crate) struct AttachedVm {
     pub(crate) egress: Egress,
     pub(crate) dns_limits: DnsLimits,
     pub(crate) admitted_names: Arc<AdmittedNames>,
+    /// State that the VMM is to be in, and the epoch of its guest.
+    pub(crate) run_state: RunState,
+    pub(crate) epoch: u32,
+    /// The VMM has no guest until it is loaded.
+    pub(crate) is_restored: bool,
+    /// End of a pipe for the VM's memory, until guestio fetches it.
+    pub(crate) memory_pipe: MemorySlot,
     /// Receiver of guestio's reports about the VM.
     pub(crate) reports: mpsc::Sender<Report>,
 }
+
+/// Place of a descriptor that is handed out once.
+pub(crate) type MemorySlot = Arc<Mutex<Option<OwnedFd>>>;
 
 /// All attached VMs, by boot id.
 #[derive(Clone)]
@@ -122,6 +132,23 @@ impl AttachedVms {
         admitted_names
     }
 
+    /// Sets the state that a VMM is to be in, and the epoch of its guest.
+    pub(crate) fn set_run_state(&self, boot_id: &str, run_state: RunState, epoch: u32) {
+        self.vms.send_if_modified(|vms| {
+            let Some(vm) = vms.attached.get_mut(boot_id) else { return false };
+            let changed = (vm.run_state, vm.epoch) != (run_state, epoch);
+            (vm.run_state, vm.epoch) = (run_state, epoch);
+            changed
+        });
+    }
+
+    /// Offers guestio a pipe for the memory of a VM, or takes it back.
+    pub(crate) fn set_memory_pipe(&self, boot_id: &str, pipe: Option<OwnedFd>) {
+        if let Some(vm) = self.get(boot_id) {
+            *vm.memory_pipe.lock().unwrap_or_else(PoisonError::into_inner) = pipe;
+        }
+    }
+
     pub(crate) fn remove(&self, boot_id: &str) {
         self.vms.send_if_modified(|vms| {
             let was_recovering = vms.recovering.remove(boot_id);
@@ -163,6 +190,7 @@ impl AttachedVms {
             Channel::Monitor => return vm.connect(&monitor_socket(&vm.vm_dir), API_SOCKET),
             Channel::Console => return vm.open_console(),
             Channel::Log => return vm.open_log(),
+            Channel::Memory => return vm.take_memory_pipe(),
             Channel::DnsUdp => net::service_socket(&vm.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&vm.netns, SocketType::STREAM, DNS_PORT),
             Channel::TlsListener => net::service_socket(&vm.netns, SocketType::STREAM, TLS_PORT),
@@ -196,6 +224,9 @@ impl AttachedVms {
                     VmmKind::Firecracker => Vmm::Firecracker,
                 }
                 .into(),
+                run_state: vm.run_state.into(),
+                epoch: vm.epoch,
+                is_restored: vm.is_restored,
             });
             Ok(Command {
                 command: Some(command::Command::Vms(VmList { vms: vms.collect(), recovering_boot_ids })),
@@ -225,6 +256,11 @@ impl AttachedVm {
         process.open_output().map_err(|error| format!("the VMM's output: {error}"))
     }
 
+    fn take_memory_pipe(&self) -> Result<OwnedFd, String> {
+        let mut slot = self.memory_pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.take().ok_or_else(|| "the VM's memory is not being saved".to_owned())
+    }
+
     /// Opens the pipe that the VMM writes its log to, which the node has made.
     fn open_log(&self) -> Result<OwnedFd, String> {
         let path = firecracker_log(&self.vm_dir);
@@ -250,6 +286,7 @@ fn shortened(mut report: Report) -> Report {
     let text = match &mut report.report {
         Some(report::Report::AgentLost(lost)) => &mut lost.reason,
         Some(report::Report::GuestEnded(ended)) => &mut ended.detail,
+        Some(report::Report::StateReached(reached)) => &mut reached.error,
         _ => return report,
     };
     *text = text.chars().filter(|c| !c.is_control()).take(MAX_REPORT_TEXT_CHARS).collect();
@@ -337,6 +374,10 @@ mod tests {
             egress: Egress::Internet,
             dns_limits: limits(64),
             admitted_names: Arc::new(AdmittedNames::new(BlockedNetworks::default())),
+            run_state: RunState::Running,
+            epoch: 0,
+            is_restored: false,
+            memory_pipe: MemorySlot::default(),
             reports,
         };
         vms.insert("boot", vm);

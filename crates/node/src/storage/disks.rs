@@ -41,11 +41,13 @@ struct Reserved {
     written_images_mb: u64,
     largest_image_mb: u64,
     disks_mb: HashMap<WorkspaceId, u64>,
+    /// Memory images.
+    memory_mb: HashMap<WorkspaceId, u64>,
 }
 
 impl Reserved {
     fn total_mb(&self) -> u64 {
-        self.images_mb + self.disks_mb.values().sum::<u64>()
+        self.images_mb + self.disks_mb.values().chain(self.memory_mb.values()).sum::<u64>()
     }
 }
 
@@ -104,6 +106,25 @@ impl Disks {
         self.volume.ensure_capacity(reserved.total_mb() + size_mb, written_mb)?;
         reserved.disks_mb.insert(workspace.clone(), size_mb);
         Ok(())
+    }
+
+    /// Reserves the space of a memory image that exists.
+    pub(crate) fn adopt_memory(&self, workspace: &WorkspaceId, size_mb: u32) {
+        self.reserved().memory_mb.insert(workspace.clone(), size_mb.into());
+    }
+
+    /// Reserves the space of a memory image that is about to be written.
+    pub(crate) fn reserve_memory(&self, workspace: &WorkspaceId, size_mb: u32) -> Result<(), Error> {
+        let mut reserved = self.reserved();
+        let written_mb = self.written_mb(&reserved);
+        self.volume.ensure_capacity(reserved.total_mb() + u64::from(size_mb), written_mb)?;
+        reserved.memory_mb.insert(workspace.clone(), size_mb.into());
+        Ok(())
+    }
+
+    /// Ends the reservation of a memory image that was removed.
+    pub(crate) fn release_memory(&self, workspace: &WorkspaceId) {
+        self.reserved().memory_mb.remove(workspace);
     }
 
     /// Reserves the space of an image that is on the volume, of this size.

@@ -20,6 +20,11 @@ pub(super) fn install_firecracker(program: &Path, parent: &Path) -> Result<PathB
     install(vec![program.to_owned()], BTreeSet::new(), parent)
 }
 
+/// Returns the name of the version of a VMM's files, which are in `root`.
+pub(super) fn version(root: &Path) -> String {
+    root.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Copies programs with their libraries, and other files. Each version of the files has a folder of its own.
 pub(super) fn install(
     programs: Vec<PathBuf>,

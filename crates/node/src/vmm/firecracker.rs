@@ -10,7 +10,7 @@ use rigbox_core::vm_limits::DiskLimits;
 use serde_json::{Value, json};
 
 use super::kind::VmmKind;
-use super::{Machine, Place, Vmm, kernel};
+use super::{Machine, Memory, Place, Vmm, files, kernel};
 use crate::config::{firecracker_configuration, firecracker_log};
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
@@ -26,6 +26,7 @@ const GUEST_CID: u32 = 3;
 const OVERHEAD_MB: u32 = 64;
 /// Threads of Firecracker beside the virtual CPUs: the main loop, its API, and room.
 const THREADS: u32 = 8;
+const LOG_LEVEL: &str = "Warning";
 /// Time over which a limit of the disk counts, ms.
 const REFILL_MS: u64 = 1000;
 
@@ -80,15 +81,24 @@ impl Firecracker {
             "entropy": {},
             // Empty, for what a guest has freed: it returns to the host.
             "balloon": {"amount_mib": 0, "deflate_on_oom": true, "free_page_reporting": true},
-            "logger": {"log_path": "/vm/log", "level": "Warning"},
+            "logger": {"log_path": "/vm/log", "level": LOG_LEVEL},
         })
     }
 }
 
 impl Vmm for Firecracker {
+    fn version(&self) -> String {
+        format!("firecracker {}", files::version(&self.root))
+    }
+
     fn limits(&self, machine: &Machine) -> Limits {
+        let ram_mb = match machine.memory {
+            None => machine.ram_mb,
+            // Each page that the guest writes to is copied, and the file that it was in stays.
+            Some(_) => 2 * machine.ram_mb,
+        };
         Limits {
-            memory_bytes: u64::from(machine.ram_mb + OVERHEAD_MB) << 20,
+            memory_bytes: u64::from(ram_mb + OVERHEAD_MB) << 20,
             // Emulated devices run in a thread of their own.
             millicpus: u64::from(machine.vcpu_count) * 1000 + 500,
             pids: THREADS + machine.vcpu_count,
@@ -96,14 +106,25 @@ impl Vmm for Firecracker {
         }
     }
 
-    fn boot(&self, machine: &Machine, place: Place) -> Result<Launched, Error> {
+    fn boot(&self, machine: Machine, place: Place) -> Result<Launched, Error> {
         rigbox_sys::network::hand_over_tap(place.tap, place.uid)
             .map_err(Error::system("hand over a tap device"))?;
         rustix::fs::fchown(&place.disk, Some(rustix::fs::Uid::from_raw(place.uid)), None)
             .map_err(Error::system("hand over a disk"))?;
         let configuration = firecracker_configuration(&place.vm_dir);
-        std::fs::write(&configuration, self.configuration(machine).to_string())
+        std::fs::write(&configuration, self.configuration(&machine).to_string())
             .map_err(Error::at("write", &configuration))?;
+        let memory = run_folder::create_for_memory(&place.vm_dir, place.uid, machine.ram_mb)?;
+        let mut command =
+            vec![self.program.display().to_string(), "--api-sock".into(), format!("/vm/run/{API_SOCKET}")];
+        match machine.memory {
+            None => command.extend(["--config-file".into(), "/vm/configuration".into()]),
+            Some(Memory { image, key }) => {
+                let filled = image.into_folder(&key, &memory, place.uid);
+                filled.map_err(Error::system("read a memory image"))?;
+                command.extend(["--log-path", "/vm/log", "--level", LOG_LEVEL].map(str::to_owned));
+            }
+        }
         let files = vec![
             JailFile::read_only("kernel", &machine.kernel)?,
             JailFile::read_only("initramfs", &machine.initramfs)?,
@@ -111,9 +132,8 @@ impl Vmm for Firecracker {
             JailFile::writable("disk", place.disk.into()),
             JailFile::writable("log", log_pipe(&firecracker_log(&place.vm_dir))?),
             JailFile::folder("run", run_folder::create(&place.vm_dir, place.uid)?),
+            JailFile::folder("memory", memory),
         ];
-        let [api, configuration] = [format!("/vm/run/{API_SOCKET}"), "/vm/configuration".to_owned()];
-        let program = self.program.display().to_string();
         let plan = JailPlan {
             vmm: VmmKind::Firecracker,
             cgroup_procs: place.cgroup_procs,
@@ -124,7 +144,7 @@ impl Vmm for Firecracker {
             devices: vec![Device::Kvm, Device::Tun],
             uid: place.uid,
             max_file_bytes: machine.disk_size_bytes,
-            command: vec![program, "--api-sock".into(), api, "--config-file".into(), configuration],
+            command,
         };
         launch(&plan, &[], Stdout::Pipe)
     }

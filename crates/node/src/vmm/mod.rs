@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use rigbox_core::vm_limits::DiskLimits;
 
 use crate::error::Error;
+use crate::memory::{MemoryKey, Opened};
 use crate::sandbox::cgroup::Limits;
 use crate::sandbox::jail::Launched;
 
@@ -31,6 +32,14 @@ pub(crate) struct Machine {
     pub(crate) initramfs: PathBuf,
     pub(crate) disk_size_bytes: u64,
     pub(crate) disk_limits: DiskLimits,
+    /// Memory from which the guest goes on, if it does not boot.
+    pub(crate) memory: Option<Memory>,
+}
+
+/// Memory of a machine that was saved, and the key of its image. The guest stays paused.
+pub(crate) struct Memory {
+    pub(crate) image: Opened,
+    pub(crate) key: MemoryKey,
 }
 
 /// Placement of a VM on this host, whose resources have been created.
@@ -51,8 +60,10 @@ pub(crate) struct Place {
 /// Driver of a VMM. The node kills VMM processes itself (`SIGKILL` to the first process of the pid namespace) and waits for them by
 /// pidfd; guestio requests orderly shutdowns. So a driver only has to boot.
 pub(crate) trait Vmm: Send + Sync {
+    /// Returns the monitor's version and accelerator, in words that change with them.
+    fn version(&self) -> String;
     /// Returns the resource limits of the VMM process, including the guest's share.
     fn limits(&self, machine: &Machine) -> Limits;
     /// Starts the machine in its jail.
-    fn boot(&self, machine: &Machine, place: Place) -> Result<Launched, Error>;
+    fn boot(&self, machine: Machine, place: Place) -> Result<Launched, Error>;
 }

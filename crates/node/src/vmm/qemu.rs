@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::VmmConfig;
 use super::kind::VmmKind;
-use super::{Machine, Place, Vmm, kernel};
+use super::{Machine, Memory, Place, Vmm, files, kernel};
 use crate::config::{agent_socket, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
@@ -88,7 +88,7 @@ impl Qemu {
     }
 
     fn command(&self, machine: &Machine) -> Vec<String> {
-        let [disk, tap, agent, streams, monitor] = [0, 1, 2, 3, 4].map(|offset| FIRST_FD + offset);
+        let [disk, tap, agent, streams, monitor, memory] = [0, 1, 2, 3, 4, 5].map(|offset| FIRST_FD + offset);
         let kernel_arguments =
             format!("{} rigbox.hostname={}", kernel::command_line(self.tsc_khz), machine.hostname);
         let mut command = vec![self.program.display().to_string()];
@@ -130,11 +130,20 @@ impl Qemu {
         add("-device", "virtio-rng-device,rng=rng".into());
         // The process stays after the guest's end, until guestio has read the cause.
         add("-action", "reboot=shutdown,shutdown=pause".into());
+        if machine.memory.is_some() {
+            add("-incoming", format!("fd:{memory}"));
+            // Until guestio lets it run.
+            command.push("-S".into());
+        }
         command
     }
 }
 
 impl Vmm for Qemu {
+    fn version(&self) -> String {
+        format!("qemu {} {}", self.accelerator.name(), files::version(&self.root))
+    }
+
     fn limits(&self, machine: &Machine) -> Limits {
         let memory_mb = machine.ram_mb + TRANSLATION_CACHE_MB + OVERHEAD_MB;
         Limits {
@@ -146,7 +155,7 @@ impl Vmm for Qemu {
         }
     }
 
-    fn boot(&self, machine: &Machine, place: Place) -> Result<Launched, Error> {
+    fn boot(&self, machine: Machine, place: Place) -> Result<Launched, Error> {
         let sockets =
             [agent_socket, streams_socket, monitor_socket].map(|path| listen_at(&path(&place.vm_dir)));
         let [agent, streams, monitor] = sockets;
@@ -164,10 +173,13 @@ impl Vmm for Qemu {
             devices: if self.accelerator == Accelerator::Kvm { vec![Device::Kvm] } else { Vec::new() },
             uid: place.uid,
             max_file_bytes: machine.disk_size_bytes,
-            command: self.command(machine),
+            command: self.command(&machine),
         };
         // In the order of the numbers in the command.
-        let fds = [place.disk.into(), place.tap, agent?, streams?, monitor?];
+        let mut fds = vec![place.disk.into(), place.tap, agent?, streams?, monitor?];
+        if let Some(Memory { image, key }) = machine.memory {
+            fds.push(image.into_pipe(key)?);
+        }
         launch(&plan, &borrow(&fds), Stdout::Null)
     }
 }
@@ -210,6 +222,7 @@ mod tests {
             initramfs: PathBuf::new(),
             disk_size_bytes: 1,
             disk_limits: DiskLimits { mb_per_s: MbPerS::new(3).unwrap(), iops: NonZeroU32::new(70).unwrap() },
+            memory: None,
         }
     }
 

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::state::{QueuePlace, RETRY_DELAY, RunningVm, Workspace};
 use crate::boot_queue::BootPermit;
 use crate::host::{Host, VmmProcess};
-use crate::record::{Boot, BootEnd};
+use crate::memory::MemoryKey;
+use crate::record::{Boot, BootEnd, BootMemory, shortened};
 
 /// Reports of guestio that a workspace's task has not handled yet. An honest guestio sends a few in a boot's life.
 const MAX_PENDING_REPORTS: usize = 256;
@@ -39,30 +40,46 @@ impl<H: Host> Workspace<H> {
             Ok(boot_id) => boot_id,
             Err(error) => return self.retry("name the boot", &error),
         };
+        let memory_key = self.key_to_restore().await;
+        let is_restored = matches!(memory_key, Ok(Some(_)));
         let boot = Boot {
             boot_id,
             generation: self.record.target.generation,
             host_boot_id: self.host.host_boot_id().to_owned(),
             process: None,
             vmm: self.host.vmm(),
-            metadata_json: spec.metadata_json.clone(),
+            metadata_json: self
+                .record
+                .spec
+                .as_ref()
+                .map(|spec| spec.metadata_json.clone())
+                .unwrap_or_default(),
             ready: false,
             stopping: false,
+            paused: false,
+            epoch: is_restored.into(),
+            is_closed: is_restored,
+            memory: if is_restored { BootMemory::Loading } else { BootMemory::None },
         };
         let recorded = self.update(|record| {
             record.last_end = None;
             record.boot = Some(boot.clone());
+            if record.memory.take().is_some() {
+                record.memory_lost =
+                    memory_key.as_ref().err().map(|lost| shortened(lost)).unwrap_or_default();
+            }
         });
         if let Err(error) = recorded.await {
             return self.retry("write the journal", &error);
         }
-        self.launch(boot, permit).await;
+        self.launch(boot, memory_key.ok().flatten(), permit).await;
     }
 
     /// Starts the VMM of a recorded boot.
-    async fn launch(&mut self, boot: Boot, permit: BootPermit) {
-        let launched = match self.host.launch(&self.id, &self.record).await {
+    async fn launch(&mut self, boot: Boot, memory_key: Option<MemoryKey>, permit: BootPermit) {
+        let launched = match self.host.launch(&self.id, &self.record, memory_key).await {
             Ok(launched) => launched,
+            Err(error) if boot.is_restoring() => return self.boot_cold(&error.to_string()).await,
             Err(error) => {
                 tracing::warn!(workspace = %self.id, %error, "failed to start the VM");
                 let end = BootEnd::of(&boot, EndCause::StartFailed, &error.to_string());
@@ -113,7 +130,8 @@ impl<H: Host> Workspace<H> {
         if let Some(process) = process {
             return self.take_over(process, &boot).await;
         }
-        let (cause, detail) = match (boot.stopping, same_host_boot, boot.process) {
+        let is_saved = matches!(boot.memory, BootMemory::Saved(_));
+        let (cause, detail) = match (boot.stopping || is_saved, same_host_boot, boot.process) {
             (true, ..) => (EndCause::Requested, "the VM ended while the node was down"),
             (_, false, _) => (EndCause::HostWentDown, "the host went down while the VM was running"),
             // Nobody has heard of it. The target is as it was, so another one is booted.
@@ -125,6 +143,14 @@ impl<H: Host> Workspace<H> {
 
     async fn take_over(&mut self, process: H::Process, boot: &Boot) {
         tracing::info!(workspace = %self.id, boot = %boot.boot_id, "taking over a running VM");
+        if matches!(boot.memory, BootMemory::Saved(_)) {
+            return self.end_saved().await;
+        }
+        // The key of its image ended with the node that was making it.
+        if boot.memory == BootMemory::Saving {
+            self.give_up_save("the node was restarted while it was saved").await;
+        }
+        let Some(boot) = &self.record.boot.clone() else { return };
         let restored = self.host.restore_network(&self.id, &self.record).await;
         self.network_due = restored.is_err().then(|| Instant::now() + RETRY_DELAY);
         let permit = (!boot.ready).then(|| self.host.boot_queue().admit(&self.id));
@@ -163,6 +189,8 @@ impl<H: Host> Workspace<H> {
             stderr,
             deadline,
             agent_lost: false,
+            is_standing: false,
+            is_acknowledged: false,
             system: SystemState::Starting,
             boot_permit,
             is_network_restored: true,

@@ -32,6 +32,7 @@ impl<H: Host> Workspace<H> {
         self.cleanup = None;
         self.host.tear_down(&self.id).await?;
         self.host.remove_disk(&self.id).await?;
+        self.host.forget_memory(&self.id).await?;
         self.host.remove_record(&self.id).await?;
         tracing::info!(workspace = %self.id, "workspace deleted");
         self.host.reports().publish(absent(&self.id, self.record.target.generation));

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::state::{Event, PendingCleanup, Workspace};
 use crate::error::Error;
 use crate::host::{Host, VmmProcess};
-use crate::record::{BootEnd, Record};
+use crate::record::{Boot, BootEnd, BootMemory};
 use crate::sandbox::jail;
 use crate::vmm::kind::VmmKind;
 
@@ -22,17 +22,21 @@ const CLEANUP_RETRY_DELAY: Duration = Duration::from_secs(5);
 impl<H: Host> Workspace<H> {
     /// Tells the guest to shut down, with a deadline that stays.
     pub(super) async fn stop(&mut self) {
-        let stopping = |record: &mut Record| {
-            if let Some(boot) = &mut record.boot {
-                boot.stopping = true;
-            }
+        if self.begin_save().await {
+            return;
+        }
+        let stopping = |boot: &mut Boot| {
+            boot.stopping = true;
+            // One that stands still does not shut down.
+            boot.paused = false;
         };
-        if let Err(error) = self.update(stopping).await {
+        if let Err(error) = self.update_boot(stopping).await {
             return self.retry("write the journal", &error);
         }
         let grace_ms = self.record.spec.as_ref().map_or(0, |spec| spec.grace_ms);
         if let (Some(boot), Some(vm)) = (&self.record.boot, &mut self.vm) {
             vm.deadline = Some(Instant::now() + Duration::from_millis(grace_ms.into()));
+            self.host.set_run_state(boot);
             self.host.shut_down(&boot.boot_id, grace_ms);
         }
     }
@@ -65,6 +69,9 @@ impl<H: Host> Workspace<H> {
                 let separator = if output.is_empty() { "" } else { ": " };
                 (EndCause::VmmDied, format!("the VMM exited{separator}{output}"))
             }
+            Event::DeadlinePassed if self.is_saving() => {
+                return self.give_up_save("it could not be saved in time").await;
+            }
             Event::DeadlinePassed if self.record.boot.as_ref().is_some_and(|boot| boot.stopping) => {
                 (EndCause::Requested, "the guest did not shut down in time and was killed".to_owned())
             }
@@ -75,13 +82,21 @@ impl<H: Host> Workspace<H> {
             }
         };
         let Some(boot) = &self.record.boot else { return };
-        let cause = if boot.stopping { EndCause::Requested } else { cause };
+        if boot.is_restoring() && !boot.stopping {
+            return self.boot_cold(&detail).await;
+        }
+        let cause = if boot.stopping || self.is_saving() { EndCause::Requested } else { cause };
         tracing::info!(workspace = %self.id, boot = %boot.boot_id, ?cause, detail, "VM ended");
         let end = BootEnd::of(boot, cause, &detail);
         if let Err(error) = self.kill().await {
             tracing::error!(workspace = %self.id, %error, "failed to end the VMM");
         }
         self.clean_up(Some(end)).await;
+    }
+
+    /// Returns whether the memory is being written to an image.
+    fn is_saving(&self) -> bool {
+        self.record.boot.as_ref().is_some_and(|boot| boot.memory == BootMemory::Saving)
     }
 
     /// Waits for guestio to tell why a VMM has ended that ends with its guest.
@@ -102,21 +117,23 @@ impl<H: Host> Workspace<H> {
     async fn handle_report(&mut self, report: report::Report) {
         let (Some(boot), Some(vm)) = (&mut self.record.boot, &mut self.vm) else { return };
         match report {
+            // An answer from before the guest was taken out of time.
+            report::Report::AgentReady(ready) if ready.epoch != boot.epoch => {}
             report::Report::AgentReady(_) => {
                 vm.agent_lost = false;
                 vm.boot_permit = None;
-                if boot.ready {
-                    return;
-                }
+                let is_first = !boot.ready;
                 boot.ready = true;
-                if !boot.stopping {
+                if is_first && !boot.stopping {
                     vm.deadline = None;
                 }
                 // A failure costs nothing: a restarted node waits for the hello again.
-                if let Err(error) = self.host.save(&self.record).await {
+                if is_first && let Err(error) = self.host.save(&self.record).await {
                     tracing::error!(workspace = %self.id, %error, "failed to write the journal");
                 }
+                self.run_on().await;
             }
+            report::Report::StateReached(reached) => self.handle_state(reached).await,
             report::Report::AgentLost(lost) => {
                 tracing::warn!(workspace = %self.id, reason = lost.reason, "agent lost");
                 vm.agent_lost = boot.ready;
@@ -145,10 +162,17 @@ impl<H: Host> Workspace<H> {
         self.vm = None;
         // The kernel may take a moment to end the processes.
         let mut cleaned = self.host.tear_down(&self.id).await;
+        let is_unfinished = |boot: &Boot| matches!(boot.memory, BootMemory::Loading | BootMemory::Saving);
+        if cleaned.is_ok() && self.record.boot.as_ref().is_some_and(is_unfinished) {
+            cleaned = self.host.forget_memory(&self.id).await;
+        }
         if cleaned.is_ok() {
             let ended = end.clone();
             let update = self.update(|record| {
-                record.boot = None;
+                if let Some(Boot { memory: BootMemory::Saved(image), .. }) = record.boot.take() {
+                    record.memory = Some(image);
+                    record.memory_lost.clear();
+                }
                 if let Some(end) = ended {
                     record.end(end);
                 }

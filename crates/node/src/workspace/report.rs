@@ -45,6 +45,9 @@ impl<H: Host> Workspace<H> {
             system: if vm == VmState::VmRunning { system.to_string() } else { String::new() },
             queue_position: self.queue_place.map_or(0, |place| place.position),
             end: record.last_end.as_ref().map(end),
+            paused: running.is_some_and(|vm| vm.is_standing),
+            suspended: record.memory.is_some(),
+            memory_lost: record.memory_lost.clone(),
             // What is not in force does not count.
             network_revision: if self.network_due.is_none() { record.network_revision } else { 0 },
             ..WorkspaceReport::default()

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::boot_queue::BootPermit;
 use crate::error::Error;
 use crate::host::{Host, VmmProcess};
+use crate::memory::MemoryKey;
 use crate::record::{BootEnd, Phase, Record, TargetRequest};
 
 /// Time after which a step that failed is taken again.
@@ -22,8 +23,18 @@ pub(super) const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Request to a workspace's task, with the sender for its response.
 pub(crate) struct Request {
-    pub(crate) request: Box<TargetRequest>,
+    pub(crate) change: Change,
     pub(crate) reply: oneshot::Sender<Result<WorkspaceReport, Error>>,
+}
+
+/// Change that a request asks for.
+pub(crate) enum Change {
+    Target(Box<TargetRequest>),
+    /// The guest of this boot is to stand still, or to run on.
+    Paused {
+        boot_id: String,
+        paused: bool,
+    },
 }
 
 /// Workspace, owned by its task.
@@ -46,6 +57,8 @@ pub(crate) struct Workspace<H: Host> {
     pub(super) network_due: Option<Instant>,
     /// Last error, which is not logged again.
     pub(super) logged_error: String,
+    /// Key that came with the target: of the memory image that a stop is to make, or that a boot is to go on from. It is in no record.
+    pub(super) memory_key: Option<MemoryKey>,
 }
 
 /// Running VM.
@@ -57,6 +70,10 @@ pub(super) struct RunningVm<H: Host> {
     /// Time by which the boot, or the stop, has to finish.
     pub(super) deadline: Option<Instant>,
     pub(super) agent_lost: bool,
+    /// The guest stands still, as guestio has told.
+    pub(super) is_standing: bool,
+    /// The agent has acknowledged the epoch.
+    pub(super) is_acknowledged: bool,
     pub(super) system: SystemState,
     /// Held while the VM boots.
     pub(super) boot_permit: Option<BootPermit>,
@@ -123,6 +140,9 @@ impl<H: Host> Workspace<H> {
         if record.phase == Phase::Provisioned {
             host.adopt_disk(&id, record.disk_size_mb);
         }
+        if let Some(image) = &record.memory {
+            host.adopt_memory(&id, image.reserved_mb);
+        }
         if let Some(boot) = &record.boot {
             host.recover_vm(&boot.boot_id);
         }
@@ -146,6 +166,7 @@ impl<H: Host> Workspace<H> {
             retry_at: None,
             network_due: has_boot.then(Instant::now),
             logged_error: String::new(),
+            memory_key: None,
         }
     }
 

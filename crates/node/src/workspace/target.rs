@@ -10,7 +10,7 @@ use crate::record::TargetRequest;
 impl<H: Host> Workspace<H> {
     /// Takes over what is later than the record, and puts the network policy in force.
     pub(super) async fn set_target(&mut self, request: TargetRequest) -> Result<(), Error> {
-        let TargetRequest { target, spec, network } = request;
+        let TargetRequest { target, spec, network, memory_key } = request;
         let mut record = self.record.clone();
         record.set_target(target, spec);
         if let Some((policy, revision)) = network {
@@ -26,6 +26,7 @@ impl<H: Host> Workspace<H> {
         }
         if is_new_target {
             self.retry_at = None;
+            self.memory_key = memory_key;
         }
         if is_new_policy && self.vm.is_some() {
             self.network_due = Some(Instant::now());
@@ -54,6 +55,10 @@ impl<H: Host> Workspace<H> {
             vm.is_network_restored = true;
         }
         self.host.set_policy(&self.id, &self.record, boot).await?;
+        // Also if that has failed when the agent answered.
+        if boot.is_closed && vm.is_acknowledged {
+            self.open_link().await?;
+        }
         self.network_due = None;
         Ok(())
     }

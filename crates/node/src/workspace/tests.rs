@@ -12,6 +12,7 @@ use crate::record::Phase;
 use crate::workspaces::Workspaces;
 
 mod machine;
+mod memory;
 use machine::Machine;
 
 const STOPPED: node::Desired = node::Desired::Stopped;

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rigbox_core::ids::WorkspaceId;
-use rigbox_proto::guestio::{AgentReady, GuestEnded, Report, guest_ended, report};
+use rigbox_proto::guestio::{AgentReady, GuestEnded, Report, RunState, StateReached, guest_ended, report};
 use tokio::sync::{mpsc, watch};
 
 use crate::boot_queue::BootQueue;
 use crate::error::Error;
 use crate::host::{Host, Launched, VmmProcess};
+use crate::memory::{MemoryImage, MemoryKey};
 use crate::record::{Boot, ProcessId, Record};
 use crate::reports::Reports;
 use crate::vmm::kind::VmmKind;
@@ -42,6 +43,14 @@ pub(super) struct State {
     pub(super) launch_fails: bool,
     pub(super) removal_fails: bool,
     pub(super) refusal: Option<&'static str>,
+    /// States that guestio was told of last, by boot, with the epoch.
+    pub(super) orders: BTreeMap<String, (RunState, u32)>,
+    /// Workspaces whose links are closed.
+    pub(super) closed: BTreeSet<WorkspaceId>,
+    /// Memory images, with whether they are complete.
+    pub(super) images: BTreeMap<WorkspaceId, bool>,
+    pub(super) memory_fits: bool,
+    pub(super) saves_fail: bool,
 }
 
 /// Process of a VMM.
@@ -79,6 +88,7 @@ impl Machine {
     pub(super) fn restarted(&self, host_boot_id: &str) -> Arc<Self> {
         let mut state = std::mem::take(&mut *self.state());
         state.attached.clear();
+        state.orders.clear();
         if host_boot_id != self.host_boot_id {
             state.processes.clear();
         }
@@ -106,8 +116,17 @@ impl Machine {
         self.state().attached[boot_id].try_send(report).unwrap();
     }
 
+    /// Has the agent answer, in the epoch that guestio was told of.
     pub(super) fn agent_ready(&self, boot_id: &str) {
-        self.send(boot_id, report::Report::AgentReady(AgentReady::default()));
+        let epoch = self.state().orders[boot_id].1;
+        self.send(boot_id, report::Report::AgentReady(AgentReady { epoch }));
+    }
+
+    /// Has the VMM get to the state that guestio was told of.
+    pub(super) fn state_reached(&self, boot_id: &str, error: &str) {
+        let state = self.state().orders[boot_id].0.into();
+        let reached = StateReached { state, error: error.to_owned() };
+        self.send(boot_id, report::Report::StateReached(reached));
     }
 
     pub(super) fn guest_ended(&self, boot_id: &str, cause: guest_ended::Cause) {
@@ -187,10 +206,21 @@ impl Host for Machine {
         self.state().refusal.map_or(Ok(()), |code| Err(Error::Refused(code, "no".to_owned())))
     }
 
-    async fn launch(self: &Arc<Self>, id: &WorkspaceId, record: &Record) -> Result<Launched<Process>, Error> {
+    async fn launch(
+        self: &Arc<Self>,
+        id: &WorkspaceId,
+        record: &Record,
+        memory_key: Option<MemoryKey>,
+    ) -> Result<Launched<Process>, Error> {
         assert!(record.spec.as_ref().unwrap().ram_mb > 0, "a VM without memory");
         let mut state = self.state();
         assert!(state.disks.contains(id), "a VM without a disk");
+        let image = state.images.remove(id);
+        assert!(memory_key.is_none() || image == Some(true), "a key without an image");
+        match memory_key {
+            Some(_) => state.closed.insert(id.clone()),
+            None => state.closed.remove(id),
+        };
         fail_if(state.launch_fails)?;
         let process = Process(Arc::new(watch::Sender::new(false)));
         let pid = i32::try_from(state.boots).unwrap();
@@ -209,6 +239,7 @@ impl Host for Machine {
 
     fn attach(self: &Arc<Self>, _: &WorkspaceId, _: &Record, boot: &Boot, reports: mpsc::Sender<Report>) {
         self.state().attached.insert(boot.boot_id.clone(), reports);
+        self.set_run_state(boot);
     }
 
     fn detach(&self, boot_id: &str) {
@@ -217,6 +248,51 @@ impl Host for Machine {
 
     fn shut_down(&self, _: &str, _: u32) {
         self.state().shut_downs += 1;
+    }
+
+    fn set_run_state(&self, boot: &Boot) {
+        self.state().orders.insert(boot.boot_id.clone(), (boot.run_state(), boot.epoch));
+    }
+
+    async fn set_link(self: &Arc<Self>, id: &WorkspaceId, _: &Record, is_open: bool) -> Result<(), Error> {
+        let mut state = self.state();
+        fail_if(state.network_fails)?;
+        if is_open {
+            state.closed.remove(id)
+        } else {
+            state.closed.insert(id.clone())
+        };
+        Ok(())
+    }
+
+    fn adopt_memory(&self, _: &WorkspaceId, _: u32) {}
+
+    async fn check_memory(self: &Arc<Self>, _: &WorkspaceId, _: &Record) -> Result<(), Error> {
+        let mismatch = || Error::Refused("memory_mismatch", "it is of another CPU".to_owned());
+        if self.state().memory_fits { Ok(()) } else { Err(mismatch()) }
+    }
+
+    async fn begin_save(self: &Arc<Self>, id: &WorkspaceId, _: &Record, _: &MemoryKey) -> Result<(), Error> {
+        let mut state = self.state();
+        fail_if(state.saves_fail)?;
+        state.images.insert(id.clone(), false);
+        Ok(())
+    }
+
+    async fn finish_save(
+        self: &Arc<Self>,
+        id: &WorkspaceId,
+        _: &Record,
+        _: &MemoryKey,
+    ) -> Result<MemoryImage, Error> {
+        let mut state = self.state();
+        assert_eq!(state.images.insert(id.clone(), true), Some(false), "it was not begun");
+        Ok(MemoryImage::for_tests())
+    }
+
+    async fn forget_memory(self: &Arc<Self>, id: &WorkspaceId) -> Result<(), Error> {
+        self.state().images.remove(id);
+        Ok(())
     }
 
     async fn restore_network(self: &Arc<Self>, _: &WorkspaceId, _: &Record) -> Result<(), Error> {
