@@ -26,7 +26,7 @@ use functional::{apps, browser, contract, image, sign_in};
 use harness::host::{self, Stage};
 use harness::installation::Installation;
 use harness::roles;
-use recovery::{crashes, leftovers, lifecycle};
+use recovery::{conformance, crashes, leftovers, lifecycle};
 use security::{egress, gateway_dial, isolation, neighbors, refusals, secret_canaries, secrets, strangers};
 
 type TestResult = anyhow::Result<()>;
@@ -89,7 +89,7 @@ fn run() -> ExitCode {
     arguments.test_threads = Some(1);
     // The name of a module selects its tests alone.
     if let Some(filter) = &mut arguments.filter
-        && MODULES.iter().any(|(module, _)| module == filter)
+        && (MODULES.iter().any(|(module, _)| module == filter) || filter == conformance::MODULE)
     {
         filter.push_str("::");
     }
@@ -102,6 +102,10 @@ fn run() -> ExitCode {
     };
     let mut tests = Vec::new();
     for (module, list) in MODULES {
+        // Before what deletes everything.
+        if module == "leftovers" {
+            tests.extend(conformance::trials(&installation));
+        }
         for (name, test) in list {
             let installation = Arc::clone(&installation);
             tests.push(Trial::test(format!("{module}::{name}"), move || {

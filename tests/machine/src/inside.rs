@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rigbox_conformance::Control;
 
 use crate::events::Event;
 use installation::Installation;
@@ -34,17 +35,20 @@ pub(crate) enum Step {
     Needed(&'static str, Test),
     /// Test, whose name is a promise.
     Test(&'static str, Test),
+    /// Conformance suite of VMM drivers.
+    Conformance,
     /// Reboot of the machine.
     Reboot,
 }
 
 /// Returns the names of all tests, in their order.
 pub(crate) fn test_names() -> Vec<&'static str> {
-    let name = |step: &Step| match step {
-        Step::Needed(name, _) | Step::Test(name, _) => Some(*name),
-        Step::Reboot => None,
+    let names = |step: &Step| match step {
+        Step::Needed(name, _) | Step::Test(name, _) => vec![*name],
+        Step::Conformance => rigbox_conformance::TESTS.iter().map(|(name, _)| *name).collect(),
+        Step::Reboot => Vec::new(),
     };
-    tests::STEPS.iter().filter_map(name).collect()
+    tests::STEPS.iter().flat_map(names).collect()
 }
 
 /// Runs the steps from where the run was before the machine's last boot.
@@ -57,6 +61,10 @@ pub(crate) fn run() -> Result<()> {
         let is_back = begun == Some(number);
         write_progress(number)?;
         let (name, test, is_needed) = match step {
+            Step::Conformance => {
+                conform(&installation, &port, is_back)?;
+                continue;
+            }
             Step::Reboot if is_back => continue,
             Step::Reboot => return reboot(),
             Step::Needed(name, test) => (name, test, true),
@@ -75,6 +83,25 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     port.send(&Event::End)
+}
+
+/// Runs the conformance suite, and sends what came of each test.
+fn conform(installation: &Installation, port: &Port, is_back: bool) -> Result<()> {
+    let opened = if is_back {
+        Err(anyhow::anyhow!("the machine ended in the middle of it"))
+    } else {
+        installation.place()
+    };
+    let mut control = opened.and_then(Control::open);
+    for (name, test) in rigbox_conformance::TESTS {
+        let result = match &mut control {
+            Ok(control) => test(control),
+            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        };
+        let failure = result.err().map(|error| format!("{error:#}\n{}", log_tail()));
+        port.send(&Event::Test { name: (*name).to_owned(), failure })?;
+    }
+    Ok(())
 }
 
 fn read_progress() -> Result<Option<usize>> {

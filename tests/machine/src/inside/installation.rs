@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rigbox_conformance::Place;
 use rigbox_testkit::blocking::eventually;
 
 /// Disk with the programs under test.
@@ -128,6 +129,12 @@ impl Installation {
             ensure!(found == status, "it is {found}");
             Ok(Some(()))
         })
+    }
+
+    /// Returns where its roles are.
+    pub(super) fn place(&self) -> Result<Place> {
+        let run_dir = Path::new("/run/rigbox").join(self.id()?);
+        Ok(Place { run_dir, state_dir: "/var/lib/rigbox".into() })
     }
 
     /// Returns the installation's id, which is in the names of all it makes.

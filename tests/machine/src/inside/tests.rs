@@ -35,6 +35,7 @@ pub(super) const STEPS: &[Step] = &[
     Step::Test("vms_outlive_an_upgrade", vms_outlive_an_upgrade),
     Step::Test("group_of_a_node_outside_of_systemd_is_found", group_of_a_node_outside_of_systemd_is_found),
     Step::Test("random_operations_leave_what_they_must", random::random_operations_leave_what_they_must),
+    Step::Conformance,
     Step::Test("stopped_workspace_leaves_no_scope", stopped_workspace_leaves_no_scope),
     Step::Test("disk_does_not_grow_past_its_quota", disk_does_not_grow_past_its_quota),
     Step::Reboot,

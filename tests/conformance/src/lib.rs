@@ -1,0 +1,32 @@
+//! What every VMM driver has to do, as tests of a node whose control stands still: this takes its place. They go on with each other's VM, in the
+//! order of [`TESTS`], and leave nothing.
+
+mod control;
+mod memory;
+
+pub use control::{Control, Place};
+
+use anyhow::Result;
+
+/// A test and its name, which is a promise.
+pub type Test = (&'static str, fn(&mut Control) -> Result<()>);
+
+/// Tests of guests that are taken out of time.
+pub const TESTS: &[Test] = &[
+    (
+        "paused_guest_stands_still_and_runs_on_in_the_right_time",
+        memory::paused_guest_stands_still_and_runs_on_in_the_right_time,
+    ),
+    ("suspended_guest_goes_on_where_it_was", memory::suspended_guest_goes_on_where_it_was),
+    ("guest_is_suspended_and_resumed_again", memory::guest_is_suspended_and_resumed_again),
+    ("memory_of_another_disk_is_not_used", memory::memory_of_another_disk_is_not_used),
+    ("memory_without_its_key_is_not_used", memory::memory_without_its_key_is_not_used),
+    (
+        "vmm_that_dies_while_it_is_saved_leaves_nothing",
+        memory::vmm_that_dies_while_it_is_saved_leaves_nothing,
+    ),
+    (
+        "guest_that_stands_still_is_stopped_and_deleted",
+        memory::guest_that_stands_still_is_stopped_and_deleted,
+    ),
+];
