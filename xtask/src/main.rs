@@ -89,7 +89,7 @@ enum Task {
     },
     /// Run all coding agents in workspaces, and write what holds into docs/agents.md.
     Agents {
-        /// Run only those whose name contains this, and write nothing.
+        /// Run only those whose name contains this; the table keeps what it has of the others.
         name: Option<String>,
         /// Run them only in the cases whose name contains this.
         #[arg(requires = "name")]

@@ -1,9 +1,9 @@
-//! All agents in all cases: `rigbox-tests agents [NAME [CASE]]` prints a table of what holds.
+//! All agents in all cases: `rigbox-tests agent-matrix [NAME [CASE]]` prints a table of what holds, in which the rest is `not run`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::agent::{ALL, Agent};
 use super::cases;
@@ -24,6 +24,9 @@ const CASES: [(&str, Case, Success); 6] = [
     ("no credits", cases::no_credits, Success::Stops),
     ("model not allowed", cases::model_not_allowed, Success::Stops),
 ];
+
+/// Cell of what was not run, which `cargo xtask agents` takes from an earlier run.
+const NOT_RUN: &str = "not run";
 
 /// End of an agent's run where a case holds.
 #[derive(Clone, Copy)]
@@ -55,15 +58,24 @@ pub(crate) fn main() -> Option<ExitCode> {
 
 /// Runs the agents whose id contains the first filter in the cases whose name contains the second, and returns true if all hold.
 fn run([name, case]: &[String; 2]) -> Result<bool> {
+    ensure!(ALL.iter().any(|agent| agent.id.contains(name)), "no agent has `{name}` in its name");
+    ensure!(CASES.iter().any(|(name, ..)| name.contains(case)), "no case has `{case}` in its name");
     let installation = Installation::open()?;
     let place = Place::open(&installation)?;
     let (mut rows, mut all_hold) = (Vec::new(), true);
-    for agent in ALL.iter().filter(|agent| agent.id.contains(name)) {
-        let began = Instant::now();
-        place.install(agent)?;
-        eprintln!("{}: copied in {:.0} s", agent.name, began.elapsed().as_secs_f64());
+    for agent in &ALL {
+        let wanted = agent.id.contains(name);
+        if wanted {
+            let began = Instant::now();
+            place.install(agent)?;
+            eprintln!("{}: copied in {:.0} s", agent.name, began.elapsed().as_secs_f64());
+        }
         let mut cells = vec![agent.name.to_owned(), agent.version()?];
-        for (name, holds, success) in CASES.into_iter().filter(|(name, ..)| name.contains(case)) {
+        for (name, holds, success) in CASES {
+            if !wanted || !name.contains(case) {
+                cells.push(NOT_RUN.to_owned());
+                continue;
+            }
             let began = Instant::now();
             let outcome = holds(&place, agent);
             let seconds = began.elapsed().as_secs_f64();
@@ -80,7 +92,9 @@ fn run([name, case]: &[String; 2]) -> Result<bool> {
             });
         }
         rows.push(format!("| {} |", cells.join(" | ")));
-        place.uninstall(agent)?;
+        if wanted {
+            place.uninstall(agent)?;
+        }
     }
     place.close()?;
     println!("{HEAD}\n{}", rows.join("\n"));
