@@ -8,9 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use rigbox_testkit::report::{Measure, Target, median, progress};
 
 mod addresses;
+mod certificate;
 mod connection;
 mod control;
 mod disk;
@@ -47,6 +49,19 @@ const STREAMS: usize = 500;
 const OPEN_STREAMS: usize = 1_000;
 /// Open streams before the memory of more is measured.
 const WARM_UP_STREAMS: usize = 20;
+
+/// Part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Calls at saturation.
+    Calls,
+    /// Latency at a rate.
+    Latency,
+    /// First token of a stream.
+    FirstToken,
+    /// Memory of open streams.
+    Memory,
+}
 
 /// Proxy under load.
 struct Side {
@@ -91,12 +106,13 @@ impl Side {
     }
 }
 
-/// Runs the benchmark, with progress on standard error. Must run in namespaces of its own.
-pub(crate) fn measure(rounds: u32) -> Result<Vec<Measure>> {
+/// Runs the benchmark, or one part of it, with progress on standard error. Must run in namespaces of its own.
+pub(crate) fn measure(rounds: u32, only: Option<Part>) -> Result<Vec<Measure>> {
     let folder = namespaces::prepare()?;
     // The other folder is in memory.
     let disk = tempfile::Builder::new().prefix("rigbox-bench-").tempdir_in("/var/tmp")?;
     progress(&format!("a durable write of the disk takes {:.2} ms", disk::sync_ms(disk.path())?));
+    certificate::create(disk.path())?;
     let _provider = process::start(Role::Provider, disk.path())?;
     host::wait_listening(PROVIDER, "the provider")?;
     let workspaces = control::create_database(disk.path())?;
@@ -104,11 +120,21 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Measure>> {
     let control = control::start(disk.path())?;
     let proxy = proxy::start(disk.path())?;
     let nginx = nginx::start(&folder)?;
-    let mut measures = calls(&folder, [proxy.pid(), control.pid()], &nginx.workers()?, rounds)?;
-    measures.extend(latency(rounds)?);
-    measures.push(first_token(rounds)?);
+    let is_wanted = |part| only.is_none_or(|only| only == part);
+    let mut measures = Vec::new();
+    if is_wanted(Part::Calls) {
+        measures.extend(calls(&folder, [proxy.pid(), control.pid()], &nginx.workers()?, rounds)?);
+    }
+    if is_wanted(Part::Latency) {
+        measures.extend(latency(rounds)?);
+    }
+    if is_wanted(Part::FirstToken) {
+        measures.push(first_token(rounds)?);
+    }
     drop(proxy);
-    measures.push(open_streams(disk.path(), &nginx.workers()?)?);
+    if is_wanted(Part::Memory) {
+        measures.push(open_streams(disk.path(), &nginx.workers()?)?);
+    }
     Ok(measures)
 }
 
@@ -123,8 +149,6 @@ fn calls(folder: &Path, [proxy, control]: [u32; 2], nginx: &[u32], rounds: u32) 
     ];
     for round in 1..=rounds {
         progress(&format!("round {round} of {rounds}"));
-        let straight = load::saturate(PROVIDER, CONNECTIONS, Duration::from_secs(1))?;
-        progress(&format!("the provider alone: {straight} calls/s"));
         for side in &mut sides {
             side.round()?;
         }

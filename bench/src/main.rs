@@ -46,6 +46,9 @@ struct Arguments {
     /// Idle sessions of `ssh`.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..))]
     sessions: u16,
+    /// Only part of `ai`.
+    #[arg(long)]
+    part: Option<ai::Part>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -100,7 +103,9 @@ fn main() -> Result<()> {
         Name::ServeSsh => ssh::serve(),
         Name::ServeAi => ai::serve(),
         Name::SshInside => ssh_inside(&arguments),
-        Name::AiInside => report::print("ai", &ai::measure(arguments.rounds)?, arguments.json),
+        Name::AiInside => {
+            report::print("ai", &ai::measure(arguments.rounds, arguments.part)?, arguments.json)
+        }
     }
 }
 
@@ -131,7 +136,9 @@ fn ssh_inside(arguments: &Arguments) -> Result<()> {
 fn ai(arguments: &Arguments) -> Result<()> {
     let rounds = arguments.rounds.to_string();
     let json = arguments.json.then_some("--json");
-    namespaces::run_inside(["ai-inside", "--rounds", &rounds].into_iter().chain(json))
+    let part = arguments.part.and_then(|part| part.to_possible_value());
+    let part = part.iter().flat_map(|part| ["--part", part.get_name()]);
+    namespaces::run_inside(["ai-inside", "--rounds", &rounds].into_iter().chain(json).chain(part))
 }
 
 /// Measures with an installation, which is removed afterwards. Must run while there is one thread.

@@ -17,7 +17,8 @@ const EVENTS: usize = 64;
 /// Connections that are watched.
 pub(super) struct Connections {
     epoll: OwnedFd,
-    all: Vec<Connection>,
+    /// `None` once it is closed.
+    all: Vec<Option<Connection>>,
 }
 
 struct Connection {
@@ -38,13 +39,20 @@ impl Connections {
         let index = self.all.len();
         let data = epoll::EventData::new_u64(index as u64);
         epoll::add(&self.epoll, stream.as_fd(), data, epoll::EventFlags::IN)?;
-        self.all.push(Connection { stream, response: Vec::new() });
+        self.all.push(Some(Connection { stream, response: Vec::new() }));
         Ok(index)
+    }
+
+    /// Closes an idle connection, before a proxy does.
+    pub(super) fn close(&mut self, index: usize) {
+        if let Some(connection) = self.all.get_mut(index) {
+            *connection = None;
+        }
     }
 
     /// Sends a request on an idle connection.
     pub(super) fn send(&mut self, index: usize, request: &[u8]) -> Result<()> {
-        let connection = self.all.get_mut(index).context("a connection")?;
+        let connection = self.get(index)?;
         connection.response.clear();
         // A request fits into an empty socket buffer.
         Ok(connection.stream.write_all(request)?)
@@ -64,11 +72,15 @@ impl Connections {
         let mut whole = Vec::new();
         for event in &events {
             let index = usize::try_from(event.data.u64())?;
-            if self.all.get_mut(index).context("a connection")?.receive()? {
+            if self.get(index)?.receive()? {
                 whole.push(index);
             }
         }
         Ok(whole)
+    }
+
+    fn get(&mut self, index: usize) -> Result<&mut Connection> {
+        self.all.get_mut(index).and_then(Option::as_mut).context("a connection")
     }
 }
 

@@ -29,7 +29,7 @@ fn config(folder: &Path) -> Config {
     let upstream = Upstream {
         name: "anthropic".to_owned(),
         provider: Provider::Anthropic,
-        base_url: format!("http://{PROVIDER}"),
+        base_url: format!("https://{PROVIDER}"),
         stops_billing_on_abort: false,
     };
     let uid = rustix::process::geteuid().as_raw();

@@ -78,8 +78,8 @@ impl Drop for LiteLlm {
 fn configuration() -> String {
     format!(
         "model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: anthropic/{MODEL}\n      \
-         api_base: http://{PROVIDER}\n      api_key: {PROVIDER_KEY}\n\
-         litellm_settings:\n  telemetry: false\n  num_retries: 0\n  set_verbose: false\n\
+         api_base: https://{PROVIDER}\n      api_key: {PROVIDER_KEY}\n\
+         litellm_settings:\n  telemetry: false\n  ssl_verify: false\n  num_retries: 0\n  set_verbose: false\n\
          general_settings:\n  disable_spend_logs: true\n  \
          dangerously_permit_weak_or_unset_master_key: true\n"
     )

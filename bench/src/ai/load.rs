@@ -38,6 +38,7 @@ pub(super) fn saturate(address: SocketAddr, connections: usize, duration: Durati
             if started.elapsed() < duration {
                 open.send(index, &request)?;
             } else {
+                open.close(index);
                 busy -= 1;
             }
         }

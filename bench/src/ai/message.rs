@@ -8,6 +8,8 @@ pub(super) const MODEL: &str = "claude-haiku-4-5";
 pub(super) const PROVIDER_KEY: &str = "sk-operator";
 /// Mark of the first token in an answer.
 pub(super) const FIRST_TOKEN: &[u8] = b"text_delta";
+/// The provider's id of a request.
+pub(super) const REQUEST_ID: &str = "req_bench";
 /// Word in a prompt: the provider holds the stream after its first tokens.
 const HOLD: &str = "[hold]";
 /// Tokens of an answer.
@@ -53,22 +55,29 @@ pub(super) fn kind_of(body: &[u8]) -> Kind {
     if text.contains(HOLD) { Kind::HeldStream } else { Kind::Stream }
 }
 
-/// Returns the response that is a document.
-pub(super) fn document() -> Vec<u8> {
-    let text: String = (0..WORDS).map(word).collect();
-    let content = format!(r#"[{{"type":"text","text":"{text}"}}]"#);
-    let body = message(&content, "\"end_turn\"", WORDS);
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nrequest-id: req_bench\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+/// Returns the type of an answer.
+pub(super) fn content_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Document => "application/json",
+        Kind::Stream | Kind::HeldStream => "text/event-stream; charset=utf-8",
+    }
 }
 
-/// Returns the response that is a stream, in the parts that are sent one after the other. The second has the first token.
-pub(super) fn stream() -> [Vec<u8>; 3] {
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nrequest-id: req_bench\r\n\
-                transfer-encoding: chunked\r\n\r\n";
+/// Returns the answer that is a document.
+pub(super) fn document() -> String {
+    let text: String = (0..WORDS).map(word).collect();
+    let content = format!(r#"[{{"type":"text","text":"{text}"}}]"#);
+    message(&content, "\"end_turn\"", WORDS)
+}
+
+/// Returns the response of HTTP/1.1 that is a document.
+pub(super) fn document_response() -> Vec<u8> {
+    let body = document();
+    format!("{}content-length: {}\r\n\r\n{body}", head(Kind::Document), body.len()).into_bytes()
+}
+
+/// Returns the answer that is a stream, in the parts that are sent one after the other. The second has the first token.
+pub(super) fn events() -> [String; 3] {
     let start = event("message_start", &format!(r#""message":{}"#, message("[]", "null", 1)));
     let block = event("content_block_start", r#""index":0,"content_block":{"type":"text","text":""}"#);
     let mut rest: String = (1..WORDS).map(delta).collect();
@@ -78,11 +87,19 @@ pub(super) fn stream() -> [Vec<u8>; 3] {
     );
     rest.push_str(&event("message_delta", &end));
     rest.push_str("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
-    [
-        format!("{head}{}", chunk(&format!("{start}{block}"))).into_bytes(),
-        chunk(&delta(0)).into_bytes(),
-        format!("{}0\r\n\r\n", chunk(&rest)).into_bytes(),
-    ]
+    [format!("{start}{block}"), delta(0), rest]
+}
+
+/// Returns the response of HTTP/1.1 that is a stream, in the same parts.
+pub(super) fn stream_response() -> [Vec<u8>; 3] {
+    let [start, token, rest] = events().map(|part| chunk(&part));
+    let head = head(Kind::Stream);
+    [format!("{head}transfer-encoding: chunked\r\n\r\n{start}"), token, format!("{rest}0\r\n\r\n")]
+        .map(String::into_bytes)
+}
+
+fn head(kind: Kind) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: {}\r\nrequest-id: {REQUEST_ID}\r\n", content_type(kind))
 }
 
 fn message(content: &str, stop_reason: &str, output: usize) -> String {
@@ -125,7 +142,7 @@ mod tests {
     #[test]
     fn first_token_is_in_the_second_part() {
         let has_token = |part: &Vec<u8>| part.windows(FIRST_TOKEN.len()).any(|bytes| bytes == FIRST_TOKEN);
-        let [first, second, _] = stream();
+        let [first, second, _] = stream_response();
         assert!(!has_token(&first) && has_token(&second));
     }
 }

@@ -12,7 +12,7 @@ use crate::nginx::Process;
 /// Starts it, and waits until it listens.
 pub(super) fn start(folder: &Path) -> Result<Process> {
     let pass = format!(
-        "proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+        "proxy_pass https://provider; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
          proxy_set_header X-Api-Key {PROVIDER_KEY}; proxy_read_timeout 1h;"
     );
     let servers = format!(

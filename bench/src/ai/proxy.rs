@@ -8,6 +8,7 @@ use rigbox_ai::{Config, Limits, Peer};
 use rigbox_testkit::blocking::eventually;
 
 use super::addresses::NODE;
+use super::certificate;
 use super::process::{self, Role};
 use super::stream_client::StreamClient;
 use crate::role::{self, Process};
@@ -30,7 +31,7 @@ pub(super) fn serve(folder: &Path) -> Result<()> {
         api_socket: folder.join("bridge.sock"),
         // Nobody asks there for tests of keys.
         operator: Peer { socket: folder.join("ai-operator.sock"), uid },
-        extra_authorities: None,
+        extra_authorities: Some(certificate::path(folder)),
         proxy: None,
         dns: Vec::new(),
         blocked_networks: Vec::new(),

@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn response_is_whole_at_its_end_and_not_before() {
-        for response in [message::document(), message::stream().concat()] {
+        for response in [message::document_response(), message::stream_response().concat()] {
             for length in 0..response.len() {
                 assert!(!is_whole(&response[..length]).unwrap(), "{length} of {}", response.len());
             }

@@ -11,7 +11,7 @@ use crate::role;
 pub(crate) fn serve() -> Result<()> {
     let Parameters { role, folder } = role::parameters()?;
     match role {
-        Role::Provider => provider::serve(PROVIDER),
+        Role::Provider => provider::serve(PROVIDER, &folder),
         Role::Control => control::serve(&folder),
         Role::Proxy => proxy::serve(&folder),
     }
