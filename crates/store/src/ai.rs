@@ -3,7 +3,7 @@
 
 mod accounts;
 mod amounts;
-mod batch;
+pub(crate) mod batch;
 mod caller;
 mod calls;
 mod configs;

@@ -76,7 +76,7 @@ pub(crate) async fn end_all(connection: &mut Connection) -> Result<(), Error> {
 fn make_undelivered(path: &Path) -> Result<(), Error> {
     let connection = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.execute("UPDATE workspaces SET delivered_revision = ?1", [UNDELIVERED])?;
-    connection.close().map_err(|(_, error)| Error::Read(error))
+    connection.close().map_err(|(_, error)| Error::Inline(error))
 }
 
 /// Reads the facts about a copy of the database, and checks that it is intact and that this version can open it.

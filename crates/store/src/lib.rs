@@ -193,9 +193,9 @@ pub enum Error {
     /// Any other database error.
     #[error("database: {0}")]
     Sql(#[from] sqlx::Error),
-    /// Error of a read-only connection.
+    /// Error of a connection that is used inline.
     #[error("database: {0}")]
-    Read(#[from] rusqlite::Error),
+    Inline(#[from] rusqlite::Error),
 }
 
 impl Error {
@@ -213,6 +213,8 @@ pub struct Store {
     /// The connection that writes. Writers wait for it in the order of arrival.
     writer: Pool,
     readers: Arc<sqlite::readers::ReadPool>,
+    /// Connection that writes for the ledger of AI calls.
+    inline_writer: Arc<sqlite::inline_writer::InlineWriter>,
     credentials: Arc<credential_cache::CredentialCache>,
     chain: audit::ChainKey,
     revocations: Arc<revocations::RevocationLog>,
@@ -238,7 +240,7 @@ impl Store {
     }
 
     async fn open_with(pools: Pools, path: &Path, token_key: &tokens::TokenKey) -> Result<Self, Error> {
-        let Pools { writer, readers } = pools;
+        let Pools { writer, readers, inline_writer } = pools;
         migrations::run(&migrations::migrator(), &writer).await.map_err(|error| match error {
             MigrateError::VersionMissing(version) => Error::NewerSchema(version),
             other => Error::Migration(other),
@@ -247,6 +249,7 @@ impl Store {
             pool: readers,
             writer,
             readers: Arc::new(sqlite::readers::ReadPool::new(path)),
+            inline_writer: Arc::new(inline_writer),
             credentials: Arc::default(),
             chain: audit::ChainKey::of(token_key),
             revocations: Arc::new(revocations::RevocationLog::new(path, token_key)),
@@ -268,6 +271,7 @@ impl Store {
     pub async fn close(&self) {
         // The last connection cleans up, which a read-only one could not.
         self.readers.close();
+        self.inline_writer.close();
         self.pool.close().await;
         self.writer.close().await;
     }

@@ -44,7 +44,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = migrations![
 /// Runs migrations that a database lacks.
 pub(crate) async fn run(migrator: &Migrator, database: &Pool) -> Result<(), MigrateError> {
     match database {
-        Pool::Shared(pool) => migrator.run(pool).await,
+        Pool::Shared { pool, .. } => migrator.run(pool).await,
         Pool::InTurn { in_turn, .. } => in_turn.take()?.run(|connection| migrator.run(connection)),
     }
 }

@@ -26,6 +26,13 @@ use crate::sqlite::connection::{Connection, Transaction};
 use crate::tokens::TokenKey;
 use crate::{Error, Step, Store, backup};
 
+/// Number of the last entry that the database has.
+const NUMBER: &str = "SELECT seq FROM revocation_log";
+/// Number of the next one.
+const NEXT_NUMBER: &str = "UPDATE revocation_log SET seq = seq + 1 RETURNING seq";
+/// Id of the database.
+const DATABASE_ID: &str = "SELECT id FROM database_identity";
+
 /// The log, and what this process knows of its end.
 #[derive(Debug)]
 pub(crate) struct RevocationLog {
@@ -48,11 +55,23 @@ impl RevocationLog {
 
     /// Empties the entry of a transaction that failed, if there is one. The caller has the write lock.
     pub(crate) async fn settle(&self, connection: &mut Connection) -> Result<(), Error> {
-        let uncommitted = self.uncommitted.load(Ordering::SeqCst);
-        if uncommitted == 0 {
-            return Ok(());
+        match self.uncommitted.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            uncommitted => self.empty(uncommitted, number(connection).await?),
         }
-        if number(connection).await? < uncommitted && self.file.exists() {
+    }
+
+    /// Does the same for a transaction of the connection that is used inline.
+    pub(crate) fn settle_inline(&self, connection: &rusqlite::Connection) -> Result<(), Error> {
+        match self.uncommitted.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            uncommitted => self.empty(uncommitted, connection.query_row(NUMBER, [], |row| row.get(0))?),
+        }
+    }
+
+    /// Empties the entry `uncommitted`, unless the database has it: the number of its last one is `last`.
+    fn empty(&self, uncommitted: i64, last: i64) -> Result<(), Error> {
+        if last < uncommitted && self.file.exists() {
             self.file.append(&Entry { seq: uncommitted, at: 0, changes: Vec::new() })?;
         }
         self.committed(uncommitted);
@@ -76,30 +95,56 @@ impl Store {
         if changes.is_empty() {
             return Ok(tx.commit().await?);
         }
-        let next = "UPDATE revocation_log SET seq = seq + 1 RETURNING seq";
-        let seq: i64 = sqlx::query_scalar(next).fetch_one(&mut *tx).await?;
-        let RevocationLog { file, uncommitted, .. } = &*self.revocations;
-        if !file.exists() {
-            tracing::warn!(path = %file.path().display(), "the log of revocations is gone; beginning a new one");
-            let id: String =
-                sqlx::query_scalar("SELECT id FROM database_identity").fetch_one(&mut *tx).await?;
-            file.create(&id, seq - 1)?;
-        }
-        if file.is_large()
-            && let Some(log) = file.read()?
-        {
-            file.compact(&log, seq - 1)?;
-        }
-        uncommitted.store(seq, Ordering::SeqCst);
+        let seq: i64 = sqlx::query_scalar(NEXT_NUMBER).fetch_one(&mut *tx).await?;
+        let id: String = sqlx::query_scalar(DATABASE_ID).fetch_one(&mut *tx).await?;
         // On this thread, although it waits for the disk: a call that is canceled must not append after it has lost the lock.
-        let entry = Entry { seq, at: now.unix_ms(), changes };
-        self.perform(Step::AppendRevocation, async { file.append(&entry) }).await?;
+        self.append_revocations(&id, Entry { seq, at: now.unix_ms(), changes })?;
         if let Err(error) = self.perform(Step::CommitRevocation, tx.commit()).await {
             // Settles the entry, at the latest before the next change.
             drop(self.begin_write().await);
             return Err(error.into());
         }
         self.revocations.committed(seq);
+        Ok(())
+    }
+
+    /// Commits a transaction of the connection that is used inline. If that fails, the next change settles the entry.
+    pub(crate) fn commit_revoking_inline(
+        &self,
+        tx: rusqlite::Transaction<'_>,
+        changes: Vec<Revocation>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(tx.commit()?);
+        }
+        let seq = tx.query_row(NEXT_NUMBER, [], |row| row.get(0))?;
+        let id: String = tx.query_row(DATABASE_ID, [], |row| row.get(0))?;
+        self.append_revocations(&id, Entry { seq, at: now.unix_ms(), changes })?;
+        self.pass_before(Step::CommitRevocation);
+        tx.commit()?;
+        self.pass_after(Step::CommitRevocation);
+        self.revocations.committed(seq);
+        Ok(())
+    }
+
+    /// Appends an entry to the log of this database. Its transaction commits next.
+    fn append_revocations(&self, database: &str, entry: Entry) -> Result<(), Error> {
+        let RevocationLog { file, uncommitted, .. } = &*self.revocations;
+        let before = entry.seq - 1;
+        if !file.exists() {
+            tracing::warn!(path = %file.path().display(), "the log of revocations is gone; beginning a new one");
+            file.create(database, before)?;
+        }
+        if file.is_large()
+            && let Some(log) = file.read()?
+        {
+            file.compact(&log, before)?;
+        }
+        uncommitted.store(entry.seq, Ordering::SeqCst);
+        self.pass_before(Step::AppendRevocation);
+        file.append(&entry)?;
+        self.pass_after(Step::AppendRevocation);
         Ok(())
     }
 
@@ -177,5 +222,5 @@ fn check_owner(log: &LogFile, read: &file::Log, id: &DatabaseId) -> Result<(), E
 
 /// Returns the number of the last entry that the database has.
 async fn number(connection: &mut Connection) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("SELECT seq FROM revocation_log").fetch_one(connection).await?)
+    Ok(sqlx::query_scalar(NUMBER).fetch_one(connection).await?)
 }

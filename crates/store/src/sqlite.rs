@@ -1,4 +1,4 @@
-//! SQLite backend: how the database is opened for writing, and the pool of read-only connections beside it.
+//! SQLite backend: how the database is opened for writing, and the connections beside it that are used inline.
 
 use std::future::ready;
 use std::path::Path;
@@ -12,16 +12,21 @@ use crate::{Error, tokens};
 
 use connection::Pool;
 use in_turn::{InTurn, WriteFaults};
+use inline_writer::InlineWriter;
+use write_lock::{ACQUIRE_TIMEOUT, WriteLock};
 
 pub(crate) mod connection;
 pub(crate) mod in_turn;
+pub(crate) mod inline_writer;
 pub(crate) mod readers;
+pub(crate) mod write_lock;
 
 /// Connections to the database.
 pub(crate) struct Pools {
     /// One connection: SQLite has one writer at a time, and lets those that wait for it starve each other.
     pub(crate) writer: Pool,
     pub(crate) readers: Pool,
+    pub(crate) inline_writer: InlineWriter,
 }
 
 /// Opens the database, and creates a private file where there is none.
@@ -31,7 +36,7 @@ pub(crate) async fn open(path: &Path) -> Result<Pools, Error> {
         SqlitePoolOptions::new()
             .max_connections(max_connections)
             .min_connections(1)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(ACQUIRE_TIMEOUT)
             // There is no server that could have closed it, and each test is an exchange with the connection's thread.
             .test_before_acquire(false)
             // SQLite itself rolls back a transaction when the disk is full or fails. sqlx then counts it as open for ever, and begins no
@@ -39,9 +44,11 @@ pub(crate) async fn open(path: &Path) -> Result<Pools, Error> {
             .before_acquire(|connection, _| Box::pin(ready(Ok(!connection.is_in_transaction()))))
     };
     // First the one that may create the file.
-    let writer = Pool::Shared(pool(1).connect_with(options.clone()).await?);
-    let readers = Pool::Shared(pool(4).connect_with(options.pragma("query_only", "on")).await?);
-    Ok(Pools { writer, readers })
+    let lock = WriteLock::new();
+    let writer = Pool::Shared { pool: pool(1).connect_with(options.clone()).await?, lock: lock.clone() };
+    let readers = pool(4).connect_with(options.pragma("query_only", "on")).await?;
+    let readers = Pool::Shared { pool: readers, lock: WriteLock::default() };
+    Ok(Pools { writer, readers, inline_writer: InlineWriter::new(path, lock) })
 }
 
 /// Opens the database for calls in turn.
@@ -50,7 +57,8 @@ pub(crate) fn open_in_turn(path: &Path, faults: WriteFaults) -> Result<Pools, Er
     let options = options(path)?.synchronous(SqliteSynchronous::Off);
     let in_turn = Arc::new(InTurn::new(in_turn::block_on(options.connect())?, faults));
     let pool = |writes| Pool::InTurn { in_turn: Arc::clone(&in_turn), writes };
-    Ok(Pools { writer: pool(true), readers: pool(false) })
+    let inline_writer = InlineWriter::new(path, WriteLock::default());
+    Ok(Pools { writer: pool(true), readers: pool(false), inline_writer })
 }
 
 fn options(path: &Path) -> Result<SqliteConnectOptions, Error> {

@@ -1,6 +1,7 @@
 //! Ledger of AI calls: each is reserved before it is made and settled once it is over, in the database. All that wait are written with one
 //! commit. What is spent and reserved never exceeds a bound, whatever runs at the same time.
 
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use rigbox_core::ai::money::Money;
@@ -11,7 +12,9 @@ use rigbox_core::ids::WorkspaceId;
 use rigbox_core::plans::Plans;
 use rigbox_shares::{Bounds, Shares};
 use rigbox_store::{AiOutcome, AiReservation, AiSettlement, AiStep, AiTerms, Store};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
@@ -163,7 +166,9 @@ impl Ledger {
     /// [`LedgerError`]
     pub async fn begin_run(&self, run: &str) -> Result<(), LedgerError> {
         check_name(run)?;
-        let settled = self.store.begin_ai_run(run, self.store.now()).await.map_err(unavailable)?;
+        let (store, run) = (self.store.clone(), run.to_owned());
+        let begun = spawn_blocking(move || store.begin_ai_run(&run, store.now())).await;
+        let settled = begun.map_err(|_| LedgerError::Unavailable)?.map_err(unavailable)?;
         if settled > 0 {
             warn!(calls = settled, "settled AI calls of an earlier run at their bound");
         }
@@ -300,27 +305,36 @@ pub(super) fn unavailable(problem: rigbox_store::Error) -> LedgerError {
 
 impl LedgerWriter {
     /// Writes steps, settles lost calls, and deletes old records, for as long as it is polled.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
         let (store, retention) = (self.store.clone(), self.retention);
+        let (_stop, stopped) = oneshot::channel();
+        let runtime = Handle::current();
+        // A thread of its own, which waits for the disk: to hand each write to another one and back would take longer than most of them do.
+        let writing = spawn_blocking(move || runtime.block_on(self.write_steps(stopped)));
         tokio::select! {
-            () = self.write_steps() => {}
+            written = writing => if let Err(Ok(panic)) = written.map_err(JoinError::try_into_panic) {
+                resume_unwind(panic);
+            },
             () = delete_old(&store, retention) => {}
         }
     }
 
-    async fn write_steps(&mut self) {
+    /// Writes steps and settles lost calls until `stopped` resolves.
+    async fn write_steps(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
         let mut batch = Vec::with_capacity(BATCH_LEN);
         loop {
             tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                _ = expiry.tick() => self.expire(),
                 received = self.queue.recv_many(&mut batch, BATCH_LEN) => {
                     if received == 0 {
                         return;
                     }
                     self.gather(&mut batch).await;
-                    self.write(&mut batch).await;
+                    self.write(&mut batch);
                 }
-                _ = expiry.tick() => self.expire().await,
             }
         }
     }
@@ -338,11 +352,11 @@ impl LedgerWriter {
     }
 
     /// Writes a batch and tells each its outcome. If that fails, each step is written alone, so that none fails for another one.
-    async fn write(&self, batch: &mut Vec<Waiting>) {
+    fn write(&self, batch: &mut Vec<Waiting>) {
         let (steps, outcomes): (Vec<_>, Vec<_>) =
             batch.drain(..).map(|waiting| (waiting.step, waiting.outcome)).unzip();
         if steps.len() > 1
-            && let Ok(written) = self.try_write(&steps).await
+            && let Ok(written) = self.try_write(&steps)
         {
             for (outcome, written) in outcomes.into_iter().zip(written) {
                 // A caller that is gone settles the call, or its run ends.
@@ -351,19 +365,19 @@ impl LedgerWriter {
             return;
         }
         for (step, outcome) in steps.into_iter().zip(outcomes) {
-            let written = self.try_write(std::slice::from_ref(&step)).await;
+            let written = self.try_write(std::slice::from_ref(&step));
             let written = written.and_then(|mut written| written.pop().ok_or(LedgerError::Unavailable));
             let _ = outcome.send(written);
         }
     }
 
-    async fn try_write(&self, steps: &[AiStep]) -> Result<Vec<AiOutcome>, LedgerError> {
-        self.store.write_ai_steps(steps, &self.terms, self.store.now()).await.map_err(unavailable)
+    fn try_write(&self, steps: &[AiStep]) -> Result<Vec<AiOutcome>, LedgerError> {
+        self.store.write_ai_steps(steps, &self.terms, self.store.now()).map_err(unavailable)
     }
 
-    async fn expire(&self) {
+    fn expire(&self) {
         let now = self.store.now();
-        match self.store.expire_ai_calls(clock::earlier(now, CALL_TIMEOUT), now).await {
+        match self.store.expire_ai_calls(clock::earlier(now, CALL_TIMEOUT), now) {
             Ok(0) => {}
             Ok(calls) => info!(calls, "settled AI calls at their bound that were never settled"),
             Err(problem) => warn!(%problem, "failed to look for AI calls that were never settled"),

@@ -9,10 +9,9 @@ use rigbox_core::time::Timestamp;
 use sqlx::Row;
 
 use super::amounts::{money, month, signed};
-use super::caller;
 use crate::audit::{self, AuditEvent};
 use crate::sqlite::connection::Connection;
-use crate::{Error, Store, parse};
+use crate::{Error, Store, parse, user_limits};
 
 /// Credits of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +86,16 @@ async fn credits(
     .fetch_optional(connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let mut account = caller::account(&row)?;
-    account.renew(&month(now), caller::allowance(&row, plans)?, money(&row, "allowance_used")?);
+    let mut account = Account {
+        granted: money(&row, "granted")?,
+        spent: money(&row, "spent")?,
+        reserved: money(&row, "reserved")?,
+        allowance: money(&row, "allowance")?,
+        month: row.try_get::<Option<String>, _>("month")?.unwrap_or_default(),
+    };
+    let limits = user_limits::read(row.try_get("limits")?)?;
+    let allowance = plans.entitlements(parse(row.try_get("plan")?)?, limits).ai_credits();
+    account.renew(&month(now), allowance, money(&row, "allowance_used")?);
     let mode: Option<&str> = row.try_get("mode")?;
     Ok(Some(AiCredits { account, mode: mode.map(parse).transpose()?.unwrap_or_default() }))
 }

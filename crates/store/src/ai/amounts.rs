@@ -18,20 +18,24 @@ pub(super) fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Reads an amount, which is nothing where the row is missing.
-pub(super) fn money(row: &SqliteRow, column: &str) -> Result<Money, Error> {
-    Ok(optional_money(row, column)?.unwrap_or_default())
+/// Returns the amount that a column has.
+pub(super) fn amount(stored: i64) -> Money {
+    Money::from_micro(unsigned(stored))
 }
 
-/// Reads an amount that may be missing.
-pub(super) fn optional_money(row: &SqliteRow, column: &str) -> Result<Option<Money>, Error> {
-    let amount: Option<i64> = row.try_get(column)?;
-    Ok(amount.map(|amount| Money::from_micro(u64::try_from(amount).unwrap_or(0))))
+/// Returns the count that a column has.
+pub(super) fn unsigned(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}
+
+/// Reads an amount, which is nothing where the row is missing.
+pub(super) fn money(row: &SqliteRow, column: &str) -> Result<Money, Error> {
+    Ok(row.try_get::<Option<i64>, _>(column)?.map(amount).unwrap_or_default())
 }
 
 /// Reads a count, which is nothing where the row is missing.
 pub(super) fn number(row: &SqliteRow, column: &str) -> Result<u64, Error> {
-    Ok(u64::try_from(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0)).unwrap_or(0))
+    Ok(unsigned(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0)))
 }
 
 /// Returns the month of a time in UTC, such as `2026-11`.

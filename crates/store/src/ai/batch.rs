@@ -1,6 +1,5 @@
-//! Batch of steps: all that they depend on is read at once, each is decided in its turn, and what they change is written at once, because
-//! an exchange with the database takes longer than its statements do. The outcome of each step, and what is written, are those of the steps
-//! one by one: each sees what those before it have changed.
+//! Batch of steps: what they depend on is read, each is decided in its turn, and what they change is written, each sum once. The outcome of
+//! each step, and what is written, are those of the steps one by one: each sees what those before it have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +14,6 @@ use super::settlement::AiSettlement;
 use super::step::AiOutcome;
 use super::sums::{Accounts, MonthKey, Months};
 use crate::revocations::entry::Revocation;
-use crate::sqlite::connection::Transaction;
 use crate::{Error, Store, json};
 
 mod read;
@@ -168,15 +166,22 @@ impl RecordedPrices<'_> {
 }
 
 impl Store {
-    /// Begins the transaction of a batch, and reads all that its steps depend on: reservations of these workspaces, calls with these ids.
-    pub(crate) async fn begin_ai_batch<'a>(
+    /// Runs `work` on a batch, in a transaction with all that its steps depend on: reservations of these workspaces, calls with these ids.
+    /// What they have changed is written. The caller's thread waits for the disk.
+    pub(super) fn in_ai_batch<'a, T>(
         &self,
-        workspaces: BTreeSet<&str>,
-        calls: Vec<&str>,
+        workspaces: &BTreeSet<&str>,
+        calls: &[&str],
         now: Timestamp,
-    ) -> Result<(Transaction, Batch<'a>), Error> {
-        let (mut tx, batch) = read::begin(&self.writer, &workspaces, &calls, now).await?;
-        self.revocations.settle(&mut tx).await?;
-        Ok((tx, batch))
+        work: impl FnOnce(&mut Batch<'a>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.inline_writer.transact(|tx| {
+            self.revocations.settle_inline(&tx)?;
+            let mut batch = Batch::read(&tx, workspaces, calls, now)?;
+            let done = work(&mut batch)?;
+            batch.write(&tx)?;
+            self.commit_revoking_inline(tx, batch.revocations, now)?;
+            Ok(done)
+        })
     }
 }

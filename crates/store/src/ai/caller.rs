@@ -6,11 +6,10 @@ use rigbox_core::ai::money::Money;
 use rigbox_core::ai::reservation::{Grant, grant};
 use rigbox_core::egress::Egress;
 use rigbox_core::ids::UserId;
-use rigbox_core::plans::{LimitOverrides, Plan, Plans};
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use rigbox_core::plans::{LimitOverrides, Plan};
+use rusqlite::Row;
 
-use super::amounts::{money, optional_money};
+use super::amounts::amount;
 use super::reservation::{AiReservation, AiTerms};
 use crate::networks::NetworkSettings;
 use crate::{Error, json, parse, user_limits};
@@ -90,45 +89,46 @@ pub(super) struct CallerSums {
 }
 
 /// Reads a caller.
-pub(super) fn caller(row: &SqliteRow) -> Result<Caller, Error> {
-    let network: NetworkSettings = json::parse(row.try_get("network")?)?;
-    let own_mode: Option<&str> = row.try_get("ai_mode")?;
-    let default_mode: Option<&str> = row.try_get("mode")?;
+pub(super) fn caller(row: &Row<'_>) -> Result<Caller, Error> {
+    let text = |column| row.get::<_, String>(column);
+    let optional_text = |column| row.get::<_, Option<String>>(column);
+    let network: NetworkSettings = json::parse(&text("network")?)?;
+    let mode = optional_text("ai_mode")?.or(optional_text("mode")?);
     Ok(Caller {
-        user: parse(row.try_get("user_id")?)?,
-        workspace_name: row.try_get("name")?,
-        plan: parse(row.try_get("plan")?)?,
-        limits: user_limits::read(row.try_get("limits")?)?,
+        user: parse(&text("user_id")?)?,
+        workspace_name: text("name")?,
+        plan: parse(&text("plan")?)?,
+        limits: user_limits::read(optional_text("limits")?.as_deref())?,
         user_budget: budget(row, "has_user_budget", "user_budget")?,
         workspace_budget: budget(row, "has_workspace_budget", "workspace_budget")?,
-        is_disabled: row.try_get::<Option<i64>, _>("disabled_at")?.is_some(),
-        is_switched_off: row.try_get("ai_proxy_off")?,
-        mode: own_mode.or(default_mode).map(parse).transpose()?.unwrap_or_default(),
-        user_models: json::parse(row.try_get("user_models")?)?,
-        workspace_models: json::parse(row.try_get("workspace_models")?)?,
+        is_disabled: row.get::<_, Option<i64>>("disabled_at")?.is_some(),
+        is_switched_off: row.get("ai_proxy_off")?,
+        mode: mode.as_deref().map(parse).transpose()?.unwrap_or_default(),
+        user_models: json::parse(&text("user_models")?)?,
+        workspace_models: json::parse(&text("workspace_models")?)?,
         may_reach_every_host: network.egress == Egress::Internet,
     })
 }
 
 /// Reads an account as it was last changed. Its columns are missing before a user's first call.
-pub(super) fn account(row: &SqliteRow) -> Result<Account, Error> {
+pub(super) fn account(row: &Row<'_>) -> Result<Account, Error> {
+    let money = |column| optional_money(row, column).map(Option::unwrap_or_default);
     Ok(Account {
-        granted: money(row, "granted")?,
-        spent: money(row, "spent")?,
-        reserved: money(row, "reserved")?,
-        allowance: money(row, "allowance")?,
-        month: row.try_get::<Option<String>, _>("month")?.unwrap_or_default(),
+        granted: money("granted")?,
+        spent: money("spent")?,
+        reserved: money("reserved")?,
+        allowance: money("allowance")?,
+        month: row.get::<_, Option<String>>("month")?.unwrap_or_default(),
     })
 }
 
-/// Reads the credits that a user's plan grants for a month.
-pub(super) fn allowance(row: &SqliteRow, plans: &Plans) -> Result<Money, Error> {
-    let limits = user_limits::read(row.try_get("limits")?)?;
-    Ok(plans.entitlements(parse(row.try_get("plan")?)?, limits).ai_credits())
+/// Reads an amount that may be missing.
+pub(super) fn optional_money(row: &Row<'_>, column: &str) -> Result<Option<Money>, Error> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(amount))
 }
 
-fn budget(row: &SqliteRow, is_set: &str, amount: &str) -> Result<SetBudget, Error> {
-    if row.try_get::<Option<&str>, _>(is_set)?.is_none() {
+fn budget(row: &Row<'_>, is_set: &str, amount: &str) -> Result<SetBudget, Error> {
+    if row.get::<_, Option<String>>(is_set)?.is_none() {
         return Ok(SetBudget::Default);
     }
     Ok(optional_money(row, amount)?.map_or(SetBudget::Unlimited, SetBudget::Limit))

@@ -7,24 +7,21 @@ use super::step::{AiOutcome, AiStep};
 use crate::{Error, Store};
 
 impl Store {
-    /// Writes steps of calls in their order and in one transaction. Returns the outcome of each.
-    pub async fn write_ai_steps(
+    /// Writes steps of calls in their order and in one transaction. Returns the outcome of each. The caller's thread waits for the disk.
+    pub fn write_ai_steps<'a>(
         &self,
-        steps: &[AiStep],
+        steps: &'a [AiStep],
         terms: &AiTerms,
         now: Timestamp,
     ) -> Result<Vec<AiOutcome>, Error> {
         let workspaces = steps.iter().filter_map(AiStep::reserves_for).collect();
-        let calls = steps.iter().map(AiStep::call_id).collect();
-        let (tx, mut batch) = self.begin_ai_batch(workspaces, calls, now).await?;
-        let mut outcomes = Vec::with_capacity(steps.len());
-        for step in steps {
-            outcomes.push(match step {
-                AiStep::Reserve(call) => batch.reserve(call, terms),
-                AiStep::Settle(call) => batch.settle(call)?,
-            });
-        }
-        self.commit_ai_batch(tx, batch).await?;
-        Ok(outcomes)
+        let calls: Vec<_> = steps.iter().map(AiStep::call_id).collect();
+        self.in_ai_batch(&workspaces, &calls, now, |batch| {
+            let decide = |step: &'a AiStep| match step {
+                AiStep::Reserve(call) => Ok(batch.reserve(call, terms)),
+                AiStep::Settle(call) => batch.settle(call),
+            };
+            steps.iter().map(decide).collect()
+        })
     }
 }

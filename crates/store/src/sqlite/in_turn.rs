@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
 
-use sqlx::{Execute, Executor, Sqlite, SqliteConnection};
+use sqlx::SqliteConnection;
 
 /// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,19 +73,9 @@ impl Turn {
         Ok(())
     }
 
-    /// Notes that a query begins a transaction.
-    pub(crate) fn is_begun(&mut self) {
-        self.in_transaction = true;
-    }
-
-    pub(crate) fn commit(self) -> Result<(), sqlx::Error> {
-        self.commit_by(sqlx::query("COMMIT"))
-    }
-
-    /// Commits by a query whose last statement is `COMMIT`.
-    pub(crate) fn commit_by<'q>(mut self, query: impl Execute<'q, Sqlite> + 'q) -> Result<(), sqlx::Error> {
+    pub(crate) fn commit(mut self) -> Result<(), sqlx::Error> {
         self.write(|turn| {
-            turn.run(|connection| connection.execute(query))?;
+            turn.run(|connection| sqlx::query("COMMIT").execute(connection))?;
             turn.in_transaction = false;
             Ok(())
         })

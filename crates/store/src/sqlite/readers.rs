@@ -33,7 +33,7 @@ impl ReadPool {
     /// starts.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
         let idle = self.idle().pop();
-        let connection = idle.map_or_else(|| self.open(), Ok)?;
+        let connection = idle.map_or_else(|| open(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY), Ok)?;
         // Not returned to the pool after a failure, which may be the connection's own.
         let done = work(&connection)?;
         let mut idle = self.idle();
@@ -48,18 +48,18 @@ impl ReadPool {
         self.idle().clear();
     }
 
-    fn open(&self) -> Result<Connection, Error> {
-        // Only one thread uses a connection at a time, so SQLite need not lock.
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        // Otherwise a statement is planned again whenever its parameters change.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
-        Ok(connection)
-    }
-
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens a connection that is used inline.
+pub(super) fn open(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
+    // Only one thread uses a connection at a time, so SQLite need not lock.
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Otherwise a statement is planned again whenever its parameters change.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
+    Ok(connection)
 }

@@ -1,5 +1,8 @@
 //! AI ledger: a call is reserved within every bound and settled once, and records add up to accounts.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use rigbox_core::ai::mode::AiMode;
 use rigbox_core::ai::money::Money;
 use rigbox_core::ai::prices::{CallPrices, Prices, Rates, Usage};
@@ -70,7 +73,7 @@ impl Ledger {
         fixture.store.create_workspace(&made, QUOTA, None, &event()).await.unwrap();
         let ledger = Self { fixture, workspace: made.id, terms: terms() };
         ledger.grant(credits).await;
-        ledger.store().begin_ai_run("run", now()).await.unwrap();
+        ledger.store().begin_ai_run("run", now()).unwrap();
         ledger
     }
 
@@ -88,7 +91,7 @@ impl Ledger {
     }
 
     async fn step(&self, step: AiStep) -> AiOutcome {
-        self.store().write_ai_steps(&[step], &self.terms, now()).await.unwrap().pop().unwrap()
+        self.store().write_ai_steps(&[step], &self.terms, now()).unwrap().pop().unwrap()
     }
 
     async fn reserve(&self, id: &str) -> AiOutcome {
@@ -140,7 +143,7 @@ async fn calls_that_wait_together_share_what_is_left() {
     let ledger = Ledger::new(250).await;
     let steps: Vec<AiStep> =
         ["a", "b", "c"].map(|id| AiStep::Reserve(Box::new(call(id, &ledger.workspace)))).into();
-    let outcomes = ledger.store().write_ai_steps(&steps, &ledger.terms, now()).await.unwrap();
+    let outcomes = ledger.store().write_ai_steps(&steps, &ledger.terms, now()).unwrap();
     let refused = AiDenial::Insufficient { cap: AiCap::Credits, needed: money(100), left: money(50) };
     assert_eq!(outcomes, [granted(100), granted(100), AiOutcome::Denied(refused)]);
     assert_eq!(ledger.account().await, (250, 0, 200));
@@ -165,7 +168,7 @@ async fn budgets_of_the_month_bound_calls_beside_credits() {
     // Another month has its own budget.
     let later = Timestamp::from_unix_ms(40 * 86_400_000);
     let step = AiStep::Reserve(Box::new(call("c", &ledger.workspace)));
-    let outcomes = ledger.store().write_ai_steps(&[step], &ledger.terms, later).await.unwrap();
+    let outcomes = ledger.store().write_ai_steps(&[step], &ledger.terms, later).unwrap();
     assert_eq!(outcomes, [granted(100)]);
 }
 
@@ -197,8 +200,8 @@ async fn credits_that_are_taken_back_leave_what_is_reserved() {
 async fn another_run_reserves_nothing_and_its_open_calls_are_settled_at_their_bound() {
     let ledger = Ledger::new(1_000).await;
     ledger.reserve("a").await;
-    assert_eq!(ledger.store().begin_ai_run("run", now()).await.unwrap(), 0);
-    assert_eq!(ledger.store().begin_ai_run("next", now()).await.unwrap(), 1);
+    assert_eq!(ledger.store().begin_ai_run("run", now()).unwrap(), 0);
+    assert_eq!(ledger.store().begin_ai_run("next", now()).unwrap(), 1);
     assert_eq!(ledger.account().await, (1_000, 100, 0));
     assert_eq!(ledger.reserve("b").await, AiOutcome::OtherRun);
     assert_eq!(ledger.settle("a", 1).await, AiOutcome::Settled(money(100)));
@@ -208,9 +211,9 @@ async fn another_run_reserves_nothing_and_its_open_calls_are_settled_at_their_bo
 async fn call_that_is_never_settled_expires_at_its_bound() {
     let ledger = Ledger::new(1_000).await;
     ledger.reserve("a").await;
-    let expire = async |before| ledger.store().expire_ai_calls(Timestamp::from_unix_ms(before), now()).await;
-    assert_eq!(expire(1_000).await.unwrap(), 0);
-    assert_eq!(expire(1_001).await.unwrap(), 1);
+    let expire = |before| ledger.store().expire_ai_calls(Timestamp::from_unix_ms(before), now());
+    assert_eq!(expire(1_000).unwrap(), 0);
+    assert_eq!(expire(1_001).unwrap(), 1);
     assert_eq!(ledger.account().await, (1_000, 100, 0));
 }
 
@@ -343,4 +346,41 @@ async fn old_records_are_deleted_and_stay_spent() {
     assert_eq!(ledger.account().await, (10_000, 20, 100));
     assert_eq!(ledger.settle("open", 5).await, AiOutcome::Settled(money(5)));
     assert_eq!(ledger.account().await, (10_000, 25, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_writers_take_turns_with_a_busy_ledger() {
+    let ledger = Arc::new(Ledger::new(0).await);
+    let (written, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let busy = {
+        let (ledger, written, is_over) = (ledger.clone(), written.clone(), is_over.clone());
+        std::thread::spawn(move || {
+            while !is_over.load(Ordering::SeqCst) {
+                let step = AiStep::Settle(Box::new(settlement("unknown", 1)));
+                ledger.store().write_ai_steps(&[step], &ledger.terms, now()).unwrap();
+                written.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    };
+    let mut came_first = Vec::new();
+    for _ in 0..21 {
+        let before = written.load(Ordering::SeqCst);
+        ledger.store().begin_write().await.unwrap().commit().await.unwrap();
+        came_first.push(written.load(Ordering::SeqCst) - before);
+    }
+    is_over.store(true, Ordering::SeqCst);
+    busy.join().unwrap();
+    came_first.sort_unstable();
+    // Those that were being written. Where this thread had to wait for a processor, more.
+    assert!(came_first[10] <= 3, "so many writes of the ledger came first: {came_first:?}");
+}
+
+#[tokio::test]
+async fn ledger_is_written_however_often_in_one_turn_of_a_task() {
+    let ledger = Ledger::new(0).await;
+    for _ in 0..200 {
+        let step = AiStep::Settle(Box::new(settlement("unknown", 1)));
+        let outcomes = ledger.store().write_ai_steps(&[step], &ledger.terms, now()).unwrap();
+        assert_eq!(outcomes, [AiOutcome::UnknownCall]);
+    }
 }

@@ -11,6 +11,7 @@ use rigbox_core::plans::{LimitOverrides, Plan, Plans};
 use sqlx::Row;
 
 use super::*;
+use crate::ai::batch::Batch;
 
 /// Day in milliseconds.
 const DAY: i64 = 86_400_000;
@@ -196,7 +197,7 @@ async fn twins() -> (Fixture, [Store; 2], Callers) {
              VALUES ($1, 'anthropic', '', '', x'00', '', 0)";
         sqlx::query(query).bind(key).execute(&f.store.writer).await.unwrap();
     }
-    f.store.begin_ai_run("run", now()).await.unwrap();
+    f.store.begin_ai_run("run", now()).unwrap();
     f.store.copy_to(&f.folder.path().join("copy.db")).await.unwrap();
     let mut stores = Vec::new();
     for name in ["batches", "alone"] {
@@ -245,10 +246,10 @@ async fn compare(rounds: &[(Change, Vec<Op>)]) -> Result<(), TestCaseError> {
         callers.change(&batches, change, &mut later).await;
         callers.change(&alone, change, &mut now).await;
         let steps: Vec<AiStep> = ops.iter().map(|op| callers.step(op)).collect();
-        let together = batches.write_ai_steps(&steps, &callers.terms, now).await.unwrap();
+        let together = batches.write_ai_steps(&steps, &callers.terms, now).unwrap();
         let mut one_by_one = Vec::new();
         for step in &steps {
-            let outcomes = alone.write_ai_steps(std::slice::from_ref(step), &callers.terms, now).await;
+            let outcomes = alone.write_ai_steps(std::slice::from_ref(step), &callers.terms, now);
             one_by_one.extend(outcomes.unwrap());
         }
         prop_assert_eq!(together, one_by_one);
@@ -274,13 +275,16 @@ proptest! {
 async fn reserve_above(statement: &'static str) -> Result<(), Error> {
     let (_f, [store, _], callers) = twins().await;
     let first = AiStep::Reserve(Box::new(reservation(1, &callers.workspaces[0], 100)));
-    store.write_ai_steps(&[first], &callers.terms, now()).await.unwrap();
+    store.write_ai_steps(&[first], &callers.terms, now()).unwrap();
     let call = reservation(2, &callers.workspaces[0], 100);
     let workspaces = BTreeSet::from([call.workspace.as_str()]);
-    let (mut tx, mut batch) = store.begin_ai_batch(workspaces, vec![&call.id], now()).await.unwrap();
-    assert!(matches!(batch.reserve(&call, &callers.terms), AiOutcome::Reserved(_)));
-    sqlx::query(statement).execute(&mut *tx).await.unwrap();
-    store.commit_ai_batch(tx, batch).await
+    store.inline_writer.transact(|tx| {
+        let mut batch = Batch::read(&tx, &workspaces, &[&call.id], now()).unwrap();
+        assert!(matches!(batch.reserve(&call, &callers.terms), AiOutcome::Reserved(_)));
+        tx.execute_batch(statement).unwrap();
+        batch.write(&tx)?;
+        Ok(tx.commit()?)
+    })
 }
 
 #[tokio::test]

@@ -312,6 +312,18 @@ async fn waiting_reservations_of_one_workspace_leave_room_for_others() {
 }
 
 #[tokio::test]
+async fn nothing_is_written_once_the_writer_is_dropped() {
+    let installation = Installation::new(1).await;
+    let mut process = installation.start().await;
+    process.ledger.begin_run("run").await.unwrap();
+    let reserve = async |id| process.ledger.reserve(call(id, "run", &installation.workspaces[0])).await;
+    reserve("a").await.unwrap();
+    process.writer.abort();
+    assert!((&mut process.writer).await.unwrap_err().is_cancelled());
+    assert!(matches!(reserve("b").await, Err(LedgerError::Unavailable)));
+}
+
+#[tokio::test]
 async fn call_without_a_price_is_refused_by_name() {
     let installation = Installation::new(1).await;
     let process = installation.start().await;
