@@ -77,7 +77,8 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// # Errors
 /// [`Error`]
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
-    serve(config, rigbox_api::router, shutdown).await
+    // It is large, and there is one.
+    Box::pin(serve(config, rigbox_api::router, shutdown)).await
 }
 
 /// Serves the baseline of the API benchmark, which no installation runs: the list of `user`'s workspaces for anyone, by the same handler
@@ -90,7 +91,7 @@ pub async fn run_bare(
     user: UserId,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
-    serve(config, |context| rigbox_api::bare_router(context, user), shutdown).await
+    Box::pin(serve(config, |context| rigbox_api::bare_router(context, user), shutdown)).await
 }
 
 /// Returns the console's origin.

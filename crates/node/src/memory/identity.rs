@@ -92,6 +92,8 @@ impl MemoryImage {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Identity);
+
     fn identity() -> Identity {
         MemoryImage::for_tests().identity
     }
@@ -100,7 +102,7 @@ mod tests {
     fn any_difference_is_named() {
         let kept = identity();
         assert_eq!(kept.difference(&identity()), None);
-        let changes: [(fn(&mut Identity), &str); 6] = [
+        let changes: [(Change, &str); 6] = [
             (|found| found.vmm.push('2'), "monitor"),
             (|found| found.kernel.push('2'), "kernel"),
             (|found| found.ram_mb = 1024, "size"),

@@ -248,6 +248,10 @@ impl Service for SimulatedService {
         }))
     }
 
+    async fn set_paused(&self, _: Request<SetPausedRequest>) -> Result<Response<WorkspaceReport>, Status> {
+        Err(Status::unimplemented("control pauses no VM"))
+    }
+
     async fn set_target(&self, r: Request<SetTargetRequest>) -> Result<Response<WorkspaceReport>, Status> {
         let r = r.into_inner();
         let kind = {

@@ -124,6 +124,7 @@ impl Inner {
             queue_position: workspace.queue_position.unwrap_or(0),
             end: workspace.end.clone(),
             network_revision,
+            ..WorkspaceReport::default()
         }
     }
 
