@@ -42,8 +42,8 @@ pub(crate) struct Node {
     pub(crate) disks: Disks,
     pub(crate) images: Images,
     pub(crate) memory_images: memory::Images,
-    /// Memory images that threads are writing.
-    pub(crate) memory_pipes: Mutex<HashMap<WorkspaceId, MemoryPipe>>,
+    /// Memory images that threads are writing, each of a boot.
+    pub(crate) memory_pipes: Mutex<HashMap<WorkspaceId, (String, MemoryPipe)>>,
     pub(crate) cgroups: Cgroups,
     pub(crate) driver: Driver,
     pub(crate) host_boot_id: String,

@@ -7,7 +7,9 @@ use rigbox_core::ids::WorkspaceId;
 
 use super::Node;
 use crate::error::Error;
-use crate::memory::{DiskState, Identity, MemoryImage, MemoryKey, Source, empty_folder, host_cpu};
+use crate::memory::{
+    DiskState, Identity, MemoryImage, MemoryKey, MemoryPipe, Source, empty_folder, host_cpu,
+};
 use crate::record::{Boot, Record};
 use crate::sandbox::run_folder;
 use crate::vmm::kind::VmmKind;
@@ -63,7 +65,8 @@ impl Node {
             VmmKind::Qemu => {
                 let (pipe, thread) =
                     self.memory_images.create_from_pipe(id, key, image_bytes(spec.ram_mb))?;
-                self.memory_pipes.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), thread);
+                let mut pipes = self.memory_pipes.lock().unwrap_or_else(PoisonError::into_inner);
+                pipes.insert(id.clone(), (boot.boot_id.clone(), thread));
                 self.attached_vms.set_memory_pipe(&boot.boot_id, Some(pipe));
             }
             VmmKind::Firecracker => {
@@ -86,14 +89,11 @@ impl Node {
         key: &MemoryKey,
     ) -> Result<MemoryImage, Error> {
         let (spec, boot) = (spec_of(record)?, boot_of(record)?);
+        let lost = || Error::Refused("not_saving", "nobody was saving it".to_owned());
         let source = match boot.vmm {
-            VmmKind::Qemu => {
-                let thread = self.memory_pipes.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-                let lost = || Error::Refused("not_saving", "nobody was saving it".to_owned());
-                Source::Pipe(thread.ok_or_else(lost)?)
-            }
+            VmmKind::Qemu => Source::Pipe(self.take_memory_pipe(id).ok_or_else(lost)?),
             VmmKind::Firecracker => Source::Folder {
-                folder: run_folder::open_for_memory(&self.config.vm_dir(id))?,
+                folder: run_folder::open_for_memory(&self.config.vm_dir(id))?.ok_or_else(lost)?,
                 uid: self.vm_uid(record.slot),
             },
         };
@@ -102,16 +102,22 @@ impl Node {
         Ok(MemoryImage { identity, reserved_mb: spec.ram_mb + DEVICES_MB })
     }
 
+    /// Takes the pipe of a memory that is being saved. Nobody else gets the other end of it.
+    fn take_memory_pipe(&self, id: &WorkspaceId) -> Option<MemoryPipe> {
+        let (boot_id, pipe) = self.memory_pipes.lock().unwrap_or_else(PoisonError::into_inner).remove(id)?;
+        self.attached_vms.set_memory_pipe(&boot_id, None);
+        Some(pipe)
+    }
+
     /// Removes an image, and what there is of one that is being made or loaded.
     pub(super) fn forget_memory(&self, id: &WorkspaceId) -> Result<(), Error> {
-        self.memory_pipes.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        drop(self.take_memory_pipe(id));
         self.memory_images.remove(id)?;
         self.disks.release_memory(id);
         let vm_dir = self.config.vm_dir(id);
-        match run_folder::open_for_memory(&vm_dir) {
-            Ok(folder) => empty_folder(folder).map_err(Error::at("remove a memory image in", &vm_dir)),
-            // QEMU has none.
-            Err(_) => Ok(()),
+        match run_folder::open_for_memory(&vm_dir)? {
+            Some(folder) => empty_folder(folder).map_err(Error::at("remove a memory image in", &vm_dir)),
+            None => Ok(()),
         }
     }
 }

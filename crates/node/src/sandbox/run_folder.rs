@@ -29,10 +29,14 @@ pub(crate) fn create_for_memory(vm_dir: &Path, uid: u32, ram_mb: u32) -> Result<
     create_named(vm_dir, MEMORY_NAME, uid, u64::from(ram_mb) * 1024 + DEVICES_KB)
 }
 
-/// Opens the folder for an image of a VM's memory.
-pub(crate) fn open_for_memory(vm_dir: &Path) -> Result<OwnedFd, Error> {
+/// Opens the folder for an image of a VM's memory. `None` if it has none.
+pub(crate) fn open_for_memory(vm_dir: &Path) -> Result<Option<OwnedFd>, Error> {
     let path = vm_dir.join(MEMORY_NAME);
-    open(&path).map_err(Error::at("open", &path))
+    match open(&path) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::at("open", &path)(error)),
+    }
 }
 
 fn create_named(vm_dir: &Path, name: &str, uid: u32, size_kb: u64) -> Result<OwnedFd, Error> {

@@ -114,7 +114,9 @@ impl Vmm for Firecracker {
         let configuration = firecracker_configuration(&place.vm_dir);
         std::fs::write(&configuration, self.configuration(&machine).to_string())
             .map_err(Error::at("write", &configuration))?;
-        let memory = run_folder::create_for_memory(&place.vm_dir, place.uid, machine.ram_mb)?;
+        // A file that the guest was loaded from takes its space until the end.
+        let images = if machine.memory.is_some() { 2 } else { 1 };
+        let memory = run_folder::create_for_memory(&place.vm_dir, place.uid, images * machine.ram_mb)?;
         let mut command =
             vec![self.program.display().to_string(), "--api-sock".into(), format!("/vm/run/{API_SOCKET}")];
         match machine.memory {
