@@ -116,10 +116,20 @@ impl Control {
         })
     }
 
+    /// Sends a target until the node answers, which may be restarted meanwhile.
     fn send(&mut self, request: SetTargetRequest) -> Result<WorkspaceReport> {
         let request = SetTargetRequest { workspace_id: self.id.to_string(), ..request };
         let request = with_header(request, DATABASE_HEADER, &self.database)?;
-        Ok(self.runtime.block_on(self.node.set_target(request))?.into_inner())
+        eventually("the node answers", SETTLE_TIMEOUT, || {
+            match self.runtime.block_on(self.node.set_target(copy(&request)?)) {
+                Err(status) if status.code() == tonic::Code::Unavailable => {
+                    // A connection has the uid that this had when it was made.
+                    (self.node, self.guest) = self.runtime.block_on(connect(&self.place, &self.database))?;
+                    Ok(None)
+                }
+                answered => Ok(Some(answered?.into_inner())),
+            }
+        })
     }
 
     /// Sets another target.
@@ -143,7 +153,11 @@ impl Control {
         .map(drop)
     }
 
-    pub(crate) fn set_paused(&mut self, paused: bool) -> Result<()> {
+    /// Lets the guest stand still, or run on.
+    ///
+    /// # Errors
+    /// The node refuses.
+    pub fn set_paused(&mut self, paused: bool) -> Result<()> {
         let boot_id = self.report()?.boot_id;
         let request = SetPausedRequest { workspace_id: self.id.to_string(), boot_id, paused };
         let request = with_header(request, DATABASE_HEADER, &self.database)?;
@@ -166,7 +180,10 @@ impl Control {
     }
 
     /// Starts the workspace, and waits until it answers.
-    pub(crate) fn start(&mut self, key: Option<[u8; 32]>) -> Result<WorkspaceReport> {
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub fn start(&mut self, key: Option<[u8; 32]>) -> Result<WorkspaceReport> {
         self.set(Desired::Running, key)?;
         let generation = self.generation;
         let running = self.until("it runs", BOOT_TIMEOUT, |report| {
@@ -181,13 +198,19 @@ impl Control {
     }
 
     /// Stops the workspace.
-    pub(crate) fn stop(&mut self, key: Option<[u8; 32]>) -> Result<WorkspaceReport> {
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub fn stop(&mut self, key: Option<[u8; 32]>) -> Result<WorkspaceReport> {
         self.set(Desired::Stopped, key)?;
         self.until("it is stopped", SETTLE_TIMEOUT, |report| report.vm() == VmState::VmNone)
     }
 
     /// Deletes the workspace.
-    pub(crate) fn delete(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It is still there.
+    pub fn delete(&mut self) -> Result<()> {
         self.set(Desired::Deleted, None)?;
         let is_gone = |report: &WorkspaceReport| report.disk() == DiskState::DiskAbsent;
         self.until("it is deleted", SETTLE_TIMEOUT, is_gone)?;
@@ -196,7 +219,10 @@ impl Control {
     }
 
     /// Runs a command line in the workspace as root. Returns its output.
-    pub(crate) fn exec(&mut self, line: &str) -> Result<String> {
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub fn exec(&mut self, line: &str) -> Result<String> {
         let start = ExecStart {
             argv: ["sh", "-c", line].map(str::to_owned).to_vec(),
             user: "root".to_owned(),

@@ -1,7 +1,7 @@
 //! Kills of the node around every effect that it has on the machine. A process of the node reads the points at its start, and ends at the
 //! first that it reaches; the supervisor starts the next one, which has those that are left.
 
-mod armed;
+pub(super) mod armed;
 pub(crate) mod control;
 
 use std::path::PathBuf;

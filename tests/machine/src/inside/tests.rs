@@ -23,6 +23,8 @@ const DISK_LIMITS: &str = "rbps=500000000 wbps=500000000 riops=20000 wiops=20000
 
 pub(super) const STEPS: &[Step] = &[
     Step::Needed("rigboxd_runs_as_a_service", rigboxd_runs_as_a_service as Test),
+    // While there is room for a second copy of a memory.
+    Step::Conformance,
     Step::Needed("two_workspaces_run_at_once_and_answer", two_workspaces_run_at_once_and_answer),
     Step::Test("vmm_has_its_limits_in_a_scope_of_its_own", vmm_has_its_limits_in_a_scope_of_its_own),
     Step::Test("vmm_is_confined", vmm_is_confined),
@@ -35,7 +37,6 @@ pub(super) const STEPS: &[Step] = &[
     Step::Test("vms_outlive_an_upgrade", vms_outlive_an_upgrade),
     Step::Test("group_of_a_node_outside_of_systemd_is_found", group_of_a_node_outside_of_systemd_is_found),
     Step::Test("random_operations_leave_what_they_must", random::random_operations_leave_what_they_must),
-    Step::Conformance,
     Step::Test("stopped_workspace_leaves_no_scope", stopped_workspace_leaves_no_scope),
     Step::Test("disk_does_not_grow_past_its_quota", disk_does_not_grow_past_its_quota),
     Step::Reboot,

@@ -10,25 +10,25 @@ use rigbox_sys::kill_points::KILL_POINTS_FILE;
 use crate::harness::installation::Installation;
 
 /// Kill points of a role, until they are dropped.
-pub(super) struct KillPoints<'a> {
+pub(in crate::recovery) struct KillPoints<'a> {
     installation: &'a Installation,
     role: &'static str,
     file: PathBuf,
 }
 
 impl<'a> KillPoints<'a> {
-    pub(super) fn of_node(installation: &'a Installation) -> Self {
+    pub(in crate::recovery) fn of_node(installation: &'a Installation) -> Self {
         let file = installation.run_dir().join("node/own").join(KILL_POINTS_FILE);
         Self { installation, role: "node", file }
     }
 
-    pub(super) fn of_control(installation: &'a Installation) -> Self {
+    pub(in crate::recovery) fn of_control(installation: &'a Installation) -> Self {
         let file = installation.state().join("control").join(KILL_POINTS_FILE);
         Self { installation, role: "control", file }
     }
 
     /// Replaces the points, also for the process that runs.
-    pub(super) fn arm(&self, points: &[String]) -> Result<()> {
+    pub(in crate::recovery) fn arm(&self, points: &[String]) -> Result<()> {
         fs::write(&self.file, points.iter().map(|point| format!("{point}\n")).collect::<String>())?;
         // The role rewrites it.
         let owner = fs::metadata(self.file.parent().context("no folder")?)?;
@@ -38,7 +38,7 @@ impl<'a> KillPoints<'a> {
     }
 
     /// Returns the points that were not reached.
-    pub(super) fn left(&self) -> Result<Vec<String>> {
+    pub(in crate::recovery) fn left(&self) -> Result<Vec<String>> {
         Ok(fs::read_to_string(&self.file)?.lines().map(str::to_owned).collect())
     }
 }
@@ -52,7 +52,7 @@ impl Drop for KillPoints<'_> {
 }
 
 /// Starts the roles anew: each restart of a role by the same supervisor waits longer than the one before.
-pub(super) fn restart(installation: &Installation) -> Result<()> {
+pub(in crate::recovery) fn restart(installation: &Installation) -> Result<()> {
     installation.kill_supervisor()?;
     installation.start_supervisor()?;
     installation.wait_ready()
