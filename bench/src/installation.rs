@@ -131,6 +131,18 @@ impl Installation {
         }
     }
 
+    /// Returns the time of day of the first line about `what` of a workspace in Rigbox's log, in seconds (UTC).
+    pub(crate) fn logged_at(&self, what: &str, workspace: &str) -> Result<f64> {
+        let log = fs::read_to_string(self.log())?;
+        let is_it = |line: &&str| line.contains(what) && line.contains(workspace);
+        let line =
+            log.lines().find(is_it).with_context(|| format!("no {what:?} of {workspace} in the log"))?;
+        // 2026-11-28T16:12:24.110849Z
+        let time = line.split_once('T').and_then(|(_, rest)| rest.split_once('Z'));
+        let (time, _) = time.with_context(|| format!("no time in {line:?}"))?;
+        time.split(':').try_fold(0.0, |seconds, part| Ok(seconds * 60.0 + part.parse::<f64>()?))
+    }
+
     /// Returns the end of Rigbox's log.
     pub(crate) fn log_tail(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
