@@ -106,13 +106,13 @@ impl<H: Host> Workspace<H> {
     }
 
     async fn handle_request(&mut self, Request { change, reply }: Request) {
-        let set = match change {
-            Change::Target(request) => self.set_target(*request).await,
-            Change::Paused { boot_id, paused } => self.set_paused(&boot_id, paused).await,
+        let (action, set) = match change {
+            Change::Target(request) => ("set the target", self.set_target(*request).await),
+            Change::Paused { boot_id, paused } => ("pause the VM", self.set_paused(&boot_id, paused).await),
         };
         // Control asks again each second, and waits meanwhile.
         if let Err(error) = &set {
-            self.log_retried("change the workspace", error);
+            self.log_retried(action, error);
         }
         // Published first, so that the answer is one of the numbered reports. A caller that has stopped waiting is fine.
         let _ = reply.send(set.map(|()| self.settle()));

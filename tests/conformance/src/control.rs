@@ -25,7 +25,7 @@ use rigbox_proto::{DATABASE_HEADER, WORKSPACE_HEADER};
 use rigbox_testkit::blocking::eventually;
 use tokio::runtime::Runtime;
 use tokio_stream::StreamExt;
-use tonic::Request;
+use tonic::{Code, Request};
 
 /// Limit for a boot in emulation.
 pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -33,6 +33,9 @@ pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
 pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 const RAM_MB: u32 = 512;
 const DISK_MB: u32 = 4096;
+
+/// Codes of a call whose connection broke, or was refused.
+const BROKEN: [Code; 4] = [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal];
 
 /// Installation whose control stands still.
 #[derive(Debug, Clone)]
@@ -122,8 +125,8 @@ impl Control {
         let request = with_header(request, DATABASE_HEADER, &self.database)?;
         eventually("the node answers", SETTLE_TIMEOUT, || {
             match self.runtime.block_on(self.node.set_target(copy(&request)?)) {
-                Err(status) if status.code() == tonic::Code::Unavailable => {
-                    // A connection has the uid that this had when it was made.
+                Err(status) if BROKEN.contains(&status.code()) => {
+                    // A connection has the uid that this had when it was made, and the channel makes another one by itself.
                     (self.node, self.guest) = self.runtime.block_on(connect(&self.place, &self.database))?;
                     Ok(None)
                 }
@@ -301,7 +304,7 @@ async fn connect(place: &Place, database: &str) -> Result<(NodeClient<Channel>, 
     seteuid(Uid::from_raw(0))?;
     described?;
     // It knows no workspace.
-    ensure!(probed.is_err_and(|status| status.code() != tonic::Code::Unavailable), "guestio does not answer");
+    ensure!(probed.is_err_and(|status| status.code() != Code::Unavailable), "guestio does not answer");
     Ok((node, guest))
 }
 

@@ -53,11 +53,11 @@ fn kill_node(installation: &Installation) -> Result<()> {
     let kill_points = KillPoints::of_node(installation);
     let points = Effect::OUT_OF_TIME.into_iter().flat_map(Effect::points);
     kill_points.arm(&points.map(str::to_owned).collect::<Vec<_>>())?;
-    let mut control = open(installation)?;
+    let mut control = eventually("the node answers", SETTLE_TIMEOUT, || open(installation).map(Some))?;
     control.start(None)?;
     for round in 1..=ROUNDS {
         for paused in [true, false] {
-            eventually("the node takes it", SETTLE_TIMEOUT, || Ok(control.set_paused(paused).ok()))?;
+            eventually("the node takes it", SETTLE_TIMEOUT, || control.set_paused(paused).map(Some))?;
         }
         control.stop(Some([round; 32]))?;
         let started = control.start(Some([round; 32]))?;
