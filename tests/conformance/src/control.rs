@@ -182,6 +182,15 @@ impl Control {
         })
     }
 
+    /// Waits until the agent in a guest that runs on answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_answering(&mut self) -> Result<()> {
+        let answers = |report: &WorkspaceReport| !report.paused && !report.agent_lost;
+        self.until("its agent answers", SETTLE_TIMEOUT, answers).map(drop)
+    }
+
     /// Starts the workspace, and waits until it answers.
     ///
     /// # Errors

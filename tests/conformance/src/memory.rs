@@ -96,7 +96,7 @@ pub(crate) fn paused_guest_stands_still_and_runs_on_in_the_right_time(control: &
         let used = cpu_ticks(pid)? - ticks;
         ensure!(used < 50, "the VMM used {used} ticks of CPU time");
         control.set_paused(false)?;
-        control.until("it runs on", SETTLE_TIMEOUT, |report| !report.paused && !report.agent_lost)?;
+        control.wait_answering()?;
         check_clock(control)?;
         check_counting(control)?;
         ensure!(witness(control)? == before, "it was {before:?} and is {:?}", witness(control));
