@@ -51,14 +51,12 @@ struct StandingStill(Pid);
 
 impl StandingStill {
     fn new(uid: u32) -> Result<Self> {
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
-            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
+        for (pid, path) in processes()? {
             let arguments = fs::read_to_string(path.join("cmdline")).unwrap_or_default();
             let is_its = fs::metadata(&path).is_ok_and(|found| found.uid() == uid);
             if is_its && arguments.starts_with("rigboxd\0role\0control\0") {
-                kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
-                return Ok(Self(Pid::from_raw(pid)));
+                kill(pid, Signal::SIGSTOP)?;
+                return Ok(Self(pid));
             }
         }
         bail!("control does not run")
@@ -269,10 +267,8 @@ impl Control {
     }
 
     /// Returns the pid of the workspace's VMM.
-    pub(crate) fn vmm(&self) -> Result<Option<i32>> {
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
-            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
+    pub(crate) fn vmm(&self) -> Result<Option<Pid>> {
+        for (pid, path) in processes()? {
             let read = |name: &str| fs::read_to_string(path.join(name)).unwrap_or_default();
             let is_vmm = ["qemu", "firecracker"].iter().any(|vmm| read("comm").starts_with(vmm));
             if is_vmm && read("cgroup").contains(self.id.as_str()) {
@@ -298,6 +294,13 @@ impl Place {
         // A file system that shares blocks needs no mount.
         if mounted.join("disks").exists() { mounted } else { self.state_dir.join("node/volume") }
     }
+}
+
+/// Returns all processes and their folders in `/proc`.
+fn processes() -> Result<Vec<(Pid, PathBuf)>> {
+    let folders = fs::read_dir("/proc")?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let pid = |path: &PathBuf| path.file_name()?.to_str()?.parse().ok().map(Pid::from_raw);
+    Ok(folders.into_iter().filter_map(|path| Some((pid(&path)?, path))).collect())
 }
 
 /// Connects with control's uid, which the roles ask the kernel for.

@@ -1,5 +1,5 @@
-//! What every VMM driver has to do, as tests of a node whose control stands still: this takes its place. They go on with each other's VM, in the
-//! order of [`TESTS`], and leave nothing.
+//! Tests of what every VMM driver has to do, on a node whose control stands still: this takes its place. They go on with each other's VM, in
+//! the order of [`TESTS`], and leave nothing.
 
 mod control;
 mod memory;

@@ -20,7 +20,7 @@ const CLOCK_TOLERANCE_S: u64 = 3;
 /// Word that is in the guest's memory and nowhere else.
 const CANARY: &str = "canary-in-the-memory-of-a-guest";
 
-/// What a new boot would not have.
+/// Traces of a boot that another one would not have.
 #[derive(Debug, PartialEq, Eq)]
 struct Witness {
     boot_id: String,
@@ -71,7 +71,7 @@ fn image(control: &Control) -> PathBuf {
 }
 
 /// Returns the CPU time of a process in clock ticks (fields 14 and 15 of proc_pid_stat(5)).
-fn cpu_ticks(pid: i32) -> Result<u64> {
+fn cpu_ticks(pid: Pid) -> Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
     let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u64>);
@@ -90,9 +90,7 @@ pub(crate) fn paused_guest_stands_still_and_runs_on_in_the_right_time(control: &
         let ticks = cpu_ticks(pid)?;
         ensure!(control.exec("true").is_err(), "it answers");
         // The clock is what is tested: it goes on while the guest does not.
-        while counted_until.elapsed()? < PAUSE {
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        eventually("time passes", SETTLE_TIMEOUT, || Ok((counted_until.elapsed()? >= PAUSE).then_some(())))?;
         let used = cpu_ticks(pid)? - ticks;
         ensure!(used < 50, "the VMM used {used} ticks of CPU time");
         control.set_paused(false)?;
@@ -185,7 +183,7 @@ pub(crate) fn vmm_that_dies_while_it_is_saved_leaves_nothing(control: &mut Contr
     let pid = control.vmm()?.context("there is no VMM")?;
     control.set(Desired::Stopped, Some([7; 32]))?;
     // Wherever it is by then.
-    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    kill(pid, Signal::SIGKILL)?;
     let is_over = |report: &WorkspaceReport| report.vm() == VmState::VmNone;
     let stopped = control.until("it is stopped", SETTLE_TIMEOUT, is_over)?;
     ensure!(stopped.suspended == image(control).exists(), "{stopped:?}");

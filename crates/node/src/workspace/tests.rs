@@ -56,13 +56,8 @@ impl Node {
 
     /// Waits for a report.
     async fn until(&self, id: &WorkspaceId, wanted: impl Fn(&WorkspaceReport) -> bool) -> WorkspaceReport {
-        for _ in 0..10_000 {
-            if let Some(report) = self.latest(id).filter(&wanted) {
-                return report;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("last report: {:?}", self.latest(id));
+        let found = eventually(|| self.latest(id).filter(&wanted)).await;
+        found.unwrap_or_else(|| panic!("last report: {:?}", self.latest(id)))
     }
 
     /// Creates a workspace whose VM runs.
@@ -72,6 +67,17 @@ impl Node {
         self.machine.agent_ready(&boot.boot_id);
         self.until(id, |report| report.vm() == VmState::VmRunning).await
     }
+}
+
+/// Waits until `check` returns a value, for 100 s of the test's clock, which stands still while something runs.
+async fn eventually<T>(check: impl Fn() -> Option<T>) -> Option<T> {
+    for _ in 0..10_000 {
+        if let Some(value) = check() {
+            return Some(value);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    None
 }
 
 fn id(byte: u8) -> WorkspaceId {

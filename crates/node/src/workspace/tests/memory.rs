@@ -1,6 +1,6 @@
 //! Guests that stand still, are saved, and are put back.
 
-use rigbox_proto::guestio::{AgentReady, RunState, report};
+use rigbox_proto::guestio::{AgentReady, RunState, SystemChanged, report};
 use rigbox_proto::node::{MemoryKey, SetPausedRequest};
 
 use super::*;
@@ -30,13 +30,14 @@ impl Node {
 
     /// Waits until guestio is told of a state.
     async fn until_ordered(&self, boot_id: &str, state: RunState) {
-        for _ in 0..10_000 {
-            if self.machine.state().orders.get(boot_id).is_some_and(|order| order.0 == state) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{boot_id} is not ordered to be {state:?}");
+        let is_ordered =
+            || self.machine.state().orders.get(boot_id).is_some_and(|order| order.0 == state).then_some(());
+        eventually(is_ordered).await.unwrap_or_else(|| panic!("{boot_id} is not ordered to be {state:?}"));
+    }
+
+    /// Waits until the link is open.
+    async fn until_open(&self, id: &WorkspaceId) {
+        eventually(|| (!self.is_closed(id)).then_some(())).await.expect("the link stays closed");
     }
 
     /// Suspends a running VM. Returns the report.
@@ -65,12 +66,12 @@ async fn guest_stands_still_behind_a_closed_link_until_its_agent_answers_again()
     assert_eq!((node.order(&boot), node.is_closed(&id)), ((RunState::Running, 1), true));
     // Sent before it stood still.
     node.machine.send(&boot, report::Report::AgentReady(AgentReady { epoch: 0 }));
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let later = SystemChanged { state: "degraded".to_owned() };
+    node.machine.send(&boot, report::Report::SystemChanged(later));
+    node.until(&id, |report| report.system == "degraded").await;
     assert!(node.is_closed(&id), "the agent has not heard of it");
     node.machine.agent_ready(&boot);
-    while node.is_closed(&id) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    node.until_open(&id).await;
     let other = node.set_paused(&id, "another", true).await.unwrap_err();
     assert_eq!(other.code(), Some("other_boot"));
     node.set_paused(&id, &boot, true).await.unwrap();
@@ -92,9 +93,7 @@ async fn paused_guest_stays_paused_when_the_node_is_restarted() {
     node.until(&id, |report| report.paused).await;
     node.set_paused(&id, &boot, false).await.unwrap();
     node.machine.agent_ready(&boot);
-    while node.is_closed(&id) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    node.until_open(&id).await;
 }
 
 #[tokio::test(start_paused = true)]
