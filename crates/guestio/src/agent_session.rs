@@ -8,6 +8,7 @@ use rigbox_proto::guest::{HelloRequest, Resumed, ShutDownRequest, WatchShutdownR
 use rigbox_proto::guestio::Vmm;
 use rigbox_proto::guestio::fd_request::Channel;
 use rigbox_proto::guestio::guest_ended::Cause;
+use rigbox_sys::random::ENTROPY_BYTES;
 
 use crate::agent_connection::{Connection, SessionError};
 use crate::sanitize::sanitize;
@@ -17,8 +18,6 @@ pub(crate) const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 /// Delay between attempts to reach an agent that is not there yet.
 const BOOT_RECONNECT_DELAY: Duration = Duration::from_millis(20);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
-/// Random bytes for a guest that was out of time.
-const ENTROPY_BYTES: usize = 32;
 /// Time from systemd's announcement of a halt, which causes no event, until the guest counts as ended.
 const HALT_DELAY: Duration = Duration::from_secs(10);
 

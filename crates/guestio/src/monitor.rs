@@ -76,16 +76,7 @@ async fn session(vm: &Vm) -> Result<(), SessionError> {
 /// Brings QEMU to a state. That it cannot get there is reported.
 async fn set_run_state(vm: &Vm, qmp: &mut Qmp, wanted: RunState) -> Result<(), SessionError> {
     if wanted == RunState::Running {
-        return match qmp.run_on().await {
-            Ok(()) => {
-                vm.set_running();
-                Ok(())
-            }
-            Err(error) => {
-                vm.set_reached(wanted, Some(&error.to_string()));
-                Err(error.into())
-            }
-        };
+        return Ok(vm.set_running(qmp.run_on().await)?);
     }
     vm.is_running.send_replace(false);
     let reached = match qmp.pause().await {

@@ -1,5 +1,6 @@
 //! One boot of one VM, as its tasks share it, and the reports about it to the node.
 
+use std::fmt::Display;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -212,10 +213,16 @@ impl Vm {
         self.report(report::Report::StateReached(reached));
     }
 
-    /// Records that the guest is about to run.
-    pub(crate) fn set_running(&self) {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.is_running.send_replace(true);
+    /// Records that the guest was let run, or reports why it could not be.
+    pub(crate) fn set_running<E: Display>(&self, done: Result<(), E>) -> Result<(), E> {
+        match &done {
+            Ok(()) => {
+                *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.is_running.send_replace(true);
+            }
+            Err(error) => self.set_reached(RunState::Running, Some(&error.to_string())),
+        }
+        done
     }
 
     /// Counts a refused connection to a checked port.

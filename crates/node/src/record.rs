@@ -226,6 +226,12 @@ impl Record {
         Ok((id, record))
     }
 
+    /// Returns the details of the target.
+    pub(crate) fn known_spec(&self) -> Result<&Spec, Error> {
+        let unknown = || Error::Launch("control has not sent the size of the VM".to_owned());
+        self.spec.as_ref().ok_or_else(unknown)
+    }
+
     /// Returns what the next step depends on.
     pub(crate) fn facts(&self) -> Facts {
         let vm = |boot: &Boot| VmFacts {

@@ -1,4 +1,4 @@
-//! What a memory image belongs to. Anything else would go on wrongly: a memory is of one CPU, one monitor, and one state of its disk.
+//! Identity of the VM that a memory image belongs to: one CPU, one monitor, one state of the disk. Any other would go on wrongly.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 /// Memory image that is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryImage {
-    /// What it belongs to.
+    /// VM that it belongs to.
     pub(crate) identity: Identity,
     /// Space that is reserved for it, MiB.
     pub(crate) reserved_mb: u32,
 }
 
-/// What a memory image belongs to.
+/// Identity of the VM that a memory image belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// Monitor, its version and its accelerator.

@@ -16,8 +16,7 @@ pub(super) fn launch(
     record: &Record,
     memory_key: Option<MemoryKey>,
 ) -> Result<Launched, Error> {
-    let unknown = || Error::Launch("control has not sent the size of the VM".to_owned());
-    let spec = record.spec.as_ref().ok_or_else(unknown)?;
+    let spec = record.known_spec()?;
     node.remove_boot_resources(id)?;
     let image = node.images.version(&record.image_version)?;
     // Gone from the disk before anything runs.

@@ -19,10 +19,6 @@ const DEVICES_MB: u32 = 128;
 /// Memory that stays free on the host while there is a copy of a VM's, MiB.
 const HOST_RESERVE_MB: u64 = 256;
 
-fn spec_of(record: &Record) -> Result<&crate::record::Spec, Error> {
-    record.spec.as_ref().ok_or_else(|| Error::Launch("control has not sent the size of the VM".to_owned()))
-}
-
 fn boot_of(record: &Record) -> Result<&Boot, Error> {
     record.boot.as_ref().ok_or_else(|| Error::Refused("not_running", "there is no VM".to_owned()))
 }
@@ -30,7 +26,7 @@ fn boot_of(record: &Record) -> Result<&Boot, Error> {
 impl Node {
     /// Returns what an image of this VM's memory belongs to. Nobody may be writing to its disk.
     fn memory_identity(&self, id: &WorkspaceId, record: &Record) -> Result<Identity, Error> {
-        let spec = spec_of(record)?;
+        let spec = record.known_spec()?;
         let path = self.disks.path(id);
         let disk = File::open(&path).and_then(|disk| DiskState::of(&disk));
         let image = self.images.version(&record.image_version)?;
@@ -59,7 +55,7 @@ impl Node {
     }
 
     pub(super) fn begin_save(&self, id: &WorkspaceId, record: &Record, key: &MemoryKey) -> Result<(), Error> {
-        let (spec, boot) = (spec_of(record)?, boot_of(record)?);
+        let (spec, boot) = (record.known_spec()?, boot_of(record)?);
         self.disks.reserve_memory(id, spec.ram_mb + DEVICES_MB)?;
         match boot.vmm {
             VmmKind::Qemu => {
@@ -88,7 +84,7 @@ impl Node {
         record: &Record,
         key: &MemoryKey,
     ) -> Result<MemoryImage, Error> {
-        let (spec, boot) = (spec_of(record)?, boot_of(record)?);
+        let (spec, boot) = (record.known_spec()?, boot_of(record)?);
         let lost = || Error::Refused("not_saving", "nobody was saving it".to_owned());
         let source = match boot.vmm {
             VmmKind::Qemu => Source::Pipe(self.take_memory_pipe(id).ok_or_else(lost)?),

@@ -167,7 +167,7 @@ impl RecordedPrices<'_> {
 
 impl Store {
     /// Runs `work` on a batch, in a transaction with all that its steps depend on: reservations of these workspaces, calls with these ids.
-    /// What they have changed is written. The caller's thread waits for the disk.
+    /// Their changes are written. The caller's thread waits for the disk.
     pub(super) fn in_ai_batch<'a, T>(
         &self,
         workspaces: &BTreeSet<&str>,

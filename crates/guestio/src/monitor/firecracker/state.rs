@@ -29,16 +29,7 @@ pub(super) async fn set(vm: &Vm, wanted: RunState) -> Result<(), ApiError> {
         let run_on = async {
             if found(vm).await? == InstanceState::Paused { change(vm, "Resumed").await } else { Ok(()) }
         };
-        return match run_on.await {
-            Ok(()) => {
-                vm.set_running();
-                Ok(())
-            }
-            Err(error) => {
-                vm.set_reached(wanted, Some(&error.to_string()));
-                Err(error)
-            }
-        };
+        return vm.set_running(run_on.await);
     }
     vm.is_running.send_replace(false);
     let reached = match pause(vm).await {
