@@ -27,7 +27,7 @@ use rigbox_test_provider::Provider as TestProvider;
 use rigbox_testkit::{blocking, eventually};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -422,7 +422,10 @@ impl Host {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> TcpStream {
-        let mut stream = TcpStream::connect(bridge).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // One that does not grow: what the client does not read stands still.
+        socket.set_recv_buffer_size(256 << 10).unwrap();
+        let mut stream = socket.connect(bridge).await.unwrap();
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: 172.16.0.1:9090\r\nconnection: close\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
