@@ -21,6 +21,9 @@ const GROUP_IN_SCOPE: &str = "vmm";
 const PAGE_BYTES: u64 = 4096;
 /// Time from SIGKILL to an empty group, in which the kernel only has to tear down memory.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time in which systemd removes a scope that has ended. The kernel tells it after some 10 ms.
+const SCOPE_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Resource limits of a VMM.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +68,20 @@ impl Place {
             None => Some(name),
         };
         names.filter_map(vm).collect()
+    }
+
+    /// Kills the processes in the groups of a VM, and removes them. A scope is left to systemd, which learns from its group that it has ended,
+    /// and would keep the unit for ever if the group went first.
+    fn remove_groups(&self, vm: &str) -> Result<(), Error> {
+        let groups = self.groups(vm);
+        let Some(slice) = &self.slice else { return groups.iter().try_for_each(|group| remove_group(group)) };
+        let [group, scope] = groups.as_slice() else { return Ok(()) };
+        kill(scope);
+        remove_group(group)?;
+        if !is_gone(scope) {
+            slice.stop_scope(vm)?;
+        }
+        remove_group(scope)
     }
 
     /// Removes the folder, unless VMs have groups in it.
@@ -273,12 +290,7 @@ impl Cgroups {
 
     /// Kills the processes in the groups of `vm` and removes them, in every hierarchy.
     pub(crate) fn remove(&self, vm: &str) -> Result<(), Error> {
-        for place in self.all_places() {
-            for group in place.groups(vm) {
-                remove_group(&group)?;
-            }
-        }
-        Ok(())
+        self.all_places().try_for_each(|place| place.remove_groups(vm))
     }
 
     /// Removes the installation's places if no VM has a group in them.
@@ -307,7 +319,7 @@ fn current_places(name: &str) -> Result<(Version, Places), Error> {
     Ok((Version::One, places))
 }
 
-/// Kills all processes in a group, and those in groups below it, and removes it. Systemd may be faster with a scope.
+/// Kills all processes in a group, and those in groups below it, and removes it.
 fn remove_group(group: &Path) -> Result<(), Error> {
     let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
@@ -316,9 +328,21 @@ fn remove_group(group: &Path) -> Result<(), Error> {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) if Instant::now() > deadline => return Err(Error::at("remove", group)(error)),
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            Err(_) => std::thread::sleep(POLL_INTERVAL),
         }
     }
+}
+
+/// Waits until systemd has removed the group of an empty scope. Returns whether it has.
+fn is_gone(scope: &Path) -> bool {
+    let deadline = Instant::now() + SCOPE_TIMEOUT;
+    while scope.exists() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    true
 }
 
 fn write_setting(path: &Path, value: &str) -> Result<(), Error> {

@@ -13,11 +13,12 @@ use crate::error::Error;
 
 /// Folder that exists where systemd is PID 1 (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
-/// Maximum time for systemd to start a scope, an earlier one of the same name included, which has ended and is being removed.
+/// Maximum time for systemd to start a scope.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Part of systemd's message about a scope that is not gone yet.
+/// Part of systemd's message about a unit that there still is.
 const NAME_TAKEN: &str = "already";
-const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Part of its message about one that there is not.
+const NOT_THERE: &str = "not loaded";
 /// Time in which systemd lets a VMM end at a shutdown of the host.
 const STOP_TIMEOUT: &str = "10s";
 /// Program that holds a new scope open until a VMM has joined it: it prints what it reads, and ends with its input.
@@ -76,18 +77,26 @@ impl Slice {
         format!("rigbox-vm-{}-", self.name.strip_prefix("rigbox-").unwrap_or(&self.name))
     }
 
-    /// Starts the scope of a VM, which lasts until its last process has ended.
+    /// Starts the scope of a VM, which lasts until its last process has ended. An earlier one has to be gone.
     pub(super) fn start_scope(&self, vm: &str) -> Result<Holder, Error> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            match Holder::start(&self.systemd_run(vm), deadline) {
+            match Holder::start(&self.systemd_run(vm), Instant::now() + START_TIMEOUT) {
                 Err(Error::Program { output, .. })
                     if output.contains(NAME_TAKEN) && Instant::now() < deadline =>
                 {
-                    std::thread::sleep(RETRY_INTERVAL);
+                    self.stop_scope(vm)?;
                 }
                 started => return started,
             }
+        }
+    }
+
+    /// Stops the scope of a VM, with what is in it, if there is one.
+    pub(super) fn stop_scope(&self, vm: &str) -> Result<(), Error> {
+        match command::run("systemctl", &["stop", &self.scope(vm)]) {
+            Err(Error::Program { output, .. }) if output.contains(NOT_THERE) => Ok(()),
+            stopped => stopped.map(drop),
         }
     }
 
