@@ -80,16 +80,23 @@ async fn set_run_state(vm: &Vm, qmp: &mut Qmp, wanted: RunState) -> Result<(), S
     }
     vm.is_running.send_replace(false);
     let reached = match qmp.pause().await {
-        Ok(()) if wanted == RunState::Saved => match save(vm, qmp).await {
-            // Where there is no pipe, nobody waits for its end.
-            Err(SessionError::Descriptor(error)) => Err(error.to_string()),
-            Err(SessionError::Qmp(QmpError::Refused(error))) => Err(error),
-            other => Ok(other?),
-        },
-        Err(QmpError::Refused(error)) => Err(error),
-        other => Ok(other?),
+        Ok(()) if wanted == RunState::Saved => save(vm, qmp).await,
+        paused => paused.map_err(SessionError::from),
     };
-    vm.set_reached(wanted, reached.err().as_deref());
+    let error = match reached {
+        Ok(()) => None,
+        Err(SessionError::Qmp(QmpError::Refused(error))) => Some(error),
+        // Where there is no pipe, nobody waits for its end.
+        Err(SessionError::Descriptor(error)) => Some(error.to_string()),
+        Err(error @ SessionError::Qmp(QmpError::Timeout)) => {
+            vm.set_reached(wanted, Some(&error.to_string()));
+            // An answer that comes later would be taken for that to another command.
+            return Err(error);
+        }
+        // There may be another answer the next time.
+        Err(error) => return Err(error),
+    };
+    vm.set_reached(wanted, error.as_deref());
     Ok(())
 }
 

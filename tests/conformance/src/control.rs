@@ -31,6 +31,8 @@ use tonic::{Code, Request};
 pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Limit for a save, and for what a node does in a moment.
 pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Time for a guest to shut down by itself.
+pub(crate) const GRACE: Duration = Duration::from_secs(60);
 const RAM_MB: u32 = 512;
 const DISK_MB: u32 = 4096;
 
@@ -44,6 +46,8 @@ pub struct Place {
     pub run_dir: PathBuf,
     /// Folder with what outlives the host's boot.
     pub state_dir: PathBuf,
+    /// Number of operations at random.
+    pub operations: u32,
 }
 
 /// Control of an installation, which stands still until this is dropped.
@@ -78,6 +82,7 @@ pub struct Control {
     node: NodeClient<Channel>,
     guest: GuestClient<Channel>,
     pub(crate) id: WorkspaceId,
+    pub(crate) grace: Duration,
     generation: u64,
 }
 
@@ -103,6 +108,7 @@ impl Control {
             node,
             guest,
             id,
+            grace: GRACE,
             generation: 0,
         })
     }
@@ -147,7 +153,7 @@ impl Control {
             name: "conformance".to_owned(),
             metadata_json: "{}".to_owned(),
             owner: "conformance".to_owned(),
-            grace_ms: 60_000,
+            grace_ms: u32::try_from(self.grace.as_millis())?,
             memory_key: key.map(|key| MemoryKey { key: key.to_vec().into() }),
             ..SetTargetRequest::default()
         })
@@ -264,6 +270,11 @@ impl Control {
     /// Returns the folder of disks and memory images.
     pub(crate) fn volume(&self) -> PathBuf {
         self.place.volume()
+    }
+
+    /// Returns the number of operations at random.
+    pub(crate) fn operations(&self) -> u32 {
+        self.place.operations
     }
 
     /// Returns the pid of the workspace's VMM.

@@ -3,15 +3,17 @@
 
 mod control;
 mod memory;
+mod random;
 
 pub use control::{Control, Place};
+pub use random::any_of;
 
 use anyhow::Result;
 
 /// A test and its name, which is a promise.
 pub type Test = (&'static str, fn(&mut Control) -> Result<()>);
 
-/// Tests of guests that are taken out of time.
+/// Tests of guests that are taken out of time, and of operations at random.
 pub const TESTS: &[Test] = &[
     (
         "paused_guest_stands_still_and_runs_on_in_the_right_time",
@@ -25,8 +27,10 @@ pub const TESTS: &[Test] = &[
         "vmm_that_dies_while_it_is_saved_leaves_nothing",
         memory::vmm_that_dies_while_it_is_saved_leaves_nothing,
     ),
+    ("silent_vmm_is_ended_and_leaves_nothing", memory::silent_vmm_is_ended_and_leaves_nothing),
     (
         "guest_that_stands_still_is_stopped_and_deleted",
         memory::guest_that_stands_still_is_stopped_and_deleted,
     ),
+    ("random_operations_leave_what_they_must", random::random_operations_leave_what_they_must),
 ];

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use rigbox_proto::node::{Desired, VmState, WorkspaceReport};
 use rigbox_testkit::blocking::eventually;
 
-use crate::control::{Control, SETTLE_TIMEOUT};
+use crate::control::{Control, GRACE, SETTLE_TIMEOUT};
 
 /// Time for which a guest stands still.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -186,10 +186,29 @@ pub(crate) fn vmm_that_dies_while_it_is_saved_leaves_nothing(control: &mut Contr
     kill(pid, Signal::SIGKILL)?;
     let is_over = |report: &WorkspaceReport| report.vm() == VmState::VmNone;
     let stopped = control.until("it is stopped", SETTLE_TIMEOUT, is_over)?;
-    ensure!(stopped.suspended == image(control).exists(), "{stopped:?}");
-    let partial = image(control).with_added_extension("new");
+    check_remains(control, stopped.suspended)
+}
+
+/// Checks that there is a memory image, or none, and no part of one.
+pub(crate) fn check_remains(control: &Control, is_suspended: bool) -> Result<()> {
+    let image = image(control);
+    ensure!(image.exists() == is_suspended, "{}: {}", image.display(), image.exists());
+    let partial = image.with_added_extension("new");
     ensure!(!partial.exists(), "{} is left", partial.display());
     Ok(())
+}
+
+pub(crate) fn silent_vmm_is_ended_and_leaves_nothing(control: &mut Control) -> Result<()> {
+    control.start(None)?;
+    let pid = control.vmm()?.context("there is no VMM")?;
+    kill(pid, Signal::SIGSTOP)?;
+    control.grace = Duration::from_secs(1);
+    let stopped = control.stop(Some([8; 32]));
+    control.grace = GRACE;
+    let stopped = stopped?;
+    ensure!(!stopped.suspended && stopped.memory_lost.contains("did not answer"), "{stopped:?}");
+    ensure!(control.vmm()?.is_none(), "its VMM is there");
+    check_remains(control, false)
 }
 
 pub(crate) fn guest_that_stands_still_is_stopped_and_deleted(control: &mut Control) -> Result<()> {
@@ -199,7 +218,7 @@ pub(crate) fn guest_that_stands_still_is_stopped_and_deleted(control: &mut Contr
     let stopped = control.stop(None)?;
     ensure!(!stopped.suspended, "{stopped:?}");
     control.start(None)?;
-    control.stop(Some([8; 32]))?;
+    control.stop(Some([9; 32]))?;
     control.delete()?;
     let left = fs::read_dir(control.volume().join("memory"))?.count();
     ensure!(left == 0, "{left} memory images are left");

@@ -15,6 +15,9 @@ use crate::harness::installation::Installation;
 
 /// Rounds in which each point is reached at last: a kill early in a save keeps it from what comes later.
 const ROUNDS: u8 = 8;
+/// Operations at random of a short run.
+const OPERATIONS: u32 = 8;
+const OPERATIONS_AT_FULL_LENGTH: u32 = 100;
 /// Time for the node to be back, which takes longer each time.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -43,7 +46,7 @@ pub(crate) fn trials(installation: &Arc<Installation>) -> Vec<Trial> {
     let installation = Arc::clone(installation);
     trials.push(Trial::test(format!("{MODULE}::{KILLED} (qemu)"), move || {
         // The supervisor waits longer before each restart.
-        if std::env::var_os("RIGBOX_SOAK").is_none() {
+        if !is_soak() {
             println!("skipped: only with --soak");
             return Ok(());
         }
@@ -79,9 +82,14 @@ fn kill_node(installation: &Installation) -> Result<()> {
     bail!("not reached: {:?}", kill_points.left())
 }
 
+fn is_soak() -> bool {
+    std::env::var_os("RIGBOX_SOAK").is_some()
+}
+
 fn open(installation: &Installation) -> Result<Control> {
     let run_dir = Path::new("/run/rigbox").join(&installation.id);
-    Control::open(Place { run_dir, state_dir: installation.state() })
+    let operations = if is_soak() { OPERATIONS_AT_FULL_LENGTH } else { OPERATIONS };
+    Control::open(Place { run_dir, state_dir: installation.state(), operations })
 }
 
 fn run(

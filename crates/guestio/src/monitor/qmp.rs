@@ -30,7 +30,7 @@ const MEMORY_FD: &str = "memory";
 pub(crate) enum QmpError {
     #[error("the VMM closed its QMP socket")]
     Closed,
-    #[error("the VMM did not respond within {} s", RESPONSE_TIMEOUT.as_secs())]
+    #[error("the VMM did not answer within {} s", RESPONSE_TIMEOUT.as_secs())]
     Timeout,
     #[error("the VMM sent a line longer than {MAX_LINE_BYTES} bytes")]
     LongLine,
@@ -169,7 +169,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Qmp<S> {
         {
             request.insert("arguments".to_owned(), arguments);
         }
-        self.stream.get_mut().write_all(format!("{request}\n").as_bytes()).await?;
+        let line = format!("{request}\n");
+        let written = self.stream.get_mut().write_all(line.as_bytes());
+        tokio::time::timeout(RESPONSE_TIMEOUT, written).await.map_err(|_| QmpError::Timeout)??;
         self.response().await
     }
 

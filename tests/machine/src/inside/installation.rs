@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use rigbox_conformance::Place;
 use rigbox_testkit::blocking::eventually;
 
+use super::random;
+
 /// Disk with the programs under test.
 const PROGRAMS: &str = "/opt/rigbox";
 const FOLDER: &str = "/usr/local/lib/rigbox";
@@ -134,7 +136,7 @@ impl Installation {
     /// Returns where its roles are.
     pub(super) fn place(&self) -> Result<Place> {
         let run_dir = Path::new("/run/rigbox").join(self.id()?);
-        Ok(Place { run_dir, state_dir: "/var/lib/rigbox".into() })
+        Ok(Place { run_dir, state_dir: "/var/lib/rigbox".into(), operations: random::length() })
     }
 
     /// Returns the installation's id, which is in the names of all it makes.

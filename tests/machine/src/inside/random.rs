@@ -1,9 +1,9 @@
 //! Operations at random, with deaths of VMMs among them.
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rigbox_conformance::any_of;
 use rigbox_testkit::blocking::eventually;
 
 use super::groups::{vmm_of, vmms};
@@ -37,11 +37,15 @@ const ALL: [Operation; 6] = [
     Operation::RestartService,
 ];
 
+/// Returns the number of operations.
+pub(super) fn length() -> u32 {
+    if Path::new(SOAK).exists() { MANY } else { FEW }
+}
+
 /// After each operation the workspace is what it has to be, and there is a VMM for each one that runs, and no other.
 pub(super) fn random_operations_leave_what_they_must(rigbox: &Installation, port: &Port) -> Result<()> {
     let names = ["one", "two"];
-    let count = if Path::new(SOAK).exists() { MANY } else { FEW };
-    for number in 0..count {
+    for number in 0..length() {
         let (name, operation) = (any_of(&names)?, any_of(&ALL)?);
         port.note(&format!("{number}: {operation:?} {name}"))?;
         perform(rigbox, name, operation)
@@ -57,13 +61,6 @@ pub(super) fn random_operations_leave_what_they_must(rigbox: &Installation, port
         perform(rigbox, name, Operation::Execute)?;
     }
     Ok(())
-}
-
-/// Returns one of several at random.
-fn any_of<T: Copy>(several: &[T]) -> Result<T> {
-    let number = RandomState::new().hash_one(());
-    let index = usize::try_from(number % several.len() as u64)?;
-    several.get(index).copied().context("there is none")
 }
 
 fn perform(rigbox: &Installation, name: &str, operation: Operation) -> Result<()> {

@@ -1,0 +1,115 @@
+//! Operations at random, with deaths of VMMs among them.
+
+use std::hash::{BuildHasher, RandomState};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use rigbox_proto::node::VmState;
+
+use crate::control::{Control, SETTLE_TIMEOUT};
+use crate::memory::check_remains;
+
+/// Something that is done to a workspace.
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Start,
+    Stop,
+    Suspend,
+    Pause,
+    RunOn,
+    Kill,
+    Execute,
+}
+
+const ALL: [Operation; 7] = [
+    Operation::Start,
+    Operation::Stop,
+    Operation::Suspend,
+    Operation::Pause,
+    Operation::RunOn,
+    Operation::Kill,
+    Operation::Execute,
+];
+
+/// State in which the operations so far have left the workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Stopped,
+    Suspended([u8; 32]),
+    Running,
+    Paused,
+}
+
+/// After each operation there is a VMM if the workspace runs or stands still, a memory image if it is suspended, and nothing else.
+pub(crate) fn random_operations_leave_what_they_must(control: &mut Control) -> Result<()> {
+    let mut state = State::Stopped;
+    for number in 0..control.operations() {
+        let operation = any_of(&ALL)?;
+        let before = state;
+        state = perform(control, before, operation)
+            .and_then(|after| check(control, after).map(|()| after))
+            .with_context(|| format!("operation {number}, {operation:?} of {before:?}"))?;
+    }
+    control.delete()?;
+    check_remains(control, false)
+}
+
+fn check(control: &Control, state: State) -> Result<()> {
+    let has_vmm = matches!(state, State::Running | State::Paused);
+    ensure!(control.vmm()?.is_some() == has_vmm, "it is {state:?}, and a VMM: {:?}", control.vmm());
+    check_remains(control, matches!(state, State::Suspended(_)))
+}
+
+fn perform(control: &mut Control, state: State, operation: Operation) -> Result<State> {
+    match (operation, state) {
+        (Operation::Start, State::Stopped | State::Suspended(_)) => {
+            let key = if let State::Suspended(key) = state { Some(key) } else { None };
+            let started = control.start(key)?;
+            ensure!(started.memory_lost.is_empty(), "{started:?}");
+            Ok(State::Running)
+        }
+        (Operation::Stop, State::Running | State::Paused) => {
+            let stopped = control.stop(None)?;
+            ensure!(!stopped.suspended, "{stopped:?}");
+            Ok(State::Stopped)
+        }
+        (Operation::Suspend, State::Running | State::Paused) => {
+            let key = [any_of(&[1, 2, 3])?; 32];
+            let stopped = control.stop(Some(key))?;
+            ensure!(stopped.suspended && stopped.memory_lost.is_empty(), "{stopped:?}");
+            Ok(State::Suspended(key))
+        }
+        (Operation::Pause, State::Running) => {
+            control.set_paused(true)?;
+            control.until("it stands still", SETTLE_TIMEOUT, |report| report.paused)?;
+            Ok(State::Paused)
+        }
+        (Operation::RunOn, State::Paused) => {
+            control.set_paused(false)?;
+            control.wait_answering()?;
+            Ok(State::Running)
+        }
+        (Operation::Kill, State::Running | State::Paused) => {
+            kill(control.vmm()?.context("there is no VMM")?, Signal::SIGKILL)?;
+            let is_over = |report: &rigbox_proto::node::WorkspaceReport| report.vm() == VmState::VmNone;
+            control.until("its end is seen", SETTLE_TIMEOUT, is_over)?;
+            Ok(State::Stopped)
+        }
+        (Operation::Execute, State::Running) => {
+            let found = control.exec("echo $((6 * 7))")?;
+            ensure!(found == "42", "it printed {found}");
+            Ok(state)
+        }
+        _ => Ok(state),
+    }
+}
+
+/// Returns one of several at random.
+///
+/// # Errors
+/// There is none.
+pub fn any_of<T: Copy>(several: &[T]) -> Result<T> {
+    let number = RandomState::new().hash_one(());
+    let index = usize::try_from(number % several.len() as u64)?;
+    several.get(index).copied().context("there is none")
+}
