@@ -260,10 +260,11 @@ async fn workspace_that_reads_nothing_keeps_its_places_for_a_time_only() {
     let idle = Duration::from_secs(3);
     let api = Api::start_changed(|config| config.limits = Limits { idle, ..Limits::default() }).await;
     let status = async || api.get("/proxy/github/x").await.status;
-    let mut unread = Vec::new();
+    let unread = Mutex::new(Vec::new());
     // More than fit are refused, and on a busy machine the first have ended before the last is there.
     eventually("all places are taken", async || {
-        unread.push(api.host.open("GET", "/proxy/github/endless", &[], b"").await);
+        let answer = api.host.open("GET", "/proxy/github/endless", &[], b"").await;
+        unread.lock().unwrap().push(answer);
         status().await == 429
     })
     .await;
