@@ -191,3 +191,8 @@ pub(crate) fn firecracker_configuration(vm_dir: &Path) -> PathBuf {
 pub(crate) fn firecracker_log(vm_dir: &Path) -> PathBuf {
     vm_dir.join("log")
 }
+
+/// Returns the named pipe of Firecracker's metrics in a VM's folder.
+pub(crate) fn firecracker_metrics(vm_dir: &Path) -> PathBuf {
+    vm_dir.join("metrics")
+}

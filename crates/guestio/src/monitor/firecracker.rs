@@ -3,7 +3,8 @@
 //! bounded.
 
 mod api;
-mod log;
+mod lines;
+mod metrics;
 mod paced;
 mod state;
 
@@ -27,7 +28,9 @@ use crate::vm::{AgentState, FRESH, Vm};
 
 /// Size of the console's tail that is kept.
 const CONSOLE_TAIL_BYTES: usize = 16 * 1024;
-/// Time for the rest of the log once the VMM has ended.
+/// Size of a line of the log.
+const MAX_LOG_LINE_BYTES: usize = 1024;
+/// Time for the rest of the log and the metrics once the VMM has ended.
 const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time in which a guest that has powered off, as its console says, still answers if it has not.
 const POWEROFF_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,7 +45,7 @@ pub(super) enum SessionError {
     Descriptor(#[from] DescriptorError),
     #[error("the console: {0}")]
     Console(std::io::Error),
-    #[error("the log: {0}")]
+    #[error("the log and the metrics: {0}")]
     Log(std::io::Error),
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -52,9 +55,7 @@ pub(super) enum SessionError {
 pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
     let console = vm.context.descriptors.get(&vm.boot_id, Channel::Console).await?;
     let mut console = Paced::new(AsyncFile::new(console.into()).map_err(SessionError::Console)?);
-    let log = vm.context.descriptors.get(&vm.boot_id, Channel::Log).await?;
-    let log = AsyncFile::new(log.into()).map_err(SessionError::Log)?;
-    let mut log = pin!(log::read_lines(log, |line| tell(vm, line)).fuse());
+    let mut log = pin!(read_log(vm).fuse());
     let mut tail = Tail::default();
     let (mut shut_down, mut order) = (vm.shut_down.subscribe(), vm.order.subscribe());
     shut_down.mark_changed();
@@ -84,7 +85,7 @@ pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
                     }
                 }
             },
-            read = &mut log, if !log.is_terminated() => read.map_err(SessionError::Log)?,
+            read = &mut log, if !log.is_terminated() => read?,
             () = vm.power_button.notified() => press_keys(vm).await,
             Ok(()) = shut_down.changed() => {
                 let is_requested = shut_down.borrow_and_update().is_some();
@@ -97,11 +98,26 @@ pub(super) async fn session(vm: &Vm) -> Result<(), SessionError> {
     }
 }
 
-/// Writes a line of the VMM's log to ours, of which a VM has a share.
-fn tell(vm: &Vm, line: &str) {
-    if vm.log_rate.check().is_ok() {
-        tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, line = sanitize(line), "log of the VMM");
-    }
+/// Writes the VMM's log, and the failures that it counts, to ours, of which a VM has a share.
+async fn read_log(vm: &Vm) -> Result<(), SessionError> {
+    let pipe = async |channel| {
+        let pipe = vm.context.descriptors.get(&vm.boot_id, channel).await?;
+        AsyncFile::new(pipe.into()).map_err(SessionError::Log)
+    };
+    let (log, metrics) = (pipe(Channel::Log).await?, pipe(Channel::Metrics).await?);
+    let tell = |what: &str, line: &str| {
+        if vm.log_rate.check().is_ok() {
+            tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, line = sanitize(line), "{what}");
+        }
+    };
+    let log = lines::read_lines(log, MAX_LOG_LINE_BYTES, |line| tell("log of the VMM", line));
+    let metrics = lines::read_lines(metrics, metrics::MAX_LINE_BYTES, |line| {
+        if let Some(failures) = metrics::failures(line) {
+            tell("failures that the VMM counts", &failures);
+        }
+    });
+    tokio::try_join!(log, metrics).map_err(SessionError::Log)?;
+    Ok(())
 }
 
 /// Reports what the guest did before its VMM ended. Where nothing tells that, the VMM has died by itself, which the node says.

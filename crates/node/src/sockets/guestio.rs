@@ -27,7 +27,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::seqpacket;
-use crate::config::{agent_socket, firecracker_log, monitor_socket, streams_socket};
+use crate::config::{agent_socket, firecracker_log, firecracker_metrics, monitor_socket, streams_socket};
 use crate::error::Error;
 use crate::net;
 use crate::net::admitted_names::{Admission, AdmissionPool, AdmittedNames};
@@ -189,7 +189,8 @@ impl AttachedVms {
             Channel::Streams => return vm.connect(&streams_socket(&vm.vm_dir), VSOCK_SOCKET),
             Channel::Monitor => return vm.connect(&monitor_socket(&vm.vm_dir), API_SOCKET),
             Channel::Console => return vm.open_console(),
-            Channel::Log => return vm.open_log(),
+            Channel::Log => return open_pipe(&firecracker_log(&vm.vm_dir)),
+            Channel::Metrics => return open_pipe(&firecracker_metrics(&vm.vm_dir)),
             Channel::Memory => return vm.take_memory_pipe(),
             Channel::DnsUdp => net::service_socket(&vm.netns, SocketType::DGRAM, DNS_PORT),
             Channel::DnsTcp => net::service_socket(&vm.netns, SocketType::STREAM, DNS_PORT),
@@ -260,13 +261,12 @@ impl AttachedVm {
         let mut slot = self.memory_pipe.lock().unwrap_or_else(PoisonError::into_inner);
         slot.take().ok_or_else(|| "the VM's memory is not being saved".to_owned())
     }
+}
 
-    /// Opens the pipe that the VMM writes its log to, which the node has made.
-    fn open_log(&self) -> Result<OwnedFd, String> {
-        let path = firecracker_log(&self.vm_dir);
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        open(&path, flags, Mode::empty()).map_err(|error| format!("{}: {error}", path.display()))
-    }
+/// Opens a pipe that the VMM writes to, which the node has made.
+fn open_pipe(path: &Path) -> Result<OwnedFd, String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn dns_policy_of(egress: &Egress) -> DnsPolicy {

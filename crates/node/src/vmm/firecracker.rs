@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::kind::VmmKind;
 use super::{Machine, Memory, Place, Vmm, files, kernel};
-use crate::config::{firecracker_configuration, firecracker_log};
+use crate::config::{firecracker_configuration, firecracker_log, firecracker_metrics};
 use crate::error::Error;
 use crate::sandbox::cgroup::Limits;
 use crate::sandbox::jail::{Device, JailFile, JailPlan, Launched, Stdout, launch};
@@ -82,6 +82,7 @@ impl Firecracker {
             // Empty, for what a guest has freed: it returns to the host.
             "balloon": {"amount_mib": 0, "deflate_on_oom": true, "free_page_reporting": true},
             "logger": {"log_path": "/vm/log", "level": LOG_LEVEL},
+            "metrics": {"metrics_path": "/vm/metrics"},
         })
     }
 }
@@ -124,7 +125,8 @@ impl Vmm for Firecracker {
             Some(Memory { image, key }) => {
                 let filled = image.into_folder(&key, &memory, place.uid);
                 filled.map_err(Error::system("read a memory image"))?;
-                command.extend(["--log-path", "/vm/log", "--level", LOG_LEVEL].map(str::to_owned));
+                let pipes = ["--log-path", "/vm/log", "--level", LOG_LEVEL, "--metrics-path", "/vm/metrics"];
+                command.extend(pipes.map(str::to_owned));
             }
         }
         let files = vec![
@@ -132,7 +134,8 @@ impl Vmm for Firecracker {
             JailFile::read_only("initramfs", &machine.initramfs)?,
             JailFile::read_only("configuration", &configuration)?,
             JailFile::writable("disk", place.disk.into()),
-            JailFile::writable("log", log_pipe(&firecracker_log(&place.vm_dir))?),
+            JailFile::writable("log", pipe(&firecracker_log(&place.vm_dir))?),
+            JailFile::writable("metrics", pipe(&firecracker_metrics(&place.vm_dir))?),
             JailFile::folder("run", run_folder::create(&place.vm_dir, place.uid)?),
             JailFile::folder("memory", memory),
         ];
@@ -152,8 +155,8 @@ impl Vmm for Firecracker {
     }
 }
 
-/// Creates the named pipe that Firecracker logs to, which loses what nobody reads, and opens it.
-fn log_pipe(path: &Path) -> Result<OwnedFd, Error> {
+/// Creates a named pipe that Firecracker writes to, which loses what nobody reads, and opens it.
+fn pipe(path: &Path) -> Result<OwnedFd, Error> {
     // Firecracker opens it for both directions.
     let mode = Mode::from_bits_truncate(0o666);
     nix::unistd::mkfifo(path, mode).map_err(|errno| Error::at("create", path)(errno.into()))?;

@@ -7,13 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rigbox_testkit::blocking::eventually;
 
-use super::installation::{Installation, run};
+use super::installation::{Driver, Installation, run};
 use super::port::Port;
 
 /// Gateway of apps.
 const APPS: &str = "127.0.0.1:7080";
 /// Time for a web server in a VM to listen.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(120);
+/// Time in which Firecracker writes its metrics twice, each minute once.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(150);
 const PAGE: &str = "hello from one";
 
 /// A program of 10 MB or so, there and back.
@@ -73,4 +75,19 @@ pub(super) fn vm_reaches_its_own_bridge_only(rigbox: &Installation, _: &Port) ->
         ensure!(["7", "28"].contains(&ended.as_str()), "172.16.0.1:{port}: curl ended with {ended}");
     }
     Ok(())
+}
+
+/// A guest that sends frames with another one's address is found in the log.
+pub(super) fn failures_that_a_vmm_counts_are_logged(rigbox: &Installation, port: &Port) -> Result<()> {
+    if rigbox.driver() == Driver::Qemu {
+        return port.note("skipped: QEMU counts no failures");
+    }
+    let send = "link=$(ip -o -4 route show default | sed 's/.* dev \\([^ ]*\\).*/\\1/'); \
+        own=$(cat /sys/class/net/$link/address); sudo ip link set $link address 02:00:00:00:00:99; \
+        ping -c 1 -W 1 172.16.0.1; sudo ip link set $link address $own";
+    rigbox.exec("one", send)?;
+    eventually("the failure is in the log", METRICS_TIMEOUT, || {
+        let log = run("journalctl", &["-u", "rigboxd", "--no-pager", "-o", "cat"])?;
+        Ok(log.contains("net_net.tx_spoofed_mac_count=").then_some(()))
+    })
 }
