@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use rigbox_proto::node::VmState;
+use rigbox_proto::node::{VmState, WorkspaceReport};
 
 use crate::control::{Control, SETTLE_TIMEOUT};
 use crate::memory::check_remains;
@@ -21,16 +21,6 @@ enum Operation {
     Execute,
 }
 
-const ALL: [Operation; 7] = [
-    Operation::Start,
-    Operation::Stop,
-    Operation::Suspend,
-    Operation::Pause,
-    Operation::RunOn,
-    Operation::Kill,
-    Operation::Execute,
-];
-
 /// State in which the operations so far have left the workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -40,15 +30,26 @@ enum State {
     Paused,
 }
 
+impl State {
+    /// Returns what can be done to a workspace in this state.
+    fn operations(self) -> &'static [Operation] {
+        use Operation::{Execute, Kill, Pause, RunOn, Start, Stop, Suspend};
+        match self {
+            Self::Stopped | Self::Suspended(_) => &[Start],
+            Self::Running => &[Stop, Suspend, Pause, Kill, Execute],
+            Self::Paused => &[Stop, Suspend, RunOn, Kill],
+        }
+    }
+}
+
 /// After each operation there is a VMM if the workspace runs or stands still, a memory image if it is suspended, and nothing else.
 pub(crate) fn random_operations_leave_what_they_must(control: &mut Control) -> Result<()> {
     let mut state = State::Stopped;
     for number in 0..control.operations() {
-        let operation = any_of(&ALL)?;
-        let before = state;
-        state = perform(control, before, operation)
+        let operation = any_of(state.operations())?;
+        state = perform(control, state, operation)
             .and_then(|after| check(control, after).map(|()| after))
-            .with_context(|| format!("operation {number}, {operation:?} of {before:?}"))?;
+            .with_context(|| format!("operation {number}, {operation:?} of {state:?}"))?;
     }
     control.delete()?;
     check_remains(control, false)
@@ -61,46 +62,45 @@ fn check(control: &Control, state: State) -> Result<()> {
 }
 
 fn perform(control: &mut Control, state: State, operation: Operation) -> Result<State> {
-    match (operation, state) {
-        (Operation::Start, State::Stopped | State::Suspended(_)) => {
+    match operation {
+        Operation::Start => {
             let key = if let State::Suspended(key) = state { Some(key) } else { None };
             let started = control.start(key)?;
             ensure!(started.memory_lost.is_empty(), "{started:?}");
             Ok(State::Running)
         }
-        (Operation::Stop, State::Running | State::Paused) => {
+        Operation::Stop => {
             let stopped = control.stop(None)?;
             ensure!(!stopped.suspended, "{stopped:?}");
             Ok(State::Stopped)
         }
-        (Operation::Suspend, State::Running | State::Paused) => {
+        Operation::Suspend => {
             let key = [any_of(&[1, 2, 3])?; 32];
             let stopped = control.stop(Some(key))?;
             ensure!(stopped.suspended && stopped.memory_lost.is_empty(), "{stopped:?}");
             Ok(State::Suspended(key))
         }
-        (Operation::Pause, State::Running) => {
+        Operation::Pause => {
             control.set_paused(true)?;
             control.until("it stands still", SETTLE_TIMEOUT, |report| report.paused)?;
             Ok(State::Paused)
         }
-        (Operation::RunOn, State::Paused) => {
+        Operation::RunOn => {
             control.set_paused(false)?;
             control.wait_answering()?;
             Ok(State::Running)
         }
-        (Operation::Kill, State::Running | State::Paused) => {
+        Operation::Kill => {
             kill(control.vmm()?.context("there is no VMM")?, Signal::SIGKILL)?;
-            let is_over = |report: &rigbox_proto::node::WorkspaceReport| report.vm() == VmState::VmNone;
+            let is_over = |report: &WorkspaceReport| report.vm() == VmState::VmNone;
             control.until("its end is seen", SETTLE_TIMEOUT, is_over)?;
             Ok(State::Stopped)
         }
-        (Operation::Execute, State::Running) => {
+        Operation::Execute => {
             let found = control.exec("echo $((6 * 7))")?;
             ensure!(found == "42", "it printed {found}");
             Ok(state)
         }
-        _ => Ok(state),
     }
 }
 

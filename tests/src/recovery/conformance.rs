@@ -16,7 +16,7 @@ use crate::harness::installation::Installation;
 /// Rounds in which each point is reached at last: a kill early in a save keeps it from what comes later.
 const ROUNDS: u8 = 8;
 /// Operations at random of a short run.
-const OPERATIONS: u32 = 8;
+const OPERATIONS: u32 = 6;
 const OPERATIONS_AT_FULL_LENGTH: u32 = 100;
 /// Time for the node to be back, which takes longer each time.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);

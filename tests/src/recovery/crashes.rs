@@ -75,7 +75,7 @@ impl Rng {
 
 fn state_is_consistent_after_kills_at_random_moments(installation: &Installation) -> TestResult {
     let api = &installation.api;
-    let rounds = if std::env::var_os("RIGBOX_SOAK").is_some() { 60 } else { 6 };
+    let rounds = if std::env::var_os("RIGBOX_SOAK").is_some() { 60 } else { 3 };
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64 | 1;
     eprintln!("seed {seed}");
     let mut rng = Rng(seed);
