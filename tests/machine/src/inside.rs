@@ -1,6 +1,7 @@
 //! The half in the machine: runs the steps one after the other and sends what came of each. The step it is at is in a file, so that it goes on
 //! there after a reboot.
 
+mod counted;
 mod groups;
 pub(crate) mod growth;
 mod installation;

@@ -15,7 +15,7 @@ use super::groups::{self, Vmm, groups_named, setting, units_named, vmm_of};
 use super::growth::{Growth, STEP_MB, grow};
 use super::installation::{Driver, Installation, SETTLE_TIMEOUT, START_TIMEOUT, run};
 use super::port::Port;
-use super::{Step, Test, random, traffic};
+use super::{Step, Test, counted, random, traffic};
 
 const WORKSPACE_MB: u64 = 512;
 /// Limits of a disk by default, as the kernel shows them.
@@ -31,6 +31,8 @@ pub(super) const STEPS: &[Step] = &[
     Step::Test("files_pass_in_both_directions", traffic::files_pass_in_both_directions),
     Step::Test("app_is_reached_by_its_owner_only", traffic::app_is_reached_by_its_owner_only),
     Step::Test("vm_reaches_its_own_bridge_only", traffic::vm_reaches_its_own_bridge_only),
+    Step::Test("failures_that_a_vmm_counts_are_logged", traffic::failures_that_a_vmm_counts_are_logged),
+    Step::Test("system_calls_of_a_start_are_counted", counted::system_calls_of_a_start_are_counted),
     Step::Test("ends_of_a_guest_are_told", ends_of_a_guest_are_told),
     Step::Test("vms_outlive_a_restart_of_the_service", vms_outlive_a_restart_of_the_service),
     Step::Test("vms_outlive_kill_9_of_the_service", vms_outlive_kill_9_of_the_service),
