@@ -23,6 +23,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -67,7 +68,7 @@ pub(crate) fn create(
     remove(path, uplink.map(|(uplink, _)| uplink))?;
     File::create(path).map_err(Error::at("create", path))?;
     let (target, rules) = (path.to_owned(), rules::full_ruleset(&config.network, policy));
-    let tap = on_thread(path, move || -> io::Result<OwnedFd> {
+    let make = move || -> io::Result<OwnedFd> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         mount_own_namespace(&target)?;
         disable_ipv6()?;
@@ -80,10 +81,19 @@ pub(crate) fn create(
         rigbox_sys::network::set_address(TAP, HOST_ADDRESS, NETMASK)?;
         rigbox_sys::network::add_permanent_neighbor(TAP, VM_ADDRESS, VM_MAC)?;
         Ok(tap)
-    })?;
+    };
+    // In two namespaces, and each runs a program.
+    let (tap, limited) = std::thread::scope(|scope| {
+        let limited =
+            uplink.map(|(uplink, slot)| scope.spawn(move || limit_connections(config, policy, uplink, slot)));
+        (on_thread(path, make), limited.map(std::thread::ScopedJoinHandle::join))
+    });
+    let tap = tap?;
+    if let Some(limited) = limited {
+        limited.unwrap_or_else(|panic| resume_unwind(panic))?;
+    }
     if let Some((uplink, slot)) = uplink {
         uplink.attach(path, slot)?;
-        limit_connections(config, policy, uplink, slot)?;
     }
     Ok(tap)
 }

@@ -11,7 +11,7 @@ use crate::command::run;
 use crate::durable;
 use crate::error::Error;
 
-/// Unit of `xfs_bmap`'s numbers in bytes.
+/// Unit of the numbers in bytes.
 const SECTOR_BYTES: u64 = 512;
 
 /// Ballast of a volume: files of one size.
@@ -103,7 +103,9 @@ impl Ballast {
         } else {
             FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
         };
-        for Extent { offset, length } in extents(&run("xfs_bmap", &[&file.display().to_string()])?) {
+        // As xfs_bmap(8) does, which is a shell script.
+        let map = run("xfs_io", &["-r", "-c", "bmap", &file.display().to_string()])?;
+        for Extent { offset, length } in extents(&map) {
             fallocate(&backing, flags, offset, length)
                 .map_err(|errno| Error::at("allocate or free a part of", &self.backing_file)(errno.into()))?;
         }
@@ -111,7 +113,7 @@ impl Ballast {
     }
 }
 
-/// Parses the output of `xfs_bmap` into where the parts of a file lie.
+/// Parses a map of `xfs_io` into where the parts of a file lie.
 fn extents(text: &str) -> Vec<Extent> {
     let extent = |line: &str| {
         let (_, place) = line.trim().rsplit_once(": ")?;
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn extents_are_those_of_xfs_bmap() {
+    fn extents_are_those_of_the_map() {
         let text = "/v/ballast/0:\n\t0: [0..7]: 192..199\n\t1: [8..15]: hole\n\t2: [16..1039]: 4096..5119\n";
         let expected = [
             Extent { offset: 192 * 512, length: 8 * 512 },
