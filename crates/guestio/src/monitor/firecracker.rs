@@ -104,18 +104,25 @@ async fn read_log(vm: &Vm) -> Result<(), SessionError> {
         let pipe = vm.context.descriptors.get(&vm.boot_id, channel).await?;
         AsyncFile::new(pipe.into()).map_err(SessionError::Log)
     };
-    let (log, metrics) = (pipe(Channel::Log).await?, pipe(Channel::Metrics).await?);
     let tell = |what: &str, line: &str| {
         if vm.log_rate.check().is_ok() {
             tracing::info!(workspace = %vm.workspace_id, boot = %vm.boot_id, line = sanitize(line), "{what}");
         }
     };
-    let log = lines::read_lines(log, MAX_LOG_LINE_BYTES, |line| tell("log of the VMM", line));
-    let metrics = lines::read_lines(metrics, metrics::MAX_LINE_BYTES, |line| {
+    let tell_failures = |line: &str| {
         if let Some(failures) = metrics::failures(line) {
             tell("failures that the VMM counts", &failures);
         }
-    });
+    };
+    let log = pipe(Channel::Log).await?;
+    let log = lines::read_lines(log, MAX_LOG_LINE_BYTES, |line| tell("log of the VMM", line));
+    let metrics = async {
+        match pipe(Channel::Metrics).await {
+            Ok(metrics) => lines::read_lines(metrics, metrics::MAX_LINE_BYTES, tell_failures).await,
+            // A VMM that an earlier version has started has none.
+            Err(_) => Ok(()),
+        }
+    };
     tokio::try_join!(log, metrics).map_err(SessionError::Log)?;
     Ok(())
 }
