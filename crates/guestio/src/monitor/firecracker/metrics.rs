@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-/// Size of a line. Firecracker 1.15 has 9 kB.
+/// Size of a line.
 pub(super) const MAX_LINE_BYTES: usize = 64 * 1024;
 /// Failures of one line that are told.
 const MAX_FAILURES: usize = 16;
