@@ -93,7 +93,7 @@ pub(super) const ALL: [Agent; 5] = [
         command: "Malloc=1 BUN_JSC_useJIT=0 BUN_JSC_useConcurrentGC=0 BUN_JSC_numberOfGCMarkers=1 \
                   OPENCODE_DISABLE_MODELS_FETCH=1 OPENCODE_MODELS_PATH=$AT/../programs/opencode-models.json \
                   $AT/bin/opencode run -m anthropic/claude-haiku-4-5 \"$TASK\"",
-        own: ("ANTHROPIC_BASE_URL=$URL", ""),
+        own: ("ANTHROPIC_BASE_URL=$URL/v1", ""),
         // One is for a title.
         calls: 2,
         tight_budget: 0.6,
