@@ -10,3 +10,8 @@ pub(crate) mod search;
 pub(crate) mod sockets;
 pub(crate) mod terminal;
 pub(crate) mod visitor;
+
+/// Returns whether random tests run at full length.
+pub(crate) fn is_soak() -> bool {
+    std::env::var_os("RIGBOX_SOAK").is_some()
+}

@@ -172,6 +172,12 @@ impl Control {
         Ok(())
     }
 
+    /// Lets the guest stand still, and waits until it does.
+    pub(crate) fn pause(&mut self) -> Result<()> {
+        self.set_paused(true)?;
+        self.until("it stands still", SETTLE_TIMEOUT, |report| report.paused).map(drop)
+    }
+
     /// Waits for a report.
     pub(crate) fn until(
         &mut self,
@@ -219,7 +225,12 @@ impl Control {
     /// It does not get there.
     pub fn stop(&mut self, key: Option<[u8; 32]>) -> Result<WorkspaceReport> {
         self.set(Desired::Stopped, key)?;
-        self.until("it is stopped", SETTLE_TIMEOUT, |report| report.vm() == VmState::VmNone)
+        self.wait_ended()
+    }
+
+    /// Waits until the workspace has no VM.
+    pub(crate) fn wait_ended(&mut self) -> Result<WorkspaceReport> {
+        self.until("its VM has ended", SETTLE_TIMEOUT, |report| report.vm() == VmState::VmNone)
     }
 
     /// Deletes the workspace.

@@ -32,5 +32,8 @@ pub const TESTS: &[Test] = &[
         "guest_that_stands_still_is_stopped_and_deleted",
         memory::guest_that_stands_still_is_stopped_and_deleted,
     ),
-    ("random_operations_leave_what_they_must", random::random_operations_leave_what_they_must),
+    (
+        "random_suspensions_and_kills_leave_what_they_must",
+        random::random_suspensions_and_kills_leave_what_they_must,
+    ),
 ];

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rigbox_proto::node::{Desired, VmState, WorkspaceReport};
+use rigbox_proto::node::Desired;
 use rigbox_testkit::blocking::eventually;
 
 use crate::control::{Control, GRACE, SETTLE_TIMEOUT};
@@ -83,8 +83,7 @@ pub(crate) fn paused_guest_stands_still_and_runs_on_in_the_right_time(control: &
     begin_to_count(control)?;
     let before = witness(control)?;
     for _ in 0..2 {
-        control.set_paused(true)?;
-        control.until("it stands still", SETTLE_TIMEOUT, |report| report.paused)?;
+        control.pause()?;
         let counted_until = SystemTime::now();
         let pid = control.vmm()?.context("there is no VMM")?;
         let ticks = cpu_ticks(pid)?;
@@ -184,8 +183,7 @@ pub(crate) fn vmm_that_dies_while_it_is_saved_leaves_nothing(control: &mut Contr
     control.set(Desired::Stopped, Some([7; 32]))?;
     // Wherever it is by then.
     kill(pid, Signal::SIGKILL)?;
-    let is_over = |report: &WorkspaceReport| report.vm() == VmState::VmNone;
-    let stopped = control.until("it is stopped", SETTLE_TIMEOUT, is_over)?;
+    let stopped = control.wait_ended()?;
     check_remains(control, stopped.suspended)
 }
 
@@ -213,8 +211,7 @@ pub(crate) fn silent_vmm_is_ended_and_leaves_nothing(control: &mut Control) -> R
 
 pub(crate) fn guest_that_stands_still_is_stopped_and_deleted(control: &mut Control) -> Result<()> {
     control.start(None)?;
-    control.set_paused(true)?;
-    control.until("it stands still", SETTLE_TIMEOUT, |report| report.paused)?;
+    control.pause()?;
     let stopped = control.stop(None)?;
     ensure!(!stopped.suspended, "{stopped:?}");
     control.start(None)?;

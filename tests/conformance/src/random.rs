@@ -4,9 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use rigbox_proto::node::{VmState, WorkspaceReport};
 
-use crate::control::{Control, SETTLE_TIMEOUT};
+use crate::control::Control;
 use crate::memory::check_remains;
 
 /// Something that is done to a workspace.
@@ -43,7 +42,7 @@ impl State {
 }
 
 /// After each operation there is a VMM if the workspace runs or stands still, a memory image if it is suspended, and nothing else.
-pub(crate) fn random_operations_leave_what_they_must(control: &mut Control) -> Result<()> {
+pub(crate) fn random_suspensions_and_kills_leave_what_they_must(control: &mut Control) -> Result<()> {
     let mut state = State::Stopped;
     for number in 0..control.operations() {
         let operation = any_of(state.operations())?;
@@ -81,8 +80,7 @@ fn perform(control: &mut Control, state: State, operation: Operation) -> Result<
             Ok(State::Suspended(key))
         }
         Operation::Pause => {
-            control.set_paused(true)?;
-            control.until("it stands still", SETTLE_TIMEOUT, |report| report.paused)?;
+            control.pause()?;
             Ok(State::Paused)
         }
         Operation::RunOn => {
@@ -92,8 +90,7 @@ fn perform(control: &mut Control, state: State, operation: Operation) -> Result<
         }
         Operation::Kill => {
             kill(control.vmm()?.context("there is no VMM")?, Signal::SIGKILL)?;
-            let is_over = |report: &WorkspaceReport| report.vm() == VmState::VmNone;
-            control.until("its end is seen", SETTLE_TIMEOUT, is_over)?;
+            control.wait_ended()?;
             Ok(State::Stopped)
         }
         Operation::Execute => {

@@ -16,6 +16,7 @@ use super::{SHARED, copy_in, shared};
 use crate::TestResult;
 use crate::harness::installation::{AI_PORT, Installation};
 use crate::harness::internet::API;
+use crate::harness::is_soak;
 
 tests![
     calls_without_credits_are_refused,
@@ -314,7 +315,7 @@ fn python_sdks_work_unmodified(installation: &Installation) -> TestResult {
 }
 
 fn older_python_sdks_work_unmodified(installation: &Installation) -> TestResult {
-    if std::env::var_os("RIGBOX_SOAK").is_none() {
+    if !is_soak() {
         println!("skipped: only with --soak");
         return Ok(());
     }

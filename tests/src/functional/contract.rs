@@ -12,6 +12,7 @@ use crate::TestResult;
 use crate::harness::api::Api;
 use crate::harness::console::Console;
 use crate::harness::installation::Installation;
+use crate::harness::is_soak;
 
 tests![no_request_causes_a_server_error_or_undocumented_response,];
 
@@ -51,7 +52,7 @@ fn no_request_causes_a_server_error_or_undocumented_response(installation: &Inst
 
 /// Runs schemathesis for the operations of `which`.
 fn run_schemathesis(installation: &Installation, program: &Path, key: &str, which: [&str; 2]) -> TestResult {
-    let soak = std::env::var_os("RIGBOX_SOAK").is_some();
+    let soak = is_soak();
     let (examples, phases) =
         if soak { (MANY_EXAMPLES, "coverage,fuzzing,stateful") } else { (EXAMPLES, "coverage,fuzzing") };
     let output = std::process::Command::new(program)

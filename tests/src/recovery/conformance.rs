@@ -12,6 +12,7 @@ use rigbox_testkit::blocking::eventually;
 
 use super::kill_points::armed::{KillPoints, restart};
 use crate::harness::installation::Installation;
+use crate::harness::is_soak;
 
 /// Rounds in which each point is reached at last: a kill early in a save keeps it from what comes later.
 const ROUNDS: u8 = 8;
@@ -80,10 +81,6 @@ fn kill_node(installation: &Installation) -> Result<()> {
         }
     }
     bail!("not reached: {:?}", kill_points.left())
-}
-
-fn is_soak() -> bool {
-    std::env::var_os("RIGBOX_SOAK").is_some()
 }
 
 fn open(installation: &Installation) -> Result<Control> {

@@ -21,6 +21,7 @@ use super::upgrades::{
 };
 use crate::TestResult;
 use crate::harness::installation::Installation;
+use crate::harness::is_soak;
 
 tests![
     running_vm_outlives_every_role,
@@ -75,7 +76,7 @@ impl Rng {
 
 fn state_is_consistent_after_kills_at_random_moments(installation: &Installation) -> TestResult {
     let api = &installation.api;
-    let rounds = if std::env::var_os("RIGBOX_SOAK").is_some() { 60 } else { 3 };
+    let rounds = if is_soak() { 60 } else { 3 };
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64 | 1;
     eprintln!("seed {seed}");
     let mut rng = Rng(seed);

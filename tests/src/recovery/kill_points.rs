@@ -18,6 +18,7 @@ use super::leftovers::cgroups;
 use crate::TestResult;
 use crate::harness::api::ApiResponse;
 use crate::harness::installation::Installation;
+use crate::harness::is_soak;
 use armed::{KillPoints, restart};
 
 /// Passes of `after save` in the life of one workspace: `true` ends the node. A node that ends after it has recorded a boot, and not yet
@@ -127,7 +128,7 @@ pub(crate) fn node_killed_around_every_effect_completes_every_request(
 pub(crate) fn node_killed_once_at_any_pass_completes_every_request(
     installation: &Installation,
 ) -> TestResult {
-    if std::env::var_os("RIGBOX_SOAK").is_none() {
+    if !is_soak() {
         println!("skipped: only with --soak");
         return Ok(());
     }

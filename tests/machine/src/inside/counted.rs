@@ -1,4 +1,4 @@
-//! What a start takes: system calls of ours, of programs that the node runs, and of the VMM, and requests to the VMM's API.
+//! Counts of what a start takes: system calls of ours, of programs that the node runs, and of the VMM, and requests to the VMM's API.
 
 use std::collections::HashMap;
 use std::fs;

@@ -12,6 +12,7 @@ use super::client::{Client, hashes, remove_key, run, shown, succeed, target};
 use crate::TestResult;
 use crate::clients::shared;
 use crate::harness::installation::Installation;
+use crate::harness::is_soak;
 
 tests![files_are_copied_whole_both_ways, many_files_and_a_large_one_arrive_whole];
 
@@ -65,7 +66,7 @@ fn rsync(client: &Client, from: &str, to: &str) -> TestResult {
 
 /// Number of files, and bytes of the large one.
 fn amounts() -> (u32, u64) {
-    if std::env::var_os("RIGBOX_SOAK").is_some() { (10_000, 1 << 30) } else { (500, 32 << 20) }
+    if is_soak() { (10_000, 1 << 30) } else { (500, 32 << 20) }
 }
 
 fn many_files_and_a_large_one_arrive_whole(installation: &Installation) -> TestResult {

@@ -12,6 +12,7 @@ use super::client::{self, Client, remove_key, shown, succeed, target};
 use crate::TestResult;
 use crate::clients::shared;
 use crate::harness::installation::{Installation, SSH_PORT};
+use crate::harness::is_soak;
 
 tests![
     dropbear_and_putty_log_in,
@@ -128,7 +129,7 @@ fn ssh2_of_node_works_as_with_a_plain_server(installation: &Installation) -> Tes
 }
 
 fn ansible_runs_its_tasks(installation: &Installation) -> TestResult {
-    if std::env::var_os("RIGBOX_SOAK").is_none() {
+    if !is_soak() {
         println!("skipped: only with --soak");
         return Ok(());
     }

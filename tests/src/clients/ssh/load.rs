@@ -12,6 +12,7 @@ use super::client::{Client, Running, remove_key, shown, target};
 use crate::TestResult;
 use crate::clients::shared;
 use crate::harness::installation::{self, Installation, SSH_PORT};
+use crate::harness::is_soak;
 use crate::security::neighbors::Watch;
 
 tests![
@@ -39,7 +40,7 @@ fn sessions_at_once_are_served(installation: &Installation) -> TestResult {
     let id = shared(installation)?;
     let client = Client::registered(installation, "at-once", "ed25519")?;
     let host = target("shared", &id);
-    let count = if std::env::var_os("RIGBOX_SOAK").is_some() { MANY_SESSIONS } else { SESSIONS };
+    let count = if is_soak() { MANY_SESSIONS } else { SESSIONS };
     // Known beforehand, so that no two clients write it down at once.
     client.output(&[&host, "true"])?;
     let (watch, before, since) = (Watch::start(installation)?, memory_kb(installation)?, Instant::now());
@@ -92,8 +93,7 @@ fn connections_in_quick_succession_are_all_taken(installation: &Installation) ->
 }
 
 fn client_that_reads_nothing_costs_little(installation: &Installation) -> TestResult {
-    let is_soak = std::env::var_os("RIGBOX_SOAK").is_some();
-    let duration = Duration::from_secs(if is_soak { 30 } else { 5 });
+    let duration = Duration::from_secs(if is_soak() { 30 } else { 5 });
     let id = shared(installation)?;
     let client = Client::registered(installation, "frozen", "ed25519")?;
     let host = target("shared", &id);
